@@ -1,0 +1,301 @@
+"""The command line: one verb is one function, which calls the public function of that name. No logic here.
+
+Nothing heavy is imported before a verb runs, so that ``galscan --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+import galscan
+from galscan.errors import GalscanError, InputError
+
+app = typer.Typer(
+    name="galscan",
+    help="Find rare galaxies in surveys of millions: ingest, train-rare, scan, export.",
+    epilog="Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 interrupted (run it again, it goes on).",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; default: as many as there are cores.")
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the networks run.")]
+Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in the data home, by name; repeatable.")]
+Stores = Annotated[list[Path] | None, typer.Option("--store", help="Store, by path; repeatable.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"galscan {galscan.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_version)
+    ] = False,
+    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error comes from.")] = False,
+) -> None:
+    pass  # --traceback is taken out of the arguments in `run`, so that it may stand anywhere
+
+
+def _verb(name: str, example: str) -> Any:
+    return app.command(name, epilog=f"Example: {example}")
+
+
+@_verb("demo", "galscan demo --out demo-run")
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for all that comes out.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the whole chain on a sky whose truth is known."""
+    _show(galscan.demo(out, seed=seed), as_json)
+
+
+@_verb("ingest", "galscan ingest --survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr")
+def ingest(
+    survey: Annotated[str, typer.Option("--survey", help="local (a folder of images) or simulated.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The store; default: in the data home, by name.")] = None,
+    path: Annotated[Path | None, typer.Option("--path", help="Folder of JPEG, PNG or FITS images.")] = None,
+    catalog: Annotated[Path | None, typer.Option("--catalog", help="Table of objects: CSV, FITS or Parquet.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", help="Label schema in it, e.g. efigi; repeatable.")
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=8, max=1024, help="Pixels on a side of a cutout.")] = 64,
+    count: Annotated[int, typer.Option("--count", min=0, help="Galaxies to simulate.")] = 10_000,
+    seed: Seed = 0,
+    rare_fraction: Annotated[
+        float | None, typer.Option("--rare-fraction", min=0, max=1, help="Share of rare galaxies (simulated).")
+    ] = None,
+    labelled: Annotated[float, typer.Option("--labelled", min=0, max=1, help="Share with labels (simulated).")] = 1.0,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="WHAT=NAME: the catalog column for id, file, ra or dec; repeatable."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the survey; default: the store's.")] = None,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Read cutouts and a catalog into a store. Run it again to go on."""
+    store = galscan.ingest(
+        survey, out=out, path=path, catalog=catalog, labels=labels or (), size=size, count=count, seed=seed,
+        rare_fraction=rare_fraction, labelled=labelled, columns=_pairs(column), name=name, workers=workers,
+        dry_run=dry_run,
+    )  # fmt: skip
+    _show(store, as_json)
+
+
+@_verb("train-rare", "galscan train-rare --target dustlane --survey ngc --budget 60")
+def train_rare(
+    target: Annotated[
+        str, typer.Option("--target", help="What to look for: dustlane, ring, merger, or a recipe.toml.")
+    ],
+    survey: Surveys = None,
+    store: Stores = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The model's folder; default: in the data home.")] = None,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic/--no-synthetic", help="Train on dreamt galaxies as well.")
+    ] = True,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Dream rare galaxies, and train a classifier with them."""
+    model = galscan.train_rare(
+        target, survey=survey or (), store=store or (), out=out, budget=budget, synthetic=synthetic, device=device,
+        seed=seed, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    _show(model, as_json)
+
+
+@_verb("scan", "galscan scan --survey sdss --target dustlane --out run/")
+def scan(
+    survey: Surveys = None,
+    store: Stores = None,
+    target: Annotated[str | None, typer.Option("--target", help="Use the data home's model of this target.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Use this model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: in the data home.")] = None,
+    cluster: Annotated[
+        str, typer.Option("--cluster", help="local, cuda, or the address of a Dask scheduler.")
+    ] = "local",
+    workers: Workers = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Candidates to keep; default: the recipe's.")] = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Score every galaxy of a survey, and rank the best. Run it again to go on."""
+    run = galscan.scan(
+        survey=survey or (), store=store or (), target=target, model=model, out=out, cluster=cluster, workers=workers,
+        top=top, device=device, dry_run=dry_run,
+    )  # fmt: skip
+    _show(run, as_json)
+
+
+@_verb("export", "galscan export run/ --min-purity 0.5 --out candidates.fits")
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a scan.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    format: Annotated[
+        str | None, typer.Option("--format", help="fits, votable, parquet, csv or ds9; default: by the file's name.")
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Only the best K.")] = None,
+    min_purity: Annotated[
+        float | None, typer.Option("--min-purity", min=0, max=1, help="Only down to this purity.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the candidates of a scan as a catalog."""
+    _show(galscan.export(run, out, format=format, top=top, min_purity=min_purity), as_json)
+
+
+@_verb("info", "galscan info ngc.zarr --sheet ngc.png")
+def info(
+    path: Annotated[Path, typer.Argument(help="A store, a model or a run.")],
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG) as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a store, a model or a run holds."""
+    _show(galscan.info(path, sheet=sheet), as_json)
+
+
+@_verb("doctor", "galscan doctor")
+def doctor(as_json: Json = False) -> None:
+    """Check this installation, and say what would mend it."""
+    result = galscan.doctor()
+    _show(result, as_json)
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+def _pairs(texts: Sequence[str] | None) -> dict[str, str] | None:
+    for text in texts or ():
+        if not all(text.partition("=")):
+            raise InputError(f"--column {text!r} is not WHAT=NAME, e.g. --column id=OBJID")
+    return dict(t.split("=", 1) for t in texts) if texts else None
+
+
+# --- what comes out --------------------------------------------------------------------------------------
+
+
+def _show(result: Any, as_json: bool) -> None:
+    """Print a result: for people, or (its last line) for a script."""
+    from galscan.verbs.info import summarize
+
+    summary = summarize(result)
+    text = summary.pop("text", None) or "\n".join(_lines(summary))
+    print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+    if as_json:
+        print(json.dumps(_plain(summary), allow_nan=False), flush=True)
+
+
+def _lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines: list[str] = []
+    width = max(map(len, value), default=0)
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            lines += [f"{indent}{key}", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and all(isinstance(row, Mapping) for row in item):
+            lines += [f"{indent}{key}", *_table(item, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key:<{width}}  {_words(item)}")
+    return lines
+
+
+def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> list[str]:
+    cells = [list(rows[0]), *([_words(row.get(key)) for key in rows[0]] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [indent + "  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value)) or "none"
+    return "none" if value is None or value == {} else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` in types that JSON has; a number that is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # a NumPy number or array
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit code. Errors become one line on stderr."""
+    as_json = "--json" in arguments
+    debug = "--traceback" in arguments or os.environ.get("GALSCAN_TRACEBACK", "") not in ("", "0")
+
+    def fail(message: str, code: int) -> int:
+        message = " ".join(message.split())
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        if as_json:
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+        return code
+
+    interrupted = "interrupted; run the same command again, it goes on where it stopped"
+    try:
+        try:
+            given = [a for a in arguments if a != "--traceback"] or ["--help"]
+            code = app(given, prog_name="galscan", standalone_mode=False)
+            sys.stdout.flush()
+            return fail(interrupted, 130) if code == 130 else int(code or 0)
+        except (KeyboardInterrupt, typer.Abort):
+            return fail(interrupted, 130)
+        except BrokenPipeError:
+            raise
+        except GalscanError as error:
+            if debug:
+                traceback.print_exc()
+            return fail(str(error), error.exit_code)
+        except Exception as error:
+            if message := getattr(error, "format_message", None):  # a wrong option; typer moved this class about
+                context = getattr(error, "ctx", None)
+                where = context.command_path if context else "galscan"
+                return fail(f"{message().rstrip('.')} (see: {where} --help)", 2)
+            if debug:
+                traceback.print_exc()
+            return fail(
+                f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)", 1
+            )
+    except BrokenPipeError:  # the reader of a pipe left, as `head` does: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def main() -> NoReturn:
+    """Entry point of the command ``galscan``."""
+    sys.exit(run(sys.argv[1:]))

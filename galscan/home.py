@@ -1,0 +1,76 @@
+"""The data home: where surveys, models and runs live when no path is given.
+
+``GALSCAN_HOME`` moves it; the default is the platform's user data folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from galscan.errors import InputError, NotFoundError, nearest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def data_home() -> Path:
+    """Return the data home (it may not exist yet)."""
+    if home := os.environ.get("GALSCAN_HOME"):
+        return Path(home).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("galscan"))
+
+
+def _checked(kind: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{kind} name {name!r}: use 1-64 letters, digits, dots, dashes and underscores")
+    return name
+
+
+def survey_path(name: str) -> Path:
+    """Return where the store of survey `name` lives, existing or not."""
+    return data_home() / "surveys" / f"{_checked('survey', name)}.zarr"
+
+
+def model_path(target: str) -> Path:
+    """Return where the model of `target` lives, existing or not."""
+    return data_home() / "models" / _checked("target", target)
+
+
+def run_path(name: str) -> Path:
+    """Return where the run `name` lives, existing or not."""
+    return data_home() / "runs" / _checked("run", name)
+
+
+def find_survey(name: str) -> Path:
+    """Return the store of survey `name`, or say which command builds it.
+
+    Raises
+    ------
+    NotFoundError
+        If no such store is in the data home.
+    """
+    path = survey_path(name)
+    if path.is_dir():
+        return path
+    present = [p.stem for p in sorted((data_home() / "surveys").glob("*.zarr"))]
+    raise NotFoundError(
+        f"survey '{name}' has no store at {path}{nearest(name, present)}; "
+        f"build it: galscan ingest --survey local --path IMAGES --catalog TABLE --out {path}"
+    )
+
+
+def find_model(target: str) -> Path:
+    """Return the model of `target`, or say which command trains it.
+
+    Raises
+    ------
+    NotFoundError
+        If no such model is in the data home.
+    """
+    path = model_path(target)
+    if (path / "model.json").is_file():
+        return path
+    raise NotFoundError(f"no model for target '{target}' at {path}; train it: galscan train-rare --target {target}")

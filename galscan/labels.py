@@ -1,0 +1,333 @@
+"""Label schemas (``catalogs/*.toml``): which answers a set of labels has, and how to read them from a catalog.
+
+NaN means "not asked" everywhere. Rules over labels are in `galscan.rules`, and offered here as well.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.errors import InputError, NotFoundError, nearest
+from galscan.rules import Rule, parse_rule, target_mask
+
+__all__ = [
+    "Answer",
+    "Rule",
+    "Schema",
+    "Task",
+    "load_schema",
+    "parse_rule",
+    "schema_names",
+    "target_mask",
+    "to_conditional",
+    "to_cumulative",
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One label: a number between `low` and `high`, or NaN where the question was not asked."""
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    title: str = ""
+    columns: tuple[str, ...] = ()
+    """Names of the catalog column it is read from, best first (attributes only)."""
+    task: str | None = None
+    missing: float | None = None
+    """A number in the catalog that means "undefined" (attributes only)."""
+    value: str | None = None
+    """The text that stands for it in the class column (classes only)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question of a decision tree. ``answers`` maps an answer's name to the next task's id, or None."""
+
+    id: str
+    stem: str
+    title: str
+    answers: Mapping[str, str | None]
+    always: bool = False
+    """Asked of every object in the cumulative form, whatever the tree says."""
+    leading_vote: tuple[float, float] | None = None
+    """The leading answer's fraction above which this question counts as asked (10 and 20 votes)."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A set of labels and how to read it. Get one with `load_schema`."""
+
+    name: str
+    title: str
+    kind: str
+    reference: str
+    answers: tuple[Answer, ...]
+    tasks: tuple[Task, ...] = ()
+    column: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ("",)
+    min_votes: float = 0.0
+    min_reach: float = 0.0
+    names: list[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", [a.name for a in self.answers])
+
+    @property
+    def low(self) -> np.ndarray:
+        """Lowest value of every answer, shape (A,), float32."""
+        return np.array([a.low for a in self.answers], np.float32)
+
+    @property
+    def high(self) -> np.ndarray:
+        """Highest value of every answer, shape (A,), float32."""
+        return np.array([a.high for a in self.answers], np.float32)
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest value by answer name."""
+        return {a.name: (a.low, a.high) for a in self.answers}
+
+    def read(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Read the answers from a catalog.
+
+        Returns
+        -------
+        DataFrame
+            float32, the rows of `table`, one column for each answer found; NaN = not asked.
+
+        Raises
+        ------
+        InputError
+            If no answer is found (the nearest columns are named), or a value is outside its range.
+        """
+        columns = {_plain(c): c for c in table.columns}
+        reader = {"attributes": _read_attributes, "classes": _read_classes, "tree": _read_tree}[self.kind]
+        frame = reader(self, table, columns)
+        if not len(frame.columns):
+            # An answer without columns of its own is a vote of a tree.
+            wanted = (self.column or self.answers[0].columns or [self.names[0] + self.suffixes[0]])[0]
+            hint = nearest(wanted, map(str, table.columns))
+            raise InputError(f"no '{self.name}' label column in the catalog: expected {wanted!r}{hint}")
+        for answer in self.answers:
+            if answer.name in frame:
+                values, limits = frame[answer.name], f"{answer.low:g}..{answer.high:g}"
+                wrong = values[(values < answer.low - 1e-3) | (values > answer.high + 1e-3)]  # rounding is forgiven
+                if len(wrong):
+                    raise InputError(
+                        f"'{self.name}' label {answer.name}: {len(wrong)} values outside {limits} "
+                        f"(first {wrong.iloc[0]:g}); correct the catalog"
+                    )
+                frame[answer.name] = values.clip(answer.low, answer.high)
+        return frame.astype(np.float32)
+
+
+def _plain(name: object) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", str(name).lower())
+
+
+def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
+    try:
+        return pd.to_numeric(table[column]).astype(float)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"label column {column!r} is not numeric ({error}); correct the catalog") from None
+
+
+def _read_attributes(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    found = {}
+    for answer in schema.answers:
+        if column := next((columns[_plain(c)] for c in answer.columns if _plain(c) in columns), None):
+            values = _numbers(table, column)
+            found[answer.name] = values if answer.missing is None else values.mask(values == answer.missing)
+    return pd.DataFrame(found, index=table.index)
+
+
+def _read_classes(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    column = next((columns[_plain(c)] for c in schema.column if _plain(c) in columns), None)
+    if column is None:
+        return pd.DataFrame(index=table.index)
+    text = table[column].astype("object").where(table[column].notna(), "").astype(str).str.strip()
+    known = {a.value or a.name: a.name for a in schema.answers}
+    if unknown := sorted(set(text) - known.keys() - {""}):
+        hint = nearest(unknown[0], known)
+        raise InputError(f"class column {column!r} holds {unknown[0]!r}, which '{schema.name}' does not know{hint}")
+    asked = text != ""
+    return pd.DataFrame(
+        {name: (text == value).astype(float).where(asked) for value, name in known.items()}, index=table.index
+    )
+
+
+def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    kaggle = {f"class{int(t.id.lstrip('t'))}_{k}": a for t in schema.tasks for k, a in enumerate(t.answers, 1)}
+    if not kaggle.keys().isdisjoint(columns):
+        if missing := [k for k in kaggle if k not in columns]:
+            first = missing[0].replace("class", "Class").replace("_", ".")
+            raise InputError(
+                f"cumulative votes need all {len(kaggle)} columns ClassT.k; "
+                f"{len(missing)} are missing, the first is {first}"
+            )
+        cumulative = pd.DataFrame({a: _numbers(table, columns[k]) for k, a in kaggle.items()})
+        # The published products are rounded, so a ratio can pass 1 by a hair.
+        return to_conditional(schema, cumulative, min_reach=schema.min_reach).clip(0.0, 1.0)
+
+    found: dict[str, pd.Series] = {}
+    for task in schema.tasks:
+        # One suffix for a whole question: fractions of different kinds do not add up.
+        suffix = next((s for s in schema.suffixes if any(_plain(a + s) in columns for a in task.answers)), None)
+        if suffix is None:
+            continue
+        votes = pd.DataFrame(
+            {a: _numbers(table, columns[_plain(a + suffix)]) for a in task.answers if _plain(a + suffix) in columns}
+        )
+        asked = votes.sum(axis=1) > 0
+        counts = [columns[_plain(a + "_count")] for a in task.answers if _plain(a + "_count") in columns]
+        if len(counts) == len(task.answers):
+            asked &= sum(_numbers(table, c) for c in counts) >= schema.min_votes
+        found.update({a: votes[a].where(asked) for a in votes})
+    return pd.DataFrame(found, index=table.index)
+
+
+def _reach(schema: Schema, cumulative: Mapping[str, np.ndarray], task: Task, like: np.ndarray) -> np.ndarray:
+    """Return the probability that `task` is asked: all that flows into it from earlier answers."""
+    if task.always or task is schema.tasks[0]:
+        return np.ones_like(like)
+    return sum(
+        (cumulative[a] for t in schema.tasks for a, after in t.answers.items() if after == task.id), np.zeros_like(like)
+    )
+
+
+def _in_order(schema: Schema) -> list[Task]:
+    """Return the tasks so that each follows all that lead to it (task 06 is asked after 07 and 09)."""
+    done: list[Task] = []
+    left = list(schema.tasks)
+    while left:
+        waiting = {after for t in left for after in t.answers.values()}
+        ready = [t for t in left if t.always or t.id not in waiting]
+        if not ready:
+            raise InputError(
+                f"schema '{schema.name}': the tasks {', '.join(t.id for t in left)} lead to each other in a circle"
+            )
+        done += ready
+        left = [t for t in left if t not in ready]
+    return done
+
+
+def to_cumulative(schema: Schema, conditional: pd.DataFrame) -> pd.DataFrame:
+    """Multiply every answer's fraction by the probability that its question is asked (Kaggle's form).
+
+    An answer of a question that nobody reached is 0; one that is unknown stays NaN.
+    """
+    given = conditional.reindex(columns=_tree(schema).names).astype(float)
+    out: dict[str, np.ndarray] = {}
+    for task in _in_order(schema):
+        reach = _reach(schema, out, task, np.zeros(len(given)))
+        for answer in task.answers:
+            out[answer] = np.where(reach == 0, 0.0, given[answer].to_numpy() * reach)
+    return pd.DataFrame(out, index=conditional.index)[schema.names]
+
+
+def to_conditional(schema: Schema, cumulative: pd.DataFrame, *, min_reach: float = 0.0) -> pd.DataFrame:
+    """Divide every answer by the probability that its question is asked: the inverse of `to_cumulative`.
+
+    Answers of a question reached with a probability of 0, or below `min_reach`, are NaN.
+    """
+    given = {a: cumulative.reindex(columns=[a])[a].to_numpy(float) for a in _tree(schema).names}
+    out: dict[str, np.ndarray] = {}
+    for task in schema.tasks:
+        reach = _reach(schema, given, task, np.zeros(len(cumulative)))
+        asked = (reach > 0) & (reach >= min_reach)
+        for answer in task.answers:
+            out[answer] = np.divide(given[answer], reach, out=np.full(len(cumulative), np.nan), where=asked)
+    return pd.DataFrame(out, index=cumulative.index)
+
+
+def _tree(schema: Schema) -> Schema:
+    if schema.kind != "tree":
+        raise InputError(f"schema '{schema.name}' is not a decision tree; only a tree has cumulative votes")
+    return schema
+
+
+# --- schemas on disk ---------------------------------------------------------------------------------
+
+
+def shipped(kind: str) -> Traversable:
+    """Return the folder of shipped TOML files, ``catalogs`` or ``pipelines``."""
+    try:
+        return importlib.resources.files(f"galscan.{kind}")
+    except ModuleNotFoundError:  # run from the repository, where the folder lies beside the package
+        return Path(__file__).resolve().parent.parent / kind
+
+
+def find_toml(kind: str, what: str, name: str) -> Traversable:
+    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for."""
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise NotFoundError(f"{what} file {name} does not exist")
+        return Path(name)
+    if name not in (names := toml_names(kind)):
+        raise NotFoundError(f"unknown {what} '{name}'{nearest(name, names)}")
+    return shipped(kind) / f"{name}.toml"
+
+
+def toml_names(kind: str) -> list[str]:
+    """Return the names of the shipped TOML files of a kind, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in shipped(kind).iterdir() if p.name.endswith(".toml"))
+
+
+def schema_names() -> list[str]:
+    """Return the names of all shipped label schemas."""
+    return toml_names("catalogs")
+
+
+@lru_cache(maxsize=32)
+def load_schema(name: str) -> Schema:
+    """Load a shipped schema by name, or one from a path ending in ``.toml``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the nearest name is offered.
+    InputError
+        If the file is not a schema.
+    """
+    source = find_toml("catalogs", "label schema", str(name))
+    try:
+        return _schema(tomllib.loads(source.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"lacks the key {error}" if type(error) is KeyError else str(error)
+        raise InputError(f"label schema {name}: {what}") from error
+
+
+def _schema(raw: dict[str, Any]) -> Schema:
+    head = {k: raw.pop(k) for k in ("name", "title", "kind", "reference")}
+    if head["kind"] not in ("attributes", "classes", "tree"):
+        raise InputError(f"kind '{head['kind']}' is not attributes, classes or tree")
+    if head["kind"] == "tree":
+        tasks, answers = [], []
+        for task in raw.pop("task"):
+            full = {f"{task['id']}_{task['stem']}_{a['id']}": a for a in task["answers"]}
+            vote = task.get("leading_vote")
+            tasks.append(Task(task["id"], task["stem"], task["title"], {n: a.get("next") for n, a in full.items()},
+                              task.get("always", False), tuple(vote) if vote else None))  # fmt: skip
+            answers += [Answer(n, title=a.get("title", ""), task=task["id"]) for n, a in full.items()]
+        raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)
+    fields: list[dict[str, Any]] = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in a.items()} for a in raw.pop("answer")
+    ]
+    if head["kind"] == "attributes":
+        fields = [{"columns": (f["name"],)} | f for f in fields]
+    answers = [Answer(**f) for f in fields]
+    return Schema(**head, answers=tuple(answers), column=tuple(raw.pop("column", ())), **raw)

@@ -1,0 +1,250 @@
+"""Recipes (``pipelines/*.toml``): everything that makes a target, as frozen and validated data.
+
+A new rare class is a new file, not new code. A key that is not known is an error that names the
+nearest right one; so is a rule that names a missing label or can never be true.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from galscan.errors import InputError, nearest
+from galscan.files import digest
+from galscan.labels import find_toml, load_schema, parse_rule, schema_names, toml_names
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class DreamRule(_Part):
+    """What to dream: conditions drawn from galaxies where ``base`` is true, with the ranges of ``set`` drawn anew."""
+
+    base: str = Field(alias="from")
+    set: dict[str, tuple[float, float]] = {}
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """How strongly to insist on an answer, relative to 1."""
+
+
+class LabelRules(_Part):
+    """What is positive and what negative under one label schema; the rest is ambiguous and left out."""
+
+    positive: str
+    negative: str
+    morphology: tuple[str, ...] = ()
+    """Answers the classifier predicts beside the target."""
+    dream: DreamRule
+
+
+class Split(_Part):
+    """Shares of the labelled objects, divided by object before anything else is done."""
+
+    train: Share = 0.5
+    calibration: Share = 0.25
+    test: Share = 0.25
+
+    @model_validator(mode="after")
+    def _whole(self) -> Split:
+        if (
+            abs(self.train + self.calibration + self.test - 1) > 1e-6
+            or not min(self.train, self.calibration, self.test) > 0
+        ):
+            raise ValueError("train, calibration and test must be above 0 and add up to 1")
+        return self
+
+
+class GeneratorSettings(_Part):
+    widths: Annotated[tuple[Annotated[int, Field(ge=32, multiple_of=32)], ...], Field(min_length=2, max_length=5)] = (
+        32,
+        64,
+        128,
+        192,
+    )
+    """Channels by level, each at half the resolution of the one before; multiples of 32."""
+    steps: Count = 1500
+    batch: Count = 32
+    learning_rate: Positive = 8e-4
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.9985
+    drop: Share = 0.12
+    """Share of the steps that see no condition, for classifier-free guidance."""
+    labelled_weight: Positive = 3.0
+    rare_weight: Positive = 12.0
+
+
+class DreamSettings(_Part):
+    positives: Annotated[int, Field(ge=0)] = 300
+    negatives: Annotated[int, Field(ge=0)] = 600
+    guidance: Annotated[float, Field(ge=0)] = 1.5
+    steps: Count = 20
+
+
+class ClassifierSettings(_Part):
+    width: Count = 24
+    members: Count = 3
+    steps: Count = 600
+    batch: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    dreamt_fraction: Share = 0.5
+    """Share of a batch that is dreamt, in the training that uses dreams at all."""
+    morphology_weight: Annotated[float, Field(ge=0)] = 0.5
+
+
+class ScanSettings(_Part):
+    batch: Count = 256
+    precision: Literal["bf16", "fp32"] = "bf16"
+    top: Count = 1000
+
+
+class PuritySettings(_Part):
+    bootstrap: Annotated[int, Field(ge=20)] = 200
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class Recipe(_Part):
+    """A target: rules by label schema, and the settings of every station. Get one with `load_recipe`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    title: str
+    science: str = ""
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = 64
+    schemas: Annotated[dict[str, LabelRules], Field(min_length=1)]
+    split: Split = Split()
+    generator: GeneratorSettings = GeneratorSettings()
+    dream: DreamSettings = DreamSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    scan: ScanSettings = ScanSettings()
+    purity: PuritySettings = PuritySettings()
+    _text: str = PrivateAttr("")
+
+    @property
+    def text(self) -> str:
+        """The TOML source, as written."""
+        return self._text
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the content: the same for the same settings, however the file is laid out."""
+        return digest(self.model_dump(mode="json"))
+
+    def schema_for(self, available: Iterable[str]) -> str:
+        """Return the recipe's first label schema among those `available`.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        held = sorted(set(available))
+        for name in self.schemas:
+            if name in held:
+                return name
+        raise InputError(
+            f"target '{self.name}' has rules for {', '.join(self.schemas)} labels, but the stores hold "
+            f"{', '.join(held) or 'none'}; ingest with --labels {next(iter(self.schemas))}, or add rules to the recipe"
+        )
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all shipped recipes, the targets."""
+    return toml_names("pipelines")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Load a shipped recipe by its target's name, or one from a path ending in ``.toml``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the nearest name is offered.
+    InputError
+        If the recipe is not valid; the message names the key and the remedy.
+    """
+    name = str(name_or_path)
+    source = find_toml("pipelines", "target", name)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {name} cannot be read: {error}") from error
+    return recipe_from_text(text, name)
+
+
+def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
+    """Parse and validate a recipe; `where` names its origin in messages.
+
+    Raises
+    ------
+    InputError
+        If it is not valid.
+    """
+    try:
+        recipe = Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {where} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"recipe {where}: {_explain(error.errors()[0])}") from None
+    recipe._text = text
+    for schema, rules in recipe.schemas.items():
+        try:
+            _check_rules(schema, rules)
+        except InputError as error:
+            raise InputError(f"recipe {where}, schemas.{schema}: {error}") from None
+    return recipe
+
+
+def _check_rules(name: str, rules: LabelRules) -> None:
+    if name not in (known := schema_names()) and not name.endswith(".toml"):
+        raise InputError(f"unknown label schema '{name}'{nearest(name, known)}")
+    schema = load_schema(name)
+    for text in (rules.positive, rules.negative, rules.dream.base):
+        parse_rule(text, schema.names).check(schema.ranges)
+    for key, names in (
+        ("morphology", rules.morphology),
+        ("dream.set", rules.dream.set),
+        ("dream.weights", rules.dream.weights),
+    ):
+        for answer in names:
+            if answer not in schema.names:
+                raise InputError(f"{key} names the unknown label '{answer}'{nearest(answer, schema.names)}")
+    if len(set(rules.morphology)) < len(rules.morphology):
+        raise InputError("morphology names a label twice")
+    for answer, (low, high) in rules.dream.set.items():
+        least, most = schema.ranges[answer]
+        if not least <= low <= high <= most:
+            raise InputError(f"dream.set.{answer} = [{low:g}, {high:g}] must rise and lie within {least:g}..{most:g}")
+
+
+def _explain(error: Any) -> str:
+    """Return pydantic's first complaint as one line that names the key."""
+    path = [str(p) for p in error["loc"]]
+    where = ".".join(path) or "the whole"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{where}'{nearest(path[-1], _keys(path[:-1]))}"
+    if error["type"] == "missing":
+        return f"the key '{where}' is missing"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    given = f" (got {error['input']!r:.60})" if not isinstance(error["input"], dict) else ""
+    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{given}"
+
+
+def _keys(path: list[str]) -> list[str]:
+    """Return the keys that may stand in the table at `path`."""
+    part: Any = Recipe
+    for step in path:
+        if part is Recipe and step == "schemas":
+            part = dict
+        elif part is dict:
+            part = LabelRules
+        else:
+            part = next(f.annotation for n, f in part.model_fields.items() if step in (n, f.alias))
+    return [f.alias or n for n, f in part.model_fields.items()]

@@ -1,0 +1,36 @@
+"""Shared by all tests: an empty data home, one thread, and real galaxies where there are some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before torch or NumPy start their threads: tests share a small machine with Dask workers.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+# A busy machine is not a failure; the clock of the whole suite is pytest-timeout's.
+settings.register_profile("galscan", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("galscan")
+
+
+@pytest.fixture(autouse=True)
+def galscan_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test a data home of its own."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("GALSCAN_HOME", str(home))
+    monkeypatch.delenv("GALSCAN_TRACEBACK", raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real galaxies; skip where there is none."""
+    given = os.environ.get("GALSCAN_TEST_DATA")
+    path = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real galaxies at {path}; set GALSCAN_TEST_DATA")
+    return path

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galscan.errors import InputError, NotFoundError
+from galscan.labels import load_schema, schema_names, to_conditional, to_cumulative
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_schema_loads():
+    assert {"gz2", "efigi", "gz1", "gz2_leading", "simulated"} <= set(schema_names())
+    for name in schema_names():
+        schema = load_schema(name)
+        assert schema.name == name and schema.title and schema.reference
+        assert len(set(schema.names)) == len(schema.names) == len(schema.low)
+        assert (schema.low < schema.high).all()
+    assert len(load_schema("gz2").tasks) == 11 and len(load_schema("gz2").names) == 37
+    assert len(load_schema("efigi").names) == 17  # the type and 16 attributes
+
+
+def test_unknown_schema():
+    with pytest.raises(NotFoundError, match="did you mean 'efigi'"):
+        load_schema("efigy")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        load_schema("none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "none.toml|bad"),
+        ('name = "x"\ntitle = "x"\nkind = "x"\nreference = "x"', "kind 'x'"),
+        ('name = "x"\ntitle = "x"\nkind = "attributes"', "lacks the key 'reference'"),
+        ('name="x"\ntitle="x"\nkind="attributes"\nreference="x"\n[[answer]]\nname="a"\nhigth=2', "higth"),
+    ],
+)
+def test_a_broken_schema_is_told_in_one_line(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_schema(str(path))
+
+
+def test_attributes_know_what_undefined_is():
+    table = pd.DataFrame({"EFIGI_T": [-1, 3, ""], "Visible Dust": [-1, 0.5, np.nan], "other": 1}).replace("", np.nan)
+    frame = load_schema("efigi").read(table)
+    assert list(frame) == ["t", "visible_dust"] and set(frame.dtypes) == {np.dtype("float32")}
+    np.testing.assert_array_equal(frame["t"], [-1, 3, np.nan])  # a lenticular
+    np.testing.assert_array_equal(frame["visible_dust"], [np.nan, 0.5, np.nan])
+
+
+def test_wrong_values_are_refused():
+    with pytest.raises(InputError, match=r"visible_dust: 1 values outside 0..1 \(first 7\)"):
+        load_schema("efigi").read(pd.DataFrame({"visible_dust": [0.5, 7]}))
+    with pytest.raises(InputError, match="not numeric"):
+        load_schema("efigi").read(pd.DataFrame({"visible_dust": ["strong"]}))
+
+
+@pytest.mark.parametrize("name", ["efigi", "gz1", "gz2", "gz2_leading"])
+def test_no_labels_at_all(name):
+    with pytest.raises(InputError, match=f"no '{name}' label column"):
+        load_schema(name).read(pd.DataFrame({"id": [1], "labell": ["x"]}).rename(columns={"labell": "nothing"}))
+
+
+def test_the_nearest_column_is_offered():
+    with pytest.raises(InputError, match="did you mean 'labell'"):
+        load_schema("gz1").read(pd.DataFrame({"labell": ["merger"]}))
+
+
+def test_an_empty_catalog_has_empty_labels():
+    assert load_schema("efigi").read(pd.DataFrame({"efigi_t": []})).shape == (0, 1)
+
+
+def test_classes_are_one_hot():
+    frame = load_schema("gz1").read(pd.DataFrame({"label": ["merger", "", None, " elliptical "]}))
+    np.testing.assert_array_equal(frame["merger"], [1, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(frame["elliptical"], [0, np.nan, np.nan, 1])
+    with pytest.raises(InputError, match="did you mean 'merger'"):
+        load_schema("gz1").read(pd.DataFrame({"label": ["mergers"]}))
+
+
+# --- the decision tree ------------------------------------------------------------------------------------
+
+KAGGLE_100008 = [  # the first galaxy of Kaggle's training table
+    0.383147, 0.616853, 0, 0, 0.616853, 0.038452149, 0.578400851, 0.418397819, 0.198455181, 0, 0.104752126,
+    0.512100874, 0, 0.054453, 0.945547, 0.201462524, 0.181684476, 0, 0, 0.0272265, 0, 0.0272265, 0, 0, 0, 0, 0, 0,
+    0.279952491, 0.138445328, 0, 0, 0.092885571, 0, 0, 0, 0.325512248,
+]  # fmt: skip
+
+
+def kaggle(values):
+    schema = load_schema("gz2")
+    keys = [f"Class{int(t.id[1:])}.{k}" for t in schema.tasks for k in range(1, len(t.answers) + 1)]
+    return pd.DataFrame([values], columns=keys)
+
+
+def test_kaggles_votes_become_conditional():
+    row = load_schema("gz2").read(kaggle(KAGGLE_100008)).iloc[0]
+    assert row["t01_smooth_or_features_a01_smooth"] == pytest.approx(0.383147)
+    assert row["t04_spiral_a08_spiral"] == pytest.approx(0.418397819 / 0.616853)
+    assert row["t10_arms_winding_a28_tight"] == pytest.approx(0.279952491 / 0.418397819)
+    assert row["t06_odd_a15_no"] == pytest.approx(0.945547)
+    # Odd was voted by 5 %: two of 45 volunteers say nothing about what is odd. Nobody saw an edge-on disk.
+    assert np.isnan(row["t08_odd_feature_a38_dust_lane"]) and np.isnan(row["t09_bulge_shape_a25_rounded"])
+
+
+def test_an_incomplete_kaggle_table_is_refused():
+    with pytest.raises(InputError, match=r"1 are missing, the first is Class6\.1"):
+        load_schema("gz2").read(kaggle(KAGGLE_100008).drop(columns="Class6.1"))
+
+
+share = st.floats(0.02, 1.0)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_cumulative_and_back(data):
+    schema = load_schema("gz2")
+    row = {}
+    for task in schema.tasks:
+        votes = np.array([data.draw(share) for _ in task.answers])
+        row.update(zip(task.answers, votes / votes.sum(), strict=True))
+    conditional = pd.DataFrame([row])[schema.names]
+    cumulative = to_cumulative(schema, conditional)
+    np.testing.assert_allclose(to_conditional(schema, cumulative), conditional, rtol=1e-9)
+    flow = cumulative.iloc[0]
+    for task in schema.tasks[1:]:
+        into = sum(flow[a] for t in schema.tasks for a, after in t.answers.items() if after == task.id)
+        assert sum(flow[a] for a in task.answers) == pytest.approx(1.0 if task.always else into)
+
+
+def test_what_nobody_reached_is_zero_there_and_unknown_here():
+    schema = load_schema("gz2")
+    conditional = pd.DataFrame(np.nan, index=[0], columns=schema.names)
+    conditional[
+        [
+            "t01_smooth_or_features_a01_smooth",
+            "t01_smooth_or_features_a02_features_or_disk",
+            "t01_smooth_or_features_a03_star_or_artifact",
+        ]
+    ] = [1.0, 0, 0]
+    cumulative = to_cumulative(schema, conditional)
+    assert cumulative["t04_spiral_a08_spiral"].item() == 0
+    assert np.isnan(cumulative["t07_rounded_a17_in_between"].item())  # asked, but the votes are not known
+    assert np.isnan(to_conditional(schema, cumulative)["t04_spiral_a08_spiral"].item())
+
+
+def test_only_a_tree_has_cumulative_votes():
+    with pytest.raises(InputError, match="not a decision tree"):
+        to_cumulative(load_schema("efigi"), pd.DataFrame({"t": [1.0]}))
+
+
+def test_survey_votes_need_enough_volunteers():
+    stem = "t06_odd_a14_yes", "t06_odd_a15_no"
+    table = pd.DataFrame({f"{stem[0]}_fraction": [0.5, 0.5], f"{stem[1]}_fraction": [0.5, 0.5],
+                          f"{stem[0]}_count": [4, 5], f"{stem[1]}_count": [5, 5]})  # fmt: skip
+    np.testing.assert_array_equal(load_schema("gz2").read(table)[stem[0]], [np.nan, 0.5])
+    table[f"{stem[0]}_debiased"] = 0.7  # better than the plain fraction
+    table[f"{stem[1]}_debiased"] = 0.3
+    assert load_schema("gz2").read(table)[stem[0]].iloc[1] == pytest.approx(0.7)
+
+
+def test_real_votes(real_data):
+    table = pd.read_csv(real_data / "gz2-tables" / "gz2_stripe82_coadd_votes.csv.gz")
+    schema = load_schema("gz2")
+    plain = schema.read(table[[c for c in table if not c.endswith(("_debiased", "_weighted_fraction"))]])
+    for task in schema.tasks:
+        total = plain[list(task.answers)].sum(axis=1, min_count=1).dropna()
+        assert len(total) > 500
+        np.testing.assert_allclose(total, 1, atol=3e-3)  # the table has three decimals
+    assert plain["t08_odd_feature_a38_dust_lane"].notna().mean() < 0.2  # most were never asked
+    whole = schema.read(table).astype(float)  # debiased: the shares of a question add up to 1 only roughly
+    back = to_conditional(schema, to_cumulative(schema, whole))
+    assert back.notna().mean().mean() > 0.25
+    np.testing.assert_allclose(back, whole.where(back.notna()), rtol=1e-9)
+
+
+def test_real_attributes(real_data):
+    frame = load_schema("efigi").read(pd.read_csv(real_data / "ngc-sdss" / "catalog.csv"))
+    assert frame["t"].notna().sum() == frame["visible_dust"].notna().sum() == 882
+    assert (frame["t"] == -1).sum() == 60
+    assert ((frame["t"] <= 0) & (frame["visible_dust"] >= 0.5)).sum() == 53

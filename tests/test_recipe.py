@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.errors import InputError, NotFoundError
+from galscan.labels import load_schema, parse_rule, target_mask
+from galscan.recipe import load_recipe, recipe_from_text, recipe_names
+
+SMALL = """
+name = "x"
+title = "X"
+[schemas.efigi]
+positive = "visible_dust >= 0.5"
+negative = "visible_dust == 0"
+morphology = ["t"]
+[schemas.efigi.dream]
+from = "t <= 0"
+set = { visible_dust = [0.6, 1.0] }
+weights = { visible_dust = 1.3 }
+"""
+
+
+def test_shipped_recipes_load():
+    assert {"dustlane", "ring", "merger"} <= set(recipe_names())
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert recipe.name == name and recipe.title and recipe.science.strip()
+        assert "simulated" in recipe.schemas  # the demo runs every target
+
+
+@pytest.mark.parametrize("name", ["dustlane", "ring", "merger"])
+def test_no_object_can_be_positive_and_negative(name):
+    rng = np.random.default_rng(0)
+    for schema_name, rules in load_recipe(name).schemas.items():
+        schema = load_schema(schema_name)
+        names = {n for text in (rules.positive, rules.negative) for n in parse_rule(text, schema.names).names}
+        steps = rng.integers(0, 21, (20_000, len(names))) / 20
+        ranges = [schema.ranges[n] for n in sorted(names)]
+        columns = {
+            n: low + steps[:, i] * (high - low)
+            for i, (n, (low, high)) in enumerate(zip(sorted(names), ranges, strict=True))
+        }
+        for yes, no in (("t06_odd_a14_yes", "t06_odd_a15_no"), ("t04_spiral_a08_spiral", "t04_spiral_a09_no_spiral")):
+            if yes in columns and no in columns:
+                columns[no] = 1 - columns[yes]  # shares of one question
+        mask = target_mask(parse_rule(rules.positive, schema.names), parse_rule(rules.negative, schema.names), columns)
+        assert (mask == 1).any() and (mask == 0).any()
+
+
+def test_a_recipe_is_frozen_and_travels():
+    recipe = load_recipe("dustlane")
+    with pytest.raises(Exception, match="frozen"):
+        recipe.size = 32
+    copy = pickle.loads(pickle.dumps(recipe))  # to a Dask worker, never to disk
+    assert copy == recipe and copy.text == recipe.text and copy.hash == recipe.hash
+
+
+def test_the_hash_is_of_the_content():
+    recipe = recipe_from_text(SMALL)
+    assert recipe.text == SMALL
+    assert recipe_from_text("# a comment\n" + SMALL).hash == recipe.hash
+    assert recipe_from_text("size = 64\n" + SMALL).hash == recipe.hash  # the default, spelt out
+    assert recipe_from_text("size = 32\n" + SMALL).hash != recipe.hash
+    assert recipe_from_text(SMALL.replace(">= 0.5", ">= 0.75")).hash != recipe.hash
+
+
+def test_a_path_works_as_well(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(SMALL)
+    assert load_recipe(str(path)) == recipe_from_text(SMALL)
+    with pytest.raises(NotFoundError, match="does not exist"):
+        load_recipe(str(tmp_path / "y.toml"))
+    with pytest.raises(NotFoundError, match="unknown target 'dustlanes'; did you mean 'dustlane'"):
+        load_recipe("dustlanes")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('title = "X"', 'titel = "X"', "did you mean 'title'|'title' is missing"),
+        ('title = "X"', 'title = "X"\nsizes = 64', "unknown key 'sizes'; did you mean 'size'"),
+        ('title = "X"', 'title = "X"\nsize = 60', "size: .*multiple of 8.*got 60"),
+        ('title = "X"', 'title = "X"\ntext = "y"', "unknown key 'text'"),
+        ("morphology", "morfology", "unknown key 'schemas.efigi.morfology'; did you mean 'morphology'"),
+        ("weights", "weight", "unknown key 'schemas.efigi.dream.weight'; did you mean 'weights'"),
+        (
+            "[schemas.efigi]",
+            "[generator]\nstep = 3\n[schemas.efigi]",
+            "unknown key 'generator.step'; did you mean 'steps'",
+        ),
+        ("[schemas.efigi]", "[classifier]\nsteps = 0\n[schemas.efigi]", "classifier.steps: .*got 0"),
+        ("[schemas.efigi]", "[generator]\nlearning_rate = nan\n[schemas.efigi]", "learning_rate"),
+        ("[schemas.efigi]", "[split]\ntrain = 0.9\n[schemas.efigi]", "add up to 1"),
+        ("[schemas.efigi]", '[scan]\nprecision = "int8"\n[schemas.efigi]', "scan.precision"),
+        ("from = ", "frm = ", "from"),
+        ('["t"]', '["t", "tt"]', "morphology names the unknown label 'tt'"),
+        ('["t"]', '["t", "t"]', "twice"),
+        ("visible_dust >= 0.5", "visible_dst >= 0.5", "did you mean 'visible_dust'"),
+        ("visible_dust >= 0.5", "visible_dust >= 2", "impossible rule"),
+        ("visible_dust >= 0.5", "visible_dust", "not a condition"),
+        ("t <= 0", "t < -6", "impossible rule"),
+        ("[0.6, 1.0]", "[1.0, 0.6]", "must rise and lie within 0..1"),
+        ("[0.6, 1.0]", "[0.6, 1.1]", "must rise and lie within 0..1"),
+        ("[0.6, 1.0]", "[0.6]", "dream.set"),
+        ("set = { visible_dust", "set = { invisible_dust", "dream.set names the unknown label"),
+        ("weights = { visible_dust", "weights = { visible", "dream.weights names the unknown label"),
+        ("1.3", "-1", "weights.visible_dust"),
+        ('name = "x"', 'name = "../x"', "name: "),
+        ('name = "x"', "name = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_told_in_one_line(old, new, message):
+    assert old in SMALL
+    with pytest.raises(InputError, match=message) as error:
+        recipe_from_text(SMALL.replace(old, new, 1), "x.toml")
+    assert "\n" not in str(error.value) and "x.toml" in str(error.value)
+
+
+def test_unknown_schema_and_none():
+    with pytest.raises(InputError, match="did you mean 'efigi'"):
+        recipe_from_text(SMALL.replace("schemas.efigi", "schemas.efigy"))
+    with pytest.raises(InputError, match="'schemas' is missing"):
+        recipe_from_text('name = "x"\ntitle = "X"')
+
+
+def test_schema_for():
+    recipe = load_recipe("merger")
+    assert recipe.schema_for(["gz1", "other"]) == "gz1"
+    assert recipe.schema_for(["simulated", "efigi"]) == "efigi"  # the recipe's order, not the store's
+    with pytest.raises(
+        InputError, match="rules for efigi, gz2, gz1, simulated labels, but the stores hold gz2_leading"
+    ):
+        recipe.schema_for(["gz2_leading"])
+    with pytest.raises(InputError, match="hold none"):
+        recipe.schema_for([])
+
+
+@pytest.mark.parametrize(
+    ("target", "schema", "catalog", "positives", "negatives"),
+    [
+        ("dustlane", "efigi", "ngc-sdss/catalog.csv", 53, 792),
+        ("ring", "efigi", "ngc-sdss/catalog.csv", 123, 451),
+        ("merger", "efigi", "ngc-sdss/catalog.csv", 52, 661),
+        ("merger", "gz1", "gz1-sdss/catalog.csv", 97, 5187),
+        ("ring", "gz2", "gz2-tables/gz2_stripe82_coadd_votes.csv.gz", 393, 10721),
+        ("merger", "gz2", "gz2-tables/gz2_stripe82_coadd_votes.csv.gz", 504, 10915),
+    ],
+)
+def test_rules_on_real_labels(real_data, target, schema, catalog, positives, negatives):
+    labels = load_schema(schema).read(pd.read_csv(real_data / catalog))
+    rules = load_recipe(target).schemas[schema]
+    columns = {c: labels[c].to_numpy() for c in labels}
+    mask = target_mask(parse_rule(rules.positive, columns), parse_rule(rules.negative, columns), columns)
+    assert (int((mask == 1).sum()), int((mask == 0).sum())) == (positives, negatives)
+    assert parse_rule(rules.dream.base, columns).evaluate(columns)[0].sum() >= positives / 2
