@@ -1,0 +1,297 @@
+"""A folder of JPEG, PNG or FITS files joined to a catalog."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.errors import InputError, NotFoundError, nearest
+from galscan.files import file_digest
+from galscan.labels import load_schema
+from galscan.store.layout import Flag
+from galscan.surveys import tables
+from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.images import (
+    BANDS,
+    Rendering,
+    calibrate,
+    is_fits,
+    is_image,
+    read_fits,
+    read_picture,
+    read_planes,
+    split_band,
+    stem,
+)  # fmt: skip
+
+CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
+FRAMES = 32  # objects whose frames set the stretch of a FITS survey
+
+
+class LocalSurvey:
+    """A folder (searched recursively) of images, and the catalog that names them.
+
+    Parameters
+    ----------
+    path : path
+        The folder. Links to folders are not followed.
+    catalog : path, optional
+        CSV, FITS, VOTable or Parquet. Default: ``catalog.csv`` (``.csv.gz .fits .vot .parquet``) in the
+        folder; without one, every image is an object and its file name (without suffix) the id.
+    labels : sequence of str
+        Label schemas to read from the catalog.
+    size : int
+        Pixels on a side of every cutout.
+    columns : mapping, optional
+        Which column plays a role (``id file ra dec pixel_scale``) where the usual names do not say.
+    name : str, optional
+        Name of the survey, default the folder's.
+
+    Raises
+    ------
+    NotFoundError
+        If folder or catalog does not exist.
+    InputError
+        If the catalog cannot be used, or no image belongs to it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        catalog: str | os.PathLike[str] | None = None,
+        labels: Sequence[str] = (),
+        size: int = 64,
+        columns: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ):
+        columns = dict(columns or {})
+        for role in columns:
+            if role not in tables.ROLES:
+                raise InputError(f"columns: there is no role '{role}'{nearest(role, tables.ROLES)}")
+        if not 8 <= size <= 1024:
+            raise InputError(f"size is {size} pixels; use 8 to 1024")
+        self.root = Path(path).expanduser().absolute()
+        if not self.root.exists():
+            raise NotFoundError(f"no folder of images at {path}")
+        if not self.root.is_dir():
+            raise InputError(f"{path} is a file; give the folder that holds the images")
+        self.name = name or self.root.name
+        self.size = size
+
+        found = next((self.root / c for c in CATALOGS if (self.root / c).is_file()), None)
+        self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else found
+        files = _find_images(self.root, self.catalog)
+        if not files:
+            raise InputError(f"no JPEG, PNG or FITS file in {path}")
+        if self.catalog is None:
+            if labels or columns:
+                raise InputError(
+                    f"labels and columns need a catalog, and {path} holds no {CATALOGS[0]}; name it: --catalog FILE"
+                )
+            self._from_files(files)
+            self.labels = pd.DataFrame(index=range(len(self.ids)))
+            self._schemas: dict[str, list[str]] = {}
+        else:
+            frame = tables.read_table(self.catalog, columns)
+            self._join(frame, files, columns)
+            self._read_labels(tables.plain(frame), labels)
+
+        used = {f for source in self.sources for f in source}
+        self.unmatched = [f for f in files if f not in used]
+        if not used:
+            example = f"a row's id is '{self.ids[0]}', a file is '{next(iter(files))}'"
+            raise InputError(
+                f"no row of {self.catalog} has an image in {path} ({example}); "
+                "name the id or file column: columns id=..."
+            )
+        self.rendering = self._calibrate()
+        self._files_digest = _digest_files(files)
+
+    # ------------------------------------------------------------------------------------ the catalog
+
+    def _from_files(self, files: Mapping[str, int]) -> None:
+        groups = _group(files)
+        self.ids = tables.identifiers(pd.Series(list(groups), name="file name"), str(self.root))
+        repeated = next((g for g in groups.values() if len(g) > 1 and not split_band(g[0])[1]), None)
+        if repeated:
+            raise InputError(
+                f"two files would have the same id: {repeated[0]} and {repeated[1]}; "
+                "rename one, or give a catalog with a file column"
+            )
+        self.sources: list[tuple[str, ...]] = list(groups.values())
+        self.absent: dict[int, str] = {}
+        nan = np.full(len(self.ids), np.nan)
+        self.ra, self.dec, self.pixel_scale = nan, nan, nan
+
+    def _join(self, frame: pd.DataFrame, files: Mapping[str, int], columns: Mapping[str, str]) -> None:
+        where = str(self.catalog)
+        role = {r: tables.find_column(frame, r, columns, where) for r in tables.ROLES}
+        if role["id"] is None:
+            present = ", ".join(map(str, frame.columns[:12]))
+            raise InputError(f"{where} has no id column; it has {present}; name it: columns id=...")
+        self.ids = tables.identifiers(frame[role["id"]], where)
+
+        def number(r: str) -> np.ndarray:
+            return tables.numbers(frame[role[r]], where) if role[r] else np.full(len(frame), np.nan)
+
+        self.ra, self.dec = number("ra") % 360, number("dec")
+        if len(bad := np.flatnonzero(np.abs(self.dec) > 90)):
+            first = f"dec of {self.ids[bad[0]]} is {self.dec[bad[0]]:g}"
+            raise InputError(f"{where}: {first}; it must be within -90 to 90 degrees")
+        scale = number("pixel_scale")
+        self.pixel_scale = np.where(scale > 0, scale, np.nan)
+
+        self.absent = {}
+        if role["file"] is None:
+            groups = _group(files)
+            text = [str(i) for i in self.ids]
+            for i in text:
+                if len(g := groups.get(i, ())) > 1 and not split_band(g[0])[1]:
+                    raise InputError(f"id '{i}' fits two files, {g[0]} and {g[1]}; add a file column to {where}")
+            self.sources = [groups.get(i, ()) for i in text]
+            self.absent = {n: f"no file named {text[n]}" for n, s in enumerate(self.sources) if not s}
+            return
+        groups = _group(f for f in files if is_fits(f) and split_band(f)[1])
+        self.sources = []
+        for n, entry in enumerate(frame[role["file"]].astype("string").fillna("")):
+            relative = self._inside(str(entry).strip(), where)
+            if relative in files:
+                base, band = split_band(relative)
+                self.sources.append(groups[base] if band and is_fits(relative) and base in groups else (relative,))
+                continue
+            if relative and not is_image(relative) and (self.root / relative).is_file():
+                self.absent[n] = f"{relative} is not a JPEG, PNG or FITS file"
+            else:
+                self.absent[n] = f"no file {relative}" if relative else "no file named"
+            self.sources.append(())
+
+    def _inside(self, entry: str, where: str) -> str:
+        """Return a file entry relative to the folder; catalogs come from strangers, so it must stay inside."""
+        if not entry:
+            return ""
+        relative = os.path.relpath(os.path.normpath(self.root / entry), self.root)
+        if os.path.isabs(entry) and relative.startswith(".."):
+            relative = os.path.relpath(os.path.normpath(entry), self.root.resolve())
+        if relative == os.pardir or relative.startswith(os.pardir + os.sep):
+            raise InputError(
+                f"{where}: file '{entry}' lies outside {self.root}; use paths relative to the folder of images"
+            )
+        return Path(relative).as_posix()
+
+    def _read_labels(self, frame: pd.DataFrame, labels: Sequence[str]) -> None:
+        self._schemas, parts = {}, []
+        for label in dict.fromkeys(labels):
+            schema = load_schema(label)
+            part = schema.read(frame).astype(np.float32).reset_index(drop=True)
+            self._schemas[schema.name] = list(part.columns)
+            parts.append(part.add_prefix(f"{schema.name}/"))
+        self.labels = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(frame)))
+
+    def _calibrate(self) -> Rendering | None:
+        """Set one stretch for all FITS frames, from the bands that at least half of the objects have."""
+        fits = [s for s in self.sources if s and is_fits(s[0])]
+        bands = [{split_band(f)[1] for f in s} for s in fits]
+        common = [b for b in BANDS if 2 * sum(b in have for have in bands) >= len(bands)]
+        return calibrate([self._paths(s) for s in fits[:FRAMES]], common) if fits else None
+
+    def _paths(self, source: Sequence[str]) -> list[Path]:
+        return [self.root / f for f in source]
+
+    # --------------------------------------------------------------------------------- what a survey is
+
+    @property
+    def id_dtype(self) -> np.dtype:
+        """int64, or text as wide as the longest id."""
+        return self.ids.dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def describe(self) -> dict[str, Any]:
+        """Return provenance: files, catalog, and how pixels were made."""
+        return {
+            "survey": "local",
+            "name": self.name,
+            "path": str(self.root),
+            "catalog": str(self.catalog) if self.catalog else None,
+            "catalog_sha256": file_digest(self.catalog) if self.catalog else None,
+            "files_sha256": self._files_digest,
+            "objects": len(self),
+            "images_without_row": len(self.unmatched),
+            "size": self.size,
+            "resize": "hamming, bilinear when enlarging",
+            "labels": list(self._schemas),
+            "rendering": self.rendering.describe() if self.rendering else None,
+        }
+
+    def schemas(self) -> dict[str, list[str]]:
+        """Return the answers found in the catalog, by schema."""
+        return {k: list(v) for k, v in self._schemas.items()}
+
+    def truth(self) -> list[str]:
+        """Return nothing: only a simulation knows the truth."""
+        return []
+
+    def objects(self, start: int, stop: int) -> pd.DataFrame:
+        """Return catalog rows; a FITS file's own WCS gives the position where the catalog has none."""
+        ra, dec = self.ra[start:stop].copy(), self.dec[start:stop].copy()
+        for n in np.flatnonzero(np.isnan(ra) | np.isnan(dec)):
+            source = self.sources[start + n]
+            if source and is_fits(source[0]):
+                try:
+                    ra[n], dec[n] = read_planes(self._paths(source[:1]))[2]
+                except Exception:  # a broken file gets its reason in cutouts()
+                    continue
+        frame = pd.DataFrame({"id": self.ids[start:stop], "ra": ra, "dec": dec})
+        return pd.concat([frame, self.labels.iloc[start:stop].reset_index(drop=True)], axis=1)
+
+    def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
+        """Yield one cutout, or the reason for none, a row."""
+        for n in range(start, min(stop, len(self))):
+            source, scale = self.sources[n], float(self.pixel_scale[n])
+            if not source:
+                unsupported = self.absent[n].endswith("file")
+                yield Failed(self.absent[n], Flag.UNREADABLE if unsupported else Flag.MISSING)
+            elif is_fits(source[0]):
+                yield read_fits(self._paths(source), self.size, scale, self.rendering)
+            else:
+                yield read_picture(self.root / source[0], self.size, scale)
+
+
+def _find_images(root: Path, catalog: Path | None) -> dict[str, int]:
+    """Return all images below `root` in a fixed order: relative POSIX path -> bytes."""
+    found = {}
+    stack = [str(root)]
+    while stack:
+        with os.scandir(stack.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+                elif is_image(entry.name) and (catalog is None or entry.path != str(catalog)):
+                    try:
+                        found[os.path.relpath(entry.path, root).replace(os.sep, "/")] = entry.stat().st_size
+                    except OSError:  # a link that leads nowhere is a missing image
+                        continue
+    return dict(sorted(found.items()))
+
+
+def _group(files: Iterator[str] | Mapping[str, int] | Any) -> dict[str, tuple[str, ...]]:
+    """Return the files of each object by its name: one picture, or one FITS file a band."""
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        name = split_band(file)[0] if is_fits(file) else stem(file)
+        groups.setdefault(name, []).append(file)
+    return {name: tuple(found) for name, found in groups.items()}
+
+
+def _digest_files(files: Mapping[str, int]) -> str:
+    """Return a hash of names and sizes, which tells a changed folder without reading it."""
+    return hashlib.sha256("\n".join(f"{n} {f}" for f, n in files.items()).encode(errors="surrogateescape")).hexdigest()

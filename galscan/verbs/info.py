@@ -1,0 +1,119 @@
+"""``galscan info``: what a store, a model or a run holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan import pictures
+from galscan.classify.bundle import Bundle, open_bundle
+from galscan.errors import InputError, NotFoundError
+from galscan.scanning import run as runs
+from galscan.scanning.run import Run
+from galscan.store import layout
+from galscan.store.layout import Flag, Store
+
+SHEET = 48  # pictures on a contact sheet
+
+
+def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Say what is at `path`, told by what it contains, not by its name.
+
+    Parameters
+    ----------
+    path : path
+        A store, a model or a run (finished or not).
+    sheet : path, optional
+        Write a contact sheet (PNG) there: 48 cutouts evenly spaced over a store, or the best candidates of a run.
+
+    Returns
+    -------
+    dict
+        JSON-able; ``kind`` is ``store``, ``model`` or ``run``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing.
+    InputError
+        If it is none of the three, or has no pictures to show.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist")
+    if (path / "zarr.json").is_file():
+        store = layout.open_store(path)
+        result = _store(store)
+        if sheet is not None:
+            rows = np.unique(np.linspace(0, store.count - 1, min(SHEET, store.count)).round().astype(int))
+            ids = store.column("id")
+            _draw([(store, int(r), str(ids[r])) for r in rows], sheet, f"{store.name}: {len(rows)} of {store.count:,}")
+    elif (path / "model.json").is_file():
+        result = {"kind": "model"} | open_bundle(path).summary()
+        if sheet is not None:
+            raise InputError(f"{path} is a model and holds no cutouts; look at {path / 'dreams.png'}")
+    elif (found := runs.read_info(path)) is not None:
+        result = {"kind": "run", "run": str(path)} | {k: v for k, v in found.items() if k != "identity"}
+        if sheet is not None:
+            _draw_run(runs.open_run(path), sheet)
+    else:
+        raise InputError(f"{path} is not a store, a model or a run of galscan")
+    return result | ({"sheet": str(sheet)} if sheet is not None else {})
+
+
+def summarize(result: Store | Bundle | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a public function returned as a JSON-able dict, for scripts."""
+    if result is None:  # a dry run that made nothing
+        return {"dry_run": True}
+    if isinstance(result, Mapping):
+        return dict(result)
+    if isinstance(result, Path):
+        return {"file": str(result), "bytes": result.stat().st_size}
+    if isinstance(result, Store):
+        flags = result.column("flags")
+        return {
+            "store": str(result.path), "survey": result.name, "objects": result.count,
+            "unusable": int(((flags & layout.UNUSABLE) > 0).sum()), "size": result.size, "shards": result.n_shards,
+            "labels": {schema: len(answers) for schema, answers in result.schemas.items()},
+            "content_hash": result.content_hash,
+        }  # fmt: skip
+    return result.summary()
+
+
+def _store(store: Store) -> dict[str, Any]:
+    flags = store.column("flags")
+    labels = {
+        schema: {answer: int(np.isfinite(store.column(f"labels/{schema}/{answer}")).sum()) for answer in answers}
+        for schema, answers in store.schemas.items()
+    }
+    return {"kind": "store"} | summarize(store) | {
+        "objects_per_shard": store.shard,
+        "positions": int(np.isfinite(store.column("ra")).sum()),
+        "labels": labels,
+        "truth": list(store.attrs["truth"]),
+        "flags": {str(f.name).lower(): n for f in Flag if f and (n := int(((flags & f) > 0).sum()))},
+        "provenance": store.attrs["provenance"],
+    }  # fmt: skip
+
+
+def _draw_run(run: Run, sheet: str | os.PathLike[str]) -> None:
+    """Draw the best candidates, from the stores that were scanned."""
+    stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
+    best: pd.DataFrame = run.candidates.head(SHEET)
+    cells = [
+        (stores[str(row.store)], int(row.index), f"{row.rank}  p={row.probability:.2f}")
+        for row in best.itertuples(index=False)
+    ]  # fmt: skip
+    _draw(cells, sheet, f"{run.info['target']}: the best {len(best)}")
+
+
+def _draw(cells: list[tuple[Store, int, str]], sheet: str | os.PathLike[str], title: str) -> None:
+    if not cells:
+        raise InputError("there is nothing to draw on a contact sheet")
+    images = np.stack([store.images(slice(row, row + 1))[0] for store, row, _ in cells])
+    pictures.contact_sheet(images, Path(sheet), captions=[caption for _, _, caption in cells], title=title)

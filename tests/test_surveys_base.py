@@ -1,0 +1,108 @@
+"""What any survey must do, whatever it reads from. A new survey joins by adding itself to `SURVEYS`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from galscan.store.layout import UNUSABLE, Flag
+from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
+from galscan.surveys.local import LocalSurvey
+from galscan.surveys.simulated import SimulatedSurvey
+
+COUNT = 300
+
+
+def local(tmp_path: Path) -> Survey:
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        if i == 7:
+            (tmp_path / "7.png").write_bytes(b"broken")
+        elif i != 5:
+            Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    ra, dec = rng.uniform(0, 360, COUNT), rng.uniform(-90, 90, COUNT)
+    table = pd.DataFrame({"id": range(COUNT), "ra": ra, "dec": dec, "efigi_t": -2})
+    table.to_csv(tmp_path / "catalog.csv", index=False)
+    return LocalSurvey(tmp_path, labels=("efigi",), size=16)
+
+
+def simulated(tmp_path: Path) -> Survey:
+    return SimulatedSurvey(COUNT, size=16, seed=3, labelled=0.5)
+
+
+SURVEYS: list[Callable[[Path], Survey]] = [local, simulated]
+
+
+@pytest.fixture(params=SURVEYS, ids=lambda make: make.__name__)
+def survey(request: pytest.FixtureRequest, tmp_path: Path) -> Survey:
+    return request.param(tmp_path)
+
+
+def test_is_a_survey(survey: Survey) -> None:
+    assert isinstance(survey, Survey)
+    assert survey.name and len(survey) == COUNT and survey.size == 16
+    assert survey.id_dtype == np.int64 or survey.id_dtype.kind == "U"
+
+
+def test_provenance_is_json_and_repeatable(survey: Survey) -> None:
+    first = json.dumps(survey.describe(), allow_nan=False)
+    assert json.loads(first) and first == json.dumps(pickle.loads(pickle.dumps(survey)).describe(), allow_nan=False)
+
+
+def test_objects_have_the_promised_columns(survey: Survey) -> None:
+    objects = survey.objects(0, COUNT)
+    labels = [f"{schema}/{answer}" for schema, answers in survey.schemas().items() for answer in answers]
+    truth = [f"truth/{t}" for t in survey.truth()]
+    assert labels and {"id", "ra", "dec", *labels, *truth} == set(objects.columns)
+    assert all(objects[c].dtype == np.float32 for c in labels + truth)
+    assert objects["id"].is_unique
+    assert objects["id"].to_numpy().astype(survey.id_dtype).tolist() == objects["id"].tolist()
+    ra, dec = objects["ra"].dropna(), objects["dec"].dropna()
+    assert ra.between(0, 360, inclusive="left").all() and dec.between(-90, 90).all()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, COUNT), (250, 270), (299, 300), (10, 10)])
+def test_one_outcome_an_object(survey: Survey, start: int, stop: int) -> None:
+    outcomes = list(survey.cutouts(start, stop))
+    assert len(outcomes) == len(survey.objects(start, stop)) == stop - start
+    for outcome in outcomes:
+        if isinstance(outcome, Cutout):
+            assert outcome.image.shape == (16, 16, 3) and outcome.image.dtype == np.uint8
+            assert not int(outcome.flags) & int(UNUSABLE), "a usable cutout may carry notes only"
+            assert np.isnan(outcome.pixel_scale) or outcome.pixel_scale > 0
+        else:
+            assert isinstance(outcome, (NoCoverage, Failed)) and outcome.reason
+            assert isinstance(outcome, NoCoverage) or outcome.flag in UNUSABLE
+    assert start == stop or any(isinstance(o, Cutout) for o in outcomes)
+
+
+def test_a_range_does_not_depend_on_how_it_is_asked_for(survey: Survey) -> None:
+    """Ingest cuts by shard and resumes in other processes: the order and the pixels must be fixed."""
+    copy = pickle.loads(pickle.dumps(survey))
+    pieces = [copy.objects(a, b) for a, b in ((250, 260), (260, 270))]
+    pd.testing.assert_frame_equal(survey.objects(250, 270), pd.concat(pieces, ignore_index=True))
+    again = [*copy.cutouts(260, 270), *copy.cutouts(250, 260)]
+    for one, other in zip(survey.cutouts(250, 270), again[10:] + again[:10], strict=True):
+        assert isinstance(one, Cutout) and isinstance(other, Cutout)
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_equal(one.pixel_scale, other.pixel_scale)
+
+
+def test_objects_do_not_consume_the_sky(survey: Survey) -> None:
+    before = survey.objects(0, 20)
+    list(survey.cutouts(0, 20))
+    pd.testing.assert_frame_equal(before, survey.objects(0, 20))
+    before["id"] = 0  # a caller's table is its own
+    assert survey.objects(0, 20)["id"].is_unique
+
+
+def test_the_broken_one_is_told_from_the_missing_one(tmp_path: Path) -> None:
+    outcomes = list(local(tmp_path).cutouts(0, 10))
+    assert outcomes[5].flag == Flag.MISSING and outcomes[7].flag == Flag.UNREADABLE

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from galscan.errors import InputError, NotFoundError
+from galscan.files import write_json
+from galscan.scanning.run import Run
+from galscan.verbs.info import info, summarize
+
+from .helpers import tiny_bundle, tiny_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("info") / "tiny.zarr", count=300, size=16, unusable=4)
+
+
+def test_a_store(store):
+    result = info(store.path)
+    json.dumps(result, allow_nan=False)
+    assert result["kind"] == "store" and result["objects"] == 300 and result["unusable"] == 4 and result["size"] == 16
+    assert result["flags"] == {"missing": 2, "unreadable": 1, "blank": 1}
+    assert result["positions"] == 300 and result["provenance"] == {"seed": 0}
+    short = summarize(store)
+    assert short["store"] == str(store.path) and short["objects"] == 300 and short["unusable"] == 4
+
+
+def test_a_sheet_of_a_store(store, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    assert info(store.path, sheet=sheet)["sheet"] == str(sheet)
+    with Image.open(sheet) as picture:
+        assert picture.width >= 8 * 96 and picture.height >= 6 * 96
+
+
+def test_a_model(tmp_path):
+    tiny_bundle(tmp_path / "model")
+    result = info(tmp_path / "model")
+    json.dumps(result, allow_nan=False)
+    assert result["kind"] == "model" and result["target"] == "dustlane" and result["schema"] == "simulated"
+    with pytest.raises(InputError, match=r"dreams\.png"):
+        info(tmp_path / "model", sheet=tmp_path / "sheet.png")
+
+
+@pytest.fixture
+def run(store, tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    stores = [{"name": store.name, "path": str(store.path), "content_hash": store.content_hash, "count": store.count}]
+    told = {
+        "status": "done",
+        "fingerprint": "f",
+        "identity": {},
+        "target": "ring",
+        "run": str(path),
+        "stores": stores,
+        "scanned": 296,
+    }
+    write_json(path / "run.json", told)
+    table = {"rank": [1, 2], "store": store.name, "index": [5, 9], "probability": [0.9, 0.5]}
+    pd.DataFrame(table).to_parquet(path / "candidates.parquet")
+    return path
+
+
+def test_a_run(run, tmp_path):
+    result = info(run, sheet=tmp_path / "best.png")
+    json.dumps(result, allow_nan=False)
+    assert result["kind"] == "run" and result["scanned"] == 296 and result["status"] == "done"
+    assert (tmp_path / "best.png").is_file()
+
+
+def test_a_run_that_is_not_finished_can_be_looked_at(run, tmp_path):
+    told = json.loads((run / "run.json").read_text()) | {"status": "running"}
+    write_json(run / "run.json", told)
+    assert info(run)["status"] == "running"
+    with pytest.raises(InputError, match="not finished"):
+        info(run, sheet=tmp_path / "best.png")
+
+
+def test_neither(tmp_path):
+    with pytest.raises(InputError, match="not a store, a model or a run"):
+        info(tmp_path)
+    with pytest.raises(NotFoundError, match="does not exist"):
+        info(tmp_path / "none")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="not a store, a model or a run"):
+        info(tmp_path / "file")
+
+
+def test_summaries(tmp_path, run):
+    (tmp_path / "x.fits").write_bytes(b"12345")
+    assert summarize(tmp_path / "x.fits") == {"file": str(tmp_path / "x.fits"), "bytes": 5}
+    assert summarize({"a": 1}) == {"a": 1}
+    summary = summarize(Run(run, json.loads((run / "run.json").read_text())))
+    assert summary["run"] == str(run)
