@@ -1,0 +1,269 @@
+"""What train-rare leaves and scan loads: one folder, no pickle, every part hashed.
+
+    model.json               target, schema, size, calibration, metrics, hashes, versions
+    recipe.toml              the recipe as it was used
+    classifier-<k>.safetensors, generator.safetensors
+    splits.parquet           store, id, split, target of every labelled object
+    dreams.png  report.html
+
+Opening one needs no torch; only `Bundle.scorer` loads the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from galscan.classify.calibrate import Calibration
+from galscan.errors import InputError, NotFoundError
+from galscan.files import file_digest, read_json, write_json
+from galscan.labels import load_schema
+from galscan.recipe import Recipe, recipe_from_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from galscan.classify.model import GalaxyNet
+
+FORMAT = 1
+
+
+class Scores(NamedTuple):
+    """What a scorer says of n images: float32 arrays of shape (n,), (n,) and (n, answers)."""
+
+    score: np.ndarray
+    """Mean logit over the ensemble's members: a rank, not a probability."""
+    score_std: np.ndarray
+    """Standard deviation of the logit over members (0 for a single member)."""
+    answers: np.ndarray
+    """Morphology answers in their own units, mean over members."""
+
+
+Scorer = Callable[[np.ndarray], Scores]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model, opened. Build one with `open_bundle`."""
+
+    path: Path
+    info: dict[str, Any]
+    recipe: Recipe
+    calibration: Calibration
+
+    @property
+    def target(self) -> str:
+        return str(self.info["target"])
+
+    @property
+    def schema(self) -> str:
+        """Name of the label schema it was trained on."""
+        return str(self.info["schema"])
+
+    @property
+    def size(self) -> int:
+        """Pixels on a side of the images it takes."""
+        return int(self.info["size"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.info["seed"])
+
+    @property
+    def answers(self) -> list[str]:
+        """Morphology answers predicted beside the target."""
+        return list(self.info["answers"])
+
+    @property
+    def members(self) -> int:
+        """Number of networks in the ensemble."""
+        return len(self.info["weights"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(self.info["metrics"])
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 over weights, recipe and calibration."""
+        return str(self.info["model_hash"])
+
+    def splits(self) -> pd.DataFrame:
+        """Return columns store, id (text), split (train, calibration, test), target (1, 0)."""
+        return pd.read_parquet(self.path / "splits.parquet")
+
+    def train_ids(self) -> set[str]:
+        """Return the ids (as text) of the real objects the networks were trained on."""
+        table = self.splits()
+        return set(table.loc[table["split"] == "train", "id"])
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a script wants to know, JSON-able."""
+        keys = ("target", "schema", "size", "seed", "model_hash", "splits")
+        metrics = {
+            name: {k: v for k, v in value.items() if k != "pr_curve"} if isinstance(value, dict) else value
+            for name, value in self.metrics.items()
+        }
+        return {"model": str(self.path), "members": self.members, **{k: self.info[k] for k in keys}, "metrics": metrics}
+
+    def scorer(self, device: str = "auto", precision: str | None = None) -> Scorer:
+        """Load the ensemble and return a function from images (n, S, S, 3) uint8 to `Scores`.
+
+        Raises
+        ------
+        InputError
+            If a weights file is not the one the bundle was written with.
+        """
+        return _load_scorer(self, device, precision or self.recipe.scan.precision)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a model folder.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no model at `path`.
+    InputError
+        If it is not one that this version can read.
+    """
+    path = Path(path)
+    if not (path / "model.json").is_file():
+        partial = path.with_name(path.name + ".partial")
+        hint = "; training was interrupted: run the same train-rare command again" if partial.is_dir() else ""
+        raise NotFoundError(f"no model at {path}{hint or '; train one with: galscan train-rare --target NAME'}")
+    info = read_json(path / "model.json")
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise InputError(f"{path} is not a galscan model of format {FORMAT}; train it again with this version")
+    try:
+        recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
+    except FileNotFoundError:
+        raise InputError(f"{path} has lost its recipe.toml; train it again") from None
+    return Bundle(path, info, recipe, Calibration.from_dict(info["calibration"]))
+
+
+def write_bundle(
+    path: Path,
+    *,
+    recipe: Recipe,
+    target: str,
+    schema: str,
+    size: int,
+    seed: int,
+    answers: list[str],
+    networks: list[GalaxyNet],
+    calibration: Calibration,
+    splits: pd.DataFrame,
+    metrics: dict[str, Any],
+    extra: dict[str, Any] | None = None,
+) -> Bundle:
+    """Write weights, recipe, splits and (last) model.json into `path`; return it opened."""
+    import torch
+
+    from galscan import __version__
+    from galscan.files import atomic_path, digest, write_text
+
+    write_text(path / "recipe.toml", recipe.text)
+    weights = {}
+    for k, network in enumerate(networks):
+        name = f"classifier-{k}.safetensors"
+        save_network(network, path / name)
+        weights[name] = file_digest(path / name)
+    with atomic_path(path / "splits.parquet") as temporary:
+        splits.to_parquet(temporary, index=False)
+    counts = splits.groupby(["split", "target"]).size()
+    info = {
+        "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
+        "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
+        "splits": {
+            name: {"positive": int(counts.get((name, 1), 0)), "negative": int(counts.get((name, 0), 0))}
+            for name in ("train", "calibration", "test")
+        },
+        "versions": {"galscan": __version__, "torch": torch.__version__},
+        **(extra or {}),
+    }  # fmt: skip
+    info["model_hash"] = digest([weights, recipe.hash, info["calibration"], schema, size, answers])
+    write_json(path / "model.json", info)
+    return open_bundle(path)
+
+
+def member_scores(networks: list[GalaxyNet], images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Return the target's logits, float32 of shape (members, n), for images (n, S, S, 3) uint8."""
+    import torch
+
+    from galscan.classify.model import to_unit
+
+    scores = np.empty((len(networks), len(images)), np.float32)
+    with torch.inference_mode():
+        for k, network in enumerate(networks):
+            network = network.to(device).eval()
+            for start in range(0, len(images), 256):
+                pixels = to_unit(torch.from_numpy(images[start : start + 256]).to(device))
+                scores[k, start : start + 256] = network(pixels)[0].float().cpu().numpy()
+    return scores
+
+
+def _load_scorer(bundle: Bundle, device: str, precision: str) -> Scorer:
+    import torch
+
+    from galscan import device as devices
+    from galscan.classify.model import to_unit
+
+    where = devices.pick(device)
+    dtype = devices.precision(precision)
+    if dtype is torch.bfloat16 and not devices.has_fast_bf16(where):
+        dtype = torch.float32
+    networks = [load_network(bundle.path / name, sha).to(where) for name, sha in bundle.info["weights"].items()]
+    networks = [n.eval().to(memory_format=torch.channels_last) for n in networks]  # type: ignore[call-overload]
+    schema = load_schema(bundle.schema)
+    columns = [schema.names.index(a) for a in bundle.answers]
+    low, high = schema.low[columns], schema.high[columns]
+
+    @torch.inference_mode()
+    def score(images: np.ndarray) -> Scores:
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(where)
+        pixels = to_unit(pixels).to(memory_format=torch.channels_last)
+        with devices.autocast(where, dtype):
+            outputs = [network(pixels) for network in networks]
+        logits = torch.stack([o[0].float() for o in outputs]).cpu().numpy()
+        answers = torch.stack([o[1].float().sigmoid() for o in outputs]).mean(0).cpu().numpy()
+        return Scores(logits.mean(0), logits.std(0), (low + answers * (high - low)).astype(np.float32))
+
+    return score
+
+
+def save_network(network: GalaxyNet, path: Path) -> None:
+    """Write one network, with what is needed to build it again inside."""
+    from safetensors.torch import save_file
+
+    from galscan.files import atomic_path
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"width": str(network.width), "answers": str(network.answers)})
+
+
+def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
+    """Load one network, checked against its hash; width and heads come from the file itself."""
+    from safetensors import SafetensorError, safe_open
+
+    from galscan.classify.model import GalaxyNet
+
+    if not path.is_file():
+        raise InputError(f"{path} is missing; train the model again")
+    if sha is not None and file_digest(path) != sha:
+        raise InputError(f"{path} is not the file the model was written with; restore it or train again")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            settings = handle.metadata()
+            state: dict[str, torch.Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error}); train the model again") from error
+    network = GalaxyNet(int(settings["width"]), int(settings["answers"]))
+    network.load_state_dict(state)
+    return network

@@ -1,0 +1,176 @@
+"""Train the generator: one loop, read from top to bottom.
+
+Every random choice comes from one generator whose state is in the checkpoint, so that a run that was
+interrupted and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from galscan import device as devices
+from galscan.files import atomic_path
+from galscan.generate.augment import quarter_turns, rotate_flip_scale
+from galscan.generate.model import Generator, GeneratorConfig, save_generator
+from galscan.progress import track
+from galscan.recipe import GeneratorSettings
+
+CHECKPOINT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class GalaxySet:
+    """Galaxies to learn from, in memory.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, shape (n, S, S, 3)
+    values : ndarray of float32, shape (n, answers)
+        Labels in their own units, NaN = not asked (all NaN for an unlabelled galaxy).
+    survey : ndarray of int, shape (n,)
+        Index of the survey each is from.
+    weight : ndarray of float, shape (n,)
+        How often each is drawn, relative to the others.
+    """
+
+    images: np.ndarray
+    values: np.ndarray
+    survey: np.ndarray
+    weight: np.ndarray
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], float]:
+    """Return mean per band and common standard deviation of square-rooted pixels, of up to 2,000 images."""
+    sample = np.sqrt(images[:: max(1, len(images) // 2000)].astype(np.float32) / 255)
+    mean = sample.mean((0, 1, 2))
+    return (float(mean[0]), float(mean[1]), float(mean[2])), float((sample - mean).std())
+
+
+def train_generator(
+    galaxies: GalaxySet,
+    config: GeneratorConfig,
+    settings: GeneratorSettings,
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+) -> dict[str, float]:
+    """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to `out`.
+
+    A checkpoint beside `out` is written every two minutes and on Ctrl-C; the same call resumes it.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
+    """
+    torch.manual_seed(seed)
+    generator = Generator(config).to(device)
+    optimizer = torch.optim.AdamW(generator.parameters(), lr=settings.learning_rate, weight_decay=1e-2)
+    average = {k: v.detach().clone() for k, v in generator.state_dict().items()}
+    random = torch.Generator().manual_seed(seed)
+    dtype = devices.training_dtype(device)
+
+    images = torch.from_numpy(galaxies.images)
+    conditions = generator.encode_conditions(galaxies.values, galaxies.survey)
+    weight = torch.from_numpy(galaxies.weight).double()
+    n_answers = len(config.answers)
+
+    checkpoint = out.with_suffix(".checkpoint.safetensors")
+    step, before, losses = 0, 0.0, []
+    if checkpoint.exists():
+        step, before, losses = _resume(checkpoint, generator, optimizer, average, random)
+    started = saved = time.monotonic()
+
+    with track("train generator", settings.steps, "step", done=step) as advance:
+        while step < settings.steps:
+            elapsed = before + time.monotonic() - started
+            if seconds is not None and elapsed >= seconds:
+                break
+            # The schedule follows steps or time, whichever is further on, so that a run cut short by
+            # its budget still ends with a small learning rate.
+            done = max(step / settings.steps, elapsed / seconds if seconds else 0.0)
+            rate = settings.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+            rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
+            x0 = generator.encode_images(images[rows].to(device))
+            if torch.rand((), generator=random) < 0.5:  # half of the batches keep the exact pixels
+                x0 = rotate_flip_scale(x0, random, shift=0.0)
+            x0 = quarter_turns(x0, random)
+
+            # Forget everything for some galaxies, single answers for others: the first makes guidance
+            # possible, the second lets one answer be pushed by itself.
+            forget_all = torch.rand(settings.batch, 1, generator=random) < settings.drop
+            forget_one = torch.rand(settings.batch, n_answers, generator=random) < settings.drop
+            condition = generator.mask(conditions[rows], forget_all | forget_one)
+            condition = condition * ~(torch.rand(settings.batch, 1, generator=random) < settings.drop / 2)
+
+            # Logit-normal times (Esser et al. 2024, arXiv:2403.03206): most work where it is hardest.
+            t = torch.sigmoid(torch.randn(settings.batch, generator=random)).to(device)
+            noise = torch.randn(x0.shape, generator=random).to(device)
+            xt = torch.lerp(x0, noise, t[:, None, None, None])
+            with devices.autocast(device, dtype):
+                velocity = generator(xt, t, condition.to(device))
+            loss = (velocity.float() - (noise - x0)).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            keep = min(settings.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for name, value in generator.state_dict().items():
+                    average[name].lerp_(value, 1 - keep)
+            losses.append(loss.item())
+            advance(1, f"loss {np.mean(losses[-50:]):.4f}")
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                spent = before + time.monotonic() - started
+                _save(checkpoint, generator, optimizer, average, random, step, spent, losses)
+                saved = time.monotonic()
+
+    spent = before + time.monotonic() - started
+    save_generator(generator, average, out)
+    checkpoint.unlink(missing_ok=True)
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {"steps": step, "seconds": round(spent, 1), "loss": float(np.mean(tail)) if tail else math.nan}
+
+
+def _save(path, generator, optimizer, average, random, step, seconds, losses) -> None:
+    tensors = {f"model.{k}": v for k, v in generator.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    tensors["random"] = random.get_state()
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps({"step": step, "seconds": seconds})})
+
+
+def _resume(path, generator, optimizer, average, random) -> tuple[int, float, list[float]]:
+    with safe_open(path, framework="pt") as handle:
+        progress = json.loads(handle.metadata()["progress"])
+        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    generator.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    for k, v in average.items():
+        v.copy_(tensors[f"average.{k}"])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    random.set_state(tensors["random"])
+    return progress["step"], progress["seconds"], tensors["losses"].tolist()

@@ -1,0 +1,423 @@
+"""``galscan train-rare``: from labelled galaxies to a calibrated classifier of a rare class.
+
+Every stage leaves its result in ``MODEL.partial`` and is skipped when it is there, so the same command
+goes on where it stopped; the folder is renamed to ``MODEL`` when all is done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from galscan import home
+from galscan.errors import ConflictError, InputError, Interrupted
+from galscan.files import digest, read_json, write_json
+from galscan.labels import Schema, load_schema
+from galscan.recipe import LabelRules, Recipe, load_recipe
+from galscan.store import layout
+
+if TYPE_CHECKING:
+    import torch
+
+    from galscan.classify.bundle import Bundle
+    from galscan.classify.dataset import Galaxies
+    from galscan.classify.train import Examples
+
+# Shares of --budget: drawing a lane is the hardest thing to learn.
+GENERATOR_SHARE, CLASSIFIER_SHARE = 0.55, 0.33
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained on what; decided before anything long begins."""
+
+    recipe: Recipe
+    schema: Schema
+    stores: list[layout.Store]
+    table: pd.DataFrame
+    out: Path
+    budget: float | None  # minutes
+    synthetic: bool
+    seed: int
+
+    @property
+    def rules(self) -> LabelRules:
+        return self.recipe.schemas[self.schema.name]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """All that decides the result; a folder never mixes two of them."""
+        return {
+            "recipe": self.recipe.hash, "stores": [[s.name, s.content_hash] for s in self.stores],
+            "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
+        }  # fmt: skip
+
+    def seconds(self, share: float) -> float | None:
+        return None if self.budget is None else self.budget * 60 * share
+
+    def describe(self) -> str:
+        """Return the plan for people."""
+        r, t = self.recipe, self.table
+        rows = [f"target       {r.name}: {r.title}"]
+        rows += [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in self.stores]
+        labelled = int(t[self.schema.names].notna().any(axis=1).sum())
+        rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
+        for split in ("train", "calibration", "test"):
+            part = t.loc[t["split"] == split, "target"]
+            rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
+        rows += [f"generator    {r.generator.steps:,} steps of {r.generator.batch}" if self.synthetic else "generator    none"]
+        if self.synthetic:
+            rows += [f"dreams       {r.dream.positives:,} positive, {r.dream.negatives:,} negative"]
+        rows += [f"classifiers  {r.classifier.members} real-only" + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")]
+        rows += [f"time         at most about {self.budget:g} minutes" if self.budget else "time         as long as the steps take (see --budget)"]
+        return "\n".join([*rows, f"output       {self.out}"])
+
+
+def train_rare(
+    target: str,
+    *,
+    survey: str | Sequence[str] = (),
+    store: str | Path | Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    budget: float | None = None,
+    synthetic: bool = True,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> Bundle | None:
+    """Train a generator and a classifier for `target`, and calibrate and judge it on real held-out galaxies.
+
+    Parameters
+    ----------
+    target : str
+        A shipped recipe's name, or the path of a recipe (``.toml``).
+    survey, store : str or path, or sequence of them
+        Surveys of the data home by name, stores by path; by default all surveys of the data home.
+    out : path, optional
+        The model's folder; default ``models/TARGET`` in the data home.
+    budget : float, optional
+        Minutes that training may take; steps are cut to fit. Without it the recipe's steps are done.
+    synthetic : bool
+        False trains on real galaxies only.
+    device : {"auto", "cpu", "cuda"}
+    seed : int
+        Of the split, the networks and the dreams.
+    overwrite : bool
+        Replace another model in `out`.
+    dry_run : bool
+        Print the plan, train nothing and return None.
+
+    Returns
+    -------
+    Bundle
+        The model, as `galscan.open_bundle` gives it.
+
+    Raises
+    ------
+    InputError
+        If recipe, labels, stores and options do not fit together, or there are too few examples.
+    ConflictError
+        If `out` holds another model.
+    Interrupted
+        On Ctrl-C; the same call goes on where it stopped.
+    """
+    plan = _plan(target, survey, store, out, budget, synthetic, seed)
+    print(plan.describe(), file=sys.stderr)
+    if dry_run:
+        return None
+    from galscan import device as devices
+    from galscan.classify.bundle import open_bundle
+
+    where = devices.pick(device)
+    devices.keep_memory()
+    if (done := _claim(plan, overwrite)) is not None:
+        return done
+    work = plan.out.with_name(plan.out.name + ".partial")
+    try:
+        bundle = _train(plan, work, where)
+        _write_report(bundle.path)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
+    for leftover in [*work.glob("real_*.safetensors"), work / "steps.json", work / "generator.json", work / "request.json"]:
+        leftover.unlink(missing_ok=True)
+    if plan.out.exists():
+        shutil.rmtree(plan.out)
+    os.replace(work, plan.out)
+    return open_bundle(plan.out)
+
+
+def _plan(
+    target: str,
+    survey: str | Sequence[str],
+    store: str | Path | Sequence[str | Path],
+    out: str | Path | None,
+    budget: float | None,
+    synthetic: bool,
+    seed: int,
+) -> Plan:
+    from galscan.classify.dataset import check_counts, read_table, split_objects
+
+    if budget is not None and not budget > 0:
+        raise InputError(f"--budget {budget:g}: give minutes above 0")
+    recipe = load_recipe(target)
+    names = [survey] if isinstance(survey, str) else list(survey)
+    paths = [home.find_survey(name) for name in names] + [Path(p) for p in ([store] if isinstance(store, str | Path) else store)]
+    if not paths:
+        paths = sorted((home.data_home() / "surveys").glob("*.zarr"))
+    if not paths:
+        raise InputError(
+            f"no labelled survey to train on in {home.data_home() / 'surveys'}: build one with "
+            "galscan ingest --survey local --path IMAGES --catalog TABLE --labels SCHEMA, or name a store with --store"
+        )
+    if len({p.resolve() for p in paths}) < len(paths):
+        raise InputError("a store is named twice; name each once")
+    stores = [layout.open_store(p) for p in paths]
+    # Stores without a label of the recipe's may still teach the generator, but only at the recipe's size.
+    schema = load_schema(recipe.schema_for(s for store in stores for s in store.schemas))
+    rules = recipe.schemas[schema.name]
+    table = read_table(stores, schema, rules)
+    check_counts(table, rules, recipe.name)
+    table["split"] = split_objects(table, recipe.split, seed)
+    return Plan(recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed)
+
+
+def _claim(plan: Plan, overwrite: bool) -> Bundle | None:
+    """Make ``OUT.partial`` ours; return the model if `out` already holds just what is asked for."""
+    from galscan.classify.bundle import open_bundle
+
+    work = plan.out.with_name(plan.out.name + ".partial")
+    if plan.out.exists() and not overwrite:
+        if not (plan.out / "model.json").is_file():
+            raise ConflictError(f"{plan.out} exists and is not a model; choose another --out")
+        present = open_bundle(plan.out)
+        if present.info.get("request") == plan.request:
+            print(f"{plan.out} holds just this model; nothing to do (--overwrite trains it again)", file=sys.stderr)
+            return present
+        raise ConflictError(f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite")
+    if work.exists():
+        before = read_json(work / "request.json") if (work / "request.json").is_file() else None
+        if before != plan.request:
+            if not overwrite:
+                changed = [k for k in plan.request if (before or {}).get(k) != plan.request[k]]
+                raise ConflictError(
+                    f"{work} holds an unfinished training with other {', '.join(changed)}; repeat that command, "
+                    "choose another --out, or pass --overwrite"
+                )
+            shutil.rmtree(work)
+        else:
+            print(f"going on with {work}", file=sys.stderr)
+    write_json(work / "request.json", plan.request)
+    return None
+
+
+def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
+    """Run the stages; the order is the story."""
+    from galscan.classify import bundle, calibrate, metrics
+    from galscan.classify.dataset import load_galaxies
+
+    recipe, started = plan.recipe, time.monotonic()
+    galaxies = load_galaxies(
+        plan.stores, plan.table, plan.schema.names, recipe.size, seed=plan.seed, unlabelled=plan.synthetic
+    )
+    generated: dict[str, Any] = {}
+    dreamt = None
+    if plan.synthetic:
+        generated = _generator(plan, galaxies, work, device)
+        dreamt = _dreams(plan, galaxies, work, device)
+    train = np.flatnonzero(_in_train(galaxies))
+    real = _examples(plan, galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train])
+    variants = {"real_only": None} | ({"real_plus_dreamt": dreamt} if dreamt is not None else {})
+    networks = _classifiers(plan, real, variants, work, device)
+
+    held = {split: galaxies.rows(split) for split in ("calibration", "test")}
+    targets = {split: galaxies.table["target"].to_numpy()[rows].astype(int) for split, rows in held.items()}
+    scores = {
+        (name, split): bundle.member_scores(networks[name], galaxies.images[rows], device)
+        for name in networks for split, rows in held.items()
+    }  # fmt: skip
+    # Which of the two is delivered is chosen on the calibration set; the test set only reports.
+    on_calibration = {
+        name: metrics.summarise(scores[name, "calibration"], targets["calibration"], plan.seed)["ap_ensemble"] for name in networks
+    }
+    chosen = max(networks, key=lambda name: on_calibration[name])
+    report: dict[str, Any] = {"real_only": None, "real_plus_dreamt": None, "gain": None, "chosen": chosen}
+    for name in networks:
+        report[name] = metrics.summarise(scores[name, "test"], targets["test"], plan.seed)
+    if dreamt is not None:
+        report["gain"] = metrics.gain(scores["real_plus_dreamt", "test"], scores["real_only", "test"], targets["test"], plan.seed)
+    n_positive, n = int(targets["test"].sum()), len(targets["test"])
+    report |= {
+        "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
+        "calibration_ap": on_calibration,
+        "classifier_steps": read_json(work / "steps.json")["steps"],
+        "generator": generated or None,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    calibration = calibrate.fit(scores[chosen, "calibration"].mean(0), targets["calibration"])
+    splits = galaxies.table.loc[_in_train(galaxies) | galaxies.table["split"].isin(list(held)), ["store", "id", "split", "target"]].copy()
+    splits.loc[splits["split"] == "", "split"] = "train"
+    model = bundle.write_bundle(
+        work, recipe=recipe, target=recipe.name, schema=plan.schema.name, size=recipe.size, seed=plan.seed,
+        answers=list(plan.rules.morphology), networks=networks[chosen], calibration=calibration, splits=splits,
+        metrics=report, extra={"request": plan.request, "request_hash": digest(plan.request)},
+    )  # fmt: skip
+    print(results(report), file=sys.stderr)
+    return model
+
+
+def results(report: dict[str, Any]) -> str:
+    """Return the comparison of the real-only and the real + dreamt classifier as lines of text."""
+    test = report["test"]
+    lines = [f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"]
+    for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + dreamt")):
+        if (m := report[name]) is not None:
+            each = " ".join(f"{ap:.3f}" for ap in m["ap"])
+            mark = "  <- delivered" if report["chosen"] == name else ""
+            lines.append(f"  {words:<14} {m['ap_mean']:.3f}  [{m['ap_lo']:.3f}, {m['ap_hi']:.3f}]  seeds: {each}{mark}")
+    if report["gain"] is not None:
+        g = report["gain"]
+        lines.append(f"  {'gain':<14} {g['mean']:+.3f}  [{g['lo']:+.3f}, {g['hi']:+.3f}]")
+    return "\n".join(lines)
+
+
+def _in_train(galaxies: Galaxies) -> np.ndarray:
+    """Return which rows may teach a classifier: the training split, and labelled ambiguous ones (morphology only)."""
+    held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
+    labelled = galaxies.labels.notna().any(axis=1)
+    return ((galaxies.table["split"] == "train") | (labelled & ~galaxies.table["id"].isin(held_out))).to_numpy()
+
+
+def _examples(plan: Plan, images: np.ndarray, target: np.ndarray, labels: pd.DataFrame) -> Examples:
+    from galscan.classify.train import Examples
+
+    answers = list(plan.rules.morphology)
+    columns = [plan.schema.names.index(a) for a in answers]
+    low, high = plan.schema.low[columns], plan.schema.high[columns]
+    scaled = (labels[answers].to_numpy(np.float32) - low) / (high - low)
+    return Examples(images, np.asarray(target, np.float32), np.clip(scaled, 0, 1).astype(np.float32))
+
+
+def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
+    from galscan.generate.model import GeneratorConfig
+    from galscan.generate.train import pixel_statistics, train_generator
+
+    note = work / "generator.json"
+    if note.is_file():
+        return dict(read_json(note))
+    teaching = galaxies.generator_set(plan.recipe.generator)
+    mean, std = pixel_statistics(teaching.images)
+    config = GeneratorConfig(
+        size=plan.recipe.size, schema=plan.schema.name, answers=tuple(plan.schema.names),
+        low=tuple(map(float, plan.schema.low)), high=tuple(map(float, plan.schema.high)),
+        surveys=tuple(s.name for s in plan.stores), widths=plan.recipe.generator.widths, mean=mean, std=std,
+    )  # fmt: skip
+    outcome = train_generator(
+        teaching, config, plan.recipe.generator, work / "generator.safetensors", seed=plan.seed, device=device,
+        seconds=plan.seconds(GENERATOR_SHARE),
+    )  # fmt: skip
+    outcome = outcome | {"galaxies": len(teaching.images)}
+    write_json(note, outcome)
+    return outcome
+
+
+def _dreams(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> Examples:
+    """Dream positives and, in the same way, negatives: else "dreamt" itself would tell the class."""
+    from galscan.generate.model import load_generator
+    from galscan.generate.sample import draw_conditions, dream
+
+    settings, rules = plan.recipe.dream, plan.rules
+    if not (work / "dreams.zarr").is_dir():
+        generator = load_generator(work / "generator.safetensors")
+        random = np.random.default_rng(plan.seed)
+        train = np.flatnonzero(_in_train(galaxies))
+        negative = galaxies.rows("train")[galaxies.table["target"].to_numpy()[galaxies.rows("train")] == 0]
+        images, values = [], []
+        for rows, count, rule, guidance, weights in (
+            (train, settings.positives, rules.dream, settings.guidance, rules.dream.weights),
+            (negative, settings.negatives, None, 1.0, {}),
+        ):
+            conditions, drawn = draw_conditions(galaxies.labels.iloc[rows], count, random, rule)
+            survey = galaxies.table["survey"].to_numpy()[rows[drawn]]
+            images.append(
+                dream(
+                    generator, conditions, survey, guidance=guidance, weights=weights, steps=settings.steps,
+                    seed=plan.seed + len(images), device=device, label=f"dream {'negatives' if rule is None else 'positives'}",
+                )
+            )  # fmt: skip
+            values.append(conditions)
+        target = np.repeat([1.0, 0.0], [settings.positives, settings.negatives])
+        _write_dreams(plan, work, np.concatenate(images), np.concatenate(values), target)
+    store = layout.open_store(work / "dreams.zarr")
+    return _examples(plan, store.images(), store.column("truth/target"), store.labels(plan.schema.name))
+
+
+def _write_dreams(plan: Plan, work: Path, images: np.ndarray, values: np.ndarray, target: np.ndarray) -> None:
+    """Keep the dreams with their conditions as a store of their own, and draw the sheet."""
+    from galscan import pictures
+
+    partial, final = work / "dreams.zarr.partial", work / "dreams.zarr"
+    group = layout.create(
+        partial, survey=f"dreams-{plan.recipe.name}", count=len(images), size=plan.recipe.size, id_dtype=np.dtype("int64"),
+        schemas={plan.schema.name: plan.schema.names}, truth=["target"],
+        provenance={"dreamt": True, "seed": plan.seed, "recipe": plan.recipe.hash},
+    )  # fmt: skip
+    with layout.storage_errors(partial):
+        group["images"][:] = images
+        group["id"][:] = np.arange(len(images))
+        group["truth/target"][:] = target.astype(np.float32)
+        for k, answer in enumerate(plan.schema.names):
+            group[f"labels/{plan.schema.name}/{answer}"][:] = values[:, k]
+    layout.finish(partial, digest([plan.request, "dreams"]))
+    os.replace(partial, final)
+
+    shown = list(plan.rules.morphology)[:2]
+    columns = [plan.schema.names.index(a) for a in shown]
+    rows = np.concatenate([np.flatnonzero(target == 1)[:32], np.flatnonzero(target == 0)[:16]])
+    pictures.contact_sheet(
+        images[rows], work / "dreams.png",
+        captions=["\n".join(f"{a} {values[i, c]:.2f}" for a, c in zip(shown, columns, strict=True)) for i in rows],
+        title=f"dreamt {plan.recipe.name} (first rows) and negatives (last rows), with their conditions",
+    )  # fmt: skip
+
+
+def _classifiers(
+    plan: Plan, real: Examples, variants: dict[str, Examples | None], work: Path, device: torch.device
+) -> dict[str, list[Any]]:
+    """Train an ensemble a variant, all for the same number of steps; each finished network is kept on disk."""
+    from galscan.classify.bundle import load_network, save_network
+    from galscan.classify.train import affordable_steps, train_classifier
+
+    settings = plan.recipe.classifier
+    if not (work / "steps.json").is_file():
+        # Two variants share the budget also when only one is trained, so that --no-synthetic compares.
+        each = plan.seconds(CLASSIFIER_SHARE / (2 * settings.members))
+        write_json(work / "steps.json", {"steps": affordable_steps(real, settings, device=device, seconds=each)})
+    steps = read_json(work / "steps.json")["steps"]
+    networks: dict[str, list[Any]] = {name: [] for name in variants}
+    for member in range(settings.members):
+        for name, dreamt in variants.items():
+            path = work / f"{name}-{member}.safetensors"
+            if not path.is_file():
+                network = train_classifier(
+                    real, dreamt, settings, steps=steps, seed=plan.seed * 1000 + member, device=device,
+                    label=f"{name.replace('_', ' ')}, seed {member}",
+                )  # fmt: skip
+                save_network(network, path)
+            networks[name].append(load_network(path))
+    return networks
+
+
+def _write_report(path: Path) -> None:
+    from galscan import report
+
+    report.write_model_report(path)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from galscan.classify.bundle import open_bundle
+from galscan.errors import InputError, NotFoundError
+from tests.helpers import tiny_bundle
+
+
+def images(n: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (n, 32, 32, 3), dtype=np.uint8)
+
+
+def test_what_was_written_is_opened(tmp_path):
+    written = tiny_bundle(tmp_path / "m", members=2)
+    opened = open_bundle(tmp_path / "m")
+    assert opened.model_hash == written.model_hash
+    assert (opened.target, opened.schema, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
+    assert opened.train_ids() == {str(i) for i in range(1000, 1010)}
+    assert json.dumps(opened.summary())
+
+
+def test_scores_do_not_depend_on_the_batch(tmp_path):
+    score = tiny_bundle(tmp_path / "m", members=2).scorer("cpu", "fp32")
+    whole, part = score(images()), score(images()[:2])
+    np.testing.assert_allclose(part.score, whole.score[:2], rtol=1e-4, atol=1e-5)
+    assert whole.answers.shape == (5, 7) and whole.answers.dtype == np.float32
+    assert ((whole.answers >= 0) & (whole.answers <= 1)).all()
+    assert (whole.score_std > 0).all()
+
+
+def test_one_member_has_no_spread(tmp_path):
+    assert (tiny_bundle(tmp_path / "m").scorer("cpu", "fp32")(images()).score_std == 0).all()
+
+
+def test_another_seed_is_another_model(tmp_path):
+    assert tiny_bundle(tmp_path / "a").model_hash != tiny_bundle(tmp_path / "b", seed=1).model_hash
+
+
+def test_no_model_says_how_to_get_one(tmp_path):
+    with pytest.raises(NotFoundError, match="train-rare"):
+        open_bundle(tmp_path / "none")
+
+
+def test_an_interrupted_training_is_recognised(tmp_path):
+    (tmp_path / "m.partial").mkdir()
+    with pytest.raises(NotFoundError, match="interrupted"):
+        open_bundle(tmp_path / "m")
+
+
+def test_exchanged_weights_are_refused(tmp_path):
+    bundle = tiny_bundle(tmp_path / "a")
+    other = tiny_bundle(tmp_path / "b", seed=1)
+    (bundle.path / "classifier-0.safetensors").write_bytes((other.path / "classifier-0.safetensors").read_bytes())
+    with pytest.raises(InputError, match="not the file"):
+        bundle.scorer("cpu")
+
+
+def test_missing_weights_and_foreign_formats_are_refused(tmp_path):
+    bundle = tiny_bundle(tmp_path / "a")
+    (bundle.path / "classifier-0.safetensors").unlink()
+    with pytest.raises(InputError, match="is missing"):
+        bundle.scorer("cpu")
+    (bundle.path / "model.json").write_text('{"format": 99}')
+    with pytest.raises(InputError, match="format 1"):
+        open_bundle(bundle.path)

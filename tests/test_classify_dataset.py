@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galscan.classify.dataset import MIN_POSITIVES, check_counts, load_galaxies, read_table, split_objects
+from galscan.errors import InputError
+from galscan.labels import load_schema
+from galscan.recipe import GeneratorSettings, Split, load_recipe
+from galscan.store import layout
+from galscan.store.ingest import ingest_survey
+from galscan.surveys.simulated import SimulatedSurvey
+
+SPLIT = Split()
+
+
+def table(positives: int, negatives: int, unlabelled: int = 0) -> pd.DataFrame:
+    target = np.repeat([1.0, 0.0, np.nan], [positives, negatives, unlabelled])
+    return pd.DataFrame({"id": [f"g{i}" for i in range(len(target))], "target": target})
+
+
+@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 20), st.integers(0, 5))
+def test_every_object_with_a_target_is_in_one_split(positives, negatives, unlabelled, seed):
+    t = table(positives, negatives, unlabelled)
+    split = split_objects(t, SPLIT, seed)
+    assert ((split == "") == t["target"].isna()).all()
+    for value in (0, 1):
+        of_class = split[(t["target"] == value).to_numpy()]
+        assert {"train", "calibration", "test"} == set(of_class)
+
+
+def test_a_split_does_not_depend_on_the_order_of_rows():
+    t = table(20, 50)
+    shuffled = t.sample(frac=1, random_state=0)
+    by_id = dict(zip(t["id"], split_objects(t, SPLIT, 0), strict=True))
+    assert by_id == dict(zip(shuffled["id"], split_objects(shuffled, SPLIT, 0), strict=True))
+
+
+def test_an_object_in_two_stores_is_on_one_side():
+    t = pd.concat([table(20, 50), table(20, 50)], ignore_index=True)
+    t["split"] = split_objects(t, SPLIT, 0)
+    assert (t.groupby("id")["split"].nunique() == 1).all()
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory) -> list[layout.Store]:
+    folder = tmp_path_factory.mktemp("stores")
+    labelled = SimulatedSurvey(count=400, size=32, seed=1, rare_fraction=0.1, labelled=0.5)
+    return [ingest_survey(labelled, folder / "a.zarr", workers=1)]
+
+
+def test_held_out_objects_never_reach_the_generator(stores):
+    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
+    t = read_table(stores, schema, recipe.schemas["simulated"])
+    # The same galaxies once more, unlabelled, as another store of the same sky would hold them.
+    again = t.copy()
+    again[[*schema.names, "target"]] = np.nan
+    t = pd.concat([t, again.assign(survey=0)], ignore_index=True)
+    t["split"] = split_objects(t, SPLIT, 0)
+    galaxies = load_galaxies(stores, t, schema.names, 32, seed=0, unlabelled=True)
+    teaching = galaxies.generator_set(GeneratorSettings())
+    held_out = galaxies.images[galaxies.table["split"].isin(["calibration", "test"])]
+    assert len(held_out) > 20
+    taught = {image.tobytes() for image in teaching.images}
+    assert not any(image.tobytes() in taught for image in held_out)
+    assert (teaching.weight.max(), teaching.weight.min()) == (12.0, 1.0)
+
+
+def test_images_belong_to_their_rows(stores):
+    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
+    t = read_table(stores, schema, recipe.schemas["simulated"])
+    t["split"] = split_objects(t, SPLIT, 0)
+    galaxies = load_galaxies(stores, t, schema.names, 32, seed=0, unlabelled=False)
+    assert galaxies.labels.notna().any(axis=1).all()
+    ids = stores[0].column("id").astype(str)
+    images = stores[0].images()
+    for k in range(0, len(galaxies.table), 37):
+        np.testing.assert_array_equal(galaxies.images[k], images[np.flatnonzero(ids == galaxies.table["id"][k])[0]])
+
+
+def test_another_size_is_refused_with_the_command(stores):
+    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
+    t = read_table(stores, schema, recipe.schemas["simulated"])
+    t["split"] = split_objects(t, SPLIT, 0)
+    with pytest.raises(InputError, match="--size 64"):
+        load_galaxies(stores, t, schema.names, 64, seed=0, unlabelled=True)
+
+
+def test_too_few_positives_are_counted_and_help_is_named(stores):
+    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
+    rules = recipe.schemas["simulated"]
+    t = read_table(stores, schema, rules)
+    t.loc[t["target"] == 1, "target"] = np.nan
+    with pytest.raises(InputError, match=rf"0 positive examples of 'dustlane' among .* at least {MIN_POSITIVES}.*label more"):
+        check_counts(t, rules, "dustlane")

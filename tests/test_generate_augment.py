@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import torch
+
+from galscan.generate.augment import noise_and_gain, quarter_turns, rotate_flip_scale
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def test_quarter_turns_move_pixels_and_change_none():
+    pixels = torch.rand(2, 3, 8, 8)
+    turned = quarter_turns(pixels, seeded())
+    assert torch.equal(turned.flatten(2).sort().values, pixels.flatten(2).sort().values)
+
+
+def test_rotation_keeps_a_round_galaxy_round_and_bright():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    galaxy = torch.exp(-8 * (x**2 + y**2)).expand(4, 3, 32, 32)
+    rotated = rotate_flip_scale(galaxy, seeded(), scale=0.0, shift=0.0)
+    assert (rotated - galaxy).abs().max() < 0.02
+
+
+def test_rotation_really_rotates():
+    bar = torch.zeros(8, 3, 32, 32)
+    bar[:, :, 15:17, 4:28] = 1
+    rotated = rotate_flip_scale(bar, seeded(), scale=0.0, shift=0.0)
+    along = (rotated[:, 0, 15:17].sum((1, 2)), rotated[:, 0].sum((1, 2)))
+    assert (along[0] / along[1]).std() > 0.1  # at many angles, not all along the row
+
+
+def test_no_corner_goes_black():
+    flat = torch.full((8, 3, 16, 16), 0.5)
+    assert torch.allclose(rotate_flip_scale(flat, seeded()), flat, atol=1e-5)
+
+
+def test_same_seed_same_result():
+    pixels = torch.rand(4, 3, 16, 16)
+    for change in (rotate_flip_scale, quarter_turns, noise_and_gain):
+        assert torch.equal(change(pixels, seeded()), change(pixels, seeded()))
