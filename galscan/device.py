@@ -66,7 +66,8 @@ def training_dtype(device: torch.device) -> torch.dtype:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether `error` is the device saying that it has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+        isinstance(error, RuntimeError)
+        and any(words in str(error).lower() for words in ("out of memory", "not enough memory"))  # CUDA's words, the CPU's
     )
 
 

@@ -59,3 +59,31 @@ def tiny_bundle(path: Path, target: str = "dustlane", size: int = 32, seed: int 
         networks=networks, calibration=calibrate.fit(scores, targets), splits=splits,
         metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
     )  # fmt: skip
+
+
+TINY_SETTINGS = """
+[generator]
+widths = [32, 32]
+steps = 3
+batch = 4
+[dream]
+positives = 6
+negatives = 8
+steps = 2
+[classifier]
+width = 8
+members = 2
+steps = 8
+batch = 16
+[purity]
+bootstrap = 30
+"""
+
+
+def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32) -> Path:
+    """Write the shipped recipe of `target` with settings that train in seconds."""
+    from galscan.recipe import load_recipe
+
+    text = load_recipe(target).text
+    path.write_text(text.replace("size = 64", f"size = {size}", 1) + TINY_SETTINGS, encoding="utf-8")
+    return path

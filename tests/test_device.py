@@ -31,6 +31,7 @@ def test_unknown_precision():
 def test_out_of_memory_is_told_from_other_errors():
     assert device.is_out_of_memory(torch.OutOfMemoryError("x"))
     assert device.is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert device.is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate ..."))
     assert not device.is_out_of_memory(RuntimeError("shape mismatch"))
 
 

@@ -11,6 +11,7 @@ Opening one needs no torch; only `Bundle.scorer` loads the networks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,7 +246,9 @@ def save_network(network: GalaxyNet, path: Path) -> None:
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"width": str(network.width), "answers": str(network.answers)})
+        # One key: safetensors writes several in random order, and the hash would differ from run to run.
+        config = json.dumps({"width": network.width, "answers": network.answers})
+        save_file(tensors, temporary, metadata={"config": config})
 
 
 def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
@@ -260,10 +263,10 @@ def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
         raise InputError(f"{path} is not the file the model was written with; restore it or train again")
     try:
         with safe_open(path, framework="pt") as handle:
-            settings = handle.metadata()
+            config = json.loads(handle.metadata()["config"])
             state: dict[str, torch.Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); train the model again") from error
-    network = GalaxyNet(int(settings["width"]), int(settings["answers"]))
+    network = GalaxyNet(config["width"], config["answers"])
     network.load_state_dict(state)
     return network

@@ -106,7 +106,7 @@ def _draw_run(run: Run, sheet: str | os.PathLike[str]) -> None:
     stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
     best: pd.DataFrame = run.candidates.head(SHEET)
     cells = [
-        (stores[str(row.store)], int(row.index), f"{row.rank}  p={row.probability:.2f}")
+        (stores[str(row.store)], int(row.index), f"{row.rank}  p={row.p_target:.2f}")
         for row in best.itertuples(index=False)
     ]  # fmt: skip
     _draw(cells, sheet, f"{run.info['target']}: the best {len(best)}")

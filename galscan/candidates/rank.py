@@ -1,0 +1,70 @@
+"""The ranked table: what a candidate's row says, in which order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from galscan.candidates.purity import Purity
+from galscan.errors import InputError
+from galscan.sky import designation
+
+_FROM_SCAN = ("store", "index", "id", "ra", "dec", "score", "score_std")
+
+
+def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.DataFrame:
+    """Turn the best scores of a scan into the table of candidates.
+
+    Parameters
+    ----------
+    top : DataFrame
+        Columns store, index, id, ra, dec, score, score_std, perhaps flags, then one an answer; best first.
+    purity : Purity
+        Of the same rows.
+    bundle_train_ids : set of str
+        Ids the model was trained on: finding those proves nothing, so they are marked ``in_train``.
+
+    Returns
+    -------
+    DataFrame
+        Columns as in `galscan.candidates.table.COLUMNS` (``flags`` only if `top` has it), then the answers.
+        ``objid`` is int64 when every id is an integer, else text.
+
+    Raises
+    ------
+    InputError
+        If rows and purity do not belong together, or an answer has the name of a column.
+    """
+    if len(top) != len(purity.purity):
+        raise InputError(
+            f"rank: {len(top)} rows with the purity of {len(purity.purity)}; give those it was estimated from"
+        )
+    ids = top["id"] if "id" in top else pd.Series([], dtype="int64")
+    if not len(top):
+        top = pd.DataFrame({name: pd.Series(dtype="float64") for name in _FROM_SCAN} | {c: top[c] for c in top})
+    text = ids.astype(str)
+    frame = {
+        "designation": designation(top["ra"].to_numpy(np.float64), top["dec"].to_numpy(np.float64)).astype(object),
+        "objid": ids.to_numpy(np.int64) if pd.api.types.is_integer_dtype(ids) else text.to_numpy(object),
+        "store": top["store"].astype(str).to_numpy(object),
+        "index": top["index"].to_numpy(np.int64),
+        "ra": top["ra"].to_numpy(np.float64),
+        "dec": top["dec"].to_numpy(np.float64),
+        "rank": np.arange(1, len(top) + 1, dtype=np.int64),
+        "score": top["score"].to_numpy(np.float32),
+        "score_std": top["score_std"].to_numpy(np.float32),
+        "p_target": purity.probability,
+        "purity": purity.purity,
+        "purity_lo": purity.purity_lo,
+        "purity_hi": purity.purity_hi,
+        "completeness": purity.completeness,
+        "in_train": text.isin(bundle_train_ids).to_numpy(bool),
+    }
+    if "flags" in top:
+        frame["flags"] = top["flags"].to_numpy(np.uint8)
+    answers = [name for name in top.columns if name not in (*_FROM_SCAN, "flags")]
+    if taken := sorted({*answers} & {*frame}):
+        raise InputError(
+            f"rank: the answer '{taken[0]}' has the name of a column of the table; rename it in the label schema"
+        )
+    return pd.DataFrame(frame | {name: top[name].to_numpy(np.float32) for name in answers})

@@ -1,0 +1,224 @@
+"""Who does the work: processes of this machine, its GPUs, or a Dask cluster that is already running.
+
+The only module that knows dask_cuda. Everything else sees a `distributed.Client`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import galscan
+from galscan.errors import GalscanError, InputError, nearest
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+KINDS = ("local", "cuda")
+SCHEMES = ("tcp://", "tls://")
+TIMEOUT = "10s"  # for a scheduler to answer
+
+# Dask's nanny returns freed memory to the system at once, which halves the speed of a network on the CPU:
+# every batch pays for fresh pages. One worker a core, so one thread for each library.
+WORKER_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def check(cluster: str, workers: int | None = None) -> None:
+    """Refuse a cluster or a number of workers that cannot be, before anything starts.
+
+    Raises
+    ------
+    InputError
+        If `cluster` is neither ``local``, ``cuda`` nor an address, or `workers` is below 1.
+    """
+    if cluster not in KINDS and not cluster.startswith(SCHEMES):
+        raise InputError(f"cluster '{cluster}' is unknown{nearest(cluster, [*KINDS, 'tcp://HOST:PORT'])}")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: at least 1 is needed")
+    if workers is not None and cluster not in KINDS:
+        raise InputError(f"--workers has no meaning with {cluster}: the cluster has the workers it has; leave it out")
+
+
+def describe(cluster: str, workers: int | None) -> str:
+    """Return who will do the work, in words."""
+    if cluster == "local":
+        return f"{workers or cores()} processes on this machine"
+    if cluster == "cuda":
+        return f"{workers or 'all'} GPUs of this machine"
+    return f"those of {cluster}"
+
+
+def cores() -> int:
+    """Return the cores this process may use (a container may allow fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def connect(
+    cluster: str = "local", workers: int | None = None, *, paths: Sequence[Path | str] = ()
+) -> Iterator[Client]:
+    """Start or join a cluster, and close it at the end (one that was joined goes on running).
+
+    Parameters
+    ----------
+    cluster : str
+        ``local``, ``cuda``, or the address of a Dask scheduler.
+    workers : int, optional
+        Processes to start; all cores, or all GPUs, by default.
+    paths : sequence of paths
+        What every worker must see; checked on clusters that were joined.
+
+    Raises
+    ------
+    InputError
+        For an unknown cluster, a missing extra, an address where nobody answers, or a path workers do not see.
+    GalscanError
+        If there is no GPU, or the cluster has no workers.
+    """
+    check(cluster, workers)
+    # Dask's words are for its developers ("Removing worker ... caused the cluster to lose ..."); ours follow.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    start = {"local": _local, "cuda": _cuda}.get(cluster)
+    with start(workers) if start else _remote(cluster, paths) as client:
+        yield client
+
+
+@contextmanager
+def _local(workers: int | None) -> Iterator[Client]:
+    from distributed import LocalCluster
+
+    with _surroundings() as folder:
+        cluster = LocalCluster(
+            n_workers=workers or cores(), threads_per_worker=1, processes=True, dashboard_address=None,
+            local_directory=folder, silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+        with _closing(cluster) as client:
+            yield client
+
+
+@contextmanager
+def _cuda(workers: int | None) -> Iterator[Client]:
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError:
+        raise InputError(
+            "--cluster cuda needs dask-cuda, which is not installed: pip install 'galscan[cuda]'; "
+            "without it, --cluster local --device cuda uses one GPU"
+        ) from None
+    with _surroundings() as folder:
+        try:
+            cluster = LocalCUDACluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None, local_directory=folder,
+                silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        except Exception as error:  # pynvml and dask_cuda each have their own way of saying that there is none
+            raise GalscanError(
+                f"--cluster cuda found no usable NVIDIA GPU ({type(error).__name__}: {_line(error)}); "
+                "look at nvidia-smi, or use --cluster local"
+            ) from error
+        with _closing(cluster) as client:
+            yield client
+
+
+@contextmanager
+def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=TIMEOUT, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        why = f"({_line(error)}); check the address and that it runs"
+        raise InputError(f"no Dask scheduler answers at {address} {why}") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=60)
+        except TimeoutError:
+            raise GalscanError(
+                f"the cluster at {address} has had no worker for 60 s; start one: dask worker {address}"
+            ) from None
+        _check_workers(client, [str(path) for path in paths])
+        yield client
+
+
+def _check_workers(client: Client, paths: list[str]) -> None:
+    """Ask every worker which version of galscan it runs and whether it sees every path."""
+    try:
+        answers = client.run(_look, paths)
+    except ImportError as error:
+        raise InputError(f"a worker cannot import galscan ({_line(error)}); install it there too") from error
+    for worker, (version, missing) in sorted(answers.items()):
+        if version != galscan.__version__:
+            raise InputError(
+                f"worker {worker} runs galscan {version}, this is {galscan.__version__}; install the same version there"
+            )
+        if missing:
+            raise InputError(f"worker {worker} does not see {missing[0]}; put it where all workers can read it")
+
+
+def _look(paths: list[str]) -> tuple[str, list[str]]:
+    """Runs on a worker."""
+    return galscan.__version__, [path for path in paths if not os.path.exists(path)]
+
+
+@contextmanager
+def _surroundings() -> Iterator[str]:
+    """Set the environment that worker processes inherit, and give a scratch folder; both are undone at the end.
+
+    The environment and not Dask's configuration: Dask lets an exported variable win over its configuration,
+    and leaves what it sets behind in this process.
+    """
+    before = dict(os.environ)
+    os.environ.update(WORKER_ENVIRONMENT)
+    try:
+        with tempfile.TemporaryDirectory(prefix="galscan-", ignore_cleanup_errors=True) as folder:
+            yield folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _closing(cluster: Any) -> Iterator[Client]:
+    """Give a client of `cluster`, and close both, also when the last tasks are still running."""
+    from distributed import Client
+
+    try:
+        with Client(cluster, set_as_default=False) as client:
+            client.register_plugin(_deaf_to_ctrl_c(), name="galscan-signals")
+            yield client
+    finally:
+        # The window of Ctrl-C reaches here too: workers are told to stop, then made to.
+        with contextlib.suppress(TimeoutError):
+            cluster.close(timeout=10)
+
+
+def _deaf_to_ctrl_c() -> Any:
+    """A terminal sends Ctrl-C to all processes of a command; workers leave it to the one that started them."""
+    from distributed import WorkerPlugin
+
+    class Deaf(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Deaf()
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of an error, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

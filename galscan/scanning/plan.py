@@ -1,0 +1,225 @@
+"""What a scan will do, decided before anything runs: parts, bytes, memory, and the fingerprint that names it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import galscan
+from galscan import files, home
+from galscan.errors import InputError, nearest
+from galscan.store.layout import Store
+
+if TYPE_CHECKING:
+    from galscan.classify.bundle import Bundle
+
+PIECE = 1024  # objects read at a time: the fastest read measured, and what bounds a worker's memory
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("bf16", "fp32")
+_WORKER_BYTES = 420 * 2**20  # torch, zarr and dask in one worker process before the first image
+
+
+@dataclass(frozen=True)
+class StoreRef:
+    """One store of a plan: enough to open it elsewhere and to notice that it changed."""
+
+    name: str
+    path: str
+    content_hash: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work: the rows `start` to `stop` of store number `store`, which are its shard `shard`."""
+
+    number: int
+    store: int
+    shard: int
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        """Objects in the part."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scan, decided. Equal fingerprints give equal scores, whoever computes them.
+
+    The device and the number of workers are not part of the fingerprint: an interrupted scan may go on
+    with other machines.
+    """
+
+    target: str
+    model: str
+    model_hash: str
+    recipe_hash: str
+    stores: tuple[StoreRef, ...]
+    parts: tuple[Part, ...]
+    size: int
+    answers: tuple[str, ...]
+    top: int
+    precision: str
+    batch: int
+    device: str
+    place: str | None = None
+
+    @property
+    def objects(self) -> int:
+        """Objects to score or to quarantine."""
+        return sum(store.count for store in self.stores)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of pixels to read, uncompressed."""
+        return self.objects * self.size * self.size * 3
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the scores and the candidates, by name."""
+        return {
+            "model": self.model_hash,
+            "recipe": self.recipe_hash,
+            "stores": [[store.name, store.content_hash] for store in self.stores],
+            "version": galscan.__version__,
+            "top": self.top,
+            "precision": self.precision,
+            "size": self.size,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of `identity`."""
+        return files.digest(self.identity)
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random that follows the scores."""
+        return int(self.fingerprint[:8], 16)
+
+    @property
+    def out(self) -> Path:
+        """The run folder: the place asked for, or one in the data home named after target, surveys and fingerprint."""
+        if self.place is not None:
+            return Path(self.place)
+        words = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([self.target, *(store.name for store in self.stores)]))
+        return home.run_path(f"{words[:55].strip('-.')}-{self.fingerprint[:8]}")
+
+    def where(self, part: Part) -> str:
+        """Return words for a message: which rows of which store."""
+        store = self.stores[part.store]
+        return f"part {part.number} (rows {part.start:,}-{part.stop - 1:,} of {store.path})"
+
+
+def make_plan(
+    stores: Sequence[Store],
+    bundle: Bundle,
+    *,
+    top: int | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    out: Path | str | None = None,
+) -> Plan:
+    """Decide a scan of `stores` with the model `bundle`; `None` means what the model's recipe says.
+
+    Raises
+    ------
+    InputError
+        If there is no store, one is named twice, one has another image size than the model, or `top`,
+        `precision` or `device` is out of range.
+    """
+    settings = bundle.recipe.scan
+    top = settings.top if top is None else top
+    precision = settings.precision if precision is None else precision
+    if top < 1:
+        raise InputError(f"--top {top}: ask for at least 1 candidate")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision '{precision}' is unknown{nearest(precision, PRECISIONS)}")
+    if device not in DEVICES:
+        raise InputError(f"device '{device}' is unknown{nearest(device, DEVICES)}")
+    _check(stores, bundle)
+    return Plan(
+        target=bundle.target, model=str(Path(bundle.path).absolute()), model_hash=bundle.model_hash,
+        recipe_hash=bundle.recipe.hash,
+        stores=tuple(StoreRef(s.name, str(s.path.absolute()), s.content_hash, s.count) for s in stores),
+        parts=tuple(_parts(stores)), size=bundle.size, answers=tuple(bundle.answers), top=top, precision=precision,
+        batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
+    )  # fmt: skip
+
+
+def _check(stores: Sequence[Store], bundle: Bundle) -> None:
+    """Refuse stores that this model cannot score, or that would make two candidates indistinguishable."""
+    if not stores:
+        raise InputError("nothing to scan: name a survey with --survey, or a store with --store")
+    seen: dict[str, Store] = {}
+    for store in stores:
+        if store.size != bundle.size:
+            raise InputError(
+                f"{store.path} holds {store.size} px cutouts but the model {bundle.path} looks at {bundle.size} px; "
+                f"ingest the survey again with: galscan ingest --size {bundle.size}, or train a model on this store"
+            )
+        twin = seen.get(store.name)
+        if twin is not None and twin.content_hash == store.content_hash:
+            raise InputError(f"{store.path} is named twice (it holds the same as {twin.path}); name every store once")
+        if twin is not None:
+            raise InputError(
+                f"{twin.path} and {store.path} are both named '{store.name}', so their candidates could not be told "
+                f"apart; ingest one of them again with another --name, or scan them one by one"
+            )
+        seen[store.name] = store
+
+
+def _parts(stores: Sequence[Store]) -> Iterator[Part]:
+    number = 0
+    for index, store in enumerate(stores):
+        for shard in range(store.n_shards):
+            rows = store.rows(shard)
+            yield Part(number, index, shard, rows.start, rows.stop)
+            number += 1
+
+
+def worker_memory(plan: Plan) -> int:
+    """Estimate the bytes one worker process needs: libraries, the pieces in flight and one batch in the network."""
+    pixels = plan.size * plan.size
+    pieces = 3 * PIECE * pixels * 3  # one scored, one read ahead, one being decoded
+    activations = min(plan.batch, PIECE) * pixels * 4 * (3 + 64)  # float32 input, and about 64 channels alive at once
+    return _WORKER_BYTES + pieces + activations
+
+
+def output_bytes(plan: Plan) -> int:
+    """Bound the bytes the run folder will take: one row of scores an object, and the tables of candidates."""
+    row = 8 + 20 + 16 + 8 + 4 * len(plan.answers)  # index, id, ra and dec, score and spread, morphology
+    return plan.objects * row + min(plan.top, plan.objects) * 2 * (row + 60) + 2**20
+
+
+def describe(plan: Plan, workers: str) -> str:
+    """Return the plan in words, for ``--dry-run``; `workers` says who will do it."""
+    lines = [
+        ("target", f"{plan.target}, model {plan.model} ({plan.model_hash[:12]})"),
+        *(("store", f"{store.name}: {store.count:,} objects, {store.path}") for store in plan.stores),
+        ("objects", f"{plan.objects:,} cutouts of {plan.size} px in {len(plan.parts):,} shards"),
+        ("to read", f"{size_text(plan.bytes)} of pixels, uncompressed"),
+        ("device", f"{plan.device}, {plan.precision}, batches of {plan.batch}"),
+        ("workers", f"{workers}, about {size_text(worker_memory(plan))} of memory each"),
+        ("output", f"{plan.out}, at most {size_text(output_bytes(plan))}"),
+        ("ranked", f"the best {min(plan.top, plan.objects):,}"),
+        ("time", "unknown until it runs; the rate and the time left are shown from the first shard on"),
+        ("fingerprint", plan.fingerprint[:16]),
+    ]
+    return "\n".join(f"{name:<12} {text}" for name, text in lines)
+
+
+def size_text(count: float) -> str:
+    """Return bytes in words, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "B" or count >= 100 else f"{count:,.1f} {unit}"

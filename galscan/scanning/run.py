@@ -1,0 +1,142 @@
+"""The folder of a scan: who may write into it, and how a finished one is read."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from galscan import files
+from galscan.errors import ConflictError, InputError, NotFoundError
+from galscan.scanning.plan import Plan
+
+LOCK = ".lock"
+INFO = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A scan on disk.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    info : dict
+        What ``run.json`` says: plan, counts, rates, purity.
+    """
+
+    path: Path
+    info: dict[str, Any]
+
+    @property
+    def candidates(self) -> pd.DataFrame:
+        """The ranked candidates, best first."""
+        return pd.read_parquet(self.path / "candidates.parquet")
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a script wants to know, JSON-able."""
+        return {"run": str(self.path)} | {k: v for k, v in self.info.items() if k not in ("run", "identity")}
+
+
+def open_run(path: Path | str) -> Run:
+    """Open a finished scan.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such folder.
+    InputError
+        If it is no scan, or not finished.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise NotFoundError(f"no run at {path}; make one with: galscan scan")
+    info = read_info(path)
+    if info is None:
+        raise InputError(f"{path} is not the folder of a scan (it has no {INFO}); make one with: galscan scan")
+    if info["status"] != "done":
+        raise InputError(f"the scan in {path} is not finished; run its scan command again, it goes on where it stopped")
+    if not (path / "candidates.parquet").is_file():
+        raise InputError(f"{path} has lost its candidates.parquet; remove {path / INFO} and run its scan command again")
+    return Run(path, info)
+
+
+def read_info(path: Path) -> dict[str, Any] | None:
+    """Return what ``run.json`` in a folder says, or None where there is none."""
+    if not (path / INFO).is_file():
+        return None
+    info = files.read_json(path / INFO)
+    if not isinstance(info, dict) or not {"status", "fingerprint", "identity"} <= info.keys():
+        raise InputError(f"{path / INFO} was not written by galscan scan; choose another --out")
+    return info
+
+
+@contextmanager
+def claim(plan: Plan) -> Iterator[dict[str, Any] | None]:
+    """Hold the run folder of a plan for this process; give what its ``run.json`` says, None if it is new.
+
+    Raises
+    ------
+    ConflictError
+        If another scan is in the folder or at work in it, or something that is no scan.
+    StorageError
+        If the folder cannot be made.
+    """
+    out = plan.out
+    if out.exists() and not out.is_dir():
+        raise ConflictError(f"{out} is a file; choose another --out")
+    with files.storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    # A folder of something else is left as it was found: look before the lock file is made.
+    if read_info(out) is None and (strange := _strange(out)):
+        raise ConflictError(
+            f"{out} is not empty and is not the folder of a scan (it holds {strange}); choose another --out"
+        )
+    with _locked(out):
+        info = read_info(out)
+        if info is not None and info["fingerprint"] != plan.fingerprint:
+            what = differences(info["identity"], plan.identity)
+            raise ConflictError(f"{out} holds another scan: {what}; choose another --out")
+        yield info
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return in words how two identities differ."""
+    words = []
+    for key in sorted({*old, *new}):
+        was, now = old.get(key), new.get(key)
+        if was == now:
+            continue
+        words.append(f"{key} was {_short(was)}, now {_short(now)}")
+    return "; ".join(words) or "its fingerprint differs"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(" ".join(_short(v) for v in item) if isinstance(item, list) else _short(item) for item in value)
+    text = str(value)
+    return text[:12] if len(text) == 64 else text  # a hash is told by its beginning
+
+
+def _strange(out: Path) -> str:
+    """Return the name of something in a folder that a scan killed in its first moments would not leave, or ''."""
+    return next((p.name for p in sorted(out.iterdir()) if p.name != LOCK and not p.name.startswith(f".{INFO}.")), "")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
+    with files.storage_errors(out):
+        handle = open(out / LOCK, "a")  # noqa: SIM115 - closed below, outside of what storage_errors explains
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(f"another scan is at work in {out}; wait for it, or choose another --out") from None
+        yield

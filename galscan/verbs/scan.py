@@ -1,0 +1,265 @@
+"""``galscan scan``: score surveys with a model, rank the candidates, and say how pure they are."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+import galscan
+from galscan import files, home, pictures
+from galscan.candidates import export, rank, table
+from galscan.candidates import purity as purities
+from galscan.classify.bundle import Bundle, open_bundle
+from galscan.errors import GalscanError, InputError
+from galscan.scanning import cluster as clusters
+from galscan.scanning import engine
+from galscan.scanning.plan import Plan, describe, make_plan, size_text
+from galscan.scanning.plan import output_bytes as needed_bytes
+from galscan.scanning.run import INFO, Run, claim, open_run
+from galscan.store.layout import open_store
+
+if TYPE_CHECKING:
+    from galscan.candidates.purity import Purity
+
+SHEET = 48  # pictures on the contact sheet
+TRAINED_ON = (214, 138, 60)  # border of a candidate that the model was trained on: it proves nothing
+RANKS = (10, 100, 1000)  # where the summary tells the purity
+
+
+def scan(
+    *,
+    survey: str | Sequence[str] = (),
+    store: Path | str | Sequence[Path | str] = (),
+    target: str | None = None,
+    model: Path | str | None = None,
+    out: Path | str | None = None,
+    cluster: str = "local",
+    workers: int | None = None,
+    top: int | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> Run:
+    """Score every cutout of some stores and leave a ranked catalogue of candidates with purity estimates.
+
+    An interrupted scan goes on where it stopped when the same command is given again; a finished one is
+    returned at once.
+
+    Parameters
+    ----------
+    survey : str or sequence of str
+        Surveys in the data home, by name.
+    store : path or sequence of paths
+        Stores anywhere.
+    target : str, optional
+        Which model of the data home to use; where a `model` is given too, what it must have been trained for.
+    model : path, optional
+        A model folder. Without `target` and `model`, the only model in the data home.
+    out : path, optional
+        The run folder; by default one in the data home, named after target, surveys and fingerprint.
+    cluster : str
+        ``local``, ``cuda``, or the address of a Dask scheduler.
+    workers : int, optional
+        Processes (or GPUs) to use; all by default.
+    top : int, optional
+        Candidates to rank; what the recipe says by default.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    dry_run : bool
+        Check everything, say what would be done on stderr, and do nothing.
+
+    Returns
+    -------
+    Run
+        The finished run (for a dry run: its plan, status ``planned``).
+
+    Raises
+    ------
+    InputError
+        If stores and model do not fit together or an option is wrong; nothing was written.
+    ConflictError
+        If `out` holds something else.
+    GalscanError
+        If the scan could not be finished; what was done is kept.
+    Interrupted
+        On Ctrl-C; the same command goes on.
+    """
+    started = time.perf_counter()
+    clusters.check(cluster, workers)
+    paths = _store_paths(survey, store)
+    bundle = _open_model(target, model)
+    plan = make_plan([open_store(path) for path in paths], bundle, top=top, device=device, out=out)
+    who = clusters.describe(cluster, workers)
+    if dry_run:
+        _say(describe(plan, who))
+        return Run(plan.out, _plan_info(plan) | {"status": "planned"})
+
+    with engine.interruptible(), claim(plan) as before:
+        if before is not None and before["status"] == "done":
+            _say(f"{plan.out} holds this very scan, finished; nothing to do")
+            return open_run(plan.out)
+        info = _plan_info(plan)
+        files.write_json(plan.out / INFO, info)
+        parts = engine.pending(plan)
+        if len(parts) < len(plan.parts):
+            _say(f"going on: {len(plan.parts) - len(parts):,} of {len(plan.parts):,} parts are there")
+        done = engine.Progress()
+        if parts:
+            _check_space(plan)
+            _say(f"scanning {plan.objects:,} objects with {who}")
+            shared: list[Path | str] = [plan.out / INFO, bundle.path / "model.json", *(ref.path for ref in plan.stores)]
+            with clusters.connect(cluster, workers, paths=shared) as client:
+                done = engine.run_scan(plan, client, parts)
+        summary = _rank(plan, bundle, info)
+        info |= summary | {
+            "wall_s": round(time.perf_counter() - started, 3),
+            "images_per_s": round(done.scored / done.seconds, 1) if done.seconds else None,
+        }
+        _finish(plan.out, info)
+        return open_run(plan.out)
+
+
+def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Return the stores to scan, surveys of the data home first."""
+    names = [survey] if isinstance(survey, str) else list(survey)
+    stores = [store] if isinstance(store, str | Path) else list(store)
+    if not names and not stores:
+        present = sorted(p.stem for p in (home.data_home() / "surveys").glob("*.zarr"))
+        known = f" (there are: {', '.join(present)})" if present else ""
+        raise InputError(f"nothing to scan: name a survey with --survey NAME{known}, or a store with --store PATH")
+    return [*(home.find_survey(name) for name in names), *(Path(path) for path in stores)]
+
+
+def _open_model(target: str | None, model: Path | str | None) -> Bundle:
+    """Return the model asked for, or the only one there is."""
+    if model is not None:
+        bundle = open_bundle(Path(model))
+    elif target is not None:
+        bundle = open_bundle(home.find_model(target))
+    else:
+        folder = home.data_home() / "models"
+        present = sorted(p.parent for p in folder.glob("*/model.json") if not p.parent.name.endswith(".partial"))
+        if not present:
+            raise InputError(
+                f"no model in {folder}: train one with galscan train-rare --target NAME, or name one with --model PATH"
+            )
+        if len(present) > 1:
+            names = ", ".join(p.name for p in present)
+            raise InputError(f"which model? choose with --target: {names}; or name one with --model PATH")
+        bundle = open_bundle(present[0])
+    if target is not None and bundle.target != target:
+        raise InputError(f"{bundle.path} is a model of another target: it finds '{bundle.target}', not '{target}'")
+    return bundle
+
+
+def _plan_info(plan: Plan) -> dict[str, Any]:
+    """Return what ``run.json`` says before anything is scored."""
+    return {
+        "format": 1,
+        "status": "running",
+        "target": plan.target,
+        "run": str(plan.out),
+        "fingerprint": plan.fingerprint,
+        "identity": plan.identity,
+        "model": plan.model,
+        "stores": [asdict(store) for store in plan.stores],
+        "objects": plan.objects,
+        "parts": len(plan.parts),
+        "size": plan.size,
+        "answers": list(plan.answers),
+        "top": plan.top,
+        "precision": plan.precision,
+        "device": plan.device,
+        "batch": plan.batch,
+        "seed": plan.seed,
+        "versions": {"galscan": galscan.__version__},
+    }
+
+
+def _check_space(plan: Plan) -> None:
+    """Warn where the disk may be too small; the bound is loose, so that it is no reason to refuse."""
+    free = engine.disk_free(plan.out)
+    if free < needed_bytes(plan):
+        _say(f"warning: {plan.out} may need {size_text(needed_bytes(plan))}, only {size_text(free)} are free")
+
+
+def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
+    """Turn the scores into ranked candidates and their pictures; everything here follows from the scores alone."""
+    merged = engine.merge(plan)
+    if merged.top.empty:
+        why = f"({_words(merged.reasons)}); look at {plan.out}/quarantine"
+        raise GalscanError(f"none of the {plan.objects:,} objects could be scored {why}")
+    settings = bundle.recipe.purity
+    purity = purities.estimate(
+        bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
+        bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
+    )  # fmt: skip
+    candidates = rank.rank(merged.top, purity, bundle.train_ids())
+    with files.atomic_path(plan.out / "candidates.parquet") as temporary:
+        candidates.to_parquet(temporary, index=False)
+    summary = {
+        "scanned": merged.scored,
+        "quarantined": merged.quarantined,
+        "quarantine_reasons": merged.reasons,
+        "candidates": len(candidates),
+        "purity": _purity_summary(purity, settings.confidence),
+    }
+    # What the header tells follows from the fingerprint: a resumed run gives the same bytes.
+    table.write_fits(candidates, plan.out / "candidates.fits", export.provenance(info | summary), plan.answers)
+    _contact_sheet(plan, candidates)
+    return summary
+
+
+def _purity_summary(purity: Purity, confidence: float) -> dict[str, Any]:
+    """Return the prevalence and the purity at a few ranks, JSON-able."""
+    return {
+        "confidence": confidence,
+        "prevalence": _interval(purity.prevalence, purity.prevalence_lo, purity.prevalence_hi),
+        "at": {
+            str(rank): _interval(purity.purity[rank - 1], purity.purity_lo[rank - 1], purity.purity_hi[rank - 1])
+            for rank in RANKS
+            if rank <= len(purity.purity)
+        },
+        "notes": list(purity.notes),
+    }
+
+
+def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
+    numbers = {"value": float(value), "low": float(low), "high": float(high)}
+    return {name: number if np.isfinite(number) else None for name, number in numbers.items()}
+
+
+def _contact_sheet(plan: Plan, candidates: pd.DataFrame) -> None:
+    """Draw the best candidates, in the order of their ranks."""
+    best = candidates.head(SHEET)
+    stores = {ref.name: open_store(ref.path) for ref in plan.stores}
+    where = zip(best["store"], best["index"], strict=True)
+    images = np.concatenate([stores[store].images(slice(row, row + 1)) for store, row in where])
+    pictures.contact_sheet(
+        images, plan.out / "contact.png", title=f"{plan.target}: the best {len(best)} of {plan.objects:,}",
+        captions=[f"{rank}  p={p:.2f}" for rank, p in zip(best["rank"], best["p_target"], strict=True)],
+        borders=[TRAINED_ON if known else None for known in best["in_train"]],
+    )  # fmt: skip
+
+
+def _finish(out: Path, info: dict[str, Any]) -> None:
+    """Write the report, and last of all that the run is done."""
+    files.write_json(out / INFO, info)
+    from galscan import report  # Matplotlib is slow to import: not before it is needed
+
+    report.write_scan_report(out)
+    files.write_json(out / INFO, info | {"status": "done"})
+
+
+def _words(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,238 @@
+"""What happens to a scan when things go wrong: killed, interrupted, disk full, files damaged.
+
+Scans run as commands of their own, with real worker processes. One shard of the store is a named pipe until it
+is replaced: a worker that comes to it waits, so that the scan can be hit in the middle and never too late.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from galscan.errors import ConflictError, InputError
+from galscan.scanning import worker
+from galscan.scanning.run import open_run
+from galscan.store import layout
+from galscan.verbs.scan import scan
+from tests.helpers import tiny_bundle, tiny_store
+
+COUNT, PARTS, GATE = 1800, 8, 5
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("model") / "dustlane").path
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = tiny_store(tmp_path / "sky.zarr", COUNT, survey="sky", unusable=6)
+    assert store.n_shards == PARTS
+    return store
+
+
+def command(store, model, out, **changes):
+    """Start a scan with one worker in a process group of its own."""
+    arguments = ["scan", "--store", store.path, "--model", model, "--out", out, "--workers", 1, "--top", 200]
+    environment = os.environ | EPOCH | {"PYTHONPATH": str(ROOT)} | changes
+    return subprocess.Popen(
+        [sys.executable, "-m", "galscan", *map(str, arguments)], env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process, code=0, seconds=120):
+    """Wait for a command to end by itself, and return what it said."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code, err
+    return out + err
+
+
+@contextmanager
+def gate(store):
+    """Make shard number GATE a pipe that nobody writes to; at the end it is itself again."""
+    shard = store.path / "images" / "c" / str(GATE) / "0" / "0" / "0"
+    aside = store.path.with_name("shard-aside")
+    os.replace(shard, aside)
+    os.mkfifo(shard)
+    try:
+        yield
+    finally:
+        os.replace(aside, shard)
+
+
+def wait_for_gate(process, out):
+    """Return when all parts before the gate are there, and the scan is still at work."""
+    until = time.monotonic() + 90
+    while len(list(Path(out, "scores").glob("part-*.parquet"))) < GATE:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, "the scan did not come to its gate"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, model):
+    """The bytes of a scan that nothing happened to."""
+    place = tmp_path_factory.mktemp("reference")
+    store = tiny_store(place / "sky.zarr", COUNT, survey="sky", unusable=6)
+    finish(command(store, model, place / "run"))
+    return contents(place / "run") | {"identity": open_run(place / "run").info["identity"]}
+
+
+def contents(out):
+    """Return the bytes of everything that must not depend on what happened to the scan."""
+    names = ["candidates.fits", "candidates.parquet", "contact.png"]
+    names += [f"{kind}/part-{k:05d}.parquet" for kind in ("scores", "quarantine") for k in range(PARTS)]
+    return {name: Path(out, name).read_bytes() for name in names}
+
+
+def assert_as_if_nothing_happened(out, reference):
+    assert open_run(out).info["identity"] == reference["identity"]
+    got = contents(out)
+    assert [name for name in got if got[name] != reference[name]] == []
+    seen = [pd.read_parquet(path, columns=["id"]) for path in Path(out).glob("*/part-*.parquet")]
+    assert sorted(pd.concat(seen)["id"]) == list(range(1000, 1000 + COUNT))  # each once, scored or quarantined
+    assert not list(Path(out).rglob("*.tmp"))
+
+
+def assert_gone(group):
+    """Check that no process of a group is left, nor becomes one."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail("processes of the scan were left running")
+
+
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store, model, tmp_path, reference):
+    out = tmp_path / "run"
+    with gate(store):
+        process = command(store, model, out)
+        wait_for_gate(process, out)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    with pytest.raises(InputError, match="not finished"):
+        open_run(out)
+    (out / "scores" / ".part-00006.parquet.dead.tmp").write_bytes(b"half a part")
+    path = worker.scores_path(out, 2)  # and as if that were not enough, two parts are damaged
+    path.write_bytes(path.read_bytes()[:-100])
+    worker.quarantine_path(out, 3).unlink()
+    said = finish(command(store, model, out))
+    assert f"going on: {GATE - 2} of {PARTS} parts are there" in said
+    assert_as_if_nothing_happened(out, reference)
+
+
+@pytest.mark.slow
+def test_only_the_first_process_killed_leaves_no_orphans(store, model, tmp_path):
+    out = tmp_path / "run"
+    with gate(store):
+        process = command(store, model, out)
+        wait_for_gate(process, out)
+        process.kill()
+        process.communicate()
+        assert_gone(process.pid)
+
+
+def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(store, model, tmp_path, reference):
+    out = tmp_path / "run"
+    with gate(store):
+        process = command(store, model, out)
+        wait_for_gate(process, out)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+        said = finish(process, 130, 60)
+        assert_gone(process.pid)
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    finish(command(store, model, out))
+    assert_as_if_nothing_happened(out, reference)
+
+
+@pytest.mark.slow
+def test_a_polite_kill_is_like_ctrl_c_and_until_then_the_folder_is_taken(store, model, tmp_path):
+    out = tmp_path / "run"
+    with gate(store):
+        process = command(store, model, out)
+        wait_for_gate(process, out)
+        with pytest.raises(ConflictError, match="another scan is at work"):
+            scan(store=store.path, model=model, out=out, top=200)
+        process.terminate()
+        said = finish(process, 130, 60)
+        assert_gone(process.pid)
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+
+
+def test_a_worker_killed_in_the_middle_is_replaced(store, model, tmp_path, reference):
+    out = tmp_path / "run"
+    with gate(store):
+        process = command(store, model, out)
+        wait_for_gate(process, out)
+        ledger = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+        os.kill(int(ledger[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
+    said = finish(process)
+    assert "Traceback" not in said
+    assert len({json.loads(line)["worker"] for line in (out / "ledger.jsonl").read_text().splitlines()}) == 2
+    assert_as_if_nothing_happened(out, reference)
+
+
+def test_a_full_disk_is_one_line_and_the_scan_goes_on_when_there_is_room(store, model, tmp_path, reference):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", disk]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one (root)")
+    try:
+        said = finish(command(store, model, disk / "run"), 1)
+        errors = [line for line in said.splitlines() if "error" in line]
+        assert len(errors) == 1 and "disk is full" in errors[0] and "run the same command again" in errors[0]
+        assert "Traceback" not in said
+        done = list((disk / "run" / "scores").glob("part-*.parquet"))
+        assert 0 < len(done) < PARTS  # or the disk was not full in the middle
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        finish(command(store, model, disk / "run"))
+        assert_as_if_nothing_happened(disk / "run", reference)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_what_does_not_fit_is_refused_before_anything_starts(store, model, tmp_path):
+    out = tmp_path / "run"
+    large = tiny_store(tmp_path / "large.zarr", 20, 48, survey="large")
+    with pytest.raises(InputError, match=r"48 px.*32 px.*galscan ingest --size 32"):
+        scan(store=large.path, model=model, out=out)
+    layout.create(tmp_path / "none.zarr", survey="none", count=0, size=32, id_dtype="int64", schemas={}, provenance={})
+    layout.finish(tmp_path / "none.zarr", "x")
+    with pytest.raises(InputError, match="holds no objects"):
+        scan(store=tmp_path / "none.zarr", model=model, out=out)
+    with pytest.raises(InputError, match="of another target"):
+        scan(store=store.path, model=model, target="ring", out=out)
+    assert not out.exists()
+
+
+def test_a_folder_that_holds_another_run_is_left_alone(store, model, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"status": "done", "fingerprint": "f", "identity": {"model": "m" * 64}}))
+    with pytest.raises(ConflictError, match=r"holds another scan: model was mmmmmmmmmmmm, now"):
+        scan(store=store.path, model=model, out=out)
+    assert json.loads((out / "run.json").read_text())["fingerprint"] == "f"

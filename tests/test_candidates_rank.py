@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.candidates import rank as ranks
+from galscan.candidates.purity import Purity
+from galscan.candidates.table import COLUMNS
+from galscan.errors import InputError
+
+
+def _purity(n):
+    line = np.linspace(0.9, 0.5, n)
+    return Purity(0.01, 0.005, 0.02, line, line, line - 0.2, line + 0.1, line, line, line, [])
+
+
+def _top(ids, **more):
+    n = len(ids)
+    return pd.DataFrame(
+        {
+            "store": ["s"] * n,
+            "index": np.arange(n),
+            "id": ids,
+            "ra": [10.0, np.nan, 30.0][:n],
+            "dec": [-1.0, np.nan, 3.0][:n],
+            "score": np.float32([3, 2, 1][:n]),
+            "score_std": np.float32([0.1] * n),
+            **more,
+        }
+    )
+
+
+def test_columns_order_and_values():
+    table = ranks.rank(
+        _top([7, 8, 9], flags=np.uint8([0, 32, 0]), dust=np.float32([0.5, 0.6, np.nan])), _purity(3), {"8"}
+    )
+    assert list(table) == [c.name for c in COLUMNS] + ["dust"]
+    assert table["objid"].dtype == np.int64 and table["objid"].tolist() == [7, 8, 9]
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["in_train"].tolist() == [False, True, False]
+    assert table["designation"].tolist() == ["J004000.00-010000.0", "", "J020000.00+030000.0"]
+    assert table["flags"].tolist() == [0, 32, 0]
+
+
+def test_text_ids_stay_text_and_match_training_ids():
+    table = ranks.rank(_top(["007", "NGC 1", "x"]), _purity(3), {"007"})
+    assert table["objid"].tolist() == ["007", "NGC 1", "x"]
+    assert table["in_train"].tolist() == [True, False, False]
+    assert "flags" not in table  # unknown is not zero
+
+
+def test_large_integers_are_exact():
+    big = 587_722_982_273_122_463
+    assert ranks.rank(_top([big]), _purity(1), {str(big)})["objid"].tolist() == [big]
+
+
+@pytest.mark.parametrize("top", [pd.DataFrame(), _top([])])
+def test_no_candidates(top):
+    table = ranks.rank(top, _purity(0), set())
+    assert len(table) == 0 and "purity_lo" in table
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(InputError, match="2 rows"):
+        ranks.rank(_top([1, 2]), _purity(3), set())
+    with pytest.raises(InputError, match="'purity'"):
+        ranks.rank(_top([1, 2], purity=np.float32([1, 1])), _purity(2), set())

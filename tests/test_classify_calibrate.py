@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+
+from galscan.classify.calibrate import Calibration, fit
+from galscan.errors import InputError
+
+
+@st.composite
+def labelled_scores(draw):
+    count = draw(st.integers(2, 60))
+    scale = 10.0 ** draw(st.integers(-6, 5))
+    scores = np.array(draw(st.lists(st.floats(-40, 40), min_size=count, max_size=count))) * scale
+    targets = np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    targets[0], targets[1] = True, False
+    return scores, targets
+
+
+@settings(deadline=None, max_examples=80)
+@given(labelled_scores())
+def test_always_monotone_bounded_and_centred(data):
+    scores, targets = data
+    calibration = fit(scores, targets)
+    assert calibration.slope >= 0
+    grid = np.concatenate([np.linspace(scores.min() - 1, scores.max() + 1, 200), [-1e300, 1e300]])
+    p = calibration.probability(np.sort(grid))
+    assert np.isfinite(p).all() and (p >= 0).all() and (p <= 1).all()
+    assert (np.diff(p) >= 0).all()
+    assert calibration.probability(scores).mean() == pytest.approx(calibration.prevalence, abs=1e-3)
+    # Platt's smoothing moves the prevalence by about one object a class at most.
+    assert abs(calibration.prevalence - targets.mean()) <= 1 / len(targets)
+
+
+def test_recovers_the_truth_of_two_gaussians():
+    rng = np.random.default_rng(3)
+    targets = rng.random(40_000) < 0.2
+    scores = rng.normal(np.where(targets, 2.0, 0.0), 1.0)  # ln ratio = 2 s - 2
+    calibration = fit(scores, targets)
+    assert calibration.slope == pytest.approx(2.0, rel=0.05)
+    assert calibration.intercept == pytest.approx(-2.0 + logit(0.2), abs=0.1)
+    grid = np.linspace(-2, 4, 9)
+    exact = expit(2 * grid - 2 + logit(0.01))
+    assert calibration.probability(grid, prevalence=0.01) == pytest.approx(exact, rel=0.2)
+
+
+def test_prior_shift_limits():
+    calibration = fit(np.array([0.0, 1, 2, 3]), np.array([0, 0, 1, 1]))
+    grid = np.linspace(-5, 5, 11)
+    assert (calibration.probability(grid, prevalence=0.0) == 0).all()
+    assert (calibration.probability(grid, prevalence=1.0) == 1).all()
+    assert calibration.probability(grid, calibration.prevalence) == pytest.approx(calibration.probability(grid))
+    with pytest.raises(InputError, match=r"1\.5"):
+        calibration.probability(grid, prevalence=1.5)
+
+
+def test_separated_classes_stay_finite():
+    calibration = fit(np.array([-30.0] * 50 + [30.0] * 5), np.array([0] * 50 + [1] * 5))
+    assert np.isfinite([calibration.slope, calibration.intercept]).all()
+    assert calibration.probability(np.array([30.0]))[0] == pytest.approx(6 / 7, abs=0.01)
+
+
+def test_reversed_scores_give_slope_zero_not_reversed_ranks():
+    calibration = fit(np.array([3.0, 2, 1, 0]), np.array([0, 0, 1, 1]))
+    assert calibration.slope == 0
+    assert np.ptp(calibration.probability(np.array([-9.0, 9.0]))) == 0
+
+
+def test_survives_json():
+    calibration = fit(np.array([0.1, 1, 2, 3], dtype=np.float32), np.array([0, 1, 0, 1]))
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict(), allow_nan=False)))
+    assert (again.slope, again.intercept, again.prevalence) == (
+        calibration.slope,
+        calibration.intercept,
+        calibration.prevalence,
+    )
+    assert (again.scores == calibration.scores).all() and (again.targets == calibration.targets).all()
+    with pytest.raises(InputError, match="calibration"):
+        Calibration.from_dict({"slope": 1})
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "words"),
+    [
+        ([0.0, 1.0], [0, 0], "0 positives"),
+        ([0.0, 1.0], [1, 1], "0 negatives"),
+        ([0.0, np.nan], [0, 1], "finite"),
+        ([0.0, 1.0], [0, np.nan], "ambiguous"),
+        ([0.0, 1.0, 2.0], [0, 1], "3 scores"),
+        ([], [], "0 positives"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_named(scores, targets, words):
+    with pytest.raises(InputError, match=words):
+        fit(np.array(scores), np.array(targets))

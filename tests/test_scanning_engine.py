@@ -1,0 +1,283 @@
+"""The window of parts in flight, resume from what is on disk, and a merge that no order changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.classify.bundle import Scores
+from galscan.errors import GalscanError, Interrupted, StorageError
+from galscan.scanning import engine, worker
+from galscan.scanning.plan import Part, make_plan
+from galscan.store import layout
+from tests.helpers import tiny_store
+from tests.test_scanning_plan import bundle
+
+
+def coarse_scorer(images):
+    """Score by brightness in few steps, so that there are many ties."""
+    score = np.round(images.mean(axis=(1, 2, 3)) / 8).astype(np.float32)
+    return Scores(score, np.zeros_like(score), np.stack([score], 1))
+
+
+@pytest.fixture(scope="module")
+def client():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def by_brightness(monkeypatch):
+    monkeypatch.setattr(worker, "load_scorer", lambda job: coarse_scorer)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return [
+        tiny_store(folder / "a.zarr", 1100, 8, survey="zebra", unusable=5),
+        tiny_store(folder / "b.zarr", 700, 8, survey="aardvark", seed=1),
+    ]
+
+
+def planned(stores, out, **options):
+    plan = make_plan(stores, bundle(8), out=out, **{"top": 100} | options)
+    plan.out.mkdir(parents=True)
+    return plan
+
+
+def scan(plan, client):
+    return engine.run_scan(plan, client, engine.pending(plan))
+
+
+def test_every_object_of_every_store_is_scored_or_quarantined_once(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    done = scan(plan, client)
+    assert (done.scored, done.quarantined) == (1795, 5)
+    assert done.seconds > 0
+    seen = [
+        pd.read_parquet(path(plan.out, part.number), columns=["store", "index"])
+        for part in plan.parts
+        for path in (worker.scores_path, worker.quarantine_path)
+    ]
+    rows = pd.concat([frame.astype({"store": "str"}) for frame in seen])
+    assert sorted(zip(rows["store"], rows["index"], strict=True)) == sorted(
+        (store.name, row) for store in stores for row in range(store.count)
+    )
+    ledger = [json.loads(line) for line in (plan.out / "ledger.jsonl").read_text().splitlines()]
+    assert sorted(line["part"] for line in ledger) == [part.number for part in plan.parts]
+    assert sum(line["scored"] for line in ledger) == 1795
+    assert engine.pending(plan) == []
+
+
+def test_the_best_are_the_best_and_ties_have_one_order(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    scan(plan, client)
+    merged = engine.merge(plan)
+    everything = pd.concat(
+        [pd.read_parquet(worker.scores_path(plan.out, p.number)).astype({"store": "str"}) for p in plan.parts]
+    )
+    expected = everything.sort_values(["score", "store", "id"], ascending=[False, True, True], ignore_index=True)
+    assert (
+        expected["score"].iloc[99] == expected["score"].iloc[100]
+    )  # the cut goes through a tie, or this shows nothing
+    pd.testing.assert_frame_equal(merged.top, expected.head(100))
+    assert merged.histogram.total == merged.scored == 1795
+    assert merged.quarantined == 5
+    assert merged.reasons == {"blank image": 1, "no image": 2, "unreadable image": 2}
+
+
+def test_the_merge_does_not_depend_on_the_order_of_parts(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    scan(plan, client)
+    expected = engine.merge(plan)
+    for seed in range(3):
+        shuffled = list(plan.parts)
+        random.Random(seed).shuffle(shuffled)
+        merged = engine.merge(dataclasses.replace(plan, parts=tuple(shuffled)))
+        pd.testing.assert_frame_equal(merged.top, expected.top)
+        np.testing.assert_array_equal(merged.histogram.counts, expected.histogram.counts)
+
+
+@pytest.mark.parametrize("top", [1, 7, 5000])
+def test_any_number_of_candidates(stores, client, tmp_path, top):
+    plan = planned(stores, tmp_path / "run", top=top)
+    scan(plan, client)
+    best = engine.merge(plan).top
+    assert len(best) == min(top, 1795)
+    assert best["score"].is_monotonic_decreasing
+
+
+def test_numbered_and_named_objects_can_be_scanned_together(client, tmp_path):
+    numbered = tiny_store(tmp_path / "a.zarr", 40, 8)
+    group = layout.create(
+        tmp_path / "b.zarr", survey="named", count=40, size=8, id_dtype=np.dtype("<U8"), schemas={}, provenance={}
+    )
+    group["id"][:] = np.array([f"NGC {k}" for k in range(40)])
+    group["images"][:] = numbered.images()
+    layout.finish(tmp_path / "b.zarr", "named")
+    plan = planned([numbered, layout.open_store(tmp_path / "b.zarr")], tmp_path / "run")
+    scan(plan, client)
+    top = engine.merge(plan).top
+    assert len(top) == 80
+    assert all(isinstance(value, str) for value in top["id"])
+
+
+def test_a_scan_goes_on_from_the_parts_that_are_there(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    first = list(plan.parts)[:3]
+    engine.run_scan(plan, client, first)
+    before = {part.number: worker.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
+    (plan.out / "scores" / ".part-00004.parquet.abcd.tmp").write_bytes(b"half")
+    assert engine.pending(plan) == list(plan.parts)[3:]
+    assert not list((plan.out / "scores").glob(".*.tmp"))
+    scan(plan, client)
+    assert before == {part.number: worker.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
+    assert engine.merge(plan).scored == 1795
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_remove(path: Path) -> None:
+    path.unlink()
+
+
+def damage_shorten(path: Path) -> None:
+    table = worker.pq.read_table(path)
+    worker.pq.write_table(table.slice(1), path)
+
+
+def damage_foreign(path: Path) -> None:
+    table = worker.pq.read_table(path).replace_schema_metadata({worker.FINGERPRINT: b"another run"})
+    worker.pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_remove, damage_shorten, damage_foreign])
+@pytest.mark.parametrize("where", [worker.scores_path, worker.quarantine_path])
+def test_a_part_that_is_not_whole_is_done_again(stores, client, tmp_path, damage, where):
+    plan = planned(stores[:1], tmp_path / "run")
+    scan(plan, client)
+    last = plan.parts[-1]  # the one with quarantined objects
+    whole = where(plan.out, last.number).read_bytes()
+    damage(where(plan.out, last.number))
+    assert engine.pending(plan) == [last]
+    with pytest.raises(GalscanError, match="run the same command again"):
+        engine.merge(plan)
+    scan(plan, client)
+    assert where(plan.out, last.number).read_bytes() == whole
+
+
+def test_a_flipped_byte_is_not_merged(stores, client, tmp_path):
+    plan = planned(stores[:1], tmp_path / "run")
+    scan(plan, client)
+    path = worker.scores_path(plan.out, 0)
+    data = bytearray(path.read_bytes())
+    column = worker.pq.ParquetFile(path).metadata.row_group(0).column(5)
+    assert column.path_in_schema == "score"
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(GalscanError, match="damaged"):
+        engine.merge(plan)
+
+
+def test_few_parts_are_in_flight_however_many_there_are(stores, client, tmp_path):
+    plan = planned(stores[:1], tmp_path / "run")
+    many = [Part(k, 0, 0, k, k + 1) for k in range(60)]
+    plan = dataclasses.replace(plan, parts=tuple(many))
+    in_flight = []
+    real = client.submit
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(client, name)
+
+        def submit(self, *args, **kwargs):
+            in_flight.append(len(client.futures))
+            return real(*args, **kwargs)
+
+    assert engine.run_scan(plan, Watched(), many).scored == 60
+    assert max(in_flight) <= engine._window(client) == 4
+
+
+def test_an_error_names_the_part_and_says_that_the_rest_is_kept(stores, client, tmp_path, monkeypatch):
+    plan = planned(stores[:1], tmp_path / "run")
+    seen = []
+
+    def second_fails(images):
+        seen.append(len(images))
+        if len(seen) == 2:
+            raise RuntimeError("shapes do not match\nand more")
+        return coarse_scorer(images)
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: second_fails)
+    with pytest.raises(
+        GalscanError,
+        match=r"part 1 \(rows 256-511 of .*a\.zarr\) failed with RuntimeError: shapes do not match; .*kept",
+    ) as caught:
+        scan(plan, client)
+    assert "\n" not in str(caught.value)
+    assert worker.scores_path(plan.out, 0).exists()
+    assert all(state.status != "pending" for state in client.futures.values())  # nothing goes on in the background
+
+
+def test_a_full_disk_on_a_worker_stays_a_storage_error_of_one_line(stores, client, tmp_path, monkeypatch):
+    plan = planned(stores[:1], tmp_path / "run")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.pq, "write_table", full)
+    with pytest.raises(StorageError, match=r"disk is full.*part \d") as caught:
+        scan(plan, client)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_kills_its_workers_is_named(stores, client, tmp_path):
+    from distributed import KilledWorker
+
+    plan = planned(stores[:1], tmp_path / "run")
+
+    class Future:
+        status = "error"
+
+        def exception(self):
+            return KilledWorker("key", None, 3)
+
+    with pytest.raises(GalscanError, match=r"part 2 \(rows 512-767 .* killed 4 workers.*fewer --workers"):
+        engine._report(plan, plan.parts[2], Future())
+    Future.status = "cancelled"
+    with pytest.raises(GalscanError, match=r"cluster was lost at part 2 .*kept"):
+        engine._report(plan, plan.parts[2], Future())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_interrupted_and_handlers_come_back(number):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="run the same command again"), engine.interruptible():
+        os.kill(os.getpid(), number)
+        signal.pause()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert Interrupted.exit_code == 130
+
+
+def test_free_space_of_a_place_that_is_not_there_yet(tmp_path):
+    assert engine.disk_free(tmp_path / "a" / "b") > 0

@@ -1,0 +1,150 @@
+"""The plan: every row once, one fingerprint for one result, and stores that do not fit are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from galscan.errors import InputError
+from galscan.scanning import plan as plans
+from galscan.store import layout
+from tests.helpers import tiny_store
+
+
+def bundle(size=32, **changes):
+    values = {
+        "path": Path("/models/lane"),
+        "target": "dustlane",
+        "size": size,
+        "answers": ["bulge"],
+        "model_hash": "m" * 64,
+    }
+    recipe = SimpleNamespace(hash="r" * 64, scan=SimpleNamespace(top=1000, precision="bf16", batch=256))
+    return SimpleNamespace(**values | {"recipe": recipe} | changes)
+
+
+def fake_store(name: str, count: int, size: int = 32):
+    shard = layout.shard_size(count)
+    store = object.__new__(layout.Store)
+    store.path, store.count, store.size, store.shard = Path(f"/stores/{name}.zarr"), count, size, shard
+    store.attrs = {"survey": name, "content_hash": f"hash of {name}"}
+    return store
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
+def test_every_row_is_in_exactly_one_part(counts):
+    plan = plans.make_plan([fake_store(f"s{k}", count) for k, count in enumerate(counts)], bundle())
+    assert [part.number for part in plan.parts] == list(range(len(plan.parts)))
+    for k, count in enumerate(counts):
+        rows = [row for part in plan.parts if part.store == k for row in range(part.start, part.stop)]
+        assert rows == list(range(count))
+    assert plan.objects == sum(counts)
+    assert plan.bytes == sum(counts) * 32 * 32 * 3
+    assert all(0 < part.count <= layout.MAX_SHARD for part in plan.parts)
+
+
+def test_the_fingerprint_follows_what_decides_the_result_and_nothing_else():
+    stores = [fake_store("a", 600)]
+    plan = plans.make_plan(stores, bundle(), top=50)
+    assert (
+        plans.make_plan(stores, bundle(path=Path("/elsewhere")), top=50, device="cpu", out="x").fingerprint
+        == plan.fingerprint
+    )
+    others = [
+        plans.make_plan(stores, bundle(), top=51),
+        plans.make_plan(stores, bundle(), top=50, precision="fp32"),
+        plans.make_plan(stores, bundle(model_hash="n" * 64), top=50),
+        plans.make_plan([fake_store("b", 600)], bundle(), top=50),
+        plans.make_plan([*stores, fake_store("b", 600)], bundle(), top=50),
+    ]
+    assert len({plan.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
+def test_the_version_is_part_of_the_fingerprint(monkeypatch):
+    old = plans.make_plan([fake_store("a", 10)], bundle()).fingerprint
+    monkeypatch.setattr("galscan.__version__", "99.0")
+    assert plans.make_plan([fake_store("a", 10)], bundle()).fingerprint != old
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80))
+def test_a_default_run_folder_has_a_name_that_home_accepts(monkeypatch, name):
+    monkeypatch.setenv("GALSCAN_HOME", "/tmp/home")
+    plan = plans.make_plan([fake_store("a", 10)], bundle())
+    named = replace(plan, stores=(replace(plan.stores[0], name=name),))
+    assert named.out.parent == Path("/tmp/home/runs")
+    assert named.out.name.endswith(named.fingerprint[:8])
+
+
+def test_a_store_of_another_size_says_both_sizes_and_the_cure(tmp_path):
+    store = tiny_store(tmp_path / "a.zarr", 20, 48)
+    with pytest.raises(InputError, match=r"48 px.*32 px.*galscan ingest --size 32"):
+        plans.make_plan([store], bundle(32))
+
+
+def test_the_same_store_twice_is_refused(tmp_path):
+    store = tiny_store(tmp_path / "a.zarr", 20)
+    copy = layout.open_store(tmp_path / "a.zarr")
+    with pytest.raises(InputError, match="twice"):
+        plans.make_plan([store, copy], bundle())
+    with pytest.raises(InputError, match="twice"):
+        plans.make_plan([store, store], bundle())
+
+
+def test_two_stores_of_one_name_are_refused(tmp_path):
+    stores = [tiny_store(tmp_path / "a.zarr", 20, seed=0), tiny_store(tmp_path / "b.zarr", 20, seed=1)]
+    with pytest.raises(InputError, match=r"both named 'tiny'.*--name"):
+        plans.make_plan(stores, bundle())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": 0}, "at least 1"),
+        ({"device": "cudaa"}, "did you mean 'cuda'"),
+        ({"precision": "fp16"}, "fp32"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        plans.make_plan([fake_store("a", 10)], bundle(), **options)
+
+
+def test_no_store_is_refused():
+    with pytest.raises(InputError, match=r"--survey.*--store"):
+        plans.make_plan([], bundle())
+
+
+def test_the_description_says_what_a_person_needs_to_decide():
+    plan = plans.make_plan([fake_store("a", 10_000)], bundle(), device="cpu", out="/out/run")
+    text = plans.describe(plan, "2 processes on this machine")
+    for words in (
+        "10,000 cutouts of 32 px",
+        "30.7 MB",
+        "cpu, bf16",
+        "2 processes",
+        "/out/run",
+        "best 1,000",
+        "unknown until",
+    ):
+        assert words in text
+
+
+def test_memory_and_output_grow_with_what_they_depend_on():
+    small = plans.make_plan([fake_store("a", 10_000)], bundle())
+    large = plans.make_plan([fake_store("a", 1_000_000)], bundle())
+    assert plans.worker_memory(small) == plans.worker_memory(large)  # the promise of bounded memory
+    assert plans.worker_memory(small) < plans.worker_memory(plans.make_plan([fake_store("a", 9, 128)], bundle(128)))
+    assert plans.output_bytes(large) > 50 * plans.output_bytes(small) / 3
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (3.2e12, "3.2 TB"), (4e15, "4,000 TB")]
+)
+def test_sizes_in_words(count, text):
+    assert plans.size_text(count) == text

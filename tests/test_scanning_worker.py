@@ -1,0 +1,247 @@
+"""One part: every object scored or quarantined with a reason, never neither, never both."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from galscan.classify.bundle import Scores
+from galscan.errors import GalscanError, StorageError
+from galscan.scanning import worker
+from galscan.scanning.plan import PIECE, Part, StoreRef
+from galscan.store import layout
+from tests.helpers import tiny_bundle, tiny_store
+
+
+def mean_scorer(images):
+    """Score by brightness: a score that shows which image it belongs to."""
+    score = images.mean(axis=(1, 2, 3)).astype(np.float32)
+    return Scores(score, np.zeros_like(score), np.stack([score, 2 * score], 1))
+
+
+def make_job(store, out, **changes):
+    ref = StoreRef(store.name, str(store.path), store.content_hash, store.count)
+    values = {
+        "model": "none", "model_hash": "m", "stores": (ref,), "out": str(out), "fingerprint": "f" * 64,
+        "answers": ("one", "two"), "device": "cpu", "precision": "fp32", "batch": 100,
+    }  # fmt: skip
+    return worker.Job(**values | changes)
+
+
+def whole(store) -> Part:
+    return Part(0, 0, 0, 0, store.count)
+
+
+def tables(out, part=0):
+    return pd.read_parquet(worker.scores_path(out, part)), pd.read_parquet(worker.quarantine_path(out, part))
+
+
+@pytest.fixture
+def by_brightness(monkeypatch):
+    monkeypatch.setattr(worker, "load_scorer", lambda job: mean_scorer)
+
+
+def test_every_object_is_scored_once_with_its_own_image(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 2 * PIECE + 300, 16, unusable=7)
+    report = worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    scores, quarantine = tables(tmp_path / "run")
+    assert (report.scored, report.quarantined) == (len(scores), len(quarantine)) == (store.count - 7, 7)
+    assert sorted([*scores["index"], *quarantine["index"]]) == list(range(store.count))
+    np.testing.assert_allclose(scores["score"], store.images()[scores["index"]].mean(axis=(1, 2, 3)), rtol=1e-6)
+    np.testing.assert_array_equal(scores["two"], 2 * scores["one"])
+    for name in ("id", "ra", "dec"):
+        np.testing.assert_array_equal(scores[name], store.column(name)[scores["index"]])
+    assert set(quarantine["reason"]) == {"no image", "unreadable image", "blank image"}
+    np.testing.assert_array_equal(quarantine["flags"], store.column("flags")[-7:])
+    assert scores["score"].dtype == scores["one"].dtype == np.float32
+    assert set(scores["store"]) == {"tiny"}
+
+
+def test_only_the_rows_of_the_part_are_touched(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 700, 16)
+    worker.score_part(Part(3, 0, 1, 256, 512), make_job(store, tmp_path / "run"))
+    scores, _ = tables(tmp_path / "run", 3)
+    assert list(scores["index"]) == list(range(256, 512))
+
+
+def test_constant_images_are_quarantined_though_no_flag_says_so(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 300, 16)
+    group = layout.zarr.open_group(store.path, mode="r+")
+    group["images"][5] = 77
+    group["images"][6] = np.broadcast_to(np.uint8([10, 20, 30]), (16, 16, 3))  # one colour all over
+    stripe = np.full((16, 16, 3), 9)
+    stripe[0, 0, 0] = 200
+    group["images"][7] = stripe  # constant but for one pixel: there is something in it
+    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    _, quarantine = tables(tmp_path / "run")
+    assert list(quarantine["index"]) == [5, 6]
+    assert set(quarantine["reason"]) == {"blank image"}
+    assert (quarantine["flags"].to_numpy() & np.uint8(layout.Flag.BLANK)).all()
+
+
+def test_a_score_that_is_no_number_is_quarantined(tmp_path, monkeypatch):
+    def odd(images):
+        got = mean_scorer(images)
+        got.score[::10] = np.resize([np.nan, np.inf, -np.inf], len(got.score[::10]))
+        return got
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: odd)
+    store = tiny_store(tmp_path / "s.zarr", 100, 16)
+    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    scores, quarantine = tables(tmp_path / "run")
+    assert list(quarantine["index"]) == list(range(0, 100, 10))
+    assert set(quarantine["reason"]) == {worker.NONFINITE_SCORE}
+    assert np.isfinite(scores["score"]).all()
+
+
+def test_a_store_without_one_usable_image_gives_an_empty_part(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 30, 16, unusable=30)
+    report = worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    scores, quarantine = tables(tmp_path / "run")
+    assert (len(scores), len(quarantine), report.scored) == (0, 30, 0)
+    assert list(scores.columns) == ["store", "index", "id", "ra", "dec", "score", "score_std", "one", "two"]
+
+
+def test_text_ids_stay_text(tmp_path, by_brightness):
+    path = tmp_path / "s.zarr"
+    group = layout.create(path, survey="named", count=3, size=16, id_dtype=np.dtype("<U12"), schemas={}, provenance={})
+    group["id"][:] = np.array(["NGC 1", "IC 2", "007"])
+    group["images"][:] = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
+    layout.finish(path, "x")
+    store = layout.open_store(path)
+    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    assert list(tables(tmp_path / "run")[0]["id"]) == ["NGC 1", "IC 2", "007"]
+
+
+def test_the_same_part_has_the_same_bytes_and_carries_the_fingerprint(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 300, 16, unusable=3)
+    for name in ("a", "b"):
+        worker.score_part(whole(store), make_job(store, tmp_path / name))
+    for path in (worker.scores_path, worker.quarantine_path):
+        assert path(tmp_path / "a", 0).read_bytes() == path(tmp_path / "b", 0).read_bytes()
+        assert pq.read_metadata(path(tmp_path / "a", 0)).metadata[worker.FINGERPRINT] == b"f" * 64
+
+
+def test_a_device_out_of_memory_gets_smaller_batches_and_the_same_scores(tmp_path, monkeypatch):
+    import torch
+
+    sizes = []
+
+    def small_device(images):
+        sizes.append(len(images))
+        if len(images) > 13:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return mean_scorer(images)
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: small_device)
+    store = tiny_store(tmp_path / "s.zarr", 200, 16)
+    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    scores, _ = tables(tmp_path / "run")
+    assert len(scores) == 200
+    np.testing.assert_allclose(scores["score"], store.images().mean(axis=(1, 2, 3)), rtol=1e-6)
+    assert sizes[:4] == [100, 50, 25, 12] and max(sizes[3:]) == 12  # tried once, not again for every batch
+
+
+def test_a_device_without_memory_for_one_image_is_one_clear_error(tmp_path, monkeypatch):
+    import torch
+
+    def full(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: full)
+    store = tiny_store(tmp_path / "s.zarr", 20, 16)
+    with pytest.raises(GalscanError, match="even 1 image"):
+        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+
+
+def test_other_errors_of_the_network_are_not_taken_for_lack_of_memory(tmp_path, monkeypatch):
+    def broken(images):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: broken)
+    store = tiny_store(tmp_path / "s.zarr", 20, 16)
+    with pytest.raises(RuntimeError, match="shapes"):
+        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+
+
+def test_a_damaged_chunk_goes_to_quarantine_and_the_rest_is_scored(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 3 * 4096, 8)  # shards of 1536: six chunks each
+    assert store.shard == 1536
+    shard = store.path / "images" / "c" / "1" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[40:80] = bytes(40)  # within the first chunk of the second shard
+    shard.write_bytes(data)
+    part = Part(1, 0, 1, 1536, 3072)
+    worker.score_part(part, make_job(store, tmp_path / "run"))
+    scores, quarantine = tables(tmp_path / "run", 1)
+    assert list(quarantine["index"]) == list(range(1536, 1536 + 256))
+    assert set(quarantine["reason"]) == {worker.DAMAGED}
+    assert (quarantine["flags"].to_numpy() & np.uint8(layout.Flag.UNREADABLE)).all()
+    assert len(scores) == 1536 - 256
+
+
+def test_a_failing_disk_is_an_error_and_not_a_reason_for_quarantine(tmp_path, by_brightness, monkeypatch):
+    store = tiny_store(tmp_path / "s.zarr", 20, 16)
+
+    def fail(self, rows=None):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(layout.Store, "images", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    assert not worker.scores_path(tmp_path / "run", 0).exists()
+
+
+def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness):
+    store = tiny_store(tmp_path / "s.zarr", 20, 16)
+    job = make_job(store, tmp_path / "run")
+    tiny_store(tmp_path / "s.zarr", 20, 16, seed=1)
+    with pytest.raises(GalscanError, match="changed while"):
+        worker.score_part(whole(store), job)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_score(tmp_path, by_brightness, monkeypatch):
+    store = tiny_store(tmp_path / "s.zarr", 20, 16)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.pq, "write_table", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    assert [p for p in (tmp_path / "run").rglob("*") if p.is_file()] == []
+
+
+def test_quarantine_is_written_before_scores(tmp_path, by_brightness, monkeypatch):
+    written = []
+    real = os.replace
+    store = tiny_store(tmp_path / "s.zarr", 20, 16)
+    monkeypatch.setattr(os, "replace", lambda a, b: (written.append(b.parent.name), real(a, b)))
+    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    assert written == ["quarantine", "scores"]
+
+
+def test_the_network_is_loaded_once_and_must_be_the_planned_one(tmp_path):
+    bundle = tiny_bundle(tmp_path / "model", size=32)
+    store = tiny_store(tmp_path / "s.zarr", 20)
+    job = make_job(store, tmp_path / "run", model=str(bundle.path), model_hash=bundle.model_hash)
+    assert worker.load_scorer(job) is worker.load_scorer(job)
+    with pytest.raises(GalscanError, match="changed while"):
+        worker.load_scorer(make_job(store, tmp_path / "run", model=str(bundle.path), model_hash="another"))
+
+
+def test_a_real_network_scores_as_it_does_by_hand(tmp_path):
+    bundle = tiny_bundle(tmp_path / "model", size=32)
+    store = tiny_store(tmp_path / "s.zarr", 150)
+    job = make_job(
+        store, tmp_path / "run", model=str(bundle.path), model_hash=bundle.model_hash, answers=tuple(bundle.answers)
+    )
+    worker.score_part(whole(store), job)
+    scores, _ = tables(tmp_path / "run")
+    by_hand = bundle.scorer("cpu", "fp32")(store.images())
+    np.testing.assert_allclose(scores["score"], by_hand.score, atol=1e-4)
+    np.testing.assert_allclose(scores[bundle.answers], by_hand.answers, atol=1e-3)

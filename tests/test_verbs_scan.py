@@ -1,0 +1,225 @@
+"""The scan verb: from stores and a model to a ranked catalogue, and every way of asking for it wrongly."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from galscan import home
+from galscan.classify.bundle import open_bundle
+from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
+from galscan.scanning import cluster, run
+from galscan.verbs.scan import scan
+from tests.helpers import tiny_bundle, tiny_store
+
+
+@pytest.fixture(scope="module")
+def client():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as it,
+        Client(it, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def here(monkeypatch, client):
+    """Work in this process: the cluster's own tests start real workers."""
+    starts = []
+
+    @contextmanager
+    def connect(*args, **kwargs):
+        starts.append(args)
+        yield client
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    return starts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data home with two surveys and one model."""
+    place = tmp_path_factory.mktemp("home")
+    tiny_store(place / "surveys" / "sky.zarr", 700, survey="sky", unusable=4)
+    tiny_store(place / "surveys" / "more.zarr", 300, survey="more", seed=3)
+    tiny_bundle(place / "models" / "dustlane")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def data_home(monkeypatch, place):
+    monkeypatch.setenv("GALSCAN_HOME", str(place))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
+@pytest.fixture(scope="module")
+def finished(place, client, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GALSCAN_HOME", str(place))
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        patch.setattr(cluster, "connect", contextmanager(lambda *args, **kwargs: iter([client])))
+        return scan(survey=["sky", "more"], target="dustlane", out=out, top=100)
+
+
+def test_a_scan_leaves_candidates_counts_and_purity(finished):
+    info = finished.info
+    assert (info["status"], info["scanned"], info["quarantined"], info["candidates"]) == ("done", 996, 4, 100)
+    assert sum(info["quarantine_reasons"].values()) == 4
+    assert info["wall_s"] > 0 and info["images_per_s"] > 0
+    prevalence = info["purity"]["prevalence"]
+    assert 0 <= prevalence["low"] <= prevalence["value"] <= prevalence["high"] <= 1
+    assert sorted(info["purity"]["at"], key=int) == ["10", "100"]
+    json.dumps(info, allow_nan=False)
+    assert info == json.loads((finished.path / "run.json").read_text())
+
+
+def test_candidates_are_ranked_from_both_surveys(finished):
+    table = finished.candidates
+    assert list(table["rank"]) == list(range(1, 101))
+    assert table["score"].is_monotonic_decreasing
+    assert set(table["store"]) == {"sky", "more"}
+    assert table["p_target"].between(0, 1).all()
+    trained = table[table["in_train"]]
+    assert set(trained["objid"].astype(str)) <= open_bundle(home.model_path("dustlane")).train_ids()
+
+
+def test_the_fits_table_says_what_was_done_but_not_where(finished):
+    path = finished.path / "candidates.fits"
+    assert len(Table.read(path)) == 100
+    header = fits.getheader(path, 1)
+    assert header["RUNSHA"] == finished.info["fingerprint"]
+    assert (header["NSCANNED"], header["NQUARANT"]) == (996, 4)
+    assert str(finished.path).encode() not in path.read_bytes()
+
+
+def test_a_report_is_written(finished):
+    assert "dustlane" in (finished.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_contact_sheet_is_a_picture(finished):
+    from PIL import Image
+
+    with Image.open(finished.path / "contact.png") as sheet:
+        assert sheet.width > 8 * 90
+
+
+def test_the_same_command_again_returns_at_once(finished, monkeypatch, capfd):
+    def never(*args, **kwargs):
+        raise AssertionError("nothing is to be done")
+
+    monkeypatch.setattr(cluster, "connect", never)
+    again = scan(survey=["sky", "more"], target="dustlane", out=finished.path, top=100)
+    assert again.info == finished.info
+    assert "finished; nothing to do" in capfd.readouterr().err
+
+
+def test_another_folder_gets_the_same_bytes(finished, here, tmp_path):
+    other = scan(survey=["sky", "more"], target="dustlane", out=tmp_path / "other", top=100)
+    for name in ("candidates.fits", "candidates.parquet", "contact.png"):
+        assert (other.path / name).read_bytes() == (finished.path / name).read_bytes()
+
+
+def test_a_run_that_lost_only_its_last_word_needs_no_workers(here, tmp_path):
+    first = scan(survey="more", out=tmp_path / "run", top=10)
+    before = first.candidates
+    (first.path / "run.json").write_text(json.dumps(first.info | {"status": "running"}))
+    (first.path / "candidates.fits").unlink()
+    again = scan(survey="more", out=tmp_path / "run", top=10)
+    assert len(here) == 1
+    assert again.info["status"] == "done"
+    assert again.info["images_per_s"] is None  # this process scored nothing
+    pd.testing.assert_frame_equal(again.candidates, before)
+    assert (again.path / "candidates.fits").exists()
+
+
+def test_the_run_folder_is_in_the_data_home_by_default(here, place):
+    got = scan(survey="more", target="dustlane", top=5)
+    assert got.path.parent == place / "runs"
+    assert got.path.name == f"dustlane-more-{got.info['fingerprint'][:8]}"
+
+
+def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path, place, capfd):
+    before = sorted(place.rglob("*"))
+    got = scan(survey="sky", out=tmp_path / "run", workers=2, dry_run=True)
+    assert got.info["status"] == "planned"
+    assert not (tmp_path / "run").exists() and sorted(place.rglob("*")) == before
+    out, err = capfd.readouterr()
+    assert out == ""
+    for words in ("700 cutouts of 32 px", "2 processes", str(tmp_path / "run")):
+        assert words in err
+
+
+def test_a_summary_is_what_a_script_needs(finished):
+    summary = finished.summary()
+    assert summary["run"] == str(finished.path)
+    assert {"scanned", "quarantined", "candidates", "wall_s", "images_per_s", "fingerprint", "purity"} <= summary.keys()
+
+
+def test_neither_survey_nor_store(place):
+    with pytest.raises(InputError, match=r"--survey NAME \(there are: more, sky\), or a store with --store"):
+        scan(target="dustlane")
+
+
+def test_neither_target_nor_model(monkeypatch, tmp_path, place):
+    monkeypatch.setattr(home, "data_home", lambda: tmp_path)
+    store = place / "surveys" / "sky.zarr"
+    with pytest.raises(InputError, match="train one with galscan train-rare"):
+        scan(store=store)
+    for name in ("one", "two", "three.partial"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"which model.*one, two;"):
+        scan(store=store)
+
+
+def test_a_model_of_another_target_is_refused(place):
+    with pytest.raises(InputError, match=r"model of another target: it finds 'dustlane', not 'ring'"):
+        scan(survey="sky", target="ring", model=place / "models" / "dustlane")
+
+
+def test_what_does_not_exist_is_named(place, tmp_path):
+    with pytest.raises(NotFoundError, match="did you mean 'sky'"):
+        scan(survey="skyy", target="dustlane")
+    with pytest.raises(NotFoundError, match="no store at"):
+        scan(store=tmp_path / "none.zarr", target="dustlane")
+    with pytest.raises(NotFoundError, match="no model for target 'ring'"):
+        scan(survey="sky", target="ring")
+    with pytest.raises(NotFoundError, match="no model at"):
+        scan(survey="sky", model=tmp_path / "none")
+
+
+def test_a_wrong_cluster_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'local'"):
+        scan(survey="sky", target="dustlane", cluster="lokal", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_with_another_scan_is_refused(here, tmp_path):
+    scan(survey="more", out=tmp_path / "run", top=5)
+    with pytest.raises(ConflictError, match=r"holds another scan: top was 5, now 6"):
+        scan(survey="more", out=tmp_path / "run", top=6)
+    assert run.open_run(tmp_path / "run").info["top"] == 5
+
+
+def test_a_store_without_one_usable_image_gives_a_reason_and_no_candidates(here, tmp_path):
+    tiny_store(tmp_path / "dark.zarr", 30, survey="dark", unusable=30)
+    with pytest.raises(
+        GalscanError,
+        match=r"none of the 30 objects could be scored \(10 blank image, 10 no image, 10 unreadable image\)",
+    ):
+        scan(store=tmp_path / "dark.zarr", target="dustlane", out=tmp_path / "run")
+
+
+def test_fewer_objects_than_candidates(here, tmp_path):
+    tiny_store(tmp_path / "few.zarr", 3, survey="few")
+    got = scan(store=tmp_path / "few.zarr", target="dustlane", out=tmp_path / "run")
+    assert got.info["candidates"] == len(got.candidates) == 3
+    assert got.info["purity"]["at"] == {}
