@@ -67,7 +67,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether `error` is the device saying that it has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and any(words in str(error).lower() for words in ("out of memory", "not enough memory"))  # CUDA's words, the CPU's
+        and any(
+            words in str(error).lower() for words in ("out of memory", "not enough memory")
+        )  # CUDA's words, the CPU's
     )
 
 

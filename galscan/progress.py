@@ -22,8 +22,9 @@ def track(label: str, total: int, unit: str = "it", *, done: int = 0) -> Iterato
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description:<28}"), BarColumn(bar_width=28), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description:<28}"), BarColumn(bar_width=28),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         started = time.monotonic()
         with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -51,6 +52,10 @@ def track(label: str, total: int, unit: str = "it", *, done: int = 0) -> Iterato
             last = now
             rate = state["here"] / max(now - started, 1e-9)
             left = (total - count) / rate if rate else 0
-            print(f"{label}: {count:,}/{total:,} {unit}, {rate:,.1f}/s, {left:,.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{label}: {count:,}/{total:,} {unit}, {rate:,.1f}/s, {left:,.0f} s left {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield log

@@ -94,5 +94,7 @@ def test_too_few_positives_are_counted_and_help_is_named(stores):
     rules = recipe.schemas["simulated"]
     t = read_table(stores, schema, rules)
     t.loc[t["target"] == 1, "target"] = np.nan
-    with pytest.raises(InputError, match=rf"0 positive examples of 'dustlane' among .* at least {MIN_POSITIVES}.*label more"):
+    with pytest.raises(
+        InputError, match=rf"0 positive examples of 'dustlane' among .* at least {MIN_POSITIVES}.*label more"
+    ):
         check_counts(t, rules, "dustlane")

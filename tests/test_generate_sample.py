@@ -63,5 +63,9 @@ def test_guidance_factors_sum_to_one(generator, guidance, pushed):
 def test_a_weight_of_one_changes_nothing(generator):
     values, survey = np.tile([[0.0, 1.0]], (2, 1)), np.zeros(2, int)
     plain = dream(generator, values, survey, guidance=1.5, steps=2)
-    np.testing.assert_array_equal(dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 1.0}, steps=2), plain)
-    assert not np.array_equal(dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 3.0}, steps=2), plain)
+    np.testing.assert_array_equal(
+        dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 1.0}, steps=2), plain
+    )
+    assert not np.array_equal(
+        dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 3.0}, steps=2), plain
+    )

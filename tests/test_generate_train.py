@@ -65,7 +65,9 @@ def test_loss_falls_on_one_picture(tmp_path):
     flat = galaxies()
     flat = GalaxySet(np.full_like(flat.images, 60), flat.values, flat.survey, flat.weight)
     quick = GeneratorSettings(widths=(32, 32), steps=60, batch=8, learning_rate=2e-3)
-    few = train_generator(flat, config(), quick.model_copy(update={"steps": 5}), tmp_path / "a.safetensors", seed=0, device=CPU)
+    few = train_generator(
+        flat, config(), quick.model_copy(update={"steps": 5}), tmp_path / "a.safetensors", seed=0, device=CPU
+    )
     many = train_generator(flat, config(), quick, tmp_path / "b.safetensors", seed=0, device=CPU)
     assert many["loss"] < 0.7 * few["loss"]
 

@@ -36,7 +36,14 @@ def model(folder, store) -> galscan.Bundle:
 def test_the_bundle_is_whole(model):
     assert (model.target, model.schema, model.size, model.seed, model.members) == ("dustlane", "simulated", 32, 3, 2)
     names = {p.name for p in model.path.iterdir()}
-    assert {"model.json", "recipe.toml", "splits.parquet", "dreams.png", "report.html", "generator.safetensors"} <= names
+    assert {
+        "model.json",
+        "recipe.toml",
+        "splits.parquet",
+        "dreams.png",
+        "report.html",
+        "generator.safetensors",
+    } <= names
     assert not [n for n in names if n.startswith(("real_", "steps", "request"))]
     assert not model.path.with_name("model.partial").exists()
 
@@ -97,7 +104,9 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
     with pytest.raises(ConflictError, match="unfinished training with other seed"):
         galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=4)
     monkeypatch.setattr(verb, "_classifiers", stage)
-    monkeypatch.setattr(verb, "_generator", lambda *a: json.loads((folder / "again.partial/generator.json").read_text()))
+    monkeypatch.setattr(
+        verb, "_generator", lambda *a: json.loads((folder / "again.partial/generator.json").read_text())
+    )
     assert galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3).model_hash == model.model_hash
 
 
@@ -127,7 +136,7 @@ def test_mistakes_are_one_line_with_a_remedy(folder, store, tmp_path):
     recipe = str(folder / "dustlane.toml")
     with pytest.raises(NotFoundError, match="did you mean 'dustlane'"):
         galscan.train_rare("dustlan", store=store)
-    with pytest.raises(InputError, match="no labelled survey.*galscan ingest"):
+    with pytest.raises(InputError, match=r"no labelled survey.*galscan ingest"):
         galscan.train_rare(recipe)
     with pytest.raises(NotFoundError, match="galscan ingest"):
         galscan.train_rare(recipe, survey="nowhere")

@@ -54,7 +54,10 @@ class Galaxies:
         weight = np.where(labelled, settings.labelled_weight, 1.0)
         weight[self.table["target"].to_numpy() == 1] = settings.rare_weight
         return GalaxySet(
-            self.images[keep], self.labels.to_numpy(np.float32)[keep], self.table["survey"].to_numpy()[keep], weight[keep]
+            self.images[keep],
+            self.labels.to_numpy(np.float32)[keep],
+            self.table["survey"].to_numpy()[keep],
+            weight[keep],
         )
 
 
@@ -99,8 +102,9 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
         if count < MIN_POSITIVES:
             labelled = int(table.drop(columns=["store", "survey", "row", "id", "target"]).notna().any(axis=1).sum())
             raise InputError(
-                f"{count} {name} examples of '{target}' among {labelled:,} labelled objects, at least {MIN_POSITIVES} are "
-                f"needed: label more galaxies for which '{' '.join(rule.split())}', add a store with --store, or loosen the rule"
+                f"{count} {name} examples of '{target}' among {labelled:,} labelled objects, at least {MIN_POSITIVES} "
+                f"are needed: label more galaxies for which '{' '.join(rule.split())}', add a store with --store, "
+                "or loosen the rule"
             )
 
 
@@ -129,7 +133,9 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
         chosen[order[held[0] : sum(held)]] = "test"
         chosen[order[sum(held) :]] = "train"
     names = dict(zip(objects.index, chosen, strict=True))
-    return np.array([names.get(i, "") if np.isfinite(t) else "" for i, t in zip(table["id"], table["target"], strict=True)])
+    return np.array(
+        [names.get(i, "") if np.isfinite(t) else "" for i, t in zip(table["id"], table["target"], strict=True)]
+    )
 
 
 def load_galaxies(

@@ -61,7 +61,7 @@ def train_classifier(
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    network = GalaxyNet(settings.width, real.answers.shape[1]).to(device, memory_format=torch.channels_last)
+    network = GalaxyNet(settings.width, real.answers.shape[1]).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
@@ -79,7 +79,12 @@ def train_classifier(
     network.train()
     with track(label, steps, "step") as advance:
         for step in range(steps):
-            rate = settings.learning_rate * min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            rate = (
+                settings.learning_rate
+                * min(1.0, (step + 1) / (0.05 * steps + 1))
+                * 0.5
+                * (1 + math.cos(math.pi * step / steps))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             drawn = [torch.multinomial(w, n, replacement=True, generator=random) for *_, w, n in pools]

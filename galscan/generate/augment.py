@@ -27,7 +27,9 @@ def rotate_flip_scale(
     flip = torch.where(torch.rand(n, generator=random) < 0.5, -1.0, 1.0)
     move = (torch.rand(n, 2, generator=random) * 2 - 1) * 2 * shift
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    affine = torch.stack([torch.stack([cos * flip, -sin, move[:, 0]], 1), torch.stack([sin * flip, cos, move[:, 1]], 1)], 1)
+    affine = torch.stack(
+        [torch.stack([cos * flip, -sin, move[:, 0]], 1), torch.stack([sin * flip, cos, move[:, 1]], 1)], 1
+    )
     grid = F.affine_grid(affine.to(pixels.device, pixels.dtype), list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 

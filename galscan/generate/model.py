@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,8 @@ class Generator(nn.Module):
     Liu et al. 2022 (arXiv:2209.03003); Lipman et al. 2022 (arXiv:2210.02747).
     """
 
+    grid: torch.Tensor
+
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
@@ -69,8 +72,8 @@ class Generator(nn.Module):
         )
         # Unfolding leaves a faint grid; two convolutions across the seams of the fold remove it.
         self.smooth = nn.Sequential(nn.Conv2d(6, 24, 3, 1, 1), nn.SiLU(), nn.Conv2d(24, 3, 3, 1, 1))
-        nn.init.zeros_(self.smooth[2].weight)
-        nn.init.zeros_(self.smooth[2].bias)
+        for parameter in self.smooth[2].parameters():
+            nn.init.zeros_(parameter)
         line = torch.linspace(-1, 1, side)
         self.register_buffer("grid", torch.stack(torch.meshgrid(line, line, indexing="ij"))[None], persistent=False)
 
@@ -78,8 +81,8 @@ class Generator(nn.Module):
         """Map noisy pixels (n, 3, S, S), times (n,) in 0..1 and conditions (n, C) to velocities (n, 3, S, S)."""
         grid = self.grid.to(x.dtype).expand(len(x), -1, -1, -1)
         folded = torch.cat([F.pixel_unshuffle(x, 2), grid], 1)
-        velocity = self.unet(folded, t * 1000, class_labels=self.condition(condition)).sample
-        velocity = F.pixel_shuffle(velocity, 2)
+        output = self.unet(folded, t * 1000, class_labels=self.condition(condition))  # type: ignore[operator]
+        velocity = F.pixel_shuffle(output.sample, 2)
         return velocity + self.smooth(torch.cat([velocity, x], 1))
 
     # -- pixels and conditions in and out ------------------------------------------------------
@@ -133,11 +136,11 @@ def load_generator(path: Path) -> Generator:
     """
     try:
         with safe_open(path, framework="pt") as handle:
-            raw = json.loads(handle.metadata()["config"])
+            raw: dict[str, Any] = json.loads(handle.metadata()["config"])
             state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a readable generator ({error}); train it again") from error
-    config = GeneratorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
-    generator = Generator(config)
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    generator = Generator(GeneratorConfig(**settings))
     generator.load_state_dict(state)
     return generator.eval()

@@ -7,6 +7,7 @@ the way, where it costs variety and buys nothing (Kynkaanniemi et al. 2024, arXi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -53,7 +54,9 @@ def draw_conditions(
         pool = np.flatnonzero(true)
     if not len(pool):
         wanted = f"satisfies '{rule.base}'" if rule is not None else "is labelled"
-        raise InputError(f"no training galaxy {wanted}, from which dreams would start; label some, or pass --no-synthetic")
+        raise InputError(
+            f"no training galaxy {wanted}, from which dreams would start; label some, or pass --no-synthetic"
+        )
     rows = random.choice(pool, size=count)
     values = labels.to_numpy(np.float32)[rows]
     if rule is not None:
@@ -111,7 +114,7 @@ def dream(
             # One seed a batch: image k is the same however many are asked for.
             random = torch.Generator().manual_seed(seed * 1_000_003 + start)
             x = torch.randn(n, 3, config.size, config.size, generator=random).to(device)
-            for t, after in zip(times[:-1], times[1:], strict=True):
+            for t, after in itertools.pairwise(times):
                 terms = [(condition, 1.0)]
                 if t <= GUIDED_BELOW:
                     terms = _guidance_terms(generator, condition, guidance, pushed)

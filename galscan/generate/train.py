@@ -87,7 +87,8 @@ def train_generator(
     n_answers = len(config.answers)
 
     checkpoint = out.with_suffix(".checkpoint.safetensors")
-    step, before, losses = 0, 0.0, []
+    step, before = 0, 0.0
+    losses: list[float] = []
     if checkpoint.exists():
         step, before, losses = _resume(checkpoint, generator, optimizer, average, random)
     started = saved = time.monotonic()
@@ -100,7 +101,11 @@ def train_generator(
             # The schedule follows steps or time, whichever is further on, so that a run cut short by
             # its budget still ends with a small learning rate.
             done = max(step / settings.steps, elapsed / seconds if seconds else 0.0)
-            rate = settings.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            rate = (
+                settings.learning_rate
+                * min(1.0, (step + 1) / 100)
+                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
@@ -147,7 +152,16 @@ def train_generator(
     return {"steps": step, "seconds": round(spent, 1), "loss": float(np.mean(tail)) if tail else math.nan}
 
 
-def _save(path, generator, optimizer, average, random, step, seconds, losses) -> None:
+def _save(
+    path: Path,
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, torch.Tensor],
+    random: torch.Generator,
+    step: int,
+    seconds: float,
+    losses: list[float],
+) -> None:
     tensors = {f"model.{k}": v for k, v in generator.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -159,7 +173,13 @@ def _save(path, generator, optimizer, average, random, step, seconds, losses) ->
         save_file(tensors, temporary, metadata={"progress": json.dumps({"step": step, "seconds": seconds})})
 
 
-def _resume(path, generator, optimizer, average, random) -> tuple[int, float, list[float]]:
+def _resume(
+    path: Path,
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, torch.Tensor],
+    random: torch.Generator,
+) -> tuple[int, float, list[float]]:
     with safe_open(path, framework="pt") as handle:
         progress = json.loads(handle.metadata()["progress"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118

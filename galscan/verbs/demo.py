@@ -58,7 +58,8 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
             {
                 "rank": rank, "purity": float(row["purity"]), "purity_lo": float(row["purity_lo"]),
                 "purity_hi": float(row["purity_hi"]), "true_purity": float(found[rank - 1] / rank),
-                "completeness": float(row["completeness"]), "true_completeness": float(found[rank - 1] / max(truth.sum(), 1)),
+                "completeness": float(row["completeness"]),
+                "true_completeness": float(found[rank - 1] / max(truth.sum(), 1)),
             }
         )  # fmt: skip
     metrics = model.metrics
@@ -78,14 +79,14 @@ def text(result: dict[str, Any]) -> str:
     """Return the result as a table for people: what was estimated beside what is true."""
     lines = [
         "",
-        f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, {result['true_targets']} of which "
-        "are dusty early types",
+        f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, "
+        f"{result['true_targets']} of which are dusty early types",
         "",
         "  rank   purity (95 % interval)   true purity   completeness   true completeness",
     ]
     lines += [
-        f"  {r['rank']:>4}   {r['purity']:.2f} ({r['purity_lo']:.2f}-{r['purity_hi']:.2f})         {r['true_purity']:.2f}"
-        f"          {r['completeness']:.2f}           {r['true_completeness']:.2f}"
+        f"  {r['rank']:>4}   {r['purity']:.2f} ({r['purity_lo']:.2f}-{r['purity_hi']:.2f})"
+        f"         {r['true_purity']:.2f}          {r['completeness']:.2f}           {r['true_completeness']:.2f}"
         for r in result["table"]
     ]
     lines += [

@@ -20,7 +20,7 @@ import pandas as pd
 
 from galscan import home
 from galscan.errors import ConflictError, InputError, Interrupted
-from galscan.files import digest, read_json, write_json
+from galscan.files import digest, read_json, storage_errors, write_json
 from galscan.labels import Schema, load_schema
 from galscan.recipe import LabelRules, Recipe, load_recipe
 from galscan.store import layout
@@ -74,11 +74,22 @@ class Plan:
         for split in ("train", "calibration", "test"):
             part = t.loc[t["split"] == split, "target"]
             rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
-        rows += [f"generator    {r.generator.steps:,} steps of {r.generator.batch}" if self.synthetic else "generator    none"]
+        rows += [
+            f"generator    {r.generator.steps:,} steps of {r.generator.batch}"
+            if self.synthetic
+            else "generator    none"
+        ]
         if self.synthetic:
             rows += [f"dreams       {r.dream.positives:,} positive, {r.dream.negatives:,} negative"]
-        rows += [f"classifiers  {r.classifier.members} real-only" + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")]
-        rows += [f"time         at most about {self.budget:g} minutes" if self.budget else "time         as long as the steps take (see --budget)"]
+        rows += [
+            f"classifiers  {r.classifier.members} real-only"
+            + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")
+        ]
+        rows += [
+            f"time         at most about {self.budget:g} minutes"
+            if self.budget
+            else "time         as long as the steps take (see --budget)"
+        ]
         return "\n".join([*rows, f"output       {self.out}"])
 
 
@@ -148,7 +159,12 @@ def train_rare(
         _write_report(bundle.path)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
-    for leftover in [*work.glob("real_*.safetensors"), work / "steps.json", work / "generator.json", work / "request.json"]:
+    for leftover in [
+        *work.glob("real_*.safetensors"),
+        work / "steps.json",
+        work / "generator.json",
+        work / "request.json",
+    ]:
         leftover.unlink(missing_ok=True)
     if plan.out.exists():
         shutil.rmtree(plan.out)
@@ -171,7 +187,9 @@ def _plan(
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
     names = [survey] if isinstance(survey, str) else list(survey)
-    paths = [home.find_survey(name) for name in names] + [Path(p) for p in ([store] if isinstance(store, str | Path) else store)]
+    paths = [home.find_survey(name) for name in names] + [
+        Path(p) for p in ([store] if isinstance(store, str | Path) else store)
+    ]
     if not paths:
         paths = sorted((home.data_home() / "surveys").glob("*.zarr"))
     if not paths:
@@ -188,7 +206,9 @@ def _plan(
     table = read_table(stores, schema, rules)
     check_counts(table, rules, recipe.name)
     table["split"] = split_objects(table, recipe.split, seed)
-    return Plan(recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed)
+    return Plan(
+        recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed
+    )
 
 
 def _claim(plan: Plan, overwrite: bool) -> Bundle | None:
@@ -203,7 +223,9 @@ def _claim(plan: Plan, overwrite: bool) -> Bundle | None:
         if present.info.get("request") == plan.request:
             print(f"{plan.out} holds just this model; nothing to do (--overwrite trains it again)", file=sys.stderr)
             return present
-        raise ConflictError(f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite")
+        raise ConflictError(
+            f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite"
+        )
     if work.exists():
         before = read_json(work / "request.json") if (work / "request.json").is_file() else None
         if before != plan.request:
@@ -235,7 +257,9 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
         generated = _generator(plan, galaxies, work, device)
         dreamt = _dreams(plan, galaxies, work, device)
     train = np.flatnonzero(_in_train(galaxies))
-    real = _examples(plan, galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train])
+    real = _examples(
+        plan, galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train]
+    )
     variants = {"real_only": None} | ({"real_plus_dreamt": dreamt} if dreamt is not None else {})
     networks = _classifiers(plan, real, variants, work, device)
 
@@ -247,14 +271,17 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     }  # fmt: skip
     # Which of the two is delivered is chosen on the calibration set; the test set only reports.
     on_calibration = {
-        name: metrics.summarise(scores[name, "calibration"], targets["calibration"], plan.seed)["ap_ensemble"] for name in networks
+        name: metrics.summarise(scores[name, "calibration"], targets["calibration"], plan.seed)["ap_ensemble"]
+        for name in networks
     }
     chosen = max(networks, key=lambda name: on_calibration[name])
     report: dict[str, Any] = {"real_only": None, "real_plus_dreamt": None, "gain": None, "chosen": chosen}
     for name in networks:
         report[name] = metrics.summarise(scores[name, "test"], targets["test"], plan.seed)
     if dreamt is not None:
-        report["gain"] = metrics.gain(scores["real_plus_dreamt", "test"], scores["real_only", "test"], targets["test"], plan.seed)
+        report["gain"] = metrics.gain(
+            scores["real_plus_dreamt", "test"], scores["real_only", "test"], targets["test"], plan.seed
+        )
     n_positive, n = int(targets["test"].sum()), len(targets["test"])
     report |= {
         "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
@@ -264,7 +291,9 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
         "seconds": round(time.monotonic() - started, 1),
     }
     calibration = calibrate.fit(scores[chosen, "calibration"].mean(0), targets["calibration"])
-    splits = galaxies.table.loc[_in_train(galaxies) | galaxies.table["split"].isin(list(held)), ["store", "id", "split", "target"]].copy()
+    splits = galaxies.table.loc[
+        _in_train(galaxies) | galaxies.table["split"].isin(list(held)), ["store", "id", "split", "target"]
+    ].copy()
     splits.loc[splits["split"] == "", "split"] = "train"
     model = bundle.write_bundle(
         work, recipe=recipe, target=recipe.name, schema=plan.schema.name, size=recipe.size, seed=plan.seed,
@@ -278,7 +307,9 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
 def results(report: dict[str, Any]) -> str:
     """Return the comparison of the real-only and the real + dreamt classifier as lines of text."""
     test = report["test"]
-    lines = [f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"]
+    lines = [
+        f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"
+    ]
     for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + dreamt")):
         if (m := report[name]) is not None:
             each = " ".join(f"{ap:.3f}" for ap in m["ap"])
@@ -341,7 +372,8 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) ->
         random = np.random.default_rng(plan.seed)
         train = np.flatnonzero(_in_train(galaxies))
         negative = galaxies.rows("train")[galaxies.table["target"].to_numpy()[galaxies.rows("train")] == 0]
-        images, values = [], []
+        images: list[np.ndarray] = []
+        values: list[np.ndarray] = []
         for rows, count, rule, guidance, weights in (
             (train, settings.positives, rules.dream, settings.guidance, rules.dream.weights),
             (negative, settings.negatives, None, 1.0, {}),
@@ -351,7 +383,8 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) ->
             images.append(
                 dream(
                     generator, conditions, survey, guidance=guidance, weights=weights, steps=settings.steps,
-                    seed=plan.seed + len(images), device=device, label=f"dream {'negatives' if rule is None else 'positives'}",
+                    seed=plan.seed + len(images), device=device,
+                    label=f"dream {'negatives' if rule is None else 'positives'}",
                 )
             )  # fmt: skip
             values.append(conditions)
@@ -367,16 +400,15 @@ def _write_dreams(plan: Plan, work: Path, images: np.ndarray, values: np.ndarray
 
     partial, final = work / "dreams.zarr.partial", work / "dreams.zarr"
     group = layout.create(
-        partial, survey=f"dreams-{plan.recipe.name}", count=len(images), size=plan.recipe.size, id_dtype=np.dtype("int64"),
-        schemas={plan.schema.name: plan.schema.names}, truth=["target"],
+        partial, survey=f"dreams-{plan.recipe.name}", count=len(images), size=plan.recipe.size,
+        id_dtype=np.dtype("int64"), schemas={plan.schema.name: plan.schema.names}, truth=["target"],
         provenance={"dreamt": True, "seed": plan.seed, "recipe": plan.recipe.hash},
     )  # fmt: skip
-    with layout.storage_errors(partial):
-        group["images"][:] = images
-        group["id"][:] = np.arange(len(images))
-        group["truth/target"][:] = target.astype(np.float32)
-        for k, answer in enumerate(plan.schema.names):
-            group[f"labels/{plan.schema.name}/{answer}"][:] = values[:, k]
+    arrays = {"images": images, "id": np.arange(len(images)), "truth/target": target.astype(np.float32)}
+    arrays |= {f"labels/{plan.schema.name}/{answer}": values[:, k] for k, answer in enumerate(plan.schema.names)}
+    with storage_errors(partial):
+        for name, column in arrays.items():
+            group[name][:] = column  # type: ignore[index]
     layout.finish(partial, digest([plan.request, "dreams"]))
     os.replace(partial, final)
 
