@@ -81,14 +81,6 @@ def test_images_belong_to_their_rows(stores):
         np.testing.assert_array_equal(galaxies.images[k], images[np.flatnonzero(ids == galaxies.table["id"][k])[0]])
 
 
-def test_another_size_is_refused_with_the_command(stores):
-    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
-    t = read_table(stores, schema, recipe.schemas["simulated"])
-    t["split"] = split_objects(t, SPLIT, 0)
-    with pytest.raises(InputError, match="--size 64"):
-        load_galaxies(stores, t, schema.names, 64, seed=0, unlabelled=True)
-
-
 def test_too_few_positives_are_counted_and_help_is_named(stores):
     recipe, schema = load_recipe("dustlane"), load_schema("simulated")
     rules = recipe.schemas["simulated"]

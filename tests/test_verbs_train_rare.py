@@ -23,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def store(folder) -> Path:
     """Galaxies of which some are dusty early types, rings and mergers; half of them labelled."""
-    sky = SimulatedSurvey(count=600, size=32, seed=1, rare_fraction=0.1, labelled=0.6)
+    sky = SimulatedSurvey(count=800, size=32, seed=1, rare_fraction=0.1, labelled=0.8)
     return ingest_survey(sky, folder / "sky.zarr", workers=1).path
 
 

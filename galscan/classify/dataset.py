@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.errors import InputError
-from galscan.generate.train import GalaxySet
+from galscan.generate.galaxies import GalaxySet
 from galscan.labels import Schema, parse_rule, target_mask
 from galscan.recipe import GeneratorSettings, LabelRules, Split
 from galscan.store.layout import UNUSABLE, Store
@@ -141,18 +141,7 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
 def load_galaxies(
     stores: Sequence[Store], table: pd.DataFrame, answers: Sequence[str], size: int, *, seed: int, unlabelled: bool
 ) -> Galaxies:
-    """Stream the stores once and keep the labelled galaxies and, if asked, a sample of the others.
-
-    Raises
-    ------
-    InputError
-        If a store has another size than the recipe's.
-    """
-    for store in stores:
-        if store.size != size:
-            raise InputError(
-                f"{store.path} holds {store.size} px cutouts, the recipe trains on {size} px; ingest with --size {size}"
-            )
+    """Stream the stores once and keep the labelled galaxies and, if asked, a sample of the others."""
     labelled = table[list(answers)].notna().any(axis=1).to_numpy()
     others = np.flatnonzero(~labelled)
     random = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-BOOTSTRAP = 1000
+BOOTSTRAP = 500
 
 
 def _resampled_ap(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndarray:
@@ -25,6 +25,11 @@ def _resampled_ap(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndar
     return values
 
 
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the average precision of scores (n,) for targets (n,) of 0 and 1."""
+    return float(average_precision_score(targets, scores))
+
+
 def summarise(scores: np.ndarray, targets: np.ndarray, seed: int) -> dict[str, Any]:
     """Return average precision per member, its mean and 95 % interval, and the ensemble's curve.
 
@@ -40,13 +45,13 @@ def summarise(scores: np.ndarray, targets: np.ndarray, seed: int) -> dict[str, A
         objects), ``ap_ensemble`` (of the mean score) and ``pr_curve`` of the ensemble.
     """
     resampled = _resampled_ap(scores, targets, seed)
-    each = [float(average_precision_score(targets, s)) for s in scores]
+    each = [average_precision(s, targets) for s in scores]
     precision, recall, _ = precision_recall_curve(targets, scores.mean(0))
     thin = np.unique(np.linspace(0, len(recall) - 1, 200).astype(int))
     return {
         "ap": each, "ap_mean": float(np.mean(each)),
         "ap_lo": float(np.percentile(resampled, 2.5)), "ap_hi": float(np.percentile(resampled, 97.5)),
-        "ap_ensemble": float(average_precision_score(targets, scores.mean(0))),
+        "ap_ensemble": average_precision(scores.mean(0), targets),
         "pr_curve": {"recall": recall[thin].tolist(), "precision": precision[thin].tolist()},
     }  # fmt: skip
 

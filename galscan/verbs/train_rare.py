@@ -11,18 +11,15 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from galscan import home
-from galscan.errors import ConflictError, InputError, Interrupted
+from galscan.classify.plan import Plan, claim, make_plan
+from galscan.errors import Interrupted
 from galscan.files import digest, read_json, storage_errors, write_json
-from galscan.labels import Schema, load_schema
-from galscan.recipe import LabelRules, Recipe, load_recipe
 from galscan.store import layout
 
 if TYPE_CHECKING:
@@ -34,63 +31,6 @@ if TYPE_CHECKING:
 
 # Shares of --budget: drawing a lane is the hardest thing to learn.
 GENERATOR_SHARE, CLASSIFIER_SHARE = 0.55, 0.33
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be trained on what; decided before anything long begins."""
-
-    recipe: Recipe
-    schema: Schema
-    stores: list[layout.Store]
-    table: pd.DataFrame
-    out: Path
-    budget: float | None  # minutes
-    synthetic: bool
-    seed: int
-
-    @property
-    def rules(self) -> LabelRules:
-        return self.recipe.schemas[self.schema.name]
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """All that decides the result; a folder never mixes two of them."""
-        return {
-            "recipe": self.recipe.hash, "stores": [[s.name, s.content_hash] for s in self.stores],
-            "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
-        }  # fmt: skip
-
-    def seconds(self, share: float) -> float | None:
-        return None if self.budget is None else self.budget * 60 * share
-
-    def describe(self) -> str:
-        """Return the plan for people."""
-        r, t = self.recipe, self.table
-        rows = [f"target       {r.name}: {r.title}"]
-        rows += [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in self.stores]
-        labelled = int(t[self.schema.names].notna().any(axis=1).sum())
-        rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
-        for split in ("train", "calibration", "test"):
-            part = t.loc[t["split"] == split, "target"]
-            rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
-        rows += [
-            f"generator    {r.generator.steps:,} steps of {r.generator.batch}"
-            if self.synthetic
-            else "generator    none"
-        ]
-        if self.synthetic:
-            rows += [f"dreams       {r.dream.positives:,} positive, {r.dream.negatives:,} negative"]
-        rows += [
-            f"classifiers  {r.classifier.members} real-only"
-            + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")
-        ]
-        rows += [
-            f"time         at most about {self.budget:g} minutes"
-            if self.budget
-            else "time         as long as the steps take (see --budget)"
-        ]
-        return "\n".join([*rows, f"output       {self.out}"])
 
 
 def train_rare(
@@ -142,7 +82,7 @@ def train_rare(
     Interrupted
         On Ctrl-C; the same call goes on where it stopped.
     """
-    plan = _plan(target, survey, store, out, budget, synthetic, seed)
+    plan = make_plan(target, survey, store, out, budget, synthetic, seed)
     print(plan.describe(), file=sys.stderr)
     if dry_run:
         return None
@@ -151,9 +91,9 @@ def train_rare(
 
     where = devices.pick(device)
     devices.keep_memory()
-    if (done := _claim(plan, overwrite)) is not None:
+    if (done := claim(plan, overwrite)) is not None:
         return done
-    work = plan.out.with_name(plan.out.name + ".partial")
+    work = plan.work
     try:
         bundle = _train(plan, work, where)
         _write_report(bundle.path)
@@ -170,76 +110,6 @@ def train_rare(
         shutil.rmtree(plan.out)
     os.replace(work, plan.out)
     return open_bundle(plan.out)
-
-
-def _plan(
-    target: str,
-    survey: str | Sequence[str],
-    store: str | Path | Sequence[str | Path],
-    out: str | Path | None,
-    budget: float | None,
-    synthetic: bool,
-    seed: int,
-) -> Plan:
-    from galscan.classify.dataset import check_counts, read_table, split_objects
-
-    if budget is not None and not budget > 0:
-        raise InputError(f"--budget {budget:g}: give minutes above 0")
-    recipe = load_recipe(target)
-    names = [survey] if isinstance(survey, str) else list(survey)
-    paths = [home.find_survey(name) for name in names] + [
-        Path(p) for p in ([store] if isinstance(store, str | Path) else store)
-    ]
-    if not paths:
-        paths = sorted((home.data_home() / "surveys").glob("*.zarr"))
-    if not paths:
-        raise InputError(
-            f"no labelled survey to train on in {home.data_home() / 'surveys'}: build one with "
-            "galscan ingest --survey local --path IMAGES --catalog TABLE --labels SCHEMA, or name a store with --store"
-        )
-    if len({p.resolve() for p in paths}) < len(paths):
-        raise InputError("a store is named twice; name each once")
-    stores = [layout.open_store(p) for p in paths]
-    # Stores without a label of the recipe's may still teach the generator, but only at the recipe's size.
-    schema = load_schema(recipe.schema_for(s for store in stores for s in store.schemas))
-    rules = recipe.schemas[schema.name]
-    table = read_table(stores, schema, rules)
-    check_counts(table, rules, recipe.name)
-    table["split"] = split_objects(table, recipe.split, seed)
-    return Plan(
-        recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed
-    )
-
-
-def _claim(plan: Plan, overwrite: bool) -> Bundle | None:
-    """Make ``OUT.partial`` ours; return the model if `out` already holds just what is asked for."""
-    from galscan.classify.bundle import open_bundle
-
-    work = plan.out.with_name(plan.out.name + ".partial")
-    if plan.out.exists() and not overwrite:
-        if not (plan.out / "model.json").is_file():
-            raise ConflictError(f"{plan.out} exists and is not a model; choose another --out")
-        present = open_bundle(plan.out)
-        if present.info.get("request") == plan.request:
-            print(f"{plan.out} holds just this model; nothing to do (--overwrite trains it again)", file=sys.stderr)
-            return present
-        raise ConflictError(
-            f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite"
-        )
-    if work.exists():
-        before = read_json(work / "request.json") if (work / "request.json").is_file() else None
-        if before != plan.request:
-            if not overwrite:
-                changed = [k for k in plan.request if (before or {}).get(k) != plan.request[k]]
-                raise ConflictError(
-                    f"{work} holds an unfinished training with other {', '.join(changed)}; repeat that command, "
-                    "choose another --out, or pass --overwrite"
-                )
-            shutil.rmtree(work)
-        else:
-            print(f"going on with {work}", file=sys.stderr)
-    write_json(work / "request.json", plan.request)
-    return None
 
 
 def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
@@ -271,7 +141,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     }  # fmt: skip
     # Which of the two is delivered is chosen on the calibration set; the test set only reports.
     on_calibration = {
-        name: metrics.summarise(scores[name, "calibration"], targets["calibration"], plan.seed)["ap_ensemble"]
+        name: metrics.average_precision(scores[name, "calibration"].mean(0), targets["calibration"])
         for name in networks
     }
     chosen = max(networks, key=lambda name: on_calibration[name])
@@ -339,8 +209,9 @@ def _examples(plan: Plan, images: np.ndarray, target: np.ndarray, labels: pd.Dat
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
+    from galscan.generate.galaxies import pixel_statistics
     from galscan.generate.model import GeneratorConfig
-    from galscan.generate.train import pixel_statistics, train_generator
+    from galscan.generate.train import train_generator
 
     note = work / "generator.json"
     if note.is_file():

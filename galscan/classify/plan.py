@@ -1,0 +1,167 @@
+"""What train-rare will do, decided and checked before anything long begins; and whose folder it is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from galscan import home
+from galscan.classify.bundle import Bundle, open_bundle
+from galscan.classify.dataset import check_counts, read_table, split_objects
+from galscan.errors import ConflictError, InputError
+from galscan.files import read_json, write_json
+from galscan.labels import Schema, load_schema
+from galscan.recipe import LabelRules, Recipe, load_recipe
+from galscan.store import layout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained on what; decided before anything long begins."""
+
+    recipe: Recipe
+    schema: Schema
+    stores: list[layout.Store]
+    table: pd.DataFrame
+    out: Path
+    budget: float | None  # minutes
+    synthetic: bool
+    seed: int
+
+    @property
+    def rules(self) -> LabelRules:
+        return self.recipe.schemas[self.schema.name]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """All that decides the result; a folder never mixes two of them."""
+        return {
+            "recipe": self.recipe.hash, "stores": [[s.name, s.content_hash] for s in self.stores],
+            "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
+        }  # fmt: skip
+
+    @property
+    def work(self) -> Path:
+        """Where the stages leave their results until all is done."""
+        return self.out.with_name(self.out.name + ".partial")
+
+    def seconds(self, share: float) -> float | None:
+        return None if self.budget is None else self.budget * 60 * share
+
+    def describe(self) -> str:
+        """Return the plan for people."""
+        r, t = self.recipe, self.table
+        rows = [f"target       {r.name}: {r.title}"]
+        rows += [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in self.stores]
+        labelled = int(t[self.schema.names].notna().any(axis=1).sum())
+        rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
+        for split in ("train", "calibration", "test"):
+            part = t.loc[t["split"] == split, "target"]
+            rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
+        rows += [
+            f"generator    {r.generator.steps:,} steps of {r.generator.batch}"
+            if self.synthetic
+            else "generator    none"
+        ]
+        if self.synthetic:
+            rows += [f"dreams       {r.dream.positives:,} positive, {r.dream.negatives:,} negative"]
+        rows += [
+            f"classifiers  {r.classifier.members} real-only"
+            + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")
+        ]
+        rows += [
+            f"time         at most about {self.budget:g} minutes"
+            if self.budget
+            else "time         as long as the steps take (see --budget)"
+        ]
+        return "\n".join([*rows, f"output       {self.out}"])
+
+
+def make_plan(
+    target: str,
+    survey: str | Sequence[str],
+    store: str | Path | Sequence[str | Path],
+    out: str | Path | None,
+    budget: float | None,
+    synthetic: bool,
+    seed: int,
+) -> Plan:
+    """Resolve names, read the labels and split the objects.
+
+    Raises
+    ------
+    InputError
+        If recipe, labels and stores do not fit together, or there are too few examples.
+    """
+    if budget is not None and not budget > 0:
+        raise InputError(f"--budget {budget:g}: give minutes above 0")
+    recipe = load_recipe(target)
+    names = [survey] if isinstance(survey, str) else list(survey)
+    paths = [home.find_survey(name) for name in names] + [
+        Path(p) for p in ([store] if isinstance(store, str | Path) else store)
+    ]
+    by_default = not paths
+    if by_default:
+        paths = sorted((home.data_home() / "surveys").glob("*.zarr"))
+    if not paths:
+        raise InputError(
+            f"no labelled survey to train on in {home.data_home() / 'surveys'}: build one with "
+            "galscan ingest --survey local --path IMAGES --catalog TABLE --labels SCHEMA, or name a store with --store"
+        )
+    if len({p.resolve() for p in paths}) < len(paths):
+        raise InputError("a store is named twice; name each once")
+    stores = [layout.open_store(p) for p in paths]
+    if by_default:  # all that fit; if none does, say so of the first
+        stores = [s for s in stores if s.size == recipe.size] or stores
+    for s in stores:
+        if s.size != recipe.size:
+            raise InputError(
+                f"{s.path} holds {s.size} px cutouts, the recipe of '{recipe.name}' trains on {recipe.size} px; "
+                f"ingest with --size {recipe.size}"
+            )
+    # Stores without a label of the recipe's still teach the generator.
+    schema = load_schema(recipe.schema_for(s for store in stores for s in store.schemas))
+    rules = recipe.schemas[schema.name]
+    table = read_table(stores, schema, rules)
+    check_counts(table, rules, recipe.name)
+    table["split"] = split_objects(table, recipe.split, seed)
+    return Plan(
+        recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed
+    )
+
+
+def claim(plan: Plan, overwrite: bool) -> Bundle | None:
+    """Make ``OUT.partial`` ours; return the model if `out` already holds just what is asked for."""
+    work = plan.work
+    if plan.out.exists() and not (plan.out / "model.json").is_file():
+        raise ConflictError(f"{plan.out} exists and is not a model; choose another --out")
+    if plan.out.exists() and not overwrite:
+        present = open_bundle(plan.out)
+        if present.info.get("request") == plan.request:
+            print(f"{plan.out} holds just this model; nothing to do (--overwrite trains it again)", file=sys.stderr)
+            return present
+        raise ConflictError(
+            f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite"
+        )
+    if work.exists():
+        if not (work / "request.json").is_file():
+            raise ConflictError(f"{work} exists and is not an unfinished training; remove it or choose another --out")
+        before = read_json(work / "request.json")
+        if before != plan.request:
+            if not overwrite:
+                changed = [k for k in plan.request if before.get(k) != plan.request[k]]
+                raise ConflictError(
+                    f"{work} holds an unfinished training with other {', '.join(changed)}; repeat that command, "
+                    "choose another --out, or pass --overwrite"
+                )
+            shutil.rmtree(work)
+        else:
+            print(f"going on with {work}", file=sys.stderr)
+    write_json(work / "request.json", plan.request)
+    return None

@@ -1,0 +1,64 @@
+"""One form for every benchmark: arguments, and a JSON file that says where its figures come from."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import galscan
+from galscan.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "diffusers", "dask", "zarr", "numpy", "astropy")
+
+
+def arguments(name: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options every benchmark has."""
+    parser = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{name}", description=description)
+    parser.add_argument("--quick", action="store_true", help="minutes instead of hours; the figures mean nothing")
+    parser.add_argument("--json", action="store_true", help="print the figures as the last line of stdout")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("benchmark-work"), help="folder for what is built; resumes")
+    return parser
+
+
+def record(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> Path:
+    """Write ``results/NAME.json`` (``NAME-quick.json`` for a quick run) and print the figures."""
+    path = RESULTS / f"{name}{'-quick' if options.quick else ''}.json"
+    write_json(
+        path,
+        {
+            "benchmark": name,
+            "command": f"python -m tests.benchmarks.{name}" + (" --quick" if options.quick else ""),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "seed": options.seed,
+            "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": _memory()},
+            "versions": {"galscan": galscan.__version__, "python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
+            "figures": figures,
+        },
+    )
+    for key, value in figures.items():
+        print(f"{key:<28} {value}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(figures))
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _memory() -> float:
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
