@@ -12,12 +12,12 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import galscan
-from galscan.errors import GalscanError, InputError
+from galscan.errors import GalscanError, InputError, nearest
 
 app = typer.Typer(
     name="galscan",
@@ -35,7 +35,17 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything tha
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes; default: as many as there are cores.")
 ]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the networks run.")]
+
+
+def _known_device(name: str) -> str:
+    if name not in (known := ("auto", "cpu", "cuda")):
+        raise InputError(f"--device {name!r} is unknown{nearest(name, known)}")
+    return name
+
+
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda", callback=_known_device, help="Where the networks run.")
+]
 Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in the data home, by name; repeatable.")]
 Stores = Annotated[list[Path] | None, typer.Option("--store", help="Store, by path; repeatable.")]
 
@@ -281,6 +291,10 @@ def run(arguments: Sequence[str]) -> int:
             if debug:
                 traceback.print_exc()
             return fail(str(error), error.exit_code)
+        except PermissionError as error:  # of reading; writing has its own words
+            if debug:
+                traceback.print_exc()
+            return fail(f"no permission to read {error.filename or error}; change its mode or name another place", 2)
         except Exception as error:
             if message := getattr(error, "format_message", None):  # a wrong option; typer moved this class about
                 context = getattr(error, "ctx", None)

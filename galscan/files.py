@@ -6,13 +6,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from galscan.errors import InputError, NotFoundError, StorageError
+from galscan.errors import GalscanError, InputError, NotFoundError, StorageError
 
 
 @contextmanager
@@ -20,16 +21,27 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn an `OSError` raised inside the block into a `StorageError` that names `path` and the cure."""
     try:
         yield
-    except StorageError:
+    except GalscanError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        code = _error_number(error)
+        if code is None and not isinstance(error, OSError):
+            raise
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             why = "the disk is full (or a quota is reached); free some space and run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
             why = "no permission to write there; choose another place"
         else:
-            why = error.strerror or str(error)
+            why = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"cannot write {path}: {why}") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """Return the system's number of an error; astropy and safetensors pass it on in words only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(said[1] or said[2]) if said else None
 
 
 @contextmanager

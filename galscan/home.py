@@ -73,4 +73,9 @@ def find_model(target: str) -> Path:
     path = model_path(target)
     if (path / "model.json").is_file():
         return path
+    from galscan.recipe import recipe_names  # it loads pydantic, which only this message needs
+
+    known = {*recipe_names(), *(p.parent.name for p in path.parent.glob("*/model.json"))}
+    if target not in known:
+        raise NotFoundError(f"unknown target '{target}'{nearest(target, known)}, and no model at {path}")
     raise NotFoundError(f"no model for target '{target}' at {path}; train it: galscan train-rare --target {target}")

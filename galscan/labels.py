@@ -274,7 +274,9 @@ def find_toml(kind: str, what: str, name: str) -> Traversable:
     """Return the file that `name` (a shipped name, or a path ending in .toml) stands for."""
     if name.endswith(".toml"):
         if not Path(name).is_file():
-            raise NotFoundError(f"{what} file {name} does not exist")
+            raise NotFoundError(
+                f"{what} file {name} does not exist; give its path, or one of {', '.join(toml_names(kind))}"
+            )
         return Path(name)
     if name not in (names := toml_names(kind)):
         raise NotFoundError(f"unknown {what} '{name}'{nearest(name, names)}")

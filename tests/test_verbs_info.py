@@ -41,7 +41,7 @@ def test_a_model(tmp_path):
     result = info(tmp_path / "model")
     json.dumps(result, allow_nan=False)
     assert result["kind"] == "model" and result["target"] == "dustlane" and result["schema"] == "simulated"
-    with pytest.raises(InputError, match=r"dreams\.png"):
+    with pytest.raises(InputError, match="no dreams to show"):
         info(tmp_path / "model", sheet=tmp_path / "sheet.png")
 
 
@@ -58,9 +58,17 @@ def run(store, tmp_path):
         "run": str(path),
         "stores": stores,
         "scanned": 296,
+        "candidates": 2,
+        "images_per_s": None,
+        "quarantine_reasons": {"no image": 4},
+        "purity": {
+            "prevalence": {"value": 0.01, "low": 0.0, "high": None},
+            "at": {"10": {"value": 0.5, "low": 0.25, "high": 0.75}},
+            "notes": ["It rests on little."],
+        },
     }
     write_json(path / "run.json", told)
-    table = {"rank": [1, 2], "store": store.name, "index": [5, 9], "probability": [0.9, 0.5]}
+    table = {"rank": [1, 2], "store": store.name, "index": [5, 9], "p_target": [0.9, 0.5]}
     pd.DataFrame(table).to_parquet(path / "candidates.parquet")
     return path
 
@@ -96,3 +104,5 @@ def test_summaries(tmp_path, run):
     assert summarize({"a": 1}) == {"a": 1}
     summary = summarize(Run(run, json.loads((run / "run.json").read_text())))
     assert summary["run"] == str(run)
+    assert "2 candidates for 'ring' ranked among 296 galaxies; 4 set aside: no image" in summary["text"]
+    assert "50 % (25-75) among the best 10" in summary["text"] and "1 % (0-?)" in summary["text"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from galscan.classify.model import GalaxyNet
 
 FORMAT = 1
+KEYS = {"target", "schema", "size", "seed", "answers", "weights", "calibration", "metrics", "model_hash", "splits"}
 
 
 class Scores(NamedTuple):
@@ -104,13 +105,16 @@ class Bundle:
         return set(table.loc[table["split"] == "train", "id"])
 
     def summary(self) -> dict[str, Any]:
-        """Return what a script wants to know, JSON-able."""
+        """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
         keys = ("target", "schema", "size", "seed", "model_hash", "splits")
         metrics = {
             name: {k: v for k, v in value.items() if k != "pr_curve"} if isinstance(value, dict) else value
             for name, value in self.metrics.items()
         }
-        return {"model": str(self.path), "members": self.members, **{k: self.info[k] for k in keys}, "metrics": metrics}
+        told = {"model": str(self.path), "members": self.members, **{k: self.info[k] for k in keys}, "metrics": metrics}
+        lines = [f"model        {self.path}  ({self.target}, {self.size} px, {self.members} networks)"]
+        lines += [_results(self.metrics)] if self.metrics.get("test") else []
+        return told | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
 
     def scorer(self, device: str = "auto", precision: str | None = None) -> Scorer:
         """Load the ensemble and return a function from images (n, S, S, 3) uint8 to `Scores`.
@@ -121,6 +125,23 @@ class Bundle:
             If a weights file is not the one the bundle was written with.
         """
         return _load_scorer(self, device, precision or self.recipe.scan.precision)
+
+
+def _results(report: dict[str, Any]) -> str:
+    """Return the comparison of the real-only and the real + dreamt classifier as lines of text."""
+    test = report["test"]
+    lines = [
+        f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"
+    ]
+    for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + dreamt")):
+        if (m := report[name]) is not None:
+            each = " ".join(f"{ap:.3f}" for ap in m["ap"])
+            mark = "  <- delivered" if report["chosen"] == name else ""
+            lines.append(f"  {words:<14} {m['ap_mean']:.3f}  [{m['ap_lo']:.3f}, {m['ap_hi']:.3f}]  seeds: {each}{mark}")
+    if report["gain"] is not None:
+        g = report["gain"]
+        lines.append(f"  {'gain':<14} {g['mean']:+.3f}  [{g['lo']:+.3f}, {g['hi']:+.3f}]")
+    return "\n".join(lines)
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -141,6 +162,8 @@ def open_bundle(path: str | Path) -> Bundle:
     info = read_json(path / "model.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise InputError(f"{path} is not a galscan model of format {FORMAT}; train it again with this version")
+    if lost := sorted(KEYS - info.keys()):
+        raise InputError(f"{path / 'model.json'} is damaged (it lacks {', '.join(lost)}); restore it, or train again")
     try:
         recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
     except FileNotFoundError:

@@ -149,7 +149,8 @@ def claim(plan: Plan, overwrite: bool) -> Bundle | None:
         raise ConflictError(
             f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite"
         )
-    if work.exists():
+    # A disk that was full at the first word leaves an empty folder; that is nobody's.
+    if work.is_file() or (work.is_dir() and any(work.iterdir())):
         if not (work / "request.json").is_file():
             raise ConflictError(f"{work} exists and is not an unfinished training; remove it or choose another --out")
         before = read_json(work / "request.json")

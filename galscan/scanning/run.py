@@ -17,6 +17,7 @@ from galscan.scanning.plan import Plan
 
 LOCK = ".lock"
 INFO = "run.json"
+OUTPUTS = {"FITS": "candidates.fits", "pictures": "contact.png", "report": "report.html"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,23 @@ class Run:
         return pd.read_parquet(self.path / "candidates.parquet")
 
     def summary(self) -> dict[str, Any]:
-        """Return what a script wants to know, JSON-able."""
-        return {"run": str(self.path)} | {k: v for k, v in self.info.items() if k not in ("run", "identity")}
+        """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
+        told = {"run": str(self.path)} | {k: v for k, v in self.info.items() if k not in ("run", "identity")}
+        return told | ({"text": self._text()} if self.info["status"] == "done" else {})
+
+    def _text(self) -> str:
+        """Return the outcome of a finished scan for people."""
+        info, purity = self.info, self.info["purity"]
+        rate = f" at {info['images_per_s']:,.0f}/s" if info["images_per_s"] else ""
+        lines = [
+            f"{info['candidates']:,} candidates for '{info['target']}' ranked among {info['scanned']:,} galaxies{rate}"
+            + "".join(f"; {count:,} set aside: {why}" for why, count in info["quarantine_reasons"].items()),
+            f"prevalence   {_percent(purity['prevalence'])} of the survey",
+            *(f"purity       {_percent(entry)} among the best {rank}" for rank, entry in purity["at"].items()),
+            *(f"note         {note}" for note in purity["notes"]),
+            *(f"{name:<12} {self.path / file}" for name, file in OUTPUTS.items()),
+        ]
+        return "\n".join(lines)
 
 
 def open_run(path: Path | str) -> Run:
@@ -140,3 +156,9 @@ def _locked(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConflictError(f"another scan is at work in {out}; wait for it, or choose another --out") from None
         yield
+
+
+def _percent(entry: dict[str, float | None]) -> str:
+    """Return ``54 % (10-97)``; what is not known is a question mark."""
+    value, low, high = ("?" if x is None else f"{100 * x:.2g}" for x in (entry["value"], entry["low"], entry["high"]))
+    return f"{value} % ({low}-{high})"

@@ -117,8 +117,10 @@ def _marker(path: Path, shard: int) -> Path:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     a, b = _flat(old), _flat(new)
     changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
-    words = [f"{k.removeprefix('survey.')} was {_short(a.get(k))}, is {_short(b.get(k))}" for k in changed[:4]]
-    return "; ".join(words) + ("; ..." if len(changed) > 4 else "")
+    # A survey repeats its count and size in its own description: say it once.
+    words = [f"{k.removeprefix('survey.')} was {_short(a.get(k))}, is {_short(b.get(k))}" for k in changed]
+    words = list(dict.fromkeys(words))
+    return "; ".join(words[:4]) + ("; ..." if len(words) > 4 else "")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -129,6 +131,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return f"{value[:12]}..."  # a hash is told by its beginning
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -73,12 +73,12 @@ class LocalSurvey:
         columns = dict(columns or {})
         for role in columns:
             if role not in tables.ROLES:
-                raise InputError(f"columns: there is no role '{role}'{nearest(role, tables.ROLES)}")
+                raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, tables.ROLES)}")
         if not 8 <= size <= 1024:
             raise InputError(f"size is {size} pixels; use 8 to 1024")
         self.root = Path(path).expanduser().absolute()
         if not self.root.exists():
-            raise NotFoundError(f"no folder of images at {path}")
+            raise NotFoundError(f"no folder of images at {path}; name it with --path")
         if not self.root.is_dir():
             raise InputError(f"{path} is a file; give the folder that holds the images")
         self.name = name or self.root.name
@@ -88,7 +88,9 @@ class LocalSurvey:
         self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else found
         files = _find_images(self.root, self.catalog)
         if not files:
-            raise InputError(f"no JPEG, PNG or FITS file in {path}")
+            raise InputError(
+                f"no JPEG, PNG or FITS file in {path} or below; name the folder that holds the images with --path"
+            )
         if self.catalog is None:
             if labels or columns:
                 raise InputError(
@@ -108,7 +110,7 @@ class LocalSurvey:
             example = f"a row's id is '{self.ids[0]}', a file is '{next(iter(files))}'"
             raise InputError(
                 f"no row of {self.catalog} has an image in {path} ({example}); "
-                "name the id or file column: columns id=..."
+                "name the id or file column: --column id=... or --column file=..."
             )
         self.rendering = self._calibrate()
         self._files_digest = _digest_files(files)
@@ -134,7 +136,7 @@ class LocalSurvey:
         role = {r: tables.find_column(frame, r, columns, where) for r in tables.ROLES}
         if role["id"] is None:
             present = ", ".join(map(str, frame.columns[:12]))
-            raise InputError(f"{where} has no id column; it has {present}; name it: columns id=...")
+            raise InputError(f"{where} has no id column; it has {present}; name it: --column id=...")
         self.ids = tables.identifiers(frame[role["id"]], where)
 
         def number(r: str) -> np.ndarray:

@@ -101,7 +101,7 @@ def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], wher
     if len(found) > 1 and found[0].lower() != ROLES[role][0]:
         raise InputError(
             f"{where} has several columns that may be the {role}: {', '.join(found)}; "
-            f"choose one: columns {role}={found[0]}"
+            f"choose one: --column {role}={found[0]}"
         )
     return found[0] if found else None
 

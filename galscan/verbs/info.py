@@ -29,7 +29,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     path : path
         A store, a model or a run (finished or not).
     sheet : path, optional
-        Write a contact sheet (PNG) there: 48 cutouts evenly spaced over a store, or the best candidates of a run.
+        Write a contact sheet (PNG) there: cutouts evenly spaced over a store, a model's dreams, a run's best.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     """
     path = Path(path)
     if not path.exists():
-        raise NotFoundError(f"{path} does not exist")
+        raise NotFoundError(f"{path} does not exist; name a store, a model or a run")
     if (path / "zarr.json").is_file():
         store = layout.open_store(path)
         result = _store(store)
@@ -56,9 +56,14 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     elif (path / "model.json").is_file():
         result = {"kind": "model"} | open_bundle(path).summary()
         if sheet is not None:
-            raise InputError(f"{path} is a model and holds no cutouts; look at {path / 'dreams.png'}")
+            if not (path / "dreams.zarr").is_dir():
+                raise InputError(f"{path} was trained on real galaxies alone: it has no dreams to show")
+            dreams = layout.open_store(path / "dreams.zarr")
+            target = dreams.column("truth/target")
+            cells = [(dreams, r, f"target {target[r]:.0f}") for r in range(min(SHEET, dreams.count))]
+            _draw(cells, sheet, f"{result['target']}: dreamt galaxies")
     elif (found := runs.read_info(path)) is not None:
-        result = {"kind": "run", "run": str(path)} | {k: v for k, v in found.items() if k != "identity"}
+        result = {"kind": "run"} | Run(path, found).summary()
         if sheet is not None:
             _draw_run(runs.open_run(path), sheet)
     else:

@@ -154,7 +154,10 @@ def _open_model(target: str | None, model: Path | str | None) -> Bundle:
             raise InputError(f"which model? choose with --target: {names}; or name one with --model PATH")
         bundle = open_bundle(present[0])
     if target is not None and bundle.target != target:
-        raise InputError(f"{bundle.path} is a model of another target: it finds '{bundle.target}', not '{target}'")
+        raise InputError(
+            f"{bundle.path} is a model of another target: it finds '{bundle.target}', not '{target}'; "
+            "leave --target out, or name another --model"
+        )
     return bundle
 
 

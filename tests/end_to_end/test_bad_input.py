@@ -1,0 +1,294 @@
+"""What people really give, through the real command line: one line that names the thing and the remedy.
+
+Nothing half-written is left, and no traceback is shown. Elsewhere, at the command line too: a scan interrupted, killed
+or on a full disk (tests/faults/test_scan_faults.py), options of the wrong type (tests/test_cli.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from PIL import Image
+
+from galscan import cli
+from galscan.scanning import cluster
+from galscan.store import layout
+from tests.candidate_tables import candidates, write_run
+from tests.helpers import tiny_bundle, tiny_recipe, tiny_store
+
+ROOT = Path(__file__).parents[2]
+
+
+def picture(path: Path, shape: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
+    """Write a picture of a galaxy as a survey would give it."""
+    y, x = (np.mgrid[: shape[0], : shape[1]].T - np.array(shape) / 2).T
+    blob = 200 * np.exp(-(x**2 + y**2) / 60)[..., None] + np.random.default_rng(seed).normal(20, 4, (*shape, 3))
+    Image.fromarray(blob.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Return a folder with one of everything: images, stores, a model, a run, a recipe, and a data home."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("im", "bare", "home/surveys"):
+        (place / name).mkdir(parents=True)
+    for k in (1, 2, 3):
+        picture(place / "im" / f"{k}.jpg", seed=k)
+    for name, text in CATALOGS.items():
+        (place / name).write_bytes(text.encode("latin-1"))
+    sky = "ingest --survey simulated --size 32 --count 300 --workers 1 --rare-fraction"
+    assert cli.run(shlex.split(f"{sky} 0.1 --out {place}/sky.zarr")) == 0
+    assert cli.run(shlex.split(f"{sky} 0 --out {place}/plain.zarr")) == 0
+    (place / "home" / "surveys" / "sky.zarr").symlink_to(place / "sky.zarr")
+    tiny_store(place / "tiny.zarr", 40)
+    tiny_store(place / "large.zarr", 20, 48, survey="large")
+    layout.create(place / "none.zarr", survey="none", count=0, size=32, id_dtype="int64", schemas={}, provenance={})
+    layout.finish(place / "none.zarr", "x")
+    layout.create(place / "half.zarr", survey="half", count=9, size=32, id_dtype="int64", schemas={}, provenance={})
+    bundle = tiny_bundle(place / "model")
+    for name, text in (("cut", "{"), ("lost", json.dumps({k: v for k, v in bundle.info.items() if k != "weights"}))):
+        (place / name).mkdir()
+        (place / name / "model.json").write_text(text)
+    write_run(place / "run", candidates(2000))
+    tiny_recipe(place / "recipe.toml")
+    return place
+
+
+CATALOGS = {
+    "good.csv": "id\n1\n2\n3\n", "twice.csv": "id\n1\n2\n2\n2\n", "nokey.csv": "key,colour\n1,2\n",
+    "others.csv": "id\n77\n78\n", "empty.csv": "id\n", "dec.csv": "id,ra,dec\n1,10,95\n",
+    "outside.csv": "id,file\n1,../x.jpg\n",
+    "bad.csv": "\xff\xfe\0garbage\x80", "bad.fits": "not FITS", "bad.parquet": "PAR1", "table.xlsx": "PK",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def data_home(place, monkeypatch):
+    monkeypatch.setenv("GALSCAN_HOME", str(place / "home"))
+
+
+def tree(*places: Path) -> dict[str, tuple[int, int]]:
+    """Return all files below some places with size and time of change (a run's lock file says nothing)."""
+    found = (p for place in places for p in place.rglob("*") if p.name != ".lock")
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else (0, 0) for p in found}
+
+
+def said(err: str) -> str:
+    """Return the one line that says what was wrong, after checking that it is the only one, and the last."""
+    errors = [line for line in err.splitlines() if "error:" in line.lower()]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and err.rstrip().endswith(errors[0]), err
+    assert "Traceback" not in err and "unexpected" not in errors[0]
+    return errors[0]
+
+
+LOCAL = "ingest --survey local --workers 1 --size 16 --path {p}/im --out {o}/s.zarr"
+TRAIN = "train-rare --target {p}/recipe.toml --store {p}/sky.zarr --device cpu"
+SCAN = "scan --store {p}/tiny.zarr --model {p}/model --workers 1"
+MISTAKES = [
+    # the catalog
+    (LOCAL + " --catalog {p}/no.csv", "no catalog at", "no.csv", "give a CSV"),
+    (LOCAL + " --catalog {p}/im", "no catalog at", "/im", "give a CSV"),
+    *((f"{LOCAL} --catalog {{p}}/bad.{s}", f"bad.{s} cannot be read", "check the file")
+      for s in ("csv", "fits", "parquet")),
+    (LOCAL + " --catalog {p}/table.xlsx", "unknown suffix", "use .csv"),
+    (LOCAL + " --catalog {p}/empty.csv", "empty.csv has no rows", "at least one object"),
+    (LOCAL + " --catalog {p}/twice.csv", "'2' occurs more than once (2 duplicate", "keep one row"),
+    (LOCAL + " --catalog {p}/nokey.csv", "no id column; it has key, colour", "--column id="),
+    (LOCAL + " --catalog {p}/others.csv", "id is '77', a file is '1.jpg'", "--column id="),
+    (LOCAL + " --catalog {p}/dec.csv", "dec of 1 is 95", "-90 to 90"),
+    (LOCAL + " --catalog {p}/outside.csv", "'../x.jpg' lies outside", "relative"),
+    # the images
+    ("ingest --survey local --out {o}/s.zarr", "needs the folder of images", "--path"),
+    ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
+    ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv is a file", "give the folder"),
+    ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "no JPEG, PNG or FITS file in", "bare", "--path"),
+    # names that do not exist
+    ("ingest --survey locl --out {o}/s.zarr", "'locl'", "did you mean 'local'"),
+    (LOCAL + " --catalog {p}/good.csv --labels efigy", "'efigy'", "did you mean 'efigi'"),
+    (LOCAL + " --catalog {p}/good.csv --labels efigi", "no 'efigi' label column", "expected 'efigi_t'"),
+    (LOCAL + " --catalog {p}/good.csv --column idd=id", "'idd'", "did you mean 'id'"),
+    (LOCAL + " --catalog {p}/good.csv --column id=idx", "no column 'idx'", "did you mean 'id'"),
+    ("train-rare --target dustlan --store {p}/sky.zarr --out {o}/m", "'dustlan'", "did you mean 'dustlane'"),
+    ("train-rare --target {p}/no.toml --store {p}/sky.zarr --out {o}/m", "no.toml does not exist", "dustlane"),
+    (TRAIN + " --out {o}/m --device cud", "'cud'", "did you mean 'cuda'"),
+    (TRAIN + " --out {o}/m --survey skyy", "'skyy'", "did you mean 'sky'", "galscan ingest"),
+    (TRAIN + " --out {o}/m --store {p}/no.zarr", "no store at", "no.zarr", "galscan ingest"),
+    (SCAN + " --out {o}/run --device gpu", "'gpu'", "(known: auto, cpu, cuda)"),
+    (SCAN + " --out {o}/run --cluster lokal", "'lokal'", "did you mean 'local'"),
+    (SCAN + " --out {o}/run --survey skyy", "'skyy'", "did you mean 'sky'", "galscan ingest"),
+    ("scan --store {p}/tiny.zarr --out {o}/run --target dustlan", "'dustlan'", "did you mean 'dustlane'"),
+    ("scan --store {p}/tiny.zarr --out {o}/run --target ring", "no model for target 'ring'", "train-rare"),
+    ("scan --store {p}/tiny.zarr --out {o}/run --model {p}/im", "no model at", "train-rare"),
+    ("export {p}/run --out {o}/c.fits --format fit", "'fit'", "did you mean 'fits'"),
+    ("export {p}/run --out {o}/c.fitz", "'.fitz'", "did you mean '.fit'", "--format"),
+    ("export {p}/model --out {o}/c.fits", "no run at", "galscan scan"),
+    ("info {p}/no.zarr", "no.zarr does not exist", "name a store"),
+    # what does not fit together
+    ("train-rare --target {p}/recipe.toml --store {p}/plain.zarr --out {o}/m",
+     "0 positive examples of 'dustlane' among 300 labelled", "at least 6", "label more galaxies", "--store"),
+    ("train-rare --target {p}/recipe.toml --store {p}/tiny.zarr --out {o}/m", "the stores hold none", "simulated"),
+    ("train-rare --target dustlane --store {p}/sky.zarr --out {o}/m", "32 px", "64 px", "--size 64"),
+    ("train-rare --target {p}/recipe.toml --store {p}/none.zarr --out {o}/m", "none.zarr holds no objects", "ingest"),
+    (SCAN + " --store {p}/large.zarr --out {o}/run", "48 px", "32 px", "--size 32"),
+    (SCAN + " --store {p}/none.zarr --out {o}/run", "none.zarr holds no objects", "ingest"),
+    (SCAN + " --store {p}/half.zarr --out {o}/run", "half.zarr is not complete", "goes on where it stopped"),
+    (SCAN + " --store {p}/im --out {o}/run", "/im is not a Zarr group", "galscan ingest"),
+    (SCAN + " --target ring --out {o}/run", "of another target", "'dustlane', not 'ring'", "--model"),
+    ("scan --store {p}/tiny.zarr --model {p}/cut --out {o}/run", "cut/model.json is not readable", "restore it"),
+    ("scan --store {p}/tiny.zarr --model {p}/lost --out {o}/run", "model.json is damaged", "weights", "train again"),
+    # places that are taken
+    *((f"ingest --survey simulated --count 9 --size 32 --out {{p}}/{x}", f"{x} exists", "another --out")
+      for x in ("run", "model", "tiny.zarr", "good.csv")),
+    ("ingest --survey simulated --count 9 --size 32 --out {p}/sky.zarr", 
+     "holds another survey", "count was 300, is 9", "another --out"),
+    *((f"{TRAIN} --out {{p}}/{x}", f"{x} exists and is not a model", "another --out")
+      for x in ("run", "tiny.zarr", "good.csv")),
+    (TRAIN + " --out {p}/model", "holds another model of 'dustlane'", "another --out", "--overwrite"),
+    *((f"{SCAN} --out {{p}}/{x}", f"{x} is ", "another --out") for x in ("model", "tiny.zarr", "good.csv")),
+    (SCAN + " --out {p}/run", "holds another scan: model was", "another --out"),
+    ("export {p}/run --out {p}/run/candidates.fits", "belongs to the run", "another name"),
+    ("export {p}/run --out {p}/model --format fits", "model is a folder", "name a file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in MISTAKES])
+def test_a_mistake_is_one_line_and_changes_nothing(line, words, place, tmp_path, capsys):
+    before = tree(place, tmp_path)
+    assert cli.run(shlex.split(line.format(p=place, o=tmp_path))) == 2
+    error = said(capsys.readouterr().err)
+    assert [word for word in words if word not in error] == []
+    assert tree(place, tmp_path) == before
+
+
+def test_what_may_not_be_read_is_named(place, tmp_path, capsys, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("galscan.surveys.local.os.scandir", closed)  # root may read everything
+    assert cli.run(shlex.split(LOCAL.format(p=place, o=tmp_path))) == 2
+    error = said(capsys.readouterr().err)
+    assert f"no permission to read {place / 'im'}" in error and not list(tmp_path.iterdir())
+
+
+def test_broken_images_are_counted_quarantined_and_do_not_stop_a_scan(place, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "im"
+    folder.mkdir()
+    for k, shape in enumerate([(32, 32), (20, 20), (48, 48)]):  # mixed sizes are no mistake
+        picture(folder / f"good{k}.jpg", shape, k)
+    cut = picture(folder / "cut.jpg")
+    cut.write_bytes(cut.read_bytes()[:300])
+    (folder / "page.jpg").write_text("<html>404</html>")
+    picture(folder / "wide.jpg", (20, 40))
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(folder / "even.jpg")
+    noise = np.random.default_rng(0).normal(5, 1, (32, 32)).astype(np.float32)
+    for name, pixels in {"frame": noise, "nan": noise * np.nan, "flat": noise * 0 + 3, "long": noise[:16]}.items():
+        fits.writeto(folder / f"{name}.fits", pixels)
+    picture(folder / "norow.jpg")
+    names = ["good0", "good1", "good2", "cut", "page", "wide", "even", "frame", "nan", "flat", "long", "noimage"]
+    (tmp_path / "c.csv").write_text("\n".join(["id", *names]))
+    ingest = f"ingest --survey local --path {folder} --catalog {tmp_path}/c.csv --size 32 --workers 1 --json"
+    assert cli.run(shlex.split(f"{ingest} --out {tmp_path}/s.zarr")) == 0
+    out, err = capsys.readouterr()
+    assert "4 cutouts stored" in err and "warning: 1 image(s) have no row" in err and "norow.jpg" in err
+    expected = {"unreadable image": 2, "wrong shape": 2, "blank image": 2, "no finite pixels": 1, "no image": 1}
+    assert [f"{n} {why}" for why, n in expected.items() if f"{n} {why}" not in err] == []
+    facts = json.loads(out.splitlines()[-1])
+    assert (facts["objects"], facts["unusable"]) == (12, 8)
+
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as it,
+        Client(it, set_as_default=False) as client,
+    ):
+        monkeypatch.setattr(cluster, "connect", contextmanager(lambda *_, **__: (yield client)))
+        scan = f"scan --store {tmp_path}/s.zarr --model {place}/model --out {tmp_path}/run --json"
+        assert cli.run(shlex.split(scan)) == 0
+        facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (facts["scanned"], facts["quarantined"], facts["quarantine_reasons"]) == (4, 8, expected)
+        assert cli.run(shlex.split(f"{scan} --top 3")) == 2  # the folder now holds a real run
+        assert "top was 1000, now 3" in said(capsys.readouterr().err)
+
+
+@contextmanager
+def full_disk(limit: int):
+    """Let no file grow beyond `limit` bytes: what a full disk or a quota does, without being root."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+INGEST = "ingest --survey simulated --count 300 --size 32 --workers 1 --out {o}/out.zarr"
+EXPORTS = [(f"export {{p}}/run --out {{o}}/out.{s}", [5000]) for s in ("fits", "vot", "parquet", "csv", "reg")]
+
+
+@pytest.mark.parametrize(
+    ("line", "limits"),
+    [
+        (INGEST, [2000, 30_000]),
+        (TRAIN + " --out {o}/out", [100, 30_000]),  # at the first word, and at the first weights
+        ("info {p}/sky.zarr --sheet {o}/out.png", [5000]),
+        *EXPORTS,
+    ],
+)
+def test_a_full_disk_leaves_no_half_file_and_the_same_command_goes_on(line, limits, place, tmp_path, capsys):
+    line = line.format(p=place, o=tmp_path)
+    before = tree(place)
+    for limit in limits:
+        with full_disk(limit):
+            assert cli.run(shlex.split(line)) == 1
+        error = said(capsys.readouterr().err)
+        assert f"cannot write {tmp_path}/out" in error and "disk is full" in error and "same command again" in error
+        assert [p.name for p in tmp_path.rglob("*") if p.name.endswith(".tmp")] == []
+        assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".partial")] == []
+    assert tree(place) == before
+    if not line.startswith("train-rare"):  # which takes long, and is gone on with after Ctrl-C
+        assert cli.run(shlex.split(line)) == 0
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        (INGEST.replace("300", "1500"), ".ingest/shard-00000.json"),
+        (TRAIN + " --no-synthetic --out {o}/out", "steps.json"),
+    ],
+)
+def test_ctrl_c_and_the_same_command_again(line, seen, place, tmp_path, capsys):
+    given = shlex.split(line.format(p=place, o=tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "galscan", *given], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    out = Path(given[-1])
+    mark, until = out.with_name(out.name + ".partial") / seen, time.monotonic() + 90
+    while not mark.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "same command" in said(err)
+    kept = mark.stat().st_mtime_ns
+    assert not out.exists()
+    assert cli.run(given) == 0
+    assert out.is_dir() and list(tmp_path.iterdir()) == [out]
+    if given[0] == "ingest":  # it keeps its markers: the finished shard was not done again
+        assert (out / seen).stat().st_mtime_ns == kept
+    else:
+        assert "going on with" in capsys.readouterr().err
