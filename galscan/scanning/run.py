@@ -160,5 +160,8 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _percent(entry: dict[str, float | None]) -> str:
     """Return ``54 % (10-97)``; what is not known is a question mark."""
-    value, low, high = ("?" if x is None else f"{100 * x:.2g}" for x in (entry["value"], entry["low"], entry["high"]))
+    value, low, high = (
+        "?" if x is None else f"{100 * x:.0f}" if x >= 0.1 else f"{100 * x:.2g}"
+        for x in (entry["value"], entry["low"], entry["high"])
+    )  # fmt: skip
     return f"{value} % ({low}-{high})"
