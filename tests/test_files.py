@@ -94,3 +94,23 @@ def test_file_digest(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert json.dumps(files.digest({}))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("[Errno 28] No space left on device"), "the disk is full"),  # astropy: the number is in the words only
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),  # safetensors
+        (OSError("something else"), "something else"),
+    ],
+)
+def test_writers_that_tell_the_reason_in_words_only(tmp_path, error, words):
+    with pytest.raises(StorageError, match=words), files.storage_errors(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("error", [NotFoundError("gone"), ValueError("a bug")])
+def test_what_is_no_failure_of_writing_passes_unchanged(tmp_path, error):
+    with pytest.raises(type(error)) as caught, files.storage_errors(tmp_path):
+        raise error
+    assert caught.value is error
