@@ -191,7 +191,7 @@ def test_a_flipped_byte_is_not_merged(stores, client, tmp_path):
     scan(plan, client)
     path = worker.scores_path(plan.out, 0)
     data = bytearray(path.read_bytes())
-    column = worker.pq.ParquetFile(path).metadata.row_group(0).column(5)
+    column = worker.pq.ParquetFile(path).metadata.row_group(0).column(6)
     assert column.path_in_schema == "score"
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
     path.write_bytes(data)

@@ -103,7 +103,7 @@ def test_a_store_without_one_usable_image_gives_an_empty_part(tmp_path, by_brigh
     report = worker.score_part(whole(store), make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run")
     assert (len(scores), len(quarantine), report.scored) == (0, 30, 0)
-    assert list(scores.columns) == ["store", "index", "id", "ra", "dec", "score", "score_std", "one", "two"]
+    assert list(scores.columns) == ["store", "index", "id", "ra", "dec", "flags", "score", "score_std", "one", "two"]
 
 
 def test_text_ids_stay_text(tmp_path, by_brightness):

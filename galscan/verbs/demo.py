@@ -17,7 +17,7 @@ from galscan.verbs.train_rare import train_rare
 
 LABELLED, SURVEY = 3_000, 20_000  # objects to learn from, objects to search
 LABELLED_RARE, SURVEY_RARE = 0.03, 0.005  # volunteers' samples are richer than the sky
-BUDGET = 4.5  # minutes of training
+BUDGET = 6.0  # minutes of training
 RANKS = (10, 30, 100, 300)
 
 
