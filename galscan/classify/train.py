@@ -117,10 +117,11 @@ def affordable_steps(
     if seconds is None:
         return settings.steps
     trial = settings.model_copy(update={"dreamt_fraction": 0.0})
-    train_classifier(real, None, trial, steps=1, seed=0, device=device, label="warm up")
+    train_classifier(real, None, trial, steps=4, seed=0, device=device, label="warm up")
+    timed = 12
     started = time.monotonic()
-    train_classifier(real, None, trial, steps=4, seed=0, device=device, label="time a step")
-    return int(min(settings.steps, max(20, seconds / ((time.monotonic() - started) / 4))))
+    train_classifier(real, None, trial, steps=timed, seed=0, device=device, label="time a step")
+    return int(min(settings.steps, max(20, seconds * timed / (time.monotonic() - started))))
 
 
 def _masked_bce(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
