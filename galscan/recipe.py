@@ -80,8 +80,8 @@ class GeneratorSettings(_Part):
 
 
 class DreamSettings(_Part):
-    positives: Annotated[int, Field(ge=0)] = 300
-    negatives: Annotated[int, Field(ge=0)] = 600
+    positives: Count = 300
+    negatives: Count = 600
     guidance: Annotated[float, Field(ge=0)] = 1.5
     steps: Count = 20
 

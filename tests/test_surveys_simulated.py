@@ -1,4 +1,4 @@
-"""The simulated sky: settings, repeatability, physics of the dust, and no shortcut to the answer."""
+"""The simulated sky: settings, repeatability, labels that agree with the truth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 
 from galscan.errors import InputError
 from galscan.surveys import _population as population
-from galscan.surveys import _render as render
-from galscan.surveys._starlight import EXTINCTION, starlight, subset, transmission
 from galscan.surveys.simulated import ANSWERS, SimulatedSurvey
 
 SCHEMA = Path(__file__).parents[1] / "catalogs" / "simulated.toml"
@@ -23,14 +21,6 @@ SCHEMA = Path(__file__).parents[1] / "catalogs" / "simulated.toml"
 def half() -> pd.DataFrame:
     """Objects of a sky where half the galaxies are dust-lane early types."""
     return SimulatedSurvey(512, seed=21, rare_fraction=0.5).objects(0, 512)
-
-
-def auc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Return the area under the ROC curve, the better of both directions."""
-    ranks = pd.Series(values).rank().to_numpy()
-    n, m = positive.sum(), (~positive).sum()
-    area = (ranks[positive].sum() - n * (n + 1) / 2) / (n * m)
-    return max(area, 1 - area)
 
 
 @pytest.mark.parametrize(
@@ -106,92 +96,3 @@ def test_rare_fraction_is_what_was_asked_for(fraction: float) -> None:
     found = SimulatedSurvey(n, seed=31, rare_fraction=fraction).objects(0, n)["truth/target_dustlane"].sum()
     # Where all must have a lane, a few galaxies are too small and faint to show any.
     assert abs(found - n * fraction) <= 3.5 * np.sqrt(n * fraction * (1 - fraction)) + 0.01 * n * fraction
-
-
-def test_rings_and_mergers_are_a_few_per_cent() -> None:
-    objects = SimulatedSurvey(1024, seed=5).objects(0, 1024)
-    for name in ("ring", "merger"):
-        assert 0.012 < objects[f"truth/target_{name}"].mean() < 0.047
-
-
-def test_no_single_feature_gives_the_lane_away(half: pd.DataFrame) -> None:
-    early = (half["simulated/early_type"] >= 0.5).to_numpy()
-    lane = (half["truth/target_dustlane"] == 1).to_numpy()
-    images = np.stack([c.image for c in SimulatedSurvey(512, seed=21, rare_fraction=0.5).cutouts(0, 512)])
-    light = images[early].astype(float)
-    features = {
-        "axis ratio": half["truth/axis_ratio"][early],
-        "colour of the stars": half["simulated/redness"][early],
-        "size": half["simulated/size"][early],
-        "bulge": half["simulated/bulge_to_total"][early],
-        "flux in the picture": light.sum(axis=(1, 2, 3)),
-        "colour of the picture": light[..., 2].sum(axis=(1, 2)) / light[..., 0].sum(axis=(1, 2)),
-    }
-    found = {name: auc(np.asarray(values), lane[early]) for name, values in features.items()}
-    assert max(found.values()) < 0.7, found
-    clean = early & (half["truth/dust_tau"] == 0).to_numpy()
-    for low, high in ((0.2, 0.45), (0.45, 0.7), (0.7, 1.0)):
-        chosen = half["truth/axis_ratio"].between(low, high).to_numpy()
-        assert (chosen & clean).sum() > 10 and (chosen & lane).sum() > 10
-    assert (np.histogram(half["truth/dust_inclination"][lane], [0, 45, 70, 90])[0] > 0.1 * lane.sum()).all()
-    late_lanes = (half["simulated/early_type"] < 0.5) & (half["simulated/dust_lane"] >= 0.5)
-    assert late_lanes.any() and ((half["simulated/edge_on"] >= 0.5) & (half["simulated/dusty"] == 0)).any()
-
-
-def test_dust_darkens_and_reddens() -> None:
-    sky = subset(population.draw(3, 0, 1.0), np.arange(256) < 48)
-    stars, passed = starlight(sky, 64), transmission(sky, 64)
-    assert (passed > 0).all() and (passed <= 1 + 1e-6).all()
-    kept = (stars * passed).sum(axis=(2, 3)) / stars.sum(axis=(2, 3))
-    assert (kept[:, 0] < kept[:, 1]).all() and (kept[:, 1] < kept[:, 2]).all(), "g dims more than r, r more than i"
-    assert (kept[:, 0] < 0.995).all()
-    with_dust, without = (
-        render.pictures(sky, 64, np.random.default_rng(0), dust=d, noise=False) for d in (True, False)
-    )
-    change = without.astype(int) - with_dust
-    assert (
-        change.max(axis=(1, 2, 3)) > 15
-    ).all() and change.min() > -10  # the stretch keeps colours, so red may gain a little
-
-
-def test_dust_hides_only_what_is_behind_it() -> None:
-    """A face-on opaque sheet through the centre hides half the light; an inclined one, F(y tan i)."""
-    sky = {name: values[:1].copy() for name, values in population.draw(3, 0, 1.0).items()}
-    sky |= {
-        name: np.zeros(1)
-        for name in ("dust_arms", "dust_warp", "dust_clumps", "dust_ring", "dust_angle", "angle", "x", "y")
-    }
-    sky |= {
-        "dust_tau": np.array([1e4]),
-        "dust_thickness": np.array([1e-3]),
-        "dust_radius": np.array([0.4]),
-        "dust_core": np.array([0.01]),
-    }
-    sky |= {"dust_side": np.array([1.0]), "dust_cos": np.array([1.0])}
-    face_on = transmission(sky, 64)[0, 0]
-    assert face_on[30:34, 30:34] == pytest.approx(0.5, abs=0.015) and face_on[0, 0] > 0.9
-    sky["dust_cos"] = np.array([0.5])
-    y = (np.arange(64) + 0.5) / 64 - 0.5
-    expected = 0.5 * (
-        1 + y * np.sqrt(3) / np.sqrt(3 * y**2 + y**2 + y[32] ** 2 + 0.01**2)
-    )  # F at depth y tan 60, on the minor axis
-    inside = np.abs(y) < 0.15
-    assert transmission(sky, 64)[0, 0, :, 32][inside] == pytest.approx(expected[inside], abs=0.01)
-    sky |= {"dust_tau": np.array([0.3]), "dust_cos": np.array([1.0])}
-    thin = transmission(sky, 64)[0, :, 32, 32]
-    assert thin == pytest.approx(
-        (1 + np.exp(-0.3 * 1.6 * EXTINCTION)) / 2, abs=0.01
-    )  # half of the light, each band its own
-
-
-def test_pictures_look_like_a_survey() -> None:
-    survey = SimulatedSurvey(256, seed=6)
-    images = np.stack([c.image for c in survey.cutouts(0, 256)])
-    corner = images[:, :6, :6].reshape(256, -1)
-    assert 2 < np.median(corner) < 25, "the sky is near black"
-    assert np.median(images[:, 30:34, 30:34]) > 120
-    early = (survey.objects(0, 256)["simulated/early_type"] == 1).to_numpy()
-    red, green, blue = np.median(images[early][:, 28:36, 28:36].reshape(-1, 3), axis=0)
-    assert red > green > blue
-    scales = [c.pixel_scale for c in survey.cutouts(0, 32)]
-    assert all(0.1 < s < 10 for s in scales)

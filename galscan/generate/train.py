@@ -39,7 +39,7 @@ def train_generator(
 ) -> dict[str, float]:
     """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to `out`.
 
-    A checkpoint beside `out` is written every two minutes and on Ctrl-C; the same call resumes it.
+    A checkpoint beside `out` is written every two minutes; after an interruption the same call goes on from it.
 
     Returns
     -------

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Shares of --budget: drawing a lane is the hardest thing to learn.
 GENERATOR_SHARE, CLASSIFIER_SHARE = 0.55, 0.33
+LEFTOVERS = ("steps.json", "generator.json", "request.json")  # what only a resumed training needs
 
 
 def train_rare(
@@ -99,16 +100,12 @@ def train_rare(
         _write_report(bundle.path)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
-    for leftover in [
-        *work.glob("real_*.safetensors"),
-        work / "steps.json",
-        work / "generator.json",
-        work / "request.json",
-    ]:
-        leftover.unlink(missing_ok=True)
     if plan.out.exists():
         shutil.rmtree(plan.out)
     os.replace(work, plan.out)
+    # Only now: without these an interruption up to here could not be resumed.
+    for leftover in (*plan.out.glob("real_*.safetensors"), *(plan.out / name for name in LEFTOVERS)):
+        leftover.unlink(missing_ok=True)
     return open_bundle(plan.out)
 
 
@@ -165,12 +162,11 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
         _in_train(galaxies) | galaxies.table["split"].isin(list(held)), ["store", "id", "split", "target"]
     ].copy()
     splits.loc[splits["split"] == "", "split"] = "train"
-    model = bundle.write_bundle(
+    return bundle.write_bundle(
         work, recipe=recipe, target=recipe.name, schema=plan.schema.name, size=recipe.size, seed=plan.seed,
         answers=list(plan.rules.morphology), networks=networks[chosen], calibration=calibration, splits=splits,
         metrics=report, extra={"request": plan.request, "request_hash": digest(plan.request)},
     )  # fmt: skip
-    return model
 
 
 def _in_train(galaxies: Galaxies) -> np.ndarray:

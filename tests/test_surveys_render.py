@@ -1,0 +1,39 @@
+"""What the camera makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from galscan.surveys import _population as population
+from galscan.surveys import _render as render
+from galscan.surveys._starlight import starlight, subset, transmission
+from galscan.surveys.simulated import SimulatedSurvey
+
+
+def test_dust_darkens_and_reddens() -> None:
+    sky = subset(population.draw(3, 0, 1.0), np.arange(256) < 48)
+    stars, passed = starlight(sky, 64), transmission(sky, 64)
+    assert (passed > 0).all() and (passed <= 1 + 1e-6).all()
+    kept = (stars * passed).sum(axis=(2, 3)) / stars.sum(axis=(2, 3))
+    assert (kept[:, 0] < kept[:, 1]).all() and (kept[:, 1] < kept[:, 2]).all(), "g dims more than r, r more than i"
+    assert (kept[:, 0] < 0.995).all()
+    with_dust, without = (
+        render.pictures(sky, 64, np.random.default_rng(0), dust=d, noise=False) for d in (True, False)
+    )
+    change = without.astype(int) - with_dust
+    assert (
+        change.max(axis=(1, 2, 3)) > 15
+    ).all() and change.min() > -10  # the stretch keeps colours, so red may gain a little
+
+
+def test_pictures_look_like_a_survey() -> None:
+    survey = SimulatedSurvey(256, seed=6)
+    images = np.stack([c.image for c in survey.cutouts(0, 256)])
+    corner = images[:, :6, :6].reshape(256, -1)
+    assert 2 < np.median(corner) < 25, "the sky is near black"
+    assert np.median(images[:, 30:34, 30:34]) > 120
+    early = (survey.objects(0, 256)["simulated/early_type"] == 1).to_numpy()
+    red, green, blue = np.median(images[early][:, 28:36, 28:36].reshape(-1, 3), axis=0)
+    assert red > green > blue
+    scales = [c.pixel_scale for c in survey.cutouts(0, 32)]
+    assert all(0.1 < s < 10 for s in scales)
