@@ -223,3 +223,11 @@ def test_fewer_objects_than_candidates(here, tmp_path):
     got = scan(store=tmp_path / "few.zarr", target="dustlane", out=tmp_path / "run")
     assert got.info["candidates"] == len(got.candidates) == 3
     assert got.info["purity"]["at"] == {}
+
+
+def test_surveys_the_calibration_never_saw_are_named(finished, here, tmp_path):
+    (note,) = [n for n in finished.info["purity"]["notes"] if n.startswith("No object of")]
+    assert "No object of sky, more was" in note and "all of tiny" in note
+    tiny_store(tmp_path / "tiny.zarr", 30, survey="tiny")
+    got = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
+    assert not [n for n in got.info["purity"]["notes"] if n.startswith("No object of")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,6 +204,7 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
         bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
         bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
     )  # fmt: skip
+    purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle)])
     candidates = rank.rank(merged.top, purity, bundle.train_ids())
     with files.atomic_path(plan.out / "candidates.parquet") as temporary:
         candidates.to_parquet(temporary, index=False)
@@ -217,6 +219,18 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
     table.write_fits(candidates, plan.out / "candidates.fits", export.provenance(info | summary), plan.answers)
     _contact_sheet(plan, candidates)
     return summary
+
+
+def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
+    """Return a note where surveys are scanned of which the calibration knows nothing."""
+    known = sorted(bundle.splits()["store"].unique())
+    strange = [ref.name for ref in plan.stores if ref.name not in known]
+    if not strange:
+        return []
+    return [
+        f"No object of {', '.join(strange)} was among the calibration's, which are all of {', '.join(known)}. Other "
+        "framing, depth or selection makes prevalence and purity wrong by more than their intervals: grade a sample."
+    ]
 
 
 def _purity_summary(purity: Purity, confidence: float) -> dict[str, Any]:
