@@ -69,3 +69,9 @@ def test_a_weight_of_one_changes_nothing(generator):
     assert not np.array_equal(
         dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 3.0}, steps=2), plain
     )
+
+
+def test_time_that_does_not_suffice_ends_after_a_batch(generator):
+    values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
+    assert len(dream(generator, values, survey, steps=1, batch=4, seconds=0.0)) == 4
+    assert len(dream(generator, values, survey, steps=1, batch=4, seconds=60.0)) == 6

@@ -8,6 +8,7 @@ the way, where it costs variety and buys nothing (Kynkaanniemi et al. 2024, arXi
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -77,6 +78,7 @@ def dream(
     seed: int = 0,
     device: torch.device | None = None,
     batch: int = 64,
+    seconds: float | None = None,
     label: str = "dream",
 ) -> np.ndarray:
     """Draw one image per condition.
@@ -93,10 +95,13 @@ def dream(
         An answer with weight w is pushed w - 1 times more than the rest.
     steps : int
         Euler steps.
+    seconds : float, optional
+        Begin no further batch after so long.
 
     Returns
     -------
     ndarray of uint8, shape (n, S, S, 3)
+        The first of the conditions only, at least one batch, where `seconds` did not suffice for all.
     """
     device = device or torch.device("cpu")
     generator = generator.to(device).eval()
@@ -105,10 +110,13 @@ def dream(
     conditions = generator.encode_conditions(values, survey).to(device)
     times = torch.linspace(1, 0, steps + 1, device=device)
     dtype = devices.training_dtype(device)
+    started = time.monotonic()
     images = np.empty((len(values), config.size, config.size, 3), np.uint8)
 
     with track(label, len(values), "image") as advance:
         for start in range(0, len(values), batch):
+            if start and seconds is not None and time.monotonic() - started > seconds:
+                return images[:start]
             condition = conditions[start : start + batch]
             n = len(condition)
             # One seed a batch: image k is the same however many are asked for.

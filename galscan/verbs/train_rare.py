@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from galscan.classify.train import Examples
 
 # Shares of --budget: drawing a lane is the hardest thing to learn.
-GENERATOR_SHARE, CLASSIFIER_SHARE = 0.55, 0.33
+GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.55, 0.12, 0.33
 LEFTOVERS = ("steps.json", "generator.json", "request.json")  # what only a resumed training needs
 
 
@@ -155,6 +155,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
         "calibration_ap": on_calibration,
         "classifier_steps": read_json(work / "steps.json")["steps"],
         "generator": generated or None,
+        "dreams": None if dreamt is None else {"positive": int(dreamt.target.sum()), "all": len(dreamt.target)},
         "seconds": round(time.monotonic() - started, 1),
     }
     calibration = calibrate.fit(scores[chosen, "calibration"].mean(0), targets["calibration"])
@@ -232,12 +233,12 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) ->
             images.append(
                 dream(
                     generator, conditions, survey, guidance=guidance, weights=weights, steps=settings.steps,
-                    seed=plan.seed + len(images), device=device,
+                    seed=plan.seed + len(images), device=device, seconds=plan.seconds(DREAM_SHARE / 2),
                     label=f"dream {'negatives' if rule is None else 'positives'}",
                 )
             )  # fmt: skip
-            values.append(conditions)
-        target = np.repeat([1.0, 0.0], [settings.positives, settings.negatives])
+            values.append(conditions[: len(images[-1])])
+        target = np.repeat([1.0, 0.0], [len(images[0]), len(images[1])])
         _write_dreams(plan, work, np.concatenate(images), np.concatenate(values), target)
     store = layout.open_store(work / "dreams.zarr")
     return _examples(plan, store.images(), store.column("truth/target"), store.labels(plan.schema.name))
