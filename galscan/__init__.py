@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Waiting OpenMP threads sleep instead of spinning, here and in the worker processes: on a machine that does
-# anything else, spinning made small networks about eight times slower. Read when torch is loaded.
+# anything else, spinning makes small networks several times slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
 import torch
 
 from galscan.errors import InputError, nearest
@@ -71,20 +68,3 @@ def is_out_of_memory(error: BaseException) -> bool:
             words in str(error).lower() for words in ("out of memory", "not enough memory")
         )  # CUDA's words, the CPU's
     )
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep freed memory instead of handing every tensor back to the system.
-
-    A training step frees and takes hundreds of megabytes; each page given back costs a page fault when
-    it is taken again, which on some machines is most of the step. Does nothing where there is no glibc.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # musl
-        return
-    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of <malloc.h>
-    for option, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 64 << 20)):
-        mallopt(option, value)

@@ -91,7 +91,6 @@ def train_rare(
     from galscan.classify.bundle import open_bundle
 
     where = devices.pick(device)
-    devices.keep_memory()
     if (done := claim(plan, overwrite)) is not None:
         return done
     work = plan.work
