@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from galscan.verbs.info import info
     from galscan.verbs.ingest import ingest
     from galscan.verbs.scan import scan
+    from galscan.verbs.train_generator import train_generator
     from galscan.verbs.train_rare import train_rare
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "open_run",
     "open_store",
     "scan",
+    "train_generator",
     "train_rare",
 ]
 
@@ -69,6 +71,7 @@ _HOMES = {
     "open_run": "galscan.scanning.run",
     "open_store": "galscan.store.layout",
     "scan": "galscan.verbs.scan",
+    "train_generator": "galscan.verbs.train_generator",
     "train_rare": "galscan.verbs.train_rare",
 }
 

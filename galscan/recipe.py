@@ -66,12 +66,15 @@ class GeneratorSettings(_Part):
         32,
         64,
         128,
-        192,
     )
     """Channels by level, each at half the resolution of the one before; multiples of 32."""
-    steps: Count = 1500
-    batch: Count = 32
+    start: str = "base"
+    """Weights to start from: "base" (those shipped), "none", or the path of a generator.safetensors."""
+    steps: Count = 3000
+    batch: Count = 16
     learning_rate: Positive = 8e-4
+    augment: Share = 0.3
+    """Share of the pictures that are rotated by any angle and scaled; the network is told which."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.9985
     drop: Share = 0.12
     """Share of the steps that see no condition, for classifier-free guidance."""

@@ -14,6 +14,7 @@ def rotate_flip_scale(
     """Rotate by any angle, flip, scale by up to `scale` and shift by up to `shift` of the frame.
 
     Pixels beyond the frame are mirrored, so that no black corner tells that a rotation took place.
+    `resample` does the same and tells by how much each was enlarged.
 
     Parameters
     ----------
@@ -21,6 +22,13 @@ def rotate_flip_scale(
     random : torch.Generator
         On the CPU; the only source of chance.
     """
+    return resample(pixels, random, scale=scale, shift=shift)[0]
+
+
+def resample(
+    pixels: torch.Tensor, random: torch.Generator, *, scale: float, shift: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do as `rotate_flip_scale`; return the pixels and by how much each picture was enlarged, (n,)."""
     n = len(pixels)
     angle = torch.rand(n, generator=random) * 2 * math.pi
     zoom = 1 + (torch.rand(n, generator=random) * 2 - 1) * scale
@@ -31,7 +39,8 @@ def rotate_flip_scale(
         [torch.stack([cos * flip, -sin, move[:, 0]], 1), torch.stack([sin * flip, cos, move[:, 1]], 1)], 1
     )
     grid = F.affine_grid(affine.to(pixels.device, pixels.dtype), list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return moved, zoom - 1
 
 
 def quarter_turns(pixels: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -6,12 +6,16 @@ tell the network where it is, which holds inclination and position angle togethe
 
 The condition of a galaxy is its label vector: each answer scaled to -1..1, a flag "asked" for each,
 and which survey it is from. An answer that was not asked, or is masked to let another lead, is zero
-with its flag at zero; with all flags zero the network is unconditional.
+with its flag at zero; with all flags zero the network is unconditional. Two more entries tell which pictures
+were resampled by an augmentation, and by how much they were enlarged (Karras et al. 2022, arXiv:2206.00364):
+samples are drawn with both at zero, so that neither blur nor mirrored borders leak into them.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,10 @@ from torch.nn import functional as F
 
 from galscan.errors import InputError
 from galscan.files import atomic_path
+from galscan.generate.galaxies import MEASURED, pixel_statistics
+from galscan.labels import Schema
+
+AUGMENTATION = 2  # condition entries: resampled or not, enlargement
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class GeneratorConfig:
 
     @property
     def condition_size(self) -> int:
-        return 2 * len(self.answers) + len(self.surveys)
+        return 2 * len(self.answers) + len(self.surveys) + AUGMENTATION
 
 
 class Generator(nn.Module):
@@ -111,12 +119,73 @@ class Generator(nn.Module):
         scaled = 2 * (values - low) / (high - low) - 1
         asked = np.isfinite(scaled)
         onehot = np.asarray(survey)[:, None] == np.arange(len(self.config.surveys))
-        return torch.from_numpy(np.concatenate([np.where(asked, scaled, 0), asked, onehot], 1).astype(np.float32))
+        exact = np.zeros((len(values), AUGMENTATION))
+        parts = [np.where(asked, scaled, 0), asked, onehot, exact]
+        return torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
 
     def mask(self, condition: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
-        """Forget the answers where `drop` (n, answers) is true; the survey stays."""
+        """Forget the answers where `drop` (n, answers) is true; survey and augmentation stay."""
         keep = (~drop).to(condition.dtype)
-        return condition * torch.cat([keep, keep, keep.new_ones(len(keep), len(self.config.surveys))], 1)
+        rest = keep.new_ones(len(keep), condition.shape[1] - 2 * keep.shape[1])
+        return condition * torch.cat([keep, keep, rest], 1)
+
+    def start_from(self, other: Generator) -> None:
+        """Take over the weights of `other`, also where it knows other answers or surveys.
+
+        Answers of the same name keep their meaning; a new one starts without influence; a survey looks at first
+        like the mean of those of `other`.
+
+        Raises
+        ------
+        InputError
+            If the networks differ in their widths.
+        """
+        if other.config.widths != self.config.widths:
+            raise InputError(
+                f"generator widths {list(self.config.widths)} differ from those of the weights to start from, "
+                f"{list(other.config.widths)}; set these widths, or start from nothing with generator.start = 'none'"
+            )
+        state = other.state_dict()
+        weight = torch.zeros_like(self.condition[0].weight)  # type: ignore[arg-type]
+        ours, theirs = self.config.answers, other.config.answers
+        old = state["condition.0.weight"]
+        for k, answer in enumerate(ours):
+            if answer in theirs:
+                j = theirs.index(answer)
+                weight[:, k] = old[:, j]
+                weight[:, len(ours) + k] = old[:, len(theirs) + j]
+        weight[:, 2 * len(ours) : -AUGMENTATION] = old[:, 2 * len(theirs) : -AUGMENTATION].mean(1, keepdim=True)
+        weight[:, -AUGMENTATION:] = old[:, -AUGMENTATION:]
+        self.load_state_dict(state | {"condition.0.weight": weight})
+
+
+def make_config(
+    images: np.ndarray, schema: Schema, surveys: Sequence[str], widths: tuple[int, ...]
+) -> GeneratorConfig:
+    """Return the configuration for galaxies `images` (n, S, S, 3): the answers of `schema` and what is measured."""
+    mean, std = pixel_statistics(images)
+    ranges = {name: schema.ranges[name] for name in schema.names} | MEASURED
+    low, high = zip(*ranges.values(), strict=True)
+    return GeneratorConfig(
+        size=images.shape[1], schema=schema.name, answers=tuple(ranges), low=tuple(map(float, low)),
+        high=tuple(map(float, high)), surveys=tuple(surveys), widths=tuple(widths), mean=mean, std=std,
+    )  # fmt: skip
+
+
+def load_start(start: str) -> Generator | None:
+    """Return the weights to start from: "base" (those shipped), "none" (None), or a path.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or no generator.
+    """
+    if start == "none":
+        return None
+    if start == "base":
+        with importlib.resources.as_file(importlib.resources.files("galscan.generate") / "base.safetensors") as path:
+            return load_generator(path)
+    return load_generator(Path(start))
 
 
 def save_generator(generator: Generator, state: dict[str, torch.Tensor], path: Path) -> None:

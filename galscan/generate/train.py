@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 
 from galscan import device as devices
 from galscan.files import atomic_path
-from galscan.generate.augment import quarter_turns, rotate_flip_scale
+from galscan.generate.augment import quarter_turns, resample
 from galscan.generate.galaxies import GalaxySet
-from galscan.generate.model import Generator, GeneratorConfig, save_generator
+from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator
 from galscan.progress import track
 from galscan.recipe import GeneratorSettings
 
 CHECKPOINT_SECONDS = 120
+ENLARGEMENT = 0.1  # of the augmentation; it is told to the network in units of this
 
 
 def train_generator(
@@ -36,10 +37,11 @@ def train_generator(
     seed: int,
     device: torch.device,
     seconds: float | None = None,
+    start: Generator | None = None,
 ) -> dict[str, float]:
     """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to `out`.
 
-    A checkpoint beside `out` is written every two minutes; after an interruption the same call goes on from it.
+    With `start`, its weights are where it begins, else chance. A checkpoint beside `out` is written every two minutes; after an interruption the same call goes on from it.
 
     Returns
     -------
@@ -47,8 +49,11 @@ def train_generator(
         ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
     """
     torch.manual_seed(seed)
-    generator = Generator(config).to(device)
-    optimizer = torch.optim.AdamW(generator.parameters(), lr=settings.learning_rate, weight_decay=1e-2)
+    generator = Generator(config)
+    if start is not None:
+        generator.start_from(start)
+    generator = generator.to(device).train()
+    optimizer = torch.optim.AdamW(generator.parameters(), lr=settings.learning_rate, weight_decay=1e-2, fused=True)
     average = {k: v.detach().clone() for k, v in generator.state_dict().items()}
     random = torch.Generator().manual_seed(seed)
     dtype = devices.training_dtype(device)
@@ -83,8 +88,9 @@ def train_generator(
 
             rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
             x0 = generator.encode_images(images[rows].to(device))
-            if torch.rand((), generator=random) < 0.5:  # half of the batches keep the exact pixels
-                x0 = rotate_flip_scale(x0, random, shift=0.0)
+            turned, enlargement = resample(x0, random, scale=ENLARGEMENT, shift=0.0)
+            changed = torch.rand(settings.batch, generator=random) < settings.augment
+            x0 = torch.where(changed[:, None, None, None].to(device), turned, x0)
             x0 = quarter_turns(x0, random)
 
             # Forget everything for some galaxies, single answers for others: the first makes guidance
@@ -93,6 +99,8 @@ def train_generator(
             forget_one = torch.rand(settings.batch, n_answers, generator=random) < settings.drop
             condition = generator.mask(conditions[rows], forget_all | forget_one)
             condition = condition * ~(torch.rand(settings.batch, 1, generator=random) < settings.drop / 2)
+            condition[:, -AUGMENTATION:] = torch.stack([torch.ones_like(enlargement), enlargement / ENLARGEMENT], 1)
+            condition[:, -AUGMENTATION:] *= changed[:, None]
 
             # Logit-normal times (Esser et al. 2024, arXiv:2403.03206): most work where it is hardest.
             t = torch.sigmoid(torch.randn(settings.batch, generator=random)).to(device)

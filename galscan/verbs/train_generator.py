@@ -1,0 +1,195 @@
+"""``galscan train-generator``: train a generator alone; by default the base weights, on the simulated sky.
+
+The base weights never see what they will be asked for: the sky they learn from holds dust lanes across
+disks and early types without lanes, but no early type with a lane.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from galscan import home
+from galscan.errors import ConflictError, InputError, Interrupted
+from galscan.files import file_digest, read_json, write_json
+from galscan.generate.galaxies import GalaxySet, measure
+from galscan.labels import Schema, load_schema, schema_names
+from galscan.recipe import GeneratorSettings
+from galscan.store import layout
+from galscan.verbs.ingest import ingest
+
+COUNT = 40_000  # simulated galaxies the base weights learn from
+SEED = 250_616_233  # a part of the sky that no other command draws by default
+
+
+def train_generator(
+    out: str | Path,
+    *,
+    survey: str | Sequence[str] = (),
+    store: str | Path | Sequence[str | Path] = (),
+    schema: str | None = None,
+    size: int = 64,
+    count: int = COUNT,
+    steps: int = 7000,
+    batch: int = 16,
+    widths: Sequence[int] | None = None,
+    start: str = "none",
+    budget: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train a conditional generator and write its weights.
+
+    Parameters
+    ----------
+    out : path
+        The weights, ``.safetensors``; how they were made is written beside them as ``.json``.
+    survey, store : str or path, or sequence of them
+        Surveys of the data home by name, stores by path. With neither, `count` galaxies of the simulated
+        sky without the rare class.
+    schema : str, optional
+        The labels that become conditions; default the stores' only ones.
+    size : int
+        Pixels on a side of simulated galaxies; stores have theirs.
+    steps, batch, widths : int, int, sequence of int
+        See `galscan.recipe.GeneratorSettings`.
+    start : str
+        ``none``, ``base``, or the path of weights to go on from.
+    budget : float, optional
+        Minutes at most.
+    dry_run : bool
+        Print the plan and train nothing.
+
+    Returns
+    -------
+    dict
+        ``weights``, ``bytes``, ``sha256``, ``steps``, ``seconds``, ``loss``, ``galaxies`` and the request.
+
+    Raises
+    ------
+    InputError
+        If stores and schema do not fit together.
+    ConflictError
+        If `out` is there, or its unfinished training is another one.
+    Interrupted
+        On Ctrl-C; the same call goes on where it stopped.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out}: weights are written as .safetensors; name such a file")
+    if out.exists():
+        raise ConflictError(f"{out} exists; choose another --out, or remove it")
+    if budget is not None and not budget > 0:
+        raise InputError(f"--budget {budget:g}: give minutes above 0")
+    names = [survey] if isinstance(survey, str) else list(survey)
+    paths = [home.find_survey(n) for n in names] + [Path(p) for p in ([store] if isinstance(store, str | Path) else store)]
+    stores = [layout.open_store(p) for p in paths]
+    chosen = _schema(stores, schema)
+    given: dict[str, Any] = {"steps": steps, "batch": batch, "start": start} | ({"widths": widths} if widths else {})
+    settings = GeneratorSettings.model_validate(given)
+    request = {
+        "stores": [[s.name, s.content_hash] for s in stores] or {"simulated": count, "size": size, "seed": SEED},
+        "schema": chosen.name, "settings": settings.model_dump(mode="json"), "seed": seed, "budget": budget,
+    }  # fmt: skip
+    _describe(stores, chosen, settings, request, out)
+    if dry_run:
+        return request
+    work = _claim(out, request)
+    try:
+        if not stores:
+            sky = work / "sky.zarr"
+            ingest("simulated", out=sky, count=count, size=size, seed=SEED, rare_fraction=0.0, name="simulated")
+            stores = [layout.open_store(sky)]
+        outcome = _train(stores, chosen, settings, work / "generator.safetensors", seed, device, budget)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
+    os.replace(work / "generator.safetensors", out)
+    result = {
+        "weights": str(out), "bytes": out.stat().st_size, "sha256": file_digest(out), **outcome, "request": request,
+    }  # fmt: skip
+    write_json(out.with_suffix(".json"), {**result, "weights": out.name})
+    shutil.rmtree(work)
+    return result
+
+
+def _schema(stores: Sequence[layout.Store], schema: str | None) -> Schema:
+    held = sorted({s for store in stores for s in store.schemas}) if stores else ["simulated"]
+    if schema is None:
+        if len(held) != 1:
+            raise InputError(f"the stores hold {', '.join(held) or 'no'} labels; name the schema with --schema")
+        schema = held[0]
+    elif schema not in held:
+        raise InputError(
+            f"--schema {schema}: the stores hold {', '.join(held) or 'no'} labels (known: {', '.join(schema_names())})"
+        )
+    if len({s.size for s in stores}) > 1:
+        raise InputError("the stores hold cutouts of several sizes; ingest them with one --size")
+    return load_schema(schema)
+
+
+def _describe(
+    stores: Sequence[layout.Store], schema: Schema, settings: GeneratorSettings, request: dict[str, Any], out: Path
+) -> None:
+    rows = [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in stores]
+    sky = request["stores"]
+    rows = rows or [f"galaxies     {sky['simulated']:,} simulated, {sky['size']} px, no early type with a dust lane"]
+    rows += [
+        f"conditions   {schema.name}: {len(schema.names)} answers, and four that are measured on the picture",
+        f"network      widths {list(settings.widths)}, starting from {settings.start}",
+        f"training     {settings.steps:,} steps of {settings.batch}"
+        + (f", at most {request['budget']:g} minutes" if request["budget"] else ""),
+        f"output       {out}",
+    ]
+    print("\n".join(rows), file=sys.stderr)
+
+
+def _claim(out: Path, request: dict[str, Any]) -> Path:
+    work = out.with_name(out.name + ".partial")
+    if (work / "request.json").is_file():
+        if read_json(work / "request.json") != request:
+            raise ConflictError(
+                f"{work} holds an unfinished training with other settings; repeat that command, remove it, "
+                "or choose another --out"
+            )
+        print(f"going on with {work}", file=sys.stderr)
+    else:
+        write_json(work / "request.json", request)
+    return work
+
+
+def _train(
+    stores: Sequence[layout.Store],
+    schema: Schema,
+    settings: GeneratorSettings,
+    out: Path,
+    seed: int,
+    device: str,
+    budget: float | None,
+) -> dict[str, Any]:
+    from galscan import device as devices
+    from galscan.generate import train
+    from galscan.generate.model import load_start, make_config
+
+    images, values, survey = [], [], []
+    for number, store in enumerate(stores):
+        usable = np.flatnonzero((store.column("flags") & layout.UNUSABLE) == 0)
+        labels = store.labels(schema.name).reindex(columns=schema.names) if schema.name in store.schemas else None
+        images.append(store.images()[usable])
+        blank = np.full((len(usable), len(schema.names)), np.nan, np.float32)
+        values.append(blank if labels is None else labels.to_numpy(np.float32)[usable])
+        survey.append(np.full(len(usable), number))
+    pixels = np.concatenate(images)
+    conditions = np.concatenate([np.concatenate(values), measure(pixels)], 1)
+    galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), np.ones(len(pixels)))
+    outcome = train.train_generator(
+        galaxies, make_config(pixels, schema, [s.name for s in stores], settings.widths), settings, out, seed=seed,
+        device=devices.pick(device), seconds=None if budget is None else budget * 60, start=load_start(settings.start),
+    )  # fmt: skip
+    return outcome | {"galaxies": len(pixels)}
