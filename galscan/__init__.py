@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from galscan.recipe import Recipe, load_recipe
     from galscan.scanning.run import Run, open_run
     from galscan.store.layout import Store, open_store
+    from galscan.verbs.ablate import ablate
     from galscan.verbs.demo import demo
     from galscan.verbs.doctor import doctor
+    from galscan.verbs.dream import dream
     from galscan.verbs.export import export
     from galscan.verbs.info import info
     from galscan.verbs.ingest import ingest
+    from galscan.verbs.judge import judge
     from galscan.verbs.scan import scan
     from galscan.verbs.train_generator import train_generator
     from galscan.verbs.train_rare import train_rare
@@ -40,11 +43,14 @@ __all__ = [
     "Run",
     "Store",
     "__version__",
+    "ablate",
     "demo",
     "doctor",
+    "dream",
     "export",
     "info",
     "ingest",
+    "judge",
     "load_recipe",
     "open_bundle",
     "open_run",
@@ -61,11 +67,14 @@ _HOMES = {
     "Recipe": "galscan.recipe",
     "Run": "galscan.scanning.run",
     "Store": "galscan.store.layout",
+    "ablate": "galscan.verbs.ablate",
     "demo": "galscan.verbs.demo",
     "doctor": "galscan.verbs.doctor",
+    "dream": "galscan.verbs.dream",
     "export": "galscan.verbs.export",
     "info": "galscan.verbs.info",
     "ingest": "galscan.verbs.ingest",
+    "judge": "galscan.verbs.judge",
     "load_recipe": "galscan.recipe",
     "open_bundle": "galscan.classify.bundle",
     "open_run": "galscan.scanning.run",

@@ -108,7 +108,7 @@ def ingest(
     """Read cutouts and a catalog into a store. Run it again to go on."""
     store = galscan.ingest(
         survey, out=out, path=path, catalog=catalog, labels=labels or (), size=size, count=count, seed=seed,
-        rare_fraction=rare_fraction, labelled=labelled, columns=_pairs(column), name=name, workers=workers,
+        rare_fraction=rare_fraction, labelled=labelled, columns=_pairs("--column", column), name=name, workers=workers,
         dry_run=dry_run,
     )  # fmt: skip
     _show(store, as_json)
@@ -161,6 +161,106 @@ def train_generator(
     result = galscan.train_generator(
         out, survey=survey or (), store=store or (), schema=schema, size=size, count=count, steps=steps, batch=batch,
         start=start, budget=budget, seed=seed, device=device, dry_run=dry_run,
+    )  # fmt: skip
+    _show(result, as_json)
+
+
+@_verb("dream", "galscan dream --target dustlane --count 48 --out dreams/")
+def dream(
+    target: Annotated[str, typer.Option("--target", help="What to dream: a target, or a recipe.toml.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder of PNG images, or a store if it ends in .zarr.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Model whose generator dreams.")] = None,
+    generator: Annotated[
+        str | None, typer.Option("--generator", help="Instead of a model: weights, a file or base (with --store).")
+    ] = None,
+    store: Stores = None,
+    base: Annotated[str | None, typer.Option("--from", help="Real galaxies to draw conditions from: a rule.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="ANSWER=LOW:HIGH, drawn anew in this range; repeatable.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weight", help="ANSWER=W: insist on it W times as strongly; repeatable.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=0, help="On the whole condition; 1 = none.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps from noise to picture.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Draw galaxies of a rare class, with conditions pushed as you like."""
+    ranges = {}
+    for answer, text in (_pairs("--set", values) or {}).items():
+        low, _, high = text.partition(":")
+        ranges[answer] = (_number("--set", low), _number("--set", high or low))
+    pushed = {a: _number("--weight", w) for a, w in (_pairs("--weight", weights) or {}).items()}
+    result = galscan.dream(
+        target, count=count, out=out, model=model, generator=generator, store=store or (), base=base, values=ranges,
+        weights=pushed, guidance=guidance, steps=steps, seed=seed, device=device, dry_run=dry_run,
+    )  # fmt: skip
+    _show(result, as_json)
+
+
+@_verb("judge", "galscan judge models/dustlane --target dustlane --survey ngc")
+def judge(
+    dreams: Annotated[Path, typer.Argument(help="A store of dreams, or a model, which holds one.")],
+    target: Annotated[str, typer.Option("--target", help="What was dreamt: a target, or a recipe.toml.")],
+    survey: Surveys = None,
+    store: Stores = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-judge beside the dreams.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Hold out what this model held out; default: the dreams' own.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of the critic; default: the recipe's.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a judgement that is there.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Judge dreams by a network that never saw one, beside real galaxies held out."""
+    result = galscan.judge(
+        dreams, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
+        device=device, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    _show(result, as_json)
+
+
+@_verb("ablate", "galscan ablate --target dustlane --survey ngc --seeds 5 --prevalence 0.005 --out ablation/")
+def ablate(
+    target: Annotated[str, typer.Option("--target", help="What to look for: a target, or a recipe.toml.")],
+    survey: Surveys = None,
+    store: Stores = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of results; default: in the data home.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeats with other divisions and networks.")] = 3,
+    folds: Annotated[int, typer.Option("--folds", min=1, help="1: hold out at random; more: cross-validation.")] = 1,
+    positives: Annotated[int | None, typer.Option("--positives", help="Positives that train; default: half.")] = None,
+    negatives: Annotated[int | None, typer.Option("--negatives", help="Negatives that train, at most.")] = None,
+    max_test: Annotated[int | None, typer.Option("--max-test", help="Negatives that are tested, at most.")] = None,
+    prevalence: Annotated[
+        float | None, typer.Option("--prevalence", help="Share of targets in the survey; default: as labelled.")
+    ] = None,
+    purity: Annotated[float, typer.Option("--purity", help="At which completeness and detections are told.")] = 0.8,
+    completeness: Annotated[float, typer.Option("--completeness", help="At which purity is told.")] = 0.5,
+    arms: Annotated[list[str] | None, typer.Option("--arms", help="Only this way to train; repeatable.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is told.")] = None,
+    survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects of that survey.")] = 100_000,
+    members: Annotated[int, typer.Option("--members", min=1, help="Networks an arm and repeat.")] = 1,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Compare training with and without dreams on galaxies that nothing was taught. Run it again to go on."""
+    result = galscan.ablate(
+        target, store=store or (), survey=survey or (), out=out, seeds=seeds, folds=folds, positives=positives,
+        negatives=negatives, max_test=max_test, prevalence=prevalence, purity=purity, completeness=completeness,
+        arms=arms or (), method=method, survey_size=survey_size, members=members, device=device, seed=seed,
+        overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     _show(result, as_json)
 
@@ -224,11 +324,18 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _pairs(texts: Sequence[str] | None) -> dict[str, str] | None:
+def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str] | None:
     for text in texts or ():
         if not all(text.partition("=")):
-            raise InputError(f"--column {text!r} is not WHAT=NAME, e.g. --column id=OBJID")
+            raise InputError(f"{option} {text!r} is not of the form NAME=VALUE (see --help)")
     return dict(t.split("=", 1) for t in texts) if texts else None
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a number") from None
 
 
 # --- what comes out --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from galscan.errors import InputError, NotFoundError, nearest
@@ -60,6 +61,18 @@ def find_survey(name: str) -> Path:
         f"survey '{name}' has no store at {path}{nearest(name, present)}; "
         f"build it: galscan ingest --survey local --path IMAGES --catalog TABLE --out {path}"
     )
+
+
+def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the paths of surveys given by name, then of stores given by path; one or several of each.
+
+    Raises
+    ------
+    NotFoundError
+        If a survey is not in the data home.
+    """
+    names = [survey] if isinstance(survey, str) else list(survey)
+    return [find_survey(n) for n in names] + [Path(p) for p in ([store] if isinstance(store, str | Path) else store)]
 
 
 def find_model(target: str) -> Path:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 P, R = ParamSpec("P"), TypeVar("R")
-_BLUE, _ORANGE, _GREY = "#1f5f8b", "#c4701f", "#8a95a3"
-_STYLE: Any = {
+BLUE, ORANGE, GREY = "#1f5f8b", "#c4701f", "#8a95a3"
+STYLE: Any = {
     "svg.hashsalt": "galscan",
     "svg.fonttype": "path",
     "font.size": 10,
@@ -46,28 +46,28 @@ class Plot(NamedTuple):
     caption: str
 
 
-def _drawn(figure: Figure, alt: str, caption: str) -> Plot:
+def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
     """Return a figure as SVG in a data address: no date in it, and the same bytes for the same numbers."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
 
 
-def _axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[Figure, Axes]:
+def new_axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot(**options)
 
 
-def _styled(draw: Any) -> Any:
+def styled(draw: Any) -> Any:
     """Draw with the page's style, whatever style the caller's matplotlib has."""
 
     @functools.wraps(draw)
     def wrapper(*args: Any) -> Plot | None:
         import matplotlib
 
-        with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(STYLE):
             return draw(*args)  # type: ignore[no-any-return]
 
     return wrapper
@@ -80,24 +80,24 @@ def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
         axes.set_xlim(1, len(ranks))
 
 
-@_styled
+@styled
 def purity(frame: pd.DataFrame, accepted: int) -> Plot:
     """Draw purity against rank with its interval, and where the list of accepted candidates ends."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     ranks = frame["rank"].to_numpy()
     axes.fill_between(
-        ranks, frame["purity_lo"], frame["purity_hi"], color=_BLUE, alpha=0.16, linewidth=0, label="interval"
+        ranks, frame["purity_lo"], frame["purity_hi"], color=BLUE, alpha=0.16, linewidth=0, label="interval"
     )
-    axes.plot(ranks, frame["purity"], color=_BLUE, linewidth=2, label="purity at this rank and above")
+    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label="purity at this rank and above")
     axes.plot(
-        ranks, frame["p_target"], color=_GREY, linewidth=1.2, linestyle="--", label="probability of this candidate"
+        ranks, frame["p_target"], color=GREY, linewidth=1.2, linestyle="--", label="probability of this candidate"
     )
     if accepted:
-        axes.axvline(accepted, color=_ORANGE, linewidth=1.2)
+        axes.axvline(accepted, color=ORANGE, linewidth=1.2)
         axes.annotate(
             f" {accepted:,}",
             (accepted, 1.0),
-            color=_ORANGE,
+            color=ORANGE,
             ha="right" if accepted > len(ranks) / 2 else "left",
             va="bottom",
         )
@@ -108,19 +108,19 @@ def purity(frame: pd.DataFrame, accepted: int) -> Plot:
         if len(frame)
         else "no candidates"
     )
-    return _drawn(
+    return as_plot(
         figure,
         f"Purity against rank with its interval: {ends}",
         "Expected fraction of targets among the candidates down to a rank, and its interval.",
     )
 
 
-@_styled
+@styled
 def completeness(
     frame: pd.DataFrame, info: Mapping[str, Any], bundle: Bundle | None, histogram: purities.ScoreHistogram
 ) -> Plot:
     """Draw completeness against rank; with its interval where the model is at hand."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     ranks = frame["rank"].to_numpy()
     if bundle is not None and 0 < len(frame) <= histogram.total:
         # The table keeps no interval of completeness; the same seed gives the one of the scan again.
@@ -133,26 +133,26 @@ def completeness(
             confidence=settings.confidence,
             seed=int(str(info.get("fingerprint", "0"))[:8], 16),
         )
-        axes.fill_between(ranks, again.completeness_lo, again.completeness_hi, color=_BLUE, alpha=0.16, linewidth=0)
-    axes.plot(ranks, frame["completeness"], color=_BLUE, linewidth=2)
+        axes.fill_between(ranks, again.completeness_lo, again.completeness_hi, color=BLUE, alpha=0.16, linewidth=0)
+    axes.plot(ranks, frame["completeness"], color=BLUE, linewidth=2)
     _by_rank(axes, ranks, "completeness")
     known = frame["completeness"].dropna()
     ends = (
         f"{known.iloc[-1]:.2f} at rank {len(frame):,}" if len(known) else "unknown, as the estimated prevalence is zero"
     )
-    return _drawn(
+    return as_plot(
         figure,
         f"Completeness against rank: {ends}",
         "Expected fraction of all targets in the survey that a list down to a rank holds.",
     )
 
 
-@_styled
+@styled
 def scores(
     frame: pd.DataFrame, info: Mapping[str, Any], bundle: Bundle | None, histogram: purities.ScoreHistogram
 ) -> Plot:
     """Draw the histogram of all scores, and the targets the calibration expects among them."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     counts, centres = histogram.counts, histogram.centres
     used = np.flatnonzero(counts)
     caption = "Scores of everything scanned."
@@ -170,7 +170,7 @@ def scores(
                 middle.mean(1),
                 np.maximum(targets, 1e-9),
                 where="mid",
-                color=_ORANGE,
+                color=ORANGE,
                 linewidth=1.8,
                 label="expected targets",
             )
@@ -178,7 +178,7 @@ def scores(
         if len(frame):
             axes.axvline(
                 float(frame["score"].iloc[-1]),
-                color=_BLUE,
+                color=BLUE,
                 linewidth=1.2,
                 linestyle=":",
                 label=f"last ranked ({len(frame):,})",
@@ -186,10 +186,10 @@ def scores(
         axes.set(yscale="log", ylim=(0.3, 2 * inside.sum(1).max()))
         axes.legend(loc="upper right")
     axes.set(xlabel="score (logit)", ylabel="objects")
-    return _drawn(figure, f"Histogram of {histogram.total:,} scores on a logarithmic scale", caption)
+    return as_plot(figure, f"Histogram of {histogram.total:,} scores on a logarithmic scale", caption)
 
 
-@_styled
+@styled
 def sky(placed: pd.DataFrame) -> Plot:
     """Draw where the candidates are: a map of the sky, or of a field where they lie close together."""
     ra, dec, colour = placed["ra"].to_numpy(), placed["dec"].to_numpy(), placed["purity"].to_numpy()
@@ -197,31 +197,31 @@ def sky(placed: pd.DataFrame) -> Plot:
     offset = (ra - middle + 180) % 360 - 180
     small = np.ptp(offset) < 40 and np.ptp(dec) < 40
     if small:
-        figure, axes = _axes()
+        figure, axes = new_axes()
         drawn = axes.scatter(middle + offset, dec, c=colour, s=16, cmap="viridis", vmin=0, vmax=1, linewidth=0)
         axes.set(xlabel="right ascension (deg)", ylabel="declination (deg)")
         axes.set_aspect(1 / max(np.cos(np.radians(dec.mean())), 0.05), adjustable="datalim")
         axes.invert_xaxis()
     else:
-        figure, axes = _axes(height=3.1, projection="mollweide")
+        figure, axes = new_axes(height=3.1, projection="mollweide")
         x = -np.radians((ra + 180) % 360 - 180)  # east to the left, as on the sky
         drawn = axes.scatter(x, np.radians(dec), c=colour, s=14, cmap="viridis", vmin=0, vmax=1, linewidth=0)
         axes.set_xticks(np.radians([-120, -60, 0, 60, 120]), ["120°", "60°", "0°", "300°", "240°"], fontsize=8)
         axes.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["−60°", "−30°", "0°", "30°", "60°"], fontsize=8)
     figure.colorbar(drawn, ax=axes, label="purity", shrink=0.75, pad=0.06)
-    return _drawn(
+    return as_plot(
         figure,
         f"Sky map of {len(placed):,} candidates with known positions",
         f"Where the {len(placed):,} candidates with coordinates are (ICRS, east to the left).",
     )
 
 
-@_styled
+@styled
 def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Plot | None:
     """Draw precision against recall of the classifiers called `names`; None where no curve was recorded."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     drawn = False
-    for key, colour in (("real_only", _GREY), ("real_plus_dreamt", _BLUE)):
+    for key, colour in (("real_only", GREY), ("real_plus_dreamt", BLUE)):
         if curve := (metrics.get(key) or {}).get("pr_curve"):
             axes.step(curve["recall"], curve["precision"], where="post", color=colour, linewidth=2, label=names[key])
             drawn = True
@@ -231,14 +231,14 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
         axes.axhline(prevalence, color="#b8c1cb", linewidth=1, linestyle=":", label="at random")
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
     axes.legend(loc="lower left")
-    return _drawn(
+    return as_plot(
         figure,
         "Precision against recall on the test set",
         "Precision and recall of the ensemble on held-out real galaxies.",
     )
 
 
-@_styled
+@styled
 def calibration(bundle: Bundle) -> Plot:
     """Draw observed against predicted fractions, in groups with about as many targets each, with binomial intervals."""
     from scipy.stats import beta
@@ -254,11 +254,11 @@ def calibration(bundle: Bundle) -> Plot:
     hits, sizes = np.array([calibration.targets[g].sum() for g in groups]), np.array([len(g) for g in groups])
     y = hits / sizes
     low, high = beta.ppf(0.025, hits + 0.5, sizes - hits + 0.5), beta.ppf(0.975, hits + 0.5, sizes - hits + 0.5)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     axes.plot([0, 1], [0, 1], color="#b8c1cb", linewidth=1, linestyle=":")
-    axes.errorbar(x, y, yerr=np.clip([y - low, high - y], 0, 1), fmt="o", color=_BLUE, markersize=5, linewidth=1.2)
+    axes.errorbar(x, y, yerr=np.clip([y - low, high - y], 0, 1), fmt="o", color=BLUE, markersize=5, linewidth=1.2)
     axes.set(xlabel="predicted probability", ylabel="fraction of targets", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return _drawn(
+    return as_plot(
         figure,
         "Observed fraction of targets against predicted probability",
         f"Calibration on {hits.sum():,.0f} targets and {(sizes - hits).sum():,.0f} others; "

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from galscan.errors import InputError, nearest
 from galscan.files import digest
-from galscan.labels import find_toml, load_schema, parse_rule, schema_names, toml_names
+from galscan.labels import Schema, find_toml, load_schema, parse_rule, schema_names, toml_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -42,6 +42,8 @@ class LabelRules(_Part):
     morphology: tuple[str, ...] = ()
     """Answers the classifier predicts beside the target."""
     dream: DreamRule
+    hard_negatives: tuple[DreamRule, ...] = ()
+    """What is dreamt on purpose to be confused with the target: half of the dreamt negatives, in equal parts."""
 
 
 class Split(_Part):
@@ -87,6 +89,7 @@ class DreamSettings(_Part):
     negatives: Count = 600
     guidance: Annotated[float, Field(ge=0)] = 1.5
     steps: Count = 20
+    """Euler steps from noise to picture."""
 
 
 class ClassifierSettings(_Part):
@@ -97,8 +100,14 @@ class ClassifierSettings(_Part):
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    sampling: Literal["oversampled", "natural"] = "oversampled"
+    """Draw positives until they are `positive_fraction` of a batch, or every galaxy as often as any other."""
+    loss: Literal["plain", "weighted", "focal"] = "plain"
+    """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
     dreamt_fraction: Share = 0.5
     """Share of a batch that is dreamt, in the training that uses dreams at all."""
+    dreams_first: Share = 0.0
+    """Share of the steps, at the beginning, in which all is dreamt; afterwards `dreamt_fraction` is."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
 
 
@@ -208,22 +217,37 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     if name not in (known := schema_names()) and not name.endswith(".toml"):
         raise InputError(f"unknown label schema '{name}'{nearest(name, known)}")
     schema = load_schema(name)
-    for text in (rules.positive, rules.negative, rules.dream.base):
+    for text in (rules.positive, rules.negative):
         parse_rule(text, schema.names).check(schema.ranges)
-    for key, names in (
-        ("morphology", rules.morphology),
-        ("dream.set", rules.dream.set),
-        ("dream.weights", rules.dream.weights),
-    ):
-        for answer in names:
-            if answer not in schema.names:
-                raise InputError(f"{key} names the unknown label '{answer}'{nearest(answer, schema.names)}")
+    _check_names("morphology", rules.morphology, schema)
     if len(set(rules.morphology)) < len(rules.morphology):
         raise InputError("morphology names a label twice")
-    for answer, (low, high) in rules.dream.set.items():
+    check_dream("dream", rules.dream, schema)
+    for k, rule in enumerate(rules.hard_negatives):
+        check_dream(f"hard_negatives.{k}", rule, schema)
+
+
+def check_dream(key: str, rule: DreamRule, schema: Schema) -> None:
+    """Refuse a dream rule that does not fit `schema`; `key` names it in messages.
+
+    Raises
+    ------
+    InputError
+        If it names an unknown label, can never be true, or sets an answer beyond its range.
+    """
+    parse_rule(rule.base, schema.names).check(schema.ranges)
+    _check_names(f"{key}.set", rule.set, schema)
+    _check_names(f"{key}.weights", rule.weights, schema)
+    for answer, (low, high) in rule.set.items():
         least, most = schema.ranges[answer]
         if not least <= low <= high <= most:
-            raise InputError(f"dream.set.{answer} = [{low:g}, {high:g}] must rise and lie within {least:g}..{most:g}")
+            raise InputError(f"{key}.set.{answer} = [{low:g}, {high:g}] must rise and lie within {least:g}..{most:g}")
+
+
+def _check_names(key: str, names: Iterable[str], schema: Schema) -> None:
+    for answer in names:
+        if answer not in schema.names:
+            raise InputError(f"{key} names the unknown label '{answer}'{nearest(answer, schema.names)}")
 
 
 def _explain(error: Any) -> str:

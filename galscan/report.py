@@ -62,7 +62,7 @@ def write_scan_report(run: str | Path) -> Path:
         warning += f" {trained:,} of {which} candidates were in the model's training set; purity counts them too."
     identity, prevalence = info.get("identity") or {}, (info.get("purity") or {}).get("prevalence") or {}
     rate = info.get("images_per_s")
-    page = _render(
+    page = render(
         "scan.html.j2",
         kind="scan",
         title=f"galscan: scan for {info.get('target', 'targets')}",
@@ -77,7 +77,7 @@ def write_scan_report(run: str | Path) -> Path:
             ("ranked", _count(len(frame))),
             ("prevalence", _interval(prevalence, percent=True)),
             ("rate", f"{rate:,.0f} images/s" if rate else "not measured"),
-            ("time", _seconds(info.get("wall_s"))),
+            ("time", duration(info.get("wall_s"))),
         ],
         notes=(info.get("purity") or {}).get("notes", []),
         figures=figures,
@@ -146,7 +146,7 @@ def write_model_report(model: str | Path) -> Path:
         )
     figures = [p for p in (plots.precision_recall(metrics, names), plots.calibration(bundle)) if p]
     counts = info.get("splits") or {}
-    page = _render(
+    page = render(
         "model.html.j2",
         kind="model",
         title=f"galscan: model for {bundle.target}",
@@ -159,7 +159,7 @@ def write_model_report(model: str | Path) -> Path:
             ("cutouts", f"{bundle.size} px"),
             ("seed", bundle.seed),
             ("calibration", f"{int(bundle.calibration.targets.sum()):,} of {len(bundle.calibration.targets):,}"),
-            ("time", _seconds(metrics.get("seconds"))),
+            ("time", duration(metrics.get("seconds"))),
         ],
         rows=rows,
         test=told,
@@ -179,7 +179,7 @@ def write_model_report(model: str | Path) -> Path:
     return path / "report.html"
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("galscan", "templates"),
         autoescape=True,
@@ -243,7 +243,7 @@ def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def _seconds(value: float | None) -> str:
+def duration(value: float | None) -> str:
     if value is None:
         return "not measured"
     return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min" if value < 7200 else f"{value / 3600:,.1f} h"

@@ -64,6 +64,7 @@ def tiny_bundle(path: Path, target: str = "dustlane", size: int = 32, seed: int 
 TINY_SETTINGS = """
 [generator]
 widths = [32, 32]
+start = "none"
 steps = 3
 batch = 4
 [dream]

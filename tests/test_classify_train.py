@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from galscan.classify import train
 from galscan.classify.model import to_unit
 from galscan.classify.train import Examples, affordable_steps, train_classifier
+from galscan.labels import load_schema
 from galscan.recipe import ClassifierSettings
 
 CPU = torch.device("cpu")
@@ -66,3 +69,105 @@ def test_ambiguous_examples_do_not_move_the_target():
 @pytest.mark.parametrize(("seconds", "least", "most"), [(None, 60, 60), (0.01, 20, 20), (1e6, 60, 60)])
 def test_steps_fit_the_budget(seconds, least, most):
     assert least <= affordable_steps(examples(), SETTINGS, device=CPU, seconds=seconds) <= most
+
+
+def test_drawing_follows_the_sampling():
+    data = examples()
+    data.target[1] = np.nan
+    natural = SETTINGS.model_copy(update={"sampling": "natural"})
+    assert (data.drawing_weights(natural) == 1).all()
+    oversampled = data.drawing_weights(SETTINGS)
+    share = oversampled[torch.from_numpy(data.target == 1)].sum() / oversampled.sum()
+    assert share == pytest.approx(SETTINGS.positive_fraction)
+    # Without morphology an ambiguous galaxy would teach nothing.
+    for settings in (natural, SETTINGS):
+        weights = data.drawing_weights(settings.model_copy(update={"morphology_weight": 0.0}))
+        assert weights[1] == 0 and (weights[2:] > 0).all()
+
+
+def compositions(monkeypatch, steps: int, *, dreamt: bool = True, seed: int = 0, **changes) -> list[int]:
+    """Return how many of each batch were dreamt (the black ones)."""
+    seen: list[int] = []
+
+    def look(pixels, _):
+        seen.append(int((pixels.amax((1, 2, 3)) == 0).sum()))
+        return pixels
+
+    monkeypatch.setattr(train, "rotate_flip_scale", look)
+    data = examples()
+    black = Examples(np.zeros_like(data.images), data.target, data.answers)
+    settings = SETTINGS.model_copy(update=changes)
+    train_classifier(data, black if dreamt else None, settings, steps=steps, seed=seed, device=CPU)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dreamt_fraction": 0.0}, [0] * 6),
+        ({"dreamt_fraction": 0.25}, [4] * 6),
+        ({"dreamt_fraction": 1.0}, [16] * 6),
+        ({"dreamt_fraction": 0.25, "dreams_first": 0.5}, [16] * 3 + [4] * 3),
+        ({"dreamt_fraction": 0.0, "dreams_first": 1.0}, [16] * 6),
+    ],
+)
+def test_batches_are_composed_as_asked(monkeypatch, changes, expected):
+    assert compositions(monkeypatch, 6, **changes) == expected
+
+
+def test_without_dreams_all_is_real_whatever_is_asked(monkeypatch):
+    assert compositions(monkeypatch, 4, dreamt=False, dreamt_fraction=1.0, dreams_first=1.0) == [0] * 4
+    monkeypatch.undo()
+    asked = SETTINGS.model_copy(update={"dreamt_fraction": 1.0, "dreams_first": 1.0})
+    a, b = (train_classifier(examples(), None, s, steps=3, seed=0, device=CPU) for s in (SETTINGS, asked))
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_dreams_alone_teach_and_only_pixels_of_real_ones_are_used():
+    """The labels of the real galaxies are all wrong; the network is right all the same."""
+    real, held_out = examples(), examples(seed=1)
+    wrong = Examples(real.images, 1 - real.target, real.answers)
+    settings = SETTINGS.model_copy(update={"dreamt_fraction": 1.0})
+    network = train_classifier(wrong, examples(seed=2), settings, steps=60, seed=0, device=CPU)
+    s = scores(network, held_out)
+    assert s[held_out.target == 1].min() > s[held_out.target == 0].max()
+
+
+def test_losses_are_those_of_the_papers():
+    logits, target = torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([1.0, 0.0, 0.0, float("nan")])
+    p = torch.sigmoid(logits[:3])
+    chance = torch.stack([p[0], 1 - p[1], 1 - p[2]])
+    balance = torch.tensor(7.0)
+    plain = -chance.log()
+    for kind, expected in (
+        ("plain", plain.mean()),
+        ("weighted", (plain * torch.tensor([7.0, 1.0, 1.0])).mean()),
+        ("focal", (plain * torch.tensor([0.25, 0.75, 0.75]) * (1 - chance) ** 2).mean()),
+    ):
+        torch.testing.assert_close(train._target_loss(logits, target, kind, balance), expected)
+
+
+def test_weighting_lifts_the_scores_of_a_rare_class():
+    data = examples(n=60)
+    rare = Examples(data.images, np.where(np.arange(60) == 0, 1, 0).astype(np.float32), data.answers)
+    natural = {"sampling": "natural", "morphology_weight": 0.0}
+    by_loss = {
+        loss: scores(
+            train_classifier(
+                rare, None, SETTINGS.model_copy(update={"loss": loss, **natural}), steps=20, seed=0, device=CPU
+            ),
+            rare,
+        ).mean()
+        for loss in ("plain", "weighted", "focal")
+    }
+    assert by_loss["weighted"] > by_loss["plain"] + 0.5
+    assert by_loss["focal"] != by_loss["plain"]
+
+
+def test_examples_from_labels_are_scaled_to_the_ranges_of_their_answers():
+    schema = load_schema("efigi")
+    low, high = schema.ranges["t"]
+    labels = pd.DataFrame({a: [low, (low + high) / 2, np.nan] for a in schema.names})
+    made = Examples.from_labels(np.zeros((3, 8, 8, 3), np.uint8), [1, 0, np.nan], labels, ["t"], schema)
+    np.testing.assert_allclose(made.answers[:, 0], [0, 0.5, np.nan])
+    assert made.target.dtype == made.answers.dtype == np.float32

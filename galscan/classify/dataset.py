@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.errors import InputError
-from galscan.generate.galaxies import GalaxySet
+from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.labels import Schema, parse_rule, target_mask
 from galscan.recipe import GeneratorSettings, LabelRules, Split
 from galscan.store.layout import UNUSABLE, Store
@@ -46,6 +46,11 @@ class Galaxies:
         """Return the row numbers of one split."""
         return np.flatnonzero(self.table["split"] == split)
 
+    def conditions(self, rows: np.ndarray) -> pd.DataFrame:
+        """Return what a generator is told of these galaxies: the labels, and what is measured on the pictures."""
+        measured = pd.DataFrame(measure(self.images[rows]), columns=list(MEASURED))
+        return pd.concat([self.labels.iloc[rows].reset_index(drop=True), measured], axis=1)
+
     def generator_set(self, settings: GeneratorSettings) -> GalaxySet:
         """Return what the generator may learn from: everything but the held-out objects."""
         held_out = set(self.table.loc[self.table["split"].isin(("calibration", "test")), "id"])
@@ -55,7 +60,7 @@ class Galaxies:
         weight[self.table["target"].to_numpy() == 1] = settings.rare_weight
         return GalaxySet(
             self.images[keep],
-            self.labels.to_numpy(np.float32)[keep],
+            self.conditions(keep).to_numpy(np.float32),
             self.table["survey"].to_numpy()[keep],
             weight[keep],
         )

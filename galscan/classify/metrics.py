@@ -1,8 +1,14 @@
-"""How good a classifier is on real held-out galaxies, and what the dreams changed; with intervals."""
+"""How good a classifier is on real held-out galaxies, and what the dreams changed; with intervals.
+
+The second half is for a stated *prevalence*: a test set holds targets more often than a survey does, and
+purity depends on how often. Each target then counts prevalence / targets, and each other object
+(1 - prevalence) / others, so that the weights of a test set add up to one survey.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -18,10 +24,11 @@ def _resampled_ap(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndar
     random = np.random.default_rng(seed)
     positive, negative = np.flatnonzero(targets == 1), np.flatnonzero(targets == 0)
     values = np.empty(BOOTSTRAP)
+    rankings, share = [standing(s, targets) for s in scores], len(positive) / len(targets)
     for k in range(BOOTSTRAP):
-        rows = np.concatenate([random.choice(positive, len(positive)), random.choice(negative, len(negative))])
+        times = [np.bincount(random.integers(n, size=n), minlength=n) for n in (len(positive), len(negative))]
         members = random.integers(len(scores), size=len(scores))
-        values[k] = np.mean([average_precision_score(targets[rows], scores[m][rows]) for m in members])
+        values[k] = np.mean([_average_precision(*rankings[m].curve(share, *times)) for m in members])
     return values
 
 
@@ -63,3 +70,130 @@ def gain(with_dreams: np.ndarray, without: np.ndarray, targets: np.ndarray, seed
                     for a, b in zip(with_dreams, without, strict=True)])  # fmt: skip
     low, high = np.percentile(change, [2.5, 97.5])
     return {"mean": float(mean), "lo": float(low), "hi": float(high)}
+
+
+class WorkingPoint(NamedTuple):
+    """The survey a figure is for, and how its list is to be."""
+
+    prevalence: float
+    """Share of targets among the survey's objects, above 0 and below 1."""
+    purity: float
+    """At which completeness is told."""
+    completeness: float
+    """At which purity is told."""
+
+
+class Standing(NamedTuple):
+    """Where the targets of a ranking stand among the others.
+
+    Only thresholds at a target's score matter: a list that goes on to the next other object is less pure and no more
+    complete. They are numbered from the highest score; objects of equal score enter a list together.
+    """
+
+    target: np.ndarray
+    """Threshold at which each target enters the list; int of shape (targets,)."""
+    other: np.ndarray
+    """The same for the others; ``thresholds`` for those below all targets."""
+    thresholds: int
+
+    def curve(
+        self, prevalence: float, target_weight: np.ndarray | None = None, other_weight: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return completeness (rising) and purity at each threshold; objects may count more or less than once."""
+        found = np.bincount(self.target, target_weight, self.thresholds).cumsum()
+        wrong = np.bincount(self.other, other_weight, self.thresholds + 1).cumsum()
+        completeness = found / found[-1]
+        true, false = prevalence * completeness, (1 - prevalence) * wrong[:-1] / wrong[-1]
+        return completeness, true / np.maximum(true + false, 1e-300)  # a list of objects that count nothing: 0
+
+
+def standing(scores: np.ndarray, targets: np.ndarray) -> Standing:
+    """Rank objects with `scores` (n,) and `targets` (n,) of 0 and 1."""
+    levels = np.unique(scores[targets == 1])
+    threshold = len(levels) - np.searchsorted(levels, scores, side="right")
+    return Standing(threshold[targets == 1], threshold[targets == 0], len(levels))
+
+
+def average_precision_at(scores: np.ndarray, targets: np.ndarray, prevalence: float) -> float:
+    """Return the average precision of scores (n,) in a survey with that prevalence of targets."""
+    return _average_precision(*standing(scores, targets).curve(prevalence))
+
+
+def completeness_at(scores: np.ndarray, targets: np.ndarray, purity: float, prevalence: float) -> float:
+    """Return the largest completeness of a list that is at least so pure; 0 if none is."""
+    return _completeness(*standing(scores, targets).curve(prevalence), purity)
+
+
+def purity_at(scores: np.ndarray, targets: np.ndarray, completeness: float, prevalence: float) -> float:
+    """Return the largest purity of a list that is at least so complete."""
+    return _purity(*standing(scores, targets).curve(prevalence), completeness)
+
+
+def _average_precision(completeness: np.ndarray, purity: np.ndarray) -> float:
+    return float(np.diff(completeness, prepend=0.0) @ purity)
+
+
+def _completeness(completeness: np.ndarray, purity: np.ndarray, at: float) -> float:
+    return float(completeness[purity >= at - 1e-12].max(initial=0.0))
+
+
+def _purity(completeness: np.ndarray, purity: np.ndarray, at: float) -> float:
+    return float(purity[completeness >= at - 1e-12].max())
+
+
+METRICS = ("ap", "completeness", "purity")
+
+
+def _metrics(curve: tuple[np.ndarray, np.ndarray], point: WorkingPoint) -> tuple[float, float, float]:
+    """Return what `METRICS` names."""
+    return _average_precision(*curve), _completeness(*curve, point.purity), _purity(*curve, point.completeness)
+
+
+class Scored(NamedTuple):
+    """The test set of one repeat, and what each method scored."""
+
+    ids: np.ndarray
+    """Text of shape (n,); an object may be there twice, and in the test sets of several repeats."""
+    targets: np.ndarray
+    scores: Mapping[str, np.ndarray]
+
+
+def measure(repeats: Sequence[Scored], point: WorkingPoint) -> dict[str, np.ndarray]:
+    """Return for each method its `METRICS` in each repeat, float of shape (repeats, 3)."""
+    return {
+        name: np.array(
+            [_metrics(standing(r.scores[name], r.targets).curve(point.prevalence), point) for r in repeats]
+        )
+        for name in repeats[0].scores
+    }  # fmt: skip
+
+
+def bootstrap(
+    repeats: Sequence[Scored], point: WorkingPoint, seed: int, count: int = BOOTSTRAP
+) -> dict[str, np.ndarray]:
+    """Resample repeats and objects, and return the mean `METRICS` over repeats for each method.
+
+    Repeats are drawn with replacement. Objects are given random weights that are exponentially distributed
+    (the Bayesian bootstrap, Rubin 1981, Annals of Statistics 9, 130), which add up to the same in each class; an
+    object has one weight in all repeats, since a test set that is used again is not a new one. All methods meet the
+    same draws, so that their differences and ratios are paired.
+
+    Returns
+    -------
+    dict of name to ndarray, shape (count, 3)
+    """
+    random = np.random.default_rng(seed)
+    _, where = np.unique(np.concatenate([r.ids for r in repeats]), return_inverse=True)
+    rows = np.split(where, np.cumsum([len(r.ids) for r in repeats])[:-1])
+    split = [(w[r.targets == 1], w[r.targets == 0]) for w, r in zip(rows, repeats, strict=True)]
+    standings = [{name: standing(s, r.targets) for name, s in r.scores.items()} for r in repeats]
+    values = {name: np.zeros((count, len(METRICS))) for name in repeats[0].scores}
+    for k in range(count):
+        weight = random.exponential(size=int(where.max()) + 1)
+        drawn = np.bincount(random.integers(len(repeats), size=len(repeats)), minlength=len(repeats))
+        for number in np.flatnonzero(drawn):
+            target_weight, other_weight = (weight[part] for part in split[number])
+            for name, ranking in standings[number].items():
+                curve = ranking.curve(point.prevalence, target_weight, other_weight)
+                values[name][k] += drawn[number] / len(repeats) * np.array(_metrics(curve, point))
+    return values

@@ -58,9 +58,13 @@ class GalaxyNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map images (n, 3, S, S) in 0..1 to target logits (n,) and answer logits (n, answers)."""
-        x = self.stages(self.stem(images * 4 - 1))
-        x = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        x = self.dropout(self.features(images))
         return self.target(x)[:, 0], self.morphology(x)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (n, 3, S, S) in 0..1 to what both heads read, (n, 8 width)."""
+        x = self.stages(self.stem(images * 4 - 1))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

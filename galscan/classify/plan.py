@@ -102,10 +102,7 @@ def make_plan(
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
-    names = [survey] if isinstance(survey, str) else list(survey)
-    paths = [home.find_survey(name) for name in names] + [
-        Path(p) for p in ([store] if isinstance(store, str | Path) else store)
-    ]
+    paths = home.find_stores(survey, store)
     by_default = not paths
     if by_default:
         paths = sorted((home.data_home() / "surveys").glob("*.zarr"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from galscan import device as devices
 from galscan.classify.model import GalaxyNet, to_unit
 from galscan.generate.augment import noise_and_gain, quarter_turns, rotate_flip_scale
+from galscan.labels import Schema
 from galscan.progress import track
 from galscan.recipe import ClassifierSettings
 
@@ -36,12 +39,29 @@ class Examples:
     target: np.ndarray
     answers: np.ndarray
 
-    def drawing_weights(self, positive_fraction: float) -> torch.Tensor:
-        """Return weights that make positives `positive_fraction` of what is drawn."""
+    @classmethod
+    def from_labels(
+        cls, images: np.ndarray, target: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], schema: Schema
+    ) -> Examples:
+        """Build examples from labels in their own units, of which `answers` are taught."""
+        columns = [schema.names.index(a) for a in answers]
+        low, high = schema.low[columns], schema.high[columns]
+        scaled = np.clip((labels[list(answers)].to_numpy(np.float32) - low) / (high - low), 0, 1)
+        return cls(images, np.asarray(target, np.float32), scaled.astype(np.float32))
+
+    def drawing_weights(self, settings: ClassifierSettings) -> torch.Tensor:
+        """Return how often each galaxy is drawn, by ``settings.sampling``; float64 of shape (n,).
+
+        A galaxy without a target is drawn only where morphology is learnt: elsewhere it would teach nothing.
+        """
+        useful = np.isfinite(self.target) | (settings.morphology_weight > 0)
+        if settings.sampling == "natural":
+            return torch.from_numpy(useful.astype(np.float64))
         positive = self.target == 1
-        share = positive_fraction / max(positive.sum(), 1)
-        rest = (1 - positive_fraction) / max((~positive).sum(), 1)
-        return torch.from_numpy(np.where(positive, share, rest))
+        others = useful & ~positive
+        share = settings.positive_fraction / max(positive.sum(), 1)
+        rest = (1 - settings.positive_fraction) / max(others.sum(), 1)
+        return torch.from_numpy(positive * share + others * rest)
 
 
 def train_classifier(
@@ -54,10 +74,18 @@ def train_classifier(
     device: torch.device,
     label: str = "train classifier",
 ) -> GalaxyNet:
-    """Train a network for `steps` batches; with `dreamt`, a part of every batch is dreamt.
+    """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
-    Returns the moving average of the weights, with the statistics of its normalisation layers taken
-    from *real* images only (dreamt ones have statistics of their own, and it is real ones it will see).
+    With `dreamt`, ``settings.dreamt_fraction`` of every batch is dreamt, and all of it during the first
+    ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. Real and dreamt
+    galaxies are each drawn by ``settings.sampling``, and the loss of the target is ``settings.loss``.
+
+    Returns
+    -------
+    GalaxyNet
+        The moving average of the weights, with the statistics of its normalisation layers taken from the pixels
+        of *real* training images only (dreamt ones have statistics of their own, and it is real ones it will
+        see). Where every example is dreamt this is all that real ones give: none of their labels is learnt.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
@@ -66,15 +94,14 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
 
-    sources = [(real, settings.batch)]
-    if dreamt is not None:
-        n_dreamt = round(settings.batch * settings.dreamt_fraction)
-        sources = [(real, settings.batch - n_dreamt), (dreamt, n_dreamt)]
     pools = [
         (torch.from_numpy(s.images), torch.from_numpy(s.target), torch.from_numpy(s.answers),
-         s.drawing_weights(settings.positive_fraction), n)
-        for s, n in sources if n
+         s.drawing_weights(settings))
+        for s in (real, dreamt) if s is not None
     ]  # fmt: skip
+    only_dreams = round(steps * settings.dreams_first) if dreamt is not None else 0
+    share = settings.dreamt_fraction if dreamt is not None else 0.0
+    balance = torch.tensor((real.target == 0).sum() / max((real.target == 1).sum(), 1), device=device).float()
 
     network.train()
     with track(label, steps, "step") as advance:
@@ -87,16 +114,19 @@ def train_classifier(
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            drawn = [torch.multinomial(w, n, replacement=True, generator=random) for *_, w, n in pools]
-            images = torch.cat([p[0][rows] for p, rows in zip(pools, drawn, strict=True)])
-            target = torch.cat([p[1][rows] for p, rows in zip(pools, drawn, strict=True)]).to(device)
-            answers = torch.cat([p[2][rows] for p, rows in zip(pools, drawn, strict=True)]).to(device)
+            n_dreamt = settings.batch if step < only_dreams else round(settings.batch * share)
+            parts = []
+            for pool, n in zip(pools, (settings.batch - n_dreamt, n_dreamt), strict=False):
+                if n:
+                    rows = torch.multinomial(pool[-1], n, replacement=True, generator=random)
+                    parts.append([column[rows] for column in pool[:-1]])
+            images, target, answers = (torch.cat(columns).to(device) for columns in zip(*parts, strict=True))
 
-            pixels = quarter_turns(rotate_flip_scale(to_unit(images.to(device)), random), random)
+            pixels = quarter_turns(rotate_flip_scale(to_unit(images), random), random)
             pixels = noise_and_gain(pixels, random).to(memory_format=torch.channels_last)
             with devices.autocast(device, dtype):
                 logit, morphology = network(pixels)
-            loss = _masked_bce(logit.float(), target)
+            loss = _target_loss(logit.float(), target, settings.loss, balance)
             loss = loss + settings.morphology_weight * _masked_bce(morphology.float(), answers)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -116,19 +146,31 @@ def affordable_steps(
     """Return how many steps of `train_classifier` fit into `seconds`, at most what the recipe asks for."""
     if seconds is None:
         return settings.steps
-    trial = settings.model_copy(update={"dreamt_fraction": 0.0})
-    train_classifier(real, None, trial, steps=4, seed=0, device=device, label="warm up")
+    train_classifier(real, None, settings, steps=4, seed=0, device=device, label="warm up")
     timed = 12
     started = time.monotonic()
-    train_classifier(real, None, trial, steps=timed, seed=0, device=device, label="time a step")
+    train_classifier(real, None, settings, steps=timed, seed=0, device=device, label="time a step")
     return int(min(settings.steps, max(20, seconds * timed / (time.monotonic() - started))))
 
 
-def _masked_bce(logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy over the values that are known; soft values are allowed."""
+def _target_loss(logits: torch.Tensor, target: torch.Tensor, kind: str, balance: torch.Tensor) -> torch.Tensor:
+    """Loss of the target over the galaxies that have one.
+
+    "weighted" counts a positive `balance` times. "focal" is equation 5 of Lin et al. 2017 (arXiv:1708.02002)
+    with gamma 2 and alpha 0.25, the pair they found best.
+    """
+    if kind == "focal":
+        chance = torch.sigmoid(torch.where(target == 1, logits, -logits))  # of what is true
+        factor = torch.where(target == 1, 0.25, 0.75) * (1 - chance) ** 2
+        return _masked_bce(logits, target, factor)
+    return _masked_bce(logits, target, torch.where(target == 1, balance, 1.0) if kind == "weighted" else 1.0)
+
+
+def _masked_bce(logits: torch.Tensor, values: torch.Tensor, factor: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Binary cross-entropy, times `factor`, over the values that are known; soft values are allowed."""
     known = values.isfinite()
     losses = F.binary_cross_entropy_with_logits(logits, torch.nan_to_num(values), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
+    return (losses * factor * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -132,8 +132,8 @@ class Generator(nn.Module):
     def start_from(self, other: Generator) -> None:
         """Take over the weights of `other`, also where it knows other answers or surveys.
 
-        Answers of the same name keep their meaning; a new one starts without influence; a survey looks at first
-        like the mean of those of `other`.
+        Answers and surveys of the same name keep their meaning; a new answer starts without influence, and a new
+        survey looks at first like the mean of those of `other`.
 
         Raises
         ------
@@ -154,14 +154,16 @@ class Generator(nn.Module):
                 j = theirs.index(answer)
                 weight[:, k] = old[:, j]
                 weight[:, len(ours) + k] = old[:, len(theirs) + j]
-        weight[:, 2 * len(ours) : -AUGMENTATION] = old[:, 2 * len(theirs) : -AUGMENTATION].mean(1, keepdim=True)
+        surveys = old[:, 2 * len(theirs) : -AUGMENTATION]
+        for k, survey in enumerate(self.config.surveys):
+            known = survey in other.config.surveys
+            like = surveys[:, other.config.surveys.index(survey)] if known else surveys.mean(1)
+            weight[:, 2 * len(ours) + k] = like
         weight[:, -AUGMENTATION:] = old[:, -AUGMENTATION:]
         self.load_state_dict(state | {"condition.0.weight": weight})
 
 
-def make_config(
-    images: np.ndarray, schema: Schema, surveys: Sequence[str], widths: tuple[int, ...]
-) -> GeneratorConfig:
+def make_config(images: np.ndarray, schema: Schema, surveys: Sequence[str], widths: tuple[int, ...]) -> GeneratorConfig:
     """Return the configuration for galaxies `images` (n, S, S, 3): the answers of `schema` and what is measured."""
     mean, std = pixel_statistics(images)
     ranges = {name: schema.ranges[name] for name in schema.names} | MEASURED

@@ -1,8 +1,8 @@
 """Dream: draw galaxies for conditions, also for combinations that hardly ever occur.
 
 Guidance is one term for the whole condition and one for each answer that is to be pushed by itself
-(composable guidance, Liu et al. 2022, arXiv:2206.01714). It is switched off at the noisiest tenth of
-the way, where it costs variety and buys nothing (Kynkaanniemi et al. 2024, arXiv:2404.07724).
+(composable guidance, Liu et al. 2022, arXiv:2206.01714). It is switched off at both ends of the way, where
+it costs variety, or time, and buys nothing (Kynkaanniemi et al. 2024, arXiv:2404.07724).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from galscan.labels import parse_rule
 from galscan.progress import track
 from galscan.recipe import DreamRule
 
-GUIDED_BELOW = 0.9  # time below which guidance acts (1 = pure noise)
+GUIDED = (0.15, 0.9)  # times between which guidance acts (1 = pure noise)
 
 
 def draw_conditions(
@@ -33,9 +33,9 @@ def draw_conditions(
     Parameters
     ----------
     labels : DataFrame, shape (n, answers)
-        Labels of real *training* galaxies; NaN = not asked.
+        Labels of real *training* galaxies, and what is measured on them; NaN = not asked.
     rule : DreamRule, optional
-        Draw only from galaxies for which ``rule.base`` holds, then set the answers of ``rule.set``
+        Draw only from labelled galaxies for which ``rule.base`` holds, then set the answers of ``rule.set``
         to values uniform in their ranges.
 
     Returns
@@ -51,8 +51,7 @@ def draw_conditions(
     """
     pool = np.arange(len(labels))
     if rule is not None:
-        true, _ = parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})
-        pool = np.flatnonzero(true)
+        pool = np.flatnonzero(_starts(labels, rule))
     if not len(pool):
         wanted = f"satisfies '{rule.base}'" if rule is not None else "is labelled"
         raise InputError(
@@ -64,6 +63,15 @@ def draw_conditions(
         for answer, (low, high) in rule.set.items():
             values[:, labels.columns.get_loc(answer)] = random.uniform(low, high, count)
     return values, rows
+
+
+def has_start(labels: pd.DataFrame, rule: DreamRule) -> bool:
+    """Tell whether some galaxy satisfies ``rule.base``, so that `draw_conditions` can start from it."""
+    return bool(_starts(labels, rule).any())
+
+
+def _starts(labels: pd.DataFrame, rule: DreamRule) -> np.ndarray:
+    return parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})[0]
 
 
 @torch.inference_mode()
@@ -124,7 +132,7 @@ def dream(
             x = torch.randn(n, 3, config.size, config.size, generator=random).to(device)
             for t, after in itertools.pairwise(times):
                 terms = [(condition, 1.0)]
-                if t <= GUIDED_BELOW:
+                if GUIDED[0] <= t <= GUIDED[1]:
                     terms = _guidance_terms(generator, condition, guidance, pushed)
                 with devices.autocast(device, dtype):
                     out = generator(

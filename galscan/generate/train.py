@@ -41,7 +41,8 @@ def train_generator(
 ) -> dict[str, float]:
     """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to `out`.
 
-    With `start`, its weights are where it begins, else chance. A checkpoint beside `out` is written every two minutes; after an interruption the same call goes on from it.
+    It begins with the weights of `start`, or at random. A checkpoint beside `out` is written every two minutes;
+    after an interruption the same call goes on from it.
 
     Returns
     -------

@@ -127,13 +127,12 @@ def scan(
 
 def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path | str]) -> list[Path]:
     """Return the stores to scan, surveys of the data home first."""
-    names = [survey] if isinstance(survey, str) else list(survey)
-    stores = [store] if isinstance(store, str | Path) else list(store)
-    if not names and not stores:
+    paths = home.find_stores(survey, store)
+    if not paths:
         present = sorted(p.stem for p in (home.data_home() / "surveys").glob("*.zarr"))
         known = f" (there are: {', '.join(present)})" if present else ""
         raise InputError(f"nothing to scan: name a survey with --survey NAME{known}, or a store with --store PATH")
-    return [*(home.find_survey(name) for name in names), *(Path(path) for path in stores)]
+    return paths
 
 
 def _open_model(target: str | None, model: Path | str | None) -> Bundle:

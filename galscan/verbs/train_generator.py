@@ -88,9 +88,7 @@ def train_generator(
         raise ConflictError(f"{out} exists; choose another --out, or remove it")
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
-    names = [survey] if isinstance(survey, str) else list(survey)
-    paths = [home.find_survey(n) for n in names] + [Path(p) for p in ([store] if isinstance(store, str | Path) else store)]
-    stores = [layout.open_store(p) for p in paths]
+    stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
     chosen = _schema(stores, schema)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "start": start} | ({"widths": widths} if widths else {})
     settings = GeneratorSettings.model_validate(given)

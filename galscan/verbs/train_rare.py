@@ -19,19 +19,20 @@ import pandas as pd
 
 from galscan.classify.plan import Plan, claim, make_plan
 from galscan.errors import Interrupted
-from galscan.files import digest, read_json, storage_errors, write_json
-from galscan.store import layout
+from galscan.files import digest, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
 
     from galscan.classify.bundle import Bundle
     from galscan.classify.dataset import Galaxies
+    from galscan.classify.model import GalaxyNet
     from galscan.classify.train import Examples
+    from galscan.generate.dreams import Dreams
 
 # Shares of --budget: drawing a lane is the hardest thing to learn.
 GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.55, 0.12, 0.33
-LEFTOVERS = ("steps.json", "generator.json", "request.json")  # what only a resumed training needs
+LEFTOVERS = ("steps.json", "generator.json", "screened.json", "request.json")  # what only a resumed training needs
 
 
 def train_rare(
@@ -117,17 +118,18 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     galaxies = load_galaxies(
         plan.stores, plan.table, plan.schema.names, recipe.size, seed=plan.seed, unlabelled=plan.synthetic
     )
-    generated: dict[str, Any] = {}
-    dreamt = None
-    if plan.synthetic:
-        generated = _generator(plan, galaxies, work, device)
-        dreamt = _dreams(plan, galaxies, work, device)
     train = np.flatnonzero(_in_train(galaxies))
     real = _examples(
         plan, galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train]
     )
-    variants = {"real_only": None} | ({"real_plus_dreamt": dreamt} if dreamt is not None else {})
-    networks = _classifiers(plan, real, variants, work, device)
+    networks = {"real_only": _classifiers(plan, "real_only", real, None, work, device)}
+    generated: dict[str, Any] = {}
+    if plan.synthetic:
+        generated = _generator(plan, galaxies, work, device)
+        dreams = _dreams(plan, galaxies, work, networks["real_only"][0], device)
+        if dreams is not None:
+            dreamt = _examples(plan, dreams.images, dreams.target, dreams.labels)
+            networks["real_plus_dreamt"] = _classifiers(plan, "real_plus_dreamt", real, dreamt, work, device)
 
     held = {split: galaxies.rows(split) for split in ("calibration", "test")}
     targets = {split: galaxies.table["target"].to_numpy()[rows].astype(int) for split, rows in held.items()}
@@ -144,7 +146,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     report: dict[str, Any] = {"real_only": None, "real_plus_dreamt": None, "gain": None, "chosen": chosen}
     for name in networks:
         report[name] = metrics.summarise(scores[name, "test"], targets["test"], plan.seed)
-    if dreamt is not None:
+    if "real_plus_dreamt" in networks:
         report["gain"] = metrics.gain(
             scores["real_plus_dreamt", "test"], scores["real_only", "test"], targets["test"], plan.seed
         )
@@ -154,7 +156,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
         "calibration_ap": on_calibration,
         "classifier_steps": read_json(work / "steps.json")["steps"],
         "generator": generated or None,
-        "dreams": None if dreamt is None else {"positive": int(dreamt.target.sum()), "all": len(dreamt.target)},
+        "dreams": read_json(work / "screened.json") if plan.synthetic else None,
         "seconds": round(time.monotonic() - started, 1),
     }
     calibration = calibrate.fit(scores[chosen, "calibration"].mean(0), targets["calibration"])
@@ -187,94 +189,61 @@ def _examples(plan: Plan, images: np.ndarray, target: np.ndarray, labels: pd.Dat
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
-    from galscan.generate.galaxies import pixel_statistics
-    from galscan.generate.model import GeneratorConfig
+    from galscan.generate.model import load_start, make_config
     from galscan.generate.train import train_generator
 
-    note = work / "generator.json"
+    note, settings = work / "generator.json", plan.recipe.generator
     if note.is_file():
         return dict(read_json(note))
-    teaching = galaxies.generator_set(plan.recipe.generator)
-    mean, std = pixel_statistics(teaching.images)
-    config = GeneratorConfig(
-        size=plan.recipe.size, schema=plan.schema.name, answers=tuple(plan.schema.names),
-        low=tuple(map(float, plan.schema.low)), high=tuple(map(float, plan.schema.high)),
-        surveys=tuple(s.name for s in plan.stores), widths=plan.recipe.generator.widths, mean=mean, std=std,
-    )  # fmt: skip
+    teaching = galaxies.generator_set(settings)
     outcome = train_generator(
-        teaching, config, plan.recipe.generator, work / "generator.safetensors", seed=plan.seed, device=device,
-        seconds=plan.seconds(GENERATOR_SHARE),
+        teaching, make_config(teaching.images, plan.schema, [s.name for s in plan.stores], settings.widths), settings,
+        work / "generator.safetensors", seed=plan.seed, device=device, seconds=plan.seconds(GENERATOR_SHARE),
+        start=load_start(settings.start),
     )  # fmt: skip
-    outcome = outcome | {"galaxies": len(teaching.images)}
-    write_json(note, outcome)
-    return outcome
+    told = {**outcome, "galaxies": len(teaching.images), "start": settings.start}
+    write_json(note, told)
+    return told
 
 
-def _dreams(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> Examples:
-    """Dream positives and, in the same way, negatives: else "dreamt" itself would tell the class."""
+def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, device: torch.device) -> Dreams | None:
+    """Dream positives and negatives, and drop those that a network trained on real galaxies alone finds failed.
+
+    None if no positive, or no negative, is left.
+    """
+    from galscan.generate.dreams import CONDITIONS, dream_set, read_dreams, sheet, write_conditions, write_dreams
+    from galscan.generate.judge import Critic, screen
     from galscan.generate.model import load_generator
-    from galscan.generate.sample import draw_conditions, dream
 
-    settings, rules = plan.recipe.dream, plan.rules
-    if not (work / "dreams.zarr").is_dir():
-        generator = load_generator(work / "generator.safetensors")
-        random = np.random.default_rng(plan.seed)
-        train = np.flatnonzero(_in_train(galaxies))
-        negative = galaxies.rows("train")[galaxies.table["target"].to_numpy()[galaxies.rows("train")] == 0]
-        images: list[np.ndarray] = []
-        values: list[np.ndarray] = []
-        for rows, count, rule, guidance, weights in (
-            (train, settings.positives, rules.dream, settings.guidance, rules.dream.weights),
-            (negative, settings.negatives, None, 1.0, {}),
-        ):
-            conditions, drawn = draw_conditions(galaxies.labels.iloc[rows], count, random, rule)
-            survey = galaxies.table["survey"].to_numpy()[rows[drawn]]
-            images.append(
-                dream(
-                    generator, conditions, survey, guidance=guidance, weights=weights, steps=settings.steps,
-                    seed=plan.seed + len(images), device=device, seconds=plan.seconds(DREAM_SHARE / 2),
-                    label=f"dream {'negatives' if rule is None else 'positives'}",
-                )
-            )  # fmt: skip
-            values.append(conditions[: len(images[-1])])
-        target = np.repeat([1.0, 0.0], [len(images[0]), len(images[1])])
-        _write_dreams(plan, work, np.concatenate(images), np.concatenate(values), target)
-    store = layout.open_store(work / "dreams.zarr")
-    return _examples(plan, store.images(), store.column("truth/target"), store.labels(plan.schema.name))
-
-
-def _write_dreams(plan: Plan, work: Path, images: np.ndarray, values: np.ndarray, target: np.ndarray) -> None:
-    """Keep the dreams with their conditions as a store of their own, and draw the sheet."""
-    from galscan import pictures
-
-    partial, final = work / "dreams.zarr.partial", work / "dreams.zarr"
-    group = layout.create(
-        partial, survey=f"dreams-{plan.recipe.name}", count=len(images), size=plan.recipe.size,
-        id_dtype=np.dtype("int64"), schemas={plan.schema.name: plan.schema.names}, truth=["target"],
-        provenance={"dreamt": True, "seed": plan.seed, "recipe": plan.recipe.hash},
-    )  # fmt: skip
-    arrays = {"images": images, "id": np.arange(len(images)), "truth/target": target.astype(np.float32)}
-    arrays |= {f"labels/{plan.schema.name}/{answer}": values[:, k] for k, answer in enumerate(plan.schema.names)}
-    with storage_errors(partial):
-        for name, column in arrays.items():
-            group[name][:] = column  # type: ignore[index]
-    layout.finish(partial, digest([plan.request, "dreams"]))
-    os.replace(partial, final)
-
-    shown = list(plan.rules.morphology)[:2]
-    columns = [plan.schema.names.index(a) for a in shown]
-    rows = np.concatenate([np.flatnonzero(target == 1)[:32], np.flatnonzero(target == 0)[:16]])
-    pictures.contact_sheet(
-        images[rows], work / "dreams.png",
-        captions=["\n".join(f"{a} {values[i, c]:.2f}" for a, c in zip(shown, columns, strict=True)) for i in rows],
-        title=f"dreamt {plan.recipe.name} (first rows) and negatives (last rows), with their conditions",
-    )  # fmt: skip
+    schema, train = plan.schema, np.flatnonzero(_in_train(galaxies))
+    if not (work / "screened.json").is_file():
+        conditions = galaxies.conditions(train)
+        table = galaxies.table.iloc[train]
+        write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
+        dreams = dream_set(
+            load_generator(work / "generator.safetensors"), conditions, table["target"].to_numpy(),
+            table["survey"].to_numpy(), plan.rules, plan.recipe.dream, seed=plan.seed, device=device,
+            seconds=plan.seconds(DREAM_SHARE),
+        )  # fmt: skip
+        judged = screen(
+            dreams, galaxies.images[train], Critic(critic, plan.rules.morphology, schema, device), plan.rules, schema
+        )
+        dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
+        counts = {"positive": int(dreams.target.sum()), "all": len(dreams), "dropped": dropped}
+        dreams = dreams.select(judged["kept"].to_numpy())
+        if 0 < dreams.target.sum() < len(dreams):
+            title = f"dreamt {plan.recipe.name} (first rows) and negatives (last rows), with their conditions"
+            sheet(dreams, work / "dreams.png", [*plan.rules.dream.set][:2], title)
+            provenance = {"seed": plan.seed, "recipe": plan.recipe.hash}
+            write_dreams(dreams, work / "dreams.zarr", f"dreams-{plan.recipe.name}", schema, provenance)
+        write_json(work / "screened.json", counts | {"kept": len(dreams), "kept_positive": int(dreams.target.sum())})
+    return read_dreams(work / "dreams.zarr", schema.name) if (work / "dreams.zarr").is_dir() else None
 
 
 def _classifiers(
-    plan: Plan, real: Examples, variants: dict[str, Examples | None], work: Path, device: torch.device
-) -> dict[str, list[Any]]:
-    """Train an ensemble a variant, all for the same number of steps; each finished network is kept on disk."""
+    plan: Plan, name: str, real: Examples, dreamt: Examples | None, work: Path, device: torch.device
+) -> list[GalaxyNet]:
+    """Train an ensemble; each finished network is kept on disk, and every variant does as many steps."""
     from galscan.classify.bundle import load_network, save_network
     from galscan.classify.train import affordable_steps, train_classifier
 
@@ -284,17 +253,16 @@ def _classifiers(
         each = plan.seconds(CLASSIFIER_SHARE / (2 * settings.members))
         write_json(work / "steps.json", {"steps": affordable_steps(real, settings, device=device, seconds=each)})
     steps = read_json(work / "steps.json")["steps"]
-    networks: dict[str, list[Any]] = {name: [] for name in variants}
+    networks = []
     for member in range(settings.members):
-        for name, dreamt in variants.items():
-            path = work / f"{name}-{member}.safetensors"
-            if not path.is_file():
-                network = train_classifier(
-                    real, dreamt, settings, steps=steps, seed=plan.seed * 1000 + member, device=device,
-                    label=f"{name.replace('_', ' ')}, seed {member}",
-                )  # fmt: skip
-                save_network(network, path)
-            networks[name].append(load_network(path))
+        path = work / f"{name}-{member}.safetensors"
+        if not path.is_file():
+            network = train_classifier(
+                real, dreamt, settings, steps=steps, seed=plan.seed * 1000 + member, device=device,
+                label=f"{name.replace('_', ' ')}, seed {member}",
+            )  # fmt: skip
+            save_network(network, path)
+        networks.append(load_network(path))
     return networks
 
 

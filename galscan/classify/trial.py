@@ -1,0 +1,252 @@
+"""One repeat of an ablation: from the generator to what each arm says of the test set.
+
+Whatever is taught, generator or network, is first checked to hold no object of the repeat's test set.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from galscan.classify.ablation import ARMS, CRITIC, Repeat, labelled_objects
+from galscan.classify.bundle import load_network, member_scores, save_network
+from galscan.classify.dataset import Galaxies, load_galaxies
+from galscan.classify.metrics import Scored
+from galscan.classify.model import GalaxyNet
+from galscan.classify.plan import Plan
+from galscan.classify.train import Examples, train_classifier
+from galscan.errors import GalscanError
+from galscan.files import atomic_path, read_json, write_json, write_text
+from galscan.generate.dreams import Dreams, dream_set, read_dreams, write_dreams
+from galscan.generate.galaxies import GalaxySet
+from galscan.generate.model import load_generator, load_start, make_config
+from galscan.generate.train import train_generator
+
+COMMON = "common.safetensors"
+
+
+def load(plan: Plan, repeats: Sequence[Repeat], *, unlabelled: bool) -> Galaxies:
+    """Read the pictures of all objects that a repeat uses and, if asked, a sample of those without labels."""
+    used = pd.Index(np.unique(np.concatenate([r.side.index.to_numpy(object) for r in repeats])))
+    labelled = labelled_objects(plan.table, plan.schema.names).index
+    keep = plan.table["id"].isin(used) | ~plan.table["id"].isin(labelled)
+    table = plan.table[keep].reset_index(drop=True)
+    return load_galaxies(plan.stores, table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=unlabelled)
+
+
+def without_labels(galaxies: Galaxies) -> np.ndarray:
+    """Return which rows are of objects that have no labels in any store, and so are in no test set."""
+    labelled = galaxies.labels.notna().any(axis=1)
+    return (~galaxies.table["id"].isin(galaxies.table.loc[labelled, "id"])).to_numpy()
+
+
+def common_generator(plan: Plan, galaxies: Galaxies, steps: int, work: Path, device: torch.device) -> None:
+    """Teach a generator with the galaxies without labels alone, once for all repeats."""
+    if (work / COMMON).is_file():
+        return
+    settings = plan.recipe.generator.model_copy(update={"steps": steps})
+    teaching = _teaching(plan, galaxies, without_labels(galaxies))
+    config = make_config(teaching.images, plan.schema, [s.name for s in plan.stores], settings.widths)
+    with _timed(work, "generator"):
+        train_generator(
+            teaching, config, settings, work / COMMON, seed=plan.seed, device=device, start=load_start(settings.start)
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One repeat, with all it needs."""
+
+    plan: Plan
+    repeat: Repeat
+    galaxies: Galaxies
+    arms: tuple[str, ...]
+    members: int
+    generator_steps: int
+    work: Path
+    device: torch.device
+
+    @property
+    def folder(self) -> Path:
+        return self.work / f"repeat-{self.repeat.number:02d}"
+
+    @property
+    def seed(self) -> int:
+        """Of this repeat's generator, dreams and networks: the same for all arms."""
+        return self.plan.seed * 1000 + self.repeat.number
+
+    def scored(self) -> Scored:
+        """Do the stages that are not done, and return what each arm scored; the order is the story."""
+        if not all((self.folder / f"{arm}.parquet").is_file() for arm in self.arms):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            real = self._examples()
+            dreamt = None
+            if any(ARMS[arm].dreams for arm in self.arms):
+                critic = self._networks(CRITIC, real, None)[0]
+                self._generator()
+                dreamt = self._dreamt(critic)
+            for arm in self.arms:
+                self._score(arm, real, dreamt if ARMS[arm].dreams else None)
+        tables = {arm: pd.read_parquet(self.folder / f"{arm}.parquet") for arm in self.arms}
+        first = next(iter(tables.values()))
+        return Scored(
+            first["id"].to_numpy(object), first["target"].to_numpy(int),
+            {arm: table["score"].to_numpy() for arm, table in tables.items()},
+        )  # fmt: skip
+
+    def told(self) -> dict[str, Any]:
+        """Return the sizes of everything in this repeat."""
+        notes = {
+            name: read_json(path) if (path := self.folder / f"{name}.json").is_file() else None
+            for name in ("generator", "dreams")
+        }
+        return {"repeat": self.repeat.number, "seed": self.repeat.seed, "fold": self.repeat.fold} | (
+            self.repeat.counts | notes
+        )
+
+    # -- stages ----------------------------------------------------------------------------------
+
+    def _taught(self) -> np.ndarray:
+        """Return the rows that teach the networks: labelled, and of the training objects."""
+        labelled = self.galaxies.labels.notna().any(axis=1).to_numpy()
+        rows = np.flatnonzero(self.repeat.has(self.galaxies.table["id"], "train") & labelled)
+        check_apart(self.galaxies.table["id"].iloc[rows], self.repeat)
+        return rows
+
+    def _examples(self) -> Examples:
+        rows, galaxies = self._taught(), self.galaxies
+        return Examples.from_labels(
+            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows], galaxies.labels.iloc[rows],
+            self.plan.rules.morphology, self.plan.schema,
+        )  # fmt: skip
+
+    def _generator(self) -> None:
+        if (self.folder / "generator.json").is_file():
+            return
+        start = load_generator(self.work / COMMON) if (self.work / COMMON).is_file() else None
+        settings = self.plan.recipe.generator.model_copy(update={"steps": self.generator_steps})
+        table = self.galaxies.table
+        rows = self.repeat.has(table["id"], "train") | without_labels(self.galaxies)
+        ids = sorted(set(table.loc[rows, "id"]))
+        write_text(self.folder / "generator_ids.txt", "".join(f"{i}\n" for i in ids))
+        check_apart(pd.Series(ids, dtype=object), self.repeat)
+        teaching = _teaching(self.plan, self.galaxies, rows)
+        # Going on from the common stage, pixels must mean the same; else not even their mean is of a test object.
+        names = [s.name for s in self.plan.stores]
+        config = start.config if start else make_config(teaching.images, self.plan.schema, names, settings.widths)
+        with _timed(self.work, "generator"):
+            outcome = train_generator(
+                teaching, config, settings, self.folder / "generator.safetensors", seed=self.seed, device=self.device,
+                start=start or load_start(settings.start),
+            )  # fmt: skip
+        told = {"galaxies": len(teaching.images), "steps": outcome["steps"], "common": start is not None}
+        write_json(self.folder / "generator.json", told)
+
+    def _dreamt(self, critic: GalaxyNet) -> Examples | None:
+        """Dream, drop what the critic finds failed, and return the rest; None if a class is left without dreams."""
+        from galscan.generate.judge import Critic, screen
+
+        plan, path = self.plan, self.folder / "dreams.zarr"
+        if not (self.folder / "dreams.json").is_file():
+            rows = self._taught()
+            table = self.galaxies.table.iloc[rows]
+            with _timed(self.work, "dreams"):
+                dreams = dream_set(
+                    load_generator(self.folder / "generator.safetensors"), self.galaxies.conditions(rows),
+                    table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, plan.recipe.dream,
+                    seed=self.seed, device=self.device,
+                )  # fmt: skip
+                judged = screen(
+                    dreams, self.galaxies.images[rows], Critic(critic, plan.rules.morphology, plan.schema, self.device),
+                    plan.rules, plan.schema,
+                )  # fmt: skip
+            dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
+            told = {"made": len(dreams), "made_positive": int(dreams.target.sum()), "dropped": dropped}
+            kept = dreams.select(judged["kept"].to_numpy())
+            told |= {"kept": 0, "kept_positive": 0}
+            if 0 < kept.target.sum() < len(kept):
+                write_dreams(
+                    kept, path, f"dreams-{plan.recipe.name}", plan.schema,
+                    {"seed": self.seed, "recipe": plan.recipe.hash},
+                )  # fmt: skip
+                told |= {"kept": len(kept), "kept_positive": int(kept.target.sum())}
+            write_json(self.folder / "dreams.json", told)
+        return _as_examples(read_dreams(path, plan.schema.name), plan) if path.is_dir() else None
+
+    def _networks(self, arm: str, real: Examples, dreamt: Examples | None) -> list[GalaxyNet]:
+        settings = ARMS[arm].settings(self.plan.recipe.classifier)
+        networks = []
+        for member in range(self.members):
+            path = self.folder / f"{arm}-{member}.safetensors"
+            if not path.is_file():
+                with _timed(self.work, "classifiers"):
+                    network = train_classifier(
+                        real, dreamt, settings, steps=settings.steps, seed=self.seed * 100 + member,
+                        device=self.device, label=f"repeat {self.repeat.number}, {arm}, network {member}",
+                    )  # fmt: skip
+                save_network(network, path)
+            networks.append(load_network(path))
+        return networks
+
+    def _score(self, arm: str, real: Examples, dreamt: Examples | None) -> None:
+        path = self.folder / f"{arm}.parquet"
+        if path.is_file():
+            return
+        networks = self._networks(arm, real, dreamt)
+        table = self.galaxies.table
+        rows = np.flatnonzero(self.repeat.has(table["id"], "test") & table["target"].notna())
+        with _timed(self.work, "scores"):
+            score = member_scores(networks, self.galaxies.images[rows], self.device).mean(0)
+        frame = table.loc[rows, ["id", "target"]].astype({"target": int}).assign(score=score)
+        with atomic_path(path) as temporary:
+            frame.to_parquet(temporary, index=False)
+
+
+def check_apart(ids: pd.Series, repeat: Repeat) -> None:
+    """Refuse to teach anything with an object of the repeat's test set.
+
+    Raises
+    ------
+    GalscanError
+        If there is one: an error of galscan's, not of the user's.
+    """
+    if len(both := ids[repeat.has(ids, "test")]):
+        raise GalscanError(
+            f"repeat {repeat.number}: {len(both)} test objects (first {both.iloc[0]}) would be trained on; nothing was "
+            "trained with them, and please report this"
+        )
+
+
+def seconds(work: Path) -> dict[str, float]:
+    """Return how long each kind of stage took, over all calls."""
+    return dict(read_json(work / "seconds.json"))
+
+
+@contextmanager
+def _timed(work: Path, stage: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    spent = seconds(work) if (work / "seconds.json").is_file() else {}
+    spent[stage] = round(spent.get(stage, 0.0) + time.monotonic() - started, 1)
+    write_json(work / "seconds.json", spent)
+
+
+def _teaching(plan: Plan, galaxies: Galaxies, rows: np.ndarray) -> GalaxySet:
+    """Return what a generator learns from: these rows (bool) and no others."""
+    part = Galaxies(
+        galaxies.images[rows], galaxies.table[rows].reset_index(drop=True).assign(split="train"),
+        galaxies.labels[rows].reset_index(drop=True),
+    )  # fmt: skip
+    return part.generator_set(plan.recipe.generator)
+
+
+def _as_examples(dreams: Dreams, plan: Plan) -> Examples:
+    return Examples.from_labels(dreams.images, dreams.target, dreams.labels, plan.rules.morphology, plan.schema)

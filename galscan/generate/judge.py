@@ -1,0 +1,299 @@
+"""Judge dreams by a network that never saw one, and by their nearest real galaxies.
+
+One principle holds throughout: what is asked of the dreams is asked in the same way of *held-out real
+galaxies*, which the critic did not train on either. Both are held against the training galaxies, and stand
+side by side; a figure says something by its difference from the one for real galaxies, not by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import beta
+
+from galscan.classify.model import GalaxyNet, to_unit
+from galscan.generate import likeness
+from galscan.generate.dreams import Dreams
+from galscan.generate.galaxies import measure
+from galscan.generate.neighbours import luminance, nearest, spacing
+from galscan.labels import Schema, parse_rule
+from galscan.recipe import LabelRules
+
+COPY = "copy"
+UNLIKE = "unlike any galaxy"
+OTHER_CLASS = "not the class"
+POSITIVE = "looks positive"
+CONTRADICTION = 0.4  # of an answer's range, between what was asked and what the critic sees
+CLASSES = {"positive": 1, "negative": 0}
+
+
+class Look(NamedTuple):
+    """What the critic sees: features (n, d) float32, answers in their own units (n rows), target logits (n,)."""
+
+    features: np.ndarray
+    answers: pd.DataFrame
+    logit: np.ndarray
+
+
+class Critic:
+    """An independent network that never saw a dreamt image: trained on real galaxies alone.
+
+    Parameters
+    ----------
+    network : GalaxyNet
+    answers : sequence of str
+        What its morphology head predicts, in order.
+    schema : Schema
+        Of these answers; gives their units.
+    device : torch.device
+    """
+
+    def __init__(self, network: GalaxyNet, answers: Sequence[str], schema: Schema, device: torch.device):
+        self.network, self.answers, self.device = network.to(device).eval(), list(answers), device
+        ranges = np.array([schema.ranges[a] for a in self.answers], np.float32).reshape(-1, 2)
+        self.low, self.high = ranges.T
+
+    @torch.inference_mode()
+    def look(self, images: np.ndarray) -> Look:
+        """Look at images (n, S, S, 3) uint8."""
+        parts = []
+        for start in range(0, len(images), 256):
+            pixels = torch.from_numpy(images[start : start + 256]).to(self.device)
+            x = self.network.features(to_unit(pixels))
+            parts.append([v.float().cpu() for v in (x, self.network.morphology(x).sigmoid(), self.network.target(x))])
+        features, share, logit = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+        values = self.low + share * (self.high - self.low)
+        return Look(features, pd.DataFrame(values, columns=self.answers), logit[:, 0])
+
+
+class Seen(NamedTuple):
+    """Galaxies held against the training galaxies; distances in units of the 1st percentile of real ones."""
+
+    look: Look
+    features: np.ndarray  # standardised, (n, d)
+    measured: np.ndarray  # `galscan.generate.galaxies.measure`, (n, 4)
+    pixels: np.ndarray  # distance to the nearest training picture, (n,)
+    neighbour: np.ndarray  # and its row, (n,)
+    apart: np.ndarray  # distance to the nearest training galaxy in feature space, (n,)
+
+
+class Gallery:
+    """The real training galaxies that all others are held against."""
+
+    def __init__(self, images: np.ndarray, critic: Critic):
+        self.critic = critic
+        self.maps = luminance(images)
+        raw = critic.look(images).features
+        self.mean, spread = raw.mean(0), raw.std(0)
+        self.spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)  # a channel that hardly ever speaks is no ruler
+        self.features = self._standardised(raw)
+        self.brightness = np.percentile(measure(images)[:, 0], [0.1, 99.9])
+        spaces = (self.maps, torch.from_numpy(self.features))
+        between = [spacing(space, device=critic.device) for space in spaces]
+        between = [d[d > 0.01 * np.median(d)] for d in between]  # a galaxy that is there twice is no pair
+        self.p1 = [float(np.percentile(d, 1)) for d in between]
+        self.farthest = float(np.percentile(between[1], 99.5)) / self.p1[1]
+
+    def _standardised(self, features: np.ndarray) -> np.ndarray:
+        return ((features - self.mean) / self.spread).astype(np.float32)
+
+    def hold(self, images: np.ndarray) -> Seen:
+        """Hold images (n, S, S, 3) uint8, of which none is a training galaxy, against the gallery."""
+        look, device = self.critic.look(images), self.critic.device
+        features = self._standardised(look.features)
+        pixels, neighbour = nearest(luminance(images), self.maps, device=device)
+        apart, _ = nearest(torch.from_numpy(features), torch.from_numpy(self.features), device=device)
+        return Seen(look, features, measure(images), pixels / self.p1[0], neighbour, apart / self.p1[1])
+
+
+def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: LabelRules, schema: Schema) -> pd.DataFrame:
+    """Find the dreams that clearly failed, each with the reason.
+
+    - "copy": nearer to a training picture than 1 % of real galaxies are to another one.
+    - "unlike any galaxy": farther from all real galaxies, for the critic, than 99.5 % of them are from another
+      one; or darker or brighter than 99.8 % of them.
+    - "not the class": a positive for which the critic's answer is off what ``dream.set`` demanded by more than
+      0.4 of the answer's range.
+    - "looks positive": a negative for which the critic's answers satisfy the positive rule.
+
+    Parameters
+    ----------
+    real_images : ndarray of uint8, shape (m, S, S, 3)
+        Training galaxies.
+
+    Returns
+    -------
+    DataFrame
+        Columns kept (bool) and reason (text, empty if kept); one row a dream.
+    """
+    gallery = Gallery(real_images, critic)
+    return _screen(dreams, gallery.hold(dreams.images), gallery, rules, schema)
+
+
+def _screen(dreams: Dreams, seen: Seen, gallery: Gallery, rules: LabelRules, schema: Schema) -> pd.DataFrame:
+    positive = dreams.target == 1
+    dark, bright = gallery.brightness
+    brightness, answers = seen.measured[:, 0], seen.look.answers
+    contradicted = np.zeros(len(dreams), bool)
+    for answer in rules.dream.set.keys() & set(answers):
+        low, high = schema.ranges[answer]
+        off = np.abs(dreams.labels[answer].to_numpy() - answers[answer].to_numpy())
+        contradicted |= off > CONTRADICTION * (high - low)
+    satisfied = _satisfied(answers, rules, schema)
+    tests = {
+        COPY: seen.pixels < 1,
+        UNLIKE: (seen.apart > gallery.farthest) | (brightness < dark) | (brightness > bright),
+        OTHER_CLASS: positive & contradicted,
+        POSITIVE: ~positive & (satisfied if satisfied is not None else False),
+    }
+    reason = np.select(list(tests.values()), list(tests), "")
+    return pd.DataFrame({"kept": reason == "", "reason": reason})
+
+
+def _satisfied(answers: pd.DataFrame, rules: LabelRules, schema: Schema) -> np.ndarray | None:
+    """Return where `answers` satisfy the positive rule; None where the critic does not know all that it names."""
+    rule = parse_rule(rules.positive, schema.names)
+    if not set(rule.names) <= set(answers):
+        return None
+    return rule.evaluate({name: answers[name].to_numpy() for name in rule.names})[0]
+
+
+def judge(
+    dreams: Dreams,
+    real_images: np.ndarray,
+    real_labels: pd.DataFrame,
+    real_target: np.ndarray,
+    critic: Critic,
+    rules: LabelRules,
+    schema: Schema,
+    *,
+    reference: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """Judge dreams, and beside them held-out real galaxies as if they had been dreamt.
+
+    Parameters
+    ----------
+    real_images : ndarray of uint8, shape (n, S, S, 3)
+    real_labels : DataFrame, n rows
+        All answers of the schema; NaN = not asked.
+    real_target : ndarray, shape (n,)
+        1, 0 or NaN.
+    reference : ndarray of int
+        Rows of the real galaxies that the critic (and the generator) did not train on. Those without a target
+        are left aside; all other rows are the training galaxies.
+
+    Returns
+    -------
+    dict
+        For JSON, None where there are too few galaxies to tell. ``counts``; by class ``fidelity``, ``diversity``
+        (see `galscan.generate.likeness.compare`) and ``light`` (see `galscan.generate.likeness.light`);
+        ``adherence``, ``copies`` and ``screen``; and ``each``, with one entry a dream: reason, row of the nearest
+        training picture, and the distance from it in units of the 1st percentile of real distances.
+    """
+    train = np.setdiff1d(np.arange(len(real_images)), reference)
+    held = reference[np.isfinite(real_target[reference])]
+    gallery = Gallery(real_images[train], critic)
+    real = Dreams(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
+    sets = {"dreamt": dreams, "real": real}
+    seen = {name: gallery.hold(galaxies.images) for name, galaxies in sets.items()}
+    screened = {name: _screen(sets[name], seen[name], gallery, rules, schema) for name in sets}
+
+    random = np.random.default_rng(seed)
+    axes = likeness.principal_axes(gallery.features)
+    compared: dict[str, Any] = {}
+    for name, value in CLASSES.items():
+        examples = gallery.features[real_target[train] == value]
+        others = {which: seen[which].features[sets[which].target == value] for which in sets}
+        compared[name] = likeness.compare(examples, others, axes, random)
+    train_of = {name: train[real_target[train] == value] for name, value in CLASSES.items()}
+    base = parse_rule(rules.dream.base, schema.names).evaluate({a: real_labels[a].to_numpy() for a in schema.names})[0]
+    return {
+        "counts": {
+            which: {name: int((galaxies.target == value).sum()) for name, value in CLASSES.items()}
+            for which, galaxies in sets.items()
+        } | {"training": {"all": len(train)} | {name: len(rows) for name, rows in train_of.items()}},
+        "fidelity": {name: _part(entry, ("n", "kid", "kid_std", "fid")) for name, entry in compared.items()}
+        | {"dimensions": {"kid": gallery.features.shape[1], "fid": axes.shape[1]}},
+        "diversity": {name: _part(entry, ("n", "density", "coverage")) for name, entry in compared.items()},
+        "adherence": _adherence(sets, seen, rules, schema),
+        "copies": {
+            "pixels": _copies(gallery.p1[0], {which: seen[which].pixels for which in sets}),
+            "features": _copies(gallery.p1[1], {which: seen[which].apart for which in sets}),
+        },
+        "light": {
+            name: likeness.light(
+                real_images[rows],
+                {w: sets[w].images[sets[w].target == CLASSES[name]] for w in sets}
+                | ({"start": real_images[train][base[train]]} if name == "positive" else {}),
+            )
+            for name, rows in train_of.items()
+        },
+        "screen": {
+            which: {
+                "n": len(frame), "kept": int(frame["kept"].sum()),
+                "dropped": {r: int((frame["reason"] == r).sum()) for r in (COPY, UNLIKE, OTHER_CLASS, POSITIVE)},
+            } for which, frame in screened.items()
+        },
+        "each": {
+            "reason": screened["dreamt"]["reason"].tolist(),
+            "nearest": train[seen["dreamt"].neighbour].tolist(),
+            "distance": seen["dreamt"].pixels.tolist(),
+        },
+    }  # fmt: skip
+
+
+def _part(compared: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {which: {key: entry[key] for key in keys} for which, entry in compared.items()}
+
+
+def _share(mask: np.ndarray) -> dict[str, Any]:
+    """Return a share with its 95 % interval (Jeffreys)."""
+    n, hits = len(mask), int(mask.sum())
+    if not n:
+        return {"n": 0, "count": 0, "share": None, "low": None, "high": None}
+    low, high = beta.ppf([0.025, 0.975], hits + 0.5, n - hits + 0.5)
+    return {"n": n, "count": hits, "share": hits / n, "low": float(low), "high": float(high)}
+
+
+def _adherence(sets: dict[str, Dreams], seen: dict[str, Seen], rules: LabelRules, schema: Schema) -> dict[str, Any]:
+    """Tell how many are what they were asked to be, and how well each answer was followed."""
+    out: dict[str, Any] = {"answers": {}}
+    for which, galaxies in sets.items():
+        satisfied = _satisfied(seen[which].look.answers, rules, schema)
+        logit = seen[which].look.logit
+        for name, value in CLASSES.items():
+            rows = galaxies.target == value
+            probability = 1 / (1 + np.exp(-logit[rows].astype(np.float64)))
+            out[f"{which}_{name}"] = {
+                "in_class_by_answers": None if satisfied is None else _share(satisfied[rows]),
+                "in_class_by_target": _share(logit[rows] > 0),
+                "probability": float(probability.mean()) if rows.any() else None,
+            }
+        for answer in seen[which].look.answers:
+            asked, found = galaxies.labels[answer].to_numpy(), seen[which].look.answers[answer].to_numpy()
+            known = np.isfinite(asked)
+            asked, found = asked[known].astype(np.float64), found[known].astype(np.float64)
+            varied = len(asked) > 2 and asked.std() > 0 and found.std() > 0
+            out["answers"].setdefault(answer, {})[which] = {
+                "n": len(asked),
+                "correlation": float(np.corrcoef(asked, found)[0, 1]) if varied else None,
+                "difference": float(np.abs(asked - found).mean()) if len(asked) else None,
+            }
+    return out
+
+
+def _copies(p1: float, ratios: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Tell how many are nearer to a training galaxy than 1 % of these are to each other."""
+    return {"p1": p1} | {
+        which: {
+            "below_p1": _share(ratio < 1),
+            "min_ratio": float(ratio.min()) if len(ratio) else None,
+            "median_ratio": float(np.median(ratio)) if len(ratio) else None,
+        }
+        for which, ratio in ratios.items()
+    }

@@ -1,0 +1,327 @@
+"""``galscan ablate``: what dreams bring on a user's own galaxies, against every usual remedy for a rare class.
+
+Every stage leaves its result in ``OUT.partial`` and is skipped when it is there:
+
+    common.safetensors               generator taught by galaxies that are in no test set
+    repeat-XX/generator.safetensors  the same, taught by the repeat's training galaxies too (generator_ids.txt)
+    repeat-XX/dreams.zarr            what passed the screen (screened.json)
+    repeat-XX/ARM-K.safetensors      network K of an arm      repeat-XX/ARM.parquet   id, target, score of the test set
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galscan import home
+from galscan.classify import ablation as ablations
+from galscan.classify.ablation import ARMS, BASELINES, CRITIC, Repeat
+from galscan.classify.metrics import WorkingPoint
+from galscan.classify.plan import Plan, make_plan
+from galscan.errors import ConflictError, InputError, Interrupted, nearest
+from galscan.files import atomic_path, digest, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST_COMMON = 200  # unlabelled galaxies that make a common stage of the generator worth its while
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What will be compared on what; decided before anything long begins."""
+
+    plan: Plan
+    repeats: list[Repeat]
+    arms: tuple[str, ...]
+    method: str
+    point: WorkingPoint
+    survey_size: int
+    members: int
+    common: int
+    """Galaxies without labels, or 0 where they are too few for a common stage."""
+    out: Path
+    request: dict[str, Any]
+
+    @property
+    def work(self) -> Path:
+        """Where the stages leave their results until all is done."""
+        return self.out.with_name(self.out.name + ".partial")
+
+    @property
+    def dreams(self) -> bool:
+        return any(ARMS[name].dreams for name in self.arms)
+
+    @property
+    def generator_steps(self) -> tuple[int, int]:
+        """Steps of the common stage, and of each repeat."""
+        steps = self.plan.recipe.generator.steps
+        return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
+
+    def describe(self) -> str:
+        """Return the plan for people."""
+        r, (common, own) = self.plan.recipe, self.generator_steps
+        rows = [f"target       {r.name}: {r.title}"]
+        rows += [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in self.plan.stores]
+        for repeat in self.repeats:
+            counts = [
+                f"{side} {c['positives']:,} positive, {c['negatives']:,} negative" for side, c in repeat.counts.items()
+            ]
+            rows += [f"repeat {repeat.number:<5} seed {repeat.seed}, fold {repeat.fold}: {'; '.join(counts)}"]
+        rows += [f"arms         {', '.join(self.arms)} (method: {self.method})"]
+        rows += [
+            f"networks     {len(self.repeats) * len(self.arms) * self.members:,}, {r.classifier.steps:,} steps of "
+            f"{r.classifier.batch} each"
+        ]
+        if self.dreams:
+            first = f"{common:,} steps on {self.common:,} galaxies without labels, once; then " if common else ""
+            rows += [
+                f"generator    {first}{own:,} steps a repeat"
+                + ("" if common else f" from the start weights ({r.generator.start}): fewer than {LEAST_COMMON} "
+                   "galaxies without labels, so no common stage"),
+                f"dreams       {r.dream.positives:,} positive and {r.dream.negatives:,} negative a repeat",
+            ]  # fmt: skip
+        rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
+        return "\n".join([*rows, f"output       {self.out}"])
+
+
+def ablate(
+    target: str,
+    *,
+    store: str | Path | Sequence[str | Path] = (),
+    survey: str | Sequence[str] = (),
+    out: str | Path | None = None,
+    seeds: int = 3,
+    folds: int = 1,
+    positives: int | None = None,
+    negatives: int | None = None,
+    max_test: int | None = None,
+    prevalence: float | None = None,
+    purity: float = 0.8,
+    completeness: float = 0.5,
+    arms: Sequence[str] = (),
+    method: str | None = None,
+    survey_size: int = 100_000,
+    members: int = 1,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train with and without dreams, several times over, and compare on real galaxies that nothing was taught.
+
+    Parameters
+    ----------
+    target : str
+        A shipped recipe's name, or the path of a recipe (``.toml``).
+    store, survey : str or path, or sequence of them
+        As for `galscan.train_rare`.
+    out : path, optional
+        The folder of results; default ``runs/ablation-TARGET`` in the data home.
+    seeds, folds : int
+        Repeats are all pairs. With one fold, a random part of the objects trains and the rest is the test set;
+        with more, stratified cross-validation.
+    positives, negatives : int, optional
+        Positives that train (default: half, or all but the fold), and negatives at most (default: as many as there
+        are to that many positives).
+    max_test : int, optional
+        Negatives that are tested at most, drawn at random: figures are weighted to a prevalence.
+    prevalence : float, optional
+        Share of targets in the survey the figures are for; default the share among the labelled objects.
+    purity, completeness : float
+        The working points at which completeness and purity are told.
+    arms : sequence of str
+        Of `galscan.classify.ablation.ARMS`; default all. The method is always among them, and with dreams the
+        arm whose networks screen these.
+    method : str, optional
+        The arm whose gain is told; default the one that is as the recipe is, else ``dreams_50``.
+    survey_size : int
+        Objects of the survey for which detections are counted.
+    members : int
+        Networks an arm and repeat; their mean score counts.
+    seed : int
+        Of everything: seeds 0, 1, ... of the repeats are counted from it.
+    overwrite : bool
+        Replace other results in `out`.
+    dry_run : bool
+        Print the plan and train nothing.
+
+    Returns
+    -------
+    dict
+        ``arms``, ``best_baseline``, ``gains``, ``repeats``, ``notes`` and the request; ``text`` is the table. With
+        `dry_run`, the request.
+
+    Raises
+    ------
+    InputError
+        If options, labels and stores do not fit together, or there are too few examples.
+    ConflictError
+        If `out` holds something else.
+    Interrupted
+        On Ctrl-C; the same call goes on where it stopped.
+    """
+    _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members)
+    _check(negatives=negatives, max_test=max_test, least=2)
+    for name, share in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
+        if share is not None and not 0 < share < 1:
+            raise InputError(f"--{name} {share:g}: give a fraction above 0 and below 1")
+    plan = make_plan(target, survey, store, out, None, True, seed)
+    chosen, method = _arms(arms, method, plan)
+    objects = ablations.labelled_objects(plan.table, plan.schema.names)
+    repeats = ablations.make_repeats(
+        objects, seeds=seeds, folds=folds, positives=positives, negatives=negatives, max_test=max_test, seed=seed
+    )
+    unlabelled = int((~plan.table["id"].isin(objects.index)).sum())
+    point = WorkingPoint(
+        prevalence if prevalence is not None else float((objects == 1).sum() / objects.notna().sum()),
+        purity, completeness,
+    )  # fmt: skip
+    request = {
+        "recipe": plan.recipe.hash, "stores": [[s.name, s.content_hash] for s in plan.stores], "seeds": seeds,
+        "folds": folds, "positives": positives, "negatives": negatives, "max_test": max_test, "seed": seed,
+        "point": point._asdict(), "arms": list(chosen), "method": method, "survey_size": survey_size,
+        "members": members,
+    }  # fmt: skip
+    ablation = Ablation(
+        plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= LEAST_COMMON else 0,
+        Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request,
+    )  # fmt: skip
+    print(ablation.describe(), file=sys.stderr)
+    if dry_run:
+        return request
+    if not _claim(ablation, overwrite):
+        return _told(read_json(ablation.out / "ablation.json"))
+    from galscan import device as devices
+
+    try:
+        result = _run(ablation, devices.pick(device))
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command again to go on ({ablation.work})") from None
+    if ablation.out.exists():
+        shutil.rmtree(ablation.out)
+    os.replace(ablation.work, ablation.out)
+    return _told(result)
+
+
+def _check(least: int = 1, **counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < least:
+            raise InputError(f"--{name.replace('_', '-')} {count}: give at least {least}")
+
+
+def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[str, ...], str]:
+    """Return the arms in their order, and the method."""
+    recipe = plan.recipe.classifier
+    if method is None:
+        alike = [name for name, arm in ARMS.items() if arm.dreams and arm.settings(recipe) == recipe]
+        method = alike[0] if alike else "dreams_50"
+    for name in (*arms, method):
+        if name not in ARMS:
+            raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")
+    if method in BASELINES:
+        raise InputError(f"--method {method} is a baseline; choose one of {', '.join(set(ARMS) - set(BASELINES))}")
+    wanted = {*(arms or ARMS), method}
+    if not wanted & set(BASELINES):
+        raise InputError(f"--arms {', '.join(arms)}: add a baseline to compare with ({', '.join(BASELINES)})")
+    if any(ARMS[name].dreams for name in wanted):
+        wanted.add(CRITIC)
+    return tuple(name for name in ARMS if name in wanted), method
+
+
+def _claim(ablation: Ablation, overwrite: bool) -> bool:
+    """Make ``OUT.partial`` ours; return False if `out` already holds just what is asked for."""
+    out, work = ablation.out, ablation.work
+    if out.exists() and not overwrite:
+        if not (out / "ablation.json").is_file():
+            raise ConflictError(f"{out} exists and is no ablation; choose another --out")
+        if read_json(out / "ablation.json")["request"] == ablation.request:
+            print(f"{out} holds just this; nothing to do (--overwrite does it again)", file=sys.stderr)
+            return False
+        raise ConflictError(f"{out} holds an ablation with other settings; choose another --out, or pass --overwrite")
+    if work.exists():
+        present = read_json(work / "request.json") if (work / "request.json").is_file() else None
+        if present != ablation.request:
+            if not overwrite:
+                raise ConflictError(
+                    f"{work} holds something else that is not finished; repeat that command, choose another --out, "
+                    "or pass --overwrite"
+                )
+            shutil.rmtree(work)
+        else:
+            print(f"going on with {work}", file=sys.stderr)
+    write_json(work / "request.json", ablation.request)
+    return True
+
+
+def _run(ablation: Ablation, device: torch.device) -> dict[str, Any]:
+    """Run the stages; the order is the story."""
+    from galscan import report_ablation
+    from galscan.classify import trial
+
+    plan, work = ablation.plan, ablation.work
+    common_steps, own_steps = ablation.generator_steps
+    galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.dreams)
+    if ablation.dreams and common_steps:
+        trial.common_generator(plan, galaxies, common_steps, work, device)
+    scored, told = [], []
+    for repeat in ablation.repeats:
+        one = trial.Trial(plan, repeat, galaxies, ablation.arms, ablation.members, own_steps, work, device)
+        scored.append(one.scored())
+        told.append(one.told())
+    result = ablations.evaluate(
+        scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
+    ) | {
+        "target": plan.recipe.name, "title": plan.recipe.title, "schema": plan.schema.name, "size": plan.recipe.size,
+        "recipe_hash": plan.recipe.hash, "point": ablation.point._asdict(), "survey_size": ablation.survey_size,
+        "members": ablation.members, "steps": plan.recipe.classifier.steps, "repeats": told,
+        "notes": _notes(ablation, told), "seconds": trial.seconds(work),
+        "request": ablation.request, "request_hash": digest(ablation.request),
+    }  # fmt: skip
+    with atomic_path(work / "ablation.csv") as temporary:
+        ablations.as_table(result).to_csv(temporary, index=False)
+    write_json(work / "ablation.json", result)
+    report_ablation.write_ablation_report(work)
+    return result
+
+
+def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what the figures rest on."""
+    point, n = ablation.point, len(told)
+    fewest = min(t["test"]["negatives"] for t in told)
+    each = (1 - point.prevalence) * ablation.survey_size / fewest
+    notes = [
+        f"Means over {n} repeat{'s' if n > 1 else ''}; 95 % intervals by resampling repeats and test objects, paired "
+        "between arms."
+        + " One repeat alone does not show how much chance in division and training matters."
+        * (n == 1),
+        f"Every figure is for a survey in which {point.prevalence:.3g} of the objects are targets. A test set holds at "
+        f"least {fewest:,} negatives; each stands for {each:,.0f} of the {ablation.survey_size:,} objects.",
+        "All arms see the same real training galaxies, the same number of batches, the same seeds and the same "
+        "classical augmentation (any rotation, flips, scale, shift, noise, brightness).",
+        "The best baseline is chosen for each figure by its mean on these same test sets, which favours the baseline; "
+        "the choice is not repeated in the resampling.",
+        "Statistics of the normalisation layers are of real training images in every arm, also where all examples are "
+        "dreamt.",
+    ]
+    if ablation.dreams:
+        notes.append(
+            "The generator never saw a test object of its repeat (generator_ids.txt); dreams that the real-only "
+            "network with morphology heads finds failed were dropped."
+        )
+    if none := [str(t["repeat"]) for t in told if t["dreams"] and not t["dreams"]["kept"]]:
+        notes.append(
+            f"In repeat {', '.join(none)} the screen left no dreams of a class: the arms that dream were trained "
+            "there on real galaxies alone."
+        )
+    return notes
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a script wants, without the curves; ``text`` is for people."""
+    return {k: v for k, v in result.items() if k != "curves"} | {"text": ablations.as_text(result)}

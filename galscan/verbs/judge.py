@@ -1,0 +1,255 @@
+"""``galscan judge``: how good dreams are, by a network that never saw one, beside real galaxies held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.classify.bundle import Bundle, open_bundle
+from galscan.classify.plan import Plan, make_plan
+from galscan.errors import ConflictError, InputError, Interrupted
+from galscan.files import file_digest, read_json, write_json, write_text
+from galscan.store import layout
+
+if TYPE_CHECKING:
+    import torch
+
+    from galscan.classify.dataset import Galaxies
+    from galscan.generate.judge import Critic
+
+LEFTOVERS = ("request.json", "critic.safetensors")  # what only a resumed judgement needs
+
+
+def judge(
+    dreams: str | Path,
+    *,
+    target: str,
+    store: str | Path | Sequence[str | Path] = (),
+    survey: str | Sequence[str] = (),
+    out: str | Path | None = None,
+    model: str | Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train a critic on real galaxies alone, and judge dreams of `target` by it.
+
+    Parameters
+    ----------
+    dreams : path
+        A store of dreams (``.zarr``), or a model's folder, which holds one.
+    target : str
+        A shipped recipe's name, or the path of a recipe (``.toml``).
+    store, survey : str or path, or sequence of them
+        The real galaxies: stores by path, surveys of the data home by name; by default all of these. Give those
+        that the generator learnt from: only copies of these can be found.
+    out : path, optional
+        The folder for ``judge.json``, ``dreams.csv`` and ``report.html``; default ``NAME-judge`` beside the dreams.
+    model : path, optional
+        The model whose generator dreamt: its test objects, which nobody saw, are held out here as well. Default
+        the folder that the dreams lie in, if it is a model; else objects are held out by `seed`.
+    steps : int, optional
+        Of the critic's training; default the recipe's for a classifier.
+    overwrite : bool
+        Replace another judgement in `out`.
+    dry_run : bool
+        Print the plan, write nothing and return the request.
+
+    Returns
+    -------
+    dict
+        What `galscan.generate.judge.judge` gives, but for ``each``, with ``out``, ``request`` and ``text``.
+
+    Raises
+    ------
+    InputError
+        If dreams, recipe and stores do not fit together.
+    ConflictError
+        If `out` holds something else.
+    Interrupted
+        On Ctrl-C; the same call goes on with the critic that is trained.
+    """
+    if steps is not None and steps < 1:
+        raise InputError(f"--steps {steps}: give 1 or more")
+    path = Path(dreams)
+    path = path / "dreams.zarr" if (path / "model.json").is_file() else path
+    dreamt = layout.open_store(path)
+    out = Path(out) if out else path.absolute().with_name(f"{path.stem}-judge")
+    model = model or (path.parent if (path.parent / "model.json").is_file() else None)
+    bundle = open_bundle(model) if model else None
+    plan = make_plan(target, survey, store, out, None, True, bundle.seed if bundle else seed)
+    plan = _held_out_as(plan, bundle) if bundle else plan
+    _check(plan, dreamt)
+    steps = steps or plan.recipe.classifier.steps
+    request = {
+        "dreams": [dreamt.name, dreamt.content_hash, dreamt.count], "recipe": plan.recipe.hash,
+        "model": bundle.model_hash if bundle else None, "stores": [[s.name, s.content_hash] for s in plan.stores],
+        "split_seed": plan.seed, "steps": steps, "seed": seed,
+    }  # fmt: skip
+    print(_describe(plan, dreamt, bundle, steps), file=sys.stderr)
+    if dry_run:
+        return request
+    from galscan import device as devices
+
+    where = devices.pick(device)
+    if (done := _claim(plan, request, overwrite)) is not None:
+        return done
+    work = plan.work
+    try:
+        verdict = _judge(plan, dreamt, work, where, steps, seed) | {"request": request}
+        write_json(work / "judge.json", verdict)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
+    for leftover in LEFTOVERS:
+        (work / leftover).unlink(missing_ok=True)
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(work, out)
+    return _result(out, verdict)
+
+
+def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
+    """Hold out what the model held out, so that the generator never saw it either."""
+    splits = bundle.splits()
+    known = dict(zip(splits["id"], splits["split"], strict=True))
+    table = plan.table.assign(split=plan.table["id"].map(known).fillna("train").where(plan.table["target"].notna(), ""))
+    for value, name in ((1, "positives"), (0, "negatives")):
+        if not ((table["split"] == "test") & (table["target"] == value)).any():
+            raise InputError(
+                f"the stores hold no {name} that the model {bundle.path} held out for its test; "
+                "name the stores it was trained on with --store"
+            )
+    return dataclasses.replace(plan, table=table)
+
+
+def _check(plan: Plan, dreamt: layout.Store) -> None:
+    if "target" not in dreamt.attrs["truth"] or not dreamt.attrs["provenance"].get("dreamt"):
+        raise InputError(f"{dreamt.path} does not hold dreams; name what galscan dream or train-rare wrote")
+    if not (dreamt.column("truth/target") == 1).any():
+        raise InputError(f"{dreamt.path} holds no dreamt positive; dream some with: galscan dream")
+    if plan.schema.name not in dreamt.schemas:
+        raise InputError(
+            f"{dreamt.path} was dreamt under {', '.join(dreamt.schemas)} labels, the real galaxies have "
+            f"'{plan.schema.name}'; name the stores that the generator learnt from with --store"
+        )
+    if dreamt.size != plan.recipe.size:
+        raise InputError(f"{dreamt.path} holds {dreamt.size} px dreams, the real galaxies have {plan.recipe.size} px")
+
+
+def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: int) -> str:
+    counts = plan.table.groupby("split")["target"].agg(lambda t: f"{(t == 1).sum():,} and {(t == 0).sum():,}")
+    return "\n".join(
+        [f"dreams       {dreamt.count:,} of '{plan.recipe.name}' ({dreamt.path})"]
+        + [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in plan.stores]
+        + [
+            f"held out     {counts['test']} positives and negatives, "
+            + (f"as by the model {bundle.path}" if bundle else f"by seed {plan.seed}"),
+            f"critic       one network, {steps:,} steps on the others, real galaxies only",
+            f"output       {plan.out}",
+        ]
+    )
+
+
+def _claim(plan: Plan, request: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Make ``OUT.partial`` ours; return the judgement if `out` already holds just what is asked for."""
+    work, out = plan.work, plan.out
+    if out.exists() and not (out / "judge.json").is_file():
+        raise ConflictError(f"{out} exists and is not a judgement; choose another --out")
+    if out.exists() and not overwrite:
+        present = read_json(out / "judge.json")
+        if present["request"] == request:
+            print(f"{out} holds just this judgement; nothing to do (--overwrite makes it again)", file=sys.stderr)
+            return _result(out, present)
+        raise ConflictError(f"{out} holds another judgement; choose another --out, or pass --overwrite")
+    if (work / "request.json").is_file():
+        if read_json(work / "request.json") == request:
+            print(f"going on with {work}", file=sys.stderr)
+            return None
+        if not overwrite:
+            raise ConflictError(
+                f"{work} holds an unfinished judgement with other settings; repeat that command, remove it, "
+                "choose another --out, or pass --overwrite"
+            )
+        shutil.rmtree(work)
+    elif work.exists():
+        raise ConflictError(f"{work} exists and is not an unfinished judgement; remove it or choose another --out")
+    write_json(work / "request.json", request)
+    return None
+
+
+def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, steps: int, seed: int) -> dict[str, Any]:
+    from galscan import report_judge
+    from galscan.classify.dataset import load_galaxies
+    from galscan.generate import judge as judges
+    from galscan.generate.dreams import read_dreams
+
+    started = time.monotonic()
+    # With the galaxies that have no labels: the generator learnt from these, too, and may have copied one.
+    galaxies = load_galaxies(
+        plan.stores, plan.table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=True
+    )
+    held_ids = set(galaxies.table.loc[galaxies.table["split"] == "test", "id"])
+    reference = np.flatnonzero(galaxies.table["id"].isin(held_ids))
+    critic = _critic(plan, galaxies, reference, work, device, steps, seed)
+    dreams = read_dreams(dreamt.path, plan.schema.name)
+    verdict = judges.judge(
+        dreams, galaxies.images, galaxies.labels, galaxies.table["target"].to_numpy(), critic, plan.rules,
+        plan.schema, reference=reference, seed=seed,
+    )  # fmt: skip
+    verdict |= {"target": plan.recipe.name, "seconds": round(time.monotonic() - started, 1)}
+    verdict["weights"] = {"critic": file_digest(work / "critic.safetensors")}
+    each = pd.DataFrame(verdict.pop("each"))
+    nearest = galaxies.table.iloc[each["nearest"]]
+    listed = each.assign(
+        dream=dreamt.column("id"), target=dreams.target.astype(int), store=nearest["store"].to_numpy(),
+        id=nearest["id"].to_numpy(),
+    )  # fmt: skip
+    write_text(
+        work / "dreams.csv", listed[["dream", "target", "reason", "store", "id", "distance"]].to_csv(index=False)
+    )
+    report_judge.write_judge_report(work / "report.html", verdict, each, dreams, galaxies, plan)
+    return verdict
+
+
+def _critic(
+    plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: torch.device, steps: int, seed: int
+) -> Critic:
+    """Train the critic on all labelled galaxies that are not held out, or load it where that is done."""
+    from galscan.classify.bundle import load_network, save_network
+    from galscan.classify.train import Examples, train_classifier
+    from galscan.generate.judge import Critic
+
+    if not (work / "critic.safetensors").is_file():
+        labelled = np.flatnonzero(galaxies.labels.notna().any(axis=1))
+        rows = np.setdiff1d(labelled, reference)
+        # The same critic whatever a recipe tries on its classifiers: the judge is not to change with the judged.
+        settings = plan.recipe.classifier
+        settings = settings.model_copy(
+            update={"sampling": "oversampled", "loss": "plain", "morphology_weight": settings.morphology_weight or 0.5}
+        )
+        examples = Examples.from_labels(
+            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows], galaxies.labels.iloc[rows],
+            plan.rules.morphology, plan.schema,
+        )  # fmt: skip
+        network = train_classifier(
+            examples, None, settings, steps=steps, seed=seed * 1000 + 777, device=device, label="train critic"
+        )
+        save_network(network, work / "critic.safetensors")
+    return Critic(load_network(work / "critic.safetensors"), plan.rules.morphology, plan.schema, device)
+
+
+def _result(out: Path, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    from galscan import report_judge
+
+    return {"out": str(out), **verdict, "text": f"{report_judge.summary(verdict)}\nreport  {out / 'report.html'}"}
