@@ -72,7 +72,7 @@ class GeneratorSettings(_Part):
     """Channels by level, each at half the resolution of the one before; multiples of 32."""
     start: str = "base"
     """Weights to start from: "base" (those shipped), "none", or the path of a generator.safetensors."""
-    steps: Count = 3000
+    steps: Count = 2000
     batch: Count = 16
     learning_rate: Positive = 8e-4
     augment: Share = 0.3
@@ -87,7 +87,8 @@ class GeneratorSettings(_Part):
 class DreamSettings(_Part):
     positives: Count = 300
     negatives: Count = 600
-    guidance: Annotated[float, Field(ge=0)] = 1.5
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """On the whole condition; images to learn from want variety more than beauty, so the weights push alone."""
     steps: Count = 20
     """Euler steps from noise to picture."""
 

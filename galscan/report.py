@@ -165,6 +165,7 @@ def write_model_report(model: str | Path) -> Path:
         test=told,
         figures=figures,
         dreams=pictures.data_uri((path / "dreams.png").read_bytes()) if (path / "dreams.png").is_file() else "",
+        screened=_screened(metrics.get("dreams")),
         splits=[(name, _count(c.get("positive")), _count(c.get("negative"))) for name, c in counts.items()],
         provenance=[
             ("model", bundle.model_hash),
@@ -231,6 +232,17 @@ def _model_sentence(metrics: Mapping[str, Any], gain: Mapping[str, float] | None
     effect = "dreams helped" if low > 0 else "dreams hurt" if high < 0 else "whether dreams helped cannot be told"
     mean, low_text, high_text = (_number(value, sign=True) for value in (gain["mean"], low, high))
     return f"{head}; {effect} ({mean}, {low_text} to {high_text})."
+
+
+def _screened(dreams: Mapping[str, Any] | None) -> str:
+    """Say how many dreams were dropped before training, and why."""
+    if not dreams or "dropped" not in dreams:
+        return ""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
+    return (
+        f"Of {dreams['all']:,} dreams ({dreams['positive']:,} of the target) {dreams['kept']:,} were used "
+        f"({dreams['kept_positive']:,} of the target); dropped before training: {reasons or 'none'}."
+    )
 
 
 def _number(value: float | None, *, sign: bool = False) -> str:

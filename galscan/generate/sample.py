@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,12 @@ import torch
 
 from galscan import device as devices
 from galscan.errors import InputError
-from galscan.generate.model import Generator
+from galscan.generate.model import Generator, shifted
 from galscan.labels import parse_rule
 from galscan.progress import track
 from galscan.recipe import DreamRule
 
-GUIDED = (0.15, 0.9)  # times between which guidance acts (1 = pure noise)
+GUIDED = (0.2, 0.98)  # times between which guidance acts (1 = pure noise)
 
 
 def draw_conditions(
@@ -100,7 +100,8 @@ def dream(
     guidance : float
         1 = the plain conditional flow; more = more typical and less varied.
     weights : mapping of answer to float, optional
-        An answer with weight w is pushed w - 1 times more than the rest.
+        An answer with weight w is pushed w - 1 times more than the rest. Those of one weight are pushed together,
+        which matters where one says what the other says.
     steps : int
         Euler steps.
     seconds : float, optional
@@ -114,9 +115,12 @@ def dream(
     device = device or torch.device("cpu")
     generator = generator.to(device).eval()
     config = generator.config
-    pushed = {config.answers.index(a): w for a, w in (weights or {}).items() if w != 1}
+    pushed: dict[float, list[int]] = {}
+    for answer, weight in (weights or {}).items():
+        if weight != 1:
+            pushed.setdefault(weight, []).append(config.answers.index(answer))
     conditions = generator.encode_conditions(values, survey).to(device)
-    times = torch.linspace(1, 0, steps + 1, device=device)
+    times = shifted(torch.linspace(1, 0, steps + 1, device=device))
     dtype = devices.training_dtype(device)
     started = time.monotonic()
     images = np.empty((len(values), config.size, config.size, 3), np.uint8)
@@ -147,20 +151,19 @@ def dream(
 
 
 def _guidance_terms(
-    generator: Generator, condition: torch.Tensor, guidance: float, pushed: Mapping[int, float]
+    generator: Generator, condition: torch.Tensor, guidance: float, pushed: Mapping[float, Sequence[int]]
 ) -> list[tuple[torch.Tensor, float]]:
-    """Return (condition, factor) pairs whose factors sum to 1.
+    """Return (condition, factor) pairs whose factors sum to 1; `pushed` holds the answers by their weight.
 
-    v = v(none) + g [v(all) - v(none)] + sum_a g (w_a - 1) [v(all) - v(all but a)]
+    v = v(none) + g [v(all) - v(none)] + sum_w g (w - 1) [v(all) - v(all but those of weight w)]
     """
-    extra = {a: guidance * (w - 1) for a, w in pushed.items()}
+    extra = {w: guidance * (w - 1) for w in pushed}
     terms = [(condition, guidance + sum(extra.values()))]
-    answers = len(generator.config.answers)
-    for a, factor in extra.items():
-        drop = torch.zeros(len(condition), answers, dtype=torch.bool, device=condition.device)
-        drop[:, a] = True
-        terms.append((generator.mask(condition, drop), -factor))
+    drop = torch.zeros(len(condition), len(generator.config.answers), dtype=torch.bool, device=condition.device)
+    for w, answers in pushed.items():
+        some = drop.clone()
+        some[:, answers] = True
+        terms.append((generator.mask(condition, some), -extra[w]))
     if guidance != 1:
-        drop = torch.ones(len(condition), answers, dtype=torch.bool, device=condition.device)
-        terms.append((generator.mask(condition, drop), 1 - guidance))
+        terms.append((generator.mask(condition, ~drop), 1 - guidance))
     return terms

@@ -20,11 +20,12 @@ from galscan import device as devices
 from galscan.files import atomic_path
 from galscan.generate.augment import quarter_turns, resample
 from galscan.generate.galaxies import GalaxySet
-from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator
+from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator, shifted
 from galscan.progress import track
 from galscan.recipe import GeneratorSettings
 
 CHECKPOINT_SECONDS = 120
+TIME_SPREAD = 1.4  # standard deviation of logit-normal times
 ENLARGEMENT = 0.1  # of the augmentation; it is told to the network in units of this
 
 
@@ -103,8 +104,8 @@ def train_generator(
             condition[:, -AUGMENTATION:] = torch.stack([torch.ones_like(enlargement), enlargement / ENLARGEMENT], 1)
             condition[:, -AUGMENTATION:] *= changed[:, None]
 
-            # Logit-normal times (Esser et al. 2024, arXiv:2403.03206): most work where it is hardest.
-            t = torch.sigmoid(torch.randn(settings.batch, generator=random)).to(device)
+            # Logit-normal times, wide and shifted towards noise: most work where it is hardest.
+            t = shifted(torch.sigmoid(TIME_SPREAD * torch.randn(settings.batch, generator=random))).to(device)
             noise = torch.randn(x0.shape, generator=random).to(device)
             xt = torch.lerp(x0, noise, t[:, None, None, None])
             with devices.autocast(device, dtype):

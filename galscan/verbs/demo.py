@@ -42,8 +42,8 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     out = Path(out or "galscan-demo")
     learn, sky = out / "labelled.zarr", out / "survey.zarr"
     # Two seeds: the survey shares no object with what the networks have seen.
-    ingest("simulated", out=learn, count=LABELLED, size=48, seed=2 * seed, rare_fraction=LABELLED_RARE)
-    ingest("simulated", out=sky, count=SURVEY, size=48, seed=2 * seed + 1, rare_fraction=SURVEY_RARE, labelled=0.0)
+    ingest("simulated", out=learn, count=LABELLED, size=64, seed=2 * seed, rare_fraction=LABELLED_RARE)
+    ingest("simulated", out=sky, count=SURVEY, size=64, seed=2 * seed + 1, rare_fraction=SURVEY_RARE, labelled=0.0)
     train_rare("demo", store=learn, out=out / "model", budget=BUDGET, seed=seed)
     model = open_bundle(out / "model")
     run = scan(store=sky, model=out / "model", out=out / "run")

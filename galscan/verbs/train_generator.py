@@ -36,7 +36,7 @@ def train_generator(
     schema: str | None = None,
     size: int = 64,
     count: int = COUNT,
-    steps: int = 7000,
+    steps: int = 5000,
     batch: int = 16,
     widths: Sequence[int] | None = None,
     start: str = "none",

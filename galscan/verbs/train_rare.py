@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from galscan.generate.dreams import Dreams
 
 # Shares of --budget: drawing a lane is the hardest thing to learn.
-GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.55, 0.12, 0.33
+GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.45, 0.2, 0.35
 LEFTOVERS = ("steps.json", "generator.json", "screened.json", "request.json")  # what only a resumed training needs
 
 
@@ -113,22 +113,25 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     """Run the stages; the order is the story."""
     from galscan.classify import bundle, calibrate, metrics
     from galscan.classify.dataset import load_galaxies
+    from galscan.classify.train import Examples
 
     recipe, started = plan.recipe, time.monotonic()
     galaxies = load_galaxies(
         plan.stores, plan.table, plan.schema.names, recipe.size, seed=plan.seed, unlabelled=plan.synthetic
     )
     train = np.flatnonzero(_in_train(galaxies))
-    real = _examples(
-        plan, galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train]
-    )
+    answers = plan.rules.morphology
+    real = Examples.from_labels(
+        galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train], answers,
+        plan.schema,
+    )  # fmt: skip
     networks = {"real_only": _classifiers(plan, "real_only", real, None, work, device)}
     generated: dict[str, Any] = {}
     if plan.synthetic:
         generated = _generator(plan, galaxies, work, device)
         dreams = _dreams(plan, galaxies, work, networks["real_only"][0], device)
         if dreams is not None:
-            dreamt = _examples(plan, dreams.images, dreams.target, dreams.labels)
+            dreamt = Examples.from_labels(dreams.images, dreams.target, dreams.labels, answers, plan.schema)
             networks["real_plus_dreamt"] = _classifiers(plan, "real_plus_dreamt", real, dreamt, work, device)
 
     held = {split: galaxies.rows(split) for split in ("calibration", "test")}
@@ -166,7 +169,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     splits.loc[splits["split"] == "", "split"] = "train"
     return bundle.write_bundle(
         work, recipe=recipe, target=recipe.name, schema=plan.schema.name, size=recipe.size, seed=plan.seed,
-        answers=list(plan.rules.morphology), networks=networks[chosen], calibration=calibration, splits=splits,
+        answers=list(answers), networks=networks[chosen], calibration=calibration, splits=splits,
         metrics=report, extra={"request": plan.request, "request_hash": digest(plan.request)},
     )  # fmt: skip
 
@@ -176,16 +179,6 @@ def _in_train(galaxies: Galaxies) -> np.ndarray:
     held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
     labelled = galaxies.labels.notna().any(axis=1)
     return ((galaxies.table["split"] == "train") | (labelled & ~galaxies.table["id"].isin(held_out))).to_numpy()
-
-
-def _examples(plan: Plan, images: np.ndarray, target: np.ndarray, labels: pd.DataFrame) -> Examples:
-    from galscan.classify.train import Examples
-
-    answers = list(plan.rules.morphology)
-    columns = [plan.schema.names.index(a) for a in answers]
-    low, high = plan.schema.low[columns], plan.schema.high[columns]
-    scaled = (labels[answers].to_numpy(np.float32) - low) / (high - low)
-    return Examples(images, np.asarray(target, np.float32), np.clip(scaled, 0, 1).astype(np.float32))
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
