@@ -8,7 +8,7 @@ from tests.helpers import tiny_recipe
 
 
 def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch):
-    recipe = tiny_recipe(tmp_path / "demo.toml", size=48)
+    recipe = tiny_recipe(tmp_path / "demo.toml", size=64)
     real_train = verb.train_rare
     monkeypatch.setattr(verb, "LABELLED", 400)
     monkeypatch.setattr(verb, "LABELLED_RARE", 0.1)

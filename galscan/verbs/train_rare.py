@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from galscan.classify.plan import Plan, claim, make_plan
 from galscan.errors import Interrupted
