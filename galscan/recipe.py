@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -273,6 +273,8 @@ def _keys(path: list[str]) -> list[str]:
             part = dict
         elif part is dict:
             part = LabelRules
+        elif step.isdigit():  # of a list of tables
+            part = get_args(part)[0]
         else:
             part = next(f.annotation for n, f in part.model_fields.items() if step in (n, f.alias))
     return [f.alias or n for n, f in part.model_fields.items()]

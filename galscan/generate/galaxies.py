@@ -12,8 +12,12 @@ MEASURED: dict[str, tuple[float, float]] = {
     "image_brightness": (0.0, 0.8),  # mean of square-rooted pixels in the inner half of the frame
     "image_colour": (-0.4, 0.5),  # (red - blue) / (red + blue) of the light above the sky there
     "image_size": (0.0, 0.4),  # radius that holds half of the light, over the frame
-    "image_elongation": (0.0, 1.0),  # 1 - axis ratio by second moments
+    # 1 - axis ratio by second moments, times the cosine and sine of twice the position angle (from the row's
+    # direction towards higher row numbers), as weak lensing writes a shape
+    "image_e1": (-1.0, 1.0),
+    "image_e2": (-1.0, 1.0),
 }
+SHAPE = ("image_size", "image_e1", "image_e2")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], fl
 
 
 def measure(images: np.ndarray) -> np.ndarray:
-    """Measure brightness, colour, size and elongation on pictures.
+    """Measure brightness, colour, size and shape on pictures.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ def measure(images: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray of float32, shape (n, 4)
+    ndarray of float32, shape (n, 5)
         The columns of `MEASURED`, clipped to the ranges given there.
     """
     parts = [_measure(images[start : start + 512]) for start in range(0, len(images), 512)]
@@ -75,16 +79,33 @@ def _measure(images: np.ndarray) -> np.ndarray:
     red, _, blue = signal[:, inner, inner].sum((1, 2)).T
     colour = (red - blue) / (red + blue + 1e-3)
 
-    light = signal.mean(3) * (radius < 0.5)
+    # Noise adds up over a dark frame and rounds every shape: only what stands out of it counts.
+    light = pixels.mean(3)
+    rim = light[:, edge]
+    sky = np.median(rim, axis=1)
+    noise = 1.48 * np.median(np.abs(rim - sky[:, None]), axis=1)
+    light = light - sky[:, None, None]
+    light = light * (light > np.maximum(3 * noise, 0.02)[:, None, None]) * (radius < 0.5)
     total = light.sum((1, 2)) + 1e-6
     order = np.argsort(radius, axis=None)
     grown = light.reshape(n, -1)[:, order].cumsum(1) / total[:, None]
     half = radius.ravel()[order][(grown < 0.5).sum(1).clip(max=order.size - 1)]
-    # Moments within three half-light radii: stars at the edge of the frame do not count.
-    light = light * (radius < 3 * half[:, None, None])
+    # Moments within 2.5 half-light radii: stars at the edge of the frame do not count.
+    light = light * (radius < 2.5 * half[:, None, None])
     total = light.sum((1, 2)) + 1e-6
     xx, yy, xy = ((light * m).sum((1, 2)) / total for m in (x * x, y * y, x * y))
     root = np.sqrt((xx - yy) ** 2 + 4 * xy**2)
     elongation = 1 - np.sqrt((xx + yy - root).clip(0) / (xx + yy + root + 1e-9))
     low, high = np.array(list(MEASURED.values())).T
-    return np.stack([brightness, colour, half, elongation], 1).clip(low, high).astype(np.float32)
+    e1, e2 = elongation * (xx - yy) / (root + 1e-9), elongation * 2 * xy / (root + 1e-9)
+    return np.stack([brightness, colour, half, e1, e2], 1).clip(low, high).astype(np.float32)
+
+
+def turn(measured: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Return what `measure` would find on the pictures turned by `angle` (n,), in radians from x towards y."""
+    turned = measured.copy()
+    e1, e2 = (list(MEASURED).index(name) for name in SHAPE[1:])
+    cos, sin = np.cos(2 * angle), np.sin(2 * angle)
+    turned[:, e1] = measured[:, e1] * cos - measured[:, e2] * sin
+    turned[:, e2] = measured[:, e1] * sin + measured[:, e2] * cos
+    return turned

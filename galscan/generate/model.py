@@ -2,7 +2,9 @@
 
 An image is square-root scaled, standardised, and folded two by two (``pixel_unshuffle``): a quarter
 of the positions, 12 channels, about 3.5 times cheaper than plain pixels. Two coordinate channels
-tell the network where it is, which holds inclination and position angle together.
+tell the network where it is. Four more sketch the galaxy, where its size and shape are given: the distance
+along its major and minor axis, and two profiles of that shape. So the network need not find out, deep in noise,
+where a galaxy of that shape would be, and a lane along the major axis is the same thing at every angle.
 
 The condition of a galaxy is its label vector: each answer scaled to -1..1, a flag "asked" for each,
 and which survey it is from. An answer that was not asked, or is masked to let another lead, is zero
@@ -30,9 +32,10 @@ from torch.nn import functional as F
 
 from galscan.errors import InputError
 from galscan.files import atomic_path
-from galscan.generate.galaxies import MEASURED, pixel_statistics
+from galscan.generate.galaxies import MEASURED, SHAPE, pixel_statistics
 from galscan.labels import Schema
 
+SKETCH = 4  # channels
 AUGMENTATION = 2  # condition entries: resampled or not, enlargement
 # A galaxy is a few hundred bright pixels on a dark sky, seen through noise a hundred times as strong: what it is
 # gets decided close to pure noise. So training and sampling dwell there (Esser et al. 2024, arXiv:2403.03206, 5.3.2).
@@ -77,7 +80,8 @@ class Generator(nn.Module):
         widths, side = config.widths, config.size // 2
         levels = len(widths)
         self.unet = UNet2DModel(
-            sample_size=side, in_channels=14, out_channels=12, layers_per_block=1, block_out_channels=widths,
+            sample_size=side, in_channels=12 + 2 + SKETCH, out_channels=12, layers_per_block=1,
+            block_out_channels=widths,
             down_block_types=("DownBlock2D",) + ("AttnDownBlock2D",) * (levels - 1),
             up_block_types=("AttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
             attention_head_dim=32, norm_num_groups=16, class_embed_type="identity",
@@ -97,10 +101,31 @@ class Generator(nn.Module):
     def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map noisy pixels (n, 3, S, S), times (n,) in 0..1 and conditions (n, C) to velocities (n, 3, S, S)."""
         grid = self.grid.to(x.dtype).expand(len(x), -1, -1, -1)
-        folded = torch.cat([F.pixel_unshuffle(x, 2), grid], 1)
+        folded = torch.cat([F.pixel_unshuffle(x, 2), grid, self.sketch(condition).to(x.dtype)], 1)
         output = self.unet(folded, t * 1000, class_labels=self.condition(condition))  # type: ignore[operator]
         velocity = F.pixel_shuffle(output.sample, 2)
         return velocity + self.smooth(torch.cat([velocity, x], 1))
+
+    def sketch(self, condition: torch.Tensor) -> torch.Tensor:
+        """Draw the shape that conditions (n, C) ask for, (n, 4, S/2, S/2); zero where it is left open."""
+        answers, side = self.config.answers, self.grid.shape[-1]
+        if not set(SHAPE) <= set(answers):
+            return condition.new_zeros(len(condition), SKETCH, side, side)
+        columns = [answers.index(name) for name in SHAPE]
+        low, high = (
+            condition.new_tensor([bounds[k] for k in columns]) for bounds in (self.config.low, self.config.high)
+        )
+        size, e1, e2 = (low + (condition[:, columns] + 1) / 2 * (high - low))[:, :, None, None].unbind(1)
+        asked = condition[:, [len(answers) + k for k in columns]].prod(1)[:, None, None, None]
+        angle, axis_ratio = torch.atan2(e2, e1) / 2, (1 - torch.hypot(e1, e2)).clamp(min=0.15)
+        y, x = self.grid[0, 0] / 2, self.grid[0, 1] / 2  # fractions of the frame
+        major = (x * angle.cos() + y * angle.sin()).abs() / size.clamp(min=0.02)
+        minor = (y * angle.cos() - x * angle.sin()).abs() / size.clamp(min=0.02)
+        # The half-light radius is that of a circle; an ellipse of as large an area is longer and thinner.
+        along, across = major * axis_ratio.sqrt(), minor / axis_ratio.sqrt()
+        square = along**2 + across**2
+        drawn = torch.stack([torch.tanh(major / 2), torch.tanh(minor / 2), (-square.sqrt()).exp(), (-square).exp()], 1)
+        return drawn * asked
 
     # -- pixels and conditions in and out ------------------------------------------------------
 

@@ -17,6 +17,7 @@ import torch
 
 from galscan import device as devices
 from galscan.errors import InputError
+from galscan.generate.galaxies import MEASURED, turn
 from galscan.generate.model import Generator, shifted
 from galscan.labels import parse_rule
 from galscan.progress import track
@@ -29,6 +30,8 @@ def draw_conditions(
     labels: pd.DataFrame, count: int, random: np.random.Generator, rule: DreamRule | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` label vectors to dream from real ones, so that everything else varies as it really does.
+
+    Where shapes are among them, each is turned by any angle: a galaxy has no up.
 
     Parameters
     ----------
@@ -62,6 +65,9 @@ def draw_conditions(
     if rule is not None:
         for answer, (low, high) in rule.set.items():
             values[:, labels.columns.get_loc(answer)] = random.uniform(low, high, count)
+    if set(MEASURED) <= set(labels.columns):
+        columns = [labels.columns.get_loc(name) for name in MEASURED]
+        values[:, columns] = turn(values[:, columns], random.uniform(0, np.pi, count))
     return values, rows
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from galscan import device as devices
 from galscan.files import atomic_path
 from galscan.generate.augment import quarter_turns, resample
-from galscan.generate.galaxies import GalaxySet
+from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator, shifted
 from galscan.progress import track
 from galscan.recipe import GeneratorSettings
@@ -64,6 +64,9 @@ def train_generator(
     conditions = generator.encode_conditions(galaxies.values, galaxies.survey)
     weight = torch.from_numpy(galaxies.weight).double()
     n_answers = len(config.answers)
+    measured = [k for k, answer in enumerate(config.answers) if answer in MEASURED]
+    encoded_columns = torch.zeros(config.condition_size, dtype=torch.bool)
+    encoded_columns[[*measured, *(n_answers + k for k in measured)]] = True
 
     checkpoint = out.with_suffix(".checkpoint.safetensors")
     step, before = 0, 0.0
@@ -94,12 +97,18 @@ def train_generator(
             changed = torch.rand(settings.batch, generator=random) < settings.augment
             x0 = torch.where(changed[:, None, None, None].to(device), turned, x0)
             x0 = quarter_turns(x0, random)
+            told = conditions[rows]
+            if measured:  # what is told is measured on what is shown
+                shown = measure(generator.decode_images(x0).cpu().numpy())
+                encoded = generator.encode_conditions(_beside(shown, measured, n_answers), galaxies.survey[rows])
+                told = torch.where(encoded_columns, encoded, told)
 
             # Forget everything for some galaxies, single answers for others: the first makes guidance
             # possible, the second lets one answer be pushed by itself.
             forget_all = torch.rand(settings.batch, 1, generator=random) < settings.drop
             forget_one = torch.rand(settings.batch, n_answers, generator=random) < settings.drop
-            condition = generator.mask(conditions[rows], forget_all | forget_one)
+            forget_one[:, measured] = forget_one[:, measured[:1]]  # what is measured goes together
+            condition = generator.mask(told, forget_all | forget_one)
             condition = condition * ~(torch.rand(settings.batch, 1, generator=random) < settings.drop / 2)
             condition[:, -AUGMENTATION:] = torch.stack([torch.ones_like(enlargement), enlargement / ENLARGEMENT], 1)
             condition[:, -AUGMENTATION:] *= changed[:, None]
@@ -132,6 +141,13 @@ def train_generator(
     checkpoint.unlink(missing_ok=True)
     tail = losses[-max(1, len(losses) // 10) :]
     return {"steps": step, "seconds": round(spent, 1), "loss": float(np.mean(tail)) if tail else math.nan}
+
+
+def _beside(shown: np.ndarray, measured: list[int], n_answers: int) -> np.ndarray:
+    """Return answers (n, answers) of which only what is measured is known."""
+    values = np.full((len(shown), n_answers), np.nan, np.float32)
+    values[:, measured] = shown
+    return values
 
 
 def _save(

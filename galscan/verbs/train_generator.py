@@ -36,7 +36,7 @@ def train_generator(
     schema: str | None = None,
     size: int = 64,
     count: int = COUNT,
-    steps: int = 5000,
+    steps: int = 4500,
     batch: int = 16,
     widths: Sequence[int] | None = None,
     start: str = "none",
@@ -139,7 +139,7 @@ def _describe(
     sky = request["stores"]
     rows = rows or [f"galaxies     {sky['simulated']:,} simulated, {sky['size']} px, no early type with a dust lane"]
     rows += [
-        f"conditions   {schema.name}: {len(schema.names)} answers, and four that are measured on the picture",
+        f"conditions   {schema.name}: {len(schema.names)} answers, and what is measured on the picture",
         f"network      widths {list(settings.widths)}, starting from {settings.start}",
         f"training     {settings.steps:,} steps of {settings.batch}"
         + (f", at most {request['budget']:g} minutes" if request["budget"] else ""),
