@@ -7,8 +7,8 @@ nearest right one; so is a rule that names a missing label or can never be true.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -23,6 +23,23 @@ Positive = Annotated[float, Field(gt=0)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=_Part)
+
+
+def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
+    """Make a part of a recipe from `values`; `where` names it in messages.
+
+    Raises
+    ------
+    InputError
+        If they are not valid.
+    """
+    try:
+        return part.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error.errors()[0])}") from None
 
 
 class DreamRule(_Part):
@@ -82,6 +99,20 @@ class GeneratorSettings(_Part):
     """Share of the steps that see no condition, for classifier-free guidance."""
     labelled_weight: Positive = 3.0
     rare_weight: Positive = 12.0
+
+    def check_size(self, size: int) -> None:
+        """Refuse pictures of `size` pixels that cannot be halved as often as there are widths.
+
+        Raises
+        ------
+        InputError
+            Naming a size that can.
+        """
+        if size % (step := 2 ** len(self.widths)):
+            raise InputError(
+                f"{size} px pictures cannot be halved {len(self.widths)} times; give a size that is a multiple of "
+                f"{step}, or fewer widths"
+            )
 
 
 class DreamSettings(_Part):
@@ -206,6 +237,10 @@ def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise InputError(f"recipe {where}: {_explain(error.errors()[0])}") from None
     recipe._text = text
+    try:
+        recipe.generator.check_size(recipe.size)
+    except InputError as error:
+        raise InputError(f"recipe {where}: {error}") from None
     for schema, rules in recipe.schemas.items():
         try:
             _check_rules(schema, rules)

@@ -88,3 +88,8 @@ def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32) -> Path:
     text = load_recipe(target).text
     path.write_text(text.replace("size = 64", f"size = {size}", 1) + TINY_SETTINGS, encoding="utf-8")
     return path
+
+
+def keep_all(dreams, *_) -> pd.DataFrame:
+    """Stand in for `galscan.generate.judge.screen`: after three steps of training dreams are noise, which it drops."""
+    return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})

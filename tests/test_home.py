@@ -42,3 +42,15 @@ def test_what_is_absent_says_what_makes_it(galscan_home):
         home.find_model("ring")
     (home.model_path("ring") / "model.json").write_text("{}")
     assert home.find_model("ring") == home.model_path("ring")
+
+
+def test_stores_by_name_then_by_path():
+    for name in ("a", "b"):
+        home.survey_path(name).mkdir(parents=True)
+    a, b = home.survey_path("a"), home.survey_path("b")
+    assert home.find_stores("a", "x.zarr") == [a, Path("x.zarr")]
+    assert home.find_stores(["b", "a"], [Path("y.zarr"), "x.zarr"]) == [b, a, Path("y.zarr"), Path("x.zarr")]
+    assert home.find_stores((), Path("nowhere.zarr")) == [Path("nowhere.zarr")]  # whoever opens it will say so
+    assert home.find_stores((), ()) == []
+    with pytest.raises(NotFoundError, match="'c' has no store"):
+        home.find_stores(["a", "c"], ())

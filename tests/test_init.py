@@ -31,7 +31,8 @@ def test_unknown_name():
 
 
 def test_public_functions_are_documented():
-    for name in ("demo", "doctor", "export", "info", "ingest", "scan", "train_rare"):
+    verbs = ("demo", "doctor", "dream", "export", "info", "ingest", "judge", "scan", "train_generator", "train_rare")
+    for name in (*verbs, "ablate"):
         assert len(getattr(galscan, name).__doc__) > 80
 
 

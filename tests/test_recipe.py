@@ -8,7 +8,7 @@ import pytest
 
 from galscan.errors import InputError, NotFoundError
 from galscan.labels import load_schema, parse_rule, target_mask
-from galscan.recipe import load_recipe, recipe_from_text, recipe_names
+from galscan.recipe import DreamRule, GeneratorSettings, check_dream, load_recipe, recipe_from_text, recipe_names
 
 SMALL = """
 name = "x"
@@ -21,6 +21,15 @@ morphology = ["t"]
 from = "t <= 0"
 set = { visible_dust = [0.6, 1.0] }
 weights = { visible_dust = 1.3 }
+"""
+HARD = """
+[[schemas.efigi.hard_negatives]]
+from = "t > 0"
+set = { visible_dust = [0.5, 0.9] }
+[[schemas.efigi.hard_negatives]]
+from = "t <= -3"
+set = { visible_dust = [0.0, 0.1] }
+weights = { t = 2.0 }
 """
 
 
@@ -109,6 +118,12 @@ def test_a_path_works_as_well(tmp_path):
         ("set = { visible_dust", "set = { invisible_dust", "dream.set names the unknown label"),
         ("weights = { visible_dust", "weights = { visible", "dream.weights names the unknown label"),
         ("1.3", "-1", "weights.visible_dust"),
+        ("[schemas.efigi]", '[classifier]\nsampling = "all"\n[schemas.efigi]', "classifier.sampling: .*'natural'"),
+        ("[schemas.efigi]", '[classifier]\nloss = "hinge"\n[schemas.efigi]', "classifier.loss: .*'focal'"),
+        ("[schemas.efigi]", "[classifier]\ndreams_first = 1.5\n[schemas.efigi]", "classifier.dreams_first: .*got 1.5"),
+        ("[schemas.efigi]", "[generator]\nstart = 3\n[schemas.efigi]", "generator.start: .*got 3"),
+        ("[schemas.efigi]", "[generator]\nwidths = [32]\n[schemas.efigi]", "generator.widths: "),
+        ("[schemas.efigi]", "[generator]\naugment = 2\n[schemas.efigi]", "generator.augment: .*got 2"),
         ('name = "x"', 'name = "../x"', "name: "),
         ('name = "x"', "name = ", "is not TOML"),
     ],
@@ -118,6 +133,78 @@ def test_a_wrong_recipe_is_told_in_one_line(old, new, message):
     with pytest.raises(InputError, match=message) as error:
         recipe_from_text(SMALL.replace(old, new, 1), "x.toml")
     assert "\n" not in str(error.value) and "x.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "[0.5, 0.9]",
+            "[0.9, 0.5]",
+            r"hard_negatives\.0\.set\.visible_dust = \[0\.9, 0\.5\] must rise and lie within 0..1",
+        ),
+        ("[0.0, 0.1]", "[-0.1, 0.1]", r"hard_negatives\.1\.set\.visible_dust"),
+        ("t = 2.0", "tt = 2.0", r"hard_negatives\.1\.weights names the unknown label 'tt'"),
+        ("t > 0", "u > 0", "unknown"),
+        ("t > 0", "t > 11", "impossible rule"),
+        ("set = { visible_dust = [0.5", "sets = { visible_dust = [0.5", "hard_negatives.0.sets'; did you mean 'set'"),
+        ('from = "t > 0"', "", "hard_negatives.0.from' is missing"),
+    ],
+)
+def test_a_wrong_hard_negative_is_told_by_its_number(old, new, message):
+    assert old in HARD
+    recipe_from_text(SMALL + HARD)
+    with pytest.raises(InputError, match=message) as error:
+        recipe_from_text(SMALL + HARD.replace(old, new, 1))
+    assert "\n" not in str(error.value)
+
+
+def test_hard_negatives_and_starting_weights_are_read():
+    recipe = recipe_from_text(SMALL + HARD)
+    first, second = recipe.schemas["efigi"].hard_negatives
+    assert first == DreamRule.model_validate({"from": "t > 0", "set": {"visible_dust": (0.5, 0.9)}})
+    assert second.base == "t <= -3" and second.weights == {"t": 2.0}
+    assert recipe.hash != recipe_from_text(SMALL).hash
+    assert recipe.generator.start == GeneratorSettings().start == "base"
+    assert (recipe.classifier.sampling, recipe.classifier.loss) == ("oversampled", "plain")
+    changed = SMALL.replace(
+        "[schemas.efigi]",
+        '[generator]\nstart = "mine.safetensors"\n[classifier]\nsampling = "natural"\nloss = "focal"\n[schemas.efigi]',
+        1,
+    )
+    other = recipe_from_text(changed)
+    assert other.generator.start == "mine.safetensors"
+    assert (other.classifier.sampling, other.classifier.loss) == ("natural", "focal")
+
+
+def test_every_shipped_dream_can_be_dreamt():
+    for name in recipe_names():
+        for schema, rules in load_recipe(name).schemas.items():
+            for rule in (rules.dream, *rules.hard_negatives):
+                check_dream("dream", rule, load_schema(schema))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"from": "t < -6"}, "impossible rule"),
+        ({"from": "t <"}, "t <"),
+        ({"from": "t <= 0", "set": {"visible_dust": (0, 2)}}, r"^here\.set\.visible_dust = \[0, 2\] .* within 0\.\.1$"),
+        ({"from": "t <= 0", "set": {"t": (-7, 0)}}, r"here\.set\.t = \[-7, 0\] .* within -6\.\.11"),
+        ({"from": "t <= 0", "set": {"visible_dst": (0, 1)}}, "here.set names .*did you mean 'visible_dust'"),
+        ({"from": "t <= 0", "weights": {"visible_dst": 1}}, "here.weights names .*did you mean 'visible_dust'"),
+    ],
+)
+def test_a_dream_that_does_not_fit_the_schema_is_refused(rule, message):
+    with pytest.raises(InputError, match=message):
+        check_dream("here", DreamRule.model_validate(rule), load_schema("efigi"))
+
+
+def test_pictures_that_cannot_be_halved_often_enough_are_refused():
+    four = SMALL.replace("[schemas.efigi]", "[generator]\nwidths = [32, 32, 64, 64]\n[schemas.efigi]", 1)
+    assert recipe_from_text("size = 48\n" + four).size == 48
+    with pytest.raises(InputError, match=r"recipe x: 24 px pictures cannot be halved 4 times; .*multiple of 16"):
+        recipe_from_text("size = 24\n" + four, "x")
 
 
 def test_unknown_schema_and_none():

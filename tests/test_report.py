@@ -192,3 +192,14 @@ def test_sparse_models(tmp_path, metrics):
     text = report.write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
     _check_self_contained(text)
     assert ("trained without dreams" in text) == bool(metrics.get("real_only"))
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [({"copy": 2, "not the class": 31}, "2 copy, 31 not the class."), ({}, "dropped before training: none.")],
+)
+def test_dreams_that_were_dropped_are_told(tmp_path, dropped, words):
+    dreams = {"positive": 300, "all": 1900, "dropped": dropped, "kept": 1867, "kept_positive": 269}
+    text = report.write_model_report(_model(tmp_path / "model", {"dreams": dreams})).read_text(encoding="utf-8")
+    _check_self_contained(text)
+    assert words in text and "Of 1,900 dreams (300 of the target) 1,867 were used (269 of the target)" in text

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import galscan
 from galscan import home
+from galscan.classify import train as classifiers
 from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
+from galscan.generate import dreams as dreaming
+from galscan.generate import judge
+from galscan.generate import train as generators
+from galscan.generate.galaxies import MEASURED, measure
+from galscan.generate.model import load_generator, save_generator
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs import train_rare as verb
-from tests.helpers import tiny_recipe, tiny_store
+from tests.helpers import keep_all, tiny_recipe, tiny_store
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +33,31 @@ def store(folder) -> Path:
     return ingest_survey(sky, folder / "sky.zarr", workers=1).path
 
 
+def most(dreams, *_) -> pd.DataFrame:
+    """Stand in for the screen: drop one dream of either kind."""
+    kept = np.ones(len(dreams), bool)
+    kept[[0, -1]] = False
+    return pd.DataFrame({"kept": kept, "reason": np.where(kept, "", ["copy"] + ["looks positive"] * (len(dreams) - 1))})
+
+
 @pytest.fixture(scope="module")
-def model(folder, store) -> galscan.Bundle:
-    recipe = tiny_recipe(folder / "dustlane.toml")
-    return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
+def taught() -> list:
+    """Hold what the generator of `model` was taught."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def model(folder, store, taught) -> galscan.Bundle:
+    recipe, real = tiny_recipe(folder / "dustlane.toml"), generators.train_generator
+
+    def spy(galaxies, *arguments, **options):
+        taught.append(galaxies)
+        return real(galaxies, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "screen", most)
+        patch.setattr(generators, "train_generator", spy)
+        return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
 
 
 def test_the_bundle_is_whole(model):
@@ -43,8 +70,10 @@ def test_the_bundle_is_whole(model):
         "dreams.png",
         "report.html",
         "generator.safetensors",
+        "conditions.parquet",
+        "dreams.zarr",
     } <= names
-    assert not [n for n in names if n.startswith(("real_", "steps", "request"))]
+    assert not [n for n in names if n.startswith(("real_", "steps", "request", "screened", "generator.json"))]
     assert not model.path.with_name("model.partial").exists()
 
 
@@ -66,12 +95,108 @@ def test_splits_hold_each_object_once_and_dreams_in_none(model, store):
     assert len(model.calibration.scores) == (splits["split"] == "calibration").sum()
 
 
+def test_no_object_held_out_ever_reaches_the_generator(model, store, taught):
+    """Checked by id: the pictures of all it was taught are looked up in the store."""
+    sky, splits = galscan.open_store(store), model.splits()
+    split = dict(zip(splits["id"], splits["split"], strict=True))
+    owner = {image.tobytes(): name for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)}
+    assert len(owner) == sky.count  # no two pictures are the same
+    (galaxies,) = taught
+    ids = {owner[image.tobytes()] for image in galaxies.images}
+    held_out = {name for name, part in split.items() if part != "train"}
+    assert len(held_out) > 100 and not ids & held_out
+    assert ids == set(owner.values()) - held_out  # and all others do, also those without labels
+    assert len(galaxies.images) == len(ids) == model.metrics["generator"]["galaxies"]
+
+
+def test_dreams_start_from_training_galaxies_only(model, store):
+    conditions, target, survey = dreaming.read_conditions(model.path / "conditions.parquet")
+    sky, splits = galscan.open_store(store), model.splits()
+    train = splits[splits["split"] == "train"]
+    rows = pd.Index(sky.column("id").astype(str)).get_indexer(train["id"])
+    assert (rows >= 0).all() and set(survey) == {"simulated"} == set(train["store"])
+    np.testing.assert_array_equal(target, train["target"])
+    labels = sky.labels("simulated").iloc[rows]
+    np.testing.assert_array_equal(conditions[labels.columns], labels)
+    np.testing.assert_allclose(conditions[list(MEASURED)], measure(sky.images()[rows]), atol=1e-6)
+
+
 def test_dreams_are_kept_with_their_conditions(model):
     dreams = galscan.open_store(model.path / "dreams.zarr")
     labels, target = dreams.labels("simulated"), dreams.column("truth/target")
-    assert dreams.count == 14 and target.sum() == 6
-    assert (labels["dust_lane"][:6] >= 0.6).all() and (labels["early_type"][:6] >= 0.5).all()
+    assert dreams.count == 12 and target.sum() == 5  # of 14 and 6: one of each was dropped
+    assert (labels["dust_lane"][:5] >= 0.6).all() and (labels["early_type"][:5] >= 0.5).all()
     assert np.isfinite(labels.to_numpy()).all()
+
+
+def test_what_was_dropped_is_counted_and_told(model):
+    assert model.metrics["dreams"] == {
+        "positive": 6, "all": 14, "dropped": {"copy": 1, "looks positive": 1}, "kept": 12, "kept_positive": 5,
+    }  # fmt: skip
+    assert model.metrics["generator"]["start"] == "none" and model.metrics["generator"]["steps"] == 3
+    page = (model.path / "report.html").read_text()
+    assert "Of 14 dreams (6 of the target) 12 were used (5 of the target)" in page
+
+
+def test_the_critic_never_saw_a_dream_and_judges_by_training_galaxies(folder, store, model, monkeypatch):
+    """The order: real-only networks, the generator, dreams screened by the first of these networks, the others."""
+    order, seen = [], {}
+    real, generator = classifiers.train_classifier, generators.train_generator
+
+    def train(examples, dreamt, *arguments, label, **options):
+        network = real(examples, dreamt, *arguments, label=label, **options)
+        order.append((label, dreamt is not None))
+        seen.setdefault(label, network)
+        return network
+
+    def screen(dreams, images, critic, *_):
+        order.append("screen")
+        first = seen["real only, seed 0"].state_dict()
+        assert all(v.equal(first[k]) for k, v in critic.network.state_dict().items())
+        assert len(images) == (model.splits()["split"] == "train").sum()
+        return keep_all(dreams)
+
+    monkeypatch.setattr(classifiers, "train_classifier", train)
+    monkeypatch.setattr(
+        generators, "train_generator", lambda *a, **k: (order.append("generator"), generator(*a, **k))[1]
+    )
+    monkeypatch.setattr(judge, "screen", screen)
+    galscan.train_rare(str(folder / "dustlane.toml"), store=store, out=folder / "order", device="cpu", seed=3)
+    assert order == [
+        ("real only, seed 0", False), ("real only, seed 1", False), "generator", "screen",
+        ("real plus dreamt, seed 0", True), ("real plus dreamt, seed 1", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("left", ["none", "negatives only"])
+def test_where_no_dream_of_a_kind_is_left_the_real_galaxies_alone_count(tmp_path, store, monkeypatch, left):
+    def screen(dreams, *_):
+        kept = (dreams.target == 0) & (left != "none")
+        return pd.DataFrame({"kept": kept, "reason": np.where(kept, "", "unlike any galaxy")})
+
+    monkeypatch.setattr(judge, "screen", screen)
+    out, recipe = tmp_path / "m", str(tiny_recipe(tmp_path / "r.toml"))
+    metrics = galscan.train_rare(recipe, store=store, out=out, device="cpu").metrics
+    assert metrics["real_plus_dreamt"] is None and metrics["gain"] is None and metrics["chosen"] == "real_only"
+    kept = 0 if left == "none" else 8
+    assert (metrics["dreams"]["kept"], metrics["dreams"]["kept_positive"]) == (kept, 0)
+    assert metrics["dreams"]["dropped"] == {"unlike any galaxy": 14 - kept}
+    assert not (out / "dreams.zarr").exists() and (out / "generator.safetensors").is_file()
+
+
+def test_the_generator_starts_from_the_recipes_weights(tmp_path, folder, store, model, monkeypatch):
+    """Weights of another training are adapted; with steps so small that they stay, they are what is kept."""
+    started = []
+    real = generators.train_generator
+    spy = lambda *a, start, **k: (started.append(start), real(*a, start=start, **k))[1]  # noqa: E731
+    monkeypatch.setattr(generators, "train_generator", spy)
+    before = load_generator(model.path / "generator.safetensors")
+    save_generator(before, before.state_dict(), tmp_path / "mine.safetensors")
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    recipe.write_text(recipe.read_text().replace('start = "none"', f'start = "{tmp_path}/mine.safetensors"'))
+    out = galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu", seed=3)
+    assert started[0].config == before.config
+    assert out.metrics["generator"]["start"] == f"{tmp_path}/mine.safetensors"
 
 
 def test_the_same_again_is_returned_another_is_refused(model, store, folder, capsys):
@@ -87,31 +212,65 @@ def test_no_synthetic_trains_no_generator(folder, store):
     out = folder / "plain"
     model = galscan.train_rare(str(tiny_recipe(folder / "r.toml")), store=store, out=out, synthetic=False, device="cpu")
     assert model.metrics["real_plus_dreamt"] is None and model.metrics["chosen"] == "real_only"
-    assert not (out / "generator.safetensors").exists()
+    assert model.metrics["dreams"] is None and model.metrics["generator"] is None
+    kept = {p.name for p in out.iterdir()}
+    assert not kept & {"generator.safetensors", "conditions.parquet", "dreams.zarr", "dreams.png"}
 
 
-def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch):
-    out, recipe = folder / "again", str(folder / "dustlane.toml")
-    stage = verb._classifiers
+@pytest.mark.parametrize("where", ["dreams", "real plus dreamt, seed 1"])
+def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch, where):
+    out, recipe = folder / f"again at {where}", str(folder / "dustlane.toml")
+    train, generator, dream_set = classifiers.train_classifier, generators.train_generator, dreaming.dream_set
+    stop, done = [True], []
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    def maybe(label):
+        if label == where and stop:
+            stop.clear()
+            raise KeyboardInterrupt
+        done.append(label)
 
-    monkeypatch.setattr(verb, "_classifiers", stop)
+    monkeypatch.setattr(judge, "screen", most)
+    monkeypatch.setattr(
+        classifiers, "train_classifier", lambda *a, label, **k: (maybe(label), train(*a, label=label, **k))[1]
+    )
+    monkeypatch.setattr(generators, "train_generator", lambda *a, **k: (maybe("generator"), generator(*a, **k))[1])
+    monkeypatch.setattr(dreaming, "dream_set", lambda *a, **k: (maybe("dreams"), dream_set(*a, **k))[1])
     with pytest.raises(Interrupted, match="same command"):
         galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3)
     assert not out.exists()
     with pytest.raises(ConflictError, match="unfinished training with other seed"):
         galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=4)
-    monkeypatch.setattr(verb, "_classifiers", stage)
-    monkeypatch.setattr(
-        verb, "_generator", lambda *a: json.loads((folder / "again.partial/generator.json").read_text())
+    again = galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3)
+    assert again.model_hash == model.model_hash
+    assert galscan.open_store(out / "dreams.zarr").content_hash == (
+        galscan.open_store(model.path / "dreams.zarr").content_hash
     )
-    assert galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3).model_hash == model.model_hash
+    assert len(done) == len(set(done)) == 6  # nothing was done twice: two and two networks, generator, dreams
+    timeless = lambda m: {k: v for k, v in m.items() if k not in ("seconds", "generator")}  # noqa: E731
+    assert timeless(again.metrics) == timeless(model.metrics)
+
+
+def test_interrupted_between_the_dreams_and_the_note_of_them(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(judge, "screen", keep_all)
+    recipe, write = str(tiny_recipe(tmp_path / "r.toml")), verb.write_json
+
+    def stop(path, value):
+        if path.name == "screened.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "write_json", stop)
+        with pytest.raises(Interrupted):
+            galscan.train_rare(recipe, store=store, out=tmp_path / "m", device="cpu")
+    assert (tmp_path / "m.partial" / "dreams.zarr").is_dir()
+    metrics = galscan.train_rare(recipe, store=store, out=tmp_path / "m", device="cpu").metrics
+    assert metrics["dreams"]["kept"] == galscan.open_store(tmp_path / "m" / "dreams.zarr").count == 14
 
 
 @pytest.mark.parametrize("target", ["ring", "merger"])
-def test_other_targets_run_by_recipe_alone(folder, store, target):
+def test_other_targets_run_by_recipe_alone(folder, store, target, monkeypatch):
+    monkeypatch.setattr(judge, "screen", keep_all)
     recipe = tiny_recipe(folder / f"{target}.toml", target)
     model = galscan.train_rare(str(recipe), store=store, out=folder / target, device="cpu")
     assert model.target == target and model.metrics["real_plus_dreamt"] is not None

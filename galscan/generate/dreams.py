@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def dream_set(
     for number, (name, value, rule, count) in enumerate(tasks):
         pool = everything if rule is not None else np.flatnonzero(np.asarray(target) == 0)
         if number > 1 and rule is not None and not has_start(conditions, rule):
-            continue  # this survey shows none of that kind; the others make up the hard negatives
+            continue  # this survey shows none of that kind, and dreams none
         drawn, rows = draw_conditions(conditions.iloc[pool], count, random, rule)
         images.append(
             dream(
@@ -125,6 +126,7 @@ def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenan
         for key, column in arrays.items():
             group[key][:] = column  # type: ignore[index]
     layout.finish(partial, digest([provenance, hashlib.sha256(dreams.images.tobytes()).hexdigest()]))
+    shutil.rmtree(path, ignore_errors=True)  # of a call that was interrupted before it could note that it was done
     os.replace(partial, path)
 
 

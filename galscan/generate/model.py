@@ -163,6 +163,20 @@ class Generator(nn.Module):
         rest = keep.new_ones(len(keep), condition.shape[1] - 2 * keep.shape[1])
         return condition * torch.cat([keep, keep, rest], 1)
 
+    def check_widths(self, widths: Sequence[int]) -> None:
+        """Refuse to be the start of a network of other `widths`.
+
+        Raises
+        ------
+        InputError
+            Naming both.
+        """
+        if tuple(widths) != self.config.widths:
+            raise InputError(
+                f"generator widths {list(widths)} differ from those of the weights to start from, "
+                f"{list(self.config.widths)}; set these widths, or start from nothing with generator.start = 'none'"
+            )
+
     def start_from(self, other: Generator) -> None:
         """Take over the weights of `other`, also where it knows other answers or surveys.
 
@@ -174,11 +188,7 @@ class Generator(nn.Module):
         InputError
             If the networks differ in their widths.
         """
-        if other.config.widths != self.config.widths:
-            raise InputError(
-                f"generator widths {list(self.config.widths)} differ from those of the weights to start from, "
-                f"{list(other.config.widths)}; set these widths, or start from nothing with generator.start = 'none'"
-            )
+        other.check_widths(self.config.widths)
         state = other.state_dict()
         weight = torch.zeros_like(self.condition[0].weight)  # type: ignore[arg-type]
         ours, theirs = self.config.answers, other.config.answers

@@ -18,7 +18,7 @@ from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, InputError, Interrupted
 from galscan.files import storage_errors, write_json
 from galscan.labels import Schema, load_schema
-from galscan.recipe import DreamRule, Recipe, check_dream, load_recipe
+from galscan.recipe import DreamRule, DreamSettings, Recipe, check_dream, load_recipe, validated
 from galscan.store import layout
 
 if TYPE_CHECKING:
@@ -99,20 +99,22 @@ def dream(
         On Ctrl-C; nothing is left behind.
     """
     out = Path(out)
-    if out.exists():
-        raise ConflictError(f"{out} exists; choose another --out, or remove it")
+    partial, picture = out.with_name(out.name + ".partial"), out.with_suffix(".png")
+    for path in (out, partial, *([picture] if out.suffix == ".zarr" else [])):
+        if path.exists():
+            raise ConflictError(f"{path} exists; choose another --out, or remove it")
     if count < 1:
         raise InputError(f"--count {count}: give 1 or more")
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     source = _source(target, model, generator, store)
-    settings = source.recipe.dream.model_copy(
-        update={k: v for k, v in (("guidance", guidance), ("steps", steps)) if v is not None}
-    )
+    given = {k: v for k, v in (("guidance", guidance), ("steps", steps)) if v is not None}
+    settings = validated(DreamSettings, "dream", source.recipe.dream.model_dump() | given)
     shipped = source.recipe.schemas[source.schema.name].dream
-    rule = DreamRule.model_validate(
+    rule = validated(
+        DreamRule, "dream",
         {"from": base or shipped.base, "set": shipped.set | dict(values or {}),
-         "weights": shipped.weights | dict(weights or {})}
+         "weights": shipped.weights | dict(weights or {})},
     )  # fmt: skip
     check_dream("dream", rule, source.schema)
     plan = {
@@ -122,7 +124,6 @@ def dream(
     print("\n".join(f"{key:<12} {value}" for key, value in plan.items()), file=sys.stderr)
     if dry_run:
         return plan
-    partial = out.with_name(out.name + ".partial")
     try:
         dreams = _dream(source, rule, settings.guidance, settings.steps, count, seed, device)
         picture = _write(dreams, source, out, partial, plan)
@@ -195,8 +196,13 @@ def _write(dreams: Dreams, source: _Source, out: Path, partial: Path, plan: dict
     shown, rows = [*plan["set"]][:2], np.arange(min(48, len(dreams)))
     title = f"dreamt {source.recipe.name}, with their conditions"
     if out.suffix == ".zarr":
-        write_dreams(dreams, out, out.stem, source.schema, {k: v for k, v in plan.items() if k != "out"})
-        return sheet(dreams, out.with_suffix(".png"), shown, title, rows=rows)
+        picture = out.with_suffix(".png")
+        provenance = {k: v for k, v in plan.items() if k != "out"}
+        write_dreams(dreams, partial / out.name, out.stem, source.schema, provenance)
+        sheet(dreams, partial / picture.name, shown, title, rows=rows)
+        os.replace(partial / picture.name, picture)
+        os.replace(partial / out.name, out)
+        return picture
     with storage_errors(partial):
         (partial / "images").mkdir(parents=True)
         names = [f"images/{k:06d}.png" for k in range(len(dreams))]

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,14 @@ from galscan.errors import ConflictError, InputError, Interrupted
 from galscan.files import file_digest, read_json, write_json
 from galscan.generate.galaxies import GalaxySet, measure
 from galscan.labels import Schema, load_schema, schema_names
-from galscan.recipe import GeneratorSettings
+from galscan.recipe import GeneratorSettings, validated
 from galscan.store import layout
 from galscan.verbs.ingest import ingest
+
+if TYPE_CHECKING:
+    import torch
+
+    from galscan.generate.model import Generator
 
 COUNT = 40_000  # simulated galaxies the base weights learn from
 SEED = 250_616_233  # a part of the sky that no other command draws by default
@@ -91,7 +96,8 @@ def train_generator(
     stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
     chosen = _schema(stores, schema)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "start": start} | ({"widths": widths} if widths else {})
-    settings = GeneratorSettings.model_validate(given)
+    settings = validated(GeneratorSettings, "generator", given)
+    settings.check_size(stores[0].size if stores else size)
     request = {
         "stores": [[s.name, s.content_hash] for s in stores] or {"simulated": count, "size": size, "seed": SEED},
         "schema": chosen.name, "settings": settings.model_dump(mode="json"), "seed": seed, "budget": budget,
@@ -99,13 +105,19 @@ def train_generator(
     _describe(stores, chosen, settings, request, out)
     if dry_run:
         return request
+    from galscan import device as devices
+    from galscan.generate.model import load_start
+
+    where, begin = devices.pick(device), load_start(settings.start)  # before anything is written
+    if begin is not None:
+        begin.check_widths(settings.widths)
     work = _claim(out, request)
     try:
         if not stores:
             sky = work / "sky.zarr"
             ingest("simulated", out=sky, count=count, size=size, seed=SEED, rare_fraction=0.0, name="simulated")
             stores = [layout.open_store(sky)]
-        outcome = _train(stores, chosen, settings, work / "generator.safetensors", seed, device, budget)
+        outcome = _train(stores, chosen, settings, work / "generator.safetensors", seed, where, budget, begin)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
     os.replace(work / "generator.safetensors", out)
@@ -157,6 +169,8 @@ def _claim(out: Path, request: dict[str, Any]) -> Path:
                 "or choose another --out"
             )
         print(f"going on with {work}", file=sys.stderr)
+    elif work.exists() and (work.is_file() or any(work.iterdir())):
+        raise ConflictError(f"{work} exists and is not an unfinished training; remove it or choose another --out")
     else:
         write_json(work / "request.json", request)
     return work
@@ -168,12 +182,12 @@ def _train(
     settings: GeneratorSettings,
     out: Path,
     seed: int,
-    device: str,
+    device: torch.device,
     budget: float | None,
+    start: Generator | None,
 ) -> dict[str, Any]:
-    from galscan import device as devices
     from galscan.generate import train
-    from galscan.generate.model import load_start, make_config
+    from galscan.generate.model import make_config
 
     images, values, survey = [], [], []
     for number, store in enumerate(stores):
@@ -188,6 +202,6 @@ def _train(
     galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), np.ones(len(pixels)))
     outcome = train.train_generator(
         galaxies, make_config(pixels, schema, [s.name for s in stores], settings.widths), settings, out, seed=seed,
-        device=devices.pick(device), seconds=None if budget is None else budget * 60, start=load_start(settings.start),
+        device=device, seconds=None if budget is None else budget * 60, start=start,
     )  # fmt: skip
     return outcome | {"galaxies": len(pixels)}

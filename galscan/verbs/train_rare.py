@@ -91,6 +91,8 @@ def train_rare(
     from galscan.classify.bundle import open_bundle
 
     where = devices.pick(device)
+    if plan.synthetic:
+        _check_start(plan)
     if (done := claim(plan, overwrite)) is not None:
         return done
     work = plan.work
@@ -178,6 +180,15 @@ def _in_train(galaxies: Galaxies) -> np.ndarray:
     held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
     labelled = galaxies.labels.notna().any(axis=1)
     return ((galaxies.table["split"] == "train") | (labelled & ~galaxies.table["id"].isin(held_out))).to_numpy()
+
+
+def _check_start(plan: Plan) -> None:
+    """Refuse weights that the recipe's generator cannot start from, before anything long begins."""
+    from galscan.generate.model import load_start
+
+    settings = plan.recipe.generator
+    if (start := load_start(settings.start)) is not None:
+        start.check_widths(settings.widths)
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:

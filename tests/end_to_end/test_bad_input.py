@@ -23,6 +23,8 @@ from astropy.io import fits
 from PIL import Image
 
 from galscan import cli
+from galscan.generate.model import Generator, make_config, save_generator
+from galscan.labels import load_schema
 from galscan.scanning import cluster
 from galscan.store import layout
 from tests.candidate_tables import candidates, write_run
@@ -64,7 +66,15 @@ def place(tmp_path_factory) -> Path:
         (place / name / "model.json").write_text(text)
     write_run(place / "run", candidates(2000))
     tiny_recipe(place / "recipe.toml")
+    (place / "cut.safetensors").write_bytes(b"not weights")
+    write_generator(place / "g.safetensors")
     return place
+
+
+def write_generator(path: Path) -> None:
+    """Write a generator with random weights."""
+    network = Generator(make_config(np.zeros((1, 16, 16, 3), np.uint8), load_schema("simulated"), ["a"], (32, 32)))
+    save_generator(network, network.state_dict(), path)
 
 
 CATALOGS = {
@@ -96,6 +106,11 @@ def said(err: str) -> str:
 
 LOCAL = "ingest --survey local --workers 1 --size 16 --path {p}/im --out {o}/s.zarr"
 TRAIN = "train-rare --target {p}/recipe.toml --store {p}/sky.zarr --device cpu"
+TEACH = "train-generator --count 16 --steps 1 --device cpu"
+DREAM = "dream --target dustlane --count 3 --steps 1 --device cpu"
+WITH = " --generator {p}/g.safetensors --store {p}/sky.zarr --out {o}/d"
+JUDGE = "judge {p}/sky.zarr --device cpu"
+ABLATE = "ablate --target {p}/recipe.toml --store {p}/sky.zarr --device cpu --out {o}/a"
 SCAN = "scan --store {p}/tiny.zarr --model {p}/model --workers 1"
 MISTAKES = [
     # the catalog
@@ -149,6 +164,66 @@ MISTAKES = [
     (SCAN + " --target ring --out {o}/run", "of another target", "'dustlane', not 'ring'", "--model"),
     ("scan --store {p}/tiny.zarr --model {p}/cut --out {o}/run", "cut/model.json is not readable", "restore it"),
     ("scan --store {p}/tiny.zarr --model {p}/lost --out {o}/run", "model.json is damaged", "weights", "train again"),
+    # a generator alone
+    (TEACH + " --out {o}/g.pt", "g.pt: weights are written as .safetensors", "name such a file"),
+    (TEACH + " --out {o}/g.safetensors --store {p}/no.zarr", "no store at", "no.zarr", "galscan ingest"),
+    (TEACH + " --out {o}/g.safetensors --survey skyy", "'skyy'", "did you mean 'sky'", "galscan ingest"),
+    (TEACH + " --out {o}/g.safetensors --store {p}/half.zarr", "half.zarr is not complete", "goes on"),
+    (TEACH + " --out {o}/g.safetensors --schema efigy", "--schema efigy: the stores hold simulated", "known: "),
+    (TEACH + " --out {o}/g.safetensors --store {p}/tiny.zarr", "the stores hold no labels", "--schema"),
+    (TEACH + " --out {o}/g.safetensors --store {p}/sky.zarr --store {p}/large.zarr", "several sizes", "one --size"),
+    (TEACH + " --out {o}/g.safetensors --budget 0", "--budget 0", "above 0"),
+    (TEACH + " --out {o}/g.safetensors --steps 0", "--steps", "train-generator --help"),
+    (TEACH + " --out {o}/g.safetensors --count 3", "--count", "train-generator --help"),
+    (TEACH + " --out {o}/g.safetensors --size 8", "--size", "train-generator --help"),
+    (TEACH + " --out {o}/g.safetensors --device cud", "'cud'", "did you mean 'cuda'"),
+    (TEACH + " --out {p}/g.safetensors", "g.safetensors exists", "another --out"),
+    # dreams
+    (DREAM.replace("dustlane", "dustlan") + " --out {o}/d", "'dustlan'", "did you mean 'dustlane'"),
+    (DREAM + WITH.replace("sky.zarr", "no.zarr"), "no store at", "no.zarr", "galscan ingest"),
+    (DREAM + WITH.replace("sky.zarr", "tiny.zarr"), "needs --store with simulated labels"),
+    (DREAM + WITH.replace("g.safetensors", "no.safetensors"), "no.safetensors is not a readable generator"),
+    (DREAM + WITH.replace("g.safetensors", "cut.safetensors"), "cut.safetensors is not a readable generator"),
+    (DREAM + WITH.replace("g.safetensors", "home"), "home is not a readable generator"),
+    (DREAM + WITH.replace("{p}/g.safetensors", "none"), "--generator none", "name weights"),
+    (DREAM + WITH + " --model {p}/model", "--model and --generator exclude each other", "name one"),
+    (DREAM + " --out {o}/d", "no model for target 'dustlane'", "train-rare --target dustlane"),
+    (DREAM + " --out {o}/d --model {p}/im", "no model at", "train-rare"),
+    (DREAM + " --out {o}/d --model {p}/model", "conditions.parquet is missing", "--no-synthetic"),
+    (DREAM + WITH + " --set dust_lan=0:1", "dream.set names the unknown label 'dust_lan'", "did you mean 'dust_lane'"),
+    (DREAM + WITH + " --set dust_lane", "--set 'dust_lane' is not of the form NAME=VALUE"),
+    (DREAM + WITH + " --set dust_lane=low:1", "--set: 'low' is not a number"),
+    (DREAM + WITH + " --set dust_lane=1:0", "dream.set.dust_lane = [1, 0] must rise and lie within 0..1"),
+    (DREAM + WITH + " --set dust_lane=0:2", "dream.set.dust_lane = [0, 2] must rise and lie within 0..1"),
+    (DREAM + WITH + " --weight dust_lane=much", "--weight: 'much' is not a number"),
+    (DREAM + WITH + " --weight dust=2", "dream.weights names the unknown label 'dust'", "did you mean 'dusty'"),
+    (DREAM + WITH + " --from 'early_typ > 0'", "early_typ", "did you mean 'early_type'"),
+    (DREAM + WITH + " --from 'early_type > 1'", "impossible rule"),
+    (DREAM + WITH + " --from 'merger > 0.1 and merger < 0.9'", "no training galaxy satisfies 'merger > 0.1"),
+    (DREAM + WITH + " --count 0", "--count", "dream --help"),
+    (DREAM + WITH + " --guidance -1", "--guidance", "dream --help"),
+    (DREAM + WITH + " --seed -1", "--seed", "dream --help"),
+    (DREAM + WITH.replace("/d", "/no/d"), "does not exist; make it first"),
+    *((DREAM + WITH.replace("{o}/d", f"{{p}}/{x}"), f"{x} exists", "another --out") for x in ("run", "tiny.zarr")),
+    # judging
+    (JUDGE.replace("sky", "no") + " --target {p}/recipe.toml", "no store at", "no.zarr"),
+    (JUDGE + " --target dustlan --store {p}/sky.zarr", "'dustlan'", "did you mean 'dustlane'"),
+    (JUDGE + " --target {p}/recipe.toml --store {p}/no.zarr", "no store at", "no.zarr", "galscan ingest"),
+    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr does not hold dreams", "galscan dream"),
+    (JUDGE + " --target {p}/recipe.toml --steps 0", "--steps", "judge --help"),
+    (JUDGE.replace("sky.zarr", "im") + " --target {p}/recipe.toml", "/im is not a Zarr group"),
+    # comparing
+    (ABLATE.replace("{p}/recipe.toml", "dustlan"), "'dustlan'", "did you mean 'dustlane'"),
+    (ABLATE.replace("sky", "no"), "no store at", "no.zarr", "galscan ingest"),
+    (ABLATE.replace("sky", "plain"), "0 positive examples of 'dustlane' among 300 labelled", "at least 6"),
+    (ABLATE + " --seeds 0", "--seeds", "ablate --help"),
+    (ABLATE + " --prevalence 2", "above 0 and below 1"),
+    (ABLATE + " --purity 0", "--purity 0"),
+    (ABLATE + " --arms dreams_5", "did you mean 'dreams_"),
+    (ABLATE + " --method plain", "plain is a baseline"),
+    (ABLATE + " --positives 4000", "may train"),
+    (ABLATE + " --folds 400", "use at most"),
+    (ABLATE.replace("{o}/a", "{p}/model"), "model exists", "another --out"),
     # places that are taken
     *((f"ingest --survey simulated --count 9 --size 32 --out {{p}}/{x}", f"{x} exists", "another --out")
       for x in ("run", "model", "tiny.zarr", "good.csv")),
@@ -161,6 +236,14 @@ MISTAKES = [
     (SCAN + " --out {p}/run", "holds another scan: model was", "another --out"),
     ("export {p}/run --out {p}/run/candidates.fits", "belongs to the run", "another name"),
     ("export {p}/run --out {p}/model --format fits", "model is a folder", "name a file"),
+    # numbers and weights that a generator cannot do with
+    (DREAM + WITH + " --weight dusty=-1", "weights.dusty", "greater than or equal to 0"),
+    (DREAM + WITH + " --weight dusty=nan", "weights.dusty"),
+    (DREAM + WITH + " --set dusty=nan:1", "set.dusty"),
+    (TEACH + " --out {o}/g.safetensors --size 17", "17 px", "multiple of 8"),
+    (TEACH + " --out {o}/g.safetensors --size 18", "18 px", "multiple of 8"),
+    (TEACH + " --out {o}/g.safetensors --start {p}/no.safetensors", "no.safetensors is not a readable generator"),
+    (TEACH + " --out {o}/g.safetensors --start {p}/cut.safetensors", "cut.safetensors is not a readable generator"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import pytest
 from astropy.table import Table
 
 from galscan import cli, home
-from tests.helpers import tiny_recipe
+from galscan.generate import judge
+from tests.helpers import keep_all, tiny_recipe
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def fitsverify(path: Path) -> None:
     assert "0 warning(s) and 0 error(s)" in done.stdout, done.stdout
 
 
-def test_simulated_sky_to_fits(galscan, tmp_path):
+def test_simulated_sky_to_fits(galscan, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "screen", keep_all)
     recipe = tiny_recipe(tmp_path / "dustlane.toml")
     labelled = home.survey_path("labelled")
     ingested = galscan(
@@ -62,6 +64,9 @@ def test_simulated_sky_to_fits(galscan, tmp_path):
     model = galscan("train-rare", "--target", recipe, "--survey", "labelled", "--device", "cpu")
     assert model["metrics"]["real_plus_dreamt"]["ap_mean"] > 0
     assert home.model_path("dustlane").is_dir()
+    dreams = tmp_path / "dreams.zarr"
+    dreamt = galscan("dream", "--target", "dustlane", "--count", 6, "--steps", 2, "--out", dreams, "--device", "cpu")
+    assert dreamt["answers"]["dust_lane"] >= 0.6 and galscan("info", dreams)["objects"] == 6
 
     run = galscan(
         "scan",

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import galscan
+from galscan import home
+from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
+from galscan.files import file_digest, read_json
+from galscan.generate import train
+from galscan.generate.galaxies import MEASURED, measure
+from galscan.generate.model import load_generator
+from galscan.labels import load_schema
+from galscan.store.ingest import ingest_survey
+from galscan.surveys.simulated import SimulatedSurvey
+from galscan.verbs import train_generator as verb
+from tests.helpers import tiny_store
+
+ANSWERS = load_schema("simulated").names
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("generator")
+
+
+@pytest.fixture(scope="module")
+def store(folder) -> Path:
+    sky = SimulatedSurvey(count=60, size=16, seed=1, labelled=0.5)
+    return ingest_survey(sky, folder / "sky.zarr", workers=1).path
+
+
+@pytest.fixture
+def learnt(monkeypatch) -> dict:
+    """Watch what the training is given."""
+    seen, real = {}, train.train_generator
+
+    def spy(galaxies, config, settings, out, **options):
+        seen.update(options, galaxies=galaxies, config=config, settings=settings)
+        return real(galaxies, config, settings, out, **options)
+
+    monkeypatch.setattr(train, "train_generator", spy)
+    return seen
+
+
+def teach(out: Path, **changes) -> dict:
+    options = {"count": 32, "size": 16, "steps": 2, "batch": 4, "widths": (32, 32), "device": "cpu"}
+    return galscan.train_generator(out, **(options | changes))
+
+
+def test_the_simulated_sky_by_default(tmp_path, learnt, capsys):
+    out = tmp_path / "g.safetensors"
+    told = teach(out, seed=7)
+    assert {p.name for p in tmp_path.iterdir()} == {"g.safetensors", "g.json"}
+    assert (told["steps"], told["galaxies"], told["bytes"]) == (2, 32, out.stat().st_size)
+    assert told["sha256"] == file_digest(out) and np.isfinite(told["loss"])
+    assert read_json(tmp_path / "g.json") == told | {"weights": "g.safetensors"}  # wherever the folder is moved
+    assert told["request"]["stores"] == {"simulated": 32, "size": 16, "seed": verb.SEED}
+    config = load_generator(out).config
+    assert config.answers == (*ANSWERS, *MEASURED) and (config.schema, config.size) == ("simulated", 16)
+    assert config.surveys == ("simulated",) and config.widths == (32, 32)
+    assert learnt["seed"] == 7 and learnt["start"] is None and learnt["seconds"] is None
+    assert "no early type with a dust lane" in capsys.readouterr().err
+
+
+def test_interrupted_it_goes_on_and_its_sky_holds_no_early_type_with_a_lane(tmp_path, monkeypatch):
+    out, real = tmp_path / "g.safetensors", train.train_generator
+    work = tmp_path / "g.safetensors.partial"
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_generator", stop)
+        with pytest.raises(Interrupted, match="same command"):
+            teach(out, count=700)
+    assert not out.exists()
+    sky = galscan.open_store(work / "sky.zarr")
+    labels = sky.labels("simulated")
+    early, lane = labels["early_type"] >= 0.5, labels["dust_lane"] >= 0.5
+    assert sky.count == 700 and not sky.column("truth/target_dustlane").any()
+    assert early.sum() > 100 and lane.sum() > 10 and not (early & lane).any()  # but each by itself
+
+    for other in ({"steps": 3}, {"seed": 1}, {"count": 701}, {"budget": 1.0}, {"widths": (32, 64)}):
+        with pytest.raises(ConflictError, match=r"unfinished training with other settings; .*another --out"):
+            teach(out, **{"count": 700, **other})
+    monkeypatch.setattr(verb, "ingest", lambda *a, out, **_: galscan.open_store(out))  # the sky is not drawn again
+    monkeypatch.setattr(train, "train_generator", real)
+    assert teach(out, count=700)["galaxies"] == 700
+    assert {p.name for p in tmp_path.iterdir()} == {"g.safetensors", "g.json"}
+
+
+def test_interrupted_it_ends_with_the_same_weights(tmp_path, monkeypatch, store):
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    options = {"store": store, "steps": 4}
+    expected = teach(whole, **options)
+    real, saved = train._save, []
+
+    def save_and_stop(*arguments):
+        real(*arguments)
+        saved.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_save", save_and_stop)
+        with pytest.raises(Interrupted):
+            teach(parts, **options)
+    assert len(saved) == 1 and not parts.exists()
+    assert teach(parts, **options)["loss"] == pytest.approx(expected["loss"])
+    assert file_digest(parts) == file_digest(whole)
+
+
+def test_stores_by_path_and_name(tmp_path, store, learnt):
+    home.survey_path("other").parent.mkdir(parents=True)
+    tiny_store(home.survey_path("other"), 20, 16, survey="other", unusable=3)
+    told = teach(tmp_path / "g.safetensors", store=store, survey="other", budget=5.0)
+    galaxies, sky = learnt["galaxies"], galscan.open_store(store)
+    assert told["galaxies"] == 17 + 60 and learnt["seconds"] == 300 and (galaxies.weight == 1).all()
+    assert learnt["config"].surveys == ("other", "simulated")
+    assert galaxies.survey.tolist() == [0] * 17 + [1] * 60
+    np.testing.assert_array_equal(galaxies.images[17:], sky.images())
+    np.testing.assert_array_equal(galaxies.values[17:, : len(ANSWERS)], sky.labels("simulated")[ANSWERS])
+    assert np.isnan(galaxies.values[:17, : len(ANSWERS)]).all()  # it has no labels: it teaches all the same
+    np.testing.assert_allclose(galaxies.values[:, len(ANSWERS) :], measure(galaxies.images), atol=1e-6)
+    assert [name for name, _ in told["request"]["stores"]] == ["other", "simulated"]
+    assert told["request"]["stores"][1][1] == sky.content_hash
+
+
+def test_it_goes_on_from_weights(tmp_path, store, learnt):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    teach(first, store=store)
+    told = teach(second, store=store, start=str(first))
+    assert learnt["start"].config == load_generator(first).config
+    assert told["request"]["settings"]["start"] == str(first) and file_digest(first) != file_digest(second)
+
+
+def test_a_plan_is_printed_and_nothing_written(tmp_path, store, capsys):
+    request = teach(tmp_path / "g.safetensors", store=store, dry_run=True)
+    text = capsys.readouterr().err
+    assert "60 objects, 16 px" in text and "2 steps of 4" in text and f"{len(ANSWERS)} answers" in text
+    assert request["schema"] == "simulated" and request["settings"]["widths"] == [32, 32]
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_one_line_with_a_remedy(tmp_path, store):
+    out = tmp_path / "g.safetensors"
+    with pytest.raises(InputError, match=r"--out .*g\.pt: weights are written as \.safetensors"):
+        teach(tmp_path / "g.pt")
+    with pytest.raises(InputError, match="--budget 0: give minutes above 0"):
+        teach(out, budget=0)
+    with pytest.raises(InputError, match=r"--schema efigi: the stores hold simulated labels .*known: .*gz2"):
+        teach(out, store=store, schema="efigi")
+    with pytest.raises(InputError, match="--schema efigi: the stores hold simulated"):
+        teach(out, schema="efigi")
+    with pytest.raises(NotFoundError, match="no store at"):
+        teach(out, store=tmp_path / "no.zarr")
+    with pytest.raises(NotFoundError, match="'nowhere' has no store"):
+        teach(out, survey="nowhere")
+    assert not list(tmp_path.iterdir())
+    bare, large = tmp_path / "bare.zarr", tmp_path / "large.zarr"
+    tiny_store(bare, 9, 16)
+    tiny_store(large, 9, 24)
+    with pytest.raises(InputError, match="the stores hold no labels; name the schema with --schema"):
+        teach(out, store=bare)
+    with pytest.raises(InputError, match="cutouts of several sizes"):
+        teach(out, store=[store, large])
+    out.write_text("x")
+    with pytest.raises(ConflictError, match="another --out"):
+        teach(out)
+    assert out.read_text() == "x" and {p.name for p in tmp_path.iterdir()} == {"bare.zarr", "large.zarr", out.name}
+
+
+def test_stores_of_several_schemas_want_a_choice(tmp_path, monkeypatch, store, learnt):
+    both = dict.fromkeys(("simulated", "efigi"))
+    with monkeypatch.context() as patch:
+        patch.setattr(galscan.Store, "schemas", property(lambda self: {k: ANSWERS for k in both}))
+        with pytest.raises(InputError, match="hold efigi, simulated labels; name the schema with --schema"):
+            teach(tmp_path / "g.safetensors", store=store)
+        assert teach(tmp_path / "g.safetensors", store=store, schema="simulated", dry_run=True)["schema"] == "simulated"
