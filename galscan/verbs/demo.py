@@ -36,7 +36,8 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     -------
     dict
         ``table`` (one entry a rank: estimated purity with interval, true purity, completeness),
-        ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt``, ``wall_s`` and paths.
+        ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt`` (None if no dream passed the judge),
+        ``dreams``, ``wall_s`` and paths.
     """
     started = time.monotonic()
     out = Path(out or "galscan-demo")
@@ -63,9 +64,11 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
             }
         )  # fmt: skip
     metrics = model.metrics
+    dreamt = metrics["real_plus_dreamt"]  # None where no dream passed the judge
     result = {
         "table": table, "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
-        "ap_real_only": metrics["real_only"]["ap_mean"], "ap_real_plus_dreamt": metrics["real_plus_dreamt"]["ap_mean"],
+        "ap_real_only": metrics["real_only"]["ap_mean"], "ap_real_plus_dreamt": dreamt and dreamt["ap_mean"],
+        "dreams": metrics["dreams"],
         "chosen": metrics["chosen"], "images_per_s": run.info["images_per_s"], "seed": seed,
         "wall_s": round(time.monotonic() - started, 1), "fits": str(run.path / "candidates.fits"),
         "contact_sheet": str(run.path / "contact.png"), "report": str(run.path / "report.html"),
@@ -77,6 +80,7 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
 
 def text(result: dict[str, Any]) -> str:
     """Return the result as a table for people: what was estimated beside what is true."""
+    dreamt = "none" if result["ap_real_plus_dreamt"] is None else f"{result['ap_real_plus_dreamt']:.3f}"
     lines = [
         "",
         f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, "
@@ -91,8 +95,9 @@ def text(result: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        f"average precision on held-out galaxies: real only {result['ap_real_only']:.3f}, real + dreamt "
-        f"{result['ap_real_plus_dreamt']:.3f} (delivered: {result['chosen'].replace('_', ' ')})",
+        f"average precision on held-out galaxies: real only {result['ap_real_only']:.3f}, real + dreamt {dreamt} "
+        f"(delivered: {result['chosen'].replace('_', ' ')}; {result['dreams']['kept']} of {result['dreams']['all']} "
+        "dreams passed the judge)",
         f"FITS           {result['fits']}",
         f"contact sheet  {result['contact_sheet']}",
         f"report         {result['report']}",
