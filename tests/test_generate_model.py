@@ -286,3 +286,25 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "g.safetensors").write_bytes(b"not weights")
     with pytest.raises(InputError, match=r"g\.safetensors is not a readable generator"):
         load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c | {"widths": [2**20, 2**20]},  # would not fit into any memory
+        lambda c: {k: v for k, v in c.items() if k != "std"},
+        lambda c: c | {"surveys": ["a", "b", "c"]},
+        lambda c: [c],
+    ],
+)
+def test_a_file_whose_configuration_does_not_fit_its_tensors_is_refused(generator, tmp_path, change):
+    """As of another version, or of somebody who means harm."""
+    import json
+    from dataclasses import asdict
+
+    from safetensors.torch import save_file
+
+    told = change(json.loads(json.dumps(asdict(generator.config))))
+    save_file(dict(generator.state_dict()), tmp_path / "g.safetensors", metadata={"config": json.dumps(told)})
+    with pytest.raises(InputError, match=r"g\.safetensors is not a readable generator of this version"):
+        load_generator(tmp_path / "g.safetensors")

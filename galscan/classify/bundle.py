@@ -276,6 +276,7 @@ def save_network(network: GalaxyNet, path: Path) -> None:
 
 def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
     """Load one network, checked against its hash; width and heads come from the file itself."""
+    import torch
     from safetensors import SafetensorError, safe_open
 
     from galscan.classify.model import GalaxyNet
@@ -288,8 +289,12 @@ def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
         with safe_open(path, framework="pt") as handle:
             config = json.loads(handle.metadata()["config"])
             state: dict[str, torch.Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error}); train the model again") from error
-    network = GalaxyNet(config["width"], config["answers"])
-    network.load_state_dict(state)
+        # First without memory: a file that boasts of a huge network is found out by its tensors.
+        with torch.device("meta"):
+            GalaxyNet(config["width"], config["answers"]).load_state_dict(state, assign=True)
+        network = GalaxyNet(config["width"], config["answers"])
+        network.load_state_dict(state)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable safetensors file ({reason:.200}); train the model again") from error
     return network

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from galscan import pictures
-from galscan.errors import NotFoundError
+from galscan.errors import InputError, NotFoundError
 from galscan.files import atomic_path, digest, storage_errors
 from galscan.generate.galaxies import MEASURED
 from galscan.generate.model import Generator
@@ -164,11 +164,16 @@ def read_conditions(path: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     ------
     NotFoundError
         If it is not there.
+    InputError
+        If it is damaged.
     """
     if not path.is_file():
         raise NotFoundError(f"{path} is missing: the model was trained with --no-synthetic, or before it was kept")
-    table = pd.read_parquet(path)
-    return table.drop(columns=["_target", "_survey"]), table["_target"].to_numpy(), table["_survey"].to_numpy()
+    try:
+        table = pd.read_parquet(path)
+        return table.drop(columns=["_target", "_survey"]), table["_target"].to_numpy(), table["_survey"].to_numpy()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); train the model again") from error
 
 
 def sheet(dreams: Dreams, path: Path, answers: list[str], title: str, *, rows: np.ndarray | None = None) -> Path:

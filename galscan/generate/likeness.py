@@ -132,7 +132,7 @@ def radial_profiles(images: np.ndarray) -> np.ndarray:
 
 
 def light(training: np.ndarray, others: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Compare brightness, colour, size, elongation and radial profile with those of training galaxies.
+    """Compare brightness, colour, size, shape and radial profile with those of training galaxies.
 
     Parameters
     ----------

@@ -253,9 +253,16 @@ def load_generator(path: Path) -> Generator:
         with safe_open(path, framework="pt") as handle:
             raw: dict[str, Any] = json.loads(handle.metadata()["config"])
             state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a readable generator ({error}); train it again") from error
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    generator = Generator(GeneratorConfig(**settings))
-    generator.load_state_dict(state)
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        config = GeneratorConfig(**settings)
+        # First without memory: a file that boasts of a huge network is found out by its tensors.
+        with torch.device("meta"):
+            Generator(config).load_state_dict(state, assign=True)
+        generator = Generator(config)
+        generator.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable generator of this version ({reason:.200}); train it again"
+        ) from error
     return generator.eval()

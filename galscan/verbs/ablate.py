@@ -4,7 +4,7 @@ Every stage leaves its result in ``OUT.partial`` and is skipped when it is there
 
     common.safetensors               generator taught by galaxies that are in no test set
     repeat-XX/generator.safetensors  the same, taught by the repeat's training galaxies too (generator_ids.txt)
-    repeat-XX/dreams.zarr            what passed the screen (screened.json)
+    repeat-XX/dreams.zarr            what passed the screen (dreams.json: how many)
     repeat-XX/ARM-K.safetensors      network K of an arm      repeat-XX/ARM.parquet   id, target, score of the test set
 """
 

@@ -44,13 +44,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         shutil.rmtree(work / "demo", ignore_errors=True)  # its time is that of a first run
         figures["demo_wall_s"] = galscan.demo(work / "demo", seed=options.seed)["wall_s"]
     for name in ("real_only", "real_plus_dreamt"):
-        m = metrics[name]
+        m = metrics[name] or dict.fromkeys(("ap_mean", "ap_lo", "ap_hi"))  # no dream may have passed the judge
         figures |= {f"ap_{name}": m["ap_mean"], f"ap_{name}_lo": m["ap_lo"], f"ap_{name}_hi": m["ap_hi"]}
-    figures |= {
-        "ap_gain": metrics["gain"]["mean"],
-        "ap_gain_lo": metrics["gain"]["lo"],
-        "ap_gain_hi": metrics["gain"]["hi"],
-    }
+    gain = metrics["gain"] or dict.fromkeys(("mean", "lo", "hi"))
+    figures |= {"ap_gain": gain["mean"], "ap_gain_lo": gain["lo"], "ap_gain_hi": gain["hi"]}
     figures |= {
         "seeds": len(metrics["real_only"]["ap"]),
         "test_positives": metrics["test"]["positives"], "test_negatives": metrics["test"]["negatives"],
