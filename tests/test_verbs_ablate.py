@@ -11,7 +11,6 @@ import galscan
 from galscan.classify import trial
 from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
 from galscan.generate import judge
-from galscan.report_ablation import write_ablation_report
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs.ablate import ablate
@@ -190,8 +189,3 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
 def test_mistakes_are_one_line_with_a_remedy(store, recipe, wrong, words):
     with pytest.raises(InputError, match=words):
         ablate(recipe, store=store, **wrong)
-
-
-def test_a_folder_without_results_has_no_page(tmp_path):
-    with pytest.raises(InputError, match="galscan ablate"):
-        write_ablation_report(tmp_path)
