@@ -98,7 +98,9 @@ class GeneratorSettings(_Part):
     drop: Share = 0.12
     """Share of the steps that see no condition, for classifier-free guidance."""
     labelled_weight: Positive = 3.0
-    rare_weight: Positive = 12.0
+    """How many times as often as an unlabelled galaxy a labelled one is drawn."""
+    rare_share: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of the draws that are examples of the target, at least: they alone show what is new in the rare class."""
 
     def check_size(self, size: int) -> None:
         """Refuse pictures of `size` pixels that cannot be halved as often as there are widths.

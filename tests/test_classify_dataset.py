@@ -66,7 +66,12 @@ def test_held_out_objects_never_reach_the_generator(stores):
     assert len(held_out) > 20
     taught = {image.tobytes() for image in teaching.images}
     assert not any(image.tobytes() in taught for image in held_out)
-    assert (teaching.weight.max(), teaching.weight.min()) == (12.0, 1.0)
+    top = teaching.weight == teaching.weight.max()
+    assert top.sum() == ((galaxies.table["target"] == 1) & (galaxies.table["split"] == "train")).sum()
+    assert teaching.weight[top].sum() / teaching.weight.sum() == pytest.approx(0.15)
+    assert set(teaching.weight[~top]) == {1.0, 3.0}
+    often = galaxies.generator_set(GeneratorSettings(rare_share=0.0)).weight
+    assert set(often) == {1.0, 3.0}  # then a target is drawn as any labelled galaxy
 
 
 def test_images_belong_to_their_rows(stores):

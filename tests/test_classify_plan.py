@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from galscan.classify.plan import claim, make_plan
-from galscan.errors import ConflictError, InputError
+from galscan.classify.plan import make_plan
+from galscan.errors import InputError
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 from tests.helpers import tiny_recipe, tiny_store
@@ -38,20 +38,3 @@ def test_every_option_that_matters_changes_the_request(store, tmp_path):
 def test_a_store_of_another_size_is_refused_before_training(store, tmp_path):
     with pytest.raises(InputError, match="--size 32"):
         plan([store, tiny_store(tmp_path / "other.zarr", size=48).path], tmp_path)
-
-
-def test_claim_makes_a_folder_ours_and_nobody_elses(store, tmp_path):
-    assert claim(plan(store, tmp_path), overwrite=False) is None
-    assert claim(plan(store, tmp_path), overwrite=False) is None  # the same again goes on
-    with pytest.raises(ConflictError, match="other seed"):
-        claim(plan(store, tmp_path, seed=1), overwrite=False)
-    assert claim(plan(store, tmp_path, seed=1), overwrite=True) is None
-
-
-def test_a_folder_that_is_no_model_is_left_alone(store, tmp_path):
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "thesis.tex").write_text("x")
-    for overwrite in (False, True):
-        with pytest.raises(ConflictError, match="is not a model"):
-            claim(plan(store, tmp_path), overwrite=overwrite)
-    assert (tmp_path / "m" / "thesis.tex").read_text() == "x"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from galscan.generate.galaxies import MEASURED, measure, pixel_statistics, turn
 
-BRIGHTNESS, COLOUR, SIZE, E1, E2 = range(5)
+BRIGHTNESS, COLOUR, SIZE, E1, E2, NOISE = range(6)
 
 
 def gaussian(size: int = 64, *, sigma=0.08, ratio=1.0, angle=0.0, light=(150, 150, 150), sky=0.0) -> np.ndarray:
@@ -133,3 +133,11 @@ def test_noise_rounds_no_shape():
     image = gaussian(ratio=0.4, angle=0.5, light=(120, 120, 120), sky=10).astype(float)
     noisy = (image + np.random.default_rng(0).normal(0, 3, image.shape)).round().clip(0, 255).astype(np.uint8)
     assert one(noisy)[[SIZE, E1, E2]] == pytest.approx(one(image.astype(np.uint8))[[SIZE, E1, E2]], abs=0.05)
+
+
+@given(st.floats(0.01, 0.1), st.integers(0, 2**32 - 1))
+def test_noise_is_the_scatter_of_roots_and_no_gradient_of_the_sky(scatter, seed):
+    deviates = np.random.default_rng(seed).standard_normal((1, 64, 64, 3))
+    roots = 0.5 + np.linspace(-0.05, 0.05, 64)[:, None] + scatter * deviates
+    images = (roots**2 * 255).round().clip(0, 255).astype(np.uint8)
+    assert measure(images)[0, NOISE] == pytest.approx(scatter, rel=0.25)

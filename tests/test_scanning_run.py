@@ -41,7 +41,6 @@ def test_the_same_scan_is_found_again(tmp_path):
 def test_a_scan_killed_before_its_first_word_leaves_nothing_in_the_way(tmp_path):
     plan = planned(tmp_path / "run")
     plan.out.mkdir()
-    (plan.out / runs.LOCK).touch()
     (plan.out / ".run.json.12ab.tmp").write_text("{")
     with runs.claim(plan) as before:
         assert before is None
@@ -73,7 +72,7 @@ def test_differences_name_models_and_stores_in_short():
 def test_two_processes_cannot_have_one_folder(tmp_path):
     plan = planned(tmp_path / "run")
     with runs.claim(plan):  # noqa: SIM117 - the first claim is to outlive the second
-        with pytest.raises(ConflictError, match="another scan is at work"), runs.claim(plan):
+        with pytest.raises(ConflictError, match="another galscan is at work"), runs.claim(plan):
             pass
     with runs.claim(plan):  # let go when the first is through
         pass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from galscan.generate.galaxies import MEASURED, measure
 from galscan.surveys import _population as population
 from galscan.surveys import _render as render
 from galscan.surveys._starlight import starlight, subset, transmission
 from galscan.surveys.simulated import SimulatedSurvey
+from galscan.verbs.ingest import ingest
 
 
 def test_dust_darkens_and_reddens() -> None:
@@ -37,3 +39,12 @@ def test_pictures_look_like_a_survey() -> None:
     assert red > green > blue
     scales = [c.pixel_scale for c in survey.cutouts(0, 32)]
     assert all(0.1 < s < 10 for s in scales)
+
+
+def test_no_more_grain_than_in_real_stamps(real_data, tmp_path) -> None:
+    real = ingest("local", path=real_data / "gz2-kaggle", size=64, out=tmp_path / "gz2.zarr", workers=1)
+    survey = SimulatedSurvey(256, size=64, seed=6)
+    noise = list(MEASURED).index("image_noise")
+    images = np.stack([c.image for c in survey.cutouts(0, 256)])
+    simulated, true = (np.median(measure(stamps)[:, noise]) for stamps in (images, real.images()[:256]))
+    assert 0.5 < simulated / true < 2

@@ -120,7 +120,7 @@ def test_interrupted_goes_on_to_the_same_figures(folder, store, recipe, result, 
     with pytest.raises(Interrupted, match="same command"):
         ablate(recipe, store=store, out=out, **OPTIONS)
     assert not out.exists()
-    with pytest.raises(ConflictError, match="not finished"):
+    with pytest.raises(ConflictError, match="unfinished ablation with other seed"):
         ablate(recipe, store=store, out=out, **{**OPTIONS, "seed": 6})
     assert ablate(recipe, store=store, out=out, **OPTIONS)["arms"] == result["arms"]
     assert read(out) == read(folder / "out")
@@ -130,7 +130,7 @@ def test_interrupted_goes_on_to_the_same_figures(folder, store, recipe, result, 
 def test_the_same_again_is_returned_another_is_refused(folder, store, recipe, result, capsys):
     assert ablate(recipe, store=store, out=folder / "out", **OPTIONS)["text"] == result["text"]
     assert "nothing to do" in capsys.readouterr().err
-    with pytest.raises(ConflictError, match="other settings"):
+    with pytest.raises(ConflictError, match="another ablation"):
         ablate(recipe, store=store, out=folder / "out", **{**OPTIONS, "purity": 0.5})
 
 

@@ -167,7 +167,7 @@ def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_p
     with pytest.raises(InputError, match="held out for its test"):
         verb.judge(model, **options | {"store": folder / "other.zarr"})
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ConflictError, match="not a judgement"):
+    with pytest.raises(ConflictError, match="not a finished judgement"):
         verb.judge(model, out=tmp_path / "taken", overwrite=True, **options)
     dreams = Dreams(np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3))
     write_dreams(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})

@@ -56,13 +56,16 @@ class Galaxies:
         held_out = set(self.table.loc[self.table["split"].isin(("calibration", "test")), "id"])
         keep = np.flatnonzero(~self.table["id"].isin(held_out))
         labelled = self.labels.notna().any(axis=1).to_numpy()
-        weight = np.where(labelled, settings.labelled_weight, 1.0)
-        weight[self.table["target"].to_numpy() == 1] = settings.rare_weight
+        weight = np.where(labelled, settings.labelled_weight, 1.0)[keep]
+        rare = (self.table["target"] == 1).to_numpy()[keep]
+        if 0 < rare.sum() < len(rare):
+            least = settings.rare_share / (1 - settings.rare_share) * weight[~rare].sum() / rare.sum()
+            weight[rare] = np.maximum(weight[rare], least)
         return GalaxySet(
             self.images[keep],
             self.conditions(keep).to_numpy(np.float32),
             self.table["survey"].to_numpy()[keep],
-            weight[keep],
+            weight,
         )
 
 

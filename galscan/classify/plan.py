@@ -1,9 +1,7 @@
-"""What train-rare will do, decided and checked before anything long begins; and whose folder it is."""
+"""What train-rare will do, decided and checked before anything long begins."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,8 @@ from typing import Any
 import pandas as pd
 
 from galscan import home
-from galscan.classify.bundle import Bundle, open_bundle
 from galscan.classify.dataset import check_counts, read_table, split_objects
-from galscan.errors import ConflictError, InputError
-from galscan.files import read_json, write_json
+from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
 from galscan.recipe import LabelRules, Recipe, load_recipe
 from galscan.store import layout
@@ -45,11 +41,6 @@ class Plan:
             "recipe": self.recipe.hash, "stores": [[s.name, s.content_hash] for s in self.stores],
             "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
         }  # fmt: skip
-
-    @property
-    def work(self) -> Path:
-        """Where the stages leave their results until all is done."""
-        return self.out.with_name(self.out.name + ".partial")
 
     def seconds(self, share: float) -> float | None:
         return None if self.budget is None else self.budget * 60 * share
@@ -131,35 +122,3 @@ def make_plan(
     return Plan(
         recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed
     )
-
-
-def claim(plan: Plan, overwrite: bool) -> Bundle | None:
-    """Make ``OUT.partial`` ours; return the model if `out` already holds just what is asked for."""
-    work = plan.work
-    if plan.out.exists() and not (plan.out / "model.json").is_file():
-        raise ConflictError(f"{plan.out} exists and is not a model; choose another --out")
-    if plan.out.exists() and not overwrite:
-        present = open_bundle(plan.out)
-        if present.info.get("request") == plan.request:
-            print(f"{plan.out} holds just this model; nothing to do (--overwrite trains it again)", file=sys.stderr)
-            return present
-        raise ConflictError(
-            f"{plan.out} holds another model of '{present.target}'; choose another --out, or pass --overwrite"
-        )
-    # A disk that was full at the first word leaves an empty folder; that is nobody's.
-    if work.is_file() or (work.is_dir() and any(work.iterdir())):
-        if not (work / "request.json").is_file():
-            raise ConflictError(f"{work} exists and is not an unfinished training; remove it or choose another --out")
-        before = read_json(work / "request.json")
-        if before != plan.request:
-            if not overwrite:
-                changed = [k for k in plan.request if before.get(k) != plan.request[k]]
-                raise ConflictError(
-                    f"{work} holds an unfinished training with other {', '.join(changed)}; repeat that command, "
-                    "choose another --out, or pass --overwrite"
-                )
-            shutil.rmtree(work)
-        else:
-            print(f"going on with {work}", file=sys.stderr)
-    write_json(work / "request.json", plan.request)
-    return None

@@ -16,6 +16,7 @@ MEASURED: dict[str, tuple[float, float]] = {
     # direction towards higher row numbers), as weak lensing writes a shape
     "image_e1": (-1.0, 1.0),
     "image_e2": (-1.0, 1.0),
+    "image_noise": (0.0, 0.15),  # scatter from pixel to pixel of square-rooted pixels at the edge of the frame
 }
 SHAPE = ("image_size", "image_e1", "image_e2")
 
@@ -49,7 +50,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], fl
 
 
 def measure(images: np.ndarray) -> np.ndarray:
-    """Measure brightness, colour, size and shape on pictures.
+    """Measure brightness, colour, size, shape and noise on pictures.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ def measure(images: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray of float32, shape (n, 5)
+    ndarray of float32, shape (n, 6)
         The columns of `MEASURED`, clipped to the ranges given there.
     """
     parts = [_measure(images[start : start + 512]) for start in range(0, len(images), 512)]
@@ -98,7 +99,10 @@ def _measure(images: np.ndarray) -> np.ndarray:
     elongation = 1 - np.sqrt((xx + yy - root).clip(0) / (xx + yy + root + 1e-9))
     low, high = np.array(list(MEASURED.values())).T
     e1, e2 = elongation * (xx - yy) / (root + 1e-9), elongation * 2 * xy / (root + 1e-9)
-    return np.stack([brightness, colour, half, e1, e2], 1).clip(low, high).astype(np.float32)
+    sides = np.concatenate([pixels[:, [0, 1, -2, -1]], pixels[:, :, [0, 1, -2, -1]].swapaxes(1, 2)], 1)
+    steps = np.abs(np.diff(np.sqrt(sides), axis=2)).reshape(n, -1)
+    grain = 1.05 * np.median(steps, axis=1)  # 1.48 / sqrt(2): a step is the difference of two deviates
+    return np.stack([brightness, colour, half, e1, e2, grain], 1).clip(low, high).astype(np.float32)
 
 
 def turn(measured: np.ndarray, angle: np.ndarray) -> np.ndarray:

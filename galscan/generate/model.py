@@ -82,8 +82,9 @@ class Generator(nn.Module):
         self.unet = UNet2DModel(
             sample_size=side, in_channels=12 + 2 + SKETCH, out_channels=12, layers_per_block=1,
             block_out_channels=widths,
-            down_block_types=("DownBlock2D",) + ("AttnDownBlock2D",) * (levels - 1),
-            up_block_types=("AttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+            # Attention where it is cheap: at the coarsest level, and in the middle block.
+            down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
             attention_head_dim=32, norm_num_groups=16, class_embed_type="identity",
             resnet_time_scale_shift="scale_shift",
         )  # fmt: skip

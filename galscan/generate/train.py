@@ -113,8 +113,11 @@ def train_generator(
             condition[:, -AUGMENTATION:] = torch.stack([torch.ones_like(enlargement), enlargement / ENLARGEMENT], 1)
             condition[:, -AUGMENTATION:] *= changed[:, None]
 
-            # Logit-normal times, wide and shifted towards noise: most work where it is hardest.
-            t = shifted(torch.sigmoid(TIME_SPREAD * torch.randn(settings.batch, generator=random))).to(device)
+            # Half of the times logit-normal, wide and shifted towards noise, where it is settled what is drawn;
+            # half uniform, so that detail and grain are learned too.
+            times = shifted(torch.sigmoid(TIME_SPREAD * torch.randn(settings.batch, generator=random)))
+            times[::2] = torch.rand(times[::2].shape, generator=random)
+            t = times.to(device)
             noise = torch.randn(x0.shape, generator=random).to(device)
             xt = torch.lerp(x0, noise, t[:, None, None, None])
             with devices.autocast(device, dtype):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import pandas as pd
 from galscan import files
 from galscan.errors import ConflictError, InputError, NotFoundError
 from galscan.scanning.plan import Plan
+from galscan.unfinished import held
 
-LOCK = ".lock"
 INFO = "run.json"
 OUTPUTS = {"FITS": "candidates.fits", "pictures": "contact.png", "report": "report.html"}
 
@@ -107,14 +106,11 @@ def claim(plan: Plan) -> Iterator[dict[str, Any] | None]:
     out = plan.out
     if out.exists() and not out.is_dir():
         raise ConflictError(f"{out} is a file; choose another --out")
-    with files.storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    # A folder of something else is left as it was found: look before the lock file is made.
-    if read_info(out) is None and (strange := _strange(out)):
+    if out.is_dir() and read_info(out) is None and (strange := _strange(out)):
         raise ConflictError(
             f"{out} is not empty and is not the folder of a scan (it holds {strange}); choose another --out"
         )
-    with _locked(out):
+    with held(out):
         info = read_info(out)
         if info is not None and info["fingerprint"] != plan.fingerprint:
             what = differences(info["identity"], plan.identity)
@@ -142,20 +138,7 @@ def _short(value: Any) -> str:
 
 def _strange(out: Path) -> str:
     """Return the name of something in a folder that a scan killed in its first moments would not leave, or ''."""
-    return next((p.name for p in sorted(out.iterdir()) if p.name != LOCK and not p.name.startswith(f".{INFO}.")), "")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
-    with files.storage_errors(out):
-        handle = open(out / LOCK, "a")  # noqa: SIM115 - closed below, outside of what storage_errors explains
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(f"another scan is at work in {out}; wait for it, or choose another --out") from None
-        yield
+    return next((p.name for p in sorted(out.iterdir()) if not p.name.startswith(f".{INFO}.")), "")
 
 
 def _percent(entry: dict[str, float | None]) -> str:

@@ -7,7 +7,6 @@ by): they hold the reason of every object without a usable image.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from galscan import progress
+from galscan import progress, unfinished
 from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
 from galscan.files import read_json, storage_errors, sync_directory, write_json
 from galscan.store import layout
@@ -65,10 +64,8 @@ def ingest_survey(survey: Survey, out: str | os.PathLike[str], *, workers: int |
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         return _existing(out, plan)
 
-    partial = out.with_name(out.name + ".partial")
-    with storage_errors(partial):
-        partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial):
+    partial = unfinished.partial(out)
+    with unfinished.held(partial):
         if not out.exists() or not any(out.iterdir()):  # else another process finished it meanwhile
             _prepare(partial, survey, plan)
             _run(partial, survey, plan, workers or os.cpu_count() or 1, out)
@@ -163,24 +160,6 @@ def _prepare(partial: Path, survey: Survey, plan: dict[str, Any]) -> None:
         schemas=plan["schemas"], truth=plan["truth"], provenance=plan["survey"],
     )  # fmt: skip
     write_json(written, plan)  # last: without it the next call starts afresh
-
-
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Keep a second ingest out of the same folder; the lock goes when the process does."""
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(
-                f"another galscan ingest is writing {partial}; wait for it or choose another --out"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(handle)
 
 
 # ------------------------------------------------------------------------------------------------ shards

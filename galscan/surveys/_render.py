@@ -16,6 +16,7 @@ ELECTRONS = 900.0  # photo-electrons per nanomaggy in a 54 s SDSS exposure, near
 BAND_SCALE = np.array(
     [1.7, 1.15, 1.0], np.float32
 )  # chosen so that early types come out as yellow as in SDSS DR7 JPEGs
+GRAIN = 0.25  # of the noise of a frame is left in stamps: compression and resampling take the rest (see tests)
 SOFTENING, PEDESTAL = 20.0, 0.004  # Q and the offset of the stretch
 
 
@@ -160,6 +161,6 @@ def pictures(sky: Sky, size: int, rng: np.random.Generator, *, dust: bool = True
         variance = np.square(SKY_NOISE)[:, None, None] + np.maximum(bands, 0) / np.float32(ELECTRONS)
         deviates = rng.standard_normal(bands.shape, dtype=np.float32)
         deviates *= np.sqrt(variance)
-        bands += deviates / noise_level(sky, size)[:, None, None, None]
+        bands += GRAIN * deviates / noise_level(sky, size)[:, None, None, None]
     _camera_faults(sky, size, bands)
     return lupton(bands)

@@ -10,8 +10,6 @@ Every stage leaves its result in ``OUT.partial`` and is skipped when it is there
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +21,9 @@ from galscan.classify import ablation as ablations
 from galscan.classify.ablation import ARMS, BASELINES, CRITIC, Repeat
 from galscan.classify.metrics import WorkingPoint
 from galscan.classify.plan import Plan, make_plan
-from galscan.errors import ConflictError, InputError, Interrupted, nearest
-from galscan.files import atomic_path, digest, read_json, write_json
+from galscan.errors import InputError, nearest
+from galscan.files import atomic_path, digest, write_json
+from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +46,6 @@ class Ablation:
     """Galaxies without labels, or 0 where they are too few for a common stage."""
     out: Path
     request: dict[str, Any]
-
-    @property
-    def work(self) -> Path:
-        """Where the stages leave their results until all is done."""
-        return self.out.with_name(self.out.name + ".partial")
 
     @property
     def dreams(self) -> bool:
@@ -195,17 +189,14 @@ def ablate(
     print(ablation.describe(), file=sys.stderr)
     if dry_run:
         return request
-    if not _claim(ablation, overwrite):
-        return _told(read_json(ablation.out / "ablation.json"))
+    if (done := finished(ablation.out, "ablation.json", request, "ablation", overwrite=overwrite)) is not None:
+        return _told(done)
     from galscan import device as devices
 
-    try:
-        result = _run(ablation, devices.pick(device))
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; run the same command again to go on ({ablation.work})") from None
-    if ablation.out.exists():
-        shutil.rmtree(ablation.out)
-    os.replace(ablation.work, ablation.out)
+    where = devices.pick(device)  # before anything is written
+    with work_on(ablation.out, request, "ablation", overwrite=overwrite) as work:
+        result = _run(ablation, work, where)
+        deliver(work, ablation.out)
     return _told(result)
 
 
@@ -234,37 +225,12 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
     return tuple(name for name in ARMS if name in wanted), method
 
 
-def _claim(ablation: Ablation, overwrite: bool) -> bool:
-    """Make ``OUT.partial`` ours; return False if `out` already holds just what is asked for."""
-    out, work = ablation.out, ablation.work
-    if out.exists() and not overwrite:
-        if not (out / "ablation.json").is_file():
-            raise ConflictError(f"{out} exists and is no ablation; choose another --out")
-        if read_json(out / "ablation.json")["request"] == ablation.request:
-            print(f"{out} holds just this; nothing to do (--overwrite does it again)", file=sys.stderr)
-            return False
-        raise ConflictError(f"{out} holds an ablation with other settings; choose another --out, or pass --overwrite")
-    if work.exists():
-        present = read_json(work / "request.json") if (work / "request.json").is_file() else None
-        if present != ablation.request:
-            if not overwrite:
-                raise ConflictError(
-                    f"{work} holds something else that is not finished; repeat that command, choose another --out, "
-                    "or pass --overwrite"
-                )
-            shutil.rmtree(work)
-        else:
-            print(f"going on with {work}", file=sys.stderr)
-    write_json(work / "request.json", ablation.request)
-    return True
-
-
-def _run(ablation: Ablation, device: torch.device) -> dict[str, Any]:
+def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]:
     """Run the stages; the order is the story."""
     from galscan import report_ablation
     from galscan.classify import trial
 
-    plan, work = ablation.plan, ablation.work
+    plan = ablation.plan
     common_steps, own_steps = ablation.generator_steps
     galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.dreams)
     if ablation.dreams and common_steps:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,9 +14,10 @@ import pandas as pd
 
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.classify.plan import Plan, make_plan
-from galscan.errors import ConflictError, InputError, Interrupted
-from galscan.files import file_digest, read_json, write_json, write_text
+from galscan.errors import InputError
+from galscan.files import file_digest, write_json, write_text
 from galscan.store import layout
+from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
     import torch
@@ -103,19 +102,14 @@ def judge(
     from galscan import device as devices
 
     where = devices.pick(device)
-    if (done := _claim(plan, request, overwrite)) is not None:
-        return done
-    work = plan.work
-    try:
+    if (done := finished(out, "judge.json", request, "judgement", overwrite=overwrite)) is not None:
+        return _result(out, done)
+    with work_on(out, request, "judgement", overwrite=overwrite) as work:
         verdict = _judge(plan, dreamt, work, where, steps, seed) | {"request": request}
         write_json(work / "judge.json", verdict)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
-    for leftover in LEFTOVERS:
-        (work / leftover).unlink(missing_ok=True)
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(work, out)
+        for leftover in LEFTOVERS:
+            (work / leftover).unlink(missing_ok=True)
+        deliver(work, out)
     return _result(out, verdict)
 
 
@@ -159,33 +153,6 @@ def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: in
             f"output       {plan.out}",
         ]
     )
-
-
-def _claim(plan: Plan, request: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Make ``OUT.partial`` ours; return the judgement if `out` already holds just what is asked for."""
-    work, out = plan.work, plan.out
-    if out.exists() and not (out / "judge.json").is_file():
-        raise ConflictError(f"{out} exists and is not a judgement; choose another --out")
-    if out.exists() and not overwrite:
-        present = read_json(out / "judge.json")
-        if present["request"] == request:
-            print(f"{out} holds just this judgement; nothing to do (--overwrite makes it again)", file=sys.stderr)
-            return _result(out, present)
-        raise ConflictError(f"{out} holds another judgement; choose another --out, or pass --overwrite")
-    if (work / "request.json").is_file():
-        if read_json(work / "request.json") == request:
-            print(f"going on with {work}", file=sys.stderr)
-            return None
-        if not overwrite:
-            raise ConflictError(
-                f"{work} holds an unfinished judgement with other settings; repeat that command, remove it, "
-                "choose another --out, or pass --overwrite"
-            )
-        shutil.rmtree(work)
-    elif work.exists():
-        raise ConflictError(f"{work} exists and is not an unfinished judgement; remove it or choose another --out")
-    write_json(work / "request.json", request)
-    return None
 
 
 def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, steps: int, seed: int) -> dict[str, Any]:

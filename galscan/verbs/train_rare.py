@@ -6,8 +6,6 @@ goes on where it stopped; the folder is renamed to ``MODEL`` when all is done.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from galscan.classify.plan import Plan, claim, make_plan
-from galscan.errors import Interrupted
+from galscan.classify.plan import Plan, make_plan
 from galscan.files import digest, read_json, write_json
+from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
     import torch
@@ -93,17 +91,12 @@ def train_rare(
     where = devices.pick(device)
     if plan.synthetic:
         _check_start(plan)
-    if (done := claim(plan, overwrite)) is not None:
-        return done
-    work = plan.work
-    try:
+    if finished(plan.out, "model.json", plan.request, "model", overwrite=overwrite) is not None:
+        return open_bundle(plan.out)
+    with work_on(plan.out, plan.request, "training", overwrite=overwrite) as work:
         bundle = _train(plan, work, where)
         _write_report(bundle.path)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
-    if plan.out.exists():
-        shutil.rmtree(plan.out)
-    os.replace(work, plan.out)
+        deliver(work, plan.out)
     # Only now: without these an interruption up to here could not be resumed.
     for leftover in (*plan.out.glob("real_*.safetensors"), *(plan.out / name for name in LEFTOVERS)):
         leftover.unlink(missing_ok=True)

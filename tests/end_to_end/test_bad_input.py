@@ -229,7 +229,7 @@ MISTAKES = [
       for x in ("run", "model", "tiny.zarr", "good.csv")),
     ("ingest --survey simulated --count 9 --size 32 --out {p}/sky.zarr", 
      "holds another survey", "count was 300, is 9", "another --out"),
-    *((f"{TRAIN} --out {{p}}/{x}", f"{x} exists and is not a model", "another --out")
+    *((f"{TRAIN} --out {{p}}/{x}", f"{x} exists and is not a finished model", "another --out")
       for x in ("run", "tiny.zarr", "good.csv")),
     (TRAIN + " --out {p}/model", "holds another model of 'dustlane'", "another --out", "--overwrite"),
     *((f"{SCAN} --out {{p}}/{x}", f"{x} is ", "another --out") for x in ("model", "tiny.zarr", "good.csv")),

@@ -193,7 +193,7 @@ def test_two_at_once(tmp_path: Path, expected: str) -> None:
     out = tmp_path / "s.zarr"
     process = start(out)
     wait_for(lambda: markers(out) or process.poll() is not None)
-    with pytest.raises(ConflictError, match="another galscan ingest is writing"):
+    with pytest.raises(ConflictError, match="another galscan is at work"):
         ingest_survey(SURVEY, out, workers=1)
     process.communicate(timeout=120)
     assert process.returncode == 0
