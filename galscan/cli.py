@@ -151,7 +151,7 @@ def train_generator(
     favour: Annotated[
         str | None, typer.Option("--favour", help="Rule over the answers: draw these galaxies six times as often.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")] = 5_000,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")] = 4_000,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Galaxies a step.")] = 16,
     start: Annotated[str, typer.Option("--start", help="Weights to go on from: none, base, or a file.")] = "none",
     budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,

@@ -40,6 +40,9 @@ AUGMENTATION = 2  # condition entries: resampled or not, enlargement
 # A galaxy is a few hundred bright pixels on a dark sky, seen through noise a hundred times as strong: what it is
 # gets decided close to pure noise. So training and sampling dwell there (Esser et al. 2024, arXiv:2403.03206, 5.3.2).
 TIME_SHIFT = 3.3
+# What standardised pixels scatter by where size, shape and brightness are known: most are sky. Of 1, 0.5 and 0.3 it
+# left the smallest error at the times above 0.7, where shapes are settled (400 steps on 8,000 simulated galaxies).
+SCATTER = 0.5
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,18 @@ class Generator(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map noisy pixels (n, 3, S, S), times (n,) in 0..1 and conditions (n, C) to velocities (n, 3, S, S)."""
+        # What a line through the noisy pixels tells of the velocity need not be learned: the network is left with the
+        # galaxy where all is noise, and with the noise where all is galaxy. It is the preconditioning of Karras et al.
+        # 2022 (arXiv:2206.00364, table 1) for pixels that scatter by SCATTER, written in t.
+        time = t[:, None, None, None]
+        variance = (1 - time) ** 2 * SCATTER**2 + time**2
+        pixels = x / variance.sqrt()
         grid = self.grid.to(x.dtype).expand(len(x), -1, -1, -1)
-        folded = torch.cat([F.pixel_unshuffle(x, 2), grid, self.sketch(condition).to(x.dtype)], 1)
+        folded = torch.cat([F.pixel_unshuffle(pixels, 2), grid, self.sketch(condition).to(x.dtype)], 1)
         output = self.unet(folded, t * 1000, class_labels=self.condition(condition))  # type: ignore[operator]
-        velocity = F.pixel_shuffle(output.sample, 2)
-        return velocity + self.smooth(torch.cat([velocity, x], 1))
+        rest = F.pixel_shuffle(output.sample, 2)
+        rest = rest + self.smooth(torch.cat([rest, pixels], 1))
+        return (time - (1 - time) * SCATTER**2) / variance * x + SCATTER / variance.sqrt() * rest
 
     def sketch(self, condition: torch.Tensor) -> torch.Tensor:
         """Draw the shape that conditions (n, C) ask for, (n, 4, S/2, S/2); zero where it is left open."""
