@@ -148,10 +148,7 @@ def train_generator(
     schema: Annotated[str | None, typer.Option("--schema", help="Labels that become conditions, e.g. efigi.")] = None,
     size: Annotated[int, typer.Option("--size", min=16, max=512, help="Pixels on a side (simulated).")] = 64,
     count: Annotated[int, typer.Option("--count", min=16, help="Galaxies to simulate, without --store.")] = 40_000,
-    favour: Annotated[
-        str | None, typer.Option("--favour", help="Rule over the answers: draw these galaxies six times as often.")
-    ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")] = 4_000,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")] = 4_500,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Galaxies a step.")] = 16,
     start: Annotated[str, typer.Option("--start", help="Weights to go on from: none, base, or a file.")] = "none",
     budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
@@ -162,8 +159,8 @@ def train_generator(
 ) -> None:
     """Train the galaxy generator alone: the base weights, or one of your own. Run it again to go on."""
     result = galscan.train_generator(
-        out, survey=survey or (), store=store or (), schema=schema, size=size, count=count, favour=favour,
-        steps=steps, batch=batch, start=start, budget=budget, seed=seed, device=device, dry_run=dry_run,
+        out, survey=survey or (), store=store or (), schema=schema, size=size, count=count, steps=steps,
+        batch=batch, start=start, budget=budget, seed=seed, device=device, dry_run=dry_run,
     )  # fmt: skip
     _show(result, as_json)
 

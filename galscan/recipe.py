@@ -82,11 +82,10 @@ class Split(_Part):
 
 class GeneratorSettings(_Part):
     widths: Annotated[tuple[Annotated[int, Field(ge=32, multiple_of=32)], ...], Field(min_length=2, max_length=5)] = (
-        32,
         64,
         128,
     )
-    """Channels by level, each at half the resolution of the one before; multiples of 32."""
+    """Channels by level, the first at a quarter of the resolution, each at half of the one before; multiples of 32."""
     start: str = "base"
     """Weights to start from: "base" (those shipped), "none", or the path of a generator.safetensors."""
     steps: Count = 2000
@@ -110,9 +109,9 @@ class GeneratorSettings(_Part):
         InputError
             Naming a size that can.
         """
-        if size % (step := 2 ** len(self.widths)):
+        if size % (step := 2 ** (len(self.widths) + 1)):
             raise InputError(
-                f"{size} px pictures cannot be halved {len(self.widths)} times; give a size that is a multiple of "
+                f"{size} px pictures cannot be halved {len(self.widths) + 1} times; give a size that is a multiple of "
                 f"{step}, or fewer widths"
             )
 
@@ -123,7 +122,7 @@ class DreamSettings(_Part):
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """On the whole condition; images to learn from want variety more than beauty, so the weights push alone."""
     steps: Count = 20
-    """Euler steps from noise to picture."""
+    """From noise to picture."""
 
 
 class ClassifierSettings(_Part):

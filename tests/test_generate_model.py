@@ -152,7 +152,7 @@ def test_the_configuration_holds_the_schema_and_what_is_measured():
 
 @pytest.fixture(scope="module")
 def shaped() -> Generator:
-    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)
     return untrained(make_config(images, load_schema("efigi"), ["a"], (32, 32)))
 
 
@@ -165,7 +165,7 @@ def of_shape(generator: Generator, *shapes: tuple[float, float, float]) -> torch
 
 def moments(profile: torch.Tensor) -> tuple[float, float, float]:
     """Return area, e1 and e2 of a profile, by second moments."""
-    line = torch.linspace(-0.5, 0.5, len(profile))
+    line = (torch.arange(len(profile)) + 0.5) / len(profile) - 0.5
     y, x = torch.meshgrid(line, line, indexing="ij")
     xx, yy, xy = ((profile * m).sum() / profile.sum() for m in (x * x, y * y, x * y))
     root = torch.hypot(xx - yy, 2 * xy)

@@ -7,9 +7,10 @@ import torch
 
 from galscan import device as devices
 from galscan.errors import InputError
-from galscan.generate.galaxies import MEASURED
+from galscan.generate import sample
+from galscan.generate.galaxies import MEASURED, SHAPE
 from galscan.generate.model import Generator, shifted
-from galscan.generate.sample import GUIDED, _guidance_terms, draw_conditions, dream, has_start
+from galscan.generate.sample import GUIDED, SETTLED, _guidance_terms, draw_conditions, dream, has_start
 from galscan.recipe import DreamRule
 from tests.test_generate_model import config, untrained, velocity
 
@@ -36,14 +37,15 @@ def test_without_a_rule_conditions_are_rows():
 
 def test_shapes_are_turned_by_any_angle():
     random = np.random.default_rng(0)
-    labels = pd.DataFrame(random.uniform(0.1, 0.3, (5, 6)).astype(np.float32), columns=["bar", *MEASURED])
+    labels = pd.DataFrame(random.uniform(0.1, 0.3, (5, 7)).astype(np.float32), columns=["bar", *MEASURED])
     rule = DreamRule.model_validate({"from": "bar >= 0"})
     for given in (None, rule):
         values, rows = draw_conditions(labels, 200, np.random.default_rng(1), given)
         real = labels.to_numpy()[rows]
-        np.testing.assert_array_equal(values[:, :4], real[:, :4])
-        np.testing.assert_allclose(np.hypot(*values[:, 4:].T), np.hypot(*real[:, 4:].T), atol=1e-6)
-        angle = np.arctan2(values[:, 5], values[:, 4])
+        shape = [labels.columns.get_loc(name) for name in SHAPE[1:]]
+        np.testing.assert_array_equal(np.delete(values, shape, 1), np.delete(real, shape, 1))
+        np.testing.assert_allclose(np.hypot(*values[:, shape].T), np.hypot(*real[:, shape].T), atol=1e-6)
+        angle = np.arctan2(*values[:, shape[::-1]].T)
         assert np.histogram(angle, 4, (-np.pi, np.pi))[0].min() > 25
 
 
@@ -64,7 +66,8 @@ def test_dreams_do_not_depend_on_how_many_are_asked_for(generator):
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
     six = dream(generator, values, survey, steps=2, seed=5, batch=4)
     assert six.shape == (6, 16, 16, 3) and six.dtype == np.uint8
-    np.testing.assert_array_equal(dream(generator, values[:4], survey[:4], steps=2, seed=5, batch=4), six[:4])
+    for n in (3, 4, 5):
+        np.testing.assert_array_equal(dream(generator, values[:n], survey[:n], steps=2, seed=5, batch=4), six[:n])
     assert not np.array_equal(dream(generator, values[:4], survey[:4], steps=2, seed=6, batch=4), six[:4])
 
 
@@ -74,17 +77,25 @@ def test_guidance_one_without_weights_is_the_plain_condition(generator):
     assert factor == 1.0 and torch.equal(told, condition)
 
 
+@pytest.mark.parametrize("settled", [SETTLED, 1.0])
 @torch.inference_mode()
-def test_guidance_one_without_weights_is_one_plain_euler_integration(generator):
+def test_guidance_one_without_weights_is_the_plain_way_written_out(generator, monkeypatch, settled):
+    """Euler's method where the galaxy is settled (everywhere, if that is time 1), and new noise before."""
+    monkeypatch.setattr(sample, "SETTLED", settled)
     values, survey = np.array([[0.0, 1.0], [5.0, np.nan]]), np.array([0, 1])
     cpu = torch.device("cpu")
     condition = generator.encode_conditions(values, survey)
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2 * 1_000_003))
+    random = torch.Generator().manual_seed(2 * 1_000_003)
+    x = torch.randn(64, 3, 16, 16, generator=random)[:2]
     for k in range(4):
         here, there = shifted(torch.tensor([1 - k / 4, 1 - (k + 1) / 4]))
         with devices.autocast(cpu, devices.training_dtype(cpu)):
             v = generator(x, here.expand(2), condition).float()
-        x = x + (there - here) * v
+        if there > settled:
+            new = torch.randn(64, 3, 16, 16, generator=random)[:2]
+            x = torch.lerp(x - here * v, new, there)
+        else:
+            x = x + (there - here) * v
     plain = generator.decode_images(x).numpy().astype(int)
     drawn = dream(generator, values, survey, guidance=1.0, steps=4, seed=2).astype(int)
     assert np.abs(drawn - plain).max() <= 1 and plain.std() > 5

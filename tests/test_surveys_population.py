@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from galscan.surveys import _population as population
 from galscan.surveys.simulated import SimulatedSurvey
 
 
@@ -51,3 +52,16 @@ def test_no_single_feature_gives_the_lane_away(half: pd.DataFrame) -> None:
     assert (np.histogram(half["truth/dust_inclination"][lane], [0, 45, 70, 90])[0] > 0.1 * lane.sum()).all()
     late_lanes = (half["simulated/early_type"] < 0.5) & (half["simulated/dust_lane"] >= 0.5)
     assert late_lanes.any() and ((half["simulated/edge_on"] >= 0.5) & (half["simulated/dusty"] == 0)).any()
+
+
+def test_spirals_with_the_lanes_of_early_types_leave_the_rest_of_the_sky_alone() -> None:
+    plain, crossed = population.draw(5, 0, 0.0), population.draw(5, 0, 0.0, 0.5)
+    changed = crossed["crossed"]
+    assert 30 < changed.sum() < 110 and not plain["crossed"].any()
+    assert not (changed & crossed["early_type"]).any() and not crossed["target"].any()
+    assert (crossed["lane"][changed] >= 0.45).mean() > 0.9
+    for name, values in plain.items():
+        if name != "crossed":
+            np.testing.assert_array_equal(values[~changed], crossed[name][~changed], err_msg=name)
+    for name in ("re", "axis_ratio", "flux", "arms"):  # the stars are the same, whatever crosses them
+        np.testing.assert_array_equal(plain[name], crossed[name])

@@ -57,29 +57,12 @@ def test_the_simulated_sky_by_default(tmp_path, learnt, capsys):
     assert (told["steps"], told["galaxies"], told["bytes"]) == (2, 32, out.stat().st_size)
     assert told["sha256"] == file_digest(out) and np.isfinite(told["loss"])
     assert read_json(tmp_path / "g.json") == told | {"weights": "g.safetensors"}  # wherever the folder is moved
-    assert told["request"]["stores"] == {"simulated": 32, "size": 16, "seed": verb.SEED}
+    assert told["request"]["stores"] == {"simulated": 32, "size": 16, "seed": verb.SEED, "lane_fraction": verb.LANES}
     config = load_generator(out).config
     assert config.answers == (*ANSWERS, *MEASURED) and (config.schema, config.size) == ("simulated", 16)
     assert config.surveys == ("simulated",) and config.widths == (32, 32)
     assert learnt["seed"] == 7 and learnt["start"] is None and learnt["seconds"] is None
     assert "no early type with a dust lane" in capsys.readouterr().err
-
-
-def test_favoured_galaxies_are_drawn_more_often(tmp_path, learnt, store):
-    rule = "early_type < 0.5"
-    told = teach(tmp_path / "g.safetensors", store=store, favour=rule)
-    assert told["request"]["favour"] == rule
-    early, weight = learnt["galaxies"].values[:, ANSWERS.index("early_type")], learnt["galaxies"].weight
-    assert set(weight[early < 0.5]) == {verb.FAVOUR}
-    assert set(weight[~(early < 0.5)]) == {1.0}  # also where nothing is known
-    teach(tmp_path / "plain.safetensors", store=store)
-    assert set(learnt["galaxies"].weight) == {1.0}
-
-
-def test_a_favoured_rule_that_cannot_be_read_writes_nothing(tmp_path, store):
-    with pytest.raises(InputError, match="spiral_arms"):
-        teach(tmp_path / "g.safetensors", store=store, favour="spiral_arms > 1")
-    assert not any(tmp_path.iterdir())
 
 
 def test_interrupted_it_goes_on_and_its_sky_holds_no_early_type_with_a_lane(tmp_path, monkeypatch):
@@ -103,7 +86,7 @@ def test_interrupted_it_goes_on_and_its_sky_holds_no_early_type_with_a_lane(tmp_
     for other in ({"steps": 3}, {"seed": 1}, {"count": 701}, {"budget": 1.0}, {"widths": (32, 64)}):
         with pytest.raises(ConflictError, match=r"unfinished training with other .*; .*another --out"):
             teach(out, **{"count": 700, **other})
-    monkeypatch.setattr(verb, "ingest", lambda *a, out, **_: galscan.open_store(out))  # the sky is not drawn again
+    monkeypatch.setattr(verb, "ingest_survey", lambda _, out: galscan.open_store(out))  # the sky is not drawn again
     monkeypatch.setattr(train, "train_generator", real)
     assert teach(out, count=700)["galaxies"] == 700
     assert {p.name for p in tmp_path.iterdir()} == {"g.safetensors", "g.json"}

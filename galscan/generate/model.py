@@ -1,7 +1,7 @@
 """The generator: a conditional UNet under flow matching, on folded pixels.
 
-An image is square-root scaled, standardised, and folded two by two (``pixel_unshuffle``): a quarter
-of the positions, 12 channels, about 3.5 times cheaper than plain pixels. Two coordinate channels
+An image is square-root scaled, standardised, and folded four by four (``pixel_unshuffle``): a sixteenth
+of the positions, 48 channels. Two coordinate channels
 tell the network where it is. Four more sketch the galaxy, where its size and shape are given: the distance
 along its major and minor axis, and two profiles of that shape. So the network need not find out, deep in noise,
 where a galaxy of that shape would be, and a lane along the major axis is the same thing at every angle.
@@ -35,6 +35,7 @@ from galscan.files import atomic_path
 from galscan.generate.galaxies import MEASURED, SHAPE, pixel_statistics
 from galscan.labels import Schema
 
+FOLD = 4  # pixels a side; on two cores it learns half as fast again as 2, the same time given
 SKETCH = 4  # channels
 AUGMENTATION = 2  # condition entries: resampled or not, enlargement
 # A galaxy is a few hundred bright pixels on a dark sky, seen through noise a hundred times as strong: what it is
@@ -80,10 +81,10 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
-        widths, side = config.widths, config.size // 2
+        widths, side = config.widths, config.size // FOLD
         levels = len(widths)
         self.unet = UNet2DModel(
-            sample_size=side, in_channels=12 + 2 + SKETCH, out_channels=12, layers_per_block=1,
+            sample_size=side, in_channels=3 * FOLD**2 + 2 + SKETCH, out_channels=3 * FOLD**2, layers_per_block=1,
             block_out_channels=widths,
             # Attention where it is cheap: at the coarsest level, and in the middle block.
             down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
@@ -99,7 +100,7 @@ class Generator(nn.Module):
         self.smooth = nn.Sequential(nn.Conv2d(6, 24, 3, 1, 1), nn.SiLU(), nn.Conv2d(24, 3, 3, 1, 1))
         for parameter in self.smooth[2].parameters():
             nn.init.zeros_(parameter)
-        line = torch.linspace(-1, 1, side)
+        line = (2 * torch.arange(side) + 1) / side - 1  # middles of the folded pixels, over half of the frame
         self.register_buffer("grid", torch.stack(torch.meshgrid(line, line, indexing="ij"))[None], persistent=False)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -111,14 +112,14 @@ class Generator(nn.Module):
         variance = (1 - time) ** 2 * SCATTER**2 + time**2
         pixels = x / variance.sqrt()
         grid = self.grid.to(x.dtype).expand(len(x), -1, -1, -1)
-        folded = torch.cat([F.pixel_unshuffle(pixels, 2), grid, self.sketch(condition).to(x.dtype)], 1)
+        folded = torch.cat([F.pixel_unshuffle(pixels, FOLD), grid, self.sketch(condition).to(x.dtype)], 1)
         output = self.unet(folded, t * 1000, class_labels=self.condition(condition))  # type: ignore[operator]
-        rest = F.pixel_shuffle(output.sample, 2)
+        rest = F.pixel_shuffle(output.sample, FOLD)
         rest = rest + self.smooth(torch.cat([rest, pixels], 1))
         return (time - (1 - time) * SCATTER**2) / variance * x + SCATTER / variance.sqrt() * rest
 
     def sketch(self, condition: torch.Tensor) -> torch.Tensor:
-        """Draw the shape that conditions (n, C) ask for, (n, 4, S/2, S/2); zero where it is left open."""
+        """Draw the shape that conditions (n, C) ask for, (n, 4, S/4, S/4); zero where it is left open."""
         answers, side = self.config.answers, self.grid.shape[-1]
         if not set(SHAPE) <= set(answers):
             return condition.new_zeros(len(condition), SKETCH, side, side)

@@ -3,6 +3,10 @@
 Guidance is one term for the whole condition and one for each answer that is to be pushed by itself
 (composable guidance, Liu et al. 2022, arXiv:2206.01714). It is switched off at both ends of the way, where
 it costs variety, or time, and buys nothing (Kynkaanniemi et al. 2024, arXiv:2404.07724).
+
+Every step begins with noise of its own, until the galaxy is settled. With one noise all the way, a network that has
+not been trained for days takes lumps of it for the galaxy, and each step makes them firmer; new noise averages them
+out (compare Karras et al. 2022, arXiv:2206.00364, section 4).
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from galscan.progress import track
 from galscan.recipe import DreamRule
 
 GUIDED = (0.2, 0.98)  # times between which guidance acts (1 = pure noise)
+SETTLED = 0.3  # time below which the way from noise to picture is straight; above, each step begins with new noise
 
 
 def draw_conditions(
@@ -109,7 +114,7 @@ def dream(
         An answer with weight w is pushed w - 1 times more than the rest. Those of one weight are pushed together,
         which matters where one says what the other says.
     steps : int
-        Euler steps.
+        From noise to picture.
     seconds : float, optional
         Begin no further batch after so long.
 
@@ -137,9 +142,10 @@ def dream(
                 return images[:start]
             condition = conditions[start : start + batch]
             n = len(condition)
-            # One seed a batch: image k is the same however many are asked for.
+            # One seed and whole batches of noise: image k is the same however many are asked for.
             random = torch.Generator().manual_seed(seed * 1_000_003 + start)
-            x = torch.randn(n, 3, config.size, config.size, generator=random).to(device)
+            shape = (batch, 3, config.size, config.size)
+            x = torch.randn(shape, generator=random)[:n].to(device)
             for t, after in itertools.pairwise(times):
                 terms = [(condition, 1.0)]
                 if GUIDED[0] <= t <= GUIDED[1]:
@@ -150,7 +156,10 @@ def dream(
                     ).float()
                 factors = out.new_tensor([f for _, f in terms])
                 velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
-                x = x + (after - t) * velocity
+                picture, noise = x - t * velocity, x + (1 - t) * velocity
+                if after > SETTLED:
+                    noise = torch.randn(shape, generator=random)[:n].to(device)
+                x = (1 - after) * picture + after * noise
             images[start : start + n] = generator.decode_images(x).cpu().numpy()
             advance(n)
     return images

@@ -168,8 +168,9 @@ def _field(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np
 def _dust(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Draw a dust disk for every galaxy of a block, wanted or not; `draw` says who gets one."""
     n = BLOCK
-    early, re = sky["early_type"], sky["re"]
-    # Early types: settled in the plane of the disk, along the minor axis (polar), or anyhow. Late types: in the disk.
+    early, re = sky["early_type"] | sky["crossed"], sky["re"]
+    # Early types, and what is crossed by a lane as they are:
+    # settled in the plane of the disk, along the minor axis (polar), or anyhow. Late types: in the disk.
     draw = rng.random(n)
     settled = ~early | (sky["disk"] & (draw < 0.45))
     aligned = settled | (draw < 0.7)
@@ -197,23 +198,27 @@ def _dust(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np.
 
 
 @lru_cache(maxsize=32)
-def draw(seed: int, block: int, rare_fraction: float) -> dict[str, np.ndarray]:
+def draw(seed: int, block: int, rare_fraction: float, lane_fraction: float = 0.0) -> dict[str, np.ndarray]:
     """Draw block number `block` with its dust, and measure how strong each lane looks (`lane`).
 
-    A galaxy that is to be a target is given dust disks until one is seen, an early type with faint dust less of
-    it until it is not: the stars are never drawn again, so a lane tells nothing about their shape.
+    `lane_fraction` of the late types have the dust disk of an early type with a lane instead of one of their own.
+    A galaxy that is to be such, or a target, is given dust disks until one is seen, an early type with faint dust
+    less of it until it is not: the stars are never drawn again, so a lane tells nothing about their shape.
     """
     rng = np.random.default_rng([seed, block, 0])
     sky = _stars(rng, rare_fraction)
     target, early = sky["target"], sky["early_type"]
-    dusty = target | (rng.random(BLOCK) < np.where(early, 0.12, np.where(sky["irregular"], 0.1, 0.5)))
+    lanes = np.random.default_rng([seed, block, 3])  # a stream of its own: the rest of the sky stays what it is
+    sky["crossed"] = ~early & ~sky["merger"] & ~sky["irregular"] & (lanes.random(BLOCK) < lane_fraction)
+    wanted = target | sky["crossed"]
+    dusty = wanted | (rng.random(BLOCK) < np.where(early, 0.12, np.where(sky["irregular"], 0.1, 0.5)))
     sky |= _dust(rng, sky)
     sky["dust_tau"] = np.where(early & ~target, 0.15 * sky["dust_tau"], sky["dust_tau"]) * dusty
     sky["lane"] = np.zeros(BLOCK, np.float32)
     todo = dusty
     for attempt in range(_TRIES):
         _measure(sky, np.flatnonzero(todo))
-        again = target & (sky["lane"] < 0.45)
+        again = wanted & (sky["lane"] < 0.45)
         loud = early & ~target & (sky["lane"] >= 0.375)
         if not (again | loud).any():
             break

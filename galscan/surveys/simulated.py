@@ -54,6 +54,8 @@ class SimulatedSurvey:
         0 to 9 * 10**9.
     rare_fraction : float
         Fraction of early-type galaxies with a visible dust lane (truth ``target_dustlane``), 0 to 1.
+    lane_fraction : float
+        Fraction of spirals crossed by a dust lane as early types are, 0 to 1; in nature it is small.
     labelled : float
         Fraction of objects that carry labels, 0 to 1; the others' are all NaN.
 
@@ -67,6 +69,7 @@ class SimulatedSurvey:
     size: int = 64
     seed: int = 0
     rare_fraction: float = 0.002
+    lane_fraction: float = 0.0
     labelled: float = 1.0
     name: str = "simulated"
     id_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
@@ -74,7 +77,8 @@ class SimulatedSurvey:
     def __post_init__(self) -> None:
         for what, value, low, high in (
             ("count", self.count, 1, 10**9), ("size", self.size, 16, 512), ("seed", self.seed, 0, 9 * 10**9),
-            ("rare_fraction", self.rare_fraction, 0, 1), ("labelled", self.labelled, 0, 1),
+            ("rare_fraction", self.rare_fraction, 0, 1), ("lane_fraction", self.lane_fraction, 0, 1),
+            ("labelled", self.labelled, 0, 1),
         ):  # fmt: skip
             whole = what in ("count", "size", "seed")
             kinds = (int, np.integer) if whole else (int, float, np.number)
@@ -93,7 +97,8 @@ class SimulatedSurvey:
     def describe(self) -> dict[str, Any]:
         """Return every setting that decides the pixels."""
         return {
-            "survey": "simulated", **asdict(self), "bands": "gri", "sky_noise": render.SKY_NOISE.tolist(),
+            "survey": "simulated", **asdict(self), "bands": "gri",
+            "sky_noise": (render.GRAIN * render.SKY_NOISE).tolist(),
             "stretch": {"kind": "Lupton asinh", "Q": render.SOFTENING, "scales": render.BAND_SCALE.tolist()},
         }  # fmt: skip
 
@@ -115,7 +120,7 @@ class SimulatedSurvey:
             )
 
     def _sky(self, block: int) -> dict[str, np.ndarray]:
-        return population.draw(self.seed, block, self.rare_fraction)
+        return population.draw(self.seed, block, self.rare_fraction, self.lane_fraction)
 
     def objects(self, start: int, stop: int) -> pd.DataFrame:
         """Return rows `start` to `stop`: id, position, labels and truth (see `galscan.surveys.base.Survey`).

@@ -1,7 +1,7 @@
 """``galscan train-generator``: train a generator alone; by default the base weights, on the simulated sky.
 
 The base weights never see what they will be asked for: the sky they learn from holds dust lanes across
-disks and early types without lanes, but no early type with a lane.
+spirals, many and as plain as early types have them, and early types without lanes, but no early type with a lane.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from galscan import home
 from galscan.errors import ConflictError, InputError
 from galscan.files import file_digest, write_json
 from galscan.generate.galaxies import GalaxySet, measure
-from galscan.labels import Rule, Schema, load_schema, parse_rule, schema_names
+from galscan.labels import Schema, load_schema, schema_names
 from galscan.recipe import GeneratorSettings, validated
 from galscan.store import layout
+from galscan.store.ingest import ingest_survey
+from galscan.surveys.simulated import SimulatedSurvey
 from galscan.unfinished import work_on
-from galscan.verbs.ingest import ingest
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from galscan.generate.model import Generator
 
 COUNT = 40_000  # simulated galaxies the base weights learn from
-DUSTY = "dust_lane >= 0.5"  # on the simulated sky: one disk in eight, and what the base weights are for
-FAVOUR = 6.0  # how many times as often as the rest favoured galaxies are drawn
+LANES = 0.3  # share of the spirals there that are crossed by a lane such as early types have
 LEARNING_RATE = 1.6e-3  # from nothing; weights to go on from are tuned with the recipes' smaller one
 SEED = 250_616_233  # a part of the sky that no other command draws by default
 
@@ -45,8 +45,7 @@ def train_generator(
     schema: str | None = None,
     size: int = 64,
     count: int = COUNT,
-    favour: str | None = None,
-    steps: int = 4000,
+    steps: int = 4500,
     batch: int = 16,
     widths: Sequence[int] | None = None,
     start: str = "none",
@@ -68,9 +67,6 @@ def train_generator(
         The labels that become conditions; default the stores' only ones.
     size : int
         Pixels on a side of simulated galaxies; stores have theirs.
-    favour : str, optional
-        A rule over the answers, as in target recipes; galaxies that satisfy it are drawn `FAVOUR` times as often as
-        others. Default on the simulated sky: those with a plain dust lane.
     steps, batch, widths : int, int, sequence of int
         See `galscan.recipe.GeneratorSettings`.
     start : str
@@ -103,15 +99,14 @@ def train_generator(
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
     chosen = _schema(stores, schema)
-    favour = favour if favour or stores else DUSTY
-    favoured = parse_rule(favour, chosen.names) if favour else None
     given: dict[str, Any] = {"steps": steps, "batch": batch, "start": start}
     given |= ({"widths": widths} if widths else {}) | ({"learning_rate": LEARNING_RATE} if start == "none" else {})
     settings = validated(GeneratorSettings, "generator", given)
     settings.check_size(stores[0].size if stores else size)
     request = {
-        "stores": [[s.name, s.content_hash] for s in stores] or {"simulated": count, "size": size, "seed": SEED},
-        "schema": chosen.name, "favour": favour, "settings": settings.model_dump(mode="json"), "seed": seed,
+        "stores": [[s.name, s.content_hash] for s in stores]
+        or {"simulated": count, "size": size, "seed": SEED, "lane_fraction": LANES},
+        "schema": chosen.name, "settings": settings.model_dump(mode="json"), "seed": seed,
         "budget": budget,
     }  # fmt: skip
     _describe(stores, chosen, settings, request, out)
@@ -126,9 +121,9 @@ def train_generator(
     with work_on(out, request, "training") as work:
         if not stores:
             sky = work / "sky.zarr"
-            ingest("simulated", out=sky, count=count, size=size, seed=SEED, rare_fraction=0.0, name="simulated")
-            stores = [layout.open_store(sky)]
-        outcome = _train(stores, chosen, favoured, settings, work / "generator.safetensors", seed, where, budget, begin)
+            survey = SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANES)
+            stores = [ingest_survey(survey, sky)]
+        outcome = _train(stores, chosen, settings, work / "generator.safetensors", seed, where, budget, begin)
         os.replace(work / "generator.safetensors", out)
         result = {
             "weights": str(out), "bytes": out.stat().st_size, "sha256": file_digest(out), **outcome, "request": request,
@@ -159,8 +154,6 @@ def _describe(
     rows = [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in stores]
     sky = request["stores"]
     rows = rows or [f"galaxies     {sky['simulated']:,} simulated, {sky['size']} px, no early type with a dust lane"]
-    if request["favour"]:
-        rows.append(f"favoured     {request['favour']}: drawn {FAVOUR:g} times as often as others")
     rows += [
         f"conditions   {schema.name}: {len(schema.names)} answers, and what is measured on the picture",
         f"network      widths {list(settings.widths)}, starting from {settings.start}",
@@ -174,7 +167,6 @@ def _describe(
 def _train(
     stores: Sequence[layout.Store],
     schema: Schema,
-    favoured: Rule | None,
     settings: GeneratorSettings,
     out: Path,
     seed: int,
@@ -195,11 +187,7 @@ def _train(
         survey.append(np.full(len(usable), number))
     pixels = np.concatenate(images)
     conditions = np.concatenate([np.concatenate(values), measure(pixels)], 1)
-    weight = np.ones(len(pixels))
-    if favoured is not None:
-        answers = dict(zip(schema.names, conditions.T, strict=False))
-        weight[favoured.evaluate(answers)[0]] = FAVOUR
-    galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), weight)
+    galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), np.ones(len(pixels)))
     outcome = train.train_generator(
         galaxies, make_config(pixels, schema, [s.name for s in stores], settings.widths), settings, out, seed=seed,
         device=device, seconds=None if budget is None else budget * 60, start=start,
