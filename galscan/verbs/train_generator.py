@@ -121,8 +121,7 @@ def train_generator(
     with work_on(out, request, "training") as work:
         if not stores:
             sky = work / "sky.zarr"
-            survey = SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANES)
-            stores = [ingest_survey(survey, sky)]
+            stores = [ingest_survey(SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANES), sky)]
         outcome = _train(stores, chosen, settings, work / "generator.safetensors", seed, where, budget, begin)
         os.replace(work / "generator.safetensors", out)
         result = {
