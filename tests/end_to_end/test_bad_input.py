@@ -231,7 +231,7 @@ MISTAKES = [
      "holds another survey", "count was 300, is 9", "another --out"),
     *((f"{TRAIN} --out {{p}}/{x}", f"{x} exists and is not a finished model", "another --out")
       for x in ("run", "tiny.zarr", "good.csv")),
-    (TRAIN + " --out {p}/model", "holds another model of 'dustlane'", "another --out", "--overwrite"),
+    (TRAIN + " --out {p}/model", "holds another model", "another --out", "--overwrite"),
     *((f"{SCAN} --out {{p}}/{x}", f"{x} is ", "another --out") for x in ("model", "tiny.zarr", "good.csv")),
     (SCAN + " --out {p}/run", "holds another scan: model was", "another --out"),
     ("export {p}/run --out {p}/run/candidates.fits", "belongs to the run", "another name"),
