@@ -138,7 +138,7 @@ class ClassifierSettings(_Part):
     loss: Literal["plain", "weighted", "focal"] = "plain"
     """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
     dreamt_fraction: Share = 0.5
-    """Share of a batch that is dreamt, in the training that uses dreams at all."""
+    """Share of a batch that is dreamt, in the training that uses dreams at all; less where few passed the judge."""
     dreams_first: Share = 0.0
     """Share of the steps, at the beginning, in which all is dreamt; afterwards `dreamt_fraction` is."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5

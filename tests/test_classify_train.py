@@ -7,7 +7,7 @@ import torch
 
 from galscan.classify import train
 from galscan.classify.model import to_unit
-from galscan.classify.train import Examples, affordable_steps, train_classifier
+from galscan.classify.train import Examples, affordable_steps, dreamt_share, train_classifier
 from galscan.labels import load_schema
 from galscan.recipe import ClassifierSettings
 
@@ -121,6 +121,17 @@ def test_without_dreams_all_is_real_whatever_is_asked(monkeypatch):
     asked = SETTINGS.model_copy(update={"dreamt_fraction": 1.0, "dreams_first": 1.0})
     a, b = (train_classifier(examples(), None, s, steps=3, seed=0, device=CPU) for s in (SETTINGS, asked))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("real", "dreamt", "asked", "given"),
+    [(20, 300, 0.75, 0.75), (20, 300, 1.0, 1.0), (24, 6, 0.5, 0.2), (24, 24, 0.75, 0.5), (3, 0, 0.5, 0.0)],
+)
+def test_no_dreamt_target_is_shown_more_often_than_a_real_one(real, dreamt, asked, given):
+    of = lambda n: Examples(np.zeros((n, 4, 4, 3), np.uint8), np.ones(n, np.float32), np.zeros((n, 1), np.float32))  # noqa: E731
+    settings = SETTINGS.model_copy(update={"dreamt_fraction": asked})
+    assert dreamt_share(of(real), of(dreamt), settings) == pytest.approx(given)
+    assert dreamt_share(of(real), None, settings) == 0
 
 
 def test_dreams_alone_teach_and_only_pixels_of_real_ones_are_used():

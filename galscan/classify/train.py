@@ -64,6 +64,20 @@ class Examples:
         return torch.from_numpy(positive * share + others * rest)
 
 
+def dreamt_share(real: Examples, dreamt: Examples | None, settings: ClassifierSettings) -> float:
+    """Return the share of a batch that is dreamt: as the settings say, or less where few dreams are left.
+
+    No dreamt target is shown more often than a real one: a handful that passed the judge would else be learnt by
+    heart at the cost of the real ones. Where all is to be dreamt there is nothing to compare with.
+    """
+    if dreamt is None:
+        return 0.0
+    if settings.dreamt_fraction == 1:
+        return 1.0
+    ours, theirs = (int((examples.target == 1).sum()) for examples in (real, dreamt))
+    return min(settings.dreamt_fraction, theirs / max(ours + theirs, 1))
+
+
 def train_classifier(
     real: Examples,
     dreamt: Examples | None,
@@ -76,7 +90,7 @@ def train_classifier(
 ) -> GalaxyNet:
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
-    With `dreamt`, ``settings.dreamt_fraction`` of every batch is dreamt, and all of it during the first
+    With `dreamt`, a part of every batch is dreamt (`dreamt_share`), and all of it during the first
     ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. Real and dreamt
     galaxies are each drawn by ``settings.sampling``, and the loss of the target is ``settings.loss``.
 
@@ -100,7 +114,7 @@ def train_classifier(
         for s in (real, dreamt) if s is not None
     ]  # fmt: skip
     only_dreams = round(steps * settings.dreams_first) if dreamt is not None else 0
-    share = settings.dreamt_fraction if dreamt is not None else 0.0
+    share = dreamt_share(real, dreamt, settings)
     balance = torch.tensor((real.target == 0).sum() / max((real.target == 1).sum(), 1), device=device).float()
 
     network.train()
