@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from galscan.errors import GalscanError
 from galscan.generate import train
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, load_generator, make_config
@@ -198,6 +199,34 @@ def test_a_budget_ends_training_early(tmp_path):
     )
     assert 0 < outcome["steps"] < 100_000
     assert (tmp_path / "g.safetensors").exists()
+
+
+def overflowing(monkeypatch, which) -> None:
+    """Give the gradients of these steps an infinite one among them."""
+    real, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def clip(parameters, limit):
+        parameters = list(parameters)
+        calls.append(None)
+        if which(len(calls)):
+            parameters[0].grad[...] = torch.inf
+        return real(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+
+
+def test_a_batch_that_overflows_is_left_out(tmp_path, monkeypatch):
+    overflowing(monkeypatch, lambda call: call in (1, 3))
+    outcome = train_generator(galaxies(), config(), settings(5), tmp_path / "g.safetensors", seed=0, device=CPU)
+    assert outcome["steps"] == 5 and np.isfinite(outcome["loss"])
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "g.safetensors").values())
+
+
+def test_a_training_that_diverges_ends_and_says_what_helps(tmp_path, monkeypatch):
+    overflowing(monkeypatch, lambda call: call > 2)
+    with pytest.raises(GalscanError, match=r"diverged at step 11 .*smaller generator\.learning_rate"):
+        train_generator(galaxies(), config(), settings(100), tmp_path / "g.safetensors", seed=0, device=CPU)
+    assert not (tmp_path / "g.safetensors").exists()
 
 
 @pytest.mark.slow

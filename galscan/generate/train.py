@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from galscan import device as devices
+from galscan.errors import GalscanError
 from galscan.files import atomic_path
 from galscan.generate.augment import quarter_turns, resample
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
@@ -25,6 +26,7 @@ from galscan.progress import track
 from galscan.recipe import GeneratorSettings
 
 CHECKPOINT_SECONDS = 120
+PATIENCE = 10  # batches in a row with an overflow that end a training
 TIME_SPREAD = 1.4  # standard deviation of logit-normal times
 ENLARGEMENT = 0.1  # of the augmentation; it is told to the network in units of this
 
@@ -49,6 +51,11 @@ def train_generator(
     -------
     dict
         ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
+
+    Raises
+    ------
+    GalscanError
+        If it diverges.
     """
     torch.manual_seed(seed)
     generator = Generator(config)
@@ -72,6 +79,7 @@ def train_generator(
     checkpoint = out.with_suffix(".checkpoint.safetensors")
     step, before = 0, 0.0
     losses: list[float] = []
+    overflows = 0
     if checkpoint.exists():
         step, before, losses = _resume(checkpoint, generator, optimizer, average, random)
     started = saved = time.monotonic()
@@ -126,15 +134,22 @@ def train_generator(
             loss = (attention * (velocity.float() - (noise - x0)).square()).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
-            optimizer.step()
+            # A batch whose gradient overflows is left out: one such step would make every weight NaN.
+            if torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0).isfinite():
+                optimizer.step()
+                losses.append(loss.item())
+                overflows = 0
+            elif (overflows := overflows + 1) == PATIENCE:
+                raise GalscanError(
+                    f"the generator's training diverged at step {step:,} (learning rate {settings.learning_rate:g}); "
+                    f"remove {checkpoint} and train with a smaller generator.learning_rate"
+                )
             step += 1
             keep = min(settings.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 for name, value in generator.state_dict().items():
                     average[name].lerp_(value, 1 - keep)
-            losses.append(loss.item())
-            advance(1, f"loss {np.mean(losses[-50:]):.4f}")
+            advance(1, f"loss {np.mean(losses[-50:] or math.nan):.4f}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 spent = before + time.monotonic() - started
                 _save(checkpoint, generator, optimizer, average, random, step, spent, losses)
