@@ -120,7 +120,10 @@ def finished(
 
 
 def deliver(work: Path, out: Path) -> None:
-    """Put the finished folder `work` in the place of `out`."""
+    """Put the finished folder `work` in the place of `out`; at no moment are both old and new lost."""
+    aside = out.with_name(out.name + ".replaced")
+    shutil.rmtree(aside, ignore_errors=True)  # of a delivery that was killed
     if out.exists():
-        shutil.rmtree(out)
+        os.replace(out, aside)
     os.replace(work, out)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -82,3 +82,62 @@ def test_a_network_whose_configuration_does_not_fit_its_tensors_is_refused(tmp_p
     save_file(tensors, tmp_path / "n.safetensors", metadata={"config": config})
     with pytest.raises(InputError, match=r"n\.safetensors is not a readable safetensors file"):
         load_network(tmp_path / "n.safetensors")
+
+
+HOSTILE = {
+    "a size that is text": {"size": "64"},
+    "a size no memory holds": {"size": 10**9},
+    "weights outside the folder": {"weights": {"../../etc/passwd": "0" * 64}},
+    "weights with a folder in the name": {"weights": {"/classifier-0.safetensors": "0" * 64}},
+    "no weights": {"weights": {}},
+    "a hash that is none": {"weights": {"classifier-0.safetensors": "x"}},
+    "answers that are no list": {"answers": "dust_lane"},
+    "answers that are numbers": {"answers": [1, 2]},
+    "calibration of another kind": {"calibration": []},
+    "calibration without scores": {"calibration": {"scores": None}},
+    "a slope that falls": {"calibration": {"slope": -1}},
+    "a slope without end": {"calibration": {"slope": 1e400}},
+    "a prevalence that is none": {"calibration": {"prevalence": 1.5}},
+    "targets of one class": {"calibration": {"targets": [1, 1]}},
+    "metrics that are text": {"metrics": "good"},
+    "splits of the wrong kind": {"splits": {"train": 7}},
+    "a target that is a list": {"target": ["dustlane"]},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_tampered_model_is_refused_in_one_line(tmp_path, change):
+    path = tiny_bundle(tmp_path / "m").path / "model.json"
+    info = json.loads(path.read_text())
+    for key, value in change.items():
+        info[key] = info[key] | value if isinstance(value, dict) and key == "calibration" else value
+    path.write_text(json.dumps(info))
+    with pytest.raises(InputError, match="damaged") as error:
+        open_bundle(path.parent)
+    assert "\n" not in str(error.value)
+
+
+def test_answers_that_are_not_those_of_the_networks_are_refused(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path / "model.json"
+    info = json.loads(path.read_text())
+    for answers in (["dust_lane"], ["no_such_answer"] * 7):
+        path.write_text(json.dumps(info | {"answers": answers}))
+        with pytest.raises(InputError, match="answers are not those"):
+            open_bundle(path.parent).scorer("cpu", "fp32")
+
+
+def test_metrics_that_lack_their_parts_are_refused(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"test": {"positives": 3}}}))
+    with pytest.raises(InputError, match="metrics in .* are damaged"):
+        open_bundle(path.parent).summary()
+
+
+@pytest.mark.parametrize("content", [None, b"not parquet", b""])
+def test_damaged_splits_are_refused_in_one_line(tmp_path, content):
+    bundle = tiny_bundle(tmp_path / "m")
+    path = bundle.path / "splits.parquet"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"splits\.parquet is missing or damaged") as error:
+        bundle.train_ids()
+    assert "\n" not in str(error.value)

@@ -15,10 +15,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
 
 from galscan.classify.calibrate import Calibration
 from galscan.errors import InputError, NotFoundError
@@ -32,8 +33,30 @@ if TYPE_CHECKING:
     from galscan.classify.model import GalaxyNet
 
 FORMAT = 1
-KEYS = {"target", "schema", "size", "seed", "answers", "weights", "calibration", "metrics", "model_hash", "splits"}
 
+
+class _Info(BaseModel, strict=True):
+    """What ``model.json`` must hold. A model may come from a stranger: nothing in it is believed unseen."""
+
+    target: str
+    schema_: str = Field(alias="schema")
+    size: Annotated[int, Field(ge=8, le=4096)]
+    seed: int
+    answers: list[str]
+    weights: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^classifier-\d+\.safetensors$")],
+            Annotated[str, Field(pattern="^[0-9a-f]{64}$")],
+        ],
+        Field(min_length=1),
+    ]
+    calibration: dict[str, Any]
+    metrics: dict[str, Any]
+    model_hash: str
+    splits: dict[str, dict[str, int]]
+
+
+_SPLITS = ["store", "id", "split", "target"]
 
 class Scores(NamedTuple):
     """What a scorer says of n images: float32 arrays of shape (n,), (n,) and (n, answers)."""
@@ -96,8 +119,19 @@ class Bundle:
         return str(self.info["model_hash"])
 
     def splits(self) -> pd.DataFrame:
-        """Return columns store, id (text), split (train, calibration, test), target (1, 0)."""
-        return pd.read_parquet(self.path / "splits.parquet")
+        """Return columns store, id (text), split (train, calibration, test), target (1, 0).
+
+        Raises
+        ------
+        InputError
+            If the file is missing or damaged.
+        """
+        path = self.path / "splits.parquet"
+        try:
+            return pd.read_parquet(path)[_SPLITS]
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
     def train_ids(self) -> set[str]:
         """Return the ids (as text) of the real objects the networks were trained on."""
@@ -113,7 +147,10 @@ class Bundle:
         }
         told = {"model": str(self.path), "members": self.members, **{k: self.info[k] for k in keys}, "metrics": metrics}
         lines = [f"model        {self.path}  ({self.target}, {self.size} px, {self.members} networks)"]
-        lines += [_results(self.metrics)] if self.metrics.get("test") else []
+        try:
+            lines += [_results(self.metrics)] if self.metrics.get("test") else []
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the metrics in {self.path / 'model.json'} are damaged; train the model again") from error
         return told | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
 
     def scorer(self, device: str = "auto", precision: str | None = None) -> Scorer:
@@ -162,11 +199,15 @@ def open_bundle(path: str | Path) -> Bundle:
     info = read_json(path / "model.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise InputError(f"{path} is not a galscan model of format {FORMAT}; train it again with this version")
-    if lost := sorted(KEYS - info.keys()):
-        raise InputError(f"{path / 'model.json'} is damaged (it lacks {', '.join(lost)}); restore it, or train again")
+    try:
+        _Info.model_validate(info)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise InputError(f"{path / 'model.json'} is damaged ({what:.200}); restore it, or train again") from None
     try:
         recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):
         raise InputError(f"{path} has lost its recipe.toml; train it again") from None
     return Bundle(path, info, recipe, Calibration.from_dict(info["calibration"]))
 
@@ -245,6 +286,11 @@ def _load_scorer(bundle: Bundle, device: str, precision: str) -> Scorer:
     networks = [load_network(bundle.path / name, sha).to(where) for name, sha in bundle.info["weights"].items()]
     networks = [n.eval().to(memory_format=torch.channels_last) for n in networks]  # type: ignore[call-overload]
     schema = load_schema(bundle.schema)
+    if not set(bundle.answers) <= set(schema.names) or {n.answers for n in networks} != {len(bundle.answers)}:
+        raise InputError(
+            f"{bundle.path}: its answers are not those of its networks and of the schema '{schema.name}'; "
+            "restore model.json, or train again"
+        )
     columns = [schema.names.index(a) for a in bundle.answers]
     low, high = schema.low[columns], schema.high[columns]
 

@@ -72,12 +72,20 @@ class Calibration:
             If a part is absent or malformed.
         """
         try:
-            return cls(
+            made = cls(
                 float(values["slope"]), float(values["intercept"]), float(values["prevalence"]),
                 np.asarray(values["scores"], dtype=np.float64), np.asarray(values["targets"], dtype=np.float64),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the model's calibration is damaged ({error!r}); train the model again") from error
+        numbers = np.array([made.slope, made.intercept, made.prevalence, *made.scores.ravel()])
+        one_each = made.scores.ndim == 1 and made.scores.shape == made.targets.shape
+        if not (
+            np.isfinite(numbers).all() and made.slope >= 0 and 0 < made.prevalence < 1 and one_each
+            and set(made.targets.tolist()) == {0.0, 1.0}
+        ):  # fmt: skip
+            raise InputError("the model's calibration is damaged (it is not one that was fitted); train the model again")
+        return made
 
 
 def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
