@@ -129,7 +129,7 @@ def test_answers_that_are_not_those_of_the_networks_are_refused(tmp_path):
 def test_metrics_that_lack_their_parts_are_refused(tmp_path):
     path = tiny_bundle(tmp_path / "m").path / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"test": {"positives": 3}}}))
-    with pytest.raises(InputError, match="metrics in .* are damaged"):
+    with pytest.raises(InputError, match=r"metrics in .* are damaged"):
         open_bundle(path.parent).summary()
 
 

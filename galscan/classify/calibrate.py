@@ -84,7 +84,7 @@ class Calibration:
             np.isfinite(numbers).all() and made.slope >= 0 and 0 < made.prevalence < 1 and one_each
             and set(made.targets.tolist()) == {0.0, 1.0}
         ):  # fmt: skip
-            raise InputError("the model's calibration is damaged (it is not one that was fitted); train the model again")
+            raise InputError("the model's calibration is damaged (not one that was fitted); train the model again")
         return made
 
 
