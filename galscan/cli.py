@@ -249,6 +249,7 @@ def ablate(
     method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is told.")] = None,
     survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects of that survey.")] = 100_000,
     members: Annotated[int, typer.Option("--members", min=1, help="Networks an arm and repeat.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Repeats at a time.")] = 1,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
@@ -259,8 +260,8 @@ def ablate(
     result = galscan.ablate(
         target, store=store or (), survey=survey or (), out=out, seeds=seeds, folds=folds, positives=positives,
         negatives=negatives, max_test=max_test, prevalence=prevalence, purity=purity, completeness=completeness,
-        arms=arms or (), method=method, survey_size=survey_size, members=members, device=device, seed=seed,
-        overwrite=overwrite, dry_run=dry_run,
+        arms=arms or (), method=method, survey_size=survey_size, members=members, workers=workers, device=device,
+        seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     _show(result, as_json)
 

@@ -51,6 +51,19 @@ class DreamRule(_Part):
     """How strongly to insist on an answer, relative to 1."""
 
 
+class LaidRule(_Part):
+    """Which lanes are laid over which galaxies."""
+
+    lanes_of: str
+    """Rule of the galaxies whose lanes are lifted; smooth ones, as arms would be taken for dust."""
+    onto: str
+    """Rule of those that become the target with a lane."""
+    hard: str = ""
+    """Rule of those that do not, whatever lane they have."""
+    take: tuple[str, ...] = ()
+    """Answers that come with the lane; all others stay those of the galaxy it is laid over."""
+
+
 class LabelRules(_Part):
     """What is positive and what negative under one label schema; the rest is ambiguous and left out."""
 
@@ -61,6 +74,7 @@ class LabelRules(_Part):
     dream: DreamRule
     hard_negatives: tuple[DreamRule, ...] = ()
     """What is dreamt on purpose to be confused with the target: half of the dreamt negatives, in equal parts."""
+    laid: LaidRule | None = None
 
 
 class Split(_Part):
@@ -117,18 +131,29 @@ class GeneratorSettings(_Part):
 
 
 class DreamSettings(_Part):
-    positives: Count = 300
+    laid: Annotated[int, Field(ge=0)] = 2000
+    """Targets made by laying the lanes of some training galaxies over others, where the rules have ``laid``; with
+    half as many hard negatives."""
+    positives: Annotated[int, Field(ge=0)] = 300
+    """Targets drawn by the generator; 0 draws nothing, and needs no generator."""
     negatives: Count = 600
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """On the whole condition; images to learn from want variety more than beauty, so the weights push alone."""
     steps: Count = 20
     """From noise to picture."""
 
+    def told(self, rules: LabelRules, *, drawn: bool = True) -> str:
+        """Return in words how many are made."""
+        parts = [f"{self.laid:,} positive and {self.laid // 2:,} negative laid"] if rules.laid and self.laid else []
+        if drawn and self.positives:
+            parts += [f"{self.positives:,} positive and {self.negatives:,} negative drawn"]
+        return "; ".join(parts) or "none"
+
 
 class ClassifierSettings(_Part):
-    width: Count = 24
+    width: Count = 16
     members: Count = 3
-    steps: Count = 600
+    steps: Count = 1200
     batch: Annotated[int, Field(ge=2)] = 64
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
@@ -137,10 +162,12 @@ class ClassifierSettings(_Part):
     """Draw positives until they are `positive_fraction` of a batch, or every galaxy as often as any other."""
     loss: Literal["plain", "weighted", "focal"] = "plain"
     """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
-    dreamt_fraction: Share = 0.5
-    """Share of a batch that is dreamt, in the training that uses dreams at all; less where few passed the judge."""
+    dreamt_fraction: Share = 0.7
+    """Share of the positives that are dreamt, in the training that uses dreams at all; less where few are left."""
+    dreamt_negatives: Share = 0.1
+    """Share of all others that are dreamt there: enough that "dreamt" does not come to mean the target."""
     dreams_first: Share = 0.0
-    """Share of the steps, at the beginning, in which all is dreamt; afterwards `dreamt_fraction` is."""
+    """Share of the steps, at the beginning, in which all is dreamt; afterwards as the two above say."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
 
 
@@ -262,6 +289,10 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     check_dream("dream", rules.dream, schema)
     for k, rule in enumerate(rules.hard_negatives):
         check_dream(f"hard_negatives.{k}", rule, schema)
+    if rules.laid is not None:
+        for text in filter(None, (rules.laid.lanes_of, rules.laid.onto, rules.laid.hard)):
+            parse_rule(text, schema.names).check(schema.ranges)
+        _check_names("laid.take", rules.laid.take, schema)
 
 
 def check_dream(key: str, rule: DreamRule, schema: Schema) -> None:

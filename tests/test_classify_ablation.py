@@ -49,12 +49,14 @@ def test_arms_change_what_their_names_say_and_nothing_else():
         assert settings.morphology_weight == 0
         assert settings.sampling == ("oversampled" if name == "oversampled" else "natural")
         assert settings.loss == (name if name in ("weighted", "focal") else "plain")
-    for name, fraction in {"dreams_25": 0.25, "dreams_50": 0.5, "dreams_75": 0.75, "dreamt_only": 1.0}.items():
+    for name, fraction in {"dreams_30": 0.3, "dreams_70": 0.7, "dreams_90": 0.9, "dreamt_only": 1.0}.items():
         settings = ARMS[name].settings(RECIPE)
         assert settings == RECIPE.model_copy(update={"dreamt_fraction": fraction})
-    assert ARMS[CRITIC].settings(RECIPE) == RECIPE == ARMS["dreams_50"].settings(RECIPE)
+    for name in (CRITIC, "laid", "drawn", "dreams_70"):  # as the recipe is, but for the dreams there are
+        assert ARMS[name].settings(RECIPE) == RECIPE
+    assert [name for name, arm in ARMS.items() if arm.dreams and not arm.drawn] == ["laid"]
     first = ARMS["dreams_first"].settings(RECIPE)
-    assert (first.dreams_first, first.dreamt_fraction) == (0.5, 0.25)
+    assert (first.dreams_first, first.dreamt_fraction) == (0.5, 0.3)
     for arm in ARMS.values():
         changed = arm.settings(RECIPE)
         assert (changed.steps, changed.batch, changed.width) == (RECIPE.steps, RECIPE.batch, RECIPE.width)
@@ -146,7 +148,7 @@ def scored(count: int = 3, **separations: float) -> list[Scored]:
     return made
 
 
-def evaluated(given: list[Scored], method: str = "dreams_50") -> dict:
+def evaluated(given: list[Scored], method: str = "dreams_70") -> dict:
     result = evaluate(given, POINT, survey_size=1000, method=method, seed=0)
     return result | {"point": POINT._asdict()}
 
@@ -154,27 +156,27 @@ def evaluated(given: list[Scored], method: str = "dreams_50") -> dict:
 def test_an_arm_against_itself_gains_exactly_nothing():
     repeats = scored(plain=2.0)
     same = [
-        r._replace(scores={name: r.scores["plain"] for name in ("plain", "attributes", "dreams_50")}) for r in repeats
+        r._replace(scores={name: r.scores["plain"] for name in ("plain", "attributes", "dreams_70")}) for r in repeats
     ]
-    for gain in evaluated(same)["gains"]["dreams_50"].values():
+    for gain in evaluated(same)["gains"]["dreams_70"].values():
         for metric in ("ap", "completeness", "purity"):
             assert (gain[metric]["gain"], gain[metric]["lo"], gain[metric]["hi"]) == (0.0, 0.0, 0.0)
         assert gain["detections"]["ratio"] == gain["detections"]["lo"] == gain["detections"]["hi"] == 1.0
 
 
 def test_gains_are_over_the_best_baseline_of_each_figure_and_over_real_with_heads():
-    result = evaluated(scored(plain=1.0, focal=2.0, attributes=2.5, dreams_50=4.0))
-    arms, gain = result["arms"], result["gains"]["dreams_50"]
+    result = evaluated(scored(plain=1.0, focal=2.0, attributes=2.5, dreams_70=4.0))
+    arms, gain = result["arms"], result["gains"]["dreams_70"]
     assert result["best_baseline"] == dict.fromkeys(("ap", "completeness", "purity"), "focal")
-    assert set(result["gains"]) == {"attributes", "dreams_50"}
+    assert set(result["gains"]) == {"attributes", "dreams_70"}
     assert gain["best_baseline"]["ap"]["gain"] == pytest.approx(
-        arms["dreams_50"]["ap"]["mean"] / arms["focal"]["ap"]["mean"] - 1
+        arms["dreams_70"]["ap"]["mean"] / arms["focal"]["ap"]["mean"] - 1
     )
     assert gain["attributes"]["ap"]["gain"] < gain["best_baseline"]["ap"]["gain"]
     assert gain["best_baseline"]["ap"]["lo"] > 0
     detections = gain["best_baseline"]["detections"]
     assert detections["ratio"] == pytest.approx(
-        arms["dreams_50"]["detections"]["mean"] / arms["focal"]["detections"]["mean"]
+        arms["dreams_70"]["detections"]["mean"] / arms["focal"]["detections"]["mean"]
     )
     assert detections["lo"] <= detections["ratio"] and detections["against"] == "focal"
     assert arms["focal"]["detections"]["mean"] == pytest.approx(arms["focal"]["completeness"]["mean"] * 0.02 * 1000)
@@ -184,25 +186,25 @@ def test_gains_are_over_the_best_baseline_of_each_figure_and_over_real_with_head
 def test_the_interval_of_a_gain_is_paired():
     """Two arms that err on the same galaxies differ by less than their own intervals are wide."""
     repeats = scored(plain=2.0)
-    better = [r._replace(scores={**r.scores, "dreams_50": r.scores["plain"] + 0.2 * r.targets}) for r in repeats]
+    better = [r._replace(scores={**r.scores, "dreams_70": r.scores["plain"] + 0.2 * r.targets}) for r in repeats]
     result = evaluated(better)
-    gain, own = result["gains"]["dreams_50"]["best_baseline"]["ap"], result["arms"]["plain"]["ap"]
+    gain, own = result["gains"]["dreams_70"]["best_baseline"]["ap"], result["arms"]["plain"]["ap"]
     assert gain["lo"] > 0
     assert gain["hi"] - gain["lo"] < 0.7 * (own["hi"] - own["lo"]) / own["mean"]
 
 
 def test_a_ratio_to_nothing_is_none_with_a_note():
-    hopeless = [r._replace(scores={"plain": -100.0 * r.targets, **r.scores}) for r in scored(dreams_50=4.0)]
-    found = evaluated(hopeless)["gains"]["dreams_50"]["best_baseline"]["detections"]
+    hopeless = [r._replace(scores={"plain": -100.0 * r.targets, **r.scores}) for r in scored(dreams_70=4.0)]
+    found = evaluated(hopeless)["gains"]["dreams_70"]["best_baseline"]["detections"]
     assert (found["ratio"], found["lo"], found["hi"]) == (None, None, None) and "finds none" in found["note"]
     assert "no ratio of detections" in verdict(evaluated(hopeless))[0]
 
 
 def test_a_ratio_to_what_is_nothing_in_some_resamples_has_no_upper_end():
     """In one of three repeats the baseline finds something; a resample may be without that repeat."""
-    good, *rest = scored(plain=4.0, dreams_50=4.0)
+    good, *rest = scored(plain=4.0, dreams_70=4.0)
     mixed = [good, *(r._replace(scores={**r.scores, "plain": -100.0 * r.targets}) for r in rest)]
-    found = evaluated(mixed)["gains"]["dreams_50"]["best_baseline"]["detections"]
+    found = evaluated(mixed)["gains"]["dreams_70"]["best_baseline"]["detections"]
     assert found["ratio"] > 1 and found["hi"] is None and "no upper end" in found["note"]
     assert "no upper end" in verdict(evaluated(mixed))[0]
     json.dumps(evaluated(mixed), allow_nan=False)
@@ -212,7 +214,7 @@ def test_a_ratio_to_what_is_nothing_in_some_resamples_has_no_upper_end():
     ("separation", "words"), [(4.0, "gains over"), (0.2, "loses against"), (2.0, "no certain gain")]
 )
 def test_a_missed_gain_is_said_as_plainly_as_a_success(separation, words):
-    result = evaluated(scored(plain=2.0, attributes=2.0, dreams_50=separation))
+    result = evaluated(scored(plain=2.0, attributes=2.0, dreams_70=separation))
     for sentence in verdict(result):
         assert words in sentence
     text = as_text(result)
@@ -220,9 +222,9 @@ def test_a_missed_gain_is_said_as_plainly_as_a_success(separation, words):
 
 
 def test_the_table_has_one_row_an_arm_with_every_interval():
-    result = evaluated(scored(plain=1.0, dreams_50=2.0))
+    result = evaluated(scored(plain=1.0, dreams_70=2.0))
     table = as_table(result).set_index("arm")
-    assert table.loc["dreams_50", "ap_hi"] == result["arms"]["dreams_50"]["ap"]["hi"]
+    assert table.loc["dreams_70", "ap_hi"] == result["arms"]["dreams_70"]["ap"]["hi"]
     assert {f"{m}{end}" for m in ("ap", "completeness", "purity", "detections") for end in ("", "_lo", "_hi")} <= set(
         table
     )

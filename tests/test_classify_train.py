@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from galscan.classify import train
 from galscan.classify.model import to_unit
-from galscan.classify.train import Examples, affordable_steps, dreamt_share, train_classifier
+from galscan.classify.train import Examples, affordable_steps, drawing_weights, train_classifier
 from galscan.labels import load_schema
 from galscan.recipe import ClassifierSettings
 
@@ -75,14 +77,61 @@ def test_drawing_follows_the_sampling():
     data = examples()
     data.target[1] = np.nan
     natural = SETTINGS.model_copy(update={"sampling": "natural"})
-    assert (data.drawing_weights(natural) == 1).all()
-    oversampled = data.drawing_weights(SETTINGS)
-    share = oversampled[torch.from_numpy(data.target == 1)].sum() / oversampled.sum()
-    assert share == pytest.approx(SETTINGS.positive_fraction)
+    assert drawing_weights(data, None, natural).numpy() == pytest.approx(1 / len(data.target))
+    oversampled = drawing_weights(data, None, SETTINGS)
+    assert oversampled[data.target == 1].sum() == pytest.approx(SETTINGS.positive_fraction)
     # Without morphology an ambiguous galaxy would teach nothing.
     for settings in (natural, SETTINGS):
-        weights = data.drawing_weights(settings.model_copy(update={"morphology_weight": 0.0}))
+        weights = drawing_weights(data, None, settings.model_copy(update={"morphology_weight": 0.0}))
         assert weights[1] == 0 and (weights[2:] > 0).all()
+        assert weights.sum() == pytest.approx(1)
+
+
+def of(positives: int, others: int) -> Examples:
+    n = positives + others
+    target = np.repeat([1, 0], [positives, others]).astype(np.float32)
+    return Examples(np.zeros((n, 8, 8, 3), np.uint8), target, np.zeros((n, 1), np.float32))
+
+
+@given(
+    st.integers(1, 30), st.integers(1, 30), st.integers(0, 90), st.integers(0, 90), st.floats(0, 1), st.floats(0, 1),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_batches_are_composed_as_asked(positives, others, dreamt, dreamt_others, fraction, negatives, natural, first):
+    real, dreams = of(positives, others), of(dreamt, dreamt_others)
+    settings = SETTINGS.model_copy(
+        update={"dreamt_fraction": fraction, "dreamt_negatives": negatives,
+                "sampling": "natural" if natural else "oversampled"}
+    )  # fmt: skip
+    weights = drawing_weights(real, dreams, settings, first=first).numpy()
+    parts = np.split(weights, np.cumsum([positives, others, dreamt]))
+    whole = positives / (positives + others) if natural else SETTINGS.positive_fraction
+    for ours, theirs, mass, asked in (
+        (parts[0], parts[2], whole, fraction),
+        (parts[1], parts[3], 1 - whole, negatives),
+    ):
+        assert ours.sum() + theirs.sum() == pytest.approx(mass)
+        if not len(theirs):
+            continue
+        if first or asked == 1:
+            assert theirs.sum() == pytest.approx(mass)
+        else:
+            assert theirs.sum() <= asked * mass + 1e-9
+            assert theirs.max() <= ours.max() + 1e-12  # no dream is shown more often than a real galaxy
+            if asked <= len(theirs) / (len(ours) + len(theirs)):
+                assert theirs.sum() == pytest.approx(asked * mass)
+
+
+@pytest.mark.parametrize(
+    ("changes", "black"),
+    [
+        ({"dreamt_fraction": 0.0, "dreamt_negatives": 0.0}, [False] * 6),
+        ({"dreamt_fraction": 1.0, "dreamt_negatives": 1.0}, [True] * 6),
+        ({"dreamt_fraction": 0.0, "dreamt_negatives": 0.0, "dreams_first": 0.5}, [True] * 3 + [False] * 3),
+    ],
+)
+def test_dreams_come_first_where_they_are_to(monkeypatch, changes, black):
+    assert compositions(monkeypatch, 6, **changes) == [16 * b for b in black]
 
 
 def compositions(monkeypatch, steps: int, *, dreamt: bool = True, seed: int = 0, **changes) -> list[int]:
@@ -101,20 +150,6 @@ def compositions(monkeypatch, steps: int, *, dreamt: bool = True, seed: int = 0,
     return seen
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"dreamt_fraction": 0.0}, [0] * 6),
-        ({"dreamt_fraction": 0.25}, [4] * 6),
-        ({"dreamt_fraction": 1.0}, [16] * 6),
-        ({"dreamt_fraction": 0.25, "dreams_first": 0.5}, [16] * 3 + [4] * 3),
-        ({"dreamt_fraction": 0.0, "dreams_first": 1.0}, [16] * 6),
-    ],
-)
-def test_batches_are_composed_as_asked(monkeypatch, changes, expected):
-    assert compositions(monkeypatch, 6, **changes) == expected
-
-
 def test_without_dreams_all_is_real_whatever_is_asked(monkeypatch):
     assert compositions(monkeypatch, 4, dreamt=False, dreamt_fraction=1.0, dreams_first=1.0) == [0] * 4
     monkeypatch.undo()
@@ -123,22 +158,11 @@ def test_without_dreams_all_is_real_whatever_is_asked(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("real", "dreamt", "asked", "given"),
-    [(20, 300, 0.75, 0.75), (20, 300, 1.0, 1.0), (24, 6, 0.5, 0.2), (24, 24, 0.75, 0.5), (3, 0, 0.5, 0.0)],
-)
-def test_no_dreamt_target_is_shown_more_often_than_a_real_one(real, dreamt, asked, given):
-    of = lambda n: Examples(np.zeros((n, 4, 4, 3), np.uint8), np.ones(n, np.float32), np.zeros((n, 1), np.float32))  # noqa: E731
-    settings = SETTINGS.model_copy(update={"dreamt_fraction": asked})
-    assert dreamt_share(of(real), of(dreamt), settings) == pytest.approx(given)
-    assert dreamt_share(of(real), None, settings) == 0
-
-
 def test_dreams_alone_teach_and_only_pixels_of_real_ones_are_used():
     """The labels of the real galaxies are all wrong; the network is right all the same."""
     real, held_out = examples(), examples(seed=1)
     wrong = Examples(real.images, 1 - real.target, real.answers)
-    settings = SETTINGS.model_copy(update={"dreamt_fraction": 1.0})
+    settings = SETTINGS.model_copy(update={"dreamt_fraction": 1.0, "dreamt_negatives": 1.0})
     network = train_classifier(wrong, examples(seed=2), settings, steps=60, seed=0, device=CPU)
     s = scores(network, held_out)
     assert s[held_out.target == 1].min() > s[held_out.target == 0].max()

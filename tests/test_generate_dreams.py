@@ -165,7 +165,7 @@ def some() -> Dreams:
     labels = pd.DataFrame(random.random((9, len(SCHEMA.names)), np.float32), columns=SCHEMA.names)
     labels.loc[3, "bar"] = np.nan
     images = random.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
-    return Dreams(images, labels, np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0]))
+    return Dreams.drawn(images, labels, np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0]))
 
 
 def test_dreams_survive_the_disk(some, tmp_path):
@@ -190,7 +190,7 @@ def test_the_content_hash_is_of_the_pixels_and_of_how_they_were_made(some, tmp_p
     images[5, 3, 3, 1] ^= 1
     same = content("a", some, 0)
     assert content("b", some, 0) == same
-    assert len({same, content("c", Dreams(images, some.labels, some.target), 0), content("d", some, 1)}) == 3
+    assert len({same, content("c", Dreams.drawn(images, some.labels, some.target), 0), content("d", some, 1)}) == 3
 
 
 def test_some_can_be_selected(some):

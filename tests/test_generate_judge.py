@@ -57,7 +57,7 @@ def galaxies(count: int, seed: int, *, early=None, lane=None, light: float = 1.0
     labels = pd.DataFrame(np.nan, index=range(count), columns=SCHEMA.names, dtype=np.float32)
     labels["early_type"], labels["dust_lane"] = early.astype(np.float32), lane.astype(np.float32)
     target = ((early >= 0.5) & (lane >= 0.5)).astype(np.float32)
-    return Dreams(((roots + noise).clip(0, 1) ** 2 * 255).round().astype(np.uint8), labels, target)
+    return Dreams.drawn(((roots + noise).clip(0, 1) ** 2 * 255).round().astype(np.uint8), labels, target)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def positives(count: int = 60, **options) -> Dreams:
 def replaced(dreams: Dreams, rows, images: np.ndarray) -> Dreams:
     changed = dreams.images.copy()
     changed[rows] = images
-    return Dreams(changed, dreams.labels, dreams.target)
+    return Dreams.drawn(changed, dreams.labels, dreams.target)
 
 
 def verdict(dreams: Dreams, real: Dreams, critic: Critic) -> dict:
@@ -188,7 +188,7 @@ def test_a_galaxy_held_out_is_no_training_galaxy(critic, real):
 def test_dreams_of_another_class_are_seen(critic, real):
     wrong = galaxies(60, 4, early=0.9, lane=0.1)
     asked = positives()
-    out = verdict(Dreams(wrong.images, asked.labels, asked.target), real, critic)
+    out = verdict(Dreams.drawn(wrong.images, asked.labels, asked.target), real, critic)
     told = out["adherence"]
     assert told["dreamt_positive"]["in_class_by_answers"]["share"] == 0
     assert told["dreamt_positive"]["in_class_by_target"]["share"] == 0
@@ -200,7 +200,7 @@ def test_dreams_of_another_class_are_seen(critic, real):
 def test_noise_fails_everywhere(critic, real):
     noise = np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)
     asked = positives()
-    out = verdict(Dreams(noise, asked.labels, asked.target), real, critic)
+    out = verdict(Dreams.drawn(noise, asked.labels, asked.target), real, critic)
     near, spread = out["fidelity"]["positive"], out["diversity"]["positive"]
     assert near["dreamt"]["kid"] > 10 * abs(near["real"]["kid"]) + 1
     assert spread["dreamt"]["coverage"] < 0.1 < spread["real"]["coverage"]

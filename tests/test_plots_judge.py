@@ -39,7 +39,7 @@ def test_an_answer_nothing_can_be_said_of_is_drawn_without_a_point():
 
 
 def test_pictures_show_the_dropped_with_their_number():
-    dreams = Dreams(images(6, 90), pd.DataFrame({"dusty": np.linspace(0, 1, 6)}), np.repeat([1.0, 0.0], 3))
+    dreams = Dreams.drawn(images(6, 90), pd.DataFrame({"dusty": np.linspace(0, 1, 6)}), np.repeat([1.0, 0.0], 3))
     each = pd.DataFrame({"reason": ["", "copy", "", "", "copy", ""], "nearest": range(6), "distance": 1.0})
     rows = plots_judge.pictures(dreams, each, images(8, 200), np.array([0, 3]), ["dusty"])
     assert [len(row) for row in rows] == [1, 2, 2] and "2 of 2 dreams" in rows[2][1].caption

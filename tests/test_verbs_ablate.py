@@ -16,7 +16,7 @@ from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs.ablate import ablate
 from tests.helpers import keep_all, tiny_recipe
 
-OPTIONS = {"seeds": 2, "positives": 12, "max_test": 40, "arms": ["plain", "oversampled", "dreams_50", "dreamt_only"],
+OPTIONS = {"seeds": 2, "positives": 12, "max_test": 40, "arms": ["plain", "oversampled", "dreams_70", "dreamt_only"],
            "prevalence": 0.02, "device": "cpu", "seed": 5}  # fmt: skip
 
 
@@ -62,12 +62,12 @@ def test_the_folder_is_whole(folder, result):
     assert {"ablation.json", "ablation.csv", "curves.png", "report.html", "common.safetensors"} <= {
         p.name for p in out.iterdir()
     }
-    assert list(result["arms"]) == ["plain", "oversampled", "attributes", "dreams_50", "dreamt_only"]
+    assert list(result["arms"]) == ["plain", "oversampled", "attributes", "dreams_70", "dreamt_only"]
     table = pd.read_csv(out / "ablation.csv")
     assert list(table["arm"]) == list(result["arms"])
     assert (table["ap_lo"] <= table["ap_hi"]).all() and table["ap"].between(0, 1).all()
-    assert "dreams_50" in result["text"] and "the same network without dreams" in result["text"]
-    assert set(result["gains"]) == {"attributes", "dreams_50", "dreamt_only"}
+    assert "dreams_70" in result["text"] and "the same network without dreams" in result["text"]
+    assert set(result["gains"]) == {"attributes", "dreams_70", "dreamt_only"}
     assert "curves" not in result and json.dumps(result, allow_nan=False)
     for told in result["repeats"]:
         assert told["train"]["positives"] == 12 and told["test"]["negatives"] == 40
@@ -170,7 +170,7 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
     assert request["seeds"] == 2 and not list(folder.glob("no*"))
     assert "networks     60," in text and "2 steps on" in text and "galaxies without labels" in text
     assert "6 positive and 8 negative a repeat" in text
-    assert ablate(recipe, store=store, dry_run=True)["method"] == "dreams_50"
+    assert ablate(recipe, store=store, dry_run=True)["method"] == "dreams_70"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
         ({"max_test": 1}, "--max-test 1: give at least 2"),
         ({"prevalence": 1.0}, "above 0 and below 1"),
         ({"arms": ["dreams_5"]}, "did you mean 'dreams_"),
-        ({"arms": ["dreams_25"]}, "add a baseline"),
+        ({"arms": ["dreams_30"]}, "add a baseline"),
         ({"method": "plain"}, "is a baseline"),
         ({"positives": 4000}, "may train"),
         ({"folds": 400}, "use at most"),

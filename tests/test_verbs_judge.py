@@ -63,7 +63,7 @@ def model(folder, store, recipe) -> Path:
     target = ((labels["early_type"] >= 0.5) & (labels["dust_lane"] >= 0.5)).to_numpy(np.float32)
     copied = plan.table.loc[plan.table["split"] == "train", "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
-    write_dreams(Dreams(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
+    write_dreams(Dreams.drawn(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
     return path
 
 
@@ -169,7 +169,7 @@ def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_p
     (tmp_path / "taken").mkdir()
     with pytest.raises(ConflictError, match="not a finished judgement"):
         verb.judge(model, out=tmp_path / "taken", overwrite=True, **options)
-    dreams = Dreams(np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3))
+    dreams = Dreams.drawn(np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3))
     write_dreams(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})
     with pytest.raises(InputError, match="no dreamt positive"):
         verb.judge(tmp_path / "none.zarr", **options)

@@ -27,29 +27,43 @@ class Arm:
     """One way to train, by what it changes in the recipe's settings."""
 
     title: str
-    dreams: bool = False
+    kind: str = ""
+    """Which dreams it sees: none, "laid" (lanes over training galaxies), "drawn" (by the generator) or "both"."""
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dreams(self) -> bool:
+        """Whether it sees any."""
+        return bool(self.kind)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it needs a generator."""
+        return self.kind in ("drawn", "both")
 
     def settings(self, recipe: ClassifierSettings) -> ClassifierSettings:
         """Return the recipe's settings with this arm's changes."""
         return recipe.model_copy(update=dict(self.changes))
 
 
-def _dreams(title: str, fraction: float, first: float = 0.0) -> Arm:
-    return Arm(title, True, {**_OVERSAMPLED, "dreamt_fraction": fraction, "dreams_first": first})
+def _dreams(title: str, fraction: float, *, kind: str = "both", first: float = 0.0, negatives: float = 0.1) -> Arm:
+    shares = {"dreamt_fraction": fraction, "dreamt_negatives": negatives, "dreams_first": first}
+    return Arm(title, kind, {**_OVERSAMPLED, **shares})
 
 
 ARMS: dict[str, Arm] = {
-    "plain": Arm("every galaxy as often as any other", False, {"sampling": "natural", "loss": "plain", **_NO_HEADS}),
-    "weighted": Arm("positives weighted up", False, {"sampling": "natural", "loss": "weighted", **_NO_HEADS}),
-    "focal": Arm("focal loss", False, {"sampling": "natural", "loss": "focal", **_NO_HEADS}),
-    "oversampled": Arm("oversampled with classical augmentation", False, {**_OVERSAMPLED, **_NO_HEADS}),
-    "attributes": Arm("real only, with morphology heads", False, _OVERSAMPLED),
-    "dreams_25": _dreams("a quarter dreamt", 0.25),
-    "dreams_50": _dreams("half dreamt", 0.5),
-    "dreams_75": _dreams("three quarters dreamt", 0.75),
-    "dreams_first": _dreams("dreams first, then a quarter dreamt", 0.25, first=0.5),
-    "dreamt_only": _dreams("dreamt only", 1.0),
+    "plain": Arm("every galaxy as often as any other", "", {"sampling": "natural", "loss": "plain", **_NO_HEADS}),
+    "weighted": Arm("positives weighted up", "", {"sampling": "natural", "loss": "weighted", **_NO_HEADS}),
+    "focal": Arm("focal loss", "", {"sampling": "natural", "loss": "focal", **_NO_HEADS}),
+    "oversampled": Arm("oversampled with classical augmentation", "", {**_OVERSAMPLED, **_NO_HEADS}),
+    "attributes": Arm("real only, with morphology heads", "", _OVERSAMPLED),
+    "laid": _dreams("lanes laid over real galaxies", 0.7, kind="laid"),
+    "drawn": _dreams("drawn by the generator", 0.7, kind="drawn"),
+    "dreams_30": _dreams("laid and drawn, three positives in ten", 0.3),
+    "dreams_70": _dreams("laid and drawn, seven positives in ten", 0.7),
+    "dreams_90": _dreams("laid and drawn, nine positives in ten", 0.9),
+    "dreams_first": _dreams("dreams first, then three positives in ten", 0.3, first=0.5),
+    "dreamt_only": _dreams("no real positive", 1.0),
 }
 BASELINES = ("plain", "weighted", "focal", "oversampled")
 CRITIC = "attributes"  # the arm whose network screens the dreams: it never saw one

@@ -58,6 +58,7 @@ class _Info(BaseModel, strict=True):
 
 _SPLITS = ["store", "id", "split", "target"]
 
+
 class Scores(NamedTuple):
     """What a scorer says of n images: float32 arrays of shape (n,), (n,) and (n, answers)."""
 

@@ -57,11 +57,11 @@ class Plan:
             rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
         rows += [
             f"generator    {r.generator.steps:,} steps of {r.generator.batch}"
-            if self.synthetic
+            if self.synthetic and r.dream.positives
             else "generator    none"
         ]
         if self.synthetic:
-            rows += [f"dreams       {r.dream.positives:,} positive, {r.dream.negatives:,} negative"]
+            rows += [f"dreams       {r.dream.told(self.rules)}"]
         rows += [
             f"classifiers  {r.classifier.members} real-only"
             + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")

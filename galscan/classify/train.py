@@ -49,33 +49,49 @@ class Examples:
         scaled = np.clip((labels[list(answers)].to_numpy(np.float32) - low) / (high - low), 0, 1)
         return cls(images, np.asarray(target, np.float32), scaled.astype(np.float32))
 
-    def drawing_weights(self, settings: ClassifierSettings) -> torch.Tensor:
-        """Return how often each galaxy is drawn, by ``settings.sampling``; float64 of shape (n,).
+    def joined(self, others: Examples) -> Examples:
+        """Return these galaxies, and after them the others."""
+        return Examples(
+            *(np.concatenate([getattr(self, n), getattr(others, n)]) for n in ("images", "target", "answers"))
+        )
 
-        A galaxy without a target is drawn only where morphology is learnt: elsewhere it would teach nothing.
-        """
-        useful = np.isfinite(self.target) | (settings.morphology_weight > 0)
-        if settings.sampling == "natural":
-            return torch.from_numpy(useful.astype(np.float64))
-        positive = self.target == 1
-        others = useful & ~positive
-        share = settings.positive_fraction / max(positive.sum(), 1)
-        rest = (1 - settings.positive_fraction) / max(others.sum(), 1)
-        return torch.from_numpy(positive * share + others * rest)
+    def useful(self, settings: ClassifierSettings) -> np.ndarray:
+        """Return which galaxies teach anything: one without a target does only where morphology is learnt."""
+        return np.isfinite(self.target) | (settings.morphology_weight > 0)
 
 
-def dreamt_share(real: Examples, dreamt: Examples | None, settings: ClassifierSettings) -> float:
-    """Return the share of a batch that is dreamt: as the settings say, or less where few dreams are left.
+def drawing_weights(
+    real: Examples, dreamt: Examples | None, settings: ClassifierSettings, *, first: bool = False
+) -> torch.Tensor:
+    """Return how often each galaxy is drawn, the real ones and after them the dreamt; float64, their sum is 1.
 
-    No dreamt target is shown more often than a real one: a handful that passed the judge would else be learnt by
-    heart at the cost of the real ones. Where all is to be dreamt there is nothing to compare with.
+    How many of a batch are positive is as ``settings.sampling`` says. Of these ``settings.dreamt_fraction`` are
+    dreamt, or fewer where few dreams are left: no dreamt target is shown more often than a real one, else a handful
+    would be learnt by heart. Of the others ``settings.dreamt_negatives`` are dreamt.
+
+    Parameters
+    ----------
+    first : bool
+        All that can be dreamt is: see ``settings.dreams_first``.
     """
-    if dreamt is None:
-        return 0.0
-    if settings.dreamt_fraction == 1:
-        return 1.0
-    ours, theirs = (int((examples.target == 1).sum()) for examples in (real, dreamt))
-    return min(settings.dreamt_fraction, theirs / max(ours + theirs, 1))
+    pools = [real] if dreamt is None else [real, dreamt]
+    positive = [pool.target == 1 for pool in pools]
+    others = [pool.useful(settings) & ~rows for pool, rows in zip(pools, positive, strict=True)]
+    mass = settings.positive_fraction
+    if settings.sampling == "natural":
+        mass = positive[0].sum() / max(positive[0].sum() + others[0].sum(), 1)
+    weights = [np.zeros(len(pool.target)) for pool in pools]
+    for of_kind, whole, asked in (
+        (positive, mass, settings.dreamt_fraction),
+        (others, 1 - mass, settings.dreamt_negatives),
+    ):
+        count = [int(rows.sum()) for rows in of_kind]
+        share = 0.0
+        if dreamt is not None and count[1]:
+            share = 1.0 if first or asked == 1 or not count[0] else min(asked, count[1] / sum(count))
+        for pool, part in zip(range(len(pools)), (1 - share, share), strict=False):
+            weights[pool] += of_kind[pool] * (whole * part / max(count[pool], 1))
+    return torch.from_numpy(np.concatenate(weights))
 
 
 def train_classifier(
@@ -90,9 +106,9 @@ def train_classifier(
 ) -> GalaxyNet:
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
-    With `dreamt`, a part of every batch is dreamt (`dreamt_share`), and all of it during the first
-    ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. Real and dreamt
-    galaxies are each drawn by ``settings.sampling``, and the loss of the target is ``settings.loss``.
+    With `dreamt`, a part of the galaxies is dreamt (`drawing_weights`), and all that can be during the first
+    ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. The loss of the
+    target is ``settings.loss``.
 
     Returns
     -------
@@ -108,13 +124,10 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
 
-    pools = [
-        (torch.from_numpy(s.images), torch.from_numpy(s.target), torch.from_numpy(s.answers),
-         s.drawing_weights(settings))
-        for s in (real, dreamt) if s is not None
-    ]  # fmt: skip
+    all_ = real if dreamt is None else real.joined(dreamt)
+    columns = [torch.from_numpy(column) for column in (all_.images, all_.target, all_.answers)]
     only_dreams = round(steps * settings.dreams_first) if dreamt is not None else 0
-    share = dreamt_share(real, dreamt, settings)
+    weights = [drawing_weights(real, dreamt, settings, first=first) for first in (True, False)]
     balance = torch.tensor((real.target == 0).sum() / max((real.target == 1).sum(), 1), device=device).float()
 
     network.train()
@@ -128,13 +141,8 @@ def train_classifier(
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            n_dreamt = settings.batch if step < only_dreams else round(settings.batch * share)
-            parts = []
-            for pool, n in zip(pools, (settings.batch - n_dreamt, n_dreamt), strict=False):
-                if n:
-                    rows = torch.multinomial(pool[-1], n, replacement=True, generator=random)
-                    parts.append([column[rows] for column in pool[:-1]])
-            images, target, answers = (torch.cat(columns).to(device) for columns in zip(*parts, strict=True))
+            rows = torch.multinomial(weights[step >= only_dreams], settings.batch, replacement=True, generator=random)
+            images, target, answers = (column[rows].to(device) for column in columns)
 
             pixels = quarter_turns(rotate_flip_scale(to_unit(images), random), random)
             pixels = noise_and_gain(pixels, random).to(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ Whatever is taught, generator or network, is first checked to hold no object of 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from galscan.classify.plan import Plan
 from galscan.classify.train import Examples, train_classifier
 from galscan.errors import GalscanError
 from galscan.files import atomic_path, read_json, write_json, write_text
-from galscan.generate.dreams import Dreams, dream_set, read_dreams, write_dreams
+from galscan.generate.dreams import Dreams, dream_set, lay_set, read_dreams, write_dreams
 from galscan.generate.galaxies import GalaxySet
 from galscan.generate.model import load_generator, load_start, make_config
 from galscan.generate.train import train_generator
@@ -90,11 +91,9 @@ class Trial:
             real = self._examples()
             dreamt = None
             if any(ARMS[arm].dreams for arm in self.arms):
-                critic = self._networks(CRITIC, real, None)[0]
-                self._generator()
-                dreamt = self._dreamt(critic)
+                dreamt = self._dreamt(real)
             for arm in self.arms:
-                self._score(arm, real, dreamt if ARMS[arm].dreams else None)
+                self._score(arm, real, _of_kind(dreamt, ARMS[arm].kind, self.plan))
         tables = {arm: pd.read_parquet(self.folder / f"{arm}.parquet") for arm in self.arms}
         first = next(iter(tables.values()))
         return Scored(
@@ -142,7 +141,7 @@ class Trial:
         # Going on from the common stage, pixels must mean the same; else not even their mean is of a test object.
         names = [s.name for s in self.plan.stores]
         config = start.config if start else make_config(teaching.images, self.plan.schema, names, settings.widths)
-        with _timed(self.work, "generator"):
+        with _timed(self.folder, "generator"):
             outcome = train_generator(
                 teaching, config, settings, self.folder / "generator.safetensors", seed=self.seed, device=self.device,
                 start=start or load_start(settings.start),
@@ -150,36 +149,49 @@ class Trial:
         told = {"galaxies": len(teaching.images), "steps": outcome["steps"], "common": start is not None}
         write_json(self.folder / "generator.json", told)
 
-    def _dreamt(self, critic: GalaxyNet) -> Examples | None:
-        """Dream, drop what the critic finds failed, and return the rest; None if a class is left without dreams."""
-        from galscan.generate.judge import Critic, screen
-
+    def _dreamt(self, real: Examples) -> Dreams | None:
+        """Lay and draw, drop what the critic finds failed, and return the rest; None if no target is left."""
         plan, path = self.plan, self.folder / "dreams.zarr"
         if not (self.folder / "dreams.json").is_file():
             rows = self._taught()
-            table = self.galaxies.table.iloc[rows]
-            with _timed(self.work, "dreams"):
-                dreams = dream_set(
-                    load_generator(self.folder / "generator.safetensors"), self.galaxies.conditions(rows),
-                    table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, plan.recipe.dream,
-                    seed=self.seed, device=self.device,
-                )  # fmt: skip
-                judged = screen(
-                    dreams, self.galaxies.images[rows], Critic(critic, plan.rules.morphology, plan.schema, self.device),
-                    plan.rules, plan.schema,
-                )  # fmt: skip
-            dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
-            told = {"made": len(dreams), "made_positive": int(dreams.target.sum()), "dropped": dropped}
-            kept = dreams.select(judged["kept"].to_numpy())
-            told |= {"kept": 0, "kept_positive": 0}
-            if 0 < kept.target.sum() < len(kept):
+            dreams = lay_set(
+                self.galaxies.images[rows], self.galaxies.labels.iloc[rows], plan.rules, plan.recipe.dream.laid,
+                seed=self.seed,
+            )  # fmt: skip
+            told: dict[str, Any] = {"laid": len(dreams), "drawn": 0, "dropped": {}}
+            if plan.recipe.dream.positives and any(ARMS[arm].drawn for arm in self.arms):
+                drawn, dropped = self._drawn(real, rows)
+                told |= {"drawn": len(drawn) + sum(dropped.values()), "dropped": dropped}
+                dreams = Dreams.joined([dreams, drawn])
+            told |= {"made": told["laid"] + told["drawn"], "kept": len(dreams)}
+            told["kept_positive"] = int(dreams.target.sum())
+            if told["kept_positive"]:
                 write_dreams(
-                    kept, path, f"dreams-{plan.recipe.name}", plan.schema,
+                    dreams, path, f"dreams-{plan.recipe.name}", plan.schema,
                     {"seed": self.seed, "recipe": plan.recipe.hash},
                 )  # fmt: skip
-                told |= {"kept": len(kept), "kept_positive": int(kept.target.sum())}
             write_json(self.folder / "dreams.json", told)
-        return _as_examples(read_dreams(path, plan.schema.name), plan) if path.is_dir() else None
+        return read_dreams(path, plan.schema.name) if path.is_dir() else None
+
+    def _drawn(self, real: Examples, rows: np.ndarray) -> tuple[Dreams, dict[str, int]]:
+        """Let a generator draw; return what the critic keeps, and how many it drops for which reason."""
+        from galscan.generate.judge import Critic, screen
+
+        plan, table = self.plan, self.galaxies.table.iloc[rows]
+        network = self._networks(CRITIC, real, None)[0]
+        self._generator()
+        with _timed(self.folder, "dreams"):
+            dreams = dream_set(
+                load_generator(self.folder / "generator.safetensors"), self.galaxies.conditions(rows),
+                table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, plan.recipe.dream,
+                seed=self.seed, device=self.device,
+            )  # fmt: skip
+            judged = screen(
+                dreams, self.galaxies.images[rows], Critic(network, plan.rules.morphology, plan.schema, self.device),
+                plan.rules, plan.schema,
+            )  # fmt: skip
+        dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
+        return dreams.select(judged["kept"].to_numpy()), dropped
 
     def _networks(self, arm: str, real: Examples, dreamt: Examples | None) -> list[GalaxyNet]:
         settings = ARMS[arm].settings(self.plan.recipe.classifier)
@@ -187,7 +199,7 @@ class Trial:
         for member in range(self.members):
             path = self.folder / f"{arm}-{member}.safetensors"
             if not path.is_file():
-                with _timed(self.work, "classifiers"):
+                with _timed(self.folder, "classifiers"):
                     network = train_classifier(
                         real, dreamt, settings, steps=settings.steps, seed=self.seed * 100 + member,
                         device=self.device, label=f"repeat {self.repeat.number}, {arm}, network {member}",
@@ -203,7 +215,7 @@ class Trial:
         networks = self._networks(arm, real, dreamt)
         table = self.galaxies.table
         rows = np.flatnonzero(self.repeat.has(table["id"], "test") & table["target"].notna())
-        with _timed(self.work, "scores"):
+        with _timed(self.folder, "scores"):
             score = member_scores(networks, self.galaxies.images[rows], self.device).mean(0)
         frame = table.loc[rows, ["id", "target"]].astype({"target": int}).assign(score=score)
         with atomic_path(path) as temporary:
@@ -226,17 +238,20 @@ def check_apart(ids: pd.Series, repeat: Repeat) -> None:
 
 
 def seconds(work: Path) -> dict[str, float]:
-    """Return how long each kind of stage took, over all calls."""
-    return dict(read_json(work / "seconds.json"))
+    """Return how long each kind of stage took, over all repeats and calls."""
+    whole: Counter[str] = Counter()
+    for path in sorted(work.glob("**/seconds.json")):
+        whole.update(read_json(path))
+    return {stage: round(spent, 1) for stage, spent in whole.items()}
 
 
 @contextmanager
-def _timed(work: Path, stage: str) -> Iterator[None]:
+def _timed(folder: Path, stage: str) -> Iterator[None]:
     started = time.monotonic()
     yield
-    spent = seconds(work) if (work / "seconds.json").is_file() else {}
+    spent = read_json(folder / "seconds.json") if (folder / "seconds.json").is_file() else {}
     spent[stage] = round(spent.get(stage, 0.0) + time.monotonic() - started, 1)
-    write_json(work / "seconds.json", spent)
+    write_json(folder / "seconds.json", spent)
 
 
 def _teaching(plan: Plan, galaxies: Galaxies, rows: np.ndarray) -> GalaxySet:
@@ -248,5 +263,12 @@ def _teaching(plan: Plan, galaxies: Galaxies, rows: np.ndarray) -> GalaxySet:
     return part.generator_set(plan.recipe.generator)
 
 
-def _as_examples(dreams: Dreams, plan: Plan) -> Examples:
+def _of_kind(dreams: Dreams | None, kind: str, plan: Plan) -> Examples | None:
+    """Return the dreams an arm learns from; None where there is no target among them."""
+    if dreams is None or not kind:
+        return None
+    if kind != "both":
+        dreams = dreams.select(dreams.laid == (kind == "laid"))
+    if not dreams.target.any():
+        return None
     return Examples.from_labels(dreams.images, dreams.target, dreams.labels, plan.rules.morphology, plan.schema)

@@ -1,5 +1,8 @@
 """A set of dreams to train on: the rare class, and in the same way what it must be told from.
 
+There are two ways to dream. The generator draws from noise: anything, as well as it has learnt. Or the lane of one
+training galaxy is laid over another (`galscan.generate.lanes`): nothing but the combination is new, and it is plain.
+
 If every positive were dreamt and every negative real, a classifier would learn "dreamt" instead of the
 class. So negatives are dreamt, too: half as the survey has them, half hard ones on purpose.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,11 @@ import torch
 from galscan import pictures
 from galscan.errors import InputError, NotFoundError
 from galscan.files import atomic_path, digest, storage_errors
+from galscan.generate import lanes
 from galscan.generate.galaxies import MEASURED
 from galscan.generate.model import Generator
 from galscan.generate.sample import draw_conditions, dream, has_start
-from galscan.labels import Schema
+from galscan.labels import Schema, parse_rule
 from galscan.recipe import DreamRule, DreamSettings, LabelRules
 from galscan.store import layout
 
@@ -41,18 +46,36 @@ class Dreams:
         The condition of each: answers of the schema, NaN = left open.
     target : ndarray of float32, shape (n,)
         1 where the rare class was asked for, else 0.
+    laid : ndarray of bool, shape (n,)
+        Where a lane was laid over a training galaxy; the others were drawn by the generator.
     """
 
     images: np.ndarray
     labels: pd.DataFrame
     target: np.ndarray
+    laid: np.ndarray
+
+    @classmethod
+    def drawn(cls, images: np.ndarray, labels: pd.DataFrame, target: np.ndarray) -> Dreams:
+        """Return dreams that the generator drew."""
+        return cls(images, labels, target, np.zeros(len(images), bool))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Dreams]) -> Dreams:
+        """Return all dreams of `parts`, in their order."""
+        return cls(
+            np.concatenate([p.images for p in parts]), pd.concat([p.labels for p in parts], ignore_index=True),
+            np.concatenate([p.target for p in parts]), np.concatenate([p.laid for p in parts]),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, rows: np.ndarray) -> Dreams:
         """Return the dreams of these row numbers, or where this mask is true."""
-        return Dreams(self.images[rows], self.labels.iloc[rows].reset_index(drop=True), self.target[rows])
+        return Dreams(
+            self.images[rows], self.labels.iloc[rows].reset_index(drop=True), self.target[rows], self.laid[rows]
+        )  # fmt: skip
 
 
 def dream_set(
@@ -110,7 +133,46 @@ def dream_set(
         values.append(drawn[: len(images[-1])])
         targets.append(np.full(len(images[-1]), value, np.float32))
     labels = pd.DataFrame(np.concatenate(values), columns=conditions.columns).drop(columns=list(MEASURED))
-    return Dreams(np.concatenate(images), labels, np.concatenate(targets))
+    return Dreams.drawn(np.concatenate(images), labels, np.concatenate(targets))
+
+
+def lay_set(images: np.ndarray, labels: pd.DataFrame, rules: LabelRules, count: int, *, seed: int) -> Dreams:
+    """Lay lanes of some training galaxies over others: `count` targets at most, and half as many hard negatives.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, S, S, 3)
+        Of *training* galaxies.
+    labels : DataFrame, n rows
+        All answers of the schema.
+
+    Returns
+    -------
+    Dreams
+        Those whose lane is to be seen. None at all where the rules have no ``laid``, or no galaxy satisfies them.
+    """
+    rule, random = rules.laid, np.random.default_rng([seed, 17])
+    parts = [Dreams(images[:0], labels[:0], np.empty(0, np.float32), np.empty(0, bool))]
+    if rule is None or not count:
+        return parts[0]
+    columns = {name: labels[name].to_numpy() for name in labels}
+    of, onto, hard = (
+        np.flatnonzero(parse_rule(text, list(columns)).evaluate(columns)[0]) if text else np.empty(0, int)
+        for text in (rule.lanes_of, rule.onto, rule.hard)
+    )
+    if not len(of):
+        return parts[0]
+    screens = lanes.lift(images[of])
+    for pool, value, wanted in ((onto, 1.0, count), (hard, 0.0, count // 2)):
+        if not len(pool):
+            continue
+        below, above = random.choice(pool, wanted), random.integers(len(of), size=wanted)
+        laid, visible = lanes.lay(images[below], screens, above, random)
+        told = labels.iloc[below].reset_index(drop=True)
+        told[list(rule.take)] = labels.iloc[of[above]][list(rule.take)].to_numpy()
+        whole = Dreams(laid, told, np.full(wanted, value, np.float32), np.ones(wanted, bool))
+        parts.append(whole.select(visible))
+    return Dreams.joined(parts)
 
 
 def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenance: dict[str, Any]) -> None:
@@ -118,9 +180,10 @@ def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenan
     partial = path.with_name(path.name + ".partial")
     group = layout.create(
         partial, survey=name, count=len(dreams), size=dreams.images.shape[1], id_dtype=np.dtype("int64"),
-        schemas={schema.name: schema.names}, truth=["target"], provenance={"dreamt": True, **provenance},
+        schemas={schema.name: schema.names}, truth=["target", "laid"], provenance={"dreamt": True, **provenance},
     )  # fmt: skip
     arrays = {"images": dreams.images, "id": np.arange(len(dreams)), "truth/target": dreams.target}
+    arrays["truth/laid"] = dreams.laid.astype(np.float32)
     arrays |= {f"labels/{schema.name}/{a}": dreams.labels[a].to_numpy(np.float32) for a in schema.names}
     with storage_errors(partial):
         for key, column in arrays.items():
@@ -139,7 +202,8 @@ def read_dreams(path: Path, schema: str) -> Dreams:
         If there is no such store.
     """
     store = layout.open_store(path)
-    return Dreams(store.images(), store.labels(schema), store.column("truth/target"))
+    laid = store.column("truth/laid") == 1 if "laid" in store.attrs["truth"] else np.zeros(store.count, bool)
+    return Dreams(store.images(), store.labels(schema), store.column("truth/target"), laid)  # fmt: skip
 
 
 def write_conditions(conditions: pd.DataFrame, target: np.ndarray, survey: np.ndarray, path: Path) -> None:

@@ -10,8 +10,11 @@ Every stage leaves its result in ``OUT.partial`` and is skipped when it is there
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +26,14 @@ from galscan.classify.metrics import WorkingPoint
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError, nearest
 from galscan.files import atomic_path, digest, write_json
+from galscan.scanning import cluster
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
     import torch
+
+    from galscan.classify.dataset import Galaxies
+    from galscan.classify.trial import Trial
 
 LEAST_COMMON = 200  # unlabelled galaxies that make a common stage of the generator worth its while
 
@@ -46,10 +53,16 @@ class Ablation:
     """Galaxies without labels, or 0 where they are too few for a common stage."""
     out: Path
     request: dict[str, Any]
+    workers: int
 
     @property
     def dreams(self) -> bool:
         return any(ARMS[name].dreams for name in self.arms)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a generator is needed."""
+        return any(ARMS[name].drawn for name in self.arms) and self.plan.recipe.dream.positives > 0
 
     @property
     def generator_steps(self) -> tuple[int, int]:
@@ -72,14 +85,15 @@ class Ablation:
             f"networks     {len(self.repeats) * len(self.arms) * self.members:,}, {r.classifier.steps:,} steps of "
             f"{r.classifier.batch} each"
         ]
-        if self.dreams:
+        if self.drawn:
             first = f"{common:,} steps on {self.common:,} galaxies without labels, once; then " if common else ""
             rows += [
                 f"generator    {first}{own:,} steps a repeat"
                 + ("" if common else f" from the start weights ({r.generator.start}): fewer than {LEAST_COMMON} "
                    "galaxies without labels, so no common stage"),
-                f"dreams       {r.dream.positives:,} positive and {r.dream.negatives:,} negative a repeat",
             ]  # fmt: skip
+        if self.dreams:
+            rows += [f"dreams       {r.dream.told(self.plan.rules, drawn=self.drawn)} a repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 
@@ -102,6 +116,7 @@ def ablate(
     method: str | None = None,
     survey_size: int = 100_000,
     members: int = 1,
+    workers: int = 1,
     device: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
@@ -130,14 +145,16 @@ def ablate(
     purity, completeness : float
         The working points at which completeness and purity are told.
     arms : sequence of str
-        Of `galscan.classify.ablation.ARMS`; default all. The method is always among them, and with dreams the
-        arm whose networks screen these.
+        Of `galscan.classify.ablation.ARMS`; default all. The method is always among them, and where a generator
+        draws the arm whose networks screen what it drew.
     method : str, optional
-        The arm whose gain is told; default the one that is as the recipe is, else ``dreams_50``.
+        The arm whose gain is told; default the one that is as the recipe is, else ``dreams_70``.
     survey_size : int
         Objects of the survey for which detections are counted.
     members : int
         Networks an arm and repeat; their mean score counts.
+    workers : int
+        Repeats at a time, each on its share of the cores: networks this small gain little from a second core.
     seed : int
         Of everything: seeds 0, 1, ... of the repeats are counted from it.
     overwrite : bool
@@ -160,7 +177,7 @@ def ablate(
     Interrupted
         On Ctrl-C; the same call goes on where it stopped.
     """
-    _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members)
+    _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members, workers=workers)
     _check(negatives=negatives, max_test=max_test, least=2)
     for name, share in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
         if share is not None and not 0 < share < 1:
@@ -184,7 +201,7 @@ def ablate(
     }  # fmt: skip
     ablation = Ablation(
         plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= LEAST_COMMON else 0,
-        Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request,
+        Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request, workers,
     )  # fmt: skip
     print(ablation.describe(), file=sys.stderr)
     if dry_run:
@@ -210,8 +227,8 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
     """Return the arms in their order, and the method."""
     recipe = plan.recipe.classifier
     if method is None:
-        alike = [name for name, arm in ARMS.items() if arm.dreams and arm.settings(recipe) == recipe]
-        method = alike[0] if alike else "dreams_50"
+        alike = [name for name, arm in ARMS.items() if arm.kind == "both" and arm.settings(recipe) == recipe]
+        method = alike[0] if alike else "dreams_70"
     for name in (*arms, method):
         if name not in ARMS:
             raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")
@@ -220,7 +237,7 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
     wanted = {*(arms or ARMS), method}
     if not wanted & set(BASELINES):
         raise InputError(f"--arms {', '.join(arms)}: add a baseline to compare with ({', '.join(BASELINES)})")
-    if any(ARMS[name].dreams for name in wanted):
+    if any(ARMS[name].drawn for name in wanted):
         wanted.add(CRITIC)
     return tuple(name for name in ARMS if name in wanted), method
 
@@ -231,15 +248,14 @@ def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]
     from galscan.classify import trial
 
     plan = ablation.plan
-    common_steps, own_steps = ablation.generator_steps
-    galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.dreams)
-    if ablation.dreams and common_steps:
+    common_steps, _ = ablation.generator_steps
+    galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.drawn)
+    if ablation.drawn and common_steps:
         trial.common_generator(plan, galaxies, common_steps, work, device)
-    scored, told = [], []
-    for repeat in ablation.repeats:
-        one = trial.Trial(plan, repeat, galaxies, ablation.arms, ablation.members, own_steps, work, device)
-        scored.append(one.scored())
-        told.append(one.told())
+    if ablation.workers > 1:
+        _side_by_side(ablation, work, device)
+    trials = [_trial(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
+    scored, told = [one.scored() for one in trials], [one.told() for one in trials]
     result = ablations.evaluate(
         scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
     ) | {
@@ -254,6 +270,44 @@ def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]
     write_json(work / "ablation.json", result)
     report_ablation.write_ablation_report(work)
     return result
+
+
+def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: torch.device) -> Trial:
+    from galscan.classify.trial import Trial
+
+    _, steps = ablation.generator_steps
+    return Trial(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
+
+
+def _side_by_side(ablation: Ablation, work: Path, device: torch.device) -> None:
+    """Do the repeats in processes of their own; what they leave in `work` is found there afterwards."""
+    threads = max(1, cluster.cores() // ablation.workers)
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)  # read by the libraries when the new processes load them
+    try:
+        with ProcessPoolExecutor(ablation.workers, multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(_repeat, ablation, repeat, work, device) for repeat in ablation.repeats]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: torch.device) -> None:
+    """Runs in a process of its own."""
+    from galscan.classify import trial
+
+    galaxies = trial.load(ablation.plan, [repeat], unlabelled=ablation.drawn)
+    _trial(ablation, repeat, galaxies, work, device).scored()
 
 
 def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
@@ -275,15 +329,20 @@ def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
         "Statistics of the normalisation layers are of real training images in every arm, also where all examples are "
         "dreamt.",
     ]
-    if ablation.dreams:
+    if any(t["dreams"] and t["dreams"]["laid"] for t in told):
+        notes.append(
+            "Laid dreams are training galaxies with the lane of another training galaxy over them: nothing of a test "
+            "object is in them, and no generator either."
+        )
+    if ablation.drawn:
         notes.append(
             "The generator never saw a test object of its repeat (generator_ids.txt); dreams that the real-only "
             "network with morphology heads finds failed were dropped."
         )
     if none := [str(t["repeat"]) for t in told if t["dreams"] and not t["dreams"]["kept"]]:
         notes.append(
-            f"In repeat {', '.join(none)} the screen left no dreams of a class: the arms that dream were trained "
-            "there on real galaxies alone."
+            f"In repeat {', '.join(none)} no dream was left: the arms that dream were trained there on real galaxies "
+            "alone."
         )
     return notes
 

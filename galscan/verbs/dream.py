@@ -184,7 +184,7 @@ def _dream(source: _Source, rule: DreamRule, guidance: float, steps: int, count:
         device=devices.pick(device),
     )  # fmt: skip
     labels = pd.DataFrame(values, columns=conditions.columns)[source.schema.names]
-    return Dreams(images, labels, np.ones(count, np.float32))
+    return Dreams.drawn(images, labels, np.ones(count, np.float32))
 
 
 def _write(dreams: Dreams, source: _Source, out: Path, partial: Path, plan: dict[str, Any]) -> Path:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from galscan.classify.train import Examples
     from galscan.generate.dreams import Dreams
 
-# Shares of --budget: drawing a lane is the hardest thing to learn.
-GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.45, 0.2, 0.35
+# Shares of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py).
+GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.25, 0.1, 0.65
 LEFTOVERS = ("steps.json", "generator.json", "screened.json", "request.json")  # what only a resumed training needs
 
 
@@ -89,7 +89,7 @@ def train_rare(
     from galscan.classify.bundle import open_bundle
 
     where = devices.pick(device)
-    if plan.synthetic:
+    if plan.synthetic and plan.recipe.dream.positives:
         _check_start(plan)
     if finished(plan.out, "model.json", plan.request, "model", overwrite=overwrite) is not None:
         return open_bundle(plan.out)
@@ -122,7 +122,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     networks = {"real_only": _classifiers(plan, "real_only", real, None, work, device)}
     generated: dict[str, Any] = {}
     if plan.synthetic:
-        generated = _generator(plan, galaxies, work, device)
+        generated = _generator(plan, galaxies, work, device) if recipe.dream.positives else {}
         dreams = _dreams(plan, galaxies, work, networks["real_only"][0], device)
         if dreams is not None:
             dreamt = Examples.from_labels(dreams.images, dreams.target, dreams.labels, answers, plan.schema)
@@ -203,31 +203,45 @@ def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device)
 
 
 def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, device: torch.device) -> Dreams | None:
-    """Dream positives and negatives, and drop those that a network trained on real galaxies alone finds failed.
-
-    None if no positive, or no negative, is left.
-    """
-    from galscan.generate.dreams import CONDITIONS, dream_set, read_dreams, sheet, write_conditions, write_dreams
+    """Lay and draw, and drop what a network trained on real galaxies alone finds failed; None if no target is left."""
+    from galscan.generate.dreams import (
+        CONDITIONS,
+        Dreams,
+        dream_set,
+        lay_set,
+        read_dreams,
+        sheet,
+        write_conditions,
+        write_dreams,
+    )
     from galscan.generate.judge import Critic, screen
     from galscan.generate.model import load_generator
 
     schema, train = plan.schema, np.flatnonzero(_in_train(galaxies))
     if not (work / "screened.json").is_file():
-        conditions = galaxies.conditions(train)
-        table = galaxies.table.iloc[train]
-        write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
-        dreams = dream_set(
-            load_generator(work / "generator.safetensors"), conditions, table["target"].to_numpy(),
-            table["survey"].to_numpy(), plan.rules, plan.recipe.dream, seed=plan.seed, device=device,
-            seconds=plan.seconds(DREAM_SHARE),
-        )  # fmt: skip
-        judged = screen(
-            dreams, galaxies.images[train], Critic(critic, plan.rules.morphology, schema, device), plan.rules, schema
-        )
-        dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
-        counts = {"positive": int(dreams.target.sum()), "all": len(dreams), "dropped": dropped}
-        dreams = dreams.select(judged["kept"].to_numpy())
-        if 0 < dreams.target.sum() < len(dreams):
+        images, table = galaxies.images[train], galaxies.table.iloc[train]
+        dreams = lay_set(images, galaxies.labels.iloc[train], plan.rules, plan.recipe.dream.laid, seed=plan.seed)
+        if plan.recipe.dream.positives:
+            conditions = galaxies.conditions(train)
+            write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
+            drawn = dream_set(
+                load_generator(work / "generator.safetensors"), conditions, table["target"].to_numpy(),
+                table["survey"].to_numpy(), plan.rules, plan.recipe.dream, seed=plan.seed, device=device,
+                seconds=plan.seconds(DREAM_SHARE),
+            )  # fmt: skip
+            dreams = Dreams.joined([dreams, drawn])
+        counts: dict[str, Any] = {
+            "positive": int(dreams.target.sum()),
+            "laid": int(dreams.laid.sum()),
+            "all": len(dreams),
+        }
+        dropped: dict[str, int] = {}
+        if len(dreams):
+            judged = screen(dreams, images, Critic(critic, plan.rules.morphology, schema, device), plan.rules, schema)
+            dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
+            dreams = dreams.select(judged["kept"].to_numpy())
+        counts["dropped"] = dropped
+        if dreams.target.any():
             title = f"dreamt {plan.recipe.name} (first rows) and negatives (last rows), with their conditions"
             sheet(dreams, work / "dreams.png", [*plan.rules.dream.set][:2], title)
             provenance = {"seed": plan.seed, "recipe": plan.recipe.hash}
