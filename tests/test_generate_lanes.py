@@ -56,7 +56,6 @@ def test_dust_reddens_and_so_does_its_screen():
 
 
 def test_a_black_seam_is_no_dust():
-    assert one(crossed(black=True)).min() > 0.6
     assert 1 - one(crossed(black=True)).mean() < 0.3 * (1 - one(crossed(depth=0.7)).mean())
 
 

@@ -81,7 +81,7 @@ def lay(
     line = np.arange(size, dtype=np.float32) - middle
     y, x = np.meshgrid(line, line, indexing="ij")
     angle = random.uniform(0, 2 * np.pi, n)
-    side = random.choice([-1.0, 1.0], n)
+    side = np.where(random.random(n) < 0.5, -1.0, 1.0)
     thickness = np.exp(random.normal(0, 0.3, n))
     # Lanes come in the size of their galaxy, give or take a fifth.
     scale = screens.shape[donors, 0] / _shape(images)[:, 0].clip(0.02) * np.exp(random.normal(0, 0.2, n))
