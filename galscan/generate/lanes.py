@@ -18,7 +18,7 @@ from galscan.generate.galaxies import MEASURED, SHAPE, measure
 RINGS = np.linspace(0, 2.2, 23)  # edges of the isophotes, in half-light radii
 CLEAN = 0.85  # quantile along an isophote: light that no dust dims
 LEAST = 0.04  # depths below are noise and isophotes that are no ellipses
-HOLE = 0.3  # of the clean brightness: half of the stars are before the dust, so what is darker is a fault of the frame
+HOLE = 0.45  # of the clean brightness, a fifth of the light: half of the stars are before the dust, so this is no dust
 SOFT = 0.02  # of square-rooted brightness, added to both sides of the ratio: the sky has no screen
 VISIBLE = 0.06  # depth that a laid lane exceeds on 0.6 % of the frame, or it is not called one (as in surveys._render)
 
@@ -80,11 +80,12 @@ def lay(
     middle = (size - 1) / 2
     line = np.arange(size, dtype=np.float32) - middle
     y, x = np.meshgrid(line, line, indexing="ij")
-    angle = random.uniform(0, 2 * np.pi, n)
+    angle = random.uniform(0, 2 * np.pi, size=(n,))
     side = np.where(random.random(n) < 0.5, -1.0, 1.0)
-    thickness = np.exp(random.normal(0, 0.3, n))
+    thickness: np.ndarray = np.exp(random.normal(0, 0.3, size=(n,)))
     # Lanes come in the size of their galaxy, give or take a fifth.
-    scale = screens.shape[donors, 0] / _shape(images)[:, 0].clip(0.02) * np.exp(random.normal(0, 0.2, n))
+    spread = np.exp(random.normal(0, 0.2, size=(n,)))
+    scale: np.ndarray = screens.shape[donors, 0] / _shape(images)[:, 0].clip(0.02) * spread
     laid, visible = np.empty_like(images), np.empty(n, bool)
     for k in range(n):
         across = (-x * np.sin(angle[k]) + y * np.cos(angle[k])) * scale[k] * side[k] + middle

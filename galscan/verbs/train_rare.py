@@ -230,12 +230,8 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, devic
                 seconds=plan.seconds(DREAM_SHARE),
             )  # fmt: skip
             dreams = Dreams.joined([dreams, drawn])
-        counts: dict[str, Any] = {
-            "positive": int(dreams.target.sum()),
-            "laid": int(dreams.laid.sum()),
-            "all": len(dreams),
-        }
-        dropped: dict[str, int] = {}
+        counts: dict[str, Any] = {"positive": int(dreams.target.sum()), "laid": int(dreams.laid.sum())}
+        counts["all"], dropped = len(dreams), {}
         if len(dreams):
             judged = screen(dreams, images, Critic(critic, plan.rules.morphology, schema, device), plan.rules, schema)
             dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
