@@ -68,6 +68,7 @@ start = "none"
 steps = 3
 batch = 4
 [dream]
+laid = 0
 positives = 6
 negatives = 8
 steps = 2

@@ -12,6 +12,7 @@ from galscan.generate import dreams as module
 from galscan.generate.dreams import (
     Dreams,
     dream_set,
+    lay_set,
     read_conditions,
     read_dreams,
     sheet,
@@ -21,8 +22,9 @@ from galscan.generate.dreams import (
 from galscan.generate.galaxies import MEASURED, SHAPE
 from galscan.generate.model import Generator, make_config
 from galscan.labels import load_schema
-from galscan.recipe import DreamSettings, LabelRules
+from galscan.recipe import DreamSettings, LabelRules, load_recipe
 from galscan.store.layout import open_store
+from galscan.surveys.simulated import SimulatedSurvey
 
 SCHEMA = load_schema("simulated")
 CPU = torch.device("cpu")
@@ -234,3 +236,30 @@ def test_the_sheet_shows_both_kinds_with_what_was_asked(some, tmp_path, monkeypa
     sheet(many, tmp_path / "s.png", [], "", rows=np.array([100, 2]))
     np.testing.assert_array_equal(shown["images"], many.images[[100, 2]])
     assert shown["captions"] == ["", ""]
+
+
+def test_where_the_rules_know_no_lanes_none_are_laid():
+    rules = load_recipe("ring").schemas["simulated"]
+    labels = pd.DataFrame(np.ones((4, 13), np.float32), columns=load_schema("simulated").names)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    assert len(lay_set(images, labels, rules, 10, seed=0)) == 0
+    with_lanes = load_recipe("dustlane").schemas["simulated"]
+    assert len(lay_set(images, labels, with_lanes, 0, seed=0)) == 0
+    nobody = lay_set(images, labels * 0, with_lanes, 10, seed=0)
+    assert len(nobody) == 0 and list(nobody.labels) == list(labels)
+
+
+def test_a_laid_lane_brings_its_labels_and_all_else_stays():
+    sky = SimulatedSurvey(400, 32, seed=5, rare_fraction=0.2)
+    images = np.stack([c.image for c in sky.cutouts(0, 400)])
+    labels = sky.objects(0, 400).filter(like="simulated/").rename(columns=lambda c: c.removeprefix("simulated/"))
+    rules = load_recipe("dustlane").schemas["simulated"]
+    dreams = lay_set(images, labels, rules, 60, seed=0)
+    assert dreams.laid.all() and 30 < dreams.target.sum() <= 60
+    positive = dreams.labels[dreams.target == 1]
+    assert (positive["dust_lane"] >= 0.5).all() and (positive["early_type"] >= 0.5).all()
+    assert (dreams.labels.loc[dreams.target == 0, "early_type"] < 0.25).all()
+    pictures = {image.tobytes() for image in images}
+    assert not any(image.tobytes() in pictures for image in dreams.images)
+    again = lay_set(images, labels, rules, 60, seed=0)
+    np.testing.assert_array_equal(again.images, dreams.images)

@@ -12,6 +12,7 @@ from galscan.classify import trial
 from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
 from galscan.generate import judge
 from galscan.store.ingest import ingest_survey
+from galscan.store.layout import open_store
 from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs.ablate import ablate
 from tests.helpers import keep_all, tiny_recipe
@@ -156,7 +157,7 @@ def test_folds_without_unlabelled_galaxies_and_where_no_dream_is_left(tmp_path, 
     assert not first["generator"]["common"] and not (tmp_path / "o" / "common.safetensors").exists()
     assert first["dreams"]["kept"] >= 2
     assert first["dreams"]["made"] == first["dreams"]["kept"] + sum(first["dreams"]["dropped"].values())
-    assert second["dreams"]["kept"] == 0 and any("repeat 1 the screen left no dreams" in n for n in result["notes"])
+    assert second["dreams"]["kept"] == 0 and any("repeat 1 no dream was left" in n for n in result["notes"])
     scores = {arm: pd.read_parquet(tmp_path / "o" / "repeat-01" / f"{arm}.parquet") for arm in result["arms"]}
     pd.testing.assert_frame_equal(scores["dreams_first"], scores["attributes"])
     assert first["test"]["positives"] + second["test"]["positives"] == (
@@ -168,8 +169,8 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
     request = galscan.verbs.ablate.ablate(recipe, store=store, out=folder / "no", dry_run=True, seeds=2, members=3)
     text = capsys.readouterr().err
     assert request["seeds"] == 2 and not list(folder.glob("no*"))
-    assert "networks     60," in text and "2 steps on" in text and "galaxies without labels" in text
-    assert "6 positive and 8 negative a repeat" in text
+    assert "networks     72," in text and "2 steps on" in text and "galaxies without labels" in text
+    assert "6 positive and 8 negative drawn a repeat" in text
     assert ablate(recipe, store=store, dry_run=True)["method"] == "dreams_70"
 
 
@@ -189,3 +190,42 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
 def test_mistakes_are_one_line_with_a_remedy(store, recipe, wrong, words):
     with pytest.raises(InputError, match=words):
         ablate(recipe, store=store, **wrong)
+
+
+def test_laid_dreams_need_no_generator_and_repeats_go_side_by_side(tmp_path):
+    sky = SimulatedSurvey(count=300, size=32, seed=2, rare_fraction=0.2)
+    store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    recipe.write_text(recipe.read_text().replace("laid = 0", "laid = 30"))
+    options = {"store": store, "seeds": 2, "device": "cpu", "arms": ["weighted", "laid"], "method": "laid"}
+    one = ablate(str(recipe), out=tmp_path / "one", **options)
+    two = ablate(str(recipe), out=tmp_path / "two", workers=2, **options)
+    assert list(one["arms"]) == ["weighted", "laid"] and not list((tmp_path / "one").glob("**/generator*"))
+    assert {"classifiers", "scores"} <= set(two["seconds"])
+    for told, again in zip(one["repeats"], two["repeats"], strict=True):
+        assert told == again and 0 < told["dreams"]["kept_positive"] <= 30 and told["dreams"]["drawn"] == 0
+    assert any("lane of another training galaxy" in note for note in one["notes"])
+    scores = [pd.read_parquet(tmp_path / name / "repeat-01" / "laid.parquet") for name in ("one", "two")]
+    assert scores[0]["id"].equals(scores[1]["id"])
+    np.testing.assert_allclose(scores[0]["score"], scores[1]["score"], atol=1e-3)  # other numbers of threads
+
+
+def test_nothing_of_a_test_object_is_laid(tmp_path, monkeypatch):
+    """Checked by pixels: what lanes are lifted off, and laid over, is of the training objects."""
+    from galscan.generate import lanes
+
+    sky = SimulatedSurvey(count=300, size=32, seed=2, rare_fraction=0.2)
+    store = open_store(ingest_survey(sky, tmp_path / "s.zarr", workers=1).path)
+    owner = {image.tobytes(): name for image, name in zip(store.images(), store.column("id").astype(str), strict=True)}
+    used: set[str] = set()
+    lift, lay = lanes.lift, lanes.lay
+    note = lambda images: used.update(owner[image.tobytes()] for image in images)  # noqa: E731
+    monkeypatch.setattr(lanes, "lift", lambda images: (note(images), lift(images))[1])
+    monkeypatch.setattr(lanes, "lay", lambda images, *rest: (note(images), lay(images, *rest))[1])
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    recipe.write_text(recipe.read_text().replace("laid = 0", "laid = 30"))
+    ablate(
+        str(recipe), store=store.path, out=tmp_path / "o", seeds=1, device="cpu", arms=["plain", "laid"], method="laid"
+    )
+    tested = set(pd.read_parquet(tmp_path / "o" / "repeat-00" / "laid.parquet")["id"])
+    assert len(used) > 20 and tested and not used & tested

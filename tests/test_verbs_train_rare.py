@@ -131,7 +131,8 @@ def test_dreams_are_kept_with_their_conditions(model):
 
 def test_what_was_dropped_is_counted_and_told(model):
     assert model.metrics["dreams"] == {
-        "positive": 6, "all": 14, "dropped": {"copy": 1, "looks positive": 1}, "kept": 12, "kept_positive": 5,
+        "positive": 6, "laid": 0, "all": 14, "dropped": {"copy": 1, "looks positive": 1}, "kept": 12,
+        "kept_positive": 5,
     }  # fmt: skip
     assert model.metrics["generator"]["start"] == "none" and model.metrics["generator"]["steps"] == 3
     page = (model.path / "report.html").read_text()
@@ -316,3 +317,15 @@ def test_no_positives_says_how_many_and_what_helps(tmp_path):
     store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
     with pytest.raises(InputError, match="0 positive examples of 'dustlane' among 300 labelled"):
         galscan.train_rare(str(tiny_recipe(tmp_path / "r.toml")), store=store, out=tmp_path / "m")
+
+
+def test_laid_dreams_alone_need_no_generator(tmp_path, store):
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    recipe.write_text(recipe.read_text().replace("laid = 0", "laid = 40").replace("positives = 6", "positives = 0"))
+    model = galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu")
+    assert model.metrics["generator"] is None and not (model.path / "generator.safetensors").exists()
+    assert model.metrics["real_plus_dreamt"] is not None and 0 < model.metrics["dreams"]["laid"] <= 60
+    dreams = galscan.open_store(model.path / "dreams.zarr")
+    assert (dreams.column("truth/laid") == 1).all() and (model.path / "dreams.png").is_file()
+    laid = dreams.labels("simulated")[dreams.column("truth/target") == 1]
+    assert (laid["early_type"] >= 0.5).all() and (laid["dust_lane"] >= 0.5).all()
