@@ -47,7 +47,7 @@ Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", callback=_known_device, help="Where the networks run.")
 ]
 Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in the data home, by name; repeatable.")]
-Stores = Annotated[list[Path] | None, typer.Option("--store", help="Store, by path; repeatable.")]
+Stores = Annotated[list[str] | None, typer.Option("--store", help="Store, by path or URL; repeatable.")]
 
 
 def _version(wanted: bool) -> None:
@@ -274,9 +274,22 @@ def scan(
     model: Annotated[Path | None, typer.Option("--model", help="Use this model.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: in the data home.")] = None,
     cluster: Annotated[
-        str, typer.Option("--cluster", help="local, cuda, or the address of a Dask scheduler.")
+        str,
+        typer.Option(
+            "--cluster", help="local, cuda, slurm, kubernetes:NAME, the address of a Dask scheduler, or its file."
+        ),
     ] = "local",
     workers: Workers = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Only objects for which this holds, e.g. 'dec > 0 and redness > 0.5'.")
+    ] = None,
+    cone: Annotated[str | None, typer.Option("--cone", help="RA,DEC,RADIUS in degrees: only objects therein.")] = None,
+    moc: Annotated[Path | None, typer.Option("--moc", help="Only objects in this coverage map.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
+    cascade: Annotated[
+        bool | None,
+        typer.Option("--cascade/--no-cascade", help="Discard first what surely is none; default: from 100,000 on."),
+    ] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Candidates to keep; default: the recipe's.")] = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -285,9 +298,14 @@ def scan(
     """Score every galaxy of a survey, and rank the best. Run it again to go on."""
     run = galscan.scan(
         survey=survey or (), store=store or (), target=target, model=model, out=out, cluster=cluster, workers=workers,
-        top=top, device=device, dry_run=dry_run,
+        top=top, where=where, cone=_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device, dry_run=dry_run,
     )  # fmt: skip
     _show(run, as_json)
+    if run.set_aside:
+        raise GalscanError(
+            f"{sum(run.set_aside.values()):,} objects were never looked at ({', '.join(run.set_aside)}); see "
+            f"{run.path / 'quarantine'}; everything else is done"
+        )
 
 
 @_verb("export", "galscan export run/ --min-purity 0.5 --out candidates.fits")
@@ -330,6 +348,16 @@ def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str] | None:
         if not all(text.partition("=")):
             raise InputError(f"{option} {text!r} is not of the form NAME=VALUE (see --help)")
     return dict(t.split("=", 1) for t in texts) if texts else None
+
+
+def _cone(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise InputError(f"--cone {text!r} is not of the form RA,DEC,RADIUS, in degrees")
+    ra, dec, radius = (_number("--cone", part) for part in parts)
+    return ra, dec, radius
 
 
 def _number(option: str, text: str) -> float:

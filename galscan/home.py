@@ -63,8 +63,8 @@ def find_survey(name: str) -> Path:
     )
 
 
-def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the paths of surveys given by name, then of stores given by path; one or several of each.
+def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path | str]:
+    """Return the paths of surveys given by name, then of stores given by path or URL; one or several of each.
 
     Raises
     ------
@@ -72,7 +72,8 @@ def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | 
         If a survey is not in the data home.
     """
     names = [survey] if isinstance(survey, str) else list(survey)
-    return [find_survey(n) for n in names] + [Path(p) for p in ([store] if isinstance(store, str | Path) else store)]
+    stores = [store] if isinstance(store, str | Path) else store
+    return [find_survey(n) for n in names] + [s if "://" in str(s) else Path(s) for s in stores]
 
 
 def find_model(target: str) -> Path:

@@ -17,6 +17,7 @@ from galscan.classify.bundle import Scores
 from galscan.errors import GalscanError, Interrupted, StorageError
 from galscan.scanning import engine, worker
 from galscan.scanning.plan import Part, make_plan
+from galscan.scanning.selection import Selection
 from galscan.store import layout
 from tests.helpers import tiny_store
 from tests.test_scanning_plan import bundle
@@ -201,7 +202,7 @@ def test_a_flipped_byte_is_not_merged(stores, client, tmp_path):
 
 def test_few_parts_are_in_flight_however_many_there_are(stores, client, tmp_path):
     plan = planned(stores[:1], tmp_path / "run")
-    many = [Part(k, 0, 0, k, k + 1) for k in range(60)]
+    many = [Part(k, 0, k, k + 1) for k in range(60)]
     plan = dataclasses.replace(plan, parts=tuple(many))
     in_flight = []
     real = client.submit
@@ -251,7 +252,7 @@ def test_a_full_disk_on_a_worker_stays_a_storage_error_of_one_line(stores, clien
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_that_kills_its_workers_is_named(stores, client, tmp_path):
+def test_a_part_that_kills_its_workers_or_never_ends_is_set_aside_whole(stores, client, tmp_path):
     from distributed import KilledWorker
 
     plan = planned(stores[:1], tmp_path / "run")
@@ -262,11 +263,17 @@ def test_a_part_that_kills_its_workers_is_named(stores, client, tmp_path):
         def exception(self):
             return KilledWorker("key", None, 3)
 
-    with pytest.raises(GalscanError, match=r"part 2 \(rows 512-767 .* killed 4 workers.*fewer --workers"):
-        engine._report(plan, plan.parts[2], Future())
+    job, part = worker.Job.of(plan), plan.parts[2]
+    report = engine._report(plan, part, Future(), job, 0)
+    assert (report.scored, report.quarantined) == (0, part.count)
+    table = pd.read_parquet(worker.quarantine_path(plan.out, 2))
+    assert set(table["reason"]) == {worker.FATAL} and list(table["index"]) == list(range(512, 768))
+    assert len(pd.read_parquet(worker.scores_path(plan.out, 2))) == 0 and engine._done(plan, part)
     Future.status = "cancelled"
     with pytest.raises(GalscanError, match=r"cluster was lost at part 2 .*kept"):
-        engine._report(plan, plan.parts[2], Future())
+        engine._report(plan, part, Future(), job, 0)
+    engine._report(plan, plan.parts[1], Future(), job, engine.STRIKES)
+    assert set(pd.read_parquet(worker.quarantine_path(plan.out, 1))["reason"]) == {worker.SILENT}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -281,3 +288,81 @@ def test_a_signal_becomes_interrupted_and_handlers_come_back(number):
 
 def test_free_space_of_a_place_that_is_not_there_yet(tmp_path):
     assert engine.disk_free(tmp_path / "a" / "b") > 0
+
+
+def test_only_the_chosen_are_scored(stores, client, tmp_path):
+    chosen = Selection(where="dec > 0")
+    plan = planned(stores, tmp_path / "run", selection=chosen)
+    done = scan(plan, client)
+    north = sum(int((store.column("dec") > 0).sum()) for store in stores)
+    assert done.scored + done.quarantined == north < plan.objects
+    merged = engine.merge(plan)
+    assert (merged.top["dec"] > 0).all() and merged.scored + merged.quarantined == north
+    assert engine.pending(plan) == []
+    limited = planned(stores, tmp_path / "few", limit=1200)
+    assert scan(limited, client).scored == 1200 - 5
+    assert limited.fingerprint != plan.fingerprint != planned(stores, tmp_path / "all").fingerprint
+
+
+def cascaded(store, client, out, monkeypatch, **options):
+    """Scan with a first look whose score is the full one but for a little noise; return plan and merged."""
+    from galscan.classify import cascade
+
+    class Noisy:
+        cut, passes, pays = 12.0, 0.1, True
+
+        def score(self, images):
+            full = coarse_scorer(images).score
+            return full + np.random.default_rng(len(images)).normal(0, 0.1, len(full)).astype(np.float32)
+
+    monkeypatch.setattr(cascade, "load_first_look", lambda path: Noisy())
+    worker._load_first_look.cache_clear()
+    plan = planned([store], out, cascade=True, **options)
+    engine.run_scan(plan, client, engine.pending(plan), plan.out / engine.FIRST_LOOK)
+    return plan, engine.merge(plan)
+
+
+def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monkeypatch):
+    store = tiny_store(tmp_path / "s.zarr", 6000, 8, unusable=10)
+    plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch, top=40)
+    rows = pd.concat([pd.read_parquet(worker.scores_path(plan.out, p.number)) for p in plan.parts])
+    by_stage = rows.groupby("stage", observed=True)
+    assert len(rows) == merged.scored == 5990 and set(rows["stage"]) == set(worker.STAGES)
+    assert (
+        by_stage["score"].count()["first look"] == 0
+        and (by_stage["first_look"].max()[["audit", "first look"]] < 12).all()
+    )
+    assert np.isfinite(rows.loc[rows["stage"] != "first look", "score"]).all()
+    assert merged.discarded == (rows["stage"] != "full").sum() and merged.audited == (rows["stage"] == "audit").sum()
+    assert 0.004 < merged.audited / merged.discarded < 0.02
+    # The audited stand for all that were discarded, so that the distribution of scores stays whole.
+    assert merged.histogram.total == pytest.approx(5990, rel=0.35)
+    full = planned([store], tmp_path / "full", top=40)
+    scan(full, client)
+    best = engine.merge(full).top
+    assert set(best["id"]) == set(merged.top["id"]) and merged.lost == 0
+
+
+def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
+    store = tiny_store(tmp_path / "s.zarr", 3000, 8)
+    plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch)
+    before = worker.scores_path(plan.out, 1).read_bytes()
+    worker.scores_path(plan.out, 1).unlink()
+    engine.run_scan(plan, client, engine.pending(plan), plan.out / engine.FIRST_LOOK)
+    assert worker.scores_path(plan.out, 1).read_bytes() == before
+    pd.testing.assert_frame_equal(engine.merge(plan).top, merged.top)
+
+
+def test_a_first_look_is_taught_by_the_survey_and_kept(client, tmp_path):
+    from galscan.classify.cascade import load_first_look
+
+    store = tiny_store(tmp_path / "s.zarr", 6000, 32)
+    plan = planned([store], tmp_path / "run", cascade=True, top=30)
+    path = engine.first_look(plan, client)
+    look = load_first_look(path)
+    assert look.sample + look.held == 4000 and 0 < look.passes < 1
+    before = path.read_bytes()
+    assert engine.first_look(plan, client).read_bytes() == before
+    best = coarse_scorer(store.images()).score
+    passed = look.score(store.images()) >= look.cut
+    assert passed[np.argsort(-best)[:30]].mean() > 0.99

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,44 @@ def test_every_row_is_in_exactly_one_part(counts):
     assert plan.objects == sum(counts)
     assert plan.bytes == sum(counts) * 32 * 32 * 3
     assert all(0 < part.count <= layout.MAX_SHARD for part in plan.parts)
+
+
+@given(st.lists(st.integers(10**6, 3 * 10**9), min_size=1, max_size=4), st.integers(1, 10**10))
+@settings(max_examples=10, deadline=None)
+def test_a_billion_objects_stay_under_so_many_parts_and_parts_are_whole_shards(counts, limit):
+    stores = [fake_store(f"s{k}", count) for k, count in enumerate(counts)]
+    plan = plans.make_plan(stores, bundle(), limit=limit)
+    assert len(plan.parts) <= plans.MAX_PARTS + len(stores)
+    assert plan.objects == min(sum(counts), limit)
+    assert all(part.start % layout.MAX_SHARD == 0 for part in plan.parts)
+    assert all(a.stop == b.start for a, b in pairwise(plan.parts) if a.store == b.store)
+
+
+def test_a_first_look_is_for_large_surveys():
+    small, large = ([fake_store("a", n)] for n in (plans.LARGE - 1, plans.LARGE))
+    assert [plans.make_plan(s, bundle()).cascade for s in (small, large)] == [False, True]
+    on, off = (plans.make_plan(large, bundle(), cascade=c) for c in (True, False))
+    assert (on.cascade, off.cascade) == (True, False) and on.fingerprint != off.fingerprint
+
+
+def test_what_cannot_fit_is_refused_with_what_would():
+    plan = plans.make_plan([fake_store("a", 10_000_000)], bundle(), out="/out/run")
+    each, needed = plans.worker_memory(plan), plans.output_bytes(plan)
+    plans.check_fit(plan, 4, 4 * each, needed)
+    with pytest.raises(InputError, match="use --workers 3"):
+        plans.check_fit(plan, 4, 4 * each - 1, needed)
+    with pytest.raises(InputError, match="use another machine"):
+        plans.check_fit(plan, 1, each - 1, needed)
+    plans.check_fit(plan, None, 0, needed)  # others do the work
+    with pytest.raises(InputError, match=r"/out/run needs .* --limit ([\d,]+)") as error:
+        plans.check_fit(plan, 1, each, needed // 10)
+    limit = int(str(error.value).rpartition(" ")[2].replace(",", ""))
+    assert 0.2 < limit / plan.objects < 0.4
+
+
+def test_the_rate_that_was_measured_gives_the_time():
+    plan = plans.make_plan([fake_store("a", 900_000)], bundle(), cascade=False)
+    assert "about 15 min at 1,000 objects/s" in plans.describe(plan, "2 processes", 1000.0)
 
 
 def test_the_fingerprint_follows_what_decides_the_result_and_nothing_else():
@@ -108,6 +147,7 @@ def test_two_stores_of_one_name_are_refused(tmp_path):
         ({"top": 0}, "at least 1"),
         ({"device": "cudaa"}, "did you mean 'cuda'"),
         ({"precision": "fp16"}, "fp32"),
+        ({"limit": 0}, "at least 1 object"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

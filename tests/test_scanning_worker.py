@@ -33,7 +33,7 @@ def make_job(store, out, **changes):
 
 
 def whole(store) -> Part:
-    return Part(0, 0, 0, 0, store.count)
+    return Part(0, 0, 0, store.count)
 
 
 def tables(out, part=0):
@@ -63,7 +63,7 @@ def test_every_object_is_scored_once_with_its_own_image(tmp_path, by_brightness)
 
 def test_only_the_rows_of_the_part_are_touched(tmp_path, by_brightness):
     store = tiny_store(tmp_path / "s.zarr", 700, 16)
-    worker.score_part(Part(3, 0, 1, 256, 512), make_job(store, tmp_path / "run"))
+    worker.score_part(Part(3, 0, 256, 512), make_job(store, tmp_path / "run"))
     scores, _ = tables(tmp_path / "run", 3)
     assert list(scores["index"]) == list(range(256, 512))
 
@@ -103,7 +103,20 @@ def test_a_store_without_one_usable_image_gives_an_empty_part(tmp_path, by_brigh
     report = worker.score_part(whole(store), make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run")
     assert (len(scores), len(quarantine), report.scored) == (0, 30, 0)
-    assert list(scores.columns) == ["store", "index", "id", "ra", "dec", "flags", "score", "score_std", "one", "two"]
+    assert list(scores.columns) == [
+        "store",
+        "index",
+        "id",
+        "ra",
+        "dec",
+        "flags",
+        "score",
+        "score_std",
+        "first_look",
+        "stage",
+        "one",
+        "two",
+    ]
 
 
 def test_text_ids_stay_text(tmp_path, by_brightness):
@@ -175,7 +188,7 @@ def test_a_damaged_chunk_goes_to_quarantine_and_the_rest_is_scored(tmp_path, by_
     data = bytearray(shard.read_bytes())
     data[40:80] = bytes(40)  # within the first chunk of the second shard
     shard.write_bytes(data)
-    part = Part(1, 0, 1, 1536, 3072)
+    part = Part(1, 0, 1536, 3072)
     worker.score_part(part, make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run", 1)
     assert list(quarantine["index"]) == list(range(1536, 1536 + 256))

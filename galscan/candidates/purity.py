@@ -58,10 +58,10 @@ class ScoreHistogram:
     def total(self) -> int:
         return int(self.counts.sum())
 
-    def add(self, scores: np.ndarray) -> None:
-        """Count `scores` (finite, any shape)."""
+    def add(self, scores: np.ndarray, times: int = 1) -> None:
+        """Count `scores` (finite, any shape), each for `times` objects."""
         position = np.floor((np.asarray(scores, dtype=np.float64).ravel() + _EDGE) / _STEP)
-        self.counts += np.bincount(np.clip(position, 0, _BINS - 1).astype(np.int64), minlength=_BINS)
+        self.counts += times * np.bincount(np.clip(position, 0, _BINS - 1).astype(np.int64), minlength=_BINS)
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
         return ScoreHistogram(self.counts + other.counts)

@@ -62,7 +62,7 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
     }
     if "flags" in top:
         frame["flags"] = top["flags"].to_numpy(np.uint8)
-    answers = [name for name in top.columns if name not in (*_FROM_SCAN, "flags")]
+    answers = [name for name in top.columns if name not in (*_FROM_SCAN, "flags", "first_look", "stage")]
     if taken := sorted({*answers} & {*frame}):
         raise InputError(
             f"rank: the answer '{taken[0]}' has the name of a column of the table; rename it in the label schema"

@@ -96,13 +96,13 @@ def make_plan(
     paths = home.find_stores(survey, store)
     by_default = not paths
     if by_default:
-        paths = sorted((home.data_home() / "surveys").glob("*.zarr"))
+        paths = [*sorted((home.data_home() / "surveys").glob("*.zarr"))]
     if not paths:
         raise InputError(
             f"no labelled survey to train on in {home.data_home() / 'surveys'}: build one with "
             "galscan ingest --survey local --path IMAGES --catalog TABLE --labels SCHEMA, or name a store with --store"
         )
-    if len({p.resolve() for p in paths}) < len(paths):
+    if len({p.resolve() if isinstance(p, Path) else p for p in paths}) < len(paths):
         raise InputError("a store is named twice; name each once")
     stores = [layout.open_store(p) for p in paths]
     if by_default:  # all that fit; if none does, say so of the first

@@ -193,7 +193,7 @@ def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenan
     os.replace(partial, path)
 
 
-def read_dreams(path: Path, schema: str) -> Dreams:
+def read_dreams(path: Path | str, schema: str) -> Dreams:
     """Read what `write_dreams` wrote.
 
     Raises

@@ -1,6 +1,6 @@
-"""Who does the work: processes of this machine, its GPUs, or a Dask cluster that is already running.
+"""Who does the work: processes of this machine, its GPUs, or a Dask cluster that runs already or is started.
 
-The only module that knows dask_cuda. Everything else sees a `distributed.Client`.
+The only module that knows dask_cuda, dask_jobqueue and dask_kubernetes. Everything else sees a `distributed.Client`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from galscan.errors import GalscanError, InputError, nearest
 if TYPE_CHECKING:
     from distributed import Client
 
-KINDS = ("local", "cuda")
-SCHEMES = ("tcp://", "tls://")
+KINDS = ("local", "cuda", "slurm")
+SCHEMES = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
+KUBERNETES = "kubernetes:"
 TIMEOUT = "10s"  # for a scheduler to answer
 
 # Dask's nanny returns freed memory to the system at once, which halves the speed of a network on the CPU:
@@ -35,6 +36,7 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",  # of zarrs
 }
 
 
@@ -44,14 +46,19 @@ def check(cluster: str, workers: int | None = None) -> None:
     Raises
     ------
     InputError
-        If `cluster` is neither ``local``, ``cuda`` nor an address, or `workers` is below 1.
+        If `cluster` is none that is known, or `workers` is below 1 or has no meaning.
     """
-    if cluster not in KINDS and not cluster.startswith(SCHEMES):
-        raise InputError(f"cluster '{cluster}' is unknown{nearest(cluster, [*KINDS, 'tcp://HOST:PORT'])}")
+    known = (*KINDS, "tcp://HOST:PORT", f"{KUBERNETES}NAME", "FILE.json")
+    if cluster not in KINDS and not cluster.startswith((*SCHEMES, KUBERNETES)) and not cluster.endswith(".json"):
+        raise InputError(f"cluster '{cluster}' is unknown{nearest(cluster, known)}")
+    if cluster == KUBERNETES:
+        raise InputError(f"--cluster {cluster}: say which, e.g. {KUBERNETES}galscan (kubectl get daskclusters)")
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: at least 1 is needed")
     if workers is not None and cluster not in KINDS:
         raise InputError(f"--workers has no meaning with {cluster}: the cluster has the workers it has; leave it out")
+    if workers is None and cluster == "slurm":
+        raise InputError("--cluster slurm: say with --workers how many worker jobs to ask for")
 
 
 def describe(cluster: str, workers: int | None) -> str:
@@ -60,12 +67,22 @@ def describe(cluster: str, workers: int | None) -> str:
         return f"{workers or cores()} processes on this machine"
     if cluster == "cuda":
         return f"{workers or 'all'} GPUs of this machine"
+    if cluster == "slurm":
+        return f"{workers} jobs of Slurm"
     return f"those of {cluster}"
 
 
 def cores() -> int:
     """Return the cores this process may use (a container may allow fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Return the bytes of memory that may still be used here (a container may be allowed less than the machine has)."""
+    import psutil
+    from distributed.system import MEMORY_LIMIT
+
+    return min(int(psutil.virtual_memory().available), int(MEMORY_LIMIT))
 
 
 @contextmanager
@@ -77,7 +94,8 @@ def connect(
     Parameters
     ----------
     cluster : str
-        ``local``, ``cuda``, or the address of a Dask scheduler.
+        ``local``; ``cuda``; ``slurm`` (jobs as Dask's configuration for jobqueue.slurm says); ``kubernetes:NAME`` (a
+        cluster of the Dask operator); the address of a Dask scheduler; or the file that a scheduler wrote.
     workers : int, optional
         Processes to start; all cores, or all GPUs, by default.
     paths : sequence of paths
@@ -94,8 +112,18 @@ def connect(
     # Dask's words are for its developers ("Removing worker ... caused the cluster to lose ..."); ours follow.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     start = {"local": _local, "cuda": _cuda}.get(cluster)
-    with start(workers) if start else _remote(cluster, paths) as client:
-        yield client
+    if start is not None:
+        with start(workers) as client:
+            yield client
+        return
+    with contextlib.ExitStack() as stack:
+        if cluster == "slurm":
+            address = stack.enter_context(_slurm(workers or 1))
+        elif cluster.startswith(KUBERNETES):
+            address = stack.enter_context(_kubernetes(cluster.removeprefix(KUBERNETES)))
+        else:
+            address = cluster
+        yield stack.enter_context(_remote(address, paths))
 
 
 @contextmanager
@@ -136,11 +164,60 @@ def _cuda(workers: int | None) -> Iterator[Client]:
 
 
 @contextmanager
+def _slurm(jobs: int) -> Iterator[str]:
+    """Ask Slurm for worker jobs; queue, memory and wall time are those of Dask's configuration (deploy/slurm)."""
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError:
+        raise InputError(
+            "--cluster slurm needs dask-jobqueue, which is not installed: pip install 'galscan[slurm]'; or submit "
+            "deploy/slurm/galscan.sbatch, which needs nothing"
+        ) from None
+    environment = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
+    try:
+        cluster = SLURMCluster(job_script_prologue=environment, silence_logs=logging.CRITICAL)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"--cluster slurm: dask-jobqueue is not told enough ({_line(error)}); write cores, memory and walltime "
+            "into ~/.config/dask/jobqueue.yaml (deploy/slurm/jobqueue.yaml is an example)"
+        ) from error
+    with cluster:
+        cluster.scale(jobs=jobs)
+        yield str(cluster.scheduler_address)
+
+
+@contextmanager
+def _kubernetes(name: str) -> Iterator[str]:
+    """Join a cluster that the Dask operator runs; it goes on running."""
+    try:
+        from dask_kubernetes.operator import KubeCluster
+    except ImportError:
+        raise InputError(
+            "--cluster kubernetes needs dask-kubernetes, which is not installed: pip install 'galscan[kubernetes]'"
+        ) from None
+    try:
+        cluster = KubeCluster.from_name(name, shutdown_on_close=False)
+    except Exception as error:  # of its own kinds, and those of the client of Kubernetes below it
+        raise InputError(
+            f"no Dask cluster '{name}' can be joined ({type(error).__name__}: {_line(error)}); look at: "
+            "kubectl get daskclusters"
+        ) from error
+    with cluster:
+        yield str(cluster.scheduler_address)
+
+
+@contextmanager
 def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
     from distributed import Client
 
+    if address.endswith(".json") and not Path(address).is_file():
+        raise InputError(
+            f"there is no scheduler file {address}; a scheduler writes it: dask scheduler --scheduler-file"
+        )
+    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     try:
-        client = Client(address, timeout=TIMEOUT, set_as_default=False)
+        # TLS needs certificates, which Dask's configuration names (distributed.comm.tls).
+        client = Client(**where, timeout=TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         why = f"({_line(error)}); check the address and that it runs"
         raise InputError(f"no Dask scheduler answers at {address} {why}") from error
@@ -172,7 +249,7 @@ def _check_workers(client: Client, paths: list[str]) -> None:
 
 def _look(paths: list[str]) -> tuple[str, list[str]]:
     """Runs on a worker."""
-    return galscan.__version__, [path for path in paths if not os.path.exists(path)]
+    return galscan.__version__, [path for path in paths if "://" not in path and not os.path.exists(path)]
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -27,11 +28,33 @@ from galscan import files, progress
 from galscan.candidates.purity import ScoreHistogram
 from galscan.errors import GalscanError, Interrupted
 from galscan.scanning.plan import Part, Plan
-from galscan.scanning.worker import FINGERPRINT, Job, PartReport, get_ready, quarantine_path, score_part, scores_path
+from galscan.scanning.worker import (
+    AUDIT,
+    AUDITED,
+    CHOSEN,
+    FATAL,
+    FINGERPRINT,
+    FULL,
+    SILENT,
+    Job,
+    PartReport,
+    get_ready,
+    quarantine_path,
+    sample_part,
+    score_part,
+    scores_path,
+    set_aside,
+)
+from galscan.store.layout import CHUNK
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+FIRST_LOOK = "first-look.safetensors"
+SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 20_000)  # of the survey, and at least and at most so many objects
+TICK = 1.0  # seconds between looks at the clock
+PATIENCE = 300.0  # seconds without any part finished, and 20 times the longest part, after which workers are woken
+STRIKES = 3
 ORDER = ["score", "store", "id", "index"]  # best first; the rest only so that ties have one order
 
 
@@ -53,6 +76,11 @@ class Merged:
     scored: int
     quarantined: int
     reasons: dict[str, int]
+    discarded: int
+    """By the first look, those that were audited included."""
+    audited: int
+    lost: int
+    """Of the audited, those that are among the best."""
 
 
 def pending(plan: Plan) -> list[Part]:
@@ -64,42 +92,120 @@ def pending(plan: Plan) -> list[Part]:
 
 
 def _done(plan: Plan, part: Part) -> bool:
-    """Tell whether both tables of a part are whole, of this plan, and hold every object once."""
-    rows = [_rows(path(plan.out, part.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
-    return None not in rows and sum(n or 0 for n in rows) == part.count
+    """Tell whether both tables of a part are whole, of this plan, and hold every chosen object once."""
+    found = [_rows(path(plan.out, part.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
+    counts = [rows for rows, _ in filter(None, found)]
+    return len(counts) == 2 and all(chosen == sum(counts) for _, chosen in filter(None, found))
 
 
-def _rows(path: Path, fingerprint: str) -> int | None:
-    """Return the rows of a table, or None if it is missing, damaged or of another run."""
+def _rows(path: Path, fingerprint: str) -> tuple[int, int] | None:
+    """Return the rows of a table and how many were chosen, or None if it is missing, damaged or of another run."""
     try:
         footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
+        marks = footer.metadata or {}
+        return (footer.num_rows, int(marks[CHOSEN])) if marks.get(FINGERPRINT) == fingerprint.encode() else None
+    except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
-    return footer.num_rows if (footer.metadata or {}).get(FINGERPRINT) == fingerprint.encode() else None
 
 
-def run_scan(plan: Plan, client: Client, parts: Iterable[Part]) -> Progress:
-    """Score `parts` on the workers of `client`; a part that is done stays done whatever happens later.
+def first_look(plan: Plan, client: Client) -> Path:
+    """Teach a first look with a random sample of the survey, and return its file; an earlier call's is used again.
 
     Raises
     ------
     GalscanError
-        If a part cannot be done: a broken store, workers that die of it, a lost cluster.
+        If the sample cannot be read.
+    """
+    from galscan.classify.cascade import distil, save_first_look
+
+    path = plan.out / FIRST_LOOK
+    if path.is_file():
+        return path
+    random = np.random.default_rng(plan.seed)
+    wanted = int(np.clip(plan.objects * SAMPLE_SHARE, *SAMPLE))
+    chunks = [
+        (part.store, slice(start, min(start + CHUNK, part.stop)))
+        for part in plan.parts for start in range(part.start, part.stop, CHUNK)
+    ] if plan.objects < 50 * SAMPLE[1] else _drawn_chunks(plan, random, 2 * wanted // CHUNK)  # fmt: skip
+    job = Job.of(plan)
+    _make_ready(client, job)
+    images: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
+    order = random.permutation(len(chunks))
+    with progress.track("first look: sample", wanted, "objects") as advance:
+        for start in range(0, len(order), _window(client)):
+            some = [chunks[k] for k in order[start : start + _window(client)]]
+            for got in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
+                images.append(got[0])
+                scores.append(got[1])
+                advance(len(got[1]))
+            if sum(map(len, scores)) >= wanted:
+                break
+    mixed = random.permutation(sum(map(len, scores)))[:wanted]
+    look = distil(
+        np.concatenate(images)[mixed], np.concatenate(scores)[mixed], plan.top / max(plan.objects, 1), seed=plan.seed
+    )
+    save_first_look(look, path)
+    return path
+
+
+def _drawn_chunks(plan: Plan, random: np.random.Generator, count: int) -> list[tuple[int, slice]]:
+    """Return random chunks of a survey so large that not even a list of all is wanted."""
+    sizes = np.array([part.count for part in plan.parts])
+    drawn = []
+    for k in random.choice(len(sizes), count, p=sizes / sizes.sum()):
+        part = plan.parts[k]
+        start = part.start + CHUNK * int(random.integers(-(-part.count // CHUNK)))
+        drawn.append((part.store, slice(start, min(start + CHUNK, part.stop))))
+    return drawn
+
+
+def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
+    """Score the first objects here, on one core, for some seconds; return how many a second, reading included."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        job, part = Job.of(plan), plan.parts[0]
+        sample_part(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
+        started, done = time.perf_counter(), 0
+        for start in range(part.start, part.stop, CHUNK):
+            done += len(sample_part(part.store, slice(start, min(start + CHUNK, part.stop)), job)[1])
+            if time.perf_counter() - started > seconds:
+                break
+        return done / (time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | None = None) -> Progress:
+    """Score `parts` on the workers of `client`; a part that is done stays done whatever happens later.
+
+    A part that kills every worker that tries it is quarantined whole. Workers that are silent for too long are
+    started anew.
+
+    Raises
+    ------
+    GalscanError
+        If a part cannot be done: a broken store, a lost cluster.
     StorageError
         If the run folder cannot be written.
     """
-    from distributed import as_completed
-
     parts = list(parts)
-    job = Job.of(plan)
+    job = Job.of(plan, look)
     waiting = iter(parts)
-    flying: dict[Any, tuple[Part, Future]] = {}
+    flying: dict[str, tuple[Part, Future]] = {}
+    finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    strikes: Counter[int] = Counter()
     scored = quarantined = 0
+    longest, last = 0.0, time.perf_counter()
 
-    def launch(room: int) -> list[Future]:
-        new = [(part, client.submit(score_part, part, job, pure=False)) for part in islice(waiting, max(room, 0))]
-        flying.update((future.key, (part, future)) for part, future in new)
-        return [future for _, future in new]
+    def launch(room: int) -> None:
+        for part in islice(waiting, max(room, 0)):
+            future = client.submit(score_part, part, job, pure=False)
+            flying[str(future.key)] = part, future
+            future.add_done_callback(finished.put)
 
     _make_ready(client, job)
     started = time.perf_counter()
@@ -108,18 +214,25 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part]) -> Progress:
     tracked = progress.track("scan", plan.objects, "objects", done=plan.objects - todo)
     with tracked as advance, open(ledger_path, "a", encoding="utf-8") as ledger:
         try:
-            completed = as_completed(launch(_window(client)), loop=client.loop)
-            for future in completed:
-                part, _ = flying.pop(future.key)
-                report = _report(plan, part, future)
+            launch(_window(client))
+            while flying:
+                try:
+                    future = finished.get(timeout=TICK)
+                except queue.Empty:
+                    if time.perf_counter() - last > max(PATIENCE, 20 * longest):
+                        _wake(client, flying, strikes)
+                        last = time.perf_counter()
+                    continue
+                part, _ = flying.pop(str(future.key))
+                report = _report(plan, part, future, job, strikes[part.number])
                 scored += report.scored
                 quarantined += report.quarantined
+                longest, last = max(longest, report.seconds), time.perf_counter()
                 with files.storage_errors(ledger_path):
                     ledger.write(json.dumps(asdict(report)) + "\n")
                     ledger.flush()
                 advance(part.count)
-                for new in launch(_window(client) - len(flying)):
-                    completed.add(new)
+                launch(_window(client) - len(flying))
         except BaseException:
             client.cancel([future for _, future in flying.values()], force=True)
             raise
@@ -139,21 +252,40 @@ def _window(client: Client) -> int:
     return 2 * sum(client.nthreads().values()) + 2
 
 
-def _report(plan: Plan, part: Part, future: Future) -> PartReport:
-    """Return what a part reported, or raise its failure as one line that names the part."""
+def _executing(dask_worker: Any) -> list[str]:
+    """Runs on a worker: what it is at, and not only about to do."""
+    return [str(task.key) for task in dask_worker.state.executing]
+
+
+def _wake(client: Client, flying: Mapping[str, tuple[Part, Future]], strikes: Counter[int]) -> None:
+    """Start the workers anew that have been silent for too long; a part at which that happens thrice is given up.
+
+    A worker that does not even answer is the scheduler's to remove.
+    """
+    at = {w: keys for w, keys in client.run(_executing, on_error="return").items() if isinstance(keys, list) and keys}
+    for key in (key for keys in at.values() for key in keys if key in flying):
+        part, future = flying[key]
+        strikes[part.number] += 1
+        if strikes[part.number] == STRIKES:
+            future.cancel(force=True)
+    if at:
+        client.restart_workers(list(at), raise_for_error=False)
+
+
+def _report(plan: Plan, part: Part, future: Future, job: Job, strikes: int) -> PartReport:
+    """Return what a part reported, set it aside if it is fatal, or raise its failure as one line that names it."""
     from distributed import KilledWorker
 
     kept = "the finished parts are kept, run the same command again to go on"
     if future.status == "finished":
         return future.result()  # type: ignore[no-any-return]
+    if strikes >= STRIKES:
+        return set_aside(part, job, SILENT)
     if future.status != "error":
         raise GalscanError(f"the cluster was lost at {plan.where(part)}; {kept}")
     error = future.exception()
     if isinstance(error, KilledWorker):
-        raise GalscanError(
-            f"{plan.where(part)} killed {error.allowed_failures + 1} workers, most often by needing too much memory: "
-            f"use fewer --workers; {kept}"
-        ) from None
+        return set_aside(part, job, FATAL)
     if isinstance(error, GalscanError):
         raise type(error)(f"{error} ({plan.where(part)}; {kept})") from error
     message = (str(error).strip().splitlines() or ["no message"])[0]
@@ -189,19 +321,26 @@ def merge(plan: Plan) -> Merged:
     histogram = ScoreHistogram.empty()
     reasons: Counter[str] = Counter()
     best: list[pd.DataFrame] = []
-    scored = held = 0
+    scored = set_apart = held = discarded = 0
+    audited: list[np.ndarray] = []
     floor = -np.inf  # the score of the last of the best so far
     with progress.track("merge", len(plan.parts), "parts") as advance:
         for part in plan.parts:
             quarantined = _column(plan, part, quarantine_path(plan.out, part.number), "reason")
             reasons.update(quarantined.to_pylist())
+            set_apart += len(quarantined)
             path = scores_path(plan.out, part.number)
             score = _column(plan, part, path, "score").to_numpy()
-            if len(score) + len(quarantined) != part.count:
+            stage = _column(plan, part, path, "stage").combine_chunks().to_numpy(zero_copy_only=False)
+            if not _done(plan, part):
                 raise GalscanError(
                     f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
                 )
-            histogram.add(score)
+            histogram.add(score[stage == FULL])
+            # Each of the audited stands for all that were discarded like it.
+            histogram.add(score[stage == AUDITED], round(1 / AUDIT))
+            audited.append(score[stage == AUDITED])
+            discarded += int((stage != FULL).sum())
             scored += len(score)
             # Ties with the last of the best are kept until the sort, which decides them by name.
             keep = np.flatnonzero(score >= floor)
@@ -212,7 +351,9 @@ def merge(plan: Plan) -> Merged:
                 best = [_sort(best, plan.top)]
                 held, floor = len(best[0]), float(best[0]["score"].iloc[-1])
             advance()
-    return Merged(_sort(best, plan.top), histogram, scored, plan.objects - scored, dict(sorted(reasons.items())))
+    top, looked = _sort(best, plan.top), np.concatenate(audited) if audited else np.empty(0, np.float32)
+    lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
+    return Merged(top, histogram, scored, set_apart, dict(sorted(reasons.items())), discarded, len(looked), lost)
 
 
 def _column(plan: Plan, part: Part, path: Path, name: str) -> pa.ChunkedArray:

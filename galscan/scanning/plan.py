@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import galscan
 from galscan import files, home
 from galscan.errors import InputError, nearest
+from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import Store
 
 if TYPE_CHECKING:
     from galscan.classify.bundle import Bundle
 
+MAX_PARTS = 20_000  # schedulers and folders grow rough near 100,000
+LARGE = 100_000  # objects, below which a first look's sample costs more than it saves
 PIECE = 1024  # objects read at a time: the fastest read measured, and what bounds a worker's memory
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("bf16", "fp32")
@@ -35,11 +38,10 @@ class StoreRef:
 
 @dataclass(frozen=True)
 class Part:
-    """One unit of work: the rows `start` to `stop` of store number `store`, which are its shard `shard`."""
+    """One unit of work: the rows `start` to `stop` of store number `store`, which are whole shards of it."""
 
     number: int
     store: int
-    shard: int
     start: int
     stop: int
 
@@ -70,11 +72,13 @@ class Plan:
     batch: int
     device: str
     place: str | None = None
+    selection: Selection = ALL
+    cascade: bool = False
 
-    @property
+    @cached_property
     def objects(self) -> int:
-        """Objects to score or to quarantine."""
-        return sum(store.count for store in self.stores)
+        """Objects in the parts; without a selection, all of them are scored or quarantined."""
+        return sum(part.count for part in self.parts)
 
     @property
     def bytes(self) -> int:
@@ -92,6 +96,9 @@ class Plan:
             "top": self.top,
             "precision": self.precision,
             "size": self.size,
+            "objects": self.objects,
+            "selection": self.selection.described(),
+            "cascade": self.cascade,
         }
 
     @cached_property
@@ -126,8 +133,20 @@ def make_plan(
     precision: str | None = None,
     device: str = "auto",
     out: Path | str | None = None,
+    selection: Selection = ALL,
+    limit: int | None = None,
+    cascade: bool | None = None,
 ) -> Plan:
     """Decide a scan of `stores` with the model `bundle`; `None` means what the model's recipe says.
+
+    Parameters
+    ----------
+    selection : Selection
+        Which objects; all by default.
+    limit : int, optional
+        Only the first so many rows of the stores, in their order.
+    cascade : bool, optional
+        Whether a first look discards what surely is no candidate; by default where the survey is large enough.
 
     Raises
     ------
@@ -144,13 +163,21 @@ def make_plan(
         raise InputError(f"precision '{precision}' is unknown{nearest(precision, PRECISIONS)}")
     if device not in DEVICES:
         raise InputError(f"device '{device}' is unknown{nearest(device, DEVICES)}")
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: scan at least 1 object")
     _check(stores, bundle)
+    for store in stores:
+        selection.check(store)
+    parts = tuple(_parts(stores, limit))
+    if cascade is None:
+        cascade = sum(part.count for part in parts) >= LARGE
     return Plan(
         target=bundle.target, model=str(Path(bundle.path).absolute()), model_hash=bundle.model_hash,
         recipe_hash=bundle.recipe.hash,
-        stores=tuple(StoreRef(s.name, str(s.path.absolute()), s.content_hash, s.count) for s in stores),
-        parts=tuple(_parts(stores)), size=bundle.size, answers=tuple(bundle.answers), top=top, precision=precision,
+        stores=tuple(StoreRef(s.name, s.location, s.content_hash, s.count) for s in stores),
+        parts=parts, size=bundle.size, answers=tuple(bundle.answers), top=top, precision=precision,
         batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
+        selection=selection, cascade=cascade,
     )  # fmt: skip
 
 
@@ -176,13 +203,15 @@ def _check(stores: Sequence[Store], bundle: Bundle) -> None:
         seen[store.name] = store
 
 
-def _parts(stores: Sequence[Store]) -> Iterator[Part]:
-    number = 0
+def _parts(stores: Sequence[Store], limit: int | None) -> Iterator[Part]:
+    """Group shards so that there are `MAX_PARTS` parts and one more a store at most; a small survey's stay single."""
+    together = -(-sum(store.n_shards for store in stores) // MAX_PARTS)
+    number, left = 0, limit if limit is not None else sum(store.count for store in stores)
     for index, store in enumerate(stores):
-        for shard in range(store.n_shards):
-            rows = store.rows(shard)
-            yield Part(number, index, shard, rows.start, rows.stop)
+        for start in range(0, min(store.count, left), together * store.shard):
+            yield Part(number, index, start, min(start + together * store.shard, store.count, left))
             number += 1
+        left -= min(store.count, left)
 
 
 def worker_memory(plan: Plan) -> int:
@@ -195,25 +224,73 @@ def worker_memory(plan: Plan) -> int:
 
 def output_bytes(plan: Plan) -> int:
     """Bound the bytes the run folder will take: one row of scores an object, and the tables of candidates."""
-    row = 8 + 20 + 16 + 8 + 4 * len(plan.answers)  # index, id, ra and dec, score and spread, morphology
+    row = 8 + 20 + 16 + 8 + 5 + 4 * len(plan.answers)  # index, id, ra and dec, score and spread, first look, morphology
     return plan.objects * row + min(plan.top, plan.objects) * 2 * (row + 60) + 2**20
 
 
-def describe(plan: Plan, workers: str) -> str:
-    """Return the plan in words, for ``--dry-run``; `workers` says who will do it."""
+def check_fit(plan: Plan, workers: int | None, memory: int, free: int) -> None:
+    """Refuse a scan that cannot fit.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Processes on this machine; None where others do the work.
+    memory, free : int
+        Bytes of memory to be had on this machine, and of disk where the run will be.
+
+    Raises
+    ------
+    InputError
+        With the number that would fit.
+    """
+    each = worker_memory(plan)
+    if workers is not None and workers * each > memory:
+        room = memory // each
+        raise InputError(
+            f"{workers} workers need {size_text(workers * each)} of memory, {size_text(memory)} are to be had; "
+            + (f"use --workers {room}" if room else f"one alone needs {size_text(each)}: use another machine")
+        )
+    # Tables are compressed: a third of the bound is what they take at least.
+    if free < output_bytes(plan) // 3:
+        raise InputError(
+            f"{plan.out} needs {size_text(output_bytes(plan) // 3)} or more, {size_text(free)} are free there; choose "
+            f"another --out, or --limit {max(free * 3 // (output_bytes(plan) // max(plan.objects, 1)), 1):,}"
+        )
+
+
+def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
+    """Return the plan in words, for ``--dry-run``; `workers` says who will do it, `rate` how many objects a second."""
     lines = [
         ("target", f"{plan.target}, model {plan.model} ({plan.model_hash[:12]})"),
         *(("store", f"{store.name}: {store.count:,} objects, {store.path}") for store in plan.stores),
-        ("objects", f"{plan.objects:,} cutouts of {plan.size} px in {len(plan.parts):,} shards"),
+        (
+            "objects",
+            f"{plan.objects:,} cutouts of {plan.size} px in {len(plan.parts):,} parts; {plan.selection.text()}",
+        ),
         ("to read", f"{size_text(plan.bytes)} of pixels, uncompressed"),
         ("device", f"{plan.device}, {plan.precision}, batches of {plan.batch}"),
+        ("first look", "a tiny network discards what surely is no candidate" if plan.cascade else "none"),
         ("workers", f"{workers}, about {size_text(worker_memory(plan))} of memory each"),
         ("output", f"{plan.out}, at most {size_text(output_bytes(plan))}"),
         ("ranked", f"the best {min(plan.top, plan.objects):,}"),
-        ("time", "unknown until it runs; the rate and the time left are shown from the first shard on"),
+        ("time", _time(plan, rate)),
         ("fingerprint", plan.fingerprint[:16]),
     ]
     return "\n".join(f"{name:<12} {text}" for name, text in lines)
+
+
+def _time(plan: Plan, rate: float | None) -> str:
+    if not rate:
+        return "unknown until it runs; the rate and the time left are shown from the first part on"
+    seconds = plan.objects / rate
+    words = (
+        f"{seconds:,.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:,.0f} min"
+        if seconds < 7200
+        else (f"{seconds / 3600:,.1f} h")
+    )
+    return f"about {words} at {rate:,.0f} objects/s" + (", less what the first look saves" if plan.cascade else "")
 
 
 def size_text(count: float) -> str:

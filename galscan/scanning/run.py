@@ -13,6 +13,7 @@ import pandas as pd
 from galscan import files
 from galscan.errors import ConflictError, InputError, NotFoundError
 from galscan.scanning.plan import Plan
+from galscan.scanning.worker import FATAL, SILENT
 from galscan.unfinished import held
 
 INFO = "run.json"
@@ -38,6 +39,12 @@ class Run:
     def candidates(self) -> pd.DataFrame:
         """The ranked candidates, best first."""
         return pd.read_parquet(self.path / "candidates.parquet")
+
+    @property
+    def set_aside(self) -> dict[str, int]:
+        """Objects of parts that no worker survived or ended, by the reason."""
+        reasons: dict[str, int] = self.info.get("quarantine_reasons", {})
+        return {why: count for why, count in reasons.items() if why in (FATAL, SILENT)}
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""

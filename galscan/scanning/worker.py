@@ -24,14 +24,22 @@ import pyarrow.parquet as pq
 from galscan import files
 from galscan.errors import GalscanError
 from galscan.scanning.plan import PIECE, Part, Plan, StoreRef
+from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
 
 if TYPE_CHECKING:
     from galscan.classify.bundle import Scorer, Scores
+    from galscan.classify.cascade import FirstLook
 
 NONFINITE_SCORE = "non-finite score"
-DAMAGED = "damaged in the store"
-FINGERPRINT = b"galscan.fingerprint"  # key in the Parquet schema's metadata
+DAMAGED, GONE = "damaged in the store", "missing in the store"
+# Why a whole part is set aside. Whoever scans it again should give its workers more memory, or mend the store.
+FATAL, SILENT = "part kills its worker", "part never ends"
+# How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
+STAGES = FULL, AUDITED, DISCARDED = ("full", "audit", "first look")
+AUDIT = 0.01
+# Keys in the Parquet schema's metadata: of which scan, and how many objects of the part were chosen.
+FINGERPRINT, CHOSEN = b"galscan.fingerprint", b"galscan.chosen"
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,18 @@ class Job:
     device: str
     precision: str
     batch: int
+    selection: Selection = ALL
+    first_look: str = ""
+    """File of the first look; none by default."""
+    seed: int = 0
 
     @classmethod
-    def of(cls, plan: Plan) -> Job:
+    def of(cls, plan: Plan, first_look: Path | None = None) -> Job:
         """Return the job of a plan."""
         return cls(
             plan.model, plan.model_hash, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
-            plan.device, plan.precision, plan.batch,
+            plan.device, plan.precision, plan.batch, plan.selection,
+            str(first_look or ""), plan.seed,
         )  # fmt: skip
 
 
@@ -90,44 +103,119 @@ def score_part(part: Part, job: Job) -> PartReport:
     """
     started = time.perf_counter()
     scorer = load_scorer(job)
-    ref = job.stores[part.store]
-    store = open_store(ref.path)
-    if store.content_hash != ref.content_hash:
-        raise GalscanError(f"{ref.path} changed while it was scanned; run the same command again to scan it as it is")
-
-    rows = slice(part.start, part.stop)
+    store, rows = _open(part, job), slice(part.start, part.stop)
+    chosen = job.selection.mask(store, rows)
     flags = store.column("flags", rows)
     reasons = np.array([reason(int(flag)) for flag in flags], dtype=object)
     score = np.full(part.count, np.nan, np.float32)
     spread = score.copy()
     answers = np.full((part.count, len(job.answers)), np.nan, np.float32)
+    look = _load_first_look(job.first_look) if job.first_look else None
+    first = score.copy()
+    audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
+    stage = np.full(part.count, STAGES.index(FULL), np.int8)
     batch = job.batch
-    for here, images, readable in _pieces(store, part):  # `here` counts from the start of the part
-        usable = (flags[here] & np.uint8(UNUSABLE)) == 0
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []  # rows and images that passed, until they fill a batch
+
+    def score_waiting() -> None:
+        nonlocal batch
+        rows, images = (np.concatenate(both) for both in zip(*waiting, strict=True))
+        waiting.clear()
+        got, batch = _score(scorer, images, batch)
+        score[rows], spread[rows], answers[rows] = got.score, got.score_std, got.answers
+
+    for here, images, readable in _pieces(store, part, chosen):  # `here` counts from the start of the part
+        usable = chosen[here] & ((flags[here] & np.uint8(UNUSABLE)) == 0)
         for bad, flag, why in (
             (usable & ~readable, Flag.UNREADABLE, DAMAGED),
+            # Pixels that are missing are read as zeros; ingest marks what is dark by itself.
+            (usable & readable & ~images.any(axis=(1, 2, 3)), Flag.MISSING, GONE),
             (usable & readable & _constant(images), Flag.BLANK, reason(Flag.BLANK)),
         ):
             flags[here][bad] |= np.uint8(flag)
             reasons[here][bad] = why
             usable &= ~bad
         use = np.flatnonzero(usable)
+        if look is not None and len(use):
+            own = look.score(images[use])
+            first[here][use] = own
+            below = ~(own >= look.cut)  # what has no score at all is below, too
+            again = audited[here][use]
+            stage[here][use[below & again]] = STAGES.index(AUDITED)
+            stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
+            use = use[~below | again]
         if len(use):
-            got, batch = _score(scorer, images[use], batch)
-            score[here][use], spread[here][use], answers[here][use] = got.score, got.score_std, got.answers
-    reasons[(reasons == "") & ~(np.isfinite(score) & np.isfinite(spread))] = NONFINITE_SCORE
+            waiting.append((use + here.start, images[use]))
+        if sum(len(rows) for rows, _ in waiting) >= job.batch:
+            score_waiting()
+    if waiting:
+        score_waiting()
+    looked = stage != STAGES.index(DISCARDED)
+    reasons[(reasons == "") & looked & ~(np.isfinite(score) & np.isfinite(spread))] = NONFINITE_SCORE
 
     kept = reasons == ""
-    columns = _columns(store, ref.name, rows)
+    columns = _columns(store, job.stores[part.store].name, rows)
+    marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
     _write(
-        quarantine_path(job.out, part.number), job.fingerprint,
-        {**columns, "flags": flags, "reason": pa.array(reasons, pa.string())}, ~kept,
+        quarantine_path(job.out, part.number), marks,
+        {**columns, "flags": flags, "reason": pa.array(reasons, pa.string())}, chosen & ~kept,
     )  # fmt: skip
     morphology = {name: answers[:, k] for k, name in enumerate(job.answers)}
-    scored = {**columns, "flags": flags, "score": score, "score_std": spread, **morphology}
-    _write(scores_path(job.out, part.number), job.fingerprint, scored, kept)
+    seen = {"first_look": first, "stage": _words(stage)}
+    scored = {**columns, "flags": flags, "score": score, "score_std": spread, **seen, **morphology}
+    _write(scores_path(job.out, part.number), marks, scored, chosen & kept)
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    return PartReport(part.number, int(kept.sum()), int((~kept).sum()), time.perf_counter() - started, worker)
+    counts = int((chosen & kept).sum()), int((chosen & ~kept).sum())
+    return PartReport(part.number, *counts, time.perf_counter() - started, worker)
+
+
+def set_aside(part: Part, job: Job, why: str) -> PartReport:
+    """Quarantine a part whole, without a look at its pictures: whoever looked did not survive it."""
+    started = time.perf_counter()
+    store, rows = _open(part, job), slice(part.start, part.stop)
+    chosen = job.selection.mask(store, rows)
+    columns = _columns(store, job.stores[part.store].name, rows) | {"flags": store.column("flags", rows)}
+    marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
+    reasons = pa.array([why] * part.count, pa.string())
+    _write(quarantine_path(job.out, part.number), marks, {**columns, "reason": reasons}, chosen)
+    empty = np.full(part.count, np.nan, np.float32)
+    seen = {"first_look": empty, "stage": _words(np.zeros(part.count, np.int8))}
+    scored = {**columns, "score": empty, "score_std": empty, **seen, **dict.fromkeys(job.answers, empty)}
+    _write(scores_path(job.out, part.number), marks, scored, np.zeros(part.count, bool))
+    return PartReport(part.number, 0, int(chosen.sum()), time.perf_counter() - started, socket.gethostname())
+
+
+def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Return the usable ones of some pictures of a survey, and what the full network says of them."""
+    opened = open_store(job.stores[store].path)
+    images, readable = _read(opened, rows)
+    usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
+    usable &= job.selection.mask(opened, rows)
+    if not usable.any():
+        return images[:0], np.empty(0, np.float32)
+    got, _ = _score(load_scorer(job), images[usable], job.batch)
+    finite = np.isfinite(got.score)
+    return images[usable][finite], got.score[finite]
+
+
+def _words(stage: np.ndarray) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(stage, list(STAGES))
+
+
+@lru_cache(maxsize=1)
+def _load_first_look(path: str) -> FirstLook:
+    from galscan.classify.cascade import load_first_look
+
+    return load_first_look(Path(path))
+
+
+def _open(part: Part, job: Job) -> Store:
+    """Open the store of a part, which must be the one that was planned."""
+    ref = job.stores[part.store]
+    store = open_store(ref.path)
+    if store.content_hash != ref.content_hash:
+        raise GalscanError(f"{ref.path} changed while it was scanned; run the same command again to scan it as it is")
+    return store
 
 
 _loading = threading.Lock()
@@ -162,10 +250,16 @@ def _scorer(model: str, model_hash: str, device: str, precision: str) -> Scorer:
     return bundle.scorer(device, precision)
 
 
-def _pieces(store: Store, part: Part) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yield (rows counted from the part's start, images, which of them could be read), one piece read ahead."""
+def _pieces(store: Store, part: Part, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield (rows counted from the part's start, images, which of them could be read), one piece read ahead.
+
+    Pieces of which nothing is chosen are not read.
+    """
     starts = range(part.start, part.stop, PIECE)
     pieces = [slice(start, min(start + PIECE, part.stop)) for start in starts]
+    pieces = [piece for piece in pieces if chosen[piece.start - part.start : piece.stop - part.start].any()]
+    if not pieces:
+        return
     with ThreadPoolExecutor(1, "galscan-read") as pool:
         ahead = pool.submit(_read, store, pieces[0])
         for k, piece in enumerate(pieces):
@@ -182,9 +276,9 @@ def _read(store: Store, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         return store.images(rows), np.ones(rows.stop - rows.start, bool)
-    except OSError:
-        raise
-    except Exception:  # the codecs raise ValueError, RuntimeError, ...: the bytes themselves are wrong
+    except Exception as error:  # the codecs raise ValueError, RuntimeError, ...: the bytes themselves are wrong
+        if _heals(error):
+            raise
         images = np.zeros((rows.stop - rows.start, store.size, store.size, 3), np.uint8)
         readable = np.zeros(len(images), bool)
         for start in range(rows.start, rows.stop, CHUNK):
@@ -192,11 +286,15 @@ def _read(store: Store, rows: slice) -> tuple[np.ndarray, np.ndarray]:
             here = slice(chunk.start - rows.start, chunk.stop - rows.start)
             try:
                 images[here], readable[here] = store.images(chunk), True
-            except OSError:
-                raise
-            except Exception:
-                continue
+            except Exception as error:
+                if _heals(error):
+                    raise
         return images, readable
+
+
+def _heals(error: Exception) -> bool:
+    """Tell whether an error is of a disk or a network; zarrs calls damaged data an `OSError` too, without a number."""
+    return isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _constant(images: np.ndarray) -> np.ndarray:
@@ -254,8 +352,8 @@ def _columns(store: Store, name: str, rows: slice) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, fingerprint: str, columns: dict[str, Any], mask: np.ndarray) -> None:
+def _write(path: Path, marks: dict[bytes, bytes], columns: dict[str, Any], mask: np.ndarray) -> None:
     """Write the masked rows; the same rows give the same bytes."""
-    table = pa.table(columns).filter(pa.array(mask)).replace_schema_metadata({FINGERPRINT: fingerprint.encode()})
+    table = pa.table(columns).filter(pa.array(mask)).replace_schema_metadata(marks)
     with files.atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

@@ -82,7 +82,7 @@ def outcomes(store: Store) -> dict[str, Any]:
 
     ``details`` lists (row, id, flag, reason in the survey's words) of every object without a usable image.
     """
-    markers = [read_json(_marker(store.path, k)) for k in range(store.n_shards)]
+    markers = [read_json(_marker(Path(store.path), k)) for k in range(store.n_shards)]
     details = [tuple(entry) for marker in markers for entry in marker["unusable"]]
     unusable: dict[str, int] = {}
     for _, _, flag, _ in details:

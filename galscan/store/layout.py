@@ -12,10 +12,14 @@ Chunks of 256 and zstd level 1 without filters streamed fastest of the layouts m
 from __future__ import annotations
 
 import enum
+import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,13 @@ from galscan.files import storage_errors
 FORMAT = 1
 CHUNK = 256  # objects a chunk
 MAX_SHARD = 4096  # objects a shard
+RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}  # of a store far away, with growing pauses
+CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
 
 
 class Flag(enum.IntFlag):
@@ -69,7 +80,7 @@ def shard_size(count: int) -> int:
 class Store:
     """A cutout store opened for reading. Cheap to open; nothing is read before it is asked for."""
 
-    def __init__(self, path: Path, group: zarr.Group):
+    def __init__(self, path: Path | str, group: zarr.Group):
         self.path = path
         self.group = group
         self.attrs: dict[str, Any] = dict(group.attrs)
@@ -80,6 +91,11 @@ class Store:
     def name(self) -> str:
         """The survey's name, as written by ingest."""
         return str(self.attrs["survey"])
+
+    @property
+    def location(self) -> str:
+        """Where it is, for others to open: an absolute path, or a URL."""
+        return self.path if isinstance(self.path, str) else str(self.path.absolute())
 
     @property
     def content_hash(self) -> str:
@@ -105,13 +121,17 @@ class Store:
             raise InputError(f"'{name}' of {self.path} is a group, not a column")
         return array
 
+    def _read(self, name: str, rows: slice) -> np.ndarray:
+        with _far_away(self.path):
+            return np.asarray(self._array(name)[rows])
+
     def images(self, rows: slice = slice(None)) -> np.ndarray:
         """Read cutouts, shape (n, size, size, 3), uint8."""
-        return np.asarray(self._array("images")[rows])
+        return self._read("images", rows)
 
     def column(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """Read one of ``id, ra, dec, pixel_scale, flags``, or ``labels/<schema>/<answer>``, ``truth/<name>``."""
-        return np.asarray(self._array(name)[rows])
+        return self._read(name, rows)
 
     def labels(self, schema: str, rows: slice = slice(None)) -> pd.DataFrame:
         """Read all answers of one label schema; columns are answer names, NaN = not asked.
@@ -204,20 +224,38 @@ def finish(path: str | os.PathLike[str], content_hash: str) -> None:
 def open_store(path: str | os.PathLike[str]) -> Store:
     """Open a complete store for reading.
 
+    Parameters
+    ----------
+    path : path or str
+        A folder, or a URL: ``s3://``, ``gs://``, ``az://``, ``https://``. Credentials are taken from the environment
+        as the cloud's own tools do; without any, S3 is read anonymously.
+
     Raises
     ------
     NotFoundError
         If there is no store at `path`.
     InputError
-        If it is not a galscan store, not complete, or empty.
+        If it is not a galscan store, not complete, or empty; for a URL, if it cannot be reached.
     """
-    path = Path(path)
-    if not path.is_dir():
+    far = "://" in str(path)
+    path = str(path).rstrip("/") if far else Path(path)
+    if isinstance(path, Path) and not path.is_dir():
         raise NotFoundError(f"no store at {path}; build one with: galscan ingest --out {path} ...")
+    source: Any = _object_store(str(path)) if far else path
+    if not far:
+        _read_fast()
     try:
-        with _no_spec_warnings():
-            group = zarr.open_group(path, mode="r")
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        with _no_spec_warnings(), _far_away(path):
+            group = zarr.open_group(source, mode="r")
+    except FileNotFoundError as error:
+        if far:
+            raise NotFoundError(
+                f"no store at {path}; copy one there as it is, a folder with zarr.json in it"
+            ) from error
+        raise InputError(f"{path} is not a Zarr group; build a store with: galscan ingest") from error
+    except ConnectionError as error:
+        raise InputError(str(error)) from error
+    except (ValueError, KeyError) as error:
         raise InputError(f"{path} is not a Zarr group; build a store with: galscan ingest") from error
     if group.attrs.get("format") != FORMAT or "images" not in group:
         raise InputError(f"{path} is not a galscan store of format {FORMAT}; build one with: galscan ingest")
@@ -227,6 +265,51 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     if store.count == 0:
         raise InputError(f"{path} holds no objects; ingest a catalog with at least one row")
     return store
+
+
+@lru_cache(maxsize=1)
+def _read_fast() -> None:
+    """Let zarrs decode, which is written in Rust, where it is installed; it knows files, and no object stores."""
+    if importlib.util.find_spec("zarrs") is not None:
+        zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+        # Text it leaves to zarr, and says so of every array.
+        warnings.filterwarnings("ignore", message="Array is unsupported by ZarrsCodecPipeline")
+
+
+def _object_store(url: str) -> Any:
+    """Return the object store behind a URL, as zarr takes it; nothing is asked of it yet."""
+    try:
+        from obstore.store import from_url
+    except ImportError:
+        raise InputError(f"{url} needs obstore, which is not installed: pip install 'galscan[cloud]'") from None
+    from zarr.storage import ObjectStore
+
+    options: dict[str, Any] = {"retry_config": RETRY}
+    plain = url.startswith("http://") or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    options["client_options"] = {"allow_http": plain, "timeout": "60s"}
+    if url.startswith("s3://") and not any(name in os.environ for name in CREDENTIALS):
+        options["skip_signature"] = True
+    try:
+        return ObjectStore(from_url(url, **options), read_only=True)
+    except Exception as error:  # obstore's own kinds, and pyo3's
+        raise InputError(f"{url} is not a URL that can be read ({_first_line(error)})") from error
+
+
+@contextmanager
+def _far_away(path: Path | str) -> Iterator[None]:
+    """Turn what an object store raises into `ConnectionError`, as a failing disk would: it may heal, the data are not bad."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("obstore"):
+            raise
+        raise ConnectionError(
+            f"{path} cannot be read ({_first_line(error)}); is it there, reachable and allowed?"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 class _no_spec_warnings(warnings.catch_warnings):

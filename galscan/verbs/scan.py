@@ -20,13 +20,16 @@ from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine
-from galscan.scanning.plan import Plan, describe, make_plan, size_text
-from galscan.scanning.plan import output_bytes as needed_bytes
+from galscan.scanning.plan import Plan, check_fit, describe, make_plan
 from galscan.scanning.run import INFO, Run, claim, open_run
+from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from galscan.candidates.purity import Purity
+    from galscan.scanning.engine import Merged
 
 SHEET = 48  # pictures on the contact sheet
 TRAINED_ON = (214, 138, 60)  # border of a candidate that the model was trained on: it proves nothing
@@ -43,6 +46,11 @@ def scan(
     cluster: str = "local",
     workers: int | None = None,
     top: int | None = None,
+    where: str | None = None,
+    cone: tuple[float, float, float] | None = None,
+    moc: Path | str | None = None,
+    limit: int | None = None,
+    cascade: bool | None = None,
     device: str = "auto",
     dry_run: bool = False,
 ) -> Run:
@@ -64,11 +72,22 @@ def scan(
     out : path, optional
         The run folder; by default one in the data home, named after target, surveys and fingerprint.
     cluster : str
-        ``local``, ``cuda``, or the address of a Dask scheduler.
+        ``local``, ``cuda``, ``slurm``, ``kubernetes:NAME``, the address of a Dask scheduler, or its scheduler file.
     workers : int, optional
         Processes (or GPUs) to use; all by default.
     top : int, optional
         Candidates to rank; what the recipe says by default.
+    where : str, optional
+        Scan only objects for which this holds: a rule over ra, dec, pixel_scale, flags and the store's labels.
+    cone : tuple of float, optional
+        Scan only within a radius of a point: right ascension, declination, radius, in degrees.
+    moc : path, optional
+        Scan only within a multi-order coverage map.
+    limit : int, optional
+        Scan only the first so many rows.
+    cascade : bool, optional
+        Whether a tiny network discards first what surely is no candidate (`galscan.classify.cascade`); by default
+        where the survey has 100,000 objects or more.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     dry_run : bool
@@ -94,10 +113,15 @@ def scan(
     clusters.check(cluster, workers)
     paths = _store_paths(survey, store)
     bundle = _open_model(target, model)
-    plan = make_plan([open_store(path) for path in paths], bundle, top=top, device=device, out=out)
+    plan = make_plan(
+        [open_store(path) for path in paths], bundle, top=top, device=device, out=out,
+        selection=make_selection(where, cone, moc), limit=limit, cascade=cascade,
+    )  # fmt: skip
     who = clusters.describe(cluster, workers)
+    here = (workers or clusters.cores()) if cluster == "local" else None
+    check_fit(plan, here, clusters.memory(), engine.disk_free(plan.out))
     if dry_run:
-        _say(describe(plan, who))
+        _say(describe(plan, who, engine.measured_rate(plan) * here if here else None))
         return Run(plan.out, _plan_info(plan) | {"status": "planned"})
 
     with engine.interruptible(), claim(plan) as before:
@@ -111,11 +135,11 @@ def scan(
             _say(f"going on: {len(plan.parts) - len(parts):,} of {len(plan.parts):,} parts are there")
         done = engine.Progress()
         if parts:
-            _check_space(plan)
             _say(f"scanning {plan.objects:,} objects with {who}")
             shared: list[Path | str] = [plan.out / INFO, bundle.path / "model.json", *(ref.path for ref in plan.stores)]
             with clusters.connect(cluster, workers, paths=shared) as client:
-                done = engine.run_scan(plan, client, parts)
+                look = _first_look(plan, client) if plan.cascade else None
+                done = engine.run_scan(plan, client, parts, look)
         summary = _rank(plan, bundle, info)
         info |= summary | {
             "wall_s": round(time.perf_counter() - started, 3),
@@ -125,7 +149,20 @@ def scan(
         return open_run(plan.out)
 
 
-def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path | str]) -> list[Path]:
+def _first_look(plan: Plan, client: Client) -> Path | None:
+    """Teach a first look; None where it would not pay."""
+    from galscan.classify.cascade import load_first_look
+
+    path = engine.first_look(plan, client)
+    look = load_first_look(path)
+    if look.pays:
+        _say(f"first look: {100 * look.passes:.1f} % of the survey will be seen by the full network")
+        return path
+    _say(f"first look: {100 * look.passes:.0f} % would pass it, which saves nothing; every object is scored in full")
+    return None
+
+
+def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path | str]) -> list[Path | str]:
     """Return the stores to scan, surveys of the data home first."""
     paths = home.find_stores(survey, store)
     if not paths:
@@ -179,16 +216,11 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
         "precision": plan.precision,
         "device": plan.device,
         "batch": plan.batch,
+        "cascade": plan.cascade,
+        "selection": plan.selection.text(),
         "seed": plan.seed,
         "versions": {"galscan": galscan.__version__},
     }
-
-
-def _check_space(plan: Plan) -> None:
-    """Warn where the disk may be too small; the bound is loose, so that it is no reason to refuse."""
-    free = engine.disk_free(plan.out)
-    if free < needed_bytes(plan):
-        _say(f"warning: {plan.out} may need {size_text(needed_bytes(plan))}, only {size_text(free)} are free")
 
 
 def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +234,7 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
         bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
         bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
     )  # fmt: skip
-    purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle)])
+    purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle), *_looked(merged)])
     candidates = rank.rank(merged.top, purity, bundle.train_ids())
     with files.atomic_path(plan.out / "candidates.parquet") as temporary:
         candidates.to_parquet(temporary, index=False)
@@ -212,6 +244,7 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
         "quarantine_reasons": merged.reasons,
         "candidates": len(candidates),
         "purity": _purity_summary(purity, settings.confidence),
+        "first_look": _kept(merged) if merged.discarded else None,
     }
     # What the header tells follows from the fingerprint: a resumed run gives the same bytes.
     table.write_fits(candidates, plan.out / "candidates.fits", export.provenance(info | summary), plan.answers)
@@ -228,6 +261,28 @@ def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
     return [
         f"No object of {', '.join(strange)} was among the calibration's, which are all of {', '.join(known)}. Other "
         "framing, depth or selection makes prevalence and purity wrong by more than their intervals: grade a sample."
+    ]
+
+
+def _kept(merged: Merged) -> dict[str, Any]:
+    """Return what the first look discarded, and what share of the candidates survived it, by the audit."""
+    from galscan.classify.cascade import kept_bounds
+
+    kept, least = kept_bounds(merged.lost, merged.audited, merged.discarded, len(merged.top) - merged.lost)
+    told = {"discarded": merged.discarded, "audited": merged.audited, "lost": merged.lost}
+    return {**told, "kept": kept, "kept_lo": least}
+
+
+def _looked(merged: Merged) -> list[str]:
+    """Return a note on what was not scored in full."""
+    if not merged.discarded:
+        return []
+    kept = _kept(merged)
+    return [
+        f"A first look discarded {merged.discarded:,} of {merged.scored:,} objects; {merged.audited:,} of them, drawn "
+        f"at random, were scored in full all the same, and {merged.lost:,} of these are candidates: "
+        f"{100 * kept['kept']:.1f} % of the candidates survived it, with 95 % confidence at least "
+        f"{100 * kept['kept_lo']:.0f} %. Prevalence and completeness count the discarded by the audited."
     ]
 
 
