@@ -52,7 +52,7 @@ def test_a_cone_is_as_astropy_measures_it(store, ra, dec, radius):
 
 def test_a_coverage_map_is_as_mocpy_reads_it(store, tmp_path):
     mocpy = pytest.importorskip("mocpy", reason="needs the extra moc")
-    moc = mocpy.MOC.from_cone(120 * units.deg, 20 * units.deg, 40 * units.deg, max_depth=6)
+    moc = mocpy.MOC.from_cone(120 * units.deg, 20 * units.deg, radius=40 * units.deg, max_depth=6)
     expected = moc.contains_lonlat(store.column("ra") * units.deg, store.column("dec") * units.deg)
     for name, form in (("m.fits", "fits"), ("m.json", "json"), ("m.txt", "ascii")):
         moc.save(tmp_path / name, format=form)

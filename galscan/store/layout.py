@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,11 @@ from zarr.codecs import ZstdCodec
 
 from galscan.errors import InputError, NotFoundError, nearest
 from galscan.files import storage_errors
+
+# zarrs decodes in Rust, where it is installed; of object stores, and of text, it knows nothing.
+FAR, FAST = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
+NEAR = FAST if importlib.util.find_spec("zarrs") is not None else FAR
+warnings.filterwarnings("ignore", message="Array is unsupported by ZarrsCodecPipeline")
 
 FORMAT = 1
 CHUNK = 256  # objects a chunk
@@ -116,7 +120,8 @@ class Store:
         return slice(shard * self.shard, min(self.count, (shard + 1) * self.shard))
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self.group[name]
+        with zarr.config.set({"codec_pipeline.path": FAR if isinstance(self.path, str) else NEAR}):
+            array = self.group[name]
         if not isinstance(array, zarr.Array):
             raise InputError(f"'{name}' of {self.path} is a group, not a column")
         return array
@@ -242,8 +247,6 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     if isinstance(path, Path) and not path.is_dir():
         raise NotFoundError(f"no store at {path}; build one with: galscan ingest --out {path} ...")
     source: Any = _object_store(str(path)) if far else path
-    if not far:
-        _read_fast()
     try:
         with _no_spec_warnings(), _far_away(path):
             group = zarr.open_group(source, mode="r")
@@ -267,15 +270,6 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     return store
 
 
-@lru_cache(maxsize=1)
-def _read_fast() -> None:
-    """Let zarrs decode, which is written in Rust, where it is installed; it knows files, and no object stores."""
-    if importlib.util.find_spec("zarrs") is not None:
-        zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
-        # Text it leaves to zarr, and says so of every array.
-        warnings.filterwarnings("ignore", message="Array is unsupported by ZarrsCodecPipeline")
-
-
 def _object_store(url: str) -> Any:
     """Return the object store behind a URL, as zarr takes it; nothing is asked of it yet."""
     try:
@@ -297,7 +291,7 @@ def _object_store(url: str) -> Any:
 
 @contextmanager
 def _far_away(path: Path | str) -> Iterator[None]:
-    """Turn what an object store raises into `ConnectionError`, as a failing disk would: it may heal, the data are not bad."""
+    """Turn what an object store raises into `ConnectionError`: it may heal, and the data are not bad."""
     try:
         yield
     except Exception as error:
