@@ -300,12 +300,8 @@ def scan(
         survey=survey or (), store=store or (), target=target, model=model, out=out, cluster=cluster, workers=workers,
         top=top, where=where, cone=_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device, dry_run=dry_run,
     )  # fmt: skip
-    _show(run, as_json)
-    if run.set_aside:
-        raise GalscanError(
-            f"{sum(run.set_aside.values()):,} objects were never looked at ({', '.join(run.set_aside)}); see "
-            f"{run.path / 'quarantine'}; everything else is done"
-        )
+    told = _show(run, as_json)
+    raise typer.Exit(1 if told.get("set_aside") else 0)
 
 
 @_verb("export", "galscan export run/ --min-purity 0.5 --out candidates.fits")
@@ -370,8 +366,8 @@ def _number(option: str, text: str) -> float:
 # --- what comes out --------------------------------------------------------------------------------------
 
 
-def _show(result: Any, as_json: bool) -> None:
-    """Print a result: for people, or (its last line) for a script."""
+def _show(result: Any, as_json: bool) -> dict[str, Any]:
+    """Print a result: for people, or (its last line) for a script; return what the script gets."""
     from galscan.verbs.info import summarize
 
     summary = summarize(result)
@@ -379,6 +375,7 @@ def _show(result: Any, as_json: bool) -> None:
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print(json.dumps(_plain(summary), allow_nan=False), flush=True)
+    return dict(summary)
 
 
 def _lines(value: Mapping[str, Any], indent: str = "") -> list[str]:

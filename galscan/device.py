@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from galscan.errors import InputError, nearest
@@ -58,6 +61,17 @@ def _cpu_flag(flag: str) -> bool:
 def training_dtype(device: torch.device) -> torch.dtype:
     """Return the number format that trains fastest and safely on `device`."""
     return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core, as a worker does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

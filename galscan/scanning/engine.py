@@ -162,11 +162,9 @@ def _drawn_chunks(plan: Plan, random: np.random.Generator, count: int) -> list[t
 
 def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
     """Score the first objects here, on one core, for some seconds; return how many a second, reading included."""
-    import torch
+    from galscan.device import one_thread
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         job, part = Job.of(plan), plan.parts[0]
         sample_part(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
         started, done = time.perf_counter(), 0
@@ -175,8 +173,6 @@ def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
             if time.perf_counter() - started > seconds:
                 break
         return done / (time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | None = None) -> Progress:

@@ -48,7 +48,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
-        told = {"run": str(self.path)} | {k: v for k, v in self.info.items() if k not in ("run", "identity")}
+        told = {"run": str(self.path), "set_aside": self.set_aside}
+        told |= {k: v for k, v in self.info.items() if k not in ("run", "identity")}
         return told | ({"text": self._text()} if self.info["status"] == "done" else {})
 
     def _text(self) -> str:
@@ -60,6 +61,10 @@ class Run:
             + "".join(f"; {count:,} set aside: {why}" for why, count in info["quarantine_reasons"].items()),
             f"prevalence   {_percent(purity['prevalence'])} of the survey",
             *(f"purity       {_percent(entry)} among the best {rank}" for rank, entry in purity["at"].items()),
+            *(
+                f"warning      {count:,} objects were never looked at: {why}; see {self.path / 'quarantine'}"
+                for why, count in self.set_aside.items()
+            ),
             *(f"note         {note}" for note in purity["notes"]),
             *(f"{name:<12} {self.path / file}" for name, file in OUTPUTS.items()),
         ]
