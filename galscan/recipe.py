@@ -54,12 +54,11 @@ class DreamRule(_Part):
 class LaidRule(_Part):
     """Which lanes are laid over which galaxies."""
 
-    lanes_of: str
-    """Rule of the galaxies whose lanes are lifted; smooth ones, as arms would be taken for dust."""
+    lanes_of: str = ""
+    """Rule of the galaxies whose lanes are lifted; smooth ones, as arms would be taken for dust. Without one, galaxies
+    are shown as they are: look-alikes, more often than the survey has them."""
     onto: str
-    """Rule of those that become the target with a lane."""
-    hard: str = ""
-    """Rule of those that do not, whatever lane they have."""
+    """Rule of the galaxies they are laid over."""
     take: tuple[str, ...] = ()
     """Answers that come with the lane; all others stay those of the galaxy it is laid over."""
 
@@ -75,6 +74,9 @@ class LabelRules(_Part):
     hard_negatives: tuple[DreamRule, ...] = ()
     """What is dreamt on purpose to be confused with the target: half of the dreamt negatives, in equal parts."""
     laid: LaidRule | None = None
+    """What makes targets of galaxies that are none."""
+    laid_negatives: tuple[LaidRule, ...] = ()
+    """What is laid and makes none, to be confused with it: half as many, in equal parts."""
 
 
 class Split(_Part):
@@ -133,7 +135,7 @@ class GeneratorSettings(_Part):
 class DreamSettings(_Part):
     laid: Annotated[int, Field(ge=0)] = 2000
     """Targets made by laying the lanes of some training galaxies over others, where the rules have ``laid``; with
-    half as many hard negatives."""
+    half as many hard negatives where they have ``laid_negatives``."""
     positives: Annotated[int, Field(ge=0)] = 300
     """Targets drawn by the generator; 0 draws nothing, and needs no generator."""
     negatives: Count = 600
@@ -144,7 +146,10 @@ class DreamSettings(_Part):
 
     def told(self, rules: LabelRules, *, drawn: bool = True) -> str:
         """Return in words how many are made."""
-        parts = [f"{self.laid:,} positive and {self.laid // 2:,} negative laid"] if rules.laid and self.laid else []
+        parts = []
+        if rules.laid is not None and self.laid:
+            negatives = f" and {self.laid // 2:,} negative" if rules.laid_negatives else ""
+            parts += [f"{self.laid:,} positive{negatives} laid"]
         if drawn and self.positives:
             parts += [f"{self.positives:,} positive and {self.negatives:,} negative drawn"]
         return "; ".join(parts) or "none"
@@ -164,8 +169,8 @@ class ClassifierSettings(_Part):
     """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
     dreamt_fraction: Share = 0.7
     """Share of the positives that are dreamt, in the training that uses dreams at all; less where few are left."""
-    dreamt_negatives: Share = 0.1
-    """Share of all others that are dreamt there: enough that "dreamt" does not come to mean the target."""
+    dreamt_negatives: Share = 0.25
+    """Share of all others that are dreamt there: so that "dreamt" does not come to mean the target."""
     dreams_first: Share = 0.0
     """Share of the steps, at the beginning, in which all is dreamt; afterwards as the two above say."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
@@ -289,10 +294,12 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     check_dream("dream", rules.dream, schema)
     for k, rule in enumerate(rules.hard_negatives):
         check_dream(f"hard_negatives.{k}", rule, schema)
-    if rules.laid is not None:
-        for text in filter(None, (rules.laid.lanes_of, rules.laid.onto, rules.laid.hard)):
+    if rules.laid is not None and not rules.laid.lanes_of:
+        raise InputError("laid.lanes_of is missing: without a lane nothing becomes the target")
+    for laid in (*filter(None, [rules.laid]), *rules.laid_negatives):
+        for text in filter(None, (laid.lanes_of, laid.onto)):
             parse_rule(text, schema.names).check(schema.ranges)
-        _check_names("laid.take", rules.laid.take, schema)
+        _check_names("laid.take", laid.take, schema)
 
 
 def check_dream(key: str, rule: DreamRule, schema: Schema) -> None:

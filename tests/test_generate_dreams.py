@@ -258,8 +258,12 @@ def test_a_laid_lane_brings_its_labels_and_all_else_stays():
     assert dreams.laid.all() and 30 < dreams.target.sum() <= 60
     positive = dreams.labels[dreams.target == 1]
     assert (positive["dust_lane"] >= 0.5).all() and (positive["early_type"] >= 0.5).all()
-    assert (dreams.labels.loc[dreams.target == 0, "early_type"] < 0.25).all()
-    pictures = {image.tobytes() for image in images}
-    assert not any(image.tobytes() in pictures for image in dreams.images)
+    real = {image.tobytes() for image in images}
+    laid = np.array([image.tobytes() not in real for image in dreams.images])
+    negative = dreams.target == 0
+    assert laid[~negative].all() and negative.sum() > 15
+    assert (dreams.labels.loc[negative & laid, "early_type"] < 0.25).all()  # spirals with a lane stay spirals
+    alike = dreams.labels[negative & ~laid]  # look-alikes as they are
+    assert len(alike) and ((alike["artefact"] >= 0.5) | (alike["ring"] >= 0.5) | (alike["merger"] >= 0.5)).all()
     again = lay_set(images, labels, rules, 60, seed=0)
     np.testing.assert_array_equal(again.images, dreams.images)

@@ -32,6 +32,7 @@ from galscan.labels import Schema, parse_rule
 from galscan.recipe import DreamRule, DreamSettings, LabelRules
 from galscan.store import layout
 
+MAX_LIFTED = 500  # galaxies whose lanes are lifted for one rule
 CONDITIONS = "conditions.parquet"  # in a model's folder: from what real galaxies its dreams are drawn
 
 
@@ -139,6 +140,8 @@ def dream_set(
 def lay_set(images: np.ndarray, labels: pd.DataFrame, rules: LabelRules, count: int, *, seed: int) -> Dreams:
     """Lay lanes of some training galaxies over others: `count` targets at most, and half as many hard negatives.
 
+    A hard negative is one that a lane makes no target of, or a look-alike as it is.
+
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
@@ -151,28 +154,31 @@ def lay_set(images: np.ndarray, labels: pd.DataFrame, rules: LabelRules, count: 
     Dreams
         Those whose lane is to be seen. None at all where the rules have no ``laid``, or no galaxy satisfies them.
     """
-    rule, random = rules.laid, np.random.default_rng([seed, 17])
     parts = [Dreams(images[:0], labels[:0], np.empty(0, np.float32), np.empty(0, bool))]
-    if rule is None or not count:
-        return parts[0]
     columns = {name: labels[name].to_numpy() for name in labels}
-    of, onto, hard = (
-        np.flatnonzero(parse_rule(text, list(columns)).evaluate(columns)[0]) if text else np.empty(0, int)
-        for text in (rule.lanes_of, rule.onto, rule.hard)
-    )
-    if not len(of):
-        return parts[0]
-    screens = lanes.lift(images[of])
-    for pool, value, wanted in ((onto, 1.0, count), (hard, 0.0, count // 2)):
-        if not len(pool):
+    tasks = [(rules.laid, 1.0, count)] if rules.laid is not None else []
+    if tasks and (hard := rules.laid_negatives):
+        tasks += [(rule, 0.0, count // 2 // len(hard)) for rule in hard]
+    for number, (rule, value, wanted) in enumerate(tasks):
+        random = np.random.default_rng([seed, 17, number])
+        onto = _satisfying(rule.onto, columns)
+        if not (len(onto) and wanted):
             continue
-        below, above = random.choice(pool, wanted), random.integers(len(of), size=wanted)
-        laid, visible = lanes.lay(images[below], screens, above, random)
-        told = labels.iloc[below].reset_index(drop=True)
-        told[list(rule.take)] = labels.iloc[of[above]][list(rule.take)].to_numpy()
-        whole = Dreams(laid, told, np.full(wanted, value, np.float32), np.ones(wanted, bool))
-        parts.append(whole.select(visible))
+        below = random.choice(onto, wanted)
+        told, pictures_, seen = labels.iloc[below].reset_index(drop=True), images[below], np.ones(wanted, bool)
+        if rule.lanes_of:
+            of = _satisfying(rule.lanes_of, columns)[:MAX_LIFTED]
+            if not len(of):
+                continue
+            above = random.integers(len(of), size=wanted)
+            pictures_, seen = lanes.lay(pictures_, lanes.lift(images[of]), above, random)
+            told[list(rule.take)] = labels.iloc[of[above]][list(rule.take)].to_numpy()
+        parts.append(Dreams(pictures_, told, np.full(wanted, value, np.float32), np.ones(wanted, bool)).select(seen))
     return Dreams.joined(parts)
+
+
+def _satisfying(rule: str, columns: dict[str, np.ndarray]) -> np.ndarray:
+    return np.flatnonzero(parse_rule(rule, list(columns)).evaluate(columns)[0])
 
 
 def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenance: dict[str, Any]) -> None:

@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "simulated", out=work / f"{name}.zarr", count=count, size=size, seed=sky, rare_fraction=rare
         ).path
 
-    sky = simulated("survey", 3_000 if quick else 100_000, 0.02 if quick else PREVALENCE, 71)
-    rich = simulated("rich", 400 if quick else 6_000, 0.15, 72)
+    sky = simulated("survey", 3_000 if quick else 100_000, 0.02 if quick else PREVALENCE, 73)
+    rich = simulated("rich", 400 if quick else 6_000, 0.15, 74)
     ngc = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=size, out=work / "ngc.zarr").path
     how = {"arms": ARMS + (DRAWN if options.drawn else ()), "method": "laid", "workers": options.workers}
     found = galscan.ablate(
