@@ -169,7 +169,7 @@ class ClassifierSettings(_Part):
     """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
     dreamt_fraction: Share = 0.7
     """Share of the positives that are dreamt, in the training that uses dreams at all; less where few are left."""
-    dreamt_negatives: Share = 0.25
+    dreamt_negatives: Share = 0.1
     """Share of all others that are dreamt there: so that "dreamt" does not come to mean the target."""
     dreams_first: Share = 0.0
     """Share of the steps, at the beginning, in which all is dreamt; afterwards as the two above say."""

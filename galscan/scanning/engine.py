@@ -11,11 +11,10 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +189,9 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
     """
     parts = list(parts)
     job = Job.of(plan, look)
-    waiting = iter(parts)
+    waiting = deque(parts)
+    suspects: list[Part] = []
+    tried: set[int] = set()
     flying: dict[str, tuple[Part, Future]] = {}
     finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
     strikes: Counter[int] = Counter()
@@ -198,7 +199,7 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
     longest, last = 0.0, time.perf_counter()
 
     def launch(room: int) -> None:
-        for part in islice(waiting, max(room, 0)):
+        for part in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
             future = client.submit(score_part, part, job, pure=False)
             flying[str(future.key)] = part, future
             future.add_done_callback(finished.put)
@@ -211,7 +212,11 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
     with tracked as advance, open(ledger_path, "a", encoding="utf-8") as ledger:
         try:
             launch(_window(client))
-            while flying:
+            while flying or suspects:
+                if not flying:  # a worker that dies takes what it was given with it: who is to blame shows alone
+                    waiting.append(suspects.pop())
+                    tried.add(waiting[0].number)
+                    launch(1)
                 try:
                     future = finished.get(timeout=TICK)
                 except queue.Empty:
@@ -220,6 +225,10 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
                         last = time.perf_counter()
                     continue
                 part, _ = flying.pop(str(future.key))
+                if _is_fatal(future) and part.number not in tried:
+                    suspects.append(part)
+                    launch(_window(client) - len(flying))
+                    continue
                 report = _report(plan, part, future, job, strikes[part.number])
                 scored += report.scored
                 quarantined += report.quarantined
@@ -248,30 +257,35 @@ def _window(client: Client) -> int:
     return 2 * sum(client.nthreads().values()) + 2
 
 
-def _executing(dask_worker: Any) -> list[str]:
-    """Runs on a worker: what it is at, and not only about to do."""
-    return [str(task.key) for task in dask_worker.state.executing]
-
-
 def _wake(client: Client, flying: Mapping[str, tuple[Part, Future]], strikes: Counter[int]) -> None:
     """Start the workers anew that have been silent for too long; a part at which that happens thrice is given up.
 
-    A worker that does not even answer is the scheduler's to remove.
+    The scheduler is asked, and no worker: one that is stuck may not answer. Of what a worker was given it is at the
+    part that was launched first.
     """
-    at = {w: keys for w, keys in client.run(_executing, on_error="return").items() if isinstance(keys, list) and keys}
-    for key in (key for keys in at.values() for key in keys if key in flying):
-        part, future = flying[key]
+    order = list(flying)
+    stuck = []
+    for worker, keys in client.processing().items():
+        at = min((order.index(str(key)) for key in keys if str(key) in flying), default=None)
+        if at is None:
+            continue
+        part, future = flying[order[at]]
+        stuck.append(worker)
         strikes[part.number] += 1
         if strikes[part.number] == STRIKES:
             future.cancel(force=True)
-    if at:
-        client.restart_workers(list(at), raise_for_error=False)
+    if stuck:
+        client.restart_workers(stuck, timeout=60, raise_for_error=False)
+
+
+def _is_fatal(future: Future) -> bool:
+    from distributed import KilledWorker
+
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 def _report(plan: Plan, part: Part, future: Future, job: Job, strikes: int) -> PartReport:
     """Return what a part reported, set it aside if it is fatal, or raise its failure as one line that names it."""
-    from distributed import KilledWorker
-
     kept = "the finished parts are kept, run the same command again to go on"
     if future.status == "finished":
         return future.result()  # type: ignore[no-any-return]
@@ -279,9 +293,9 @@ def _report(plan: Plan, part: Part, future: Future, job: Job, strikes: int) -> P
         return set_aside(part, job, SILENT)
     if future.status != "error":
         raise GalscanError(f"the cluster was lost at {plan.where(part)}; {kept}")
-    error = future.exception()
-    if isinstance(error, KilledWorker):
+    if _is_fatal(future):
         return set_aside(part, job, FATAL)
+    error = future.exception()
     if isinstance(error, GalscanError):
         raise type(error)(f"{error} ({plan.where(part)}; {kept})") from error
     message = (str(error).strip().splitlines() or ["no message"])[0]

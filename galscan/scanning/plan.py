@@ -224,8 +224,12 @@ def worker_memory(plan: Plan) -> int:
 
 def output_bytes(plan: Plan) -> int:
     """Bound the bytes the run folder will take: one row of scores an object, and the tables of candidates."""
-    row = 8 + 20 + 16 + 8 + 5 + 4 * len(plan.answers)  # index, id, ra and dec, score and spread, first look, morphology
+    row = _row_bytes(plan)
     return plan.objects * row + min(plan.top, plan.objects) * 2 * (row + 60) + 2**20
+
+
+def _row_bytes(plan: Plan) -> int:
+    return 8 + 20 + 16 + 8 + 5 + 4 * len(plan.answers)  # index, id, position, score and spread, first look, morphology
 
 
 def check_fit(plan: Plan, workers: int | None, memory: int, free: int) -> None:
@@ -250,11 +254,12 @@ def check_fit(plan: Plan, workers: int | None, memory: int, free: int) -> None:
             f"{workers} workers need {size_text(workers * each)} of memory, {size_text(memory)} are to be had; "
             + (f"use --workers {room}" if room else f"one alone needs {size_text(each)}: use another machine")
         )
-    # Tables are compressed: a third of the bound is what they take at least.
-    if free < output_bytes(plan) // 3:
+    # Tables are compressed: a third of their bytes is what they take at least.
+    least = plan.objects * _row_bytes(plan) // 3
+    if free < least:
         raise InputError(
-            f"{plan.out} needs {size_text(output_bytes(plan) // 3)} or more, {size_text(free)} are free there; choose "
-            f"another --out, or --limit {max(free * 3 // (output_bytes(plan) // max(plan.objects, 1)), 1):,}"
+            f"{plan.out} needs {size_text(least)} or more, {size_text(free)} are free there; choose another --out, or "
+            f"--limit {max(free * 3 // _row_bytes(plan), 1):,}"
         )
 
 

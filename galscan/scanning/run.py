@@ -133,7 +133,7 @@ def claim(plan: Plan) -> Iterator[dict[str, Any] | None]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return in words how two identities differ."""
     words = []
-    for key in sorted({*old, *new}):
+    for key in sorted({*old, *new}, key=lambda key: (key not in old, key)):
         was, now = old.get(key), new.get(key)
         if was == now:
             continue

@@ -236,3 +236,53 @@ def test_a_folder_that_holds_another_run_is_left_alone(store, model, tmp_path):
     with pytest.raises(ConflictError, match=r"holds another scan: model was mmmmmmmmmmmm, now"):
         scan(store=store.path, model=model, out=out)
     assert json.loads((out / "run.json").read_text())["fingerprint"] == "f"
+
+
+SABOTAGE = """
+import os, signal, time
+import galscan.scanning.engine as engine
+import galscan.scanning.worker as worker
+
+engine.PATIENCE, engine.TICK = 25.0, 0.2  # a worker takes some time to start
+pieces = worker._pieces
+
+def sabotaged(store, part, chosen):
+    if part.number == {part}:
+        {what}
+    return pieces(store, part, chosen)
+
+worker._pieces = sabotaged
+"""
+
+
+def sabotaged(tmp_path, what, part=GATE):
+    """Return the environment in which a part does harm to every process that tries it."""
+    (tmp_path / "sabotage").mkdir()
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE.format(part=part, what=what))
+    return {"PYTHONPATH": f"{tmp_path / 'sabotage'}:{ROOT}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", worker.FATAL), ("time.sleep(1e6)", worker.SILENT)],
+    ids=["kills", "hangs"],
+)
+def test_a_part_that_no_worker_survives_is_set_aside_and_the_rest_is_done(
+    store, model, tmp_path, reference, what, reason
+):
+    out = tmp_path / "run"
+    process = command(store, model, out, **sabotaged(tmp_path, what))
+    said = finish(process, 1, 240)
+    run = open_run(out)
+    assert f"256 objects were never looked at: {reason}" in said and "Traceback" not in said
+    assert run.set_aside == {reason: 256} and run.info["scanned"] + run.info["quarantined"] == COUNT
+    aside = pd.read_parquet(worker.quarantine_path(out, GATE))
+    assert set(aside["reason"]) == {reason} and list(aside["id"]) == list(range(1000 + GATE * 256, 1256 + GATE * 256))
+    for number in set(range(PARTS)) - {GATE}:
+        for path in (worker.scores_path, worker.quarantine_path):
+            name = str(path(out, number).relative_to(out))
+            assert path(out, number).read_bytes() == reference[name]
+    again = finish(command(store, model, out), 1)  # it says so again, and does nothing
+    assert "finished; nothing to do" in again
+    assert reason in (out / "report.html").read_text()

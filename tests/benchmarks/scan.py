@@ -1,0 +1,221 @@
+"""How fast a scan is, against the same network on data in memory, on JPEG files, and with a first look.
+
+    python -m tests.benchmarks.scan [--quick] [--json] [--device cuda]
+
+Everything in one run and interleaved, so that ratios mean something on a machine that is never quite quiet. The
+survey is simulated, 0.2 % of it dusty early types; the million is made of 50,000 such galaxies, turned and mirrored.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import galscan
+from galscan.scanning.cluster import cores
+from galscan.store import layout
+from tests.benchmarks._record import arguments, record
+from tests.helpers import tiny_recipe
+
+REPEATS = 3
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark and return its figures."""
+    parser = arguments("scan", __doc__ or "")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=cores())
+    options = parser.parse_args(argv)
+    quick, size = options.quick, 32 if options.quick else 64
+    work = options.work / ("scan-quick" if quick else "scan")
+    work.mkdir(parents=True, exist_ok=True)
+
+    teach = _simulated(work / "teach.zarr", 600 if quick else 12_000, size, 81, 0.1 if quick else 0.05)
+    base = _simulated(work / "base.zarr", 2_000 if quick else 50_000, size, 82, 0.002)
+    million = _many(work / "million.zarr", base, 3 if quick else 20)
+    tenth = _many(work / "tenth.zarr", base, 1 if quick else 2)
+    recipe = str(tiny_recipe(work / "dustlane.toml", size=size)) if quick else "dustlane"
+    model = galscan.train_rare(recipe, store=teach, out=work / "model", synthetic=False, seed=options.seed)
+    images = galscan.open_store(base).images(slice(0, 1_000 if quick else 20_000))
+    folder = _jpegs(work / "jpegs", images)
+
+    def scan(store: Path, **how: Any) -> tuple[Any, float]:
+        out = work / "run"
+        _forget(out)
+        with _peak() as peak:
+            run = galscan.scan(store=store, model=model.path, out=out, workers=options.workers, top=1000, **how)
+        return run, peak[0]
+
+    how = {"device": options.device} | ({"cluster": "cuda"} if options.device == "cuda" else {})
+    rates: dict[str, list[float]] = {name: [] for name in ("forward", "single", "cascade", "jpeg")}
+    kept: list[float] = []
+    peaks = {}
+    for _ in range(1 if quick else REPEATS):
+        rates["forward"].append(_forward(model.path, images, options.workers, options.device))
+        rates["jpeg"].append(_jpeg_rate(model, folder, options.workers, options.device))
+        single, peaks["tenth"] = scan(tenth, cascade=False, **how)
+        rates["single"].append(single.info["images_per_s"])
+        best = set(single.candidates["index"])
+        first, _ = scan(tenth, cascade=True, **how)
+        kept.append(len(best & set(first.candidates["index"])) / len(best))
+    whole, peaks["million"] = scan(million, cascade=True, **how)
+    rates["cascade"].append(whole.info["scanned"] / whole.info["wall_s"])
+    _, peaks["alone"] = scan(tenth, cascade=True, **how)
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    figures = {
+        "ratio_to_forward": median["single"] / median["forward"],
+        "cascade_speedup": median["cascade"] / median["single"],
+        "cascade_kept": min(kept),
+        "jpeg_loader_ratio": median["cascade"] / median["jpeg"],
+        "jpeg_loader_ratio_single": median["single"] / median["jpeg"],
+        "million_objects": whole.info["scanned"],
+        "million_wall_s": whole.info["wall_s"],
+        "million_images_per_s": median["cascade"],
+        "million_peak_mb": peaks["million"] / 1e6,
+        "memory_growth": peaks["million"] / peaks["alone"] - 1,
+        "first_look": whole.info["first_look"],
+        "rates": rates, "members": model.members, "workers": options.workers, "size": size,
+    }  # fmt: skip
+    if options.device == "cuda":
+        figures |= {"gpu_images_per_s": median["single"], "gpu_ratio_to_forward": figures["ratio_to_forward"]}
+    record("scan", options, figures)
+    return figures
+
+
+def _simulated(path: Path, count: int, size: int, seed: int, rare: float) -> Path:
+    return Path(
+        galscan.ingest("simulated", out=path, count=count, size=size, seed=seed, rare_fraction=rare).path
+    )  # fmt: skip
+
+
+def _many(path: Path, base: Path, times: int) -> Path:
+    """Write `base` several times over, each time turned or mirrored, as a store of its own."""
+    if (path / "done").is_file():
+        return path
+    store = galscan.open_store(base)
+    group = layout.create(
+        path, survey=path.stem, count=store.count * times, size=store.size, id_dtype=np.dtype("int64"), schemas={},
+        provenance={"base": store.content_hash, "times": times},
+    )  # fmt: skip
+    shard, total = group.attrs["shard"], store.count * times
+    images = store.images()
+    columns = {name: store.column(name) for name in ("ra", "dec", "pixel_scale", "flags")}
+    for start in range(0, total, shard):
+        rows = np.arange(start, min(start + shard, total))
+        turn, row = rows // store.count, rows % store.count
+        some = images[row]
+        for k in np.unique(turn):
+            here = turn == k
+            turned = np.rot90(some[here], k % 4, (1, 2))
+            some[here] = turned[:, :, :: -1 if k // 4 % 2 else 1]
+        group["images"][rows[0] : rows[-1] + 1] = some
+        group["id"][rows[0] : rows[-1] + 1] = rows
+        for name, values in columns.items():
+            group[name][rows[0] : rows[-1] + 1] = values[row]
+    layout.finish(path, f"{store.content_hash}-{times}")
+    (path / "done").touch()
+    return path
+
+
+def _forward(model: Path, images: np.ndarray, workers: int, device: str) -> float:
+    """Return the rate of the network alone, in as many processes as workers, on images that they hold already."""
+    if device == "cuda":
+        return _time_forward(model, images, device)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        parts = np.array_split(images, workers)
+        return sum(pool.map(_time_forward, [model] * workers, parts, [device] * workers))
+
+
+def _time_forward(model: Path, images: np.ndarray, device: str) -> float:
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(1)
+    bundle = galscan.open_bundle(model)
+    score, batch = bundle.scorer(device), bundle.recipe.scan.batch
+    score(images[:batch])
+    started = time.perf_counter()
+    for start in range(0, len(images), batch):
+        score(images[start : start + batch])
+    return len(images) / (time.perf_counter() - started)
+
+
+def _jpegs(folder: Path, images: np.ndarray) -> Path:
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for k, image in enumerate(images):
+        if not (path := folder / f"{k:06d}.jpg").is_file():
+            Image.fromarray(image).save(path, quality=92)
+    return folder
+
+
+class _Files:
+    """What a user would write: one JPEG file a galaxy."""
+
+    def __init__(self, folder: Path):
+        self.paths = sorted(folder.glob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        from PIL import Image
+
+        return np.asarray(Image.open(self.paths[k]))
+
+
+def _jpeg_rate(model: Any, folder: Path, workers: int, device: str) -> float:
+    from torch.utils.data import DataLoader
+
+    score = model.scorer(device)
+    loader = DataLoader(_Files(folder), batch_size=model.recipe.scan.batch, num_workers=workers)
+    started, done = time.perf_counter(), 0
+    for batch in loader:
+        score(batch.numpy())
+        done += len(batch)
+    return done / (time.perf_counter() - started)
+
+
+def _forget(out: Path) -> None:
+    import shutil
+
+    shutil.rmtree(out, ignore_errors=True)
+
+
+@contextmanager
+def _peak(every: float = 0.2) -> Iterator[list[float]]:
+    """Measure the largest sum of memory (proportional share) that this process and all below it held."""
+    peak, stop, me = [0.0], threading.Event(), psutil.Process()
+
+    def held(process: psutil.Process) -> float:
+        try:
+            return float(process.memory_full_info().pss)
+        except psutil.Error:
+            return 0.0
+
+    def watch() -> None:
+        while not stop.wait(every):
+            peak[0] = max(peak[0], sum(map(held, [me, *me.children(recursive=True)])))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
