@@ -14,6 +14,7 @@ from galscan import home
 from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
 from galscan.scanning import cluster, run
+from galscan.store.layout import open_store
 from galscan.verbs.scan import scan
 from tests.helpers import tiny_bundle, tiny_store
 
@@ -231,3 +232,26 @@ def test_surveys_the_calibration_never_saw_are_named(finished, here, tmp_path):
     tiny_store(tmp_path / "tiny.zarr", 30, survey="tiny")
     got = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
     assert not [n for n in got.info["purity"]["notes"] if n.startswith("No object of")]
+
+
+def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsys):
+    run = scan(survey=["sky"], target="dustlane", out=tmp_path / "run", where="dec > 0", limit=600, top=50)
+    dec = open_store(place / "surveys" / "sky.zarr").column("dec")[:600]
+    assert run.info["scanned"] + run.info["quarantined"] == (dec > 0).sum()
+    assert (run.candidates["dec"] > 0).all() and "dec > 0" in run.info["selection"]
+    with pytest.raises(InputError, match=r"'decc'.*did you mean 'dec'"):
+        scan(survey=["sky"], target="dustlane", out=tmp_path / "no", where="decc > 0")
+    with pytest.raises(InputError, match="--cone"):
+        scan(survey=["sky"], target="dustlane", out=tmp_path / "no", cone=(0, 99, 1))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path, capsys):
+    run = scan(survey=["sky"], target="dustlane", out=tmp_path / "run", cascade=True, top=50)
+    assert "no first look" in capsys.readouterr().err
+    assert run.info["scanned"] == 696 and run.info["first_look"] is None
+
+
+def test_a_dry_run_measures_the_rate(here, tmp_path, capsys):
+    scan(survey=["sky"], target="dustlane", out=tmp_path / "run", dry_run=True, workers=1)
+    assert "objects/s" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -132,7 +132,7 @@ def _local(workers: int | None) -> Iterator[Client]:
 
     with _surroundings() as folder:
         cluster = LocalCluster(
-            n_workers=workers or cores(), threads_per_worker=1, processes=True, dashboard_address=None,
+            n_workers=workers or cores(), threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
             local_directory=folder, silence_logs=logging.CRITICAL,
         )  # fmt: skip
         with _closing(cluster) as client:
@@ -151,7 +151,7 @@ def _cuda(workers: int | None) -> Iterator[Client]:
     with _surroundings() as folder:
         try:
             cluster = LocalCUDACluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, local_directory=folder,
+                n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", local_directory=folder,
                 silence_logs=logging.CRITICAL,
             )  # fmt: skip
         except Exception as error:  # pynvml and dask_cuda each have their own way of saying that there is none

@@ -153,7 +153,11 @@ def _first_look(plan: Plan, client: Client) -> Path | None:
     """Teach a first look; None where it would not pay."""
     from galscan.classify.cascade import load_first_look
 
-    path = engine.first_look(plan, client)
+    try:
+        path = engine.first_look(plan, client)
+    except InputError as error:  # too few objects, or too few of them chosen
+        _say(f"no first look: {error}; every object is scored in full")
+        return None
     look = load_first_look(path)
     if look.pays:
         _say(f"first look: {100 * look.passes:.1f} % of the survey will be seen by the full network")
