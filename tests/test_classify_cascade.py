@@ -25,7 +25,7 @@ def survey(n: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarra
 
 @pytest.fixture(scope="module")
 def look():
-    return distil(*survey(3000), 0.01, seed=1, steps=150)
+    return distil(*survey(3000), 0.01, seed=1, steps=70)
 
 
 def test_it_keeps_the_best_and_discards_most(look):
@@ -38,7 +38,7 @@ def test_it_keeps_the_best_and_discards_most(look):
 
 
 def test_the_same_seed_gives_the_same_first_look(look):
-    again = distil(*survey(3000), 0.01, seed=1, steps=150)
+    again = distil(*survey(3000), 0.01, seed=1, steps=70)
     assert again.told() == look.told()
     assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), look.network.parameters(), strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -352,9 +353,11 @@ def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(engine.merge(plan).top, merged.top)
 
 
-def test_a_first_look_is_taught_by_the_survey_and_kept(client, tmp_path):
+def test_a_first_look_is_taught_by_the_survey_and_kept(client, tmp_path, monkeypatch):
+    from galscan.classify import cascade
     from galscan.classify.cascade import load_first_look
 
+    monkeypatch.setattr(cascade, "distil", functools.partial(cascade.distil, steps=60))
     store = tiny_store(tmp_path / "s.zarr", 6000, 32)
     plan = make_plan([store], bundle(32), out=tmp_path / "run", cascade=True, top=30)
     path = engine.first_look(plan, client)
