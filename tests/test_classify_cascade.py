@@ -99,3 +99,15 @@ def test_what_the_audit_says_of_the_kept():
     kept, least = kept_bounds(1, 1000, 100_000, 900)
     assert kept == pytest.approx(0.9) and least < kept
     assert kept_bounds(5, 5, 5, 10)[1] == pytest.approx(10 / 15)
+
+
+@pytest.mark.parametrize("told", [{"width": 10**9}, {"width": "16"}, {"width": 16, "extra": 1}, {}])
+def test_a_first_look_that_boasts_is_refused(tmp_path, told):
+    import json
+
+    from safetensors.torch import save_file
+
+    tensors = {name: value.contiguous() for name, value in TinyNet().state_dict().items()}
+    save_file(tensors, tmp_path / "f.safetensors", metadata={"first_look": json.dumps(told)})
+    with pytest.raises(InputError, match="not a readable first look"):
+        load_first_look(tmp_path / "f.safetensors")

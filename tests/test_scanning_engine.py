@@ -368,3 +368,19 @@ def test_a_first_look_is_taught_by_the_survey_and_kept(client, tmp_path, monkeyp
     best = coarse_scorer(store.images()).score
     passed = look.score(store.images()) >= look.cut
     assert passed[np.argsort(-best)[:30]].mean() > 0.99
+
+
+def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeypatch):
+    """Of a survey of which a third is chosen, the best make three times as large a share."""
+    from galscan.classify import cascade
+
+    shares = []
+    real = cascade.distil
+    spy = lambda images, scores, share, **how: (shares.append(share), real(images, scores, share, steps=2, **how))[1]  # noqa: E731
+    monkeypatch.setattr(cascade, "distil", spy)
+    store = tiny_store(tmp_path / "s.zarr", 6000, 8)
+    for name, where in (("all", ""), ("third", "dec > 20")):
+        engine.first_look(planned([store], tmp_path / name, top=60, selection=Selection(where=where)), client)
+    chosen = float((store.column("dec") > 20).mean())
+    assert shares[0] == pytest.approx(0.01, rel=0.02)
+    assert shares[1] == pytest.approx(0.01 / chosen, rel=0.1) and 0.2 < chosen < 0.5

@@ -7,7 +7,7 @@ confidence at most one in 200 is larger (the distribution-free tolerance bound o
 What the full network would put among the candidates is then kept in 99.5 % of cases by the cut
 (score of the last candidate, as the first look would say it) - e, if errors on the very best are no larger than on the
 better ones. That assumption is checked in the field: of what is discarded, one in a hundred is scored in full all the
-same (``AUDIT``), in every scan.
+same, in every scan (`galscan.scanning.worker`).
 """
 
 from __future__ import annotations
@@ -215,7 +215,9 @@ def load_first_look(path: Path) -> FirstLook:
         with safe_open(path, framework="pt") as handle:
             told: dict[str, Any] = json.loads(handle.metadata()["first_look"])
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        network = TinyNet(told.pop("width"))
+        if not 1 <= (width := told.pop("width")) <= 256:
+            raise ValueError(f"its width is {width}")
+        network = TinyNet(width)
         network.load_state_dict(state)
         return FirstLook(network.eval(), **told)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

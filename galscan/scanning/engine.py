@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 FIRST_LOOK = "first-look.safetensors"
 SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 20_000)  # of the survey, and at least and at most so many objects
 TICK = 1.0  # seconds between looks at the clock
-PATIENCE = 300.0  # seconds without any part finished, and 20 times the longest part, after which workers are woken
+# Workers are woken when no part has ended for so many seconds, for 20 times the longest, and for so many an object.
+PATIENCE, SLOWEST = 300.0, 0.1
 STRIKES = 3
 ORDER = ["score", "store", "id", "index"]  # best first; the rest only so that ties have one order
 
@@ -130,6 +131,7 @@ def first_look(plan: Plan, client: Client) -> Path:
     _make_ready(client, job)
     images: list[np.ndarray] = []
     scores: list[np.ndarray] = []
+    read = 0
     order = random.permutation(len(chunks))
     with progress.track("first look: sample", wanted, "objects") as advance:
         for start in range(0, len(order), _window(client)):
@@ -138,12 +140,14 @@ def first_look(plan: Plan, client: Client) -> Path:
                 images.append(got[0])
                 scores.append(got[1])
                 advance(len(got[1]))
+            read += sum(rows.stop - rows.start for _, rows in some)
             if sum(map(len, scores)) >= wanted:
                 break
-    mixed = random.permutation(sum(map(len, scores)))[:wanted]
-    look = distil(
-        np.concatenate(images)[mixed], np.concatenate(scores)[mixed], plan.top / max(plan.objects, 1), seed=plan.seed
-    )
+    usable = sum(map(len, scores))
+    mixed = random.permutation(usable)[:wanted]
+    # Of what is chosen and can be scored, which may be a small part of the survey.
+    share = plan.top / max(plan.objects * usable / max(read, 1), 1)
+    look = distil(np.concatenate(images)[mixed], np.concatenate(scores)[mixed], share, seed=plan.seed)
     save_first_look(look, path)
     return path
 
@@ -220,7 +224,8 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
                 try:
                     future = finished.get(timeout=TICK)
                 except queue.Empty:
-                    if time.perf_counter() - last > max(PATIENCE, 20 * longest):
+                    slowest = SLOWEST * max(part.count for part, _ in flying.values())
+                    if time.perf_counter() - last > max(PATIENCE, slowest, 20 * longest):
                         _wake(client, flying, strikes)
                         last = time.perf_counter()
                     continue
@@ -388,6 +393,11 @@ def _sort(frames: list[pd.DataFrame], top: int) -> pd.DataFrame:
         frames = [frame.astype({"id": "str"}) for frame in frames]
     whole = pd.concat(frames, ignore_index=True)
     return whole.sort_values(ORDER, ascending=[False, True, True, True], ignore_index=True).head(top)
+
+
+def written(plan: Plan) -> int:
+    """Return the bytes of the parts that are there already."""
+    return sum(path.stat().st_size for path in plan.out.glob("*/part-*.parquet"))
 
 
 def disk_free(path: Path) -> int:

@@ -139,7 +139,7 @@ def score_part(part: Part, job: Job) -> PartReport:
         if look is not None and len(use):
             own = look.score(images[use])
             first[here][use] = own
-            below = ~(own >= look.cut)  # what has no score at all is below, too
+            below = own < look.cut  # what has no number for a score is for the full network to see
             again = audited[here][use]
             stage[here][use[below & again]] = STAGES.index(AUDITED)
             stage[here][use[below & ~again]] = STAGES.index(DISCARDED)

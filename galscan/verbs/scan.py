@@ -119,7 +119,7 @@ def scan(
     )  # fmt: skip
     who = clusters.describe(cluster, workers)
     here = (workers or clusters.cores()) if cluster == "local" else None
-    check_fit(plan, here, clusters.memory(), engine.disk_free(plan.out))
+    check_fit(plan, here, clusters.memory(), engine.disk_free(plan.out) + engine.written(plan))
     if dry_run:
         _say(describe(plan, who, engine.measured_rate(plan) * here if here else None))
         return Run(plan.out, _plan_info(plan) | {"status": "planned"})
