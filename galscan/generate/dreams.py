@@ -247,8 +247,11 @@ def read_conditions(path: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 
 
 def sheet(dreams: Dreams, path: Path, answers: list[str], title: str, *, rows: np.ndarray | None = None) -> Path:
-    """Draw a contact sheet of the first 32 positives and 16 negatives (or of `rows`) with some of their conditions."""
+    """Draw a contact sheet of 32 positives, laid and drawn, and 16 negatives (or of `rows`), with some conditions."""
     if rows is None:
-        rows = np.concatenate([np.flatnonzero(dreams.target == 1)[:32], np.flatnonzero(dreams.target == 0)[:16]])
+        drawn = np.flatnonzero((dreams.target == 1) & ~dreams.laid)[:16]
+        laid = np.flatnonzero((dreams.target == 1) & dreams.laid)[: 32 - len(drawn)]
+        drawn = np.flatnonzero((dreams.target == 1) & ~dreams.laid)[: 32 - len(laid)]
+        rows = np.concatenate([laid, drawn, np.flatnonzero(dreams.target == 0)[:16]])
     captions = ["\n".join(f"{a} {dreams.labels[a].iloc[i]:.2f}" for a in answers) for i in rows]
     return pictures.contact_sheet(dreams.images[rows], path, captions=captions, title=title)

@@ -238,7 +238,7 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, devic
             dreams = dreams.select(judged["kept"].to_numpy())
         counts["dropped"] = dropped
         if dreams.target.any():
-            title = f"dreamt {plan.recipe.name} (first rows) and negatives (last rows), with their conditions"
+            title = f"dreamt {plan.recipe.name} (lanes laid, then drawn) and negatives (last), with their conditions"
             sheet(dreams, work / "dreams.png", [*plan.rules.dream.set][:2], title)
             provenance = {"seed": plan.seed, "recipe": plan.recipe.hash}
             write_dreams(dreams, work / "dreams.zarr", f"dreams-{plan.recipe.name}", schema, provenance)
