@@ -176,6 +176,13 @@ class ClassifierSettings(_Part):
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
 
 
+class FirstLookSettings(_Part):
+    sample: Count = 30_000
+    """Pictures, labelled or not, that teach a tiny network what the ensemble says of them."""
+    steps: Annotated[int, Field(ge=0)] = 1600
+    """Of 256 pictures; 0 for no first look."""
+
+
 class ScanSettings(_Part):
     batch: Count = 256
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -199,6 +206,7 @@ class Recipe(_Part):
     generator: GeneratorSettings = GeneratorSettings()
     dream: DreamSettings = DreamSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    first_look: FirstLookSettings = FirstLookSettings()
     scan: ScanSettings = ScanSettings()
     purity: PuritySettings = PuritySettings()
     _text: str = PrivateAttr("")

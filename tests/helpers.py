@@ -77,6 +77,8 @@ width = 8
 members = 2
 steps = 8
 batch = 16
+[first_look]
+steps = 0
 [purity]
 bootstrap = 30
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import random
@@ -14,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from galscan.classify.bundle import Scores
+from galscan.classify.bundle import FIRST_LOOK, Scores
 from galscan.errors import GalscanError, Interrupted, StorageError
 from galscan.scanning import engine, worker
 from galscan.scanning.plan import Part, make_plan
 from galscan.scanning.selection import Selection
 from galscan.store import layout
-from tests.helpers import tiny_store
+from tests.helpers import tiny_bundle, tiny_store
 from tests.test_scanning_plan import bundle
 
 
@@ -56,7 +55,8 @@ def stores(tmp_path_factory):
 
 
 def planned(stores, out, **options):
-    plan = make_plan(stores, bundle(8), out=out, **{"top": 100} | options)
+    model = options.pop("model", "/models/lane")
+    plan = make_plan(stores, bundle(8, path=Path(model)), out=out, **{"top": 100} | options)
     plan.out.mkdir(parents=True)
     return plan
 
@@ -305,22 +305,18 @@ def test_only_the_chosen_are_scored(stores, client, tmp_path):
     assert limited.fingerprint != plan.fingerprint != planned(stores, tmp_path / "all").fingerprint
 
 
+def noisy(images):
+    """Stand in for a first look: the full score but for a little noise."""
+    full = coarse_scorer(images).score
+    return full + np.random.default_rng(len(images)).normal(0, 0.1, len(full)).astype(np.float32)
+
+
 def cascaded(store, client, out, monkeypatch, **options):
-    """Scan with a first look whose score is the full one but for a little noise; return plan and merged."""
-    from galscan.classify import cascade
-
-    class Noisy:
-        cut = float(np.quantile(coarse_scorer(store.images()).score, 0.95)) - 0.5
-        passes, pays = 0.1, True
-
-        def score(self, images):
-            full = coarse_scorer(images).score
-            return full + np.random.default_rng(len(images)).normal(0, 0.1, len(full)).astype(np.float32)
-
-    monkeypatch.setattr(cascade, "load_first_look", lambda path: Noisy())
-    worker._load_first_look.cache_clear()
+    """Scan with a first look; return plan and merged."""
+    cut = float(np.quantile(coarse_scorer(store.images()).score, 0.95)) - 0.5
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, cut))
     plan = planned([store], out, cascade=True, **options)
-    engine.run_scan(plan, client, engine.pending(plan), plan.out / engine.FIRST_LOOK)
+    engine.run_scan(plan, client, engine.pending(plan), plan.out / FIRST_LOOK)
     return plan, engine.merge(plan)
 
 
@@ -348,39 +344,80 @@ def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch)
     before = worker.scores_path(plan.out, 1).read_bytes()
     worker.scores_path(plan.out, 1).unlink()
-    engine.run_scan(plan, client, engine.pending(plan), plan.out / engine.FIRST_LOOK)
+    engine.run_scan(plan, client, engine.pending(plan), plan.out / FIRST_LOOK)
     assert worker.scores_path(plan.out, 1).read_bytes() == before
     pd.testing.assert_frame_equal(engine.merge(plan).top, merged.top)
 
 
-def test_a_first_look_is_taught_by_the_survey_and_kept(client, tmp_path, monkeypatch):
-    from galscan.classify import cascade
-    from galscan.classify.cascade import load_first_look
+@pytest.fixture
+def untaught(tmp_path):
+    """The folder of a model whose first look has learnt nothing."""
+    from galscan.classify.cascade import FirstLook, TinyNet, save_first_look
 
-    monkeypatch.setattr(cascade, "distil", functools.partial(cascade.distil, steps=60))
-    store = tiny_store(tmp_path / "s.zarr", 6000, 32)
-    plan = make_plan([store], bundle(32), out=tmp_path / "run", cascade=True, top=30)
+    (tmp_path / "model").mkdir()
+    save_first_look(FirstLook(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    return tmp_path / "model"
+
+
+def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeypatch, untaught):
+    from galscan.classify.cascade import load_first_look, teaches
+
+    store = tiny_store(tmp_path / "s.zarr", 6000, 8)
+    seen = []
+    monkeypatch.setattr(worker, "_first_look", lambda job: (lambda images: seen.append(images) or noisy(images), 0.0))
+    plan = planned([store], tmp_path / "run", cascade=True, top=30, model=untaught)
     path = engine.first_look(plan, client)
     look = load_first_look(path)
-    assert look.sample + look.held == 4000 and 0 < look.passes < 1
+    taught = teaches(store.column("id"))
+    assert 0.45 < taught.mean() < 0.55 and look.sample == (~taught).sum()  # all there are: fewer than it asks for
+    for image in np.concatenate(seen)[:50]:
+        assert not taught[(store.images() == image).all(axis=(1, 2, 3))].any()
+    best = coarse_scorer(store.images()).score
+    passed = noisy(store.images()) >= look.cut
+    assert passed[np.argsort(-best)[:30]].all() and look.passes == pytest.approx(passed.mean(), abs=0.05) and look.pays
     before = path.read_bytes()
     assert engine.first_look(plan, client).read_bytes() == before
-    best = coarse_scorer(store.images()).score
-    passed = look.score(store.images()) >= look.cut
-    assert passed[np.argsort(-best)[:30]].mean() > 0.99
 
 
-def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeypatch):
+def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeypatch, untaught):
     """Of a survey of which a third is chosen, the best make three times as large a share."""
     from galscan.classify import cascade
 
     shares = []
-    real = cascade.distil
-    spy = lambda images, scores, share, **how: (shares.append(share), real(images, scores, share, steps=2, **how))[1]  # noqa: E731
-    monkeypatch.setattr(cascade, "distil", spy)
-    store = tiny_store(tmp_path / "s.zarr", 6000, 8)
+    real = cascade.set_cut
+    monkeypatch.setattr(cascade, "set_cut", lambda *args: (shares.append(args[-1]), real(*args))[1])
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, 0.0))
+    store = tiny_store(tmp_path / "s.zarr", 9000, 8)
     for name, where in (("all", ""), ("third", "dec > 20")):
-        engine.first_look(planned([store], tmp_path / name, top=60, selection=Selection(where=where)), client)
+        chosen = Selection(where=where)
+        plan = planned([store], tmp_path / name, top=60, selection=chosen, cascade=True, model=untaught)
+        engine.first_look(plan, client)
     chosen = float((store.column("dec") > 20).mean())
-    assert shares[0] == pytest.approx(0.01, rel=0.02)
-    assert shares[1] == pytest.approx(0.01 / chosen, rel=0.1) and 0.2 < chosen < 0.5
+    assert shares[0] == pytest.approx(60 / 9000, rel=0.1)
+    assert shares[1] == pytest.approx(60 / 9000 / chosen, rel=0.15) and 0.2 < chosen < 0.5
+
+
+def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
+    from galscan.classify.bundle import open_bundle
+    from galscan.classify.cascade import FirstLook, TinyNet, save_first_look
+
+    pytest.importorskip("openvino", reason="needs the extra 'fast'")
+    store = tiny_store(tmp_path / "s.zarr", 300, 32)
+    (tmp_path / "m").mkdir()
+    save_first_look(FirstLook(TinyNet()), tmp_path / "m" / FIRST_LOOK)
+    plan = make_plan([store], tiny_bundle(tmp_path / "m"), out=tmp_path / "run", precision="fp32", cascade=True)
+    plan.out.mkdir()
+    engine.convert_networks(plan, plan.out)
+    assert not worker.Job.of(plan).converted
+    monkeypatch.setattr(engine, "CONVERTED", 300)
+    engine.convert_networks(plan, plan.out)
+    job = worker.Job.of(plan, plan.out / FIRST_LOOK)
+    assert job.converted and sorted(p.name for p in plan.out.iterdir()) == [
+        "first-look.bin", "first-look.xml", "network.bin", "network.xml",
+    ]  # fmt: skip
+    monkeypatch.undo()
+    save_first_look(FirstLook(TinyNet(), 0.5), plan.out / FIRST_LOOK)
+    images = store.images()
+    got, plain = worker.load_scorer(job)(images), open_bundle(tmp_path / "m").scorer("cpu", "fp32")(images)
+    np.testing.assert_allclose(got.score, plain.score, atol=1e-4)
+    assert worker._first_look(job)[1] == 0.5

@@ -24,6 +24,7 @@ def bundle(size=32, **changes):
         "size": size,
         "answers": ["bulge"],
         "model_hash": "m" * 64,
+        "first_look": Path("/models/lane/first-look.safetensors"),
     }
     recipe = SimpleNamespace(hash="r" * 64, scan=SimpleNamespace(top=1000, precision="bf16", batch=256))
     return SimpleNamespace(**values | {"recipe": recipe} | changes)
@@ -63,6 +64,10 @@ def test_a_billion_objects_stay_under_so_many_parts_and_parts_are_whole_shards(c
 def test_a_first_look_is_for_large_surveys():
     small, large = ([fake_store("a", n)] for n in (plans.LARGE - 1, plans.LARGE))
     assert [plans.make_plan(s, bundle()).cascade for s in (small, large)] == [False, True]
+    without = bundle(first_look=None)
+    assert not plans.make_plan(large, without).cascade
+    with pytest.raises(InputError, match="--cascade: /models/lane has no first look"):
+        plans.make_plan(large, without, cascade=True)
     on, off = (plans.make_plan(large, bundle(), cascade=c) for c in (True, False))
     assert (on.cascade, off.cascade) == (True, False) and on.fingerprint != off.fingerprint
 

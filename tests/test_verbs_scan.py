@@ -247,8 +247,14 @@ def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsy
 
 
 def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path, capsys):
-    run = scan(survey=["sky"], target="dustlane", out=tmp_path / "run", cascade=True, top=50)
-    assert "no first look" in capsys.readouterr().err
+    from galscan.classify.bundle import FIRST_LOOK
+    from galscan.classify.cascade import FirstLook, TinyNet, save_first_look
+
+    (tmp_path / "model").mkdir()
+    save_first_look(FirstLook(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    tiny_bundle(tmp_path / "model")
+    run = scan(survey=["sky"], model=tmp_path / "model", out=tmp_path / "run", cascade=True, top=50)
+    assert "no first look: a first look needs a sample of at least 1,196" in capsys.readouterr().err
     assert run.info["scanned"] == 696 and run.info["first_look"] is None
 
 

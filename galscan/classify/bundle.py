@@ -2,7 +2,7 @@
 
     model.json               target, schema, size, calibration, metrics, hashes, versions
     recipe.toml              the recipe as it was used
-    classifier-<k>.safetensors, generator.safetensors
+    classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
     splits.parquet           store, id, split, target of every labelled object
     dreams.png  report.html
 
@@ -30,9 +30,10 @@ from galscan.recipe import Recipe, recipe_from_text
 if TYPE_CHECKING:
     import torch
 
-    from galscan.classify.model import GalaxyNet
+    from galscan.classify.model import Ensemble, GalaxyNet
 
 FORMAT = 1
+FIRST_LOOK = "first-look.safetensors"
 
 
 class _Info(BaseModel, strict=True):
@@ -50,6 +51,7 @@ class _Info(BaseModel, strict=True):
         ],
         Field(min_length=1),
     ]
+    first_look: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     calibration: dict[str, Any]
     metrics: dict[str, Any]
     model_hash: str
@@ -119,6 +121,20 @@ class Bundle:
         """SHA-256 over weights, recipe and calibration."""
         return str(self.info["model_hash"])
 
+    @property
+    def first_look(self) -> Path | None:
+        """The first look's file, checked; None where the model has none.
+
+        Raises
+        ------
+        InputError
+            If it is not the one the bundle was written with.
+        """
+        sha, path = self.info.get("first_look"), self.path / FIRST_LOOK
+        if sha is not None and not (path.is_file() and file_digest(path) == sha):
+            raise InputError(f"{path} is not the file the model was written with; restore it or train again")
+        return path if sha is not None else None
+
     def splits(self) -> pd.DataFrame:
         """Return columns store, id (text), split (train, calibration, test), target (1, 0).
 
@@ -154,15 +170,40 @@ class Bundle:
             raise InputError(f"the metrics in {self.path / 'model.json'} are damaged; train the model again") from error
         return told | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
 
-    def scorer(self, device: str = "auto", precision: str | None = None) -> Scorer:
+    def ensemble(self) -> Ensemble:
+        """Load the networks.
+
+        Raises
+        ------
+        InputError
+            If a weights file is not the one the bundle was written with, or the answers are not theirs.
+        """
+        return _load_ensemble(self)
+
+    def scorer(self, device: str = "auto", precision: str | None = None, converted: Path | None = None) -> Scorer:
         """Load the ensemble and return a function from images (n, S, S, 3) uint8 to `Scores`.
+
+        `converted` is what `galscan.classify.compiled.convert` made of the ensemble, if it did.
 
         Raises
         ------
         InputError
             If a weights file is not the one the bundle was written with.
         """
-        return _load_scorer(self, device, precision or self.recipe.scan.precision)
+        from galscan import device as devices
+        from galscan.classify.compiled import compiled
+
+        where, dtype = devices.pick(device), devices.precision(precision or self.recipe.scan.precision)
+        run = compiled(self.ensemble(), where, dtype, converted)
+        schema = load_schema(self.schema)
+        columns = [schema.names.index(a) for a in self.answers]
+        low, high = schema.low[columns], schema.high[columns]
+
+        def score(images: np.ndarray) -> Scores:
+            logits, answers = run(images)
+            return Scores(logits.mean(1), logits.std(1), (low + answers * (high - low)).astype(np.float32))
+
+        return score
 
 
 def _results(report: dict[str, Any]) -> str:
@@ -228,7 +269,10 @@ def write_bundle(
     metrics: dict[str, Any],
     extra: dict[str, Any] | None = None,
 ) -> Bundle:
-    """Write weights, recipe, splits and (last) model.json into `path`; return it opened."""
+    """Write weights, recipe, splits and (last) model.json into `path`; return it opened.
+
+    A first look that lies there already becomes part of it.
+    """
     import torch
 
     from galscan import __version__
@@ -253,7 +297,11 @@ def write_bundle(
         "versions": {"galscan": __version__, "torch": torch.__version__},
         **(extra or {}),
     }  # fmt: skip
-    info["model_hash"] = digest([weights, recipe.hash, info["calibration"], schema, size, answers])
+    if (path / FIRST_LOOK).is_file():
+        info["first_look"] = file_digest(path / FIRST_LOOK)
+    info["model_hash"] = digest(
+        [weights, info.get("first_look"), recipe.hash, info["calibration"], schema, size, answers]
+    )
     write_json(path / "model.json", info)
     return open_bundle(path)
 
@@ -274,38 +322,17 @@ def member_scores(networks: list[GalaxyNet], images: np.ndarray, device: torch.d
     return scores
 
 
-def _load_scorer(bundle: Bundle, device: str, precision: str) -> Scorer:
-    import torch
+def _load_ensemble(bundle: Bundle) -> Ensemble:
+    from galscan.classify.model import Ensemble
 
-    from galscan import device as devices
-    from galscan.classify.model import to_unit
-
-    where = devices.pick(device)
-    dtype = devices.precision(precision)
-    if dtype is torch.bfloat16 and not devices.has_fast_bf16(where):
-        dtype = torch.float32
-    networks = [load_network(bundle.path / name, sha).to(where) for name, sha in bundle.info["weights"].items()]
-    networks = [n.eval().to(memory_format=torch.channels_last) for n in networks]  # type: ignore[call-overload]
+    networks = [load_network(bundle.path / name, sha) for name, sha in bundle.info["weights"].items()]
     schema = load_schema(bundle.schema)
     if not set(bundle.answers) <= set(schema.names) or {n.answers for n in networks} != {len(bundle.answers)}:
         raise InputError(
             f"{bundle.path}: its answers are not those of its networks and of the schema '{schema.name}'; "
             "restore model.json, or train again"
         )
-    columns = [schema.names.index(a) for a in bundle.answers]
-    low, high = schema.low[columns], schema.high[columns]
-
-    @torch.inference_mode()
-    def score(images: np.ndarray) -> Scores:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(where)
-        pixels = to_unit(pixels).to(memory_format=torch.channels_last)
-        with devices.autocast(where, dtype):
-            outputs = [network(pixels) for network in networks]
-        logits = torch.stack([o[0].float() for o in outputs]).cpu().numpy()
-        answers = torch.stack([o[1].float().sigmoid() for o in outputs]).mean(0).cpu().numpy()
-        return Scores(logits.mean(0), logits.std(0), (low + answers * (high - low)).astype(np.float32))
-
-    return score
+    return Ensemble(networks).eval()
 
 
 def save_network(network: GalaxyNet, path: Path) -> None:

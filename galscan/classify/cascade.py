@@ -1,65 +1,75 @@
 """A first look: a tiny network that discards what surely is no candidate, so that the full one sees the rest.
 
-It learns, from a random sample of the survey itself, to say what the full network will say. Nobody's labels are
-needed. Where to cut is decided on objects of the sample that it did not learn from: not by its scores of the best,
-of which a sample has too few, but by its *errors* on the better ones. If the worst of 600 errors is e, then with 95 %
-confidence at most one in 200 is larger (the distribution-free tolerance bound of Wilks 1941, Ann. Math. Stat. 12, 91).
-What the full network would put among the candidates is then kept in 99.5 % of cases by the cut
-(score of the last candidate, as the first look would say it) - e, if errors on the very best are no larger than on the
-better ones. That assumption is checked in the field: of what is discarded, one in a hundred is scored in full all the
-same, in every scan (`galscan.scanning.worker`).
+It learns with the model, from pictures with or without labels, to say what the full network says (`teach`). Where to
+cut is decided for each survey (`set_cut`), on objects that it did not learn from: which those are follows from their
+ids, so that none is both. Not by its scores of the best, of which a sample has too few, but by its *errors* on the
+better ones: if the worst of 600 errors is e, then with 95 % confidence at most one in 200 is larger (the
+distribution-free tolerance bound of Wilks 1941, Ann. Math. Stat. 12, 91). What the full network would put among the
+candidates is then kept in 99.5 % of cases by the cut (score of the last candidate, as the first look would say it) - e,
+if errors on the very best are no larger than on the better ones. That assumption is checked in the field: of what is
+discarded, one in a hundred is scored in full all the same, in every scan (`galscan.scanning.worker`).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import beta, binom
 from torch import nn
 from torch.nn import functional as F
 
+from galscan import device as devices
+from galscan.classify.compiled import compiled
 from galscan.classify.model import to_unit
 from galscan.errors import InputError
 from galscan.files import atomic_path
+from galscan.progress import track
+from galscan.store.layout import CHUNK, UNUSABLE, Store
 
 KEPT = 0.995  # share of the full network's candidates that must survive
 CONFIDENCE = 0.95
 PAYS = 0.35  # share that passes, above which a first look costs more than it saves
 BETTER = math.ceil(math.log(1 - CONFIDENCE) / math.log(KEPT))  # 598 errors for the bound of Wilks
-SIDE = 32  # pixels it looks at
+SIDE = 64  # pixels it looks at, at most
+BATCH = 256
 
 
 class TinyNet(nn.Module):
-    """Three convolutions on a reduced picture: some 1.3 million multiplications, a thirtieth of the full network's."""
+    """Four convolutions, two of them with a stride: at 64 px some 2.2 million multiplications, the full network's 18.
 
-    def __init__(self, width: int = 16):
+    It sees every pixel of a 64 px picture, folded 2x2: a lane may be two pixels wide.
+    """
+
+    def __init__(self, width: int = 12):
         super().__init__()
         self.width = width
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 3, 2, 1),
-            nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.ReLU(),
+            nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(2 * width, 3 * width, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(3 * width, 3 * width, 3, 1, 1), nn.ReLU(),
         )  # fmt: skip
-        self.last = nn.Linear(4 * width, 1)
+        self.last = nn.Linear(6 * width, 1)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map pixels (n, 3, 32, 32) in 0..1 to scores (n,)."""
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        """Map stored images (n, S, S, 3) uint8 to scores (n,)."""
+        return (self.look(to_unit(images)),)
+
+    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map pixels (n, 3, S, S) in 0..1 to scores (n,)."""
+        if pixels.shape[-1] > SIDE:
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="area")
         x = self.layers(pixels * 4 - 1)
         return self.last(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))[:, 0]
-
-
-def reduced(images: np.ndarray) -> torch.Tensor:
-    """Map images (n, S, S, 3) uint8 to square-rooted pixels (n, 3, 32, 32): means of blocks where S is larger."""
-    pixels = to_unit(torch.from_numpy(np.ascontiguousarray(images)))
-    size = pixels.shape[-1]
-    if size == SIDE:
-        return pixels
-    return F.avg_pool2d(pixels, size // SIDE) if size % SIDE == 0 else F.interpolate(pixels, (SIDE, SIDE), mode="area")
 
 
 @dataclass(frozen=True)
@@ -72,52 +82,114 @@ class FirstLook:
     cut : float
         Its score below which an object is discarded.
     passes : float
-        Share of the held-out sample above the cut.
+        Share of the sample above the cut.
     slope, offset, error : float
         How its score follows the full one (offset + slope x full), and the bound of its error.
     last : float
         Full score of the last candidate, at most.
-    sample, held : int
-        Objects of the survey that it learnt from, and those by which the cut was set.
+    sample : int
+        Objects of the survey by which the cut was set.
     """
 
     network: TinyNet
-    cut: float
-    passes: float
-    slope: float
-    offset: float
-    error: float
-    last: float
-    sample: int
-    held: int
+    cut: float = -math.inf
+    passes: float = 1.0
+    slope: float = 0.0
+    offset: float = 0.0
+    error: float = 0.0
+    last: float = 0.0
+    sample: int = 0
 
     @property
     def pays(self) -> bool:
         """Whether it discards enough to be worth its time."""
         return self.passes <= PAYS
 
-    @torch.inference_mode()
-    def score(self, images: np.ndarray) -> np.ndarray:
-        """Return its scores of images (n, S, S, 3) uint8; float32 of shape (n,)."""
-        parts = [self.network(reduced(images[k : k + 512])).numpy() for k in range(0, len(images), 512)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    def scorer(
+        self, device: str = "auto", precision: str = "fp32", converted: Path | None = None
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function from images (n, S, S, 3) uint8 to its scores, float32 of shape (n,)."""
+        run = compiled(self.network, devices.pick(device), devices.precision(precision), converted)
+        return lambda images: run(images)[0]
 
     def told(self) -> dict[str, Any]:
         """Return all but the network, JSON-able."""
         return {k: v for k, v in asdict(self).items() if k != "network"}
 
 
-def distil(
-    images: np.ndarray, scores: np.ndarray, share: float, *, seed: int, steps: int = 400, batch: int = 256
-) -> FirstLook:
-    """Teach a first look what the full network says, and set its cut.
+def teaches(ids: np.ndarray) -> np.ndarray:
+    """Return which objects may teach a first look; the others, as many, are for setting its cut."""
+    return pd.util.hash_array(np.array([str(i) for i in ids], object), categorize=False) % 2 == 0
+
+
+def teaching_sample(stores: Sequence[Store], count: int, seed: int) -> np.ndarray:
+    """Return about `count` random usable pictures that may teach, with labels or without; (n, S, S, 3) uint8."""
+    chunks = [
+        (store, slice(at, min(at + CHUNK, store.count))) for store in stores for at in range(0, store.count, CHUNK)
+    ]
+    got: list[np.ndarray] = []
+    for k in np.random.default_rng(seed).permutation(len(chunks)):
+        store, rows = chunks[k]
+        usable = teaches(store.column("id", rows)) & ((store.column("flags", rows) & np.uint8(UNUSABLE)) == 0)
+        got.append(store.images(rows)[usable])
+        if sum(map(len, got)) >= count:
+            break
+    return np.concatenate(got)[:count]
+
+
+def teach(
+    images: np.ndarray, scores: np.ndarray, *, steps: int, seed: int, device: torch.device, seconds: float | None = None
+) -> TinyNet:
+    """Teach a first look what the full network says.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
-        A random sample of the survey, in random order.
     scores : ndarray of float32, shape (n,)
         What the full network says of them.
+    steps : int
+        Of 256 pictures each; fewer where they would take more than `seconds`.
+    """
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    network = TinyNet().to(device)
+    # What is far from a candidate need not be told apart: below the better fifth, all is the same.
+    wanted = np.maximum(scores, np.quantile(scores, 0.8))
+    target = torch.from_numpy((wanted - wanted.mean()) / max(float(wanted.std()), 1e-6)).float()
+    # A third of the draws are of the best twentieth: that is where it must not err.
+    rank = np.argsort(np.argsort(-scores))
+    weight = torch.from_numpy(np.where(rank < len(scores) / 20, 10.0, 1.0))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-4)
+    data, timed, step = torch.from_numpy(images), 0.0, 0
+    with track("first look", steps, "step") as advance:
+        while step < steps:
+            if step == 4:  # the first is slower
+                timed = time.monotonic()
+            if step == 12 and seconds is not None:
+                steps = max(min(steps, int(seconds * 8 / (time.monotonic() - timed))), 20)
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            rows = torch.multinomial(weight, BATCH, replacement=True, generator=random)
+            pixels = to_unit(data[rows].to(device))
+            pixels = torch.rot90(pixels, int(torch.randint(4, (), generator=random)), (2, 3))
+            if torch.randint(2, (), generator=random):
+                pixels = pixels.flip(3)
+            loss = F.smooth_l1_loss(network.look(pixels), target[rows].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            advance(1, f"loss {loss.item():.3f}")
+    return network.eval().cpu()
+
+
+def set_cut(network: TinyNet, own: np.ndarray, full: np.ndarray, share: float) -> FirstLook:
+    """Return the first look with its cut.
+
+    Parameters
+    ----------
+    own, full : ndarray, shape (n,)
+        Its scores, and those of the full network, of a random sample of the survey that it did not learn from.
     share : float
         Share of the survey that will be candidates.
 
@@ -126,51 +198,18 @@ def distil(
     InputError
         If the sample is too small for a bound.
     """
-    n_held = max(len(images) * 2 // 5, BETTER)
-    if len(images) < 2 * BETTER:
-        raise InputError(f"a first look needs a sample of at least {2 * BETTER:,} objects, not {len(images):,}")
-    held, learnt = slice(0, n_held), slice(n_held, None)
-    network = _learn(images[learnt], scores[learnt], seed=seed, steps=steps, batch=batch)
-    look = FirstLook(network, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, len(images) - n_held, n_held)
-    return _cut(look, look.score(images[held]), scores[held].astype(np.float64), share)
-
-
-def _learn(images: np.ndarray, scores: np.ndarray, *, seed: int, steps: int, batch: int) -> TinyNet:
-    torch.manual_seed(seed)
-    random = torch.Generator().manual_seed(seed)
-    network = TinyNet()
-    target = torch.from_numpy((scores - scores.mean()) / max(float(scores.std()), 1e-6)).float()
-    # The better half of the draws are of the best twentieth: that is where it must not err.
-    rank = np.argsort(np.argsort(-scores))
-    weight = torch.from_numpy(np.where(rank < len(scores) / 20, 10.0, 1.0))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in range(steps):
-        rows = torch.multinomial(weight, batch, replacement=True, generator=random)
-        pixels = reduced(images[rows.numpy()])
-        pixels = torch.rot90(pixels, int(torch.randint(4, (), generator=random)), (2, 3))
-        loss = F.smooth_l1_loss(network(pixels), target[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return network.eval()
-
-
-def _cut(look: FirstLook, own: np.ndarray, full: np.ndarray, share: float) -> FirstLook:
-    """Return the first look with its cut, from its scores `own` and those of the full network on held-out objects."""
+    if len(full) < 2 * BETTER:
+        raise InputError(f"a first look needs a sample of at least {2 * BETTER:,} objects, not {len(full):,}")
     order = np.argsort(-full)
-    better = order[:BETTER] if len(order) > BETTER else order
+    better = order[:BETTER]
     slope, offset = np.polyfit(full[better], own[better], 1) if np.ptp(full[better]) > 0 else (0.0, own[better].mean())
     slope = max(float(slope), 0.0)
     error = float((offset + slope * full[better] - own[better]).max())
     # The score of the last candidate: in a sample it is the one of this rank, or with little luck one further down.
     rank = int(binom.ppf(CONFIDENCE, len(full), min(share, 1.0)))
     last = float(full[order[min(rank, len(order) - 1)]])
-    cut = offset + slope * last - error
-    return FirstLook(
-        look.network, float(cut), float((own >= cut).mean()), slope, float(offset), error, last, look.sample, look.held
-    )
+    cut = float(offset + slope * last - error)
+    return FirstLook(network, cut, float((own >= cut).mean()), slope, float(offset), error, last, len(full))
 
 
 def kept_bounds(lost: int, audited: int, discarded: int, candidates: int) -> tuple[float, float]:

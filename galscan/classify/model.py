@@ -7,6 +7,8 @@ channels, which is cheaper than it sounds and loses nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,6 +67,21 @@ class GalaxyNet(nn.Module):
         """Map images (n, 3, S, S) in 0..1 to what both heads read, (n, 8 width)."""
         x = self.stages(self.stem(images * 4 - 1))
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+
+class Ensemble(nn.Module):
+    """Networks side by side: the target's logits of each, and the mean of their answers."""
+
+    def __init__(self, networks: Sequence[GalaxyNet]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map stored images (n, S, S, 3) uint8 to logits (n, members) and answers (n, answers) in 0..1."""
+        pixels = to_unit(images)
+        outputs = [network(pixels) for network in self.networks]
+        logits = torch.stack([target.float() for target, _ in outputs], 1)
+        return logits, torch.stack([answers.float().sigmoid() for _, answers in outputs]).mean(0)
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 
 from galscan import files, progress
 from galscan.candidates.purity import ScoreHistogram
+from galscan.classify.bundle import FIRST_LOOK
 from galscan.errors import GalscanError, Interrupted
 from galscan.scanning.plan import Part, Plan
 from galscan.scanning.worker import (
@@ -34,7 +36,9 @@ from galscan.scanning.worker import (
     FATAL,
     FINGERPRINT,
     FULL,
+    NETWORK,
     SILENT,
+    TINY,
     Job,
     PartReport,
     get_ready,
@@ -49,8 +53,8 @@ from galscan.store.layout import CHUNK
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-FIRST_LOOK = "first-look.safetensors"
 SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 20_000)  # of the survey, and at least and at most so many objects
+CONVERTED = 20_000  # objects, from which on to convert the networks takes less time than it saves
 TICK = 1.0  # seconds between looks at the clock
 # Workers are woken when no part has ended for so many seconds, for 20 times the longest, and for so many an object.
 PATIENCE, SLOWEST = 300.0, 0.1
@@ -108,17 +112,39 @@ def _rows(path: Path, fingerprint: str) -> tuple[int, int] | None:
         return None
 
 
-def first_look(plan: Plan, client: Client) -> Path:
-    """Teach a first look with a random sample of the survey, and return its file; an earlier call's is used again.
+def convert_networks(plan: Plan, out: Path) -> None:
+    """Convert the networks into `out`, where that pays its seconds: on a CPU with OpenVINO.
 
     Raises
     ------
-    GalscanError
-        If the sample cannot be read.
+    InputError
+        If the model is not whole.
     """
-    from galscan.classify.cascade import distil, save_first_look
+    from galscan.classify.bundle import open_bundle
+    from galscan.classify.cascade import load_first_look
+    from galscan.classify.compiled import convert, has_openvino
 
-    path = plan.out / FIRST_LOOK
+    if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
+        return
+    bundle = open_bundle(plan.model)
+    if (look := bundle.first_look) is not None:
+        convert(load_first_look(look).network, plan.size, out / TINY)
+    convert(bundle.ensemble(), plan.size, out / NETWORK)
+
+
+def first_look(plan: Plan, client: Client) -> Path:
+    """Cut the model's first look for this survey, by a random sample of it; return the file, an earlier call's again.
+
+    Raises
+    ------
+    InputError
+        If the sample is too small.
+    GalscanError
+        If it cannot be read.
+    """
+    from galscan.classify.cascade import load_first_look, save_first_look, set_cut
+
+    path, taught = plan.out / FIRST_LOOK, Path(plan.model) / FIRST_LOOK
     if path.is_file():
         return path
     random = np.random.default_rng(plan.seed)
@@ -126,28 +152,26 @@ def first_look(plan: Plan, client: Client) -> Path:
     chunks = [
         (part.store, slice(start, min(start + CHUNK, part.stop)))
         for part in plan.parts for start in range(part.start, part.stop, CHUNK)
-    ] if plan.objects < 50 * SAMPLE[1] else _drawn_chunks(plan, random, 2 * wanted // CHUNK)  # fmt: skip
-    job = Job.of(plan)
+    ] if plan.objects < 100 * SAMPLE[1] else _drawn_chunks(plan, random, 4 * wanted // CHUNK)  # fmt: skip
+    job = Job.of(plan, taught)
     _make_ready(client, job)
-    images: list[np.ndarray] = []
-    scores: list[np.ndarray] = []
-    read = 0
+    scores: list[tuple[np.ndarray, np.ndarray]] = []
+    read = got = 0
     order = random.permutation(len(chunks))
     with progress.track("first look: sample", wanted, "objects") as advance:
         for start in range(0, len(order), _window(client)):
             some = [chunks[k] for k in order[start : start + _window(client)]]
-            for got in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
-                images.append(got[0])
-                scores.append(got[1])
-                advance(len(got[1]))
+            for both in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
+                scores.append(both)
+                got += len(both[0])
+                advance(len(both[0]))
             read += sum(rows.stop - rows.start for _, rows in some)
-            if sum(map(len, scores)) >= wanted:
+            if got >= wanted:
                 break
-    usable = sum(map(len, scores))
-    mixed = random.permutation(usable)[:wanted]
-    # Of what is chosen and can be scored, which may be a small part of the survey.
-    share = plan.top / max(plan.objects * usable / max(read, 1), 1)
-    look = distil(np.concatenate(images)[mixed], np.concatenate(scores)[mixed], share, seed=plan.seed)
+    own, full = (np.concatenate(values) for values in zip(*scores, strict=True))
+    # Half of what is read may set the cut (`cascade.teaches`); of the rest, the share that is chosen and can be scored.
+    share = plan.top / max(plan.objects * 2 * got / max(read, 1), 1)
+    look = set_cut(load_first_look(taught).network, own, full.astype(np.float64), share)
     save_first_look(look, path)
     return path
 
@@ -167,8 +191,9 @@ def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
     """Score the first objects here, on one core, for some seconds; return how many a second, reading included."""
     from galscan.device import one_thread
 
-    with one_thread():
-        job, part = Job.of(plan), plan.parts[0]
+    with one_thread(), TemporaryDirectory() as folder:
+        convert_networks(plan, Path(folder))
+        job, part = replace(Job.of(plan), out=folder, converted=Path(folder, NETWORK).is_file()), plan.parts[0]
         sample_part(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
         started, done = time.perf_counter(), 0
         for start in range(part.start, part.stop, CHUNK):

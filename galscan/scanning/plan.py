@@ -146,13 +146,14 @@ def make_plan(
     limit : int, optional
         Only the first so many rows of the stores, in their order.
     cascade : bool, optional
-        Whether a first look discards what surely is no candidate; by default where the survey is large enough.
+        Whether a first look discards what surely is no candidate; by default where the survey is large enough and the
+        model has one.
 
     Raises
     ------
     InputError
-        If there is no store, one is named twice, one has another image size than the model, or `top`,
-        `precision` or `device` is out of range.
+        If there is no store, one is named twice, one has another image size than the model, `top`, `precision` or
+        `device` is out of range, or a first look is asked for of a model that has none.
     """
     settings = bundle.recipe.scan
     top = settings.top if top is None else top
@@ -169,8 +170,12 @@ def make_plan(
     for store in stores:
         selection.check(store)
     parts = tuple(_parts(stores, limit))
+    if cascade and bundle.first_look is None:
+        raise InputError(
+            f"--cascade: {bundle.path} has no first look; train it with more pictures, or more [first_look] steps"
+        )
     if cascade is None:
-        cascade = sum(part.count for part in parts) >= LARGE
+        cascade = bundle.first_look is not None and sum(part.count for part in parts) >= LARGE
     return Plan(
         target=bundle.target, model=str(Path(bundle.path).absolute()), model_hash=bundle.model_hash,
         recipe_hash=bundle.recipe.hash,

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,12 +29,13 @@ from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reaso
 
 if TYPE_CHECKING:
     from galscan.classify.bundle import Scorer, Scores
-    from galscan.classify.cascade import FirstLook
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
 # Why a whole part is set aside. Whoever scans it again should give its workers more memory, or mend the store.
 FATAL, SILENT = "part kills its worker", "part never ends"
+# The networks as converted for CPUs.
+NETWORK, TINY = "network.xml", "first-look.xml"
 # How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
 STAGES = FULL, AUDITED, DISCARDED = ("full", "audit", "first look")
 AUDIT = 0.01
@@ -59,6 +60,8 @@ class Job:
     first_look: str = ""
     """File of the first look; none by default."""
     seed: int = 0
+    converted: bool = False
+    """Whether the run folder holds the networks as OpenVINO likes them (`convert_networks`)."""
 
     @classmethod
     def of(cls, plan: Plan, first_look: Path | None = None) -> Job:
@@ -66,7 +69,7 @@ class Job:
         return cls(
             plan.model, plan.model_hash, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
-            str(first_look or ""), plan.seed,
+            str(first_look or ""), plan.seed, (plan.out / NETWORK).is_file(),
         )  # fmt: skip
 
 
@@ -110,7 +113,7 @@ def score_part(part: Part, job: Job) -> PartReport:
     score = np.full(part.count, np.nan, np.float32)
     spread = score.copy()
     answers = np.full((part.count, len(job.answers)), np.nan, np.float32)
-    look = _load_first_look(job.first_look) if job.first_look else None
+    look = _first_look(job) if job.first_look else None
     first = score.copy()
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
     stage = np.full(part.count, STAGES.index(FULL), np.int8)
@@ -137,9 +140,9 @@ def score_part(part: Part, job: Job) -> PartReport:
             usable &= ~bad
         use = np.flatnonzero(usable)
         if look is not None and len(use):
-            own = look.score(images[use])
+            own = look[0](images[use])
             first[here][use] = own
-            below = own < look.cut  # what has no number for a score is for the full network to see
+            below = own < look[1]  # what has no number for a score is for the full network to see
             again = audited[here][use]
             stage[here][use[below & again]] = STAGES.index(AUDITED)
             stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
@@ -186,27 +189,46 @@ def set_aside(part: Part, job: Job, why: str) -> PartReport:
 
 
 def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Return the usable ones of some pictures of a survey, and what the full network says of them."""
+    """Return what the first look, if there is one, and the full network say of the usable ones of some pictures.
+
+    Of what taught the first look nothing is returned: it would flatter it.
+    """
     opened = open_store(job.stores[store].path)
     images, readable = _read(opened, rows)
     usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
     usable &= job.selection.mask(opened, rows)
+    look = _first_look(job)[0] if job.first_look else None
+    if look is not None:
+        from galscan.classify.cascade import teaches
+
+        usable &= ~teaches(opened.column("id", rows))
     if not usable.any():
-        return images[:0], np.empty(0, np.float32)
-    got, _ = _score(load_scorer(job), images[usable], job.batch)
-    finite = np.isfinite(got.score)
-    return images[usable][finite], got.score[finite]
+        return np.empty(0, np.float32), np.empty(0, np.float32)
+    images = images[usable]
+    full = _score(load_scorer(job), images, job.batch)[0].score
+    own = look(images) if look is not None else full
+    finite = np.isfinite(full) & np.isfinite(own)
+    return own[finite], full[finite]
 
 
 def _words(stage: np.ndarray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(stage, list(STAGES))
 
 
+def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+    """Return the first look of a job and its cut, loaded once a process."""
+    with _loading:
+        return _loaded_first_look(job.first_look, job.out if job.converted else "", job.device, job.precision)
+
+
 @lru_cache(maxsize=1)
-def _load_first_look(path: str) -> FirstLook:
+def _loaded_first_look(
+    path: str, converted: str, device: str, precision: str
+) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
     from galscan.classify.cascade import load_first_look
 
-    return load_first_look(Path(path))
+    look = load_first_look(Path(path))
+    return look.scorer(device, precision, Path(converted, TINY) if converted else None), look.cut
 
 
 def _open(part: Part, job: Job) -> Store:
@@ -230,7 +252,8 @@ def load_scorer(job: Job) -> Scorer:
         If the model on disk is not the planned one.
     """
     with _loading:
-        return _scorer(job.model, job.model_hash, job.device, job.precision)
+        converted = str(Path(job.out, NETWORK)) if job.converted else ""
+        return _scorer(job.model, job.model_hash, job.device, job.precision, converted)
 
 
 def get_ready(job: Job) -> None:
@@ -239,7 +262,7 @@ def get_ready(job: Job) -> None:
 
 
 @lru_cache(maxsize=1)
-def _scorer(model: str, model_hash: str, device: str, precision: str) -> Scorer:
+def _scorer(model: str, model_hash: str, device: str, precision: str, converted: str) -> Scorer:
     from galscan.classify.bundle import open_bundle
 
     bundle = open_bundle(model)
@@ -247,7 +270,7 @@ def _scorer(model: str, model_hash: str, device: str, precision: str) -> Scorer:
         raise GalscanError(
             f"the model {model} changed while it was used; run the same command again to use the new one"
         )
-    return bundle.scorer(device, precision)
+    return bundle.scorer(device, precision, Path(converted) if converted else None)
 
 
 def _pieces(store: Store, part: Part, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:

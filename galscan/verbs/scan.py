@@ -137,6 +137,7 @@ def scan(
         if parts:
             _say(f"scanning {plan.objects:,} objects with {who}")
             shared: list[Path | str] = [plan.out / INFO, bundle.path / "model.json", *(ref.path for ref in plan.stores)]
+            engine.convert_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
                 look = _first_look(plan, client) if plan.cascade else None
                 done = engine.run_scan(plan, client, parts, look)
@@ -150,7 +151,7 @@ def scan(
 
 
 def _first_look(plan: Plan, client: Client) -> Path | None:
-    """Teach a first look; None where it would not pay."""
+    """Set the cut of the first look; None where it would not pay."""
     from galscan.classify.cascade import load_first_look
 
     try:

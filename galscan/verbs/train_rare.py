@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from galscan.generate.dreams import Dreams
 
 # Shares of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py).
-GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE = 0.25, 0.1, 0.65
+GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.6, 0.05
+LEAST = 2_000  # pictures, below which a first look has nothing to learn from
 LEFTOVERS = ("steps.json", "generator.json", "screened.json", "request.json")  # what only a resumed training needs
 
 
@@ -156,6 +157,7 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
         "dreams": read_json(work / "screened.json") if plan.synthetic else None,
         "seconds": round(time.monotonic() - started, 1),
     }
+    _first_look(plan, networks[chosen], work, device)
     calibration = calibrate.fit(scores[chosen, "calibration"].mean(0), targets["calibration"])
     splits = galaxies.table.loc[
         _in_train(galaxies) | galaxies.table["split"].isin(list(held)), ["store", "id", "split", "target"]
@@ -270,6 +272,28 @@ def _classifiers(
             save_network(network, path)
         networks.append(load_network(path))
     return networks
+
+
+def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch.device) -> None:
+    """Teach a tiny network what the delivered ones say; too few pictures, and there is none.
+
+    Calibration and test objects may be among them: not their labels are learnt, nor is it of them that anything is
+    reported.
+    """
+    from galscan.classify.bundle import FIRST_LOOK, member_scores
+    from galscan.classify.cascade import FirstLook, save_first_look, teach, teaching_sample
+
+    settings, path = plan.recipe.first_look, work / FIRST_LOOK
+    if path.is_file() or not settings.steps:
+        return
+    images = teaching_sample(plan.stores, settings.sample, plan.seed)
+    if len(images) < LEAST:
+        return
+    network = teach(
+        images, member_scores(networks, images, device).mean(0), steps=settings.steps, seed=plan.seed, device=device,
+        seconds=plan.seconds(FIRST_LOOK_SHARE),
+    )  # fmt: skip
+    save_first_look(FirstLook(network), path)
 
 
 def _write_report(path: Path) -> None:

@@ -1,0 +1,57 @@
+"""The same numbers, whoever computes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from galscan.classify import compiled
+from galscan.classify.cascade import TinyNet
+from galscan.classify.model import Ensemble, GalaxyNet
+
+CPU = torch.device("cpu")
+NETWORKS = {"ensemble": lambda: Ensemble([GalaxyNet(8, 3), GalaxyNet(8, 3)]), "first look": TinyNet}
+
+
+def network(name):
+    torch.manual_seed(0)
+    made = NETWORKS[name]()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.3, 3)
+    return made.eval()
+
+
+def pictures(n, size=32):
+    return np.random.default_rng(n).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_compiled_network_says_the_same(name):
+    run = compiled.compiled(network(name), CPU, torch.float32)
+    with torch.inference_mode():
+        expected = network(name)(torch.from_numpy(pictures(5)))
+    for got, wanted in zip(run(pictures(5)), expected, strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_converted_network_says_the_same_in_any_batch(name, size, tmp_path):
+    pytest.importorskip("openvino", reason="needs the extra 'fast'")
+    compiled.convert(network(name), size, tmp_path / "n.xml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["n.bin", "n.xml"]
+    plain = compiled.compiled(network(name), CPU, torch.float32)
+    fast = compiled.compiled(network(name), CPU, torch.float32, tmp_path / "n.xml")
+    for n in (1, 7, 3):
+        for got, wanted in zip(fast(pictures(n, size)), plain(pictures(n, size)), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_without_openvino_a_converted_network_is_not_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "has_openvino", lambda: False)
+    run = compiled.compiled(network("first look"), CPU, torch.float32, tmp_path / "not there.xml")
+    assert run(pictures(2))[0].shape == (2,)
