@@ -1,9 +1,9 @@
-# make demo: install and run the main job.   make test: install and run the tests.
+# make demo: install and run the main job.   make test: install and run the tests.   make faults: kill it.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -11,6 +11,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q
+
+# The whole of it, slow ones included: a quarter of an hour.
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q tests/faults -m "slow or not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -110,6 +110,30 @@ def test_a_running_cluster_is_joined_and_goes_on_running(running, tmp_path):
             assert client.submit(sum, [1, 2]).result() == 3
 
 
+def test_a_cluster_behind_tls_is_joined_with_the_certificates_of_the_configuration(tmp_path):
+    import dask
+    from distributed import LocalCluster
+    from distributed.security import Security
+
+    pytest.importorskip("cryptography", reason="makes the certificates")
+    security = Security.temporary()
+    names = {"ca-file": security.tls_ca_file, "client.cert": security.tls_client_cert,
+             "client.key": security.tls_client_key}  # fmt: skip
+    settings = {}
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+        settings[f"distributed.comm.tls.{name}"] = str(tmp_path / name)
+    how = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**how, protocol="tls", security=security) as it:
+        with (
+            pytest.raises(InputError, match=r"tls://.* wants certificates"),
+            cluster.connect(it.scheduler_address),
+        ):
+            pass
+        with dask.config.set(settings), cluster.connect(it.scheduler_address) as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+
+
 def test_a_path_that_a_worker_does_not_see_is_named_with_the_worker(running, tmp_path):
     (address,) = running.scheduler_info["workers"]
     missing = tmp_path / "elsewhere"

@@ -208,6 +208,7 @@ def _kubernetes(name: str) -> Iterator[str]:
 
 @contextmanager
 def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
+    import dask
     from distributed import Client
 
     if address.endswith(".json") and not Path(address).is_file():
@@ -215,8 +216,12 @@ def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
             f"there is no scheduler file {address}; a scheduler writes it: dask scheduler --scheduler-file"
         )
     where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    if address.startswith("tls://") and dask.config.get("distributed.comm.tls.client.cert") is None:
+        raise InputError(
+            f"{address} wants certificates: name them in Dask's configuration, as distributed.comm.tls.ca-file, "
+            "client.cert and client.key (or DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT, ...__CLIENT__KEY)"
+        )
     try:
-        # TLS needs certificates, which Dask's configuration names (distributed.comm.tls).
         client = Client(**where, timeout=TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         why = f"({_line(error)}); check the address and that it runs"

@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     work = options.work / ("scan-quick" if quick else "scan")
     work.mkdir(parents=True, exist_ok=True)
 
-    teach = _simulated(work / "teach.zarr", 600 if quick else 12_000, size, 81, 0.1 if quick else 0.05)
+    # A survey of which a third is labelled: it teaches the networks, and all of it the first look.
+    teach = _simulated(work / "teach.zarr", 900 if quick else 48_000, size, 81, 0.1 if quick else 0.02, labelled=0.3)
     base = _simulated(work / "base.zarr", 2_000 if quick else 50_000, size, 82, 0.002)
     million = _many(work / "million.zarr", base, 3 if quick else 20)
     tenth = _many(work / "tenth.zarr", base, 1 if quick else 2)
@@ -92,10 +93,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return figures
 
 
-def _simulated(path: Path, count: int, size: int, seed: int, rare: float) -> Path:
-    return Path(
-        galscan.ingest("simulated", out=path, count=count, size=size, seed=seed, rare_fraction=rare).path
-    )  # fmt: skip
+def _simulated(path: Path, count: int, size: int, seed: int, rare: float, labelled: float = 1.0) -> Path:
+    made = galscan.ingest(
+        "simulated", out=path, count=count, size=size, seed=seed, rare_fraction=rare, labelled=labelled
+    )
+    return Path(made.path)
 
 
 def _many(path: Path, base: Path, times: int) -> Path:

@@ -6,8 +6,10 @@ is replaced: a worker that comes to it waits, so that the scan can be hit in the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from galscan.errors import ConflictError, InputError
@@ -42,9 +45,9 @@ def store(tmp_path):
     return store
 
 
-def command(store, model, out, **changes):
-    """Start a scan with one worker in a process group of its own."""
-    arguments = ["scan", "--store", store.path, "--model", model, "--out", out, "--workers", 1, "--top", 200]
+def command(store, model, out, workers=1, **changes):
+    """Start a scan in a process group of its own."""
+    arguments = ["scan", "--store", store.path, "--model", model, "--out", out, "--workers", workers, "--top", 200]
     environment = os.environ | EPOCH | {"PYTHONPATH": str(ROOT)} | changes
     return subprocess.Popen(
         [sys.executable, "-m", "galscan", *map(str, arguments)], env=environment, start_new_session=True,
@@ -137,8 +140,34 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store, model, t
     path = worker.scores_path(out, 2)  # and as if that were not enough, two parts are damaged
     path.write_bytes(path.read_bytes()[:-100])
     worker.quarantine_path(out, 3).unlink()
+    for path in out.rglob("*"):  # and the clock was a year ahead
+        os.utime(path, (time.time() + 3e7, time.time() + 3e7))
     said = finish(command(store, model, out))
     assert f"going on: {GATE - 2} of {PARTS} parts are there" in said
+    assert_as_if_nothing_happened(out, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_thrice_at_any_moment(seed, store, model, tmp_path, reference):
+    """The first process, one below it or all of them, from their first second on; nobody waits for orphans."""
+    chance, out = random.Random(seed), tmp_path / "run"
+    for _ in range(3):
+        process = command(store, model, out, workers=2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(1, 12))
+        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            match chance.choice(["first", "below", "all"]):
+                case "first":
+                    process.kill()
+                case "below" if below:
+                    chance.choice(below).kill()
+                    time.sleep(chance.uniform(0, 3))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL) if chance.random() < 0.5 else os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finish(command(store, model, out, workers=2))
     assert_as_if_nothing_happened(out, reference)
 
 
