@@ -8,6 +8,7 @@ import pytest
 
 import galscan
 from galscan import home
+from galscan.classify import bundle as bundles
 from galscan.classify import train as classifiers
 from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.generate import dreams as dreaming
@@ -75,6 +76,28 @@ def test_the_bundle_is_whole(model):
     } <= names
     assert not [n for n in names if n.startswith(("real_", "steps", "request", "screened", "generator.json"))]
     assert not model.path.with_name("model.partial").exists()
+
+
+def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
+    from galscan.classify.bundle import FIRST_LOOK
+    from galscan.classify.cascade import load_first_look, teaches
+
+    assert model.first_look is None
+    monkeypatch.setattr(verb, "LEAST", 100)
+    recipe = tiny_recipe(folder / "looking.toml")
+    recipe.write_text(recipe.read_text().replace("[first_look]\nsteps = 0", "[first_look]\nsteps = 3\nsample = 300"))
+    seen, member_scores = [], bundles.member_scores
+    spy = lambda networks, images, device: seen.append(images) or member_scores(networks, images, device)  # noqa: E731
+    monkeypatch.setattr(bundles, "member_scores", spy)
+    taught = galscan.train_rare(str(recipe), store=store, out=folder / "looking", device="cpu", seed=3, synthetic=False)
+    assert taught.first_look == taught.path / FIRST_LOOK and taught.model_hash != model.model_hash
+    sky = galscan.open_store(store)
+    owner = {image.tobytes(): k for k, image in enumerate(sky.images())}
+    assert len(seen[-1]) == 300 and teaches(sky.column("id"))[[owner[i.tobytes()] for i in seen[-1]]].all()
+    assert load_first_look(taught.first_look).cut == -np.inf
+    taught.first_look.write_bytes(b"another")
+    with pytest.raises(InputError, match="not the file the model was written with"):
+        _ = taught.first_look
 
 
 def test_real_only_and_dreamt_stand_side_by_side(model):
