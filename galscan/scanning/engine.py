@@ -12,12 +12,14 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future as Reading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -53,6 +55,7 @@ from galscan.store.layout import CHUNK
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+T = TypeVar("T")
 SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 20_000)  # of the survey, and at least and at most so many objects
 CONVERTED = 20_000  # objects, from which on to convert the networks takes less time than it saves
 TICK = 1.0  # seconds between looks at the clock
@@ -365,17 +368,9 @@ def merge(plan: Plan) -> Merged:
     audited: list[np.ndarray] = []
     floor = -np.inf  # the score of the last of the best so far
     with progress.track("merge", len(plan.parts), "parts") as advance:
-        for part in plan.parts:
-            quarantined = _column(plan, part, quarantine_path(plan.out, part.number), "reason")
-            reasons.update(quarantined.to_pylist())
-            set_apart += len(quarantined)
-            path = scores_path(plan.out, part.number)
-            score = _column(plan, part, path, "score").to_numpy()
-            stage = _column(plan, part, path, "stage").combine_chunks().to_numpy(zero_copy_only=False)
-            if not _done(plan, part):
-                raise GalscanError(
-                    f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
-                )
+        for path, why, score, stage in _in_order(lambda part: _read_part(plan, part), plan.parts):
+            reasons.update(why)
+            set_apart += len(why)
             histogram.add(score[stage == FULL])
             # Each of the audited stands for all that were discarded like it.
             histogram.add(score[stage == AUDITED], round(1 / AUDIT))
@@ -394,6 +389,36 @@ def merge(plan: Plan) -> Merged:
     top, looked = _sort(best, plan.top), np.concatenate(audited) if audited else np.empty(0, np.float32)
     lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
     return Merged(top, histogram, scored, set_apart, dict(sorted(reasons.items())), discarded, len(looked), lost)
+
+
+def _read_part(plan: Plan, part: Part) -> tuple[Path, list[str], np.ndarray, np.ndarray]:
+    """Return where the scores of a part are, why objects were set aside, the scores, and how far each object came."""
+    why = _column(plan, part, quarantine_path(plan.out, part.number), "reason").to_pylist()
+    path = scores_path(plan.out, part.number)
+    score = _column(plan, part, path, "score").to_numpy()
+    stage = _column(plan, part, path, "stage").combine_chunks().to_numpy(zero_copy_only=False)
+    if not _done(plan, part):
+        raise GalscanError(
+            f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
+        )
+    return path, why, score, stage
+
+
+def _in_order(read: Callable[[Part], T], parts: Iterable[Part], threads: int = 8) -> Iterator[T]:
+    """Yield what `read` returns of each part, in their order, a few read ahead: waiting for the disk is most of it."""
+    with ThreadPoolExecutor(threads, "galscan-merge") as pool:
+        ahead: deque[Reading[T]] = deque()
+        rest = iter(parts)
+        try:
+            for part in rest:
+                ahead.append(pool.submit(read, part))
+                if len(ahead) == 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def _column(plan: Plan, part: Part, path: Path, name: str) -> pa.ChunkedArray:

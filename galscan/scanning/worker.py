@@ -39,6 +39,7 @@ NETWORK, TINY = "network.xml", "first-look.xml"
 # How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
 STAGES = FULL, AUDITED, DISCARDED = ("full", "audit", "first look")
 AUDIT = 0.01
+_REASONS = np.array([reason(flags) for flags in range(256)], object)
 # Keys in the Parquet schema's metadata: of which scan, and how many objects of the part were chosen.
 FINGERPRINT, CHOSEN = b"galscan.fingerprint", b"galscan.chosen"
 
@@ -109,7 +110,7 @@ def score_part(part: Part, job: Job) -> PartReport:
     store, rows = _open(part, job), slice(part.start, part.stop)
     chosen = job.selection.mask(store, rows)
     flags = store.column("flags", rows)
-    reasons = np.array([reason(int(flag)) for flag in flags], dtype=object)
+    reasons = _REASONS[flags]
     score = np.full(part.count, np.nan, np.float32)
     spread = score.copy()
     answers = np.full((part.count, len(job.answers)), np.nan, np.float32)

@@ -8,6 +8,7 @@ survey is simulated, 0.2 % of it dusty early types; the million is made of 50,00
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import threading
 import time
@@ -52,8 +53,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     def scan(store: Path, **how: Any) -> tuple[Any, float]:
         out = work / "run"
-        _forget(out)
-        with _peak() as peak:
+        shutil.rmtree(out, ignore_errors=True)
+        with measured_peak() as peak:
             run = galscan.scan(store=store, model=model.path, out=out, workers=options.workers, top=1000, **how)
         return run, peak[0]
 
@@ -189,14 +190,8 @@ def _jpeg_rate(model: Any, folder: Path, workers: int, device: str) -> float:
     return done / (time.perf_counter() - started)
 
 
-def _forget(out: Path) -> None:
-    import shutil
-
-    shutil.rmtree(out, ignore_errors=True)
-
-
 @contextmanager
-def _peak(every: float = 0.2) -> Iterator[list[float]]:
+def measured_peak(every: float = 0.2) -> Iterator[list[float]]:
     """Measure the largest sum of memory (proportional share) that this process and all below it held."""
     peak, stop, me = [0.0], threading.Event(), psutil.Process()
 
