@@ -58,21 +58,23 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             run = galscan.scan(store=store, model=model.path, out=out, workers=options.workers, top=1000, **how)
         return run, peak[0]
 
+    looks = model.first_look is not None  # a quick run has none
+    converted = _converted(model, work / "network.xml") if options.device == "cpu" else None
     how = {"device": options.device} | ({"cluster": "cuda"} if options.device == "cuda" else {})
     rates: dict[str, list[float]] = {name: [] for name in ("forward", "single", "cascade", "jpeg")}
     kept: list[float] = []
     peaks = {}
     for _ in range(1 if quick else REPEATS):
-        rates["forward"].append(_forward(model.path, images, options.workers, options.device))
+        rates["forward"].append(_forward(model.path, images, options.workers, options.device, converted))
         rates["jpeg"].append(_jpeg_rate(model, folder, options.workers, options.device))
         single, peaks["tenth"] = scan(tenth, cascade=False, **how)
         rates["single"].append(single.info["images_per_s"])
         best = set(single.candidates["index"])
-        first, _ = scan(tenth, cascade=True, **how)
+        first, _ = scan(tenth, cascade=looks, **how)
         kept.append(len(best & set(first.candidates["index"])) / len(best))
-    whole, peaks["million"] = scan(million, cascade=True, **how)
+    whole, peaks["million"] = scan(million, cascade=looks, **how)
     rates["cascade"].append(whole.info["scanned"] / whole.info["wall_s"])
-    _, peaks["alone"] = scan(tenth, cascade=True, **how)
+    _, peaks["alone"] = scan(tenth, cascade=looks, **how)
     median = {name: statistics.median(values) for name, values in rates.items()}
     figures = {
         "ratio_to_forward": median["single"] / median["forward"],
@@ -130,27 +132,37 @@ def _many(path: Path, base: Path, times: int) -> Path:
     return path
 
 
-def _forward(model: Path, images: np.ndarray, workers: int, device: str) -> float:
-    """Return the rate of the network alone, in as many processes as workers, on images that they hold already."""
+def _forward(model: Path, images: np.ndarray, workers: int, device: str, converted: Path | None) -> float:
+    """Return the rate of the network alone, as the scan has it, in as many processes, on images they hold already."""
     if device == "cuda":
-        return _time_forward(model, images, device)
+        return _time_forward(model, images, device, None)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         parts = np.array_split(images, workers)
-        return sum(pool.map(_time_forward, [model] * workers, parts, [device] * workers))
+        return sum(pool.map(_time_forward, [model] * workers, parts, [device] * workers, [converted] * workers))
 
 
-def _time_forward(model: Path, images: np.ndarray, device: str) -> float:
+def _time_forward(model: Path, images: np.ndarray, device: str, converted: Path | None) -> float:
     import torch
 
     if device == "cpu":
         torch.set_num_threads(1)
     bundle = galscan.open_bundle(model)
-    score, batch = bundle.scorer(device), bundle.recipe.scan.batch
+    score, batch = bundle.scorer(device, converted=converted), bundle.recipe.scan.batch
     score(images[:batch])
     started = time.perf_counter()
     for start in range(0, len(images), batch):
         score(images[start : start + batch])
     return len(images) / (time.perf_counter() - started)
+
+
+def _converted(model: Any, path: Path) -> Path | None:
+    """Convert the networks as a scan does, where it does."""
+    from galscan.classify.compiled import convert, has_openvino
+
+    if not has_openvino():
+        return None
+    convert(model.ensemble(), model.size, path)
+    return path
 
 
 def _jpegs(folder: Path, images: np.ndarray) -> Path:
