@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from galscan.verbs.info import info
     from galscan.verbs.ingest import ingest
     from galscan.verbs.judge import judge
+    from galscan.verbs.purity import purity
     from galscan.verbs.scan import scan
     from galscan.verbs.train_generator import train_generator
     from galscan.verbs.train_rare import train_rare
+    from galscan.verbs.vet import vet
 
 __version__ = "0.1.0"
 
@@ -55,9 +57,11 @@ __all__ = [
     "open_bundle",
     "open_run",
     "open_store",
+    "purity",
     "scan",
     "train_generator",
     "train_rare",
+    "vet",
 ]
 
 # Loaded when first used, so that `galscan --help` and `import galscan` are instant.
@@ -79,9 +83,11 @@ _HOMES = {
     "open_bundle": "galscan.classify.bundle",
     "open_run": "galscan.scanning.run",
     "open_store": "galscan.store.layout",
+    "purity": "galscan.verbs.purity",
     "scan": "galscan.verbs.scan",
     "train_generator": "galscan.verbs.train_generator",
     "train_rare": "galscan.verbs.train_rare",
+    "vet": "galscan.verbs.vet",
 }
 
 

@@ -321,6 +321,39 @@ def export(
     _show(galscan.export(run, out, format=format, top=top, min_purity=min_purity), as_json)
 
 
+@_verb("vet", "galscan vet run/ --size 200")
+def vet(
+    run: Annotated[Path, typer.Argument(help="Folder of a scan.")],
+    best: Annotated[int, typer.Option("--best", min=1, help="Grade so many of the best one and all.")] = 100,
+    size: Annotated[int, typer.Option("--size", min=1, help="Objects to grade in all.")] = 200,
+    seed: Seed = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    design: Annotated[bool, typer.Option("--design", help="Only draw the sample, and say what is in it.")] = False,
+    import_csv: Annotated[Path | None, typer.Option("--import", help="Take in grades from a CSV table.")] = None,
+    export_csv: Annotated[Path | None, typer.Option("--export", help="Write all grades to a CSV table.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Grade a sample of a scan, on a page in the browser."""
+    told = galscan.vet(
+        run, best=best, size=size, seed=seed, port=port, browser=browser, serve=not design, import_csv=import_csv,
+        export_csv=export_csv,
+    )  # fmt: skip
+    _show(told, as_json)
+
+
+@_verb("purity", "galscan purity run/")
+def purity(
+    run: Annotated[Path, typer.Argument(help="Folder of a scan that was graded.")],
+    target: Annotated[
+        list[str] | None, typer.Option("--target-grade", help="Grade that counts as a target; default: A and B.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate purity and completeness again, with the grades."""
+    _show(galscan.purity(run, target=target or None), as_json)
+
+
 @_verb("info", "galscan info ngc.zarr --sheet ngc.png")
 def info(
     path: Annotated[Path, typer.Argument(help="A store, a model or a run.")],

@@ -13,7 +13,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 import galscan
 from galscan import pictures, plots
@@ -43,7 +42,7 @@ def write_scan_report(run: str | Path) -> Path:
     info = read_json(run / "run.json")
     frame = pd.read_parquet(run / "candidates.parquet")
     bundle = _model_of(info)
-    histogram = _histogram(run)
+    histogram = purities.ScoreHistogram.from_list(info.get("histogram") or [])
     accepted, sentence = _sentence(frame, info)
     figures = [
         plots.purity(frame, accepted),
@@ -279,13 +278,6 @@ def _model_of(info: Mapping[str, Any]) -> Bundle | None:
     except (GalscanError, KeyError, OSError):
         return None
     return bundle if bundle.model_hash == (info.get("identity") or {}).get("model") else None
-
-
-def _histogram(run: Path) -> purities.ScoreHistogram:
-    histogram = purities.ScoreHistogram.empty()
-    for path in sorted((run / "scores").glob("*.parquet")):
-        histogram.add(pq.read_table(path, columns=["score"])["score"].to_numpy())
-    return histogram
 
 
 def _stores(info: Mapping[str, Any]) -> dict[str, Store]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from galscan import pictures, report
+from galscan.candidates.purity import ScoreHistogram
 from galscan.classify.calibrate import fit
 from galscan.errors import NotFoundError
 from galscan.recipe import load_recipe
@@ -54,11 +55,9 @@ def run(tmp_path):
     frame["designation"] = ""
     frame.loc[0, "objid"] = HOSTILE
     stores = [{"name": "tiny", "path": str(store.path), "content_hash": store.content_hash, "count": store.count}]
-    run = write_run(tmp_path / "run", frame, stores=stores, scanned=300)
-    (run / "scores").mkdir()
-    scores = np.random.default_rng(0).normal(0, 1, 300).astype(np.float32)
-    pd.DataFrame({"score": scores}).to_parquet(run / "scores" / "part-00000.parquet")
-    return run
+    histogram = ScoreHistogram.empty()
+    histogram.add(np.random.default_rng(0).normal(0, 1, 300))
+    return write_run(tmp_path / "run", frame, stores=stores, scanned=300, histogram=histogram.to_list())
 
 
 def test_a_scan_page_stands_alone_and_escapes(run):

@@ -71,11 +71,15 @@ def export_run(
     return out
 
 
-_OWN = {"run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl"}
+GRADED = "candidates-graded"
+_OWN = {
+    "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl", "purity.json",
+    f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite",
+}  # fmt: skip
 
 
 def read_run(run: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the candidates of a finished run, and its run.json.
+    """Return the candidates of a finished run, and its run.json; with the grades, once ``galscan purity`` took them in.
 
     Raises
     ------
@@ -90,6 +94,8 @@ def read_run(run: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]
     info = read_json(run / "run.json")
     if not isinstance(info, dict) or info.get("status") != "done" or not (run / "candidates.parquet").is_file():
         raise InputError(f"the scan in {run} is not finished; run its scan command again, it goes on where it stopped")
+    if (run / f"{GRADED}.parquet").is_file():
+        return pd.read_parquet(run / f"{GRADED}.parquet"), info | {"purity": read_json(run / "purity.json")["after"]}
     return pd.read_parquet(run / "candidates.parquet"), info
 
 

@@ -26,7 +26,9 @@ Kolmogorov-Smirnov comparison of the survey's scores with the mixture adds a not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
@@ -37,6 +39,7 @@ from galscan.errors import InputError
 
 _EDGE, _STEP = 40.0, 0.05
 _BINS = round(2 * _EDGE / _STEP)
+RANKS = (10, 100, 1000)  # where a summary tells the purity
 METHOD = "Platt sigmoid, label-shift maximum likelihood, bootstrap and Clopper-Pearson"
 
 
@@ -63,6 +66,29 @@ class ScoreHistogram:
         position = np.floor((np.asarray(scores, dtype=np.float64).ravel() + _EDGE) / _STEP)
         self.counts += times * np.bincount(np.clip(position, 0, _BINS - 1).astype(np.int64), minlength=_BINS)
 
+    def to_list(self) -> list[list[int]]:
+        """Return ``[bin, count]`` of every bin that holds something, for JSON."""
+        return [[int(k), int(self.counts[k])] for k in np.flatnonzero(self.counts)]
+
+    @classmethod
+    def from_list(cls, pairs: Sequence[Sequence[int]]) -> ScoreHistogram:
+        """Rebuild what `to_list` gave.
+
+        Raises
+        ------
+        InputError
+            If it is damaged.
+        """
+        histogram = cls()
+        try:
+            for k, count in pairs:
+                if not (0 <= k < _BINS and count >= 0):
+                    raise ValueError(f"bin {k} holds {count}")
+                histogram.counts[k] = count
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"the run's histogram of scores is damaged ({error}); scan again") from None
+        return histogram
+
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
         return ScoreHistogram(self.counts + other.counts)
 
@@ -85,6 +111,8 @@ class Purity:
     completeness_lo: np.ndarray
     completeness_hi: np.ndarray
     notes: list[str]
+    draws: np.ndarray
+    """Slope, offset and prevalence of each bootstrap replicate, shape (R, 3): what `graded` starts from."""
 
 
 def estimate(
@@ -136,7 +164,8 @@ def estimate(
     targets = max(pi * total, expected[-1] if len(top) else 0.0)
     completeness = expected / targets if targets > 0 else np.full(len(top), np.nan)
 
-    prevalences, purities, completenesses = _replicates(calibration, centres, counts, top, bootstrap, rng)
+    draws, purities, completenesses = _replicates(calibration, centres, counts, top, bootstrap, rng)
+    prevalences = draws[:, 2]
     prevalence_lo, prevalence_hi = np.quantile(prevalences, tails) if total else (0.0, 1.0)
     if prevalence_lo * total < 1:  # a flat prior never touches zero; less than one object does
         prevalence_lo = 0.0
@@ -174,7 +203,27 @@ def estimate(
         np.minimum(np.minimum(completeness_lo, recall_lo), finite),
         np.maximum(np.maximum(completeness_hi, recall_hi), finite),
         notes,
+        draws,
     )
+
+
+def summary(purity: Purity, confidence: float) -> dict[str, Any]:
+    """Return the prevalence and the purity at a few ranks, JSON-able."""
+    return {
+        "confidence": confidence,
+        "prevalence": _interval(purity.prevalence, purity.prevalence_lo, purity.prevalence_hi),
+        "at": {
+            str(rank): _interval(purity.purity[rank - 1], purity.purity_lo[rank - 1], purity.purity_hi[rank - 1])
+            for rank in RANKS
+            if rank <= len(purity.purity)
+        },
+        "notes": list(purity.notes),
+    }
+
+
+def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
+    numbers = {"value": float(value), "low": float(low), "high": float(high)}
+    return {name: number if np.isfinite(number) else None for name, number in numbers.items()}
 
 
 def _most_likely(log_ratio: np.ndarray, counts: np.ndarray) -> float:
@@ -224,7 +273,7 @@ def _replicates(
     bootstrap: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return bootstrap draws of prevalence (R,), purity (R, K) and completeness (R, K)."""
+    """Return bootstrap draws of slope, offset and prevalence (R, 3), purity (R, K) and completeness (R, K)."""
     scores = calibration.scores
     positives, negatives = scores[calibration.targets == 1], scores[calibration.targets == 0]
     binned = ScoreHistogram()
@@ -237,7 +286,7 @@ def _replicates(
     width, shrink = relative * spread, 1.0 if few else 1 / np.hypot(1, relative)  # shrinking keeps their variance
 
     total, ranks = counts.sum(), np.arange(1, len(top) + 1)
-    prevalences = np.empty(bootstrap)
+    draws = np.empty((bootstrap, 3))
     purities = np.empty((bootstrap, len(top)), dtype=np.float32)
     completenesses = np.empty((bootstrap, len(top)), dtype=np.float32)
     for k in range(bootstrap):
@@ -256,10 +305,10 @@ def _replicates(
         hits = np.cumsum(rng.random(len(top)) < probability)
         beyond = rng.poisson(max(pi * total - probability.sum(), 0.0))
         everything = (hits[-1] if len(top) else 0) + beyond
-        prevalences[k] = pi
+        draws[k] = slope, offset, pi
         purities[k] = hits / ranks
         completenesses[k] = hits / everything if everything else 1.0  # nothing to miss
-    return prevalences, purities, completenesses
+    return draws, purities, completenesses
 
 
 def _rate_limits(successes: np.ndarray, trials: int, tails: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,9 @@ COLUMNS = (
     Column("purity_hi", "", "stat.confidenceLevel", "Upper bound of purity", "F8.5"),
     Column("completeness", "", "stat.confidenceLevel", "Expected fraction of all targets down to this rank", "F8.5"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
+    Column("grade", "", "meta.code.class", "Median grade people gave; empty if none did", "A8"),
+    Column("votes", "", "meta.number", "People who graded it", "I4"),
+    Column("comment", "", "meta.note", "What graders wrote", "A32"),
     Column("flags", "", "meta.code.qual", "32: stamp beyond the image's edge; 64: upscaled", "I3"),
 )
 

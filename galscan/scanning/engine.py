@@ -80,6 +80,8 @@ class Merged:
 
     top: pd.DataFrame
     histogram: ScoreHistogram
+    beyond: ScoreHistogram
+    """Of what the first look discarded alone, as the audited have it."""
     scored: int
     quarantined: int
     reasons: dict[str, int]
@@ -361,7 +363,7 @@ def merge(plan: Plan) -> Merged:
     GalscanError
         If a part is missing or damaged, or an object is not in exactly one table.
     """
-    histogram = ScoreHistogram.empty()
+    histogram, beyond = ScoreHistogram.empty(), ScoreHistogram.empty()
     reasons: Counter[str] = Counter()
     best: list[pd.DataFrame] = []
     scored = set_apart = held = discarded = 0
@@ -373,7 +375,7 @@ def merge(plan: Plan) -> Merged:
             set_apart += len(why)
             histogram.add(score[stage == FULL])
             # Each of the audited stands for all that were discarded like it.
-            histogram.add(score[stage == AUDITED], round(1 / AUDIT))
+            beyond.add(score[stage == AUDITED], round(1 / AUDIT))
             audited.append(score[stage == AUDITED])
             discarded += int((stage != FULL).sum())
             scored += len(score)
@@ -388,7 +390,9 @@ def merge(plan: Plan) -> Merged:
             advance()
     top, looked = _sort(best, plan.top), np.concatenate(audited) if audited else np.empty(0, np.float32)
     lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
-    return Merged(top, histogram, scored, set_apart, dict(sorted(reasons.items())), discarded, len(looked), lost)
+    return Merged(
+        top, histogram + beyond, beyond, scored, set_apart, dict(sorted(reasons.items())), discarded, len(looked), lost
+    )
 
 
 def _read_part(plan: Plan, part: Part) -> tuple[Path, list[str], np.ndarray, np.ndarray]:

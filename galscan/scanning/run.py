@@ -49,7 +49,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
         told = {"run": str(self.path), "set_aside": self.set_aside}
-        told |= {k: v for k, v in self.info.items() if k not in ("run", "identity")}
+        told |= {k: v for k, v in self.info.items() if k not in ("run", "identity", "histogram", "histogram_discarded")}
         return told | ({"text": self._text()} if self.info["status"] == "done" else {})
 
     def _text(self) -> str:

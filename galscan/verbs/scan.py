@@ -28,12 +28,10 @@ from galscan.store.layout import open_store
 if TYPE_CHECKING:
     from distributed import Client
 
-    from galscan.candidates.purity import Purity
     from galscan.scanning.engine import Merged
 
 SHEET = 48  # pictures on the contact sheet
 TRAINED_ON = (214, 138, 60)  # border of a candidate that the model was trained on: it proves nothing
-RANKS = (10, 100, 1000)  # where the summary tells the purity
 
 
 def scan(
@@ -248,7 +246,9 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
         "quarantined": merged.quarantined,
         "quarantine_reasons": merged.reasons,
         "candidates": len(candidates),
-        "purity": _purity_summary(purity, settings.confidence),
+        "purity": purities.summary(purity, settings.confidence),
+        "histogram": merged.histogram.to_list(),
+        "histogram_discarded": merged.beyond.to_list(),
         "first_look": _kept(merged) if merged.discarded else None,
     }
     # What the header tells follows from the fingerprint: a resumed run gives the same bytes.
@@ -289,25 +289,6 @@ def _looked(merged: Merged) -> list[str]:
         f"{100 * kept['kept']:.1f} % of the candidates survived it, with 95 % confidence at least "
         f"{100 * kept['kept_lo']:.0f} %. Prevalence and completeness count the discarded by the audited."
     ]
-
-
-def _purity_summary(purity: Purity, confidence: float) -> dict[str, Any]:
-    """Return the prevalence and the purity at a few ranks, JSON-able."""
-    return {
-        "confidence": confidence,
-        "prevalence": _interval(purity.prevalence, purity.prevalence_lo, purity.prevalence_hi),
-        "at": {
-            str(rank): _interval(purity.purity[rank - 1], purity.purity_lo[rank - 1], purity.purity_hi[rank - 1])
-            for rank in RANKS
-            if rank <= len(purity.purity)
-        },
-        "notes": list(purity.notes),
-    }
-
-
-def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
-    numbers = {"value": float(value), "low": float(low), "high": float(high)}
-    return {name: number if np.isfinite(number) else None for name, number in numbers.items()}
 
 
 def _contact_sheet(plan: Plan, candidates: pd.DataFrame) -> None:

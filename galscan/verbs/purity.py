@@ -1,0 +1,123 @@
+"""``galscan purity``: what a scan's purity and completeness are, now that some of it was graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan import files
+from galscan.candidates import export, graded, table
+from galscan.candidates import purity as purities
+from galscan.classify.bundle import open_bundle
+from galscan.errors import InputError
+from galscan.scanning.run import Run, open_run
+from galscan.vetting import design, grades
+
+
+def purity(
+    run: str | Path, *, target: Sequence[str] | None = None, confidence: float | None = None, draws: int = 1000
+) -> dict[str, Any]:
+    """Estimate purity and completeness again with the grades of `galscan.vet`, and write them beside the old ones.
+
+    ``candidates-graded.fits`` and ``.parquet`` get the new columns, with grade, votes and comment; what the scan wrote
+    stays as it is.
+
+    Parameters
+    ----------
+    run : path
+        A finished scan with grades.
+    target : sequence of str, optional
+        Which grades count as a target; A and B by default.
+    confidence : float, optional
+        Of the intervals; what the model's recipe says by default.
+    draws : int
+        From the posterior.
+
+    Returns
+    -------
+    dict
+        JSON-able: purity and prevalence before and after, at a few ranks; ``text`` is the same for people.
+
+    Raises
+    ------
+    InputError
+        If there are no grades, the run is another one, or its model has gone.
+    """
+    target = grades.TARGET if target is None else target
+    opened = open_run(run)
+    bundle = open_bundle(str(opened.info["model"]))
+    if bundle.model_hash != opened.info["identity"]["model"]:
+        raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
+    confidence = bundle.recipe.purity.confidence if confidence is None else confidence
+    if draws < 100 or not 0 < confidence < 1:
+        raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
+    with grades.GradeBook(opened.path / grades.FILE, str(opened.info["fingerprint"])) as book:
+        verdicts, strata, graders = book.verdicts(target), book.strata(), book.graders()
+    survey = verdicts[verdicts["kind"] == design.SURVEY]
+    if survey.empty:
+        raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
+    frame, scores = opened.candidates, _scores(opened)
+    before = purities.estimate(
+        bundle.calibration, scores[0], frame["score"].to_numpy(np.float64), bootstrap=bundle.recipe.purity.bootstrap,
+        confidence=confidence, seed=int(opened.info["seed"]),
+    )  # fmt: skip
+    by_stratum = {
+        str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
+        for name, some in survey.groupby("stratum")
+    }
+    after = graded.combine(
+        before, frame["score"].to_numpy(np.float64), strata, by_stratum, beyond=scores[1], draws=draws,
+        confidence=confidence, seed=int(opened.info["seed"]),
+    )  # fmt: skip
+    told: dict[str, Any] = {
+        "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
+        "counts_as_target": list(target), "graders": graders,
+        "before": purities.summary(before, confidence), "after": purities.summary(after, confidence),
+    }  # fmt: skip
+    _write(opened, frame, after, verdicts, told)
+    return told | {"text": _text(told, opened.path)}
+
+
+def _scores(run: Run) -> tuple[purities.ScoreHistogram, purities.ScoreHistogram]:
+    """Return the histograms of all scores, and of what the first look discarded."""
+    if "histogram" not in run.info:
+        raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
+    whole, beyond = (run.info.get(name, []) for name in ("histogram", "histogram_discarded"))
+    return purities.ScoreHistogram.from_list(whole), purities.ScoreHistogram.from_list(beyond)
+
+
+def _write(run: Run, frame: pd.DataFrame, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any]) -> None:
+    new = frame.assign(
+        p_target=after.probability, purity=after.purity, purity_lo=after.purity_lo, purity_hi=after.purity_hi,
+        completeness=after.completeness, grade="", votes=0, comment="",
+    )  # fmt: skip
+    ranked = verdicts[verdicts["rank"] > 0]
+    rows = ranked["rank"].to_numpy(int) - 1
+    for name in ("grade", "votes", "comment"):
+        new.loc[new.index[rows], name] = ranked[name].to_numpy()
+    info = run.info | {"purity": told["after"]}
+    files.write_json(run.path / "purity.json", told)
+    table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
+    with files.atomic_path(run.path / f"{export.GRADED}.parquet") as temporary:  # last: with it export believes all
+        new.to_parquet(temporary, index=False)
+
+
+def _text(told: dict[str, Any], path: Path) -> str:
+    before, after = told["before"], told["after"]
+    counted = ", ".join(told["counts_as_target"])
+    lines = [f"{told['graded']:,} objects graded, {told['targets']:,} of them targets ({counted})"]
+    lines.append(f"{'':<22}{'by scores alone':<26}with grades")
+    rows = [("prevalence", before["prevalence"], after["prevalence"])]
+    rows += [(f"purity of the best {rank}", before["at"][rank], entry) for rank, entry in after["at"].items()]
+    lines += [f"{name:<22}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
+    lines += [f"note         {note}" for note in after["notes"]]
+    return "\n".join([*lines, *(f"{kind:<12} {path / export.GRADED}.{kind}" for kind in ("fits", "parquet"))])
+
+
+def _interval(entry: dict[str, float | None]) -> str:
+    value, low, high = ("?" if entry[k] is None else f"{entry[k]:.3g}" for k in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

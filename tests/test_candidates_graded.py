@@ -1,0 +1,146 @@
+"""Purity with grades: true in the long run, narrower than without, and not led astray by a model that is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from galscan.candidates import graded, purity
+from galscan.candidates.graded import Stratum, combine
+from galscan.candidates.purity import ScoreHistogram
+from galscan.classify import calibrate
+from galscan.errors import InputError
+from galscan.vetting.design import shares, strata
+
+TOP = 600
+
+
+def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0):
+    """Return what a scan knows of a binormal survey, and the truth of its candidates and of the rest."""
+    rng = np.random.default_rng(seed)
+    scores_of = lambda t: rng.normal(np.where(t, 1.5, -1.5), 1.0)  # noqa: E731
+    targets = np.repeat([1, 0], calibration)
+    calibrated = calibrate.fit(scores_of(targets), targets)
+    truth = rng.random(n) < prevalence
+    scores = scores_of(truth) + shift * truth
+    order = np.argsort(-scores)
+    histogram = ScoreHistogram.empty()
+    histogram.add(scores)
+    top = scores[order[:TOP]]
+    before = purity.estimate(calibrated, histogram, top, bootstrap=120, seed=seed)
+    return rng, before, top, truth[order[:TOP]], int(truth[order[TOP:]].sum()), n
+
+
+def grade(rng, ranked, beyond, n, size=200, best=100):
+    """Draw the sample and grade it without error."""
+    found = strata(len(ranked), n - len(ranked), 0, best)
+    counts, grades = shares(found, size), {}
+    for s in found:
+        if s.last:
+            ranks = s.first + np.sort(rng.permutation(s.population)[: counts[s.name]])
+            grades[s.name] = ranks, ranked[ranks - 1]
+        else:
+            hits = rng.hypergeometric(beyond, s.population - beyond, counts[s.name])
+            grades[s.name] = np.zeros(counts[s.name], int), np.arange(counts[s.name]) < hits
+    return found, grades
+
+
+def graded_survey(seed, **how):
+    rng, before, top, ranked, beyond, n = survey(seed, **how)
+    found, grades = grade(rng, ranked, beyond, n)
+    after = combine(before, top, found, grades, draws=400, seed=seed)
+    return before, after, ranked, beyond
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0], ids=["as calibrated", "targets score higher"])
+def test_intervals_cover_and_are_narrower(shift):
+    covered, widths, complete = [], [], []
+    for seed in range(25):
+        before, after, ranked, beyond = graded_survey(seed, shift=shift)
+        true = ranked.cumsum() / np.arange(1, TOP + 1)
+        for rank in (300, TOP):
+            covered.append(after.purity_lo[rank - 1] <= true[rank - 1] <= after.purity_hi[rank - 1])
+            wide = [p.purity_hi[rank - 1] - p.purity_lo[rank - 1] for p in (before, after)]
+            widths.append(wide[1] / wide[0])
+        recall = ranked.sum() / (ranked.sum() + beyond)
+        complete.append(after.completeness_lo[-1] <= recall <= after.completeness_hi[-1])
+    assert np.mean(covered) >= 0.9 and np.mean(complete) >= 0.88
+    assert np.median(widths) < 0.5
+
+
+def test_where_all_are_graded_nothing_is_left_to_chance():
+    _, after, ranked, _ = graded_survey(3)
+    true = ranked.cumsum() / np.arange(1, TOP + 1)
+    np.testing.assert_allclose(after.purity[:100], true[:100])
+    np.testing.assert_allclose(after.purity_lo[:100], true[:100])
+    np.testing.assert_allclose(after.purity_hi[:100], true[:100])
+    np.testing.assert_array_equal(after.probability[:100], ranked[:100])
+
+
+def test_without_grades_the_model_speaks_and_says_so():
+    _, before, top, _, _, n = survey(1)
+    after = combine(before, top, strata(TOP, n - TOP, 0), {}, draws=400)
+    assert before.purity_lo[299] <= after.purity[299] <= before.purity_hi[299]
+    assert sum("the scores speak alone" in note for note in after.notes) == 5
+
+
+def test_where_grades_contradict_the_model_they_win_and_it_is_said():
+    _, before, top, _, _, n = survey(2, calibration=(400, 8000))
+    found = strata(TOP, n - TOP, 0)
+    lower = found[3]
+    ranks = np.arange(lower.first, lower.first + 25)
+    after = combine(before, top, found, {"lower": (ranks, np.ones(25, bool))}, draws=400)
+    inside = slice(lower.first - 1, lower.last)
+    assert before.probability[inside].mean() < 0.35 < 0.8 < after.probability[inside].mean()
+    assert any("there the grades speak alone" in note for note in after.notes)
+
+
+def test_what_the_first_look_discarded_has_a_prior_of_its_own():
+    _, before, top, _, _, n = survey(4)
+    beyond = ScoreHistogram.empty()
+    beyond.add(np.full(500, -6.0), 100)
+    found = strata(TOP, n - TOP - 50_000, 50_000)
+    after = combine(before, top, found, {}, beyond=beyond, draws=400)
+    chance = graded._prior_shares(before, np.zeros((len(before.draws), TOP)), found, n, beyond)
+    assert chance["discarded"].mean() < 1e-4 < chance["not ranked"].mean()
+    assert 0 < after.prevalence < 0.02
+
+
+def test_a_share_is_met_by_moving_the_odds():
+    odds = np.linspace(-8, 3, 50)
+    for share in (0.0005, 0.1, 0.9):
+        moved = graded._shifted(odds, np.array([share]))
+        assert moved.mean() == pytest.approx(share, rel=0.02) and (np.diff(moved[0]) >= 0).all()
+
+
+def test_without_grades_the_prior_is_that_of_the_replicates():
+    rng = np.random.default_rng(0)
+    for prior in (rng.beta(3.0, 40.0, 500), 10 ** rng.uniform(-7, -2, 500), np.zeros(5), np.ones(5)):
+        drawn = graded._posterior(prior, 0, 0, 20_000, rng)
+        assert np.quantile(drawn, 0.5) == pytest.approx(np.quantile(prior, 0.5), rel=0.1, abs=1e-6)
+        assert np.isfinite(drawn).all()
+    many = graded._posterior(rng.beta(3.0, 40.0, 500), 900, 1000, 2000, rng)
+    assert many.mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_graded_objects_say_how_steeply_the_share_falls():
+    rng, odds = np.random.default_rng(0), np.linspace(0.5, -0.5, 200)
+    at = np.arange(0, 200, 5)
+    assert graded._steepness(odds, at, at < 100, 500, rng).mean() > 6
+    assert graded._steepness(odds, at, at % 2 == 0, 500, rng).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("found", "grades", "message"),
+    [
+        ([Stratum("best", 100, 1, 100)], {}, "cover 100 candidates, the run has 600"),
+        ([Stratum("best", 100, 2, 600)], {}, "ranks 1 to 1 are in none"),
+        ([Stratum("best", 600, 1, 600)], {"other": (np.array([1]), np.array([True]))}, "'other', which the sample"),
+        ([Stratum("best", 600, 1, 600)], {"best": (np.array([601]), np.array([True]))}, "outside 1 to 600"),
+        ([Stratum("best", 600, 1, 600)], {"best": (np.array([1, 2]), np.array([True]))}, "2 graded of 600"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(found, grades, message):
+    _, before, top, *_ = survey(1, n=3000)
+    with pytest.raises(InputError, match=message):
+        combine(before, top, found, grades)

@@ -1,0 +1,184 @@
+"""`galscan vet`: the sample is drawn once, the page works in a real browser, and no grade is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from galscan.errors import ConflictError, InputError
+from galscan.scanning.run import open_run
+from galscan.unfinished import held
+from galscan.verbs.scan import scan
+from galscan.verbs.vet import FOLDER, vet
+from galscan.vetting.grades import FILE, GradeBook
+from tests.chromium import chromium
+from tests.helpers import tiny_bundle, tiny_store
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    place = tmp_path_factory.mktemp("vet")
+    store = tiny_store(place / "sky.zarr", 700, 32, survey="sky", unusable=3)
+    scan(store=store.path, model=tiny_bundle(place / "model").path, out=place / "run", top=120, workers=1)
+    return place
+
+
+@pytest.fixture
+def run(scanned, tmp_path):
+    """A copy of the run, so that each test has grades of its own."""
+    import shutil
+
+    return Path(shutil.copytree(scanned / "run", tmp_path / "run"))
+
+
+def book(run):
+    return GradeBook(run / FILE, open_run(run).info["fingerprint"])
+
+
+@contextmanager
+def served(run, **more):
+    """Start the command and return the process and the address it prints."""
+    options = [f"--{name}={value}" for name, value in more.items()]
+    command = [sys.executable, "-m", "galscan", "vet", str(run), "--no-browser", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stderr.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + process.stderr.read()
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_sample_is_drawn_once_and_told(run):
+    told = vet(run, serve=False, best=30, size=60)
+    drawn = {s["stratum"]: (s["objects"], s["drawn"]) for s in told["sample"]}
+    assert drawn["best"] == (30, 30) and drawn["not ranked"][0] == 577 and told["graders"] == {}
+    assert "0 of 30 graded" in told["text"] and "galscan purity" in told["text"]
+    before = (run / FILE).read_bytes()
+    assert vet(run, serve=False, best=5, size=9)["sample"] == told["sample"] and (run / FILE).read_bytes() == before
+
+
+def test_grades_go_out_and_in_as_a_table(run, tmp_path):
+    vet(run, serve=False, best=30, size=60)
+    with book(run) as one:
+        for item in range(1, 21):
+            one.record(f"key-{item:05d}", item, "ann", "A" if item % 2 else "not")
+    told = vet(run, export_csv=tmp_path / "g.csv")
+    assert told["graders"]["ann"]["graded"] == 20
+    (run / FILE).unlink()
+    vet(run, serve=False, best=30, size=60)
+    assert vet(run, import_csv=tmp_path / "g.csv")["graders"] == told["graders"]
+
+
+def test_two_servers_on_one_run_are_one_too_many(run):
+    with held(run / FOLDER), pytest.raises(ConflictError, match="another galscan is at work"):
+        vet(run, serve=False)
+
+
+def test_a_store_that_changed_is_said(run, scanned):
+    import json
+
+    info = json.loads((run / "run.json").read_text())
+    info["stores"][0]["content_hash"] = "another"
+    (run / "run.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"sky\.zarr changed since the scan"):
+        vet(run, browser=False)
+
+
+def test_the_page_grades_in_a_real_browser(run, tmp_path):
+    with served(run, best=12, size=30) as (process, address), chromium(tmp_path / "chromium") as page:
+        page.open(address)
+        assert "Give your name" in page.run("said.textContent") or page.run("document.activeElement.id") == "grader"
+        page.run("grader_ = document.getElementById('grader'), grader_.value = 'ann', load()")
+        page.wait("items.length > 30 && document.getElementById('picture').complete")
+        total = page.run("items.length")
+        shown = page.run("items[at].item")
+        page.press("a")
+        page.wait(f"items[at].item !== {shown} && !busy")
+        with book(run) as one:  # on disk before the page moved on
+            assert one.current()[["item", "grader", "grade"]].to_numpy().tolist() == [[shown, "ann", "A"]]
+        page.press("1")
+        page.wait("Object.keys(given).length === 2 && !busy")
+        page.press("u")
+        page.wait("Object.keys(given).length === 1 && !busy")
+        page.run("document.getElementById('comment').value = '<b>=1+1</b>'")
+        page.press("n")
+        page.wait("Object.keys(given).length === 2 && !busy")
+        for key in "mmiprgvw+-z":
+            page.press(key)
+        assert page.run("document.getElementById('picture').style.filter").startswith("brightness")
+        assert page.run("links({ra: 1.5, dec: -2}), document.querySelectorAll('#links a').length") == 4
+        assert page.run("document.getElementById('bar').value") == 2
+        assert [line for line in page.log if "error" in line.lower() or "exception" in line.lower()] == []
+        started, count = time.monotonic(), 12
+        for k in range(count):
+            page.press(random.Random(k).choice("abcn"))
+            page.wait(f"Object.keys(given).length === {3 + k} && !busy")
+        assert (time.monotonic() - started) / count < 60 / 50  # fifty a minute must be possible
+        # The server dies and is started anew: the page keeps what it has and goes on.
+        process.kill()
+        process.wait()
+        page.run("void grade('A')")
+        page.wait("document.getElementById('said').textContent.includes('Not saved yet')")
+        with served(run) as (_, again):
+            assert again == address
+            page.wait(f"Object.keys(given).length === {3 + count} && !busy")
+        with book(run) as one:
+            assert len(one.current()) == 3 + count < total
+            assert "<b>=1+1</b>" in set(one.current()["comment"])
+
+
+def test_ctrl_c_ends_the_server_and_says_what_is_graded(run):
+    with served(run, best=12, size=30) as (process, _):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "0 of 12 graded" in out and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_thousand_grades_with_the_server_killed_at_random(run, tmp_path):
+    """Through the real page; each grade is there once, as it was given."""
+    chance, given = random.Random(7), {}
+    with chromium(tmp_path / "chromium") as page:
+        opened = False
+        while len(given) < 1000:
+            with served(run, best=100, size=200) as (process, address):
+                if not opened:
+                    page.open(address)
+                    opened = True
+                for _ in range(chance.randrange(20, 120)):
+                    grader = f"grader {len(given) // 150}"
+                    if page.run("document.getElementById('grader').value") != grader:
+                        page.run(f"document.getElementById('grader').value = '{grader}', load()")
+                    item, key = page.run("items[at].item"), chance.choice("abcn")
+                    page.press(key)
+                    page.wait("!busy && said.textContent === ''", 60)
+                    given[grader, item] = {"a": "A", "b": "B", "c": "C", "n": "not"}[key]
+                    if len(given) >= 1000:
+                        break
+                # Half of the time it dies with a grade on its way, which is sent again to the next server.
+                if chance.random() < 0.5 and len(given) < 1000:
+                    item = page.run("items[at].item")
+                    page.run("void grade('C')")
+                    given[grader, item] = "C"
+                process.kill()
+    with served(run), book(run) as one:
+        time.sleep(4)
+        got = {(g, i): grade for g, i, grade in one.current()[["grader", "item", "grade"]].to_numpy()}
+        rows = pd.read_sql_query("SELECT count(*) AS n FROM grades", one._db)["n"][0]
+    assert got == given and rows == len(given) >= 1000
