@@ -6,8 +6,8 @@ them as targets. Its share of targets has a prior and a likelihood:
     * The likelihood is of the design: k of n, binomial, whatever the scores say. What was graded counts as it is, and
       only the N - n others are uncertain: the finite-population correction, exactly.
     * The prior is of the model: the stratum's share in each bootstrap replicate of `purity.estimate`, each blurred to a
-      Beta distribution that weighs half a count of the rarer kind, and one part in twenty of a vague one, Beta(1/2, 1/2).
-      Where grades contradict the model that part takes over: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
+      Beta distribution that weighs half a count of the rarer kind; and one part in twenty of a vague Beta(1/2, 1/2),
+      which takes over where grades contradict the model: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
 
 The posterior is a mixture of Beta distributions and is drawn from directly. Within a stratum the others' targets are
 placed by the scores, as log odds b logit p + c: c makes their mean the share that was drawn, and b, how steeply the
