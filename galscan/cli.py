@@ -348,10 +348,13 @@ def purity(
     target: Annotated[
         list[str] | None, typer.Option("--target-grade", help="Grade that counts as a target; default: A and B.")
     ] = None,
+    confidence: Annotated[
+        float | None, typer.Option("--confidence", min=0, max=1, help="Of the intervals; default: as the scan's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate purity and completeness again, with the grades."""
-    _show(galscan.purity(run, target=target or None), as_json)
+    _show(galscan.purity(run, target=target or None, confidence=confidence), as_json)
 
 
 @_verb("info", "galscan info ngc.zarr --sheet ngc.png")

@@ -19,7 +19,7 @@ from galscan.errors import InputError, Interrupted, StorageError
 VERBS = {
     "demo": "demo", "ingest": "ingest", "train-rare": "train_rare", "train-generator": "train_generator",
     "dream": "dream", "judge": "judge", "ablate": "ablate", "scan": "scan", "export": "export", "info": "info",
-    "doctor": "doctor",
+    "doctor": "doctor", "vet": "vet", "purity": "purity",
 }  # fmt: skip
 NEEDED = {
     "ingest": ["--survey", "simulated"],
@@ -30,8 +30,10 @@ NEEDED = {
     "ablate": ["--target", "ring"],
     "export": ["run", "--out", "x.fits"],
     "info": ["x"],
+    "vet": ["run"],
+    "purity": ["run"],
 }
-FOR_SCRIPTS = {"train-generator": {"widths"}}  # a list of numbers, which recipes set
+FOR_SCRIPTS = {"train-generator": {"widths"}, "purity": {"draws"}}  # what recipes set, and what nobody needs to
 
 
 @pytest.fixture
