@@ -34,3 +34,13 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real galaxies at {path}; set GALSCAN_TEST_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def cuda() -> str:
+    """Return the name of the device that tests marked ``gpu`` need; skip where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return "cuda"

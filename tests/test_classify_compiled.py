@@ -55,3 +55,13 @@ def test_without_openvino_a_converted_network_is_not_missed(tmp_path, monkeypatc
     monkeypatch.setattr(compiled, "has_openvino", lambda: False)
     run = compiled.compiled(network("first look"), CPU, torch.float32, tmp_path / "not there.xml")
     assert run(pictures(2))[0].shape == (2,)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gpu_says_the_same(name, cuda, tmp_path):
+    plain = compiled.compiled(network(name), CPU, torch.float32)(pictures(64))
+    for dtype, near in ((torch.float32, 1e-2), (torch.bfloat16, 0.2)):  # TF32 and bfloat16 round
+        run = compiled.compiled(network(name), torch.device(cuda), dtype, tmp_path / "not looked at.xml")
+        for got, wanted in zip(run(pictures(64)), plain, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=near)

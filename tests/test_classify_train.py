@@ -206,3 +206,12 @@ def test_examples_from_labels_are_scaled_to_the_ranges_of_their_answers():
     made = Examples.from_labels(np.zeros((3, 8, 8, 3), np.uint8), [1, 0, np.nan], labels, ["t"], schema)
     np.testing.assert_allclose(made.answers[:, 0], [0, 0.5, np.nan])
     assert made.target.dtype == made.answers.dtype == np.float32
+
+
+@pytest.mark.gpu
+def test_it_learns_on_a_gpu(cuda):
+    settings = ClassifierSettings(width=8, steps=60, batch=32)
+    network = train_classifier(examples(), None, settings, steps=60, seed=0, device=torch.device(cuda))
+    held = examples(seed=1)
+    found = scores(network, held)
+    assert found[held.target == 1].mean() > found[held.target == 0].mean()

@@ -104,6 +104,16 @@ def running():
         yield it
 
 
+@pytest.mark.gpu
+def test_every_gpu_gets_a_worker(cuda):
+    import torch
+
+    pytest.importorskip("dask_cuda", reason="needs the extra 'cuda'")
+    with cluster.connect("cuda") as client:
+        seen = client.run(torch.cuda.is_available)
+    assert len(seen) == torch.cuda.device_count() and all(seen.values())
+
+
 def test_a_running_cluster_is_joined_and_goes_on_running(running, tmp_path):
     for _ in range(2):
         with cluster.connect(running.scheduler_address, paths=[tmp_path]) as client:

@@ -261,3 +261,15 @@ def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path
 def test_a_dry_run_measures_the_rate(here, tmp_path, capsys):
     scan(survey=["sky"], target="dustlane", out=tmp_path / "run", dry_run=True, workers=1)
     assert "objects/s" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cluster", ["local", "cuda"])
+def test_a_gpu_finds_the_same(cluster, here, tmp_path, cuda):
+    if cluster == "cuda":
+        pytest.importorskip("dask_cuda", reason="needs the extra 'cuda'")
+    how = {"survey": ["sky"], "target": "dustlane", "top": 100}
+    cpu = scan(**how, out=tmp_path / "cpu", device="cpu", workers=1)
+    gpu = scan(**how, out=tmp_path / "gpu", device="cuda", cluster=cluster, workers=1)
+    assert gpu.info["scanned"] == cpu.info["scanned"]
+    assert len(set(cpu.candidates["objid"]) & set(gpu.candidates["objid"])) >= 95  # ties and rounding at the end

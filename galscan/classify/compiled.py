@@ -73,7 +73,10 @@ def compiled(network: nn.Module, where: torch.device, dtype: torch.dtype, conver
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(where)
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        if where.type == "cuda":
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(where, non_blocking=True)
         with devices.autocast(where, dtype):
             outputs = network(pixels)
         return tuple(output.float().cpu().numpy() for output in outputs)
