@@ -62,7 +62,7 @@ def test_size_is_the_half_light_radius_of_a_gaussian(sigma):
 @given(ratio=st.floats(0.3, 1), angle=st.floats(0, np.pi))
 def test_elongation_follows_the_axis_ratio_and_not_the_angle(ratio, angle):
     turned, straight = (elongation(one(gaussian(ratio=ratio, angle=a))) for a in (angle, 0.0))
-    assert turned == pytest.approx(straight, abs=0.03)
+    assert turned == pytest.approx(straight, abs=0.04)
     assert turned == pytest.approx(1 - ratio, abs=0.06)
 
 

@@ -111,7 +111,7 @@ class Purity:
     completeness_lo: np.ndarray
     completeness_hi: np.ndarray
     notes: list[str]
-    draws: np.ndarray
+    draws: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
     """Slope, offset and prevalence of each bootstrap replicate, shape (R, 3): what `graded` starts from."""
 
 
