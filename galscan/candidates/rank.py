@@ -27,7 +27,8 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
     Returns
     -------
     DataFrame
-        Columns as in `galscan.candidates.table.COLUMNS` (``flags`` only if `top` has it), then the answers.
+        Columns as in `galscan.candidates.table.COLUMNS` (``flags`` only if `top` has it, and nothing that graders say), then
+        the answers.
         ``objid`` is int64 when every id is an integer, else text.
 
     Raises
