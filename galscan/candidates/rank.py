@@ -27,7 +27,7 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
     Returns
     -------
     DataFrame
-        Columns as in `galscan.candidates.table.COLUMNS` (``flags`` only if `top` has it, and nothing that graders say), then
+        Columns as in `galscan.candidates.table.COLUMNS` but for what graders say (``flags`` only if `top` has it), then
         the answers.
         ``objid`` is int64 when every id is an integer, else text.
 
