@@ -324,7 +324,10 @@ def export(
 @_verb("vet", "galscan vet run/ --size 200")
 def vet(
     run: Annotated[Path, typer.Argument(help="Folder of a scan.")],
-    best: Annotated[int, typer.Option("--best", min=1, help="Grade so many of the best one and all.")] = 100,
+    best: Annotated[
+        int | None,
+        typer.Option("--best", min=1, help="Grade so many of the best one and all; default: half of --size."),
+    ] = None,
     size: Annotated[int, typer.Option("--size", min=1, help="Objects to grade in all.")] = 200,
     seed: Seed = 0,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 0,

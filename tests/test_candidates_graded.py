@@ -77,6 +77,17 @@ def test_where_all_are_graded_nothing_is_left_to_chance():
     np.testing.assert_array_equal(after.probability[:100], ranked[:100])
 
 
+def test_a_long_list_is_drawn_less_often(monkeypatch):
+    _, before, top, _, _, n = survey(1, n=3000)
+    monkeypatch.setattr(graded, "LARGEST", 1000)
+    drawn = []
+    monkeypatch.setattr(
+        graded, "_posterior", lambda prior, k, n, draws, rng: drawn.append(draws) or np.full(draws, 0.1)
+    )
+    combine(before, top, strata(TOP, n - TOP, 0), {}, draws=1000)
+    assert set(drawn) == {200}
+
+
 def test_without_grades_the_model_speaks_and_says_so():
     _, before, top, _, _, n = survey(1)
     after = combine(before, top, strata(TOP, n - TOP, 0), {}, draws=400)

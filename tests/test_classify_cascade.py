@@ -139,7 +139,9 @@ def test_what_the_audit_says_of_the_kept():
     assert kept_bounds(5, 5, 5, 10)[1] == pytest.approx(10 / 15)
 
 
-@pytest.mark.parametrize("told", [{"width": 10**9}, {"width": "16"}, {"width": 16, "extra": 1}, {}])
+@pytest.mark.parametrize(
+    "told", [{"width": 10**9}, {"width": "16"}, {"width": 12, "extra": 1}, {"width": 12, "cut": "x"}, {}]
+)
 def test_a_first_look_that_boasts_is_refused(tmp_path, told):
     import json
 

@@ -85,6 +85,19 @@ def test_grades_go_out_and_in_as_a_table(run, tmp_path):
     assert vet(run, import_csv=tmp_path / "g.csv")["graders"] == told["graders"]
 
 
+def test_a_small_sample_halves_itself(run):
+    told = vet(run, serve=False, size=20)
+    assert told["sample"][0] == {"stratum": "best", "objects": 10, "drawn": 10, "graded": 0}
+
+
+@pytest.mark.parametrize("text", ["[]", '{"token": 7, "port": 1}', '{"token": "t", "port": "x"}', "{}"])
+def test_an_address_file_that_was_tampered_with_is_made_anew(run, text):
+    (run / FOLDER).mkdir()
+    (run / FOLDER / "server.json").write_text(text)
+    with served(run, size=20) as (_, address):
+        assert len(address.partition("token=")[2]) == 32
+
+
 def test_two_servers_on_one_run_are_one_too_many(run):
     with held(run / FOLDER), pytest.raises(ConflictError, match="another galscan is at work"):
         vet(run, serve=False)

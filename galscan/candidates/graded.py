@@ -27,6 +27,7 @@ from galscan.candidates.purity import Purity, ScoreHistogram
 from galscan.errors import InputError
 
 VAGUE, VAGUE_SHAPE = 0.05, 0.5
+LARGEST = 20_000_000  # draws times candidates held in memory; of a longer list fewer are drawn
 BLUR = 0.5  # pseudo-count of the rarer kind in each replicate's Beta distribution, as in that of Jeffreys
 STEEPNESS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
 METHOD = "Beta mixture by stratum: grades as likelihood, calibrated scores as robust prior"
@@ -94,7 +95,8 @@ def combine(
     chance = expit(purity.draws[:, :1] * top + purity.draws[:, 1:2] + logit(purity.draws[:, 2:]))  # (R, K)
     prior = _prior_shares(purity, chance, strata, total, beyond)
 
-    hits = np.zeros((draws, len(top)))
+    draws = min(draws, max(200, LARGEST // max(len(top), 1)))
+    hits = np.zeros((draws, len(top)), np.float32)
     everything = np.zeros(draws)
     odds = logit(np.clip(purity.probability, 1e-9, 1 - 1e-9))
     for stratum in strata:

@@ -257,6 +257,8 @@ def load_first_look(path: Path) -> FirstLook:
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         if not 1 <= (width := told.pop("width")) <= 256:
             raise ValueError(f"its width is {width}")
+        if not all(isinstance(value, int | float) for value in told.values()):
+            raise ValueError("its cut is no number")
         network = TinyNet(width)
         network.load_state_dict(state)
         return FirstLook(network.eval(), **told)

@@ -66,6 +66,12 @@ class Plan:
             f"classifiers  {r.classifier.members} real-only"
             + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")
         ]
+        look = r.first_look
+        rows += [
+            f"first look   {look.steps:,} steps on up to {look.sample:,} pictures"
+            if look.steps
+            else "first look   none"
+        ]
         rows += [
             f"time         at most about {self.budget:g} minutes"
             if self.budget

@@ -23,7 +23,7 @@ FOLDER = "vetting"
 def vet(
     run: str | Path,
     *,
-    best: int = design.BEST,
+    best: int | None = None,
     size: int = design.SIZE,
     seed: int = 0,
     port: int = 0,
@@ -39,8 +39,8 @@ def vet(
     run : path
         A finished scan.
     best, size, seed : int
-        Of the sample, where it is not drawn yet: how many of the best to grade one and all, how many objects in all,
-        and the seed of the rest.
+        Of the sample, where it is not drawn yet: how many of the best to grade one and all (half of all by default),
+        how many in all, and the seed of the rest.
     port : int
         0 takes any that is free. Only this machine can reach it, with the token in the address.
     browser : bool
@@ -66,6 +66,7 @@ def vet(
     path = opened.path / grades.FILE
     with held(opened.path / FOLDER):
         if not path.exists():
+            best = max(size // 2, 1) if best is None else best
             items, strata = design.draw(opened, best=best, size=size, seed=seed)
             meta = {"fingerprint": str(opened.info["fingerprint"]), "seed": str(seed)}
             with storage_errors(path):
@@ -86,8 +87,10 @@ def _serve(run: Run, book: grades.GradeBook, port: int, browser: bool) -> None:
 
     # A page that is open goes on when the server is started anew: at the same address, with the same token.
     known = run.path / FOLDER / "server.json"
-    before: dict[str, Any] = read_json(known) if known.is_file() else {"token": secrets.token_urlsafe(24), "port": 0}
-    token = str(before["token"])
+    before = read_json(known) if known.is_file() else None
+    if not (isinstance(before, dict) and isinstance(before.get("token"), str) and type(before.get("port")) is int):
+        before = {"token": secrets.token_urlsafe(24), "port": 0}
+    token = before["token"]
     app = server.application(book, _stores(run), token, f"{run.info['target']}: {run.path.name}")
 
     def ready(address: str, taken: int) -> None:
@@ -96,7 +99,7 @@ def _serve(run: Run, book: grades.GradeBook, port: int, browser: bool) -> None:
         if browser:
             webbrowser.open(address)
 
-    wanted = [port] if port else [int(before["port"]), 0]
+    wanted = [port] if port else [before["port"], 0]
     asyncio.run(server.serve(app, token, wanted, ready))
 
 
