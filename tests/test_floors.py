@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def test_the_package_itself_imports_nothing_when_loaded():
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     loaded = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert [ast.unparse(n) for n in loaded if "galscan" in ast.unparse(n)] == []
+
+
+def test_every_package_is_shipped():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = {
+        name for name in project["tool"]["setuptools"]["packages"] if (PACKAGE.parent / name.replace(".", "/")).is_dir()
+    }
+    lying = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert shipped == lying
 
 
 def test_a_climb_would_be_seen():
