@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # Before torch or NumPy start their threads: tests share a small machine with Dask workers.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# A suite that was started in the background is deaf to Ctrl-C, and so were the processes that it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is not a failure; the clock of the whole suite is pytest-timeout's.
 settings.register_profile("galscan", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -44,3 +48,15 @@ def cuda() -> str:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return "cuda"
+
+
+@pytest.fixture(scope="session")
+def client():
+    """A Dask cluster of one thread in this process."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

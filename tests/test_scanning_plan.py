@@ -52,13 +52,21 @@ def test_every_row_is_in_exactly_one_part(counts):
 
 @given(st.lists(st.integers(10**6, 3 * 10**9), min_size=1, max_size=4), st.integers(1, 10**10))
 @settings(max_examples=10, deadline=None)
-def test_a_billion_objects_stay_under_so_many_parts_and_parts_are_whole_shards(counts, limit):
+def test_a_billion_objects_stay_under_so_many_parts_and_all_but_the_last_are_whole_shards(counts, limit):
     stores = [fake_store(f"s{k}", count) for k, count in enumerate(counts)]
     plan = plans.make_plan(stores, bundle(), limit=limit)
-    assert len(plan.parts) <= plans.MAX_PARTS + len(stores)
+    assert len(plan.parts) <= plans.MAX_PARTS + len(stores) + 3 * plans.LAST
     assert plan.objects == min(sum(counts), limit)
-    assert all(part.start % layout.MAX_SHARD == 0 for part in plan.parts)
+    assert all(part.start % layout.MAX_SHARD == 0 for part in plan.parts[: -4 * plans.LAST])
+    assert all(part.start % layout.CHUNK == 0 for part in plan.parts)
     assert all(a.stop == b.start for a, b in pairwise(plan.parts) if a.store == b.store)
+
+
+def test_the_last_parts_are_small_so_that_workers_end_together():
+    plan = plans.make_plan([fake_store("a", 100_000)], bundle())
+    counts = [part.count for part in plan.parts]
+    assert set(counts[:-16]) == {layout.MAX_SHARD} and set(counts[-16:-4]) == {layout.MAX_SHARD // 4}
+    assert sum(counts[-4:]) == 100_000 % layout.MAX_SHARD and max(counts[-4:]) == 512
 
 
 def test_a_first_look_is_for_large_surveys():

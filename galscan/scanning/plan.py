@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,13 @@ import galscan
 from galscan import files, home
 from galscan.errors import InputError, nearest
 from galscan.scanning.selection import ALL, Selection
-from galscan.store.layout import Store
+from galscan.store.layout import CHUNK, Store
 
 if TYPE_CHECKING:
     from galscan.classify.bundle import Bundle
 
 MAX_PARTS = 20_000  # schedulers and folders grow rough near 100,000
+LAST = 4  # parts that are cut in quarters
 LARGE = 100_000  # objects, below which a first look's sample costs more than it saves
 PIECE = 1024  # objects read at a time: the fastest read measured, and what bounds a worker's memory
 DEVICES = ("auto", "cpu", "cuda")
@@ -38,7 +39,7 @@ class StoreRef:
 
 @dataclass(frozen=True)
 class Part:
-    """One unit of work: the rows `start` to `stop` of store number `store`, which are whole shards of it."""
+    """One unit of work: the rows `start` to `stop` of store number `store`, which are whole chunks of it."""
 
     number: int
     store: int
@@ -208,15 +209,22 @@ def _check(stores: Sequence[Store], bundle: Bundle) -> None:
         seen[store.name] = store
 
 
-def _parts(stores: Sequence[Store], limit: int | None) -> Iterator[Part]:
-    """Group shards so that there are `MAX_PARTS` parts and one more a store at most; a small survey's stay single."""
+def _parts(stores: Sequence[Store], limit: int | None) -> list[Part]:
+    """Group shards so that there are about `MAX_PARTS` parts at most; the last few are quarters of such.
+
+    Whole shards are read fastest, and by quarters all workers end at nearly the same time.
+    """
     together = -(-sum(store.n_shards for store in stores) // MAX_PARTS)
-    number, left = 0, limit if limit is not None else sum(store.count for store in stores)
+    left = limit if limit is not None else sum(store.count for store in stores)
+    pieces: list[tuple[int, int, int]] = []
     for index, store in enumerate(stores):
-        for start in range(0, min(store.count, left), together * store.shard):
-            yield Part(number, index, start, min(start + together * store.shard, store.count, left))
-            number += 1
-        left -= min(store.count, left)
+        end = min(store.count, left)
+        pieces += [(index, at, min(at + together * store.shard, end)) for at in range(0, end, together * store.shard)]
+        left -= end
+    for index, start, stop in [pieces.pop() for _ in range(min(LAST, len(pieces)))][::-1]:
+        quarter = -(-(stop - start) // (4 * CHUNK)) * CHUNK
+        pieces += [(index, at, min(at + quarter, stop)) for at in range(start, stop, quarter)]
+    return [Part(number, *piece) for number, piece in enumerate(pieces)]
 
 
 def worker_memory(plan: Plan) -> int:

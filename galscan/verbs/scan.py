@@ -19,7 +19,7 @@ from galscan.candidates import purity as purities
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError
 from galscan.scanning import cluster as clusters
-from galscan.scanning import engine
+from galscan.scanning import engine, merge, prepare
 from galscan.scanning.plan import Plan, check_fit, describe, make_plan
 from galscan.scanning.run import INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
@@ -28,7 +28,7 @@ from galscan.store.layout import open_store
 if TYPE_CHECKING:
     from distributed import Client
 
-    from galscan.scanning.engine import Merged
+    from galscan.scanning.merge import Merged
 
 SHEET = 48  # pictures on the contact sheet
 TRAINED_ON = (214, 138, 60)  # border of a candidate that the model was trained on: it proves nothing
@@ -117,9 +117,9 @@ def scan(
     )  # fmt: skip
     who = clusters.describe(cluster, workers)
     here = (workers or clusters.cores()) if cluster == "local" else None
-    check_fit(plan, here, clusters.memory(), engine.disk_free(plan.out) + engine.written(plan))
+    check_fit(plan, here, clusters.memory(), merge.disk_free(plan.out) + merge.written(plan))
     if dry_run:
-        _say(describe(plan, who, engine.measured_rate(plan) * here if here else None))
+        _say(describe(plan, who, prepare.measured_rate(plan) * here if here else None))
         return Run(plan.out, _plan_info(plan) | {"status": "planned"})
 
     with engine.interruptible(), claim(plan) as before:
@@ -128,14 +128,14 @@ def scan(
             return open_run(plan.out)
         info = _plan_info(plan)
         files.write_json(plan.out / INFO, info)
-        parts = engine.pending(plan)
+        parts = merge.pending(plan)
         if len(parts) < len(plan.parts):
             _say(f"going on: {len(plan.parts) - len(parts):,} of {len(plan.parts):,} parts are there")
         done = engine.Progress()
         if parts:
             _say(f"scanning {plan.objects:,} objects with {who}")
             shared: list[Path | str] = [plan.out / INFO, bundle.path / "model.json", *(ref.path for ref in plan.stores)]
-            engine.convert_networks(plan, plan.out)
+            prepare.convert_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
                 look = _first_look(plan, client) if plan.cascade else None
                 done = engine.run_scan(plan, client, parts, look)
@@ -153,7 +153,7 @@ def _first_look(plan: Plan, client: Client) -> Path | None:
     from galscan.classify.cascade import load_first_look
 
     try:
-        path = engine.first_look(plan, client)
+        path = prepare.first_look(plan, client)
     except InputError as error:  # too few objects, or too few of them chosen
         _say(f"no first look: {error}; every object is scored in full")
         return None
@@ -228,7 +228,7 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
 
 def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
     """Turn the scores into ranked candidates and their pictures; everything here follows from the scores alone."""
-    merged = engine.merge(plan)
+    merged = merge.merge(plan)
     if merged.top.empty:
         why = f"({_words(merged.reasons)}); look at {plan.out}/quarantine"
         raise GalscanError(f"none of the {plan.objects:,} objects could be scored {why}")

@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster
 
 import galscan
 from galscan.classify.bundle import Scores
-from galscan.scanning import engine, worker
+from galscan.scanning import engine, merge, worker
 from galscan.scanning.plan import make_plan, output_bytes
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
@@ -58,9 +58,9 @@ def _in_earnest(store: layout.Store, out: Path) -> dict[str, Any]:
     before = psutil.Process().memory_info().rss
     with measured_peak() as peak, _cluster() as (_, client):
         started = time.perf_counter()
-        engine.run_scan(plan, client, engine.pending(plan))
+        engine.run_scan(plan, client, merge.pending(plan))
         scored = time.perf_counter()
-        merged = engine.merge(plan)
+        merged = merge.merge(plan)
         ended = time.perf_counter()
     ledger = (plan.out / "ledger.jsonl").stat().st_size
     return {

@@ -1,0 +1,175 @@
+"""What the parts left on disk: which of them are whole, and the best of all, merged at bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from galscan import progress
+from galscan.candidates.purity import ScoreHistogram
+from galscan.errors import GalscanError
+from galscan.scanning.plan import Part, Plan
+from galscan.scanning.worker import AUDIT, AUDITED, CHOSEN, FINGERPRINT, FULL, quarantine_path, scores_path
+
+T = TypeVar("T")
+ORDER = ["score", "store", "id", "index"]  # best first; the rest only so that ties have one order
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A whole scan, merged: the best rows, the histogram of all scores, and why objects were set aside."""
+
+    top: pd.DataFrame
+    histogram: ScoreHistogram
+    beyond: ScoreHistogram
+    """Of what the first look discarded alone, as the audited have it."""
+    scored: int
+    quarantined: int
+    reasons: dict[str, int]
+    discarded: int
+    """By the first look, those that were audited included."""
+    audited: int
+    lost: int
+    """Of the audited, those that are among the best."""
+
+
+def pending(plan: Plan) -> list[Part]:
+    """Return the parts still to do; whatever a killed process left half-written is removed."""
+    for folder in ("scores", "quarantine"):
+        for leftover in Path(plan.out, folder).glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+    return [part for part in plan.parts if not _done(plan, part)]
+
+
+def _done(plan: Plan, part: Part) -> bool:
+    """Tell whether both tables of a part are whole, of this plan, and hold every chosen object once."""
+    found = [_rows(path(plan.out, part.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
+    counts = [rows for rows, _ in filter(None, found)]
+    return len(counts) == 2 and all(chosen == sum(counts) for _, chosen in filter(None, found))
+
+
+def _rows(path: Path, fingerprint: str) -> tuple[int, int] | None:
+    """Return the rows of a table and how many were chosen, or None if it is missing, damaged or of another run."""
+    try:
+        footer = pq.read_metadata(path)
+        marks = footer.metadata or {}
+        return (footer.num_rows, int(marks[CHOSEN])) if marks.get(FINGERPRINT) == fingerprint.encode() else None
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+
+
+def merge(plan: Plan) -> Merged:
+    """Merge all parts: bounded memory, and the same result in whatever order they were done.
+
+    Raises
+    ------
+    GalscanError
+        If a part is missing or damaged, or an object is not in exactly one table.
+    """
+    histogram, beyond = ScoreHistogram.empty(), ScoreHistogram.empty()
+    reasons: Counter[str] = Counter()
+    best: list[pd.DataFrame] = []
+    scored = set_apart = held = discarded = 0
+    audited: list[np.ndarray] = []
+    floor = -np.inf  # the score of the last of the best so far
+    with progress.track("merge", len(plan.parts), "parts") as advance:
+        for path, why, score, stage in _in_order(lambda part: _read_part(plan, part), plan.parts):
+            reasons.update(why)
+            set_apart += len(why)
+            histogram.add(score[stage == FULL])
+            # Each of the audited stands for all that were discarded like it.
+            beyond.add(score[stage == AUDITED], round(1 / AUDIT))
+            audited.append(score[stage == AUDITED])
+            discarded += int((stage != FULL).sum())
+            scored += len(score)
+            # Ties with the last of the best are kept until the sort, which decides them by name.
+            keep = np.flatnonzero(score >= floor)
+            if len(keep):
+                best.append(_frame(pq.read_table(path).take(keep)))
+                held += len(keep)
+            if held > 4 * plan.top:
+                best = [_sort(best, plan.top)]
+                held, floor = len(best[0]), float(best[0]["score"].iloc[-1])
+            advance()
+    top, looked = _sort(best, plan.top), np.concatenate(audited) if audited else np.empty(0, np.float32)
+    lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
+    return Merged(
+        top, histogram + beyond, beyond, scored, set_apart, dict(sorted(reasons.items())), discarded, len(looked), lost
+    )
+
+
+def _read_part(plan: Plan, part: Part) -> tuple[Path, list[str], np.ndarray, np.ndarray]:
+    """Return where the scores of a part are, why objects were set aside, the scores, and how far each object came."""
+    why = _column(plan, part, quarantine_path(plan.out, part.number), "reason").to_pylist()
+    path = scores_path(plan.out, part.number)
+    score = _column(plan, part, path, "score").to_numpy()
+    stage = _column(plan, part, path, "stage").combine_chunks().to_numpy(zero_copy_only=False)
+    if not _done(plan, part):
+        raise GalscanError(
+            f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
+        )
+    return path, why, score, stage
+
+
+def _in_order(read: Callable[[Part], T], parts: Iterable[Part], threads: int = 8) -> Iterator[T]:
+    """Yield what `read` returns of each part, in their order, a few read ahead: waiting for the disk is most of it."""
+    with ThreadPoolExecutor(threads, "galscan-merge") as pool:
+        ahead: deque[Future[T]] = deque()
+        rest = iter(parts)
+        try:
+            for part in rest:
+                ahead.append(pool.submit(read, part))
+                if len(ahead) == 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _column(plan: Plan, part: Part, path: Path, name: str) -> pa.ChunkedArray:
+    """Read one column of a part, with its checksums verified."""
+    if _rows(path, plan.fingerprint) is None:
+        raise GalscanError(f"{path} is missing or damaged; run the same command again, it will be done again")
+    try:
+        return pq.read_table(path, columns=[name], page_checksum_verification=True)[name]
+    except (OSError, pa.ArrowException) as error:
+        raise GalscanError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas().astype({"store": "str"})
+
+
+def _sort(frames: list[pd.DataFrame], top: int) -> pd.DataFrame:
+    """Return the best `top` rows of some frames, best first."""
+    if not frames:
+        return pd.DataFrame()
+    if len({frame["id"].dtype.kind for frame in frames}) > 1:  # one survey numbers its objects, another names them
+        frames = [frame.astype({"id": "str"}) for frame in frames]
+    whole = pd.concat(frames, ignore_index=True)
+    return whole.sort_values(ORDER, ascending=[False, True, True, True], ignore_index=True).head(top)
+
+
+def written(plan: Plan) -> int:
+    """Return the bytes of the parts that are there already."""
+    return sum(path.stat().st_size for path in plan.out.glob("*/part-*.parquet"))
+
+
+def disk_free(path: Path) -> int:
+    """Return the free bytes of the filesystem that `path` (or its nearest existing parent) is on."""
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize

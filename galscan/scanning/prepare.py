@@ -1,0 +1,115 @@
+"""Before the first part: networks converted, the first look cut for this survey, the rate measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from galscan import progress
+from galscan.classify.bundle import FIRST_LOOK
+from galscan.scanning.engine import make_ready, window
+from galscan.scanning.plan import Plan
+from galscan.scanning.worker import NETWORK, TINY, Job, sample_part
+from galscan.store.layout import CHUNK
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 20_000)  # of the survey, and at least and at most so many objects
+CONVERTED = 20_000  # objects, from which on to convert the networks takes less time than it saves
+
+
+def convert_networks(plan: Plan, out: Path) -> None:
+    """Convert the networks into `out`, where that pays its seconds: on a CPU with OpenVINO.
+
+    Raises
+    ------
+    InputError
+        If the model is not whole.
+    """
+    from galscan.classify.bundle import open_bundle
+    from galscan.classify.cascade import load_first_look
+    from galscan.classify.compiled import convert, has_openvino
+
+    if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
+        return
+    bundle = open_bundle(plan.model)
+    if (look := bundle.first_look) is not None:
+        convert(load_first_look(look).network, plan.size, out / TINY)
+    convert(bundle.ensemble(), plan.size, out / NETWORK)
+
+
+def first_look(plan: Plan, client: Client) -> Path:
+    """Cut the model's first look for this survey, by a random sample of it; return the file, an earlier call's again.
+
+    Raises
+    ------
+    InputError
+        If the sample is too small.
+    GalscanError
+        If it cannot be read.
+    """
+    from galscan.classify.cascade import load_first_look, save_first_look, set_cut
+
+    path, taught = plan.out / FIRST_LOOK, Path(plan.model) / FIRST_LOOK
+    if path.is_file():
+        return path
+    random = np.random.default_rng(plan.seed)
+    wanted = int(np.clip(plan.objects * SAMPLE_SHARE, *SAMPLE))
+    chunks = [
+        (part.store, slice(start, min(start + CHUNK, part.stop)))
+        for part in plan.parts for start in range(part.start, part.stop, CHUNK)
+    ] if plan.objects < 100 * SAMPLE[1] else _drawn_chunks(plan, random, 4 * wanted // CHUNK)  # fmt: skip
+    job = Job.of(plan, taught)
+    make_ready(client, job)
+    scores: list[tuple[np.ndarray, np.ndarray]] = []
+    read = got = 0
+    order = random.permutation(len(chunks))
+    with progress.track("first look: sample", wanted, "objects") as advance:
+        for start in range(0, len(order), window(client)):
+            some = [chunks[k] for k in order[start : start + window(client)]]
+            for both in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
+                scores.append(both)
+                got += len(both[0])
+                advance(len(both[0]))
+            read += sum(rows.stop - rows.start for _, rows in some)
+            if got >= wanted:
+                break
+    own, full = (np.concatenate(values) for values in zip(*scores, strict=True))
+    # Half of what is read may set the cut (`cascade.teaches`); of the rest, the share that is chosen and can be scored.
+    share = plan.top / max(plan.objects * 2 * got / max(read, 1), 1)
+    look = set_cut(load_first_look(taught).network, own, full.astype(np.float64), share)
+    save_first_look(look, path)
+    return path
+
+
+def _drawn_chunks(plan: Plan, random: np.random.Generator, count: int) -> list[tuple[int, slice]]:
+    """Return random chunks of a survey so large that not even a list of all is wanted."""
+    sizes = np.array([part.count for part in plan.parts])
+    drawn = []
+    for k in random.choice(len(sizes), count, p=sizes / sizes.sum()):
+        part = plan.parts[k]
+        start = part.start + CHUNK * int(random.integers(-(-part.count // CHUNK)))
+        drawn.append((part.store, slice(start, min(start + CHUNK, part.stop))))
+    return drawn
+
+
+def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
+    """Score the first objects here, on one core, for some seconds; return how many a second, reading included."""
+    from galscan.device import one_thread
+
+    with one_thread(), TemporaryDirectory() as folder:
+        convert_networks(plan, Path(folder))
+        job, part = replace(Job.of(plan), out=folder, converted=Path(folder, NETWORK).is_file()), plan.parts[0]
+        sample_part(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
+        started, done = time.perf_counter(), 0
+        for start in range(part.start, part.stop, CHUNK):
+            done += len(sample_part(part.store, slice(start, min(start + CHUNK, part.stop)), job)[1])
+            if time.perf_counter() - started > seconds:
+                break
+        return done / (time.perf_counter() - started)

@@ -1,0 +1,138 @@
+"""What the parts left: the best of all in one order, and no part that is not whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.errors import GalscanError
+from galscan.scanning import merge, worker
+from galscan.store import layout
+from tests.helpers import tiny_store
+from tests.small_scans import coarse_scorer, planned, scan
+
+
+@pytest.fixture(autouse=True)
+def by_brightness(monkeypatch):
+    monkeypatch.setattr(worker, "load_scorer", lambda job: coarse_scorer)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return [
+        tiny_store(folder / "a.zarr", 1100, 8, survey="zebra", unusable=5),
+        tiny_store(folder / "b.zarr", 700, 8, survey="aardvark", seed=1),
+    ]
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_remove(path: Path) -> None:
+    path.unlink()
+
+
+def damage_shorten(path: Path) -> None:
+    table = worker.pq.read_table(path)
+    worker.pq.write_table(table.slice(1), path)
+
+
+def damage_foreign(path: Path) -> None:
+    table = worker.pq.read_table(path).replace_schema_metadata({worker.FINGERPRINT: b"another run"})
+    worker.pq.write_table(table, path)
+
+
+def test_the_best_are_the_best_and_ties_have_one_order(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    scan(plan, client)
+    merged = merge.merge(plan)
+    everything = pd.concat(
+        [pd.read_parquet(worker.scores_path(plan.out, p.number)).astype({"store": "str"}) for p in plan.parts]
+    )
+    expected = everything.sort_values(["score", "store", "id"], ascending=[False, True, True], ignore_index=True)
+    assert (
+        expected["score"].iloc[99] == expected["score"].iloc[100]
+    )  # the cut goes through a tie, or this shows nothing
+    pd.testing.assert_frame_equal(merged.top, expected.head(100))
+    assert merged.histogram.total == merged.scored == 1795
+    assert merged.quarantined == 5
+    assert merged.reasons == {"blank image": 1, "no image": 2, "unreadable image": 2}
+
+
+def test_the_merge_does_not_depend_on_the_order_of_parts(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    scan(plan, client)
+    expected = merge.merge(plan)
+    for seed in range(3):
+        shuffled = list(plan.parts)
+        random.Random(seed).shuffle(shuffled)
+        merged = merge.merge(dataclasses.replace(plan, parts=tuple(shuffled)))
+        pd.testing.assert_frame_equal(merged.top, expected.top)
+        np.testing.assert_array_equal(merged.histogram.counts, expected.histogram.counts)
+
+
+@pytest.mark.parametrize("top", [1, 7, 5000])
+def test_any_number_of_candidates(stores, client, tmp_path, top):
+    plan = planned(stores, tmp_path / "run", top=top)
+    scan(plan, client)
+    best = merge.merge(plan).top
+    assert len(best) == min(top, 1795)
+    assert best["score"].is_monotonic_decreasing
+
+
+def test_numbered_and_named_objects_can_be_scanned_together(client, tmp_path):
+    numbered = tiny_store(tmp_path / "a.zarr", 40, 8)
+    group = layout.create(
+        tmp_path / "b.zarr", survey="named", count=40, size=8, id_dtype=np.dtype("<U8"), schemas={}, provenance={}
+    )
+    group["id"][:] = np.array([f"NGC {k}" for k in range(40)])
+    group["images"][:] = numbered.images()
+    layout.finish(tmp_path / "b.zarr", "named")
+    plan = planned([numbered, layout.open_store(tmp_path / "b.zarr")], tmp_path / "run")
+    scan(plan, client)
+    top = merge.merge(plan).top
+    assert len(top) == 80
+    assert all(isinstance(value, str) for value in top["id"])
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_remove, damage_shorten, damage_foreign])
+@pytest.mark.parametrize("where", [worker.scores_path, worker.quarantine_path])
+def test_a_part_that_is_not_whole_is_done_again(stores, client, tmp_path, damage, where):
+    plan = planned(stores[:1], tmp_path / "run")
+    scan(plan, client)
+    last = plan.parts[-1]  # the one with quarantined objects
+    whole = where(plan.out, last.number).read_bytes()
+    damage(where(plan.out, last.number))
+    assert merge.pending(plan) == [last]
+    with pytest.raises(GalscanError, match="run the same command again"):
+        merge.merge(plan)
+    scan(plan, client)
+    assert where(plan.out, last.number).read_bytes() == whole
+
+
+def test_a_flipped_byte_is_not_merged(stores, client, tmp_path):
+    plan = planned(stores[:1], tmp_path / "run")
+    scan(plan, client)
+    path = worker.scores_path(plan.out, 0)
+    data = bytearray(path.read_bytes())
+    column = worker.pq.ParquetFile(path).metadata.row_group(0).column(6)
+    assert column.path_in_schema == "score"
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(GalscanError, match="damaged"):
+        merge.merge(plan)
+
+
+def test_free_space_of_a_place_that_is_not_there_yet(tmp_path):
+    assert merge.disk_free(tmp_path / "a" / "b") > 0
