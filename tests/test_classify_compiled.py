@@ -57,6 +57,18 @@ def test_without_openvino_a_converted_network_is_not_missed(tmp_path, monkeypatc
     assert run(pictures(2))[0].shape == (2,)
 
 
+@pytest.mark.parametrize("error", [ImportError("libtbb"), RuntimeError("no plugin"), OSError("damaged")])
+def test_a_broken_openvino_is_no_reason_to_stop(tmp_path, monkeypatch, error):
+    def broken(*args):
+        raise error
+
+    monkeypatch.setattr(compiled, "has_openvino", lambda: True)
+    monkeypatch.setattr(compiled, "_by_openvino", broken)
+    run = compiled.compiled(network("first look"), CPU, torch.float32, tmp_path / "n.xml")
+    plain = compiled.compiled(network("first look"), CPU, torch.float32)
+    np.testing.assert_array_equal(run(pictures(3))[0], plain(pictures(3))[0])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_gpu_says_the_same(name, cuda, tmp_path):

@@ -90,3 +90,22 @@ def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
     got, plain = worker.load_scorer(job)(images), open_bundle(tmp_path / "m").scorer("cpu", "fp32")(images)
     np.testing.assert_allclose(got.score, plain.score, atol=1e-4)
     assert worker._first_look(job)[1] == 0.5
+
+
+def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, capsys):
+    from galscan.classify import compiled
+
+    def broken(*args):
+        raise RuntimeError("no plugin for this processor\nand more")
+
+    monkeypatch.setattr(compiled, "has_openvino", lambda: True)
+    monkeypatch.setattr(compiled, "convert", broken)
+    monkeypatch.setattr(prepare, "CONVERTED", 300)
+    store = tiny_store(tmp_path / "s.zarr", 300, 32)
+    plan = make_plan([store], tiny_bundle(tmp_path / "m"), out=tmp_path / "run", precision="fp32")
+    plan.out.mkdir()
+    prepare.convert_networks(plan, plan.out)
+    assert not worker.Job.of(plan).converted
+    assert capsys.readouterr().err == (
+        "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch computes\n"
+    )

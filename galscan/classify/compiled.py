@@ -7,6 +7,7 @@ network takes seconds, to load a converted one a tenth of one; so it is done onc
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import torch
 from torch import nn
 
 from galscan import device as devices
+
+SLICE = 1024  # pictures that travel to a GPU at a time
 
 Compiled = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -63,23 +66,44 @@ def compiled(network: nn.Module, where: torch.device, dtype: torch.dtype, conver
     dtype : torch.dtype
         bfloat16 or float32; float32 where the device has no fast bfloat16.
     converted : Path, optional
-        What `convert` made of it: used on a CPU, where OpenVINO is installed.
+        What `convert` made of it: used on a CPU, where OpenVINO is installed and can read it.
     """
     if dtype is torch.bfloat16 and not devices.has_fast_bf16(where):
         dtype = torch.float32
     if converted is not None and where.type == "cpu" and has_openvino():
-        return _by_openvino(converted, dtype)
+        # A broken installation is no reason to lose a night: PyTorch computes the same.
+        with contextlib.suppress(ImportError, OSError, RuntimeError):
+            return _by_openvino(converted, dtype)
     network = network.eval().to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if where.type == "cuda":
+        return _by_cuda(network, where, dtype)
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images))
-        if where.type == "cuda":
-            pixels = pixels.pin_memory()
-        pixels = pixels.to(where, non_blocking=True)
         with devices.autocast(where, dtype):
-            outputs = network(pixels)
-        return tuple(output.float().cpu().numpy() for output in outputs)
+            outputs = network(torch.from_numpy(np.ascontiguousarray(images)))
+        return tuple(output.float().numpy() for output in outputs)
+
+    return run
+
+
+def _by_cuda(network: nn.Module, where: torch.device, dtype: torch.dtype) -> Compiled:
+    """Slices of pictures are copied on a stream of their own, so that one travels while another is computed."""
+    copies = torch.cuda.Stream(where)
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        computing, done = torch.cuda.current_stream(where), []
+        for start in range(0, len(images), SLICE):
+            # Nothing here waits for the device: the allocators of PyTorch know which copies are still under way.
+            pinned = torch.from_numpy(np.ascontiguousarray(images[start : start + SLICE])).pin_memory()
+            with torch.cuda.stream(copies):
+                pixels = pinned.to(where, non_blocking=True)
+            computing.wait_stream(copies)
+            pixels.record_stream(computing)
+            with devices.autocast(where, dtype):
+                done.append(network(pixels))
+        return tuple(torch.cat(some).float().cpu().numpy() for some in zip(*done, strict=True))
 
     return run
 

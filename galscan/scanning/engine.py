@@ -38,6 +38,8 @@ class Progress:
     scored: int = 0
     quarantined: int = 0
     seconds: float = 0.0
+    busy: float = 0.0
+    """Share of the workers' time that was spent in the networks."""
 
 
 def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | None = None) -> Progress:
@@ -62,6 +64,7 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
     finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
     strikes: Counter[int] = Counter()
     scored = quarantined = 0
+    busy = 0.0
     longest, last = 0.0, time.perf_counter()
 
     def launch(room: int) -> None:
@@ -99,6 +102,7 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
                 report = _report(plan, part, future, job, strikes[part.number])
                 scored += report.scored
                 quarantined += report.quarantined
+                busy += report.busy
                 longest, last = max(longest, report.seconds), time.perf_counter()
                 with files.storage_errors(ledger_path):
                     ledger.write(json.dumps(asdict(report)) + "\n")
@@ -108,7 +112,8 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
         except BaseException:
             client.cancel([future for _, future in flying.values()], force=True)
             raise
-    return Progress(scored, quarantined, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Progress(scored, quarantined, seconds, busy / (seconds * max(sum(client.nthreads().values()), 1)))
 
 
 def make_ready(client: Client, job: Job) -> None:

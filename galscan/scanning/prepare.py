@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +40,14 @@ def convert_networks(plan: Plan, out: Path) -> None:
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return
     bundle = open_bundle(plan.model)
-    if (look := bundle.first_look) is not None:
-        convert(load_first_look(look).network, plan.size, out / TINY)
-    convert(bundle.ensemble(), plan.size, out / NETWORK)
+    first, networks = bundle.first_look, bundle.ensemble()
+    try:
+        if first is not None:
+            convert(load_first_look(first).network, plan.size, out / TINY)
+        convert(networks, plan.size, out / NETWORK)
+    except Exception as error:  # of its own kinds: an installation that does not suit this machine
+        why = (str(error).strip().splitlines() or ["no message"])[0]
+        print(f"OpenVINO cannot be used ({type(error).__name__}: {why:.200}); PyTorch computes", file=sys.stderr)
 
 
 def first_look(plan: Plan, client: Client) -> Path:

@@ -82,6 +82,8 @@ class PartReport:
     scored: int
     quarantined: int
     seconds: float
+    busy: float
+    """Seconds of these in the networks."""
     worker: str
 
 
@@ -105,6 +107,8 @@ def score_part(part: Part, job: Job) -> PartReport:
     StorageError
         If the tables cannot be written.
     """
+    from galscan import device as devices
+
     started = time.perf_counter()
     scorer = load_scorer(job)
     store, rows = _open(part, job), slice(part.start, part.stop)
@@ -118,14 +122,17 @@ def score_part(part: Part, job: Job) -> PartReport:
     first = score.copy()
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
     stage = np.full(part.count, STAGES.index(FULL), np.int8)
-    batch = job.batch
+    full = batch = devices.batch(job.device, job.batch)
+    busy = 0.0
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # rows and images that passed, until they fill a batch
 
     def score_waiting() -> None:
-        nonlocal batch
+        nonlocal batch, busy
         rows, images = (np.concatenate(both) for both in zip(*waiting, strict=True))
         waiting.clear()
+        before = time.perf_counter()
         got, batch = _score(scorer, images, batch)
+        busy += time.perf_counter() - before
         score[rows], spread[rows], answers[rows] = got.score, got.score_std, got.answers
 
     for here, images, readable in _pieces(store, part, chosen):  # `here` counts from the start of the part
@@ -141,7 +148,9 @@ def score_part(part: Part, job: Job) -> PartReport:
             usable &= ~bad
         use = np.flatnonzero(usable)
         if look is not None and len(use):
+            before = time.perf_counter()
             own = look[0](images[use])
+            busy += time.perf_counter() - before
             first[here][use] = own
             below = own < look[1]  # what has no number for a score is for the full network to see
             again = audited[here][use]
@@ -150,7 +159,7 @@ def score_part(part: Part, job: Job) -> PartReport:
             use = use[~below | again]
         if len(use):
             waiting.append((use + here.start, images[use]))
-        if sum(len(rows) for rows, _ in waiting) >= job.batch:
+        if sum(len(rows) for rows, _ in waiting) >= full:
             score_waiting()
     if waiting:
         score_waiting()
@@ -170,7 +179,7 @@ def score_part(part: Part, job: Job) -> PartReport:
     _write(scores_path(job.out, part.number), marks, scored, chosen & kept)
     worker = f"{socket.gethostname()}:{os.getpid()}"
     counts = int((chosen & kept).sum()), int((chosen & ~kept).sum())
-    return PartReport(part.number, *counts, time.perf_counter() - started, worker)
+    return PartReport(part.number, *counts, time.perf_counter() - started, busy, worker)
 
 
 def set_aside(part: Part, job: Job, why: str) -> PartReport:
@@ -186,7 +195,7 @@ def set_aside(part: Part, job: Job, why: str) -> PartReport:
     seen = {"first_look": empty, "stage": _words(np.zeros(part.count, np.int8))}
     scored = {**columns, "score": empty, "score_std": empty, **seen, **dict.fromkeys(job.answers, empty)}
     _write(scores_path(job.out, part.number), marks, scored, np.zeros(part.count, bool))
-    return PartReport(part.number, 0, int(chosen.sum()), time.perf_counter() - started, socket.gethostname())
+    return PartReport(part.number, 0, int(chosen.sum()), time.perf_counter() - started, 0.0, socket.gethostname())
 
 
 def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:

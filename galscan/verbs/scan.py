@@ -131,21 +131,39 @@ def scan(
         parts = merge.pending(plan)
         if len(parts) < len(plan.parts):
             _say(f"going on: {len(plan.parts) - len(parts):,} of {len(plan.parts):,} parts are there")
-        done = engine.Progress()
+        done, seconds = engine.Progress(), _Seconds(started)
         if parts:
             _say(f"scanning {plan.objects:,} objects with {who}")
             shared: list[Path | str] = [plan.out / INFO, bundle.path / "model.json", *(ref.path for ref in plan.stores)]
             prepare.convert_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
+                seconds.end("prepare")
                 look = _first_look(plan, client) if plan.cascade else None
+                seconds.end("first look")
                 done = engine.run_scan(plan, client, parts, look)
+                seconds.end("scan")
         summary = _rank(plan, bundle, info)
+        seconds.end("rank")
         info |= summary | {
             "wall_s": round(time.perf_counter() - started, 3),
+            "seconds": seconds.told,
             "images_per_s": round(done.scored / done.seconds, 1) if done.seconds else None,
+            "busy": round(done.busy, 3) if done.seconds else None,
         }
         _finish(plan.out, info)
         return open_run(plan.out)
+
+
+class _Seconds:
+    """What each phase of a run took."""
+
+    def __init__(self, started: float):
+        self.told: dict[str, float] = {}
+        self._last = started
+
+    def end(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.told[phase], self._last = round(now - self._last, 3), now
 
 
 def _first_look(plan: Plan, client: Client) -> Path | None:

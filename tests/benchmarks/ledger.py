@@ -67,7 +67,7 @@ def _in_earnest(store: layout.Store, out: Path) -> dict[str, Any]:
         "objects": merged.scored, "parts": len(plan.parts), "scored_s": scored - started, "merge_s": ended - scored,
         "peak_mb": peak[0] / 1e6, "grown_mb": (peak[0] - before) / 1e6,
         "ledger_bytes_a_part": ledger / len(plan.parts),
-        "scores_bytes_an_object": engine.written(plan) / merged.scored,
+        "scores_bytes_an_object": merge.written(plan) / merged.scored,
         "scores_bytes_bound": output_bytes(plan) / merged.scored,
     }  # fmt: skip
 
@@ -139,7 +139,7 @@ def _by_brightness(job: worker.Job) -> Any:
 
 
 def _nothing(part: Any, job: worker.Job) -> worker.PartReport:
-    return worker.PartReport(part.number, part.count, 0, 0.0, "nobody")
+    return worker.PartReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
 
 
 @contextmanager
