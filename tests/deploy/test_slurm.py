@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from galscan.scanning.run import open_run
 from tests.helpers import tiny_bundle, tiny_store
@@ -109,10 +111,10 @@ def slurm(tmp_path):
                     os.kill(pid(path), signal.SIGKILL)
 
 
-def run(environment, *command) -> str:
-    return subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, check=True, timeout=60
-    ).stdout  # fmt: skip
+def run(environment, *command, wait=60) -> str:
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=wait)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def submit(environment, place, store, model, out) -> str:
@@ -177,3 +179,23 @@ def test_two_nodes_scan_to_the_end_and_a_node_killed_in_the_middle_costs_nothing
     said = wait(environment, place, job)
     assert open_run(tmp_path / "run").info["scanned"] == 19_995, said
     assert contents(tmp_path / "run") == contents(tmp_path / "by-hand")
+
+
+@pytest.mark.timeout(600)
+def test_worker_by_worker(slurm, survey, tmp_path):
+    """`--cluster slurm`, told by the file beside the sbatch how large a worker is."""
+    pytest.importorskip("dask_jobqueue", reason="needs the extra slurm")
+    environment, place = slurm
+    store, model = survey
+    by_hand(store, model, tmp_path / "by-hand")
+    config = yaml.safe_load((ROOT / "deploy" / "slurm" / "jobqueue.yaml").read_text())
+    config["jobqueue"]["slurm"] |= {"cores": 1, "processes": 1, "memory": "1500MB", "log-directory": str(place)}
+    (place / "dask").mkdir()
+    (place / "dask" / "jobqueue.yaml").write_text(yaml.safe_dump(config))
+    environment |= {"SOURCE_DATE_EPOCH": "1700000000", "DASK_CONFIG": str(place / "dask")}
+    arguments = ["scan", "--store", store.path, "--model", model, "--out", tmp_path / "run", "--top", 200]
+    said = run(environment, sys.executable, "-m", "galscan", *arguments, "--cluster", "slurm", "--workers", 2, wait=300)
+    workers = {json.loads(line)["worker"] for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()}
+    assert len(workers) == 2, said
+    assert contents(tmp_path / "run") == contents(tmp_path / "by-hand")
+    assert run(environment, "squeue", "-h", "-t", "pending,running").strip() == ""
