@@ -209,6 +209,24 @@ def test_a_failing_disk_is_an_error_and_not_a_reason_for_quarantine(tmp_path, by
     assert not worker.scores_path(tmp_path / "run", 0).exists()
 
 
+@pytest.mark.parametrize("kind", ["int64", "<U6"])
+def test_lost_ids_are_an_error_and_not_objects_of_one_name(kind, tmp_path, by_brightness):
+    group = layout.create(
+        tmp_path / "s.zarr", survey="s", count=600, size=16, id_dtype=np.dtype(kind), schemas={}, provenance={}
+    )
+    group["id"][:] = np.arange(1, 601).astype(kind)
+    group["images"][:] = tiny_store(tmp_path / "t.zarr", 600, 16).images()
+    layout.finish(tmp_path / "s.zarr", "s")
+    store = layout.open_store(tmp_path / "s.zarr")
+    job = make_job(store, tmp_path / "run")
+    assert worker.score_part(whole(store), job).scored == 600
+    (tmp_path / "s.zarr" / "id" / "c" / "1").unlink()
+    lost = Part(1, 0, store.shard, min(2 * store.shard, 600))
+    with pytest.raises(GalscanError, match=r"lost the ids of rows 256 to 511; restore the files below .*s\.zarr/id"):
+        worker.score_part(lost, job)
+    assert not worker.scores_path(tmp_path / "run", 1).exists()
+
+
 def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness):
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
     job = make_job(store, tmp_path / "run")

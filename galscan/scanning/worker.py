@@ -112,6 +112,7 @@ def score_part(part: Part, job: Job) -> PartReport:
     started = time.perf_counter()
     scorer = load_scorer(job)
     store, rows = _open(part, job), slice(part.start, part.stop)
+    columns = _columns(store, job.stores[part.store].name, rows)
     chosen = job.selection.mask(store, rows)
     flags = store.column("flags", rows)
     reasons = _REASONS[flags]
@@ -167,7 +168,6 @@ def score_part(part: Part, job: Job) -> PartReport:
     reasons[(reasons == "") & looked & ~(np.isfinite(score) & np.isfinite(spread))] = NONFINITE_SCORE
 
     kept = reasons == ""
-    columns = _columns(store, job.stores[part.store].name, rows)
     marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
     _write(
         quarantine_path(job.out, part.number), marks,
@@ -373,9 +373,14 @@ def _free() -> None:
 
 
 def _columns(store: Store, name: str, rows: slice) -> dict[str, Any]:
-    """Return the columns both tables begin with."""
+    """Return the columns both tables begin with; without ids there are none."""
     ids = store.column("id", rows)
     count = rows.stop - rows.start
+    if count > 1 and (ids == ids.dtype.type()).all():  # what is missing is read as zeros
+        raise GalscanError(
+            f"{store.path} has lost the ids of rows {rows.start:,} to {rows.stop - 1:,}; restore the files below "
+            f"{store.path}/id, or ingest the survey again"
+        )
     return {
         "store": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [name]),
         "index": np.arange(rows.start, rows.stop),

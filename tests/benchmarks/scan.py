@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         out = work / "run"
         shutil.rmtree(out, ignore_errors=True)
         with measured_peak() as peak:
+            started = time.perf_counter()
             run = galscan.scan(store=store, model=model.path, out=out, workers=options.workers, top=1000, **how)
+            run.info["wall_s"] = time.perf_counter() - started  # the report included
         return run, peak[0]
 
     looks = model.first_look is not None  # a quick run has none
@@ -87,11 +89,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "million_images_per_s": median["cascade"],
         "million_peak_mb": peaks["million"] / 1e6,
         "memory_growth": peaks["million"] / peaks["alone"] - 1,
-        "first_look": whole.info["first_look"],
+        "million_seconds": whole.info["seconds"],
+        "busy": single.info["busy"], "first_look": whole.info["first_look"],
         "rates": rates, "members": model.members, "workers": options.workers, "size": size,
     }  # fmt: skip
     if options.device == "cuda":
-        figures |= {"gpu_images_per_s": median["single"], "gpu_ratio_to_forward": figures["ratio_to_forward"]}
+        figures |= {"gpu_images_per_s": median["single"], "gpu_ratio_to_forward": figures["ratio_to_forward"],
+                    "gpu_busy": single.info["busy"]}  # fmt: skip
     record("scan", options, figures)
     return figures
 
@@ -204,7 +208,10 @@ def _jpeg_rate(model: Any, folder: Path, workers: int, device: str) -> float:
 
 @contextmanager
 def measured_peak(every: float = 0.2) -> Iterator[list[float]]:
-    """Measure the largest sum of memory (proportional share) that this process and all below it held."""
+    """Measure the largest sum of memory (proportional share) that this process and all below it held.
+
+    The kernel counts it page by page, so that to look too often slows down what is measured.
+    """
     peak, stop, me = [0.0], threading.Event(), psutil.Process()
 
     def held(process: psutil.Process) -> float:
@@ -214,8 +221,11 @@ def measured_peak(every: float = 0.2) -> Iterator[list[float]]:
             return 0.0
 
     def watch() -> None:
-        while not stop.wait(every):
+        pause = every
+        while not stop.wait(pause):
+            started = time.perf_counter()
             peak[0] = max(peak[0], sum(map(held, [me, *me.children(recursive=True)])))
+            pause = max(every, 50 * (time.perf_counter() - started))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
