@@ -216,7 +216,7 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
     placing = Placing(np.full(len(ra), -1, dtype=np.int32))
     known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
     tree = cKDTree(unit_vectors(ra[known], dec[known]), compact_nodes=False, balanced_tree=False)
-    best = np.zeros(len(ra))
+    best = np.full(len(ra), -1.0)
     digest = hashlib.sha256()
     with progress.track("frames", len(frames), "frames") as advance:
         for number, (header, why) in enumerate(_headers(frames, source, bands)):
@@ -242,7 +242,9 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
             x, y = astrometry.pixels(ra[rows], dec[rows])
             height, width = astrometry.shape
             inside = np.minimum.reduce([x + 0.5, width - 0.5 - x, y + 0.5, height - 0.5 - y])
-            worth = inside * placing.scales[number] + (COMPLETE if set(bands) <= frame.files.keys() else 0)
+            # Whole milliarcseconds: the last digits, which differ between machines, must not choose.
+            worth = np.round(inside * placing.scales[number], 3)
+            worth += COMPLETE if set(bands) <= frame.files.keys() else 0
             better = (inside >= 0) & (worth > best[rows])  # NaN is neither
             placing.frame[rows[better]], best[rows[better]] = number, worth[better]
     placing.digest = digest.hexdigest()
