@@ -36,6 +36,15 @@ def test_names_of_surveys_become_frames() -> None:
     assert names("mask.fits")[0].files == {"0": "mask.fits"}  # nothing else there: meant as it is
 
 
+def test_the_same_names_in_other_folders() -> None:
+    other = names("one/m-g.fits", "one/m-r.fits", "two/m-g.fits", "two/m-r.fits")
+    assert [(f.name, len(f.files)) for f in other] == [("one/m", 2), ("two/m", 2)]
+    assert [(f.name, dict(f.files)) for f in names("g/m.fits", "r/m.fits")] == [
+        ("m", {"g": "g/m.fits", "r": "r/m.fits"})
+    ]
+    assert len(names("g/m-g.fits", "r/m-r.fits")) == 1
+
+
 def test_bands_by_words() -> None:
     bands = parse_bands("F435W, f606w")
     frames, _ = find_frames(["hst_f606w_drz.fits", "hst_f435w_drz.fits", "hst_f814w_drz.fits"], bands)
@@ -56,7 +65,7 @@ def test_bands_of_an_option() -> None:
 
 def test_two_files_of_one_band() -> None:
     with pytest.raises(InputError, match=r"a-g.fits and a-g.fits.fz are both band 'g' of frame 'a'; remove one"):
-        find_frames(["a-g.fits", "a-g.fits.fz"])
+        find_frames(["a-g.fits", "a-g.fits.fz", "deep/a-g.fits"])
 
 
 def test_common_bands() -> None:
@@ -142,6 +151,16 @@ def test_a_frame_without_wcs_is_named(tmp_path: Path) -> None:
     frames = find_frames(list(Folder(tmp_path).files()))[0]
     with pytest.raises(InputError, match=r"frame deep/a-g.fits: no celestial WCS; solve it"):
         place(frames, Folder(tmp_path), ["g"], np.zeros(1), np.zeros(1))
+
+
+def test_frames_that_may_be_bands_of_one(tmp_path: Path) -> None:
+    for name, ra in (("blue", 10.0), ("far", 10.3), ("red", 10.0001)):
+        mosaic(tmp_path / f"{name}.fits", np.zeros(SHAPE, np.float32), tan(ra, 0.0, SHAPE))
+    frames = find_frames(list(Folder(tmp_path).files()))[0]
+    placing = place(frames, Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
+    assert [frames[k].name for k in placing.twins() or ()] == ["blue", "red"]
+    placing = place(frames[:2], Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
+    assert placing.twins() is None
 
 
 def test_words_for_nowhere(tmp_path: Path) -> None:

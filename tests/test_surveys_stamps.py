@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,29 +26,30 @@ SHAPE = (150, 201)
 PLAIN = Rendering("i", "r", "g", dict.fromkeys("gri", 1.0), dict.fromkeys("gri", False))
 
 
+@lru_cache
+def image(path: Path) -> tuple[np.ndarray, WCS]:
+    """Return what astropy reads of a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with fits.open(path) as hdus:
+            hdu = next(h for h in hdus if h.data is not None)
+            return np.array(hdu.data, dtype=np.float32), WCS(hdu.header)
+
+
 def theirs(path: Path, ra: float, dec: float, size: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with fits.open(path) as hdus:
-            hdu = next(h for h in hdus if h.data is not None)
-            data = np.asarray(hdu.data, dtype=np.float32)
-            at = SkyCoord(ra, dec, unit="deg")
-            try:
-                return Cutout2D(data, at, size, WCS(hdu.header), mode="partial", fill_value=np.nan).data
-            except NoOverlapError:
-                return np.full((size, size), np.nan, np.float32)
+    data, wcs = image(path)
+    try:
+        return Cutout2D(data, SkyCoord(ra, dec, unit="deg"), size, wcs, mode="partial", fill_value=np.nan).data
+    except NoOverlapError:
+        return np.full((size, size), np.nan, np.float32)
 
 
-def around(path: Path, count: int, beyond: float, seed: int = 0) -> np.ndarray:
+def around(path: Path, count: int, beyond: float) -> np.ndarray:
     """Return positions on a frame and up to `beyond` pixels outside."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with fits.open(path) as hdus:
-            hdu = next(h for h in hdus if h.data is not None)
-            height, width = hdu.shape
-            rng = np.random.default_rng(seed)
-            x, y = rng.uniform(-beyond, width + beyond, count), rng.uniform(-beyond, height + beyond, count)
-            sky = WCS(hdu.header).pixel_to_world(x, y).icrs
+    data, wcs = image(path)
+    rng = np.random.default_rng(0)
+    x, y = (rng.uniform(-beyond, n + beyond, count) for n in data.shape[::-1])
+    sky = wcs.pixel_to_world(x, y).icrs
     return np.array([sky.ra.deg, sky.dec.deg])
 
 
@@ -82,12 +84,6 @@ def test_tiles_to_the_pixel(tmp_path: Path, kind: str) -> None:
     )
     fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "x.fits.fz")
     agrees(tmp_path / "x.fits.fz")
-
-
-def scaled(data: np.ndarray, bscale: float, bzero: float) -> fits.PrimaryHDU:
-    hdu = fits.PrimaryHDU(data, tan(10.0, 5.0, SHAPE).to_header())
-    hdu.header["BSCALE"], hdu.header["BZERO"] = bscale, bzero
-    return hdu
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"])
@@ -205,9 +201,14 @@ def test_scales_and_sizes(tmp_path: Path) -> None:
     assert np.corrcoef(shrunk.ravel(), wide.image[8:24, 8:24].ravel().astype(float))[0, 1] > 0.9
     close = cut(frame, 100, 75, 32, extent=16 * SCALE)
     assert close.pixel_scale == pytest.approx(SCALE / 2, rel=1e-5) and close.flags == Flag.UPSCALED
-    for extent, words in ((2 * SCALE, "2 pixels"), (5000 * SCALE, "5,000 pixels"), (np.nan, "nan")):
+    for extent, words in ((2 * SCALE, "2 pixels"), (5000 * SCALE, "5,000 pixels")):
         failed = cut(frame, 100, 75, 32, extent=extent)
         assert isinstance(failed, Failed) and failed.flag == Flag.WRONG_SHAPE and words in failed.reason
+
+
+def test_no_radius(tmp_path: Path) -> None:
+    three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
+    assert cut(opened(tmp_path), 100, 75, extent=np.nan) == Failed("no radius to cut by", Flag.MISSING)
 
 
 def test_bands_are_laid_on_each_other_by_their_own_astrometry(tmp_path: Path) -> None:

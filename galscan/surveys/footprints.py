@@ -28,6 +28,7 @@ COMPANIONS = {
     "model", "blobmodel", "resid", "chi2", "depth", "galdepth", "nexp", "psfsize", "psf", "bkg", "segm", "segmentation",
 }  # fmt: skip
 COMPLETE = 1e6  # arcsec: a frame in all bands is preferred to one that lacks some, however large
+TWINS = 10  # pixels between the middles of frames that may be one
 BATCH = 1024  # headers in flight
 
 
@@ -95,31 +96,44 @@ def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[F
     """
     images = [f for f in files if not COMPANIONS & set(re.split(r"[-_.]", stem(f).lower()))]
     images = images or list(files)  # a folder of nothing else is meant as it is
-    groups: dict[str, dict[str, str]] = {}
+    groups: dict[str, dict[str, list[str]]] = {}
     for file in images:
         name, band = _split(file, bands)
-        name = "/".join([*file.split("/")[:-1], name]) if not band else name
-        band = band or "0"
-        have = groups.setdefault(name, {})
-        if band in have:
-            raise InputError(f"{have[band]} and {file} are both band '{band}' of frame '{name}'; remove one of them")
-        have[band] = file
+        groups.setdefault(name, {}).setdefault(band, []).append(file)
+    frames = []
+    for name, have in groups.items():
+        if all(len(same) == 1 for same in have.values()):
+            frames.append(Frame(name, {band: same[0] for band, same in have.items()}))
+            continue
+        apart: dict[str, dict[str, str]] = {}  # names that come again in other folders are other frames
+        for band, same in have.items():
+            for file in same:
+                here = apart.setdefault(file.rpartition("/")[0], {})
+                if band in here:
+                    raise InputError(
+                        f"{here[band]} and {file} are both band '{band}' of frame '{name}'; remove one of them"
+                    )
+                here[band] = file
+        frames += [Frame(f"{folder}/{name}".lstrip("/"), bands_here) for folder, bands_here in apart.items()]
     kept = set(images)
-    return [Frame(n, g) for n, g in sorted(groups.items())], [f for f in files if f not in kept]
+    return sorted(frames, key=lambda f: f.name), [f for f in files if f not in kept]
 
 
 def _split(file: str, bands: Sequence[str]) -> tuple[str, str]:
-    """Split a file's name into that of its frame and its band."""
-    if all(b in BANDS for b in bands):
-        return split_band(file)
+    """Split a file's name into that of its frame and its band; a folder may be called by the band, too."""
+    letters = all(b in BANDS for b in bands)
+    name, band = split_band(file) if letters else _split_word(stem(file), bands)
+    folder = file.split("/")[-2] if "/" in file else ""
+    return name, band or (folder if folder in (tuple(BANDS) if letters else bands) else "0")
+
+
+def _split_word(name: str, bands: Sequence[str]) -> tuple[str, str]:
     words = "|".join(re.escape(b) for b in sorted(bands, key=len, reverse=True))
-    name = stem(file)
     match = re.search(rf"(?:^|[-_.])({words})(?=[-_.]|$)", name, re.IGNORECASE)
     if match is None:
         return name, ""
-    return (name[: match.start()] + name[match.end() :]).strip("-_."), next(
-        b for b in bands if b.lower() == match[1].lower()
-    )
+    band = next(b for b in bands if b.lower() == match[1].lower())
+    return (name[: match.start()] + name[match.end() :]).strip("-_."), band
 
 
 def parse_bands(text: str | None) -> list[str]:
@@ -164,8 +178,8 @@ class Placing:
     ----------
     frame : ndarray of int32
         Number of the frame an object is cut from, -1 for none.
-    scales, turns : dict
-        Pixel scale (arcsec) and rotation (deg, north from the nearest side) in the middle of each frame that was read.
+    scales, turns, centres : dict
+        Pixel scale (arcsec), rotation (deg, north from the nearest side) and position (deg) in the middle of a frame.
     unreadable : list of (str, str)
         Frames of which no header could be read, and why.
     digest : str
@@ -175,9 +189,18 @@ class Placing:
     frame: np.ndarray
     scales: dict[int, float] = field(default_factory=dict)
     turns: dict[int, float] = field(default_factory=dict)
-    centres: list[tuple[float, float]] = field(default_factory=list)
+    centres: dict[int, tuple[float, float]] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     digest: str = ""
+
+    def twins(self) -> tuple[int, int] | None:
+        """Return two frames whose middles are nowhere else: perhaps bands of one, whose names do not say so."""
+        from scipy.spatial import cKDTree
+
+        numbers = list(self.centres)
+        near = np.radians(np.median(list(self.scales.values())) * TWINS / 3600)
+        pairs = cKDTree(unit_vectors(*np.array(list(self.centres.values())).T)).query_pairs(near)
+        return next(((numbers[a], numbers[b]) for a, b in sorted(pairs)), None)
 
     def nowhere(self, ra: np.ndarray, dec: np.ndarray, root: Path) -> str:
         """Say why no object lies on a frame, as far as can be seen."""
@@ -187,9 +210,10 @@ class Placing:
         known = np.isfinite(ra) & np.isfinite(dec)
         if not known.any():
             return "no object of the catalog has a position; ra and dec are in degrees"
+        frames = np.array(list(self.centres.values())).T
         return (
-            f"no object lies on a frame: objects are at {_range(ra[known], dec[known])}, frames at "
-            f"{_range(*np.array(self.centres).T)}; give objects and frames of one part of the sky (degrees)"
+            f"no object lies on a frame: objects are at {_range(ra[known], dec[known])}, frames at {_range(*frames)}; "
+            "give objects and frames of one part of the sky (degrees)"
         )
 
 
@@ -234,7 +258,7 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
                     f"frame {file}: {error}; solve it (astrometry.net), or take it out of the folder"
                 ) from error
             centre, radius, placing.scales[number], placing.turns[number] = _footprint(astrometry)
-            placing.centres.append(centre)
+            placing.centres[number] = centre
             near = tree.query_ball_point(unit_vectors(*map(np.array, centre)), radius, return_sorted=True)
             if not near:
                 continue

@@ -176,6 +176,12 @@ class FramesSurvey:
         if placing.unreadable:
             first, why = placing.unreadable[0]
             self.notes.append(f"{len(placing.unreadable):,} frame(s) cannot be read, the first is {first} ({why})")
+        if self.bands == ["0"] and (twins := placing.twins()):
+            one, other = (frames[k].name for k in twins)
+            self.notes.append(
+                f"frames {one} and {other} show the same sky, and names tell no band: an object is cut from one of "
+                "them; if they are bands, name those: --bands f606w,f814w"
+            )
         if missing := self._about["on_no_frame"]:
             self.notes.append(
                 f"{missing:,} of {len(self.ids):,} objects lie on no frame, and are kept without an image"

@@ -54,7 +54,8 @@ class Plane:
                 size = file.seek(0, io.SEEK_END)
                 if size < offset + count * kind.itemsize:
                     raise ValueError(f"truncated: {size:,} bytes of {offset + count * kind.itemsize:,}")
-                return np.memmap(file, dtype=kind, mode="r", offset=offset, shape=shape)
+                # A plain array of the same memory: slicing the subclass costs as much as the copy.
+                return np.asarray(np.memmap(file, dtype=kind, mode="r", offset=offset, shape=shape))
             file.seek(offset)
             data = file.read(count * kind.itemsize)
         if len(data) < count * kind.itemsize:
@@ -163,6 +164,8 @@ class OpenFrame:
         sides = np.full(len(ra), float(size)) if extent is None else np.rint(extent / scales)
         outcomes: list[Outcome] = [
             Failed(f"{side:,.0f} pixels of frame {self.name} across, {FEWEST} to {MOST} are cut", Flag.WRONG_SHAPE)
+            if np.isfinite(side)
+            else Failed("no radius to cut by", Flag.MISSING)
             for side in sides
         ]
         for side in np.unique(sides[(sides >= FEWEST) & (sides <= MOST)]).astype(int).tolist():
