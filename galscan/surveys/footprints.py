@@ -20,6 +20,7 @@ import numpy as np
 from galscan import progress
 from galscan.errors import InputError, nearest
 from galscan.surveys.images import BANDS, is_fits, split_band, stem
+from galscan.surveys.local import find_images
 from galscan.surveys.mosaics import Astrometry, Header, NoAstrometry, read_header, rotation, scale, unit_vectors
 
 # Companions of an image, which cover the same sky and are no picture of it.
@@ -55,14 +56,7 @@ class Folder:
     root: Path
 
     def files(self) -> dict[str, int]:
-        found = {}
-        for folder, folders, names in os.walk(self.root):
-            folders[:] = [f for f in folders if not f.startswith(".")]
-            for name in names:
-                path = os.path.join(folder, name)
-                if is_fits(name) and not name.startswith(".") and os.path.isfile(path):
-                    found[os.path.relpath(path, self.root).replace(os.sep, "/")] = os.path.getsize(path)
-        return dict(sorted(found.items()))
+        return {file: size for file, size in find_images(self.root, None).items() if is_fits(file)}
 
     def locate(self, file: str) -> Path:
         return self.root / file

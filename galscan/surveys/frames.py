@@ -204,7 +204,7 @@ class FramesSurvey:
             bands = ", ".join(self.bands)
             raise InputError(f"no frame with an object on it has all bands {bands}; name those it has with --bands")
         stamps: list[dict[str, np.ndarray]] = []
-        why = "all pixels are alike"
+        why = ""
         for k in np.unique(np.linspace(0, len(whole) - 1, SAMPLE).round().astype(int)):
             first, last = np.searchsorted(self.number, [whole[k], whole[k] + 1])
             rows = np.unique(np.linspace(first, last - 1, 4).round().astype(int))
@@ -212,11 +212,13 @@ class FramesSurvey:
                 stack = self._open(whole[k]).raw(self.ra[rows], self.dec[rows], int(np.clip(self.size, 64, 512)))
                 stamps += [dict(zip(self.bands, stack[:, n], strict=True)) for n in range(len(rows))]
             except Exception as error:  # broken frames get their reason when their turn comes
-                why = f"{self.frames[whole[k]].name}: {_words(error, self.root)}"
+                why = why or f"frame {self.frames[whole[k]].name}: {_words(error, self.root)}"
         self._close()
+        if not stamps:
+            raise InputError(f"none of {min(SAMPLE, len(whole))} frames tried in {self.root} can be used ({why})")
         rendering = measure(stamps, self.bands)
         if rendering is None:
-            raise InputError(f"no frame in {self.root} has sky noise to set the stretch by ({why}); look at the frames")
+            raise InputError(f"the frames in {self.root} have no noise to set the stretch by: all pixels are alike")
         return rendering
 
     # ---------------------------------------------------------------------------------- what a survey is

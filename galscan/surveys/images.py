@@ -144,7 +144,7 @@ class Rendering:
         red, blue = flux[self.red], flux[self.blue]
         planes = np.stack([red, flux[self.green] if self.green else (red + blue) / 2, blue]).astype(np.float32)
         mean = planes.sum(axis=0) / 3
-        bright = np.maximum(mean, np.float32(1e-9))
+        bright = np.clip(mean, np.float32(1e-9), np.float32(1e12))  # so that no square overflows
         x = bright * np.float32(self.softening / self.stretch)
         # The logarithm is six times as fast as arcsinh, and has lost its digits where arcsinh(x) is x.
         curve = np.where(x < 0.01, x, np.log(x + np.sqrt(x * x + 1)))

@@ -128,7 +128,9 @@ class OpenFrame:
         for band, other in others:
             if not np.abs(other - one).max() < 0.02 * np.abs(one).max():  # NaN is none either
                 sizes = " and ".join(f"{scale(g[None])[0]:.3g}" for g in (one, other))
-                raise ValueError(f"bands {first} and {band} differ in pixel size ({sizes} arcsec) or direction")
+                raise ValueError(
+                    f"bands {first} and {band} differ in pixel size ({sizes} arcsec) or direction; resample one"
+                )
 
     def expect(self, rows: int) -> None:
         for plane in self.planes.values():
