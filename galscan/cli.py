@@ -82,9 +82,13 @@ def demo(
 
 @_verb("ingest", "galscan ingest --survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr")
 def ingest(
-    survey: Annotated[str, typer.Option("--survey", help="local (a folder of images) or simulated.")],
+    survey: Annotated[
+        str, typer.Option("--survey", help="local (a folder of images), frames (to cut from) or simulated.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="The store; default: in the data home, by name.")] = None,
-    path: Annotated[Path | None, typer.Option("--path", help="Folder of JPEG, PNG or FITS images.")] = None,
+    path: Annotated[
+        Path | None, typer.Option("--path", help="Folder of JPEG, PNG or FITS images, or of frames.")
+    ] = None,
     catalog: Annotated[Path | None, typer.Option("--catalog", help="Table of objects: CSV, FITS or Parquet.")] = None,
     labels: Annotated[
         list[str] | None, typer.Option("--labels", help="Label schema in it, e.g. efigi; repeatable.")
@@ -96,9 +100,18 @@ def ingest(
         float | None, typer.Option("--rare-fraction", min=0, max=1, help="Share of rare galaxies (simulated).")
     ] = None,
     labelled: Annotated[float, typer.Option("--labelled", min=0, max=1, help="Share with labels (simulated).")] = 1.0,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Bands of frames, from blue to red: gri, or f606w,f814w.")
+    ] = None,
+    pixel_scale: Annotated[
+        float | None, typer.Option("--pixel-scale", help="Arcsec a pixel (frames); default: the frame's own.")
+    ] = None,
+    frame: Annotated[
+        float | None, typer.Option("--frame", help="Instead: a cutout's side, in radii of the object (frames).")
+    ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option("--column", help="WHAT=NAME: the catalog column for id, file, ra or dec; repeatable."),
+        typer.Option("--column", help="WHAT=NAME: the catalog column for id, file, ra, dec or radius; repeatable."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the survey; default: the store's.")] = None,
     workers: Workers = None,
@@ -108,8 +121,8 @@ def ingest(
     """Read cutouts and a catalog into a store. Run it again to go on."""
     store = galscan.ingest(
         survey, out=out, path=path, catalog=catalog, labels=labels or (), size=size, count=count, seed=seed,
-        rare_fraction=rare_fraction, labelled=labelled, columns=_pairs("--column", column), name=name, workers=workers,
-        dry_run=dry_run,
+        rare_fraction=rare_fraction, labelled=labelled, bands=bands, pixel_scale=pixel_scale, frame=frame,
+        columns=_pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
     )  # fmt: skip
     _show(store, as_json)
 

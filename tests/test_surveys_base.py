@@ -14,8 +14,10 @@ from PIL import Image
 
 from galscan.store.layout import UNUSABLE, Flag
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
+from galscan.surveys.frames import FramesSurvey
 from galscan.surveys.local import LocalSurvey
 from galscan.surveys.simulated import SimulatedSurvey
+from tests.mosaics_on_disk import cut_short, tan, three_bands
 
 COUNT = 300
 
@@ -37,7 +39,17 @@ def simulated(tmp_path: Path) -> Survey:
     return SimulatedSurvey(COUNT, size=16, seed=3, labelled=0.5)
 
 
-SURVEYS: list[Callable[[Path], Survey]] = [local, simulated]
+def frames(tmp_path: Path) -> Survey:
+    rng, shape = np.random.default_rng(0), (200, 400)
+    three_bands(tmp_path, "a", tan(0.03, 0.0, shape), shape, suffix=".fits.bz2")
+    three_bands(tmp_path, "b", tan(0.0, 0.0, shape), shape)
+    cut_short(tmp_path / "a-r.fits.bz2")
+    ra, dec = rng.uniform(-0.02, 0.02, COUNT) % 360, rng.uniform(-0.01, 0.01, COUNT)
+    pd.DataFrame({"id": range(COUNT), "ra": ra, "dec": dec, "efigi_t": -2}).to_csv(tmp_path / "catalog.csv")
+    return FramesSurvey(tmp_path, labels=("efigi",), size=16)
+
+
+SURVEYS: list[Callable[[Path], Survey]] = [local, simulated, frames]
 
 
 @pytest.fixture(params=SURVEYS, ids=lambda make: make.__name__)

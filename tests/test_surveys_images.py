@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
+from astropy.visualization import make_lupton_rgb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from galscan.store.layout import Flag
 from galscan.surveys.base import Cutout, Failed
-from galscan.surveys.images import split_band
+from galscan.surveys.images import Rendering, split_band
 from galscan.surveys.local import LocalSurvey
 from tests.pictures_on_disk import frame, only, picture, sky_frame, three_bands, write
 
@@ -155,6 +156,21 @@ def test_units_do_not_matter(tmp_path: Path) -> None:
             frame(tmp_path / name / f"o_{band}.fits", sky_frame(ord(band)) * factor)
         images.append(only(LocalSurvey(tmp_path / name)).image.astype(int))
     assert np.abs(images[0] - images[1]).max() <= 2
+
+
+@given(level=st.floats(-20, 3000), seed=st.integers(0, 99), stretch=st.floats(0.5, 20), count=st.integers(1, 4))
+def test_colours_are_those_of_astropy(level: float, seed: int, stretch: float, count: int) -> None:
+    flux = np.random.default_rng(seed).normal(level, 20, (3, count, 9, 9)) * [[[[1.0]]], [[[0.5]]], [[[1.5]]]]
+    ours = Rendering("i", "r", "g", {}, {}, stretch=stretch).colours(dict(zip("irg", flux, strict=True)))
+    with np.errstate(all="ignore"):
+        theirs = [make_lupton_rgb(*flux[:, n], stretch=stretch, Q=10) for n in range(count)]
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_absurd_brightness_is_white_not_black() -> None:
+    flux = dict.fromkeys("irg", np.array([[1e20, 3e37], [-3e37, 0.0]], np.float32))
+    image = Rendering("i", "r", "g", {}, {}).colours(flux)
+    assert (image[0] >= 254).all() and not image[1].any()
 
 
 def test_two_bands_make_green_their_mean(tmp_path: Path) -> None:

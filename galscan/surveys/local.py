@@ -86,7 +86,7 @@ class LocalSurvey:
 
         found = next((self.root / c for c in CATALOGS if (self.root / c).is_file()), None)
         self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else found
-        files = _find_images(self.root, self.catalog)
+        files = find_images(self.root, self.catalog)
         if not files:
             raise InputError(
                 f"no JPEG, PNG or FITS file in {path} or below; name the folder that holds the images with --path"
@@ -266,7 +266,7 @@ class LocalSurvey:
                 yield read_picture(self.root / source[0], self.size, scale)
 
 
-def _find_images(root: Path, catalog: Path | None) -> dict[str, int]:
+def find_images(root: Path, catalog: Path | None) -> dict[str, int]:
     """Return all images below `root` in a fixed order: relative POSIX path -> bytes."""
     found = {}
     stack = [str(root)]

@@ -15,7 +15,7 @@ from galscan.store.ingest import ingest_survey, outcomes
 from galscan.store.layout import Store
 from galscan.surveys.base import Survey
 
-SURVEYS = ("local", "simulated")
+SURVEYS = ("local", "frames", "simulated")
 
 
 def ingest(
@@ -30,6 +30,9 @@ def ingest(
     seed: int = 0,
     rare_fraction: float | None = None,
     labelled: float = 1.0,
+    bands: str | None = None,
+    pixel_scale: float | None = None,
+    frame: float | None = None,
     columns: Mapping[str, str] | None = None,
     name: str | None = None,
     workers: int | None = None,
@@ -39,8 +42,8 @@ def ingest(
 
     Parameters
     ----------
-    survey : {"local", "simulated"}
-        A folder of images with a catalog, or a sky with known truth.
+    survey : {"local", "frames", "simulated"}
+        A folder of images with a catalog, frames of the sky to cut from, or a sky with known truth.
     out : path, optional
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
@@ -49,13 +52,15 @@ def ingest(
         Pixels on a side.
     count, seed, rare_fraction, labelled
         Of a simulated survey: see `galscan.surveys.simulated.SimulatedSurvey`.
+    bands, pixel_scale, frame
+        Of frames (as are path, catalog, labels and columns): see `galscan.surveys.frames.FramesSurvey`.
     name : str, optional
         Name of the survey, default the stem of `out`.
     workers : int, optional
         Processes, default one a processor.
     dry_run : bool
         Write nothing; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
-        bound), ``out, images_without_row``.
+        bound), ``out, images_without_row``; of frames also ``frames, on_no_frame, bytes_to_read``.
 
     Raises
     ------
@@ -68,7 +73,12 @@ def ingest(
         raise InputError(f"unknown survey '{survey}'{nearest(survey, SURVEYS)}")
     target = Path(out) if out is not None else home.survey_path(name or survey)
     name = name or (target.stem if out is not None else survey)
-    source = _open(survey, path, catalog, labels, columns, size, count, seed, rare_fraction, labelled, name)
+    if survey == "frames":
+        source = _frames(path, catalog, labels, columns, size, name, bands, pixel_scale, frame)
+    elif given := [k for k, v in {"bands": bands, "pixel-scale": pixel_scale, "frame": frame}.items() if v is not None]:
+        raise InputError(f"--{given[0]} is for survey 'frames', not '{survey}'; leave it out")
+    else:
+        source = _open(survey, path, catalog, labels, columns, size, count, seed, rare_fraction, labelled, name)
     if dry_run:
         return _plan(source, target)
 
@@ -108,6 +118,27 @@ def _open(
     return SimulatedSurvey(count, size=size, seed=seed, labelled=labelled, name=name, **settings)
 
 
+def _frames(
+    path: str | os.PathLike[str] | None,
+    catalog: str | os.PathLike[str] | None,
+    labels: str | Sequence[str],
+    columns: Mapping[str, str] | None,
+    size: int,
+    name: str,
+    bands: str | None,
+    pixel_scale: float | None,
+    frame: float | None,
+) -> Survey:
+    if path is None:
+        raise InputError("survey 'frames' needs the folder of frames: --path FRAMES")
+    from galscan.surveys.frames import FramesSurvey
+
+    labels = (labels,) if isinstance(labels, str) else labels
+    return FramesSurvey(
+        path, catalog, labels, size, columns, name, bands=bands, pixel_scale=pixel_scale, frame=frame
+    )  # fmt: skip
+
+
 def _plan(source: Survey, out: Path) -> dict[str, Any]:
     if out.is_file():
         raise ConflictError(f"{out} is a file; choose another --out")
@@ -116,11 +147,14 @@ def _plan(source: Survey, out: Path) -> dict[str, Any]:
     count = len(source)
     shards = -(-count // layout.shard_size(count))
     _say(f"plan: {count:,} objects in {shards} shards, at most {count * each / 1e6:,.1f} MB, to {out}; nothing written")
+    more = source.plan() if hasattr(source, "plan") else {}
+    if more:
+        _say(f"from {more['frames']:,} frames, {more['bytes_to_read'] / 1e6:,.1f} MB to read")
     _warn(source)
     unmatched = len(getattr(source, "unmatched", ()))
     return {
         "objects": count, "shards": shards, "bytes": count * each, "out": str(out), "images_without_row": unmatched,
-    }  # fmt: skip
+    } | more  # fmt: skip
 
 
 def _summary(store: Store, source: Survey, present: bool) -> None:
@@ -135,6 +169,8 @@ def _warn(source: Survey) -> None:
     if unmatched := getattr(source, "unmatched", ()):
         words = "image(s) have no row in the catalog and are left out, the first is"
         _say(f"warning: {len(unmatched):,} {words} {unmatched[0]}")
+    for note in getattr(source, "notes", ()):
+        _say(f"warning: {note}")
 
 
 def _say(line: str) -> None:

@@ -127,6 +127,9 @@ MISTAKES = [
     (LOCAL + " --catalog {p}/outside.csv", "'../x.jpg' lies outside", "relative"),
     # the images
     ("ingest --survey local --out {o}/s.zarr", "needs the folder of images", "--path"),
+    ("ingest --survey frames --out {o}/s.zarr", "needs the folder of frames", "--path"),
+    ("ingest --survey frames --path {p}/im --out {o}/s.zarr", "need a table of objects", "--catalog"),
+    ("ingest --survey simulated --bands gri --out {o}/s.zarr", "--bands is for survey 'frames'", "leave it out"),
     ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
     ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv is a file", "give the folder"),
     ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "no JPEG, PNG or FITS file in", "bare", "--path"),
