@@ -1,0 +1,358 @@
+"""The one door to the network: polite, patient, suspicious, and it remembers what it was told.
+
+A host is asked by one process and one thread after another, `Manners.per_minute` at most; what has a chance of healing
+is asked again, later and later; a host that fails again and again is left alone. Only declared hosts are asked, also
+where an answer sends us elsewhere, and no body is believed before its size and end have been checked.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import re
+import sys
+import threading
+import time
+import urllib.request
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import galscan
+from galscan.errors import GalscanError, InputError
+from galscan.surveys.answers import Answer, Answers
+from galscan.surveys.pace import Pace
+
+AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that time may heal
+BUSY = (429, 503)  # the whole host asks for a pause
+REDIRECTS = (301, 302, 303, 307, 308)
+PATIENCE = 900.0  # seconds: a host that asks for a longer pause is left alone
+FIRST_PAUSE = 1.0  # seconds; each further pause is twice as long
+
+T = TypeVar("T")
+
+
+class FetchError(GalscanError):
+    """A request that will not succeed: the reason of one object, not the end of all."""
+
+
+class HostDown(GalscanError):
+    """A host is left alone; what was fetched is kept."""
+
+
+class Again(Exception):
+    """An attempt failed in a way that time may heal.
+
+    `pause` is what the host asked for, in seconds, `everybody` whether other requests are to wait as well, and `heard`
+    whether anything came from there.
+    """
+
+    def __init__(self, reason: str, pause: float | None = None, *, everybody: bool = False, heard: bool = True):
+        super().__init__(reason)
+        self.pause, self.everybody, self.heard = pause, everybody, heard
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a service wants to be asked.
+
+    Attributes
+    ----------
+    hosts : tuple of str
+        All that may be asked, redirects included; with ``:port`` where it is not the usual one.
+    per_minute : float
+        Requests, of each host, over all threads and processes of this data home.
+    connections : int
+        Requests under way at a time.
+    timeout : float
+        Seconds that one answer may take, from the first byte to the last.
+    tries : int
+        How often one thing is asked for.
+    give_up : int
+        Things in a row that could not be had, after which the host is left alone.
+    max_mb : float
+        Largest body, unpacked.
+    """
+
+    hosts: tuple[str, ...]
+    per_minute: float = 60.0
+    connections: int = 2
+    timeout: float = 60.0
+    tries: int = 5
+    give_up: int = 10
+    max_mb: float = 50.0
+
+
+class Client:
+    """Asks for things with manners, and keeps them. One for all threads; `stop` ends every wait.
+
+    Parameters
+    ----------
+    cache : path
+        Folder of answers, and of the pace of each host.
+    contact : str
+        Who is asking (an address), told to the services.
+    token : str
+        Sent to the first of the hosts alone, never to one an answer sends us to.
+    remember : path, optional
+        Where answers are kept instead: a folder of one ingest, so that nothing is taken from others.
+    """
+
+    def __init__(
+        self, manners: Manners, *, cache: Path, contact: str = "", token: str = "", remember: Path | None = None
+    ):
+        if any(not c.isprintable() for c in contact + token):
+            raise InputError("contact and token are one line each of printable characters")
+        self.manners, self.token = manners, token
+        self.agent = f"galscan/{galscan.__version__}" + (f" ({contact})" if contact else "")
+        self.asked = 0  # requests that went out
+        self._answers = Answers(remember or cache / "answers")
+        self._stopped = threading.Event()
+        self._pace = {h: Pace(cache / "pace", h, manners.per_minute, PATIENCE, self._stopped) for h in manners.hosts}
+        self._lock = threading.Lock()
+        self._managers: dict[str, Any] = {}
+        self._failures = dict.fromkeys(manners.hosts, 0)
+        self._heard = dict.fromkeys(manners.hosts, False)
+        self._last, self._said = "", 0.0
+
+    def stop(self) -> None:
+        """Make every thread that waits give up at once."""
+        self._stopped.set()
+
+    # ------------------------------------------------------------------------------------------ what is offered
+
+    def get(self, url: str, read: Callable[[Answer], T]) -> T:
+        """Return what `read` makes of the answer to `url`, from the cache where it was asked for before.
+
+        `read` raises `FetchError` for an answer that cannot be used; such a one is not kept.
+
+        Raises
+        ------
+        FetchError
+            If it cannot be had. The next may be.
+        HostDown
+            If the host is left alone.
+        InputError
+            If the host is not a declared one.
+        """
+        host = self._host(url)
+        if (known := self._answers.recall(url)) is not None:
+            return read(known)
+
+        def attempt() -> T:
+            answer = self._ask(url)
+            value = read(answer)
+            self._answers.keep(url, answer)
+            return value
+
+        return self.patiently(host, attempt)
+
+    def patiently(self, host: str, attempt: Callable[[], T]) -> T:
+        """Return what `attempt` does, repeated where time may heal it, and count what fails.
+
+        Clients of others (astroquery) know no manners: `attempt` raises `in_our_terms` what they raise.
+        """
+        for k in range(self.manners.tries):
+            if self._stopped.is_set():
+                raise HostDown("stopped")
+            if self._failures[host] >= self.manners.give_up:
+                raise HostDown(self._words(host, f"{self._failures[host]} failures in a row, at last {self._last}"))
+            self._pace[host].wait()
+            try:
+                value = attempt()
+            except Again as error:
+                why, self._heard[host] = str(error), self._heard[host] or error.heard
+                pause = max(error.pause or 0.0, FIRST_PAUSE * 2**k * random.uniform(0.5, 1.0))
+                if pause > PATIENCE:
+                    self._last, self._failures[host] = why, self.manners.give_up
+                    raise HostDown(self._words(host, f"it asks for a pause of {pause / 60:,.0f} minutes")) from None
+                if k + 1 < self.manners.tries:
+                    self._say(host, why, pause)
+                    self._pace[host].pause(pause) if error.everybody else self._stopped.wait(pause)
+            except FetchError as error:
+                self._heard[host] = True
+                self._failed(host, str(error))
+                raise
+            else:
+                with self._lock:
+                    self._failures[host], self._heard[host] = 0, True
+                return value
+        self._failed(host, why)
+        if not self._heard[host]:  # nothing ever came from there: wrong address, or no network
+            raise HostDown(self._words(host, f"nothing came from there ({why}; is there a network?)"))
+        raise FetchError(f"{why} ({self.manners.tries} tries)")
+
+    # --------------------------------------------------------------------------------------------- one request
+
+    def _host(self, url: str, sent_by: str = "") -> str:
+        parts = urlsplit(url)
+        host = parts.netloc.lower()
+        if parts.scheme not in ("http", "https") or host not in self.manners.hosts:
+            if sent_by:
+                raise FetchError(f"sent on to {host or url[:60]}, which is not among the hosts of the survey's file")
+            raise InputError(
+                f"{url[:80]} is not of a host in the survey's file ({', '.join(self.manners.hosts)}); add it to hosts "
+                "there if you trust it"
+            )
+        if sent_by and urlsplit(sent_by).scheme == "https" and parts.scheme == "http":
+            raise FetchError(f"sent on from https to http at {host}")
+        return host
+
+    def _ask(self, url: str) -> Answer:
+        """Ask once, following redirects within the declared hosts; each hop waits its turn."""
+        deadline = time.monotonic() + self.manners.timeout
+        for hop in range(5):
+            if hop:
+                self._pace[self._host(url)].wait()
+            response = self._send(url)
+            try:
+                if response.status in REDIRECTS and (target := response.headers.get("Location")):
+                    target = urljoin(url, target)
+                    self._host(target, sent_by=url)
+                    url = target
+                    continue
+                if response.status in AGAIN:
+                    pause = retry_after(response.headers)
+                    raise Again(f"HTTP {response.status}", pause, everybody=response.status in BUSY)
+                body = self._body(response, deadline)
+            finally:
+                response.close()
+            answer = Answer(url, response.status, response.headers.get("Content-Type", "").split(";")[0].lower(), body)
+            if answer.status not in (200, 404, 410):
+                raise FetchError(f"HTTP {answer.status}: {answer.words()}".rstrip(": "))
+            return answer
+        raise FetchError("sent on from one address to another more than 5 times")
+
+    def _send(self, url: str) -> Any:
+        import urllib3
+
+        headers = {"User-Agent": self.agent, "Accept-Encoding": "identity"}
+        if self.token and urlsplit(url).netloc.lower() == self.manners.hosts[0]:
+            headers["Authorization"] = f"Bearer {self.token}"
+        with self._lock:
+            self.asked += 1
+        wait = urllib3.Timeout(connect=min(20.0, self.manners.timeout), read=self.manners.timeout)
+        with _network_errors():
+            return self._manager(url).request(
+                "GET", url, headers=headers, timeout=wait, retries=False, redirect=False, preload_content=False,
+                decode_content=False,
+            )  # fmt: skip
+
+    def _manager(self, url: str) -> Any:
+        """Return the connections to a host, by way of the proxy that the environment names."""
+        import urllib3
+
+        parts = urlsplit(url)
+        proxy = urllib.request.getproxies().get(parts.scheme, "")
+        proxy = "" if urllib.request.proxy_bypass(parts.hostname or "") else proxy
+        with self._lock:
+            if proxy not in self._managers:
+                size = {"maxsize": self.manners.connections}
+                self._managers[proxy] = (
+                    urllib3.ProxyManager(proxy, **size) if proxy else urllib3.PoolManager(**size)  # type: ignore[arg-type]
+                )
+            return self._managers[proxy]
+
+    def _body(self, response: Any, deadline: float) -> bytes:
+        """Read a body to its end, within time and size."""
+        limit = int(self.manners.max_mb * 1e6)
+        promised = response.headers.get("Content-Length", "")
+        if promised.isdigit() and int(promised) > limit:
+            raise FetchError(f"{int(promised) / 1e6:,.0f} MB are offered, at most {self.manners.max_mb:g} MB are read")
+        body = bytearray()
+        with _network_errors():
+            while chunk := response.read1(1 << 16):
+                body += chunk
+                if len(body) > limit:
+                    raise FetchError(f"more than {self.manners.max_mb:g} MB")
+                if time.monotonic() > deadline:
+                    raise Again(f"not all there after {self.manners.timeout:g} s")
+                if self._stopped.is_set():
+                    raise HostDown("stopped")
+        if promised.isdigit() and len(body) != int(promised):
+            raise Again(f"cut off after {len(body):,} of {int(promised):,} bytes")
+        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+        return _unpack(bytes(body), packed, limit)
+
+    # ----------------------------------------------------------------------------------------------- failures
+
+    def _failed(self, host: str, why: str) -> None:
+        with self._lock:
+            self._last = why
+            self._failures[host] += 1
+
+    def _words(self, host: str, why: str) -> str:
+        return f"{host} is left alone, {why}; what was fetched is kept: run the same command again later"
+
+    def _say(self, host: str, why: str, pause: float) -> None:
+        now = time.monotonic()
+        if pause >= 5 and now - self._said > 10:
+            self._said = now
+            print(f"{host}: {why}; waiting {pause:,.0f} s", file=sys.stderr, flush=True)
+
+
+def in_our_terms(error: Exception) -> Exception:
+    """Return what to raise in `Client.patiently` for an exception of requests or astroquery."""
+    response: Any = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if status in AGAIN:
+        return Again(f"HTTP {status}", retry_after(response.headers), everybody=status in BUSY)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if status is None and names & {"Timeout", "TimeoutError", "ConnectionError", "ChunkedEncodingError"}:
+        return Again(_line(error), heard=False)
+    return FetchError(f"HTTP {status}" if status else f"{type(error).__name__}: {_line(error)}")
+
+
+class _network_errors:
+    """Turn what urllib3 raises into `Again`, or `FetchError` where asking again cannot help."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import urllib3.exceptions as raised
+
+        if error is None:
+            return
+        if isinstance(error, raised.LocationParseError) or "CERTIFICATE" in str(error):
+            raise FetchError(f"{type(error).__name__}: {_line(error)}") from None
+        if isinstance(error, raised.TimeoutError | TimeoutError):
+            raise Again("no answer in time", heard=False) from None
+        if isinstance(error, raised.HTTPError | OSError):
+            raise Again(f"{type(error).__name__}: {_line(error)}", heard=False) from None
+
+
+def _line(error: BaseException) -> str:
+    text = re.sub(r"<[^>]*>:?|HTTPS?ConnectionPool\([^)]*\):", " ", str(error))
+    return " ".join(text.split())[:160]
+
+
+def _unpack(body: bytes, packed: str, limit: int) -> bytes:
+    """Undo a Content-Encoding we did not ask for, and stop where it would fill the memory."""
+    if packed in ("", "identity"):
+        return body
+    if packed not in ("gzip", "x-gzip", "deflate"):
+        raise FetchError(f"packed as '{packed[:20]}', which was not asked for")
+    try:
+        unpacked = zlib.decompressobj(47 if "gzip" in packed else 15).decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Again(f"cannot be unpacked ({error})") from None
+    if len(unpacked) > limit:
+        raise FetchError(f"{len(body):,} bytes that unpack to more than {limit / 1e6:g} MB")
+    return unpacked
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds a Retry-After header asks for: a number, or a date by the server's own clock."""
+    value = (headers.get("Retry-After") or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return float(value)
+    try:
+        then = email.utils.parsedate_to_datetime(value).timestamp()
+        date = headers.get("Date")
+        now = email.utils.parsedate_to_datetime(date).timestamp() if date else time.time()
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, then - now)
