@@ -273,7 +273,7 @@ class Client:
                 if self._stopped.is_set():
                     raise HostDown("stopped")
         if promised.isdigit() and len(body) != int(promised):
-            raise Again(f"cut off after {len(body):,} of {int(promised):,} bytes")
+            raise Again("cut off before its end")
         packed = response.headers.get("Content-Encoding", "identity").strip().lower()
         return _unpack(bytes(body), packed, limit)
 
@@ -320,6 +320,8 @@ class _network_errors:
             raise FetchError(f"{type(error).__name__}: {_line(error)}") from None
         if isinstance(error, raised.TimeoutError | TimeoutError):
             raise Again("no answer in time", heard=False) from None
+        if "IncompleteRead" in str(error):
+            raise Again("cut off before its end") from None
         if isinstance(error, raised.HTTPError | OSError):
             raise Again(f"{type(error).__name__}: {_line(error)}", heard=False) from None
 

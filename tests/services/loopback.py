@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from galscan.labels import shipped
+from tests.services import sky
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,4 +85,16 @@ def certificate(folder: Path) -> Path | None:
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     path.write_text(path.read_text() + (folder / "certificate.pem").read_text())
+    return path
+
+
+def galaxies(path: Path, count: int, *, sure: Sequence[int] = (), seed: int = 0, **columns: Any) -> Path:
+    """Write a table of positions all over the sky; the rows in `sure` are where surveys have looked."""
+    rng = np.random.default_rng(seed)
+    ra, dec = rng.uniform(0, 360, count).round(7), rng.uniform(-45, 80, count).round(7)
+    for n in sure:
+        while not sky.covered(ra[n], dec[n]):
+            ra[n], dec[n] = round(rng.uniform(0, 360), 7), round(rng.uniform(-30, 80), 7)
+    table = pd.DataFrame({"id": 10**17 + np.arange(count), "ra": ra, "dec": dec, "efigi_t": -2} | columns)
+    table.to_csv(path, index=False)
     return path

@@ -61,6 +61,8 @@ class State:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
     state: State
 
     def log_message(self, *_: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 
 from galscan.surveys.simulated import SimulatedSurvey
 
-KINDS = 12  # galaxies that are drawn; each position shows one of them
+KINDS = 8  # galaxies that are drawn; each position shows one of them
 CELLS = 16
 
 
@@ -42,7 +43,7 @@ def covered(ra: float, dec: float) -> bool:
 
 @lru_cache(maxsize=64)
 def _galaxy(kind: int, pixels: int) -> np.ndarray:
-    image = next(SimulatedSurvey(KINDS, size=256, seed=7).cutouts(kind, kind + 1)).image
+    image = next(SimulatedSurvey(KINDS, size=128, seed=7).cutouts(kind, kind + 1)).image
     return np.asarray(Image.fromarray(image).resize((pixels, pixels), Image.Resampling.HAMMING))
 
 
@@ -100,7 +101,8 @@ def real_galaxies() -> dict[str, tuple[float, float, float]]:
     """Return name -> (ra, dec, pixel scale) of the real SDSS frames, none where there are none."""
     found = {}
     for path in sorted((real_folder() / "fits-sdss-gri").glob("*_r.fits")):
-        with fits.open(path) as hdus:
+        with fits.open(path) as hdus, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old keywords
             wcs, (height, width) = WCS(hdus[0].header), hdus[0].data.shape
         ra, dec = wcs.all_pix2world((width - 1) / 2, (height - 1) / 2, 0)
         scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix)))) * 3600
