@@ -107,8 +107,8 @@ def test_garbage_catalog(tmp_path: Path, suffix: str) -> None:
 def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> None:
     """A table as VizieR gives it: main positions in sexagesimal text, computed ones beside them, others further on."""
     names = ("recno", "NGC", "RAJ2000", "DEJ2000", "_RA", "_DE", "RAgal")
-    table = Table([[1, 2], ["N1", "N2"], ["00 07 16", "00 07 17"], ["+27", "+28"], [1.8, 1.9], [27.7, 27.8], [5.0, 6.0]],
-                  names=names)  # fmt: skip
+    values = ([1, 2], ["N1", "N2"], ["00 07 16", "00 07 17"], ["+27", "+28"], [1.8, 1.9], [27.7, 27.8], [5.0, 6.0])
+    table = Table(list(values), names=names)
     ucd = dict(zip(names, ("", "meta.id;meta.main", "pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "pos.eq.ra",
                            "pos.eq.dec", ""), strict=True))  # fmt: skip
     path = tmp_path / f"table.{form}"
@@ -130,7 +130,7 @@ def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> No
 
 @pytest.mark.parametrize(
     ("unit", "value", "message"),
-    [("hourangle", 12.0, "column 'ra' of .* is in 'hourangle'; give positions in decimal degrees"),
+    [("h", 12.0, "column 'ra' of .* is in 'h'; give positions in decimal degrees"),
      ("rad", 1.0, "is in 'rad'"), ("deg", 400.0, "ra of 1 is 400; it must be within -360 to 360"),
      ("deg", np.inf, "ra of 1 is inf")],
 )  # fmt: skip

@@ -56,6 +56,7 @@ class Objects(_Part):
 
     skyserver: str
     release: Annotated[int, Field(ge=8)]
+    vizier: str = "vizier.cds.unistra.fr"
     per_minute: Rate = 20.0
     page: Annotated[int, Field(ge=1, le=500_000)] = 20_000
 

@@ -109,7 +109,7 @@ class Client:
         self.manners, self.token = manners, token
         self.agent = f"galscan/{galscan.__version__}" + (f" ({contact})" if contact else "")
         self.asked = 0  # requests that went out
-        self._answers = Answers(remember or cache / "answers")
+        self.answers = Answers(remember or cache / "answers")
         self._stopped = threading.Event()
         self._pace = {h: Pace(cache / "pace", h, manners.per_minute, PATIENCE, self._stopped) for h in manners.hosts}
         self._lock = threading.Lock()
@@ -139,13 +139,13 @@ class Client:
             If the host is not a declared one.
         """
         host = self._host(url)
-        if (known := self._answers.recall(url)) is not None:
+        if (known := self.answers.recall(url)) is not None:
             return read(known)
 
         def attempt() -> T:
             answer = self._ask(url)
             value = read(answer)
-            self._answers.keep(url, answer)
+            self.answers.keep(url, answer)
             return value
 
         return self.patiently(host, attempt)

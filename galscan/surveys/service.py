@@ -32,6 +32,21 @@ FRAMES = (1.0, 7200.0)  # arcsec: a cutout of less or more is a mistake in the c
 BLACK = 2  # a row of pixels no brighter than this lies beyond the survey's edge
 
 
+def check_cone(cone: tuple[float, float, float]) -> None:
+    """Refuse a cone that is not on the sky.
+
+    Raises
+    ------
+    InputError
+    """
+    ra, dec, radius = cone
+    if not (np.isfinite(cone).all() and 0 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180):
+        raise InputError(
+            f"--cone {ra:g},{dec:g},{radius:g}: give right ascension 0 to 360, declination -90 to 90 and a radius "
+            "above 0, in degrees"
+        )
+
+
 class Unusable(FetchError):
     """The service sent something that is no cutout; `flag` says how."""
 
@@ -58,6 +73,8 @@ class ServiceSurvey:
         Arcsec per stored pixel, the same for all, instead.
     layer : str, optional
         Layer or HiPS, where the survey has several.
+    cone : tuple of float, optional
+        Right ascension, declination and radius in degrees: only objects therein.
     contact : str
         Who asks, told to the service.
     remember : path, optional
@@ -81,6 +98,7 @@ class ServiceSurvey:
         frame: float | None = None,
         pixel_scale: float | None = None,
         layer: str | None = None,
+        cone: tuple[float, float, float] | None = None,
         contact: str = "",
         remember: Path | None = None,
     ):
@@ -98,7 +116,10 @@ class ServiceSurvey:
         self.name = name or self.source
         self.contact, self.remember = contact, remember
         self.catalog = Path(catalog).expanduser().absolute()
+        self.cone = cone
         table = tables.read_table(self.catalog, columns)
+        if cone is not None:
+            table = self._within(table, columns, cone)
         self._read_objects(table, columns)
         self._schemas, self.labels = tables.read_labels(table, labels)
         self._frame(table, columns, frame, pixel_scale)
@@ -119,6 +140,19 @@ class ServiceSurvey:
         if len(self.ra) >= 50 and np.nanmax(self.ra) <= 24:
             # Real surveys may lie there, so it is no error.
             print(f"warning: no ra of {where} is above 24; hours must be given as degrees", file=sys.stderr)
+
+    def _within(
+        self, table: pd.DataFrame, columns: Mapping[str, str], cone: tuple[float, float, float]
+    ) -> pd.DataFrame:
+        from astropy.coordinates import angular_separation
+
+        check_cone(cone)
+        self._read_objects(table, columns)
+        here, middle = np.radians([self.ra, self.dec]), np.radians(cone[:2])
+        inside = angular_separation(*here, *middle) <= np.radians(cone[2])
+        if not inside.any():
+            raise InputError(f"no object of {self.catalog} lies in --cone {','.join(f'{c:g}' for c in cone)}")
+        return table[inside].reset_index(drop=True)
 
     def _frame(
         self, table: pd.DataFrame, columns: Mapping[str, str], frame: float | None, pixel_scale: float | None
@@ -159,7 +193,8 @@ class ServiceSurvey:
         return {
             "survey": self.source, "title": said.title, "release": said.release, "url": said.url,
             "layer": said.layer or None, "format": said.format, "bands": said.bands, "framing": self.framing,
-            "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest, "objects": len(self),
+            "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
+            "cone": list(self.cone) if self.cone else None, "objects": len(self),
             "size": self.size, "resize": "hamming, bilinear when enlarging", "orientation": "north up, east left",
             "labels": list(self._schemas), "stretch": said.stretch or None,
             "rendering": said.rendering.rendering().describe() if said.rendering else None,
@@ -201,21 +236,24 @@ class ServiceSurvey:
             raise
 
     def plan(self) -> dict[str, Any]:
-        """Return what fetching all of it costs: requests, seconds at the allowed rate, megabytes."""
-        each = 2 if self.declared.service == "panstarrs" else 1
+        """Return what fetching all of it costs: whom, how fast, requests, seconds at that rate, megabytes."""
+        said = self.declared
+        each = 2 if said.service == "panstarrs" else 1
         requests = each * int(np.isfinite(self.ra + self.dec + self.sides).sum())
         return {
-            "requests": requests, "seconds": requests * 60 * (1 + SLACK) / self.declared.per_minute,
-            "megabytes": requests * self.declared.answer_kb / 1e3,
+            "host": said.hosts[0], "per_minute": said.per_minute, "requests": requests,
+            "seconds": requests * 60 * (1 + SLACK) / said.per_minute, "megabytes": requests * said.answer_kb / 1e3,
         }  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------- one cutout
 
     def _open(self) -> Client:
         said = self.declared
-        return Client(
+        client = Client(
             said.manners(), cache=home.cache_home(), contact=self.contact, token=said.secret(), remember=self.remember
         )
+        client.answers.prune()
+        return client
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_client": None}

@@ -18,7 +18,19 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  #
 
 # Usual column names in lower case. The first of each is unambiguous: it wins over the others.
 ROLES: dict[str, tuple[str, ...]] = {
-    "id": ("id", "objid", "dr7objid", "dr8objid", "specobjid", "iauname", "id_str", "object_id", "source_id", "name"),
+    "id": (
+        "id",
+        "objid",
+        "dr7objid",
+        "dr8objid",
+        "specobjid",
+        "iauname",
+        "id_str",
+        "object_id",
+        "source_id",
+        "galaxyid",
+        "name",
+    ),
     "file": ("file", "filename", "file_name", "file_loc", "path"),
     "ra": ("ra", "ra_icrs", "raj2000", "ra_deg", "radeg", "_raj2000"),
     "dec": ("dec", "de_icrs", "dec_icrs", "dej2000", "decj2000", "dec_deg", "dedeg", "_dej2000"),
@@ -87,7 +99,13 @@ def _read_astropy(path: Path, form: str) -> pd.DataFrame:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units and UCDs that astropy does not know are no concern here
-        table = Table.read(path, format=form)
+        return from_astropy(Table.read(path, format=form))
+
+
+def from_astropy(table: Any) -> pd.DataFrame:
+    """Return an astropy table, with its UCDs and units in ``attrs``; columns of arrays are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         # astropy knows the UCDs of a VOTable; those of FITS it passes on as keywords.
         ucd = {
             c: str(table[c].meta.get("ucd") or table.meta.get(f"TUCD{k}") or "").lower()

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from galscan import home
 from galscan.errors import ConflictError, InputError, nearest
 from galscan.store import layout
-from galscan.store.ingest import ingest_survey, outcomes
+from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Store
+from galscan.store.manifest import manifest, outcomes, write_manifest
 from galscan.surveys.base import Survey
+from galscan.surveys.declared import survey_names
 
 SURVEYS = ("local", "simulated")
+TAKES = {
+    "local": ("path", "catalog", "labels", "columns", "size"),
+    "simulated": ("size", "count", "seed", "rare_fraction", "labelled"),
+    "service": (
+        "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
+    ),
+}  # fmt: skip
+CONTACT = "GALSCAN_CONTACT"  # environment variable
 
 
 def ingest(
@@ -24,8 +37,16 @@ def ingest(
     out: str | os.PathLike[str] | None = None,
     path: str | os.PathLike[str] | None = None,
     catalog: str | os.PathLike[str] | None = None,
+    query: str | None = None,
+    cone: tuple[float, float, float] | None = None,
     labels: str | Sequence[str] = (),
     size: int = 64,
+    frame: float | None = None,
+    pixel_scale: float | None = None,
+    layer: str | None = None,
+    contact: str | None = None,
+    cache: bool = True,
+    retry_failed: bool = False,
     count: int = 10_000,
     seed: int = 0,
     rare_fraction: float | None = None,
@@ -39,12 +60,27 @@ def ingest(
 
     Parameters
     ----------
-    survey : {"local", "simulated"}
-        A folder of images with a catalog, or a sky with known truth.
+    survey : str
+        ``local`` (a folder of images with a catalog), ``simulated`` (a sky with known truth), a survey that a service
+        gives cutouts of (``sdss``, ``legacy-dr10`` ...), or the path of a survey file, ending in ``.toml``.
     out : path, optional
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
         Of a local survey: see `galscan.surveys.local.LocalSurvey`.
+    catalog, labels, columns, frame, pixel_scale, layer
+        Of a service: see `galscan.surveys.service.ServiceSurvey`.
+    query : str, optional
+        Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer; see `galscan.surveys.queries`.
+        What comes is kept beside the store, as ``NAME.objects.parquet``.
+    cone : tuple of float, optional
+        Right ascension, declination and radius in degrees: only objects therein; without catalog and query, the
+        galaxies that SDSS has there.
+    contact : str, optional
+        Who asks, told to services; default: what ``GALSCAN_CONTACT`` says.
+    cache : bool
+        Take answers of services from the cache in the data home, and keep them there.
+    retry_failed : bool
+        Ask once more for what failed, also of a complete store.
     size : int
         Pixels on a side.
     count, seed, rare_fraction, labelled
@@ -52,60 +88,91 @@ def ingest(
     name : str, optional
         Name of the survey, default the stem of `out`.
     workers : int, optional
-        Processes, default one a processor.
+        Processes, default one a processor. A service is asked by one.
     dry_run : bool
-        Write nothing; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
-        bound), ``out, images_without_row``.
+        Write nothing and ask nobody; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
+        bound), ``out, images_without_row``; of a service ``requests, seconds, megabytes`` as well.
 
     Raises
     ------
     InputError
         If something given cannot work; the message says what and how to mend it.
+    HostDown
+        If a service is to be left alone. What was fetched is kept; the same call goes on.
     StorageError
         If writing fails. The same call goes on.
     """
-    if survey not in SURVEYS:
-        raise InputError(f"unknown survey '{survey}'{nearest(survey, SURVEYS)}")
-    target = Path(out) if out is not None else home.survey_path(name or survey)
-    name = name or (target.stem if out is not None else survey)
-    source = _open(survey, path, catalog, labels, columns, size, count, seed, rare_fraction, labelled, name)
+    kind = survey if survey in SURVEYS else "service"
+    if kind == "service" and survey not in survey_names() and not survey.endswith(".toml"):
+        raise InputError(f"unknown survey '{survey}'{nearest(survey, (*SURVEYS, *survey_names()))}")
+    options = {
+        "path": path, "catalog": catalog, "labels": (labels,) if isinstance(labels, str) else tuple(labels),
+        "columns": columns, "query": query, "cone": cone, "size": size, "frame": frame, "pixel_scale": pixel_scale,
+        "layer": layer, "contact": contact, "cache": cache, "count": count, "seed": seed,
+        "rare_fraction": rare_fraction, "labelled": labelled,
+    }  # fmt: skip
+    usual = inspect.signature(ingest).parameters
+    if refused := [k for k, v in options.items() if k not in TAKES[kind] and v and v != usual[k].default]:
+        raise InputError(
+            f"survey '{survey}' does not take {', '.join(k.replace('_', '-') for k in refused)}; leave it out, or use "
+            f"survey {' or '.join(s for s in TAKES if refused[0] in TAKES[s])}"
+        )
+    stem = Path(survey).stem if survey.endswith(".toml") else survey
+    target = Path(out) if out is not None else home.survey_path(name or stem)
+    name = name or (target.stem if out is not None else stem)
+    source = _open(kind, survey, name, target, options, dry_run)
+    if source is None:
+        _say("plan: the objects come from a query, and a dry run asks nobody: how many they are is not known yet")
+        return {"objects": None, "out": str(target)}
     if dry_run:
         return _plan(source, target)
 
     present = target.exists()
-    store = ingest_survey(source, target, workers=workers)
-    _summary(store, source, present)
+    store = ingest_survey(source, target, workers=1 if kind == "service" else workers, retry_failed=retry_failed)
+    _summary(store, source, present and not retry_failed)
+    if kind == "service":
+        shutil.rmtree(_uncached(target), ignore_errors=True)
+        write_manifest(store, target.with_suffix(".manifest.parquet"))
     return store
 
 
-def _open(
-    survey: str,
-    path: str | os.PathLike[str] | None,
-    catalog: str | os.PathLike[str] | None,
-    labels: str | Sequence[str],
-    columns: Mapping[str, str] | None,
-    size: int,
-    count: int,
-    seed: int,
-    rare_fraction: float | None,
-    labelled: float,
-    name: str,
-) -> Survey:
-    if survey == "local":
-        if path is None:
+def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any], dry_run: bool) -> Survey | None:
+    """Return the survey; None where a dry run would have to ask for its objects."""
+    settings = {k: v for k, v in given.items() if k in TAKES[kind]}
+    if kind == "local":
+        if settings["path"] is None:
             raise InputError("survey 'local' needs the folder of images: --path IMAGES")
         from galscan.surveys.local import LocalSurvey
 
-        return LocalSurvey(path, catalog, (labels,) if isinstance(labels, str) else labels, size, columns, name)
-    given = [k for k, v in {"path": path, "catalog": catalog, "labels": labels, "columns": columns}.items() if v]
-    if given:
-        raise InputError(
-            f"survey 'simulated' makes its own images and labels; leave out {', '.join(given)}, or use survey 'local'"
-        )
-    from galscan.surveys.simulated import SimulatedSurvey
+        return LocalSurvey(name=name, **settings)
+    if kind == "simulated":
+        from galscan.surveys.simulated import SimulatedSurvey
 
-    settings: dict[str, Any] = {} if rare_fraction is None else {"rare_fraction": rare_fraction}
-    return SimulatedSurvey(count, size=size, seed=seed, labelled=labelled, name=name, **settings)
+        if settings["rare_fraction"] is None:
+            del settings["rare_fraction"]
+        return SimulatedSurvey(name=name, **settings)
+    from galscan.surveys.queries import objects
+    from galscan.surveys.service import ServiceSurvey
+
+    contact = settings.pop("contact")
+    contact = os.environ.get(CONTACT, "") if contact is None else contact
+    remember = None if settings.pop("cache") else _uncached(target)
+    catalog, query = settings.pop("catalog"), settings.pop("query")
+    if catalog is not None and query is not None:
+        raise InputError("--catalog and --query exclude each other; give one")
+    if catalog is None:
+        if query is None and settings["cone"] is None:
+            raise InputError(f"survey '{survey}' needs objects: --catalog TABLE, --query gz2, or --cone RA,DEC,RADIUS")
+        place = target.with_suffix(".objects.parquet")
+        catalog = objects(survey, query, settings["cone"], place, contact=contact, ask=not dry_run)
+        if catalog is None:
+            return None
+    return ServiceSurvey(survey, catalog, name=name, contact=contact, remember=remember, **settings)
+
+
+def _uncached(target: Path) -> Path:
+    """Return where answers are kept until the store is complete, if not in the cache."""
+    return target.with_name(target.name + ".answers")
 
 
 def _plan(source: Survey, out: Path) -> dict[str, Any]:
@@ -118,9 +185,15 @@ def _plan(source: Survey, out: Path) -> dict[str, Any]:
     _say(f"plan: {count:,} objects in {shards} shards, at most {count * each / 1e6:,.1f} MB, to {out}; nothing written")
     _warn(source)
     unmatched = len(getattr(source, "unmatched", ()))
-    return {
-        "objects": count, "shards": shards, "bytes": count * each, "out": str(out), "images_without_row": unmatched,
-    }  # fmt: skip
+    plan = {"objects": count, "shards": shards, "bytes": count * each, "out": str(out), "images_without_row": unmatched}
+    if hasattr(source, "plan"):
+        price = source.plan()
+        _say(
+            f"plan: {price['requests']:,} requests to {price['host']}, {price['per_minute']:g} a minute at most: "
+            f"{timedelta(seconds=round(price['seconds']))}, about {price['megabytes']:,.0f} MB, if nothing is cached"
+        )
+        plan |= price
+    return plan
 
 
 def _summary(store: Store, source: Survey, present: bool) -> None:
@@ -128,6 +201,14 @@ def _summary(store: Store, source: Survey, present: bool) -> None:
     bad = ", ".join(f"{count:,} {reason}" for reason, count in result["unusable"].items()) or "none"
     state = "was complete already" if present else "is complete"
     _say(f"{store.path} {state}: {result['stored']:,} cutouts stored, unusable: {bad}")
+    if hasattr(source, "plan"):
+        _say(f"no coverage: {result['no_coverage']:,}, failed: {result['failed']:,}")
+        if result["failed"]:
+            told = manifest(store)
+            reasons = told["reason"][told["outcome"] == "failed"].value_counts()
+            _say(f"warning: {reasons.iloc[0]:,} failed with '{reasons.index[0]}'; --retry-failed asks for them again")
+        if not result["stored"]:
+            _say("warning: there is no image at all; does the survey cover these objects, is its address right?")
     _warn(source)
 
 

@@ -45,11 +45,15 @@ class Loopback:
         with urllib.request.urlopen(f"{self.url}/_log") as answer:
             return [tuple(entry) for entry in json.load(answer)]
 
+    def count(self) -> int:
+        with urllib.request.urlopen(f"{self.url}/_count") as answer:
+            return int(answer.read())
+
     def survey(self, name: str, folder: Path, per_minute: float = 60_000, **settings: Any) -> Path:
         """Write the shipped survey `name` to `folder`, with this server in the place of all its hosts."""
         text = (shipped("catalogs") / "surveys" / f"{name}.toml").read_text(encoding="utf-8")
         text = re.sub(r"https://[^/\"]+", self.url, text)
-        settings = {"hosts": [self.host], "per_minute": per_minute, "connections": 4, "timeout": 2.0} | settings
+        settings = {"hosts": [self.host], "per_minute": per_minute, "connections": 4, "timeout": 20.0} | settings
         for key, value in settings.items():
             line = f"{key} = {json.dumps(value)}"
             text, found = re.subn(rf"(?m)^{key} = .*$", lambda _, line=line: line, text)

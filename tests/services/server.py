@@ -3,7 +3,8 @@
     python -m tests.services.server [--objects 2000] [--certificate FILE]
 
 prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that share of
-the answers misbehave; ``/_mode/MODE/...`` makes one do so; ``GET /_log`` lists what was asked, and when.
+the answers misbehave; ``/_mode/MODE/...`` makes one do so; ``GET /_log`` lists what was asked, and when, ``/_count``
+says how much.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         now = time.monotonic()
+        if self.path == "/_count":
+            return self.send(str(len(self.state.log)).encode(), "text/plain")
         if self.path == "/_log":
             return self.send(json.dumps(self.state.log).encode(), "application/json")
         mode = self.state.mode()
@@ -288,6 +291,7 @@ def main() -> None:
     parser.add_argument("--row-limit", type=int, default=ROW_LIMIT)
     parser.add_argument("--certificate", help="PEM of key and certificate: speak TLS on a second port as well")
     options = parser.parse_args()
+    sky.galaxies()  # now, as the first to ask may not be patient
     Handler.state = State(options.objects, options.row_limit)
     servers = [Server(("127.0.0.1", 0), Handler)]
     if options.certificate:
