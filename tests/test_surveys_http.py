@@ -13,7 +13,8 @@ import pytest
 from galscan.errors import InputError
 from galscan.surveys import http
 from galscan.surveys.answers import Answer
-from galscan.surveys.http import Client, FetchError, HostDown, Manners, retry_after
+from galscan.surveys.http import Client, Manners
+from galscan.surveys.trouble import FetchError, HostDown, retry_after
 from tests.services.loopback import Loopback
 
 PICTURE = "/dr17/SkyServerWS/ImgCutout/getjpeg?ra=150&dec=2&scale=0.4&width=64&height=64"
@@ -139,8 +140,25 @@ def test_a_host_that_fails_again_and_again_is_left_alone(service, tmp_path):
         HostDown, match="is left alone, 3 failures in a row, at last HTTP 500; what was fetched is kept"
     ):
         asker.get(f"{service.url}{PICTURE}&n=3", picture)
-    assert len(service.log()) == 6
+    assert len(service.log()) == 7, "two tries each, and a last one for what had come before"
+    with pytest.raises(HostDown):
+        asker.get(f"{service.url}{PICTURE}&n=4", picture)
+    assert len(service.log()) == 7
     assert asker.get(service.url + PICTURE, picture), "what is there already needs no host"
+
+
+def test_a_place_where_everything_fails_is_no_dead_host(service, tmp_path):
+    asker = client(service, tmp_path, give_up=3, tries=1)
+    asker.get(service.url + PICTURE, picture)
+    for n in range(20):
+        with pytest.raises(FetchError):
+            asker.get(f"{service.url}/_mode/500{PICTURE}&n={n}", picture)
+    assert sum(not mode for *_, mode in service.log()) == 1 + 6
+    fresh = client(service, tmp_path, give_up=3, tries=1)
+    fresh.get(service.url + PICTURE, picture)
+    for n in range(5):  # what is in the cache was had as well
+        with pytest.raises(FetchError):
+            fresh.get(f"{service.url}/_mode/html{PICTURE}&n={n}", picture)
 
 
 def test_nobody_there(tmp_path, monkeypatch):

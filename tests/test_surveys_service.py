@@ -18,8 +18,8 @@ from galscan.errors import InputError
 from galscan.store.layout import Flag
 from galscan.surveys.answers import Answer
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
-from galscan.surveys.http import HostDown
 from galscan.surveys.service import ServiceSurvey
+from galscan.surveys.trouble import HostDown
 from tests.services import sky
 from tests.services.loopback import galaxies
 

@@ -12,7 +12,7 @@ import galscan
 from galscan import cli
 from galscan.errors import ConflictError, InputError
 from galscan.store.manifest import outcomes
-from galscan.surveys.http import HostDown
+from galscan.surveys.trouble import HostDown
 from tests.services import sky
 from tests.services.loopback import galaxies
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import threading
@@ -74,18 +75,21 @@ def ingest_survey(
             return store
         with unfinished.held(partial):
             _copy(out, partial, plan)
-            _retry(partial, survey, plan, out)
+            trouble = _retry(partial, survey, plan, out)
             _finish(partial, plan)
             with storage_errors(out):
                 unfinished.deliver(partial, out)
+        if trouble:  # what came before it is in the store
+            raise trouble
         return layout.open_store(out)
 
     with unfinished.held(partial):
         if not _taken(out):  # else another process finished it meanwhile
             _prepare(partial, survey, plan)
             _run(partial, survey, plan, workers or os.cpu_count() or 1, out)
-            if retry_failed:
-                _retry(partial, survey, plan, out)
+            trouble = _retry(partial, survey, plan, out) if retry_failed else None
+            if trouble:
+                raise trouble
             _finish(partial, plan)
             with storage_errors(out):
                 os.rename(partial, out)
@@ -356,36 +360,49 @@ def _copy(out: Path, partial: Path, plan: dict[str, Any]) -> None:
     write_json(partial / MARKERS / "plan.json", plan)
 
 
-def _retry(partial: Path, survey: Survey, plan: dict[str, Any], out: Path) -> None:
-    """Ask once more for what failed, and write the shards that hold it anew."""
+def _retry(partial: Path, survey: Survey, plan: dict[str, Any], out: Path) -> GalscanError | None:
+    """Ask once more for what failed, and write the shards that hold it anew. Return what put an end to it, if anything.
+
+    In random order, lest a few that always fail stand in the way of the others each time.
+    """
     todo = _to_retry(partial, plan)
-    total = sum(map(len, todo.values()))
+    trouble = None
     try:
-        with progress.track("retry", total, "objects") as advance:
-            for shard, failed in todo.items():
-                _retry_shard(partial, survey, plan, shard, failed)
-                advance(len(failed))
+        with progress.track("retry", sum(map(len, todo.values())), "objects") as advance:
+            for shard in random.sample(sorted(todo), len(todo)):
+                rows = random.sample(todo[shard], len(todo[shard]))
+                if trouble := _retry_shard(partial, survey, shard, rows):
+                    break
+                advance(len(rows))
     except KeyboardInterrupt:
         left = sum(map(len, _to_retry(partial, plan).values()))
         raise Interrupted(f"stopped with {left} of {out} still failed; the same command goes on from there") from None
+    return trouble
 
 
-def _retry_shard(partial: Path, survey: Survey, plan: dict[str, Any], shard: int, failed: list[int]) -> None:
+def _retry_shard(partial: Path, survey: Survey, shard: int, failed: list[int]) -> GalscanError | None:
     old = read_json(marker_path(partial, shard))
     rows = slice(*old["rows"])
     final = set(old.get("no_coverage", ()))
     unusable = {entry[0]: (entry, entry[0] in final) for entry in old["unusable"]}
     group = zarr.open_group(partial, mode="r")
     columns: dict[str, np.ndarray] = {}
+    trouble = None
     for row in failed:
-        fresh, bad = _collect(survey, slice(row, row + 1), _silent)
+        try:
+            fresh, bad = _collect(survey, slice(row, row + 1), _silent)
+        except GalscanError as error:  # of the survey: a host that is to be left alone
+            trouble = error
+            break
         columns = columns or {name: np.array(group[name][rows]) for name in fresh}  # type: ignore[index]
         for name in ("images", "pixel_scale", "flags"):
             columns[name][row - rows.start] = fresh[name][0]
         unusable.pop(row)
         if bad:
             unusable[row] = bad[0]
-    _put(partial, shard, rows, columns, [unusable[row] for row in sorted(unusable)])
+    if columns:
+        _put(partial, shard, rows, columns, [unusable[row] for row in sorted(unusable)])
+    return trouble
 
 
 def _sync_file(path: Path) -> None:

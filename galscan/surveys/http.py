@@ -7,52 +7,28 @@ where an answer sends us elsewhere, and no body is believed before its size and 
 
 from __future__ import annotations
 
-import email.utils
 import random
-import re
 import sys
 import threading
 import time
 import urllib.request
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import galscan
-from galscan.errors import GalscanError, InputError
+from galscan.errors import InputError
 from galscan.surveys.answers import Answer, Answers
 from galscan.surveys.pace import Pace
+from galscan.surveys.trouble import AGAIN, BUSY, Again, FetchError, HostDown, network_errors, retry_after, unpack
 
-AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that time may heal
-BUSY = (429, 503)  # the whole host asks for a pause
 REDIRECTS = (301, 302, 303, 307, 308)
 PATIENCE = 900.0  # seconds: a host that asks for a longer pause is left alone
 FIRST_PAUSE = 1.0  # seconds; each further pause is twice as long
 
 T = TypeVar("T")
-
-
-class FetchError(GalscanError):
-    """A request that will not succeed: the reason of one object, not the end of all."""
-
-
-class HostDown(GalscanError):
-    """A host is left alone; what was fetched is kept."""
-
-
-class Again(Exception):
-    """An attempt failed in a way that time may heal.
-
-    `pause` is what the host asked for, in seconds, `everybody` whether other requests are to wait as well, and `heard`
-    whether anything came from there.
-    """
-
-    def __init__(self, reason: str, pause: float | None = None, *, everybody: bool = False, heard: bool = True):
-        super().__init__(reason)
-        self.pause, self.everybody, self.heard = pause, everybody, heard
 
 
 @dataclass(frozen=True)
@@ -72,7 +48,8 @@ class Manners:
     tries : int
         How often one thing is asked for.
     give_up : int
-        Things in a row that could not be had, after which the host is left alone.
+        Things in a row that could not be had, after which the host is left alone, unless it still gives what it gave
+        before.
     max_mb : float
         Largest body, unpacked.
     """
@@ -108,7 +85,6 @@ class Client:
             raise InputError("contact and token are one line each of printable characters")
         self.manners, self.token = manners, token
         self.agent = f"galscan/{galscan.__version__}" + (f" ({contact})" if contact else "")
-        self.asked = 0  # requests that went out
         self.answers = Answers(remember or cache / "answers")
         self._stopped = threading.Event()
         self._pace = {h: Pace(cache / "pace", h, manners.per_minute, PATIENCE, self._stopped) for h in manners.hosts}
@@ -116,6 +92,9 @@ class Client:
         self._managers: dict[str, Any] = {}
         self._failures = dict.fromkeys(manners.hosts, 0)
         self._heard = dict.fromkeys(manners.hosts, False)
+        self._good: dict[str, str] = {}  # what was had from each host
+        self._down: set[str] = set()
+        self._doubt = threading.Lock()
         self._last, self._said = "", 0.0
 
     def stop(self) -> None:
@@ -140,12 +119,14 @@ class Client:
         """
         host = self._host(url)
         if (known := self.answers.recall(url)) is not None:
+            self._good.setdefault(host, url)
             return read(known)
 
         def attempt() -> T:
             answer = self._ask(url)
             value = read(answer)
             self.answers.keep(url, answer)
+            self._good[host] = url
             return value
 
         return self.patiently(host, attempt)
@@ -158,7 +139,7 @@ class Client:
         for k in range(self.manners.tries):
             if self._stopped.is_set():
                 raise HostDown("stopped")
-            if self._failures[host] >= self.manners.give_up:
+            if self._failures[host] >= self.manners.give_up and not self._alive(host):
                 raise HostDown(self._words(host, f"{self._failures[host]} failures in a row, at last {self._last}"))
             self._pace[host].wait()
             try:
@@ -168,6 +149,7 @@ class Client:
                 pause = max(error.pause or 0.0, FIRST_PAUSE * 2**k * random.uniform(0.5, 1.0))
                 if pause > PATIENCE:
                     self._last, self._failures[host] = why, self.manners.give_up
+                    self._down.add(host)
                     raise HostDown(self._words(host, f"it asks for a pause of {pause / 60:,.0f} minutes")) from None
                 if k + 1 < self.manners.tries:
                     self._say(host, why, pause)
@@ -188,7 +170,12 @@ class Client:
     # --------------------------------------------------------------------------------------------- one request
 
     def _host(self, url: str, sent_by: str = "") -> str:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise FetchError(
+                f"sent on to what is no address ({error})" if sent_by else f"{url[:80]}: {error}"
+            ) from None
         host = parts.netloc.lower()
         if parts.scheme not in ("http", "https") or host not in self.manners.hosts:
             if sent_by:
@@ -232,10 +219,8 @@ class Client:
         headers = {"User-Agent": self.agent, "Accept-Encoding": "identity"}
         if self.token and urlsplit(url).netloc.lower() == self.manners.hosts[0]:
             headers["Authorization"] = f"Bearer {self.token}"
-        with self._lock:
-            self.asked += 1
         wait = urllib3.Timeout(connect=min(20.0, self.manners.timeout), read=self.manners.timeout)
-        with _network_errors():
+        with network_errors():
             return self._manager(url).request(
                 "GET", url, headers=headers, timeout=wait, retries=False, redirect=False, preload_content=False,
                 decode_content=False,
@@ -263,7 +248,7 @@ class Client:
         if promised.isdigit() and int(promised) > limit:
             raise FetchError(f"{int(promised) / 1e6:,.0f} MB are offered, at most {self.manners.max_mb:g} MB are read")
         body = bytearray()
-        with _network_errors():
+        with network_errors():
             while chunk := response.read1(1 << 16):
                 body += chunk
                 if len(body) > limit:
@@ -275,9 +260,25 @@ class Client:
         if promised.isdigit() and len(body) != int(promised):
             raise Again("cut off before its end")
         packed = response.headers.get("Content-Encoding", "identity").strip().lower()
-        return _unpack(bytes(body), packed, limit)
+        return unpack(bytes(body), packed, limit)
 
     # ----------------------------------------------------------------------------------------------- failures
+
+    def _alive(self, host: str) -> bool:
+        """Ask once for something that came before: a place where everything fails is no dead host."""
+        with self._doubt:
+            if self._failures[host] < self.manners.give_up:  # another thread was told so meanwhile
+                return True
+            if host in self._down or host not in self._good:
+                return False
+            self._pace[host].wait()
+            try:
+                self._ask(self._good[host])
+            except (Again, FetchError):
+                self._down.add(host)
+                return False
+            self._failures[host] = 0
+            return True
 
     def _failed(self, host: str, why: str) -> None:
         with self._lock:
@@ -292,69 +293,3 @@ class Client:
         if pause >= 5 and now - self._said > 10:
             self._said = now
             print(f"{host}: {why}; waiting {pause:,.0f} s", file=sys.stderr, flush=True)
-
-
-def in_our_terms(error: Exception) -> Exception:
-    """Return what to raise in `Client.patiently` for an exception of requests or astroquery."""
-    response: Any = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status in AGAIN:
-        return Again(f"HTTP {status}", retry_after(response.headers), everybody=status in BUSY)
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if status is None and names & {"Timeout", "TimeoutError", "ConnectionError", "ChunkedEncodingError"}:
-        return Again(_line(error), heard=False)
-    return FetchError(f"HTTP {status}" if status else f"{type(error).__name__}: {_line(error)}")
-
-
-class _network_errors:
-    """Turn what urllib3 raises into `Again`, or `FetchError` where asking again cannot help."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import urllib3.exceptions as raised
-
-        if error is None:
-            return
-        if isinstance(error, raised.LocationParseError) or "CERTIFICATE" in str(error):
-            raise FetchError(f"{type(error).__name__}: {_line(error)}") from None
-        if isinstance(error, raised.TimeoutError | TimeoutError):
-            raise Again("no answer in time", heard=False) from None
-        if "IncompleteRead" in str(error):
-            raise Again("cut off before its end") from None
-        if isinstance(error, raised.HTTPError | OSError):
-            raise Again(f"{type(error).__name__}: {_line(error)}", heard=False) from None
-
-
-def _line(error: BaseException) -> str:
-    text = re.sub(r"<[^>]*>:?|HTTPS?ConnectionPool\([^)]*\):", " ", str(error))
-    return " ".join(text.split())[:160]
-
-
-def _unpack(body: bytes, packed: str, limit: int) -> bytes:
-    """Undo a Content-Encoding we did not ask for, and stop where it would fill the memory."""
-    if packed in ("", "identity"):
-        return body
-    if packed not in ("gzip", "x-gzip", "deflate"):
-        raise FetchError(f"packed as '{packed[:20]}', which was not asked for")
-    try:
-        unpacked = zlib.decompressobj(47 if "gzip" in packed else 15).decompress(body, limit + 1)
-    except zlib.error as error:
-        raise Again(f"cannot be unpacked ({error})") from None
-    if len(unpacked) > limit:
-        raise FetchError(f"{len(body):,} bytes that unpack to more than {limit / 1e6:g} MB")
-    return unpacked
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a Retry-After header asks for: a number, or a date by the server's own clock."""
-    value = (headers.get("Retry-After") or "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        then = email.utils.parsedate_to_datetime(value).timestamp()
-        date = headers.get("Date")
-        now = email.utils.parsedate_to_datetime(date).timestamp() if date else time.time()
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, then - now)

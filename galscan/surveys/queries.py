@@ -24,8 +24,9 @@ from galscan.files import atomic_path
 from galscan.labels import load_schema
 from galscan.surveys import tables
 from galscan.surveys.declared import Objects, load_survey
-from galscan.surveys.http import Client, FetchError, Manners, in_our_terms
+from galscan.surveys.http import Client, Manners
 from galscan.surveys.service import check_cone
+from galscan.surveys.trouble import FetchError, in_our_terms
 
 GZ2 = "gz2"
 VIZIER = "vizier:"

@@ -20,10 +20,11 @@ from galscan.surveys import tables
 from galscan.surveys.answers import Answer
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
 from galscan.surveys.declared import Declared, fill, load_survey
-from galscan.surveys.http import Client, FetchError
+from galscan.surveys.http import Client
 from galscan.surveys.images import read_fits, read_picture
 from galscan.surveys.in_order import in_order
 from galscan.surveys.pace import SLACK
+from galscan.surveys.trouble import FetchError
 
 ROLES = ("id", "ra", "dec", "radius")
 MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "fits": b"SIMPLE  ="}

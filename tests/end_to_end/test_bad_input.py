@@ -130,6 +130,17 @@ MISTAKES = [
     ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
     ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv is a file", "give the folder"),
     ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "no JPEG, PNG or FITS file in", "bare", "--path"),
+    # surveys by service; nobody is asked
+    ("ingest --survey sds --catalog {p}/good.csv --out {o}/s.zarr", "'sds'", "did you mean 'sdss'"),
+    ("ingest --survey {p}/no.toml --catalog {p}/good.csv --out {o}/s.zarr", "no.toml does not exist", "sdss"),
+    ("ingest --survey sdss --out {o}/s.zarr", "'sdss' needs objects", "--catalog TABLE", "--query gz2"),
+    ("ingest --survey sdss --catalog {p}/nokey.csv --out {o}/s.zarr", "no id column; it has key", "--column id="),
+    ("ingest --survey sdss --catalog {p}/twice.csv --column ra=id --column dec=id --out {o}/s.zarr", "'2' occurs more"),
+    ("ingest --survey sdss --query gz3 --out {o}/s.zarr", "'gz3' is not understood", "give gz2, vizier:TABLE"),
+    ("ingest --survey sdss --cone 1,2 --out {o}/s.zarr", "'1,2'", "RA,DEC,RADIUS"),
+    ("ingest --survey sdss --cone 1,99,2 --out {o}/s.zarr", "1,99,2", "declination -90 to 90"),
+    ("ingest --survey legacy-dr10 --layer ls-dr11 --catalog {p}/good.csv --out {o}/s.zarr", "ls-dr11", "did you mean"),
+    ("ingest --survey sdss --path {p}/im --catalog {p}/good.csv --out {o}/s.zarr", "not take path", "survey local"),
     # names that do not exist
     ("ingest --survey locl --out {o}/s.zarr", "'locl'", "did you mean 'local'"),
     (LOCAL + " --catalog {p}/good.csv --labels efigy", "'efigy'", "did you mean 'efigi'"),

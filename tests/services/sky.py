@@ -22,6 +22,7 @@ from galscan.surveys.simulated import SimulatedSurvey
 
 KINDS = 8  # galaxies that are drawn; each position shows one of them
 CELLS = 16
+NANOMAGGIES = 0.0022  # of a count of the SDSS frames, on a pixel as small as those of Legacy Surveys
 
 
 def code(ra: float, dec: float) -> int:
@@ -128,4 +129,4 @@ def _real(ra: float, dec: float, pixels: int, scale: float, bands: str) -> np.nd
         with fits.open(real_folder() / "fits-sdss-gri" / f"{near[0]}_{'i' if band == 'z' else band}.fits") as hdus:
             column, row = WCS(hdus[0].header).all_world2pix(*there, 0)
             planes.append(map_coordinates(hdus[0].data.astype(float), [row, column], order=1).reshape(pixels, pixels))
-    return np.stack(planes)
+    return NANOMAGGIES * np.stack(planes)
