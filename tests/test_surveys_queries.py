@@ -55,6 +55,9 @@ def test_galaxy_zoo_2(service, sdss, tmp_path: Path) -> None:
     assert objects(sdss(), "gz2", None, out) == out and not service.log(), "what is there is not asked for again"
     with pytest.raises(ConflictError, match="holds the objects of another query"):
         objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, out)
+    out.write_text("a table of somebody else")
+    with pytest.raises(ConflictError, match="holds the objects of another query"):
+        objects(sdss(), "gz2", None, out)
 
 
 def test_pages_that_came_are_kept(service, sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,10 @@ from galscan import home, unfinished
 from galscan.errors import ConflictError, GalscanError, InputError
 from galscan.files import atomic_path
 from galscan.labels import load_schema
+from galscan.sky import Cone, check_cone
 from galscan.surveys import tables
 from galscan.surveys.declared import Objects, load_survey
 from galscan.surveys.http import Client, Manners
-from galscan.surveys.service import check_cone
 from galscan.surveys.trouble import FetchError, in_our_terms
 
 GZ2 = "gz2"
@@ -38,7 +38,7 @@ BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # galaxies of a cone whose
 def objects(
     survey: str,
     query: str | None,
-    cone: tuple[float, float, float] | None,
+    cone: Cone | None,
     out: Path,
     *,
     contact: str = "",
@@ -76,14 +76,15 @@ def objects(
     else:
         asker = _SkyServer(places, *_sql(query, cone), contact)
     if out.is_file():
-        held = pd.read_parquet(out, columns=["id"]).attrs.get("request")
+        try:
+            held = pd.read_parquet(out, columns=["id"]).attrs.get("request")
+        except Exception:  # pyarrow has many kinds for what is not Parquet, or has no such column
+            held = None
         if held != asker.request:
             raise ConflictError(f"{out} holds the objects of another query; remove it or choose another --out")
         return out
     if not ask:
         return None
-    if out.exists():
-        raise ConflictError(f"{out} exists and is no table of objects; remove it or choose another --out")
     with unfinished.work_on(out, asker.request, "query") as work:
         frame = asker.fetch(work)
         frame.attrs = {"request": asker.request}
@@ -94,7 +95,7 @@ def objects(
     return out
 
 
-def _sql(query: str | None, cone: tuple[float, float, float] | None) -> tuple[str, str]:
+def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
     """Return the SQL of a query and the id it is ordered by; no id where that has still to be found out."""
     if query is None:
         if cone is None:

@@ -15,6 +15,7 @@ import pandas as pd
 from galscan import home
 from galscan.errors import InputError, nearest
 from galscan.files import file_digest
+from galscan.sky import Cone, check_cone, in_cone
 from galscan.store.layout import Flag
 from galscan.surveys import tables
 from galscan.surveys.answers import Answer
@@ -31,21 +32,6 @@ MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "fits": b"SIMPLE 
 OVERSAMPLE = 2  # pixels asked for over pixels stored: services sample coarsely, we average
 FRAMES = (1.0, 7200.0)  # arcsec: a cutout of less or more is a mistake in the catalog
 BLACK = 2  # a row of pixels no brighter than this lies beyond the survey's edge
-
-
-def check_cone(cone: tuple[float, float, float]) -> None:
-    """Refuse a cone that is not on the sky.
-
-    Raises
-    ------
-    InputError
-    """
-    ra, dec, radius = cone
-    if not (np.isfinite(cone).all() and 0 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180):
-        raise InputError(
-            f"--cone {ra:g},{dec:g},{radius:g}: give right ascension 0 to 360, declination -90 to 90 and a radius "
-            "above 0, in degrees"
-        )
 
 
 class Unusable(FetchError):
@@ -99,7 +85,7 @@ class ServiceSurvey:
         frame: float | None = None,
         pixel_scale: float | None = None,
         layer: str | None = None,
-        cone: tuple[float, float, float] | None = None,
+        cone: Cone | None = None,
         contact: str = "",
         remember: Path | None = None,
     ):
@@ -142,15 +128,10 @@ class ServiceSurvey:
             # Real surveys may lie there, so it is no error.
             print(f"warning: no ra of {where} is above 24; hours must be given as degrees", file=sys.stderr)
 
-    def _within(
-        self, table: pd.DataFrame, columns: Mapping[str, str], cone: tuple[float, float, float]
-    ) -> pd.DataFrame:
-        from astropy.coordinates import angular_separation
-
+    def _within(self, table: pd.DataFrame, columns: Mapping[str, str], cone: Cone) -> pd.DataFrame:
         check_cone(cone)
         self._read_objects(table, columns)
-        here, middle = np.radians([self.ra, self.dec]), np.radians(cone[:2])
-        inside = angular_separation(*here, *middle) <= np.radians(cone[2])
+        inside = in_cone(self.ra, self.dec, cone)
         if not inside.any():
             raise InputError(f"no object of {self.catalog} lies in --cone {','.join(f'{c:g}' for c in cone)}")
         return table[inside].reset_index(drop=True)
