@@ -83,45 +83,70 @@ def demo(
 @_verb("ingest", "galscan ingest --survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr")
 def ingest(
     survey: Annotated[
-        str, typer.Option("--survey", help="local (a folder of images), frames (to cut from) or simulated.")
+        str,
+        typer.Option(
+            "--survey",
+            help="local (a folder of images), frames (to cut from), simulated, or by service: sdss, legacy-dr10, "
+            "legacy-dr10-jpeg, panstarrs, hips, or a survey.toml.",
+        ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="The store; default: in the data home, by name.")] = None,
     path: Annotated[
         Path | None, typer.Option("--path", help="Folder of JPEG, PNG or FITS images, or of frames.")
     ] = None,
-    catalog: Annotated[Path | None, typer.Option("--catalog", help="Table of objects: CSV, FITS or Parquet.")] = None,
+    catalog: Annotated[
+        Path | None, typer.Option("--catalog", help="Table of objects: CSV, FITS, VOTable or Parquet.")
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option("--query", help="Instead: gz2 (with votes), vizier:TABLE, or a SELECT for SkyServer."),
+    ] = None,
+    cone: Annotated[
+        str | None, typer.Option("--cone", help="RA,DEC,RADIUS in degrees: only these objects; alone, SDSS galaxies.")
+    ] = None,
     labels: Annotated[
-        list[str] | None, typer.Option("--labels", help="Label schema in it, e.g. efigi; repeatable.")
+        list[str] | None, typer.Option("--labels", help="Label schema in the table, e.g. efigi, gz2; repeatable.")
     ] = None,
     size: Annotated[int, typer.Option("--size", min=8, max=1024, help="Pixels on a side of a cutout.")] = 64,
+    frame: Annotated[
+        float | None, typer.Option("--frame", help="Side of a cutout over the object's radius; services: 8.48.")
+    ] = None,
+    pixel_scale: Annotated[
+        float | None, typer.Option("--pixel-scale", help="Arcsec per pixel, the same for all, instead.")
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Bands of frames, from blue to red: gri, or f606w,f814w.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Layer, or HiPS, e.g. CDS/P/DSS2/color.")] = None,
+    contact: Annotated[
+        str | None, typer.Option("--contact", help="Your address, told to services; default: $GALSCAN_CONTACT.")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep what services sent, for other stores.")
+    ] = True,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask once more for what failed, also of a complete store.")
+    ] = False,
     count: Annotated[int, typer.Option("--count", min=0, help="Galaxies to simulate.")] = 10_000,
     seed: Seed = 0,
     rare_fraction: Annotated[
         float | None, typer.Option("--rare-fraction", min=0, max=1, help="Share of rare galaxies (simulated).")
     ] = None,
     labelled: Annotated[float, typer.Option("--labelled", min=0, max=1, help="Share with labels (simulated).")] = 1.0,
-    bands: Annotated[
-        str | None, typer.Option("--bands", help="Bands of frames, from blue to red: gri, or f606w,f814w.")
-    ] = None,
-    pixel_scale: Annotated[
-        float | None, typer.Option("--pixel-scale", help="Arcsec a pixel (frames); default: the frame's own.")
-    ] = None,
-    frame: Annotated[
-        float | None, typer.Option("--frame", help="Instead: a cutout's side, in radii of the object (frames).")
-    ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option("--column", help="WHAT=NAME: the catalog column for id, file, ra, dec or radius; repeatable."),
+        typer.Option("--column", help="WHAT=NAME: the table's column for id, file, ra, dec or radius; repeatable."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the survey; default: the store's.")] = None,
     workers: Workers = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Read cutouts and a catalog into a store. Run it again to go on."""
+    """Bring images and a table of objects into a store. Run it again to go on."""
     store = galscan.ingest(
-        survey, out=out, path=path, catalog=catalog, labels=labels or (), size=size, count=count, seed=seed,
-        rare_fraction=rare_fraction, labelled=labelled, bands=bands, pixel_scale=pixel_scale, frame=frame,
+        survey, out=out, path=path, catalog=catalog, query=query, cone=_cone(cone), labels=labels or (), size=size,
+        frame=frame, pixel_scale=pixel_scale, bands=bands, layer=layer, contact=contact, cache=cache,
+        retry_failed=retry_failed, count=count, seed=seed, rare_fraction=rare_fraction, labelled=labelled,
         columns=_pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
     )  # fmt: skip
     _show(store, as_json)

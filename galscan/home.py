@@ -24,6 +24,11 @@ def data_home() -> Path:
     return Path(platformdirs.user_data_dir("galscan"))
 
 
+def cache_home() -> Path:
+    """Return where answers of services are kept; it may be removed at any time."""
+    return data_home() / "cache"
+
+
 def _checked(kind: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(f"{kind} name {name!r}: use 1-64 letters, digits, dots, dashes and underscores")

@@ -25,11 +25,11 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
-P = TypeVar("P", bound=_Part)
+P = TypeVar("P", bound=BaseModel)
 
 
 def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
-    """Make a part of a recipe from `values`; `where` names it in messages.
+    """Make a part of a recipe, or other declared data, from `values`; `where` names it in messages.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
     try:
         return part.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error.errors()[0])}") from None
+        raise InputError(f"{where}: {_explain(error.errors()[0], part)}") from None
 
 
 class DreamRule(_Part):
@@ -333,12 +333,12 @@ def _check_names(key: str, names: Iterable[str], schema: Schema) -> None:
             raise InputError(f"{key} names the unknown label '{answer}'{nearest(answer, schema.names)}")
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
     """Return pydantic's first complaint as one line that names the key."""
     path = [str(p) for p in error["loc"]]
     where = ".".join(path) or "the whole"
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{where}'{nearest(path[-1], _keys(path[:-1]))}"
+        return f"unknown key '{where}'{nearest(path[-1], _keys(path[:-1], root or Recipe))}"
     if error["type"] == "missing":
         return f"the key '{where}' is missing"
     if error["type"] == "value_error":
@@ -347,9 +347,9 @@ def _explain(error: Any) -> str:
     return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{given}"
 
 
-def _keys(path: list[str]) -> list[str]:
+def _keys(path: list[str], root: type[BaseModel]) -> list[str]:
     """Return the keys that may stand in the table at `path`."""
-    part: Any = Recipe
+    part: Any = root
     for step in path:
         if part is Recipe and step == "schemas":
             part = dict
@@ -359,4 +359,6 @@ def _keys(path: list[str]) -> list[str]:
             part = get_args(part)[0]
         else:
             part = next(f.annotation for n, f in part.model_fields.items() if step in (n, f.alias))
+        if type(None) in get_args(part):
+            part = get_args(part)[0]
     return [f.alias or n for n, f in part.model_fields.items()]

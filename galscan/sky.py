@@ -1,8 +1,12 @@
-"""The sky: names of positions."""
+"""The sky: names of positions, and regions."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from galscan.errors import InputError
+
+Cone = tuple[float, float, float]  # right ascension and declination of the middle, and the radius, in degrees
 
 _GUARD = 1e-6  # ticks: 10 h is 3,599,999.9999999995 ticks in floating point and must stay 10 h
 
@@ -39,3 +43,27 @@ def designation(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
         for a, d, south in zip(across.tolist(), up.tolist(), (dec[good] < 0).tolist(), strict=True)
     ]
     return names
+
+
+def check_cone(cone: Cone) -> None:
+    """Refuse a cone that is not on the sky.
+
+    Raises
+    ------
+    InputError
+        Saying what a cone is.
+    """
+    ra, dec, radius = cone
+    if not (np.isfinite(cone).all() and 0 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180):
+        raise InputError(
+            f"--cone {ra:g},{dec:g},{radius:g}: give right ascension 0 to 360, declination -90 to 90 and a radius "
+            "above 0, in degrees"
+        )
+
+
+def in_cone(ra: np.ndarray, dec: np.ndarray, cone: Cone) -> np.ndarray:
+    """Return which positions (degrees) lie in a cone; one that is not known lies in none."""
+    from astropy.coordinates import angular_separation
+
+    here, middle = np.radians([ra, dec]), np.radians(cone[:2])
+    return np.asarray(angular_separation(*here, *middle) <= np.radians(cone[2]))

@@ -60,3 +60,20 @@ def client():
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="session")
+def services():
+    """Return the survey services, on loopback, in a process of their own; each test begins with them well behaved."""
+    from tests.services.loopback import loopback
+
+    with loopback() as server:
+        yield server
+
+
+@pytest.fixture
+def service(services, monkeypatch):
+    """Return the loopback services, well behaved, and a client that is not patient."""
+    monkeypatch.setattr("galscan.surveys.http.FIRST_PAUSE", 0.02)
+    services.behave()
+    return services

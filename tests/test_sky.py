@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.sky import designation
+from galscan.errors import InputError
+from galscan.sky import check_cone, designation, in_cone
 
 
 def _name(ra: float, dec: float) -> str:
@@ -68,3 +69,15 @@ def test_exact_ticks_keep_their_name(across, up):
 def test_vectorised_with_gaps():
     assert designation(np.array([1.0, np.nan]), np.array([2.0, 2.0])).tolist() == ["J000400.00+020000.0", ""]
     assert designation(np.array([]), np.array([])).shape == (0,)
+
+
+@pytest.mark.parametrize("cone", [(361, 0, 1), (0, 91, 1), (0, 0, 0), (0, 0, 181), (np.nan, 0, 1)])
+def test_a_cone_that_is_not_on_the_sky(cone):
+    with pytest.raises(InputError, match=r"--cone .*: give right ascension 0 to 360"):
+        check_cone(cone)
+
+
+def test_in_a_cone():
+    check_cone((0.0, 89.5, 1.0))
+    ra, dec = np.array([180.0, 0.0, 359.9, np.nan]), np.array([89.6, 88.0, 89.0, 0.0])
+    assert in_cone(ra, dec, (0.0, 89.5, 1.0)).tolist() == [True, False, True, False], "over the pole, across 0 h"

@@ -1,4 +1,7 @@
-"""What any survey must do, whatever it reads from. A new survey joins by adding itself to `SURVEYS`."""
+"""What any survey must do, whatever it reads from. A new survey joins by adding itself to `SURVEYS`.
+
+Surveys of services are asked on loopback; with ``-m network`` the same is asked of the real ones.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from PIL import Image
 
 from galscan.store.layout import UNUSABLE, Flag
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
+from galscan.surveys.declared import survey_names
 from galscan.surveys.frames import FramesSurvey
 from galscan.surveys.local import LocalSurvey
+from galscan.surveys.service import ServiceSurvey
 from galscan.surveys.simulated import SimulatedSurvey
 from tests.mosaics_on_disk import cut_short, tan, three_bands
+from tests.services.loopback import galaxies
 
 COUNT = 300
 
@@ -49,12 +55,18 @@ def frames(tmp_path: Path) -> Survey:
     return FramesSurvey(tmp_path, labels=("efigi",), size=16)
 
 
-SURVEYS: list[Callable[[Path], Survey]] = [local, simulated, frames]
+SURVEYS: list[Callable[[Path], Survey] | str] = [local, simulated, frames, *survey_names()]
 
 
-@pytest.fixture(params=SURVEYS, ids=lambda make: make.__name__)
+@pytest.fixture(params=SURVEYS, ids=lambda make: getattr(make, "__name__", make))
 def survey(request: pytest.FixtureRequest, tmp_path: Path) -> Survey:
-    return request.param(tmp_path)
+    if not isinstance(request.param, str):
+        return request.param(tmp_path)
+    services = request.getfixturevalue("service")
+    answers = request.getfixturevalue("tmp_path_factory").getbasetemp() / "answers"  # asked for once, by all tests
+    table = galaxies(tmp_path / "objects.csv", COUNT, sure=range(250, COUNT))
+    declared = services.survey(request.param, tmp_path)
+    return ServiceSurvey(str(declared), table, labels=("efigi",), size=16, remember=answers)
 
 
 def test_is_a_survey(survey: Survey) -> None:
@@ -118,3 +130,15 @@ def test_objects_do_not_consume_the_sky(survey: Survey) -> None:
 def test_the_broken_one_is_told_from_the_missing_one(tmp_path: Path) -> None:
     outcomes = list(local(tmp_path).cutouts(0, 10))
     assert outcomes[5].flag == Flag.MISSING and outcomes[7].flag == Flag.UNREADABLE
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", survey_names())
+def test_the_real_service(name: str, tmp_path: Path) -> None:
+    """M 51, a place in the far south, and one that is nowhere."""
+    table = pd.DataFrame({"id": [1, 2, 3], "ra": [202.4696, 30.0, np.nan], "dec": [47.1952, -88.0, 0.0], "efigi_t": 4})
+    table.to_csv(tmp_path / "objects.csv", index=False)
+    survey = ServiceSurvey(name, tmp_path / "objects.csv", size=64, pixel_scale=8.0)
+    first, second, third = survey.cutouts(0, 3)
+    assert isinstance(first, Cutout) and first.image.std() > 10 and first.pixel_scale == pytest.approx(8.0)
+    assert isinstance(second, Cutout if name == "hips" else NoCoverage) and isinstance(third, Failed)

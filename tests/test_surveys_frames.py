@@ -14,8 +14,9 @@ from astropy.wcs import WCS
 
 import galscan
 from galscan.errors import InputError, NotFoundError
-from galscan.store.ingest import ingest_survey, outcomes
+from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Flag
+from galscan.store.manifest import outcomes
 from galscan.surveys.base import Cutout, Failed, NoCoverage
 from galscan.surveys.frames import OPEN, FramesSurvey
 from galscan.surveys.images import read_fits
@@ -232,7 +233,7 @@ def test_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     sky(tmp_path)
     plan = galscan.ingest("frames", path=tmp_path, size=32, out=tmp_path / "s.zarr", dry_run=True)
     assert (plan["frames"], plan["on_no_frame"], plan["objects"]) == (3, 1, 7)
-    assert "from 3 frames" in capsys.readouterr().err and not (tmp_path / "s.zarr").exists()
+    assert "plan: 3 frames" in capsys.readouterr().err and not (tmp_path / "s.zarr").exists()
     store = galscan.ingest("frames", path=tmp_path, size=32, pixel_scale=0.8, out=tmp_path / "s.zarr", workers=1)
     assert store.column("pixel_scale")[:6] == pytest.approx(np.full(6, 0.8), rel=1e-4)
     assert store.column("flags")[6] == int(Flag.MISSING)

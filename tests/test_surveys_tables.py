@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
+from astropy.io.votable import from_table
 from astropy.table import Table
 
 from galscan.errors import InputError
+from galscan.surveys import tables
 from galscan.surveys.base import Cutout
 from galscan.surveys.local import LocalSurvey
 from tests.pictures_on_disk import OBJID, only, picture, write
@@ -98,3 +101,51 @@ def test_garbage_catalog(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"t.{suffix}").write_bytes(b"\xff\xfe\x00garbage\x80")
     with pytest.raises(InputError, match=f"t.{suffix} cannot be read"):
         LocalSurvey(tmp_path, tmp_path / f"t.{suffix}")
+
+
+@pytest.mark.parametrize("form", ["fits", "vot"])
+def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> None:
+    """A table as VizieR gives it: main positions in sexagesimal text, computed ones beside them, others further on."""
+    names = ("recno", "NGC", "RAJ2000", "DEJ2000", "_RA", "_DE", "RAgal")
+    values = ([1, 2], ["N1", "N2"], ["00 07 16", "00 07 17"], ["+27", "+28"], [1.8, 1.9], [27.7, 27.8], [5.0, 6.0])
+    table = Table(list(values), names=names)
+    ucd = dict(zip(names, ("", "meta.id;meta.main", "pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "pos.eq.ra",
+                           "pos.eq.dec", ""), strict=True))  # fmt: skip
+    path = tmp_path / f"table.{form}"
+    if form == "fits":
+        hdu = fits.table_to_hdu(table)
+        hdu.header.update({f"TUCD{k}": ucd[c] for k, c in enumerate(names, 1)})
+        hdu.writeto(path)
+    else:
+        tree = from_table(table)
+        for field in tree.resources[0].tables[0].fields:
+            field.ucd = ucd[field.name] or None
+        tree.to_xml(str(path))
+    frame = tables.read_table(path, {})
+    found = [tables.find_column(frame, role, {}, "table") for role in ("id", "ra", "dec", "radius")]
+    assert found == ["NGC", "_RA", "_DE", None]
+    assert tables.find_column(frame, "ra", {"ra": "RAgal"}, "table") == "RAgal", "what the user says counts"
+    assert tables.find_column(frame.assign(ra=1.0), "ra", {}, "table") == "ra"
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "message"),
+    [("h", 12.0, "column 'ra' of .* is in 'h'; give positions in decimal degrees"),
+     ("rad", 1.0, "is in 'rad'"), ("deg", 400.0, "ra of 1 is 400; it must be within -360 to 360"),
+     ("deg", np.inf, "ra of 1 is inf")],
+)  # fmt: skip
+def test_positions_that_are_none(tmp_path: Path, unit: str, value: float, message: str) -> None:
+    table = Table({"id": [1], "ra": [value], "dec": [0.0]})
+    table["ra"].unit = unit
+    table.write(tmp_path / "t.fits")
+    frame = tables.read_table(tmp_path / "t.fits", {})
+    with pytest.raises(InputError, match=message):
+        tables.positions(frame, "ra", "dec", np.array([1]), "t.fits")
+
+
+def test_positions_are_wrapped(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"ra": [-10.0, 360.0, np.nan], "dec": [1.0, -90.0, 2.0]})
+    ra, dec = tables.positions(frame, "ra", "dec", np.arange(3), "t")
+    np.testing.assert_array_equal(ra, [350, 0, np.nan])
+    np.testing.assert_array_equal(dec, [1, -90, 2])
+    assert np.isnan(tables.positions(frame, None, "dec", np.arange(3), "t")[0]).all()

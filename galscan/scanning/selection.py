@@ -11,6 +11,7 @@ import numpy as np
 
 from galscan.errors import InputError, NotFoundError
 from galscan.labels import parse_rule
+from galscan.sky import check_cone, in_cone
 from galscan.store.layout import Store
 
 COLUMNS = ("ra", "dec", "pixel_scale", "flags")
@@ -62,10 +63,7 @@ class Selection:
         if self.cone is not None or self.moc:
             ra, dec = store.column("ra", rows), store.column("dec", rows)
             if self.cone is not None:
-                from astropy.coordinates import angular_separation
-
-                here, middle = np.radians([ra, dec]), np.radians(self.cone[:2])
-                chosen &= angular_separation(*here, *middle) <= np.radians(self.cone[2])
+                chosen &= in_cone(ra, dec, self.cone)
             if self.moc:
                 chosen &= _inside(self.moc, ra, dec)
         return chosen
@@ -94,12 +92,7 @@ def make_selection(where: str | None, cone: tuple[float, float, float] | None, m
         If the cone is not on the sky, the MOC cannot be read, or mocpy is not installed.
     """
     if cone is not None:
-        ra, dec, radius = cone
-        if not (np.isfinite(cone).all() and 0 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180):
-            raise InputError(
-                f"--cone {ra:g},{dec:g},{radius:g}: give right ascension 0 to 360, declination -90 to 90 and a radius "
-                "above 0, in degrees"
-            )
+        check_cone(cone)
     return Selection(where or "", cone, _read_moc(Path(moc)) if moc is not None else "")
 
 

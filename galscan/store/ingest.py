@@ -11,8 +11,11 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,13 +31,15 @@ from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
 from galscan.files import read_json, storage_errors, sync_directory, write_json
 from galscan.store import layout
 from galscan.store.layout import Flag, Store
+from galscan.store.manifest import MARKERS, failed_rows, marker_path
 from galscan.surveys.base import Cutout, NoCoverage, Survey
 
-MARKERS = ".ingest"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def ingest_survey(survey: Survey, out: str | os.PathLike[str], *, workers: int | None = None) -> Store:
+def ingest_survey(
+    survey: Survey, out: str | os.PathLike[str], *, workers: int | None = None, retry_failed: bool = False
+) -> Store:
     """Write every object of `survey` into the store `out`, or go on where an earlier call stopped.
 
     Parameters
@@ -45,6 +50,8 @@ def ingest_survey(survey: Survey, out: str | os.PathLike[str], *, workers: int |
         The store to be. A complete store of the same survey is returned as it is.
     workers : int, optional
         Processes, default one a processor. 1 runs in this process.
+    retry_failed : bool
+        Ask once more for what failed. A complete store is replaced when that is done, and readable until then.
 
     Raises
     ------
@@ -61,33 +68,42 @@ def ingest_survey(survey: Survey, out: str | os.PathLike[str], *, workers: int |
     if len(survey) == 0:
         raise InputError(f"survey '{survey.name}' has no objects; give a catalog with at least one row")
     plan = _plan(survey)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        return _existing(out, plan)
-
     partial = unfinished.partial(out)
+    if _taken(out):
+        store = _existing(out, plan)
+        if not retry_failed or not _to_retry(out, plan):
+            return store
+        with unfinished.held(partial):
+            _copy(out, partial, plan)
+            trouble = _retry(partial, survey, plan, out)
+            _finish(partial, plan)
+            with storage_errors(out):
+                unfinished.deliver(partial, out)
+        if trouble:  # what came before it is in the store
+            raise trouble
+        return layout.open_store(out)
+
     with unfinished.held(partial):
-        if not out.exists() or not any(out.iterdir()):  # else another process finished it meanwhile
+        if not _taken(out):  # else another process finished it meanwhile
             _prepare(partial, survey, plan)
             _run(partial, survey, plan, workers or os.cpu_count() or 1, out)
-            shards = [read_json(_marker(partial, k)) for k in range(_n_shards(plan))]
-            layout.finish(partial, hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest())
+            trouble = _retry(partial, survey, plan, out) if retry_failed else None
+            if trouble:
+                raise trouble
+            _finish(partial, plan)
             with storage_errors(out):
                 os.rename(partial, out)
                 sync_directory(out.parent)
     return layout.open_store(out)
 
 
-def outcomes(store: Store) -> dict[str, Any]:
-    """Return what became of the objects: ``stored``, ``unusable`` (reason -> count) and ``details``.
+def _taken(out: Path) -> bool:
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
 
-    ``details`` lists (row, id, flag, reason in the survey's words) of every object without a usable image.
-    """
-    markers = [read_json(_marker(Path(store.path), k)) for k in range(store.n_shards)]
-    details = [tuple(entry) for marker in markers for entry in marker["unusable"]]
-    unusable: dict[str, int] = {}
-    for _, _, flag, _ in details:
-        unusable[layout.reason(flag)] = unusable.get(layout.reason(flag), 0) + 1
-    return {"stored": store.count - len(details), "unusable": unusable, "details": details}
+
+def _finish(partial: Path, plan: dict[str, Any]) -> None:
+    shards = [read_json(marker_path(partial, k)) for k in range(_n_shards(plan))]
+    layout.finish(partial, hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest())
 
 
 # --------------------------------------------------------------------------------------- plan and resume
@@ -105,10 +121,6 @@ def _plan(survey: Survey) -> dict[str, Any]:
 
 def _n_shards(plan: dict[str, Any]) -> int:
     return -(-plan["count"] // plan["shard"])
-
-
-def _marker(path: Path, shard: int) -> Path:
-    return path / MARKERS / f"shard-{shard:05d}.json"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -147,19 +159,26 @@ def _existing(out: Path, plan: dict[str, Any]) -> Store:
     return store
 
 
-def _prepare(partial: Path, survey: Survey, plan: dict[str, Any]) -> None:
+def _begun(partial: Path, plan: dict[str, Any]) -> bool:
+    """Return whether there is work of this very plan; refuse that of another."""
     written = partial / MARKERS / "plan.json"
-    if written.is_file():
-        if (old := read_json(written)) != plan:
-            raise ConflictError(
-                f"{partial} was begun with other settings: {_differences(old, plan)}; remove it or choose another --out"
-            )
+    if not written.is_file():
+        return False
+    if (old := read_json(written)) != plan:
+        raise ConflictError(
+            f"{partial} was begun with other settings: {_differences(old, plan)}; remove it or choose another --out"
+        )
+    return True
+
+
+def _prepare(partial: Path, survey: Survey, plan: dict[str, Any]) -> None:
+    if _begun(partial, plan):
         return
     layout.create(
         partial, survey=survey.name, count=plan["count"], size=plan["size"], id_dtype=np.dtype(plan["id_dtype"]),
         schemas=plan["schemas"], truth=plan["truth"], provenance=plan["survey"],
     )  # fmt: skip
-    write_json(written, plan)  # last: without it the next call starts afresh
+    write_json(partial / MARKERS / "plan.json", plan)  # last: without it the next call starts afresh
 
 
 # ------------------------------------------------------------------------------------------------ shards
@@ -167,17 +186,17 @@ def _prepare(partial: Path, survey: Survey, plan: dict[str, Any]) -> None:
 
 def _run(partial: Path, survey: Survey, plan: dict[str, Any], workers: int, out: Path) -> None:
     count, shard = plan["count"], plan["shard"]
-    todo = [k for k in range(_n_shards(plan)) if not _marker(partial, k).is_file()]
+    todo = [k for k in range(_n_shards(plan)) if not marker_path(partial, k).is_file()]
     left = sum(min(count, (k + 1) * shard) - k * shard for k in todo)
     try:
         with progress.track("ingest", count, "objects", done=count - left) as advance:
             if min(workers, len(todo)) <= 1:
                 for k in todo:
-                    advance(_write_shard(partial, survey, k))
+                    _write_shard(partial, survey, k, advance)
             else:
                 _run_pool(partial, survey, todo, min(workers, len(todo)), advance)
     except KeyboardInterrupt:
-        done = sum(_marker(partial, k).is_file() for k in range(_n_shards(plan)))
+        done = sum(marker_path(partial, k).is_file() for k in range(_n_shards(plan)))
         raise Interrupted(
             f"stopped after {done} of {_n_shards(plan)} shards of {out}; the same command goes on from there"
         ) from None
@@ -236,11 +255,18 @@ def _work(shard: int) -> int:
     return _write_shard(*_worker, shard)
 
 
-def _write_shard(partial: Path, survey: Survey, shard: int) -> int:
+def _write_shard(partial: Path, survey: Survey, shard: int, advance: progress.Advance | None = None) -> int:
     """Write one shard of every array, then its marker. Return the number of objects."""
     size = layout.shard_size(len(survey))
     rows = slice(shard * size, min(len(survey), (shard + 1) * size))
-    columns, unusable = _collect(survey, rows)
+    columns, unusable = _collect(survey, rows, advance or _silent)
+    _put(partial, shard, rows, columns, unusable)
+    return rows.stop - rows.start
+
+
+def _put(
+    partial: Path, shard: int, rows: slice, columns: dict[str, np.ndarray], unusable: list[tuple[list[Any], bool]]
+) -> None:
     digest = hashlib.sha256()
     with storage_errors(partial):
         group = zarr.open_group(partial, mode="r+")
@@ -253,22 +279,34 @@ def _write_shard(partial: Path, survey: Survey, shard: int) -> int:
             file = partial.joinpath(name, "c", str(shard), *"0" * (values.ndim - 1))
             if file.is_file():
                 _sync_file(file)
-    marker = {"shard": shard, "rows": [rows.start, rows.stop], "sha256": digest.hexdigest(), "unusable": unusable}
-    write_json(_marker(partial, shard), marker)
-    return rows.stop - rows.start
+    marker = {
+        "shard": shard, "rows": [rows.start, rows.stop], "sha256": digest.hexdigest(),
+        "unusable": [entry for entry, _ in unusable], "no_coverage": [entry[0] for entry, final in unusable if final],
+    }  # fmt: skip
+    write_json(marker_path(partial, shard), marker)
 
 
-def _collect(survey: Survey, rows: slice) -> tuple[dict[str, np.ndarray], list[list[Any]]]:
-    """Return the columns of one shard, and (row, id, flag, reason) of each object without a usable image."""
+def _silent(n: int = 1, note: str = "") -> None: ...
+
+
+def _collect(
+    survey: Survey, rows: slice, advance: progress.Advance
+) -> tuple[dict[str, np.ndarray], list[tuple[list[Any], bool]]]:
+    """Return the columns of one shard; and of each object without a usable image (row, id, flag, reason), and whether
+    that is final."""
     table = survey.objects(rows.start, rows.stop)
     n = rows.stop - rows.start
     images = np.zeros((n, survey.size, survey.size, 3), dtype=np.uint8)
     flags = np.zeros(n, dtype=np.uint8)
     scale = np.full(n, np.nan)
-    unusable: list[list[Any]] = []
-    seen = 0
+    unusable: list[tuple[list[Any], bool]] = []
+    seen = told = 0
+    shown = time.monotonic()
     for k, outcome in zip(range(n), survey.cutouts(rows.start, rows.stop), strict=False):
         seen += 1
+        if (now := time.monotonic()) - shown > 0.5:  # telling each one would slow down a quick survey
+            advance(seen - told)
+            told, shown = seen, now
         if isinstance(outcome, Cutout):
             if outcome.image.shape != images.shape[1:] or outcome.image.dtype != np.uint8:
                 got = f"{outcome.image.shape} {outcome.image.dtype}"
@@ -278,7 +316,10 @@ def _collect(survey: Survey, rows: slice) -> tuple[dict[str, np.ndarray], list[l
         flag = Flag.MISSING if isinstance(outcome, NoCoverage) else outcome.flag
         flags[k] = int(flag)
         identifier = table["id"].iloc[k]
-        unusable.append([rows.start + k, str(identifier), int(flag), outcome.reason])
+        entry = [rows.start + k, str(identifier), int(flag), outcome.reason]
+        unusable.append((entry, isinstance(outcome, NoCoverage)))
+    if seen > told:
+        advance(seen - told)
     if seen != n or len(table) != n:
         where = f"for rows {rows.start} to {rows.stop}"
         raise GalscanError(f"survey '{survey.name}' gave {len(table)} rows and {seen} cutouts {where}")
@@ -290,6 +331,78 @@ def _collect(survey: Survey, rows: slice) -> tuple[dict[str, np.ndarray], list[l
         columns |= {f"labels/{schema}/{a}": table[f"{schema}/{a}"].to_numpy(np.float32) for a in answers}
     columns |= {f"truth/{t}": table[f"truth/{t}"].to_numpy(np.float32) for t in survey.truth()}
     return columns, unusable
+
+
+# ------------------------------------------------------------------------------------------------- retry
+
+
+def _to_retry(path: Path, plan: dict[str, Any]) -> dict[int, list[int]]:
+    """Return the rows that failed, by shard."""
+    failed = {k: failed_rows(read_json(marker_path(path, k))) for k in range(_n_shards(plan))}
+    return {k: rows for k, rows in failed.items() if rows}
+
+
+def _copy(out: Path, partial: Path, plan: dict[str, Any]) -> None:
+    """Make `partial` a copy of the store `out`, of links as far as they go: what is written anew replaces its link."""
+    if _begun(partial, plan):
+        return  # a retry that was stopped goes on
+    layout.empty(partial)
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    with storage_errors(partial):
+        leave = shutil.ignore_patterns("plan.json")
+        shutil.copytree(out, partial, copy_function=link, ignore=leave, dirs_exist_ok=True)
+    write_json(partial / MARKERS / "plan.json", plan)
+
+
+def _retry(partial: Path, survey: Survey, plan: dict[str, Any], out: Path) -> GalscanError | None:
+    """Ask once more for what failed, and write the shards that hold it anew. Return what put an end to it, if anything.
+
+    In random order, lest a few that always fail stand in the way of the others each time.
+    """
+    todo = _to_retry(partial, plan)
+    trouble = None
+    try:
+        with progress.track("retry", sum(map(len, todo.values())), "objects") as advance:
+            for shard in random.sample(sorted(todo), len(todo)):
+                rows = random.sample(todo[shard], len(todo[shard]))
+                if trouble := _retry_shard(partial, survey, shard, rows):
+                    break
+                advance(len(rows))
+    except KeyboardInterrupt:
+        left = sum(map(len, _to_retry(partial, plan).values()))
+        raise Interrupted(f"stopped with {left} of {out} still failed; the same command goes on from there") from None
+    return trouble
+
+
+def _retry_shard(partial: Path, survey: Survey, shard: int, failed: list[int]) -> GalscanError | None:
+    old = read_json(marker_path(partial, shard))
+    rows = slice(*old["rows"])
+    final = set(old.get("no_coverage", ()))
+    unusable = {entry[0]: (entry, entry[0] in final) for entry in old["unusable"]}
+    group = zarr.open_group(partial, mode="r")
+    columns: dict[str, np.ndarray] = {}
+    trouble = None
+    for row in failed:
+        try:
+            fresh, bad = _collect(survey, slice(row, row + 1), _silent)
+        except GalscanError as error:  # of the survey: a host that is to be left alone
+            trouble = error
+            break
+        columns = columns or {name: np.array(group[name][rows]) for name in fresh}  # type: ignore[index]
+        for name in ("images", "pixel_scale", "flags"):
+            columns[name][row - rows.start] = fresh[name][0]
+        unusable.pop(row)
+        if bad:
+            unusable[row] = bad[0]
+    if columns:
+        _put(partial, shard, rows, columns, [unusable[row] for row in sorted(unusable)])
+    return trouble
 
 
 def _sync_file(path: Path) -> None:

@@ -177,7 +177,7 @@ def create(
     compressor = ZstdCodec(level=1)
 
     with storage_errors(Path(path)), _no_spec_warnings():
-        _empty(Path(path))
+        empty(Path(path))
         group = zarr.create_group(path, zarr_format=3)
         group.attrs.update(
             format=FORMAT, survey=survey, shard=shard, schemas={k: list(v) for k, v in schemas.items()},
@@ -209,7 +209,7 @@ def create(
     return group
 
 
-def _empty(path: Path) -> None:
+def empty(path: Path) -> None:
     """Remove what is in the folder `path` but keep the folder: ingest holds a lock on it."""
     for entry in path.iterdir() if path.is_dir() else ():
         if entry.is_dir() and not entry.is_symlink():

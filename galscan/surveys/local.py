@@ -13,7 +13,6 @@ import pandas as pd
 
 from galscan.errors import InputError, NotFoundError, nearest
 from galscan.files import file_digest
-from galscan.labels import load_schema
 from galscan.store.layout import Flag
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Outcome
@@ -30,6 +29,7 @@ from galscan.surveys.images import (
     stem,
 )  # fmt: skip
 
+ROLES = ("id", "file", "ra", "dec", "pixel_scale")
 CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
 FRAMES = 32  # objects whose frames set the stretch of a FITS survey
 
@@ -72,8 +72,8 @@ class LocalSurvey:
     ):
         columns = dict(columns or {})
         for role in columns:
-            if role not in tables.ROLES:
-                raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, tables.ROLES)}")
+            if role not in ROLES:
+                raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
         if not 8 <= size <= 1024:
             raise InputError(f"size is {size} pixels; use 8 to 1024")
         self.root = Path(path).expanduser().absolute()
@@ -102,7 +102,7 @@ class LocalSurvey:
         else:
             frame = tables.read_table(self.catalog, columns)
             self._join(frame, files, columns)
-            self._read_labels(tables.plain(frame), labels)
+            self._schemas, self.labels = tables.read_labels(frame, labels)
 
         used = {f for source in self.sources for f in source}
         self.unmatched = [f for f in files if f not in used]
@@ -133,7 +133,7 @@ class LocalSurvey:
 
     def _join(self, frame: pd.DataFrame, files: Mapping[str, int], columns: Mapping[str, str]) -> None:
         where = str(self.catalog)
-        role = {r: tables.find_column(frame, r, columns, where) for r in tables.ROLES}
+        role = {r: tables.find_column(frame, r, columns, where) for r in ROLES}
         if role["id"] is None:
             present = ", ".join(map(str, frame.columns[:12]))
             raise InputError(f"{where} has no id column; it has {present}; name it: --column id=...")
@@ -142,10 +142,7 @@ class LocalSurvey:
         def number(r: str) -> np.ndarray:
             return tables.numbers(frame[role[r]], where) if role[r] else np.full(len(frame), np.nan)
 
-        self.ra, self.dec = number("ra") % 360, number("dec")
-        if len(bad := np.flatnonzero(np.abs(self.dec) > 90)):
-            first = f"dec of {self.ids[bad[0]]} is {self.dec[bad[0]]:g}"
-            raise InputError(f"{where}: {first}; it must be within -90 to 90 degrees")
+        self.ra, self.dec = tables.positions(frame, role["ra"], role["dec"], self.ids, where)
         scale = number("pixel_scale")
         self.pixel_scale = np.where(scale > 0, scale, np.nan)
 
@@ -185,15 +182,6 @@ class LocalSurvey:
                 f"{where}: file '{entry}' lies outside {self.root}; use paths relative to the folder of images"
             )
         return Path(relative).as_posix()
-
-    def _read_labels(self, frame: pd.DataFrame, labels: Sequence[str]) -> None:
-        self._schemas, parts = {}, []
-        for label in dict.fromkeys(labels):
-            schema = load_schema(label)
-            part = schema.read(frame).astype(np.float32).reset_index(drop=True)
-            self._schemas[schema.name] = list(part.columns)
-            parts.append(part.add_prefix(f"{schema.name}/"))
-        self.labels = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(frame)))
 
     def _calibrate(self) -> Rendering | None:
         """Set one stretch for all FITS frames, from the bands that at least half of the objects have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,47 @@ import numpy as np
 import pandas as pd
 
 from galscan.errors import InputError, NotFoundError, nearest
+from galscan.labels import load_schema
 
 MAX_ID = 64  # characters
 EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  # no value, in CSV
 
 # Usual column names in lower case. The first of each is unambiguous: it wins over the others.
 ROLES: dict[str, tuple[str, ...]] = {
-    "id": ("id", "objid", "dr7objid", "dr8objid", "specobjid", "iauname", "id_str", "object_id", "source_id", "name"),
+    "id": (
+        "id",
+        "objid",
+        "dr7objid",
+        "dr8objid",
+        "specobjid",
+        "iauname",
+        "id_str",
+        "object_id",
+        "source_id",
+        "galaxyid",
+        "name",
+    ),
     "file": ("file", "filename", "file_name", "file_loc", "path"),
     "ra": ("ra", "ra_icrs", "raj2000", "ra_deg", "radeg", "_raj2000"),
     "dec": ("dec", "de_icrs", "dec_icrs", "dej2000", "decj2000", "dec_deg", "dedeg", "_dej2000"),
     "pixel_scale": ("pixel_scale", "pixel_scale_arcsec", "pixscale", "pixelscale"),
+    "radius": ("petror90_r", "petro_r90_r", "petror90", "r90"),
 }
+# What the table itself says a column is; a main one is better than another.
+UCDS: dict[str, tuple[str, ...]] = {
+    "id": ("meta.id;meta.main", "id_main"),
+    "ra": ("pos.eq.ra;meta.main", "pos_eq_ra_main", "pos.eq.ra"),
+    "dec": ("pos.eq.dec;meta.main", "pos_eq_dec_main", "pos.eq.dec"),
+}
+DEGREES = ("", "deg", "degree", "degrees")
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """Read a catalog by its suffix: ``.csv[.gz] .fits[.gz] .vot .xml .votable .parquet``.
 
     Columns that may hold ids or files, and those named in `columns`, are read as text from CSV and as
-    exact integers elsewhere, because a float has too few digits for an SDSS objID.
+    exact integers elsewhere, because a float has too few digits for an SDSS objID. UCDs and units of FITS and VOTable
+    columns are in ``attrs["ucd"]`` and ``attrs["unit"]``.
 
     Raises
     ------
@@ -77,10 +99,24 @@ def _read_astropy(path: Path, form: str) -> pd.DataFrame:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units and UCDs that astropy does not know are no concern here
-        table = Table.read(path, format=form)
+        return from_astropy(Table.read(path, format=form))
+
+
+def from_astropy(table: Any) -> pd.DataFrame:
+    """Return an astropy table, with its UCDs and units in ``attrs``; columns of arrays are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # astropy knows the UCDs of a VOTable; those of FITS it passes on as keywords.
+        ucd = {
+            c: str(table[c].meta.get("ucd") or table.meta.get(f"TUCD{k}") or "").lower()
+            for k, c in enumerate(table.colnames, 1)
+        }
+        unit = {c: str(table[c].unit or "").strip() for c in table.colnames}
         table.keep_columns([c for c in table.colnames if table[c].ndim == 1])
         table.convert_bytestring_to_unicode()
-        return table.to_pandas(index=False)
+        frame = table.to_pandas(index=False)
+        frame.attrs = {"ucd": ucd, "unit": unit}
+        return frame
 
 
 def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], where: str) -> str | None:
@@ -97,13 +133,29 @@ def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], wher
             raise InputError(f"{where} has no column '{columns[role]}' for {role}{nearest(columns[role], present)}")
         return columns[role]
     lower = {c.lower(): c for c in reversed(present)}
+    if ROLES[role][0] in lower:
+        return lower[ROLES[role][0]]
+    if (declared := _by_ucd(frame, role)) is not None:
+        return declared
     found = [lower[name] for name in ROLES[role] if name in lower]
-    if len(found) > 1 and found[0].lower() != ROLES[role][0]:
+    if len(found) > 1:
         raise InputError(
             f"{where} has several columns that may be the {role}: {', '.join(found)}; "
             f"choose one: --column {role}={found[0]}"
         )
     return found[0] if found else None
+
+
+def _by_ucd(frame: pd.DataFrame, role: str) -> str | None:
+    """Return the one column whose UCD says it plays `role`; positions in sexagesimal text do not count."""
+    said = {c: u for c, u in frame.attrs.get("ucd", {}).items() if c in frame.columns}
+    for wanted in UCDS.get(role, ()):
+        found = [c for c, ucd in said.items() if ucd == wanted]
+        if role != "id":
+            found = [c for c in found if pd.api.types.is_numeric_dtype(frame[c].dtype)]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def identifiers(column: pd.Series, where: str) -> np.ndarray:
@@ -169,6 +221,49 @@ def numbers(column: pd.Series, where: str) -> np.ndarray:
             "(positions are in decimal degrees)"
         )
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def positions(
+    frame: pd.DataFrame, ra: str | None, dec: str | None, ids: np.ndarray, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension (0 to 360) and declination in degrees, NaN where there is none.
+
+    Raises
+    ------
+    InputError
+        If they are not in degrees, or not on the sky.
+    """
+    found = []
+    for role, column, limit in (("ra", ra, 360.0), ("dec", dec, 90.0)):
+        if column is None:
+            found.append(np.full(len(frame), np.nan))
+            continue
+        unit = frame.attrs.get("unit", {}).get(column, "")
+        if unit.lower() not in DEGREES:
+            raise InputError(f"column '{column}' of {where} is in '{unit}'; give positions in decimal degrees")
+        values = numbers(frame[column], where)
+        if len(bad := np.flatnonzero(np.abs(values) > limit)):
+            first = f"{role} of {ids[bad[0]]} is {values[bad[0]]:g}"
+            raise InputError(f"{where}: {first}; it must be within {-limit:g} to {limit:g} degrees")
+        found.append(np.where(np.isfinite(values), values, np.nan))
+    return found[0] % 360, found[1]
+
+
+def read_labels(frame: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, list[str]], pd.DataFrame]:
+    """Return the answers of each schema in `names`, and their columns ``<schema>/<answer>`` (float32, NaN = not asked).
+
+    Raises
+    ------
+    InputError
+        If a schema is not known, or none of its answers is there.
+    """
+    schemas, parts, frame = {}, [], plain(frame)
+    for name in dict.fromkeys(names):
+        schema = load_schema(name)
+        part = schema.read(frame).astype(np.float32).reset_index(drop=True)
+        schemas[schema.name] = list(part.columns)
+        parts.append(part.add_prefix(f"{schema.name}/"))
+    return schemas, pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(frame)))
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:

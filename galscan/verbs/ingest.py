@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from galscan import home
 from galscan.errors import ConflictError, InputError, nearest
 from galscan.store import layout
-from galscan.store.ingest import ingest_survey, outcomes
+from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Store
+from galscan.store.manifest import manifest, outcomes, write_manifest
 from galscan.surveys.base import Survey
+from galscan.surveys.declared import survey_names
 
 SURVEYS = ("local", "frames", "simulated")
+TAKES = {
+    "local": ("path", "catalog", "labels", "columns", "size"),
+    "frames": ("path", "catalog", "labels", "columns", "size", "frame", "pixel_scale", "bands"),
+    "simulated": ("size", "count", "seed", "rare_fraction", "labelled"),
+    "service": (
+        "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
+    ),
+}  # fmt: skip
+CONTACT = "GALSCAN_CONTACT"  # environment variable
 
 
 def ingest(
@@ -24,15 +38,21 @@ def ingest(
     out: str | os.PathLike[str] | None = None,
     path: str | os.PathLike[str] | None = None,
     catalog: str | os.PathLike[str] | None = None,
+    query: str | None = None,
+    cone: tuple[float, float, float] | None = None,
     labels: str | Sequence[str] = (),
     size: int = 64,
+    frame: float | None = None,
+    pixel_scale: float | None = None,
+    bands: str | None = None,
+    layer: str | None = None,
+    contact: str | None = None,
+    cache: bool = True,
+    retry_failed: bool = False,
     count: int = 10_000,
     seed: int = 0,
     rare_fraction: float | None = None,
     labelled: float = 1.0,
-    bands: str | None = None,
-    pixel_scale: float | None = None,
-    frame: float | None = None,
     columns: Mapping[str, str] | None = None,
     name: str | None = None,
     workers: int | None = None,
@@ -42,101 +62,129 @@ def ingest(
 
     Parameters
     ----------
-    survey : {"local", "frames", "simulated"}
-        A folder of images with a catalog, frames of the sky to cut from, or a sky with known truth.
+    survey : str
+        ``local`` (a folder of images with a catalog), ``frames`` (a folder of frames to cut from), ``simulated`` (a sky
+        with known truth), a survey that a service gives cutouts of (``sdss``, ``legacy-dr10`` ...), or the path of a
+        survey file, ending in ``.toml``.
     out : path, optional
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
         Of a local survey: see `galscan.surveys.local.LocalSurvey`.
+    catalog, labels, columns, frame, pixel_scale, layer
+        Of a service: see `galscan.surveys.service.ServiceSurvey`.
+    path, catalog, labels, columns, frame, pixel_scale, bands
+        Of frames: see `galscan.surveys.frames.FramesSurvey`.
+    query : str, optional
+        Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer; see `galscan.surveys.queries`.
+        What comes is kept beside the store, as ``NAME.objects.parquet``.
+    cone : tuple of float, optional
+        Right ascension, declination and radius in degrees: only objects therein; without catalog and query, the
+        galaxies that SDSS has there.
+    contact : str, optional
+        Who asks, told to services; default: what ``GALSCAN_CONTACT`` says.
+    cache : bool
+        Take answers of services from the cache in the data home, and keep them there.
+    retry_failed : bool
+        Ask once more for what failed, also of a complete store.
     size : int
         Pixels on a side.
     count, seed, rare_fraction, labelled
         Of a simulated survey: see `galscan.surveys.simulated.SimulatedSurvey`.
-    bands, pixel_scale, frame
-        Of frames (as are path, catalog, labels and columns): see `galscan.surveys.frames.FramesSurvey`.
     name : str, optional
         Name of the survey, default the stem of `out`.
     workers : int, optional
-        Processes, default one a processor.
+        Processes, default one a processor. A service is asked by one.
     dry_run : bool
-        Write nothing; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
-        bound), ``out, images_without_row``; of frames also ``frames, on_no_frame, bytes_to_read``.
+        Write nothing and ask nobody; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
+        bound), ``out, images_without_row``; of a service also ``requests, seconds, megabytes``, of frames
+        ``frames, on_no_frame, bytes_to_read``.
 
     Raises
     ------
     InputError
         If something given cannot work; the message says what and how to mend it.
+    HostDown
+        If a service is to be left alone. What was fetched is kept; the same call goes on.
     StorageError
         If writing fails. The same call goes on.
     """
-    if survey not in SURVEYS:
-        raise InputError(f"unknown survey '{survey}'{nearest(survey, SURVEYS)}")
-    target = Path(out) if out is not None else home.survey_path(name or survey)
-    name = name or (target.stem if out is not None else survey)
-    if survey == "frames":
-        source = _frames(path, catalog, labels, columns, size, name, bands, pixel_scale, frame)
-    elif given := [k for k, v in {"bands": bands, "pixel-scale": pixel_scale, "frame": frame}.items() if v is not None]:
-        raise InputError(f"--{given[0]} is for survey 'frames', not '{survey}'; leave it out")
-    else:
-        source = _open(survey, path, catalog, labels, columns, size, count, seed, rare_fraction, labelled, name)
+    kind = survey if survey in SURVEYS else "service"
+    if kind == "service" and survey not in survey_names() and not survey.endswith(".toml"):
+        raise InputError(f"unknown survey '{survey}'{nearest(survey, (*SURVEYS, *survey_names()))}")
+    options = {
+        "path": path, "catalog": catalog, "labels": (labels,) if isinstance(labels, str) else tuple(labels),
+        "columns": columns, "query": query, "cone": cone, "size": size, "frame": frame, "pixel_scale": pixel_scale,
+        "bands": bands, "layer": layer, "contact": contact, "cache": cache, "count": count, "seed": seed,
+        "rare_fraction": rare_fraction, "labelled": labelled,
+    }  # fmt: skip
+    usual = inspect.signature(ingest).parameters
+    if refused := [k for k, v in options.items() if k not in TAKES[kind] and v and v != usual[k].default]:
+        raise InputError(
+            f"survey '{survey}' does not take {', '.join(k.replace('_', '-') for k in refused)}; leave it out, or use "
+            f"survey {' or '.join(s for s in TAKES if refused[0] in TAKES[s])}"
+        )
+    stem = Path(survey).stem if survey.endswith(".toml") else survey
+    target = Path(out) if out is not None else home.survey_path(name or stem)
+    name = name or (target.stem if out is not None else stem)
+    source = _open(kind, survey, name, target, options, dry_run)
+    if source is None:
+        _say("plan: the objects come from a query, and a dry run asks nobody: how many they are is not known yet")
+        return {"objects": None, "out": str(target)}
     if dry_run:
         return _plan(source, target)
 
     present = target.exists()
-    store = ingest_survey(source, target, workers=workers)
-    _summary(store, source, present)
+    store = ingest_survey(source, target, workers=1 if kind == "service" else workers, retry_failed=retry_failed)
+    _summary(store, source, present and not retry_failed, kind)
+    if kind == "service":
+        shutil.rmtree(_uncached(target), ignore_errors=True)
+        write_manifest(store, target.with_suffix(".manifest.parquet"))
     return store
 
 
-def _open(
-    survey: str,
-    path: str | os.PathLike[str] | None,
-    catalog: str | os.PathLike[str] | None,
-    labels: str | Sequence[str],
-    columns: Mapping[str, str] | None,
-    size: int,
-    count: int,
-    seed: int,
-    rare_fraction: float | None,
-    labelled: float,
-    name: str,
-) -> Survey:
-    if survey == "local":
-        if path is None:
+def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any], dry_run: bool) -> Survey | None:
+    """Return the survey; None where a dry run would have to ask for its objects."""
+    settings = {k: v for k, v in given.items() if k in TAKES[kind]}
+    if kind == "local":
+        if settings["path"] is None:
             raise InputError("survey 'local' needs the folder of images: --path IMAGES")
         from galscan.surveys.local import LocalSurvey
 
-        return LocalSurvey(path, catalog, (labels,) if isinstance(labels, str) else labels, size, columns, name)
-    given = [k for k, v in {"path": path, "catalog": catalog, "labels": labels, "columns": columns}.items() if v]
-    if given:
-        raise InputError(
-            f"survey 'simulated' makes its own images and labels; leave out {', '.join(given)}, or use survey 'local'"
-        )
-    from galscan.surveys.simulated import SimulatedSurvey
+        return LocalSurvey(name=name, **settings)
+    if kind == "frames":
+        if settings["path"] is None:
+            raise InputError("survey 'frames' needs the folder of frames: --path FRAMES")
+        from galscan.surveys.frames import FramesSurvey
 
-    settings: dict[str, Any] = {} if rare_fraction is None else {"rare_fraction": rare_fraction}
-    return SimulatedSurvey(count, size=size, seed=seed, labelled=labelled, name=name, **settings)
+        return FramesSurvey(name=name, **settings)
+    if kind == "simulated":
+        from galscan.surveys.simulated import SimulatedSurvey
+
+        if settings["rare_fraction"] is None:
+            del settings["rare_fraction"]
+        return SimulatedSurvey(name=name, **settings)
+    from galscan.surveys.queries import objects
+    from galscan.surveys.service import ServiceSurvey
+
+    contact = settings.pop("contact")
+    contact = os.environ.get(CONTACT, "") if contact is None else contact
+    remember = None if settings.pop("cache") else _uncached(target)
+    catalog, query = settings.pop("catalog"), settings.pop("query")
+    if catalog is not None and query is not None:
+        raise InputError("--catalog and --query exclude each other; give one")
+    if catalog is None:
+        if query is None and settings["cone"] is None:
+            raise InputError(f"survey '{survey}' needs objects: --catalog TABLE, --query gz2, or --cone RA,DEC,RADIUS")
+        place = target.with_suffix(".objects.parquet")
+        catalog = objects(survey, query, settings["cone"], place, contact=contact, ask=not dry_run)
+        if catalog is None:
+            return None
+    return ServiceSurvey(survey, catalog, name=name, contact=contact, remember=remember, **settings)
 
 
-def _frames(
-    path: str | os.PathLike[str] | None,
-    catalog: str | os.PathLike[str] | None,
-    labels: str | Sequence[str],
-    columns: Mapping[str, str] | None,
-    size: int,
-    name: str,
-    bands: str | None,
-    pixel_scale: float | None,
-    frame: float | None,
-) -> Survey:
-    if path is None:
-        raise InputError("survey 'frames' needs the folder of frames: --path FRAMES")
-    from galscan.surveys.frames import FramesSurvey
-
-    labels = (labels,) if isinstance(labels, str) else labels
-    return FramesSurvey(
-        path, catalog, labels, size, columns, name, bands=bands, pixel_scale=pixel_scale, frame=frame
-    )  # fmt: skip
+def _uncached(target: Path) -> Path:
+    """Return where answers are kept until the store is complete, if not in the cache."""
+    return target.with_name(target.name + ".answers")
 
 
 def _plan(source: Survey, out: Path) -> dict[str, Any]:
@@ -148,20 +196,32 @@ def _plan(source: Survey, out: Path) -> dict[str, Any]:
     shards = -(-count // layout.shard_size(count))
     _say(f"plan: {count:,} objects in {shards} shards, at most {count * each / 1e6:,.1f} MB, to {out}; nothing written")
     more = source.plan() if hasattr(source, "plan") else {}
-    if more:
-        _say(f"from {more['frames']:,} frames, {more['bytes_to_read'] / 1e6:,.1f} MB to read")
+    if "frames" in more:
+        _say(f"plan: {more['frames']:,} frames, {more['bytes_to_read'] / 1e6:,.1f} MB to read")
+    elif "requests" in more:
+        _say(
+            f"plan: {more['requests']:,} requests to {more['host']}, {more['per_minute']:g} a minute at most: "
+            f"{timedelta(seconds=round(more['seconds']))}, about {more['megabytes']:,.0f} MB, if nothing is cached"
+        )
     _warn(source)
     unmatched = len(getattr(source, "unmatched", ()))
-    return {
-        "objects": count, "shards": shards, "bytes": count * each, "out": str(out), "images_without_row": unmatched,
-    } | more  # fmt: skip
+    plan = {"objects": count, "shards": shards, "bytes": count * each, "out": str(out), "images_without_row": unmatched}
+    return plan | more
 
 
-def _summary(store: Store, source: Survey, present: bool) -> None:
+def _summary(store: Store, source: Survey, present: bool, kind: str) -> None:
     result = outcomes(store)
     bad = ", ".join(f"{count:,} {reason}" for reason, count in result["unusable"].items()) or "none"
     state = "was complete already" if present else "is complete"
     _say(f"{store.path} {state}: {result['stored']:,} cutouts stored, unusable: {bad}")
+    if kind == "service":
+        _say(f"no coverage: {result['no_coverage']:,}, failed: {result['failed']:,}")
+        if result["failed"]:
+            told = manifest(store)
+            reasons = told["reason"][told["outcome"] == "failed"].value_counts()
+            _say(f"warning: {reasons.iloc[0]:,} failed with '{reasons.index[0]}'; --retry-failed asks for them again")
+        if not result["stored"]:
+            _say("warning: there is no image at all; does the survey cover these objects, is its address right?")
     _warn(source)
 
 

@@ -1,0 +1,75 @@
+"""What became of each object: stored, without coverage, or failed, and why.
+
+Ingest leaves a marker a shard in the store, ``.ingest/shard-00012.json``, which lists all that has no usable image.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.files import atomic_path, read_json
+from galscan.store import layout
+from galscan.store.layout import Store
+
+MARKERS = ".ingest"
+
+
+def marker_path(path: Path, shard: int) -> Path:
+    """Return where the marker of a shard is."""
+    return path / MARKERS / f"shard-{shard:05d}.json"
+
+
+def failed_rows(marker: dict[str, Any]) -> list[int]:
+    """Return the rows of a shard that might be had another time: all without an image, but those without coverage."""
+    final = set(marker.get("no_coverage", ()))
+    return [row for row, *_ in marker["unusable"] if row not in final]
+
+
+def outcomes(store: Store) -> dict[str, Any]:
+    """Return what became of the objects.
+
+    Returns
+    -------
+    dict
+        ``stored``, ``no_coverage`` and ``failed``, which add up to all; ``unusable`` (reason -> count) and ``details``,
+        (row, id, flag, reason in the survey's words) of every object without a usable image.
+    """
+    markers = [read_json(marker_path(Path(store.path), k)) for k in range(store.n_shards)]
+    details = [tuple(entry) for marker in markers for entry in marker["unusable"]]
+    unusable: dict[str, int] = {}
+    for _, _, flag, _ in details:
+        unusable[layout.reason(flag)] = unusable.get(layout.reason(flag), 0) + 1
+    failed = sum(len(failed_rows(marker)) for marker in markers)
+    return {
+        "stored": store.count - len(details), "no_coverage": len(details) - failed, "failed": failed,
+        "unusable": unusable, "details": details,
+    }  # fmt: skip
+
+
+def manifest(store: Store) -> pd.DataFrame:
+    """Return one row an object: ``id, ra, dec, outcome`` (stored, no_coverage, failed) and ``reason``."""
+    outcome, reason = np.full(store.count, "stored", dtype=object), np.full(store.count, "", dtype=object)
+    for k in range(store.n_shards):
+        marker = read_json(marker_path(Path(store.path), k))
+        failed = set(failed_rows(marker))
+        for row, _, _, why in marker["unusable"]:
+            outcome[row], reason[row] = "failed" if row in failed else "no_coverage", why
+    columns = {name: store.column(name) for name in ("id", "ra", "dec")}
+    return pd.DataFrame(columns | {"outcome": outcome, "reason": reason})
+
+
+def write_manifest(store: Store, path: str | os.PathLike[str]) -> None:
+    """Write the manifest as Parquet.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        manifest(store).to_parquet(temporary)

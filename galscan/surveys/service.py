@@ -1,0 +1,327 @@
+"""A survey whose cutouts come from a service, one request an object, for training sets and other thousands."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan import home
+from galscan.errors import InputError, nearest
+from galscan.files import file_digest
+from galscan.sky import Cone, check_cone, in_cone
+from galscan.store.layout import Flag
+from galscan.surveys import tables
+from galscan.surveys.answers import Answer
+from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.declared import Declared, fill, load_survey
+from galscan.surveys.http import Client
+from galscan.surveys.images import read_fits, read_picture
+from galscan.surveys.in_order import in_order
+from galscan.surveys.pace import SLACK
+from galscan.surveys.trouble import FetchError
+
+ROLES = ("id", "ra", "dec", "radius")
+MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "fits": b"SIMPLE  ="}
+OVERSAMPLE = 2  # pixels asked for over pixels stored: services sample coarsely, we average
+FRAMES = (1.0, 7200.0)  # arcsec: a cutout of less or more is a mistake in the catalog
+BLACK = 2  # a row of pixels no brighter than this lies beyond the survey's edge
+
+
+class Unusable(FetchError):
+    """The service sent something that is no cutout; `flag` says how."""
+
+    def __init__(self, reason: str, flag: Flag = Flag.UNREADABLE):
+        super().__init__(reason)
+        self.flag = flag
+
+
+class ServiceSurvey:
+    """Cutouts of the objects in a table, from a survey that a file declares.
+
+    Parameters
+    ----------
+    source : str
+        A shipped survey (``sdss``, ``legacy-dr10`` ...) or a path ending in ``.toml``.
+    catalog : path
+        CSV, FITS, VOTable or Parquet, with a position an object.
+    labels, size, columns, name
+        As of `galscan.surveys.local.LocalSurvey`; roles of columns are ``id ra dec radius``.
+    frame : float, optional
+        Side of a cutout over the radius (arcsec) of the object; default: the survey's own, 8.48, which on the
+        Petrosian radius R90 is the framing of Galaxy Zoo 2.
+    pixel_scale : float, optional
+        Arcsec per stored pixel, the same for all, instead.
+    layer : str, optional
+        Layer or HiPS, where the survey has several.
+    cone : tuple of float, optional
+        Right ascension, declination and radius in degrees: only objects therein.
+    contact : str
+        Who asks, told to the service.
+    remember : path, optional
+        Keep what is fetched there, and take nothing from the cache of the data home.
+
+    Raises
+    ------
+    InputError
+        If survey file, catalog or framing cannot be used, or a token or contact is missing.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        catalog: str | Path,
+        *,
+        labels: Sequence[str] = (),
+        size: int = 64,
+        columns: Mapping[str, str] | None = None,
+        name: str | None = None,
+        frame: float | None = None,
+        pixel_scale: float | None = None,
+        layer: str | None = None,
+        cone: Cone | None = None,
+        contact: str = "",
+        remember: Path | None = None,
+    ):
+        columns = dict(columns or {})
+        for role in columns:
+            if role not in ROLES:
+                raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
+        if not 8 <= size <= 1024:
+            raise InputError(f"size is {size} pixels; use 8 to 1024")
+        self.source, self.size = Path(source).stem, size
+        self.declared: Declared = load_survey(source).with_layer(layer)
+        if self.declared.needs_contact and not contact:
+            raise InputError(f"survey '{self.source}' wants to know who asks: --contact you@example.org")
+        self.declared.secret()
+        self.name = name or self.source
+        self.contact, self.remember = contact, remember
+        self.catalog = Path(catalog).expanduser().absolute()
+        self.cone = cone
+        table = tables.read_table(self.catalog, columns)
+        if cone is not None:
+            table = self._within(table, columns, cone)
+        self._read_objects(table, columns)
+        self._schemas, self.labels = tables.read_labels(table, labels)
+        self._frame(table, columns, frame, pixel_scale)
+        self._catalog_digest = file_digest(self.catalog)
+        self._client: Client | None = None
+
+    # -------------------------------------------------------------------------------------------- the catalog
+
+    def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
+        where = str(self.catalog)
+        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
+        for wanted, column in role.items():
+            if column is None:
+                present = ", ".join(map(str, table.columns[:12]))
+                raise InputError(f"{where} has no {wanted} column; it has {present}; name it: --column {wanted}=...")
+        self.ids = tables.identifiers(table[role["id"]], where)
+        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+        if len(self.ra) >= 50 and np.nanmax(self.ra) <= 24:
+            # Real surveys may lie there, so it is no error.
+            print(f"warning: no ra of {where} is above 24; hours must be given as degrees", file=sys.stderr)
+
+    def _within(self, table: pd.DataFrame, columns: Mapping[str, str], cone: Cone) -> pd.DataFrame:
+        check_cone(cone)
+        self._read_objects(table, columns)
+        inside = in_cone(self.ra, self.dec, cone)
+        if not inside.any():
+            raise InputError(f"no object of {self.catalog} lies in --cone {','.join(f'{c:g}' for c in cone)}")
+        return table[inside].reset_index(drop=True)
+
+    def _frame(
+        self, table: pd.DataFrame, columns: Mapping[str, str], frame: float | None, pixel_scale: float | None
+    ) -> None:
+        """Set the side of each cutout in arcsec, NaN where the radius is not known."""
+        if frame is not None and pixel_scale is not None:
+            raise InputError("--frame and --pixel-scale exclude each other; give one")
+        for option, value in (("--frame", frame), ("--pixel-scale", pixel_scale)):
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise InputError(f"{option} {value:g}: give a number above 0")
+        column = tables.find_column(table, "radius", columns, str(self.catalog))
+        if frame is not None and column is None:
+            raise InputError(
+                f"--frame needs a column of radii (arcsec) in {self.catalog}; name it: --column radius=..."
+            )
+        if column is None or pixel_scale is not None:
+            scale = pixel_scale or self.declared.framing.pixel_scale
+            self.sides = np.full(len(self), scale * self.size)
+            self.framing: dict[str, Any] = {"pixel_scale": scale}
+        else:
+            frame = frame or self.declared.framing.radii
+            self.sides = frame * tables.numbers(table[column], str(self.catalog))
+            self.framing = {"radii": frame, "column": column}
+
+    # --------------------------------------------------------------------------------------- what a survey is
+
+    @property
+    def id_dtype(self) -> np.dtype:
+        """int64, or text as wide as the longest id."""
+        return self.ids.dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def describe(self) -> dict[str, Any]:
+        """Return provenance: where pixels come from, and how they were framed and coloured."""
+        said = self.declared
+        return {
+            "survey": self.source, "title": said.title, "release": said.release, "url": said.url,
+            "layer": said.layer or None, "format": said.format, "bands": said.bands, "framing": self.framing,
+            "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
+            "cone": list(self.cone) if self.cone else None, "objects": len(self),
+            "size": self.size, "resize": "hamming, bilinear when enlarging", "orientation": "north up, east left",
+            "labels": list(self._schemas), "stretch": said.stretch or None,
+            "rendering": said.rendering.rendering().describe() if said.rendering else None,
+            "licence": said.licence, "acknowledgement": said.acknowledgement,
+        }  # fmt: skip
+
+    def schemas(self) -> dict[str, list[str]]:
+        """Return the answers found in the catalog, by schema."""
+        return {k: list(v) for k, v in self._schemas.items()}
+
+    def truth(self) -> list[str]:
+        """Return nothing: only a simulation knows the truth."""
+        return []
+
+    def objects(self, start: int, stop: int) -> pd.DataFrame:
+        """Return catalog rows."""
+        rows = slice(start, stop)
+        frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]})
+        return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)
+
+    def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
+        """Yield one cutout, or the reason for none, a row, fetched a few at a time.
+
+        Raises
+        ------
+        HostDown
+            If the service is to be left alone.
+        """
+        if self._client is None:
+            self._client = self._open()
+        client, rows = self._client, range(start, min(stop, len(self)))
+        try:
+            yield from in_order(lambda n: self._outcome(client, n), rows, self.declared.connections)
+        except GeneratorExit:  # whoever asked has enough
+            raise
+        except BaseException:
+            self._client = None
+            client.stop()
+            raise
+
+    def plan(self) -> dict[str, Any]:
+        """Return what fetching all of it costs: whom, how fast, requests, seconds at that rate, megabytes."""
+        said = self.declared
+        each = 2 if said.service == "panstarrs" else 1
+        requests = each * int(np.isfinite(self.ra + self.dec + self.sides).sum())
+        return {
+            "host": said.hosts[0], "per_minute": said.per_minute, "requests": requests,
+            "seconds": requests * 60 * (1 + SLACK) / said.per_minute, "megabytes": requests * said.answer_kb / 1e3,
+        }  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------- one cutout
+
+    def _open(self) -> Client:
+        said = self.declared
+        client = Client(
+            said.manners(), cache=home.cache_home(), contact=self.contact, token=said.secret(), remember=self.remember
+        )
+        client.answers.prune()
+        return client
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_client": None}
+
+    def _outcome(self, client: Client, n: int) -> Outcome:
+        side = float(self.sides[n])
+        if not np.isfinite(self.ra[n] + self.dec[n]):
+            return Failed("no position", Flag.MISSING)
+        if not FRAMES[0] <= side <= FRAMES[1]:
+            what = "no radius" if np.isnan(side) else f"a frame of {side:g} arcsec"
+            return Failed(f"{what}; it must be {FRAMES[0]:g} to {FRAMES[1]:g} arcsec", Flag.MISSING)
+        try:
+            return self._fetch(client, float(self.ra[n]), float(self.dec[n]), side)
+        except FetchError as error:
+            return Failed(str(error), getattr(error, "flag", Flag.UNREADABLE))
+
+    def _fetch(self, client: Client, ra: float, dec: float, side: float) -> Outcome:
+        said = self.declared
+        native = max(1, round(side / said.native_scale))
+        pixels = int(np.clip(min(OVERSAMPLE * self.size, native), *said.pixels))
+        values = {
+            "ra": f"{ra:.7f}", "dec": f"{dec:.7f}", "scale": f"{side / pixels:.6f}", "pixels": pixels,
+            "fov": f"{side / 3600:.8f}", "native": native, "layer": said.layer, "bands": said.bands,
+        }  # fmt: skip
+        if said.service == "panstarrs":
+            files = client.get(fill(said.files, **values), self._files)
+            if files is None:
+                return NoCoverage("no file of the survey covers it")
+            values |= files
+        outcome = client.get(fill(said.url, **values), lambda answer: self._read(answer, side, pixels))
+        if isinstance(outcome, Cutout) and native < self.size:
+            return dataclasses.replace(outcome, flags=outcome.flags | Flag.UPSCALED)
+        return outcome
+
+    def _files(self, answer: Answer) -> dict[str, str] | None:
+        """Return the files of the bands, red first, from Pan-STARRS' list; None where there are none."""
+        lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.strip()]
+        if not lines or not {"filter", "filename"} <= set(lines[0]):
+            raise Unusable(f"no list of files but {answer.words()}")
+        rows = [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+        found = {row.get("filter"): row.get("filename", "") for row in rows}
+        if not all(found.get(band) for band in self.declared.bands):
+            return None
+        blue, *_, red = (found[band] for band in self.declared.bands)
+        return {"red": red, "green": found[self.declared.bands[len(self.declared.bands) // 2]], "blue": blue}
+
+    def _read(self, answer: Answer, side: float, pixels: int) -> Outcome:
+        """Return what an answer holds.
+
+        Raises
+        ------
+        Unusable
+            If it is not what was asked for; such an answer is not kept.
+        """
+        if answer.absent:
+            return NoCoverage("the service has nothing there")
+        said = self.declared
+        if not answer.body.startswith(MAGIC[said.format]):
+            raise Unusable(f"no {said.format.upper()} but {answer.kind or 'something'}: {answer.words()}")
+        file = _Body(answer.body)
+        file.name = f"answer_{said.bands}" if len(said.bands) == 1 else "answer"
+        scale = side / pixels
+        if said.rendering is not None:
+            outcome = read_fits([file], self.size, scale, said.rendering.rendering())  # type: ignore[list-item]
+        else:
+            outcome = read_picture(file, self.size, scale)  # type: ignore[arg-type]
+        if isinstance(outcome, Cutout):
+            if not np.isclose(outcome.pixel_scale * self.size, side, rtol=1e-6):
+                got = round(pixels * outcome.pixel_scale * self.size / side)
+                raise Unusable(f"{got} x {got} pixels, not the {pixels} asked for", Flag.WRONG_SHAPE)
+            if said.rendering is None and _black_edge(outcome.image):
+                return dataclasses.replace(outcome, flags=outcome.flags | Flag.EDGE)
+            return outcome
+        if isinstance(outcome, Failed) and outcome.flag in (Flag.BLANK, Flag.NONFINITE):
+            return NoCoverage(f"a blank picture ({outcome.reason})")
+        reason, flag = (outcome.reason, outcome.flag) if isinstance(outcome, Failed) else ("no cutout", Flag.UNREADABLE)
+        raise Unusable(reason, flag)
+
+
+class _Body(io.BytesIO):
+    """An answer as a file; its name tells the band where there is only one."""
+
+    name = ""
+
+
+def _black_edge(image: np.ndarray) -> bool:
+    """Return whether a whole row or column at the border is black, as beyond the edge of a survey."""
+    borders = (image[0], image[-1], image[:, 0], image[:, -1])
+    return any(int(border.max()) <= BLACK for border in borders)

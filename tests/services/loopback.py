@@ -1,0 +1,104 @@
+"""Start the loopback services, and point the shipped surveys at them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.labels import shipped
+from tests.services import sky
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Loopback:
+    port: int
+    tls_port: int = 0
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def behave(self, *modes: str, share: float = 1.0, **more: Any) -> None:
+        """Make a share of the answers misbehave from now on, and forget what was asked; without modes, none."""
+        body = json.dumps({"modes": modes, "share": share} | more).encode()
+        urllib.request.urlopen(f"{self.url}/_behave", body).read()
+
+    def log(self) -> list[tuple[float, str, str]]:
+        with urllib.request.urlopen(f"{self.url}/_log") as answer:
+            return [tuple(entry) for entry in json.load(answer)]
+
+    def count(self) -> int:
+        with urllib.request.urlopen(f"{self.url}/_count") as answer:
+            return int(answer.read())
+
+    def survey(self, name: str, folder: Path, per_minute: float = 60_000, **settings: Any) -> Path:
+        """Write the shipped survey `name` to `folder`, with this server in the place of all its hosts."""
+        text = (shipped("catalogs") / "surveys" / f"{name}.toml").read_text(encoding="utf-8")
+        text = re.sub(r"https://[^/\"]+", self.url, text)
+        settings = {"hosts": [self.host], "per_minute": per_minute, "connections": 4, "timeout": 20.0} | settings
+        for key, value in settings.items():
+            line = f"{key} = {json.dumps(value)}"
+            text, found = re.subn(rf"(?m)^{key} = .*$", lambda _, line=line: line, text)
+            if not found:
+                text = f"{line}\n{text}"
+        path = folder / f"{name}.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+@contextmanager
+def loopback(*arguments: str) -> Iterator[Loopback]:
+    """Run the services in a process of their own."""
+    command = [sys.executable, "-m", "tests.services.server", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        ports = json.loads(process.stdout.readline())["ports"]
+        yield Loopback(*ports)
+    finally:
+        process.stdin.close()  # type: ignore[union-attr]
+        process.wait(10)
+
+
+def certificate(folder: Path) -> Path | None:
+    """Write key and certificate of 127.0.0.1; None where openssl is missing."""
+    if shutil.which("openssl") is None:
+        return None
+    path = folder / "loopback.pem"
+    command = [
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(folder / "certificate.pem"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + (folder / "certificate.pem").read_text())
+    return path
+
+
+def galaxies(path: Path, count: int, *, sure: Sequence[int] = (), seed: int = 0, **columns: Any) -> Path:
+    """Write a table of positions all over the sky; the rows in `sure` are where surveys have looked."""
+    rng = np.random.default_rng(seed)
+    ra, dec = rng.uniform(0, 360, count).round(7), rng.uniform(-45, 80, count).round(7)
+    for n in sure:
+        while not sky.covered(ra[n], dec[n]):
+            ra[n], dec[n] = round(rng.uniform(0, 360), 7), round(rng.uniform(-30, 80), 7)
+    table = pd.DataFrame({"id": 10**17 + np.arange(count), "ra": ra, "dec": dec, "efigi_t": -2} | columns)
+    table.to_csv(path, index=False)
+    return path

@@ -1,0 +1,309 @@
+"""The services on loopback, in their own words, well or badly behaved.
+
+    python -m tests.services.server [--objects 2000] [--certificate FILE]
+
+prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that share of
+the answers misbehave; ``/_mode/MODE/...`` makes one do so; ``GET /_log`` lists what was asked, and when, ``/_count``
+says how much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import email.utils
+import gzip
+import io
+import json
+import random
+import socket
+import ssl
+import struct
+import sys
+import threading
+import time
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from tests.services import sky
+from tests.services.database import ROW_LIMIT, Database
+
+HTML = b"<!DOCTYPE html><html><head><title>Maintenance</title></head><body>We are back soon.</body></html>"
+BOMB = gzip.compress(bytes(60_000_000), 1)
+MAX_QUERY = 2048  # characters of a query string, as IIS has it
+PERMANENT = ("html", "bomb", "redirect")  # an answer of these is not asked for again
+MODES = (
+    "429", "429-after", "429-date", "500", "503", "slow", "drip", "truncated", "longer", "shorter", "html", "black",
+    "404", "redirect", "around", "loop", "bomb", "reset",
+)  # fmt: skip
+
+
+class State:
+    """What all requests share."""
+
+    def __init__(self, objects: int, row_limit: int):
+        self.database = Database(objects, row_limit)
+        self.lock = threading.Lock()
+        self.log: list[tuple[float, str, str]] = []
+        self.behave({})
+
+    def behave(self, wanted: dict[str, Any]) -> None:
+        self.modes, self.share = wanted.get("modes", []), wanted.get("share", 0.0)
+        self.random = random.Random(wanted.get("seed", 0))
+        self.slow, self.after = wanted.get("slow", 3.0), wanted.get("after", 1)
+
+    def mode(self) -> str:
+        with self.lock:
+            return self.random.choice(self.modes) if self.modes and self.random.random() < self.share else ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    state: State
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        now = time.monotonic()
+        if self.path == "/_count":
+            return self.send(str(len(self.state.log)).encode(), "text/plain")
+        if self.path == "/_log":
+            return self.send(json.dumps(self.state.log).encode(), "application/json")
+        mode = self.state.mode()
+        if self.path.startswith("/_mode/"):
+            mode, _, rest = self.path.removeprefix("/_mode/").partition("/")
+            self.path = "/" + rest
+        with self.state.lock:
+            self.state.log.append((now, self.path, mode))
+        if not mode or not self.misbehave(mode):
+            self.serve(black=mode == "black")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/_behave":
+            self.state.behave(json.loads(body))
+            self.state.log.clear()
+            return self.send(b"{}", "application/json")
+        with self.state.lock:
+            self.state.log.append((time.monotonic(), self.path, ""))
+        if self.path.startswith("/viz-bin/votable"):
+            return self.vizier(body.decode())
+        return self.send(HTML, "text/html", 404)
+
+    def send(self, body: bytes, kind: str, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(body))} | {
+            k.replace("_", "-"): v for k, v in headers.items()
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    # ------------------------------------------------------------------------------------------------ badly
+
+    def misbehave(self, mode: str) -> bool:
+        """Do what `mode` says; return whether that was an answer."""
+        state = self.state
+        if mode in ("429", "500", "503"):
+            self.send(HTML, "text/html", int(mode))
+        elif mode == "429-after":
+            self.send(b"", "text/plain", 429, Retry_After=str(state.after))
+        elif mode == "429-date":
+            self.send(
+                b"", "text/plain", 429, Retry_After=email.utils.formatdate(time.time() + state.after, usegmt=True)
+            )
+        elif mode == "slow":
+            time.sleep(state.slow)
+            self.close_connection = True
+        elif mode in ("drip", "truncated", "longer", "shorter"):
+            self.distort(mode)
+        elif mode == "html":
+            self.send(HTML, "text/html")
+        elif mode == "404":
+            self.send(HTML, "text/html", 404)
+        elif mode == "redirect":
+            self.send(b"", "text/html", 302, Location=f"http://localhost:{self.server.server_address[1]}{self.path}")
+        elif mode == "around":
+            self.send(b"", "text/html", 301, Location=self.path)
+        elif mode == "loop":
+            self.send(b"", "text/html", 302, Location="/_mode/loop" + self.path)
+        elif mode == "bomb":
+            self.send(BOMB, "image/jpeg", Content_Encoding="gzip")
+        elif mode == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+        else:
+            return False
+        return True
+
+    def distort(self, mode: str) -> None:
+        body = sky.jpeg(sky.picture(1.0, 2.0, 128))
+        self.send_response(200)
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Content-Length", str(len(body) + {"longer": 100, "shorter": -100}.get(mode, 0)))
+        self.end_headers()
+        self.close_connection = True
+        if mode == "drip":
+            started = time.monotonic()
+            for byte in body:
+                if time.monotonic() - started > self.state.slow:
+                    return
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.05)
+        else:
+            self.wfile.write(body[: len(body) // 2] if mode == "truncated" else body)
+
+    # ------------------------------------------------------------------------------------------------- well
+
+    def serve(self, black: bool) -> None:
+        parts = urlsplit(self.path)
+        if len(parts.query) > MAX_QUERY and "cgi-bin" not in parts.path:
+            return self.send(HTML.replace(b"Maintenance", b"maxQueryStringLength"), "text/html", 404)
+        given = {k: v[0] for k, v in parse_qs(parts.query).items()}
+        try:
+            if parts.path.endswith("/ImgCutout/getjpeg"):
+                return self.imgcutout(given, black)
+            if parts.path.endswith("/x_results.aspx"):
+                return self.send(self.state.database.answer(given["cmd"]).encode(), "text/csv")
+            if parts.path in ("/viewer/fits-cutout", "/viewer/jpeg-cutout"):
+                return self.legacy(given, parts.path.endswith("jpeg-cutout"), black)
+            if parts.path == "/hips-image-services/hips2fits":
+                return self.hips2fits(given, black)
+            if parts.path == "/cgi-bin/ps1filenames.py":
+                return self.ps1filenames(given)
+            if parts.path == "/cgi-bin/fitscut.cgi":
+                return self.fitscut(given, black)
+        except (KeyError, ValueError) as error:
+            return self.send(f"bad request: {error}".encode(), "text/plain", 400)
+        return self.send(HTML, "text/html", 404)
+
+    def picture(self, ra: float, dec: float, pixels: int, black: bool) -> None:
+        image = sky.picture(ra, dec, pixels)
+        self.send(sky.jpeg(np.zeros_like(image) if black or not sky.covered(ra, dec) else image), "image/jpeg")
+
+    def imgcutout(self, given: dict[str, str], black: bool) -> None:
+        ra, dec, width, height = (float(given[k]) for k in ("ra", "dec", "width", "height"))
+        if not 64 <= width <= 2048 or width != height:
+            raise ValueError("width and height are 64 to 2048")
+        if not sky.covered(ra, dec) and sky.code(ra, dec) & 1:  # some releases say so, some send a black tile
+            return self.send(HTML, "text/html", 404)
+        return self.picture(ra, dec, int(width), black)
+
+    def legacy(self, given: dict[str, str], jpeg: bool, black: bool) -> None:
+        ra, dec, scale = float(given["ra"]), float(given["dec"]), float(given.get("pixscale", 0.262))
+        if given.get("layer", "ls-dr10") not in ("ls-dr10", "ls-dr9", "sdss"):
+            return self.send(b"no such layer", "text/plain", 404)
+        size = min(int(given.get("size", 256)), 3000)
+        if jpeg:
+            return self.picture(ra, dec, size, black)
+        bands = given.get("bands", "grz")
+        return self.send(sky.cube(ra, -80.0 if black else dec, size, scale, bands), "image/fits")
+
+    def hips2fits(self, given: dict[str, str], black: bool) -> None:
+        ra, dec, fov = float(given["ra"]), float(given["dec"]), float(given["fov"])
+        width, height = int(given["width"]), int(given["height"])
+        if given["hips"] not in ("CDS/P/DSS2/color", "CDS/P/SDSS9/r"):
+            said = {"title": "Bad Request", "description": f"HiPS {given['hips']} not found"}
+            return self.send(json.dumps(said).encode(), "application/json", 400)
+        if width != height:
+            raise ValueError("square ones only, here")
+        if given.get("format", "fits") == "fits":
+            if black or not sky.covered(ra, dec):
+                cube = sky.cube(ra, -80.0, width, fov * 3600 / width, "r")
+                cube = cube[: len(cube) // 2880 * 2880]
+                return self.send(_all_nan(cube), "image/fits")
+            return self.send(sky.cube(ra, dec, width, fov * 3600 / width, "r"), "image/fits")
+        return self.picture(ra, dec, width, black)
+
+    def ps1filenames(self, given: dict[str, str]) -> None:
+        ra, dec = float(given["ra"]), float(given["dec"])
+        lines = ["projcell subcell ra dec filter mjd type filename shortname badflag"]
+        if sky.covered(ra, dec):
+            for band in given.get("filters", "grizy"):
+                name = f"rings.v3.skycell.1234.056.stk.{band}.unconv.fits"
+                lines.append(f"1234 056 {ra} {dec} {band} 0 stack /rings.v3.skycell/1234/056/{name} {name} 0")
+        self.send(("\n".join(lines) + "\n").encode(), "text/plain")
+
+    def fitscut(self, given: dict[str, str], black: bool) -> None:
+        for colour in ("red", "green", "blue"):
+            if not given[colour].startswith("/rings.v3.skycell/"):
+                raise ValueError(f"no file {given[colour]}")
+        self.picture(float(given["ra"]), float(given["dec"]), int(given.get("output_size", given["size"])), black)
+
+    def vizier(self, script: str) -> None:
+        """Answer like VizieR does to astroquery's form: a VOTable with units and UCDs, positions also in degrees."""
+        from astropy.io.votable import from_table
+        from astropy.table import Table
+
+        given = dict(line.split("=", 1) for line in script.split("\n") if "=" in line)
+        rows = Table(
+            {"recno": [1, 2, 3], "NGC": ["N0001", "N0002", "N0007"], "RAJ2000": ["00 07 16", "00 07 17", "00 08 21"]}
+        )
+        rows["DEJ2000"] = ["+27 42 29", "+27 40 42", "-29 54 54"]
+        for name, values in (("_RAJ2000", [1.8167, 1.8208, 2.0875]), ("_DEJ2000", [27.7081, 27.6783, -29.915])):
+            rows[name] = values
+            rows[name].unit = "deg"
+        for name, ucd in {"_RAJ2000": "pos.eq.ra", "_DEJ2000": "pos.eq.dec", "NGC": "meta.id;meta.main"}.items():
+            rows[name].meta["ucd"] = ucd
+        if given.get("-source") != "VII/118/ngc2000":
+            rows = rows[:0]
+        tree = from_table(rows)
+        for field in tree.resources[0].tables[0].fields:
+            field.ucd = rows[field.name].meta.get("ucd")
+        tree.resources[0].tables[0].name = "VII/118/ngc2000"
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree.to_xml(buffer)
+        self.send(buffer.getvalue(), "text/xml")
+
+
+def _all_nan(cube: bytes) -> bytes:
+    from astropy.io import fits
+
+    with fits.open(io.BytesIO(cube)) as hdus:
+        hdus[0].data[:] = np.nan
+        buffer = io.BytesIO()
+        hdus.writeto(buffer)
+    return buffer.getvalue()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:  # clients hang up; that is what they are here for
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--objects", type=int, default=2000)
+    parser.add_argument("--row-limit", type=int, default=ROW_LIMIT)
+    parser.add_argument("--certificate", help="PEM of key and certificate: speak TLS on a second port as well")
+    options = parser.parse_args()
+    sky.galaxies()  # now, as the first to ask may not be patient
+    Handler.state = State(options.objects, options.row_limit)
+    servers = [Server(("127.0.0.1", 0), Handler)]
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
+        servers.append(Server(("127.0.0.1", 0), Handler))
+        servers[1].socket = context.wrap_socket(servers[1].socket, server_side=True)
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(json.dumps({"ports": [s.server_address[1] for s in servers]}), flush=True)
+    sys.stdin.read()  # until whoever started it goes away
+
+
+if __name__ == "__main__":
+    main()
