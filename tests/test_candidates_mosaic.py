@@ -96,6 +96,7 @@ def test_no_candidates_are_one_page_that_says_so(run, tmp_path):
 def test_memory_does_not_grow_with_the_pages(run, tmp_path, monkeypatch):
     monkeypatch.setattr(mosaic, "PAGE", 4)
     peaks = []
+    monkeypatch.setattr(mosaic, "_AHEAD", 1)
     for count in (8, 40):
         rows, info = open_candidates(run)
         tracemalloc.start()

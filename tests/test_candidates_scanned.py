@@ -53,4 +53,5 @@ def test_pictures_come_in_the_order_of_the_store_and_are_the_right_ones(run):
     assert [rows[k % 80 if k < 80 else 3] for k, _ in found] == sorted([*rows, rows[3]])
     whole = stores["sky"].images()
     assert all(np.array_equal(image, whole[[*rows, rows[3]][k]]) for k, image in found)
+    assert all(image.base is None for _, image in found)  # a view would keep its neighbours in memory
     assert list(scanned.pictures(stores, [])) == []

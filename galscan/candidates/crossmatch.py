@@ -29,7 +29,7 @@ from galscan.candidates.known import (
     titles,
     unit_vectors,
 )
-from galscan.candidates.rows import Rows
+from galscan.candidates.rows import Rows, placed
 from galscan.candidates.run import open_candidates
 from galscan.errors import InputError
 
@@ -52,34 +52,41 @@ def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS) -> Rows
     InputError
         If the radius is out of range, or two lists have one name.
     """
-    reach, names = check_radius(radius), titles(lists)
+    check_radius(radius)
+    names = titles(lists)
 
     def add(piece: pa.Table) -> pa.Table:
         piece = piece.drop_columns([name for name in COLUMNS if name in piece.column_names])
-        apart = np.full((len(lists), len(piece)), np.inf)
-        which = np.zeros(apart.shape, int)
-        ra, dec = (piece[name].to_numpy() for name in ("ra", "dec"))
-        placed = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-        for k, known in enumerate(lists if len(placed) else ()):
-            points = unit_vectors(ra[placed], dec[placed])
-            distance, which[k, placed] = known.tree.query(points, distance_upper_bound=chord(reach) * _SLACK)
-            apart[k, placed] = np.where(np.isfinite(distance), arcseconds(distance), np.inf)
-        name, ref = np.full(len(piece), "", object), np.full(len(piece), "", object)
+        apart, which = _nearest(lists, piece, radius)
+        name, ref = (np.full(len(piece), "", object) for _ in range(2))
         nearest = apart.min(axis=0, initial=np.inf)
         for row in np.flatnonzero(np.isfinite(nearest)):
             order = [int(k) for k in np.argsort(apart[:, row], kind="stable") if np.isfinite(apart[k, row])]
             name[row], ref[row] = lists[order[0]].names[which[order[0], row]], "; ".join(names[k] for k in order)
-        values = (
-            pa.array(name, pa.string()),
-            pa.array(ref, pa.string()),
-            np.where(np.isfinite(nearest), nearest, np.nan),
-        )
+        separation = pa.array(np.where(np.isfinite(nearest), nearest, np.nan))
+        values = pa.array(name, pa.string()), pa.array(ref, pa.string()), separation
         place = piece.column_names.index("in_train") + 1 if "in_train" in piece.column_names else piece.num_columns
         for k, (column, value) in enumerate(zip(COLUMNS, values, strict=True)):
-            piece = piece.add_column(place + k, column, pa.array(value))
+            piece = piece.add_column(place + k, column, value)
         return piece
 
     return rows.changed(add)
+
+
+def _nearest(lists: Sequence[Known], piece: pa.Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return separation (arcsec, infinite beyond the radius) and number of each row's nearest object, (lists, rows)."""
+    apart = np.full((len(lists), len(piece)), np.inf)
+    which = np.zeros(apart.shape, int)
+    rows = np.flatnonzero(placed(piece))
+    points = _points(piece, rows)
+    for k, known in enumerate(lists if len(rows) else ()):
+        distance, which[k, rows] = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
+        apart[k, rows] = np.where(np.isfinite(distance), arcseconds(distance), np.inf)
+    return apart, which
+
+
+def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
+    return unit_vectors(piece["ra"].to_numpy()[rows], piece["dec"].to_numpy()[rows])
 
 
 def count_known(rows: Rows) -> int:
@@ -178,17 +185,16 @@ def recovered(
 
 def _pairs(known: Known, piece: pa.Table, radius: float) -> pd.DataFrame:
     """Return every pair of a known object and a row within the radius: columns object, row, sep."""
-    ra, dec = piece["ra"].to_numpy(), piece["dec"].to_numpy()
-    placed = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    points = unit_vectors(ra[placed], dec[placed])
+    places = np.flatnonzero(placed(piece))
+    points = _points(piece, places)
     reach = chord(radius) * _SLACK
     # Few rows have anything near, and only those are asked for all of it.
-    nearest = known.tree.query(points, distance_upper_bound=reach)[0] if len(placed) else np.empty(0)
+    nearest = known.tree.query(points, distance_upper_bound=reach)[0] if len(places) else np.empty(0)
     objects, rows, chords = [], [], []
     for k in np.flatnonzero(np.isfinite(nearest)):
         for j in known.tree.query_ball_point(points[k], reach):
             objects.append(j)
-            rows.append(placed[k])
+            rows.append(places[k])
             chords.append(np.linalg.norm(known.tree.data[j] - points[k]))
     return pd.DataFrame({
         "object": np.array(objects, int), "row": np.array(rows, int), "sep": arcseconds(np.array(chords, float)),

@@ -76,6 +76,11 @@ class Exported:
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
         return sum(file.stat().st_size for file in files if file.is_file())
 
+    @property
+    def new(self) -> int | None:
+        """Of those written, how many are in no reference list; what has no position is neither known nor new."""
+        return None if self.known is None else self.rows - self.known - int(self.told.get("unmatched", 0))
+
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same for people."""
         lists = []
@@ -83,7 +88,7 @@ class Exported:
             missed = one.missed[one.missed["fate"] != "not scanned"].drop(columns="rank")
             lists.append(one.summary() | {"missed": missed.to_dict("records")})
         told = {"file": str(self.path), "format": self.format, "bytes": self.bytes, "rows": self.rows, "of": self.of}
-        told |= self.told | ({} if self.known is None else {"known": self.known, "new": self.rows - self.known})
+        told |= self.told | ({} if self.known is None else {"known": self.known, "new": self.new})
         text = "\n".join([*self._lines(), *(one.pop("text") for one in lists)])
         return told | ({"lists": lists} if lists else {}) | {"warnings": self.warnings, "text": text}
 
@@ -105,7 +110,8 @@ class Exported:
         if "purest" in told:
             lines.append(f"none is pure enough: the purest rank has {told['purest']:.2f}")
         if self.known is not None:
-            lines.append(f"{self.known:,} of them are known, {self.rows - self.known:,} are new")
+            nowhere = f", {told['unmatched']:,} have no position" if told.get("unmatched") else ""
+            lines.append(f"{self.known:,} of them are known, {self.new:,} are new{nowhere}")
         return lines
 
 
@@ -175,6 +181,8 @@ def export_run(
         else:
             warnings.append(f"{run / 'scores'} has gone: how much of the lists was scanned is not known")
     told = {"replaced": out.exists()} | _write(chosen, rows, out, info, facts)
+    if known:
+        told["unmatched"] = formats.without_coordinates(rows)
     if not rows.count and min_purity is not None:
         told["purest"] = purest(every)
     return Exported(out, chosen, rows.count, every.count, count, found, told, warnings)

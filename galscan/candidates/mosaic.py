@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ from galscan.files import atomic_path
 
 COLUMNS, LINES = 8, 10
 PAGE = COLUMNS * LINES
+_AHEAD = 10  # pages whose pictures are read together: candidates lie scattered over the store
 _WIDTH, _HEIGHT = 595.0, 842.0  # points: A4
 _MARGIN, _STAMP, _HEAD = 36.0, 56.0, 30.0
 _STEP = (_WIDTH - 2 * _MARGIN - _STAMP) / (COLUMNS - 1), (_HEIGHT - 2 * _MARGIN - _HEAD) / LINES
@@ -36,7 +37,7 @@ _LETTERS = 24  # of a caption, which the next would otherwise touch
 def pdf(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """Write pages of 8 x 10 candidates in the order of their ranks, with rank, probability and designation.
 
-    A page and its pictures are in memory, however many there are.
+    Ten pages are in memory, however many there are.
 
     Raises
     ------
@@ -55,25 +56,29 @@ def pdf(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         progress.track("pages", max(pages, 1), "pages") as advance,
     ):
         document = _Document(handle, title)
-        for number, page in enumerate(_pages(rows), 1):
-            places = list(zip(page["store"].to_pylist(), page["index"].to_pylist(), strict=True))
-            images = [image for _, image in sorted(scanned.pictures(stores, places), key=lambda entry: entry[0])]
-            document.page(images, page.to_pylist(), f"{title}; page {number} of {pages}", footer)
-            advance()
+        for some in _some(rows, _AHEAD * PAGE):
+            places = list(zip(some["store"].to_pylist(), some["index"].to_pylist(), strict=True))
+            images = dict(scanned.pictures(stores, places))
+            for start in range(0, len(some), PAGE):
+                page = some.slice(start, PAGE).to_pylist()
+                number = len(document.kids) + 1
+                shown = [images[start + k] for k in range(len(page))]
+                document.page(shown, page, f"{title}; page {number} of {pages}", footer)
+                advance()
         if not pages:
             document.page([], [], f"{title}: no candidates", "")
         document.close()
     return {"pages": max(pages, 1)}
 
 
-def _pages(rows: Rows) -> Iterable[pa.Table]:
-    """Yield the rows a page at a time, across the borders of pieces."""
+def _some(rows: Rows, count: int) -> Iterator[pa.Table]:
+    """Yield so many rows at a time, across the borders of pieces."""
     rest: pa.Table | None = None
     for piece in rows:
         rest = piece if rest is None else pa.concat_tables([rest, piece])
-        while len(rest) >= PAGE:
-            yield rest.slice(0, PAGE)
-            rest = rest.slice(PAGE)
+        while len(rest) >= count:
+            yield rest.slice(0, count)
+            rest = rest.slice(count)
     if rest is not None and len(rest):
         yield rest
 

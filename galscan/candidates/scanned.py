@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from galscan import progress
 from galscan.errors import InputError
 from galscan.scanning.worker import FINGERPRINT, quarantine_path, scores_path
-from galscan.store.layout import Store, open_store
+from galscan.store.layout import CHUNK, Store, open_store
 
 
 def parts(
@@ -30,13 +31,13 @@ def parts(
     with progress.track(label, int(info["parts"]), "parts") as advance:
         for number in range(int(info["parts"])):
             path = where(run, number)
-            if (pq_marks(path) or {}).get(FINGERPRINT) != str(info["fingerprint"]).encode():
+            if (_marks(path) or {}).get(FINGERPRINT) != str(info["fingerprint"]).encode():
                 raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
             yield path, columns_of(path, columns)
             advance()
 
 
-def pq_marks(path: Path) -> dict[bytes, bytes] | None:
+def _marks(path: Path) -> dict[bytes, bytes] | None:
     """Return the metadata of a Parquet file; None where there is none that can be read."""
     try:
         return dict(pq.read_metadata(path).metadata or {})
@@ -78,20 +79,12 @@ def open_stores(info: Mapping[str, Any]) -> dict[str, Store]:
 def pictures(stores: Mapping[str, Store], where: Sequence[tuple[str, int]]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number in `where`, image) for rows of stores, in the order in which they lie there.
 
-    Neighbours are read together: a store streams a chunk as fast as it gives one picture of it.
+    A chunk is decoded once, whether one picture of it is wanted or all.
     """
     order = sorted(range(len(where)), key=lambda k: where[k])
-    start = 0
-    while start < len(order):
-        name, first = where[order[start]]
-        stop = start
-        while stop < len(order) and where[order[stop]][0] == name and where[order[stop]][1] < first + _TOGETHER:
-            stop += 1
-        last = where[order[stop - 1]][1]
+    for (name, _), group in groupby(order, key=lambda k: (where[k][0], where[k][1] // CHUNK)):
+        wanted = list(group)
+        first, last = where[wanted[0]][1], where[wanted[-1]][1]
         images = stores[name].images(slice(first, last + 1))
-        for k in order[start:stop]:
-            yield k, images[where[k][1] - first]
-        start = stop
-
-
-_TOGETHER = 256  # rows, a chunk of the store
+        for k in wanted:
+            yield k, images[where[k][1] - first].copy()  # a view would keep the whole chunk

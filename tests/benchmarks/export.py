@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     large, small = (_run(work / name, n) for name, n in (("large", rows), ("small", rows // 10)))
     known = _known(large, work / "known.csv")
     figures: dict[str, Any] = {"rows": rows}
-    figures["tenth_mb"] = _export(small, work / "small.fits")[0]
+    figures["export_tenth_mb"] = _export(small, work / "small.fits")[0]
     for name, suffix, more in (
         ("million", "fits", ()), ("votable", "vot", ()), ("parquet", "parquet", ()), ("csv", "csv", ()),
         ("ds9", "reg", ()), ("known", "known.fits", ("--known", known)), ("moc", "moc.fits", ("--order", 13)),
