@@ -342,21 +342,41 @@ def scan(
     raise typer.Exit(1 if told.get("set_aside") else 0)
 
 
-@_verb("export", "galscan export run/ --min-purity 0.5 --out candidates.fits")
+@_verb("export", "galscan export run/ --min-purity 0.5 --known kaviraj2012.csv --out candidates.fits")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a scan.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="What to write: .fits .vot .parquet .csv .reg .pdf .moc.fits .moc.json.")
+    ],
     format: Annotated[
-        str | None, typer.Option("--format", help="fits, votable, parquet, csv or ds9; default: by the file's name.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="fits, votable, parquet, csv, ds9, pdf, moc; zooniverse and hats, which are folders. Default: by the "
+            "name of --out.",
+        ),
     ] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Only the best K.")] = None,
     min_purity: Annotated[
         float | None, typer.Option("--min-purity", min=0, max=1, help="Only down to this purity.")
     ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option("--known", help="Table of known objects (name, ra, dec in degrees): what is new; repeatable."),
+    ] = None,
+    radius: Annotated[
+        float | None, typer.Option("--radius", help="Arcseconds within which --known is the same object; default: 3.")
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option("--order", help="HEALPix order of a MOC; default: by the width of the stamps.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the candidates of a scan as a catalog."""
-    _show(galscan.export(run, out, format=format, top=top, min_purity=min_purity), as_json)
+    """Write the candidates of a scan as a catalog, or the sky that was scanned as a MOC."""
+    done = galscan.export(
+        run, out, format=format, top=top, min_purity=min_purity, known=known or (), radius=radius, order=order
+    )
+    _show(done, as_json)
 
 
 @_verb("vet", "galscan vet run/ --size 200")

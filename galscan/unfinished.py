@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from galscan.errors import ConflictError, Interrupted
 from galscan.files import read_json, storage_errors, write_json
+from galscan.files import sync_directory as sync
 
 REQUEST = "request.json"
 
@@ -127,3 +129,34 @@ def deliver(work: Path, out: Path) -> None:
         os.replace(out, aside)
     os.replace(work, out)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(out: Path, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `out`: it takes the place of `out` when the block is done, and goes if it fails.
+
+    Parameters
+    ----------
+    marker : str
+        A file that such a folder has: only one with it, or an empty one, is replaced.
+
+    Raises
+    ------
+    ConflictError
+        If something else is there.
+    StorageError
+        If the disk is full or the place is not writable.
+    """
+    if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
+        raise ConflictError(f"{out} is there already and is not of this kind (no {marker} in it); name another place")
+    work = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with storage_errors(out):
+        try:
+            work.mkdir(parents=True)
+            yield work
+            for entry in [*work.rglob("*"), work]:
+                sync(entry)
+            deliver(work, out)
+            sync(out.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)

@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from galscan.scanning.worker import FINGERPRINT, quarantine_path, scores_path
+from tests.helpers import tiny_bundle, tiny_store
 
 PROVENANCE = {
     "target": "dustlane",
@@ -98,3 +103,41 @@ def write_run(path: Path, frame: pd.DataFrame | None = None, **changes: Any) -> 
     (path / "run.json").write_text(json.dumps(info(**changes)))
     (candidates() if frame is None else frame).to_parquet(path / "candidates.parquet", index=False)
     return path
+
+
+def scanned_run(place: Path) -> Path:
+    """Write a run of 600 objects in two parts: 40 candidates, 60 discarded by the first look, 9 quarantined.
+
+    Rows 0 to 39 of the store are the candidates in order; 540 to 599 were discarded, but for the last 9.
+    """
+    store = tiny_store(place / "sky.zarr", 600, 32, survey="sky", unusable=9)
+    frame = pd.DataFrame({name: store.column(name) for name in ("id", "ra", "dec", "flags")})
+    frame = frame.assign(index=np.arange(600), store="sky", score=np.linspace(4, -4, 600).astype(np.float32))
+    frame["first_look"] = np.where(frame["index"] >= 540, -5.0, 1.0).astype(np.float32)
+    frame["stage"] = np.where(frame["index"] >= 540, "first look", "full")
+    frame.loc[frame["index"] >= 540, "score"] = np.nan
+    unusable = frame["flags"] > 0
+    model = tiny_bundle(place / "model")
+    listed = candidates(40).assign(in_train=False)
+    for name in ("index", "ra", "dec", "store", "score"):
+        listed[name] = frame[name].head(40).to_numpy()
+    listed["objid"] = frame["id"].head(40).to_numpy()
+    listed["in_train"] = listed["objid"].astype(str).isin(model.train_ids())
+    entry = {"name": "sky", "path": str(store.path), "content_hash": store.content_hash, "count": 600}
+    run = write_run(
+        place / "run", listed, stores=[entry], objects=600, parts=2, size=32, scanned=591, quarantined=9, candidates=40,
+        model=str(model.path), identity=info()["identity"] | {"model": model.model_hash}, seed=3,
+    )  # fmt: skip
+    mark = {FINGERPRINT: info()["fingerprint"].encode()}
+    for part in range(2):
+        some = frame.iloc[part * 300 : part * 300 + 300]
+        good, bad = some[~unusable[some.index]], some[unusable[some.index]].assign(reason="no image")
+        columns = ["store", "index", "id", "ra", "dec", "flags"]
+        for path, rows, names in (
+            (scores_path(run, part), good, [*columns, "score", "first_look", "stage"]),
+            (quarantine_path(run, part), bad, [*columns, "reason"]),
+        ):
+            path.parent.mkdir(exist_ok=True)
+            table = pa.Table.from_pandas(rows[names], preserve_index=False)
+            pq.write_table(table.replace_schema_metadata(mark), path, write_page_checksum=True)
+    return run

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import csv
-import shutil
-import subprocess
-
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits, votable
+from astropy.table import Table
 
-from galscan.candidates.export import SUFFIXES, export_run, select
-from galscan.errors import ConflictError, InputError, NotFoundError
-from tests.candidate_tables import candidates, write_run
+from galscan.candidates.export import FOLDERS, FORMATS, SUFFIXES, export_run
+from galscan.errors import ConflictError, InputError
+from tests.candidate_tables import candidates, scanned_run, write_run
+
+TABLES = [suffix for suffix, name in SUFFIXES.items() if name not in ("moc", "pdf")]
 
 
 @pytest.fixture
@@ -20,10 +18,41 @@ def run(tmp_path):
     return write_run(tmp_path / "run", candidates(text=True))
 
 
-@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    """A run with its scores and its store, and a list of known objects: ranks 1 and 6, one below the list."""
+    place = tmp_path_factory.mktemp("scanned")
+    run = scanned_run(place)
+    scores = pd.read_parquet(run / "scores" / "part-00000.parquet")
+    known = scores.loc[scores["index"].isin([0, 5, 200]), ["ra", "dec"]]
+    known.assign(name=["a", "b", "c"]).to_csv(place / "list.csv", index=False)
+    return run
+
+
+@pytest.mark.parametrize("suffix", TABLES)
 def test_every_suffix_writes_something_and_leaves_no_temporary_file(run, tmp_path, suffix):
-    out = export_run(run, tmp_path / "out" / f"c{suffix}")
-    assert out.stat().st_size > 100 and list(out.parent.iterdir()) == [out]
+    done = export_run(run, tmp_path / "out" / f"c{suffix}")
+    assert done.bytes == done.path.stat().st_size > 100 and list(done.path.parent.iterdir()) == [done.path]
+    assert (done.rows, done.of) == (20, 20) and done.format == SUFFIXES[suffix]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, ".moc.json"])
+def test_every_format_of_a_scan(scanned, tmp_path, name):
+    for extra, formats in (("mocpy", ("moc", ".moc.json")), ("lsdb", ("hats",))):
+        if name in formats:
+            pytest.importorskip(extra)
+    out = tmp_path / (f"c{name}" if name.startswith(".") else "out")
+    for replaced in (False, True):
+        done = export_run(scanned, out, format=None if name.startswith(".") else name)
+        told = done.summary()
+        assert told["replaced"] is replaced and told["bytes"] > 100 and told["file"] == str(out)
+        assert out.is_dir() == (name in FOLDERS) and list(tmp_path.iterdir()) == [out]
+        assert told["rows"] == (0 if "moc" in name else 40) and str(out) in told["text"]
+
+
+def test_what_was_exported_is_a_path(run, tmp_path):
+    assert len(pd.read_csv(export_run(run, tmp_path / "c.csv"))) == 20
+    assert len(Table.read(export_run(run, tmp_path / "c.fits", top=3))) == 3
 
 
 def test_fits(run, tmp_path):
@@ -33,69 +62,45 @@ def test_fits(run, tmp_path):
         assert header["MODELSHA"] == "a" * 64 and header["SURVEY"] == "sdss" and header["PREVALHI"] == 0.01
 
 
-def test_votable_keeps_units_ucds_and_provenance(run, tmp_path):
-    document = votable.parse(export_run(run, tmp_path / "c.vot"))
-    first = document.get_first_table()
-    fields = {field.name: field for field in first.fields}
-    assert str(fields["ra"].unit) == "deg" and fields["ra"].ucd == "pos.eq.ra;meta.main" and fields["ra"].ref == "icrs"
-    assert fields["purity"].description and len(first.array) == 20
-    infos = {info.name: info.value for info in document.resources[0].infos}
-    assert infos["model"] == "a" * 64 and infos["target"] == "dustlane"
-
-
-@pytest.mark.skipif(shutil.which("stilts") is None, reason="stilts is not installed")
-@pytest.mark.parametrize("top", [None, 3])
-def test_stilts_accepts_the_votable(run, tmp_path, top):
-    out = export_run(run, tmp_path / "c.vot", top=top)
-    said = subprocess.run(["stilts", "votlint", f"votable={out}"], capture_output=True, text=True, timeout=120)
-    assert said.returncode == 0 and "ERROR" not in said.stdout + said.stderr, said.stdout + said.stderr
-
-
-def test_parquet_is_the_table_with_meanings(run, tmp_path):
-    out = export_run(run, tmp_path / "c.parquet")
-    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(run / "candidates.parquet"))
-    assert pq.read_schema(out).field("ra").metadata[b"unit"] == b"deg"
-
-
-def test_csv_runs_no_formula(run, tmp_path):
-    with open(export_run(run, tmp_path / "c.csv"), newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    assert rows[0]["objid"] == "'=HYPERLINK(0)" and rows[1]["objid"] == "NGC 1 é"
-    assert float(rows[0]["dec"]) == pytest.approx(candidates()["dec"][0])
-    assert rows[-1]["ra"] == ""
-
-
-def test_ds9_regions_leave_out_and_count_what_has_no_place(run, tmp_path):
-    lines = export_run(run, tmp_path / "c.reg").read_text().splitlines()
-    assert sum(line.startswith("circle(") for line in lines) == 18
-    assert "icrs" in lines and any("2 of 20 candidates have no coordinates" in line for line in lines)
-    assert lines[-1].endswith("text={18}")
-
-
-def test_selection():
-    frame = candidates()
-    assert len(select(frame, top=500)) == 20
-    pure = select(frame, min_purity=0.7)
-    assert pure["purity"].min() >= 0.7 and frame["purity"][len(pure)] < 0.7
-    assert len(select(frame, min_purity=0.7, top=2)) == 2 and len(select(frame, min_purity=0.7, top=19)) == len(pure)
-    assert len(select(frame, min_purity=0.99)) == 0 and len(select(frame, min_purity=0.0)) == 20
-
-
 @pytest.mark.parametrize("suffix", [".fits", ".vot", ".parquet", ".csv", ".reg"])
 def test_an_empty_selection_is_a_valid_file(run, tmp_path, suffix):
-    assert export_run(run, tmp_path / f"none{suffix}", min_purity=0.999).is_file()
+    done = export_run(run, tmp_path / f"none{suffix}", min_purity=0.999)
+    assert done.path.is_file() and "none is pure enough: the purest rank has 0.95" in done.summary()["text"]
 
 
 def test_integer_ids_stay_integers(tmp_path):
     run = write_run(tmp_path / "run")
     assert fits.getdata(export_run(run, tmp_path / "c.fits"))["objid"].dtype.kind == "i"
-    assert votable.parse_single_table(export_run(run, tmp_path / "c.vot")).array["objid"].dtype == np.int64
+    assert votable.parse_single_table(str(export_run(run, tmp_path / "c.vot").path)).array["objid"].dtype == np.int64
 
 
 def test_format_overrules_the_suffix_and_old_files_are_replaced(run, tmp_path):
-    out = tmp_path / "c.txt"
+    out = tmp_path / "c.moc.fits"
     out.write_text("old")
-    assert export_run(run, out, format="csv").read_text().startswith("designation,")
+    assert export_run(run, out, format="csv").path.read_text().startswith("designation,")
+
+
+def test_what_is_known_and_what_was_found_again(scanned, tmp_path):
+    done = export_run(scanned, tmp_path / "c.fits", known=[scanned.parent / "list.csv"])
+    table = Table.read(done)
+    assert table["known_name"][[0, 5]].tolist() == ["a", "b"] and (table["known_name"] != "").sum() == 2
+    assert table["known_sep"].unit == "arcsec" and table["known_ref"][0] == "list"
+    told = done.summary()
+    assert (told["known"], told["new"]) == (2, 38)
+    entry = told["lists"][0]
+    assert entry["recovered"]["found"] == 2 and entry["ranks"] == [1, 6] and entry["missed"][0]["name"] == "c"
+    assert "2 of 3: 67 %" in told["text"] and "2 of them are known, 38 are new" in told["text"]
+    best = export_run(scanned, tmp_path / "c.csv", known=[scanned.parent / "list.csv"], top=2, radius=0.5)
+    assert best.known == 1 and best.recovered[0].objects["rank"].tolist() == [1, 6, 0]  # of all ranks, not of the two
+
+
+def test_without_scores_candidates_are_matched_all_the_same(run, tmp_path):
+    frame = candidates(text=True)
+    frame[["ra", "dec"]].head(1).assign(name="x").to_csv(tmp_path / "k.csv", index=False)
+    done = export_run(run, tmp_path / "c.vot", known=[tmp_path / "k.csv"])
+    assert (done.known, done.new) == (1, 17) and "2 have no position" in done.summary()["text"]  # of 20
+    assert done.recovered == [] and "scores has gone" in done.warnings[0]
+    assert done.summary()["warnings"] == done.warnings
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,13 @@ def test_format_overrules_the_suffix_and_old_files_are_replaced(run, tmp_path):
         ({"min_purity": 1.2}, "--min-purity 1.2"),
         ({"min_purity": -0.1}, "--min-purity"),
         ({"min_purity": float("nan")}, "--min-purity"),
+        ({"order": 9}, "--order is of a MOC"),
+        ({"radius": 3.0}, "--radius is how near"),
+        ({"known": ["k.csv"], "radius": 0.0}, "--radius 0"),
+        ({"known": ["k.csv"]}, "no catalog at k.csv"),
+        ({"out": "c.moc.fits", "top": 3}, "--top says nothing of a MOC"),
+        ({"format": "moc", "min_purity": 0.3}, "--min-purity says nothing of a MOC"),
+        ({"format": "moc", "known": ["k.csv"]}, "--known says nothing of a MOC"),
     ],
 )
 def test_what_makes_no_sense_is_named_and_nothing_written(run, tmp_path, options, words):
@@ -117,18 +129,20 @@ def test_what_makes_no_sense_is_named_and_nothing_written(run, tmp_path, options
     assert list(tmp_path.iterdir()) == [run]
 
 
-def test_places_that_must_not_be_overwritten(run, tmp_path):
-    before = (run / "candidates.parquet").read_bytes()
-    with pytest.raises(ConflictError, match="belongs to the run"):
-        export_run(run, run / "candidates.parquet", top=1)
-    assert (run / "candidates.parquet").read_bytes() == before
+@pytest.mark.parametrize("place", ["candidates.parquet", "run.json", "scores", "scores/x.fits", "vetting/c.fits", "."])
+def test_what_belongs_to_the_run_is_not_overwritten(run, place):
+    before = sorted((path, path.read_bytes()) for path in run.rglob("*") if path.is_file())
+    for name in ("csv", "zooniverse"):
+        with pytest.raises(ConflictError):
+            export_run(run, run / place, format=name, top=1)
+    assert sorted((path, path.read_bytes()) for path in run.rglob("*") if path.is_file()) == before
+    assert export_run(run, run / "mine.fits").path.is_file()
+
+
+def test_files_and_folders_are_not_taken_for_each_other(run, tmp_path):
     (tmp_path / "folder.fits").mkdir()
-    with pytest.raises(ConflictError, match="is a folder"):
+    with pytest.raises(ConflictError, match="is a folder; name a file"):
         export_run(run, tmp_path / "folder.fits")
-
-
-def test_unfinished_or_absent_runs(tmp_path):
-    with pytest.raises(InputError, match="not finished"):
-        export_run(write_run(tmp_path / "run", status="running"), tmp_path / "c.fits")
-    with pytest.raises(NotFoundError, match="no run"):
-        export_run(tmp_path / "nothing", tmp_path / "c.fits")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConflictError, match="zooniverse writes a folder"):
+        export_run(run, tmp_path / "file", format="zooniverse")

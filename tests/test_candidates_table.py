@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
 
-from galscan.candidates import table
+from galscan.candidates import rows, table
 from tests.candidate_tables import PROVENANCE, candidates
 
 
@@ -86,3 +86,25 @@ def test_stilts_reads_units_and_ucds(tmp_path):
     for column in table.described(frame):
         assert f",{column.unit}," in rows[column.name] and column.ucd in rows[column.name]
         assert column.comment.split(",")[0] in rows[column.name]
+
+
+@pytest.mark.parametrize("size", [1, 7, 20])
+def test_pieces_leave_no_trace_in_the_file(tmp_path, monkeypatch, size):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    frame = candidates(text=True).assign(known_name=["é" * k for k in range(20)], known_ref="k", known_sep=1.5)
+    whole = table.write_fits(frame, tmp_path / "whole.fits", PROVENANCE).read_bytes()
+    monkeypatch.setattr(rows, "PIECE", size)
+    assert table.write_fits(rows.of_frame(frame), tmp_path / "pieces.fits", PROVENANCE).read_bytes() == whole
+    frame.to_parquet(tmp_path / "c.parquet", index=False, row_group_size=9)
+    again = rows.of_parquet(tmp_path / "c.parquet")
+    assert table.write_fits(again, tmp_path / "again.fits", PROVENANCE).read_bytes() == whole
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8", "?"])
+def test_every_kind_of_number_is_kept(tmp_path, dtype):
+    values = np.array([0, 1, 100], dtype)
+    path = table.write_fits(candidates(3).assign(answer=values), tmp_path / "c.fits", {})
+    read = Table.read(path)["answer"]
+    assert read.tolist() == values.tolist() and read.dtype.kind in (
+        "iu" if values.dtype.kind in "iu" else values.dtype.kind
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from galscan.errors import ConflictError, Interrupted, StorageError
 from galscan.files import read_json, write_json
-from galscan.unfinished import deliver, finished, held, partial, work_on
+from galscan.unfinished import deliver, finished, held, partial, whole_folder, work_on
 
 REQUEST = {"seed": 0, "recipe": "a"}
 
@@ -105,3 +105,33 @@ def test_delivery_replaces_what_was_there(tmp_path):
         (folder / name).touch()
     deliver(work, out)
     assert [p.name for p in out.iterdir()] == ["new"] and not work.exists()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "new" / "catalogue"
+    with whole_folder(out, "marker") as work:
+        (work / "marker").write_text("1")
+        (work / "deep").mkdir()
+        assert not out.exists()
+    assert (out / "marker").read_text() == "1" and [*out.parent.iterdir()] == [out]
+    with pytest.raises(RuntimeError), whole_folder(out, "marker") as work:
+        (work / "marker").write_text("2")
+        raise RuntimeError
+    assert (out / "marker").read_text() == "1" and (out / "deep").is_dir() and [*out.parent.iterdir()] == [out]
+    with whole_folder(out, "marker") as work:
+        (work / "marker").write_text("3")
+    assert (out / "marker").read_text() == "3" and not (out / "deep").exists() and [*out.parent.iterdir()] == [out]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "x").touch()
+    (tmp_path / "file").write_text("x")
+    for name in ("thesis", "file"):
+        with pytest.raises(ConflictError, match="no marker in it"), whole_folder(tmp_path / name, "marker"):
+            pass
+    (tmp_path / "empty").mkdir()
+    with whole_folder(tmp_path / "empty", "marker"):
+        pass
+    with pytest.raises(StorageError, match="cannot write /proc/x"), whole_folder(Path("/proc/x"), "marker"):
+        pass

@@ -1,21 +1,20 @@
-"""A run's candidates in the formats astronomers' tools read."""
+"""A run's candidates in the formats astronomers' tools read: one door for all of them."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
+from galscan.candidates import formats, table
+from galscan.candidates.rows import Rows
+from galscan.candidates.run import GRADED, open_candidates, provenance, purest, select
+from galscan.errors import ConflictError, InputError, nearest
 
-import galscan
-from galscan.candidates import table
-from galscan.errors import ConflictError, InputError, NotFoundError, nearest
-from galscan.files import atomic_path, read_json
+if TYPE_CHECKING:
+    from galscan.candidates.crossmatch import Recovered
 
 SUFFIXES = {
     ".fits": "fits",
@@ -27,8 +26,93 @@ SUFFIXES = {
     ".pq": "parquet",
     ".csv": "csv",
     ".reg": "ds9",
+    ".pdf": "pdf",
+    ".moc.fits": "moc",
+    ".moc.json": "moc",
 }
-FORMATS = ("fits", "votable", "parquet", "csv", "ds9")
+FORMATS = ("fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse", "hats")
+FOLDERS = ("zooniverse", "hats")
+_OWN = {
+    "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl", "purity.json",
+    f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite", "scores", "quarantine", "vetting",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written; opens as its path does.
+
+    Attributes
+    ----------
+    path : Path
+    format : str
+    rows, of : int
+        Candidates written, and in the run; of a MOC, 0 and the candidates in the run.
+    known : int, optional
+        Of those written, how many are in a reference list.
+    recovered : list of Recovered
+        What became of the objects of each list.
+    told : dict
+        What else there is to say of the format: order of the MOC, rows left out, batches.
+    warnings : list of str
+        What may be wrong with a reference list.
+    """
+
+    path: Path
+    format: str
+    rows: int
+    of: int
+    known: int | None = None
+    recovered: list[Recovered] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file, or of all files of the folder."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    @property
+    def new(self) -> int | None:
+        """Of those written, how many are in no reference list; what has no position is neither known nor new."""
+        return None if self.known is None else self.rows - self.known - int(self.told.get("unmatched", 0))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a script wants to know, JSON-able; ``text`` is the same for people."""
+        lists = []
+        for one in self.recovered:
+            missed = one.missed[one.missed["fate"] != "not scanned"].drop(columns="rank")
+            lists.append(one.summary() | {"missed": missed.to_dict("records")})
+        told = {"file": str(self.path), "format": self.format, "bytes": self.bytes, "rows": self.rows, "of": self.of}
+        told |= self.told | ({} if self.known is None else {"known": self.known, "new": self.new})
+        text = "\n".join([*self._lines(), *(one.pop("text") for one in lists)])
+        return told | ({"lists": lists} if lists else {}) | {"warnings": self.warnings, "text": text}
+
+    def _lines(self) -> list[str]:
+        told = self.told
+        what = f"{self.rows:,} of {self.of:,} candidates"
+        if self.format == "moc":
+            what = (
+                f"the sky of {told['objects']:,} scanned objects, {told['square_degrees']:.4g} square degrees in cells "
+                f"of order {told['order']} ({told['cell_arcsec']:.3g} arcsec),"
+            )
+        lines = [f"{what} written to {self.path}" + (" (the old one was replaced)" if told.get("replaced") else "")]
+        if told.get("left_out"):
+            lines.append(f"{told['left_out']:,} of them have no position and are left out")
+        if told.get("without_position"):
+            lines.append(f"{told['without_position']:,} of them have no position and are not covered")
+        if told.get("batches"):
+            lines.append(f"folders of pictures with their manifest.csv, each to upload at once: {told['batches']:,}")
+        if "purest" in told:
+            lines.append(f"none is pure enough: the purest rank has {told['purest']:.2f}")
+        if self.known is not None:
+            nowhere = f", {told['unmatched']:,} have no position" if told.get("unmatched") else ""
+            lines.append(f"{self.known:,} of them are known, {self.new:,} are new{nowhere}")
+        return lines
 
 
 def export_run(
@@ -38,200 +122,129 @@ def export_run(
     format: str | None = None,
     top: int | None = None,
     min_purity: float | None = None,
-) -> Path:
+    known: Sequence[str | os.PathLike[str]] = (),
+    radius: float | None = None,
+    order: int | None = None,
+) -> Exported:
     """Write the candidates of a finished run to `out`, atomically; a file that was there is replaced.
 
     Parameters
     ----------
-    format : {"fits", "votable", "parquet", "csv", "ds9"}, optional
-        From the suffix of `out` when not given.
+    format : str, optional
+        One of `FORMATS`; from the suffix of `out` when not given.
     top : int, optional
         At most so many, best first.
     min_purity : float, optional
         Down to the largest rank whose purity is at least this. With `top`, both hold.
+    known : sequence of paths
+        Reference lists: each candidate is told known or new (`crossmatch.annotate`), and of each list what was found
+        again (`crossmatch.recovered`).
+    radius : float, optional
+        Within which a position is the same, in arcseconds; 3 when not given.
+    order : int, optional
+        Of a MOC; the coarsest whose cells are no wider than the stamps when not given.
 
     Raises
     ------
     NotFoundError
         If there is no run.
     InputError
-        If the run is not finished, the format unknown, or an option out of range.
+        If the run is not finished, the format unknown, an option out of range or of another format, or an extra is
+        missing.
     ConflictError
-        If `out` is a folder, or one of the run's own files.
+        If `out` is another kind of thing, or one of the run's own files.
     """
     run, out = Path(run), Path(out)
     chosen = _format(out, format)
-    frame, info = read_run(run)
-    frame = select(frame, top=top, min_purity=min_purity)
-    if out.is_dir():
-        raise ConflictError(f"{out} is a folder; name a file, e.g. {out / 'candidates.fits'}")
-    if out.resolve().parent == run.resolve() and (out.name in _OWN):
-        raise ConflictError(f"{out} belongs to the run itself; export to another name")
-    _WRITERS[chosen](frame, out, info)
-    return out
+    _check_options(chosen, out, top=top, min_purity=min_purity, known=known or None, radius=radius, order=order)
+    every, info = open_candidates(run)
+    rows = select(every, top=top, min_purity=min_purity)
+    _check_place(run, out, chosen)
+    facts = provenance(info)
+    if chosen == "moc":
+        from galscan.candidates.coverage import moc
+
+        replaced = out.exists()
+        return Exported(out, chosen, 0, every.count, told={"replaced": replaced} | moc(run, out, info, order, facts))
+    found: list[Recovered] = []
+    count, warnings = None, []
+    if known:
+        from galscan.candidates import crossmatch
+
+        radius = crossmatch.check_radius(crossmatch.RADIUS if radius is None else radius)
+        lists = [crossmatch.read_known(path) for path in known]
+        rows = crossmatch.annotate(rows, lists, radius)
+        count = crossmatch.count_known(rows)
+        warnings = [warning for one in lists for warning in one.warnings]
+        if (run / "scores").is_dir():
+            found = [crossmatch.recovered(run, one, radius) for one in lists]
+        else:
+            warnings.append(f"{run / 'scores'} has gone: how much of the lists was scanned is not known")
+    told = {"replaced": out.exists()} | _write(chosen, rows, out, info, facts)
+    if known:
+        told["unmatched"] = formats.without_coordinates(rows)
+    if not rows.count and min_purity is not None:
+        told["purest"] = purest(every)
+    return Exported(out, chosen, rows.count, every.count, count, found, told, warnings)
 
 
-GRADED = "candidates-graded"
-_OWN = {
-    "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl", "purity.json",
-    f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite",
-}  # fmt: skip
+def _write(chosen: str, rows: Rows, out: Path, info: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write one format; what a format needs is loaded with it."""
+    if chosen == "fits":
+        table.write_fits(rows, out, facts, info.get("answers", ()))
+    elif chosen == "pdf":
+        from galscan.candidates.mosaic import pdf
 
+        return pdf(rows, out, info)
+    elif chosen == "zooniverse":
+        from galscan.candidates.zooniverse import zooniverse
 
-def read_run(run: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the candidates of a finished run, and its run.json; with the grades, once ``galscan purity`` took them in.
+        return zooniverse(rows, out, info)
+    elif chosen == "hats":
+        from galscan.candidates.hats import hats
 
-    Raises
-    ------
-    NotFoundError
-        If there is no run.
-    InputError
-        If it is not finished.
-    """
-    run = Path(run)
-    if not (run / "run.json").is_file():
-        raise NotFoundError(f"no run at {run} (it has no run.json); make one with: galscan scan")
-    info = read_json(run / "run.json")
-    if not isinstance(info, dict) or info.get("status") != "done" or not (run / "candidates.parquet").is_file():
-        raise InputError(f"the scan in {run} is not finished; run its scan command again, it goes on where it stopped")
-    if (run / f"{GRADED}.parquet").is_file():
-        return pd.read_parquet(run / f"{GRADED}.parquet"), info | {"purity": read_json(run / "purity.json")["after"]}
-    return pd.read_parquet(run / "candidates.parquet"), info
-
-
-def select(frame: pd.DataFrame, *, top: int | None = None, min_purity: float | None = None) -> pd.DataFrame:
-    """Return the candidates down to rank `top` and to the largest rank with purity >= `min_purity`.
-
-    Raises
-    ------
-    InputError
-        If an option is out of range.
-    """
-    keep = len(frame)
-    if top is not None:
-        if top < 1:
-            raise InputError(f"--top {top}: ask for at least 1 candidate")
-        keep = min(keep, top)
-    if min_purity is not None:
-        if not 0 <= min_purity <= 1:  # also refuses NaN
-            raise InputError(f"--min-purity {min_purity}: purity is a fraction; use 0 to 1")
-        pure = np.flatnonzero(frame["purity"].to_numpy() >= min_purity)
-        keep = min(keep, int(pure[-1]) + 1 if len(pure) else 0)
-    return frame.head(keep)
-
-
-def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what run.json tells a catalogue's header (keys of `table.write_fits`)."""
-    identity, purity = info.get("identity") or {}, info.get("purity") or {}
-    prevalence = purity.get("prevalence") or {}
-    return {
-        "target": info.get("target"),
-        "stores": [s.get("name", "") for s in info.get("stores", [])] or None,
-        "model": identity.get("model"),
-        "recipe": identity.get("recipe"),
-        "fingerprint": info.get("fingerprint"),
-        "version": identity.get("version"),
-        "precision": info.get("precision"),
-        "seed": info.get("seed"),
-        "scanned": info.get("scanned"),
-        "quarantined": info.get("quarantined"),
-        "candidates": info.get("candidates"),
-        "prevalence": prevalence.get("value"),
-        "prevalence_lo": prevalence.get("low"),
-        "prevalence_hi": prevalence.get("high"),
-        "confidence": purity.get("confidence"),
-        "notes": list(purity.get("notes", [])),
-    }
+        return hats(rows, out, facts)
+    else:
+        {"votable": formats.votable, "parquet": formats.parquet, "csv": formats.csv, "ds9": formats.ds9}[chosen](
+            rows, out, facts
+        )
+        if chosen == "ds9":
+            return {"left_out": formats.without_coordinates(rows)}
+    return {}
 
 
 def _format(out: Path, name: str | None) -> str:
     if name is None:
-        if (chosen := SUFFIXES.get(out.suffix.lower())) is None:
-            raise InputError(
-                f"{out}: no format has the suffix '{out.suffix}'{nearest(out.suffix, SUFFIXES)}; or give --format"
-            )
-        return chosen
+        for suffix in ("".join(out.suffixes[-2:]).lower(), out.suffix.lower()):
+            if suffix in SUFFIXES:
+                return SUFFIXES[suffix]
+        raise InputError(
+            f"{out}: no format has the suffix '{out.suffix}'{nearest(out.suffix, SUFFIXES)}; or give --format"
+        )
     if name not in FORMATS:
         raise InputError(f"format '{name}' is unknown{nearest(name, FORMATS)}")
     return name
 
 
-def _fits(frame: pd.DataFrame, out: Path, info: Mapping[str, Any]) -> None:
-    table.write_fits(frame, out, provenance(info), info.get("answers", ()))
+def _check_options(chosen: str, out: Path, **options: Any) -> None:
+    """Refuse options that mean nothing for a format."""
+    given = {name for name, value in options.items() if value is not None}
+    if chosen == "moc" and (idle := sorted(given - {"order"})):
+        raise InputError(
+            f"--{idle[0].replace('_', '-')} says nothing of a MOC: it covers all that was scanned, not the candidates"
+        )
+    if chosen != "moc" and "order" in given:
+        raise InputError("--order is of a MOC; write one with --out scanned.moc.fits, or --format moc")
+    if "radius" in given and "known" not in given:
+        raise InputError("--radius is how near to a known object counts as it; name a list with --known FILE")
 
 
-def _votable(frame: pd.DataFrame, out: Path, info: Mapping[str, Any]) -> None:
-    from astropy.io import votable
-    from astropy.io.votable import tree
-
-    document = votable.from_table(table.to_table(frame))
-    resource = document.resources[0]
-    resource.coordinate_systems.append(tree.CooSys(ID="icrs", system="ICRS"))
-    facts = {"creator": f"galscan {galscan.__version__}", "reference": table.REFERENCE} | provenance(info)
-    notes = facts.pop("notes")
-    for name, value in [*facts.items(), *(("note", note) for note in notes)]:
-        if value is not None:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            resource.infos.append(tree.Info(name=name, value=text))
-    first = resource.tables[0]
-    first.name = "CANDIDATES"
-    for entry in first.fields:
-        if entry.name in ("ra", "dec"):
-            entry.ref = "icrs"
-    with atomic_path(out) as temporary, open(temporary, "wb") as handle:
-        document.to_xml(handle)
-
-
-def _parquet(frame: pd.DataFrame, out: Path, info: Mapping[str, Any]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    plain = pa.Table.from_pandas(frame, preserve_index=False)
-    fields = [
-        field.with_metadata({"unit": column.unit, "ucd": column.ucd, "description": column.comment})
-        for field, column in zip(plain.schema, table.described(frame), strict=True)
-    ]
-    note = {b"galscan": json.dumps(provenance(info)).encode()}
-    described = plain.cast(pa.schema(fields, metadata=(plain.schema.metadata or {}) | note))
-    with atomic_path(out) as temporary:
-        pq.write_table(described, temporary)
-
-
-def _csv(frame: pd.DataFrame, out: Path, info: Mapping[str, Any]) -> None:
-    safe = frame.copy()
-    for name in safe.columns:
-        if safe[name].dtype.kind in "OUT" or pd.api.types.is_string_dtype(safe[name]):
-            safe[name] = [_harmless(str(value)) for value in safe[name]]
-    with atomic_path(out) as temporary:
-        safe.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _harmless(text: str) -> str:
-    """Quote what a spreadsheet would run as a formula."""
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _ds9(frame: pd.DataFrame, out: Path, info: Mapping[str, Any]) -> None:
-    lines = ["# Region file format: DS9 version 4.1", f"# galscan {galscan.__version__}: candidates with their ranks"]
-    if missing := without_coordinates(frame):
-        lines.append(f"# {missing} of {len(frame)} candidates have no coordinates and are left out")
-    lines += ['global color=green width=1 font="helvetica 10 normal roman"', "icrs"]
-    for row in frame[["ra", "dec", "rank"]].itertuples(index=False):
-        if math.isfinite(row.ra) and math.isfinite(row.dec):
-            lines.append(f'circle({row.ra:.7f},{row.dec:+.7f},10.0") # text={{{row.rank}}}')
-    with atomic_path(out) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
-
-
-def without_coordinates(frame: pd.DataFrame) -> int:
-    """Count the candidates a region file cannot show."""
-    return int((~np.isfinite(frame[["ra", "dec"]].to_numpy(np.float64)).all(axis=1)).sum())
-
-
-_WRITERS: dict[str, Callable[[pd.DataFrame, Path, Mapping[str, Any]], None]] = {
-    "fits": _fits,
-    "votable": _votable,
-    "parquet": _parquet,
-    "csv": _csv,
-    "ds9": _ds9,
-}
+def _check_place(run: Path, out: Path, chosen: str) -> None:
+    """Refuse places that belong to something else."""
+    if out.is_dir() and chosen not in FOLDERS:
+        raise ConflictError(f"{out} is a folder; name a file, e.g. {out / 'candidates.fits'}")
+    if out.is_file() and chosen in FOLDERS:
+        raise ConflictError(f"{out} is a file; {chosen} writes a folder, name another")
+    place, home = out.resolve(), run.resolve()
+    if place == home or (place.is_relative_to(home) and place.relative_to(home).parts[0] in _OWN):
+        raise ConflictError(f"{out} belongs to the run itself; export to another name")

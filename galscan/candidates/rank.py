@@ -27,8 +27,8 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
     Returns
     -------
     DataFrame
-        Columns as in `galscan.candidates.table.COLUMNS` but for what graders say (``flags`` only if `top` has it), then
-        the answers.
+        Columns as in `galscan.candidates.table.COLUMNS` but for what graders and reference lists say (``flags`` only if
+        `top` has it), then the answers.
         ``objid`` is int64 when every id is an integer, else text.
 
     Raises

@@ -1,24 +1,26 @@
 """The catalogue's columns with unit, UCD and meaning, and the FITS file astronomers open.
 
-`astropy.table.Table.write` hides column descriptions and UCDs in a YAML comment that TOPCAT does not read,
-so the header is written here. UCDs are of UCD1+ version 1.6.
+`astropy.table.Table.write` hides column descriptions and UCDs in a YAML comment that TOPCAT does not read, and holds
+the whole table, so header and rows are written here. UCDs are of UCD1+ version 1.6.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from astropy.io import fits
-from astropy.table import QTable, Table
 
 import galscan
+from galscan.candidates import fits_stream
 from galscan.candidates.purity import METHOD
+from galscan.candidates.rows import Rows, as_ascii, ascii_text, of_frame
 from galscan.files import atomic_path
 
 REFERENCE = "arXiv:2506.16233"
@@ -50,6 +52,9 @@ COLUMNS = (
     Column("purity_hi", "", "stat.confidenceLevel", "Upper bound of purity", "F8.5"),
     Column("completeness", "", "stat.confidenceLevel", "Expected fraction of all targets down to this rank", "F8.5"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
+    Column("known_name", "", "meta.id.cross", "Nearest object of the reference lists; empty if it is new", "A24"),
+    Column("known_ref", "", "meta.ref", "Reference lists that have it, the nearest first", "A16"),
+    Column("known_sep", "arcsec", "pos.angDistance", "Separation from that object", "F8.3"),
     Column("grade", "", "meta.code.class", "Median grade people gave; empty if none did", "A8"),
     Column("votes", "", "meta.number", "People who graded it", "I4"),
     Column("comment", "", "meta.note", "What graders wrote", "A32"),
@@ -75,48 +80,33 @@ _CARDS = {  # provenance key -> keyword (8 letters at most), comment
 }
 
 
-def described(frame: pd.DataFrame) -> list[Column]:
+_TFORM = {  # NumPy kind and size -> FITS, and the type in the file
+    "b1": ("L", "S1"), "u1": ("B", "u1"), "i1": ("I", ">i2"), "i2": ("I", ">i2"), "u2": ("J", ">i4"),
+    "i4": ("J", ">i4"), "u4": ("K", ">i8"), "i8": ("K", ">i8"), "f4": ("E", ">f4"), "f8": ("D", ">f8"),
+}  # fmt: skip
+
+
+def described(names: Iterable[str]) -> list[Column]:
     """Return what is said about each column of a candidates table; unknown ones are morphology answers."""
     known = {column.name: column for column in COLUMNS}
     return [
         known.get(str(name)) or Column(str(name), "", "src.morph.param", "Morphology answer, mean over members", "F9.4")
-        for name in frame.columns
+        for name in names
     ]
 
 
-def to_table(frame: pd.DataFrame) -> QTable:
-    """Return a candidates table as an astropy table with units, UCDs and descriptions (text as ASCII)."""
-    table = QTable()
-    for column in described(frame):
-        values = frame[column.name].to_numpy()
-        if values.dtype == object or values.dtype.kind in "UT":
-            # FITS knows ASCII only; a width of at least one keeps an empty table valid.
-            words = [_ascii(value) for value in values]
-            width = 19 if column.name == "designation" else max([1, *map(len, words)])
-            values = np.array(words, dtype=f"<U{width}")
-        table[column.name] = values
-        info = table[column.name].info
-        info.description, info.meta = column.comment, {"ucd": column.ucd}
-        if column.unit:
-            info.unit = column.unit
-    return table
-
-
-def _ascii(value: Any) -> str:
-    text = "" if value is None or value is pd.NA or value != value else str(value)
-    text = text.encode("ascii", "backslashreplace").decode("ascii")
-    return "".join(c if " " <= c <= "~" else "?" for c in text)
-
-
 def write_fits(
-    frame: pd.DataFrame, path: str | os.PathLike[str], provenance: Mapping[str, Any], answers: Sequence[str] = ()
+    table: pd.DataFrame | Rows,
+    path: str | os.PathLike[str],
+    provenance: Mapping[str, Any],
+    answers: Sequence[str] = (),
 ) -> Path:
     """Write candidates as a FITS binary table, atomically. Equal input gives equal bytes but for the date.
 
     Parameters
     ----------
-    frame : DataFrame
-        As `rank.rank` makes it; may be empty.
+    table : DataFrame or Rows
+        As `rank.rank` makes it; may be empty. Rows are read twice, a piece at a time.
     provenance : mapping
         Keys of the header cards (target, stores, model, recipe, fingerprint, version, seed, scanned, quarantined,
         candidates, prevalence, prevalence_lo, prevalence_hi, confidence, notes); any may be absent.
@@ -127,44 +117,79 @@ def write_fits(
     -----
     ``SOURCE_DATE_EPOCH`` (seconds) replaces the time of writing, for reproducible files.
     """
-    hdu = fits.table_to_hdu(Table(to_table(frame), copy=False))
-    for number, column in enumerate(described(frame), 1):
-        text = frame[column.name].dtype.kind in "OUT" or hdu.columns[number - 1].format.endswith("A")
-        hdu.header[f"TUCD{number}"] = column.ucd
-        hdu.header[f"TCOMM{number}"] = column.comment
-        hdu.header[f"TDISP{number}"] = f"A{_text_width(hdu, number)}" if text else column.display
-    header = hdu.header
-    header["EXTNAME"] = "CANDIDATES"
+    rows = table if isinstance(table, Rows) else of_frame(table)
+    widths = {name: max(width, 19 if name == "designation" else 1) for name, width in rows.widths().items()}
+    kinds = {
+        name: (f"{widths[name]}A", f"S{widths[name]}") if name in widths else _TFORM[kind(rows.schema.field(name))]
+        for name in rows.names
+    }
+    dtype = np.dtype([(name, kind) for name, (_, kind) in kinds.items()])
+
+    forms = {name: form for name, (form, _) in kinds.items()}
+    header = fits_stream.structure("CANDIDATES", forms, dtype.itemsize, rows.count)
+    for number, column in enumerate(described(rows.names), 1):
+        form = forms[column.name]
+        if column.unit:
+            header[f"TUNIT{number}"] = column.unit
+        header[f"TDISP{number}"] = f"A{form[:-1]}" if form.endswith("A") else column.display
+        header[f"TUCD{number}"] = column.ucd
+        header[f"TCOMM{number}"] = column.comment
     header["RADESYS"] = "ICRS"
-    for key, (keyword, comment) in _CARDS.items():
-        if (value := _card(provenance.get(key))) is not None:
-            fits_beside = len(str(value)) + len(comment) < 60
-            header[keyword] = (value, comment) if fits_beside else value
-    header["NCANDID"] = (len(frame), "candidates in this table")
+    for keyword, value in cards(provenance).items():
+        header[keyword] = value
+    header["NCANDID"] = (rows.count, "candidates in this table")
     header["PURMETH"] = METHOD[:66]
     header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness per rank."
     if answers:
-        header["HISTORY"] = f"Morphology answers: {_ascii(', '.join(answers))}"
+        header["HISTORY"] = f"Morphology answers: {ascii_text(', '.join(answers))}"
     for note in provenance.get("notes", ()):
-        header["HISTORY"] = _ascii(note)
+        header["HISTORY"] = ascii_text(note)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        write_hdus(handle, header, _records(rows, dtype))
+    return Path(path)
 
+
+def kind(field: pa.Field) -> str:
+    """Return what numbers a column holds: ``f4`` for float32, ``b1`` for bool."""
+    dtype = np.dtype(field.type.to_pandas_dtype())
+    return f"{dtype.kind}{dtype.itemsize}"
+
+
+def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarray]) -> None:
+    """Write a FITS file of one table: a primary header that says who wrote it, and the table."""
     when = _now()
     primary = fits.PrimaryHDU()
+    primary.header["EXTEND"] = True
     primary.header["DATE"] = (when, "UTC, when this file was written")
     primary.header["ORIGIN"] = "galscan"
     primary.header["CREATOR"] = f"galscan {galscan.__version__}"
     primary.header["REFERENC"] = (REFERENCE, "method")
-    hdus = fits.HDUList([primary, hdu])
-    hdus.update_extend()  # before the checksums: it changes the primary header
-    for part in hdus:
-        part.add_checksum(when=when)
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        hdus.writeto(handle)
-    return Path(path)
+    primary.add_checksum(when=when)
+    handle.write(primary.header.tostring(endcard=True, padding=True).encode("ascii"))
+    fits_stream.write_table(handle, header, records, when)
 
 
-def _text_width(hdu: fits.BinTableHDU, number: int) -> int:
-    return int(hdu.columns[number - 1].format.rstrip("A") or 1)
+def _records(rows: Rows, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Yield the rows as they are in the file."""
+    for piece in rows:
+        record = np.empty(len(piece), dtype)
+        for name in rows.names:
+            if rows.is_text(name):
+                record[name] = as_ascii(piece[name]).to_pylist()
+            elif pa.types.is_boolean(rows.schema.field(name).type):
+                record[name] = np.where(piece[name].to_numpy(), b"T", b"F")
+            else:
+                record[name] = piece[name].to_numpy()
+        yield record
+
+
+def cards(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return header cards: a value, with its comment where there is room."""
+    found: dict[str, Any] = {}
+    for key, (keyword, comment) in _CARDS.items():
+        if (value := _card(provenance.get(key))) is not None:
+            found[keyword] = (value, comment) if len(str(value)) + len(comment) < 60 else value
+    return found
 
 
 def _card(value: Any) -> Any:
@@ -175,11 +200,12 @@ def _card(value: Any) -> Any:
         return float(value) if np.isfinite(value) else None
     if isinstance(value, np.integer):
         return int(value)
-    text = _ascii(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+    text = ascii_text(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
     return text if len(text) <= 66 else text[:63] + "..."
 
 
 def _now() -> str:
+    """Return the time of writing in UTC, as FITS has it."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,270 @@
+"""Candidates against what is known: which are new, and how much of a known list the scan found again.
+
+Positions are compared on the sphere. A candidate is known if an object of a list is within the radius, and an object
+is found again if a candidate is: both say the same of a pair.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.stats import binomtest
+
+from galscan.candidates import scanned
+from galscan.candidates.known import (
+    RADIUS,
+    Known,
+    arcseconds,
+    check_radius,
+    chord,
+    read_known,
+    titles,
+    unit_vectors,
+)
+from galscan.candidates.rows import Rows, placed
+from galscan.candidates.run import open_candidates
+from galscan.errors import InputError
+
+COLUMNS = ("known_name", "known_ref", "known_sep")
+FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
+    "candidate", "scored below the list", "discarded by the first look", "quarantined", "not scanned"
+)  # fmt: skip
+_CONFIDENCE = 0.95
+_SLACK = 1 + 1e-9  # the tree leaves out what is exactly at its bound
+
+
+def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS) -> Rows:
+    """Return the rows with ``known_name``, ``known_ref`` and ``known_sep``, after what is said of the object itself.
+
+    The name and the separation (arcsec) are those of the nearest object of all lists; ``known_ref`` names every list
+    that has an object within the radius, the nearest first. Where there is none they are empty, and NaN.
+
+    Raises
+    ------
+    InputError
+        If the radius is out of range, or two lists have one name.
+    """
+    check_radius(radius)
+    names = titles(lists)
+
+    def add(piece: pa.Table) -> pa.Table:
+        piece = piece.drop_columns([name for name in COLUMNS if name in piece.column_names])
+        apart, which = _nearest(lists, piece, radius)
+        name, ref = (np.full(len(piece), "", object) for _ in range(2))
+        nearest = apart.min(axis=0, initial=np.inf)
+        for row in np.flatnonzero(np.isfinite(nearest)):
+            order = [int(k) for k in np.argsort(apart[:, row], kind="stable") if np.isfinite(apart[k, row])]
+            name[row], ref[row] = lists[order[0]].names[which[order[0], row]], "; ".join(names[k] for k in order)
+        separation = pa.array(np.where(np.isfinite(nearest), nearest, np.nan))
+        values = pa.array(name, pa.string()), pa.array(ref, pa.string()), separation
+        place = piece.column_names.index("in_train") + 1 if "in_train" in piece.column_names else piece.num_columns
+        for k, (column, value) in enumerate(zip(COLUMNS, values, strict=True)):
+            piece = piece.add_column(place + k, column, value)
+        return piece
+
+    return rows.changed(add)
+
+
+def _nearest(lists: Sequence[Known], piece: pa.Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return separation (arcsec, infinite beyond the radius) and number of each row's nearest object, (lists, rows)."""
+    apart = np.full((len(lists), len(piece)), np.inf)
+    which = np.zeros(apart.shape, int)
+    rows = np.flatnonzero(placed(piece))
+    points = _points(piece, rows)
+    for k, known in enumerate(lists if len(rows) else ()):
+        distance, which[k, rows] = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
+        apart[k, rows] = np.where(np.isfinite(distance), arcseconds(distance), np.inf)
+    return apart, which
+
+
+def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
+    return unit_vectors(piece["ra"].to_numpy()[rows], piece["dec"].to_numpy()[rows])
+
+
+def count_known(rows: Rows) -> int:
+    """Return how many of annotated rows are known."""
+    return sum(int(pc.sum(pc.not_equal(piece["known_name"], "")).as_py() or 0) for piece in rows.select(["known_name"]))
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What became of the objects of a known list.
+
+    Attributes
+    ----------
+    title : str
+        Of the list.
+    radius : float
+        Arcseconds.
+    unplaced : int
+        Rows of the list without a position.
+    objects : DataFrame
+        One row an object, in the order of the list: name, ra, dec, fate (one of `FATES`), rank (0 for none), score,
+        sep (arcsec), reason (why it is in quarantine), in_train (None where the model is gone). The score is that of
+        the full network, or that of the first look where this discarded it.
+    least : float
+        The score of the last candidate of the list; NaN where there is none.
+    """
+
+    title: str
+    radius: float
+    unplaced: int
+    objects: pd.DataFrame
+    least: float
+
+    @property
+    def missed(self) -> pd.DataFrame:
+        """The objects that are no candidates; those that were never scanned last."""
+        rest = self.objects[self.objects["fate"] != CANDIDATE]
+        return rest.sort_values("fate", key=lambda fates: fates.map(FATES.index), kind="stable", ignore_index=True)
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts and the recovered fraction with its interval, JSON-able; ``text`` is the same for people."""
+        objects = self.objects
+        looked = objects[objects["fate"].isin([CANDIDATE, BELOW, DISCARDED])]
+        learnt = looked["in_train"].isna().any()
+        unseen = None if learnt else looked[~looked["in_train"].astype(bool)]
+        told: dict[str, Any] = {
+            "list": self.title, "radius_arcsec": self.radius, "objects": len(objects),
+            "without_position": self.unplaced,
+            "fates": {fate: int((objects["fate"] == fate).sum()) for fate in FATES},
+            "scanned": len(looked), "recovered": _fraction(looked),
+            "recovered_untrained": None if unseen is None else _fraction(unseen),
+            "ranks": sorted(int(rank) for rank in looked.loc[looked["rank"] > 0, "rank"]),
+            "sharing": int(objects.loc[objects["rank"] > 0, "rank"].duplicated().sum()),
+        }  # fmt: skip
+        return told | {"text": "\n".join(_lines(told))}
+
+
+def recovered(
+    run: str | os.PathLike[str], catalog: str | os.PathLike[str] | Known, radius: float = RADIUS
+) -> Recovered:
+    """Look up every object of a known list in everything that a finished scan looked at.
+
+    An object within the radius of several that were scanned is told by the best: the candidate of the smallest rank,
+    else the nearest that was scored, else the nearest in quarantine.
+
+    Raises
+    ------
+    InputError
+        If the run is not finished or lost its scores, the list cannot be read, or the radius is out of range.
+    """
+    check_radius(radius)
+    known = catalog if isinstance(catalog, Known) else read_known(catalog)
+    path = Path(run)
+    rows, info = open_candidates(path)
+    found, least = [], float("nan")
+    for piece in rows.select(["objid", "ra", "dec", "rank", "score"]):
+        pairs = _pairs(known, piece, radius)
+        here = piece.take(pairs["row"].to_numpy()).to_pandas()
+        found.append(pairs.assign(fate=CANDIDATE, rank=here["rank"], score=here["score"], id=here["objid"].astype(str)))
+        least = float(piece["score"][-1].as_py())
+    for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} among the scored"):
+        if len(pairs := _pairs(known, piece, radius)):
+            columns = scanned.columns_of(file, ["id", "score", "first_look"])
+            here = columns.take(pairs["row"].to_numpy()).to_pandas()
+            discarded = here["score"].isna()
+            found.append(pairs.assign(
+                fate=np.where(discarded, DISCARDED, BELOW), score=here["score"].fillna(here["first_look"]),
+                id=here["id"].astype(str),
+            ))  # fmt: skip
+    for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True):
+        if len(pairs := _pairs(known, piece, radius)):
+            here = scanned.columns_of(file, ["id", "reason"]).take(pairs["row"].to_numpy()).to_pandas()
+            found.append(pairs.assign(fate=QUARANTINED, reason=here["reason"], id=here["id"].astype(str)))
+    return Recovered(known.title, radius, known.unplaced, _best(known, found, _train_ids(info)), least)
+
+
+def _pairs(known: Known, piece: pa.Table, radius: float) -> pd.DataFrame:
+    """Return every pair of a known object and a row within the radius: columns object, row, sep."""
+    places = np.flatnonzero(placed(piece))
+    points = _points(piece, places)
+    reach = chord(radius) * _SLACK
+    # Few rows have anything near, and only those are asked for all of it.
+    nearest = known.tree.query(points, distance_upper_bound=reach)[0] if len(places) else np.empty(0)
+    objects, rows, chords = [], [], []
+    for k in np.flatnonzero(np.isfinite(nearest)):
+        for j in known.tree.query_ball_point(points[k], reach):
+            objects.append(j)
+            rows.append(places[k])
+            chords.append(np.linalg.norm(known.tree.data[j] - points[k]))
+    return pd.DataFrame({
+        "object": np.array(objects, int), "row": np.array(rows, int), "sep": arcseconds(np.array(chords, float)),
+    })  # fmt: skip
+
+
+def _best(known: Known, found: list[pd.DataFrame], trained: set[str] | None) -> pd.DataFrame:
+    """Return one row an object of the list: what the best of its matches says."""
+    empty = pd.DataFrame({"name": known.names, "ra": known.ra, "dec": known.dec})
+    columns = ["object", "fate", "rank", "score", "sep", "reason", "id"]
+    every = pd.concat([frame for frame in found if len(frame)] or [pd.DataFrame(columns=columns)], ignore_index=True)
+    every = every.reindex(columns=columns)
+    worth = every["fate"].map({CANDIDATE: 0, BELOW: 1, DISCARDED: 1, QUARANTINED: 2})
+    every = every.assign(worth=worth).sort_values(["object", "worth", "rank", "sep"])
+    best = every.drop_duplicates("object").set_index("object").reindex(range(len(known)))
+    in_train = None if trained is None else best["id"].isin(trained).to_numpy(object)
+    return empty.assign(
+        fate=best["fate"].fillna(ELSEWHERE).to_numpy(object), rank=best["rank"].fillna(0).to_numpy(np.int64),
+        score=best["score"].to_numpy(np.float64), sep=best["sep"].to_numpy(np.float64),
+        reason=np.where(best["reason"].notna(), best["reason"], ""), in_train=in_train,
+    )  # fmt: skip
+
+
+def _train_ids(info: dict[str, Any]) -> set[str] | None:
+    """Return what the model was trained on; None if it has gone."""
+    from galscan.classify.bundle import open_bundle
+
+    try:
+        bundle = open_bundle(str(info["model"]))
+    except InputError:
+        return None
+    return bundle.train_ids() if bundle.model_hash == info["identity"]["model"] else None
+
+
+def _fraction(looked: pd.DataFrame) -> dict[str, Any]:
+    """Return how many of the scanned are candidates, with the interval of Clopper and Pearson."""
+    found, of = int((looked["rank"] > 0).sum()), len(looked)
+    if not of:
+        return {"found": 0, "of": 0, "value": None, "low": None, "high": None}
+    low, high = binomtest(found, of).proportion_ci(_CONFIDENCE, method="exact")
+    return {"found": found, "of": of, "value": found / of, "low": float(low), "high": float(high)}
+
+
+def _lines(told: dict[str, Any]) -> list[str]:
+    fates = told["fates"]
+    lines = [
+        f"{told['list']}: {told['objects']:,} objects"
+        + (f" (and {told['without_position']:,} without a position)" if told["without_position"] else "")
+        + f"; {told['scanned']:,} scanned, {fates[QUARANTINED]:,} quarantined, {fates[ELSEWHERE]:,} not scanned"
+    ]
+    if not told["scanned"]:
+        return lines
+    ranks = ", ".join(map(str, told["ranks"][:12])) + (", ..." if len(told["ranks"]) > 12 else "")
+    lines.append(f"  candidates    {_percent(told['recovered'])}" + (f", ranks {ranks}" if ranks else ""))
+    if (unseen := told["recovered_untrained"]) is None:
+        lines.append("  trained on    not known, the model is gone: what it was trained on proves nothing")
+    elif unseen["of"] < told["scanned"]:
+        lines.append(f"  not trained on {_percent(unseen)}")
+    missed = {fate: fates[fate] for fate in (BELOW, DISCARDED) if fates[fate]}
+    if missed:
+        lines.append("  missed        " + ", ".join(f"{count:,} {fate}" for fate, count in missed.items()))
+    if told["sharing"]:
+        lines.append(f"  twice         {told['sharing']:,} share their candidate with another object of the list")
+    return lines
+
+
+def _percent(part: dict[str, Any]) -> str:
+    if not part["of"]:
+        return "none was scanned"
+    return (
+        f"{part['found']:,} of {part['of']:,}: {100 * part['value']:.0f} % "
+        f"({100 * part['low']:.0f}-{100 * part['high']:.0f} with 95 % confidence)"
+    )

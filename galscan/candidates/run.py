@@ -1,0 +1,91 @@
+"""The candidates of a finished run: opened, cut to what is asked for, and where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from galscan.candidates.rows import Rows, of_parquet
+from galscan.errors import InputError, NotFoundError
+from galscan.files import read_json
+
+GRADED = "candidates-graded"
+
+
+def open_candidates(run: str | os.PathLike[str]) -> tuple[Rows, dict[str, Any]]:
+    """Return the candidates of a finished run, and its run.json; with the grades, once ``galscan purity`` took them in.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no run.
+    InputError
+        If it is not finished.
+    """
+    run = Path(run)
+    if not (run / "run.json").is_file():
+        raise NotFoundError(f"no run at {run} (it has no run.json); make one with: galscan scan")
+    info = read_json(run / "run.json")
+    if not isinstance(info, dict) or info.get("status") != "done" or not (run / "candidates.parquet").is_file():
+        raise InputError(f"the scan in {run} is not finished; run its scan command again, it goes on where it stopped")
+    if (run / f"{GRADED}.parquet").is_file():
+        return of_parquet(run / f"{GRADED}.parquet"), info | {"purity": read_json(run / "purity.json")["after"]}
+    return of_parquet(run / "candidates.parquet"), info
+
+
+def select(rows: Rows, *, top: int | None = None, min_purity: float | None = None) -> Rows:
+    """Return the candidates down to rank `top` and to the largest rank with purity >= `min_purity`.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range.
+    """
+    keep = rows.count
+    if top is not None:
+        if top < 1:
+            raise InputError(f"--top {top}: ask for at least 1 candidate")
+        keep = min(keep, top)
+    if min_purity is not None:
+        if not 0 <= min_purity <= 1:  # also refuses NaN
+            raise InputError(f"--min-purity {min_purity}: purity is a fraction; use 0 to 1")
+        pure = start = 0
+        for piece in rows.select(["purity"]):
+            found = np.flatnonzero(piece["purity"].to_numpy() >= min_purity)
+            pure = start + int(found[-1]) + 1 if len(found) else pure
+            start += len(piece)
+        keep = min(keep, pure)
+    return rows.head(keep)
+
+
+def purest(rows: Rows) -> float:
+    """Return the largest purity of any rank; 0 where there is none."""
+    return max((float(np.nanmax(piece["purity"].to_numpy())) for piece in rows.select(["purity"])), default=0.0)
+
+
+def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what run.json tells a catalogue's header (keys of `table.write_fits`)."""
+    identity, purity = info.get("identity") or {}, info.get("purity") or {}
+    prevalence = purity.get("prevalence") or {}
+    return {
+        "target": info.get("target"),
+        "stores": [s.get("name", "") for s in info.get("stores", [])] or None,
+        "model": identity.get("model"),
+        "recipe": identity.get("recipe"),
+        "fingerprint": info.get("fingerprint"),
+        "version": identity.get("version"),
+        "precision": info.get("precision"),
+        "seed": info.get("seed"),
+        "scanned": info.get("scanned"),
+        "quarantined": info.get("quarantined"),
+        "candidates": info.get("candidates"),
+        "prevalence": prevalence.get("value"),
+        "prevalence_lo": prevalence.get("low"),
+        "prevalence_hi": prevalence.get("high"),
+        "confidence": purity.get("confidence"),
+        "notes": list(purity.get("notes", [])),
+    }
