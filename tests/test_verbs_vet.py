@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
-import re
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from galscan.errors import ConflictError, InputError
-from galscan.scanning.run import open_run
 from galscan.unfinished import held
 from galscan.verbs.scan import scan
 from galscan.verbs.vet import FOLDER, vet
-from galscan.vetting.grades import FILE, GradeBook
+from galscan.vetting.grades import FILE
 from tests.chromium import chromium
+from tests.grading import book, grade_under_fire, served
 from tests.helpers import tiny_bundle, tiny_store
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +33,6 @@ def run(scanned, tmp_path):
     import shutil
 
     return Path(shutil.copytree(scanned / "run", tmp_path / "run"))
-
-
-def book(run):
-    return GradeBook(run / FILE, open_run(run).info["fingerprint"])
-
-
-@contextmanager
-def served(run, **more):
-    """Start the command and return the process and the address it prints."""
-    options = [f"--{name}={value}" for name, value in more.items()]
-    command = [sys.executable, "-m", "galscan", "vet", str(run), "--no-browser", *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + process.stderr.read()
-        yield process, found[0]
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_the_sample_is_drawn_once_and_told(run):
@@ -166,32 +137,6 @@ def test_ctrl_c_ends_the_server_and_says_what_is_graded(run):
 @pytest.mark.slow
 def test_a_thousand_grades_with_the_server_killed_at_random(run, tmp_path):
     """Through the real page; each grade is there once, as it was given."""
-    chance, given = random.Random(7), {}
-    with chromium(tmp_path / "chromium") as page:
-        opened = False
-        while len(given) < 1000:
-            with served(run, best=100, size=200) as (process, address):
-                if not opened:
-                    page.open(address)
-                    opened = True
-                for _ in range(chance.randrange(20, 120)):
-                    grader = f"grader {len(given) // 150}"
-                    if page.run("document.getElementById('grader').value") != grader:
-                        page.run(f"document.getElementById('grader').value = '{grader}', load()")
-                    item, key = page.run("items[at].item"), chance.choice("abcn")
-                    page.press(key)
-                    page.wait("!busy && said.textContent === ''", 60)
-                    given[grader, item] = {"a": "A", "b": "B", "c": "C", "n": "not"}[key]
-                    if len(given) >= 1000:
-                        break
-                # Half of the time it dies with a grade on its way, which is sent again to the next server.
-                if chance.random() < 0.5 and len(given) < 1000:
-                    item = page.run("items[at].item")
-                    page.run("void grade('C')")
-                    given[grader, item] = "C"
-                process.kill()
-    with served(run), book(run) as one:
-        time.sleep(4)
-        got = {(g, i): grade for g, i, grade in one.current()[["grader", "item", "grade"]].to_numpy()}
-        rows = pd.read_sql_query("SELECT count(*) AS n FROM grades", one._db)["n"][0]
-    assert got == given and rows == len(given) >= 1000
+    told = grade_under_fire(run, tmp_path / "chromium", 1000, seed=7)
+    print(told)
+    assert told["grades"] >= 1000 and told["kills"] >= 8 and told["lost"] == told["doubled"] == 0

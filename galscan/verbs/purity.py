@@ -56,7 +56,8 @@ def purity(
     if draws < 100 or not 0 < confidence < 1:
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
     with grades.GradeBook(opened.path / grades.FILE, str(opened.info["fingerprint"])) as book:
-        verdicts, strata, graders = book.verdicts(target), book.strata(), book.graders()
+        verdicts, strata = book.verdicts(target), book.strata()
+        graders, agreement = book.graders(), book.agreement()
     survey = verdicts[verdicts["kind"] == design.SURVEY]
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
@@ -75,7 +76,7 @@ def purity(
     )  # fmt: skip
     told: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
-        "counts_as_target": list(target), "graders": graders,
+        "counts_as_target": list(target), "graders": graders, "agreement": agreement,
         "before": purities.summary(before, confidence), "after": purities.summary(after, confidence),
     }  # fmt: skip
     _write(opened, frame, after, verdicts, told)
@@ -114,6 +115,7 @@ def _text(told: dict[str, Any], path: Path) -> str:
     rows = [("prevalence", before["prevalence"], after["prevalence"])]
     rows += [(f"purity of the best {rank}", before["at"][rank], entry) for rank, entry in after["at"].items()]
     lines += [f"{name:<22}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
+    lines += grades.in_words(told["graders"], told["agreement"])
     lines += [f"note         {note}" for note in after["notes"]]
     return "\n".join([*lines, *(f"{kind:<12} {path / export.GRADED}.{kind}" for kind in ("fits", "parquet"))])
 

@@ -259,7 +259,8 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
 
 def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
     """Return a note where surveys are scanned of which the calibration knows nothing."""
-    known = sorted(bundle.splits()["store"].unique())
+    splits = bundle.splits()
+    known = sorted(splits.loc[splits["split"] == "calibration", "store"].unique())  # grades may have taught of others
     strange = [ref.name for ref in plan.stores if ref.name not in known]
     if not strange:
         return []
