@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,9 +20,9 @@ from galscan.errors import ConflictError, InputError
 from galscan.unfinished import held
 from galscan.verbs.scan import scan
 from galscan.verbs.vet import FOLDER, vet
-from galscan.vetting.grades import FILE
+from galscan.vetting.grades import FILE, in_words
 from tests.chromium import chromium
-from tests.grading import book, grade_under_fire, served
+from tests.grading import ROOT, book, grade_under_fire, served
 from tests.helpers import tiny_bundle, tiny_store
 
 
@@ -30,8 +37,6 @@ def scanned(tmp_path_factory):
 @pytest.fixture
 def run(scanned, tmp_path):
     """A copy of the run, so that each test has grades of its own."""
-    import shutil
-
     return Path(shutil.copytree(scanned / "run", tmp_path / "run"))
 
 
@@ -75,13 +80,63 @@ def test_two_servers_on_one_run_are_one_too_many(run):
 
 
 def test_a_store_that_changed_is_said(run, scanned):
-    import json
-
     info = json.loads((run / "run.json").read_text())
     info["stores"][0]["content_hash"] = "another"
     (run / "run.json").write_text(json.dumps(info))
     with pytest.raises(InputError, match=r"sky\.zarr changed since the scan"):
         vet(run, browser=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "is a scan of format 2, not 1; use the version that made it"),
+        ({"format": "<script>"}, "is a scan of format '<script>'"),
+        ({"first_look": ...}, "did not keep how far each object came; scan it again"),
+        ({"status": "running"}, "is not finished"),
+        ({"fingerprint": ...}, "was not written by galscan scan"),
+    ],
+)
+def test_a_run_of_another_version_or_an_unfinished_one_is_refused(run, change, message):
+    info = json.loads((run / "run.json").read_text()) | change
+    (run / "run.json").write_text(json.dumps({k: v for k, v in info.items() if v is not ...}))
+    with pytest.raises(InputError, match=message):
+        vet(run, serve=False)
+    assert not (run / FILE).exists()
+
+
+def test_a_second_server_is_refused_and_the_first_goes_on(run):
+    with served(run, size=20) as (process, address):
+        second = [sys.executable, "-m", "galscan", "vet", str(run), "--no-browser"]
+        told = subprocess.run(second, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        assert told.returncode == 2 and "another galscan is at work" in told.stderr and "Traceback" not in told.stderr
+        assert urllib.request.urlopen(address, timeout=20).status == 200 and process.poll() is None
+
+
+def test_the_end_says_how_the_graders_saw_and_agreed(run, tmp_path):
+    """Only at the end: controls and others' grades are nobody's business before."""
+    vet(run, serve=False, best=6, size=12)
+    with book(run) as one:
+        items = one.items()
+        for row in items.itertuples():
+            said = "A" if row.kind == "positive" or row.item % 3 else "not"
+            one.record(f"bob-{row.item:05d}", row.item, "bob", said)
+            if row.item > 1:
+                one.record(f"ann-{row.item:05d}", row.item, "ann", "not" if row.kind == "blank" else said)
+    with served(run) as (_, address), chromium(tmp_path / "chromium") as page:
+        page.open(address)
+        page.run("document.getElementById('grader').value = 'ann', load()")
+        page.wait(f"items.length === {len(items)}")
+        page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        assert not page.run("document.getElementById('end').open") and page.run("items[at].item") == 1
+        page.press("a")
+        page.wait("document.getElementById('end').open")
+        said = page.run("document.getElementById('summary').textContent")
+        with book(run) as one:
+            assert said == "".join(words := in_words(one.graders(), one.agreement())) and len(words) == 3
+        page.press("n")  # a dialog is open: no grade
+        assert page.run("given[1].grade") == "A" and not page.run("busy")
 
 
 def test_the_page_grades_in_a_real_browser(run, tmp_path):

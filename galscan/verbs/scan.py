@@ -21,7 +21,7 @@ from galscan.errors import GalscanError, InputError
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine
 from galscan.scanning.plan import Plan, check_fit, describe, make_plan
-from galscan.scanning.run import INFO, Run, claim, open_run
+from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store
 
@@ -203,7 +203,7 @@ def _open_model(target: str | None, model: Path | str | None) -> Bundle:
 def _plan_info(plan: Plan) -> dict[str, Any]:
     """Return what ``run.json`` says before anything is scored."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "status": "running",
         "target": plan.target,
         "run": str(plan.out),
