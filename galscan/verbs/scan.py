@@ -308,9 +308,9 @@ def _contact_sheet(plan: Plan, candidates: pd.DataFrame) -> None:
 def _finish(out: Path, info: dict[str, Any]) -> None:
     """Write the report, and last of all that the run is done."""
     files.write_json(out / INFO, info)
-    from galscan import report  # Matplotlib is slow to import: not before it is needed
+    from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
 
-    report.write_scan_report(out)
+    write_scan_report(out)
     files.write_json(out / INFO, info | {"status": "done"})
 
 

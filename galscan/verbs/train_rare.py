@@ -94,6 +94,7 @@ def train_rare(
         return None
     from galscan import device as devices
     from galscan.classify.bundle import open_bundle
+    from galscan.report_model import write_model_report
 
     where = devices.pick(device)
     if plan.synthetic and plan.recipe.dream.positives:
@@ -102,7 +103,7 @@ def train_rare(
         return open_bundle(plan.out)
     with work_on(plan.out, plan.request, "training", overwrite=overwrite) as work:
         bundle = _train(plan, work, where)
-        _write_report(bundle.path)
+        write_model_report(bundle.path)
         deliver(work, plan.out)
     # Only now: without these an interruption up to here could not be resumed.
     for leftover in (*plan.out.glob("real_*.safetensors"), *(plan.out / name for name in LEFTOVERS)):
@@ -314,9 +315,3 @@ def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch
         seconds=plan.seconds(FIRST_LOOK_SHARE),
     )  # fmt: skip
     save_first_look(FirstLook(network), path)
-
-
-def _write_report(path: Path) -> None:
-    from galscan import report
-
-    report.write_model_report(path)
