@@ -3,7 +3,7 @@
 They were graded because a model had scored them high, or low: they may teach, and never calibrate or test, where they
 would make the next model look as good as the last one was at choosing them. So the split of the labelled objects is
 made first and without them, and what it holds out keeps its label and its place, whatever people say of it. What the
-model of the scan itself was calibrated or tested on is not taught either.
+models of the scans themselves were calibrated or tested on is not taught either.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def add_labels(
     labelled = table[table["target"].notna()].drop_duplicates("id").set_index("id")
     before = sure["id"].map(labelled["target"].to_dict()).astype(float)
     kept_out = sure["id"].isin(labelled.index[labelled["split"].isin(HELD_OUT)]).to_numpy()
-    theirs = np.array([i in (vetted[k].held_out or ()) for i, k in zip(sure["id"], sure["scan"], strict=True)], bool)
+    theirs = sure["id"].isin(frozenset().union(*(one.held_out or () for one in vetted))).to_numpy()
     taught = sure[~kept_out & ~theirs]
     fate = pd.DataFrame({
         "held_out": kept_out | theirs, "new": before.isna(), "agreed": before == sure["target"],
