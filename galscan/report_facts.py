@@ -21,6 +21,7 @@ from galscan.candidates.purity import ScoreHistogram
 from galscan.classify.bundle import Bundle
 from galscan.errors import InputError
 from galscan.labels import parse_rule
+from galscan.report import duration
 from galscan.store.layout import Store
 
 WHOLE_SKY = 4 * np.pi * (180 / np.pi) ** 2  # square degrees
@@ -217,18 +218,17 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def timing(run: Path, info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what is known of the time beside what run.json says: of the workers that the ledger names."""
-    parts = _ledger(run)
-    workers = {part["worker"] for part in parts}
-    if not workers:
-        return []
-    told = [("workers", f"{len(workers):,}, for {len(parts):,} parts")]
-    rate, wall, scored = info.get("images_per_s"), info.get("wall_s"), sum(part["scored"] for part in parts)
-    if rate and wall and scored == info.get("scanned"):
-        scoring, busy = scored / rate, sum(part["seconds"] for part in parts) / len(workers)
-        if busy <= 1.01 * scoring <= 1.01 * wall:  # else it was resumed: the rate is of the last time alone
-            told.append(("scoring", f"{scoring:,.1f} s; a worker was busy for {busy / scoring:.0%} of it"))
-            told.append(("all the rest", f"{wall - scoring:,.1f} s: starting, the first look, ranking, writing"))
+    """Return how long each phase took and how the scan went, as far as run.json and the ledger tell of it."""
+    told = [("in all", duration(info.get("wall_s")))]
+    told += [(str(phase), duration(seconds)) for phase, seconds in (info.get("seconds") or {}).items()]
+    if rate := info.get("images_per_s"):
+        told.append(("rate", f"{rate:,.0f} images/s"))
+    if parts := _ledger(run):
+        workers = len({part["worker"] for part in parts})
+        noun = "worker" if workers == 1 else "workers"
+        busy = info.get("busy")
+        share = "" if busy is None else f", the networks busy for {busy:.0%} of the scan"
+        told.append((noun, f"{workers:,}, for {len(parts):,} parts{share}"))
     return told
 
 
@@ -236,6 +236,6 @@ def _ledger(run: Path) -> list[dict[str, Any]]:
     """Return the last word on each part; a ledger is for people, so that a damaged one is none."""
     try:
         lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
-        return list({line["part"]: line for line in lines if line["scored"] + line["seconds"] >= 0}.values())
+        return list({line["part"]: line for line in lines if line["worker"]}.values())
     except (OSError, ValueError, KeyError, TypeError):
         return []

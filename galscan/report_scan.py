@@ -15,7 +15,7 @@ from galscan.candidates import purity as purities
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError, NotFoundError
 from galscan.files import read_json, write_text
-from galscan.report import count, duration, interval, render
+from galscan.report import count, interval, render
 from galscan.store.layout import Store, open_store
 from galscan.vetting.grades import in_words
 
@@ -100,7 +100,7 @@ def write_scan_report(run: str | Path) -> Path:
         sky=plots_sky.sky(placed, footprint) if len(placed) else None,
         looked=_looked(info),
         reasons=_set_aside(run, info, stores),
-        timing=[("in all", duration(info.get("wall_s"))), *report_facts.timing(run, info)],
+        timing=report_facts.timing(run, info),
         provenance=_provenance(info, bundle),
     )
     write_text(run / "report.html", page)

@@ -104,18 +104,18 @@ def test_a_store_without_labels_tells_of_none(tmp_path):
 
 
 def test_time_is_told_as_far_as_it_is_known(tmp_path):
-    assert facts.timing(tmp_path, {}) == []
-    lines = [
-        {"part": k, "scored": 100, "quarantined": 0, "seconds": 4.0, "worker": f"host:{k % 2}"} for k in (0, 1, 2, 3, 3)
-    ]
+    assert facts.timing(tmp_path, {}) == [("in all", "not measured")]
+    lines = [{"part": k, "worker": f"host:{k % 2}"} for k in (0, 1, 2, 3, 3)]
     (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    whole = {"scanned": 400, "images_per_s": 40.0, "wall_s": 15.0}
-    assert dict(facts.timing(tmp_path, whole)) == {
-        "workers": "2, for 4 parts", "scoring": "10.0 s; a worker was busy for 80% of it",
-        "all the rest": "5.0 s: starting, the first look, ranking, writing",
-    }  # fmt: skip
-    for resumed in ({"images_per_s": None}, {"images_per_s": 80.0}, {"scanned": 500}):  # the rate is of the last time
-        assert list(dict(facts.timing(tmp_path, whole | resumed))) == ["workers"]
+    seconds = {"prepare": 2.0, "first look": 12.5, "scan": 180.0, "rank": 3.0}
+    whole = {"wall_s": 200.0, "seconds": seconds, "images_per_s": 4315.2, "busy": 0.934}
+    assert facts.timing(tmp_path, whole) == [
+        ("in all", "3.3 min"), ("prepare", "2.0 s"), ("first look", "12.5 s"), ("scan", "3.0 min"), ("rank", "3.0 s"),
+        ("rate", "4,315 images/s"), ("workers", "2, for 4 parts, the networks busy for 93% of the scan"),
+    ]  # fmt: skip
+    assert facts.timing(tmp_path, {"wall_s": 2.0, "busy": None, "images_per_s": None})[1:] == [
+        ("workers", "2, for 4 parts")
+    ]
     for damaged in ("[1]", "{}", "\xff"):
         (tmp_path / "ledger.jsonl").write_text(damaged)
-        assert facts.timing(tmp_path, whole) == []
+        assert [name for name, _ in facts.timing(tmp_path, whole)][-1] == "rate"
