@@ -159,6 +159,9 @@ def train_rare(
     ],
     survey: Surveys = None,
     store: Stores = None,
+    grades: Annotated[
+        list[Path] | None, typer.Option("--grades", help="Scan that people graded: its objects train, too; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The model's folder; default: in the data home.")] = None,
     budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
     synthetic: Annotated[
@@ -172,8 +175,8 @@ def train_rare(
 ) -> None:
     """Dream rare galaxies, and train a classifier with them."""
     model = galscan.train_rare(
-        target, survey=survey or (), store=store or (), out=out, budget=budget, synthetic=synthetic, device=device,
-        seed=seed, overwrite=overwrite, dry_run=dry_run,
+        target, survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
+        synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     _show(model, as_json)
 

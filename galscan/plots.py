@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 P, R = ParamSpec("P"), TypeVar("R")
-BLUE, ORANGE, GREY = "#1f5f8b", "#c4701f", "#8a95a3"
+BLUE, ORANGE, GREY = "#1f5f8b", "#b0601a", "#6b7684"  # dark enough on white for lines and for words
 STYLE: Any = {
     "svg.hashsalt": "galscan",
     "svg.fonttype": "path",
@@ -49,7 +49,7 @@ class Plot(NamedTuple):
 def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
     """Return a figure as SVG in a data address: no date in it, and the same bytes for the same numbers."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", dpi=150)
     return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
 
 
@@ -81,26 +81,30 @@ def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
 
 
 @styled
-def purity(frame: pd.DataFrame, accepted: int) -> Plot:
-    """Draw purity against rank with its interval, and where the list of accepted candidates ends."""
+def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = None) -> Plot:
+    """Draw purity against rank with its interval, and where the list of accepted candidates ends.
+
+    `before` is what the scores alone said, where `frame` is with grades.
+    """
     figure, axes = new_axes()
     ranks = frame["rank"].to_numpy()
-    axes.fill_between(
-        ranks, frame["purity_lo"], frame["purity_hi"], color=BLUE, alpha=0.16, linewidth=0, label="interval"
-    )
-    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label="purity at this rank and above")
-    axes.plot(
-        ranks, frame["p_target"], color=GREY, linewidth=1.2, linestyle="--", label="probability of this candidate"
-    )
+    said = "purity at this rank and above"
+    if before is not None:
+        band = axes.fill_between(ranks, before["purity_lo"], before["purity_hi"], color=GREY, alpha=0.18, linewidth=0)
+        band.set_label("by scores alone")
+        axes.plot(ranks, before["purity"], color=GREY, linewidth=1.4)
+        said = "with grades"
+    axes.fill_between(ranks, frame["purity_lo"], frame["purity_hi"], color=BLUE, alpha=0.22, linewidth=0)
+    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=said)
+    if before is None:
+        label = "probability of this candidate"
+        axes.plot(ranks, frame["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
     if accepted:
         axes.axvline(accepted, color=ORANGE, linewidth=1.2)
         axes.annotate(
-            f" {accepted:,}",
-            (accepted, 1.0),
-            color=ORANGE,
+            f" {accepted:,} ", (accepted, 1.02), color=ORANGE, va="bottom", xycoords=axes.get_xaxis_transform(),
             ha="right" if accepted > len(ranks) / 2 else "left",
-            va="bottom",
-        )
+        )  # fmt: skip
     _by_rank(axes, ranks, "purity")
     axes.legend(loc="lower left")
     ends = (
@@ -108,20 +112,29 @@ def purity(frame: pd.DataFrame, accepted: int) -> Plot:
         if len(frame)
         else "no candidates"
     )
+    how = "" if before is None else ", with the grades and by the scores alone"
     return as_plot(
         figure,
-        f"Purity against rank with its interval: {ends}",
-        "Expected fraction of targets among the candidates down to a rank, and its interval.",
+        f"Purity against rank with its interval{how}: {ends}",
+        f"Expected fraction of targets among the candidates down to a rank, and its interval{how}.",
     )
 
 
 @styled
 def completeness(
-    frame: pd.DataFrame, info: Mapping[str, Any], bundle: Bundle | None, histogram: purities.ScoreHistogram
+    frame: pd.DataFrame,
+    info: Mapping[str, Any],
+    bundle: Bundle | None,
+    histogram: purities.ScoreHistogram,
+    graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> Plot:
-    """Draw completeness against rank; with its interval where the model is at hand."""
+    """Draw completeness against rank; with its interval where the model is at hand.
+
+    `graded` is the table with grades, and the limits of its completeness at some ranks (rank, low, high).
+    """
     figure, axes = new_axes()
     ranks = frame["rank"].to_numpy()
+    colour = BLUE if graded is None else GREY
     if bundle is not None and 0 < len(frame) <= histogram.total:
         # The table keeps no interval of completeness; the same seed gives the one of the scan again.
         settings = bundle.recipe.purity
@@ -133,17 +146,24 @@ def completeness(
             confidence=settings.confidence,
             seed=int(str(info.get("fingerprint", "0"))[:8], 16),
         )
-        axes.fill_between(ranks, again.completeness_lo, again.completeness_hi, color=BLUE, alpha=0.16, linewidth=0)
-    axes.plot(ranks, frame["completeness"], color=BLUE, linewidth=2)
+        axes.fill_between(ranks, again.completeness_lo, again.completeness_hi, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(ranks, frame["completeness"], color=colour, linewidth=2, label="by scores alone")
+    shown = frame
+    if graded is not None:
+        shown, limits = graded
+        axes.fill_between(limits["rank"], limits["low"], limits["high"], color=BLUE, alpha=0.22, linewidth=0)
+        axes.plot(ranks, shown["completeness"], color=BLUE, linewidth=2, label="with grades")
+        axes.legend(loc="upper left")
     _by_rank(axes, ranks, "completeness")
-    known = frame["completeness"].dropna()
+    known = shown["completeness"].dropna()
     ends = (
         f"{known.iloc[-1]:.2f} at rank {len(frame):,}" if len(known) else "unknown, as the estimated prevalence is zero"
     )
+    how = "" if graded is None else ", with the grades and by the scores alone"
     return as_plot(
         figure,
-        f"Completeness against rank: {ends}",
-        "Expected fraction of all targets in the survey that a list down to a rank holds.",
+        f"Completeness against rank{how}: {ends}",
+        f"Expected fraction of all targets in the survey that a list down to a rank holds{how}.",
     )
 
 
@@ -190,33 +210,6 @@ def scores(
 
 
 @styled
-def sky(placed: pd.DataFrame) -> Plot:
-    """Draw where the candidates are: a map of the sky, or of a field where they lie close together."""
-    ra, dec, colour = placed["ra"].to_numpy(), placed["dec"].to_numpy(), placed["purity"].to_numpy()
-    middle = np.degrees(np.angle(np.exp(1j * np.radians(ra)).mean())) % 360
-    offset = (ra - middle + 180) % 360 - 180
-    small = np.ptp(offset) < 40 and np.ptp(dec) < 40
-    if small:
-        figure, axes = new_axes()
-        drawn = axes.scatter(middle + offset, dec, c=colour, s=16, cmap="viridis", vmin=0, vmax=1, linewidth=0)
-        axes.set(xlabel="right ascension (deg)", ylabel="declination (deg)")
-        axes.set_aspect(1 / max(np.cos(np.radians(dec.mean())), 0.05), adjustable="datalim")
-        axes.invert_xaxis()
-    else:
-        figure, axes = new_axes(height=3.1, projection="mollweide")
-        x = -np.radians((ra + 180) % 360 - 180)  # east to the left, as on the sky
-        drawn = axes.scatter(x, np.radians(dec), c=colour, s=14, cmap="viridis", vmin=0, vmax=1, linewidth=0)
-        axes.set_xticks(np.radians([-120, -60, 0, 60, 120]), ["120°", "60°", "0°", "300°", "240°"], fontsize=8)
-        axes.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["−60°", "−30°", "0°", "30°", "60°"], fontsize=8)
-    figure.colorbar(drawn, ax=axes, label="purity", shrink=0.75, pad=0.06)
-    return as_plot(
-        figure,
-        f"Sky map of {len(placed):,} candidates with known positions",
-        f"Where the {len(placed):,} candidates with coordinates are (ICRS, east to the left).",
-    )
-
-
-@styled
 def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Plot | None:
     """Draw precision against recall of the classifiers called `names`; None where no curve was recorded."""
     figure, axes = new_axes()
@@ -228,7 +221,7 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
     if not drawn:
         return None
     if (prevalence := (metrics.get("test") or {}).get("prevalence")) is not None:
-        axes.axhline(prevalence, color="#b8c1cb", linewidth=1, linestyle=":", label="at random")
+        axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label="at random")
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
     axes.legend(loc="lower left")
     return as_plot(
@@ -255,7 +248,7 @@ def calibration(bundle: Bundle) -> Plot:
     y = hits / sizes
     low, high = beta.ppf(0.025, hits + 0.5, sizes - hits + 0.5), beta.ppf(0.975, hits + 0.5, sizes - hits + 0.5)
     figure, axes = new_axes()
-    axes.plot([0, 1], [0, 1], color="#b8c1cb", linewidth=1, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     axes.errorbar(x, y, yerr=np.clip([y - low, high - y], 0, 1), fmt="o", color=BLUE, markersize=5, linewidth=1.2)
     axes.set(xlabel="predicted probability", ylabel="fraction of targets", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     return as_plot(

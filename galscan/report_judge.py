@@ -84,11 +84,13 @@ def summary(verdict: Mapping[str, Any]) -> str:
 def _sentence(verdict: Mapping[str, Any]) -> str:
     told, copies = verdict["adherence"], verdict["copies"]["pixels"]["dreamt"]["below_p1"]
     dreamt, real = (told[f"{which}_positive"]["in_class_by_target"] for which in ("dreamt", "real"))
-    return (
+    head = (
         f"Of {dreamt['n']:,} dreamt positives the critic finds {_percent(dreamt['share'])} in the class, of "
-        f"{real['n']:,} real ones {_percent(real['share'])}; {copies['count']:,} of {copies['n']:,} dreams are nearly "
-        "copies of a training picture."
+        f"{real['n']:,} real ones {_percent(real['share'])}"
     )
+    if not copies["n"]:
+        return f"{head}; none was drawn, so that none was looked at as a copy."
+    return f"{head}; {copies['count']:,} of {copies['n']:,} dreams are nearly copies of a training picture."
 
 
 def _groups(verdict: Mapping[str, Any]) -> list[tuple[str, str, list[Row]]]:

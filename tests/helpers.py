@@ -51,9 +51,10 @@ def tiny_bundle(path: Path, target: str = "dustlane", size: int = 32, seed: int 
     rng = np.random.default_rng(seed)
     targets = np.repeat([1, 0], [30, 300])
     scores = rng.normal(np.where(targets == 1, 1.0, -1.0), 0.7)
-    splits = pd.DataFrame(
-        {"store": "tiny", "id": [str(i) for i in range(1000, 1010)], "split": "train", "target": [1] * 5 + [0] * 5}
-    )
+    splits = pd.DataFrame({
+        "store": "tiny", "id": [str(i) for i in (990, 991, *range(1000, 1010))],
+        "split": ["calibration"] * 2 + ["train"] * 10, "target": [1, 0] + [1] * 5 + [0] * 5,
+    })  # fmt: skip
     return bundle.write_bundle(
         path, recipe=recipe, target=target, schema="simulated", size=size, seed=seed, answers=answers,
         networks=networks, calibration=calibrate.fit(scores, targets), splits=splits,

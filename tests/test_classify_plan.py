@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from galscan.classify.plan import make_plan
+from galscan.classify.vetted import Vetted
 from galscan.errors import InputError
 from galscan.store.ingest import ingest_survey
+from galscan.store.layout import open_store
 from galscan.surveys.simulated import SimulatedSurvey
 from tests.helpers import tiny_recipe, tiny_store
 
@@ -38,3 +43,29 @@ def test_every_option_that_matters_changes_the_request(store, tmp_path):
 def test_a_store_of_another_size_is_refused_before_training(store, tmp_path):
     with pytest.raises(InputError, match="--size 32"):
         plan([store, tiny_store(tmp_path / "other.zarr", size=48).path], tmp_path)
+
+
+def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, tmp_path):
+    opened = open_store(store)
+    before = plan(store, tmp_path)
+    new = before.table[before.table["target"].isna()].iloc[:3]
+    held = before.table[before.table["split"] == "test"].iloc[:2]
+    graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
+    stores = {opened.name: (str(store), opened.content_hash)}
+    one = Vetted(Path("run"), "dustlane", "f", graded, stores, frozenset())
+    p = plan(store, tmp_path, vetted=[one])
+    train = p.table[p.table["split"] == "train"]
+    assert set(new["id"][:2]) <= set(train.loc[train["target"] == 1, "id"])
+    assert "2 positive and 0 negative train, of 5 graded; 1 left out" in p.describe()
+    for split in ("calibration", "test"):
+        assert set(p.table.loc[p.table["split"] == split, "id"]) == set(
+            before.table.loc[before.table["split"] == split, "id"]
+        )
+    assert "grades" not in before.request and p.request["grades"] == [["f", one.hash]]
+    assert p.provenance[0]["sha256"] == one.hash and p.provenance[0]["positive"] == 2
+    with pytest.raises(InputError, match="was a scan for 'ring'"):
+        plan(store, tmp_path, vetted=[replace(one, target="ring")])
+    small = tiny_store(tmp_path / "small.zarr", 20, 16, survey="small")
+    with pytest.raises(InputError, match="--size 32"):
+        table, place = graded.iloc[:1].assign(store="small", row=0, id="1000"), (str(small.path), small.content_hash)
+        plan(store, tmp_path, vetted=[replace(one, table=table, stores={"small": place})])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 from galscan import plots
@@ -80,14 +81,21 @@ def test_nothing_is_made_up_where_there_is_nothing():
     assert plots.precision_recall({"real_only": None, "real_plus_dreamt": {"ap": [0.5]}}, {}) is None
 
 
-@pytest.mark.parametrize(("spread", "projected"), [(0.01, False), (1.0, True)])
-def test_a_field_is_drawn_flat_and_the_sky_whole(spread, projected):
-    placed = candidates(60).dropna(subset=["ra"])
-    placed = placed.assign(ra=(359.5 + spread * placed["ra"]) % 360, dec=spread * placed["dec"])  # across 0 h
-    drawn = plots.sky(placed)
-    assert svg(drawn) and "58 candidates" in drawn.caption
-    width, height = (float(ET.fromstring(svg(drawn)).get(k, "").removesuffix("pt")) for k in ("width", "height"))
-    assert (width / height > 1.65) == projected  # Mollweide is twice as wide as high
+def test_with_grades_both_are_drawn(bundle, histogram):
+    before = candidates(60).assign(completeness=np.linspace(0.1, 0.8, 60))
+    after = before.assign(purity=0.9, purity_lo=0.8, purity_hi=1.0, completeness=0.5)
+    limits = pd.DataFrame({"rank": [1, 60], "low": [0.1, 0.4], "high": [0.5, 0.9]})
+    for one, both in (
+        (plots.purity(after, 3), plots.purity(after, 3, before)),
+        (
+            plots.completeness(before, info(), bundle, histogram),
+            plots.completeness(before, info(), bundle, histogram, (after, limits)),
+        ),
+    ):
+        assert svg(one) != svg(both) and "with the grades" in both.alt and "with the grades" not in one.alt
+    assert "0.90 at rank 60" in plots.purity(after, 3, before).alt
+    none = limits.head(0)
+    assert "0.50 at rank 60" in plots.completeness(before, info(), None, histogram, (after, none)).alt
 
 
 def test_precision_and_recall_of_the_classifiers_that_were_trained():

@@ -21,6 +21,7 @@ from galscan.store.layout import open_store
 from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs import judge as verb
 from tests.helpers import tiny_recipe
+from tests.pages import check_page
 
 SCHEMA = load_schema("simulated")
 
@@ -104,7 +105,7 @@ def test_what_the_model_held_out_is_held_out(judged, model):
 
 def test_the_page_stands_alone(judged):
     text = (Path(judged["out"]) / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"<(script|link|iframe)\b|url\(|@import", text)
+    check_page(text)
     sources = re.findall(r'src="([^"]{0,30})', text)
     assert len(sources) == 8 and all(s.startswith("data:image/") for s in sources)
     assert "Real, held out" in text and "copies, by pixels" in text and "&lt;" not in text

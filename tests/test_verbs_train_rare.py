@@ -19,6 +19,7 @@ from galscan.generate.model import load_generator, save_generator
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs import train_rare as verb
+from tests import grading
 from tests.helpers import keep_all, tiny_recipe, tiny_store
 
 
@@ -352,3 +353,60 @@ def test_laid_dreams_alone_need_no_generator(tmp_path, store):
     assert (dreams.column("truth/laid") == 1).all() and (model.path / "dreams.png").is_file()
     laid = dreams.labels("simulated")[dreams.column("truth/target") == 1]
     assert (laid["early_type"] >= 0.5).all() and (laid["dust_lane"] >= 0.5).all()
+
+
+@pytest.fixture(scope="module")
+def graded(folder, model) -> Path:
+    """A scan of another sky with `model`, of which the best twenty are graded: the odd ranks are targets."""
+    survey = SimulatedSurvey(count=300, size=32, seed=9, labelled=0.0, name="another sky")
+    sky = ingest_survey(survey, folder / "new.zarr", workers=1)
+    run = galscan.scan(store=sky.path, model=model.path, out=folder / "run", top=40, workers=1).path
+    galscan.vet(run, serve=False, best=20, size=20)
+    with grading.book(run) as book:
+        for row in book.items().itertuples():
+            if row.kind == "survey" and row.stratum == "best":
+                book.record(f"grade-{row.item:04d}", row.item, "ann", "A" if row.rank % 2 else "not")
+    return run
+
+
+def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, graded, monkeypatch, capsys):
+    """Ten objects of another sky become targets, ten become others; what was held out stays as it was."""
+    recipe, seen = str(folder / "dustlane.toml"), []
+    real = classifiers.train_classifier
+    spy = lambda examples, *a, **k: (seen.append(examples), real(examples, *a, **k))[1]  # noqa: E731
+    monkeypatch.setattr(classifiers, "train_classifier", spy)
+    options = {"store": store, "device": "cpu", "seed": 3, "synthetic": False}
+    assert galscan.train_rare(recipe, out=tmp_path / "taught", grades=graded, dry_run=True, **options) is None
+    assert "10 positive and 10 negative train, of 20 graded" in capsys.readouterr().err
+    taught = galscan.train_rare(recipe, out=tmp_path / "taught", grades=[graded], **options)
+    before, after = model.splits().set_index("id"), seen[-1]
+    assert len(seen) == 2
+    for value in (1, 0):
+        trained = (before["split"] == "train") & (before["target"] == value)
+        assert (after.target == value).sum() == trained.sum() + 10
+    best = galscan.open_run(graded).candidates.head(20)
+    sky = galscan.open_store(folder / "new.zarr")
+    told = {image.tobytes(): target for image, target in zip(after.images, after.target, strict=True)}
+    for rank, index in zip(best["rank"], best["index"], strict=True):
+        assert told[sky.images(slice(index, index + 1))[0].tobytes()] == rank % 2
+    # The others are the same, and so is what calibrates and tests.
+    splits, names = taught.splits().set_index("id"), best["objid"].astype(str)
+    assert splits.drop(names)["split"].sort_index().equals(before["split"].sort_index())
+    assert set(splits.loc[names, "split"]) == {"train"}
+    (source,) = taught.info["grades"]
+    assert source["run"] == str(graded) and source["fingerprint"] == galscan.open_run(graded).info["fingerprint"]
+    assert source["positive"] == source["negative"] == 10 and len(source["sha256"]) == 64
+    assert taught.info["request"]["grades"] == [[source["fingerprint"], source["sha256"]]]
+    assert "grades" not in model.info and "grades" not in model.info["request"]
+    # Scanned again they are marked: finding them is no discovery. And of that sky the calibration knows nothing still.
+    again = galscan.scan(store=sky.path, model=taught.path, out=tmp_path / "again", top=300, workers=1)
+    assert set(again.candidates.loc[again.candidates["in_train"], "objid"]) == set(best["objid"])
+    assert any("No object of" in note for note in again.info["purity"]["notes"])
+
+
+def test_dreams_come_with_grades_too(tmp_path, folder, store, graded, monkeypatch):
+    monkeypatch.setattr(judge, "screen", keep_all)
+    out = galscan.train_rare(
+        str(folder / "dustlane.toml"), store=store, out=tmp_path / "m", device="cpu", seed=3, grades=graded
+    )
+    assert out.metrics["real_plus_dreamt"] is not None and out.info["grades"][0]["positive"] == 10

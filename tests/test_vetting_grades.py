@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sqlite3
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from galscan.candidates.graded import Stratum
 from galscan.errors import ConflictError, InputError, NotFoundError
-from galscan.vetting.grades import GRADES, GradeBook, create
+from galscan.vetting.grades import GRADES, GradeBook, create, in_words
 
 STRATA = [Stratum("best", 6, 1, 6), Stratum("not ranked", 100), Stratum("discarded", 1000, discarded=True)]
 
@@ -105,9 +106,34 @@ def test_graders_are_measured_by_the_controls_and_against_each_other(book):
     graders = book.graders()
     assert graders["ann"] == {"graded": 4, "of": 10, "known_found": 1, "known": 1, "blank_taken": 1, "blank": 1}
     assert graders["bob"]["known_found"] == 0
-    (pair,) = book.agreement()
-    assert pair["graders"] == ["ann", "bob"] and pair["items"] == 3 and pair["same"] == pytest.approx(1 / 3)
-    assert pair["kappa"] == pytest.approx(0.0)
+    (pair,) = book.agreement()  # of the survey's objects: the known target, on which they differ, is not among them
+    assert pair == {"graders": ["ann", "bob"], "items": 2, "same": 0.5, "kappa": pytest.approx(0.0)}
+    assert in_words(graders, [pair]) == [
+        "ann graded 4 of 10: found 1 of 1 known targets, took 1 of 1 blank frames for one",
+        "bob graded 3 of 10: found 0 of 1 known targets, took 0 of 0 blank frames for one",
+        "ann and bob agree on 50% of 2 objects, Cohen's kappa 0.00",
+    ]
+
+
+def test_more_than_two_graders_agree_as_fleiss_says(book):
+    """Three graders, four objects: votes 3, 2, 1, 0 for a target."""
+    for item, votes in ((1, "AAA"), (2, "AAn"), (3, "nnA"), (4, "nnn")):
+        for grader, vote in zip(("ann", "bob", "eve"), votes, strict=True):
+            give(book, item, "A" if vote == "A" else "not", grader)
+    give(book, 5, "A", "ann")  # graded by one alone
+    *pairs, together = book.agreement()
+    assert [p["graders"] for p in pairs] == [["ann", "bob"], ["ann", "eve"], ["bob", "eve"]]
+    # (1 + 1/3 + 1/3 + 1) / 4 agree, 1/2 would by chance.
+    assert together == {"graders": ["ann", "bob", "eve"], "items": 4, "same": 0.5, "kappa": pytest.approx(1 / 3)}
+    assert in_words({}, [together]) == ["ann, bob and eve agree on 50% of 4 objects, Fleiss' kappa 0.33"]
+
+
+@pytest.mark.parametrize("word", ["A", "not"])
+def test_where_all_said_the_same_of_everything_there_is_no_kappa(book, word):
+    for grader in ("ann", "bob", "eve"):
+        give(book, 1, word, grader)
+    assert {p["kappa"] for p in book.agreement()} == {None}
+    assert in_words({}, book.agreement())[0] == "ann and bob agree on 100% of 1 object"
 
 
 def test_csv_out_and_in_gives_the_same_grades(book, tmp_path):
@@ -177,6 +203,57 @@ def test_a_book_of_another_run_a_damaged_one_and_none_are_refused(tmp_path):
         db.execute("DROP TABLE items")
     with pytest.raises(InputError, match="damaged"):
         GradeBook(path, "f")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE grades SET grade = 'AAA'", "a grade that there is not"),
+        ("UPDATE grades SET grader = x'ff'", "a grade that there is not"),
+        ("UPDATE grades SET item = 99", "a grade of no object"),
+        ("UPDATE items SET kind = 'dragon' WHERE item = 1", "an object of no kind"),
+        ("UPDATE items SET stratum = 'nowhere' WHERE item = 1", "an object of no stratum"),
+        ("DELETE FROM strata", "an object of no stratum"),
+        ("UPDATE items SET rank = 9 WHERE item = 1", "another rank than its stratum's"),
+        ("UPDATE items SET rank = 5 WHERE item = 6", "another rank than its stratum's"),
+        ("UPDATE items SET rank = 'one' WHERE item = 1", "another rank than its stratum's"),
+        ("UPDATE items SET row = '../../etc/passwd' WHERE item = 1", "an object without a place"),
+        ("UPDATE items SET ra = 'east' WHERE item = 1", "an object without a place"),
+    ],
+)
+def test_a_book_that_another_program_changed_is_refused(tmp_path, change, message):
+    path = made(tmp_path / "grades.sqlite")
+    with GradeBook(path, "f") as book:
+        give(book, 1, "A")
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    with pytest.raises(InputError, match=f"changed by another program: it holds .*{message}"):
+        GradeBook(path, "f")
+
+
+def test_a_book_of_another_format_is_refused(tmp_path):
+    path = made(tmp_path / "grades.sqlite")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
+    with pytest.raises(InputError, match="not a grade book of format 1; grade with the version that made it"):
+        GradeBook(path, "f")
+
+
+HOSTILE = [
+    "=1+1", "+1", "-1", "@SUM(A1)", "'quoted", "../../etc/passwd", "</script><script>alert(1)", 'a"b,c', "g8", "g9",
+]  # fmt: skip
+
+
+def test_hostile_ids_and_graders_go_out_and_in_and_no_spreadsheet_runs_them(tmp_path):
+    with GradeBook(made(tmp_path / "a.sqlite", ids=HOSTILE), "f") as book:
+        for item in range(1, 9):
+            give(book, item, "A", "=cmd|' /C calc'!A0", comment="@=1")
+        book.write_csv(tmp_path / "g.csv")
+        for row in csv.reader((tmp_path / "g.csv").open(newline="")):
+            assert not [cell for cell in row if cell[:1] in ("=", "+", "-", "@")]
+        with GradeBook(made(tmp_path / "b.sqlite", ids=HOSTILE), "f") as other:
+            assert other.read_csv(tmp_path / "g.csv") == (8, 0)
+            pd.testing.assert_frame_equal(other.current(), book.current())
 
 
 def test_every_grade_has_words_for_it():

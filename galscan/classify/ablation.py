@@ -266,7 +266,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
             times = f"{found['ratio']:.2f} times its detections at purity {result['point']['purity']:g} "
             times += f"({ends[0]} to {ends[1]})"
         lines.append(
-            f"{title[:1].upper()}{title[1:]} {said} {words}: average precision {100 * ap['gain']:+.1f} % "
+            f"The arm '{title}' {said} {words}: average precision {100 * ap['gain']:+.1f} % "
             f"({100 * ap['lo']:+.1f} to {100 * ap['hi']:+.1f}) over '{ap['against']}', {times}."
         )
     return lines

@@ -150,7 +150,8 @@ def load_galaxies(
     stores: Sequence[Store], table: pd.DataFrame, answers: Sequence[str], size: int, *, seed: int, unlabelled: bool
 ) -> Galaxies:
     """Stream the stores once and keep the labelled galaxies and, if asked, a sample of the others."""
-    labelled = table[list(answers)].notna().any(axis=1).to_numpy()
+    # A galaxy that people graded has a target and perhaps no label.
+    labelled = (table[list(answers)].notna().any(axis=1) | table["target"].notna()).to_numpy()
     others = np.flatnonzero(~labelled)
     random = np.random.default_rng(seed)
     sample = random.choice(others, min(MAX_UNLABELLED if unlabelled else 0, len(others)), replace=False)

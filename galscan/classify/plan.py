@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from galscan import home
+from galscan.classify import vetted as grading
 from galscan.classify.dataset import check_counts, read_table, split_objects
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
@@ -29,6 +30,9 @@ class Plan:
     budget: float | None  # minutes
     synthetic: bool
     seed: int
+    vetted: list[grading.Vetted] = field(default_factory=list)
+    grades: list[dict[str, Any]] = field(default_factory=list)
+    """What came of the grades, one entry for each of `vetted` (`galscan.classify.vetted.add_labels`)."""
 
     @property
     def rules(self) -> LabelRules:
@@ -40,7 +44,17 @@ class Plan:
         return {
             "recipe": self.recipe.hash, "stores": [[s.name, s.content_hash] for s in self.stores],
             "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
+            # Only where there are some: models of before stay what was asked for.
+            **({"grades": [[v.fingerprint, v.hash] for v in self.vetted]} if self.vetted else {}),
         }  # fmt: skip
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """Which scans' grades taught, for ``model.json``."""
+        return [
+            {"run": str(v.run), "fingerprint": v.fingerprint, "sha256": v.hash, **counts}
+            for v, counts in zip(self.vetted, self.grades, strict=True)
+        ]
 
     def seconds(self, share: float) -> float | None:
         return None if self.budget is None else self.budget * 60 * share
@@ -55,6 +69,7 @@ class Plan:
         for split in ("train", "calibration", "test"):
             part = t.loc[t["split"] == split, "target"]
             rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
+        rows += grading.describe(self.vetted, self.grades)
         rows += [
             f"generator    {r.generator.steps:,} steps of {r.generator.batch}"
             if self.synthetic and r.dream.positives
@@ -88,8 +103,9 @@ def make_plan(
     budget: float | None,
     synthetic: bool,
     seed: int,
+    vetted: Sequence[grading.Vetted] = (),
 ) -> Plan:
-    """Resolve names, read the labels and split the objects.
+    """Resolve names, read the labels and split the objects; grades come in when that is done.
 
     Raises
     ------
@@ -99,6 +115,11 @@ def make_plan(
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
+    for one in vetted:
+        if one.target != recipe.name:
+            raise InputError(
+                f"{one.run} was a scan for '{one.target}': what it was graded for says nothing of '{recipe.name}'"
+            )
     paths = home.find_stores(survey, store)
     by_default = not paths
     if by_default:
@@ -113,6 +134,8 @@ def make_plan(
     stores = [layout.open_store(p) for p in paths]
     if by_default:  # all that fit; if none does, say so of the first
         stores = [s for s in stores if s.size == recipe.size] or stores
+    named = len(stores)
+    stores = grading.add_stores(stores, vetted)
     for s in stores:
         if s.size != recipe.size:
             raise InputError(
@@ -120,11 +143,15 @@ def make_plan(
                 f"ingest with --size {recipe.size}"
             )
     # Stores without a label of the recipe's still teach the generator.
-    schema = load_schema(recipe.schema_for(s for store in stores for s in store.schemas))
+    schema = load_schema(recipe.schema_for(s for store in stores[:named] for s in store.schemas))
     rules = recipe.schemas[schema.name]
-    table = read_table(stores, schema, rules)
+    table = read_table(stores[:named], schema, rules)
     check_counts(table, rules, recipe.name)
     table["split"] = split_objects(table, recipe.split, seed)
+    grades: list[dict[str, Any]] = []
+    if vetted:
+        table, grades = grading.add_labels(table, stores, vetted)
     return Plan(
-        recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed
-    )
+        recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed,
+        list(vetted), grades,
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from galscan.scanning.plan import Plan
 from galscan.scanning.worker import FATAL, SILENT
 from galscan.unfinished import held
 
-INFO = "run.json"
+INFO, FORMAT = "run.json", 1
 OUTPUTS = {"FITS": "candidates.fits", "pictures": "contact.png", "report": "report.html"}
 
 
@@ -101,6 +101,9 @@ def read_info(path: Path) -> dict[str, Any] | None:
     info = files.read_json(path / INFO)
     if not isinstance(info, dict) or not {"status", "fingerprint", "identity"} <= info.keys():
         raise InputError(f"{path / INFO} was not written by galscan scan; choose another --out")
+    if info.get("format", FORMAT) != FORMAT:
+        which = repr(info["format"])[:20]
+        raise InputError(f"{path} is a scan of format {which}, not {FORMAT}; use the version that made it")
     return info
 
 

@@ -56,7 +56,8 @@ def purity(
     if draws < 100 or not 0 < confidence < 1:
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
     with grades.GradeBook(opened.path / grades.FILE, str(opened.info["fingerprint"])) as book:
-        verdicts, strata, graders = book.verdicts(target), book.strata(), book.graders()
+        verdicts, strata = book.verdicts(target), book.strata()
+        graders, agreement = book.graders(), book.agreement()
     survey = verdicts[verdicts["kind"] == design.SURVEY]
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
@@ -75,10 +76,13 @@ def purity(
     )  # fmt: skip
     told: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
-        "counts_as_target": list(target), "graders": graders,
+        "counts_as_target": list(target), "graders": graders, "agreement": agreement,
         "before": purities.summary(before, confidence), "after": purities.summary(after, confidence),
     }  # fmt: skip
     _write(opened, frame, after, verdicts, told)
+    from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
+
+    write_scan_report(opened.path)
     return told | {"text": _text(told, opened.path)}
 
 
@@ -100,7 +104,11 @@ def _write(run: Run, frame: pd.DataFrame, after: purities.Purity, verdicts: pd.D
     for name in ("grade", "votes", "comment"):
         new.loc[new.index[rows], name] = ranked[name].to_numpy()
     info = run.info | {"purity": told["after"]}
-    files.write_json(run.path / "purity.json", told)
+    # The report draws the limits of completeness, which have no column.
+    some = np.unique(np.geomspace(1, max(len(frame), 1), 200).round().astype(int))[: len(frame)]
+    limits = {"rank": some, "low": after.completeness_lo[some - 1], "high": after.completeness_hi[some - 1]}
+    drawn = {"completeness": {name: values.tolist() for name, values in limits.items()}}
+    files.write_json(run.path / "purity.json", told | drawn)
     table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
     with files.atomic_path(run.path / f"{export.GRADED}.parquet") as temporary:  # last: with it export believes all
         new.to_parquet(temporary, index=False)
@@ -110,10 +118,11 @@ def _text(told: dict[str, Any], path: Path) -> str:
     before, after = told["before"], told["after"]
     counted = ", ".join(told["counts_as_target"])
     lines = [f"{told['graded']:,} objects graded, {told['targets']:,} of them targets ({counted})"]
-    lines.append(f"{'':<22}{'by scores alone':<26}with grades")
+    lines.append(f"{'':<24}{'by scores alone':<26}with grades")
     rows = [("prevalence", before["prevalence"], after["prevalence"])]
     rows += [(f"purity of the best {rank}", before["at"][rank], entry) for rank, entry in after["at"].items()]
-    lines += [f"{name:<22}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
+    lines += [f"{name:<24}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
+    lines += grades.in_words(told["graders"], told["agreement"])
     lines += [f"note         {note}" for note in after["notes"]]
     return "\n".join([*lines, *(f"{kind:<12} {path / export.GRADED}.{kind}" for kind in ("fits", "parquet"))])
 

@@ -21,7 +21,7 @@ from galscan.errors import GalscanError, InputError
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, prepare
 from galscan.scanning.plan import Plan, check_fit, describe, make_plan
-from galscan.scanning.run import INFO, Run, claim, open_run
+from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store
 
@@ -221,7 +221,7 @@ def _open_model(target: str | None, model: Path | str | None) -> Bundle:
 def _plan_info(plan: Plan) -> dict[str, Any]:
     """Return what ``run.json`` says before anything is scored."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "status": "running",
         "target": plan.target,
         "run": str(plan.out),
@@ -277,7 +277,8 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
 
 def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
     """Return a note where surveys are scanned of which the calibration knows nothing."""
-    known = sorted(bundle.splits()["store"].unique())
+    splits = bundle.splits()
+    known = sorted(splits.loc[splits["split"] == "calibration", "store"].unique())  # grades may have taught of others
     strange = [ref.name for ref in plan.stores if ref.name not in known]
     if not strange:
         return []
@@ -325,9 +326,9 @@ def _contact_sheet(plan: Plan, candidates: pd.DataFrame) -> None:
 def _finish(out: Path, info: dict[str, Any]) -> None:
     """Write the report, and last of all that the run is done."""
     files.write_json(out / INFO, info)
-    from galscan import report  # Matplotlib is slow to import: not before it is needed
+    from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
 
-    report.write_scan_report(out)
+    write_scan_report(out)
     files.write_json(out / INFO, info | {"status": "done"})
 
 

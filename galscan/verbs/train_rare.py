@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from galscan.classify.dataset import Galaxies
     from galscan.classify.model import GalaxyNet
     from galscan.classify.train import Examples
+    from galscan.classify.vetted import Vetted
     from galscan.generate.dreams import Dreams
 
 # Shares of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py). The first look is a
@@ -39,6 +40,7 @@ def train_rare(
     *,
     survey: str | Sequence[str] = (),
     store: str | Path | Sequence[str | Path] = (),
+    grades: str | Path | Sequence[str | Path] = (),
     out: str | Path | None = None,
     budget: float | None = None,
     synthetic: bool = True,
@@ -55,6 +57,9 @@ def train_rare(
         A shipped recipe's name, or the path of a recipe (``.toml``).
     survey, store : str or path, or sequence of them
         Surveys of the data home by name, stores by path; by default all surveys of the data home.
+    grades : path or sequence of paths
+        Finished scans for this target whose objects people graded (`galscan.vet`): they train, beside the labels, and
+        never calibrate or test (`galscan.classify.vetted`).
     out : path, optional
         The model's folder; default ``models/TARGET`` in the data home.
     budget : float, optional
@@ -83,12 +88,13 @@ def train_rare(
     Interrupted
         On Ctrl-C; the same call goes on where it stopped.
     """
-    plan = make_plan(target, survey, store, out, budget, synthetic, seed)
+    plan = make_plan(target, survey, store, out, budget, synthetic, seed, _graded(grades))
     print(plan.describe(), file=sys.stderr)
     if dry_run:
         return None
     from galscan import device as devices
     from galscan.classify.bundle import open_bundle
+    from galscan.report_model import write_model_report
 
     where = devices.pick(device)
     if plan.synthetic and plan.recipe.dream.positives:
@@ -97,12 +103,20 @@ def train_rare(
         return open_bundle(plan.out)
     with work_on(plan.out, plan.request, "training", overwrite=overwrite) as work:
         bundle = _train(plan, work, where)
-        _write_report(bundle.path)
+        write_model_report(bundle.path)
         deliver(work, plan.out)
     # Only now: without these an interruption up to here could not be resumed.
     for leftover in (*plan.out.glob("real_*.safetensors"), *(plan.out / name for name in LEFTOVERS)):
         leftover.unlink(missing_ok=True)
     return open_bundle(plan.out)
+
+
+def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
+    if not runs:
+        return []
+    from galscan.vetting.labels import read_all
+
+    return read_all(runs)
 
 
 def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
@@ -170,7 +184,10 @@ def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
     return bundle.write_bundle(
         work, recipe=recipe, target=recipe.name, schema=plan.schema.name, size=recipe.size, seed=plan.seed,
         answers=list(answers), networks=networks[chosen], calibration=calibration, splits=splits,
-        metrics=report, extra={"request": plan.request, "request_hash": digest(plan.request)},
+        metrics=report, extra={
+            "request": plan.request, "request_hash": digest(plan.request),
+            **({"grades": plan.provenance} if plan.vetted else {}),
+        },
     )  # fmt: skip
 
 
@@ -298,9 +315,3 @@ def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch
         seconds=plan.seconds(FIRST_LOOK_SHARE),
     )  # fmt: skip
     save_first_look(FirstLook(network), path)
-
-
-def _write_report(path: Path) -> None:
-    from galscan import report
-
-    report.write_model_report(path)

@@ -147,14 +147,7 @@ def _text(told: dict[str, Any]) -> str:
     ]
     controls = told["controls"]
     lines += [f"controls     {controls[design.POSITIVE]} known targets, {controls[design.BLANK]} blank frames"]
-    for name, g in told["graders"].items():
-        lines.append(
-            f"{name:<12} {g['graded']:,} of {g['of']:,} graded; found {g['known_found']} of {g['known']} known targets,"
-            f" took {g['blank_taken']} of {g['blank']} blank frames for one"
-        )
-    for pair in told["agreement"]:
-        kappa = "" if pair["kappa"] is None else f", kappa {pair['kappa']:.2f}"
-        lines.append(f"{' and '.join(pair['graders'])} agree on {pair['same']:.0%} of {pair['items']:,}{kappa}")
+    lines += grades.in_words(told["graders"], told["agreement"])
     return "\n".join([*lines, f"next         galscan purity {told['run']}"])
 
 

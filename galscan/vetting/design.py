@@ -74,8 +74,13 @@ def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tupl
     Raises
     ------
     InputError
-        If a number is out of range.
+        If a number is out of range, or the scan is of a version that did not keep what is needed.
     """
+    if "first_look" not in run.info:
+        raise InputError(
+            f"{run.path} was scanned by a version that did not keep how far each object came; scan it again, and grade"
+            " that"
+        )
     if best < 1 or size < best:
         raise InputError(f"--best {best}, --size {size}: grade at least one of the best, and at least as many in all")
     rng = np.random.default_rng(seed)

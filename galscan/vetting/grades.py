@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ import pandas as pd
 from galscan.candidates.graded import Stratum
 from galscan.errors import ConflictError, InputError, NotFoundError
 from galscan.files import atomic_path, digest
-from galscan.vetting.design import POSITIVE, SURVEY
+from galscan.vetting.design import KINDS, POSITIVE, SURVEY
 
 FILE = "grades.sqlite"
 FORMAT = "1"
@@ -43,6 +43,22 @@ CREATE TABLE grades (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, item 
                      grader TEXT NOT NULL, grade TEXT NOT NULL, artefact TEXT NOT NULL, comment TEXT NOT NULL,
                      at TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0);
 """
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
+_IMPOSSIBLE = {  # what no galscan wrote, looked for when a book is opened
+    "a grade that there is not": f"grades WHERE grade NOT IN ({_listed(GRADES)}) OR typeof(grader) <> 'text'",
+    "a grade of no object": "grades WHERE item NOT IN (SELECT item FROM items)",
+    "an object of no kind": f"items WHERE kind NOT IN ({_listed(KINDS)})",
+    "an object of no stratum": f"items WHERE kind = '{SURVEY}' AND stratum NOT IN (SELECT name FROM strata)",
+    "an object of another rank than its stratum's": "items LEFT JOIN strata ON stratum = name WHERE typeof(rank)"
+    " <> 'integer' OR rank NOT BETWEEN coalesce(first, 0) AND coalesce(last, 0)",
+    "an object without a place": "items WHERE typeof(row) <> 'integer' OR typeof(store) <> 'text' OR"
+    " typeof(id) <> 'text' OR typeof(ra) NOT IN ('real', 'null') OR typeof(dec) NOT IN ('real', 'null')",
+}
 
 
 class GradeBook:
@@ -79,6 +95,9 @@ class GradeBook:
             raise InputError(f"{path} is not a grade book of format {FORMAT}; grade with the version that made it")
         if meta.get("fingerprint") != fingerprint:
             raise ConflictError(f"{path} belongs to another run than the one beside it; put it back where it was")
+        for what, query in _IMPOSSIBLE.items():
+            if self._db.execute(f"SELECT 1 FROM {query} LIMIT 1").fetchone():
+                raise InputError(f"{path} was changed by another program: it holds {what}; restore it from a copy")
 
     def __enter__(self) -> GradeBook:
         return self
@@ -174,17 +193,25 @@ class GradeBook:
         return told
 
     def agreement(self) -> list[dict[str, Any]]:
-        """Return for each two graders the share they agree on, and Cohen's kappa (1960, Educ. Psych. Meas. 20, 37)."""
-        wide = self.current().assign(says=lambda t: t["grade"].isin(TARGET)).pivot(index="item", columns="grader")
-        pairs = []
-        for one, other in combinations(wide["says"].columns, 2) if len(wide) else ():
-            both = wide["says"][[one, other]].dropna().astype(bool).to_numpy()
-            if len(both):
-                same, rates = float((both[:, 0] == both[:, 1]).mean()), both.mean(axis=0)
-                chance = float(rates.prod() + (1 - rates).prod())
-                kappa = (same - chance) / (1 - chance) if chance < 1 else None
-                pairs.append({"graders": [one, other], "items": len(both), "same": same, "kappa": kappa})
-        return pairs
+        """Return for each two graders, and for all of them if there are more, on what share they agree, and kappa.
+
+        Of the survey's objects that all of them graded: controls are easy and would flatter. Of two graders it is
+        Cohen's kappa (1960, Educ. Psych. Meas. 20, 37), of more Fleiss' (1971, Psych. Bull. 76, 378); None where all
+        said the same of everything, and chance alone would have agreed.
+        """
+        items = self.items()
+        current = self.current()
+        current = current[current["item"].isin(items.loc[items["kind"] == SURVEY, "item"])]
+        says = current.assign(says=current["grade"].isin(TARGET)).pivot(index="item", columns="grader", values="says")
+        graders = list(says.columns)
+        groups = [*combinations(graders, 2), *([tuple(graders)] if len(graders) > 2 else [])]
+        told = []
+        for group in groups:
+            common = says[list(group)].dropna().astype(bool).to_numpy()
+            if len(common):
+                same, kappa = _kappa(common)
+                told.append({"graders": list(group), "items": len(common), "same": same, "kappa": kappa})
+        return told
 
     # -- in and out ------------------------------------------------------------------------------
 
@@ -275,6 +302,36 @@ def create(path: Path, items: pd.DataFrame, strata: Sequence[Stratum], meta: Map
             [{k: None if v != v else v for k, v in row.items()} for row in rows],
         )
         db.commit()
+
+
+def in_words(graders: Mapping[str, Mapping[str, Any]], agreement: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line a grader (how much, and what became of the controls), and one for each group that can agree."""
+    lines = [
+        f"{name} graded {g['graded']:,} of {g['of']:,}: found {g['known_found']} of {g['known']} known targets, "
+        f"took {g['blank_taken']} of {g['blank']} blank frames for one"
+        for name, g in graders.items()
+    ]
+    for group in agreement:
+        *most, last = group["graders"]
+        name = "Cohen's" if len(most) == 1 else "Fleiss'"
+        kappa = "" if group["kappa"] is None else f", {name} kappa {group['kappa']:.2f}"
+        noun = "object" if group["items"] == 1 else "objects"
+        lines.append(f"{', '.join(most)} and {last} agree on {group['same']:.0%} of {group['items']:,} {noun}{kappa}")
+    return lines
+
+
+def _kappa(says: np.ndarray) -> tuple[float, float | None]:
+    """Return the share of objects on which all graders agree, and kappa; `says` is bool of shape (objects, graders)."""
+    count = says.shape[1]
+    votes = says.sum(axis=1)
+    same = float(np.isin(votes, (0, count)).mean())
+    rates = says.mean(axis=0)
+    if count == 2:
+        agreed, chance = same, float(rates.prod() + (1 - rates).prod())
+    else:
+        agreed = float(((votes * (votes - 1) + (count - votes) * (count - votes - 1)) / (count * (count - 1))).mean())
+        chance = float(rates.mean() ** 2 + (1 - rates.mean()) ** 2)
+    return same, (agreed - chance) / (1 - chance) if chance < 1 else None
 
 
 def _check_grade(grader: str, grade: str, artefact: str, comment: str) -> None:

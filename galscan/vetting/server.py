@@ -27,7 +27,7 @@ from PIL import Image
 from galscan.errors import InputError
 from galscan.store.layout import Store
 from galscan.vetting.design import BLANK
-from galscan.vetting.grades import ARTEFACTS, GRADES, GradeBook
+from galscan.vetting.grades import ARTEFACTS, GRADES, GradeBook, in_words
 
 HOST = "127.0.0.1"
 LARGEST = 20_000  # bytes of a request
@@ -141,7 +141,8 @@ class _Undo(_Handler):
 
 class _Summary(_Handler):
     def get(self) -> None:
-        self.finish({"graders": self.book.graders(), "agreement": self.book.agreement()})
+        graders, agreement = self.book.graders(), self.book.agreement()
+        self.finish({"graders": graders, "agreement": agreement, "words": in_words(graders, agreement)})
 
 
 def application(book: GradeBook, stores: Mapping[str, Store], token: str, title: str) -> tornado.web.Application:

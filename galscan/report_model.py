@@ -1,0 +1,127 @@
+"""The page of a model: what it learnt, and how well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from galscan import pictures, plots
+from galscan.classify.bundle import open_bundle
+from galscan.files import write_text
+from galscan.report import count, duration, number, render
+
+
+def write_model_report(model: str | Path) -> Path:
+    """Write ``report.html`` into a model folder (also one that is still being written).
+
+    Raises
+    ------
+    NotFoundError
+        If there is no model.
+    InputError
+        If it cannot be read.
+    """
+    bundle = open_bundle(model)
+    info, metrics = bundle.info, bundle.metrics
+    path, test = bundle.path, metrics.get("test") or {}
+    rows, names = [], {"real_only": "real galaxies only", "real_plus_dreamt": "real and dreamt galaxies"}
+    for key, name in names.items():
+        if entry := metrics.get(key):
+            rows.append(
+                {
+                    "name": name,
+                    "value": number(entry.get("ap_mean")),
+                    "chosen": metrics.get("chosen") == key,
+                    "interval": f"{number(entry.get('ap_lo'))} to {number(entry.get('ap_hi'))}",
+                    "each": "  ".join(number(ap) for ap in entry.get("ap", [])),
+                }
+            )
+    gain = metrics.get("gain")
+    if gain:
+        rows.append(
+            {
+                "name": "gain by dreams",
+                "value": number(gain.get("mean"), sign=True),
+                "chosen": False,
+                "each": "",
+                "interval": f"{number(gain.get('lo'), sign=True)} to {number(gain.get('hi'), sign=True)}",
+            }
+        )
+    told = ""
+    if test:
+        told = (
+            f"Measured on {test.get('positives', 0):,} targets and {test.get('negatives', 0):,} others, real objects "
+            f"that neither trained nor calibrated; targets are {test.get('prevalence', math.nan):.1%} of them, "
+            "which is what a ranking at random would score."
+        )
+    figures = [p for p in (plots.precision_recall(metrics, names), plots.calibration(bundle)) if p]
+    counts = info.get("splits") or {}
+    page = render(
+        "model.html.j2",
+        kind="model",
+        title=f"galscan: model for {bundle.target}",
+        target=bundle.recipe.title or bundle.target,
+        sentence=_model_sentence(metrics, gain),
+        science=bundle.recipe.science,
+        facts=[
+            ("labels", bundle.schema),
+            ("networks", bundle.members),
+            ("cutouts", f"{bundle.size} px"),
+            ("seed", bundle.seed),
+            ("calibration", f"{int(bundle.calibration.targets.sum()):,} of {len(bundle.calibration.targets):,}"),
+            ("time", duration(metrics.get("seconds"))),
+        ],
+        rows=rows,
+        test=told,
+        figures=figures,
+        dreams=pictures.data_uri((path / "dreams.png").read_bytes()) if (path / "dreams.png").is_file() else "",
+        screened=_screened(metrics.get("dreams")),
+        splits=[(name, count(c.get("positive")), count(c.get("negative"))) for name, c in counts.items()],
+        graded=[
+            f"{Path(g['run']).name}: {g['positive']:,} targets and {g['negative']:,} others, of {g['graded']:,} graded;"
+            f" {g['agreed']:,} agree with the labels, {g['contradicted']:,} contradict them"
+            for g in info.get("grades", [])
+        ],
+        provenance=[
+            ("model", bundle.model_hash),
+            ("recipe", bundle.recipe.hash),
+            *((f"grades of {Path(g['run']).name}", g["sha256"]) for g in info.get("grades", [])),
+            *((f"weights {n}", h) for n, h in info.get("weights", {}).items()),
+            *((name, version) for name, version in (info.get("versions") or {}).items()),
+            ("morphology", ", ".join(bundle.answers)),
+        ],
+        recipe=bundle.recipe.text,
+    )
+    write_text(path / "report.html", page)
+    return path / "report.html"
+
+
+# What is said in words
+
+
+def _model_sentence(metrics: Mapping[str, Any], gain: Mapping[str, float] | None) -> str:
+    chosen = metrics.get(metrics.get("chosen") or "") or {}
+    head = (
+        f"Average precision {number(chosen.get('ap_mean'))} on held-out real galaxies"
+        if chosen
+        else "No test figures were recorded"
+    )
+    if not gain or gain.get("mean") is None:
+        return head + ("; trained without dreams." if chosen else ".")
+    low, high = gain.get("lo", -math.inf), gain.get("hi", math.inf)
+    effect = "dreams helped" if low > 0 else "dreams hurt" if high < 0 else "whether dreams helped cannot be told"
+    mean, low_text, high_text = (number(value, sign=True) for value in (gain["mean"], low, high))
+    return f"{head}; {effect} ({mean}, {low_text} to {high_text})."
+
+
+def _screened(dreams: Mapping[str, Any] | None) -> str:
+    """Say how many dreams were dropped before training, and why."""
+    if not dreams or "dropped" not in dreams:
+        return ""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
+    return (
+        f"Of {dreams['all']:,} dreams ({dreams['positive']:,} of the target) {dreams['kept']:,} were used "
+        f"({dreams['kept_positive']:,} of the target); dropped before training: {reasons or 'none'}."
+    )

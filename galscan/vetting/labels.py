@@ -1,0 +1,81 @@
+"""What a graded scan teaches the next model (`galscan train-rare --grades`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from galscan.classify.bundle import open_bundle
+from galscan.classify.vetted import HELD_OUT, Vetted
+from galscan.errors import InputError
+from galscan.scanning.run import Run, open_run
+from galscan.vetting.design import SURVEY
+from galscan.vetting.grades import FILE, TARGET, GradeBook
+
+NONE = ("not", "artefact")  # grades that say it is no target
+
+
+def read_labels(run: str | Path) -> Vetted:
+    """Return what people said of a scan's objects: 1 for a target, 0 for none, NaN where that is not sure.
+
+    The majority's grade counts; an object of which one says that it is a target and another that it is none is not
+    sure, nor is a C. Known targets and blank frames are no labels.
+
+    Raises
+    ------
+    InputError
+        If the scan is not finished, or nothing in it is graded for sure.
+    """
+    opened = open_run(run)
+    with GradeBook(opened.path / FILE, str(opened.info["fingerprint"])) as book:
+        verdicts, current = book.verdicts(), book.current()
+    verdicts = verdicts[verdicts["kind"] == SURVEY]
+    said = current.groupby("item")["grade"].agg(set).reindex(verdicts["item"])
+    torn = np.array([bool(all_ & set(TARGET)) and bool(all_ & set(NONE)) for all_ in said], bool)
+    grade = verdicts["grade"].where(~torn)
+    target = np.select([grade.isin(TARGET), grade.isin(NONE)], [1.0, 0.0], np.nan)
+    if not np.isfinite(target).any():
+        raise InputError(
+            f"nothing of {opened.path} is graded as a target or as none; grade some of it: galscan vet {opened.path}"
+        )
+    table = verdicts[["store", "row", "id"]].assign(target=target).reset_index(drop=True)
+    stores = {str(s["name"]): (str(s["path"]), str(s["content_hash"])) for s in opened.info["stores"]}
+    if strange := sorted(set(table["store"]) - set(stores)):
+        raise InputError(f"{opened.path / FILE} names the store '{strange[0]:.60}', which that scan did not look at")
+    return Vetted(
+        opened.path, str(opened.info["target"]), str(opened.info["fingerprint"]), table, stores, _held_out(opened)
+    )
+
+
+def read_all(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
+    """Return `read_labels` of each run.
+
+    Raises
+    ------
+    InputError
+        If two of them are one scan.
+    """
+    vetted = [read_labels(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    seen: dict[str, Path] = {}
+    for one in vetted:
+        if one.fingerprint in seen:
+            raise InputError(
+                f"{seen[one.fingerprint]} and {one.run} are the same scan; name it once (galscan vet --import brings "
+                "grades together)"
+            )
+        seen[one.fingerprint] = one.run
+    return vetted
+
+
+def _held_out(run: Run) -> frozenset[str] | None:
+    """Return what the model of a scan was calibrated and tested on; None where it is gone or another by now."""
+    try:
+        bundle = open_bundle(str(run.info["model"]))
+        splits = bundle.splits()
+    except InputError:
+        return None
+    if bundle.model_hash != run.info["identity"]["model"]:
+        return None
+    return frozenset(splits.loc[splits["split"].isin(HELD_OUT), "id"])

@@ -1,0 +1,146 @@
+"""Grades as labels: they teach and nothing else, and no object is on two sides of a split."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galscan.classify.dataset import split_objects
+from galscan.classify.vetted import Vetted, add_labels, add_stores, describe
+from galscan.errors import InputError
+from galscan.recipe import Split
+from tests.helpers import tiny_store
+
+
+class Column:
+    """A store of which only ids are asked: row n holds the object n of its own first number."""
+
+    def __init__(self, name: str, first: int = 0, count: int = 200):
+        self.name, self.path, self.content_hash, self.count = name, name, f"content of {name}", count
+        self._ids = np.arange(first, first + count)
+
+    def column(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        return self._ids[rows]
+
+
+SKY, SURVEY = Column("sky"), Column("survey", 100)  # the objects 100 to 199 are in both
+
+
+@lru_cache
+def labelled(seed: int = 0) -> pd.DataFrame:
+    """Return the labelled objects of SKY, split: every fifth is a target, every seventh ambiguous."""
+    target = np.where(np.arange(200) % 5 == 0, 1.0, 0.0)
+    target[::7] = np.nan
+    table = pd.DataFrame({"store": "sky", "survey": 0, "row": np.arange(200), "id": np.arange(200).astype(str)})
+    table["target"] = target
+    table["split"] = split_objects(table, Split(), seed)
+    return table.assign(dust=0.5)
+
+
+def vetted(targets: dict[int, float], store: Column = SKY, held_out=frozenset(), run: str = "run") -> Vetted:
+    rows = np.array([*targets], int)
+    table = pd.DataFrame({"store": store.name, "row": rows, "id": store._ids[rows].astype(str)})
+    table["target"] = np.array([*targets.values()], float)
+    stores = {store.name: (store.name, store.content_hash)}
+    return Vetted(Path(run), "dustlane", f"fingerprint of {run}", table, stores, held_out)
+
+
+grades = st.dictionaries(st.integers(0, 199), st.sampled_from([1.0, 0.0, np.nan]), min_size=1, max_size=80)
+
+
+@settings(max_examples=25)
+@given(grades, grades, st.sets(st.integers(0, 299), max_size=60), st.integers(0, 3))
+def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed):
+    before = labelled(seed)
+    runs = [vetted(one, held_out=frozenset(map(str, held))), vetted(other, SURVEY, run="other")]
+    after, counts = add_labels(before, [SKY, SURVEY], runs)
+    assert not after.duplicated(["survey", "row"]).any()
+    assert (after[after["split"] != ""].groupby("id")["split"].nunique() == 1).all()
+    for split in ("calibration", "test"):
+        pd.testing.assert_frame_equal(
+            after[after["split"] == split].reset_index(drop=True),
+            before[before["split"] == split].reset_index(drop=True), check_dtype=False,
+        )  # fmt: skip
+    taught = after[after["split"] == "train"].set_index("id")["target"]
+    graded = pd.concat([r.table for r in runs]).dropna(subset="target").groupby("id")["target"].agg(set)
+    for name, said in graded.items():
+        if len(said) == 1 and name in taught.index:
+            assert set(taught.loc[[name]]) == said
+    # What the model of one of the scans held out is not taught, in whichever of them people graded it.
+    sure = {name for name, said in graded.items() if len(said) == 1}
+    assert not sure & {str(h) for h in held} & set(taught.index)
+    for c in counts:
+        assert c["graded"] - c["unsure"] == c["new"] + c["agreed"] + c["contradicted"]
+        assert c["positive"] + c["negative"] == c["graded"] - c["unsure"] - c["held_out"]
+
+
+def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
+    before = labelled().set_index("id")
+    train = before[before["split"] == "train"]
+    target, other = train.index[train["target"] == 1][0], train.index[train["target"] == 0][0]
+    tested = before.index[before["split"] == "test"][0]
+    ambiguous, again = "0", "7"
+    said = {int(target): 1.0, int(other): 1.0, int(tested): 1.0, int(ambiguous): 1.0, int(again): np.nan}
+    table, (counts,) = add_labels(labelled(), [SKY], [vetted(said)])
+    assert counts == {
+        "graded": 5, "unsure": 1, "positive": 3, "negative": 0, "held_out": 1, "new": 1,
+        "agreed": 1 + (before.loc[tested, "target"] == 1), "contradicted": 1 + (before.loc[tested, "target"] == 0),
+    }  # fmt: skip
+    after = table.set_index("id")
+    assert after.loc[[target, other, ambiguous], "target"].tolist() == [1, 1, 1]
+    assert after.loc[[target, other, ambiguous], "split"].tolist() == ["train"] * 3
+    assert after.loc[tested, "target"] == before.loc[tested, "target"] and np.isnan(after.loc[again, "target"])
+    text = "\n".join(describe([vetted(said)], [counts]))
+    assert "3 positive and 0 negative train, of 5 graded; 1 left out" in text and "never calibrate or test" in text
+    assert "not known" not in text and "not known" in "\n".join(describe([vetted(said, held_out=None)], [counts]))
+
+
+def test_objects_of_another_store_come_with_their_rows():
+    table, (counts,) = add_labels(labelled(), [SKY, SURVEY], [vetted({150: 1.0, 120: 0.0}, SURVEY)])
+    new = table[table["survey"] == 1]
+    assert new[["store", "row", "id", "target", "split"]].to_numpy().tolist() == [
+        ["survey", 150, "250", 1.0, "train"], ["survey", 120, "220", 0.0, "train"],
+    ]  # fmt: skip
+    assert new["dust"].isna().all() and counts["new"] == 2 and len(table) == 202
+
+
+def test_two_scans_that_contradict_each_other_teach_nothing():
+    runs = [vetted({150: 1.0}, SURVEY), vetted({150: 0.0}, SURVEY, run="other")]
+    table, counts = add_labels(labelled(), [SKY, SURVEY], runs)
+    assert len(table) == 200 and [c["unsure"] for c in counts] == [1, 1]
+
+
+@pytest.mark.parametrize("change", [{"row": 7}, {"row": 10**6}, {"row": -1}, {"id": "../../etc/passwd"}])
+def test_a_grade_of_an_object_that_is_not_there_is_refused(change):
+    one = vetted({3: 1.0})
+    for name, value in change.items():
+        one.table[name] = value
+    with pytest.raises(InputError, match="holds another there"):
+        add_labels(labelled(), [SKY], [one])
+
+
+def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
+    store = tiny_store(tmp_path / "sky.zarr", 20)
+    run = vetted({3: 1.0}, store=Column("sky"))
+
+    def of(path, content):
+        return Vetted(run.run, run.target, "f", run.table, {"sky": (str(path), content)}, None)
+
+    moved = of(tmp_path / "gone.zarr", store.content_hash)
+    assert add_stores([store], [moved]) == [store]
+    assert [s.path for s in add_stores([], [of(store.path, store.content_hash)])] == [store.path]
+    with pytest.raises(InputError, match=r"not at .*gone\.zarr any more.*--store"):
+        add_stores([], [moved])
+    with pytest.raises(InputError, match="was built again since"):
+        add_stores([], [of(store.path, "another")])
+
+
+def test_the_hash_is_of_what_is_taught():
+    one = vetted({3: 1.0, 4: 0.0, 5: np.nan})
+    assert one.hash == vetted({4: 0.0, 3: 1.0}).hash != vetted({4: 0.0, 3: 0.0}).hash
