@@ -21,7 +21,7 @@ from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Flag
-from galscan.store.manifest import manifest, outcomes, write_manifest
+from galscan.store.manifest import manifest, outcomes
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
 from galscan.verbs.ingest import ingest
 
@@ -88,13 +88,6 @@ def test_everything_arrives(tmp_path: Path, text: bool) -> None:
     assert np.isnan(store.column("pixel_scale")[3]) and store.column("pixel_scale")[0] == 0.4
     assert store.attrs["provenance"] == Sky().describe() and store.name == "sky"
     assert not (tmp_path / "s.zarr.partial").exists()
-
-
-def test_reasons_are_kept(tmp_path: Path) -> None:
-    result = outcomes(ingest_survey(Sky(), tmp_path / "s.zarr", workers=1))
-    assert result["stored"] == 560 and result["unusable"] == {"no image": 70, "unreadable image": 70}
-    assert result["no_coverage"] == result["failed"] == 70
-    assert (17, str(2**60 + 17), int(Flag.UNREADABLE), "file 17 is truncated") in result["details"]
 
 
 def test_markers_do_not_disturb_other_readers(tmp_path: Path) -> None:
@@ -278,17 +271,6 @@ def test_verb_bad_input(tmp_path: Path) -> None:
         InputError, match="survey 'simulated' does not take path, labels; leave it out, or use survey local"
     ):
         ingest("simulated", out=tmp_path / "s.zarr", path=tmp_path, labels="efigi")
-
-
-def test_the_manifest_names_every_object_once(tmp_path: Path) -> None:
-    store = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1)
-    write_manifest(store, tmp_path / "m.parquet")
-    told = pd.read_parquet(tmp_path / "m.parquet")
-    assert told["id"].tolist() == store.column("id").tolist() and told["ra"].tolist() == store.column("ra").tolist()
-    assert told["outcome"].value_counts().to_dict() == {"stored": 560, "no_coverage": 70, "failed": 70}
-    assert told["reason"][17] == "file 17 is truncated" and told["reason"][3] == "outside the footprint"
-    assert (told["reason"] == "").equals(told["outcome"] == "stored")
-    pd.testing.assert_frame_equal(told, manifest(store), check_dtype=False)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from galscan.errors import InputError
 from galscan.surveys import http
 from galscan.surveys.answers import Answer
 from galscan.surveys.http import Client, Manners
-from galscan.surveys.trouble import FetchError, HostDown, retry_after
+from galscan.surveys.trouble import FetchError, HostDown
 from tests.services.loopback import Loopback
 
 PICTURE = "/dr17/SkyServerWS/ImgCutout/getjpeg?ra=150&dec=2&scale=0.4&width=64&height=64"
@@ -198,16 +197,6 @@ def test_a_pause_that_is_too_long_ends_it(service, tmp_path):
     with pytest.raises(HostDown, match="left alone"):
         asker.get(service.url + PICTURE, picture)
     assert len(service.log()) == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [("7", 7), ("1.5", 1.5), (formatdate(1000 + 60, usegmt=True), 60), (formatdate(10, usegmt=True), 0), ("soon", None),
-     ("", None), ("-3", None)],
-)  # fmt: skip
-def test_retry_after_in_all_its_forms(value, seconds):
-    """Dates are taken by the server's clock, which may be wrong."""
-    assert retry_after({"Retry-After": value, "Date": formatdate(1000, usegmt=True)}) == seconds
 
 
 def test_stop_ends_every_wait(service, tmp_path):

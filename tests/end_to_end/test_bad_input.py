@@ -129,7 +129,7 @@ MISTAKES = [
     ("ingest --survey local --out {o}/s.zarr", "needs the folder of images", "--path"),
     ("ingest --survey frames --out {o}/s.zarr", "needs the folder of frames", "--path"),
     ("ingest --survey frames --path {p}/im --out {o}/s.zarr", "need a table of objects", "--catalog"),
-    ("ingest --survey simulated --bands gri --out {o}/s.zarr", "does not take bands", "leave it out, or use survey frames"),
+    ("ingest --survey simulated --bands gri --out {o}/s.zarr", "does not take bands", "or use survey frames"),
     ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
     ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv is a file", "give the folder"),
     ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "no JPEG, PNG or FITS file in", "bare", "--path"),
