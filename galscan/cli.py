@@ -6,18 +6,19 @@ Nothing heavy is imported before a verb runs, so that ``galscan --help`` answers
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 import galscan
-from galscan.errors import GalscanError, InputError, nearest
+from galscan.cli_options import Device, DryRun, Json, Seed, Stores, Surveys, Workers, number, pairs, parse_cone
+from galscan.cli_output import show
+from galscan.errors import GalscanError
 
 app = typer.Typer(
     name="galscan",
@@ -28,26 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes; default: as many as there are cores.")
-]
-
-
-def _known_device(name: str) -> str:
-    if name not in (known := ("auto", "cpu", "cuda")):
-        raise InputError(f"--device {name!r} is unknown{nearest(name, known)}")
-    return name
-
-
-Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", callback=_known_device, help="Where the networks run.")
-]
-Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in the data home, by name; repeatable.")]
-Stores = Annotated[list[str] | None, typer.Option("--store", help="Store, by path or URL; repeatable.")]
 
 
 def _version(wanted: bool) -> None:
@@ -77,7 +58,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole chain on a sky whose truth is known."""
-    _show(galscan.demo(out, seed=seed), as_json)
+    show(galscan.demo(out, seed=seed), as_json)
 
 
 @_verb("ingest", "galscan ingest --survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr")
@@ -144,12 +125,12 @@ def ingest(
 ) -> None:
     """Bring images and a table of objects into a store. Run it again to go on."""
     store = galscan.ingest(
-        survey, out=out, path=path, catalog=catalog, query=query, cone=_cone(cone), labels=labels or (), size=size,
+        survey, out=out, path=path, catalog=catalog, query=query, cone=parse_cone(cone), labels=labels or (), size=size,
         frame=frame, pixel_scale=pixel_scale, bands=bands, layer=layer, contact=contact, cache=cache,
         retry_failed=retry_failed, count=count, seed=seed, rare_fraction=rare_fraction, labelled=labelled,
-        columns=_pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
+        columns=pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
     )  # fmt: skip
-    _show(store, as_json)
+    show(store, as_json)
 
 
 @_verb("train-rare", "galscan train-rare --target dustlane --survey ngc --budget 60")
@@ -178,7 +159,7 @@ def train_rare(
         target, survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
         synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
-    _show(model, as_json)
+    show(model, as_json)
 
 
 @_verb("train-generator", "galscan train-generator --out base.safetensors")
@@ -203,7 +184,7 @@ def train_generator(
         out, survey=survey or (), store=store or (), schema=schema, size=size, count=count, steps=steps,
         batch=batch, start=start, budget=budget, seed=seed, device=device, dry_run=dry_run,
     )  # fmt: skip
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @_verb("dream", "galscan dream --target dustlane --count 48 --out dreams/")
@@ -234,15 +215,15 @@ def dream(
 ) -> None:
     """Draw galaxies of a rare class, with conditions pushed as you like."""
     ranges = {}
-    for answer, text in (_pairs("--set", values) or {}).items():
+    for answer, text in (pairs("--set", values) or {}).items():
         low, _, high = text.partition(":")
-        ranges[answer] = (_number("--set", low), _number("--set", high or low))
-    pushed = {a: _number("--weight", w) for a, w in (_pairs("--weight", weights) or {}).items()}
+        ranges[answer] = (number("--set", low), number("--set", high or low))
+    pushed = {a: number("--weight", w) for a, w in (pairs("--weight", weights) or {}).items()}
     result = galscan.dream(
         target, count=count, out=out, model=model, generator=generator, store=store or (), base=base, values=ranges,
         weights=pushed, guidance=guidance, steps=steps, seed=seed, device=device, dry_run=dry_run,
     )  # fmt: skip
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @_verb("judge", "galscan judge models/dustlane --target dustlane --survey ngc")
@@ -267,7 +248,7 @@ def judge(
         dreams, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
         device=device, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @_verb("ablate", "galscan ablate --target dustlane --survey ngc --seeds 5 --prevalence 0.005 --out ablation/")
@@ -304,7 +285,7 @@ def ablate(
         arms=arms or (), method=method, survey_size=survey_size, members=members, workers=workers, device=device,
         seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @_verb("scan", "galscan scan --survey sdss --target dustlane --out run/")
@@ -339,9 +320,10 @@ def scan(
     """Score every galaxy of a survey, and rank the best. Run it again to go on."""
     run = galscan.scan(
         survey=survey or (), store=store or (), target=target, model=model, out=out, cluster=cluster, workers=workers,
-        top=top, where=where, cone=_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device, dry_run=dry_run,
+        top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device,
+        dry_run=dry_run,
     )  # fmt: skip
-    told = _show(run, as_json)
+    told = show(run, as_json)
     raise typer.Exit(1 if told.get("set_aside") else 0)
 
 
@@ -379,7 +361,7 @@ def export(
     done = galscan.export(
         run, out, format=format, top=top, min_purity=min_purity, known=known or (), radius=radius, order=order
     )
-    _show(done, as_json)
+    show(done, as_json)
 
 
 @_verb("vet", "galscan vet run/ --size 200")
@@ -403,7 +385,7 @@ def vet(
         run, best=best, size=size, seed=seed, port=port, browser=browser, serve=not design, import_csv=import_csv,
         export_csv=export_csv,
     )  # fmt: skip
-    _show(told, as_json)
+    show(told, as_json)
 
 
 @_verb("purity", "galscan purity run/")
@@ -418,7 +400,7 @@ def purity(
     as_json: Json = False,
 ) -> None:
     """Estimate purity and completeness again, with the grades."""
-    _show(galscan.purity(run, target=target or None, confidence=confidence), as_json)
+    show(galscan.purity(run, target=target or None, confidence=confidence), as_json)
 
 
 @_verb("info", "galscan info ngc.zarr --sheet ngc.png")
@@ -428,98 +410,18 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a store, a model or a run holds."""
-    _show(galscan.info(path, sheet=sheet), as_json)
+    show(galscan.info(path, sheet=sheet), as_json)
 
 
 @_verb("doctor", "galscan doctor")
 def doctor(as_json: Json = False) -> None:
     """Check this installation, and say what would mend it."""
     result = galscan.doctor()
-    _show(result, as_json)
+    show(result, as_json)
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str] | None:
-    for text in texts or ():
-        if not all(text.partition("=")):
-            raise InputError(f"{option} {text!r} is not of the form NAME=VALUE (see --help)")
-    return dict(t.split("=", 1) for t in texts) if texts else None
-
-
-def _cone(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3:
-        raise InputError(f"--cone {text!r} is not of the form RA,DEC,RADIUS, in degrees")
-    ra, dec, radius = (_number("--cone", part) for part in parts)
-    return ra, dec, radius
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{option}: {text!r} is not a number") from None
-
-
 # --- what comes out --------------------------------------------------------------------------------------
-
-
-def _show(result: Any, as_json: bool) -> dict[str, Any]:
-    """Print a result: for people, or (its last line) for a script; return what the script gets."""
-    from galscan.verbs.info import summarize
-
-    summary = summarize(result)
-    text = summary.pop("text", None) or "\n".join(_lines(summary))
-    print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
-    if as_json:
-        print(json.dumps(_plain(summary), allow_nan=False), flush=True)
-    return dict(summary)
-
-
-def _lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines: list[str] = []
-    width = max(map(len, value), default=0)
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            lines += [f"{indent}{key}", *_lines(item, indent + "  ")]
-        elif isinstance(item, list) and item and all(isinstance(row, Mapping) for row in item):
-            lines += [f"{indent}{key}", *_table(item, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key:<{width}}  {_words(item)}")
-    return lines
-
-
-def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> list[str]:
-    cells = [list(rows[0]), *([_words(row.get(key)) for key in rows[0]] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [indent + "  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value)) or "none"
-    return "none" if value is None or value == {} else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` in types that JSON has; a number that is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):  # a NumPy number or array
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 def run(arguments: Sequence[str]) -> int:
