@@ -150,8 +150,9 @@ def _cuda(workers: int | None) -> Iterator[Client]:
         ) from None
     with _surroundings() as folder:
         try:
+            # Two parts in flight a GPU: one is read and written while the other is computed.
             cluster = LocalCUDACluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", local_directory=folder,
+                n_workers=workers, threads_per_worker=2, dashboard_address="127.0.0.1:0", local_directory=folder,
                 silence_logs=logging.CRITICAL,
             )  # fmt: skip
         except Exception as error:  # pynvml and dask_cuda each have their own way of saying that there is none

@@ -16,6 +16,7 @@ import numpy as np
 
 from galscan.classify.plan import Plan, make_plan
 from galscan.files import digest, read_json, write_json
+from galscan.progress import track
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # twentieth on top, where there is one.
 GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.65, 0.05
 LEAST = 2_000  # pictures, below which a first look has nothing to learn from
+SOME = 2_048  # of them are scored between two signs of life
 LEFTOVERS = ("steps.json", "generator.json", "screened.json", "request.json")  # what only a resumed training needs
 
 
@@ -310,8 +312,13 @@ def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch
     images = teaching_sample(plan.stores, settings.sample, plan.seed)
     if len(images) < LEAST:
         return
+    scores = np.empty(len(images), np.float32)
+    with track("first look: pictures", len(images), "galaxies") as advance:
+        for start in range(0, len(images), SOME):
+            some = slice(start, start + SOME)
+            scores[some] = member_scores(networks, images[some], device).mean(0)
+            advance(len(images[some]))
     network = teach(
-        images, member_scores(networks, images, device).mean(0), steps=settings.steps, seed=plan.seed, device=device,
-        seconds=plan.seconds(FIRST_LOOK_SHARE),
-    )  # fmt: skip
+        images, scores, steps=settings.steps, seed=plan.seed, device=device, seconds=plan.seconds(FIRST_LOOK_SHARE)
+    )
     save_first_look(FirstLook(network), path)
