@@ -9,8 +9,9 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/galscan demo --out demo-run
 
+# Side by side, a file of tests in one process.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 # The whole of it, slow ones included: a quarter of an hour.
 faults: $(VENV)/.installed-test

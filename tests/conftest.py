@@ -50,7 +50,7 @@ def cuda() -> str:
     return "cuda"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client():
     """A Dask cluster of one thread in this process."""
     from distributed import Client, LocalCluster

@@ -240,7 +240,7 @@ def test_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "1 of 7 objects lie on no frame" in capsys.readouterr().err
     with pytest.raises(InputError, match="needs the folder of frames: --path"):
         galscan.ingest("frames", out=tmp_path / "t.zarr")
-    with pytest.raises(InputError, match="--bands is for survey 'frames'"):
+    with pytest.raises(InputError, match="does not take bands; leave it out, or use survey frames"):
         galscan.ingest("local", path=tmp_path, bands="gri", out=tmp_path / "t.zarr")
 
 
