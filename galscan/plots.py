@@ -171,40 +171,35 @@ def completeness(
 def scores(
     frame: pd.DataFrame, info: Mapping[str, Any], bundle: Bundle | None, histogram: purities.ScoreHistogram
 ) -> Plot:
-    """Draw the histogram of all scores, and the targets the calibration expects among them."""
+    """Draw the histogram of all scores, and what the calibration makes of it."""
     figure, axes = new_axes()
-    counts, centres = histogram.counts, histogram.centres
-    used = np.flatnonzero(counts)
+    centres, used = histogram.centres, np.flatnonzero(histogram.counts)
     caption = "Scores of everything scanned."
     if len(used):
-        wide = max(1, round((centres[used[-1]] - centres[used[0]]) / 0.05 / 60))  # about 60 bars
-        first, stop = used[0], used[0] + -(-(used[-1] - used[0] + 1) // wide) * wide
-        span = np.arange(first, stop)
-        inside = np.where(span < len(counts), counts[np.minimum(span, len(counts) - 1)], 0).reshape(-1, wide)
-        middle = (-40 + 0.05 * (span + 0.5)).reshape(-1, wide)
-        axes.bar(middle.mean(1), inside.sum(1), width=wide * 0.05, color="#cbd3dc", label="all objects")
+        span = slice(used[0], used[-1] + 1)
+        wide = max(1, round((span.stop - span.start) / 60))  # about 60 bars
+        starts = np.arange(0, span.stop - span.start, wide)
+        step = centres[1] - centres[0]
+        middle = centres[used[0]] + step * (starts + 0.5 * (wide - 1))
+        bars = np.add.reduceat(histogram.counts[span], starts)
+        axes.bar(middle, bars, width=wide * step, color="#cbd3dc", label="all objects")
         prevalence = ((info.get("purity") or {}).get("prevalence") or {}).get("value")
         if bundle is not None and prevalence:
-            targets = (inside * bundle.calibration.probability(middle, prevalence)).sum(1)
-            axes.step(
-                middle.mean(1),
-                np.maximum(targets, 1e-9),
-                where="mid",
-                color=ORANGE,
-                linewidth=1.8,
-                label="expected targets",
+            _, negatives, targets = purities.fitted_mixture(bundle.calibration, histogram, prevalence)
+            for expected, colour, label in (
+                (negatives + targets, "#55616f", "expected of the calibration"), (targets, ORANGE, "expected targets"),
+            ):  # fmt: skip
+                line = np.maximum(np.add.reduceat(expected, starts), 1e-9)
+                axes.step(middle, line, where="mid", color=colour, linewidth=1.5, label=label)
+            caption = (
+                "Scores of everything scanned, and what the calibration expects of them: all objects, and the targets "
+                "among them. Where the upper line leaves the bars, the survey differs from the calibration set."
             )
-            caption = "Scores of everything scanned, and the targets the calibration expects among them."
         if len(frame):
-            axes.axvline(
-                float(frame["score"].iloc[-1]),
-                color=BLUE,
-                linewidth=1.2,
-                linestyle=":",
-                label=f"last ranked ({len(frame):,})",
-            )
-        axes.set(yscale="log", ylim=(0.3, 2 * inside.sum(1).max()))
-        axes.legend(loc="upper right")
+            last = float(frame["score"].iloc[-1])
+            axes.axvline(last, color=BLUE, linewidth=1.2, linestyle=":", label=f"last ranked ({len(frame):,})")
+        axes.set(yscale="log", ylim=(0.3, 2 * bars.max()))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)  # above the axes: it touches no bar
     axes.set(xlabel="score (logit)", ylabel="objects")
     return as_plot(figure, f"Histogram of {histogram.total:,} scores on a logarithmic scale", caption)
 

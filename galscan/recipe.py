@@ -190,7 +190,7 @@ class ScanSettings(_Part):
 
 
 class PuritySettings(_Part):
-    bootstrap: Annotated[int, Field(ge=20)] = 200
+    bootstrap: Annotated[int, Field(ge=20)] = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 

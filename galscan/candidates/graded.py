@@ -5,30 +5,34 @@ them as targets. Its share of targets has a prior and a likelihood:
 
     * The likelihood is of the design: k of n, binomial, whatever the scores say. What was graded counts as it is, and
       only the N - n others are uncertain: the finite-population correction, exactly.
-    * The prior is of the model: the stratum's share in each bootstrap replicate of `purity.estimate`, each blurred to a
-      Beta distribution that weighs half a count of the rarer kind; and one part in twenty of a vague Beta(1/2, 1/2),
-      which takes over where grades contradict the model: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
+    * The prior is of the model: the stratum's share in each draw of `purity.estimate`, blurred to a Beta distribution
+      that weighs half a count of the rarer kind; and one part in twenty of a vague Beta(1/2, 1/2), which takes over
+      where grades contradict the model: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
 
-The posterior is a mixture of Beta distributions and is drawn from directly. Within a stratum the others' targets are
-placed by the scores, as log odds b logit p + c: c makes their mean the share that was drawn, and b, how steeply the
-share falls with rank, is drawn from what the graded ones of that stratum say of it. Intervals are quantiles of the
-draws, estimates their means (of purity) and medians (of what a few draws far off would spoil).
+A draw of the model is kept as often as it foretold the grades of all strata together. Then each stratum's posterior is
+a mixture of two Beta distributions and is drawn from directly. Within a stratum the others' targets are placed by the
+scores, as log odds b logit p + c: c makes their mean the share that was drawn, and b, how steeply the share falls with
+rank, is drawn from what the graded ones of that stratum say of it. Intervals are quantiles of the draws, estimates
+their means (of purity) and medians (of what a few draws far off would spoil). How many to grade for a wanted interval
+is foretold from the same variances (`suggest`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import betaln, expit, logit
+from scipy.special import betaln, expit, logit, ndtri
 
 from galscan.candidates.purity import Purity, ScoreHistogram
 from galscan.errors import InputError
 
 VAGUE, VAGUE_SHAPE = 0.05, 0.5
 LARGEST = 20_000_000  # draws times candidates held in memory; of a longer list fewer are drawn
-BLUR = 0.5  # pseudo-count of the rarer kind in each replicate's Beta distribution, as in that of Jeffreys
+BLUR = (
+    0.5  # pseudo-count of the rarer kind; more narrows little, and fails where targets score otherwise than calibrated
+)
 STEEPNESS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
 METHOD = "Beta mixture by stratum: grades as likelihood, calibrated scores as robust prior"
 _SHIFTS = np.linspace(-60.0, 60.0, 481)
@@ -92,16 +96,19 @@ def combine(
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
     total = sum(s.population for s in strata)
-    chance = expit(purity.draws[:, :1] * top + purity.draws[:, 1:2] + logit(purity.draws[:, 2:]))  # (R, K)
-    prior = _prior_shares(purity, chance, strata, total, beyond)
+    prior = _prior_shares(purity, top, strata, beyond)
+    none = np.empty(0, int), np.empty(0, bool)
+    seen = {s.name: grades.get(s.name, none) for s in strata}
+    counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in seen.items()}
 
     draws = min(draws, max(200, LARGEST // max(len(top), 1)))
     hits = np.zeros((draws, len(top)), np.float32)
     everything = np.zeros(draws)
     odds = logit(np.clip(purity.probability, 1e-9, 1 - 1e-9))
+    shares = _posterior(prior, counts, draws, rng)
     for stratum in strata:
-        ranks, is_target = grades.get(stratum.name, (np.empty(0, int), np.empty(0, bool)))
-        share = _posterior(prior[stratum.name], int(is_target.sum()), len(ranks), draws, rng)
+        ranks, is_target = seen[stratum.name]
+        share = shares[stratum.name]
         if not stratum.last:
             everything += is_target.sum() + rng.binomial(stratum.population - len(ranks), share)
             continue
@@ -134,6 +141,63 @@ def combine(
     )  # fmt: skip
 
 
+def suggest(
+    purity: Purity,
+    top_scores: np.ndarray,
+    strata: Sequence[Stratum],
+    shares: Callable[[int], Mapping[str, int]],
+    rank: int,
+    width: float,
+    *,
+    confidence: float = 0.95,
+) -> int:
+    """Return how many objects to grade for an interval of purity at `rank` that is `width` wide.
+
+    The variance of the number of targets is that of a stratified random sample with its finite-population correction
+    (Cochran 1977, Sampling Techniques, 5.3); the shares of targets are those that `purity` expects, in the mean over
+    its draws. It is a forecast: half of all surveys need a little more.
+
+    Parameters
+    ----------
+    purity, top_scores, strata
+        As for `combine`.
+    shares : callable
+        Says how many of each stratum are drawn where so many are graded in all, as `galscan.vetting.design.shares`.
+    rank : int
+        Purity of the best so many is meant.
+    width : float
+        From the lower to the upper end of the interval.
+
+    Raises
+    ------
+    InputError
+        If rank or width are out of range.
+    """
+    top = np.asarray(top_scores, np.float64)
+    if not (1 <= rank <= len(top) and 0 < width < 1 and 0 < confidence < 1):
+        raise InputError(f"rank {rank:,}, width {width:g}: use a rank of 1 to {len(top):,}, and a width within 0 to 1")
+    inside = [(s, min(s.last, rank) - s.first + 1) for s in strata if s.last and s.first <= rank]
+    expected = [expit(purity.draws(_some(top, s))).mean(axis=1) for s, _ in inside]
+    z = 2 * float(ndtri(0.5 * (1 + confidence))) / rank
+
+    def foretold(size: int) -> float:
+        drawn, variance = shares(size), 0.0
+        for (s, count), share in zip(inside, expected, strict=True):
+            n = drawn.get(s.name, 0)
+            rest, noise = count * (1 - n / s.population), float((share * (1 - share)).mean())
+            of_share = noise / n if n else share.var()
+            variance += rest**2 * of_share + rest * noise
+        return z * variance**0.5
+
+    low, high = 0, 1
+    while foretold(high) > width and high < sum(s.population for s in strata):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if foretold(middle) > width else (low, middle)
+    return min(high, sum(s.population for s in strata))
+
+
 def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]], candidates: int) -> None:
     names = {s.name for s in strata}
     if unknown := set(grades) - names:
@@ -155,35 +219,54 @@ def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.nda
 
 
 def _prior_shares(
-    purity: Purity, chance: np.ndarray, strata: Sequence[Stratum], total: int, beyond: ScoreHistogram | None
+    purity: Purity, top: np.ndarray, strata: Sequence[Stratum], beyond: ScoreHistogram | None
 ) -> dict[str, np.ndarray]:
-    """Return each stratum's share of targets in every replicate."""
+    """Return each stratum's share of targets in every draw of the model."""
     shares: dict[str, np.ndarray] = {}
-    expected = purity.draws[:, 2] * total
-    left = np.maximum(expected - chance.sum(axis=1), 0.0)
+    left = purity.expected
     for s in strata:
         if s.last:
-            shares[s.name] = chance[:, s.first - 1 : s.last].mean(axis=1)
+            shares[s.name] = expit(purity.draws(_some(top, s))).mean(axis=1)
         elif s.discarded and beyond is not None and beyond.total:
-            slope, offset, prevalence = purity.draws.T[:, :, None]
             used = beyond.counts > 0
-            each = expit(slope * beyond.centres[used] + offset + logit(prevalence))
-            shares[s.name] = each @ (beyond.counts[used] / beyond.total)
-            left = np.maximum(left - shares[s.name] * s.population, 0.0)
+            shares[s.name] = expit(purity.draws(beyond.centres[used])) @ (beyond.counts[used] / beyond.total)
+        else:
+            continue
+        left = left - shares[s.name] * s.population
     for s in strata:  # what is left of the targets is in what was scored in full and is no candidate
         shares.setdefault(s.name, np.clip(left / max(s.population, 1), 0.0, 1.0))
     return shares
 
 
-def _posterior(prior: np.ndarray, k: int, n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw the share of a stratum, given its share in each replicate and k targets among n graded."""
-    if not n:
-        return rng.choice(prior, draws)
+def _some(top: np.ndarray, stratum: Stratum) -> np.ndarray:
+    """Return scores of a stratum, evenly by rank: they fall so slowly that some stand for all."""
+    return top[np.unique(np.linspace(stratum.first - 1, stratum.last - 1, 500).round().astype(int))]
+
+
+def _posterior(
+    prior: dict[str, np.ndarray], counts: dict[str, tuple[int, int]], draws: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draw the shares of all strata, given those of the model's draws and k targets among n graded of each."""
+    told = {name: _told(prior[name], k, n) for name, (k, n) in counts.items() if n}
+    weight = sum((np.logaddexp(*each) for each in told.values()), np.zeros(len(next(iter(prior.values())))))
+    chosen = _drawn(weight, draws, rng)
+    shares = {name: share[chosen] for name, share in prior.items()}
+    for name, (model, vague) in told.items():
+        k, n = counts[name]
+        a, b = _blurred(shares[name])
+        believed = rng.random(draws) < expit(model[chosen] - vague)
+        shares[name] = rng.beta(np.where(believed, a, VAGUE_SHAPE) + k, np.where(believed, b, VAGUE_SHAPE) + n - k)
+    return shares
+
+
+def _told(prior: np.ndarray, k: int, n: int) -> tuple[np.ndarray, float]:
+    """Return how likely k of n are by each draw of the model, and by the vague prior, each with its weight (log)."""
     a, b = _blurred(prior)
-    a, b = np.append(a, VAGUE_SHAPE), np.append(b, VAGUE_SHAPE)
-    weight = np.append(np.full(len(prior), (1 - VAGUE) / len(prior)), VAGUE)
-    chosen = _drawn(np.log(weight) + betaln(a + k, b + n - k) - betaln(a, b), draws, rng)
-    return rng.beta(a[chosen] + k, b[chosen] + n - k)
+    c = VAGUE_SHAPE
+    return (
+        np.log(1 - VAGUE) + betaln(a + k, b + n - k) - betaln(a, b),
+        float(np.log(VAGUE) + betaln(c + k, c + n - k) - betaln(c, c)),
+    )
 
 
 def _blurred(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -197,14 +280,6 @@ def _drawn(log_weight: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
     """Draw indices with chances proportional to these weights."""
     weight = np.exp(log_weight - log_weight.max())
     return rng.choice(len(weight), draws, p=weight / weight.sum())
-
-
-def _support(prior: np.ndarray, k: int, n: int) -> float:
-    """Return the logarithm of how much better k of n suit the model's prior than the vague one."""
-    a, b = _blurred(prior)
-    c = VAGUE_SHAPE
-    model = float(np.exp(betaln(a + k, b + n - k) - betaln(a, b)).mean())
-    return float(np.log(max(model, 1e-300)) - betaln(c + k, c + n - k) + betaln(c, c))
 
 
 def _steepness(
@@ -242,7 +317,8 @@ def _notes(
             notes.append(f"Nothing of '{s.name}' ({s.population:,} objects) was graded: there the scores speak alone.")
             continue
         k, n = int(is_target.sum()), len(ranks)
-        if _support(prior[s.name], k, n) < np.log(VAGUE):
+        model, vague = _told(prior[s.name], k, n)
+        if np.logaddexp.reduce(model) - np.log(len(model)) < vague:
             notes.append(
                 f"In '{s.name}' {k} of {n} graded are targets where the scores expect {n * prior[s.name].mean():.1f}: "
                 "there the grades speak alone."

@@ -1,33 +1,42 @@
 """Calibration: from a classifier's score to a probability, and to another prevalence.
 
-Platt (1999), "Probabilistic outputs for support vector machines", with his prior-smoothed targets as
-Lin, Lin & Weng (2007, Machine Learning 68, 267) write them: (n+ + 1)/(n+ + 2) for positives and
-1/(n- + 2) for negatives. They keep the fit finite when the classes do not overlap. The correction to
-another prevalence is equation 4 of Saerens, Latinne & Decaestecker (2002, Neural Computation 14, 21).
+The log ratio of the two classes is Platt's line or one of the curves of `classify.ratio`, which run from nearly that
+line to nearly isotonic steps: what predicts left-out fifths of the calibration set best (cross-validated likelihood).
+
+The line is that of Platt (1999), "Probabilistic outputs for support vector machines", with his prior-smoothed targets
+as Lin, Lin & Weng (2007, Machine Learning 68, 267) write them: (n+ + 1)/(n+ + 2) for positives and 1/(n- + 2) for
+negatives. They keep the fit finite when the classes do not overlap. The correction to another prevalence is equation 4
+of Saerens, Latinne & Decaestecker (2002, Neural Computation 14, 21).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 
+from galscan.classify.ratio import STIFFNESS, Curves, Evidence
 from galscan.errors import InputError
+
+FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A sigmoid ``p = 1 / (1 + exp(-(slope * score + intercept)))`` and what it was fitted on.
+    """Platt's sigmoid ``p = 1 / (1 + exp(-(slope * score + intercept)))``, and what it was fitted on.
+
+    The sigmoid is what is kept on disk; the curve that is used is fitted again from the scores when it is asked for.
 
     Attributes
     ----------
     slope, intercept : float
         Of the sigmoid; slope >= 0, so that a higher score is never less probable.
     prevalence : float
-        Mean of the fitted probabilities over the calibration set: the prior they are true for.
+        Mean of the sigmoid's probabilities over the calibration set: the prior they are true for.
     scores, targets : ndarray of float64, shape (n,)
         The calibration set: real objects only, that trained nothing. Targets are 0 or 1.
     """
@@ -40,7 +49,26 @@ class Calibration:
 
     def log_ratio(self, scores: np.ndarray) -> np.ndarray:
         """Return ln of p(score | target) / p(score | not), which no prevalence changes."""
-        return self.slope * np.asarray(scores, dtype=np.float64) + (self.intercept - float(logit(self.prevalence)))
+        scores = np.asarray(scores, dtype=np.float64)
+        return self.curve(scores.ravel())[0].reshape(scores.shape)
+
+    @cached_property
+    def curve(self) -> Curves:
+        """The log ratio: Platt's line, or the curve that predicts left-out scores better."""
+        line = _line(self.slope, self.intercept, self.prevalence)
+        negatives, positives = (np.sort(self.scores[self.targets == kind]) for kind in (0, 1))
+        folds = min(FOLDS, len(negatives), len(positives))
+        if self.slope == 0 or folds < 2:
+            return line
+        told = np.zeros(1 + len(STIFFNESS))  # log likelihood of what was left out
+        for k in range(folds):
+            left = [s[k::folds] for s in (negatives, positives)]
+            kept = [np.delete(s, np.s_[k::folds]) for s in (negatives, positives)]
+            prior = logit(len(kept[1]) / (len(kept[0]) + len(kept[1])))
+            for j, curve in enumerate(_family(*kept)):
+                odds = [curve(s)[0] + prior for s in left]
+                told[j] -= np.logaddexp(0, odds[0]).sum() + np.logaddexp(0, -odds[1]).sum()
+        return line if told[0] == told.max() else _family(negatives, positives)[int(np.argmax(told))]
 
     def probability(self, scores: np.ndarray, prevalence: float | None = None) -> np.ndarray:
         """Return the probability of being a target, where targets are `prevalence` of all (None: as calibrated).
@@ -89,7 +117,7 @@ class Calibration:
 
 
 def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
-    """Fit Platt's sigmoid to the scores of a labelled set no training object is in.
+    """Calibrate the scores of a labelled set no training object is in.
 
     Parameters
     ----------
@@ -118,6 +146,23 @@ def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
     weights = np.ones_like(scores)
     slope, intercept, prevalence = fit_sigmoid(scores, positives * weights, ~positives * weights)
     return Calibration(slope, intercept, prevalence, scores, targets)
+
+
+def _line(slope: float, intercept: float, prevalence: float) -> Curves:
+    start = intercept - float(logit(prevalence))
+    return Curves(np.array([0.0, 1.0]), np.array([[start, start + slope]]), np.array([np.inf]))
+
+
+def _family(negatives: np.ndarray, positives: np.ndarray) -> list[Curves]:
+    """Return Platt's line, and the likeliest curve of each stiffness."""
+    targets = np.repeat([0.0, 1.0], [len(negatives), len(positives)])
+    found = [_line(*fit_sigmoid(np.concatenate([negatives, positives]), targets, 1 - targets))]
+    evidence = Evidence(negatives, positives)
+    mode = None
+    for stiffness in STIFFNESS:
+        mode, _ = evidence.mode(stiffness, mode)
+        found.append(evidence.curves(mode[None], start=0))
+    return found
 
 
 def fit_sigmoid(
