@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from galscan.candidates import graded, purity
-from galscan.candidates.graded import Stratum, combine
+from galscan.candidates.graded import Stratum, combine, suggest
 from galscan.candidates.purity import ScoreHistogram
 from galscan.classify import calibrate
 from galscan.errors import InputError
@@ -27,7 +27,7 @@ def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
     top = scores[order[:TOP]]
-    before = purity.estimate(calibrated, histogram, top, bootstrap=120, seed=seed)
+    before = purity.estimate(calibrated, histogram, top, bootstrap=500, seed=seed)
     return rng, before, top, truth[order[:TOP]], int(truth[order[TOP:]].sum()), n
 
 
@@ -82,7 +82,9 @@ def test_a_long_list_is_drawn_less_often(monkeypatch):
     monkeypatch.setattr(graded, "LARGEST", 1000)
     drawn = []
     monkeypatch.setattr(
-        graded, "_posterior", lambda prior, k, n, draws, rng: drawn.append(draws) or np.full(draws, 0.1)
+        graded,
+        "_posterior",
+        lambda prior, counts, draws, rng: drawn.append(draws) or {s: np.full(draws, 0.1) for s in prior},
     )
     combine(before, top, strata(TOP, n - TOP, 0), {}, draws=1000)
     assert set(drawn) == {200}
@@ -112,8 +114,8 @@ def test_what_the_first_look_discarded_has_a_prior_of_its_own():
     beyond.add(np.full(500, -6.0), 100)
     found = strata(TOP, n - TOP - 50_000, 50_000)
     after = combine(before, top, found, {}, beyond=beyond, draws=400)
-    chance = graded._prior_shares(before, np.zeros((len(before.draws), TOP)), found, n, beyond)
-    assert chance["discarded"].mean() < 1e-4 < chance["not ranked"].mean()
+    chance = graded._prior_shares(before, top, found, beyond)
+    assert np.median(chance["discarded"]) < 1e-4 < np.median(chance["not ranked"])
     assert 0 < after.prevalence < 0.02
 
 
@@ -124,14 +126,22 @@ def test_a_share_is_met_by_moving_the_odds():
         assert moved.mean() == pytest.approx(share, rel=0.02) and (np.diff(moved[0]) >= 0).all()
 
 
-def test_without_grades_the_prior_is_that_of_the_replicates():
+def test_without_grades_the_prior_is_that_of_the_draws():
     rng = np.random.default_rng(0)
     for prior in (rng.beta(3.0, 40.0, 500), 10 ** rng.uniform(-7, -2, 500), np.zeros(5), np.ones(5)):
-        drawn = graded._posterior(prior, 0, 0, 20_000, rng)
+        drawn = graded._posterior({"a": prior}, {"a": (0, 0)}, 20_000, rng)["a"]
         assert np.quantile(drawn, 0.5) == pytest.approx(np.quantile(prior, 0.5), rel=0.1, abs=1e-6)
         assert np.isfinite(drawn).all()
-    many = graded._posterior(rng.beta(3.0, 40.0, 500), 900, 1000, 2000, rng)
+    many = graded._posterior({"a": rng.beta(3.0, 40.0, 500)}, {"a": (900, 1000)}, 2000, rng)["a"]
     assert many.mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_grades_of_one_stratum_speak_for_another_as_far_as_the_model_ties_them():
+    rng = np.random.default_rng(0)
+    prior = {"best": np.linspace(0.1, 0.9, 800), "rest": np.linspace(0.01, 0.2, 800)}
+    for k, low, high in ((30, 0.0, 0.1), (85, 0.12, 0.2)):
+        drawn = graded._posterior(prior, {"best": (k, 100), "rest": (0, 0)}, 4000, rng)["rest"]
+        assert low < drawn.mean() < high
 
 
 def test_graded_objects_say_how_steeply_the_share_falls():
@@ -139,6 +149,31 @@ def test_graded_objects_say_how_steeply_the_share_falls():
     at = np.arange(0, 200, 5)
     assert graded._steepness(odds, at, at < 100, 500, rng).mean() > 6
     assert graded._steepness(odds, at, at % 2 == 0, 500, rng).mean() < 4
+
+
+@pytest.mark.parametrize(("rank", "width"), [(TOP, 0.12), (300, 0.1)])
+def test_so_many_as_suggested_give_about_the_wanted_width(rank, width):
+    widths, sizes = [], []
+    for seed in range(8):
+        rng, before, top, ranked, beyond, n = survey(seed, calibration=(80, 3000))
+        found = strata(TOP, n - TOP, 0)
+        sizes.append(suggest(before, top, found, lambda size, found=found: shares(found, size), rank, width))
+        _, grades = grade(rng, ranked, beyond, n, size=sizes[-1])
+        after = combine(before, top, found, grades, draws=400, seed=seed)
+        widths.append(after.purity_hi[rank - 1] - after.purity_lo[rank - 1])
+    assert np.median(widths) == pytest.approx(width, rel=0.35)
+    assert min(sizes) > 100
+
+
+def test_more_is_suggested_for_less_width_and_never_more_than_there_is():
+    _, before, top, _, _, n = survey(1)
+    found = strata(TOP, n - TOP, 0)
+    ask = lambda width: suggest(before, top, found, lambda size: shares(found, size), 300, width)  # noqa: E731
+    sizes = [ask(width) for width in (0.9, 0.3, 0.1, 0.03, 1e-9)]
+    assert sizes == sorted(sizes) and sizes[0] <= 2 and sizes[-1] <= n
+    for rank, width in ((0, 0.1), (TOP + 1, 0.1), (10, 0.0), (10, 1.0)):
+        with pytest.raises(InputError, match="use a rank of 1 to 600"):
+            suggest(before, top, found, lambda size: shares(found, size), rank, width)
 
 
 @pytest.mark.parametrize(

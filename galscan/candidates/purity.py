@@ -165,10 +165,15 @@ def estimate(
     everywhere = expit(draws(centres))
     ranks, nodes = np.arange(1, len(top) + 1), _nodes(len(top))
     each = expit(draws(top[nodes - 1]))
-    probability = np.interp(ranks, nodes, each.mean(axis=0)) if len(top) else np.empty(0)
+    # Scores that say nothing leave the calibration's own prevalence, though every other is as good.
+    chances, at_nodes = (
+        p.mean(axis=0) if calibration.slope > 0 else np.full(p.shape[1], calibration.prevalence)
+        for p in (everywhere, each)
+    )
+    probability = np.interp(ranks, nodes, at_nodes) if len(top) else np.empty(0)
     expected = np.cumsum(probability)
     # The top scores are exact, the rest binned: rounding must not make a list more than complete.
-    targets = max(everywhere.mean(axis=0) @ counts, expected[-1] if len(top) else 0.0)
+    targets = max(chances @ counts, expected[-1] if len(top) else 0.0)
 
     blocks = np.diff(nodes, prepend=0)
     hits = rng.binomial(blocks, each).cumsum(axis=1)

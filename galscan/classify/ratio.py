@@ -39,7 +39,7 @@ from scipy.special import chdtrc, expit
 
 PIECES, FINE = 7, 10  # of the curve, and of each of its pieces for counting scores
 STIFFNESS = (0.3, 1.0, 3.0)  # standard deviation of the random walk of log slopes, end to end
-RISE, RISE_SPREAD = np.log(9.0), 1.0  # log of how far the curve rises between its outer knots: 9, within e a side
+RISE, RISE_SPREAD = np.log(9.0), 1.0  # log of how far the line rises between its outer knots, were its slopes alike
 CEILING, CEILING_SPREAD = np.log(0.8), 0.4  # log of the ceiling's height over the lowest knot, as a share of that rise
 ODDS = 0.5  # Beta(1/2, 1/2), Jeffreys' prior, of the purity at the median target
 FREE = 100.0  # standard deviation of what is as good as flat
@@ -136,9 +136,8 @@ class Evidence:
         n0, n1, n = self.sizes
         steep = np.exp(np.clip(p[:, _FIRST:], -30, 8))
         height, foot = self._ceiling(p, steep)
-        line = np.einsum(
-            "rm,mg->rg", steep, self.basis
-        )  # not a matrix product: threads of BLAS cost more than they save
+        # Not a matrix product, here and below: threads of BLAS cost far more than they save.
+        line = np.einsum("rm,mg->rg", steep, self.basis)
         down = np.exp(-np.clip(line, -200, 200))
         flat = np.exp(-height)[:, None]
         ratio = (1 + flat) / (down + flat)
@@ -245,8 +244,8 @@ class Evidence:
         weight = np.exp(log_weight - log_weight.max())
         steps = np.cumsum(weight / weight.sum())
         chosen = np.searchsorted(steps, (rng.random() + np.arange(draws)) / draws).clip(max=len(steps) - 1)
-        p, stiffness_of = every[chosen, :-1], every[chosen, -1]
-        p = self._moved(p, stiffness_of, rng)
+        some = every[rng.permutation(chosen)]
+        p = self._moved(some[:, :-1], some[:, -1], rng)
         dial = np.array([w.sum() for w in np.split(weight, len(STIFFNESS))]) / weight.sum()
         return self.curves(p), dial
 
@@ -254,8 +253,7 @@ class Evidence:
         self, mode: np.ndarray, spread: np.ndarray, stiffness: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return draws around the mode and the logarithms of their weights."""
-        centre, parts, drawn = mode, [], np.empty((0, self.size))
-        value = np.empty(0)
+        centre, parts, drawn, value = mode, [], np.empty((0, self.size)), np.empty(0)
         for _ in range(2):
             far = rng.standard_normal((PROPOSALS, self.size))
             far /= np.sqrt(rng.chisquare(TAIL, PROPOSALS) / TAIL)[:, None]
