@@ -372,6 +372,10 @@ def vet(
         typer.Option("--best", min=1, help="Grade so many of the best one and all; default: half of --size."),
     ] = None,
     size: Annotated[int, typer.Option("--size", min=1, help="Objects to grade in all.")] = 200,
+    width: Annotated[
+        float | None, typer.Option("--width", help="Instead: as many as an interval of purity so wide needs, e.g. 0.1.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of that purity; default: 1000.")] = None,
     seed: Seed = 0,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
@@ -382,8 +386,8 @@ def vet(
 ) -> None:
     """Grade a sample of a scan, on a page in the browser."""
     told = galscan.vet(
-        run, best=best, size=size, seed=seed, port=port, browser=browser, serve=not design, import_csv=import_csv,
-        export_csv=export_csv,
+        run, best=best, size=size, width=width, rank=rank, seed=seed, port=port, browser=browser, serve=not design,
+        import_csv=import_csv, export_csv=export_csv,
     )  # fmt: skip
     show(told, as_json)
 

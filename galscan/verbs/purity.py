@@ -12,10 +12,9 @@ import pandas as pd
 from galscan import files
 from galscan.candidates import export, graded, table
 from galscan.candidates import purity as purities
-from galscan.classify.bundle import open_bundle
 from galscan.errors import InputError
 from galscan.scanning.run import Run, open_run
-from galscan.vetting import design, grades
+from galscan.vetting import design, forecast, grades
 
 
 def purity(
@@ -49,11 +48,7 @@ def purity(
     """
     target = grades.TARGET if target is None else target
     opened = open_run(run)
-    bundle = open_bundle(str(opened.info["model"]))
-    if bundle.model_hash != opened.info["identity"]["model"]:
-        raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
-    confidence = bundle.recipe.purity.confidence if confidence is None else confidence
-    if draws < 100 or not 0 < confidence < 1:
+    if draws < 100 or (confidence is not None and not 0 < confidence < 1):
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
     with grades.GradeBook(opened.path / grades.FILE, str(opened.info["fingerprint"])) as book:
         verdicts, strata = book.verdicts(target), book.strata()
@@ -61,17 +56,14 @@ def purity(
     survey = verdicts[verdicts["kind"] == design.SURVEY]
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
-    frame, scores = opened.candidates, _scores(opened)
-    before = purities.estimate(
-        bundle.calibration, scores[0], frame["score"].to_numpy(np.float64), bootstrap=bundle.recipe.purity.bootstrap,
-        confidence=confidence, seed=int(opened.info["seed"]),
-    )  # fmt: skip
+    frame, (before, confidence) = opened.candidates, forecast.by_scores(opened, confidence)
     by_stratum = {
         str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
         for name, some in survey.groupby("stratum")
     }
     after = graded.combine(
-        before, frame["score"].to_numpy(np.float64), strata, by_stratum, beyond=scores[1], draws=draws,
+        before, frame["score"].to_numpy(np.float64), strata, by_stratum,
+        beyond=purities.ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])), draws=draws,
         confidence=confidence, seed=int(opened.info["seed"]),
     )  # fmt: skip
     told: dict[str, Any] = {
@@ -84,14 +76,6 @@ def purity(
 
     write_scan_report(opened.path)
     return told | {"text": _text(told, opened.path)}
-
-
-def _scores(run: Run) -> tuple[purities.ScoreHistogram, purities.ScoreHistogram]:
-    """Return the histograms of all scores, and of what the first look discarded."""
-    if "histogram" not in run.info:
-        raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
-    whole, beyond = (run.info.get(name, []) for name in ("histogram", "histogram_discarded"))
-    return purities.ScoreHistogram.from_list(whole), purities.ScoreHistogram.from_list(beyond)
 
 
 def _write(run: Run, frame: pd.DataFrame, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any]) -> None:

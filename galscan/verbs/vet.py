@@ -15,7 +15,7 @@ from galscan.files import atomic_path, read_json, storage_errors
 from galscan.scanning.run import Run, open_run
 from galscan.store.layout import Store, open_store
 from galscan.unfinished import held
-from galscan.vetting import design, grades
+from galscan.vetting import design, forecast, grades
 
 FOLDER = "vetting"
 
@@ -25,6 +25,8 @@ def vet(
     *,
     best: int | None = None,
     size: int = design.SIZE,
+    width: float | None = None,
+    rank: int | None = None,
     seed: int = 0,
     port: int = 0,
     browser: bool = True,
@@ -41,6 +43,8 @@ def vet(
     best, size, seed : int
         Of the sample, where it is not drawn yet: how many of the best to grade one and all (half of all by default),
         how many in all, and the seed of the rest.
+    width, rank : float and int, optional
+        Instead of `size`: as many as the interval of purity at `rank` (1,000, or the last) needs to be so wide.
     port : int
         0 takes any that is free. Only this machine can reach it, with the token in the address.
     browser : bool
@@ -66,6 +70,11 @@ def vet(
     path = opened.path / grades.FILE
     with held(opened.path / FOLDER):
         if not path.exists():
+            if width is not None:
+                best = min(design.BEST, len(opened.candidates)) if best is None else best
+                rank = min(1000, len(opened.candidates)) if rank is None else rank
+                size = forecast.size_for(opened, width, rank, best)
+                _say(f"{size:,} objects are to be graded for an interval of purity at rank {rank:,} {width:g} wide")
             best = max(size // 2, 1) if best is None else best
             items, strata = design.draw(opened, best=best, size=size, seed=seed)
             meta = {"fingerprint": str(opened.info["fingerprint"]), "seed": str(seed)}

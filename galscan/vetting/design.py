@@ -55,6 +55,26 @@ def shares(found: list[Stratum], size: int) -> dict[str, int]:
     return counts
 
 
+def strata_of(run: Run, best: int) -> list[Stratum]:
+    """Share out what a scan looked at.
+
+    Raises
+    ------
+    InputError
+        If the scan is of a version that did not keep what is needed.
+    """
+    if "first_look" not in run.info:
+        raise InputError(
+            f"{run.path} was scanned by a version that did not keep how far each object came; scan it again, and grade"
+            " that"
+        )
+    looked, candidates = run.info["first_look"] or {}, len(run.candidates)
+    lost = int(looked.get("lost", 0))
+    discarded = int(looked.get("discarded", 0)) - lost
+    others = int(run.info["scanned"]) - int(looked.get("discarded", 0)) - (candidates - lost)
+    return strata(candidates, others, discarded, best)
+
+
 def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tuple[pd.DataFrame, list[Stratum]]:
     """Draw the sample of a run.
 
@@ -76,20 +96,10 @@ def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tupl
     InputError
         If a number is out of range, or the scan is of a version that did not keep what is needed.
     """
-    if "first_look" not in run.info:
-        raise InputError(
-            f"{run.path} was scanned by a version that did not keep how far each object came; scan it again, and grade"
-            " that"
-        )
     if best < 1 or size < best:
         raise InputError(f"--best {best}, --size {size}: grade at least one of the best, and at least as many in all")
     rng = np.random.default_rng(seed)
-    frame, info = run.candidates, run.info
-    looked = info.get("first_look") or {}
-    lost = int(looked.get("lost", 0))
-    discarded = int(looked.get("discarded", 0)) - lost
-    others = int(info["scanned"]) - int(looked.get("discarded", 0)) - (len(frame) - lost)
-    found = strata(len(frame), others, discarded, best)
+    frame, found = run.candidates, strata_of(run, best)
     counts = shares(found, size)
     taken = set(zip(frame["store"], frame["index"], strict=True))
     parts = []

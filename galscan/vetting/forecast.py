@@ -1,0 +1,54 @@
+"""What the scores alone say of a finished scan, and how much of it to grade for a wanted interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from galscan.candidates import graded
+from galscan.candidates import purity as purities
+from galscan.classify.bundle import open_bundle
+from galscan.errors import InputError
+from galscan.scanning.run import Run
+from galscan.vetting import design
+
+
+def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purity, float]:
+    """Return the estimate without grades, and the confidence of its intervals (what the model's recipe says).
+
+    Raises
+    ------
+    InputError
+        If the model of the scan has gone, or the scan is of a version that kept too little.
+    """
+    bundle = open_bundle(str(run.info["model"]))
+    if bundle.model_hash != run.info["identity"]["model"]:
+        raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
+    if "histogram" not in run.info:
+        raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
+    confidence = bundle.recipe.purity.confidence if confidence is None else confidence
+    scores = run.candidates["score"].to_numpy(np.float64)
+    histogram = purities.ScoreHistogram.from_list(run.info["histogram"])
+    settings = bundle.recipe.purity
+    return purities.estimate(
+        bundle.calibration, histogram, scores, bootstrap=settings.bootstrap, confidence=confidence,
+        seed=int(run.info["seed"]),
+    ), confidence  # fmt: skip
+
+
+def size_for(run: Run, width: float, rank: int, best: int) -> int:
+    """Return how many objects to grade, `best` of the best among them, for an interval of purity at `rank` so wide.
+
+    It is a forecast by `galscan.candidates.graded.suggest`: half of all surveys need a little more.
+
+    Raises
+    ------
+    InputError
+        If rank or width is out of range, or the scan cannot be estimated.
+    """
+    purity, confidence = by_scores(run)
+    found = design.strata_of(run, best)
+    size = graded.suggest(
+        purity, run.candidates["score"].to_numpy(np.float64), found, lambda n: design.shares(found, n), rank, width,
+        confidence=confidence,
+    )  # fmt: skip
+    return max(size, best)

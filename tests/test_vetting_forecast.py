@@ -1,0 +1,60 @@
+"""How much to grade: more for a narrower interval, and of the right model only."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from galscan.errors import InputError
+from galscan.scanning.run import open_run
+from galscan.verbs.scan import scan
+from galscan.verbs.vet import vet
+from galscan.vetting import forecast
+from tests.helpers import tiny_bundle, tiny_store
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("forecast")
+    store = tiny_store(place / "sky.zarr", 700, 32, survey="sky", unusable=3)
+    return scan(store=store.path, model=tiny_bundle(place / "model").path, out=place / "run", top=120, workers=1)
+
+
+def test_it_is_the_estimate_of_the_scan(run):
+    purity, confidence = forecast.by_scores(run)
+    assert confidence == run.info["purity"]["confidence"]
+    assert purity.purity == pytest.approx(run.candidates["purity"].to_numpy(), abs=1e-6)
+    wide, narrow = (forecast.by_scores(run, c)[0] for c in (0.99, 0.5))
+    assert (wide.purity_hi - wide.purity_lo).sum() > (narrow.purity_hi - narrow.purity_lo).sum()
+
+
+def test_a_narrower_interval_needs_more_grades_and_all_at_most(run):
+    sizes = [forecast.size_for(run, width, 120, 20) for width in (0.5, 0.2, 0.05, 1e-6)]
+    assert 20 <= sizes[0] < sizes[1] < sizes[2] <= sizes[3] <= 697
+
+
+def test_vet_asks_for_as_many(run, capsys):
+    told = vet(run.path, serve=False, width=0.3, rank=100, best=10)
+    asked = forecast.size_for(run, 0.3, 100, 10)
+    assert f"{asked} objects are to be graded for an interval of purity at rank 100 0.3 wide" in capsys.readouterr().err
+    assert sum(s["drawn"] for s in told["sample"]) == pytest.approx(asked, abs=3)
+
+
+@pytest.mark.parametrize(("width", "rank"), [(0.0, 10), (1.0, 10), (0.1, 121)])
+def test_what_cannot_be_is_refused(run, width, rank):
+    with pytest.raises(InputError, match="use a rank of 1 to 120, and a width within 0 to 1"):
+        forecast.size_for(run, width, rank, 10)
+
+
+def test_another_model_and_an_older_scan_are_refused(run, tmp_path):
+    info = json.loads((run.path / "run.json").read_text())
+    for change, words in (
+        ({"identity": info["identity"] | {"model": "0" * 64}}, "another model than the one of this scan"),
+        ({"histogram": None}, "kept no histogram"),
+    ):
+        other = {k: v for k, v in (info | change).items() if v is not None}
+        (tmp_path / "run.json").write_text(json.dumps(other))
+        (tmp_path / "candidates.parquet").write_bytes((run.path / "candidates.parquet").read_bytes())
+        with pytest.raises(InputError, match=words):
+            forecast.by_scores(open_run(tmp_path))
