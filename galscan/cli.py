@@ -349,8 +349,14 @@ def export(
         list[Path] | None,
         typer.Option("--known", help="Table of known objects (name, ra, dec in degrees): what is new; repeatable."),
     ] = None,
+    crossmatch: Annotated[
+        str | None, typer.Option("--crossmatch", help="simbad,ned,vizier:TABLE: services to ask; sends them positions.")
+    ] = None,
     radius: Annotated[
-        float | None, typer.Option("--radius", help="Arcseconds within which --known is the same object; default: 3.")
+        float | None, typer.Option("--radius", help="Arcseconds within which it is the same object; default: 3.")
+    ] = None,
+    contact: Annotated[
+        str | None, typer.Option("--contact", help="Your address, told to services; default: $GALSCAN_CONTACT.")
     ] = None,
     order: Annotated[
         int | None, typer.Option("--order", help="HEALPix order of a MOC; default: by the width of the stamps.")
@@ -359,8 +365,9 @@ def export(
 ) -> None:
     """Write the candidates of a scan as a catalog, or the sky that was scanned as a MOC."""
     done = galscan.export(
-        run, out, format=format, top=top, min_purity=min_purity, known=known or (), radius=radius, order=order
-    )
+        run, out, format=format, top=top, min_purity=min_purity, known=known or (), crossmatch=crossmatch or (),
+        radius=radius, contact=contact, order=order,
+    )  # fmt: skip
     show(done, as_json)
 
 

@@ -29,6 +29,11 @@ def cache_home() -> Path:
     return data_home() / "cache"
 
 
+def contact(given: str | None) -> str:
+    """Return who services are told is asking: what was given, else what ``GALSCAN_CONTACT`` says."""
+    return os.environ.get("GALSCAN_CONTACT", "") if given is None else given
+
+
 def _checked(kind: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(f"{kind} name {name!r}: use 1-64 letters, digits, dots, dashes and underscores")

@@ -54,3 +54,10 @@ def test_stores_by_name_then_by_path():
     assert home.find_stores((), ()) == []
     with pytest.raises(NotFoundError, match="'c' has no store"):
         home.find_stores(["a", "c"], ())
+
+
+def test_who_asks(monkeypatch):
+    monkeypatch.delenv("GALSCAN_CONTACT", raising=False)
+    assert home.contact(None) == ""
+    monkeypatch.setenv("GALSCAN_CONTACT", "me@example.org")
+    assert home.contact(None) == "me@example.org" and home.contact("you@example.org") == "you@example.org"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,10 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
         Answers(tmp_path / "file" / "answers")
+
+
+def test_an_old_answer_is_none_to_who_wants_a_new_one(tmp_path):
+    answers = fill(tmp_path, 1)
+    os.utime(answers._place("http://h/0"), (time.time() - 90_000,) * 2)
+    assert answers.recall("http://h/0") == answers.recall("http://h/0", days=2) is not None
+    assert answers.recall("http://h/0", days=1) is None and answers.recall("http://h/0", "form") is None

@@ -41,6 +41,28 @@ def test_an_answer_is_fetched_once(service, tmp_path):
     assert fresh.get(service.url + PICTURE, picture) == first and len(service.log()) == 2
 
 
+def test_a_form_is_posted_once_and_is_another_question_than_its_address(service, tmp_path):
+    url, asker = f"{service.url}/xmatch/api/v1/sync", client(service, tmp_path)
+    table = "galscan_row,ra,dec\n" + "0,1.0,2.0\n" * 2
+    form = {
+        "request": "xmatch", "distMaxArcsec": "3", "selection": "best", "RESPONSEFORMAT": "csv", "cat2": "simbad",
+        "cat1": ("cat1.csv", table), "colRA1": "ra", "colDec1": "dec",
+    }  # fmt: skip
+    for _ in range(2):
+        assert client(service, tmp_path).get(url, body, form).startswith(b"angDist,galscan_row")
+    assert len(service.log()) == 1
+    assert asker.get(url, body, form | {"distMaxArcsec": "4"}) and asker.get(url, lambda a: a.absent)
+    assert asker.get(url, body, form, days=-1) and len(service.log()) == 4
+
+
+@pytest.mark.parametrize("mode", ["500", "429-after", "truncated", "reset", "slow"])
+def test_a_form_heals_too(service, tmp_path, mode):
+    service.behave(mode, share=0.5, seed=1, after=0)
+    asker = client(service, tmp_path, tries=12, timeout=0.5)
+    for n in range(3):
+        assert asker.get(f"{service.url}/viz-bin/votable?{n}", body, {"-source": ("x", "-source=VII/118/ngc2000")})
+
+
 def test_who_asks_is_said(service, tmp_path):
     assert client(service, tmp_path).agent == "galscan/0.1.0 (me@example.org)"
     with pytest.raises(InputError, match="one line"):

@@ -31,9 +31,11 @@ from galscan.candidates.known import (
 )
 from galscan.candidates.rows import Rows, placed
 from galscan.candidates.run import open_candidates
+from galscan.candidates.services import Asked, Place
 from galscan.errors import InputError
 
-COLUMNS = ("known_name", "known_ref", "known_sep")
+COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
+NOT_ASKED = "not asked: "  # begins, in known_ref, the services that did not answer
 FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
     "candidate", "scored below the list", "discarded by the first look", "quarantined", "not scanned"
 )  # fmt: skip
@@ -41,11 +43,13 @@ _CONFIDENCE = 0.95
 _SLACK = 1 + 1e-9  # the tree leaves out what is exactly at its bound
 
 
-def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS) -> Rows:
+def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS, services: Sequence[Asked] = ()) -> Rows:
     """Return the rows with ``known_name``, ``known_ref`` and ``known_sep``, after what is said of the object itself.
 
-    The name and the separation (arcsec) are those of the nearest object of all lists; ``known_ref`` names every list
-    that has an object within the radius, the nearest first. Where there is none they are empty, and NaN.
+    The name and the separation (arcsec) are those of the nearest object of all lists and services; ``known_ref`` names
+    every one that has an object within the radius, the nearest first, and at last those services that did not answer.
+    Where there is none they are empty, and NaN. With services there is ``known_type`` as well, of the nearest object
+    that has one.
 
     Raises
     ------
@@ -53,36 +57,67 @@ def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS) -> Rows
         If the radius is out of range, or two lists have one name.
     """
     check_radius(radius)
-    names = titles(lists)
+    names = titles([*lists, *services])
 
     def add(piece: pa.Table) -> pa.Table:
         piece = piece.drop_columns([name for name in COLUMNS if name in piece.column_names])
-        apart, which = _nearest(lists, piece, radius)
-        name, ref = (np.full(len(piece), "", object) for _ in range(2))
+        apart, called, kinds, silent = _nearest(lists, services, piece, radius)
+        name, ref, kind = (np.full(len(piece), "", object) for _ in range(3))
         nearest = apart.min(axis=0, initial=np.inf)
-        for row in np.flatnonzero(np.isfinite(nearest)):
+        for row in np.flatnonzero(np.isfinite(nearest) | silent.any(axis=0)):
             order = [int(k) for k in np.argsort(apart[:, row], kind="stable") if np.isfinite(apart[k, row])]
-            name[row], ref[row] = lists[order[0]].names[which[order[0], row]], "; ".join(names[k] for k in order)
+            told = [names[k] for k in order]
+            if order:
+                name[row] = called[order[0], row]
+                kind[row] = next((kinds[k, row] for k in order if kinds[k, row]), "")
+            if silent[:, row].any():
+                told.append(NOT_ASKED + ", ".join(names[k] for k in np.flatnonzero(silent[:, row])))
+            ref[row] = "; ".join(told)
         separation = pa.array(np.where(np.isfinite(nearest), nearest, np.nan))
-        values = pa.array(name, pa.string()), pa.array(ref, pa.string()), separation
+        values = [pa.array(name, pa.string()), pa.array(ref, pa.string()), separation]
+        values += [pa.array(kind, pa.string())] if services else []
         place = piece.column_names.index("in_train") + 1 if "in_train" in piece.column_names else piece.num_columns
-        for k, (column, value) in enumerate(zip(COLUMNS, values, strict=True)):
+        for k, (column, value) in enumerate(zip(COLUMNS, values, strict=False)):
             piece = piece.add_column(place + k, column, value)
         return piece
 
     return rows.changed(add)
 
 
-def _nearest(lists: Sequence[Known], piece: pa.Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return separation (arcsec, infinite beyond the radius) and number of each row's nearest object, (lists, rows)."""
-    apart = np.full((len(lists), len(piece)), np.inf)
-    which = np.zeros(apart.shape, int)
+def _nearest(
+    lists: Sequence[Known], services: Sequence[Asked], piece: pa.Table, radius: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each source and row, (sources, rows): separation, name and type of the nearest, and what is unanswered.
+
+    The separation is in arcseconds, infinite where there is none within the radius.
+    """
+    shape = (len(lists) + len(services), len(piece))
+    apart, silent = np.full(shape, np.inf), np.zeros(shape, bool)
+    called, kinds = np.full(shape, "", object), np.full(shape, "", object)
     rows = np.flatnonzero(placed(piece))
     points = _points(piece, rows)
     for k, known in enumerate(lists if len(rows) else ()):
-        distance, which[k, rows] = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
-        apart[k, rows] = np.where(np.isfinite(distance), arcseconds(distance), np.inf)
-    return apart, which
+        distance, which = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
+        there = np.isfinite(distance)
+        apart[k, rows[there]] = arcseconds(distance[there])
+        called[k, rows[there]] = known.names[which[there]]
+    for k, asked in enumerate(services, len(lists)):
+        for row, place in zip(rows, _places(piece, rows), strict=True):
+            if place not in asked.answers:
+                silent[k, row] = True
+            elif (match := asked.answers[place]) is not None:
+                apart[k, row], called[k, row], kinds[k, row] = match
+    return apart, called, kinds, silent
+
+
+def _places(piece: pa.Table, rows: np.ndarray) -> list[Place]:
+    ra, dec = (piece[name].to_numpy()[rows].tolist() for name in ("ra", "dec"))
+    return list(zip(ra, dec, strict=True))
+
+
+def places(rows: Rows) -> list[Place]:
+    """Return the positions of all rows that have one, in order."""
+    return [p for piece in rows.select(["ra", "dec"]) for p in _places(piece, np.flatnonzero(placed(piece)))]
 
 
 def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
@@ -92,6 +127,15 @@ def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
 def count_known(rows: Rows) -> int:
     """Return how many of annotated rows are known."""
     return sum(int(pc.sum(pc.not_equal(piece["known_name"], "")).as_py() or 0) for piece in rows.select(["known_name"]))
+
+
+def count_not_asked(rows: Rows) -> int:
+    """Return how many of annotated rows are not known, and a service that might know them did not answer."""
+    count = 0
+    for piece in rows.select(["known_name", "known_ref"]):
+        silent = pc.match_substring(piece["known_ref"], NOT_ASKED)
+        count += int(pc.sum(pc.and_(silent, pc.equal(piece["known_name"], ""))).as_py() or 0)
+    return count
 
 
 @dataclass(frozen=True)

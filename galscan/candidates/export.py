@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from galscan import home
 from galscan.candidates import formats, table
 from galscan.candidates.rows import Rows
 from galscan.candidates.run import GRADED, open_candidates, provenance, purest, select
@@ -78,8 +79,10 @@ class Exported:
 
     @property
     def new(self) -> int | None:
-        """Of those written, how many are in no reference list; what has no position is neither known nor new."""
-        return None if self.known is None else self.rows - self.known - int(self.told.get("unmatched", 0))
+        """Of those written, how many are in no list; what has no position or was not asked is neither known nor new."""
+        if self.known is None:
+            return None
+        return self.rows - self.known - int(self.told.get("unmatched", 0)) - int(self.told.get("not_asked", 0))
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same for people."""
@@ -111,7 +114,13 @@ class Exported:
             lines.append(f"none is pure enough: the purest rank has {told['purest']:.2f}")
         if self.known is not None:
             nowhere = f", {told['unmatched']:,} have no position" if told.get("unmatched") else ""
-            lines.append(f"{self.known:,} of them are known, {self.new:,} are new{nowhere}")
+            open_ = f", {told['not_asked']:,} were not asked" if told.get("not_asked") else ""
+            lines.append(f"{self.known:,} of them are known, {self.new:,} are new{open_}{nowhere}")
+            if "radius_arcsec" in told:
+                lines.append(
+                    f"known is what lies within {told['radius_arcsec']:g} arcsec of an object of "
+                    f"{', '.join(told['matched_with'])}"
+                )
         return lines
 
 
@@ -123,7 +132,9 @@ def export_run(
     top: int | None = None,
     min_purity: float | None = None,
     known: Sequence[str | os.PathLike[str]] = (),
+    crossmatch: str | Sequence[str] = (),
     radius: float | None = None,
+    contact: str | None = None,
     order: int | None = None,
 ) -> Exported:
     """Write the candidates of a finished run to `out`, atomically; a file that was there is replaced.
@@ -139,8 +150,12 @@ def export_run(
     known : sequence of paths
         Reference lists: each candidate is told known or new (`crossmatch.annotate`), and of each list what was found
         again (`crossmatch.recovered`).
+    crossmatch : str or sequence of str
+        Services to ask as well: ``simbad``, ``ned``, ``vizier:TABLE``, with commas between.
     radius : float, optional
         Within which a position is the same, in arcseconds; 3 when not given.
+    contact : str, optional
+        Who asks, told to the services; default: what ``GALSCAN_CONTACT`` says.
     order : int, optional
         Of a MOC; the coarsest whose cells are no wider than the stamps when not given.
 
@@ -156,7 +171,10 @@ def export_run(
     """
     run, out = Path(run), Path(out)
     chosen = _format(out, format)
-    _check_options(chosen, out, top=top, min_purity=min_purity, known=known or None, radius=radius, order=order)
+    _check_options(
+        chosen, out, top=top, min_purity=min_purity, known=known or None, crossmatch=crossmatch or None, radius=radius,
+        contact=contact, order=order,
+    )  # fmt: skip
     every, info = open_candidates(run)
     rows = select(every, top=top, min_purity=min_purity)
     _check_place(run, out, chosen)
@@ -166,26 +184,58 @@ def export_run(
 
         replaced = out.exists()
         return Exported(out, chosen, 0, every.count, told={"replaced": replaced} | moc(run, out, info, order, facts))
-    found: list[Recovered] = []
-    count, warnings = None, []
-    if known:
-        from galscan.candidates import crossmatch
-
-        radius = crossmatch.check_radius(crossmatch.RADIUS if radius is None else radius)
-        lists = [crossmatch.read_known(path) for path in known]
-        rows = crossmatch.annotate(rows, lists, radius)
-        count = crossmatch.count_known(rows)
-        warnings = [warning for one in lists for warning in one.warnings]
-        if (run / "scores").is_dir():
-            found = [crossmatch.recovered(run, one, radius) for one in lists]
-        else:
-            warnings.append(f"{run / 'scores'} has gone: how much of the lists was scanned is not known")
-    told = {"replaced": out.exists()} | _write(chosen, rows, out, info, facts)
-    if known:
-        told["unmatched"] = formats.without_coordinates(rows)
+    matched = _Matched(rows)
+    if known or crossmatch:
+        matched = _match(run, rows, top, known, crossmatch, radius, contact)
+    told = {"replaced": out.exists()} | _write(chosen, matched.rows, out, info, facts) | matched.told
     if not rows.count and min_purity is not None:
         told["purest"] = purest(every)
-    return Exported(out, chosen, rows.count, every.count, count, found, told, warnings)
+    return Exported(out, chosen, rows.count, every.count, matched.known, matched.recovered, told, matched.warnings)
+
+
+@dataclass
+class _Matched:
+    """Rows with what is known of them, and what is told of that."""
+
+    rows: Rows
+    known: int | None = None
+    recovered: list[Recovered] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _match(
+    run: Path,
+    rows: Rows,
+    top: int | None,
+    known: Sequence[str | os.PathLike[str]],
+    crossmatch: str | Sequence[str],
+    radius: float | None,
+    contact: str | None,
+) -> _Matched:
+    """Compare candidates with lists and services; all that may be refused is, before anybody is asked."""
+    from galscan.candidates import crossmatch as matching
+    from galscan.candidates import services
+
+    radius = matching.check_radius(matching.RADIUS if radius is None else radius)
+    names = services.parse_services(crossmatch) if crossmatch else []
+    services.check_count(names, rows.count, top)
+    lists = [matching.read_known(path) for path in known]
+    warnings = [warning for one in lists for warning in one.warnings]
+    found: list[Recovered] = []
+    if (run / "scores").is_dir():
+        found = [matching.recovered(run, one, radius) for one in lists]
+    elif lists:
+        warnings.append(f"{run / 'scores'} has gone: how much of the lists was scanned is not known")
+    places = matching.places(rows) if names else []
+    asked = [services.ask(name, places, radius, home.contact(contact)) for name in names]
+    warnings += [services.tell(one, left) for one in asked if (left := sum(p not in one.answers for p in places))]
+    rows = matching.annotate(rows, lists, radius, asked)
+    told: dict[str, Any] = {"unmatched": formats.without_coordinates(rows)}
+    if names:
+        told |= {"not_asked": matching.count_not_asked(rows), "radius_arcsec": radius}
+        told["matched_with"] = [*(one.title for one in lists), *names]
+    return _Matched(rows, matching.count_known(rows), found, told, warnings)
 
 
 def _write(chosen: str, rows: Rows, out: Path, info: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -235,8 +285,12 @@ def _check_options(chosen: str, out: Path, **options: Any) -> None:
         )
     if chosen != "moc" and "order" in given:
         raise InputError("--order is of a MOC; write one with --out scanned.moc.fits, or --format moc")
-    if "radius" in given and "known" not in given:
-        raise InputError("--radius is how near to a known object counts as it; name a list with --known FILE")
+    if "radius" in given and not given & {"known", "crossmatch"}:
+        raise InputError(
+            "--radius is how near to a known object counts as it; name a list with --known FILE, or --crossmatch simbad"
+        )
+    if "contact" in given and "crossmatch" not in given:
+        raise InputError("--contact is told to the services of --crossmatch; name one, or leave it out")
 
 
 def _check_place(run: Path, out: Path, chosen: str) -> None:

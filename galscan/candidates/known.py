@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,13 @@ from galscan.surveys import tables
 
 RADIUS, LARGEST = 3.0, 60.0  # arcsec
 NAMES = ("name", "designation", "object", "object_name", "main_id", "galaxy", *tables.ROLES["id"])
+
+
+class Titled(Protocol):
+    """A source of known objects: a list, or a service."""
+
+    @property
+    def title(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def arcseconds(chords: np.ndarray) -> np.ndarray:
     return np.degrees(2 * np.arcsin(np.minimum(chords, 2) / 2)) * 3600
 
 
-def titles(lists: Sequence[Known]) -> list[str]:
+def titles(lists: Sequence[Titled]) -> list[str]:
     """Return the titles of lists, made distinct.
 
     Raises

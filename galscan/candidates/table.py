@@ -52,9 +52,12 @@ COLUMNS = (
     Column("purity_hi", "", "stat.confidenceLevel", "Upper bound of purity", "F8.5"),
     Column("completeness", "", "stat.confidenceLevel", "Expected fraction of all targets down to this rank", "F8.5"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
-    Column("known_name", "", "meta.id.cross", "Nearest object of the reference lists; empty if it is new", "A24"),
-    Column("known_ref", "", "meta.ref", "Reference lists that have it, the nearest first", "A16"),
+    Column(
+        "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
+    ),
+    Column("known_ref", "", "meta.ref", "Lists that have it, the nearest first; services not asked", "A16"),
     Column("known_sep", "arcsec", "pos.angDistance", "Separation from that object", "F8.3"),
+    Column("known_type", "", "src.class", "Object type of the nearest that a service gives one of", "A12"),
     Column("grade", "", "meta.code.class", "Median grade people gave; empty if none did", "A8"),
     Column("votes", "", "meta.number", "People who graded it", "I4"),
     Column("comment", "", "meta.note", "What graders wrote", "A32"),

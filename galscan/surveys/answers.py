@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,14 +43,17 @@ class Answers:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def _place(self, url: str) -> Path:
-        key = hashlib.sha256(f"GET {url}".encode()).hexdigest()
+    def _place(self, url: str, sent: str = "") -> Path:
+        key = hashlib.sha256((f"POST {url}\n{sent}" if sent else f"GET {url}").encode()).hexdigest()
         return self._folder / key[:2] / key
 
-    def recall(self, url: str) -> Answer | None:
-        """Return what was answered before; None if nothing was, or if it is damaged."""
+    def recall(self, url: str, sent: str = "", days: float | None = None) -> Answer | None:
+        """Return what was answered before; None if nothing was, if it is damaged, or older than so many days."""
+        place = self._place(url, sent)
         try:
-            head, _, body = self._place(url).read_bytes().partition(b"\n")
+            if days is not None and time.time() - place.stat().st_mtime > 86_400 * days:
+                return None
+            head, _, body = place.read_bytes().partition(b"\n")
             known = json.loads(head)
             if known["url"] == url and known["sha256"] == hashlib.sha256(body).hexdigest():
                 return Answer(url, known["status"], known["kind"], body)
@@ -57,9 +61,9 @@ class Answers:
             pass
         return None
 
-    def keep(self, url: str, answer: Answer) -> None:
+    def keep(self, url: str, answer: Answer, sent: str = "") -> None:
         """Write an answer. It is not synced to disk: its hash tells a torn one, which is asked for again."""
-        place = self._place(url)
+        place = self._place(url, sent)
         digest = hashlib.sha256(answer.body).hexdigest()
         head = {"url": url, "status": answer.status, "kind": answer.kind, "sha256": digest}
         temporary = place.with_name(f".{place.name}.tmp")

@@ -7,12 +7,13 @@ where an answer sends us elsewhere, and no body is believed before its size and 
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,7 +93,7 @@ class Client:
         self._managers: dict[str, Any] = {}
         self._failures = dict.fromkeys(manners.hosts, 0)
         self._heard = dict.fromkeys(manners.hosts, False)
-        self._good: dict[str, str] = {}  # what was had from each host
+        self._good: dict[str, tuple[str, Mapping[str, Any] | None]] = {}  # what was had from each host
         self._down: set[str] = set()
         self._doubt = threading.Lock()
         self._last, self._said = "", 0.0
@@ -103,10 +104,18 @@ class Client:
 
     # ------------------------------------------------------------------------------------------ what is offered
 
-    def get(self, url: str, read: Callable[[Answer], T]) -> T:
+    def get(
+        self,
+        url: str,
+        read: Callable[[Answer], T],
+        form: Mapping[str, Any] | None = None,
+        days: float | None = None,
+    ) -> T:
         """Return what `read` makes of the answer to `url`, from the cache where it was asked for before.
 
-        `read` raises `FetchError` for an answer that cannot be used; such a one is not kept.
+        `read` raises `FetchError` for an answer that cannot be used; such a one is not kept. A `form` (text, or (name,
+        content) of a small file) is posted: a question that is too long for an address. What was answered more than
+        `days` ago is asked again.
 
         Raises
         ------
@@ -118,15 +127,16 @@ class Client:
             If the host is not a declared one.
         """
         host = self._host(url)
-        if (known := self.answers.recall(url)) is not None:
-            self._good.setdefault(host, url)
+        sent = json.dumps(form, sort_keys=True) if form else ""
+        if (known := self.answers.recall(url, sent, days)) is not None:
+            self._good.setdefault(host, (url, form))
             return read(known)
 
         def attempt() -> T:
-            answer = self._ask(url)
+            answer = self._ask(url, form)
             value = read(answer)
-            self.answers.keep(url, answer)
-            self._good[host] = url
+            self.answers.keep(url, answer, sent)
+            self._good[host] = url, form
             return value
 
         return self.patiently(host, attempt)
@@ -188,13 +198,13 @@ class Client:
             raise FetchError(f"sent on from https to http at {host}")
         return host
 
-    def _ask(self, url: str) -> Answer:
+    def _ask(self, url: str, form: Mapping[str, Any] | None = None) -> Answer:
         """Ask once, following redirects within the declared hosts; each hop waits its turn."""
         deadline = time.monotonic() + self.manners.timeout
         for hop in range(5):
             if hop:
                 self._pace[self._host(url)].wait()
-            response = self._send(url)
+            response = self._send(url, form)
             try:
                 if response.status in REDIRECTS and (target := response.headers.get("Location")):
                     target = urljoin(url, target)
@@ -213,7 +223,7 @@ class Client:
             return answer
         raise FetchError("sent on from one address to another more than 5 times")
 
-    def _send(self, url: str) -> Any:
+    def _send(self, url: str, form: Mapping[str, Any] | None) -> Any:
         import urllib3
 
         headers = {"User-Agent": self.agent, "Accept-Encoding": "identity"}
@@ -222,8 +232,8 @@ class Client:
         wait = urllib3.Timeout(connect=min(20.0, self.manners.timeout), read=self.manners.timeout)
         with network_errors():
             return self._manager(url).request(
-                "GET", url, headers=headers, timeout=wait, retries=False, redirect=False, preload_content=False,
-                decode_content=False,
+                "POST" if form else "GET", url, fields=form or None, headers=headers, timeout=wait, retries=False,
+                redirect=False, preload_content=False, decode_content=False,
             )  # fmt: skip
 
     def _manager(self, url: str) -> Any:
@@ -273,7 +283,7 @@ class Client:
                 return False
             self._pace[host].wait()
             try:
-                self._ask(self._good[host])
+                self._ask(*self._good[host])
             except (Again, FetchError):
                 self._down.add(host)
                 return False

@@ -17,7 +17,9 @@ def export(
     top: int | None = None,
     min_purity: float | None = None,
     known: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    crossmatch: str | Sequence[str] = (),
     radius: float | None = None,
+    contact: str | None = None,
     order: int | None = None,
 ) -> exports.Exported:
     """Write the candidates of a finished run to `out`, replacing what was there from an earlier export.
@@ -37,8 +39,13 @@ def export(
     known : path or sequence of paths
         Reference lists (CSV, FITS, VOTable, Parquet; decimal degrees): each candidate is told known or new, and of each
         list how much was found again.
+    crossmatch : str or sequence of str
+        Services to ask in the same way: ``simbad``, ``ned``, ``vizier:TABLE``, with commas between. Positions of the
+        candidates are sent to them. What a service did not answer is told "not asked".
     radius : float, optional
         Within which a position is the same, in arcseconds; 3 when not given.
+    contact : str, optional
+        Who asks, told to services; default: what ``GALSCAN_CONTACT`` says.
     order : int, optional
         HEALPix order of a MOC; by the width of the stamps when not given.
 
@@ -54,8 +61,9 @@ def export(
     """
     lists = [known] if isinstance(known, str | os.PathLike) else known
     done = exports.export_run(
-        run, out, format=format, top=top, min_purity=min_purity, known=lists, radius=radius, order=order
-    )
+        run, out, format=format, top=top, min_purity=min_purity, known=lists, crossmatch=crossmatch, radius=radius,
+        contact=contact, order=order,
+    )  # fmt: skip
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     return done

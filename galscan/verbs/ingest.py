@@ -29,7 +29,6 @@ TAKES = {
         "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
     ),
 }  # fmt: skip
-CONTACT = "GALSCAN_CONTACT"  # environment variable
 
 
 def ingest(
@@ -166,8 +165,7 @@ def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any]
     from galscan.surveys.queries import objects
     from galscan.surveys.service import ServiceSurvey
 
-    contact = settings.pop("contact")
-    contact = os.environ.get(CONTACT, "") if contact is None else contact
+    contact = home.contact(settings.pop("contact"))
     remember = None if settings.pop("cache") else _uncached(target)
     catalog, query = settings.pop("catalog"), settings.pop("query")
     if catalog is not None and query is not None:

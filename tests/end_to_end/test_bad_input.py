@@ -164,6 +164,12 @@ MISTAKES = [
     ("export {p}/run --out {o}/c.fits --format fit", "'fit'", "did you mean 'fits'"),
     ("export {p}/run --out {o}/c.fitz", "'.fitz'", "did you mean '.fit'", "--format"),
     ("export {p}/model --out {o}/c.fits", "no run at", "galscan scan"),
+    ("export {p}/run --out {o}/c.fits --crossmatch simbat", "'simbat'", "did you mean 'simbad'", "vizier:TABLE"),
+    ("export {p}/run --out {o}/c.fits --crossmatch vizier:", "vizier:", "give the name of a table"),
+    ("export {p}/run --out {o}/c.fits --crossmatch ned,ned", "names ned twice", "once will do"),
+    ("export {p}/run --out {o}/c.fits --crossmatch ned --radius 90", "--radius 90", "at most 60 arcsec"),
+    ("export {p}/run --out {o}/c.fits --contact me@example.org", "--contact is told to the services", "name one"),
+    ("export {p}/run --out {o}/c.moc.fits --crossmatch ned", "--crossmatch says nothing", "all that was scanned"),
     ("info {p}/no.zarr", "no.zarr does not exist", "name a store"),
     # what does not fit together
     ("train-rare --target {p}/recipe.toml --store {p}/plain.zarr --out {o}/m",

@@ -41,6 +41,11 @@ class Loopback:
         body = json.dumps({"modes": modes, "share": share} | more).encode()
         urllib.request.urlopen(f"{self.url}/_behave", body).read()
 
+    def have(self, *objects: tuple[str, str, float, float, str]) -> None:
+        """Say what SIMBAD, NED and VizieR have: (service, name, ra, dec, type)."""
+        body = json.dumps([dict(zip(("in", "name", "ra", "dec", "type"), o, strict=True)) for o in objects]).encode()
+        urllib.request.urlopen(f"{self.url}/_objects", body).read()
+
     def log(self) -> list[tuple[float, str, str]]:
         with urllib.request.urlopen(f"{self.url}/_log") as answer:
             return [tuple(entry) for entry in json.load(answer)]

@@ -3,7 +3,8 @@
     python -m tests.services.server [--objects 2000] [--certificate FILE]
 
 prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that share of
-the answers misbehave; ``/_mode/MODE/...`` makes one do so; ``GET /_log`` lists what was asked, and when, ``/_count``
+the answers misbehave (after the first "well" ones); ``POST /_objects`` says what SIMBAD,
+NED and VizieR have; ``/_mode/MODE/...`` makes one do so; ``GET /_log`` lists what was asked, and when, ``/_count``
 says how much.
 """
 
@@ -28,7 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from tests.services import sky
+from tests.services import objects, sky
 from tests.services.database import ROW_LIMIT, Database
 
 HTML = b"<!DOCTYPE html><html><head><title>Maintenance</title></head><body>We are back soon.</body></html>"
@@ -37,7 +38,7 @@ MAX_QUERY = 2048  # characters of a query string, as IIS has it
 PERMANENT = ("html", "bomb", "redirect")  # an answer of these is not asked for again
 MODES = (
     "429", "429-after", "429-date", "500", "503", "slow", "drip", "truncated", "longer", "shorter", "html", "black",
-    "404", "redirect", "around", "loop", "bomb", "reset",
+    "404", "redirect", "around", "loop", "bomb", "reset", "columns", "breaks", "strange", "empty",
 )  # fmt: skip
 
 
@@ -48,15 +49,19 @@ class State:
         self.database = Database(objects, row_limit)
         self.lock = threading.Lock()
         self.log: list[tuple[float, str, str]] = []
+        self.known: list[objects.Object] = []
         self.behave({})
 
     def behave(self, wanted: dict[str, Any]) -> None:
         self.modes, self.share = wanted.get("modes", []), wanted.get("share", 0.0)
         self.random = random.Random(wanted.get("seed", 0))
         self.slow, self.after = wanted.get("slow", 3.0), wanted.get("after", 1)
+        self.well = wanted.get("well", 0)
 
     def mode(self) -> str:
         with self.lock:
+            if len(self.log) < self.well:
+                return ""
             return self.random.choice(self.modes) if self.modes and self.random.random() < self.share else ""
 
 
@@ -90,10 +95,21 @@ class Handler(BaseHTTPRequestHandler):
             self.state.behave(json.loads(body))
             self.state.log.clear()
             return self.send(b"{}", "application/json")
+        if self.path == "/_objects":
+            self.state.known = json.loads(body)
+            return self.send(b"{}", "application/json")
+        mode = self.state.mode()
         with self.state.lock:
-            self.state.log.append((time.monotonic(), self.path, ""))
+            self.state.log.append((time.monotonic(), self.path, mode))
+        if mode and self.misbehave(mode):
+            return None
         if self.path.startswith("/viz-bin/votable"):
             return self.vizier(body.decode())
+        if self.path == "/xmatch/api/v1/sync":
+            try:
+                return self.send(objects.xmatch(self.state.known, self.headers["Content-Type"], body), "text/csv")
+            except (KeyError, ValueError) as error:
+                return self.send(f"<VOTABLE><INFO>{error}</INFO></VOTABLE>".encode(), "text/xml", 400)
         return self.send(HTML, "text/html", 404)
 
     def send(self, body: bytes, kind: str, status: int = 200, **headers: str) -> None:
@@ -126,6 +142,8 @@ class Handler(BaseHTTPRequestHandler):
             self.distort(mode)
         elif mode == "html":
             self.send(HTML, "text/html")
+        elif mode in objects.WRONG:
+            self.send(objects.WRONG[mode], "text/csv")
         elif mode == "404":
             self.send(HTML, "text/html", 404)
         elif mode == "redirect":
@@ -166,6 +184,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self, black: bool) -> None:
         parts = urlsplit(self.path)
+        if parts.path == "/tap/sync":
+            query = parse_qs(parts.query)["QUERY"][0]
+            return self.send(objects.ned(self.state.known, query), "text/csv")
         if len(parts.query) > MAX_QUERY and "cgi-bin" not in parts.path:
             return self.send(HTML.replace(b"Maintenance", b"maxQueryStringLength"), "text/html", 404)
         given = {k: v[0] for k, v in parse_qs(parts.query).items()}
