@@ -143,6 +143,11 @@ MISTAKES = [
     ("ingest --survey sdss --cone 1,2 --out {o}/s.zarr", "'1,2'", "RA,DEC,RADIUS"),
     ("ingest --survey sdss --cone 1,99,2 --out {o}/s.zarr", "1,99,2", "declination -90 to 90"),
     ("ingest --survey legacy-dr10 --layer ls-dr11 --catalog {p}/good.csv --out {o}/s.zarr", "ls-dr11", "did you mean"),
+    # frames over the network; nobody is asked
+    ("ingest --survey sdss-frames --catalog {p}/good.csv --out {o}/s.zarr", "has no", "--query gz2", "--column"),
+    ("ingest --survey sdss-frame --catalog {p}/good.csv --out {o}/s.zarr", "did you mean 'sdss-frames'"),
+    ("ingest --survey legacy-bricks --cone 1,2,3 --out {o}/s.zarr", "objects with brickname", "--catalog TABLE"),
+    ("ingest --survey sdss --keep-frames {o}/f --catalog {p}/good.csv", "not take keep-frames", "survey sdss-frames"),
     ("ingest --survey sdss --path {p}/im --catalog {p}/good.csv --out {o}/s.zarr", "not take path", "survey local"),
     # names that do not exist
     ("ingest --survey locl --out {o}/s.zarr", "'locl'", "did you mean 'local'"),

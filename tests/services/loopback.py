@@ -41,6 +41,10 @@ class Loopback:
         body = json.dumps({"modes": modes, "share": share} | more).encode()
         urllib.request.urlopen(f"{self.url}/_behave", body).read()
 
+    def frames(self, folder: Path) -> None:
+        """Give the files of `folder`, by their paths."""
+        urllib.request.urlopen(f"{self.url}/_files", json.dumps(str(folder)).encode()).read()
+
     def log(self) -> list[tuple[float, str, str]]:
         with urllib.request.urlopen(f"{self.url}/_log") as answer:
             return [tuple(entry) for entry in json.load(answer)]
