@@ -162,6 +162,7 @@ class OpenFrame:
         """
         x, y = self._first.astrometry.pixels(ra, dec)
         local = self._first.astrometry.local(x, y)
+        local = np.where(np.isfinite(local), local, np.eye(2))  # beyond the projection there is nothing to set upright
         scales = scale(local)
         sides = np.full(len(ra), float(size)) if extent is None else np.rint(extent / scales)
         outcomes: list[Outcome] = [
