@@ -67,8 +67,8 @@ def ingest(
         str,
         typer.Option(
             "--survey",
-            help="local (a folder of images), frames (to cut from), simulated, or by service: sdss, legacy-dr10, "
-            "legacy-dr10-jpeg, panstarrs, hips, or a survey.toml.",
+            help="local (a folder of images), frames (to cut from), simulated; by service: sdss, legacy-dr10, "
+            "legacy-dr10-jpeg, panstarrs, hips; frames that are fetched: sdss-frames, legacy-bricks; or a survey.toml.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="The store; default: in the data home, by name.")] = None,
@@ -105,6 +105,12 @@ def ingest(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep what services sent, for other stores.")
     ] = True,
+    keep_frames: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep-frames", help="Folder to keep fetched frames in, and to find them again; default: dropped."
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask once more for what failed, also of a complete store.")
     ] = False,
@@ -127,8 +133,8 @@ def ingest(
     store = galscan.ingest(
         survey, out=out, path=path, catalog=catalog, query=query, cone=parse_cone(cone), labels=labels or (), size=size,
         frame=frame, pixel_scale=pixel_scale, bands=bands, layer=layer, contact=contact, cache=cache,
-        retry_failed=retry_failed, count=count, seed=seed, rare_fraction=rare_fraction, labelled=labelled,
-        columns=pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
+        keep_frames=keep_frames, retry_failed=retry_failed, count=count, seed=seed, rare_fraction=rare_fraction,
+        labelled=labelled, columns=pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
     )  # fmt: skip
     show(store, as_json)
 

@@ -17,13 +17,15 @@ from PIL import Image
 
 from galscan.store.layout import UNUSABLE, Flag
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
-from galscan.surveys.declared import survey_names
+from galscan.surveys.declared import Declared, load_survey, survey_names
 from galscan.surveys.frames import FramesSurvey
 from galscan.surveys.local import LocalSurvey
+from galscan.surveys.remote import RemoteFrames
 from galscan.surveys.service import ServiceSurvey
 from galscan.surveys.simulated import SimulatedSurvey
 from tests.mosaics_on_disk import cut_short, tan, three_bands
 from tests.services.loopback import galaxies
+from tests.test_surveys_remote import played
 
 COUNT = 300
 
@@ -55,7 +57,8 @@ def frames(tmp_path: Path) -> Survey:
     return FramesSurvey(tmp_path, labels=("efigi",), size=16)
 
 
-SURVEYS: list[Callable[[Path], Survey] | str] = [local, simulated, frames, *survey_names()]
+SERVICES = [name for name in survey_names() if isinstance(load_survey(name), Declared)]
+SURVEYS: list[Callable[[Path], Survey] | str] = [local, simulated, frames, *SERVICES, "sdss-frames"]
 
 
 @pytest.fixture(params=SURVEYS, ids=lambda make: getattr(make, "__name__", make))
@@ -64,6 +67,9 @@ def survey(request: pytest.FixtureRequest, tmp_path: Path) -> Survey:
         return request.param(tmp_path)
     services = request.getfixturevalue("service")
     answers = request.getfixturevalue("tmp_path_factory").getbasetemp() / "answers"  # asked for once, by all tests
+    if request.param == "sdss-frames":
+        declared, table = played(services, tmp_path, COUNT)
+        return RemoteFrames(str(declared), table, tmp_path / "kept", labels=("efigi",), size=16)
     table = galaxies(tmp_path / "objects.csv", COUNT, sure=range(250, COUNT))
     declared = services.survey(request.param, tmp_path)
     return ServiceSurvey(str(declared), table, labels=("efigi",), size=16, remember=answers)
@@ -133,7 +139,7 @@ def test_the_broken_one_is_told_from_the_missing_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("name", survey_names())
+@pytest.mark.parametrize("name", SERVICES)
 def test_the_real_service(name: str, tmp_path: Path) -> None:
     """M 51, a place in the far south, and one that is nowhere."""
     table = pd.DataFrame({"id": [1, 2, 3], "ra": [202.4696, 30.0, np.nan], "dec": [47.1952, -88.0, 0.0], "efigi_t": 4})

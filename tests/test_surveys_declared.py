@@ -6,7 +6,7 @@ import pytest
 
 from galscan.errors import InputError, NotFoundError
 from galscan.labels import shipped
-from galscan.surveys.declared import fill, load_survey, survey_names
+from galscan.surveys.declared import DeclaredFrames, fill, load_survey, survey_names
 
 GOOD = (shipped("catalogs") / "surveys" / "sdss.toml").read_text(encoding="utf-8")
 
@@ -18,11 +18,53 @@ def load(tmp_path, text):
 
 
 def test_shipped_surveys():
-    assert survey_names() == ["hips", "legacy-dr10", "legacy-dr10-jpeg", "panstarrs", "sdss"]
+    assert survey_names() == [
+        "hips",
+        "legacy-bricks",
+        "legacy-dr10",
+        "legacy-dr10-jpeg",
+        "panstarrs",
+        "sdss",
+        "sdss-frames",
+    ]
     for name in survey_names():
         survey = load_survey(name)
         assert survey.per_minute <= 60 and survey.url.startswith("https://") and survey.acknowledgement
-        assert survey.licence and (survey.stretch or survey.rendering) and survey.framing.radii == 8.48
+        assert survey.licence and (survey.rendering or survey.stretch)
+        assert isinstance(survey, DeclaredFrames) or survey.framing.radii == 8.48
+
+
+def test_frames_have_the_addresses_of_their_archives():
+    """Of frames that are there: names as the archives give them."""
+    sdss, legacy = load_survey("sdss-frames"), load_survey("legacy-bricks")
+    assert isinstance(sdss, DeclaredFrames) and isinstance(legacy, DeclaredFrames)
+    assert sdss.keys == ["rerun", "run", "camcol", "field"] and sdss.whole == {"run", "field"}
+    assert sdss.file("r", {"rerun": 301, "run": 2505, "camcol": 3, "field": 38}) == (
+        "data.sdss.org/sas/dr17/eboss/photoObj/frames/301/2505/3/frame-r-002505-3-0038.fits.bz2"
+    )
+    assert legacy.keys == ["brickname"] and legacy.file("g", {"brickname": "0001m002"}) == (
+        "portal.nersc.gov/cfs/cosmo/data/legacysurvey/dr10/south/coadd/000/0001m002/legacysurvey-0001m002-image-g.fits.fz"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("frame-{band}", "frame", "url must have the place {band}"),
+        ("{run:06d}", "{run!r}/{run.real}", r"url asks for {run.real}"),
+        ("{run:06d}", "{run:{camcol}}", "url asks for {run:{camcol}}"),
+        ("{run:06d}", "../{run:06d}", "without"),
+        ("rerun = 301", "reruns = 301", "defaults has 'reruns', which url does not ask for; did you mean 'rerun'"),
+        ('bands = "gri"', 'bands = "griz"', "bands = 'griz' must be those that rendering uses"),
+        ('hosts = ["data.', 'hosts = ["dat.', "url is at data.sdss.org, which is not among hosts"),
+        ("advice =", "hint =", "unknown key 'hint'|the key 'advice' is missing"),
+    ],
+)
+def test_what_is_wrong_with_frames_is_named(tmp_path, old, new, message):
+    text = (shipped("catalogs") / "surveys" / "sdss-frames.toml").read_text(encoding="utf-8")
+    assert old in text
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, text.replace(old, new))
 
 
 def test_unknown_names():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Flag
 from galscan.store.manifest import outcomes
 from galscan.surveys.base import Cutout, Failed, NoCoverage
-from galscan.surveys.frames import OPEN, FramesSurvey
+from galscan.surveys.frames import FramesSurvey
 from galscan.surveys.images import read_fits
 from tests.mosaics_on_disk import SCALE, cut_short, mosaic, pixels, tan, three_bands
 
@@ -72,50 +71,6 @@ def test_rows_keep_what_belongs_to_them(tmp_path: Path) -> None:
     scales = {i: o.pixel_scale for i, o in results(survey).items()}
     assert scales["0-a"] == pytest.approx(2 * 11 / 32, rel=0.02)
     assert scales["2-b"] == pytest.approx(2 * 15 / 32, rel=0.02)
-
-
-def test_each_frame_is_opened_once_and_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sky(tmp_path)
-    survey = FramesSurvey(tmp_path, size=32)
-    located, released, most = [], [], 0
-
-    class Watching(type(survey.source)):
-        def locate(self, file: str) -> Path:
-            nonlocal most
-            located.append(file)
-            most = max(most, len(located) - len(released))
-            return super().locate(file)
-
-        def release(self, file: str) -> None:
-            released.append(file)
-
-    survey.source = Watching(tmp_path)
-    for n in range(7):
-        list(survey.cutouts(n, n + 1))
-    assert len(located) == len(set(located)) == 9 and most == 3 * OPEN and located[:3] == released[:3]
-    assert len(pickle.loads(pickle.dumps(FramesSurvey(tmp_path, size=32)))._opened) == 0
-
-
-def test_a_truncated_frame_fails_alone(tmp_path: Path) -> None:
-    sky(tmp_path)
-    cut_short(tmp_path / "m1-r.fits", 0.7)
-    found = results(FramesSurvey(tmp_path, size=32))
-    for identifier in ("1-a", "1-b"):
-        assert isinstance(found[identifier], Failed) and found[identifier].flag == Flag.UNREADABLE
-        assert found[identifier].reason.startswith("frame m1: truncated: ")
-    assert sum(isinstance(o, Cutout) for o in found.values()) == 4
-
-
-@pytest.mark.parametrize("suffix", [".fits.fz", ".fits.bz2"])
-def test_a_damaged_packed_frame_fails_alone(tmp_path: Path, suffix: str) -> None:
-    sky(tmp_path, suffix=suffix)
-    path = tmp_path / f"m1-i{suffix}"
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2 :: 2] = b"\xaa" * len(raw[len(raw) // 2 :: 2])
-    path.write_bytes(raw)
-    found = results(FramesSurvey(tmp_path, size=100))
-    assert isinstance(found["1-a"], Failed) and str(tmp_path) not in found["1-a"].reason
-    assert isinstance(found["0-a"], Cutout) and isinstance(found["2-a"], Cutout)
 
 
 def test_a_band_absent_from_one_frame(tmp_path: Path) -> None:

@@ -69,6 +69,28 @@ def test_who_asks_is_said(service, tmp_path):
         Client(Manners((service.host,)), cache=tmp_path, contact="me\r\nX-Evil: 1")
 
 
+def test_a_file_comes_whole_or_not_at_all(service, tmp_path):
+    (tmp_path / "site/sas").mkdir(parents=True)
+    (tmp_path / "site/sas/f").write_bytes(bytes(range(256)) * 4000)
+    service.frames(tmp_path / "site")
+    asker, path = client(service, tmp_path, max_mb=1.1), tmp_path / "to" / "f"
+    asker.fetch(f"{service.url}/sas/f", path, lambda file: None)
+    assert path.read_bytes() == (tmp_path / "site/sas/f").read_bytes()
+
+    def refuse(file: Path) -> None:
+        raise FetchError(f"{file.stat().st_size} bytes of no use")
+
+    for url, check, reason in (
+        ("/sas/f", refuse, "1024000 bytes of no use"),
+        ("/sas/g", refuse, "there is no such file"),
+        ("/_mode/truncated/sas/f", refuse, r"cut off before its end \(3 tries\)"),
+        ("/_mode/reset/sas/f", refuse, r"\(3 tries\)"),
+    ):
+        with pytest.raises(FetchError, match=reason):
+            asker.fetch(service.url + url, tmp_path / "to" / "g", check)
+    assert [p.name for p in (tmp_path / "to").iterdir()] == ["f"]
+
+
 def test_nothing_there_is_an_answer_and_is_kept(service, tmp_path):
     asker = client(service, tmp_path)
     assert asker.get(f"{service.url}/nowhere", lambda a: a.absent)

@@ -47,6 +47,7 @@ def test_galaxy_zoo_2(service, sdss, tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["ra"], RA[voted][order])
     np.testing.assert_array_equal(table["dec"], DEC[voted][order])
     assert len(asked(service)) == 5, "four pages, and one that is empty"
+    assert {"run", "rerun", "camcol", "field"} <= set(table)
     assert len(table.columns) < 130 and "t08_odd_feature_a38_dust_lane_debiased" in table
     schemas, labels = tables.read_labels(tables.read_table(out, {}), ["gz2"])
     assert len(schemas["gz2"]) == 37 and labels.notna().any(axis=None)
@@ -104,6 +105,7 @@ def test_a_region(service, sdss, tmp_path: Path) -> None:
     middle = np.array([np.cos(np.radians(10)) * -1, 0, np.sin(np.radians(10))])
     inside = IDS[(np.column_stack([x, y, z]) @ middle) > np.cos(np.radians(20))]
     assert 0 < len(table) <= len(inside) and set(table["id"]) <= set(inside.tolist()) and "petroR90_r" in table
+    assert {"run", "rerun", "camcol", "field"} <= set(table)
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,7 @@ def test_what_cannot_work(run, given, message):
 
 
 def test_options_of_services_are_not_for_others(tmp_path):
-    with pytest.raises(
-        InputError, match="survey 'local' does not take query, layer; leave it out, or use survey service"
-    ):
+    with pytest.raises(InputError, match="survey 'local' does not take query, layer; leave it out, or use survey sdss"):
         galscan.ingest("local", path=tmp_path, query="gz2", layer="x")
     with pytest.raises(InputError, match="unknown survey 'sds'; did you mean 'sdss'"):
         galscan.ingest("sds")

@@ -363,14 +363,16 @@ def _copy(out: Path, partial: Path, plan: dict[str, Any]) -> None:
 def _retry(partial: Path, survey: Survey, plan: dict[str, Any], out: Path) -> GalscanError | None:
     """Ask once more for what failed, and write the shards that hold it anew. Return what put an end to it, if anything.
 
-    In random order, lest a few that always fail stand in the way of the others each time.
+    From a random one on, lest a few that always fail stand in the way of the others each time; rows of a shard stay
+    together, as they share their frames.
     """
     todo = _to_retry(partial, plan)
     trouble = None
     try:
         with progress.track("retry", sum(map(len, todo.values())), "objects") as advance:
             for shard in random.sample(sorted(todo), len(todo)):
-                rows = random.sample(todo[shard], len(todo[shard]))
+                start = random.randrange(len(todo[shard]))
+                rows = todo[shard][start:] + todo[shard][:start]
                 if trouble := _retry_shard(partial, survey, shard, rows):
                     break
                 advance(len(rows))

@@ -36,16 +36,20 @@ BATCH = 1024  # headers in flight
 class Source(Protocol):
     """Where the files of frames are. One that fetches them may do so in `locate`, and drop them in `release`."""
 
-    def files(self) -> Mapping[str, int]:
-        """Return name -> bytes of every file."""
+    def expect(self, files: Sequence[str]) -> None:
+        """Take note that `files` will be needed soon, in this order."""
         ...
 
     def locate(self, file: str) -> Path:
         """Return where `file` can be opened."""
         ...
 
-    def release(self, file: str) -> None:
-        """Take note that `file` is not needed any more, for now."""
+    def release(self, files: Sequence[str]) -> None:
+        """Take note that `files` are not needed any more, for now."""
+        ...
+
+    def reject(self, files: Sequence[str]) -> None:
+        """Take note that `files` cannot be used."""
         ...
 
 
@@ -56,13 +60,17 @@ class Folder:
     root: Path
 
     def files(self) -> dict[str, int]:
+        """Return name -> bytes of every file."""
         return {file: size for file, size in find_images(self.root, None).items() if is_fits(file)}
+
+    def expect(self, files: Sequence[str]) -> None: ...
 
     def locate(self, file: str) -> Path:
         return self.root / file
 
-    def release(self, file: str) -> None:
-        pass
+    def release(self, files: Sequence[str]) -> None: ...
+
+    def reject(self, files: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True)

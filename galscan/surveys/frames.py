@@ -6,34 +6,25 @@ Objects are put in the order of their frames, so that ingest opens each frame ab
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from galscan.errors import InputError, NotFoundError, nearest
+from galscan.errors import InputError, NotFoundError
 from galscan.files import digest, file_digest
-from galscan.labels import load_schema
-from galscan.store.layout import Flag
 from galscan.surveys import footprints, tables
-from galscan.surveys.base import Failed, NoCoverage, Outcome
-from galscan.surveys.footprints import Folder, Frame, Source
+from galscan.surveys.base import NoCoverage, Outcome
+from galscan.surveys.cutting import ROLES, Cutting, check_framing, words_of
+from galscan.surveys.footprints import Folder, Frame
 from galscan.surveys.images import Rendering, choose_bands, measure
 from galscan.surveys.local import CATALOGS
-from galscan.surveys.stamps import FEWEST, MOST, OpenFrame
 
-ROLES = ("id", "ra", "dec", "radius")
-RADIUS = ("radius", "radius_arcsec", "petror90_r", "petrorad_r")
-OPEN = 2  # frames kept open by a process: that at work, and the one before, which the next shard may go on with
-BATCH = 256  # objects of a frame in one go
 SAMPLE = 16  # frames that set the stretch, with four objects each
 
 
-class FramesSurvey:
+class FramesSurvey(Cutting):
     """Objects of a catalog, cut from frames.
 
     A cutout has `size` pixels of its frame as they are, unless `pixel_scale` or `frame` asks for another scale: then
@@ -62,8 +53,6 @@ class FramesSurvey:
         Arcsec a pixel of the cutouts.
     frame : float, optional
         Instead: a cutout's side in units of the object's radius, a column in arcsec.
-    source : Source, optional
-        Where the files are, default the folder `path`.
 
     Raises
     ------
@@ -85,9 +74,9 @@ class FramesSurvey:
         bands: str | None = None,
         pixel_scale: float | None = None,
         frame: float | None = None,
-        source: Source | None = None,
     ):
-        _check(size, columns or {}, pixel_scale, frame)
+        super().__init__()
+        check_framing(size, columns or {}, ROLES, pixel_scale, frame)
         root = Path(path).expanduser().absolute()
         if not root.exists():
             raise NotFoundError(f"no folder of frames at {path}; name it with --path")
@@ -95,12 +84,14 @@ class FramesSurvey:
             raise InputError(f"{path} is a file; give the folder that holds the frames")
         self.root, self.name, self.size = root, name or root.name, size
         self.pixel_scale, self.framing = pixel_scale, frame
-        self.source: Source = source or Folder(root)
-        self._opened: OrderedDict[int, OpenFrame] = OrderedDict()
+        folder = Folder(root)
+        self.source = folder
 
         self.catalog = _catalog(root, catalog)
-        self._read_catalog(columns or {}, labels)
-        sizes = {f: n for f, n in self.source.files().items() if root / f != self.catalog}
+        table = tables.read_table(self.catalog, columns or {})
+        self._catalog_digest = file_digest(self.catalog)
+        self._read_objects(table, columns or {}, labels)
+        sizes = {f: n for f, n in folder.files().items() if root / f != self.catalog}
         if not sizes:
             raise InputError(f"no FITS file in {path} or below; name the folder that holds the frames with --path")
         words = footprints.parse_bands(bands)
@@ -113,40 +104,6 @@ class FramesSurvey:
 
     # ------------------------------------------------------------------------------- objects and frames
 
-    def _read_catalog(self, columns: Mapping[str, str], labels: Sequence[str]) -> None:
-        where = str(self.catalog)
-        table = tables.read_table(self.catalog, columns)
-        self._catalog_digest = file_digest(self.catalog)
-        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
-        for r, column in role.items():
-            if column is None:
-                present = ", ".join(map(str, table.columns[:12]))
-                raise InputError(f"{where} has no {r} column; it has {present}; name it: --column {r}=...")
-        self.ids = tables.identifiers(table[role["id"]], where)
-        self.ra = tables.numbers(table[role["ra"]], where) % 360
-        self.dec = tables.numbers(table[role["dec"]], where)
-        if len(bad := np.flatnonzero(np.abs(self.dec) > 90)):
-            raise InputError(
-                f"{where}: dec of {self.ids[bad[0]]} is {self.dec[bad[0]]:g}; it must be within -90 to 90 degrees"
-            )
-        self.radius = np.full(len(self.ids) if self.framing else 0, np.nan, dtype=np.float32)
-        if self.framing:
-            lower = {str(c).lower(): str(c) for c in table.columns}
-            column = columns.get("radius") or next((lower[c] for c in RADIUS if c in lower), None)
-            if column is None or column not in table.columns:
-                raise InputError(
-                    f"--frame {self.framing:g} needs a radius (arcsec), and {where} has no column "
-                    f"'{column or 'radius'}'{nearest(column or 'radius', map(str, table.columns))}; "
-                    "name it: --column radius=..."
-                )
-            self.radius = tables.numbers(table[column], where).astype(np.float32)
-        self._schemas: dict[str, list[str]] = {}
-        self.labels = pd.DataFrame(index=range(len(table)))
-        for schema in map(load_schema, dict.fromkeys(labels)):
-            part = schema.read(tables.plain(table)).astype(np.float32).reset_index(drop=True)
-            self._schemas[schema.name] = list(part.columns)
-            self.labels = pd.concat([self.labels, part.add_prefix(f"{schema.name}/")], axis=1)
-
     def _place(self, frames: list[Frame], sizes: Mapping[str, int], apart: Sequence[str]) -> None:
         """Find the frame of each object, and put the objects in the order of frames."""
         placing = footprints.place(frames, self.source, self.bands, self.ra, self.dec)
@@ -156,10 +113,8 @@ class FramesSurvey:
         self._check_scale({frames[k].name: placing.scales[k] for k in used})
         self.frames = [frames[k] for k in used]
         number = np.where(placing.frame < 0, len(used), np.searchsorted(used, placing.frame)).astype(np.int32)
-        order = np.argsort(number, kind="stable")  # those on no frame come last
-        self.number, self.ids, self.ra, self.dec = number[order], self.ids[order], self.ra[order], self.dec[order]
-        self.radius = self.radius[order] if self.framing else self.radius
-        self.labels = self.labels.iloc[order].reset_index(drop=True)
+        self.count = len(used)
+        self._in_order(number)
         turns = [placing.turns[k] for k in used]
         files = [f for k in used for f in frames[k].files.values()]
         self._about = {
@@ -187,16 +142,6 @@ class FramesSurvey:
                 f"{missing:,} of {len(self.ids):,} objects lie on no frame, and are kept without an image"
             )
 
-    def _check_scale(self, scales: Mapping[str, float]) -> None:
-        if self.pixel_scale is None:
-            return
-        for name, scale in scales.items():
-            if not FEWEST <= (across := self.size * self.pixel_scale / scale) <= MOST:
-                raise InputError(
-                    f"--pixel-scale {self.pixel_scale:g}: {self.size} of them are {across:,.3g} pixels of frame {name} "
-                    f"({scale:.4g} arcsec); {FEWEST} to {MOST} can be cut"
-                )
-
     def _measure(self) -> Rendering:
         """Set one stretch for the survey, on stamps around objects of frames spread over it."""
         whole = [k for k, frame in enumerate(self.frames) if set(self.bands) <= frame.files.keys()]
@@ -212,7 +157,7 @@ class FramesSurvey:
                 stack = self._open(whole[k]).raw(self.ra[rows], self.dec[rows], int(np.clip(self.size, 64, 512)))
                 stamps += [dict(zip(self.bands, stack[:, n], strict=True)) for n in range(len(rows))]
             except Exception as error:  # broken frames get their reason when their turn comes
-                why = why or f"frame {self.frames[whole[k]].name}: {_words(error, self.root)}"
+                why = why or f"frame {self.frames[whole[k]].name}: {words_of(error, self.root)}"
         self._close()
         if not stamps:
             raise InputError(f"none of {min(SAMPLE, len(whole))} frames tried in {self.root} can be used ({why})")
@@ -222,17 +167,6 @@ class FramesSurvey:
         return rendering
 
     # ---------------------------------------------------------------------------------- what a survey is
-
-    @property
-    def id_dtype(self) -> np.dtype:
-        """int64, or text as wide as the longest id."""
-        return self.ids.dtype
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": OrderedDict()}  # each process opens its own
 
     def plan(self) -> dict[str, Any]:
         """Return what cutting will take: frames, objects on none of them, bytes of files to read."""
@@ -248,100 +182,16 @@ class FramesSurvey:
             "catalog_sha256": self._catalog_digest,
             "objects": len(self),
             **self._about,
-            "size": self.size,
-            "bands": self.bands,
-            "framing": {"pixel_scale": self.pixel_scale, "radii": self.framing},
-            "orientation": "north up, east left, by mirroring and quarter turns",
-            "fill": "sky",
+            **self._how(),
             "overlap": "the frame in which the object is farthest from the edge",
-            "resize": "none at the frames' own scale, else hamming, bilinear when enlarging",
-            "labels": list(self._schemas),
-            "rendering": self.rendering.describe(),
         }
 
-    def schemas(self) -> dict[str, list[str]]:
-        """Return the answers found in the catalog, by schema."""
-        return {k: list(v) for k, v in self._schemas.items()}
+    def _frame(self, number: int) -> Frame:
+        return self.frames[number]
 
-    def truth(self) -> list[str]:
-        """Return nothing: only a simulation knows the truth."""
-        return []
-
-    def objects(self, start: int, stop: int) -> pd.DataFrame:
-        """Return rows of the catalog in the order of frames, not in its own."""
-        rows = slice(start, stop)
-        frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]}, copy=True)
-        return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)
-
-    def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one cutout, or the reason for none, a row."""
-        stop = min(stop, len(self))
-        bounds = [start, *(np.flatnonzero(np.diff(self.number[start:stop])) + start + 1).tolist(), stop]
-        for first, last in pairwise(bounds) if start < stop else ():
-            number = int(self.number[first])
-            if number == len(self.frames):
-                known = np.isfinite(self.ra[first:last] + self.dec[first:last])
-                yield from (NoCoverage("on no frame" if k else "no position in the catalog") for k in known)
-            else:
-                yield from self._cut(number, first, last)
-
-    def _cut(self, number: int, first: int, last: int) -> Iterator[Outcome]:
-        frame = self.frames[number]
-        if absent := [b for b in self.bands if b not in frame.files]:
-            words = f"no {', '.join(absent)} band of frame {frame.name}"
-            yield from (Failed(words, Flag.MISSING) for _ in range(first, last))
-            return
-        for start in range(first, last, BATCH):
-            rows = slice(start, min(start + BATCH, last))
-            try:
-                opened = self._open(number)
-                if start == first:
-                    opened.expect((last - first) * self.size)
-                yield from opened.cut(self.ra[rows], self.dec[rows], self._extent(rows), self.size, self.rendering)
-            except (MemoryError, NotFoundError):
-                raise
-            except Exception as error:  # each way to pack a file has its own ways to be broken
-                words = f"frame {frame.name}: {_words(error, self.root)}"
-                yield from (Failed(words) for _ in range(rows.start, rows.stop))
-
-    def _extent(self, rows: slice) -> np.ndarray | None:
-        """Return arcsec across each cutout; None for the frame's own pixels."""
-        if self.framing:
-            return self.framing * self.radius[rows].astype(float)
-        return np.full(rows.stop - rows.start, self.size * self.pixel_scale) if self.pixel_scale else None
-
-    def _open(self, number: int) -> OpenFrame:
-        if number not in self._opened:
-            frame = self.frames[number]
-            self._close(OPEN - 1)
-            try:
-                paths = {b: self.source.locate(frame.files[b]) for b in self.bands}
-                self._opened[number] = OpenFrame(frame.name, paths)
-            except FileNotFoundError as error:
-                raise NotFoundError(
-                    f"frame {frame.name} is gone ({error.filename}); put it back and run the same command again"
-                ) from error
-        return self._opened[number]
-
-    def _close(self, keep: int = 0) -> None:
-        while len(self._opened) > keep:
-            number, opened = self._opened.popitem(last=False)
-            opened.close()
-            for band in self.bands:
-                self.source.release(self.frames[number].files[band])
-
-
-def _check(size: int, columns: Mapping[str, str], pixel_scale: float | None, frame: float | None) -> None:
-    for role in columns:
-        if role not in ROLES:
-            raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
-    if not 8 <= size <= 1024:
-        raise InputError(f"size is {size} pixels; use 8 to 1024")
-    if pixel_scale is not None and frame is not None:
-        raise InputError(f"--pixel-scale {pixel_scale:g} and --frame {frame:g} contradict each other; give one of them")
-    for option, value in (("--pixel-scale", pixel_scale), ("--frame", frame)):
-        if value is not None and not 0 < value < np.inf:
-            raise InputError(f"{option} is {value:g}; give a number above 0")
+    def _beyond(self, rows: slice) -> Iterator[Outcome]:
+        known = np.isfinite(self.ra[rows] + self.dec[rows])
+        yield from (NoCoverage("on no frame" if k else "no position in the catalog") for k in known)
 
 
 def _catalog(root: Path, catalog: str | os.PathLike[str] | None) -> Path:
@@ -353,8 +203,3 @@ def _catalog(root: Path, catalog: str | os.PathLike[str] | None) -> Path:
             f"frames need a table of objects with id, ra and dec: --catalog FILE, or {CATALOGS[0]} in {root}"
         )
     return found
-
-
-def _words(error: Exception, root: Path) -> str:
-    """Return what went wrong, without the paths of this machine: it goes into the store."""
-    return " ".join(str(error).replace(f"{root}/", "").split())[:160] or type(error).__name__

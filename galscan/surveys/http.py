@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,20 @@ from urllib.parse import urljoin, urlsplit
 
 import galscan
 from galscan.errors import InputError
+from galscan.files import atomic_path, storage_errors
 from galscan.surveys.answers import Answer, Answers
 from galscan.surveys.pace import Pace
-from galscan.surveys.trouble import AGAIN, BUSY, Again, FetchError, HostDown, network_errors, retry_after, unpack
+from galscan.surveys.trouble import (
+    AGAIN,
+    BUSY,
+    Absent,
+    Again,
+    FetchError,
+    HostDown,
+    network_errors,
+    retry_after,
+    unpack,
+)
 
 REDIRECTS = (301, 302, 303, 307, 308)
 PATIENCE = 900.0  # seconds: a host that asks for a longer pause is left alone
@@ -141,6 +152,31 @@ class Client:
 
         return self.patiently(host, attempt)
 
+    def fetch(self, url: str, path: Path, check: Callable[[Path], None]) -> None:
+        """Bring the file at `url` to `path`, whole or not at all. Nothing of it is kept elsewhere.
+
+        `check` looks at what came, and raises `FetchError` if it cannot be used.
+
+        Raises
+        ------
+        Absent
+            If there is no such file.
+        FetchError, HostDown, InputError
+            As in `get`.
+        StorageError
+            If it cannot be written.
+        """
+        host = self._host(url)
+
+        def attempt() -> None:
+            with atomic_path(path) as temporary:
+                if self._ask(url, path=temporary).absent:
+                    raise Absent("there is no such file")
+                check(temporary)
+            self._good[host] = url, None
+
+        self.patiently(host, attempt)
+
     def patiently(self, host: str, attempt: Callable[[], T]) -> T:
         """Return what `attempt` does, repeated where time may heal it, and count what fails.
 
@@ -164,6 +200,10 @@ class Client:
                 if k + 1 < self.manners.tries:
                     self._say(host, why, pause)
                     self._pace[host].pause(pause) if error.everybody else self._stopped.wait(pause)
+            except Absent:  # an answer, and no failure
+                with self._lock:
+                    self._failures[host], self._heard[host] = 0, True
+                raise
             except FetchError as error:
                 self._heard[host] = True
                 self._failed(host, str(error))
@@ -198,8 +238,11 @@ class Client:
             raise FetchError(f"sent on from https to http at {host}")
         return host
 
-    def _ask(self, url: str, form: Mapping[str, Any] | None = None) -> Answer:
-        """Ask once, following redirects within the declared hosts; each hop waits its turn."""
+    def _ask(self, url: str, form: Mapping[str, Any] | None = None, path: Path | None = None) -> Answer:
+        """Ask once, following redirects within the declared hosts; each hop waits its turn.
+
+        With a `path` the body goes there as it is, and not into memory.
+        """
         deadline = time.monotonic() + self.manners.timeout
         for hop in range(5):
             if hop:
@@ -214,7 +257,10 @@ class Client:
                 if response.status in AGAIN:
                     pause = retry_after(response.headers)
                     raise Again(f"HTTP {response.status}", pause, everybody=response.status in BUSY)
-                body = self._body(response, deadline)
+                if path is not None and response.status == 200:
+                    body = self._save(response, deadline, path)
+                else:
+                    body = self._body(response, deadline)
             finally:
                 response.close()
             answer = Answer(url, response.status, response.headers.get("Content-Type", "").split(";")[0].lower(), body)
@@ -252,25 +298,38 @@ class Client:
             return self._managers[proxy]
 
     def _body(self, response: Any, deadline: float) -> bytes:
+        limit, body = int(self.manners.max_mb * 1e6), b"".join(self._chunks(response, deadline))
+        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+        return unpack(body, packed, limit)
+
+    def _save(self, response: Any, deadline: float, path: Path) -> bytes:
+        """Write a body to a file, packed as it is: a Content-Encoding tells of the file, not of its way here."""
+        with storage_errors(path), open(path, "wb") as file:
+            for chunk in self._chunks(response, deadline):
+                file.write(chunk)
+        return b""
+
+    def _chunks(self, response: Any, deadline: float) -> Iterator[bytes]:
         """Read a body to its end, within time and size."""
         limit = int(self.manners.max_mb * 1e6)
         promised = response.headers.get("Content-Length", "")
         if promised.isdigit() and int(promised) > limit:
             raise FetchError(f"{int(promised) / 1e6:,.0f} MB are offered, at most {self.manners.max_mb:g} MB are read")
-        body = bytearray()
-        with network_errors():
-            while chunk := response.read1(1 << 16):
-                body += chunk
-                if len(body) > limit:
-                    raise FetchError(f"more than {self.manners.max_mb:g} MB")
-                if time.monotonic() > deadline:
-                    raise Again(f"not all there after {self.manners.timeout:g} s")
-                if self._stopped.is_set():
-                    raise HostDown("stopped")
-        if promised.isdigit() and len(body) != int(promised):
+        size = 0
+        while True:
+            with network_errors():  # not around what is done with a chunk: a full disk is no fault of the network
+                chunk = response.read1(1 << 16)
+            if not chunk:
+                break
+            if (size := size + len(chunk)) > limit:
+                raise FetchError(f"more than {self.manners.max_mb:g} MB")
+            if time.monotonic() > deadline:
+                raise Again(f"not all there after {self.manners.timeout:g} s")
+            if self._stopped.is_set():
+                raise HostDown("stopped")
+            yield chunk
+        if promised.isdigit() and size != int(promised):
             raise Again("cut off before its end")
-        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
-        return unpack(bytes(body), packed, limit)
 
     # ----------------------------------------------------------------------------------------------- failures
 

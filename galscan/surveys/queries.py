@@ -32,6 +32,7 @@ GZ2 = "gz2"
 VIZIER = "vizier:"
 ADDRESS = 2048  # characters that SkyServer takes after the question mark
 TIMEOUT = 630.0  # seconds; SkyServer ends a query itself after 600
+FRAME = "p.run, p.rerun, p.camcol, p.field"  # that an object was measured on, for survey sdss-frames
 BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # galaxies of a cone whose shape can be seen
 
 
@@ -103,7 +104,7 @@ def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
         check_cone(cone)
         near = f"dbo.fGetNearbyObjEq({cone[0]:.6f},{cone[1]:.6f},{60 * cone[2]:.6f})"
         return (
-            f"SELECT p.objID AS objid, p.ra, p.dec, p.petroR90_r, p.petroMag_r FROM {near} AS n "
+            f"SELECT p.objID AS objid, p.ra, p.dec, p.petroR90_r, p.petroMag_r, {FRAME} FROM {near} AS n "
             f"JOIN Galaxy AS p ON p.objID = n.objID WHERE {BRIGHT}"
         ), "objid"
     if query.strip().lower() == GZ2:
@@ -235,8 +236,8 @@ class _SkyServer(_Asker):
         if self._sql == GZ2:
             # The sample's own positions are in single precision: take those of the photometry.
             sql = (
-                f"SELECT TOP {top} z.dr8objid AS objid, p.ra AS photo_ra, p.dec AS photo_dec, p.petroR90_r, z.* "
-                "FROM zoo2MainSpecz AS z JOIN PhotoObjAll AS p ON p.objID = z.dr8objid "
+                f"SELECT TOP {top} z.dr8objid AS objid, p.ra AS photo_ra, p.dec AS photo_dec, p.petroR90_r, "
+                f"{FRAME}, z.* FROM zoo2MainSpecz AS z JOIN PhotoObjAll AS p ON p.objID = z.dr8objid "
                 f"WHERE z.dr8objid > {after} ORDER BY z.dr8objid"
             )
         else:
@@ -262,6 +263,7 @@ def _gz2(page: pd.DataFrame) -> pd.DataFrame:
     """Return what is needed of Galaxy Zoo 2's 230 columns: votes and fractions of every answer, size, sample."""
     answers = load_schema(GZ2).names
     wanted = ["objid", "ra", "dec", "petroR90_r", "dr7objid", "gz2class", "total_classifications", "total_votes"]
+    wanted += ["run", "rerun", "camcol", "field"]
     wanted += [f"{a}_{kind}" for a in answers for kind in ("count", "weighted_fraction", "debiased")]
     page = page.drop(columns=["ra", "dec"]).rename(columns={"photo_ra": "ra", "photo_dec": "dec"})
     return page[[c for c in wanted if c in page.columns]]

@@ -96,7 +96,10 @@ class ServiceSurvey:
         if not 8 <= size <= 1024:
             raise InputError(f"size is {size} pixels; use 8 to 1024")
         self.source, self.size = Path(source).stem, size
-        self.declared: Declared = load_survey(source).with_layer(layer)
+        said = load_survey(source)
+        if not isinstance(said, Declared):
+            raise InputError(f"survey file {source} is of frames, not of cutouts")
+        self.declared = said.with_layer(layer)
         if self.declared.needs_contact and not contact:
             raise InputError(f"survey '{self.source}' wants to know who asks: --contact you@example.org")
         self.declared.secret()

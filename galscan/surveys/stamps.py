@@ -162,6 +162,7 @@ class OpenFrame:
         """
         x, y = self._first.astrometry.pixels(ra, dec)
         local = self._first.astrometry.local(x, y)
+        local = np.where(np.isfinite(local), local, np.eye(2))  # beyond the projection there is nothing to set upright
         scales = scale(local)
         sides = np.full(len(ra), float(size)) if extent is None else np.rint(extent / scales)
         outcomes: list[Outcome] = [
@@ -216,7 +217,7 @@ class OpenFrame:
         side = len(blank)
         height, width = self._first.header.shape
         spans = [min(c + side / 2, n) - max(c - side / 2, 0) for c, n in ((x + 0.5, width), (y + 0.5, height))]
-        if (share := max(spans[0], 0) * max(spans[1], 0) / side**2) < 0.5:
+        if (share := np.nan_to_num(max(spans[0], 0) * max(spans[1], 0) / side**2)) < 0.5:
             return NoCoverage(f"only {share:.0%} of the stamp is on frame {self.name}")
         for band, plane in zip(self.planes, planes, strict=True):
             if not np.isfinite(plane).any():

@@ -19,11 +19,15 @@ class FetchError(GalscanError):
     """A request that will not succeed: the reason of one object, not the end of all."""
 
 
+class Absent(FetchError):
+    """There is no such thing; final."""
+
+
 class HostDown(GalscanError):
     """A host is left alone; what was fetched is kept."""
 
 
-class Again(Exception):
+class Again(GalscanError):
     """An attempt failed in a way that time may heal.
 
     `pause` is what the host asked for, in seconds, `everybody` whether other requests are to wait as well, and `heard`

@@ -18,7 +18,7 @@ from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Store
 from galscan.store.manifest import manifest, outcomes, write_manifest
 from galscan.surveys.base import Survey
-from galscan.surveys.declared import survey_names
+from galscan.surveys.declared import DeclaredFrames, load_survey, survey_names
 
 SURVEYS = ("local", "frames", "simulated")
 TAKES = {
@@ -28,7 +28,11 @@ TAKES = {
     "service": (
         "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
     ),
+    "remote": (
+        "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "contact", "keep_frames",
+    ),
 }  # fmt: skip
+SUCH_AS = {"service": "sdss", "remote": "sdss-frames"}
 
 
 def ingest(
@@ -47,6 +51,7 @@ def ingest(
     layer: str | None = None,
     contact: str | None = None,
     cache: bool = True,
+    keep_frames: str | os.PathLike[str] | None = None,
     retry_failed: bool = False,
     count: int = 10_000,
     seed: int = 0,
@@ -63,8 +68,8 @@ def ingest(
     ----------
     survey : str
         ``local`` (a folder of images with a catalog), ``frames`` (a folder of frames to cut from), ``simulated`` (a sky
-        with known truth), a survey that a service gives cutouts of (``sdss``, ``legacy-dr10`` ...), or the path of a
-        survey file, ending in ``.toml``.
+        with known truth), a survey that a service gives cutouts of (``sdss``, ``legacy-dr10`` ...), one whose frames
+        are fetched (``sdss-frames``, ``legacy-bricks``), or the path of a survey file, ending in ``.toml``.
     out : path, optional
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
@@ -73,6 +78,10 @@ def ingest(
         Of a service: see `galscan.surveys.service.ServiceSurvey`.
     path, catalog, labels, columns, frame, pixel_scale, bands
         Of frames: see `galscan.surveys.frames.FramesSurvey`.
+    catalog, labels, columns, frame, pixel_scale
+        Of frames that are fetched: see `galscan.surveys.remote.RemoteFrames`.
+    keep_frames : path, optional
+        Keep frames that are fetched in this folder, and take those that are there. Default: each goes after use.
     query : str, optional
         Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer; see `galscan.surveys.queries`.
         What comes is kept beside the store, as ``NAME.objects.parquet``.
@@ -95,8 +104,8 @@ def ingest(
         Processes, default one a processor. A service is asked by one.
     dry_run : bool
         Write nothing and ask nobody; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
-        bound), ``out, images_without_row``; of a service also ``requests, seconds, megabytes``, of frames
-        ``frames, on_no_frame, bytes_to_read``.
+        bound), ``out, images_without_row``; of what is fetched also ``requests, seconds, megabytes``, of frames
+        ``frames``, of those in a folder ``on_no_frame, bytes_to_read``.
 
     Raises
     ------
@@ -110,17 +119,19 @@ def ingest(
     kind = survey if survey in SURVEYS else "service"
     if kind == "service" and survey not in survey_names() and not survey.endswith(".toml"):
         raise InputError(f"unknown survey '{survey}'{nearest(survey, (*SURVEYS, *survey_names()))}")
+    if kind == "service" and isinstance(load_survey(survey), DeclaredFrames):
+        kind = "remote"
     options = {
         "path": path, "catalog": catalog, "labels": (labels,) if isinstance(labels, str) else tuple(labels),
         "columns": columns, "query": query, "cone": cone, "size": size, "frame": frame, "pixel_scale": pixel_scale,
-        "bands": bands, "layer": layer, "contact": contact, "cache": cache, "count": count, "seed": seed,
-        "rare_fraction": rare_fraction, "labelled": labelled,
+        "bands": bands, "layer": layer, "contact": contact, "cache": cache, "keep_frames": keep_frames,
+        "count": count, "seed": seed, "rare_fraction": rare_fraction, "labelled": labelled,
     }  # fmt: skip
     usual = inspect.signature(ingest).parameters
     if refused := [k for k, v in options.items() if k not in TAKES[kind] and v and v != usual[k].default]:
         raise InputError(
             f"survey '{survey}' does not take {', '.join(k.replace('_', '-') for k in refused)}; leave it out, or use "
-            f"survey {' or '.join(s for s in TAKES if refused[0] in TAKES[s])}"
+            f"survey {' or '.join(SUCH_AS.get(s, s) for s in TAKES if refused[0] in TAKES[s])}"
         )
     stem = Path(survey).stem if survey.endswith(".toml") else survey
     target = Path(out) if out is not None else home.survey_path(name or stem)
@@ -133,10 +144,11 @@ def ingest(
         return _plan(source, target)
 
     present = target.exists()
-    store = ingest_survey(source, target, workers=1 if kind == "service" else workers, retry_failed=retry_failed)
+    store = ingest_survey(source, target, workers=1 if kind in SUCH_AS else workers, retry_failed=retry_failed)
     _summary(store, source, present and not retry_failed, kind)
-    if kind == "service":
-        shutil.rmtree(_uncached(target), ignore_errors=True)
+    if kind in SUCH_AS:
+        for folder in (_uncached(target), _passing(target)):
+            shutil.rmtree(folder, ignore_errors=True)
         write_manifest(store, target.with_suffix(".manifest.parquet"))
     return store
 
@@ -162,27 +174,49 @@ def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any]
         if settings["rare_fraction"] is None:
             del settings["rare_fraction"]
         return SimulatedSurvey(name=name, **settings)
-    from galscan.surveys.queries import objects
+    contact = home.contact(settings.pop("contact"))
+    settings["catalog"] = _table(survey, target, settings, contact, dry_run)
+    if settings["catalog"] is None:
+        return None
+    if kind == "remote":
+        from galscan.surveys.remote import RemoteFrames
+
+        kept = settings.pop("keep_frames")
+        folder = Path(kept) if kept else _passing(target)
+        return RemoteFrames(survey, folder=folder, keep=bool(kept), name=name, contact=contact, **settings)
     from galscan.surveys.service import ServiceSurvey
 
-    contact = home.contact(settings.pop("contact"))
     remember = None if settings.pop("cache") else _uncached(target)
+    return ServiceSurvey(survey, name=name, contact=contact, remember=remember, **settings)
+
+
+def _table(survey: str, target: Path, settings: dict[str, Any], contact: str, dry_run: bool) -> Any:
+    """Return the table of objects, asked for if need be; None where a dry run would have to ask."""
+    from galscan.surveys.queries import objects
+
     catalog, query = settings.pop("catalog"), settings.pop("query")
     if catalog is not None and query is not None:
         raise InputError("--catalog and --query exclude each other; give one")
     if catalog is None:
+        said = load_survey(survey)
+        if isinstance(said, DeclaredFrames) and said.objects is None:
+            columns = ", ".join(said.keys)
+            raise InputError(f"survey '{survey}' needs objects with {columns}: --catalog TABLE; {said.advice}")
         if query is None and settings["cone"] is None:
             raise InputError(f"survey '{survey}' needs objects: --catalog TABLE, --query gz2, or --cone RA,DEC,RADIUS")
         place = target.with_suffix(".objects.parquet")
         catalog = objects(survey, query, settings["cone"], place, contact=contact, ask=not dry_run)
-        if catalog is None:
-            return None
-    return ServiceSurvey(survey, catalog, name=name, contact=contact, remember=remember, **settings)
+    return catalog
 
 
 def _uncached(target: Path) -> Path:
     """Return where answers are kept until the store is complete, if not in the cache."""
     return target.with_name(target.name + ".answers")
+
+
+def _passing(target: Path) -> Path:
+    """Return where frames are until they are cut, if they are not kept."""
+    return target.with_name(target.name + ".frames")
 
 
 def _plan(source: Survey, out: Path) -> dict[str, Any]:
@@ -194,12 +228,16 @@ def _plan(source: Survey, out: Path) -> dict[str, Any]:
     shards = -(-count // layout.shard_size(count))
     _say(f"plan: {count:,} objects in {shards} shards, at most {count * each / 1e6:,.1f} MB, to {out}; nothing written")
     more = source.plan() if hasattr(source, "plan") else {}
-    if "frames" in more:
+    if "bytes_to_read" in more:
         _say(f"plan: {more['frames']:,} frames, {more['bytes_to_read'] / 1e6:,.1f} MB to read")
     elif "requests" in more:
+        had = "cached"
+        if "frames" in more:
+            had = "there yet"
+            _say(f"plan: {more['frames']:,} frames")
         _say(
             f"plan: {more['requests']:,} requests to {more['host']}, {more['per_minute']:g} a minute at most: "
-            f"{timedelta(seconds=round(more['seconds']))}, about {more['megabytes']:,.0f} MB, if nothing is cached"
+            f"{timedelta(seconds=round(more['seconds']))}, about {more['megabytes']:,.0f} MB, if nothing is {had}"
         )
     _warn(source)
     unmatched = len(getattr(source, "unmatched", ()))
@@ -212,7 +250,7 @@ def _summary(store: Store, source: Survey, present: bool, kind: str) -> None:
     bad = ", ".join(f"{count:,} {reason}" for reason, count in result["unusable"].items()) or "none"
     state = "was complete already" if present else "is complete"
     _say(f"{store.path} {state}: {result['stored']:,} cutouts stored, unusable: {bad}")
-    if kind == "service":
+    if kind in SUCH_AS:
         _say(f"no coverage: {result['no_coverage']:,}, failed: {result['failed']:,}")
         if result["failed"]:
             told = manifest(store)

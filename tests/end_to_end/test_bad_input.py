@@ -80,7 +80,7 @@ def write_generator(path: Path) -> None:
 CATALOGS = {
     "good.csv": "id\n1\n2\n3\n", "twice.csv": "id\n1\n2\n2\n2\n", "nokey.csv": "key,colour\n1,2\n",
     "others.csv": "id\n77\n78\n", "empty.csv": "id\n", "dec.csv": "id,ra,dec\n1,10,95\n",
-    "outside.csv": "id,file\n1,../x.jpg\n",
+    "outside.csv": "id,file\n1,../x.jpg\n", "sky.csv": "id,ra,dec\n1,10,2\n",
     "bad.csv": "\xff\xfe\0garbage\x80", "bad.fits": "not FITS", "bad.parquet": "PAR1", "table.xlsx": "PK",
 }  # fmt: skip
 
@@ -143,6 +143,11 @@ MISTAKES = [
     ("ingest --survey sdss --cone 1,2 --out {o}/s.zarr", "'1,2'", "RA,DEC,RADIUS"),
     ("ingest --survey sdss --cone 1,99,2 --out {o}/s.zarr", "1,99,2", "declination -90 to 90"),
     ("ingest --survey legacy-dr10 --layer ls-dr11 --catalog {p}/good.csv --out {o}/s.zarr", "ls-dr11", "did you mean"),
+    # frames over the network; nobody is asked
+    ("ingest --survey sdss-frames --catalog {p}/sky.csv --out {o}/s.zarr", "no run and", "--query gz2", "--column"),
+    ("ingest --survey sdss-frame --catalog {p}/good.csv --out {o}/s.zarr", "did you mean 'sdss-frames'"),
+    ("ingest --survey legacy-bricks --cone 1,2,3 --out {o}/s.zarr", "objects with brickname", "--catalog TABLE"),
+    ("ingest --survey sdss --keep-frames {o}/f --catalog {p}/good.csv", "not take keep-frames", "survey sdss-frames"),
     ("ingest --survey sdss --path {p}/im --catalog {p}/good.csv --out {o}/s.zarr", "not take path", "survey local"),
     # names that do not exist
     ("ingest --survey locl --out {o}/s.zarr", "'locl'", "did you mean 'local'"),

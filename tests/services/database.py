@@ -34,9 +34,10 @@ class Database:
         ids, ra, dec = positions(count)
         radius, magnitude = rng.uniform(3, 15, count).round(5), rng.uniform(13, 19, count).round(4)
         photo = "objID INTEGER, ra REAL, dec REAL, petroR90_r REAL, petroMag_r REAL, type INTEGER, mode INTEGER"
+        photo += ", run INTEGER, rerun INTEGER, camcol INTEGER, field INTEGER"
         self._db.execute(f"CREATE TABLE PhotoObjAll ({photo})")
         rows = zip(ids.tolist(), ra.tolist(), dec.tolist(), radius.tolist(), magnitude.tolist(), strict=True)
-        self._db.executemany("INSERT INTO PhotoObjAll VALUES (?,?,?,?,?,3,1)", rows)
+        self._db.executemany("INSERT INTO PhotoObjAll VALUES (?,?,?,?,?,3,1,756,301,2,206)", rows)
         self._db.execute("CREATE VIEW Galaxy AS SELECT * FROM PhotoObjAll WHERE type = 3 AND mode = 1")
         answers = [f"{a}_{s}" for a in load_schema("gz2").names for s in SUFFIXES]
         head = ["specobjid", "dr8objid", "dr7objid", "ra", "dec", "gz2class", "total_classifications", "total_votes"]

@@ -46,6 +46,10 @@ class Loopback:
         body = json.dumps([dict(zip(("in", "name", "ra", "dec", "type"), o, strict=True)) for o in objects]).encode()
         urllib.request.urlopen(f"{self.url}/_objects", body).read()
 
+    def frames(self, folder: Path) -> None:
+        """Give the files of `folder`, by their paths."""
+        urllib.request.urlopen(f"{self.url}/_files", json.dumps(str(folder)).encode()).read()
+
     def log(self) -> list[tuple[float, str, str]]:
         with urllib.request.urlopen(f"{self.url}/_log") as answer:
             return [tuple(entry) for entry in json.load(answer)]

@@ -3,9 +3,9 @@
     python -m tests.services.server [--objects 2000] [--certificate FILE]
 
 prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that share of
-the answers misbehave (after the first "well" ones); ``POST /_objects`` says what SIMBAD,
-NED and VizieR have; ``/_mode/MODE/...`` makes one do so; ``GET /_log`` lists what was asked, and when, ``/_count``
-says how much.
+the answers misbehave (after the first "well" ones); ``/_mode/MODE/...`` makes one do so; ``POST /_objects`` says what
+SIMBAD, NED and VizieR have, ``POST /_files`` which folder holds frames; ``GET /_log`` lists what was asked, and when,
+``/_count`` says how much.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import threading
 import time
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -48,6 +49,7 @@ class State:
     def __init__(self, objects: int, row_limit: int):
         self.database = Database(objects, row_limit)
         self.lock = threading.Lock()
+        self.files = Path("/nowhere")
         self.log: list[tuple[float, str, str]] = []
         self.known: list[objects.Object] = []
         self.behave({})
@@ -94,6 +96,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/_behave":
             self.state.behave(json.loads(body))
             self.state.log.clear()
+            return self.send(b"{}", "application/json")
+        if self.path == "/_files":
+            self.state.files = Path(json.loads(body))
             return self.send(b"{}", "application/json")
         if self.path == "/_objects":
             self.state.known = json.loads(body)
@@ -191,6 +196,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(HTML.replace(b"Maintenance", b"maxQueryStringLength"), "text/html", 404)
         given = {k: v[0] for k, v in parse_qs(parts.query).items()}
         try:
+            if parts.path.startswith(("/sas/", "/cfs/")):
+                file = self.state.files / parts.path[1:]
+                there = file.is_file()
+                return self.send(file.read_bytes() if there else HTML, "application/fits", 200 if there else 404)
             if parts.path.endswith("/ImgCutout/getjpeg"):
                 return self.imgcutout(given, black)
             if parts.path.endswith("/x_results.aspx"):

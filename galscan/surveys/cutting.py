@@ -1,0 +1,260 @@
+"""Cutting objects out of frames, wherever the frames are: each is opened about once, and many are cut from it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.errors import GalscanError, InputError, NotFoundError, nearest
+from galscan.store.layout import Flag
+from galscan.surveys import tables
+from galscan.surveys.base import Failed, NoCoverage, Outcome
+from galscan.surveys.footprints import Frame, Source
+from galscan.surveys.images import Rendering
+from galscan.surveys.stamps import FEWEST, MOST, OpenFrame
+from galscan.surveys.trouble import Absent, FetchError
+
+ROLES = ("id", "ra", "dec", "radius")
+RADIUS = ("radius", "radius_arcsec", "petror90_r", "petrorad_r")
+OPEN = 2  # frames kept open by a process: that at work, and the one before, which the next shard may go on with
+AHEAD = 2  # frames that a source is told of before they are needed
+BATCH = 256  # objects of a frame in one go
+
+
+class Cutting:
+    """What surveys of frames have in common: objects in the order of their frames, and the cutting itself.
+
+    A subclass sets the attributes, and says what a frame is (`_frame`) and what becomes of objects without (`_beyond`).
+
+    Attributes
+    ----------
+    name, size
+        As of any survey.
+    pixel_scale, framing : float or None
+        Arcsec a pixel of the cutouts; or a cutout's side in units of the object's radius.
+    root : Path
+        Folder of the frames.
+    source : Source
+        Where their files are.
+    catalog : Path
+        Where the objects come from.
+    bands : list of str
+        From blue to red.
+    number : ndarray of int32
+        Number of the frame of each object, rising; `count` for those that have none.
+    count : int
+        Frames with objects on them.
+    rendering : Rendering
+        How bands become colours.
+    """
+
+    name: str
+    size: int
+    pixel_scale: float | None
+    framing: float | None
+    root: Path
+    source: Source
+    catalog: Path
+    bands: list[str]
+    number: np.ndarray
+    count: int
+    rendering: Rendering
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[int, OpenFrame] = OrderedDict()
+        self._closed: tuple[int, Exception] | None = None  # the last frame that could not be opened, and why
+
+    def _frame(self, number: int) -> Frame:
+        raise NotImplementedError
+
+    def _beyond(self, rows: slice) -> Iterator[Outcome]:
+        """Yield the reasons of objects that have no frame."""
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------------------------------- objects
+
+    def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str], labels: Sequence[str]) -> None:
+        where = str(self.catalog)
+        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
+        for r, column in role.items():
+            if column is None:
+                present = ", ".join(map(str, table.columns[:12]))
+                raise InputError(f"{where} has no {r} column; it has {present}; name it: --column {r}=...")
+        self.ids = tables.identifiers(table[role["id"]], where)
+        self.ra = tables.numbers(table[role["ra"]], where) % 360
+        self.dec = tables.numbers(table[role["dec"]], where)
+        if len(bad := np.flatnonzero(np.abs(self.dec) > 90)):
+            raise InputError(
+                f"{where}: dec of {self.ids[bad[0]]} is {self.dec[bad[0]]:g}; it must be within -90 to 90 degrees"
+            )
+        self.radius = np.full(len(self.ids) if self.framing else 0, np.nan, dtype=np.float32)
+        if self.framing:
+            lower = {str(c).lower(): str(c) for c in table.columns}
+            column = columns.get("radius") or next((lower[c] for c in RADIUS if c in lower), None)
+            if column is None or column not in table.columns:
+                raise InputError(
+                    f"--frame {self.framing:g} needs a radius (arcsec), and {where} has no column "
+                    f"'{column or 'radius'}'{nearest(column or 'radius', map(str, table.columns))}; "
+                    "name it: --column radius=..."
+                )
+            self.radius = tables.numbers(table[column], where).astype(np.float32)
+        self._schemas, self.labels = tables.read_labels(table, labels)
+
+    def _in_order(self, number: np.ndarray) -> None:
+        """Put the objects in the order of their frames; those on no frame come last."""
+        order = np.argsort(number, kind="stable")
+        self.number, self.ids, self.ra, self.dec = number[order], self.ids[order], self.ra[order], self.dec[order]
+        self.radius = self.radius[order] if self.framing else self.radius
+        self.labels = self.labels.iloc[order].reset_index(drop=True)
+
+    def _check_scale(self, scales: Mapping[str, float]) -> None:
+        if self.pixel_scale is None:
+            return
+        for name, scale in scales.items():
+            if not FEWEST <= (across := self.size * self.pixel_scale / scale) <= MOST:
+                raise InputError(
+                    f"--pixel-scale {self.pixel_scale:g}: {self.size} of them are {across:,.3g} pixels of frame {name} "
+                    f"({scale:.4g} arcsec); {FEWEST} to {MOST} can be cut"
+                )
+
+    @property
+    def id_dtype(self) -> np.dtype:
+        """int64, or text as wide as the longest id."""
+        return self.ids.dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": OrderedDict(), "_closed": None}  # each process opens its own
+
+    def _how(self) -> dict[str, Any]:
+        """Return what `describe` says of the cutting."""
+        return {
+            "size": self.size,
+            "bands": self.bands,
+            "framing": {"pixel_scale": self.pixel_scale, "radii": self.framing},
+            "orientation": "north up, east left, by mirroring and quarter turns",
+            "fill": "sky",
+            "resize": "none at the frames' own scale, else hamming, bilinear when enlarging",
+            "labels": list(self._schemas),
+            "rendering": self.rendering.describe(),
+        }
+
+    def schemas(self) -> dict[str, list[str]]:
+        """Return the answers found in the catalog, by schema."""
+        return {k: list(v) for k, v in self._schemas.items()}
+
+    def truth(self) -> list[str]:
+        """Return nothing: only a simulation knows the truth."""
+        return []
+
+    def objects(self, start: int, stop: int) -> pd.DataFrame:
+        """Return rows of the catalog in the order of frames, not in its own."""
+        rows = slice(start, stop)
+        frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]}, copy=True)
+        return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)
+
+    # --------------------------------------------------------------------------------------------- cutting
+
+    def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
+        """Yield one cutout, or the reason for none, a row."""
+        stop = min(stop, len(self))
+        bounds = [start, *(np.flatnonzero(np.diff(self.number[start:stop])) + start + 1).tolist(), stop]
+        for first, last in pairwise(bounds) if start < stop else ():
+            if (number := int(self.number[first])) == self.count:
+                yield from self._beyond(slice(first, last))
+                continue
+            if stop - start > 1:  # one row alone is a second try, which says nothing of the frames that follow
+                for k in range(number, min(number + 1 + AHEAD, self.count)):
+                    if k not in self._opened and not (self._closed and self._closed[0] == k):
+                        self.source.expect(self._files(k))
+            yield from self._cut(number, first, last)
+
+    def _files(self, number: int) -> list[str]:
+        files = self._frame(number).files
+        return [files[b] for b in self.bands if b in files]
+
+    def _cut(self, number: int, first: int, last: int) -> Iterator[Outcome]:
+        frame = self._frame(number)
+        if absent := [b for b in self.bands if b not in frame.files]:
+            words = f"no {', '.join(absent)} band of frame {frame.name}"
+            yield from (Failed(words, Flag.MISSING) for _ in range(first, last))
+            return
+        for start in range(first, last, BATCH):
+            rows = slice(start, min(start + BATCH, last))
+            outcome: Outcome
+            try:
+                opened = self._open(number)
+                if start == first:
+                    opened.expect((last - first) * self.size)
+                yield from opened.cut(self.ra[rows], self.dec[rows], self._extent(rows), self.size, self.rendering)
+                continue
+            except Absent:
+                outcome = NoCoverage(f"the survey has no frame {frame.name}")
+            except FetchError as error:
+                outcome = Failed(f"frame {frame.name}: {error}")
+            except (MemoryError, GalscanError):
+                raise
+            except Exception as error:  # each way to pack a file has its own ways to be broken
+                self.source.reject(self._files(number))
+                outcome = Failed(f"frame {frame.name}: {words_of(error, self.root)}")
+            yield from (outcome for _ in range(rows.start, rows.stop))
+
+    def _extent(self, rows: slice) -> np.ndarray | None:
+        """Return arcsec across each cutout; None for the frame's own pixels."""
+        if self.framing:
+            return self.framing * self.radius[rows].astype(float)
+        return np.full(rows.stop - rows.start, self.size * self.pixel_scale) if self.pixel_scale else None
+
+    def _open(self, number: int) -> OpenFrame:
+        if self._closed and self._closed[0] == number:
+            raise self._closed[1]
+        if number not in self._opened:
+            frame = self._frame(number)
+            self._close(OPEN - 1)
+            try:
+                paths = {b: self.source.locate(frame.files[b]) for b in self.bands}
+                self._opened[number] = OpenFrame(frame.name, paths)
+            except FileNotFoundError as error:
+                raise NotFoundError(
+                    f"frame {frame.name} is gone ({error.filename}); put it back and run the same command again"
+                ) from error
+            except (FetchError, ValueError, OSError, EOFError) as error:
+                self._closed = number, error
+                self.source.release(self._files(number))
+                raise
+        return self._opened[number]
+
+    def _close(self, keep: int = 0) -> None:
+        while len(self._opened) > keep:
+            number, opened = self._opened.popitem(last=False)
+            opened.close()
+            self.source.release(self._files(number))
+
+
+def check_framing(
+    size: int, columns: Iterable[str], roles: Sequence[str], pixel_scale: float | None, frame: float | None
+) -> None:
+    """Refuse what no survey of frames can do."""
+    for role in columns:
+        if role not in roles:
+            raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, roles)}")
+    if not 8 <= size <= 1024:
+        raise InputError(f"size is {size} pixels; use 8 to 1024")
+    if pixel_scale is not None and frame is not None:
+        raise InputError(f"--pixel-scale {pixel_scale:g} and --frame {frame:g} contradict each other; give one of them")
+    for option, value in (("--pixel-scale", pixel_scale), ("--frame", frame)):
+        if value is not None and not 0 < value < np.inf:
+            raise InputError(f"{option} is {value:g}; give a number above 0")
+
+
+def words_of(error: Exception, root: Path) -> str:
+    """Return what went wrong, without the paths of this machine: it goes into the store."""
+    return " ".join(str(error).replace(f"{root}/", "").split())[:160] or type(error).__name__
