@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_others_that_score_otherwise_are_noticed_and_widen_the_interval():
         rng = np.random.default_rng(seed)
         calibration = _calibration(rng, 300, 6000)
         histogram, top, *_ = _survey(rng, 0.01)
-        moved = ScoreHistogram(np.roll(histogram.counts, 3))  # by 0.15
+        moved = ScoreHistogram(np.roll(histogram.counts, 3), np.roll(histogram.counts, 3))  # by 0.15
         pair = [estimate(calibration, h, t, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))]
         widths.append([r.purity_hi[299] - r.purity_lo[299] for r in pair])
         warned.append([any("chi-square of two samples" in note for note in r.notes) for r in pair])
@@ -255,6 +256,7 @@ def test_is_quick_whatever_the_size_of_the_survey():
     calibration = _calibration(rng, 300, 30_000)
     histogram, top, *_ = _survey(rng, 0.01)
     histogram.counts *= 50_000  # 10^9 objects
+    histogram.seen *= 50_000
     began = time.process_time()
     result = estimate(calibration, histogram, top, bootstrap=200, seed=0)
     assert time.process_time() - began < 6  # under a second alone; the machine may be busy
@@ -276,6 +278,31 @@ def test_empty_survey_and_wrong_input():
     ):
         with pytest.raises(InputError, match=words):
             estimate(calibration, histogram, np.array(scores), **options)
+
+
+def test_one_that_stands_for_many_weighs_as_one():
+    """Of what a first look discards one in a hundred is scored: its scatter is no departure."""
+    rng = np.random.default_rng(3)
+    calibration = _calibration(rng, 60, 4000)
+    whole, top, *_ = _survey(rng, 0.01, count=100_000)
+    below = whole.centres < 0.5
+    thinned = ScoreHistogram(np.where(below, 0, whole.counts), np.where(below, 0, whole.counts))
+    thinned.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)), 100)
+    again = ScoreHistogram.from_list(json.loads(json.dumps(thinned.to_list())))
+    assert (again.counts == thinned.counts).all() and (again.seen == thinned.seen).all()
+    results = [estimate(calibration, h, top, seed=1) for h in (whole, again)]
+    assert not any("two samples" in note for r in results for note in r.notes)
+    assert abs(results[0].purity[299] - results[1].purity[299]) < 0.05
+    believed = ScoreHistogram(thinned.counts, thinned.counts)
+    assert any("two samples" in note for note in estimate(calibration, believed, top, seed=1).notes)
+
+
+@pytest.mark.parametrize(
+    "pairs", [[[1]], [[1, 2, 3]], [[1, 2, 0]], [[1, 2, 1, 1]], [[-1, 2]], [[1600, 2]], [["a", 2]], 5]
+)
+def test_a_damaged_histogram_is_refused(pairs):
+    with pytest.raises(InputError, match="damaged"):
+        ScoreHistogram.from_list(pairs)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=50), st.lists(st.floats(-50, 50), max_size=50))
