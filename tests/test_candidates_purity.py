@@ -92,7 +92,7 @@ def test_a_ratio_that_levels_off_is_not_extended():
         histogram = ScoreHistogram.empty()
         histogram.add(drawn)
         best = np.argsort(-drawn)[:300]
-        result = estimate(fit(scores(calibrated), calibrated), histogram, drawn[best], seed=seed)
+        result = estimate(fit(scores(calibrated), calibrated), histogram, drawn[best], bootstrap=600, seed=seed)
         pure.append(result.purity_lo[99] <= truth[best[:100]].mean() <= result.purity_hi[99])
     assert np.mean(pure) >= 0.85
 
@@ -125,7 +125,7 @@ def test_others_that_score_otherwise_are_noticed_and_widen_the_interval():
         calibration = _calibration(rng, 300, 6000)
         histogram, top, *_ = _survey(rng, 0.01)
         moved = ScoreHistogram(np.roll(histogram.counts, 3), np.roll(histogram.counts, 3))  # by 0.15
-        pair = [estimate(calibration, h, t, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))]
+        pair = [estimate(calibration, h, t, bootstrap=600, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))]
         widths.append([r.purity_hi[299] - r.purity_lo[299] for r in pair])
         warned.append([any("chi-square of two samples" in note for note in r.notes) for r in pair])
     assert np.sum(warned, axis=0).tolist() == [0, 6] and np.diff(widths).mean() > 0
@@ -138,10 +138,10 @@ def _posteriors(calibration, scores):
 
 def _expectation_maximization(prior, posteriors):
     """Saerens, Latinne & Decaestecker (2002), equations 2.9."""
-    now = prior
-    for _ in range(2000):
+    now, before = prior, np.zeros(2)
+    while np.abs(now - before).max() > 1e-8:
         new = posteriors * (now / prior)
-        now = (new / new.sum(axis=1, keepdims=True)).mean(axis=0)
+        now, before = (new / new.sum(axis=1, keepdims=True)).mean(axis=0), now
     return now[1]
 
 
@@ -153,7 +153,7 @@ def test_the_prevalence_is_the_one_that_expectation_maximization_climbs_to(preva
     scores = rng.normal(3.0 * truth, 1.0)
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
-    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], seed=0)
+    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], bootstrap=600, seed=0)
     prior = np.array([1 - calibration.prevalence, calibration.prevalence])
     reference = _expectation_maximization(prior, _posteriors(calibration, scores))
     assert found.prevalence == pytest.approx(reference, rel=0.05)
@@ -167,7 +167,7 @@ def test_the_prevalence_is_that_of_quapy():
     scores = rng.normal(3.0 * (rng.random(30_000) < 0.1), 1.0)
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
-    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], seed=0)
+    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], bootstrap=600, seed=0)
     prior = np.array([1 - calibration.prevalence, calibration.prevalence])
     quapy = aggregative.EMQ.EM(prior, _posteriors(calibration, scores), epsilon=1e-9)[0][1]
     assert found.prevalence == pytest.approx(quapy, rel=0.05)
