@@ -187,7 +187,7 @@ def scores(
         if bundle is not None and prevalence:
             _, negatives, targets = purities.fitted_mixture(bundle.calibration, histogram, prevalence)
             for expected, colour, label in (
-                (negatives + targets, "#55616f", "expected of the calibration"), (targets, ORANGE, "expected targets"),
+                (negatives + targets, "#55616f", "expected by the calibration"), (targets, ORANGE, "expected targets"),
             ):  # fmt: skip
                 line = np.maximum(np.add.reduceat(expected, starts), 1e-9)
                 axes.step(middle, line, where="mid", color=colour, linewidth=1.5, label=label)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_a_ratio_that_levels_off_is_not_extended():
         histogram = ScoreHistogram.empty()
         histogram.add(drawn)
         best = np.argsort(-drawn)[:300]
-        result = estimate(fit(scores(calibrated), calibrated), histogram, drawn[best], seed=seed)
+        result = estimate(fit(scores(calibrated), calibrated), histogram, drawn[best], bootstrap=600, seed=seed)
         pure.append(result.purity_lo[99] <= truth[best[:100]].mean() <= result.purity_hi[99])
     assert np.mean(pure) >= 0.85
 
@@ -123,8 +124,10 @@ def test_others_that_score_otherwise_are_noticed_and_widen_the_interval():
         rng = np.random.default_rng(seed)
         calibration = _calibration(rng, 300, 6000)
         histogram, top, *_ = _survey(rng, 0.01)
-        moved = ScoreHistogram(np.roll(histogram.counts, 3))  # by 0.15
-        pair = [estimate(calibration, h, t, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))]
+        moved = ScoreHistogram(np.roll(histogram.counts, 3), np.roll(histogram.counts, 3))  # by 0.15
+        pair = [
+            estimate(calibration, h, t, bootstrap=600, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))
+        ]
         widths.append([r.purity_hi[299] - r.purity_lo[299] for r in pair])
         warned.append([any("chi-square of two samples" in note for note in r.notes) for r in pair])
     assert np.sum(warned, axis=0).tolist() == [0, 6] and np.diff(widths).mean() > 0
@@ -137,10 +140,10 @@ def _posteriors(calibration, scores):
 
 def _expectation_maximization(prior, posteriors):
     """Saerens, Latinne & Decaestecker (2002), equations 2.9."""
-    now = prior
-    for _ in range(2000):
+    now, before = prior, np.zeros(2)
+    while np.abs(now - before).max() > 1e-8:
         new = posteriors * (now / prior)
-        now = (new / new.sum(axis=1, keepdims=True)).mean(axis=0)
+        now, before = (new / new.sum(axis=1, keepdims=True)).mean(axis=0), now
     return now[1]
 
 
@@ -152,7 +155,7 @@ def test_the_prevalence_is_the_one_that_expectation_maximization_climbs_to(preva
     scores = rng.normal(3.0 * truth, 1.0)
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
-    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], seed=0)
+    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], bootstrap=600, seed=0)
     prior = np.array([1 - calibration.prevalence, calibration.prevalence])
     reference = _expectation_maximization(prior, _posteriors(calibration, scores))
     assert found.prevalence == pytest.approx(reference, rel=0.05)
@@ -166,7 +169,7 @@ def test_the_prevalence_is_that_of_quapy():
     scores = rng.normal(3.0 * (rng.random(30_000) < 0.1), 1.0)
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
-    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], seed=0)
+    found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], bootstrap=600, seed=0)
     prior = np.array([1 - calibration.prevalence, calibration.prevalence])
     quapy = aggregative.EMQ.EM(prior, _posteriors(calibration, scores), epsilon=1e-9)[0][1]
     assert found.prevalence == pytest.approx(quapy, rel=0.05)
@@ -255,6 +258,7 @@ def test_is_quick_whatever_the_size_of_the_survey():
     calibration = _calibration(rng, 300, 30_000)
     histogram, top, *_ = _survey(rng, 0.01)
     histogram.counts *= 50_000  # 10^9 objects
+    histogram.seen *= 50_000
     began = time.process_time()
     result = estimate(calibration, histogram, top, bootstrap=200, seed=0)
     assert time.process_time() - began < 6  # under a second alone; the machine may be busy
@@ -276,6 +280,31 @@ def test_empty_survey_and_wrong_input():
     ):
         with pytest.raises(InputError, match=words):
             estimate(calibration, histogram, np.array(scores), **options)
+
+
+def test_one_that_stands_for_many_weighs_as_one():
+    """Of what a first look discards one in a hundred is scored: its scatter is no departure."""
+    rng = np.random.default_rng(3)
+    calibration = _calibration(rng, 60, 4000)
+    whole, top, *_ = _survey(rng, 0.01, count=100_000)
+    below = whole.centres < 0.5
+    thinned = ScoreHistogram(np.where(below, 0, whole.counts), np.where(below, 0, whole.counts))
+    thinned.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)), 100)
+    again = ScoreHistogram.from_list(json.loads(json.dumps(thinned.to_list())))
+    assert (again.counts == thinned.counts).all() and (again.seen == thinned.seen).all()
+    results = [estimate(calibration, h, top, seed=1) for h in (whole, again)]
+    assert not any("two samples" in note for r in results for note in r.notes)
+    assert abs(results[0].purity[299] - results[1].purity[299]) < 0.05
+    believed = ScoreHistogram(thinned.counts, thinned.counts)
+    assert any("two samples" in note for note in estimate(calibration, believed, top, seed=1).notes)
+
+
+@pytest.mark.parametrize(
+    "pairs", [[[1]], [[1, 2, 3]], [[1, 2, 0]], [[1, 2, 1, 1]], [[-1, 2]], [[1600, 2]], [["a", 2]], 5]
+)
+def test_a_damaged_histogram_is_refused(pairs):
+    with pytest.raises(InputError, match="damaged"):
+        ScoreHistogram.from_list(pairs)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=50), st.lists(st.floats(-50, 50), max_size=50))

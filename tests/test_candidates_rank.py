@@ -35,7 +35,7 @@ def test_columns_order_and_values():
     table = ranks.rank(
         _top([7, 8, 9], flags=np.uint8([0, 32, 0]), dust=np.float32([0.5, 0.6, np.nan])), _purity(3), {"8"}
     )
-    later = ("known_name", "known_ref", "known_sep", "grade", "votes", "comment")
+    later = ("known_name", "known_ref", "known_sep", "known_type", "grade", "votes", "comment")
     assert list(table) == [c.name for c in COLUMNS if c.name not in later] + ["dust"]
     assert table["objid"].dtype == np.int64 and table["objid"].tolist() == [7, 8, 9]
     assert table["rank"].tolist() == [1, 2, 3]

@@ -62,14 +62,14 @@ def test_without_a_survey_the_mode_is_the_log_ratio():
 def test_short_sampling_says_what_long_moving_says(monkeypatch):
     monkeypatch.setattr(ratio, "STIFFNESS", (1.0,))
     known, rng = evidence(np.random.default_rng(3)), np.random.default_rng(1)
-    short, _ = known.draw(2000, np.random.default_rng(0))
+    short, _ = known.draw(1000, np.random.default_rng(0))
     mode, spread = known.mode(1.0)
-    p = mode + np.einsum("rj,ij->ri", rng.standard_normal((2000, known.size)), spread)
-    for _ in range(15):
-        p = known._moved(p, np.ones(2000), rng)
+    p = mode + np.einsum("rj,ij->ri", rng.standard_normal((1000, known.size)), spread)
+    for _ in range(10):
+        p = known._moved(p, np.ones(1000), rng)
     at = np.array([1.5, 3.0, 4.0])
     ours, reference = (np.quantile(curves(at), [0.025, 0.5, 0.975], axis=0) for curves in (short, known.curves(p)))
-    assert (np.abs(ours - reference) < 0.15 * (reference[2] - reference[0])).all()
+    assert (np.abs(ours - reference) < 0.2 * (reference[2] - reference[0])).all()
 
 
 def test_the_dial_is_stiff_for_a_straight_ratio_and_loose_for_a_bent_one():

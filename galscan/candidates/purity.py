@@ -47,9 +47,13 @@ METHOD = "semi-parametric density ratio under label shift, posterior draws"
 
 @dataclass
 class ScoreHistogram:
-    """Counts of scores in fixed bins of 0.05 over -40 to 40 (outer scores go to the outer bins)."""
+    """Counts of scores in fixed bins of 0.05 over -40 to 40 (outer scores go to the outer bins).
+
+    `seen` is how many were scored to know it: less than `counts` where one stands for many.
+    """
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
 
     @classmethod
     def empty(cls) -> ScoreHistogram:
@@ -65,11 +69,14 @@ class ScoreHistogram:
 
     def add(self, scores: np.ndarray, times: int = 1) -> None:
         """Count `scores` (finite, any shape), each for `times` objects."""
-        self.counts += times * np.bincount(_bins(scores), minlength=_BINS)
+        found = np.bincount(_bins(scores), minlength=_BINS)
+        self.counts += times * found
+        self.seen += found
 
     def to_list(self) -> list[list[int]]:
-        """Return ``[bin, count]`` of every bin that holds something, for JSON."""
-        return [[int(k), int(self.counts[k])] for k in np.flatnonzero(self.counts)]
+        """Return ``[bin, count]`` of every bin that holds something, for JSON; then `seen` where it is less."""
+        rows = [[int(k), int(self.counts[k]), int(self.seen[k])] for k in np.flatnonzero(self.counts)]
+        return [row[:2] if row[1] == row[2] else row for row in rows]
 
     @classmethod
     def from_list(cls, pairs: Sequence[Sequence[int]]) -> ScoreHistogram:
@@ -82,16 +89,17 @@ class ScoreHistogram:
         """
         histogram = cls()
         try:
-            for k, count in pairs:
-                if not (0 <= k < _BINS and count >= 0):
+            for k, count, *rest in pairs:
+                seen = rest[0] if rest else count
+                if not (0 <= k < _BINS and 0 <= seen <= count and len(rest) < 2 and (seen or not count)):
                     raise ValueError(f"bin {k} holds {count}")
-                histogram.counts[k] = count
+                histogram.counts[k], histogram.seen[k] = count, seen
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"the run's histogram of scores is damaged ({error}); scan again") from None
         return histogram
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        return ScoreHistogram(self.counts + other.counts)
+        return ScoreHistogram(self.counts + other.counts, self.seen + other.seen)
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
@@ -161,7 +169,7 @@ def estimate(
     centres, counts = histogram.centres[occupied], histogram.counts[occupied]
     top = np.clip(top, -_EDGE, _EDGE)
 
-    draws, departure = _draws(calibration, centres, counts, bootstrap, rng)
+    draws, departure = _draws(calibration, histogram, bootstrap, rng)
     everywhere = expit(draws(centres))
     ranks, nodes = np.arange(1, len(top) + 1), _nodes(len(top))
     each = expit(draws(top[nodes - 1]))
@@ -261,19 +269,23 @@ def _nodes(count: int) -> np.ndarray:
 
 
 def _draws(
-    calibration: Calibration, centres: np.ndarray, counts: np.ndarray, draws: int, rng: np.random.Generator
+    calibration: Calibration, histogram: ScoreHistogram, draws: int, rng: np.random.Generator
 ) -> tuple[Curves, Departure | None]:
     """Draw curves of the log odds in the survey; say how far its others are from the calibration's negatives."""
-    if not (calibration.slope > 0 and len(centres)):  # then scores say nothing, and every prevalence is as good
+    if not (calibration.slope > 0 and histogram.total):  # then scores say nothing, and every prevalence is as good
         level = logit(rng.random((draws, 1))).repeat(2, axis=1)
         return Curves(np.array([-_EDGE, _EDGE]), level, np.full(draws, np.inf)), None
+    used = histogram.counts > 0
     # In the same bins as the survey: a bin that straddles the edge of a group would look like a departure.
-    scores = ScoreHistogram().centres[_bins(calibration.scores)]
-    negatives, positives = scores[calibration.targets == 0], scores[calibration.targets == 1]
-    evidence = Evidence(negatives, positives, centres, counts)
+    scores = histogram.centres[_bins(calibration.scores)]
+    given = (
+        scores[calibration.targets == 0], scores[calibration.targets == 1],
+        histogram.centres[used], histogram.counts[used], histogram.seen[used],
+    )  # fmt: skip
+    evidence = Evidence(*given)
     departure = evidence.departure()
     if departure.p_value < WIDEN:
-        evidence = Evidence(negatives, positives, centres, counts, departure.trust)
+        evidence = Evidence(*given, trust=departure.trust)
     return evidence.draw(draws, rng)[0], departure
 
 

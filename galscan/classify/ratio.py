@@ -14,11 +14,12 @@ The likelihood
     Biometrika 66, 17) or its integral under a Bayesian bootstrap (Rubin 1981, Annals of Statistics 9, 130) turns the
     three samples into a multinomial regression of "which sample" on the score, with weights
 
-        others n0,    targets n1 exp(a + h),    survey N exp(b) (1 + w exp(h)),
+        others n0,    targets n1 exp(a + h),    survey N q exp(b) (1 + w exp(h)),
 
     where h is the curve counted from the median target, and a, b are free as the intercepts of case-control studies are
     (Prentice & Pyke 1979, Biometrika 66, 403; Seaman & Richardson 2004, Biometrika 91, 15): the sizes of the samples
-    say nothing. w is the odds of an object of the survey with that median score. So every datum counts once, the
+    say nothing. w is the odds of an object of the survey with that median score, and q the share of its objects that
+    were scored at all (one in a hundred of what a first look discards). So every datum counts once, the
     survey's own histogram informs the curve, and no shape is assumed of the others: a shoulder of look-alikes that n0
     is too small to show is allowed for.
 
@@ -98,23 +99,24 @@ class Evidence:
     ----------
     negatives, positives : ndarray
         Calibrated scores; at least one each, and not all the same.
-    centres, counts : ndarray, optional
-        The survey's scores and how many objects have each.
+    centres, counts, seen : ndarray, optional
+        The survey's scores, how many objects have each, and how many of them were scored to know it; all by default.
     trust : float
         What a calibrated negative counts for; less than 1 where the survey's others are seen to differ.
     """
 
     def __init__(
         self, negatives: np.ndarray, positives: np.ndarray, centres: np.ndarray | None = None,
-        counts: np.ndarray | None = None, trust: float = 1.0,
+        counts: np.ndarray | None = None, seen: np.ndarray | None = None, trust: float = 1.0,
     ) -> None:  # fmt: skip
         centres = np.empty(0) if centres is None else centres
         counts = np.empty(0) if counts is None else np.asarray(counts, np.float64)
+        seen = counts if seen is None else np.asarray(seen, np.float64)
         self.knots = _knots(negatives, positives, centres, counts)
         self.middle = float(np.median(positives))
         edges = _edges(self.knots)
         group = [np.searchsorted(edges, scores) for scores in (negatives, positives, centres)]
-        weight = [np.full(len(negatives), trust), np.ones(len(positives)), counts]
+        weight = [np.full(len(negatives), trust), np.ones(len(positives)), seen]
         found = np.array([np.bincount(g, w, len(edges) + 1) for g, w in zip(group, weight, strict=True)])
         used = found.sum(axis=0) > 0
         self.others, self.targets, self.survey = found[:, used]
@@ -122,6 +124,9 @@ class Evidence:
         scores, every = np.concatenate([negatives, positives, centres]), np.concatenate(weight)
         self.centres = np.bincount(np.concatenate(group), every * scores, len(edges) + 1)[used] / self.all
         self.sizes = found.sum(axis=1)
+        self.total = counts.sum()
+        of_all = np.bincount(group[2], counts, len(edges) + 1)[used]
+        self.drawn = np.where(of_all > 0, self.survey / np.maximum(of_all, 1e-300), 1.0)
         self.basis = self.basis_at(self.centres)
         self.shares = np.diff(self.knots) / (self.knots[-1] - self.knots[0])
         self.foot = self.basis_at(self.knots[:1])[:, 0]
@@ -142,8 +147,9 @@ class Evidence:
         flat = np.exp(-height)[:, None]
         ratio = (1 + flat) / (down + flat)
         odds = np.exp(np.clip(p[:, _W], -60, 60))[:, None] * ratio
-        a, b = n1 * np.exp(np.clip(p[:, _A], -60, 60)), n * np.exp(np.clip(p[:, _B], -60, 60))
-        weights = n0 + a[:, None] * ratio + b[:, None] * (1 + odds)
+        a, b = n1 * np.exp(np.clip(p[:, _A], -60, 60)), self.total * np.exp(np.clip(p[:, _B], -60, 60))
+        surveyed = b[:, None] * self.drawn
+        weights = n0 + a[:, None] * ratio + surveyed * (1 + odds)
         value = (np.log1p(odds) * self.survey).sum(1) + (np.log(ratio) * self.targets).sum(1)
         value += n1 * p[:, _A] + n * p[:, _B] - (np.log(weights) * self.all).sum(1)
         walk = np.diff(p[:, _FIRST:], axis=1)
@@ -159,13 +165,13 @@ class Evidence:
             return value, np.empty(0)
         share = self.all / weights
         found = self.survey * odds / (1 + odds)
-        each = found + self.targets - share * (a[:, None] * ratio + b[:, None] * odds)  # by the log ratio
+        each = found + self.targets - share * (a[:, None] * ratio + surveyed * odds)  # by the log ratio
         bent = down / (down + flat)
         lift = (each * (1 - bent)).sum(1) - each.sum(1) * expit(-height)
         g = np.empty_like(p)
         g[:, _A] = n1 - (share * ratio).sum(1) * a - free[:, 0]
-        g[:, _B] = n - (share * (1 + odds)).sum(1) * b - free[:, 1]
-        g[:, _W] = found.sum(1) - (share * odds).sum(1) * b + ODDS * (1 - 2 * expit(p[:, _W]))
+        g[:, _B] = n - (share * surveyed * (1 + odds)).sum(1) - free[:, 1]
+        g[:, _W] = found.sum(1) - (share * surveyed * odds).sum(1) + ODDS * (1 - 2 * expit(p[:, _W]))
         g[:, _C] = lift * (height - foot) - bend
         g[:, _FIRST:] = steep * np.einsum("rg,mg->rm", each * bent - over * np.sign(line), self.basis)
         g[:, _FIRST:] += lift[:, None] * steep * (np.exp(p[:, [_C]]) * self.shares + self.foot)
@@ -183,8 +189,8 @@ class Evidence:
         """
         p, _ = self.mode(1.0)
         log_odds = self.curves(p[None])(self.centres)[0]
-        b = self.sizes[2] * np.exp(p[_B])
-        share = self.sizes[0] / (self.sizes[0] + b * (1 + np.exp(log_odds)))  # of negatives among those and the survey
+        surveyed = self.total * np.exp(p[_B]) * self.drawn * (1 + np.exp(log_odds))
+        share = self.sizes[0] / (self.sizes[0] + surveyed)  # of negatives among those and the survey
         both = self.others + self.survey
         expected = share * both
         down = np.cumsum(expected[::-1])[::-1]

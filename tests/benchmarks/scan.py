@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = arguments("scan", __doc__ or "")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=cores())
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args(argv)
     quick, size = options.quick, 32 if options.quick else 64
     work = options.work / ("scan-quick" if quick else "scan")
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in ("forward", "single", "cascade", "jpeg")}
     kept: list[float] = []
     peaks = {}
-    for _ in range(1 if quick else REPEATS):
+    for _ in range(1 if quick else options.repeats):
         rates["forward"].append(_forward(model.path, images, options.workers, options.device, converted))
         rates["jpeg"].append(_jpeg_rate(model, folder, options.workers, options.device))
         single, peaks["tenth"] = scan(tenth, cascade=False, **how)
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "million_seconds": whole.info["seconds"],
         "busy": single.info["busy"], "first_look": whole.info["first_look"],
         "rates": rates, "members": model.members, "workers": options.workers, "size": size,
+        "repeats": len(kept),
     }  # fmt: skip
     if options.device == "cuda":
         figures |= {"gpu_images_per_s": median["single"], "gpu_ratio_to_forward": figures["ratio_to_forward"],
