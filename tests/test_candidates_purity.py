@@ -125,7 +125,9 @@ def test_others_that_score_otherwise_are_noticed_and_widen_the_interval():
         calibration = _calibration(rng, 300, 6000)
         histogram, top, *_ = _survey(rng, 0.01)
         moved = ScoreHistogram(np.roll(histogram.counts, 3), np.roll(histogram.counts, 3))  # by 0.15
-        pair = [estimate(calibration, h, t, bootstrap=600, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))]
+        pair = [
+            estimate(calibration, h, t, bootstrap=600, seed=seed) for h, t in ((histogram, top), (moved, top + 0.15))
+        ]
         widths.append([r.purity_hi[299] - r.purity_lo[299] for r in pair])
         warned.append([any("chi-square of two samples" in note for note in r.notes) for r in pair])
     assert np.sum(warned, axis=0).tolist() == [0, 6] and np.diff(widths).mean() > 0
