@@ -30,9 +30,8 @@ from galscan.errors import InputError
 
 VAGUE, VAGUE_SHAPE = 0.05, 0.5
 LARGEST = 20_000_000  # draws times candidates held in memory; of a longer list fewer are drawn
-BLUR = (
-    0.5  # pseudo-count of the rarer kind; more narrows little, and fails where targets score otherwise than calibrated
-)
+# Pseudo-count of the rarer kind. More narrows little, and fails where targets score otherwise than calibrated.
+BLUR = 0.5
 STEEPNESS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
 METHOD = "Beta mixture by stratum: grades as likelihood, calibrated scores as robust prior"
 _SHIFTS = np.linspace(-60.0, 60.0, 481)
@@ -177,7 +176,7 @@ def suggest(
     if not (1 <= rank <= len(top) and 0 < width < 1 and 0 < confidence < 1):
         raise InputError(f"rank {rank:,}, width {width:g}: use a rank of 1 to {len(top):,}, and a width within 0 to 1")
     inside = [(s, min(s.last, rank) - s.first + 1) for s in strata if s.last and s.first <= rank]
-    expected = [expit(purity.draws(_some(top, s))).mean(axis=1) for s, _ in inside]
+    expected = [expit(purity.draws(_some(top, replace(s, last=min(s.last, rank))))).mean(axis=1) for s, _ in inside]
     z = 2 * float(ndtri(0.5 * (1 + confidence))) / rank
 
     def foretold(size: int) -> float:
