@@ -19,17 +19,6 @@ from galscan.verbs.scan import scan
 from tests.helpers import tiny_bundle, tiny_store
 
 
-@pytest.fixture(scope="module")
-def client():
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as it,
-        Client(it, set_as_default=False) as client,
-    ):
-        yield client
-
-
 @pytest.fixture
 def here(monkeypatch, client):
     """Work in this process: the cluster's own tests start real workers."""
