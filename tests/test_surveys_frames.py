@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 from astropy.wcs import WCS
 
 import galscan
@@ -222,3 +223,11 @@ def test_real_frames(real_data: Path, tmp_path: Path) -> None:
                 "PGC0000282",
             ):  # one galaxy's frame
                 np.testing.assert_array_equal(outcome.image, alone.image[63:192, 63:192])
+
+
+def test_positions_in_radians_are_refused_and_not_cut_elsewhere(tmp_path):
+    three_bands(tmp_path, "a", tan(0.0, 0.0, (100, 100)), (100, 100))
+    table = Table({"id": [1, 2], "ra": [0.0, 0.001], "dec": [0.0, 0.0]}, units={"ra": "rad", "dec": "deg"})
+    table.write(tmp_path / "catalog.fits")
+    with pytest.raises(InputError, match="decimal degrees"):
+        FramesSurvey(tmp_path, size=16)

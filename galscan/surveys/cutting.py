@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -27,7 +28,7 @@ AHEAD = 2  # frames that a source is told of before they are needed
 BATCH = 256  # objects of a frame in one go
 
 
-class Cutting:
+class Cutting(ABC):
     """What surveys of frames have in common: objects in the order of their frames, and the cutting itself.
 
     A subclass sets the attributes, and says what a frame is (`_frame`) and what becomes of objects without (`_beyond`).
@@ -70,12 +71,12 @@ class Cutting:
         self._opened: OrderedDict[int, OpenFrame] = OrderedDict()
         self._closed: tuple[int, Exception] | None = None  # the last frame that could not be opened, and why
 
-    def _frame(self, number: int) -> Frame:
-        raise NotImplementedError
+    @abstractmethod
+    def _frame(self, number: int) -> Frame: ...
 
+    @abstractmethod
     def _beyond(self, rows: slice) -> Iterator[Outcome]:
         """Yield the reasons of objects that have no frame."""
-        raise NotImplementedError
 
     # --------------------------------------------------------------------------------------------- objects
 
@@ -87,12 +88,7 @@ class Cutting:
                 present = ", ".join(map(str, table.columns[:12]))
                 raise InputError(f"{where} has no {r} column; it has {present}; name it: --column {r}=...")
         self.ids = tables.identifiers(table[role["id"]], where)
-        self.ra = tables.numbers(table[role["ra"]], where) % 360
-        self.dec = tables.numbers(table[role["dec"]], where)
-        if len(bad := np.flatnonzero(np.abs(self.dec) > 90)):
-            raise InputError(
-                f"{where}: dec of {self.ids[bad[0]]} is {self.dec[bad[0]]:g}; it must be within -90 to 90 degrees"
-            )
+        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
         self.radius = np.full(len(self.ids) if self.framing else 0, np.nan, dtype=np.float32)
         if self.framing:
             lower = {str(c).lower(): str(c) for c in table.columns}
