@@ -1,9 +1,10 @@
 # make demo: install and run the main job.   make test: install and run the tests.   make faults: kill it.
+# make explore: look for examples that break an invariant.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test faults lint clean
+.PHONY: demo test faults explore lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -16,6 +17,10 @@ test: $(VENV)/.installed-test
 # The whole of it, slow ones included: a quarter of an hour.
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/faults -m "slow or not slow"
+
+# Properties on examples that nobody has seen: `make test` takes the same ones every time.
+explore: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --hypothesis-profile explore -m hypothesis
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

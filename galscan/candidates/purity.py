@@ -186,7 +186,8 @@ def estimate(
     blocks = np.diff(nodes, prepend=0)
     hits = rng.binomial(blocks, each).cumsum(axis=1)
     in_all = (everywhere * counts).sum(axis=1)
-    beyond = rng.poisson(np.maximum(in_all - (each * blocks).sum(axis=1), 0))
+    rest = total - len(top)
+    beyond = rng.binomial(rest, np.clip((in_all - (each * blocks).sum(axis=1)) / max(rest, 1), 0, 1))
     found = beyond + (hits[:, -1] if len(top) else 0)
     # A survey without a target misses none.
     recalls = np.where(found[:, None] > 0, hits / np.maximum(found, 1)[:, None], 1.0)
