@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import galscan
-from galscan.cli_options import Device, DryRun, Json, Seed, Stores, Surveys, Workers, number, pairs, parse_cone
+from galscan.cli_options import Device, DryRun, Json, Seed, Stores, Surveys, Workers, names, number, pairs, parse_cone
 from galscan.cli_output import show
 from galscan.errors import GalscanError
 
@@ -142,7 +142,10 @@ def ingest(
 @_verb("train-rare", "galscan train-rare --target dustlane --survey ngc --budget 60")
 def train_rare(
     target: Annotated[
-        str, typer.Option("--target", help="What to look for: dustlane, ring, merger, or a recipe.toml.")
+        str,
+        typer.Option(
+            "--target", help="What to look for: dustlane, ring, merger ..., or a recipe.toml; several: dustlane,ring."
+        ),
     ],
     survey: Surveys = None,
     store: Stores = None,
@@ -162,7 +165,7 @@ def train_rare(
 ) -> None:
     """Dream rare galaxies, and train a classifier with them."""
     model = galscan.train_rare(
-        target, survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
+        names(target) or "", survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
         synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     show(model, as_json)
@@ -298,8 +301,10 @@ def ablate(
 def scan(
     survey: Surveys = None,
     store: Stores = None,
-    target: Annotated[str | None, typer.Option("--target", help="Use the data home's model of this target.")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="Use this model.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Use the data home's model of this target; several: dustlane,ring.")
+    ] = None,
+    model: Annotated[list[Path] | None, typer.Option("--model", help="Use this model; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: in the data home.")] = None,
     cluster: Annotated[
         str,
@@ -325,8 +330,8 @@ def scan(
 ) -> None:
     """Score every galaxy of a survey, and rank the best. Run it again to go on."""
     run = galscan.scan(
-        survey=survey or (), store=store or (), target=target, model=model, out=out, cluster=cluster, workers=workers,
-        top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device,
+        survey=survey or (), store=store or (), target=names(target), model=model, out=out, cluster=cluster,
+        workers=workers, top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device,
         dry_run=dry_run,
     )  # fmt: skip
     told = show(run, as_json)

@@ -30,6 +30,11 @@ Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in t
 Stores = Annotated[list[str] | None, typer.Option("--store", help="Store, by path or URL; repeatable.")]
 
 
+def names(text: str | None) -> str | list[str] | None:
+    """Return one name, or several that commas divide."""
+    return text.split(",") if text and "," in text else text
+
+
 def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str] | None:
     for text in texts or ():
         if not all(text.partition("=")):

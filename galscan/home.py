@@ -34,8 +34,13 @@ def contact(given: str | None) -> str:
     return os.environ.get("GALSCAN_CONTACT", "") if given is None else given
 
 
+def is_name(name: str) -> bool:
+    """Tell whether something may be called so: no path, nothing hidden."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _checked(kind: str, name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InputError(f"{kind} name {name!r}: use 1-64 letters, digits, dots, dashes and underscores")
     return name
 
@@ -87,7 +92,7 @@ def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | 
 
 
 def find_model(target: str) -> Path:
-    """Return the model of `target`, or say which command trains it.
+    """Return the model of `target`, its own or one that was trained with others, or say which command trains it.
 
     Raises
     ------
@@ -97,9 +102,33 @@ def find_model(target: str) -> Path:
     path = model_path(target)
     if (path / "model.json").is_file():
         return path
+    if together := _trained_together([target]):
+        return together[0]
     from galscan.recipe import recipe_names  # it loads pydantic, which only this message needs
 
     known = {*recipe_names(), *(p.parent.name for p in path.parent.glob("*/model.json"))}
     if target not in known:
         raise NotFoundError(f"unknown target '{target}'{nearest(target, known)}, and no model at {path}")
     raise NotFoundError(f"no model for target '{target}' at {path}; train it: galscan train-rare --target {target}")
+
+
+def find_models(targets: Sequence[str]) -> list[Path]:
+    """Return the models of some targets: those that were trained together, where there are such.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no model of one of them.
+    """
+    together = _trained_together(targets) if len(targets) > 1 else []
+    return together or [find_model(target) for target in targets]
+
+
+def _trained_together(targets: Sequence[str]) -> list[Path]:
+    """Return the models of `targets` in the smallest folder of models trained together that has all of them."""
+    folders = []
+    for marker in (data_home() / "models").glob("*/models.json"):
+        paths = [marker.parent / target for target in targets]
+        if marker.parent.suffix != ".partial" and all((path / "model.json").is_file() for path in paths):
+            folders.append((sum(1 for _ in marker.parent.glob("*/model.json")), marker.parent.name, paths))
+    return min(folders)[2] if folders else []

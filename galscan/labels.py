@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources.abc import Traversable
@@ -96,6 +96,16 @@ class Schema:
         return np.array([a.high for a in self.answers], np.float32)
 
     @property
+    def groups(self) -> list[list[str]]:
+        """The answers of each question of a tree; none for other labels."""
+        return [list(task.answers) for task in self.tasks]
+
+    def complete(self, answers: Iterable[str]) -> list[str]:
+        """Return these answers and, of a tree, the others of their questions: fractions of one question add up to 1."""
+        whole = {name: group for group in self.groups for name in group}
+        return list(dict.fromkeys(name for answer in answers for name in whole.get(answer, [answer])))
+
+    @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value by answer name."""
         return {a.name: (a.low, a.high) for a in self.answers}
@@ -106,7 +116,8 @@ class Schema:
         Returns
         -------
         DataFrame
-            float32, the rows of `table`, one column for each answer found; NaN = not asked.
+            float32, the rows of `table`, one column for each answer found; NaN = not asked. Of a tree also how many
+            votes there were on each question (`votes_column`), where the catalog counts them.
 
         Raises
         ------
@@ -132,6 +143,11 @@ class Schema:
                     )
                 frame[answer.name] = values.clip(answer.low, answer.high)
         return frame.astype(np.float32)
+
+
+def votes_column(task: str) -> str:
+    """Return the name of the column that says how many votes there were on a question."""
+    return f"{task}_votes"
 
 
 def _plain(name: object) -> str:
@@ -192,11 +208,18 @@ def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) 
             {a: _numbers(table, columns[_plain(a + suffix)]) for a in task.answers if _plain(a + suffix) in columns}
         )
         asked = votes.sum(axis=1) > 0
-        counts = [columns[_plain(a + "_count")] for a in task.answers if _plain(a + "_count") in columns]
-        if len(counts) == len(task.answers):
-            asked &= sum(_numbers(table, c) for c in counts) >= schema.min_votes
+        counted = _votes(table, task, columns)
+        if counted is not None:
+            asked &= counted >= schema.min_votes
+            found[votes_column(task.id)] = counted
         found.update({a: votes[a].where(asked) for a in votes})
     return pd.DataFrame(found, index=table.index)
+
+
+def _votes(table: pd.DataFrame, task: Task, columns: Mapping[str, str]) -> pd.Series | None:
+    """Return how many votes there were on a question; None where the catalog does not count them."""
+    counts = [columns[_plain(a + "_count")] for a in task.answers if _plain(a + "_count") in columns]
+    return sum(_numbers(table, c) for c in counts) if len(counts) == len(task.answers) else None
 
 
 def _reach(schema: Schema, cumulative: Mapping[str, np.ndarray], task: Task, like: np.ndarray) -> np.ndarray:

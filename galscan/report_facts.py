@@ -22,6 +22,7 @@ from galscan.classify.bundle import Bundle
 from galscan.errors import InputError
 from galscan.labels import parse_rule
 from galscan.report import duration
+from galscan.scanning.worker import of_target
 from galscan.store.layout import Store
 
 WHOLE_SKY = 4 * np.pi * (180 / np.pi) ** 2  # square degrees
@@ -136,9 +137,16 @@ def set_aside(run: Path, reasons: Mapping[str, int], each: int = 4) -> dict[str,
 
 
 def known_targets(
-    run: Path, frame: pd.DataFrame, bundle: Bundle, stores: Sequence[Store], histogram: ScoreHistogram
+    run: Path,
+    frame: pd.DataFrame,
+    bundle: Bundle,
+    stores: Sequence[Store],
+    histogram: ScoreHistogram,
+    targets: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the targets that the labels in the scanned stores tell of, and where each of them went.
+
+    `run` is where the tables of scores are, and `targets` all that the scan looked for.
 
     Returns
     -------
@@ -159,13 +167,14 @@ def known_targets(
     known["fate"] = np.where(known["rank"].notna(), CANDIDATE, ELSEWHERE)
     known["why"] = ""
     wanted = known[known["fate"] == ELSEWHERE]
-    for name, columns in (("scores", ["score", "stage"]), ("quarantine", ["reason"])):
+    column = of_target("score", bundle.target, targets)
+    for name, columns in (("scores", [column, "stage"]), ("quarantine", ["reason"])):
         for found in _rows_of(run / name, wanted, columns):
             at = wanted.index[pd.MultiIndex.from_frame(wanted[["store", "index"]]).get_indexer(found.index)]
             if name == "quarantine":
                 known.loc[at, "fate"], known.loc[at, "why"] = QUARANTINED, found["reason"].to_numpy(object)
             else:
-                known.loc[at, "score"] = found["score"].to_numpy()
+                known.loc[at, "score"] = found[column].to_numpy()
                 known.loc[at, "fate"] = np.where(found["stage"] == "full", BELOW, DISCARDED)
     known["rank"] = known["rank"].fillna(0).astype(int)
     known["about"] = [_rank_of(score, histogram, len(frame)) for score in known["score"]]

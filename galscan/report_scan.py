@@ -16,6 +16,7 @@ from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError, NotFoundError
 from galscan.files import read_json, write_text
 from galscan.report import count, interval, render
+from galscan.scanning.run import tables
 from galscan.store.layout import Store, open_store
 from galscan.vetting.grades import in_words
 
@@ -58,7 +59,7 @@ def write_scan_report(run: str | Path) -> Path:
     frame = before if graded is None else graded.frame
     bundle, stores = _model_of(info), _stores(info)
     histogram = purities.ScoreHistogram.from_list(info.get("histogram") or [])
-    footprint = _if_readable(lambda: report_facts.footprint(run))
+    footprint = _if_readable(lambda: report_facts.footprint(tables(run, info)))
     accepted, sentence = _sentence(frame, info, graded)
     purity = info.get("purity") or {}
     prevalence = (purity if graded is None else graded.told["after"]).get("prevalence") or {}
@@ -93,14 +94,14 @@ def write_scan_report(run: str | Path) -> Path:
         figures=figures,
         best=[_card(row, stores) for row in frame.head(PICTURES).to_dict("records")],
         last=[_card(row, stores) for row in last.to_dict("records")],
-        known=_if_readable(lambda: _known(run, before, bundle, stores, histogram)) if bundle else None,
+        known=_if_readable(lambda: _known(run, info, before, bundle, stores, histogram)) if bundle else None,
         stores=info.get("stores", []),
         selection=info.get("selection", "all objects"),
         where=_where(footprint),
         sky=plots_sky.sky(placed, footprint) if len(placed) else None,
         looked=_looked(info),
         reasons=_set_aside(run, info, stores),
-        timing=report_facts.timing(run, info),
+        timing=report_facts.timing(tables(run, info), info),
         provenance=_provenance(info, bundle),
     )
     write_text(run / "report.html", page)
@@ -213,10 +214,17 @@ def _provenance(info: Mapping[str, Any], bundle: Bundle | None) -> list[tuple[st
 
 
 def _known(
-    run: Path, frame: pd.DataFrame, bundle: Bundle, stores: Mapping[str, Store], histogram: purities.ScoreHistogram
+    run: Path,
+    info: Mapping[str, Any],
+    frame: pd.DataFrame,
+    bundle: Bundle,
+    stores: Mapping[str, Store],
+    histogram: purities.ScoreHistogram,
 ) -> dict[str, Any]:
     """Return what became of the targets that labels tell of, counted and, where they were missed, shown."""
-    known = report_facts.known_targets(run, frame, bundle, list(stores.values()), histogram)
+    known = report_facts.known_targets(
+        tables(run, info), frame, bundle, list(stores.values()), histogram, info.get("targets", [bundle.target])
+    )
     by_role = known.groupby(["role", "fate"]).size()
     fates = [fate for fate in report_facts.FATES if (known["fate"] == fate).any()]
     rows = [
@@ -249,7 +257,7 @@ def _missed_card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[st
 def _set_aside(run: Path, info: Mapping[str, Any], stores: Mapping[str, Store]) -> list[dict[str, Any]]:
     """Return each reason, how many there are, and a few of them."""
     reasons = dict(sorted((info.get("quarantine_reasons") or {}).items(), key=lambda item: -item[1]))
-    examples = _if_readable(lambda: report_facts.set_aside(run, reasons)) or {}
+    examples = _if_readable(lambda: report_facts.set_aside(tables(run, info), reasons)) or {}
     return [
         {
             "why": why, "count": number,

@@ -14,13 +14,13 @@ from tests.test_scanning_plan import bundle
 
 def coarse_scorer(images):
     """Score by brightness in few steps, so that there are many ties."""
-    score = np.round(images.mean(axis=(1, 2, 3)) / 8).astype(np.float32)
-    return Scores(score, np.zeros_like(score), np.stack([score], 1))
+    score = np.round(images.mean(axis=(1, 2, 3)) / 8).astype(np.float32)[:, None]
+    return Scores(score, np.zeros_like(score), score)
 
 
 def planned(stores, out, **options):
     model = options.pop("model", "/models/lane")
-    plan = make_plan(stores, bundle(8, path=Path(model)), out=out, **{"top": 100} | options)
+    plan = make_plan(stores, [bundle(8, path=Path(model))], out=out, **{"top": 100} | options)
     plan.out.mkdir(parents=True)
     return plan
 
@@ -32,4 +32,4 @@ def scan(plan, client):
 def noisy(images):
     """Stand in for a first look: the full score but for a little noise."""
     full = coarse_scorer(images).score
-    return full + np.random.default_rng(len(images)).normal(0, 0.1, len(full)).astype(np.float32)
+    return full + np.random.default_rng(len(images)).normal(0, 0.1, full.shape).astype(np.float32)

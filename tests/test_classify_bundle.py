@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from galscan.classify.bundle import open_bundle
+from galscan.classify.bundle import load_scorer, open_bundle
 from galscan.errors import InputError, NotFoundError
 from tests.helpers import tiny_bundle
 
@@ -24,7 +24,7 @@ def test_what_was_written_is_opened(tmp_path):
 
 
 def test_scores_do_not_depend_on_the_batch(tmp_path):
-    score = tiny_bundle(tmp_path / "m", members=2).scorer("cpu", "fp32")
+    score = load_scorer([tiny_bundle(tmp_path / "m", members=2)], "cpu", "fp32")
     whole, part = score(images()), score(images()[:2])
     np.testing.assert_allclose(part.score, whole.score[:2], rtol=1e-4, atol=1e-5)
     assert whole.answers.shape == (5, 7) and whole.answers.dtype == np.float32
@@ -33,7 +33,7 @@ def test_scores_do_not_depend_on_the_batch(tmp_path):
 
 
 def test_one_member_has_no_spread(tmp_path):
-    assert (tiny_bundle(tmp_path / "m").scorer("cpu", "fp32")(images()).score_std == 0).all()
+    assert (load_scorer([tiny_bundle(tmp_path / "m")], "cpu", "fp32")(images()).score_std == 0).all()
 
 
 def test_another_seed_is_another_model(tmp_path):
@@ -56,14 +56,14 @@ def test_exchanged_weights_are_refused(tmp_path):
     other = tiny_bundle(tmp_path / "b", seed=1)
     (bundle.path / "classifier-0.safetensors").write_bytes((other.path / "classifier-0.safetensors").read_bytes())
     with pytest.raises(InputError, match="not the file"):
-        bundle.scorer("cpu")
+        load_scorer([bundle], "cpu")
 
 
 def test_missing_weights_and_foreign_formats_are_refused(tmp_path):
     bundle = tiny_bundle(tmp_path / "a")
     (bundle.path / "classifier-0.safetensors").unlink()
     with pytest.raises(InputError, match="is missing"):
-        bundle.scorer("cpu")
+        load_scorer([bundle], "cpu")
     (bundle.path / "model.json").write_text('{"format": 99}')
     with pytest.raises(InputError, match="format 1"):
         open_bundle(bundle.path)
@@ -123,7 +123,7 @@ def test_answers_that_are_not_those_of_the_networks_are_refused(tmp_path):
     for answers in (["dust_lane"], ["no_such_answer"] * 7):
         path.write_text(json.dumps(info | {"answers": answers}))
         with pytest.raises(InputError, match="answers are not those"):
-            open_bundle(path.parent).scorer("cpu", "fp32")
+            load_scorer([open_bundle(path.parent)], "cpu", "fp32")
 
 
 def test_metrics_that_lack_their_parts_are_refused(tmp_path):

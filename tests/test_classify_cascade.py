@@ -12,8 +12,10 @@ from galscan.classify.cascade import (
     BETTER,
     FirstLook,
     TinyNet,
+    TinyNets,
     kept_bounds,
     load_first_look,
+    load_looker,
     save_first_look,
     set_cut,
     teach,
@@ -35,23 +37,28 @@ def survey(n: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarra
     return images, (strength + rng.normal(0, 0.05, n)).astype(np.float32)
 
 
+def seen_by(look: FirstLook, images: np.ndarray) -> np.ndarray:
+    return load_looker([look], "cpu")(images)[:, 0]
+
+
 CPU = torch.device("cpu")
 
 
 def taught(steps: int = 70):
-    return teach(*survey(1800), steps=steps, seed=1, device=CPU)
+    images, scores = survey(1800)
+    return teach(images, scores[:, None], steps=steps, seed=1, device=CPU)
 
 
 @pytest.fixture(scope="module")
 def look():
     network = taught()
     images, scores = survey(1500, seed=5)
-    return set_cut(network, FirstLook(network).scorer("cpu")(images), scores, 0.01)
+    return set_cut(network, seen_by(FirstLook(network), images), scores, 0.01)
 
 
 def test_it_keeps_the_best_and_discards_most(look):
     images, scores = survey(6000, seed=9)
-    passed = look.scorer("cpu")(images) >= look.cut
+    passed = seen_by(look, images) >= look.cut
     best = np.argsort(-scores)[:60]
     assert passed[best].mean() >= 0.98 and passed.mean() < 0.5 and look.pays
     assert look.passes == pytest.approx(passed.mean(), abs=0.08)
@@ -68,7 +75,8 @@ def test_little_time_means_few_steps(monkeypatch):
 
     done = []
     monkeypatch.setattr(cascade.F, "smooth_l1_loss", lambda a, b: done.append(1) or ((a - b) ** 2).mean())
-    teach(*survey(300), steps=10**6, seed=1, device=CPU, seconds=0.01)
+    images, scores = survey(300)
+    teach(images, scores[:, None], steps=10**6, seed=1, device=CPU, seconds=0.01)
     assert len(done) == 20
 
 
@@ -92,7 +100,7 @@ def test_it_survives_the_disk(look, tmp_path):
     opened = load_first_look(tmp_path / "f.safetensors")
     assert opened.told() == look.told()
     images, _ = survey(50, seed=3)
-    np.testing.assert_array_equal(opened.scorer("cpu")(images), look.scorer("cpu")(images))
+    np.testing.assert_array_equal(seen_by(opened, images), seen_by(look, images))
     (tmp_path / "f.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a readable first look"):
         load_first_look(tmp_path / "f.safetensors")
@@ -127,7 +135,7 @@ def test_the_cut_keeps_what_it_promises(noise, seed):
 
 @pytest.mark.parametrize("size", [16, 32, 48, 64, 96, 128])
 def test_pictures_of_any_size_are_seen(size):
-    assert TinyNet()(torch.zeros(2, size, size, 3, dtype=torch.uint8))[0].shape == (2,)
+    assert TinyNets([TinyNet(targets=2)])(torch.zeros(2, size, size, 3, dtype=torch.uint8))[0].shape == (2, 2)
 
 
 def test_what_the_audit_says_of_the_kept():
@@ -151,3 +159,14 @@ def test_a_first_look_that_boasts_is_refused(tmp_path, told):
     save_file(tensors, tmp_path / "f.safetensors", metadata={"first_look": json.dumps(told)})
     with pytest.raises(InputError, match="not a readable first look"):
         load_first_look(tmp_path / "f.safetensors")
+
+
+def test_first_looks_that_were_taught_together_share_their_convolutions():
+    images, scores = survey(600)
+    both = teach(images, np.stack([scores, -scores], 1), steps=60, seed=1, device=CPU)
+    looks = [FirstLook(both.only(k)) for k in range(2)]
+    assert len(TinyNets([look.network for look in looks]).trunks) == 1
+    assert len(TinyNets([looks[0].network, TinyNet()]).trunks) == 2
+    seen = load_looker(looks, "cpu")(images)
+    assert np.corrcoef(seen[:, 0], scores)[0, 1] > 0.3 and np.corrcoef(seen[:, 1], scores)[0, 1] < -0.3
+    np.testing.assert_allclose(seen[:, 1], seen_by(looks[1], images), atol=1e-5)

@@ -7,11 +7,23 @@ import pytest
 import torch
 
 from galscan.classify import compiled
-from galscan.classify.cascade import TinyNet
+from galscan.classify.cascade import TinyNet, TinyNets
 from galscan.classify.model import Ensemble, GalaxyNet
 
 CPU = torch.device("cpu")
-NETWORKS = {"ensemble": lambda: Ensemble([GalaxyNet(8, 3), GalaxyNet(8, 3)]), "first look": TinyNet}
+
+
+def _several() -> Ensemble:
+    joint = GalaxyNet(8, 3, 2)
+    return Ensemble([joint.only(0)], [joint.only(1)], [GalaxyNet(8, 1), GalaxyNet(8, 1)])
+
+
+NETWORKS = {
+    "ensemble": lambda: Ensemble([GalaxyNet(8, 3), GalaxyNet(8, 3)]),
+    "several targets": _several,
+    "first look": lambda: TinyNets([TinyNet()]),
+    "first looks": lambda: TinyNets([TinyNet(targets=2).only(1), TinyNet()]),
+}
 
 
 def network(name):
@@ -54,7 +66,7 @@ def test_a_converted_network_says_the_same_in_any_batch(name, size, tmp_path):
 def test_without_openvino_a_converted_network_is_not_missed(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "has_openvino", lambda: False)
     run = compiled.compiled(network("first look"), CPU, torch.float32, tmp_path / "not there.xml")
-    assert run(pictures(2))[0].shape == (2,)
+    assert run(pictures(2))[0].shape == (2, 1)
 
 
 @pytest.mark.parametrize("error", [ImportError("libtbb"), RuntimeError("no plugin"), OSError("damaged")])

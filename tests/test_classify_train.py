@@ -25,7 +25,7 @@ def examples(n: int = 60, seed: int = 0) -> Examples:
     blob = np.exp(-(x**2 + y**2) / 12)[None, ..., None] * np.where(target, 200, 60)[:, None, None, None]
     images = np.clip(blob + rng.normal(12, 3, (n, 16, 16, 3)), 0, 255).astype(np.uint8)
     answers = np.column_stack([target, np.full(n, np.nan)]).astype(np.float32)
-    return Examples(images, target, answers)
+    return Examples(images, target[:, None], answers)
 
 
 def scores(network, data: Examples) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_drawing_follows_the_sampling():
     natural = SETTINGS.model_copy(update={"sampling": "natural"})
     assert drawing_weights(data, None, natural).numpy() == pytest.approx(1 / len(data.target))
     oversampled = drawing_weights(data, None, SETTINGS)
-    assert oversampled[data.target == 1].sum() == pytest.approx(SETTINGS.positive_fraction)
+    assert oversampled[data.target[:, 0] == 1].sum() == pytest.approx(SETTINGS.positive_fraction)
     # Without morphology an ambiguous galaxy would teach nothing.
     for settings in (natural, SETTINGS):
         weights = drawing_weights(data, None, settings.model_copy(update={"morphology_weight": 0.0}))
@@ -90,7 +90,7 @@ def test_drawing_follows_the_sampling():
 def of(positives: int, others: int) -> Examples:
     n = positives + others
     target = np.repeat([1, 0], [positives, others]).astype(np.float32)
-    return Examples(np.zeros((n, 8, 8, 3), np.uint8), target, np.zeros((n, 1), np.float32))
+    return Examples(np.zeros((n, 8, 8, 3), np.uint8), target[:, None], np.zeros((n, 1), np.float32))
 
 
 @given(
@@ -184,7 +184,7 @@ def test_losses_are_those_of_the_papers():
 
 def test_weighting_lifts_the_scores_of_a_rare_class():
     data = examples(n=60)
-    rare = Examples(data.images, np.where(np.arange(60) == 0, 1, 0).astype(np.float32), data.answers)
+    rare = Examples(data.images, np.where(np.arange(60) == 0, 1, 0).astype(np.float32)[:, None], data.answers)
     natural = {"sampling": "natural", "morphology_weight": 0.0}
     by_loss = {
         loss: scores(

@@ -64,7 +64,7 @@ def test_a_scan_goes_on_from_the_parts_that_are_there(stores, client, tmp_path):
     assert not list((plan.out / "scores").glob(".*.tmp"))
     scan(plan, client)
     assert before == {part.number: worker.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
-    assert merge.merge(plan).scored == 1795
+    assert merge.merge(plan)[0].scored == 1795
 
 
 def test_few_parts_are_in_flight_however_many_there_are(stores, client, tmp_path):
@@ -159,7 +159,7 @@ def test_only_the_chosen_are_scored(stores, client, tmp_path):
     done = scan(plan, client)
     north = sum(int((store.column("dec") > 0).sum()) for store in stores)
     assert done.scored + done.quarantined == north < plan.objects
-    merged = merge.merge(plan)
+    merged = merge.merge(plan)[0]
     assert (merged.top["dec"] > 0).all() and merged.scored + merged.quarantined == north
     assert merge.pending(plan) == []
     limited = planned(stores, tmp_path / "few", limit=1200)
@@ -172,8 +172,8 @@ def cascaded(store, client, out, monkeypatch, **options):
     cut = float(np.quantile(coarse_scorer(store.images()).score, 0.95)) - 0.5
     monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, cut))
     plan = planned([store], out, cascade=True, **options)
-    engine.run_scan(plan, client, merge.pending(plan), plan.out / FIRST_LOOK)
-    return plan, merge.merge(plan)
+    engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
+    return plan, merge.merge(plan)[0]
 
 
 def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monk
     assert merged.histogram.total == pytest.approx(5990, rel=0.35)
     full = planned([store], tmp_path / "full", top=40)
     scan(full, client)
-    best = merge.merge(full).top
+    best = merge.merge(full)[0].top
     assert set(best["id"]) == set(merged.top["id"]) and merged.lost == 0
 
 
@@ -200,6 +200,6 @@ def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch)
     before = worker.scores_path(plan.out, 1).read_bytes()
     worker.scores_path(plan.out, 1).unlink()
-    engine.run_scan(plan, client, merge.pending(plan), plan.out / FIRST_LOOK)
+    engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
     assert worker.scores_path(plan.out, 1).read_bytes() == before
-    pd.testing.assert_frame_equal(merge.merge(plan).top, merged.top)
+    pd.testing.assert_frame_equal(merge.merge(plan)[0].top, merged.top)

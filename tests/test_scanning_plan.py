@@ -40,7 +40,7 @@ def fake_store(name: str, count: int, size: int = 32):
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
 def test_every_row_is_in_exactly_one_part(counts):
-    plan = plans.make_plan([fake_store(f"s{k}", count) for k, count in enumerate(counts)], bundle())
+    plan = plans.make_plan([fake_store(f"s{k}", count) for k, count in enumerate(counts)], [bundle()])
     assert [part.number for part in plan.parts] == list(range(len(plan.parts)))
     for k, count in enumerate(counts):
         rows = [row for part in plan.parts if part.store == k for row in range(part.start, part.stop)]
@@ -54,7 +54,7 @@ def test_every_row_is_in_exactly_one_part(counts):
 @settings(max_examples=10, deadline=None)
 def test_a_billion_objects_stay_under_so_many_parts_and_all_but_the_last_are_whole_shards(counts, limit):
     stores = [fake_store(f"s{k}", count) for k, count in enumerate(counts)]
-    plan = plans.make_plan(stores, bundle(), limit=limit)
+    plan = plans.make_plan(stores, [bundle()], limit=limit)
     assert len(plan.parts) <= plans.MAX_PARTS + len(stores) + 3 * plans.LAST
     assert plan.objects == min(sum(counts), limit)
     assert all(part.start % layout.MAX_SHARD == 0 for part in plan.parts[: -4 * plans.LAST])
@@ -63,7 +63,7 @@ def test_a_billion_objects_stay_under_so_many_parts_and_all_but_the_last_are_who
 
 
 def test_the_last_parts_are_small_so_that_workers_end_together():
-    plan = plans.make_plan([fake_store("a", 100_000)], bundle())
+    plan = plans.make_plan([fake_store("a", 100_000)], [bundle()])
     counts = [part.count for part in plan.parts]
     assert set(counts[:-16]) == {layout.MAX_SHARD} and set(counts[-16:-4]) == {layout.MAX_SHARD // 4}
     assert sum(counts[-4:]) == 100_000 % layout.MAX_SHARD and max(counts[-4:]) == 512
@@ -71,17 +71,17 @@ def test_the_last_parts_are_small_so_that_workers_end_together():
 
 def test_a_first_look_is_for_large_surveys():
     small, large = ([fake_store("a", n)] for n in (plans.LARGE - 1, plans.LARGE))
-    assert [plans.make_plan(s, bundle()).cascade for s in (small, large)] == [False, True]
+    assert [plans.make_plan(s, [bundle()]).cascade for s in (small, large)] == [False, True]
     without = bundle(first_look=None)
-    assert not plans.make_plan(large, without).cascade
+    assert not plans.make_plan(large, [without]).cascade
     with pytest.raises(InputError, match="--cascade: /models/lane has no first look"):
-        plans.make_plan(large, without, cascade=True)
-    on, off = (plans.make_plan(large, bundle(), cascade=c) for c in (True, False))
+        plans.make_plan(large, [without], cascade=True)
+    on, off = (plans.make_plan(large, [bundle()], cascade=c) for c in (True, False))
     assert (on.cascade, off.cascade) == (True, False) and on.fingerprint != off.fingerprint
 
 
 def test_what_cannot_fit_is_refused_with_what_would():
-    plan = plans.make_plan([fake_store("a", 10_000_000)], bundle(), out="/out/run")
+    plan = plans.make_plan([fake_store("a", 10_000_000)], [bundle()], out="/out/run")
     each, needed = plans.worker_memory(plan), plans.output_bytes(plan)
     plans.check_fit(plan, 4, 4 * each, needed)
     with pytest.raises(InputError, match="use --workers 3"):
@@ -96,38 +96,38 @@ def test_what_cannot_fit_is_refused_with_what_would():
 
 
 def test_the_rate_that_was_measured_gives_the_time():
-    plan = plans.make_plan([fake_store("a", 900_000)], bundle(), cascade=False)
+    plan = plans.make_plan([fake_store("a", 900_000)], [bundle()], cascade=False)
     assert "about 15 min at 1,000 objects/s" in plans.describe(plan, "2 processes", 1000.0)
 
 
 def test_the_fingerprint_follows_what_decides_the_result_and_nothing_else():
     stores = [fake_store("a", 600)]
-    plan = plans.make_plan(stores, bundle(), top=50)
+    plan = plans.make_plan(stores, [bundle()], top=50)
     assert (
-        plans.make_plan(stores, bundle(path=Path("/elsewhere")), top=50, device="cpu", out="x").fingerprint
+        plans.make_plan(stores, [bundle(path=Path("/elsewhere"))], top=50, device="cpu", out="x").fingerprint
         == plan.fingerprint
     )
     others = [
-        plans.make_plan(stores, bundle(), top=51),
-        plans.make_plan(stores, bundle(), top=50, precision="fp32"),
-        plans.make_plan(stores, bundle(model_hash="n" * 64), top=50),
-        plans.make_plan([fake_store("b", 600)], bundle(), top=50),
-        plans.make_plan([*stores, fake_store("b", 600)], bundle(), top=50),
+        plans.make_plan(stores, [bundle()], top=51),
+        plans.make_plan(stores, [bundle()], top=50, precision="fp32"),
+        plans.make_plan(stores, [bundle(model_hash="n" * 64)], top=50),
+        plans.make_plan([fake_store("b", 600)], [bundle()], top=50),
+        plans.make_plan([*stores, fake_store("b", 600)], [bundle()], top=50),
     ]
     assert len({plan.fingerprint, *(other.fingerprint for other in others)}) == 6
 
 
 def test_the_version_is_part_of_the_fingerprint(monkeypatch):
-    old = plans.make_plan([fake_store("a", 10)], bundle()).fingerprint
+    old = plans.make_plan([fake_store("a", 10)], [bundle()]).fingerprint
     monkeypatch.setattr("galscan.__version__", "99.0")
-    assert plans.make_plan([fake_store("a", 10)], bundle()).fingerprint != old
+    assert plans.make_plan([fake_store("a", 10)], [bundle()]).fingerprint != old
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80))
 def test_a_default_run_folder_has_a_name_that_home_accepts(monkeypatch, name):
     monkeypatch.setenv("GALSCAN_HOME", "/tmp/home")
-    plan = plans.make_plan([fake_store("a", 10)], bundle())
+    plan = plans.make_plan([fake_store("a", 10)], [bundle()])
     named = replace(plan, stores=(replace(plan.stores[0], name=name),))
     assert named.out.parent == Path("/tmp/home/runs")
     assert named.out.name.endswith(named.fingerprint[:8])
@@ -136,22 +136,22 @@ def test_a_default_run_folder_has_a_name_that_home_accepts(monkeypatch, name):
 def test_a_store_of_another_size_says_both_sizes_and_the_cure(tmp_path):
     store = tiny_store(tmp_path / "a.zarr", 20, 48)
     with pytest.raises(InputError, match=r"48 px.*32 px.*galscan ingest --size 32"):
-        plans.make_plan([store], bundle(32))
+        plans.make_plan([store], [bundle(32)])
 
 
 def test_the_same_store_twice_is_refused(tmp_path):
     store = tiny_store(tmp_path / "a.zarr", 20)
     copy = layout.open_store(tmp_path / "a.zarr")
     with pytest.raises(InputError, match="twice"):
-        plans.make_plan([store, copy], bundle())
+        plans.make_plan([store, copy], [bundle()])
     with pytest.raises(InputError, match="twice"):
-        plans.make_plan([store, store], bundle())
+        plans.make_plan([store, store], [bundle()])
 
 
 def test_two_stores_of_one_name_are_refused(tmp_path):
     stores = [tiny_store(tmp_path / "a.zarr", 20, seed=0), tiny_store(tmp_path / "b.zarr", 20, seed=1)]
     with pytest.raises(InputError, match=r"both named 'tiny'.*--name"):
-        plans.make_plan(stores, bundle())
+        plans.make_plan(stores, [bundle()])
 
 
 @pytest.mark.parametrize(
@@ -165,16 +165,16 @@ def test_two_stores_of_one_name_are_refused(tmp_path):
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        plans.make_plan([fake_store("a", 10)], bundle(), **options)
+        plans.make_plan([fake_store("a", 10)], [bundle()], **options)
 
 
 def test_no_store_is_refused():
     with pytest.raises(InputError, match=r"--survey.*--store"):
-        plans.make_plan([], bundle())
+        plans.make_plan([], [bundle()])
 
 
 def test_the_description_says_what_a_person_needs_to_decide():
-    plan = plans.make_plan([fake_store("a", 10_000)], bundle(), device="cpu", out="/out/run")
+    plan = plans.make_plan([fake_store("a", 10_000)], [bundle()], device="cpu", out="/out/run")
     text = plans.describe(plan, "2 processes on this machine")
     for words in (
         "10,000 cutouts of 32 px",
@@ -189,10 +189,10 @@ def test_the_description_says_what_a_person_needs_to_decide():
 
 
 def test_memory_and_output_grow_with_what_they_depend_on():
-    small = plans.make_plan([fake_store("a", 10_000)], bundle())
-    large = plans.make_plan([fake_store("a", 1_000_000)], bundle())
+    small = plans.make_plan([fake_store("a", 10_000)], [bundle()])
+    large = plans.make_plan([fake_store("a", 1_000_000)], [bundle()])
     assert plans.worker_memory(small) == plans.worker_memory(large)  # the promise of bounded memory
-    assert plans.worker_memory(small) < plans.worker_memory(plans.make_plan([fake_store("a", 9, 128)], bundle(128)))
+    assert plans.worker_memory(small) < plans.worker_memory(plans.make_plan([fake_store("a", 9, 128)], [bundle(128)]))
     assert plans.output_bytes(large) > 50 * plans.output_bytes(small) / 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from galscan.classify.bundle import FIRST_LOOK
+from galscan.classify.bundle import FIRST_LOOK, load_scorer
 from galscan.scanning import prepare, worker
 from galscan.scanning.plan import make_plan
 from galscan.scanning.selection import Selection
@@ -35,17 +35,17 @@ def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeyp
     seen = []
     monkeypatch.setattr(worker, "_first_look", lambda job: (lambda images: seen.append(images) or noisy(images), 0.0))
     plan = planned([store], tmp_path / "run", cascade=True, top=30, model=untaught)
-    path = prepare.first_look(plan, client)
+    (path,) = prepare.first_looks(plan, client)
     look = load_first_look(path)
     taught = teaches(store.column("id"))
     assert 0.45 < taught.mean() < 0.55 and look.sample == (~taught).sum()  # all there are: fewer than it asks for
     for image in np.concatenate(seen)[:50]:
         assert not taught[(store.images() == image).all(axis=(1, 2, 3))].any()
-    best = coarse_scorer(store.images()).score
-    passed = noisy(store.images()) >= look.cut
+    best = coarse_scorer(store.images()).score[:, 0]
+    passed = noisy(store.images())[:, 0] >= look.cut
     assert passed[np.argsort(-best)[:30]].all() and look.passes == pytest.approx(passed.mean(), abs=0.05) and look.pays
     before = path.read_bytes()
-    assert prepare.first_look(plan, client).read_bytes() == before
+    assert prepare.first_looks(plan, client)[0].read_bytes() == before
 
 
 def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeypatch, untaught):
@@ -60,7 +60,7 @@ def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeyp
     for name, where in (("all", ""), ("third", "dec > 20")):
         chosen = Selection(where=where)
         plan = planned([store], tmp_path / name, top=60, selection=chosen, cascade=True, model=untaught)
-        prepare.first_look(plan, client)
+        prepare.first_looks(plan, client)
     chosen = float((store.column("dec") > 20).mean())
     assert shares[0] == pytest.approx(60 / 9000, rel=0.1)
     assert shares[1] == pytest.approx(60 / 9000 / chosen, rel=0.15) and 0.2 < chosen < 0.5
@@ -74,20 +74,20 @@ def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
     store = tiny_store(tmp_path / "s.zarr", 300, 32)
     (tmp_path / "m").mkdir()
     save_first_look(FirstLook(TinyNet()), tmp_path / "m" / FIRST_LOOK)
-    plan = make_plan([store], tiny_bundle(tmp_path / "m"), out=tmp_path / "run", precision="fp32", cascade=True)
+    plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32", cascade=True)
     plan.out.mkdir()
     prepare.convert_networks(plan, plan.out)
     assert not worker.Job.of(plan).converted
     monkeypatch.setattr(prepare, "CONVERTED", 300)
     prepare.convert_networks(plan, plan.out)
-    job = worker.Job.of(plan, plan.out / FIRST_LOOK)
+    job = worker.Job.of(plan, [plan.out / FIRST_LOOK])
     assert job.converted and sorted(p.name for p in plan.out.iterdir()) == [
         "first-look.bin", "first-look.xml", "network.bin", "network.xml",
     ]  # fmt: skip
     monkeypatch.undo()
     save_first_look(FirstLook(TinyNet(), 0.5), plan.out / FIRST_LOOK)
     images = store.images()
-    got, plain = worker.load_scorer(job)(images), open_bundle(tmp_path / "m").scorer("cpu", "fp32")(images)
+    got, plain = worker.load_scorer(job)(images), load_scorer([open_bundle(tmp_path / "m")], "cpu", "fp32")(images)
     np.testing.assert_allclose(got.score, plain.score, atol=1e-4)
     assert worker._first_look(job)[1] == 0.5
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, 
     monkeypatch.setattr(compiled, "convert", broken)
     monkeypatch.setattr(prepare, "CONVERTED", 300)
     store = tiny_store(tmp_path / "s.zarr", 300, 32)
-    plan = make_plan([store], tiny_bundle(tmp_path / "m"), out=tmp_path / "run", precision="fp32")
+    plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32")
     plan.out.mkdir()
     prepare.convert_networks(plan, plan.out)
     assert not worker.Job.of(plan).converted

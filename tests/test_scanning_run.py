@@ -14,7 +14,7 @@ from tests.test_scanning_plan import bundle, fake_store
 
 
 def planned(out, **options):
-    return make_plan([fake_store("a", 600)], bundle(), out=out, **options)
+    return make_plan([fake_store("a", 600)], [bundle()], out=out, **options)
 
 
 def leave(plan, status="running"):

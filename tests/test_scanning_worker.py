@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from galscan.classify.bundle import Scores
+from galscan.classify.bundle import Scores, load_scorer
 from galscan.errors import GalscanError, StorageError
 from galscan.scanning import worker
-from galscan.scanning.plan import PIECE, Part, StoreRef
+from galscan.scanning.plan import PIECE, ModelRef, Part, StoreRef
 from galscan.store import layout
 from tests.helpers import tiny_bundle, tiny_store
 
 
 def mean_scorer(images):
     """Score by brightness: a score that shows which image it belongs to."""
-    score = images.mean(axis=(1, 2, 3)).astype(np.float32)
-    return Scores(score, np.zeros_like(score), np.stack([score, 2 * score], 1))
+    score = images.mean(axis=(1, 2, 3)).astype(np.float32)[:, None]
+    return Scores(score, np.zeros_like(score), np.concatenate([score, 2 * score], 1))
 
 
 def make_job(store, out, **changes):
     ref = StoreRef(store.name, str(store.path), store.content_hash, store.count)
     values = {
-        "model": "none", "model_hash": "m", "stores": (ref,), "out": str(out), "fingerprint": "f" * 64,
+        "models": (ModelRef("dustlane", "none", "m", "r"),), "stores": (ref,), "out": str(out), "fingerprint": "f" * 64,
         "answers": ("one", "two"), "device": "cpu", "precision": "fp32", "batch": 100,
     }  # fmt: skip
     return worker.Job(**values | changes)
+
+
+def ref_of(bundle) -> ModelRef:
+    return ModelRef(bundle.target, str(bundle.path), bundle.model_hash, bundle.recipe.hash)
 
 
 def whole(store) -> Part:
@@ -86,7 +91,7 @@ def test_constant_images_are_quarantined_though_no_flag_says_so(tmp_path, by_bri
 def test_a_score_that_is_no_number_is_quarantined(tmp_path, monkeypatch):
     def odd(images):
         got = mean_scorer(images)
-        got.score[::10] = np.resize([np.nan, np.inf, -np.inf], len(got.score[::10]))
+        got.score[::10] = np.resize([np.nan, np.inf, -np.inf], (len(got.score[::10]), 1))
         return got
 
     monkeypatch.setattr(worker, "load_scorer", lambda job: odd)
@@ -259,20 +264,18 @@ def test_quarantine_is_written_before_scores(tmp_path, by_brightness, monkeypatc
 def test_the_network_is_loaded_once_and_must_be_the_planned_one(tmp_path):
     bundle = tiny_bundle(tmp_path / "model", size=32)
     store = tiny_store(tmp_path / "s.zarr", 20)
-    job = make_job(store, tmp_path / "run", model=str(bundle.path), model_hash=bundle.model_hash)
+    job = make_job(store, tmp_path / "run", models=(ref_of(bundle),))
     assert worker.load_scorer(job) is worker.load_scorer(job)
     with pytest.raises(GalscanError, match="changed while"):
-        worker.load_scorer(make_job(store, tmp_path / "run", model=str(bundle.path), model_hash="another"))
+        worker.load_scorer(make_job(store, tmp_path / "run", models=(replace(ref_of(bundle), model_hash="another"),)))
 
 
 def test_a_real_network_scores_as_it_does_by_hand(tmp_path):
     bundle = tiny_bundle(tmp_path / "model", size=32)
     store = tiny_store(tmp_path / "s.zarr", 150)
-    job = make_job(
-        store, tmp_path / "run", model=str(bundle.path), model_hash=bundle.model_hash, answers=tuple(bundle.answers)
-    )
+    job = make_job(store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers))
     worker.score_part(whole(store), job)
     scores, _ = tables(tmp_path / "run")
-    by_hand = bundle.scorer("cpu", "fp32")(store.images())
-    np.testing.assert_allclose(scores["score"], by_hand.score, atol=1e-4)
+    by_hand = load_scorer([bundle], "cpu", "fp32")(store.images())
+    np.testing.assert_allclose(scores["score"], by_hand.score[:, 0], atol=1e-4)
     np.testing.assert_allclose(scores[bundle.answers], by_hand.answers, atol=1e-3)

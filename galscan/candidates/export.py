@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from galscan.candidates import formats, table
 from galscan.candidates.rows import Rows
 from galscan.candidates.run import GRADED, open_candidates, provenance, purest, select
 from galscan.errors import ConflictError, InputError, nearest
+from galscan.scanning.run import tables
 
 if TYPE_CHECKING:
     from galscan.candidates.crossmatch import Recovered
@@ -186,7 +187,7 @@ def export_run(
         return Exported(out, chosen, 0, every.count, told={"replaced": replaced} | moc(run, out, info, order, facts))
     matched = _Matched(rows)
     if known or crossmatch:
-        matched = _match(run, rows, top, known, crossmatch, radius, contact)
+        matched = _match(run, info, rows, top, known, crossmatch, radius, contact)
     told = {"replaced": out.exists()} | _write(chosen, matched.rows, out, info, facts) | matched.told
     if not rows.count and min_purity is not None:
         told["purest"] = purest(every)
@@ -206,6 +207,7 @@ class _Matched:
 
 def _match(
     run: Path,
+    info: Mapping[str, Any],
     rows: Rows,
     top: int | None,
     known: Sequence[str | os.PathLike[str]],
@@ -223,10 +225,11 @@ def _match(
     lists = [matching.read_known(path) for path in known]
     warnings = [warning for one in lists for warning in one.warnings]
     found: list[Recovered] = []
-    if (run / "scores").is_dir():
+    scores = tables(run, info) / "scores"
+    if scores.is_dir():
         found = [matching.recovered(run, one, radius) for one in lists]
     elif lists:
-        warnings.append(f"{run / 'scores'} has gone: how much of the lists was scanned is not known")
+        warnings.append(f"{scores} has gone: how much of the lists was scanned is not known")
     places = matching.places(rows) if names else []
     asked = [services.ask(name, places, radius, home.contact(contact)) for name in names]
     warnings += [services.tell(one, left) for one in asked if (left := sum(p not in one.answers for p in places))]

@@ -12,6 +12,7 @@ import numpy as np
 from galscan.candidates.rows import Rows, of_parquet
 from galscan.errors import InputError, NotFoundError
 from galscan.files import read_json
+from galscan.scanning.run import check_one
 
 GRADED = "candidates-graded"
 
@@ -30,6 +31,8 @@ def open_candidates(run: str | os.PathLike[str]) -> tuple[Rows, dict[str, Any]]:
     if not (run / "run.json").is_file():
         raise NotFoundError(f"no run at {run} (it has no run.json); make one with: galscan scan")
     info = read_json(run / "run.json")
+    if isinstance(info, dict):
+        check_one(run, info)
     if not isinstance(info, dict) or info.get("status") != "done" or not (run / "candidates.parquet").is_file():
         raise InputError(f"the scan in {run} is not finished; run its scan command again, it goes on where it stopped")
     if (run / f"{GRADED}.parquet").is_file():

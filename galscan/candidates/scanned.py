@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from galscan import progress
 from galscan.errors import InputError
+from galscan.scanning.run import tables
 from galscan.scanning.worker import FINGERPRINT, quarantine_path, scores_path
 from galscan.store.layout import CHUNK, Store, open_store
 
@@ -30,7 +31,7 @@ def parts(
     where = quarantine_path if quarantined else scores_path
     with progress.track(label, int(info["parts"]), "parts") as advance:
         for number in range(int(info["parts"])):
-            path = where(run, number)
+            path = where(tables(run, info), number)
             if (_marks(path) or {}).get(FINGERPRINT) != str(info["fingerprint"]).encode():
                 raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
             yield path, columns_of(path, columns)

@@ -6,13 +6,13 @@
     splits.parquet           store, id, split, target of every labelled object
     dreams.png  report.html
 
-Opening one needs no torch; only `Bundle.scorer` loads the networks.
+Opening one needs no torch; only `load_scorer` loads the networks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
+from scipy.special import expit
 
 from galscan.classify.calibrate import Calibration
 from galscan.errors import InputError, NotFoundError
 from galscan.files import file_digest, read_json, write_json
+from galscan.home import is_name
 from galscan.labels import load_schema
 from galscan.recipe import Recipe, recipe_from_text
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FIRST_LOOK = "first-look.safetensors"
+TOGETHER = "models.json"  # of a folder that holds the models of several targets, trained together
 
 
 class _Info(BaseModel, strict=True):
@@ -62,14 +65,14 @@ _SPLITS = ["store", "id", "split", "target"]
 
 
 class Scores(NamedTuple):
-    """What a scorer says of n images: float32 arrays of shape (n,), (n,) and (n, answers)."""
+    """What a scorer says of n images: float32 arrays of shape (n, targets), (n, targets) and (n, answers)."""
 
     score: np.ndarray
     """Mean logit over the ensemble's members: a rank, not a probability."""
     score_std: np.ndarray
     """Standard deviation of the logit over members (0 for a single member)."""
     answers: np.ndarray
-    """Morphology answers in their own units, mean over members."""
+    """Morphology answers (`answer_names`) in their own units, mean over members."""
 
 
 Scorer = Callable[[np.ndarray], Scores]
@@ -170,40 +173,72 @@ class Bundle:
             raise InputError(f"the metrics in {self.path / 'model.json'} are damaged; train the model again") from error
         return told | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
 
-    def ensemble(self) -> Ensemble:
-        """Load the networks.
 
-        Raises
-        ------
-        InputError
-            If a weights file is not the one the bundle was written with, or the answers are not theirs.
-        """
-        return _load_ensemble(self)
+def answer_names(bundles: Sequence[Bundle]) -> list[str]:
+    """Return the morphology answers of some models; one that several predict is the first one's."""
+    return list(dict.fromkeys(name for bundle in bundles for name in bundle.answers))
 
-    def scorer(self, device: str = "auto", precision: str | None = None, converted: Path | None = None) -> Scorer:
-        """Load the ensemble and return a function from images (n, S, S, 3) uint8 to `Scores`.
 
-        `converted` is what `galscan.classify.compiled.convert` made of the ensemble, if it did.
+def load_ensemble(bundles: Sequence[Bundle]) -> Ensemble:
+    """Load the networks of some models.
 
-        Raises
-        ------
-        InputError
-            If a weights file is not the one the bundle was written with.
-        """
-        from galscan import device as devices
-        from galscan.classify.compiled import compiled
+    Raises
+    ------
+    InputError
+        If a weights file is not the one its bundle was written with, or the answers are not theirs.
+    """
+    from galscan.classify.model import Ensemble
 
-        where, dtype = devices.pick(device), devices.precision(precision or self.recipe.scan.precision)
-        run = compiled(self.ensemble(), where, dtype, converted)
-        schema = load_schema(self.schema)
-        columns = [schema.names.index(a) for a in self.answers]
-        low, high = schema.low[columns], schema.high[columns]
+    return Ensemble(*(_load_networks(bundle) for bundle in bundles)).eval()
 
-        def score(images: np.ndarray) -> Scores:
-            logits, answers = run(images)
-            return Scores(logits.mean(1), logits.std(1), (low + answers * (high - low)).astype(np.float32))
 
-        return score
+def load_scorer(
+    bundles: Sequence[Bundle], device: str = "auto", precision: str | None = None, converted: Path | None = None
+) -> Scorer:
+    """Load the networks of some models; return a function from images (n, S, S, 3) uint8 to `Scores`.
+
+    Parameters
+    ----------
+    bundles : sequence of Bundle
+        What they have in common is computed once.
+    converted : Path, optional
+        What `galscan.classify.compiled.convert` made of their `load_ensemble`, if it did.
+
+    Raises
+    ------
+    InputError
+        If a weights file is not the one its bundle was written with.
+    """
+    from galscan import device as devices
+    from galscan.classify.compiled import compiled
+
+    where, dtype = devices.pick(device), devices.precision(precision or bundles[0].recipe.scan.precision)
+    ensemble = load_ensemble(bundles)
+    speakers = [bundles[k] for k in ensemble.speakers]
+    run = compiled(ensemble, where, dtype, converted)
+
+    def score(images: np.ndarray) -> Scores:
+        outputs = run(images)
+        logits, told = outputs[: len(bundles)], outputs[len(bundles) :]
+        answers: dict[str, np.ndarray] = {}
+        for bundle, raw in zip(speakers, told, strict=True):
+            answers = _in_units(bundle, raw) | answers
+        columns = [answers[name] for name in answer_names(bundles)]
+        return Scores(
+            np.stack([one.mean(1) for one in logits], 1), np.stack([one.std(1) for one in logits], 1),
+            np.stack(columns, 1) if columns else np.empty((len(images), 0), np.float32),
+        )  # fmt: skip
+
+    return score
+
+
+def _in_units(bundle: Bundle, raw: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the mean over members of logits (n, members, answers), in the units of each answer."""
+    schema = load_schema(bundle.schema)
+    columns = [schema.names.index(a) for a in bundle.answers]
+    low, high = schema.low[columns], schema.high[columns]
+    shares = expit(raw).mean(1)
+    return dict(zip(bundle.answers, (low + shares * (high - low)).astype(np.float32).T, strict=True))
 
 
 def _results(report: dict[str, Any]) -> str:
@@ -252,6 +287,26 @@ def open_bundle(path: str | Path) -> Bundle:
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path} has lost its recipe.toml; train it again") from None
     return Bundle(path, info, recipe, Calibration.from_dict(info["calibration"]))
+
+
+def open_bundles(path: str | Path) -> list[Bundle]:
+    """Open a model folder, or one of several targets that were trained together.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no model at `path`.
+    InputError
+        If it is not one that this version can read.
+    """
+    path = Path(path)
+    if not (path / TOGETHER).is_file():
+        return [open_bundle(path)]
+    told = read_json(path / TOGETHER)
+    names = told.get("targets") if isinstance(told, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and is_name(n) for n in names):
+        raise InputError(f"{path / TOGETHER} is damaged; restore it, or train again")
+    return [open_bundle(path / name) for name in names]
 
 
 def write_bundle(
@@ -307,12 +362,12 @@ def write_bundle(
 
 
 def member_scores(networks: list[GalaxyNet], images: np.ndarray, device: torch.device) -> np.ndarray:
-    """Return the target's logits, float32 of shape (members, n), for images (n, S, S, 3) uint8."""
+    """Return the targets' logits, float32 of shape (members, n, targets), for images (n, S, S, 3) uint8."""
     import torch
 
     from galscan.classify.model import to_unit
 
-    scores = np.empty((len(networks), len(images)), np.float32)
+    scores = np.empty((len(networks), len(images), networks[0].targets), np.float32)
     with torch.inference_mode():
         for k, network in enumerate(networks):
             network = network.to(device).eval()
@@ -322,9 +377,7 @@ def member_scores(networks: list[GalaxyNet], images: np.ndarray, device: torch.d
     return scores
 
 
-def _load_ensemble(bundle: Bundle) -> Ensemble:
-    from galscan.classify.model import Ensemble
-
+def _load_networks(bundle: Bundle) -> list[GalaxyNet]:
     networks = [load_network(bundle.path / name, sha) for name, sha in bundle.info["weights"].items()]
     schema = load_schema(bundle.schema)
     if not set(bundle.answers) <= set(schema.names) or {n.answers for n in networks} != {len(bundle.answers)}:
@@ -332,7 +385,7 @@ def _load_ensemble(bundle: Bundle) -> Ensemble:
             f"{bundle.path}: its answers are not those of its networks and of the schema '{schema.name}'; "
             "restore model.json, or train again"
         )
-    return Ensemble(networks).eval()
+    return networks
 
 
 def save_network(network: GalaxyNet, path: Path) -> None:
@@ -344,7 +397,7 @@ def save_network(network: GalaxyNet, path: Path) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_path(path) as temporary:
         # One key: safetensors writes several in random order, and the hash would differ from run to run.
-        config = json.dumps({"width": network.width, "answers": network.answers})
+        config = json.dumps({"width": network.width, "answers": network.answers, "targets": network.targets})
         save_file(tensors, temporary, metadata={"config": config})
 
 
@@ -362,11 +415,12 @@ def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
     try:
         with safe_open(path, framework="pt") as handle:
             config = json.loads(handle.metadata()["config"])
+            shape = config["width"], config["answers"], config.get("targets", 1)
             state: dict[str, torch.Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         # First without memory: a file that boasts of a huge network is found out by its tensors.
         with torch.device("meta"):
-            GalaxyNet(config["width"], config["answers"]).load_state_dict(state, assign=True)
-        network = GalaxyNet(config["width"], config["answers"])
+            GalaxyNet(*shape).load_state_dict(state, assign=True)
+        network = GalaxyNet(*shape)
         network.load_state_dict(state)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from galscan import device as devices
 from galscan.classify.compiled import compiled
-from galscan.classify.model import to_unit
+from galscan.classify.model import content_hash, to_unit
 from galscan.errors import InputError
 from galscan.files import atomic_path
 from galscan.progress import track
@@ -50,27 +50,51 @@ class TinyNet(nn.Module):
     nearly all of its time would go into the first convolution.
     """
 
-    def __init__(self, width: int = 12):
+    def __init__(self, width: int = 12, targets: int = 1):
         super().__init__()
-        self.width = width
+        self.width, self.targets = width, targets
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 6, 4, 2), nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3, 1, 1), nn.ReLU(),
             nn.Conv2d(2 * width, 3 * width, 3, 2, 1), nn.ReLU(),
             nn.Conv2d(3 * width, 3 * width, 3, 1, 1), nn.ReLU(),
         )  # fmt: skip
-        self.last = nn.Linear(6 * width, 1)
+        self.last = nn.Linear(6 * width, targets)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-        """Map stored images (n, S, S, 3) uint8 to scores (n,)."""
-        return (self.look(to_unit(images)),)
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map pixels (n, 3, S, S) in 0..1 to scores (n, targets)."""
+        return self.last(self.features(pixels))
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map pixels (n, 3, S, S) in 0..1 to scores (n,)."""
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map pixels (n, 3, S, S) in 0..1 to what the scores are read from, (n, 6 width)."""
         if pixels.shape[-1] > SIDE:
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="area")
         x = self.layers(pixels * 4 - 1)
-        return self.last(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))[:, 0]
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+    def only(self, target: int) -> TinyNet:
+        """Return a network of the same convolutions for one of the targets."""
+        network = TinyNet(self.width)
+        network.layers.load_state_dict(self.layers.state_dict())
+        network.last.load_state_dict({k: v[target : target + 1].clone() for k, v in self.last.state_dict().items()})
+        return network.eval()
+
+
+class TinyNets(nn.Module):
+    """The first looks of one or several models, each with one target; convolutions that are equal are done once."""
+
+    def __init__(self, networks: Sequence[TinyNet]):
+        super().__init__()
+        hashes = [content_hash(network.layers) for network in networks]
+        self.which = [sorted(set(hashes), key=hashes.index).index(sha) for sha in hashes]
+        self.trunks = nn.ModuleList(networks[self.which.index(k)] for k in range(len(set(hashes))))
+        self.last = nn.ModuleList(network.last for network in networks)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        """Map stored images (n, S, S, 3) uint8 to scores (n, targets)."""
+        pixels = to_unit(images)
+        features = [cast(TinyNet, trunk).features(pixels) for trunk in self.trunks]
+        return (torch.cat([last(features[k]) for last, k in zip(self.last, self.which, strict=True)], 1),)
 
 
 @dataclass(frozen=True)
@@ -106,17 +130,19 @@ class FirstLook:
         """Whether it discards enough to be worth its time."""
         return self.passes <= PAYS
 
-    def scorer(
-        self, device: str = "auto", precision: str = "fp32", converted: Path | None = None
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """Return a function from images (n, S, S, 3) uint8 to its scores, float32 of shape (n,)."""
-        run = compiled(self.network, devices.pick(device), devices.precision(precision), converted)
-        # In batches that the processor's cache holds.
-        return lambda images: np.concatenate([run(images[k : k + BATCH])[0] for k in range(0, len(images), BATCH)])
-
     def told(self) -> dict[str, Any]:
         """Return all but the network, JSON-able."""
         return {k: v for k, v in asdict(self).items() if k != "network"}
+
+
+def load_looker(
+    looks: Sequence[FirstLook], device: str = "auto", precision: str = "fp32", converted: Path | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from images (n, S, S, 3) uint8 to the scores of some first looks, float32, (n, looks)."""
+    network = TinyNets([look.network for look in looks]).eval()
+    run = compiled(network, devices.pick(device), devices.precision(precision), converted)
+    # In batches that the processor's cache holds.
+    return lambda images: np.concatenate([run(images[k : k + BATCH])[0] for k in range(0, len(images), BATCH)])
 
 
 def teaches(ids: np.ndarray) -> np.ndarray:
@@ -147,19 +173,19 @@ def teach(
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
-    scores : ndarray of float32, shape (n,)
+    scores : ndarray of float32, shape (n, targets)
         What the full network says of them.
     steps : int
         Of 256 pictures each; fewer where they would take more than `seconds`.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    network = TinyNet().to(device)
+    network = TinyNet(targets=scores.shape[1]).to(device)
     # What is far from a candidate need not be told apart: below the better fifth, all is the same.
-    wanted = np.maximum(scores, np.quantile(scores, 0.8))
-    target = torch.from_numpy((wanted - wanted.mean()) / max(float(wanted.std()), 1e-6)).float()
+    wanted = np.maximum(scores, np.quantile(scores, 0.8, axis=0))
+    target = torch.from_numpy((wanted - wanted.mean(0)) / np.maximum(wanted.std(0), 1e-6)).float()
     # A third of the draws are of the best twentieth: that is where it must not err.
-    rank = np.argsort(np.argsort(-scores))
+    rank = np.argsort(np.argsort(-scores, axis=0), axis=0).min(1)
     weight = torch.from_numpy(np.where(rank < len(scores) / 20, 10.0, 1.0))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-4)
     data, timed, step = torch.from_numpy(images), 0.0, 0
@@ -176,7 +202,7 @@ def teach(
             pixels = torch.rot90(pixels, int(torch.randint(4, (), generator=random)), (2, 3))
             if torch.randint(2, (), generator=random):
                 pixels = pixels.flip(3)
-            loss = F.smooth_l1_loss(network.look(pixels), target[rows].to(device))
+            loss = F.smooth_l1_loss(network(pixels), target[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -8,7 +8,7 @@ generator, also not as unlabelled galaxies.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,8 @@ class Galaxies:
     images : ndarray of uint8, shape (n, S, S, 3)
     table : DataFrame, n rows
         store, id (text), survey (index of the store), split (train, calibration, test, '' for
-        ambiguous and unlabelled ones), target (1, 0, NaN).
+        ambiguous and unlabelled ones), target (1, 0, NaN); of several targets, 1 for any of them, and then one column
+        for each (`target_column`).
     labels : DataFrame of float32, n rows
         All answers of the schema, NaN = not asked.
     """
@@ -44,7 +45,11 @@ class Galaxies:
 
     def rows(self, split: str) -> np.ndarray:
         """Return the row numbers of one split."""
-        return np.flatnonzero(self.table["split"] == split)
+        return np.flatnonzero((self.table["split"] == split) & self.table["target"].notna())
+
+    def of(self, column: str) -> Galaxies:
+        """Return the same galaxies with another column's target."""
+        return Galaxies(self.images, self.table.assign(target=self.table[column]), self.labels)
 
     def conditions(self, rows: np.ndarray) -> pd.DataFrame:
         """Return what a generator is told of these galaxies: the labels, and what is measured on the pictures."""
@@ -92,9 +97,47 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
         )
         parts.append(pd.concat([base, labels], axis=1))
     table = pd.concat(parts, ignore_index=True)
-    positive, negative = (parse_rule(text, schema.names) for text in (rules.positive, rules.negative))
-    table["target"] = target_mask(positive, negative, {name: table[name].to_numpy() for name in schema.names})
+    table["target"] = targets_of(table, schema, rules)
     return table
+
+
+def targets_of(labels: pd.DataFrame, schema: Schema, rules: LabelRules) -> np.ndarray:
+    """Return what the rules say of labels: 1, 0, or NaN where they say neither; float32, shape (n,).
+
+    Raises
+    ------
+    InputError
+        If both rules hold of some object.
+    """
+    positive, negative = (parse_rule(text, schema.names) for text in (rules.positive, rules.negative))
+    return target_mask(positive, negative, {name: labels[name].to_numpy() for name in schema.names})
+
+
+def target_column(name: str) -> str:
+    """Return the column that holds one of several targets."""
+    return f"target: {name}"
+
+
+def together(tables: Mapping[str, pd.DataFrame], split: Split, seed: int) -> pd.DataFrame:
+    """Make one table of those of several targets, of the same objects, and split it once for all of them.
+
+    An object that is held out of one target is held out of all, as all are learnt by one network. Every target has its
+    share of positives in each split, the rarest first.
+
+    Returns
+    -------
+    DataFrame
+        As one of `tables`: ``target`` is 1 where any target is, and `target_column` has each.
+    """
+    table = next(iter(tables.values())).copy()
+    targets = pd.DataFrame({name: one["target"] for name, one in tables.items()})
+    rarest_last = (targets == 1).sum().sort_values(ascending=False).index
+    kind = targets.max(axis=1)
+    table["target"] = kind
+    for number, name in enumerate(rarest_last, 1):
+        kind = kind.mask(targets[name] == 1, number)
+    table["split"] = split_objects(table.assign(target=kind), split, seed)
+    return table.assign(**{target_column(name): targets[name] for name in targets})
 
 
 def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
@@ -122,7 +165,7 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
     Parameters
     ----------
     table : DataFrame
-        Columns id and target.
+        Columns id and target: 0, 1 or, where there are several kinds of targets, a number for each.
 
     Returns
     -------
@@ -132,7 +175,7 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
     objects = table[table["target"].notna()].groupby("id", sort=False)["target"].max()
     keys = np.array([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in objects.index])
     chosen = np.empty(len(objects), dtype=object)
-    for value in (0, 1):
+    for value in np.unique(objects):
         of_class = np.flatnonzero(objects.to_numpy() == value)
         order = of_class[np.argsort(keys[of_class])]
         n = len(order)
@@ -166,4 +209,4 @@ def load_galaxies(
             if len(here):
                 images[here] = store.images(rows)[row[here] - rows.start]
     chosen = chosen.reset_index(drop=True)
-    return Galaxies(images, chosen[["store", "survey", "id", "target", "split"]], chosen[list(answers)])
+    return Galaxies(images, chosen.drop(columns=["row", *answers]), chosen[list(answers)])

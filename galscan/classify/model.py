@@ -1,4 +1,4 @@
-"""Short residual networks of our own: one score for the target, one value per morphology answer.
+"""Short residual networks of our own: one score for each target, one value per morphology answer.
 
 Zero to one pixels in, no resolution assumed, so that one network serves 48 to 128 px. The first
 convolution works on the 2x2-folded image: a quarter of the positions at the cost of four times the
@@ -7,7 +7,9 @@ channels, which is cheaper than it sounds and loses nothing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -33,19 +35,21 @@ class Block(nn.Module):
 
 
 class GalaxyNet(nn.Module):
-    """A small residual network with a head for the target and one for the morphology answers.
+    """A small residual network with a head for the targets and one for the morphology answers; the rest is its trunk.
 
     Parameters
     ----------
     width : int
         Channels of the first stage; doubled twice. 16: 0.2M, 32: 0.7M, 64: 2.8M parameters.
     answers : int
-        Number of morphology answers predicted beside the target.
+        Number of morphology answers predicted beside the targets.
+    targets : int
+        Number of targets.
     """
 
-    def __init__(self, width: int, answers: int):
+    def __init__(self, width: int, answers: int, targets: int = 1):
         super().__init__()
-        self.width, self.answers = width, answers
+        self.width, self.answers, self.targets = width, answers, targets
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
@@ -55,33 +59,82 @@ class GalaxyNet(nn.Module):
         )  # fmt: skip
         self.dropout = nn.Dropout(0.2)
         # Mean says what the galaxy is, maximum says that something small is there (a lane, a knot).
-        self.target = nn.Linear(8 * width, 1)
+        self.target = nn.Linear(8 * width, targets)
         self.morphology = nn.Linear(8 * width, answers)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map images (n, 3, S, S) in 0..1 to target logits (n,) and answer logits (n, answers)."""
+        """Map images (n, 3, S, S) in 0..1 to logits of the targets (n, targets) and of the answers (n, answers)."""
         x = self.dropout(self.features(images))
-        return self.target(x)[:, 0], self.morphology(x)
+        return self.target(x), self.morphology(x)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (n, 3, S, S) in 0..1 to what both heads read, (n, 8 width)."""
         x = self.stages(self.stem(images * 4 - 1))
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
+    def only(self, target: int) -> GalaxyNet:
+        """Return a network of the same trunk and answers for one of the targets."""
+        network = GalaxyNet(self.width, self.answers)
+        state = self.state_dict()
+        state |= {name: state[name][target : target + 1].clone() for name in ("target.weight", "target.bias")}
+        network.load_state_dict(state)
+        return network.eval()
+
 
 class Ensemble(nn.Module):
-    """Networks side by side: the target's logits of each, and the mean of their answers."""
+    """The networks of one or several models side by side; what several of them have in common is computed once.
 
-    def __init__(self, networks: Sequence[GalaxyNet]):
+    Parameters
+    ----------
+    *models : sequence of GalaxyNet
+        The networks of each model, each with one target.
+
+    Attributes
+    ----------
+    speakers : list of int
+        Numbers of the models whose answers are given: not of those that would say what an earlier one says.
+    """
+
+    def __init__(self, *models: Sequence[GalaxyNet]):
         super().__init__()
-        self.networks = nn.ModuleList(networks)
+        self.trunks = nn.ModuleList()
+        self.targets = nn.ModuleList(nn.ModuleList(network.target for network in networks) for networks in models)
+        self.members: list[list[int]] = []
+        known: dict[str, int] = {}
+        for networks in models:
+            hashes = [content_hash(network.stem, network.stages) for network in networks]
+            for network, sha in zip(networks, hashes, strict=True):
+                if known.setdefault(sha, len(known)) == len(self.trunks):
+                    self.trunks.append(network)
+            self.members.append([known[sha] for sha in hashes])
+        said: dict[tuple[str, ...], int] = {}
+        for k, networks in enumerate(models):
+            said.setdefault(tuple(content_hash(n.stem, n.stages, n.morphology) for n in networks), k)
+        self.speakers = list(said.values())
+        self.morphologies = nn.ModuleList(nn.ModuleList(n.morphology for n in models[k]) for k in self.speakers)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map stored images (n, S, S, 3) uint8 to logits (n, members) and answers (n, answers) in 0..1."""
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Map stored images (n, S, S, 3) uint8 to logits of each model (n, members) and then, for each of `speakers`,
+        of the answers (n, members, answers)."""
         pixels = to_unit(images)
-        outputs = [network(pixels) for network in self.networks]
-        logits = torch.stack([target.float() for target, _ in outputs], 1)
-        return logits, torch.stack([answers.float().sigmoid() for _, answers in outputs]).mean(0)
+        features = [cast(GalaxyNet, trunk).features(pixels) for trunk in self.trunks]
+        targets = (self._each(heads, features, k)[:, :, 0] for k, heads in enumerate(self.targets))
+        answers = zip(self.morphologies, self.speakers, strict=True)
+        return *targets, *(self._each(heads, features, k) for heads, k in answers)
+
+    def _each(self, heads: nn.Module, features: list[torch.Tensor], model: int) -> torch.Tensor:
+        """Return what the heads of a model say, (n, members, ...)."""
+        seen = zip(cast(nn.ModuleList, heads), self.members[model], strict=True)
+        return torch.stack([head(features[k]).float() for head, k in seen], 1)
+
+
+def content_hash(*parts: nn.Module) -> str:
+    """Return the SHA-256 of the numbers in some parts of a network: equal ones compute the same."""
+    sha = hashlib.sha256()
+    for part in parts:
+        for value in part.state_dict().values():
+            sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from galscan import home
 from galscan.classify import vetted as grading
-from galscan.classify.dataset import check_counts, read_table, split_objects
+from galscan.classify.dataset import check_counts, read_table, split_objects, target_column, together
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
 from galscan.recipe import LabelRules, Recipe, load_recipe
@@ -33,6 +33,8 @@ class Plan:
     vetted: list[grading.Vetted] = field(default_factory=list)
     grades: list[dict[str, Any]] = field(default_factory=list)
     """What came of the grades, one entry for each of `vetted` (`galscan.classify.vetted.add_labels`)."""
+    together: tuple[str, ...] = ()
+    """Hashes of the recipes of all targets that one network learns, where they are several."""
 
     @property
     def rules(self) -> LabelRules:
@@ -46,6 +48,7 @@ class Plan:
             "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
             # Only where there are some: models of before stay what was asked for.
             **({"grades": [[v.fingerprint, v.hash] for v in self.vetted]} if self.vetted else {}),
+            **({"together": list(self.together)} if self.together else {}),
         }  # fmt: skip
 
     @property
@@ -59,6 +62,11 @@ class Plan:
     def seconds(self, share: float) -> float | None:
         return None if self.budget is None else self.budget * 60 * share
 
+    @property
+    def column(self) -> str:
+        """The column of a table that holds this target."""
+        return target_column(self.recipe.name) if self.together else "target"
+
     def describe(self) -> str:
         """Return the plan for people."""
         r, t = self.recipe, self.table
@@ -67,7 +75,7 @@ class Plan:
         labelled = int(t[self.schema.names].notna().any(axis=1).sum())
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
         for split in ("train", "calibration", "test"):
-            part = t.loc[t["split"] == split, "target"]
+            part = t.loc[t["split"] == split, self.column]
             rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
         rows += grading.describe(self.vetted, self.grades)
         rows += [
@@ -155,3 +163,44 @@ def make_plan(
         recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed,
         list(vetted), grades,
     )  # fmt: skip
+
+
+def make_plans(
+    targets: Sequence[str],
+    survey: str | Sequence[str],
+    store: str | Path | Sequence[str | Path],
+    out: str | Path | None,
+    budget: float | None,
+    synthetic: bool,
+    seed: int,
+    vetted: Sequence[grading.Vetted] = (),
+) -> list[Plan]:
+    """Make the plans of one target, or of several that one network is to learn: their objects are split once for all.
+
+    Settings of the networks, the split and the first look are those of the first target's recipe.
+
+    Raises
+    ------
+    InputError
+        If targets, labels and stores do not fit together, or there are too few examples.
+    """
+    if len(targets) == 1:
+        return [make_plan(targets[0], survey, store, out, budget, synthetic, seed, vetted)]
+    if vetted:
+        raise InputError("--grades are of one target: train it alone, or leave them out")
+    plans = [make_plan(target, survey, store, None, budget, synthetic, seed) for target in targets]
+    first = plans[0]
+    names = [plan.recipe.name for plan in plans]
+    if len(set(names)) < len(names):
+        raise InputError(f"a target is named twice: {', '.join(names)}")
+    for plan in plans:
+        if plan.recipe.size != first.recipe.size or plan.schema.name != first.schema.name:
+            raise InputError(
+                f"'{plan.recipe.name}' learns from {plan.schema.name} labels at {plan.recipe.size} px, "
+                f"'{first.recipe.name}' from {first.schema.name} labels at {first.recipe.size} px: "
+                "train them one after the other"
+            )
+    table = together({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed)
+    place = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))
+    hashes = tuple(plan.recipe.hash for plan in plans)
+    return [replace(plan, table=table, out=place / plan.recipe.name, together=hashes) for plan in plans]

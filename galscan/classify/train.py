@@ -21,6 +21,8 @@ from galscan.labels import Schema
 from galscan.progress import track
 from galscan.recipe import ClassifierSettings
 
+MOST_POSITIVE = 0.6  # of a batch, where several targets share it
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -29,8 +31,8 @@ class Examples:
     Attributes
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
-    target : ndarray of float32, shape (n,)
-        1, 0, or NaN (ambiguous: teaches morphology only).
+    target : ndarray of float32, shape (n, targets)
+        1, 0, or NaN (ambiguous: teaches nothing of this target).
     answers : ndarray of float32, shape (n, answers)
         Morphology scaled to 0..1, NaN = not asked.
     """
@@ -47,7 +49,7 @@ class Examples:
         columns = [schema.names.index(a) for a in answers]
         low, high = schema.low[columns], schema.high[columns]
         scaled = np.clip((labels[list(answers)].to_numpy(np.float32) - low) / (high - low), 0, 1)
-        return cls(images, np.asarray(target, np.float32), scaled.astype(np.float32))
+        return cls(images, np.asarray(target, np.float32).reshape(len(images), -1), scaled.astype(np.float32))
 
     def joined(self, others: Examples) -> Examples:
         """Return these galaxies, and after them the others."""
@@ -57,7 +59,7 @@ class Examples:
 
     def useful(self, settings: ClassifierSettings) -> np.ndarray:
         """Return which galaxies teach anything: one without a target does only where morphology is learnt."""
-        return np.isfinite(self.target) | (settings.morphology_weight > 0)
+        return np.isfinite(self.target).any(1) | (settings.morphology_weight > 0)
 
 
 def drawing_weights(
@@ -65,9 +67,10 @@ def drawing_weights(
 ) -> torch.Tensor:
     """Return how often each galaxy is drawn, the real ones and after them the dreamt; float64, their sum is 1.
 
-    How many of a batch are positive is as ``settings.sampling`` says. Of these ``settings.dreamt_fraction`` are
-    dreamt, or fewer where few dreams are left: no dreamt target is shown more often than a real one, else a handful
-    would be learnt by heart. Of the others ``settings.dreamt_negatives`` are dreamt.
+    How many of a batch are positive is as ``settings.sampling`` says; of several targets, each has an equal part of
+    them. Of these ``settings.dreamt_fraction`` are dreamt, or fewer where few dreams are left: no dreamt target is
+    shown more often than a real one, else a handful would be learnt by heart. Of the others
+    ``settings.dreamt_negatives`` are dreamt.
 
     Parameters
     ----------
@@ -75,16 +78,17 @@ def drawing_weights(
         All that can be dreamt is: see ``settings.dreams_first``.
     """
     pools = [real] if dreamt is None else [real, dreamt]
-    positive = [pool.target == 1 for pool in pools]
-    others = [pool.useful(settings) & ~rows for pool, rows in zip(pools, positive, strict=True)]
-    mass = settings.positive_fraction
+    any_positive = [(pool.target == 1).any(1) for pool in pools]
+    others = [pool.useful(settings) & ~rows for pool, rows in zip(pools, any_positive, strict=True)]
+    targets = real.target.shape[1]
+    mass = min(targets * settings.positive_fraction, max(MOST_POSITIVE, settings.positive_fraction))
     if settings.sampling == "natural":
-        mass = positive[0].sum() / max(positive[0].sum() + others[0].sum(), 1)
+        mass = any_positive[0].sum() / max(any_positive[0].sum() + others[0].sum(), 1)
     weights = [np.zeros(len(pool.target)) for pool in pools]
-    for of_kind, whole, asked in (
-        (positive, mass, settings.dreamt_fraction),
-        (others, 1 - mass, settings.dreamt_negatives),
-    ):
+    kinds = [
+        ([pool.target[:, k] == 1 for pool in pools], mass / targets, settings.dreamt_fraction) for k in range(targets)
+    ]
+    for of_kind, whole, asked in (*kinds, (others, 1 - mass, settings.dreamt_negatives)):
         count = [int(rows.sum()) for rows in of_kind]
         share = 0.0
         if dreamt is not None and count[1]:
@@ -106,6 +110,7 @@ def train_classifier(
 ) -> GalaxyNet:
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
+    The network has a score for each column of ``real.target``.
     With `dreamt`, a part of the galaxies is dreamt (`drawing_weights`), and all that can be during the first
     ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. The loss of the
     target is ``settings.loss``.
@@ -119,7 +124,8 @@ def train_classifier(
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    network = GalaxyNet(settings.width, real.answers.shape[1]).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = GalaxyNet(settings.width, real.answers.shape[1], real.target.shape[1]).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
@@ -128,7 +134,8 @@ def train_classifier(
     columns = [torch.from_numpy(column) for column in (all_.images, all_.target, all_.answers)]
     only_dreams = round(steps * settings.dreams_first) if dreamt is not None else 0
     weights = [drawing_weights(real, dreamt, settings, first=first) for first in (True, False)]
-    balance = torch.tensor((real.target == 0).sum() / max((real.target == 1).sum(), 1), device=device).float()
+    counts = (real.target == 0).sum(0), np.maximum((real.target == 1).sum(0), 1)
+    balance = torch.tensor(counts[0] / counts[1], device=device).float()
 
     network.train()
     with track(label, steps, "step") as advance:

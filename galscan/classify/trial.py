@@ -216,7 +216,7 @@ class Trial:
         table = self.galaxies.table
         rows = np.flatnonzero(self.repeat.has(table["id"], "test") & table["target"].notna())
         with _timed(self.folder, "scores"):
-            score = member_scores(networks, self.galaxies.images[rows], self.device).mean(0)
+            score = member_scores(networks, self.galaxies.images[rows], self.device).mean(0)[:, 0]
         frame = table.loc[rows, ["id", "target"]].astype({"target": int}).assign(score=score)
         with atomic_path(path) as temporary:
             frame.to_parquet(temporary, index=False)

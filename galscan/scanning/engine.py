@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class Progress:
     """Share of the workers' time that was spent in the networks."""
 
 
-def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | None = None) -> Progress:
+def run_scan(plan: Plan, client: Client, parts: Iterable[Part], looks: Sequence[Path] = ()) -> Progress:
     """Score `parts` on the workers of `client`; a part that is done stays done whatever happens later.
 
     A part that kills every worker that tries it is quarantined whole. Workers that are silent for too long are
@@ -56,7 +56,7 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], look: Path | Non
         If the run folder cannot be written.
     """
     parts = list(parts)
-    job = Job.of(plan, look)
+    job = Job.of(plan, looks)
     waiting = deque(parts)
     suspects: list[Part] = []
     tried: set[int] = set()

@@ -19,15 +19,16 @@ from galscan import progress
 from galscan.candidates.purity import ScoreHistogram
 from galscan.errors import GalscanError
 from galscan.scanning.plan import Part, Plan
-from galscan.scanning.worker import AUDIT, AUDITED, CHOSEN, FINGERPRINT, FULL, quarantine_path, scores_path
+from galscan.scanning.worker import AUDIT, AUDITED, CHOSEN, FINGERPRINT, FULL, of_target, quarantine_path, scores_path
 
 T = TypeVar("T")
+TARGETED = ("score", "score_std", "first_look")  # columns that each target has one of
 ORDER = ["score", "store", "id", "index"]  # best first; the rest only so that ties have one order
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A whole scan, merged: the best rows, the histogram of all scores, and why objects were set aside."""
+    """A scan for one target, merged: the best rows, the histogram of all scores, and why objects were set aside."""
 
     top: pd.DataFrame
     histogram: ScoreHistogram
@@ -68,57 +69,88 @@ def _rows(path: Path, fingerprint: str) -> tuple[int, int] | None:
         return None
 
 
-def merge(plan: Plan) -> Merged:
-    """Merge all parts: bounded memory, and the same result in whatever order they were done.
+def merge(plan: Plan) -> list[Merged]:
+    """Merge all parts, for each target: bounded memory, and the same result in whatever order they were done.
 
     Raises
     ------
     GalscanError
         If a part is missing or damaged, or an object is not in exactly one table.
     """
-    histogram, beyond = ScoreHistogram.empty(), ScoreHistogram.empty()
+    lists = [_List(plan, target) for target in plan.targets]
     reasons: Counter[str] = Counter()
-    best: list[pd.DataFrame] = []
-    scored = set_apart = held = discarded = 0
-    audited: list[np.ndarray] = []
-    floor = -np.inf  # the score of the last of the best so far
+    set_apart = 0
     with progress.track("merge", len(plan.parts), "parts") as advance:
-        for path, why, score, stage in _in_order(lambda part: _read_part(plan, part), plan.parts):
+        for path, why, scores, stage in _in_order(lambda part: _read_part(plan, part), plan.parts):
             reasons.update(why)
             set_apart += len(why)
-            histogram.add(score[stage == FULL])
-            # Each of the audited stands for all that were discarded like it.
-            beyond.add(score[stage == AUDITED], round(1 / AUDIT))
-            audited.append(score[stage == AUDITED])
-            discarded += int((stage != FULL).sum())
-            scored += len(score)
-            # Ties with the last of the best are kept until the sort, which decides them by name.
-            keep = np.flatnonzero(score >= floor)
-            if len(keep):
-                best.append(_frame(pq.read_table(path).take(keep)))
-                held += len(keep)
-            if held > 4 * plan.top:
-                best = [_sort(best, plan.top)]
-                held, floor = len(best[0]), float(best[0]["score"].iloc[-1])
+            rows = [best.count(score, stage) for best, score in zip(lists, scores, strict=True)]
+            if any(map(len, rows)):
+                table = pq.read_table(path)
+                for best, some in zip(lists, rows, strict=True):
+                    best.keep(table, some)
             advance()
-    top, looked = _sort(best, plan.top), np.concatenate(audited) if audited else np.empty(0, np.float32)
-    lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
-    return Merged(
-        top, histogram + beyond, beyond, scored, set_apart, dict(sorted(reasons.items())), discarded, len(looked), lost
-    )
+    return [best.merged(set_apart, dict(sorted(reasons.items()))) for best in lists]
 
 
-def _read_part(plan: Plan, part: Part) -> tuple[Path, list[str], np.ndarray, np.ndarray]:
-    """Return where the scores of a part are, why objects were set aside, the scores, and how far each object came."""
-    why = _column(plan, part, quarantine_path(plan.out, part.number), "reason").to_pylist()
+class _List:
+    """The best of one target so far, and the histogram of its scores."""
+
+    def __init__(self, plan: Plan, target: str):
+        self.plan = plan
+        # Of several targets, each has its own score in the tables; in its list it is called as if it were alone.
+        self.names = {of_target(name, target, plan.targets): name for name in TARGETED}
+        self.others = {of_target(name, t, plan.targets) for t in plan.targets for name in TARGETED} - self.names.keys()
+        self.histogram, self.beyond = ScoreHistogram.empty(), ScoreHistogram.empty()
+        self.audited: list[np.ndarray] = []
+        self.best: list[pd.DataFrame] = []
+        self.scored = self.held = self.discarded = 0
+        self.floor = -np.inf  # the score of the last of the best so far
+
+    def count(self, score: np.ndarray, stage: np.ndarray) -> np.ndarray:
+        """Take in the scores of a part, and how far each object came; return the rows that may be among the best."""
+        self.histogram.add(score[stage == FULL])
+        # Each of the audited stands for all that were discarded like it.
+        self.beyond.add(score[stage == AUDITED], round(1 / AUDIT))
+        self.audited.append(score[stage == AUDITED])
+        self.discarded += int((stage != FULL).sum())
+        self.scored += len(score)
+        # Ties with the last of the best are kept until the sort, which decides them by name.
+        return np.flatnonzero(score >= self.floor)
+
+    def keep(self, table: pa.Table, rows: np.ndarray) -> None:
+        """Take in some rows of a part."""
+        if len(rows):
+            own = table.drop_columns(sorted(self.others)).rename_columns(self.names)
+            self.best.append(own.take(rows).to_pandas().astype({"store": "str"}))
+            self.held += len(rows)
+        if self.held > 4 * self.plan.top:
+            self.best = [_sort(self.best, self.plan.top)]
+            self.held, self.floor = len(self.best[0]), float(self.best[0]["score"].iloc[-1])
+
+    def merged(self, quarantined: int, reasons: dict[str, int]) -> Merged:
+        top = _sort(self.best, self.plan.top)
+        looked = np.concatenate(self.audited) if self.audited else np.empty(0, np.float32)
+        lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
+        return Merged(
+            top, self.histogram + self.beyond, self.beyond, self.scored, quarantined, reasons, self.discarded,
+            len(looked), lost,
+        )  # fmt: skip
+
+
+def _read_part(plan: Plan, part: Part) -> tuple[Path, list[str], list[np.ndarray], np.ndarray]:
+    """Return where the scores of a part are, why objects were set aside, scores by target, how far each object came."""
+    (why,) = _columns(plan, quarantine_path(plan.out, part.number), ["reason"])
     path = scores_path(plan.out, part.number)
-    score = _column(plan, part, path, "score").to_numpy()
-    stage = _column(plan, part, path, "stage").combine_chunks().to_numpy(zero_copy_only=False)
+    *scores, stage = _columns(plan, path, [*(of_target("score", t, plan.targets) for t in plan.targets), "stage"])
     if not _done(plan, part):
         raise GalscanError(
             f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
         )
-    return path, why, score, stage
+    return (
+        path, why.to_pylist(), [score.to_numpy() for score in scores],
+        stage.combine_chunks().to_numpy(zero_copy_only=False),
+    )  # fmt: skip
 
 
 def _in_order(read: Callable[[Part], T], parts: Iterable[Part], threads: int = 8) -> Iterator[T]:
@@ -138,18 +170,15 @@ def _in_order(read: Callable[[Part], T], parts: Iterable[Part], threads: int = 8
                 future.cancel()
 
 
-def _column(plan: Plan, part: Part, path: Path, name: str) -> pa.ChunkedArray:
-    """Read one column of a part, with its checksums verified."""
+def _columns(plan: Plan, path: Path, names: list[str]) -> list[pa.ChunkedArray]:
+    """Read columns of a part, with their checksums verified."""
     if _rows(path, plan.fingerprint) is None:
         raise GalscanError(f"{path} is missing or damaged; run the same command again, it will be done again")
     try:
-        return pq.read_table(path, columns=[name], page_checksum_verification=True)[name]
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(path, columns=names, page_checksum_verification=True)
+        return [table[name] for name in names]
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise GalscanError(f"{path} is damaged ({error}); remove it and run the same command again") from error
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    return table.to_pandas().astype({"store": "str"})
 
 
 def _sort(frames: list[pd.DataFrame], top: int) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import galscan
 from galscan import files, home
+from galscan.classify.bundle import answer_names
 from galscan.errors import InputError, nearest
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, Store
@@ -38,6 +39,16 @@ class StoreRef:
 
 
 @dataclass(frozen=True)
+class ModelRef:
+    """One model of a plan: enough to open it elsewhere and to notice that it changed."""
+
+    target: str
+    path: str
+    model_hash: str
+    recipe_hash: str
+
+
+@dataclass(frozen=True)
 class Part:
     """One unit of work: the rows `start` to `stop` of store number `store`, which are whole chunks of it."""
 
@@ -60,10 +71,8 @@ class Plan:
     with other machines.
     """
 
-    target: str
-    model: str
-    model_hash: str
-    recipe_hash: str
+    models: tuple[ModelRef, ...]
+    """One for each target."""
     stores: tuple[StoreRef, ...]
     parts: tuple[Part, ...]
     size: int
@@ -82,6 +91,16 @@ class Plan:
         return sum(part.count for part in self.parts)
 
     @property
+    def target(self) -> str:
+        """The target, or several joined by +."""
+        return "+".join(self.targets)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is looked for, by name."""
+        return tuple(model.target for model in self.models)
+
+    @property
     def bytes(self) -> int:
         """Bytes of pixels to read, uncompressed."""
         return self.objects * self.size * self.size * 3
@@ -90,8 +109,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the scores and the candidates, by name."""
         return {
-            "model": self.model_hash,
-            "recipe": self.recipe_hash,
+            "model": _one_or_all([model.model_hash for model in self.models]),
+            "recipe": _one_or_all([model.recipe_hash for model in self.models]),
             "stores": [[store.name, store.content_hash] for store in self.stores],
             "version": galscan.__version__,
             "top": self.top,
@@ -120,6 +139,10 @@ class Plan:
         words = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([self.target, *(store.name for store in self.stores)]))
         return home.run_path(f"{words[:55].strip('-.')}-{self.fingerprint[:8]}")
 
+    def folder(self, target: str) -> Path:
+        """Return where the candidates of a target go: the run folder, or one in it where there are several targets."""
+        return self.out / target if len(self.models) > 1 else self.out
+
     def where(self, part: Part) -> str:
         """Return words for a message: which rows of which store."""
         store = self.stores[part.store]
@@ -128,7 +151,7 @@ class Plan:
 
 def make_plan(
     stores: Sequence[Store],
-    bundle: Bundle,
+    bundles: Sequence[Bundle],
     *,
     top: int | None = None,
     precision: str | None = None,
@@ -138,25 +161,27 @@ def make_plan(
     limit: int | None = None,
     cascade: bool | None = None,
 ) -> Plan:
-    """Decide a scan of `stores` with the model `bundle`; `None` means what the model's recipe says.
+    """Decide a scan of `stores` with some models; `None` means what the first one's recipe says.
 
     Parameters
     ----------
+    bundles : sequence of Bundle
+        One for each target.
     selection : Selection
         Which objects; all by default.
     limit : int, optional
         Only the first so many rows of the stores, in their order.
     cascade : bool, optional
-        Whether a first look discards what surely is no candidate; by default where the survey is large enough and the
-        model has one.
+        Whether a first look discards what surely is no candidate; by default where the survey is large enough and all
+        models have one.
 
     Raises
     ------
     InputError
-        If there is no store, one is named twice, one has another image size than the model, `top`, `precision` or
-        `device` is out of range, or a first look is asked for of a model that has none.
+        If there is no store, one is named twice, one has another image size than the models, two models are of one
+        target, `top`, `precision` or `device` is out of range, or a first look is asked for of a model that has none.
     """
-    settings = bundle.recipe.scan
+    settings = bundles[0].recipe.scan
     top = settings.top if top is None else top
     precision = settings.precision if precision is None else precision
     if top < 1:
@@ -167,21 +192,22 @@ def make_plan(
         raise InputError(f"device '{device}' is unknown{nearest(device, DEVICES)}")
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: scan at least 1 object")
-    _check(stores, bundle)
+    _check_models(bundles)
+    _check(stores, bundles[0])
     for store in stores:
         selection.check(store)
     parts = tuple(_parts(stores, limit))
-    if cascade and bundle.first_look is None:
+    without = next((bundle for bundle in bundles if bundle.first_look is None), None)
+    if cascade and without is not None:
         raise InputError(
-            f"--cascade: {bundle.path} has no first look; train it with more pictures, or more [first_look] steps"
+            f"--cascade: {without.path} has no first look; train it with more pictures, or more [first_look] steps"
         )
     if cascade is None:
-        cascade = bundle.first_look is not None and sum(part.count for part in parts) >= LARGE
+        cascade = without is None and sum(part.count for part in parts) >= LARGE
     return Plan(
-        target=bundle.target, model=str(Path(bundle.path).absolute()), model_hash=bundle.model_hash,
-        recipe_hash=bundle.recipe.hash,
+        models=tuple(ModelRef(b.target, str(Path(b.path).absolute()), b.model_hash, b.recipe.hash) for b in bundles),
         stores=tuple(StoreRef(s.name, s.location, s.content_hash, s.count) for s in stores),
-        parts=parts, size=bundle.size, answers=tuple(bundle.answers), top=top, precision=precision,
+        parts=parts, size=bundles[0].size, answers=tuple(answer_names(bundles)), top=top, precision=precision,
         batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
         selection=selection, cascade=cascade,
     )  # fmt: skip
@@ -207,6 +233,23 @@ def _check(stores: Sequence[Store], bundle: Bundle) -> None:
                 f"apart; ingest one of them again with another --name, or scan them one by one"
             )
         seen[store.name] = store
+
+
+def _check_models(bundles: Sequence[Bundle]) -> None:
+    """Refuse models that cannot look at the same pictures, or whose candidates could not be told apart."""
+    first, seen = bundles[0], set()
+    for bundle in bundles:
+        if bundle.target in seen:
+            raise InputError(f"two models are of the target '{bundle.target}'; name one of them")
+        seen.add(bundle.target)
+        if bundle.size != first.size:
+            raise InputError(
+                f"{bundle.path} looks at {bundle.size} px, {first.path} at {first.size} px: scan with each alone"
+            )
+
+
+def _one_or_all(values: list[str]) -> str | list[str]:
+    return values[0] if len(values) == 1 else values
 
 
 def _parts(stores: Sequence[Store], limit: int | None) -> list[Part]:
@@ -242,7 +285,8 @@ def output_bytes(plan: Plan) -> int:
 
 
 def _row_bytes(plan: Plan) -> int:
-    return 8 + 20 + 16 + 8 + 5 + 4 * len(plan.answers)  # index, id, position, score and spread, first look, morphology
+    # index, id, position, first look's stage, its score, score and spread, morphology
+    return 8 + 20 + 16 + 1 + 12 * len(plan.models) + 4 * len(plan.answers)
 
 
 def check_fit(plan: Plan, workers: int | None, memory: int, free: int) -> None:
@@ -279,7 +323,7 @@ def check_fit(plan: Plan, workers: int | None, memory: int, free: int) -> None:
 def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
     """Return the plan in words, for ``--dry-run``; `workers` says who will do it, `rate` how many objects a second."""
     lines = [
-        ("target", f"{plan.target}, model {plan.model} ({plan.model_hash[:12]})"),
+        *(("target", f"{model.target}, model {model.path} ({model.model_hash[:12]})") for model in plan.models),
         *(("store", f"{store.name}: {store.count:,} objects, {store.path}") for store in plan.stores),
         (
             "objects",

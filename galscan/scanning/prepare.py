@@ -21,7 +21,7 @@ from galscan.store.layout import CHUNK
 if TYPE_CHECKING:
     from distributed import Client
 
-SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 20_000)  # of the survey, and at least and at most so many objects
+SAMPLE_SHARE, SAMPLE = 0.02, (4_000, 10_000)  # of the survey, and at least and at most so many objects
 CONVERTED = 20_000  # objects, from which on to convert the networks takes less time than it saves
 
 
@@ -33,25 +33,28 @@ def convert_networks(plan: Plan, out: Path) -> None:
     InputError
         If the model is not whole.
     """
-    from galscan.classify.bundle import open_bundle
-    from galscan.classify.cascade import load_first_look
+    from galscan.classify.bundle import load_ensemble, open_bundle
+    from galscan.classify.cascade import TinyNets, load_first_look
     from galscan.classify.compiled import convert, has_openvino
 
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return
-    bundle = open_bundle(plan.model)
-    first, networks = bundle.first_look, bundle.ensemble()
+    bundles = [open_bundle(model.path) for model in plan.models]
+    firsts, networks = [bundle.first_look for bundle in bundles], load_ensemble(bundles)
     try:
-        if first is not None:
-            convert(load_first_look(first).network, plan.size, out / TINY)
+        if all(firsts):
+            looks = [load_first_look(path) for path in firsts if path is not None]
+            convert(TinyNets([look.network for look in looks]), plan.size, out / TINY)
         convert(networks, plan.size, out / NETWORK)
     except Exception as error:  # of its own kinds: an installation that does not suit this machine
         why = (str(error).strip().splitlines() or ["no message"])[0]
         print(f"OpenVINO cannot be used ({type(error).__name__}: {why:.200}); PyTorch computes", file=sys.stderr)
 
 
-def first_look(plan: Plan, client: Client) -> Path:
-    """Cut the model's first look for this survey, by a random sample of it; return the file, an earlier call's again.
+def first_looks(plan: Plan, client: Client) -> list[Path]:
+    """Cut the models' first looks for this survey, by a random sample of it; return the files, an earlier call's again.
+
+    An object passes that one of them lets pass: what all together let pass is written in each.
 
     Raises
     ------
@@ -62,9 +65,10 @@ def first_look(plan: Plan, client: Client) -> Path:
     """
     from galscan.classify.cascade import load_first_look, save_first_look, set_cut
 
-    path, taught = plan.out / FIRST_LOOK, Path(plan.model) / FIRST_LOOK
-    if path.is_file():
-        return path
+    paths = [plan.folder(target) / FIRST_LOOK for target in plan.targets]
+    taught = [Path(model.path) / FIRST_LOOK for model in plan.models]
+    if all(path.is_file() for path in paths):
+        return paths
     random = np.random.default_rng(plan.seed)
     wanted = int(np.clip(plan.objects * SAMPLE_SHARE, *SAMPLE))
     chunks = [
@@ -89,9 +93,14 @@ def first_look(plan: Plan, client: Client) -> Path:
     own, full = (np.concatenate(values) for values in zip(*scores, strict=True))
     # Half of what is read may set the cut (`cascade.teaches`); of the rest, the share that is chosen and can be scored.
     share = plan.top / max(plan.objects * 2 * got / max(read, 1), 1)
-    look = set_cut(load_first_look(taught).network, own, full.astype(np.float64), share)
-    save_first_look(look, path)
-    return path
+    looks = [
+        set_cut(load_first_look(path).network, own[:, k], full[:, k].astype(np.float64), share)
+        for k, path in enumerate(taught)
+    ]
+    passes = float((own >= [look.cut for look in looks]).any(1).mean())
+    for look, path in zip(looks, paths, strict=True):
+        save_first_look(replace(look, passes=passes), path)
+    return paths
 
 
 def _drawn_chunks(plan: Plan, random: np.random.Generator, count: int) -> list[tuple[int, slice]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,32 @@ class Run:
     info: dict[str, Any]
 
     @property
+    def targets(self) -> list[str]:
+        """What was looked for, by name."""
+        return list(self.info.get("targets", [self.info["target"]]))
+
+    def of(self, target: str) -> Run:
+        """Return the run of one of several targets.
+
+        Raises
+        ------
+        InputError
+            If it was not looked for.
+        """
+        if target not in self.targets:
+            raise InputError(f"{self.path} looked for {', '.join(self.targets)}, not for '{target}'")
+        return open_run(self.path / target) if several(self.info) else self
+
+    @property
     def candidates(self) -> pd.DataFrame:
-        """The ranked candidates, best first."""
+        """The ranked candidates, best first; of several targets, `of` gives each one's."""
+        check_one(self.path, self.info)
         return pd.read_parquet(self.path / "candidates.parquet")
+
+    @property
+    def tables(self) -> Path:
+        """The folder that holds the tables of scores and of the quarantined."""
+        return tables(self.path, self.info)
 
     @property
     def set_aside(self) -> dict[str, int]:
@@ -50,7 +73,12 @@ class Run:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
         told = {"run": str(self.path), "set_aside": self.set_aside}
         told |= {k: v for k, v in self.info.items() if k not in ("run", "identity", "histogram", "histogram_discarded")}
-        return told | ({"text": self._text()} if self.info["status"] == "done" else {})
+        if self.info["status"] != "done":
+            return told
+        if not several(self.info):
+            return told | {"text": self._text()}
+        each = {target: self.of(target).summary() for target in self.targets}
+        return told | {"runs": each, "text": "\n\n".join(one["text"] for one in each.values())}
 
     def _text(self) -> str:
         """Return the outcome of a finished scan for people."""
@@ -72,7 +100,7 @@ class Run:
 
 
 def open_run(path: Path | str) -> Run:
-    """Open a finished scan.
+    """Open a finished scan: of one target, of several, or that of one of several.
 
     Raises
     ------
@@ -89,9 +117,47 @@ def open_run(path: Path | str) -> Run:
         raise InputError(f"{path} is not the folder of a scan (it has no {INFO}); make one with: galscan scan")
     if info["status"] != "done":
         raise InputError(f"the scan in {path} is not finished; run its scan command again, it goes on where it stopped")
-    if not (path / "candidates.parquet").is_file():
+    if not several(info) and not (path / "candidates.parquet").is_file():
         raise InputError(f"{path} has lost its candidates.parquet; remove {path / INFO} and run its scan command again")
     return Run(path, info)
+
+
+def open_one(path: Path | str) -> Run:
+    """Open a finished scan of one target, or that of one of several.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such folder.
+    InputError
+        If it is no scan, not finished, or of several targets.
+    """
+    run = open_run(path)
+    check_one(run.path, run.info)
+    return run
+
+
+def several(info: Mapping[str, Any]) -> bool:
+    """Tell whether a scan is of several targets, each of which has a run of its own in its folder."""
+    return len(info.get("targets", [])) > 1 and "tables" not in info
+
+
+def check_one(path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a scan of several targets where the candidates of one are wanted.
+
+    Raises
+    ------
+    InputError
+        Naming them.
+    """
+    if several(info):
+        names = ", ".join(str(path / target) for target in info["targets"])
+        raise InputError(f"{path} is a scan for several targets; name one of them: {names}")
+
+
+def tables(path: Path, info: Mapping[str, Any]) -> Path:
+    """Return the folder that holds the tables of a run: its own, or that of the scan for several targets it is of."""
+    return path.parent if info.get("tables") == ".." else path
 
 
 def read_info(path: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from galscan import files
 from galscan.errors import GalscanError
-from galscan.scanning.plan import PIECE, Part, Plan, StoreRef
+from galscan.scanning.plan import PIECE, ModelRef, Part, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
 
@@ -48,8 +48,7 @@ FINGERPRINT, CHOSEN = b"galscan.fingerprint", b"galscan.chosen"
 class Job:
     """What all parts of a scan have in common, small enough to travel with each."""
 
-    model: str
-    model_hash: str
+    models: tuple[ModelRef, ...]
     stores: tuple[StoreRef, ...]
     out: str
     fingerprint: str
@@ -58,20 +57,24 @@ class Job:
     precision: str
     batch: int
     selection: Selection = ALL
-    first_look: str = ""
-    """File of the first look; none by default."""
+    first_looks: tuple[str, ...] = ()
+    """Files of the first looks, one for each model; none by default."""
     seed: int = 0
     converted: bool = False
     """Whether the run folder holds the networks as OpenVINO likes them (`convert_networks`)."""
 
     @classmethod
-    def of(cls, plan: Plan, first_look: Path | None = None) -> Job:
+    def of(cls, plan: Plan, first_looks: Sequence[Path] = ()) -> Job:
         """Return the job of a plan."""
         return cls(
-            plan.model, plan.model_hash, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
+            plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
-            str(first_look or ""), plan.seed, (plan.out / NETWORK).is_file(),
+            tuple(map(str, first_looks)), plan.seed, (plan.out / NETWORK).is_file(),
         )  # fmt: skip
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(model.target for model in self.models)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class PartReport:
     busy: float
     """Seconds of these in the networks."""
     worker: str
+
+
+def of_target(column: str, target: str, targets: Sequence[str]) -> str:
+    """Return the name of a column in the tables of scores: that of its target where there are several targets."""
+    return f"{column}_{target}" if len(targets) > 1 else column
 
 
 def scores_path(out: Path | str, part: int) -> Path:
@@ -116,10 +124,10 @@ def score_part(part: Part, job: Job) -> PartReport:
     chosen = job.selection.mask(store, rows)
     flags = store.column("flags", rows)
     reasons = _REASONS[flags]
-    score = np.full(part.count, np.nan, np.float32)
+    score = np.full((part.count, len(job.models)), np.nan, np.float32)
     spread = score.copy()
     answers = np.full((part.count, len(job.answers)), np.nan, np.float32)
-    look = _first_look(job) if job.first_look else None
+    look = _first_look(job) if job.first_looks else None
     first = score.copy()
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
     stage = np.full(part.count, STAGES.index(FULL), np.int8)
@@ -153,7 +161,7 @@ def score_part(part: Part, job: Job) -> PartReport:
             own = look[0](images[use])
             busy += time.perf_counter() - before
             first[here][use] = own
-            below = own < look[1]  # what has no number for a score is for the full network to see
+            below = (own < look[1]).all(1)  # what has no number for a score is for the full network to see
             again = audited[here][use]
             stage[here][use[below & again]] = STAGES.index(AUDITED)
             stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
@@ -165,7 +173,8 @@ def score_part(part: Part, job: Job) -> PartReport:
     if waiting:
         score_waiting()
     looked = stage != STAGES.index(DISCARDED)
-    reasons[(reasons == "") & looked & ~(np.isfinite(score) & np.isfinite(spread))] = NONFINITE_SCORE
+    finite = (np.isfinite(score) & np.isfinite(spread)).all(1)
+    reasons[(reasons == "") & looked & ~finite] = NONFINITE_SCORE
 
     kept = reasons == ""
     marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
@@ -173,9 +182,7 @@ def score_part(part: Part, job: Job) -> PartReport:
         quarantine_path(job.out, part.number), marks,
         {**columns, "flags": flags, "reason": pa.array(reasons, pa.string())}, chosen & ~kept,
     )  # fmt: skip
-    morphology = {name: answers[:, k] for k, name in enumerate(job.answers)}
-    seen = {"first_look": first, "stage": _words(stage)}
-    scored = {**columns, "flags": flags, "score": score, "score_std": spread, **seen, **morphology}
+    scored = {**columns, "flags": flags, **_scores(job, score, spread, first, stage, answers)}
     _write(scores_path(job.out, part.number), marks, scored, chosen & kept)
     worker = f"{socket.gethostname()}:{os.getpid()}"
     counts = int((chosen & kept).sum()), int((chosen & ~kept).sum())
@@ -191,54 +198,67 @@ def set_aside(part: Part, job: Job, why: str) -> PartReport:
     marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
     reasons = pa.array([why] * part.count, pa.string())
     _write(quarantine_path(job.out, part.number), marks, {**columns, "reason": reasons}, chosen)
-    empty = np.full(part.count, np.nan, np.float32)
-    seen = {"first_look": empty, "stage": _words(np.zeros(part.count, np.int8))}
-    scored = {**columns, "score": empty, "score_std": empty, **seen, **dict.fromkeys(job.answers, empty)}
+    empty = np.full((part.count, max(len(job.models), len(job.answers))), np.nan, np.float32)
+    scored = {**columns, **_scores(job, empty, empty, empty, np.zeros(part.count, np.int8), empty)}
     _write(scores_path(job.out, part.number), marks, scored, np.zeros(part.count, bool))
     return PartReport(part.number, 0, int(chosen.sum()), time.perf_counter() - started, 0.0, socket.gethostname())
 
 
 def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the first look, if there is one, and the full network say of the usable ones of some pictures.
+    """Return what the first looks, if there are any, and the full networks say of the usable ones of some pictures.
 
+    Both have shape (n, targets).
     Of what taught the first look nothing is returned: it would flatter it.
     """
     opened = open_store(job.stores[store].path)
     images, readable = _read(opened, rows)
     usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
     usable &= job.selection.mask(opened, rows)
-    look = _first_look(job)[0] if job.first_look else None
+    look = _first_look(job)[0] if job.first_looks else None
     if look is not None:
         from galscan.classify.cascade import teaches
 
         usable &= ~teaches(opened.column("id", rows))
     if not usable.any():
-        return np.empty(0, np.float32), np.empty(0, np.float32)
+        return np.empty((0, len(job.models)), np.float32), np.empty((0, len(job.models)), np.float32)
     images = images[usable]
     full = _score(load_scorer(job), images, job.batch)[0].score
     own = look(images) if look is not None else full
-    finite = np.isfinite(full) & np.isfinite(own)
+    finite = (np.isfinite(full) & np.isfinite(own)).all(1)
     return own[finite], full[finite]
+
+
+def _scores(
+    job: Job, score: np.ndarray, spread: np.ndarray, first: np.ndarray, stage: np.ndarray, answers: np.ndarray
+) -> dict[str, Any]:
+    """Return the columns that tell what was seen: arrays by target or answer, a row an object."""
+    told = {
+        of_target(name, target, job.targets): values[:, k]
+        for k, target in enumerate(job.targets)
+        for name, values in (("score", score), ("score_std", spread), ("first_look", first))
+    }
+    return told | {"stage": _words(stage)} | {name: answers[:, k] for k, name in enumerate(job.answers)}
 
 
 def _words(stage: np.ndarray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(stage, list(STAGES))
 
 
-def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
-    """Return the first look of a job and its cut, loaded once a process."""
+def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """Return the first looks of a job as one, and their cuts, loaded once a process."""
     with _loading:
-        return _loaded_first_look(job.first_look, job.out if job.converted else "", job.device, job.precision)
+        return _loaded_first_look(job.first_looks, job.out if job.converted else "", job.device, job.precision)
 
 
 @lru_cache(maxsize=1)
 def _loaded_first_look(
-    path: str, converted: str, device: str, precision: str
-) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
-    from galscan.classify.cascade import load_first_look
+    paths: tuple[str, ...], converted: str, device: str, precision: str
+) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    from galscan.classify.cascade import load_first_look, load_looker
 
-    look = load_first_look(Path(path))
-    return look.scorer(device, precision, Path(converted, TINY) if converted else None), look.cut
+    looks = [load_first_look(Path(path)) for path in paths]
+    seen = load_looker(looks, device, precision, Path(converted, TINY) if converted else None)
+    return seen, np.array([look.cut for look in looks], np.float32)
 
 
 def _open(part: Part, job: Job) -> Store:
@@ -254,33 +274,34 @@ _loading = threading.Lock()
 
 
 def load_scorer(job: Job) -> Scorer:
-    """Return the network of a job, loaded once a process however many threads ask.
+    """Return the networks of a job, loaded once a process however many threads ask.
 
     Raises
     ------
     GalscanError
-        If the model on disk is not the planned one.
+        If a model on disk is not the planned one.
     """
     with _loading:
         converted = str(Path(job.out, NETWORK)) if job.converted else ""
-        return _scorer(job.model, job.model_hash, job.device, job.precision, converted)
+        return _scorer(job.models, job.device, job.precision, converted)
 
 
 def get_ready(job: Job) -> None:
-    """Load the network before the first part, so that its time is not taken for scoring."""
+    """Load the networks before the first part, so that its time is not taken for scoring."""
     load_scorer(job)
 
 
 @lru_cache(maxsize=1)
-def _scorer(model: str, model_hash: str, device: str, precision: str, converted: str) -> Scorer:
-    from galscan.classify.bundle import open_bundle
+def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str) -> Scorer:
+    from galscan.classify import bundle
 
-    bundle = open_bundle(model)
-    if bundle.model_hash != model_hash:
-        raise GalscanError(
-            f"the model {model} changed while it was used; run the same command again to use the new one"
-        )
-    return bundle.scorer(device, precision, Path(converted) if converted else None)
+    bundles = [bundle.open_bundle(model.path) for model in models]
+    for found, model in zip(bundles, models, strict=True):
+        if found.model_hash != model.model_hash:
+            raise GalscanError(
+                f"the model {model.path} changed while it was used; run the same command again to use the new one"
+            )
+    return bundle.load_scorer(bundles, device, precision, Path(converted) if converted else None)
 
 
 def _pieces(store: Store, part: Part, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:

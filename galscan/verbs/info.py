@@ -65,18 +65,21 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     elif (found := runs.read_info(path)) is not None:
         result = {"kind": "run"} | Run(path, found).summary()
         if sheet is not None:
-            _draw_run(runs.open_run(path), sheet)
+            _draw_run(runs.open_one(path), sheet)
     else:
         raise InputError(f"{path} is not a store, a model or a run of galscan")
     return result | ({"sheet": str(sheet)} if sheet is not None else {})
 
 
-def summarize(result: Store | Bundle | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def summarize(result: Store | Bundle | list[Bundle] | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a public function returned as a JSON-able dict, for scripts."""
     if result is None:  # a dry run that made nothing
         return {"dry_run": True}
     if isinstance(result, Mapping):
         return dict(result)
+    if isinstance(result, list):
+        each = {bundle.target: bundle.summary() for bundle in result}
+        return {"models": each, "text": "\n".join(one["text"] for one in each.values())}
     if isinstance(result, Path):
         return {"file": str(result), "bytes": result.stat().st_size}
     if isinstance(result, Store):

@@ -13,7 +13,7 @@ from galscan import files
 from galscan.candidates import export, graded, table
 from galscan.candidates import purity as purities
 from galscan.errors import InputError
-from galscan.scanning.run import Run, open_run
+from galscan.scanning.run import Run, open_one
 from galscan.vetting import design, forecast, grades
 
 
@@ -47,7 +47,7 @@ def purity(
         If there are no grades, the run is another one, or its model has gone.
     """
     target = grades.TARGET if target is None else target
-    opened = open_run(run)
+    opened = open_one(run)
     if draws < 100 or (confidence is not None and not 0 < confidence < 1):
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
     with grades.GradeBook(opened.path / grades.FILE, str(opened.info["fingerprint"])) as book:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
 import galscan
-from galscan import files, home, pictures
-from galscan.candidates import export, rank, table
-from galscan.candidates import purity as purities
-from galscan.classify.bundle import Bundle, open_bundle
-from galscan.errors import GalscanError, InputError
+from galscan import files, home
+from galscan.classify.bundle import Bundle, open_bundle, open_bundles
+from galscan.errors import InputError
 from galscan.scanning import cluster as clusters
-from galscan.scanning import engine, merge, prepare
-from galscan.scanning.plan import Plan, check_fit, describe, make_plan
+from galscan.scanning import engine, merge, outcome, prepare
+from galscan.scanning.plan import ModelRef, Plan, check_fit, describe, make_plan
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store
@@ -28,18 +23,13 @@ from galscan.store.layout import open_store
 if TYPE_CHECKING:
     from distributed import Client
 
-    from galscan.scanning.merge import Merged
-
-SHEET = 48  # pictures on the contact sheet
-TRAINED_ON = (214, 138, 60)  # border of a candidate that the model was trained on: it proves nothing
-
 
 def scan(
     *,
     survey: str | Sequence[str] = (),
     store: Path | str | Sequence[Path | str] = (),
-    target: str | None = None,
-    model: Path | str | None = None,
+    target: str | Sequence[str] | None = None,
+    model: Path | str | Sequence[Path | str] | None = None,
     out: Path | str | None = None,
     cluster: str = "local",
     workers: int | None = None,
@@ -52,7 +42,7 @@ def scan(
     device: str = "auto",
     dry_run: bool = False,
 ) -> Run:
-    """Score every cutout of some stores and leave a ranked catalogue of candidates with purity estimates.
+    """Score every cutout of some stores and leave ranked candidates of each target with purity estimates.
 
     An interrupted scan goes on where it stopped when the same command is given again; a finished one is
     returned at once.
@@ -63,10 +53,12 @@ def scan(
         Surveys in the data home, by name.
     store : path or sequence of paths
         Stores anywhere.
-    target : str, optional
-        Which model of the data home to use; where a `model` is given too, what it must have been trained for.
-    model : path, optional
-        A model folder. Without `target` and `model`, the only model in the data home.
+    target : str or sequence of str, optional
+        Which models of the data home to use; where a `model` is given too, what it must have been trained for. Every
+        cutout is read once for all of them, and what models that were trained together share is computed once.
+    model : path or sequence of paths, optional
+        Model folders; that of several targets trained together stands for all of them. Without `target` and `model`,
+        the only model in the data home.
     out : path, optional
         The run folder; by default one in the data home, named after target, surveys and fingerprint.
     cluster : str
@@ -94,7 +86,8 @@ def scan(
     Returns
     -------
     Run
-        The finished run (for a dry run: its plan, status ``planned``).
+        The finished run (for a dry run: its plan, status ``planned``); of several targets, ``run.of(target)`` is the
+        one of each.
 
     Raises
     ------
@@ -110,9 +103,9 @@ def scan(
     started = time.perf_counter()
     clusters.check(cluster, workers)
     paths = _store_paths(survey, store)
-    bundle = _open_model(target, model)
+    bundles = _open_models(target, model)
     plan = make_plan(
-        [open_store(path) for path in paths], bundle, top=top, device=device, out=out,
+        [open_store(path) for path in paths], bundles, top=top, device=device, out=out,
         selection=make_selection(where, cone, moc), limit=limit, cascade=cascade,
     )  # fmt: skip
     who = clusters.describe(cluster, workers)
@@ -134,24 +127,42 @@ def scan(
         done, seconds = engine.Progress(), _Seconds(started)
         if parts:
             _say(f"scanning {plan.objects:,} objects with {who}")
-            shared: list[Path | str] = [plan.out / INFO, bundle.path / "model.json", *(ref.path for ref in plan.stores)]
+            shared: list[Path | str] = [
+                plan.out / INFO, *(bundle.path / "model.json" for bundle in bundles), *(ref.path for ref in plan.stores)
+            ]  # fmt: skip
             prepare.convert_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
                 seconds.end("prepare")
-                look = _first_look(plan, client) if plan.cascade else None
+                looks = _first_looks(plan, client) if plan.cascade else []
                 seconds.end("first look")
-                done = engine.run_scan(plan, client, parts, look)
+                done = engine.run_scan(plan, client, parts, looks)
                 seconds.end("scan")
-        summary = _rank(plan, bundle, info)
+        results = [
+            outcome.write_outcome(plan, bundle, merged, info)
+            for bundle, merged in zip(bundles, merge.merge(plan), strict=True)
+        ]
         seconds.end("rank")
-        info |= summary | {
+        info |= {
             "wall_s": round(time.perf_counter() - started, 3),
             "seconds": seconds.told,
             "images_per_s": round(done.scored / done.seconds, 1) if done.seconds else None,
             "busy": round(done.busy, 3) if done.seconds else None,
         }
-        _finish(plan.out, info)
+        for ref, result in zip(plan.models, results, strict=True):
+            _finish(plan.folder(ref.target), info | result | (_alone(plan, ref) if len(results) > 1 else {}))
+        if len(results) > 1:
+            counts = {key: results[0][key] for key in ("scanned", "quarantined", "quarantine_reasons")}
+            files.write_json(plan.out / INFO, info | counts | {"status": "done"})
         return open_run(plan.out)
+
+
+def _alone(plan: Plan, model: ModelRef) -> dict[str, Any]:
+    """Return what ``run.json`` of one of several targets says otherwise: it is as if the scan were for it alone."""
+    own = {"model": model.model_hash, "recipe": model.recipe_hash}
+    return {
+        "target": model.target, "model": model.path, "run": str(plan.folder(model.target)),
+        "identity": plan.identity | own, "tables": "..",
+    }  # fmt: skip
 
 
 class _Seconds:
@@ -166,21 +177,21 @@ class _Seconds:
         self.told[phase], self._last = round(now - self._last, 3), now
 
 
-def _first_look(plan: Plan, client: Client) -> Path | None:
-    """Set the cut of the first look; None where it would not pay."""
+def _first_looks(plan: Plan, client: Client) -> list[Path]:
+    """Set the cuts of the first looks; none where they would not pay."""
     from galscan.classify.cascade import load_first_look
 
     try:
-        path = prepare.first_look(plan, client)
+        paths = prepare.first_looks(plan, client)
     except InputError as error:  # too few objects, or too few of them chosen
         _say(f"no first look: {error}; every object is scored in full")
-        return None
-    look = load_first_look(path)
+        return []
+    look = load_first_look(paths[0])
     if look.pays:
         _say(f"first look: {100 * look.passes:.1f} % of the survey will be seen by the full network")
-        return path
+        return paths
     _say(f"first look: {100 * look.passes:.0f} % would pass it, which saves nothing; every object is scored in full")
-    return None
+    return []
 
 
 def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path | str]) -> list[Path | str]:
@@ -193,29 +204,34 @@ def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path 
     return paths
 
 
-def _open_model(target: str | None, model: Path | str | None) -> Bundle:
-    """Return the model asked for, or the only one there is."""
-    if model is not None:
-        bundle = open_bundle(Path(model))
-    elif target is not None:
-        bundle = open_bundle(home.find_model(target))
-    else:
-        folder = home.data_home() / "models"
-        present = sorted(p.parent for p in folder.glob("*/model.json") if not p.parent.name.endswith(".partial"))
-        if not present:
-            raise InputError(
-                f"no model in {folder}: train one with galscan train-rare --target NAME, or name one with --model PATH"
-            )
-        if len(present) > 1:
-            names = ", ".join(p.name for p in present)
-            raise InputError(f"which model? choose with --target: {names}; or name one with --model PATH")
-        bundle = open_bundle(present[0])
-    if target is not None and bundle.target != target:
+def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequence[Path | str] | None) -> list[Bundle]:
+    """Return the models asked for, one for each target, or the only one there is."""
+    targets = [target] if isinstance(target, str) else list(target or ())
+    paths = [model] if isinstance(model, str | Path) else list(model or ())
+    if paths:
+        bundles = [bundle for path in paths for bundle in open_bundles(path)]
+        if not targets:
+            return bundles
+        found = {bundle.target: bundle for bundle in bundles}
+        for name in targets:
+            if name not in found:
+                raise InputError(
+                    f"{', '.join(str(path) for path in paths)} is a model of another target: it finds "
+                    f"'{', '.join(found)}', not '{name}'; leave --target out, or name another --model"
+                )
+        return [found[name] for name in targets]
+    if targets:
+        return [open_bundle(path) for path in home.find_models(targets)]
+    folder = home.data_home() / "models"
+    present = sorted(p.parent for p in folder.glob("*/model.json") if not p.parent.name.endswith(".partial"))
+    if not present:
         raise InputError(
-            f"{bundle.path} is a model of another target: it finds '{bundle.target}', not '{target}'; "
-            "leave --target out, or name another --model"
+            f"no model in {folder}: train one with galscan train-rare --target NAME, or name one with --model PATH"
         )
-    return bundle
+    if len(present) > 1:
+        names = ", ".join(p.name for p in present)
+        raise InputError(f"which model? choose with --target: {names}; or name one with --model PATH")
+    return [open_bundle(present[0])]
 
 
 def _plan_info(plan: Plan) -> dict[str, Any]:
@@ -224,10 +240,11 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "status": "running",
         "target": plan.target,
+        "targets": list(plan.targets),
         "run": str(plan.out),
         "fingerprint": plan.fingerprint,
         "identity": plan.identity,
-        "model": plan.model,
+        "model": plan.models[0].path if len(plan.models) == 1 else [model.path for model in plan.models],
         "stores": [asdict(store) for store in plan.stores],
         "objects": plan.objects,
         "parts": len(plan.parts),
@@ -244,85 +261,6 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
-    """Turn the scores into ranked candidates and their pictures; everything here follows from the scores alone."""
-    merged = merge.merge(plan)
-    if merged.top.empty:
-        why = f"({_words(merged.reasons)}); look at {plan.out}/quarantine"
-        raise GalscanError(f"none of the {plan.objects:,} objects could be scored {why}")
-    settings = bundle.recipe.purity
-    purity = purities.estimate(
-        bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
-        bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
-    )  # fmt: skip
-    purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle), *_looked(merged)])
-    candidates = rank.rank(merged.top, purity, bundle.train_ids())
-    with files.atomic_path(plan.out / "candidates.parquet") as temporary:
-        candidates.to_parquet(temporary, index=False)
-    summary = {
-        "scanned": merged.scored,
-        "quarantined": merged.quarantined,
-        "quarantine_reasons": merged.reasons,
-        "candidates": len(candidates),
-        "purity": purities.summary(purity, settings.confidence),
-        "histogram": merged.histogram.to_list(),
-        "histogram_discarded": merged.beyond.to_list(),
-        "first_look": _kept(merged) if merged.discarded else None,
-    }
-    # What the header tells follows from the fingerprint: a resumed run gives the same bytes.
-    table.write_fits(candidates, plan.out / "candidates.fits", export.provenance(info | summary), plan.answers)
-    _contact_sheet(plan, candidates)
-    return summary
-
-
-def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
-    """Return a note where surveys are scanned of which the calibration knows nothing."""
-    splits = bundle.splits()
-    known = sorted(splits.loc[splits["split"] == "calibration", "store"].unique())  # grades may have taught of others
-    strange = [ref.name for ref in plan.stores if ref.name not in known]
-    if not strange:
-        return []
-    return [
-        f"No object of {', '.join(strange)} was among the calibration's, which are all of {', '.join(known)}. Other "
-        "framing, depth or selection makes prevalence and purity wrong by more than their intervals: grade a sample."
-    ]
-
-
-def _kept(merged: Merged) -> dict[str, Any]:
-    """Return what the first look discarded, and what share of the candidates survived it, by the audit."""
-    from galscan.classify.cascade import kept_bounds
-
-    kept, least = kept_bounds(merged.lost, merged.audited, merged.discarded, len(merged.top) - merged.lost)
-    told = {"discarded": merged.discarded, "audited": merged.audited, "lost": merged.lost}
-    return {**told, "kept": kept, "kept_lo": least}
-
-
-def _looked(merged: Merged) -> list[str]:
-    """Return a note on what was not scored in full."""
-    if not merged.discarded:
-        return []
-    kept = _kept(merged)
-    return [
-        f"A first look discarded {merged.discarded:,} of {merged.scored:,} objects; {merged.audited:,} of them, drawn "
-        f"at random, were scored in full all the same, and {merged.lost:,} of these are candidates: "
-        f"{100 * kept['kept']:.1f} % of the candidates survived it, with 95 % confidence at least "
-        f"{100 * kept['kept_lo']:.0f} %. Prevalence and completeness count the discarded by the audited."
-    ]
-
-
-def _contact_sheet(plan: Plan, candidates: pd.DataFrame) -> None:
-    """Draw the best candidates, in the order of their ranks."""
-    best = candidates.head(SHEET)
-    stores = {ref.name: open_store(ref.path) for ref in plan.stores}
-    where = zip(best["store"], best["index"], strict=True)
-    images = np.concatenate([stores[store].images(slice(row, row + 1)) for store, row in where])
-    pictures.contact_sheet(
-        images, plan.out / "contact.png", title=f"{plan.target}: the best {len(best)} of {plan.objects:,}",
-        captions=[f"{rank}  p={p:.2f}" for rank, p in zip(best["rank"], best["p_target"], strict=True)],
-        borders=[TRAINED_ON if known else None for known in best["in_train"]],
-    )  # fmt: skip
-
-
 def _finish(out: Path, info: dict[str, Any]) -> None:
     """Write the report, and last of all that the run is done."""
     files.write_json(out / INFO, info)
@@ -330,10 +268,6 @@ def _finish(out: Path, info: dict[str, Any]) -> None:
 
     write_scan_report(out)
     files.write_json(out / INFO, info | {"status": "done"})
-
-
-def _words(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
 def _say(text: str) -> None:

@@ -6,6 +6,7 @@ goes on where it stopped; the folder is renamed to ``MODEL`` when all is done.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from galscan.classify.plan import Plan, make_plan
+from galscan.classify.plan import Plan, make_plans
 from galscan.files import digest, read_json, write_json
 from galscan.progress import track
 from galscan.unfinished import deliver, finished, work_on
@@ -34,11 +35,12 @@ if TYPE_CHECKING:
 GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.65, 0.05
 LEAST = 2_000  # pictures, below which a first look has nothing to learn from
 SOME = 2_048  # of them are scored between two signs of life
-LEFTOVERS = ("steps.json", "generator.json", "screened.json", "request.json")  # what only a resumed training needs
+# What only a resumed training needs.
+LEFTOVERS = ("real_*.safetensors", "steps.json", "generator.json", "screened.json", "request.json")
 
 
 def train_rare(
-    target: str,
+    target: str | Sequence[str],
     *,
     survey: str | Sequence[str] = (),
     store: str | Path | Sequence[str | Path] = (),
@@ -50,13 +52,16 @@ def train_rare(
     seed: int = 0,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> Bundle | None:
+) -> Bundle | list[Bundle] | None:
     """Train a generator and a classifier for `target`, and calibrate and judge it on real held-out galaxies.
+
+    Several targets are learnt by the same networks, one score each: a scan for all of them then costs hardly more than
+    one for one. Each has a model folder of its own in `out`.
 
     Parameters
     ----------
-    target : str
-        A shipped recipe's name, or the path of a recipe (``.toml``).
+    target : str or sequence of str
+        A shipped recipe's name, or the path of a recipe (``.toml``); or several.
     survey, store : str or path, or sequence of them
         Surveys of the data home by name, stores by path; by default all surveys of the data home.
     grades : path or sequence of paths
@@ -78,8 +83,8 @@ def train_rare(
 
     Returns
     -------
-    Bundle
-        The model, as `galscan.open_bundle` gives it.
+    Bundle, or list of Bundle
+        The model, as `galscan.open_bundle` gives it; of several targets, one for each.
 
     Raises
     ------
@@ -90,27 +95,31 @@ def train_rare(
     Interrupted
         On Ctrl-C; the same call goes on where it stopped.
     """
-    plan = make_plan(target, survey, store, out, budget, synthetic, seed, _graded(grades))
-    print(plan.describe(), file=sys.stderr)
+    names = [target] if isinstance(target, str) else list(target)
+    plans = make_plans(names, survey, store, out, budget, synthetic, seed, _graded(grades))
+    print("\n\n".join(plan.describe() for plan in plans), file=sys.stderr)
     if dry_run:
         return None
     from galscan import device as devices
-    from galscan.classify.bundle import open_bundle
-    from galscan.report_model import write_model_report
+    from galscan.classify.bundle import TOGETHER, open_bundles
 
-    where = devices.pick(device)
-    if plan.synthetic and plan.recipe.dream.positives:
-        _check_start(plan)
-    if finished(plan.out, "model.json", plan.request, "model", overwrite=overwrite) is not None:
-        return open_bundle(plan.out)
-    with work_on(plan.out, plan.request, "training", overwrite=overwrite) as work:
-        bundle = _train(plan, work, where)
-        write_model_report(bundle.path)
-        deliver(work, plan.out)
-    # Only now: without these an interruption up to here could not be resumed.
-    for leftover in (*plan.out.glob("real_*.safetensors"), *(plan.out / name for name in LEFTOVERS)):
-        leftover.unlink(missing_ok=True)
-    return open_bundle(plan.out)
+    where, several = devices.pick(device), len(plans) > 1
+    place, marker = (plans[0].out.parent, TOGETHER) if several else (plans[0].out, "model.json")
+    request = {plan.recipe.name: plan.request for plan in plans} if several else plans[0].request
+    if synthetic and any(plan.recipe.dream.positives for plan in plans):
+        _check_start(plans[0])
+    if finished(place, marker, request, "model", overwrite=overwrite) is None:
+        with work_on(place, request, "training", overwrite=overwrite) as work:
+            _train(plans, work, where)
+            if several:
+                write_json(work / TOGETHER, {"targets": [plan.recipe.name for plan in plans], "request": request})
+            deliver(work, place)
+        # Only now: without these an interruption up to here could not be resumed.
+        leftovers = [path for pattern in LEFTOVERS for path in (*place.glob(pattern), *place.glob(f"*/{pattern}"))]
+        for leftover in (*leftovers, *([place / "generator.safetensors"] if several else [])):
+            leftover.unlink(missing_ok=True)
+    bundles = open_bundles(place)
+    return bundles if several else bundles[0]
 
 
 def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
@@ -121,76 +130,98 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
     return read_all(runs)
 
 
-def _train(plan: Plan, work: Path, device: torch.device) -> Bundle:
+def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     """Run the stages; the order is the story."""
     from galscan.classify import bundle, calibrate, metrics
-    from galscan.classify.dataset import load_galaxies
+    from galscan.classify.dataset import load_galaxies, targets_of
     from galscan.classify.train import Examples
+    from galscan.report_model import write_model_report
 
-    recipe, started = plan.recipe, time.monotonic()
+    first, started = plans[0], time.monotonic()
+    recipe, schema = first.recipe, first.schema
+    folders = [work / plan.recipe.name for plan in plans] if first.together else [work]
     galaxies = load_galaxies(
-        plan.stores, plan.table, plan.schema.names, recipe.size, seed=plan.seed, unlabelled=plan.synthetic
+        first.stores, first.table, schema.names, recipe.size, seed=first.seed, unlabelled=first.synthetic
     )
     train = np.flatnonzero(_in_train(galaxies))
-    answers = plan.rules.morphology
-    real = Examples.from_labels(
-        galaxies.images[train], galaxies.table["target"].to_numpy()[train], galaxies.labels.iloc[train], answers,
-        plan.schema,
-    )  # fmt: skip
-    networks = {"real_only": _classifiers(plan, "real_only", real, None, work, device)}
+    answers = list(dict.fromkeys(answer for plan in plans for answer in plan.rules.morphology))
+    targets = galaxies.table[[plan.column for plan in plans]].to_numpy(np.float32)
+    real = Examples.from_labels(galaxies.images[train], targets[train], galaxies.labels.iloc[train], answers, schema)
+    networks = {"real_only": _classifiers(first, "real_only", real, None, work, device)}
     generated: dict[str, Any] = {}
-    if plan.synthetic:
-        generated = _generator(plan, galaxies, work, device) if recipe.dream.positives else {}
-        dreams = _dreams(plan, galaxies, work, networks["real_only"][0], device)
-        if dreams is not None:
-            dreamt = Examples.from_labels(dreams.images, dreams.target, dreams.labels, answers, plan.schema)
-            networks["real_plus_dreamt"] = _classifiers(plan, "real_plus_dreamt", real, dreamt, work, device)
+    if first.synthetic:
+        generated = _generator(first, galaxies, work, device) if any(p.recipe.dream.positives for p in plans) else {}
+        dreamt = None
+        for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
+            critic = networks["real_only"][0].only(k)
+            dreams = _dreams(plan, galaxies.of(plan.column), folder, work, critic, answers, device)
+            if dreams is not None:
+                # What was dreamt for one target may be another as well, or certainly not be it.
+                others = (dreams.target if p is plan else targets_of(dreams.labels, schema, p.rules) for p in plans)
+                kinds = np.stack(list(others), 1)
+                some = Examples.from_labels(dreams.images, kinds, dreams.labels, answers, schema)
+                dreamt = some if dreamt is None else dreamt.joined(some)
+        if dreamt is not None:
+            networks["real_plus_dreamt"] = _classifiers(first, "real_plus_dreamt", real, dreamt, work, device)
 
     held = {split: galaxies.rows(split) for split in ("calibration", "test")}
-    targets = {split: galaxies.table["target"].to_numpy()[rows].astype(int) for split, rows in held.items()}
     scores = {
         (name, split): bundle.member_scores(networks[name], galaxies.images[rows], device)
         for name in networks for split, rows in held.items()
     }  # fmt: skip
-    # Dreams are delivered where they certainly help on the calibration set: with few targets in it the higher of two
-    # figures is a lottery. The test set only reports.
-    on_calibration = None
-    if "real_plus_dreamt" in networks:
-        on_calibration = metrics.gain(
-            scores["real_plus_dreamt", "calibration"], scores["real_only", "calibration"], targets["calibration"],
-            plan.seed,
+
+    def of(name: str, split: str, k: int) -> np.ndarray:
+        return scores[name, split][:, np.isfinite(targets[held[split], k]), k]
+
+    def truth(split: str, k: int) -> np.ndarray:
+        found = targets[held[split], k]
+        return found[np.isfinite(found)].astype(int)
+
+    def gains(split: str) -> list[dict[str, Any]]:
+        return [
+            metrics.gain(of("real_plus_dreamt", split, k), of("real_only", split, k), truth(split, k), first.seed)
+            for k in range(len(plans))
+        ]
+
+    # Dreams are delivered where they certainly help on the calibration set, and certainly harm no target: with few
+    # targets in it the higher of two figures is a lottery. The test set only reports.
+    both = "real_plus_dreamt" in networks
+    on_calibration = gains("calibration") if both else []
+    on_test = gains("test") if both else []
+    helps = any(gain["lo"] > 0 for gain in on_calibration) and not any(gain["hi"] < 0 for gain in on_calibration)
+    chosen = "real_plus_dreamt" if helps else "real_only"
+    _first_looks(first, networks[chosen], folders, device)
+    table = galaxies.table.loc[_in_train(galaxies) | galaxies.table["split"].isin(list(held))]
+    for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
+        report: dict[str, Any] = {
+            name: metrics.summarise(of(name, "test", k), truth("test", k), first.seed) if name in networks else None
+            for name in ("real_only", "real_plus_dreamt")
+        }
+        n_positive, n = int(truth("test", k).sum()), len(truth("test", k))
+        report |= {
+            "gain": on_test[k] if both else None,
+            "chosen": chosen,
+            "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
+            "calibration_gain": on_calibration[k] if both else None,
+            "classifier_steps": read_json(work / "steps.json")["steps"],
+            "generator": generated or None,
+            "dreams": read_json(folder / "screened.json") if first.synthetic else None,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        if folder != work and (work / "generator.safetensors").is_file():  # for whoever opens one of several
+            shutil.copyfile(work / "generator.safetensors", folder / "generator.safetensors")
+        splits = table[["store", "id", "split"]].assign(target=table[plan.column])
+        splits.loc[splits["split"] == "", "split"] = "train"
+        written = bundle.write_bundle(
+            folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
+            answers=answers, networks=[network.only(k) for network in networks[chosen]],
+            calibration=calibrate.fit(of(chosen, "calibration", k).mean(0), truth("calibration", k)), splits=splits,
+            metrics=report, extra={
+                "request": plan.request, "request_hash": digest(plan.request),
+                **({"grades": plan.provenance} if plan.vetted else {}),
+            },
         )  # fmt: skip
-    chosen = "real_plus_dreamt" if on_calibration and on_calibration["lo"] > 0 else "real_only"
-    report: dict[str, Any] = {"real_only": None, "real_plus_dreamt": None, "gain": None, "chosen": chosen}
-    for name in networks:
-        report[name] = metrics.summarise(scores[name, "test"], targets["test"], plan.seed)
-    if "real_plus_dreamt" in networks:
-        report["gain"] = metrics.gain(
-            scores["real_plus_dreamt", "test"], scores["real_only", "test"], targets["test"], plan.seed
-        )
-    n_positive, n = int(targets["test"].sum()), len(targets["test"])
-    report |= {
-        "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
-        "calibration_gain": on_calibration,
-        "classifier_steps": read_json(work / "steps.json")["steps"],
-        "generator": generated or None,
-        "dreams": read_json(work / "screened.json") if plan.synthetic else None,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    _first_look(plan, networks[chosen], work, device)
-    calibration = calibrate.fit(scores[chosen, "calibration"].mean(0), targets["calibration"])
-    splits = galaxies.table.loc[
-        _in_train(galaxies) | galaxies.table["split"].isin(list(held)), ["store", "id", "split", "target"]
-    ].copy()
-    splits.loc[splits["split"] == "", "split"] = "train"
-    return bundle.write_bundle(
-        work, recipe=recipe, target=recipe.name, schema=plan.schema.name, size=recipe.size, seed=plan.seed,
-        answers=list(answers), networks=networks[chosen], calibration=calibration, splits=splits,
-        metrics=report, extra={
-            "request": plan.request, "request_hash": digest(plan.request),
-            **({"grades": plan.provenance} if plan.vetted else {}),
-        },
-    )  # fmt: skip
+        write_model_report(written.path)
 
 
 def _in_train(galaxies: Galaxies) -> np.ndarray:
@@ -227,7 +258,15 @@ def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device)
     return told
 
 
-def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, device: torch.device) -> Dreams | None:
+def _dreams(
+    plan: Plan,
+    galaxies: Galaxies,
+    work: Path,
+    common: Path,
+    critic: GalaxyNet,
+    answers: list[str],
+    device: torch.device,
+) -> Dreams | None:
     """Lay and draw, and drop what a network trained on real galaxies alone finds failed; None if no target is left."""
     from galscan.generate.dreams import (
         CONDITIONS,
@@ -250,7 +289,7 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, devic
             conditions = galaxies.conditions(train)
             write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
             drawn = dream_set(
-                load_generator(work / "generator.safetensors"), conditions, table["target"].to_numpy(),
+                load_generator(common / "generator.safetensors"), conditions, table["target"].to_numpy(),
                 table["survey"].to_numpy(), plan.rules, plan.recipe.dream, seed=plan.seed, device=device,
                 seconds=plan.seconds(DREAM_SHARE),
             )  # fmt: skip
@@ -258,7 +297,7 @@ def _dreams(plan: Plan, galaxies: Galaxies, work: Path, critic: GalaxyNet, devic
         counts: dict[str, Any] = {"positive": int(dreams.target.sum()), "laid": int(dreams.laid.sum())}
         counts["all"], dropped = len(dreams), {}
         if len(dreams):
-            judged = screen(dreams, images, Critic(critic, plan.rules.morphology, schema, device), plan.rules, schema)
+            judged = screen(dreams, images, Critic(critic, answers, schema, device), plan.rules, schema)
             dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
             dreams = dreams.select(judged["kept"].to_numpy())
         counts["dropped"] = dropped
@@ -297,8 +336,8 @@ def _classifiers(
     return networks
 
 
-def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch.device) -> None:
-    """Teach a tiny network what the delivered ones say; too few pictures, and there is none.
+def _first_looks(plan: Plan, networks: list[GalaxyNet], folders: list[Path], device: torch.device) -> None:
+    """Teach a tiny network what the delivered ones say of each target; too few pictures, and there is none.
 
     Calibration and test objects may be among them: not their labels are learnt, nor is it of them that anything is
     reported.
@@ -306,13 +345,13 @@ def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch
     from galscan.classify.bundle import FIRST_LOOK, member_scores
     from galscan.classify.cascade import FirstLook, save_first_look, teach, teaching_sample
 
-    settings, path = plan.recipe.first_look, work / FIRST_LOOK
-    if path.is_file() or not settings.steps:
+    settings, paths = plan.recipe.first_look, [folder / FIRST_LOOK for folder in folders]
+    if all(path.is_file() for path in paths) or not settings.steps:
         return
     images = teaching_sample(plan.stores, settings.sample, plan.seed)
     if len(images) < LEAST:
         return
-    scores = np.empty(len(images), np.float32)
+    scores = np.empty((len(images), len(folders)), np.float32)
     with track("first look: pictures", len(images), "galaxies") as advance:
         for start in range(0, len(images), SOME):
             some = slice(start, start + SOME)
@@ -321,4 +360,5 @@ def _first_look(plan: Plan, networks: list[GalaxyNet], work: Path, device: torch
     network = teach(
         images, scores, steps=settings.steps, seed=plan.seed, device=device, seconds=plan.seconds(FIRST_LOOK_SHARE)
     )
-    save_first_look(FirstLook(network), path)
+    for k, path in enumerate(paths):
+        save_first_look(FirstLook(network.only(k)), path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from galscan.errors import InputError
 from galscan.files import atomic_path, read_json, storage_errors
-from galscan.scanning.run import Run, open_run
+from galscan.scanning.run import Run, open_one
 from galscan.store.layout import Store, open_store
 from galscan.unfinished import held
 from galscan.vetting import design, forecast, grades
@@ -66,7 +66,7 @@ def vet(
     ConflictError
         If another server is at work on the run.
     """
-    opened = open_run(run)
+    opened = open_one(run)
     path = opened.path / grades.FILE
     with held(opened.path / FOLDER):
         if not path.exists():

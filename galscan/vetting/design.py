@@ -109,7 +109,7 @@ def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tupl
             rows = frame.iloc[s.first - 1 : s.last].iloc[np.sort(rng.permutation(s.population)[:n])]
             drawn = rows.rename(columns={"index": "row", "objid": "id"})[["store", "row", "id", "ra", "dec", "rank"]]
         else:
-            drawn = _beyond(run.path, n, s.discarded, taken, rng).assign(rank=0)
+            drawn = _beyond(run.tables, n, s.discarded, taken, rng).assign(rank=0)
         parts.append(drawn.assign(stratum=s.name, kind=SURVEY))
     for kind, rows in ((POSITIVE, _known(run, taken, rng)), (BLANK, _blank(BLANKS))):
         parts.append(rows.assign(stratum="", kind=kind, rank=0))

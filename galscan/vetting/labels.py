@@ -10,7 +10,7 @@ import numpy as np
 from galscan.classify.bundle import open_bundle
 from galscan.classify.vetted import HELD_OUT, Vetted
 from galscan.errors import InputError
-from galscan.scanning.run import Run, open_run
+from galscan.scanning.run import Run, open_one
 from galscan.vetting.design import SURVEY
 from galscan.vetting.grades import FILE, TARGET, GradeBook
 
@@ -28,7 +28,7 @@ def read_labels(run: str | Path) -> Vetted:
     InputError
         If the scan is not finished, or nothing in it is graded for sure.
     """
-    opened = open_run(run)
+    opened = open_one(run)
     with GradeBook(opened.path / FILE, str(opened.info["fingerprint"])) as book:
         verdicts, current = book.verdicts(), book.current()
     verdicts = verdicts[verdicts["kind"] == SURVEY]

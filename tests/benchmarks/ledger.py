@@ -53,14 +53,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def _in_earnest(store: layout.Store, out: Path) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     worker.load_scorer = _by_brightness
-    plan = make_plan([store], _model(8), out=out, cascade=False)
+    plan = make_plan([store], [_model(8)], out=out, cascade=False)
     plan.out.mkdir(parents=True)
     before = psutil.Process().memory_info().rss
     with measured_peak() as peak, _cluster() as (_, client):
         started = time.perf_counter()
         engine.run_scan(plan, client, merge.pending(plan))
         scored = time.perf_counter()
-        merged = merge.merge(plan)
+        (merged,) = merge.merge(plan)
         ended = time.perf_counter()
     ledger = (plan.out / "ledger.jsonl").stat().st_size
     return {
@@ -76,7 +76,7 @@ def _a_billion(out: Path, parts: int | None) -> dict[str, Any]:
     """Plan a billion objects, and send their parts through a scheduler to workers that do nothing."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
-    plan = make_plan([_unwritten(BILLION)], _model(64), out=out, cascade=False)
+    plan = make_plan([_unwritten(BILLION)], [_model(64)], out=out, cascade=False)
     planned = time.perf_counter() - started
     plan.out.mkdir(parents=True)
     engine.score_part = _nothing
@@ -133,7 +133,7 @@ def _model(size: int) -> Any:
 def _by_brightness(job: worker.Job) -> Any:
     def score(images: np.ndarray) -> Scores:
         mean = images.mean(axis=(1, 2, 3)).astype(np.float32)
-        return Scores(mean, np.zeros_like(mean), mean[:, None])
+        return Scores(mean[:, None], np.zeros_like(mean)[:, None], mean[:, None])
 
     return score
 

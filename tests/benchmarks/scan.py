@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 
 import galscan
+from galscan.classify.bundle import load_ensemble, load_scorer
 from galscan.scanning.cluster import cores
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
@@ -153,7 +154,7 @@ def _time_forward(model: Path, images: np.ndarray, device: str, converted: Path 
     if device == "cpu":
         torch.set_num_threads(1)
     bundle = galscan.open_bundle(model)
-    score, batch = bundle.scorer(device, converted=converted), bundle.recipe.scan.batch
+    score, batch = load_scorer([bundle], device, converted=converted), bundle.recipe.scan.batch
     score(images[:batch])
     started = time.perf_counter()
     for start in range(0, len(images), batch):
@@ -167,7 +168,7 @@ def _converted(model: Any, path: Path) -> Path | None:
 
     if not has_openvino():
         return None
-    convert(model.ensemble(), model.size, path)
+    convert(load_ensemble([model]), model.size, path)
     return path
 
 
@@ -199,7 +200,7 @@ class _Files:
 def _jpeg_rate(model: Any, folder: Path, workers: int, device: str) -> float:
     from torch.utils.data import DataLoader
 
-    score = model.scorer(device)
+    score = load_scorer([model], device)
     loader = DataLoader(_Files(folder), batch_size=model.recipe.scan.batch, num_workers=workers)
     started, done = time.perf_counter(), 0
     for batch in loader:
