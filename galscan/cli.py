@@ -420,7 +420,7 @@ def purity(
     show(galscan.purity(run, target=target or None, confidence=confidence), as_json)
 
 
-target = typer.Typer(no_args_is_help=True)
+target = typer.Typer()
 app.add_typer(
     target, name="target", help="Say what to look for: write a target, prove it on labels, list those there are.",
     epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",

@@ -66,21 +66,19 @@ def _block(key: str, schema: Schema, wanted: Sequence[str]) -> dict[str, Any]:
     """Return what the template says of one schema."""
     about = next((a for a in schema.answers if a.name in wanted), None) or _example(schema)
     asked = {t.id: _asked(schema, t) for t in schema.tasks}
-    given, least = (
-        asked.get(about.task or "", ""),
-        next((t.leading_vote for t in schema.tasks if t.id == about.task), None),
-    )
-    tree, kind = schema.kind == "tree", schema.kind
+    given = asked.get(about.task or "", "")
+    least = next((t.leading_vote for t in schema.tasks if t.id == about.task), None)
+    kind = schema.kind
 
     def at(share: float) -> str:
         return f"{about.low + share * (about.high - about.low):g}"
 
-    low = 0.1 if tree else 0.5 if kind == "classes" else 0.25
+    low = {"tree": 0.1, "classes": 0.5, "attributes": 0.25}[kind]
     rules = {
         "positive": f"{about.name} >= {at(0.5)}", "negative": f"{about.name} < {at(low)}",
         "base": f"{about.name} >= {at(0.5 if kind == 'classes' else 0.25)}", "hard": f"{about.name} < {at(low)}",
     }  # fmt: skip
-    if given and least:  # few votes say little: half of them for a target, none of them for the others
+    if given and least:  # a target was asked about by 20 volunteers; where fewer than 10 came so far, it is none
         rules["positive"] += f" and {given} >= {least[1]}"
         rules["negative"] += f" or {given} < {least[0]}"
         rules["base"] += f" and {given} >= {least[0]}"
