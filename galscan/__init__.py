@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from galscan.verbs.judge import judge
     from galscan.verbs.purity import purity
     from galscan.verbs.scan import scan
+    from galscan.verbs.target import check_target, list_targets, new_target
     from galscan.verbs.train_generator import train_generator
     from galscan.verbs.train_rare import train_rare
     from galscan.verbs.vet import vet
@@ -46,6 +47,7 @@ __all__ = [
     "Store",
     "__version__",
     "ablate",
+    "check_target",
     "demo",
     "doctor",
     "dream",
@@ -53,7 +55,9 @@ __all__ = [
     "info",
     "ingest",
     "judge",
+    "list_targets",
     "load_recipe",
+    "new_target",
     "open_bundle",
     "open_run",
     "open_store",
@@ -72,6 +76,7 @@ _HOMES = {
     "Run": "galscan.scanning.run",
     "Store": "galscan.store.layout",
     "ablate": "galscan.verbs.ablate",
+    "check_target": "galscan.verbs.target",
     "demo": "galscan.verbs.demo",
     "doctor": "galscan.verbs.doctor",
     "dream": "galscan.verbs.dream",
@@ -79,7 +84,9 @@ _HOMES = {
     "info": "galscan.verbs.info",
     "ingest": "galscan.verbs.ingest",
     "judge": "galscan.verbs.judge",
+    "list_targets": "galscan.verbs.target",
     "load_recipe": "galscan.recipe",
+    "new_target": "galscan.verbs.target",
     "open_bundle": "galscan.classify.bundle",
     "open_run": "galscan.scanning.run",
     "open_store": "galscan.store.layout",

@@ -143,9 +143,7 @@ def ingest(
 def train_rare(
     target: Annotated[
         str,
-        typer.Option(
-            "--target", help="What to look for: dustlane, ring, merger ..., or a recipe.toml; several: dustlane,ring."
-        ),
+        typer.Option("--target", help="A target (galscan target list) or a recipe.toml; several: dustlane,ring."),
     ],
     survey: Surveys = None,
     store: Stores = None,
@@ -423,6 +421,51 @@ def purity(
 ) -> None:
     """Estimate purity and completeness again, with the grades."""
     show(galscan.purity(run, target=target or None, confidence=confidence), as_json)
+
+
+target = typer.Typer()
+app.add_typer(
+    target, name="target", help="Say what to look for: write a target, prove it on labels, list those there are.",
+    epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",
+)  # fmt: skip
+
+
+@target.command("new", epilog="Example: galscan target new arcs --schema gz2 --answer t08_odd_feature_a20_lens_or_arc")
+def target_new(
+    name: Annotated[str, typer.Argument(help="Name of the target.")],
+    schema: Annotated[
+        list[str] | None, typer.Option("--schema", help="Labels to have rules for, e.g. gz2, efigi; repeatable.")
+    ] = None,
+    answer: Annotated[
+        list[str] | None, typer.Option("--answer", help="Answer that the target is about; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write; default: NAME.toml here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe to start from, with every key explained."""
+    show(galscan.new_target(name, schema=schema or ["gz2"], answer=answer or (), out=out), as_json)
+
+
+@target.command("check", epilog="Example: galscan target check arcs.toml --store gz2.zarr --sheet arcs.png")
+def target_check(
+    target: Annotated[str, typer.Argument(help="A recipe.toml, or a target by name.")],
+    survey: Surveys = None,
+    store: Stores = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG) of what the rules call what.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Prove a recipe on labelled galaxies, before training."""
+    told = show(galscan.check_target(target, survey=survey or (), store=store or (), sheet=sheet, seed=seed), as_json)
+    raise typer.Exit(2 if told["error"] else 0)
+
+
+@target.command("list", epilog="Example: galscan target list")
+def target_list(as_json: Json = False) -> None:
+    """List the targets that come with galscan."""
+    show(galscan.list_targets(), as_json)
 
 
 @_verb("info", "galscan info ngc.zarr --sheet ngc.png")

@@ -22,7 +22,9 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 P = TypeVar("P", bound=BaseModel)
@@ -83,8 +85,11 @@ class Split(_Part):
     """Shares of the labelled objects, divided by object before anything else is done."""
 
     train: Share = 0.5
+    """What networks learn from."""
     calibration: Share = 0.25
+    """What turns scores into probabilities, and decides whether dreams help."""
     test: Share = 0.25
+    """What the result is judged by, and nothing else."""
 
     @model_validator(mode="after")
     def _whole(self) -> Split:
@@ -105,11 +110,15 @@ class GeneratorSettings(_Part):
     start: str = "base"
     """Weights to start from: "base" (those shipped), "none", or the path of a generator.safetensors."""
     steps: Count = 2000
+    """Steps of training; fewer where --budget allows no more."""
     batch: Count = 16
+    """Galaxies a step."""
     learning_rate: Positive = 8e-4
+    """Of AdamW, at its highest."""
     augment: Share = 0.3
     """Share of the pictures that are rotated by any angle and scaled; the network is told which."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.9985
+    """How much of the averaged weights, which dream, stays at each step."""
     drop: Share = 0.12
     """Share of the steps that see no condition, for classifier-free guidance."""
     labelled_weight: Positive = 3.0
@@ -139,6 +148,7 @@ class DreamSettings(_Part):
     positives: Annotated[int, Field(ge=0)] = 300
     """Targets drawn by the generator; 0 draws nothing, and needs no generator."""
     negatives: Count = 600
+    """Others drawn beside them, half of them the hard ones of ``hard_negatives``."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """On the whole condition; images to learn from want variety more than beauty, so the weights push alone."""
     steps: Count = 20
@@ -157,12 +167,19 @@ class DreamSettings(_Part):
 
 class ClassifierSettings(_Part):
     width: Count = 16
+    """Channels of the first layer; twice as many take about four times as long."""
     members: Count = 3
+    """Networks whose scores are averaged."""
     steps: Count = 1200
+    """Steps of training of each; fewer where --budget allows no more."""
     batch: Annotated[int, Field(ge=2)] = 64
+    """Galaxies a step."""
     learning_rate: Positive = 2e-3
+    """Of AdamW, at its highest."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """Of AdamW."""
     positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of a batch that is positive, where positives are oversampled."""
     sampling: Literal["oversampled", "natural"] = "oversampled"
     """Draw positives until they are `positive_fraction` of a batch, or every galaxy as often as any other."""
     loss: Literal["plain", "weighted", "focal"] = "plain"
@@ -174,6 +191,7 @@ class ClassifierSettings(_Part):
     dreams_first: Share = 0.0
     """Share of the steps, at the beginning, in which all is dreamt; afterwards as the two above say."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the morphology answers in the loss, beside 1 of the target; 0 for none."""
 
 
 class FirstLookSettings(_Part):
@@ -185,13 +203,18 @@ class FirstLookSettings(_Part):
 
 class ScanSettings(_Part):
     batch: Count = 256
+    """Galaxies that are scored at once."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 only where the device is fast at it, fp32 always."""
     top: Count = 1000
+    """Candidates that are kept; --top says otherwise."""
 
 
 class PuritySettings(_Part):
     bootstrap: Annotated[int, Field(ge=20)] = 2000
+    """Draws from which the intervals come."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the intervals of purity and completeness."""
 
 
 class Recipe(_Part):
@@ -203,12 +226,19 @@ class Recipe(_Part):
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = 64
     schemas: Annotated[dict[str, LabelRules], Field(min_length=1)]
     split: Split = Split()
+    """Shares of the labelled objects; they add up to 1."""
     generator: GeneratorSettings = GeneratorSettings()
+    """The network that draws galaxies."""
     dream: DreamSettings = DreamSettings()
+    """How many galaxies are dreamt, and how."""
     classifier: ClassifierSettings = ClassifierSettings()
+    """The networks that score galaxies."""
     first_look: FirstLookSettings = FirstLookSettings()
+    """The tiny network that discards, in large scans, what surely is no candidate."""
     scan: ScanSettings = ScanSettings()
+    """How a survey is scored."""
     purity: PuritySettings = PuritySettings()
+    """How purity is estimated."""
     _text: str = PrivateAttr("")
 
     @property

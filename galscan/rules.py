@@ -61,6 +61,13 @@ class Rule:
         with np.errstate(all="ignore"):
             return _logic(self._tree, {n: np.asarray(columns[n]) for n in self.names})
 
+    def parts(self) -> tuple[str, list[Rule]]:
+        """Return how the rule is joined at the top, ``and``, ``or`` or not at all, and the rules that are joined."""
+        if not isinstance(self._tree, ast.BoolOp):
+            return "", [self]
+        parts = [Rule(ast.unparse(node), tuple(sorted(_names(node))), node) for node in self._tree.values]
+        return "and" if isinstance(self._tree.op, ast.And) else "or", parts
+
     def check(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Refuse a comparison, or a whole rule, that no label value within `ranges` can make true.
 
@@ -77,6 +84,10 @@ class Rule:
                 raise InputError(f"impossible rule {self.text!r}: {ast.unparse(node)!r} can never be true ({limits})")
 
 
+def _names(node: ast.expr) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
 def _grid(
     node: ast.expr, comparisons: Iterable[ast.Compare], ranges: Mapping[str, tuple[float, float]]
 ) -> dict[str, np.ndarray] | None:
@@ -85,7 +96,7 @@ def _grid(
     A comparison changes its outcome at the constants in it, so the limits, the constants and the
     points between them stand for all values.
     """
-    names = sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)})
+    names = sorted(_names(node))
     points = []
     for name in names:
         low, high = ranges[name]

@@ -20,6 +20,7 @@ VERBS = {
     "demo": "demo", "ingest": "ingest", "train-rare": "train_rare", "train-generator": "train_generator",
     "dream": "dream", "judge": "judge", "ablate": "ablate", "scan": "scan", "export": "export", "info": "info",
     "doctor": "doctor", "vet": "vet", "purity": "purity",
+    "target new": "new_target", "target check": "check_target", "target list": "list_targets",
 }  # fmt: skip
 NEEDED = {
     "ingest": ["--survey", "simulated"],
@@ -32,6 +33,8 @@ NEEDED = {
     "info": ["x"],
     "vet": ["run"],
     "purity": ["run"],
+    "target new": ["mine"],
+    "target check": ["ring"],
 }
 FOR_SCRIPTS = {"train-generator": {"widths"}, "purity": {"draws"}}  # what recipes set, and what nobody needs to
 
@@ -76,13 +79,13 @@ def test_help_is_light_and_quick():
 def test_help_names_every_verb(capsys):
     assert cli.run(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb} " in text for verb in VERBS)
+    assert all(f"  {verb.split()[0]} " in text for verb in VERBS)
     assert cli.run([]) == 0 and capsys.readouterr().out == text
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_an_example_and_json(verb, capsys):
-    assert cli.run([verb, "--help"]) == 0
+    assert cli.run([*verb.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert f"Example: galscan {verb}" in text and "--json" in text
 
@@ -92,8 +95,8 @@ def test_every_verb_passes_every_parameter(verb, function, answer, capsys):
     wanted = {
         n for n, p in inspect.signature(getattr(galscan, function)).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
-    calls = answer(function, {"ok": True})
-    assert cli.run([verb, *NEEDED.get(verb, [])]) == 0
+    calls = answer(function, {"ok": True, "error": None})
+    assert cli.run([*verb.split(), *NEEDED.get(verb, [])]) == 0
     assert wanted - FOR_SCRIPTS.get(verb, set()) <= calls.keys()
 
 
@@ -212,6 +215,8 @@ def test_an_error_is_one_line(error, code, words, answer, capsys):
         (["scan", "--top", "0"], "--top"),
         (["scan", "--device", "tpu"], "--device"),
         (["train-rare"], "--target"),
+        (["target", "new"], "Missing argument 'name'"),
+        (["target", "check", "rings", "--store", "x"], "did you mean 'ring'"),
         (["ingest"], "--survey"),
         (["export", "run"], "--out"),
         (["ingest", "--survey", "local", "--column", "id"], "--column 'id' is not of the form NAME=VALUE"),
@@ -248,6 +253,15 @@ def test_doctor_fails_when_something_is_broken(answer, capsys):
     answer("doctor", {"ok": False, "problems": ["x"]})
     assert cli.run(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {"ok": False, "problems": ["x"]}
+
+
+def test_a_target_that_cannot_be_trained_exits_with_2(answer, capsys):
+    answer("check_target", {"error": "too few", "text": "a table"})
+    assert cli.run(["target", "check", "ring", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": "too few"} and err == "a table\n"
+    assert cli.run(["target"]) == 2
+    assert capsys.readouterr().err == "error: Missing command (see: galscan target --help)\n"
 
 
 def test_a_reader_that_leaves_is_no_error():

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import pickle
+import re
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from galscan.errors import InputError, NotFoundError
-from galscan.labels import load_schema, parse_rule, target_mask
+from galscan.labels import Schema, load_schema, parse_rule, target_mask
 from galscan.recipe import DreamRule, GeneratorSettings, check_dream, load_recipe, recipe_from_text, recipe_names
 
+STRIPE82 = "gz2-tables/gz2_stripe82_coadd_votes.csv.gz"
 SMALL = """
 name = "x"
 title = "X"
@@ -38,26 +42,61 @@ def test_shipped_recipes_load():
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name and recipe.title and recipe.science.strip()
-        assert "simulated" in recipe.schemas  # the demo runs every target
+        if name != "demo":
+            assert re.search(r"\([A-Z][^()]* \d{4}, [^()]*\d\)", recipe.science), f"{name} has no reference"
 
 
-@pytest.mark.parametrize("name", ["dustlane", "ring", "merger"])
-def test_no_object_can_be_positive_and_negative(name):
+def test_there_are_targets_for_every_kind_of_labels():
+    schemas = [s for name in recipe_names() for s in load_recipe(name).schemas]
+    assert len(recipe_names()) > 10 and schemas.count("gz2") >= 10
+    assert schemas.count("simulated") >= 6  # a scan for six at once can be tried on a sky whose truth is known
+
+
+def possible(schema: Schema, count: int) -> dict[str, np.ndarray]:
+    """Draw labels that galaxies could have: shares of one question add up to 1, attributes come in quarters."""
     rng = np.random.default_rng(0)
+    columns = {a.name: rng.integers(4 * a.low, 4 * a.high, count, endpoint=True) / 4 for a in schema.answers}
+    for task in schema.tasks:
+        shares = rng.dirichlet(np.full(len(task.answers), 0.4), count)  # mostly near a corner
+        columns |= dict(zip(task.answers, shares.T, strict=True))
+    return columns
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_object_can_be_positive_and_negative(name):
     for schema_name, rules in load_recipe(name).schemas.items():
         schema = load_schema(schema_name)
-        names = {n for text in (rules.positive, rules.negative) for n in parse_rule(text, schema.names).names}
-        steps = rng.integers(0, 21, (20_000, len(names))) / 20
-        ranges = [schema.ranges[n] for n in sorted(names)]
-        columns = {
-            n: low + steps[:, i] * (high - low)
-            for i, (n, (low, high)) in enumerate(zip(sorted(names), ranges, strict=True))
-        }
-        for yes, no in (("t06_odd_a14_yes", "t06_odd_a15_no"), ("t04_spiral_a08_spiral", "t04_spiral_a09_no_spiral")):
-            if yes in columns and no in columns:
-                columns[no] = 1 - columns[yes]  # shares of one question
+        columns = possible(schema, 40_000)
         mask = target_mask(parse_rule(rules.positive, schema.names), parse_rule(rules.negative, schema.names), columns)
-        assert (mask == 1).any() and (mask == 0).any()
+        assert (mask == 1).any() and (mask == 0).any() and np.isnan(mask).any()
+
+
+# Each group in labels of which only one can be given: nobody is called two of them.
+APART = {
+    "gz2": [
+        {"dustlane", "ring", "lens", "irregular", "merger"}, {"disturbed", "irregular", "merger"},  # one choice of odd
+        {"barred_early", "strong_bar", "edge_on_no_bulge"}, {"barred_early", "bulge_spiral", "boxy_bulge"},
+        {"one_armed", "many_armed", "edge_on_no_bulge"}, {"strong_bar", "boxy_bulge"},
+    ],
+    "efigi": [
+        {"merger", "disturbed"}, {"irregular", "disturbed"}, {"barred_early", "strong_bar", "irregular"},
+        {"dustlane", "strong_bar"}, {"dustlane", "bulge_spiral", "edge_on_no_bulge"}, {"bulge_spiral", "irregular"},
+    ],
+    "simulated": [
+        {"barred_early", "strong_bar"}, {"barred_early", "bulge_spiral"}, {"bulge_spiral", "edge_on_no_bulge"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema_name", "group"), [(s, g) for s, groups in APART.items() for g in groups])
+def test_targets_that_exclude_each_other_share_no_galaxy(schema_name, group):
+    schema = load_schema(schema_name)
+    columns = possible(schema, 200_000)
+    found = [
+        parse_rule(load_recipe(name).schemas[schema_name].positive, schema.names).evaluate(columns)[0]
+        for name in sorted(group)
+    ]
+    assert all(one.any() for one in found) and np.sum(found, axis=0).max() == 1
 
 
 def test_a_recipe_is_frozen_and_travels():
@@ -226,6 +265,11 @@ def test_schema_for():
         recipe.schema_for([])
 
 
+@cache
+def read_labels(catalog: Path, schema: str) -> pd.DataFrame:
+    return load_schema(schema).read(pd.read_csv(catalog))
+
+
 @pytest.mark.parametrize(
     ("target", "schema", "catalog", "positives", "negatives"),
     [
@@ -233,14 +277,45 @@ def test_schema_for():
         ("ring", "efigi", "ngc-sdss/catalog.csv", 123, 451),
         ("merger", "efigi", "ngc-sdss/catalog.csv", 52, 661),
         ("merger", "gz1", "gz1-sdss/catalog.csv", 97, 5187),
-        ("ring", "gz2", "gz2-tables/gz2_stripe82_coadd_votes.csv.gz", 393, 10721),
-        ("merger", "gz2", "gz2-tables/gz2_stripe82_coadd_votes.csv.gz", 504, 10915),
+        ("ring", "gz2", STRIPE82, 393, 10721),
+        ("merger", "gz2", STRIPE82, 504, 10915),
+        ("dustlane", "gz2", STRIPE82, 3, 7354),  # hardly a question for 20,000 galaxies
+        ("lens", "gz2", STRIPE82, 10, 11311),
+        ("irregular", "gz2", STRIPE82, 77, 10967),
+        ("irregular", "efigi", "ngc-sdss/catalog.csv", 18, 792),
+        ("disturbed", "gz2", STRIPE82, 19, 10962),
+        ("disturbed", "efigi", "ngc-sdss/catalog.csv", 102, 454),
+        ("edge_on_no_bulge", "gz2", STRIPE82, 107, 10006),
+        ("edge_on_no_bulge", "efigi", "ngc-sdss/catalog.csv", 27, 798),
+        ("boxy_bulge", "gz2", STRIPE82, 19, 8609),
+        ("one_armed", "gz2", STRIPE82, 68, 7170),
+        ("many_armed", "gz2", STRIPE82, 104, 6772),
+        ("barred_early", "gz2", STRIPE82, 39, 8274),
+        ("barred_early", "efigi", "ngc-sdss/catalog.csv", 56, 785),
+        ("strong_bar", "gz2", STRIPE82, 282, 6986),
+        ("strong_bar", "efigi", "ngc-sdss/catalog.csv", 75, 651),
+        ("bulge_spiral", "gz2", STRIPE82, 38, 6733),
+        ("bulge_spiral", "efigi", "ngc-sdss/catalog.csv", 43, 540),
     ],
 )
 def test_rules_on_real_labels(real_data, target, schema, catalog, positives, negatives):
-    labels = load_schema(schema).read(pd.read_csv(real_data / catalog))
+    labels = read_labels(real_data / catalog, schema).reindex(columns=load_schema(schema).names)
     rules = load_recipe(target).schemas[schema]
     columns = {c: labels[c].to_numpy() for c in labels}
     mask = target_mask(parse_rule(rules.positive, columns), parse_rule(rules.negative, columns), columns)
     assert (int((mask == 1).sum()), int((mask == 0).sum())) == (positives, negatives)
     assert parse_rule(rules.dream.base, columns).evaluate(columns)[0].sum() >= positives / 2
+
+
+@pytest.mark.parametrize(("schema", "catalog"), [("gz2", STRIPE82), ("efigi", "ngc-sdss/catalog.csv")])
+def test_targets_that_exclude_each_other_share_no_real_galaxy(real_data, schema, catalog):
+    labels = read_labels(real_data / catalog, schema).reindex(columns=load_schema(schema).names)
+    columns = {c: labels[c].to_numpy() for c in labels}
+    for group in APART[schema]:
+        rules = [load_recipe(name).schemas[schema].positive for name in group]
+        assert sum(parse_rule(rule, columns).evaluate(columns)[0].astype(int) for rule in rules).max() == 1
+
+
+def test_recipes_that_name_trained_models_stay_what_they_are():
+    hashes = {"demo": "b09f454f", "dustlane": "59a06b37", "ring": "d5ba46b8", "merger": "03a170b6"}
+    assert {name: load_recipe(name).hash[:8] for name in hashes} == hashes

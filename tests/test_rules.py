@@ -131,3 +131,14 @@ def test_target_mask():
     np.testing.assert_array_equal(mask, [1, 0, np.nan, 0, np.nan])
     with pytest.raises(InputError, match="2 objects are positive and negative"):
         target_mask(parse_rule("a >= 0.5", NAMES), parse_rule("a > 0.2", NAMES), columns)
+
+
+def test_the_parts_of_a_rule_make_the_rule():
+    columns = {"a": np.array([0.0, 0.6, 0.6, np.nan]), "b": np.array([1.0, 1.0, 0.0, 1.0])}
+    join, parts = parse_rule("a >= 0.5 and (b > 0.5 or a == 0) and b < 2", columns).parts()
+    assert join == "and" and [p.text for p in parts] == ["a >= 0.5", "b > 0.5 or a == 0", "b < 2"]
+    assert parts[0].names == ("a",) and parts[1].names == ("a", "b")
+    assert parts[1].parts()[0] == "or"
+    assert np.logical_and.reduce([p.evaluate(columns)[0] for p in parts]).tolist() == [False, True, False, False]
+    alone = parse_rule("not (a > 0 and b > 0)", columns)
+    assert alone.parts() == ("", [alone])

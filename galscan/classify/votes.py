@@ -22,7 +22,9 @@ Groups = Sequence[Sequence[int]]
 LIMIT = 8.0  # of |z|: from a hopeless answer to one that three thousand volunteers agree on
 
 
-def negative_log_likelihood(z: torch.Tensor, fractions: torch.Tensor, votes: torch.Tensor, groups: Groups) -> torch.Tensor:
+def negative_log_likelihood(
+    z: torch.Tensor, fractions: torch.Tensor, votes: torch.Tensor, groups: Groups
+) -> torch.Tensor:
     """Return the mean over answered questions of -ln p(votes), the Dirichlet-multinomial.
 
     Parameters
