@@ -329,8 +329,8 @@ def scan(
     """Score every galaxy of a survey, and rank the best. Run it again to go on."""
     run = galscan.scan(
         survey=survey or (), store=store or (), target=names(target), model=model, out=out, cluster=cluster,
-        workers=workers, top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade, device=device,
-        dry_run=dry_run,
+        workers=workers, top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade,
+        device=device, dry_run=dry_run,
     )  # fmt: skip
     told = show(run, as_json)
     raise typer.Exit(1 if told.get("set_aside") else 0)
@@ -370,12 +370,15 @@ def export(
     order: Annotated[
         int | None, typer.Option("--order", help="HEALPix order of a MOC; default: by the width of the stamps.")
     ] = None,
+    morphology: Annotated[
+        bool, typer.Option("--morphology", help="A table of the whole survey: what each galaxy looks like.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the candidates of a scan as a catalog, or the sky that was scanned as a MOC."""
     done = galscan.export(
         run, out, format=format, top=top, min_purity=min_purity, known=known or (), crossmatch=crossmatch or (),
-        radius=radius, contact=contact, order=order,
+        radius=radius, contact=contact, order=order, morphology=morphology,
     )  # fmt: skip
     show(done, as_json)
 

@@ -80,6 +80,8 @@ class Schema:
     suffixes: tuple[str, ...] = ("",)
     min_votes: float = 0.0
     min_reach: float = 0.0
+    assumed_votes: float = 20.0
+    """On a question, where the catalog does not count them (trees only)."""
     names: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -199,6 +201,7 @@ def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) 
         return to_conditional(schema, cumulative, min_reach=schema.min_reach).clip(0.0, 1.0)
 
     found: dict[str, pd.Series] = {}
+    counts: dict[str, pd.Series] = {}
     for task in schema.tasks:
         # One suffix for a whole question: fractions of different kinds do not add up.
         suffix = next((s for s in schema.suffixes if any(_plain(a + s) in columns for a in task.answers)), None)
@@ -211,9 +214,9 @@ def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) 
         counted = _votes(table, task, columns)
         if counted is not None:
             asked &= counted >= schema.min_votes
-            found[votes_column(task.id)] = counted
+            counts[votes_column(task.id)] = counted
         found.update({a: votes[a].where(asked) for a in votes})
-    return pd.DataFrame(found, index=table.index)
+    return pd.DataFrame(found | counts, index=table.index)
 
 
 def _votes(table: pd.DataFrame, task: Task, columns: Mapping[str, str]) -> pd.Series | None:

@@ -36,18 +36,22 @@ def tiny_store(
     return layout.open_store(path)
 
 
-def tiny_bundle(path: Path, target: str = "dustlane", size: int = 32, seed: int = 0, members: int = 1):
-    """Write a model with random weights and a plausible calibration."""
+def tiny_bundle(
+    path: Path, target: str = "dustlane", size: int = 32, seed: int = 0, members: int = 1, schema: str = "simulated",
+    networks=None,
+):  # fmt: skip
+    """Write a model with random weights (or `networks`) and a plausible calibration."""
     import torch
 
     from galscan.classify import bundle, calibrate
     from galscan.classify.model import GalaxyNet
+    from galscan.labels import load_schema
     from galscan.recipe import load_recipe
 
     recipe = load_recipe(target)
-    answers = list(recipe.schemas["simulated"].morphology)
+    answers = load_schema(schema).complete(recipe.schemas[schema].morphology)
     torch.manual_seed(seed)
-    networks = [GalaxyNet(8, len(answers)).eval() for _ in range(members)]
+    networks = networks or [GalaxyNet(8, len(answers)).eval() for _ in range(members)]
     rng = np.random.default_rng(seed)
     targets = np.repeat([1, 0], [30, 300])
     scores = rng.normal(np.where(targets == 1, 1.0, -1.0), 0.7)
@@ -56,7 +60,7 @@ def tiny_bundle(path: Path, target: str = "dustlane", size: int = 32, seed: int 
         "split": ["calibration"] * 2 + ["train"] * 10, "target": [1, 0] + [1] * 5 + [0] * 5,
     })  # fmt: skip
     return bundle.write_bundle(
-        path, recipe=recipe, target=target, schema="simulated", size=size, seed=seed, answers=answers,
+        path, recipe=recipe, target=target, schema=schema, size=size, seed=seed, answers=answers,
         networks=networks, calibration=calibrate.fit(scores, targets), splits=splits,
         metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
     )  # fmt: skip

@@ -175,6 +175,9 @@ def test_real_votes(real_data):
         np.testing.assert_allclose(total, 1, atol=3e-3)  # the table has three decimals
     assert plain["t08_odd_feature_a38_dust_lane"].notna().mean() < 0.2  # most were never asked
     whole = schema.read(table).astype(float)  # debiased: the shares of a question add up to 1 only roughly
+    counts = table[[c for c in table if c.startswith("t08") and c.endswith("_count")]].sum(axis=1)
+    np.testing.assert_array_equal(whole.pop("t08_votes"), counts)
+    whole = whole[schema.names]
     back = to_conditional(schema, to_cumulative(schema, whole))
     assert back.notna().mean().mean() > 0.25
     np.testing.assert_allclose(back, whole.where(back.notna()), rtol=1e-9)

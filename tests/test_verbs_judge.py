@@ -51,7 +51,7 @@ def model(folder, store, recipe) -> Path:
     path = folder / "model"
     bundle.write_bundle(
         path, recipe=load_recipe(recipe), target="dustlane", schema="simulated", size=32, seed=5,
-        answers=list(plan.rules.morphology), networks=[GalaxyNet(8, len(plan.rules.morphology)).eval()],
+        answers=list(plan.answers), networks=[GalaxyNet(8, len(plan.answers)).eval()],
         calibration=calibrate.fit(targets.astype(float), targets), splits=splits,
         metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
     )  # fmt: skip

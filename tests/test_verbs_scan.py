@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 
+import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+import galscan
 from galscan import home
 from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
 from galscan.scanning import cluster, run
 from galscan.store.layout import open_store
 from galscan.verbs.scan import scan
+from galscan.vetting import design
 from tests.helpers import tiny_bundle, tiny_store
 
 
@@ -262,3 +265,97 @@ def test_a_gpu_finds_the_same(cluster, here, tmp_path, cuda):
     gpu = scan(**how, out=tmp_path / "gpu", device="cuda", cluster=cluster, workers=1)
     assert gpu.info["scanned"] == cpu.info["scanned"]
     assert len(set(cpu.candidates["objid"]) & set(gpu.candidates["objid"])) >= 95  # ties and rounding at the end
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory):
+    """Models of three targets: two that share their trunk, and one of its own."""
+    import torch
+
+    from galscan.classify.model import GalaxyNet
+    from galscan.recipe import load_recipe
+
+    folder = tmp_path_factory.mktemp("targets")
+    torch.manual_seed(5)
+    joint = GalaxyNet(8, len(load_recipe("dustlane").schemas["simulated"].morphology), 2).eval()
+    tiny_bundle(folder / "dustlane", networks=[joint.only(0)])
+    tiny_bundle(folder / "merger", "merger", seed=2)
+    (folder / "both").mkdir()
+    tiny_bundle(folder / "both" / "dustlane", networks=[joint.only(0)])
+    tiny_bundle(folder / "both" / "demo", "demo", networks=[joint.only(1)])
+    (folder / "both" / "models.json").write_text('{"targets": ["dustlane", "demo"]}')
+    return folder
+
+
+def test_several_targets_come_of_one_scan_as_each_alone(here, targets, tmp_path):
+    run = scan(survey="sky", model=[targets / "both", targets / "merger"], out=tmp_path / "all", top=50)
+    assert run.targets == ["dustlane", "demo", "merger"] and len(list((run.path / "scores").iterdir())) == 3
+    for name, path in (("dustlane", targets / "dustlane"), ("merger", targets / "merger")):
+        alone, own = scan(survey="sky", model=path, out=tmp_path / name, top=50), run.of(name)
+        assert own.path == run.path / name and own.info["target"] == name
+        assert list(own.candidates["objid"]) == list(alone.candidates["objid"])
+        np.testing.assert_allclose(own.candidates["score"], alone.candidates["score"], atol=1e-4)
+        answers = run.info["answers"] if name == "dustlane" else ["merger"]
+        pd.testing.assert_frame_equal(own.candidates[answers[:7]], alone.candidates[answers[:7]], atol=1e-3)
+        assert own.info["scanned"] == alone.info["scanned"] == 696
+        for file in ("candidates.fits", "contact.png", "report.html"):
+            assert (own.path / file).is_file()
+    rows = pd.read_parquet(run.path / "scores")
+    assert {"score_dustlane", "score_std_demo", "first_look_merger"} <= {*rows} and "score" not in rows
+    told = run.summary()
+    assert list(told["runs"]) == run.targets and all(f"candidates for '{t}'" in told["text"] for t in run.targets)
+    assert (
+        scan(survey="sky", model=[targets / "both", targets / "merger"], out=tmp_path / "all", top=50).path == run.path
+    )
+
+
+def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path):
+    run = scan(survey="sky", model=targets / "both", out=tmp_path / "run", top=50)
+    for verb in (lambda path: galscan.export(path, tmp_path / "x.fits"), lambda path: run.candidates, galscan.purity):
+        with pytest.raises(InputError, match="several targets; name one of them: .*run/dustlane, .*run/demo"):
+            verb(run.path)
+    assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").told["objects"] == 696
+    assert galscan.export(run.path / "demo", tmp_path / "x.fits").rows == 50
+    sample, _ = design.draw(run.of("demo"), size=20, best=5)
+    assert (sample["stratum"] == "not ranked").any()
+    with pytest.raises(InputError, match="not for 'ring'"):
+        run.of("ring")
+
+
+def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_path):
+    options = {"survey": "sky", "model": [targets / "both"], "top": 50}
+    whole = scan(out=tmp_path / "whole", **options)
+    half = scan(out=tmp_path / "half", **options)
+    for path in (half.path / "run.json", half.path / "demo" / "run.json"):
+        path.write_text(path.read_text().replace('"done"', '"running"'))
+    (half.path / "scores" / "part-00001.parquet").unlink()
+    again = scan(out=tmp_path / "half", **options)
+    for name in again.targets:
+        first, second = ((r.path / name / "candidates.fits").read_bytes() for r in (whole, again))
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": ["dustlane", "both"]}, "two models are of the target 'dustlane'"),
+        ({"model": ["both"], "target": ["dustlane", "ring"]}, "'dustlane, demo', not 'ring'"),
+    ],
+)
+def test_targets_that_do_not_fit_together_are_refused(targets, options, match):
+    options["model"] = [targets / name for name in options["model"]]
+    with pytest.raises(InputError, match=match):
+        scan(survey="sky", dry_run=True, **options)
+
+
+def test_a_target_is_found_among_those_trained_together(targets, place, monkeypatch, tmp_path):
+    import shutil
+
+    monkeypatch.setenv("GALSCAN_HOME", str(tmp_path))
+    shutil.copytree(targets / "both", tmp_path / "models" / "both")
+    shutil.copytree(targets / "merger", tmp_path / "models" / "merger")
+    planned = scan(store=place / "surveys" / "sky.zarr", target=["demo", "merger"], dry_run=True)
+    assert planned.info["model"] == [str(tmp_path / "models" / name) for name in ("both/demo", "merger")]
+    (tmp_path / "models" / "both" / "models.json").write_text('{"targets": ["../../etc"]}')
+    with pytest.raises(InputError, match="models.json is damaged"):
+        scan(store=place / "surveys" / "sky.zarr", model=tmp_path / "models" / "both", dry_run=True)

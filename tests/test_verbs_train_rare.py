@@ -410,3 +410,40 @@ def test_dreams_come_with_grades_too(tmp_path, folder, store, graded, monkeypatc
         str(folder / "dustlane.toml"), store=store, out=tmp_path / "m", device="cpu", seed=3, grades=graded
     )
     assert out.metrics["real_plus_dreamt"] is not None and out.info["grades"][0]["positive"] == 10
+
+
+def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
+    from galscan.classify.model import content_hash
+
+    recipes = [str(tiny_recipe(folder / f"{t}.toml", t)) for t in ("dustlane", "ring")]
+    monkeypatch.setattr(judge, "screen", keep_all)
+    both = galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)
+    assert (
+        [b.target for b in both]
+        == ["dustlane", "ring"]
+        == [p.parent.name for p in sorted(both[0].path.parent.glob("*/model.json"))]
+    )
+    trunks = [content_hash(n.stem, n.stages) for b in both for n in bundles.load_networks(b)]
+    assert trunks[:2] == trunks[2:] and len(set(trunks)) == 2
+    answers = set(both[0].recipe.schemas["simulated"].morphology) | set(both[1].recipe.schemas["simulated"].morphology)
+    assert set(both[0].answers) == set(both[1].answers) == answers
+    # What is held out of one target teaches none, and both have their share of what is rare.
+    lane, ring = (b.splits().set_index("id") for b in both)
+    assert lane["split"].equals(ring["split"])
+    for split in (lane, ring):
+        assert (split[split["target"] == 1].groupby("split").size() >= 2).all()
+        assert set(split["split"]) == {"train", "calibration", "test"}
+    assert not list((folder / "both").glob("**/real_*")) and (both[1].path / "generator.safetensors").is_file()
+    assert both[0].metrics["chosen"] == both[1].metrics["chosen"] and (both[1].path / "report.html").is_file()
+    assert galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)[1].path == both[1].path
+
+
+def test_targets_that_cannot_be_learnt_together_are_refused(folder, store, tmp_path):
+    lane, ring = (tiny_recipe(tmp_path / f"{t}.toml", t) for t in ("dustlane", "ring"))
+    with pytest.raises(InputError, match="named twice: dustlane, dustlane"):
+        galscan.train_rare([str(lane), str(lane)], store=store, out=tmp_path / "m", device="cpu")
+    text = ring.read_text().replace("[schemas.simulated", "[schemas.simulated") + "\n"
+    other = tmp_path / "other.toml"
+    other.write_text(text.replace("[schemas.efigi]", "[schemas.efigi]"))
+    with pytest.raises(InputError, match="--grades are of one target"):
+        verb.make_plans([str(lane), str(ring)], (), store, tmp_path / "m", None, False, 0, [object()])

@@ -99,6 +99,8 @@ class Exported:
     def _lines(self) -> list[str]:
         told = self.told
         what = f"{self.rows:,} of {self.of:,} candidates"
+        if told.get("morphology"):
+            what = f"the morphology of {self.rows:,} galaxies"
         if self.format == "moc":
             what = (
                 f"the sky of {told['objects']:,} scanned objects, {told['square_degrees']:.4g} square degrees in cells "
@@ -137,6 +139,7 @@ def export_run(
     radius: float | None = None,
     contact: str | None = None,
     order: int | None = None,
+    morphology: bool = False,
 ) -> Exported:
     """Write the candidates of a finished run to `out`, atomically; a file that was there is replaced.
 
@@ -159,6 +162,8 @@ def export_run(
         Who asks, told to the services; default: what ``GALSCAN_CONTACT`` says.
     order : int, optional
         Of a MOC; the coarsest whose cells are no wider than the stamps when not given.
+    morphology : bool
+        Write the morphology of all galaxies instead (`galscan.candidates.morphology`).
 
     Raises
     ------
@@ -176,6 +181,18 @@ def export_run(
         chosen, out, top=top, min_purity=min_purity, known=known or None, crossmatch=crossmatch or None, radius=radius,
         contact=contact, order=order,
     )  # fmt: skip
+    if morphology:
+        from galscan.candidates import morphology as catalog
+
+        if chosen not in catalog.FORMATS or not (top is min_purity is radius is order is None) or known or crossmatch:
+            raise InputError(
+                f"--morphology is a table of the whole survey ({', '.join(catalog.FORMATS)}), without other options"
+            )
+        _check_place(run, out, chosen)
+        rows, info = catalog.morphology(run)
+        told: dict[str, Any] = {"replaced": out.exists(), "morphology": True}
+        _write(chosen, rows, out, info, provenance(info), "MORPHOLOGY")
+        return Exported(out, chosen, rows.count, rows.count, told=told)
     every, info = open_candidates(run)
     rows = select(every, top=top, min_purity=min_purity)
     _check_place(run, out, chosen)
@@ -241,10 +258,12 @@ def _match(
     return _Matched(rows, matching.count_known(rows), found, told, warnings)
 
 
-def _write(chosen: str, rows: Rows, out: Path, info: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def _write(
+    chosen: str, rows: Rows, out: Path, info: dict[str, Any], facts: dict[str, Any], name: str = "CANDIDATES"
+) -> dict[str, Any]:
     """Write one format; what a format needs is loaded with it."""
     if chosen == "fits":
-        table.write_fits(rows, out, facts, info.get("answers", ()))
+        table.write_fits(rows, out, facts, info.get("answers", ()), name)
     elif chosen == "pdf":
         from galscan.candidates.mosaic import pdf
 

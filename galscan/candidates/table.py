@@ -93,9 +93,20 @@ def described(names: Iterable[str]) -> list[Column]:
     """Return what is said about each column of a candidates table; unknown ones are morphology answers."""
     known = {column.name: column for column in COLUMNS}
     return [
-        known.get(str(name)) or Column(str(name), "", "src.morph.param", "Morphology answer, mean over members", "F9.4")
+        known.get(str(name)) or Column(str(name), "", "src.morph.param", _of_answer(str(name)), "F9.4")
         for name in names
     ]
+
+
+def _of_answer(name: str) -> str:
+    """Return what a column of morphology holds, by its name (`galscan.candidates.morphology`)."""
+    endings = {
+        "_lo": "Morphology answer, lower 90 % limit",
+        "_hi": "Morphology answer, upper 90 % limit",
+        "_joint": "Morphology answer, share of all volunteers",
+        "_concentration": "Votes that the question's fractions are worth",
+    }
+    return next((text for end, text in endings.items() if name.endswith(end)), "Morphology answer, mean over members")
 
 
 def write_fits(
@@ -103,6 +114,7 @@ def write_fits(
     path: str | os.PathLike[str],
     provenance: Mapping[str, Any],
     answers: Sequence[str] = (),
+    name: str = "CANDIDATES",
 ) -> Path:
     """Write candidates as a FITS binary table, atomically. Equal input gives equal bytes but for the date.
 
@@ -115,6 +127,8 @@ def write_fits(
         candidates, prevalence, prevalence_lo, prevalence_hi, confidence, notes); any may be absent.
     answers : sequence of str
         Morphology answers in the table, for the header.
+    name : str
+        Of the extension.
 
     Notes
     -----
@@ -129,7 +143,7 @@ def write_fits(
     dtype = np.dtype([(name, kind) for name, (_, kind) in kinds.items()])
 
     forms = {name: form for name, (form, _) in kinds.items()}
-    header = fits_stream.structure("CANDIDATES", forms, dtype.itemsize, rows.count)
+    header = fits_stream.structure(name, forms, dtype.itemsize, rows.count)
     for number, column in enumerate(described(rows.names), 1):
         form = forms[column.name]
         if column.unit:

@@ -175,8 +175,14 @@ class Bundle:
 
 
 def answer_names(bundles: Sequence[Bundle]) -> list[str]:
-    """Return the morphology answers of some models; one that several predict is the first one's."""
-    return list(dict.fromkeys(name for bundle in bundles for name in bundle.answers))
+    """Return the morphology answers of some models, and how many votes each question is worth; the first one's each."""
+    return list(dict.fromkeys(name for bundle in bundles for name in [*bundle.answers, *_worth(bundle)]))
+
+
+def _worth(bundle: Bundle) -> list[str]:
+    """Return the names of the columns that say how many votes the fractions of a question are worth."""
+    tasks = load_schema(bundle.schema).tasks
+    return [f"{task.id}_concentration" for task in tasks if set(task.answers) & set(bundle.answers)]
 
 
 def load_ensemble(bundles: Sequence[Bundle]) -> Ensemble:
@@ -189,7 +195,7 @@ def load_ensemble(bundles: Sequence[Bundle]) -> Ensemble:
     """
     from galscan.classify.model import Ensemble
 
-    return Ensemble(*(_load_networks(bundle) for bundle in bundles)).eval()
+    return Ensemble(*(load_networks(bundle) for bundle in bundles)).eval()
 
 
 def load_scorer(
@@ -233,8 +239,13 @@ def load_scorer(
 
 
 def _in_units(bundle: Bundle, raw: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the mean over members of logits (n, members, answers), in the units of each answer."""
+    """Return what the members of a model say together, of its raw answers (n, members, answers), in their units."""
+    from galscan.classify import votes
+
     schema = load_schema(bundle.schema)
+    if groups := votes.groups_of(bundle.answers, schema):
+        fractions, worth = votes.expected(raw, groups)
+        return dict(zip([*bundle.answers, *_worth(bundle)], [*fractions.T, *worth.T], strict=True))
     columns = [schema.names.index(a) for a in bundle.answers]
     low, high = schema.low[columns], schema.high[columns]
     shares = expit(raw).mean(1)
@@ -363,21 +374,36 @@ def write_bundle(
 
 def member_scores(networks: list[GalaxyNet], images: np.ndarray, device: torch.device) -> np.ndarray:
     """Return the targets' logits, float32 of shape (members, n, targets), for images (n, S, S, 3) uint8."""
+    return member_outputs(networks, images, device)[0]
+
+
+def member_outputs(
+    networks: list[GalaxyNet], images: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits of targets, (members, n, targets), and raw answers, (members, n, answers), float32.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, S, S, 3)
+    """
     import torch
 
     from galscan.classify.model import to_unit
 
     scores = np.empty((len(networks), len(images), networks[0].targets), np.float32)
+    answers = np.empty((len(networks), len(images), networks[0].answers), np.float32)
     with torch.inference_mode():
         for k, network in enumerate(networks):
             network = network.to(device).eval()
             for start in range(0, len(images), 256):
                 pixels = to_unit(torch.from_numpy(images[start : start + 256]).to(device))
-                scores[k, start : start + 256] = network(pixels)[0].float().cpu().numpy()
-    return scores
+                for out, said in zip((scores, answers), network(pixels), strict=True):
+                    out[k, start : start + 256] = said.float().cpu().numpy()
+    return scores, answers
 
 
-def _load_networks(bundle: Bundle) -> list[GalaxyNet]:
+def load_networks(bundle: Bundle) -> list[GalaxyNet]:
+    """Load the members of a model's ensemble, checked."""
     networks = [load_network(bundle.path / name, sha) for name, sha in bundle.info["weights"].items()]
     schema = load_schema(bundle.schema)
     if not set(bundle.answers) <= set(schema.names) or {n.answers for n in networks} != {len(bundle.answers)}:

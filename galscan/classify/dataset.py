@@ -16,7 +16,7 @@ import pandas as pd
 
 from galscan.errors import InputError
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
-from galscan.labels import Schema, parse_rule, target_mask
+from galscan.labels import Schema, parse_rule, target_mask, votes_column
 from galscan.recipe import GeneratorSettings, LabelRules, Split
 from galscan.store.layout import UNUSABLE, Store
 
@@ -51,6 +51,10 @@ class Galaxies:
         """Return the same galaxies with another column's target."""
         return Galaxies(self.images, self.table.assign(target=self.table[column]), self.labels)
 
+    def counted(self, schema: Schema) -> pd.DataFrame:
+        """Return the labels and, of votes, how many there were on each question."""
+        return self.labels.join(self.table[votes_of(schema)])
+
     def conditions(self, rows: np.ndarray) -> pd.DataFrame:
         """Return what a generator is told of these galaxies: the labels, and what is measured on the pictures."""
         measured = pd.DataFrame(measure(self.images[rows]), columns=list(MEASURED))
@@ -80,7 +84,8 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
     Returns
     -------
     DataFrame
-        Columns store, survey, row, id (text), target (1, 0, NaN) and one per answer of `schema`.
+        Columns store, survey, row, id (text), target (1, 0, NaN), one per answer of `schema` and, of a tree, one per
+        question: how many votes there were on it (`votes_of`), NaN = not counted.
 
     Raises
     ------
@@ -95,10 +100,16 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
         base = pd.DataFrame(
             {"store": store.name, "survey": number, "row": usable, "id": store.column("id")[usable].astype(str)}
         )
-        parts.append(pd.concat([base, labels], axis=1))
+        counted = held.reindex(columns=votes_of(schema)).iloc[usable].astype(np.float32).reset_index(drop=True)
+        parts.append(pd.concat([base, labels, counted], axis=1))
     table = pd.concat(parts, ignore_index=True)
     table["target"] = targets_of(table, schema, rules)
     return table
+
+
+def votes_of(schema: Schema) -> list[str]:
+    """Return the names of the columns that hold how many votes there were on each question of a tree."""
+    return [votes_column(task.id) for task in schema.tasks]
 
 
 def targets_of(labels: pd.DataFrame, schema: Schema, rules: LabelRules) -> np.ndarray:
@@ -151,7 +162,9 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
     for value, name, rule in ((1, "positive", rules.positive), (0, "negative", rules.negative)):
         count = table.loc[table["target"] == value, "id"].nunique()
         if count < MIN_POSITIVES:
-            labelled = int(table.drop(columns=["store", "survey", "row", "id", "target"]).notna().any(axis=1).sum())
+            known = ("store", "survey", "row", "id", "target")
+            answers = [c for c in table if c not in known and not c.endswith(votes_column(""))]
+            labelled = int(table[answers].notna().any(axis=1).sum())
             raise InputError(
                 f"{count} {name} examples of '{target}' among {labelled:,} labelled objects, at least {MIN_POSITIVES} "
                 f"are needed: label more galaxies for which '{' '.join(rule.split())}', add a store with --store, "

@@ -41,6 +41,11 @@ class Plan:
         return self.recipe.schemas[self.schema.name]
 
     @property
+    def answers(self) -> list[str]:
+        """What the networks learn beside the target: of a tree, whole questions."""
+        return self.schema.complete(self.rules.morphology)
+
+    @property
     def request(self) -> dict[str, Any]:
         """All that decides the result; a folder never mixes two of them."""
         return {

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from galscan import device as devices
 from galscan.classify.model import GalaxyNet, to_unit
+from galscan.classify.votes import Groups, groups_of, negative_log_likelihood
 from galscan.generate.augment import noise_and_gain, quarter_turns, rotate_flip_scale
-from galscan.labels import Schema
+from galscan.labels import Schema, votes_column
 from galscan.progress import track
 from galscan.recipe import ClassifierSettings
 
@@ -35,27 +36,47 @@ class Examples:
         1, 0, or NaN (ambiguous: teaches nothing of this target).
     answers : ndarray of float32, shape (n, answers)
         Morphology scaled to 0..1, NaN = not asked.
+    votes : ndarray of float32, shape (n, questions), optional
+        On each question, where the answers are votes.
+    groups : list of list of int
+        Columns of the answers of each question.
     """
 
     images: np.ndarray
     target: np.ndarray
     answers: np.ndarray
+    votes: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    groups: Groups = ()
 
     @classmethod
     def from_labels(
         cls, images: np.ndarray, target: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], schema: Schema
     ) -> Examples:
-        """Build examples from labels in their own units, of which `answers` are taught."""
+        """Build examples from labels in their own units, of which `answers` are taught.
+
+        Of votes that `labels` does not count (`galscan.labels.votes_column`) there are ``schema.assumed_votes``.
+        """
         columns = [schema.names.index(a) for a in answers]
         low, high = schema.low[columns], schema.high[columns]
         scaled = np.clip((labels[list(answers)].to_numpy(np.float32) - low) / (high - low), 0, 1)
-        return cls(images, np.asarray(target, np.float32).reshape(len(images), -1), scaled.astype(np.float32))
+        groups = groups_of(answers, schema)
+        asked = [votes_column(task.id) for task in schema.tasks if set(task.answers) & set(answers)]
+        votes = labels.reindex(columns=asked).to_numpy(np.float32)
+        return cls(
+            images, np.asarray(target, np.float32).reshape(len(images), -1), scaled.astype(np.float32),
+            np.where(np.isfinite(votes), votes, np.float32(schema.assumed_votes)), groups,
+        )  # fmt: skip
 
     def joined(self, others: Examples) -> Examples:
         """Return these galaxies, and after them the others."""
-        return Examples(
-            *(np.concatenate([getattr(self, n), getattr(others, n)]) for n in ("images", "target", "answers"))
-        )
+        images, target, answers, votes = map(np.concatenate, zip(self.columns, others.columns, strict=True))
+        return Examples(images, target, answers, votes, self.groups)
+
+    @property
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """Everything that has a row for each galaxy."""
+        votes = self.votes if self.groups else np.empty((len(self.images), 0), np.float32)
+        return self.images, self.target, self.answers, votes
 
     def useful(self, settings: ClassifierSettings) -> np.ndarray:
         """Return which galaxies teach anything: one without a target does only where morphology is learnt."""
@@ -131,7 +152,7 @@ def train_classifier(
     dtype = devices.training_dtype(device)
 
     all_ = real if dreamt is None else real.joined(dreamt)
-    columns = [torch.from_numpy(column) for column in (all_.images, all_.target, all_.answers)]
+    columns = [torch.from_numpy(column) for column in all_.columns]
     only_dreams = round(steps * settings.dreams_first) if dreamt is not None else 0
     weights = [drawing_weights(real, dreamt, settings, first=first) for first in (True, False)]
     counts = (real.target == 0).sum(0), np.maximum((real.target == 1).sum(0), 1)
@@ -149,14 +170,18 @@ def train_classifier(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rows = torch.multinomial(weights[step >= only_dreams], settings.batch, replacement=True, generator=random)
-            images, target, answers = (column[rows].to(device) for column in columns)
+            images, target, answers, votes = (column[rows].to(device) for column in columns)
 
             pixels = quarter_turns(rotate_flip_scale(to_unit(images), random), random)
             pixels = noise_and_gain(pixels, random).to(memory_format=torch.channels_last)
             with devices.autocast(device, dtype):
                 logit, morphology = network(pixels)
             loss = _target_loss(logit.float(), target, settings.loss, balance)
-            loss = loss + settings.morphology_weight * _masked_bce(morphology.float(), answers)
+            if all_.groups:
+                told = negative_log_likelihood(morphology.float(), answers, votes, all_.groups)
+            else:
+                told = _masked_bce(morphology.float(), answers)
+            loss = loss + settings.morphology_weight * told
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

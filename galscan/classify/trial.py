@@ -123,8 +123,8 @@ class Trial:
     def _examples(self) -> Examples:
         rows, galaxies = self._taught(), self.galaxies
         return Examples.from_labels(
-            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows], galaxies.labels.iloc[rows],
-            self.plan.rules.morphology, self.plan.schema,
+            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows],
+            galaxies.counted(self.plan.schema).iloc[rows], self.plan.answers, self.plan.schema,
         )  # fmt: skip
 
     def _generator(self) -> None:
@@ -187,7 +187,7 @@ class Trial:
                 seed=self.seed, device=self.device,
             )  # fmt: skip
             judged = screen(
-                dreams, self.galaxies.images[rows], Critic(network, plan.rules.morphology, plan.schema, self.device),
+                dreams, self.galaxies.images[rows], Critic(network, plan.answers, plan.schema, self.device),
                 plan.rules, plan.schema,
             )  # fmt: skip
         dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
@@ -271,4 +271,4 @@ def _of_kind(dreams: Dreams | None, kind: str, plan: Plan) -> Examples | None:
         dreams = dreams.select(dreams.laid == (kind == "laid"))
     if not dreams.target.any():
         return None
-    return Examples.from_labels(dreams.images, dreams.target, dreams.labels, plan.rules.morphology, plan.schema)
+    return Examples.from_labels(dreams.images, dreams.target, dreams.labels, plan.answers, plan.schema)

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.special import betaln, gammaln
+from scipy.special import betaincinv, betaln, gammaln
+
+from galscan.errors import InputError
+from galscan.labels import Schema
 
 Groups = Sequence[Sequence[int]]
 """Columns of the answers of each question."""
@@ -50,6 +53,30 @@ def negative_log_likelihood(
     return total / asked.clamp(min=1)
 
 
+def shares(z: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """Return what a network expects of each answer, (n, answers) in 0..1: by question where there are `groups`."""
+    if not groups:
+        return z.sigmoid()
+    out = torch.empty_like(z)
+    for columns in groups:
+        out[:, columns] = z[:, columns].clamp(-LIMIT, LIMIT).softmax(1)
+    return out
+
+
+def groups_of(answers: Sequence[str], schema: Schema) -> list[list[int]]:
+    """Return where the answers of each question are among `answers`; nothing where they are no votes.
+
+    Raises
+    ------
+    InputError
+        If an answer of a question is missing.
+    """
+    asked = [group for group in schema.groups if set(group) & set(answers)]
+    if missing := [name for group in asked for name in group if name not in answers]:
+        raise InputError(f"'{missing[0]}' is missing among the answers of its question")
+    return [[list(answers).index(name) for name in group] for group in asked]
+
+
 def expected(z: np.ndarray, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
     """Return what some networks together expect: fractions, and how many votes they are worth.
 
@@ -79,18 +106,16 @@ def expected(z: np.ndarray, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(fraction: np.ndarray, concentration: np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-    """Return the limits of the central credible interval of an answer's fraction: quantiles of its beta distribution."""
-    from scipy.stats import beta
-
+    """Return the limits of the credible interval of an answer's fraction: quantiles of its beta distribution."""
     fraction = np.clip(fraction, 1e-6, 1 - 1e-6)
     a, b = fraction * concentration, (1 - fraction) * concentration
-    return beta.ppf(0.5 * (1 - level), a, b), beta.ppf(0.5 * (1 + level), a, b)
+    return betaincinv(a, b, 0.5 * (1 - level)), betaincinv(a, b, 0.5 * (1 + level))
 
 
 def vote_interval(
     fraction: np.ndarray, concentration: np.ndarray, votes: np.ndarray, level: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the limits within which the fraction of `votes` volunteers will be: those of the beta-binomial, as fractions.
+    """Return the limits within which the fraction of `votes` volunteers will be: those of the beta-binomial.
 
     The smallest that hold at least `level`, as equally divided between both tails as whole votes allow.
 
@@ -105,5 +130,5 @@ def vote_interval(
         of = np.arange(n + 1)
         log_p = gammaln(n + 1) - gammaln(of + 1) - gammaln(n - of + 1)
         below = np.exp(log_p + betaln(of + p * s, n - of + (1 - p) * s) - betaln(p * s, (1 - p) * s)).cumsum()
-        low[k], high[k] = np.searchsorted(below, tail) / n, min(np.searchsorted(below, 1 - tail), n) / n
+        low[k], high[k] = np.minimum(np.searchsorted(below, [tail, 1 - tail]), n) / n
     return low, high

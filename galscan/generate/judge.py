@@ -16,6 +16,7 @@ import torch
 from scipy.stats import beta
 
 from galscan.classify.model import GalaxyNet, to_unit
+from galscan.classify.votes import groups_of, shares
 from galscan.generate import likeness
 from galscan.generate.dreams import Dreams
 from galscan.generate.galaxies import measure
@@ -54,6 +55,7 @@ class Critic:
 
     def __init__(self, network: GalaxyNet, answers: Sequence[str], schema: Schema, device: torch.device):
         self.network, self.answers, self.device = network.to(device).eval(), list(answers), device
+        self.groups = groups_of(self.answers, schema)
         ranges = np.array([schema.ranges[a] for a in self.answers], np.float32).reshape(-1, 2)
         self.low, self.high = ranges.T
 
@@ -64,7 +66,8 @@ class Critic:
         for start in range(0, len(images), 256):
             pixels = torch.from_numpy(images[start : start + 256]).to(self.device)
             x = self.network.features(to_unit(pixels))
-            parts.append([v.float().cpu() for v in (x, self.network.morphology(x).sigmoid(), self.network.target(x))])
+            seen = x, shares(self.network.morphology(x), self.groups), self.network.target(x)
+            parts.append([v.float().cpu() for v in seen])
         features, share, logit = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
         values = self.low + share * (self.high - self.low)
         return Look(features, pd.DataFrame(values, columns=self.answers), logit[:, 0])

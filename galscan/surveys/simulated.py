@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from galscan.errors import InputError
+from galscan.labels import load_schema, votes_column
 from galscan.surveys import _population as population
 from galscan.surveys import _render as render
+from galscan.surveys import _volunteers as volunteers
 from galscan.surveys.base import Cutout
 
 ANSWERS = (
@@ -58,6 +60,8 @@ class SimulatedSurvey:
         Fraction of spirals crossed by a dust lane as early types are, 0 to 1; in nature it is small.
     labelled : float
         Fraction of objects that carry labels, 0 to 1; the others' are all NaN.
+    votes : bool
+        Whether 10 to 40 volunteers voted on each of these as in Galaxy Zoo 2 (labels ``gz2``).
 
     Raises
     ------
@@ -71,6 +75,7 @@ class SimulatedSurvey:
     rare_fraction: float = 0.002
     lane_fraction: float = 0.0
     labelled: float = 1.0
+    votes: bool = False
     name: str = "simulated"
     id_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
@@ -103,8 +108,10 @@ class SimulatedSurvey:
         }  # fmt: skip
 
     def schemas(self) -> dict[str, list[str]]:
-        """Return the one schema, ``simulated``, and its answers."""
-        return {"simulated": list(ANSWERS)}
+        """Return the schema ``simulated`` and its answers, and ``gz2`` where there are votes."""
+        tree = load_schema("gz2")
+        voted = [*tree.names, *(votes_column(task.id) for task in tree.tasks)]
+        return {"simulated": list(ANSWERS)} | ({"gz2": voted} if self.votes else {})
 
     def truth(self) -> list[str]:
         """Return the names of the truth columns."""
@@ -136,6 +143,9 @@ class SimulatedSurvey:
             asked = sky["label_draw"] < self.labelled
             for name in ANSWERS:
                 table[f"simulated/{name}"] = np.where(asked, answers[name], np.float32(np.nan))
+            if self.votes:
+                given = volunteers.votes(np.random.default_rng([self.seed, block, 2]), volunteers.chances(sky, answers))
+                table |= {f"gz2/{name}": np.where(asked, given[name], np.float32(np.nan)) for name in given}
             targets = {
                 "target_dustlane": (answers["early_type"] >= 0.5) & (answers["dust_lane"] >= 0.5),
                 "target_ring": answers["ring"] >= 0.5, "target_merger": answers["merger"] >= 0.5,
@@ -144,7 +154,8 @@ class SimulatedSurvey:
                 table[f"truth/{name}"] = (targets[name] if name in targets else sky[name]).astype(np.float32)
             parts.append(pd.DataFrame(table).iloc[rows])
         if not parts:
-            columns = ["id", "ra", "dec", *(f"simulated/{a}" for a in ANSWERS), *(f"truth/{t}" for t in TRUTH)]
+            labels = (f"{schema}/{name}" for schema, names in self.schemas().items() for name in names)
+            columns = ["id", "ra", "dec", *labels, *(f"truth/{t}" for t in TRUTH)]
             kinds: dict[str, Any] = {c: np.float32 for c in columns} | {
                 "id": np.int64,
                 "ra": np.float64,

@@ -21,6 +21,7 @@ def export(
     radius: float | None = None,
     contact: str | None = None,
     order: int | None = None,
+    morphology: bool = False,
 ) -> exports.Exported:
     """Write the candidates of a finished run to `out`, replacing what was there from an earlier export.
 
@@ -48,6 +49,9 @@ def export(
         Who asks, told to services; default: what ``GALSCAN_CONTACT`` says.
     order : int, optional
         HEALPix order of a MOC; by the width of the stamps when not given.
+    morphology : bool
+        Write a table of all galaxies that were scanned in full, instead of the candidates: for each answer of the model
+        what is expected of the volunteers, with a 90 % interval.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def export(
     lists = [known] if isinstance(known, str | os.PathLike) else known
     done = exports.export_run(
         run, out, format=format, top=top, min_purity=min_purity, known=lists, crossmatch=crossmatch, radius=radius,
-        contact=contact, order=order,
+        contact=contact, order=order, morphology=morphology,
     )  # fmt: skip
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)

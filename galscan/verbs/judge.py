@@ -206,14 +206,14 @@ def _critic(
             update={"sampling": "oversampled", "loss": "plain", "morphology_weight": settings.morphology_weight or 0.5}
         )
         examples = Examples.from_labels(
-            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows], galaxies.labels.iloc[rows],
-            plan.rules.morphology, plan.schema,
+            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows],
+            galaxies.counted(plan.schema).iloc[rows], plan.answers, plan.schema,
         )  # fmt: skip
         network = train_classifier(
             examples, None, settings, steps=steps, seed=seed * 1000 + 777, device=device, label="train critic"
         )
         save_network(network, work / "critic.safetensors")
-    return Critic(load_network(work / "critic.safetensors"), plan.rules.morphology, plan.schema, device)
+    return Critic(load_network(work / "critic.safetensors"), plan.answers, plan.schema, device)
 
 
 def _result(out: Path, verdict: Mapping[str, Any]) -> dict[str, Any]:

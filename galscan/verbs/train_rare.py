@@ -132,7 +132,7 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
 
 def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     """Run the stages; the order is the story."""
-    from galscan.classify import bundle, calibrate, metrics
+    from galscan.classify import bundle, calibrate, metrics, morphology
     from galscan.classify.dataset import load_galaxies, targets_of
     from galscan.classify.train import Examples
     from galscan.report_model import write_model_report
@@ -144,9 +144,10 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
         first.stores, first.table, schema.names, recipe.size, seed=first.seed, unlabelled=first.synthetic
     )
     train = np.flatnonzero(_in_train(galaxies))
-    answers = list(dict.fromkeys(answer for plan in plans for answer in plan.rules.morphology))
+    answers = list(dict.fromkeys(answer for plan in plans for answer in plan.answers))
     targets = galaxies.table[[plan.column for plan in plans]].to_numpy(np.float32)
-    real = Examples.from_labels(galaxies.images[train], targets[train], galaxies.labels.iloc[train], answers, schema)
+    labels = galaxies.counted(schema).iloc[train]
+    real = Examples.from_labels(galaxies.images[train], targets[train], labels, answers, schema)
     networks = {"real_only": _classifiers(first, "real_only", real, None, work, device)}
     generated: dict[str, Any] = {}
     if first.synthetic:
@@ -165,13 +166,15 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             networks["real_plus_dreamt"] = _classifiers(first, "real_plus_dreamt", real, dreamt, work, device)
 
     held = {split: galaxies.rows(split) for split in ("calibration", "test")}
-    scores = {
-        (name, split): bundle.member_scores(networks[name], galaxies.images[rows], device)
+    outputs = {
+        (name, split): bundle.member_outputs(networks[name], galaxies.images[rows], device)
         for name in networks for split, rows in held.items()
     }  # fmt: skip
+    labels = galaxies.counted(schema).iloc[held["test"]]
+    known = {name: morphology.judge(outputs[name, "test"][1], labels, answers, schema) for name in networks}
 
     def of(name: str, split: str, k: int) -> np.ndarray:
-        return scores[name, split][:, np.isfinite(targets[held[split], k]), k]
+        return outputs[name, split][0][:, np.isfinite(targets[held[split], k]), k]
 
     def truth(split: str, k: int) -> np.ndarray:
         found = targets[held[split], k]
@@ -203,6 +206,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             "chosen": chosen,
             "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
             "calibration_gain": on_calibration[k] if both else None,
+            "morphology": known if answers else None,
             "classifier_steps": read_json(work / "steps.json")["steps"],
             "generator": generated or None,
             "dreams": read_json(folder / "screened.json") if first.synthetic else None,
