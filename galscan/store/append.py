@@ -39,11 +39,11 @@ def appended(store: Store) -> list[dict[str, Any]]:
     return list(store.attrs.get("appended", ()))
 
 
-def refusal(store: Store, plan: dict[str, Any]) -> str:
-    """Return why the objects of `plan` cannot be added to the store; empty if they can."""
+def refusal(store: Store, plan: dict[str, Any], free: frozenset[str] = growth.OBJECTS) -> str:
+    """Return why the objects of `plan` cannot be added to the store, but for what is `free`; empty if they can."""
 
     def fixed(given: dict[str, Any]) -> dict[str, Any]:
-        survey = {k: v for k, v in given["survey"].items() if k not in growth.OBJECTS}
+        survey = {k: v for k, v in given["survey"].items() if k not in free}
         return {k: given[k] for k in ("format", "name", "size", "schemas", "truth")} | {"survey": survey}
 
     return differences(fixed(plan_in(Path(store.path))), fixed(plan))

@@ -21,6 +21,7 @@ from galscan.store import layout, shards
 from galscan.store.layout import Store
 from galscan.store.plan import begun, content, differences, plan_in, plan_of, set_up
 from galscan.store.retry import copy, retry, to_retry
+from galscan.surveys import growth
 from galscan.surveys.base import Survey
 
 
@@ -113,7 +114,8 @@ def _existing(out: Path) -> Store:
 
 def _another(store: Store, plan: dict[str, Any]) -> str:
     told = differences(plan_in(Path(store.path)), plan)
-    more = "" if growing.refusal(store, plan) else ", or add what it does not have with --append"
+    fits = not growing.refusal(store, plan, growth.OBJECTS | {"rendering"})  # which --append may take from the store
+    more = ", or add what it does not have with --append" if fits else ""
     return f"{store.path} holds another survey: {told}; remove it or choose another --out{more}"
 
 

@@ -37,6 +37,7 @@ from galscan.files import storage_errors
 FAR, FAST = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
 NEAR = FAST if importlib.util.find_spec("zarrs") is not None else FAR
 warnings.filterwarnings("ignore", message="Array is unsupported by ZarrsCodecPipeline")
+warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")  # of text, wherever it is met
 
 FORMAT = 1
 CHUNK = 256  # objects a chunk

@@ -120,10 +120,12 @@ def _outcomes(store: Store) -> dict[str, Any]:
         return {}
     told = outcomes(store)
     again = "the command that made the store, with --retry-failed, asks for what failed once more; no coverage is final"
+    most, others = told["failures"][:FAILURES], told["failures"][FAILURES:]
+    if others:
+        others = [others[0] | {"objects": sum(f["objects"] for f in others), "reason": "other reasons"}]
     return {
         "outcomes": {key: told[key] for key in ("stored", "no_coverage", "failed")},
-        "failures": told["failures"][:FAILURES],
-        "more_failures": sum(f["objects"] for f in told["failures"][FAILURES:]),
+        "failures": most + others,
         "retry": again if told["failed"] else None,
     }
 
