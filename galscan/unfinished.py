@@ -140,8 +140,12 @@ def deliver(work: Path, out: Path) -> None:
 def recover(out: Path) -> None:
     """Put back what was at `out` where a delivery was killed between taking the old away and putting the new there."""
     aside = out.with_name(out.name + ".replaced")
-    if aside.is_dir() and not out.exists():
-        os.replace(aside, out)
+    if out.exists() or not aside.is_dir():
+        return
+    with held(partial(out)):  # not while it is being delivered
+        if not out.exists():
+            os.replace(aside, out)
+    drop_empty(partial(out))
 
 
 @contextmanager

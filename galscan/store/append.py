@@ -28,10 +28,9 @@ from galscan.surveys.base import Survey
 def holds(store: Store, plan: dict[str, Any]) -> bool:
     """Return whether the objects that `plan` asks for are in the store: it was made or grown by this very plan."""
     first = plan_in(Path(store.path))
-    if plan == first:
-        return True
-    settled = {key: first[key] for key in ("shard", "id_dtype")}  # when the store was made; a later plan has its own
-    return any(plan | settled == first | {k: came[k] for k in ("count", "survey")} for came in appended(store))
+    plan = plan | {"id_dtype": first["id_dtype"]}  # what has no room was refused
+    later = [first | {key: came[key] for key in ("count", "survey")} for came in appended(store)]
+    return plan == first or plan | {"shard": first["shard"]} in later
 
 
 def appended(store: Store) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def ingest(
     if source is None:
         _say("plan: the objects come from a query, and a dry run asks nobody: how many they are is not known yet")
         return {"objects": None, "out": str(target)}
-    store = layout.open_store(target) if (target / "zarr.json").is_file() else None
+    store = _there(target)
     if append and store is not None and kind in ("local", "frames"):  # whose stretch is measured, not declared
         source.rendering = like(source.rendering, store.attrs["provenance"].get("rendering"), str(target))
     if dry_run:
@@ -204,6 +204,13 @@ def _open(
 
     remember = None if settings.pop("cache") else _uncached(target)
     return ServiceSurvey(survey, name=name, contact=contact, remember=remember, **settings)
+
+
+def _there(target: Path) -> Store | None:
+    try:
+        return layout.open_store(target)
+    except InputError:  # nothing, or what ingest refuses in words of its own
+        return None
 
 
 def _table(
