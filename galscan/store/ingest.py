@@ -70,7 +70,9 @@ def ingest_survey(
     store = _existing(out)
     if growing.all_there(out):
         with unfinished.held(place):
-            growing.settle(out)
+            if growing.all_there(out):
+                growing.settle(out)
+        unfinished.drop_empty(place)
         store = layout.open_store(out)
     if not growing.holds(store, plan):
         if not append:
