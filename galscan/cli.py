@@ -68,7 +68,8 @@ def ingest(
         typer.Option(
             "--survey",
             help="local (a folder of images), frames (to cut from), simulated; by service: sdss, legacy-dr10, "
-            "legacy-dr10-jpeg, panstarrs, hips; frames that are fetched: sdss-frames, legacy-bricks; or a survey.toml.",
+            "legacy-dr10-jpeg, panstarrs, panstarrs-fits, hips; frames that are fetched: sdss-frames, legacy-bricks; "
+            "or a survey.toml.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="The store; default: in the data home, by name.")] = None,
@@ -114,6 +115,9 @@ def ingest(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask once more for what failed, also of a complete store.")
     ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to a store that is there the objects that it does not have.")
+    ] = False,
     count: Annotated[int, typer.Option("--count", min=0, help="Galaxies to simulate.")] = 10_000,
     seed: Seed = 0,
     rare_fraction: Annotated[
@@ -133,8 +137,9 @@ def ingest(
     store = galscan.ingest(
         survey, out=out, path=path, catalog=catalog, query=query, cone=parse_cone(cone), labels=labels or (), size=size,
         frame=frame, pixel_scale=pixel_scale, bands=bands, layer=layer, contact=contact, cache=cache,
-        keep_frames=keep_frames, retry_failed=retry_failed, count=count, seed=seed, rare_fraction=rare_fraction,
-        labelled=labelled, columns=pairs("--column", column), name=name, workers=workers, dry_run=dry_run,
+        keep_frames=keep_frames, retry_failed=retry_failed, append=append, count=count, seed=seed,
+        rare_fraction=rare_fraction, labelled=labelled, columns=pairs("--column", column), name=name, workers=workers,
+        dry_run=dry_run,
     )  # fmt: skip
     show(store, as_json)
 

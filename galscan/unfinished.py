@@ -11,7 +11,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def drop_empty(folder: Path) -> None:
+    """Remove a folder that was made to be held, if nothing came into it."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager
@@ -129,6 +135,17 @@ def deliver(work: Path, out: Path) -> None:
         os.replace(out, aside)
     os.replace(work, out)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(out: Path) -> None:
+    """Put back what was at `out` where a delivery was killed between taking the old away and putting the new there."""
+    aside = out.with_name(out.name + ".replaced")
+    if out.exists() or not aside.is_dir():
+        return
+    with held(partial(out)):  # not while it is being delivered
+        if not out.exists():
+            os.replace(aside, out)
+    drop_empty(partial(out))
 
 
 @contextmanager

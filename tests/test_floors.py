@@ -16,8 +16,8 @@ FLOORS = {
     "plots_judge": 5, "plots_sky": 5, "report_facts": 5, "report_model": 5, "report_scan": 5, "verbs": 5,
     "vetting": 4,
     "candidates": 3, "scanning": 3,
-    "generate": 2, "classify": 2, "store.ingest": 2,
-    "surveys": 1, "store": 1,
+    "generate": 2, "classify": 2, "store": 2,
+    "surveys": 1, "store.layout": 1,
     "errors": 0, "files": 0, "home": 0, "progress": 0, "pictures": 0, "recipe": 0, "labels": 0, "rules": 0,
     "starter": 0, "unfinished": 0, "sky": 0, "device": 0,
 }  # fmt: skip

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +15,10 @@ import pytest
 import xarray
 import zarr
 
-from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
+from galscan.errors import ConflictError, InputError, Interrupted
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Flag
-from galscan.store.manifest import manifest, outcomes
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
 from galscan.verbs.ingest import ingest
 
@@ -101,31 +98,6 @@ def test_markers_do_not_disturb_other_readers(tmp_path: Path) -> None:
         assert len(list(zarr.open_group(path, mode="r").members(max_depth=None))) == 11
 
 
-def test_processes_make_the_same_store(tmp_path: Path) -> None:
-    one = ingest_survey(Sky(), tmp_path / "one.zarr", workers=1)
-    two = ingest_survey(Sky(), tmp_path / "two.zarr", workers=2)
-    assert one.content_hash == two.content_hash
-    np.testing.assert_array_equal(one.images(), two.images())
-    assert ingest_survey(Sky(count=699), tmp_path / "three.zarr", workers=1).content_hash != one.content_hash
-
-
-def test_the_hash_sees_labels_flags_and_ids(tmp_path: Path) -> None:
-    class Relabelled(Sky):
-        def objects(self, start: int, stop: int) -> pd.DataFrame:
-            return super().objects(start, stop).assign(**{self.changed: np.float32(7)})  # type: ignore[attr-defined]
-
-    class Reflagged(Sky):
-        def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-            return (Failed("", Flag.BLANK) if isinstance(o, NoCoverage) else o for o in super().cutouts(start, stop))
-
-    surveys = [Sky(), Reflagged()]
-    for column in ("efigi/dust", "truth/rare", "ra"):
-        surveys.append(Relabelled())
-        surveys[-1].changed = column  # type: ignore[attr-defined]
-    hashes = {ingest_survey(s, tmp_path / f"{n}.zarr", workers=1).content_hash for n, s in enumerate(surveys)}
-    assert len(hashes) == len(surveys)
-
-
 @pytest.mark.parametrize("stop_at", [0, 300, 690])
 def test_ctrl_c_and_resume(tmp_path: Path, stop_at: int) -> None:
     out = tmp_path / "s.zarr"
@@ -151,27 +123,6 @@ def test_killed_while_the_store_was_being_made(tmp_path: Path) -> None:
     (partial / "images").mkdir(parents=True)
     (partial / "zarr.json").write_text("{ half")
     assert ingest_survey(Sky(), tmp_path / "s.zarr", workers=1).count == 700
-
-
-def test_a_shard_without_marker_is_written_whole(tmp_path: Path) -> None:
-    out = tmp_path / "s.zarr"
-    with pytest.raises(Interrupted):
-        ingest_survey(Sky(stop_at=600), out, workers=1)
-    group = zarr.open_group(tmp_path / "s.zarr.partial", mode="r+")
-    group["images"][512:700] = 99  # what a killed process may have left
-    group["labels/efigi/dust"][512:700] = 99
-    store = ingest_survey(Sky(), out, workers=1)
-    assert store.images(slice(514, 515)).max() == 514 % 250 and not store.images(slice(517, 518)).any()
-    assert np.nanmax(store.column("labels/efigi/dust")) == 0.5
-
-
-def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        ingest_survey(Sky(stop_at=600), tmp_path / "s.zarr", workers=1)
-    with pytest.raises(ConflictError, match=r"begun with other settings: seed was 0, is 1; remove it"):
-        ingest_survey(Sky(seed=1), tmp_path / "s.zarr", workers=1)
-    with pytest.raises(ConflictError, match="count was 700, is 800"):
-        ingest_survey(Sky(count=800), tmp_path / "s.zarr", workers=1)
 
 
 def test_a_complete_store_is_returned_or_protected(tmp_path: Path) -> None:
@@ -200,21 +151,6 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ingest_survey(Sky(), tmp_path / "s.zarr", workers=0)
     with pytest.raises(InputError, match="survey 'sky' has no objects"):
         ingest_survey(Sky(count=0), tmp_path / "s.zarr")
-
-
-def test_a_survey_that_breaks_its_promise(tmp_path: Path) -> None:
-    class Short(Sky):
-        def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-            return super().cutouts(start, stop - 1)
-
-    class Small(Sky):
-        def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-            yield Cutout(np.zeros((4, 4, 3), np.uint8))
-
-    with pytest.raises(GalscanError, match="gave 256 rows and 255 cutouts"):
-        ingest_survey(Short(), tmp_path / "a.zarr", workers=1)
-    with pytest.raises(GalscanError, match=r"gave \(4, 4, 3\) uint8, not \(8, 8, 3\)"):
-        ingest_survey(Small(), tmp_path / "b.zarr", workers=1)
 
 
 # ---------------------------------------------------------------------------------------------- the verb
@@ -271,113 +207,3 @@ def test_verb_bad_input(tmp_path: Path) -> None:
         InputError, match="survey 'simulated' does not take path, labels; leave it out, or use survey local"
     ):
         ingest("simulated", out=tmp_path / "s.zarr", path=tmp_path, labels="efigi")
-
-
-@dataclass
-class Healing(Sky):
-    """Failed objects come on the second day, but for those that end in 97; `asked` says which were asked for."""
-
-    day: int = 1
-    stop_after: int = 10**9
-    asked: list[int] = field(default_factory=list)
-
-    def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        for i, outcome in zip(range(start, stop), super().cutouts(start, stop), strict=True):
-            if self.day > 1 and len(self.asked) == self.stop_after:
-                raise KeyboardInterrupt
-            self.asked.append(i)
-            heals = isinstance(outcome, Failed) and self.day > 1 and i % 100 != 97
-            yield Cutout(np.full((8, 8, 3), i % 250, np.uint8), 0.4) if heals else outcome
-
-
-def test_what_failed_is_asked_for_again_and_nothing_else(tmp_path: Path) -> None:
-    out = tmp_path / "s.zarr"
-    first = ingest_survey(Healing(), out, workers=1)
-    ingest_survey(Healing(day=2), out, workers=1)
-    assert layout.open_store(out).content_hash == first.content_hash, "not without being told to"
-    second = Healing(day=2)
-    store = ingest_survey(second, out, retry_failed=True)
-    assert sorted(second.asked) == list(range(7, 700, 10))
-    result = outcomes(store)
-    assert (result["stored"], result["no_coverage"], result["failed"]) == (623, 70, 7)
-    assert store.content_hash == ingest_survey(Healing(day=2), tmp_path / "straight.zarr", workers=1).content_hash
-    np.testing.assert_array_equal(store.images()[107], 107)
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["s.zarr", "straight.zarr"]
-    third = Healing(day=2)
-    ingest_survey(third, out, retry_failed=True)
-    assert sorted(third.asked) == list(range(97, 700, 100))
-
-
-def test_a_retry_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old store stays as it was until the new one is whole; the same command goes on."""
-    monkeypatch.setattr("random.sample", lambda values, count: list(values))
-    monkeypatch.setattr("random.randrange", lambda stop: 0)
-    out = tmp_path / "s.zarr"
-    before = ingest_survey(Healing(), out, workers=1)
-    files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    with pytest.raises(Interrupted, match=r"stopped with 47 of .*s.zarr still failed; the same command goes on"):
-        ingest_survey(Healing(day=2, stop_after=30), out, retry_failed=True)  # the first shard holds 25 failed ones
-    assert files == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert layout.open_store(out).content_hash == before.content_hash
-    rest = Healing(day=2)
-    store = ingest_survey(rest, out, retry_failed=True)
-    assert rest.asked[:3] == [97, 197, 257]
-    assert store.content_hash == ingest_survey(Healing(day=2), tmp_path / "straight.zarr", workers=1).content_hash
-
-
-def test_a_retry_that_meets_a_dead_host(tmp_path: Path) -> None:
-    """What came before it is in the store all the same."""
-
-    class Dying(Healing):
-        def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-            if len(self.asked) == 40:
-                raise GalscanError("the host is left alone")
-            return super().cutouts(start, stop)
-
-    out = tmp_path / "s.zarr"
-    ingest_survey(Healing(), out, workers=1)
-    survey = Dying(day=2)
-    with pytest.raises(GalscanError, match="left alone"):
-        ingest_survey(survey, out, retry_failed=True)
-    told = manifest(layout.open_store(out))
-    healed = [i for i in survey.asked if i % 100 != 97]
-    assert len(survey.asked) == 40 and (told["outcome"][healed] == "stored").all()
-    assert (told["outcome"] == "failed").sum() == 70 - len(healed) and not (tmp_path / "s.zarr.partial").exists()
-    ingest_survey(Healing(day=2), out, retry_failed=True)
-    straight = ingest_survey(Healing(day=2), tmp_path / "straight.zarr", workers=1)
-    assert layout.open_store(out).content_hash == straight.content_hash
-
-
-def test_a_retry_of_what_is_not_finished(tmp_path: Path) -> None:
-    out = tmp_path / "s.zarr"
-    with pytest.raises(Interrupted):
-        ingest_survey(Healing(stop_at=600), out, workers=1)
-    second = Healing(day=2)
-    store = ingest_survey(second, out, workers=1, retry_failed=True)
-    assert outcomes(store)["failed"] == 7
-    assert second.asked[:188] == list(range(512, 700)), "first what is missing, then what failed"
-    assert store.content_hash == ingest_survey(Healing(day=2), tmp_path / "straight.zarr", workers=1).content_hash
-
-
-def test_a_retry_with_other_settings_is_refused(tmp_path: Path) -> None:
-    ingest_survey(Healing(), tmp_path / "s.zarr", workers=1)
-    with pytest.raises(ConflictError, match="seed was 0, is 1"):
-        ingest_survey(Healing(seed=1), tmp_path / "s.zarr", retry_failed=True)
-
-
-def test_progress_is_told_object_by_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-
-    @contextmanager
-    def track(*_: object, **__: object) -> Iterator[Any]:
-        yield lambda n=1, note="": told.append(n)
-
-    class Slow(Sky):
-        def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-            for k, outcome in enumerate(super().cutouts(start, stop)):
-                time.sleep(0.6 if k in (50, 100) else 0)
-                yield outcome
-
-    monkeypatch.setattr("galscan.progress.track", track)
-    ingest_survey(Slow(count=200), tmp_path / "s.zarr", workers=1)
-    assert sum(told) == 200 and len(told) == 3

@@ -19,6 +19,7 @@ from galscan.store.layout import UNUSABLE, Flag
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
 from galscan.surveys.declared import Declared, load_survey, survey_names
 from galscan.surveys.frames import FramesSurvey
+from galscan.surveys.growth import ids, take
 from galscan.surveys.local import LocalSurvey
 from galscan.surveys.remote import RemoteFrames
 from galscan.surveys.service import ServiceSurvey
@@ -123,6 +124,22 @@ def test_a_range_does_not_depend_on_how_it_is_asked_for(survey: Survey) -> None:
         assert isinstance(one, Cutout) and isinstance(other, Cutout)
         np.testing.assert_array_equal(one.image, other.image)
         np.testing.assert_equal(one.pixel_scale, other.pixel_scale)
+
+
+def test_some_of_it_is_as_it_is_in_the_whole(survey: Survey) -> None:
+    """A store that grows takes what is new, wherever it stands in the catalog."""
+    rows = np.array([251, 252, 253, 260, 290, 299])
+    part, outcomes = pickle.loads(pickle.dumps(take(survey, rows))), list(survey.cutouts(250, COUNT))
+    assert len(part) == 6 and part.id_dtype == survey.id_dtype and part.schemas() == survey.schemas()
+    assert ids(survey).tolist() == survey.objects(0, COUNT)["id"].tolist() and len(survey) == COUNT
+    whole = survey.objects(0, COUNT).iloc[rows].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part.objects(0, 6), whole)
+    pd.testing.assert_frame_equal(part.objects(2, 5), whole[2:5].reset_index(drop=True))
+    for row, found in zip(rows, [*part.cutouts(0, 2), *part.cutouts(2, 6)], strict=True):
+        expected = outcomes[row - 250]
+        assert type(found) is type(expected)
+        if isinstance(found, Cutout):
+            np.testing.assert_array_equal(found.image, expected.image)
 
 
 def test_objects_do_not_consume_the_sky(survey: Survey) -> None:

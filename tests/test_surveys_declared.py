@@ -24,6 +24,7 @@ def test_shipped_surveys():
         "legacy-dr10",
         "legacy-dr10-jpeg",
         "panstarrs",
+        "panstarrs-fits",
         "sdss",
         "sdss-frames",
     ]

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from galscan.errors import InputError
+from galscan.labels import shipped
 from galscan.store.layout import Flag
 from galscan.surveys.answers import Answer
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
@@ -40,7 +41,7 @@ def test_here_something_is_seen():
     assert sky.covered(*HERE) and not sky.covered(10.0, -50.0)
 
 
-@pytest.mark.parametrize("name", ["sdss", "legacy-dr10", "legacy-dr10-jpeg", "hips", "panstarrs"])
+@pytest.mark.parametrize("name", ["sdss", "legacy-dr10", "legacy-dr10-jpeg", "hips", "panstarrs", "panstarrs-fits"])
 def test_each_object_gets_its_own_picture(service, tmp_path, name):
     survey = ServiceSurvey(str(service.survey(name, tmp_path)), galaxies(tmp_path / "o.csv", 60), size=64)
     seen = 0
@@ -77,6 +78,68 @@ def test_what_is_asked_of_each_service(service, tmp_path):
     cut = "fitscut.cgi?ra=150.1000000&dec=2.2000000&size=170&output_size=128"
     files = "".join(f"&{c}={name.format(b)}" for c, b in (("red", "i"), ("green", "r"), ("blue", "g")))
     assert log[1].endswith(f"{cut}{files}&format=jpg&asinh=True&autoscale=99.75")
+
+
+def test_stacks_are_asked_for_band_by_band(service, tmp_path):
+    survey = ServiceSurvey(str(service.survey("panstarrs-fits", tmp_path)), table(tmp_path, [HERE], petroR90_r=5.1))
+    (outcome,) = outcomes(survey)
+    names, *cuts = [entry for _, entry, _ in service.log()]
+    assert names.endswith("ps1filenames.py?ra=150.1000000&dec=2.2000000&filters=gri&type=stack")
+    name = "%2Frings.v3.skycell%2F1234%2F056%2Frings.v3.skycell.1234.056.stk.{}.unconv.fits"
+    cut = "fitscut.cgi?ra=150.1000000&dec=2.2000000&size=173&format=fits&red="
+    assert [c.rpartition("/")[2] for c in cuts] == [cut + name.format(band) for band in "gri"]
+    assert isinstance(outcome, Cutout) and outcome.flags == Flag.OK
+    assert outcome.pixel_scale == pytest.approx(173 * 0.25 / 64), "43.248 arcsec are 172.99 of its pixels"
+    assert survey.plan()["requests"] == 4
+    wide = ServiceSurvey(str(service.survey("panstarrs-fits", tmp_path)), tmp_path / "objects.csv", frame=500)
+    assert outcomes(wide) == [Failed("10,200 pixels across, 8 to 4,000 are cut", Flag.WRONG_SHAPE)]
+
+
+def test_stacks_are_as_bright_as_frames_of_another_depth(service, tmp_path):
+    """Counts become nanomaggies by each band's exposure: colours are those of Legacy Surveys' nanomaggies."""
+    path = table(tmp_path, [HERE])
+    stacks = ServiceSurvey(str(service.survey("panstarrs-fits", tmp_path)), path, size=64)
+    declared = service.survey("legacy-dr10", tmp_path, bands="gri", native_scale=0.25)
+    text = declared.read_text()
+    text = text[: text.index("[rendering]")] + stacks_rendering()
+    declared.write_text(text)
+    legacy = ServiceSurvey(str(declared), path, size=64, pixel_scale=0.5)
+    (one,), (other,) = outcomes(stacks), outcomes(legacy)
+    assert isinstance(one, Cutout) and isinstance(other, Cutout) and one.image.std() > 10
+    assert np.abs(one.image.astype(int) - other.image).max() <= 1
+
+
+def stacks_rendering() -> str:
+    text = (shipped("catalogs") / "surveys" / "panstarrs-fits.toml").read_text(encoding="utf-8")
+    return text[text.index("[rendering]") :]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "reason"),
+    [
+        ("black", NoCoverage, "a blank picture"),
+        ("404", NoCoverage, "the service has nothing there"),
+        ("html", Failed, "no list of files but|no FITS but text/html"),
+        ("truncated", Failed, "cut off before its end"),
+        ("shorter", Failed, "no list of files but|no FITS but image/jpeg"),
+        ("500", Failed, "HTTP 500"),
+    ],
+)
+@pytest.mark.parametrize("well", [0, 1, 3])
+def test_what_a_bad_answer_of_stacks_becomes(service, tmp_path, mode, kind, reason, well):
+    """The list of files, the first band or the last: nothing of it is kept, and the next try has it all."""
+    declared = service.survey("panstarrs-fits", tmp_path, tries=2, timeout=2.0)
+    survey = ServiceSurvey(str(declared), table(tmp_path, [HERE, (150.2, 2.2)]), size=32)
+    next(survey.cutouts(1, 2))
+    service.behave(mode, well=well)
+    (outcome,) = survey.cutouts(0, 1)
+    if mode == "404" and well == 0:
+        kind, reason = Failed, "no list of files but"  # a place that is not covered has a list, which is empty
+    assert isinstance(outcome, kind) and re.search(reason, outcome.reason), outcome
+    service.behave()
+    if kind is Failed:
+        assert isinstance(next(survey.cutouts(0, 1)), Cutout)
+        assert len(service.log()) == 4 - well, "what came is not asked for again"
 
 
 def test_framing(service, tmp_path):

@@ -6,12 +6,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from galscan import cli
 from galscan.errors import InputError, NotFoundError
 from galscan.files import write_json
 from galscan.scanning.run import Run
+from galscan.store.ingest import ingest_survey
 from galscan.verbs.info import info, summarize
 
 from .helpers import tiny_bundle, tiny_store
+from .test_store_ingest import Sky
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,29 @@ def test_a_store(store):
     assert result["positions"] == 300 and result["provenance"] == {"seed": 0}
     short = summarize(store)
     assert short["store"] == str(store.path) and short["objects"] == 300 and short["unusable"] == 4
+
+
+def test_what_became_of_the_objects(tmp_path, capsys):
+    ingest_survey(Sky(count=40), tmp_path / "s.zarr", workers=1)
+    ingest_survey(Sky(count=40), tmp_path / "s.zarr", workers=1, append=True)
+    result = info(tmp_path / "s.zarr")
+    assert result["outcomes"] == {"stored": 32, "no_coverage": 4, "failed": 4}
+    assert result["failures"][0] == {"objects": 1, "reason": "file 7 is truncated", "such_as": str(2**60 + 7)}
+    assert "--retry-failed" in result["retry"] and result["appended"] == []
+    assert cli.run(["info", str(tmp_path / "s.zarr"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["outcomes"]["failed"] == 4
+    assert "no_coverage" in said.err and "file 7 is truncated" in said.err and "--retry-failed" in said.err
+
+
+def test_of_many_reasons_the_commonest_are_told(tmp_path):
+    ingest_survey(Sky(count=100), tmp_path / "s.zarr", workers=1)
+    *some, rest = info(tmp_path / "s.zarr")["failures"]
+    assert len(some) == 5 and rest == {"objects": 5, "reason": "other reasons", "such_as": str(2**60 + 57)}
+
+
+def test_a_store_that_nobody_ingested_has_no_outcomes(store):
+    assert not {"outcomes", "failures", "retry"} & info(store.path).keys()
 
 
 def test_a_sheet_of_a_store(store, tmp_path):

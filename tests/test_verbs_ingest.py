@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from galscan import cli
 from galscan.errors import ConflictError, InputError
 from galscan.store.manifest import outcomes
 from galscan.surveys.trouble import HostDown
+from tests.mosaics_on_disk import pixels, tan, three_bands
 from tests.services import sky
 from tests.services.loopback import galaxies
 
@@ -134,3 +138,172 @@ def test_who_asks_comes_from_the_environment(run, monkeypatch):
     monkeypatch.setenv("GALSCAN_CONTACT", "me@example.org")
     store = run(settings={"needs_contact": True})
     assert store.count == 40 and "me@" not in str(store.attrs["provenance"])
+
+
+# ------------------------------------------------------------------------------------------------ a store that grows
+
+
+def right(store) -> bool:
+    """Return whether each object with an image has its own."""
+    images, ra, dec = store.images(), store.column("ra"), store.column("dec")
+    good = np.flatnonzero(store.column("flags") & 31 == 0)
+    return len(good) > 10 and all(sky.read_code(images[k]) == sky.code(ra[k], dec[k]) for k in good)
+
+
+def test_a_larger_catalog_adds_what_is_new(run, service, tmp_path, capsys):
+    first = run(labels="efigi")
+    assert run(append=True, labels="efigi").content_hash == first.content_hash and len(service.log()) == 40
+    table = pd.read_csv(galaxies(tmp_path / "more.csv", 100))
+    table.sample(frac=1, random_state=1).to_csv(tmp_path / "more.csv", index=False)  # old and new ones mixed
+    with pytest.raises(ConflictError, match="or add what it does not have with --append"):
+        run(catalog=tmp_path / "more.csv", labels="efigi")
+    capsys.readouterr()
+    plan = run(catalog=tmp_path / "more.csv", labels="efigi", append=True, dry_run=True)
+    assert (plan["objects"], plan["present"], plan["requests"], plan["shards"]) == (60, 40, 60, 1)
+    assert "plan: 40 of 100 objects are among the 40 in" in capsys.readouterr().err
+    store = run(catalog=tmp_path / "more.csv", labels="efigi", append=True)
+    assert "60 objects added to the 40 that were there" in capsys.readouterr().err
+    assert len(service.log()) == 100 and store.content_hash != first.content_hash
+    assert store.count == 100 and right(store) and set(store.column("id")) == set(table["id"])
+    assert store.column("id")[:40].tolist() == first.column("id").tolist()
+    told = pd.read_parquet(tmp_path / "s.manifest.parquet")
+    assert told["id"].tolist() == store.column("id").tolist()
+    assert galscan.info(store.path)["appended"] == [
+        {"objects": 60, "of": 100, "catalog": str(tmp_path / "more.csv"), "cone": None}
+    ]
+    assert run(catalog=tmp_path / "more.csv", labels="efigi", append=True).content_hash == store.content_hash
+    assert "0 objects added to the 100" in capsys.readouterr().err and len(service.log()) == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("sdss", {"size": 16}, "size was 32, is 16"),
+        ("sdss", {"pixel_scale": 0.2}, r"framing.pixel_scale was 0.8, is 0.2"),
+        ("sdss", {"labels": "efigi"}, "schemas.efigi was null"),
+        ("panstarrs", {}, "bands|format|layer|release was .DR17., is .DR2."),
+        ("sdss", {"name": "other"}, "name was .s., is .other."),
+    ],
+)
+def test_what_is_made_otherwise_is_not_added(run, service, tmp_path, name, given, said):
+    before = run().content_hash
+    service.behave()
+    given = {"out": tmp_path / "s.zarr", "size": 32, "catalog": galaxies(tmp_path / "more.csv", 50)} | given
+    with pytest.raises(ConflictError, match=rf"cannot take these objects: .*({said}).*a store of their own: --out"):
+        galscan.ingest(str(service.survey(name, tmp_path)), append=True, **given)
+    assert not service.log() and galscan.open_store(tmp_path / "s.zarr").content_hash == before
+
+
+def test_a_wider_cone(service, tmp_path, capsys):
+    pytest.importorskip("astroquery", reason="needs the extra services")
+    path = service.survey("sdss", tmp_path)
+    path.write_text(path.read_text().replace("per_minute = 20", "per_minute = 60000"))
+
+    def ingest(radius: int, *more: str) -> None:
+        line = f"ingest --survey {path} --cone 180,10,{radius} --out {tmp_path}/gz2.zarr --size 16"
+        assert cli.run([*line.split(), *more]) == 0
+
+    ingest(8, "--append")
+    small = galscan.open_store(tmp_path / "gz2.zarr").column("id")
+    ingest(12, "--append")
+    asked = len(service.log())
+    ingest(12, "--append")
+    assert len(service.log()) == asked, "neither the database nor the service is asked twice"
+    store = galscan.open_store(tmp_path / "gz2.zarr")
+    wide = pd.read_parquet(tmp_path / "gz2.objects-2.parquet")["id"]
+    assert 0 < len(small) < store.count == len(wide) and set(store.column("id")) == set(wide)
+    assert store.column("id")[: len(small)].tolist() == small.tolist()
+    capsys.readouterr()
+    assert cli.run(f"ingest --survey {path} --cone 180,10,9 --out {tmp_path}/gz2.zarr --size 16".split()) == 2
+    assert "holds the objects of another query" in capsys.readouterr().err
+
+
+def test_kill_9_while_a_service_adds(run, service, tmp_path):
+    run()
+    table = galaxies(tmp_path / "more.csv", 100)
+    service.behave()
+    slow = service.survey("sdss", tmp_path, per_minute=600)
+    line = f"ingest --survey {slow} --catalog {table} --out {tmp_path}/s.zarr --size 32 --append"
+    command = [sys.executable, "-m", "galscan", *line.split()]
+    before = galscan.open_store(tmp_path / "s.zarr").content_hash
+    for wanted in (5, 25, 45):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        while process.poll() is None and service.count() < wanted:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert galscan.open_store(tmp_path / "s.zarr").content_hash == before, "killed too late, or too soon visible"
+    subprocess.run(command, check=True, capture_output=True)
+    store = galscan.open_store(tmp_path / "s.zarr")
+    assert store.count == 100 == len(set(store.column("id"))) and right(store)
+    asked = [path for _, path, _ in service.log()]
+    assert len(set(asked)) == 60 and len(asked) <= 60 + 3 * 4, "but what was on its way when it was killed"
+
+
+def fits_folder(folder: Path, names: range, brightness: float) -> Path:
+    """Write three bands an object; the first objects set colours and noise."""
+    from astropy.io import fits
+
+    folder.mkdir(exist_ok=True)
+    for n in names:
+        for k, band in enumerate("gri"):
+            data = pixels((24, 24), 100 * n + k, stars=3) * brightness * (1 + k)
+            fits.PrimaryHDU(data.astype(np.float32)).writeto(folder / f"{n}_{band}.fits")
+    return folder
+
+
+def test_new_files_are_stretched_like_the_old_ones(tmp_path):
+    place = fits_folder(tmp_path / "images", range(10, 20), 1.0)
+    options = {"out": tmp_path / "s.zarr", "size": 24, "workers": 1}
+    first = galscan.ingest("local", path=place, **options)
+    fits_folder(place, range(10), 1.5)  # now they come first, and would set another stretch
+    with pytest.raises(ConflictError, match="or add what it does not have with --append"):
+        galscan.ingest("local", path=place, **options)
+    store = galscan.ingest("local", path=place, append=True, **options)
+    assert store.column("id").tolist() == [*range(10, 20), *range(10)]
+    assert store.attrs["provenance"] == first.attrs["provenance"]
+    np.testing.assert_array_equal(store.images(slice(0, 10)), first.images())
+    alone = galscan.ingest(
+        "local", path=fits_folder(tmp_path / "new", range(10), 1.5), **options | {"out": tmp_path / "n"}
+    )
+    assert alone.attrs["provenance"]["rendering"] != first.attrs["provenance"]["rendering"]
+    assert (store.images(slice(10, 20)) != alone.images()).any(), "their own stretch would have shown them otherwise"
+    assert galscan.ingest("local", path=place, append=True, **options).content_hash == store.content_hash
+    with pytest.raises(ConflictError, match=r"noise of these images is \d.* times that of .*s.zarr in band"):
+        galscan.ingest("local", path=fits_folder(tmp_path / "nJy", range(30, 35), 200.0), append=True, **options)
+
+
+def test_more_frames(tmp_path):
+    rng, shape = np.random.default_rng(0), (200, 400)
+    frames = tmp_path / "frames"
+    three_bands(frames, "b", tan(0.0, 0.0, shape), shape)
+    ra, dec = rng.uniform(-0.02, 0.07, 200), rng.uniform(-0.01, 0.01, 200)
+    table = pd.DataFrame({"id": range(200), "ra": ra % 360, "dec": dec})
+    table[:100].to_csv(tmp_path / "some.csv", index=False)
+    table.to_csv(tmp_path / "all.csv", index=False)
+    options = {"out": tmp_path / "s.zarr", "path": frames, "size": 16, "workers": 1}
+    first = galscan.ingest("frames", catalog=tmp_path / "some.csv", **options)
+    three_bands(frames, "a", tan(0.05, 0.0, shape), shape)
+    plan = galscan.ingest("frames", catalog=tmp_path / "all.csv", append=True, dry_run=True, **options)
+    assert (plan["objects"], plan["present"]) == (100, 100) and plan["frames"] == 2
+    store = galscan.ingest("frames", catalog=tmp_path / "all.csv", append=True, **options)
+    assert store.count == 200 and set(store.column("id")) == set(range(200))
+    np.testing.assert_array_equal(store.images(slice(0, 100)), first.images())
+    whole = galscan.ingest("frames", catalog=tmp_path / "all.csv", **options | {"out": tmp_path / "w.zarr"})
+    order = {i: n for n, i in enumerate(whole.column("id").tolist())}
+    rows = [order[i] for i in store.column("id")[100:].tolist()]
+    same = whole.attrs["provenance"]["rendering"] == first.attrs["provenance"]["rendering"]
+    assert same or (store.images(slice(100, 200)) != whole.images()[rows]).any()
+    assert ((store.column("flags")[100:] & 1) == (whole.column("flags")[rows] & 1)).all()
+
+
+def test_a_simulated_sky_grows(tmp_path):
+    options = {"size": 16, "workers": 1, "name": "sky"}
+    galscan.ingest("simulated", out=tmp_path / "s.zarr", count=300, **options)
+    store = galscan.ingest("simulated", out=tmp_path / "s.zarr", count=500, append=True, **options)
+    whole = galscan.ingest("simulated", out=tmp_path / "w.zarr", count=500, **options)
+    assert store.content_hash == whole.content_hash
+    with pytest.raises(ConflictError, match=r"rare_fraction was 0.002, is 0.5"):
+        galscan.ingest(
+            "simulated", out=tmp_path / "s.zarr", count=600, rare_fraction=0.5, append=True, **options
+        )  # fmt: skip

@@ -17,6 +17,7 @@ from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
 from galscan.scanning import cluster, run
 from galscan.store.layout import open_store
+from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
 from galscan.vetting import design
 from tests.helpers import tiny_bundle, tiny_store
@@ -193,6 +194,18 @@ def test_a_wrong_cluster_is_said_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="did you mean 'local'"):
         scan(survey="sky", target="dustlane", cluster="lokal", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_store_that_has_grown_is_another(here, tmp_path, status):
+    out, options = tmp_path / "s.zarr", {"size": 32, "name": "grows", "workers": 1}
+    ingest("simulated", out=out, count=300, **options)
+    told = scan(store=out, target="dustlane", out=tmp_path / "run", top=5).info
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told | {"status": status}))
+    ingest("simulated", out=out, count=400, append=True, **options)
+    with pytest.raises(ConflictError, match=r"holds another scan: .*stores was grows \w+, now grows \w+; choose"):
+        scan(store=out, target="dustlane", out=tmp_path / "run", top=5)
+    assert scan(store=out, target="dustlane", out=tmp_path / "again", top=5).info["scanned"] == 400
 
 
 def test_a_run_folder_with_another_scan_is_refused(here, tmp_path):

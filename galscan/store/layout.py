@@ -5,6 +5,9 @@
     flags             (N,) uint8              labels/<schema>/<answer> (N,) float32, NaN = not asked
     truth/<name>      (N,) float32            (simulations only)
 
+Attributes: ``complete``, ``content_hash``, ``shard`` (objects a shard), ``provenance`` (of the survey); ``appended``,
+where the store has grown: of each time rows, count and provenance.
+
 Every array has the same shard boundaries, so one shard is one unit of work from ingest to scan.
 Chunks of 256 and zstd level 1 without filters streamed fastest of the layouts measured.
 """
@@ -34,6 +37,7 @@ from galscan.files import storage_errors
 FAR, FAST = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
 NEAR = FAST if importlib.util.find_spec("zarrs") is not None else FAR
 warnings.filterwarnings("ignore", message="Array is unsupported by ZarrsCodecPipeline")
+warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")  # of text, wherever it is met
 
 FORMAT = 1
 CHUNK = 256  # objects a chunk
@@ -79,6 +83,11 @@ def reason(flags: int) -> str:
 def shard_size(count: int) -> int:
     """Return the objects per shard: at most 4096, fewer for a small survey so that every worker has some."""
     return int(min(MAX_SHARD, max(CHUNK, -(-count // (8 * CHUNK)) * CHUNK)))
+
+
+def roomy(dtype: np.dtype) -> np.dtype:
+    """Return the type that ids of `dtype` are stored as: text has room for longer ids, as a store may grow."""
+    return np.dtype(f"<U{max(32, (dtype.itemsize // 4 // 16 + 1) * 16)}") if dtype.kind == "U" else dtype
 
 
 class Store:
@@ -207,6 +216,30 @@ def create(
         for name in truth:
             column(f"truth/{name}", "float32", np.nan)
     return group
+
+
+def overlay(base: Store, path: Path, count: int, **attributes: Any) -> None:
+    """Create at `path` a store of `count` objects like `base`, without data, to be laid over it.
+
+    Arrays keep the shards and codecs they have, so that a shard written here fits there; and as the last shard of
+    `base` has room, one with more rows in it is as good for readers who do not know of them yet.
+
+    Raises
+    ------
+    StorageError
+        If the place cannot be written.
+    """
+    source = Path(base.path)
+    with storage_errors(path), _no_spec_warnings():
+        empty(path)
+        for name in ["", *(name for name, _ in base.group.members(max_depth=None))]:
+            (path / name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name / "zarr.json", path / name / "zarr.json")
+        group = zarr.open_group(path, mode="r+", use_consolidated=False)
+        for _, member in group.members(max_depth=None):
+            if isinstance(member, zarr.Array):
+                member.resize((count, *member.shape[1:]))
+        group.attrs.update(complete=False, **attributes)
 
 
 def empty(path: Path) -> None:

@@ -6,6 +6,8 @@ Ingest leaves a marker a shard in the store, ``.ingest/shard-00012.json``, which
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ def marker_path(path: Path, shard: int) -> Path:
     return path / MARKERS / f"shard-{shard:05d}.json"
 
 
+def markers(store: Store) -> Iterator[dict[str, Any]]:
+    """Yield the markers of all shards, without what a marker says of rows that are still to come."""
+    for k in range(store.n_shards):
+        marker = read_json(marker_path(Path(store.path), k))
+        yield marker | {"unusable": [entry for entry in marker["unusable"] if entry[0] < store.count]}
+
+
 def failed_rows(marker: dict[str, Any]) -> list[int]:
     """Return the rows of a shard that might be had another time: all without an image, but those without coverage."""
     final = set(marker.get("no_coverage", ()))
@@ -36,26 +45,36 @@ def outcomes(store: Store) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``stored``, ``no_coverage`` and ``failed``, which add up to all; ``unusable`` (reason -> count) and ``details``,
-        (row, id, flag, reason in the survey's words) of every object without a usable image.
+        ``stored``, ``no_coverage`` and ``failed``, which add up to all; ``failures``, the commonest first: ``objects``,
+        ``reason`` and ``such_as``, the id of one; ``unusable`` (reason -> count) and ``details``, (row, id, flag,
+        reason in the survey's words) of every object without a usable image.
     """
-    markers = [read_json(marker_path(Path(store.path), k)) for k in range(store.n_shards)]
-    details = [tuple(entry) for marker in markers for entry in marker["unusable"]]
+    found = list(markers(store))
+    details = [tuple(entry) for marker in found for entry in marker["unusable"]]
     unusable: dict[str, int] = {}
     for _, _, flag, _ in details:
         unusable[layout.reason(flag)] = unusable.get(layout.reason(flag), 0) + 1
-    failed = sum(len(failed_rows(marker)) for marker in markers)
+    failed = {row for marker in found for row in failed_rows(marker)}
+    reasons: dict[str, list[str]] = {}
+    for row, identifier, _, why in details:
+        if row in failed:
+            reasons.setdefault(_common(why, identifier), []).append(identifier)
+    failures = [{"objects": len(ids), "reason": why, "such_as": ids[0]} for why, ids in reasons.items()]
     return {
-        "stored": store.count - len(details), "no_coverage": len(details) - failed, "failed": failed,
-        "unusable": unusable, "details": details,
+        "stored": store.count - len(details), "no_coverage": len(details) - len(failed), "failed": len(failed),
+        "failures": sorted(failures, key=lambda f: -int(f["objects"])), "unusable": unusable, "details": details,
     }  # fmt: skip
+
+
+def _common(reason: str, identifier: str) -> str:
+    """Return a reason with ID in the place of the object's name, where a file is called by it."""
+    return re.sub(rf"(?<![\w.]){re.escape(identifier)}(?=\.\w|$)", "ID", reason)
 
 
 def manifest(store: Store) -> pd.DataFrame:
     """Return one row an object: ``id, ra, dec, outcome`` (stored, no_coverage, failed) and ``reason``."""
     outcome, reason = np.full(store.count, "stored", dtype=object), np.full(store.count, "", dtype=object)
-    for k in range(store.n_shards):
-        marker = read_json(marker_path(Path(store.path), k))
+    for marker in markers(store):
         failed = set(failed_rows(marker))
         for row, _, _, why in marker["unusable"]:
             outcome[row], reason[row] = "failed" if row in failed else "no_coverage", why

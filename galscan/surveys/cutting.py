@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from galscan.store.layout import Flag
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, NoCoverage, Outcome
 from galscan.surveys.footprints import Frame, Source
+from galscan.surveys.growth import narrowed
 from galscan.surveys.images import Rendering
 from galscan.surveys.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.trouble import Absent, FetchError
@@ -157,21 +158,34 @@ class Cutting(ABC):
         frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]}, copy=True)
         return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)
 
+    def take(self, rows: np.ndarray) -> Self:
+        """Return the survey of these rows alone: of frames that none of them is on nothing is read."""
+        part: Self = narrowed(self, rows, "ids", "ra", "dec", "number", "labels", *(["radius"] if self.framing else []))
+        Cutting.__init__(part)
+        return part
+
     # --------------------------------------------------------------------------------------------- cutting
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
         """Yield one cutout, or the reason for none, a row."""
         stop = min(stop, len(self))
         bounds = [start, *(np.flatnonzero(np.diff(self.number[start:stop])) + start + 1).tolist(), stop]
+        used = self._used()
         for first, last in pairwise(bounds) if start < stop else ():
             if (number := int(self.number[first])) == self.count:
                 yield from self._beyond(slice(first, last))
                 continue
             if stop - start > 1:  # one row alone is a second try, which says nothing of the frames that follow
-                for k in range(number, min(number + 1 + AHEAD, self.count)):
+                at = int(np.searchsorted(used, number))
+                for k in used[at : at + 1 + AHEAD].tolist():
                     if k not in self._opened and not (self._closed and self._closed[0] == k):
                         self.source.expect(self._files(k))
             yield from self._cut(number, first, last)
+
+    def _used(self) -> np.ndarray:
+        """Return the numbers of the frames with objects on them."""
+        numbers = np.unique(self.number)
+        return numbers[numbers < self.count]
 
     def _files(self, number: int) -> list[str]:
         files = self._frame(number).files

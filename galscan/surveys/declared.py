@@ -122,9 +122,11 @@ class Declared(_Place):
     """A survey of cutouts. What a request may say: ``{ra} {dec} {scale} {pixels} {fov} {native} {layer} {bands}``."""
 
     service: Literal["picture", "panstarrs"]
-    """picture: one request a cutout. panstarrs: one that names the files of a place, one that cuts ``{red} {green}
-    {blue}`` out of them."""
+    """picture: one request a cutout. panstarrs: one that names the files of a place, then one that cuts ``{red} {green}
+    {blue}`` out of them, or for FITS one a band that cuts ``{native}`` pixels out of its ``{file}``."""
     files: str = ""
+    zero_point: float | None = None
+    """Magnitude of one count a second, where FITS files count over an exposure (panstarrs)."""
     format: Literal["jpeg", "png", "fits"]
     pixels: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     """Least and most pixels on a side that the service gives."""
@@ -137,7 +139,8 @@ class Declared(_Place):
     @model_validator(mode="after")
     def _coherent(self) -> Declared:
         allowed = {"ra", "dec", "scale", "pixels", "fov", "native", "layer", "bands"}
-        cut = {"red", "green", "blue"} if self.service == "panstarrs" else set()
+        stacks = self.service == "panstarrs" and self.format == "fits"
+        cut = {"file"} if stacks else {"red", "green", "blue"} if self.service == "panstarrs" else set()
         for key, text, known in (("url", self.url, allowed | cut), ("files", self.files, allowed)):
             if unknown := _fields(text) - known:
                 raise ValueError(f"{key} asks for {{{sorted(unknown)[0]}}}{nearest(sorted(unknown)[0], known)}")
@@ -147,6 +150,10 @@ class Declared(_Place):
             raise ValueError("url must have the places {ra} and {dec}")
         if (self.service == "panstarrs") != bool(self.files):
             raise ValueError("files goes with service = 'panstarrs', and only with it")
+        if stacks and not {"file", "native"} <= _fields(self.url):
+            raise ValueError("url must have the places {file} and {native}")
+        if stacks != (self.zero_point is not None):
+            raise ValueError("zero_point goes with service = 'panstarrs' and format = 'fits', and only with them")
         if (self.format == "fits") != (self.rendering is not None):
             raise ValueError("a table [rendering] goes with format = 'fits', and only with it")
         if self.pixels[0] > self.pixels[1]:

@@ -124,7 +124,7 @@ class FramesSurvey(Cutting):
             "native_scale": [round(s(placing.scales[k] for k in used), 5) for s in (min, max)],
             "rotation_left": [round(s(turns), 1) + 0.0 for s in (min, max)],
         }
-        self.bytes = sum(sizes[f] for x in self.frames for b, f in x.files.items() if b in self.bands)
+        self._bytes = [sum(sizes[f] for b, f in x.files.items() if b in self.bands) for x in self.frames]
         self.notes = []
         if apart:
             self.notes.append(f"{len(apart):,} file(s) of weights, masks or models left out, the first is {apart[0]}")
@@ -170,7 +170,8 @@ class FramesSurvey(Cutting):
 
     def plan(self) -> dict[str, Any]:
         """Return what cutting will take: frames, objects on none of them, bytes of files to read."""
-        return {"frames": len(self.frames), "on_no_frame": self._about["on_no_frame"], "bytes_to_read": self.bytes}
+        used, beyond = self._used(), int((self.number == self.count).sum())
+        return {"frames": len(used), "on_no_frame": beyond, "bytes_to_read": sum(self._bytes[k] for k in used)}
 
     def describe(self) -> dict[str, Any]:
         """Return provenance: frames, catalog, and how pixels were made."""

@@ -178,9 +178,10 @@ class RemoteFrames(Cutting):
 
     def plan(self) -> dict[str, Any]:
         """Return what fetching costs if no frame is there yet: whom, how fast, requests, seconds at that rate, MB."""
-        said, requests = self.declared, self.count * len(self.bands)
+        said, frames = self.declared, len(self._used())
+        requests = frames * len(self.bands)
         return {
-            "frames": self.count, "host": said.hosts[0], "per_minute": said.per_minute, "requests": requests,
+            "frames": frames, "host": said.hosts[0], "per_minute": said.per_minute, "requests": requests,
             "seconds": requests * 60 * (1 + SLACK) / said.per_minute, "megabytes": requests * said.answer_kb / 1e3,
         }  # fmt: skip
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from galscan.errors import InputError, nearest
 from galscan.files import file_digest
 from galscan.sky import Cone, check_cone, in_cone
 from galscan.store.layout import Flag
-from galscan.surveys import tables
+from galscan.surveys import panstarrs, tables
 from galscan.surveys.answers import Answer
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
 from galscan.surveys.declared import Declared, fill, load_survey
+from galscan.surveys.growth import narrowed
 from galscan.surveys.http import Client
 from galscan.surveys.images import read_fits, read_picture
 from galscan.surveys.in_order import in_order
@@ -220,10 +222,16 @@ class ServiceSurvey:
             client.stop()
             raise
 
+    def take(self, rows: np.ndarray) -> ServiceSurvey:
+        """Return the survey of these rows alone."""
+        part: ServiceSurvey = narrowed(self, rows, "ids", "ra", "dec", "sides", "labels")
+        part._client = None
+        return part
+
     def plan(self) -> dict[str, Any]:
         """Return what fetching all of it costs: whom, how fast, requests, seconds at that rate, megabytes."""
         said = self.declared
-        each = 2 if said.service == "panstarrs" else 1
+        each = 1 if said.service == "picture" else 1 + (len(said.bands) if said.format == "fits" else 1)
         requests = each * int(np.isfinite(self.ra + self.dec + self.sides).sum())
         return {
             "host": said.hosts[0], "per_minute": said.per_minute, "requests": requests,
@@ -250,40 +258,51 @@ class ServiceSurvey:
         if not FRAMES[0] <= side <= FRAMES[1]:
             what = "no radius" if np.isnan(side) else f"a frame of {side:g} arcsec"
             return Failed(f"{what}; it must be {FRAMES[0]:g} to {FRAMES[1]:g} arcsec", Flag.MISSING)
+        native = max(1, round(side / self.declared.native_scale))
         try:
-            return self._fetch(client, float(self.ra[n]), float(self.dec[n]), side)
+            outcome = self._fetch(client, float(self.ra[n]), float(self.dec[n]), side, native)
         except FetchError as error:
             return Failed(str(error), getattr(error, "flag", Flag.UNREADABLE))
+        if isinstance(outcome, Cutout) and native < self.size:
+            return dataclasses.replace(outcome, flags=outcome.flags | Flag.UPSCALED)
+        return outcome
 
-    def _fetch(self, client: Client, ra: float, dec: float, side: float) -> Outcome:
+    def _fetch(self, client: Client, ra: float, dec: float, side: float, native: int) -> Outcome:
         said = self.declared
-        native = max(1, round(side / said.native_scale))
         pixels = int(np.clip(min(OVERSAMPLE * self.size, native), *said.pixels))
         values = {
             "ra": f"{ra:.7f}", "dec": f"{dec:.7f}", "scale": f"{side / pixels:.6f}", "pixels": pixels,
             "fov": f"{side / 3600:.8f}", "native": native, "layer": said.layer, "bands": said.bands,
         }  # fmt: skip
         if said.service == "panstarrs":
-            files = client.get(fill(said.files, **values), self._files)
+            files = client.get(fill(said.files, **values), lambda answer: panstarrs.files(answer, said.bands))
             if files is None:
                 return NoCoverage("no file of the survey covers it")
-            values |= files
-        outcome = client.get(fill(said.url, **values), lambda answer: self._read(answer, side, pixels))
-        if isinstance(outcome, Cutout) and native < self.size:
-            return dataclasses.replace(outcome, flags=outcome.flags | Flag.UPSCALED)
-        return outcome
+            if said.format == "fits":
+                return self._stacks(client, files, values, native)
+            blue, red = said.bands[0], said.bands[-1]
+            values |= {"red": files[red], "green": files[said.bands[len(said.bands) // 2]], "blue": files[blue]}
+        return client.get(fill(said.url, **values), lambda answer: self._read(answer, side, pixels))
 
-    def _files(self, answer: Answer) -> dict[str, str] | None:
-        """Return the files of the bands, red first, from Pan-STARRS' list; None where there are none."""
-        lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.strip()]
-        if not lines or not {"filter", "filename"} <= set(lines[0]):
-            raise Unusable(f"no list of files but {answer.words()}")
-        rows = [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
-        found = {row.get("filter"): row.get("filename", "") for row in rows}
-        if not all(found.get(band) for band in self.declared.bands):
+    def _stacks(self, client: Client, files: dict[str, str], values: dict[str, Any], native: int) -> Outcome:
+        """Return what one request a band gives: the survey's own pixels, the nearest whole number of them."""
+        said = self.declared
+        if not said.pixels[0] <= native <= said.pixels[1]:
+            return Failed(f"{native:,} pixels across, {said.pixels[0]} to {said.pixels[1]:,} are cut", Flag.WRONG_SHAPE)
+        planes = []
+        for band in said.bands:
+            url = fill(said.url, file=files[band], **values)
+            plane = client.get(url, partial(self._plane, band, native))
+            if plane is None:
+                return NoCoverage("the service has nothing there")
+            planes.append(plane)
+        return self._judged(self._coloured(planes, said.native_scale), native * said.native_scale, native)
+
+    def _plane(self, band: str, pixels: int, answer: Answer) -> _Body | None:
+        if answer.absent:
             return None
-        blue, *_, red = (found[band] for band in self.declared.bands)
-        return {"red": red, "green": found[self.declared.bands[len(self.declared.bands) // 2]], "blue": blue}
+        self._check_kind(answer)
+        return _Body(panstarrs.nanomaggies(answer.body, float(self.declared.zero_point or 0), pixels), f"plane_{band}")
 
     def _read(self, answer: Answer, side: float, pixels: int) -> Outcome:
         """Return what an answer holds.
@@ -296,20 +315,30 @@ class ServiceSurvey:
         if answer.absent:
             return NoCoverage("the service has nothing there")
         said = self.declared
-        if not answer.body.startswith(MAGIC[said.format]):
-            raise Unusable(f"no {said.format.upper()} but {answer.kind or 'something'}: {answer.words()}")
-        file = _Body(answer.body)
-        file.name = f"answer_{said.bands}" if len(said.bands) == 1 else "answer"
-        scale = side / pixels
-        if said.rendering is not None:
-            outcome = read_fits([file], self.size, scale, said.rendering.rendering())  # type: ignore[list-item]
-        else:
-            outcome = read_picture(file, self.size, scale)  # type: ignore[arg-type]
+        self._check_kind(answer)
+        file = _Body(answer.body, f"answer_{said.bands}" if len(said.bands) == 1 else "answer")
+        outcome = (
+            read_picture(file, self.size, side / pixels)  # type: ignore[arg-type]
+            if said.rendering is None
+            else self._coloured([file], side / pixels)
+        )
+        return self._judged(outcome, side, pixels)
+
+    def _check_kind(self, answer: Answer) -> None:
+        if not answer.body.startswith(MAGIC[self.declared.format]):
+            kind = self.declared.format.upper()
+            raise Unusable(f"no {kind} but {answer.kind or 'something'}: {answer.words()}")
+
+    def _coloured(self, files: list[_Body], scale: float) -> Outcome:
+        assert self.declared.rendering is not None
+        return read_fits(files, self.size, scale, self.declared.rendering.rendering())  # type: ignore[arg-type]
+
+    def _judged(self, outcome: Outcome, side: float, pixels: int) -> Outcome:
         if isinstance(outcome, Cutout):
             if not np.isclose(outcome.pixel_scale * self.size, side, rtol=1e-6):
                 got = round(pixels * outcome.pixel_scale * self.size / side)
                 raise Unusable(f"{got} x {got} pixels, not the {pixels} asked for", Flag.WRONG_SHAPE)
-            if said.rendering is None and _black_edge(outcome.image):
+            if self.declared.rendering is None and _black_edge(outcome.image):
                 return dataclasses.replace(outcome, flags=outcome.flags | Flag.EDGE)
             return outcome
         if isinstance(outcome, Failed) and outcome.flag in (Flag.BLANK, Flag.NONFINITE):
@@ -321,7 +350,9 @@ class ServiceSurvey:
 class _Body(io.BytesIO):
     """An answer as a file; its name tells the band where there is only one."""
 
-    name = ""
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self.name = name
 
 
 def _black_edge(image: np.ndarray) -> bool:

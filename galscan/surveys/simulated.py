@@ -99,6 +99,11 @@ class SimulatedSurvey:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def ids(self) -> np.ndarray:
+        """The id of every object."""
+        return self.seed * 10**9 + np.arange(self.count)
+
     def describe(self) -> dict[str, Any]:
         """Return every setting that decides the pixels."""
         return {

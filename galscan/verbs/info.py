@@ -16,9 +16,12 @@ from galscan.errors import InputError, NotFoundError
 from galscan.scanning import run as runs
 from galscan.scanning.run import Run
 from galscan.store import layout
+from galscan.store.append import appended
 from galscan.store.layout import Flag, Store
+from galscan.store.manifest import marker_path, outcomes
 
 SHEET = 48  # pictures on a contact sheet
+FAILURES = 5  # reasons that are told
 
 
 def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -99,14 +102,35 @@ def _store(store: Store) -> dict[str, Any]:
         schema: {answer: int(np.isfinite(store.column(f"labels/{schema}/{answer}")).sum()) for answer in answers}
         for schema, answers in store.schemas.items()
     }
-    return {"kind": "store"} | summarize(store) | {
+    return {"kind": "store"} | summarize(store) | _outcomes(store) | {
         "objects_per_shard": store.shard,
         "positions": int(np.isfinite(store.column("ra")).sum()),
         "labels": labels,
         "truth": list(store.attrs["truth"]),
         "flags": {str(f.name).lower(): n for f in Flag if f and (n := int(((flags & f) > 0).sum()))},
         "provenance": store.attrs["provenance"],
+        "appended": [
+            {"objects": came["rows"][1] - came["rows"][0], "of": came["count"]}
+            | {key: came["survey"].get(key) for key in ("catalog", "path", "cone") if key in came["survey"]}
+            for came in appended(store)
+        ],
     }  # fmt: skip
+
+
+def _outcomes(store: Store) -> dict[str, Any]:
+    """Return what became of the objects, and how to ask again; nothing where no ingest has told it."""
+    if not marker_path(Path(store.path), 0).is_file():
+        return {}
+    told = outcomes(store)
+    again = "the command that made the store, with --retry-failed, asks for what failed once more; no coverage is final"
+    most, others = told["failures"][:FAILURES], told["failures"][FAILURES:]
+    if others:
+        others = [others[0] | {"objects": sum(f["objects"] for f in others), "reason": "other reasons"}]
+    return {
+        "outcomes": {key: told[key] for key in ("stored", "no_coverage", "failed")},
+        "failures": most + others,
+        "retry": again if told["failed"] else None,
+    }
 
 
 def _draw_run(run: Run, sheet: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import shutil
 import sys
@@ -14,11 +15,11 @@ from typing import Any
 from galscan import home
 from galscan.errors import ConflictError, InputError, nearest
 from galscan.store import layout
-from galscan.store.ingest import ingest_survey
+from galscan.store.ingest import ingest_survey, pending
 from galscan.store.layout import Store
-from galscan.store.manifest import manifest, outcomes, write_manifest
-from galscan.surveys.base import Survey
+from galscan.store.manifest import outcomes, write_manifest
 from galscan.surveys.declared import DeclaredFrames, load_survey, survey_names
+from galscan.surveys.growth import like, take
 
 SURVEYS = ("local", "frames", "simulated")
 TAKES = {
@@ -53,6 +54,7 @@ def ingest(
     cache: bool = True,
     keep_frames: str | os.PathLike[str] | None = None,
     retry_failed: bool = False,
+    append: bool = False,
     count: int = 10_000,
     seed: int = 0,
     rare_fraction: float | None = None,
@@ -84,7 +86,8 @@ def ingest(
         Keep frames that are fetched in this folder, and take those that are there. Default: each goes after use.
     query : str, optional
         Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer; see `galscan.surveys.queries`.
-        What comes is kept beside the store, as ``NAME.objects.parquet``.
+        What comes is kept beside the store, as ``NAME.objects.parquet`` (with `append` also ``NAME.objects-2.parquet``
+        and so on).
     cone : tuple of float, optional
         Right ascension, declination and radius in degrees: only objects therein; without catalog and query, the
         galaxies that SDSS has there.
@@ -94,6 +97,10 @@ def ingest(
         Take answers of services from the cache in the data home, and keep them there.
     retry_failed : bool
         Ask once more for what failed, also of a complete store.
+    append : bool
+        Add to a store that is there the objects that it does not have, told by id, after those that it has: of a larger
+        catalog, another query or cone, more images. Size, framing, bands, labels and stretch must be those of the
+        store; a stretch that is measured (local FITS, frames) is taken from it. Where there is no store, one is made.
     size : int
         Pixels on a side.
     count, seed, rare_fraction, labelled
@@ -105,7 +112,8 @@ def ingest(
     dry_run : bool
         Write nothing and ask nobody; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
         bound), ``out, images_without_row``; of what is fetched also ``requests, seconds, megabytes``, of frames
-        ``frames``, of those in a folder ``on_no_frame, bytes_to_read``.
+        ``frames``, of those in a folder ``on_no_frame, bytes_to_read``; with `append` also ``present``, objects that
+        are in the store already and of which nothing else is counted.
 
     Raises
     ------
@@ -136,16 +144,22 @@ def ingest(
     stem = Path(survey).stem if survey.endswith(".toml") else survey
     target = Path(out) if out is not None else home.survey_path(name or stem)
     name = name or (target.stem if out is not None else stem)
-    source = _open(kind, survey, name, target, options, dry_run)
+    source = _open(kind, survey, name, target, options, dry_run, append)
     if source is None:
         _say("plan: the objects come from a query, and a dry run asks nobody: how many they are is not known yet")
         return {"objects": None, "out": str(target)}
+    store = _there(target)
+    if append and store is not None and kind in ("local", "frames"):  # whose stretch is measured, not declared
+        source.rendering = like(source.rendering, store.attrs["provenance"].get("rendering"), str(target))
     if dry_run:
-        return _plan(source, target)
+        return _plan(source, target, store if append else None)
 
-    present = target.exists()
-    store = ingest_survey(source, target, workers=1 if kind in SUCH_AS else workers, retry_failed=retry_failed)
-    _summary(store, source, present and not retry_failed, kind)
+    before = store.count if store is not None else 0
+    workers = 1 if kind in SUCH_AS else workers
+    store = ingest_survey(source, target, workers=workers, retry_failed=retry_failed, append=append)
+    if append and before:
+        _say(f"{store.count - before:,} objects added to the {before:,} that were there")
+    _summary(store, source, store.count == before and not retry_failed, kind)
     if kind in SUCH_AS:
         for folder in (_uncached(target), _passing(target)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +167,9 @@ def ingest(
     return store
 
 
-def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any], dry_run: bool) -> Survey | None:
+def _open(
+    kind: str, survey: str, name: str, target: Path, given: dict[str, Any], dry_run: bool, append: bool
+) -> Any:  # a Survey
     """Return the survey; None where a dry run would have to ask for its objects."""
     settings = {k: v for k, v in given.items() if k in TAKES[kind]}
     if kind == "local":
@@ -175,7 +191,7 @@ def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any]
             del settings["rare_fraction"]
         return SimulatedSurvey(name=name, **settings)
     contact = home.contact(settings.pop("contact"))
-    settings["catalog"] = _table(survey, target, settings, contact, dry_run)
+    settings["catalog"] = _table(survey, target, settings, contact, dry_run, append)
     if settings["catalog"] is None:
         return None
     if kind == "remote":
@@ -190,7 +206,16 @@ def _open(kind: str, survey: str, name: str, target: Path, given: dict[str, Any]
     return ServiceSurvey(survey, name=name, contact=contact, remember=remember, **settings)
 
 
-def _table(survey: str, target: Path, settings: dict[str, Any], contact: str, dry_run: bool) -> Any:
+def _there(target: Path) -> Store | None:
+    try:
+        return layout.open_store(target)
+    except InputError:  # nothing, or what ingest refuses in words of its own
+        return None
+
+
+def _table(
+    survey: str, target: Path, settings: dict[str, Any], contact: str, dry_run: bool, append: bool
+) -> str | os.PathLike[str] | None:
     """Return the table of objects, asked for if need be; None where a dry run would have to ask."""
     from galscan.surveys.queries import objects
 
@@ -204,9 +229,15 @@ def _table(survey: str, target: Path, settings: dict[str, Any], contact: str, dr
             raise InputError(f"survey '{survey}' needs objects with {columns}: --catalog TABLE; {said.advice}")
         if query is None and settings["cone"] is None:
             raise InputError(f"survey '{survey}' needs objects: --catalog TABLE, --query gz2, or --cone RA,DEC,RADIUS")
-        place = target.with_suffix(".objects.parquet")
-        catalog = objects(survey, query, settings["cone"], place, contact=contact, ask=not dry_run)
-    return catalog
+        for k in itertools.count(1):
+            place = target.with_suffix(f".objects{f'-{k}' if k > 1 else ''}.parquet")
+            try:
+                return objects(survey, query, settings["cone"], place, contact=contact, ask=not dry_run)
+            except ConflictError:  # it holds what another query gave
+                if not append:
+                    raise
+    table: str | os.PathLike[str] = catalog
+    return table
 
 
 def _uncached(target: Path) -> Path:
@@ -219,15 +250,21 @@ def _passing(target: Path) -> Path:
     return target.with_name(target.name + ".frames")
 
 
-def _plan(source: Survey, out: Path) -> dict[str, Any]:
+def _plan(source: Any, out: Path, grows: Store | None) -> dict[str, Any]:
     if out.is_file():
         raise ConflictError(f"{out} is a file; choose another --out")
     columns = sum(map(len, source.schemas().values())) + len(source.truth())
-    each = source.size**2 * 3 + 3 * 8 + 1 + source.id_dtype.itemsize + 4 * columns
-    count = len(source)
-    shards = -(-count // layout.shard_size(count))
+    each = source.size**2 * 3 + 3 * 8 + 1 + layout.roomy(source.id_dtype).itemsize + 4 * columns
+    wanted, first, shard = source, 0, layout.shard_size(len(source))
+    more: dict[str, Any] = {}
+    if grows is not None:
+        wanted, first, shard = take(source, pending(source, out)), grows.count, grows.shard
+        more = {"present": len(source) - len(wanted)}
+        _say(f"plan: {more['present']:,} of {len(source):,} objects are among the {first:,} in {out}; of the others:")
+    count = len(wanted)
+    shards = -(-(first + count) // shard) - first // shard if count else 0
     _say(f"plan: {count:,} objects in {shards} shards, at most {count * each / 1e6:,.1f} MB, to {out}; nothing written")
-    more = source.plan() if hasattr(source, "plan") else {}
+    more |= wanted.plan() if count and hasattr(wanted, "plan") else {}
     if "bytes_to_read" in more:
         _say(f"plan: {more['frames']:,} frames, {more['bytes_to_read'] / 1e6:,.1f} MB to read")
     elif "requests" in more:
@@ -245,7 +282,7 @@ def _plan(source: Survey, out: Path) -> dict[str, Any]:
     return plan | more
 
 
-def _summary(store: Store, source: Survey, present: bool, kind: str) -> None:
+def _summary(store: Store, source: Any, present: bool, kind: str) -> None:
     result = outcomes(store)
     bad = ", ".join(f"{count:,} {reason}" for reason, count in result["unusable"].items()) or "none"
     state = "was complete already" if present else "is complete"
@@ -253,15 +290,14 @@ def _summary(store: Store, source: Survey, present: bool, kind: str) -> None:
     if kind in SUCH_AS:
         _say(f"no coverage: {result['no_coverage']:,}, failed: {result['failed']:,}")
         if result["failed"]:
-            told = manifest(store)
-            reasons = told["reason"][told["outcome"] == "failed"].value_counts()
-            _say(f"warning: {reasons.iloc[0]:,} failed with '{reasons.index[0]}'; --retry-failed asks for them again")
+            most = result["failures"][0]
+            _say(f"warning: {most['objects']:,} failed with '{most['reason']}'; --retry-failed asks for them again")
         if not result["stored"]:
             _say("warning: there is no image at all; does the survey cover these objects, is its address right?")
     _warn(source)
 
 
-def _warn(source: Survey) -> None:
+def _warn(source: Any) -> None:
     if unmatched := getattr(source, "unmatched", ()):
         words = "image(s) have no row in the catalog and are left out, the first is"
         _say(f"warning: {len(unmatched):,} {words} {unmatched[0]}")

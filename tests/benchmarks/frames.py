@@ -78,14 +78,25 @@ for row in pd.read_csv(catalog).itertuples():
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     options = arguments("frames", __doc__ or "").parse_args(argv)
-    side, count = (1024, 400) if options.quick else (4096, 5000)
-    work = (options.work / f"frames-{side}").absolute()
-    frames = _build(work, side, count, options.seed)
-    ways = {"galscan": GALSCAN, "plain": PLAIN}
-    if find_spec("cutana"):
-        ways["cutana"] = CUTANA
+    figures = measure(options.work, options.quick, options.seed, {"galscan": GALSCAN, "plain": PLAIN, "cutana": CUTANA})
+    record("frames", options, figures)
+    return figures
+
+
+def beside_cutana(work: Path, quick: bool, seed: int) -> dict[str, Any]:
+    """Return ``cutana_ratio`` and ``pixel_difference`` alone; the first is null where ``cutana`` says why."""
+    figures = measure(work, quick, seed, {"galscan": GALSCAN, "cutana": CUTANA})
+    return {key: figures[key] for key in ("cutana_ratio", "cutana", "pixel_difference")}
+
+
+def measure(work: Path, quick: bool, seed: int, ways: dict[str, str]) -> dict[str, Any]:
+    """Time the `ways` to cut, in turn, but for one that is not installed; return the figures."""
+    side, count = (1024, 400) if quick else (4096, 5000)
+    work = (work / f"frames-{side}").absolute()
+    frames = _build(work, side, count, seed)
+    ways = {way: code for way, code in ways.items() if way != "cutana" or find_spec("cutana")}
     seconds: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for _ in range(1 if options.quick else REPEATS):
+    for _ in range(1 if quick else REPEATS):
         for way, code in ways.items():
             for name in ("few", "all"):
                 seconds.setdefault((way, name), []).append(_time(way, code, frames, work / f"{name}.csv", work))
@@ -96,15 +107,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     def ratio(rates: dict[str, float], way: str) -> float | None:
         return round(rates["galscan"] / rates[way], 2) if way in rates else None
 
-    figures = {
+    return {
         "objects": count, "mosaic_pixels": side, "bands": len(BANDS), "size": SIZE,
         "cutouts_per_s": round(rate["galscan"], 1), "cutouts_per_core_s": round(core["galscan"], 1),
         "plain_ratio": ratio(core, "plain"), "plain_wall_ratio": ratio(rate, "plain"),
         "cutana_ratio": ratio(core, "cutana"), "cutana_wall_ratio": ratio(rate, "cutana"),
         "cutana": _version("cutana"), "pixel_difference": _difference(frames, work / "all.csv"),
     }  # fmt: skip
-    record("frames", options, figures)
-    return figures
 
 
 def _build(work: Path, side: int, count: int, seed: int) -> Path:

@@ -4,7 +4,9 @@
 
 Ten thousand objects come from SDSS on loopback, which answers one request in twenty badly: too many requests, errors,
 silence, half a picture, a page of HTML, a black tile, a bomb, another host. The command is killed (SIGKILL) twice and
-given again; then once more with --retry-failed. What is counted is counted at the server, and in the store.
+given again; then once more with --retry-failed. What is counted is counted at the server, and in the store. Beside it
+stand two figures of tests.benchmarks.frames, measured here again: cutouts from a mosaic over those of ESA's Cutana
+(null, and the reason, where that is not installed: ``pip install cutana``), and how far pixels are from astropy's.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import pandas as pd
 
 import galscan
 from galscan.store.layout import UNUSABLE, Store
+from tests.benchmarks import frames
 from tests.benchmarks._record import arguments, record
 from tests.services import sky
 from tests.services.loopback import Loopback, galaxies, loopback
@@ -41,6 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     figures = by_service(work, 1000 if options.quick else 10_000, options.seed)
+    figures |= frames.beside_cutana(options.work, options.quick, options.seed)
     record("ingest", options, figures)
     return figures
 

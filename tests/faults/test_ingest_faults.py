@@ -19,6 +19,7 @@ import pytest
 
 from galscan.errors import ConflictError, GalscanError, StorageError
 from galscan.store.ingest import ingest_survey
+from galscan.store.layout import open_store
 from galscan.surveys.base import Cutout
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -32,12 +33,13 @@ class Noise:
     name: str = "noise"
     size: int = 16
     id_dtype: np.dtype = field(default=np.dtype("int64"))
+    count: int = 3000  # 6 shards of 512
 
     def __len__(self) -> int:
-        return 3000  # 6 shards of 512
+        return self.count
 
     def describe(self) -> dict[str, Any]:
-        return {}
+        return {"objects": self.count}
 
     def schemas(self) -> dict[str, list[str]]:
         return {}
@@ -61,9 +63,11 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from galscan.errors import GalscanError
 from galscan.store.ingest import ingest_survey
+from galscan.store.layout import open_store
 from test_ingest_faults import Noise
 try:
-    ingest_survey(Noise(seconds=0.7), sys.argv[1], workers=2)
+    more = {"count": int(sys.argv[3])} if sys.argv[3:] else {}
+    ingest_survey(Noise(seconds=0.7, **more), sys.argv[1], workers=2, append=bool(more))
 except GalscanError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -76,9 +80,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return ingest_survey(SURVEY, tmp_path_factory.mktemp("calm") / "s.zarr", workers=1).content_hash
 
 
-def start(out: Path) -> subprocess.Popen[str]:
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
     # A session of its own, so that signals meant for it and its children do not reach pytest.
-    command = [sys.executable, "-c", SCRIPT, str(out), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", SCRIPT, str(out), str(Path(__file__).parent), *more]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -130,6 +134,66 @@ def test_ctrl_c_in_the_terminal(tmp_path: Path, expected: str) -> None:
     assert "the same command goes on from there" in said and "Traceback" not in said
     assert not out.exists() and markers(out)
     assert ingest_survey(SURVEY, out, workers=1).content_hash == expected
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The content hash of an undisturbed ingest and append."""
+    out = tmp_path_factory.mktemp("grown") / "s.zarr"
+    ingest_survey(SURVEY, out, workers=1)
+    return ingest_survey(Noise(count=5000), out, workers=1, append=True).content_hash
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to see the worker processes")
+def test_kill_9_while_a_store_grows(tmp_path: Path, expected: str, grown: str) -> None:
+    """Killed again and again, ever later; between, the store is the old one, whole, and can be read."""
+    out = tmp_path / "s.zarr"
+    ingest_survey(SURVEY, out, workers=1)
+    pixels = open_store(out).images()
+    kills = 0
+    for wanted in (0, 1, 3, 5, 5, 5):
+        process = start(out, "5000")
+        place = out.with_name("s.zarr.partial")
+        wait_for(lambda: process.poll() is not None or (place.is_dir() and len(markers(out)) >= wanted))  # noqa: B023
+        process.kill()
+        process.communicate()
+        wait_for(lambda: not family(process.pid), 20)  # noqa: B023
+        store = open_store(out)
+        if store.content_hash == grown:
+            break
+        kills += 1
+        assert store.content_hash == expected and store.count == 3000
+        np.testing.assert_array_equal(store.images(), pixels)
+    assert kills >= 3, "killed too late for the test to mean anything"
+    store = ingest_survey(Noise(count=5000), out, workers=1, append=True)
+    assert store.content_hash == grown and store.column("id").tolist() == list(range(5000))
+    np.testing.assert_array_equal(store.images(slice(0, 3000)), pixels)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_ctrl_c_while_a_store_grows(tmp_path: Path, expected: str, grown: str) -> None:
+    out = tmp_path / "s.zarr"
+    ingest_survey(SURVEY, out, workers=1)
+    process = start(out, "5000")
+    wait_for(lambda: markers(out) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "which is as it was until they are all there; the same command goes on from there" in said
+    assert open_store(out).content_hash == expected
+    assert ingest_survey(Noise(count=5000), out, workers=1, append=True).content_hash == grown
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_is_full_leaves_the_old_store(small_disk: Path, expected: str, grown: str, workers: int) -> None:
+    out = small_disk / "s.zarr"
+    subprocess.run(["mount", "-o", "remount,size=3m", str(small_disk)], check=True)
+    ingest_survey(SURVEY, out, workers=1)
+    with pytest.raises(StorageError, match="disk is full"):
+        ingest_survey(Noise(count=5000), out, workers=workers, append=True)
+    assert open_store(out).content_hash == expected
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert ingest_survey(Noise(count=5000), out, workers=workers, append=True).content_hash == grown
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to find a worker process")

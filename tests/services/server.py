@@ -16,6 +16,7 @@ import gzip
 import io
 import json
 import random
+import re
 import socket
 import ssl
 import struct
@@ -264,10 +265,16 @@ class Handler(BaseHTTPRequestHandler):
         self.send(("\n".join(lines) + "\n").encode(), "text/plain")
 
     def fitscut(self, given: dict[str, str], black: bool) -> None:
+        ra, dec = float(given["ra"]), float(given["dec"])
+        if given.get("format") == "fits":  # of one file; output_size has no effect
+            band = re.fullmatch(r"/rings\.v3\.skycell/.*\.stk\.([grizy])\.unconv\.fits", given["red"])
+            if band is None or "green" in given or "blue" in given:
+                raise ValueError("FITS is cut out of one file")
+            return self.send(sky.stack(ra, dec, int(given["size"]), band[1], blank=black), "image/fits")
         for colour in ("red", "green", "blue"):
             if not given[colour].startswith("/rings.v3.skycell/"):
                 raise ValueError(f"no file {given[colour]}")
-        self.picture(float(given["ra"]), float(given["dec"]), int(given.get("output_size", given["size"])), black)
+        return self.picture(ra, dec, int(given.get("output_size", given["size"])), black)
 
     def vizier(self, script: str) -> None:
         """Answer like VizieR does to astroquery's form: a VOTable with units and UCDs, positions also in degrees."""
