@@ -385,8 +385,8 @@ def _schema(raw: dict[str, Any]) -> Schema:
                 Answer(n, title=a.get("title", ""), task=task["id"], alias=a.get("alias", a["id"]))
                 for n, a in full.items()
             ]
-        said = {"suffixes": ("",)} | raw.pop("aliases", {})
-        raw["aliases"] = Naming(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+        said: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
+        raw["aliases"] = Naming(**said | {"suffixes": tuple(said["suffixes"])})
         raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)
     fields: list[dict[str, Any]] = [

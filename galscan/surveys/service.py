@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from galscan.surveys.answers import Answer
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
 from galscan.surveys.declared import Declared, fill, load_survey
 from galscan.surveys.http import Client
-from galscan.surveys.images import read_fits, read_picture
+from galscan.surveys.images import Held, read_fits, read_picture
 from galscan.surveys.in_order import in_order
 from galscan.surveys.pace import SLACK
 from galscan.surveys.trouble import FetchError
@@ -298,13 +297,12 @@ class ServiceSurvey:
         said = self.declared
         if not answer.body.startswith(MAGIC[said.format]):
             raise Unusable(f"no {said.format.upper()} but {answer.kind or 'something'}: {answer.words()}")
-        file = _Body(answer.body)
-        file.name = f"answer_{said.bands}" if len(said.bands) == 1 else "answer"
+        file = Held(answer.body, f"answer_{said.bands}" if len(said.bands) == 1 else "answer")
         scale = side / pixels
         if said.rendering is not None:
-            outcome = read_fits([file], self.size, scale, said.rendering.rendering())  # type: ignore[list-item]
+            outcome = read_fits([file], self.size, scale, said.rendering.rendering())
         else:
-            outcome = read_picture(file, self.size, scale)  # type: ignore[arg-type]
+            outcome = read_picture(file, self.size, scale)
         if isinstance(outcome, Cutout):
             if not np.isclose(outcome.pixel_scale * self.size, side, rtol=1e-6):
                 got = round(pixels * outcome.pixel_scale * self.size / side)
@@ -316,12 +314,6 @@ class ServiceSurvey:
             return NoCoverage(f"a blank picture ({outcome.reason})")
         reason, flag = (outcome.reason, outcome.flag) if isinstance(outcome, Failed) else ("no cutout", Flag.UNREADABLE)
         raise Unusable(reason, flag)
-
-
-class _Body(io.BytesIO):
-    """An answer as a file; its name tells the band where there is only one."""
-
-    name = ""
 
 
 def _black_edge(image: np.ndarray) -> bool:
