@@ -88,7 +88,7 @@ def legacysurvey(count: int, first: int = 0, seed: int = 0, size: int = 20) -> d
     """Return the columns of ``legacysurvey``: those of the sweeps as well, so that several look like an id."""
     ra, dec = sky(count, seed)
     return {
-        "object_id": [f"0012m005-{first + k}" for k in range(count)], "OBJID": np.arange(count), "gid": np.arange(count),
+        "object_id": [f"0012m005-{first + k}" for k in range(count)], "OBJID": np.arange(count), "gid": [0] * count,
         "RA": ra, "DEC": dec, "ra": ra, "dec": dec, "healpix": np.full(count, 1171), "TYPE": ["EXP"] * count,
         "image_band": [["des-g", "des-r", "des-i", "des-z"]] * count, "image_array": planes(count, 4, size, seed),
         "image_scale": np.full((count, 4), 0.262, np.float32), "image_psf_fwhm": np.ones((count, 4)),

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import zarr
+from zarr.codecs import BloscCodec
 
 from galscan.errors import InputError
 from galscan.store.layout import Flag
@@ -70,6 +71,7 @@ class _Archive:
     """One ``images.zarr``. A chunk holds up to 1,000 pictures, so the last one is kept, or why it cannot be read."""
 
     def __init__(self, path: Path):
+        self._path = path / "images"
         array = zarr.open_group(path, mode="r")["images"]
         if not isinstance(array, zarr.Array) or array.ndim != 4:
             raise InputError(f"{path} has no 4-dimensional array 'images'; is it of Cutana?")
@@ -82,12 +84,29 @@ class _Archive:
         if row // step != self._chunk:
             self._chunk, self._kept, self._trouble = row // step, np.empty(0), None  # two at once are one too many
             try:
+                self._check(self._chunk)
                 self._kept = np.asarray(self.array[self._chunk * step : (self._chunk + 1) * step])
             except Exception as error:
                 self._trouble = error
         if self._trouble is not None:
             raise self._trouble
         return self._kept[row % step]
+
+    def _check(self, chunk: int) -> None:
+        """Refuse a chunk that is cut off: Blosc would read on beyond its end, and give what lies there as pixels."""
+        encoding = getattr(self.array.metadata, "chunk_key_encoding", None)
+        if encoding is None or not any(isinstance(c, BloscCodec) for c in self.array.compressors):
+            return
+        for place in np.ndindex(
+            *(-(-n // c) for n, c in zip(self.array.shape[1:], self.array.chunks[1:], strict=True))
+        ):
+            file = self._path / encoding.encode_chunk_key((chunk, *place))
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    header = opened.read(16)
+                said = int.from_bytes(header[12:16], "little")  # of the packed bytes, header included
+                if (length := file.stat().st_size) < max(said, 16):
+                    raise ValueError(f"truncated: a chunk has {length:,} bytes of {max(said, 16):,}")
 
 
 def find_archives(root: Path) -> list[str]:

@@ -121,9 +121,7 @@ class _Shard:
         if not member.isfile() or kind not in (*PICTURES, *FITS, "json", "cls"):
             return
         if key in self.keys and key != self._last:
-            raise InputError(
-                f"key '{key}' comes back after others in {self.name}; its members must lie together"
-            )
+            raise InputError(f"key '{key}' comes back after others in {self.name}; its members must lie together")
         self._last = key
         said = self.keys.setdefault(key, {})
         before = self.images.setdefault(key, (-1, 0, False))

@@ -248,6 +248,8 @@ def _rank(plan: Plan, bundle: Bundle, info: dict[str, Any]) -> dict[str, Any]:
     """Turn the scores into ranked candidates and their pictures; everything here follows from the scores alone."""
     merged = merge.merge(plan)
     if merged.top.empty:
+        if plan.selection and not merged.reasons:
+            raise InputError(f"none of the {plan.objects:,} objects is chosen by: {plan.selection.text()}")
         why = f"({_words(merged.reasons)}); look at {plan.out}/quarantine"
         raise GalscanError(f"none of the {plan.objects:,} objects could be scored {why}")
     settings = bundle.recipe.purity
