@@ -74,7 +74,11 @@ def ingest(
     ],
     out: Annotated[Path | None, typer.Option("--out", help="The store; default: in the data home, by name.")] = None,
     path: Annotated[
-        Path | None, typer.Option("--path", help="Folder of JPEG, PNG or FITS images, or of frames.")
+        Path | None,
+        typer.Option("--path", help="Images: a folder, zip, Zarr, HDF5 or tar files; or a folder of frames."),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="images, cutana, multimodal or webdataset; default: found out.")
     ] = None,
     catalog: Annotated[
         Path | None, typer.Option("--catalog", help="Table of objects: CSV, FITS, VOTable or Parquet.")
@@ -135,9 +139,9 @@ def ingest(
 ) -> None:
     """Bring images and a table of objects into a store. Run it again to go on."""
     store = galscan.ingest(
-        survey, out=out, path=path, catalog=catalog, query=query, cone=parse_cone(cone), labels=labels or (), size=size,
-        frame=frame, pixel_scale=pixel_scale, bands=bands, layer=layer, contact=contact, cache=cache,
-        keep_frames=keep_frames, retry_failed=retry_failed, append=append, count=count, seed=seed,
+        survey, out=out, path=path, format=format, catalog=catalog, query=query, cone=parse_cone(cone),
+        labels=labels or (), size=size, frame=frame, pixel_scale=pixel_scale, bands=bands, layer=layer, contact=contact,
+        cache=cache, keep_frames=keep_frames, retry_failed=retry_failed, append=append, count=count, seed=seed,
         rare_fraction=rare_fraction, labelled=labelled, columns=pairs("--column", column), name=name, workers=workers,
         dry_run=dry_run,
     )  # fmt: skip

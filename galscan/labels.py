@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,8 @@ class Answer:
     """A number in the catalog that means "undefined" (attributes only)."""
     value: str | None = None
     """The text that stands for it in the class column (classes only)."""
+    alias: str = ""
+    """What others call it, after their name of the question (trees only)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,19 @@ class Task:
     """Asked of every object in the cumulative form, whatever the tree says."""
     leading_vote: tuple[float, float] | None = None
     """The leading answer's fraction above which this question counts as asked (10 and 20 votes)."""
+    aliases: tuple[str, ...] = ()
+    """What others call the question, best first."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How vote columns end: with fractions (best first) or the count of an answer, with all votes for a question."""
+
+    suffixes: tuple[str, ...]
+    count: str = "_count"
+    total: str = "_total-votes"
+    whole: bool = False
+    """Read a question only if the catalog has all its answers: another campaign may have asked it differently."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,7 @@ class Schema:
     tasks: tuple[Task, ...] = ()
     column: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ("",)
+    aliases: Naming = Naming(("",))
     min_votes: float = 0.0
     min_reach: float = 0.0
     assumed_votes: float = 20.0
@@ -131,7 +147,7 @@ class Schema:
         frame = reader(self, table, columns)
         if not len(frame.columns):
             # An answer without columns of its own is a vote of a tree.
-            wanted = (self.column or self.answers[0].columns or [self.names[0] + self.suffixes[0]])[0]
+            wanted = (self.column or self.answers[0].columns or [self.names[0] + "".join(self.suffixes[:1])])[0]
             hint = nearest(wanted, map(str, table.columns))
             raise InputError(f"no '{self.name}' label column in the catalog: expected {wanted!r}{hint}")
         for answer in self.answers:
@@ -188,7 +204,8 @@ def _read_classes(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str
 
 
 def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    kaggle = {f"class{int(t.id.lstrip('t'))}_{k}": a for t in schema.tasks for k, a in enumerate(t.answers, 1)}
+    numbered = [(int(t.id[1:]), t) for t in schema.tasks if re.fullmatch(r"t\d+", t.id)]
+    kaggle = {f"class{number}_{k}": a for number, t in numbered for k, a in enumerate(t.answers, 1)}
     if not kaggle.keys().isdisjoint(columns):
         if missing := [k for k in kaggle if k not in columns]:
             first = missing[0].replace("class", "Class").replace("_", ".")
@@ -200,29 +217,65 @@ def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) 
         # The published products are rounded, so a ratio can pass 1 by a hair.
         return to_conditional(schema, cumulative, min_reach=schema.min_reach).clip(0.0, 1.0)
 
+    alias = {a.name: a.alias for a in schema.answers}
     found: dict[str, pd.Series] = {}
     counts: dict[str, pd.Series] = {}
     for task in schema.tasks:
-        # One suffix for a whole question: fractions of different kinds do not add up.
-        suffix = next((s for s in schema.suffixes if any(_plain(a + s) in columns for a in task.answers)), None)
-        if suffix is None:
-            continue
-        votes = pd.DataFrame(
-            {a: _numbers(table, columns[_plain(a + suffix)]) for a in task.answers if _plain(a + suffix) in columns}
-        )
-        asked = votes.sum(axis=1) > 0
-        counted = _votes(table, task, columns)
-        if counted is not None:
-            asked &= counted >= schema.min_votes
-            counts[votes_column(task.id)] = counted
-        found.update({a: votes[a].where(asked) for a in votes})
+        question = f"{task.id}_{task.stem}".rstrip("_")
+        spelled = [_Spelling(question, {a: a for a in task.answers}, Naming(schema.suffixes))]
+        spelled += [_Spelling(q, {a: f"{q}_{alias[a]}" for a in task.answers}, schema.aliases) for q in task.aliases]
+        for spelling in spelled:
+            votes, answered = _fractions(table, columns, spelling, schema.min_votes)
+            if answered is not None and len(votes.columns):
+                counted = counts.get(votes_column(task.id), answered)
+                counts[votes_column(task.id)] = counted.where(counted > 0, answered)
+            for a in votes:  # a galaxy that one campaign did not ask about may have been asked by the next
+                found[a] = found[a].fillna(votes[a]) if a in found else votes[a]
     return pd.DataFrame(found | counts, index=table.index)
 
 
-def _votes(table: pd.DataFrame, task: Task, columns: Mapping[str, str]) -> pd.Series | None:
-    """Return how many votes there were on a question; None where the catalog does not count them."""
-    counts = [columns[_plain(a + "_count")] for a in task.answers if _plain(a + "_count") in columns]
-    return sum(_numbers(table, c) for c in counts) if len(counts) == len(task.answers) else None
+class _Spelling(NamedTuple):
+    """How a catalog may name a question and, by answer, its answers."""
+
+    question: str
+    answers: Mapping[str, str]
+    naming: Naming
+
+    def ending(self, columns: Mapping[str, str], suffix: str) -> dict[str, str]:
+        """Return the columns of the answers that end so, by answer."""
+        plain = {a: _plain(name + suffix) for a, name in self.answers.items()}
+        return {a: columns[p] for a, p in plain.items() if p in columns}
+
+
+def _fractions(
+    table: pd.DataFrame, columns: Mapping[str, str], said: _Spelling, least: float
+) -> tuple[pd.DataFrame, pd.Series | None]:
+    """Return the vote fractions of one question, NaN where fewer than `least` answered, and how many did if known."""
+    answered, counts = _answered(table, columns, said)
+    # One suffix for a whole question: fractions of different kinds do not add up.
+    asked = next((found for s in said.naming.suffixes if (found := said.ending(columns, s))), {})
+    if asked and (len(asked) == len(said.answers) or not said.naming.whole):
+        votes = pd.DataFrame({a: _numbers(table, c) for a, c in asked.items()})
+    elif counts is not None and answered is not None:
+        votes = counts.div(answered.where(answered > 0), axis=0)
+    else:
+        return pd.DataFrame(index=table.index), None
+    enough = votes.sum(axis=1) > 0
+    if answered is not None:
+        enough &= answered >= least
+    return pd.DataFrame({a: votes[a].where(enough) for a in votes}), answered
+
+
+def _answered(
+    table: pd.DataFrame, columns: Mapping[str, str], said: _Spelling
+) -> tuple[pd.Series | None, pd.DataFrame | None]:
+    """Return how many answered a question, and how many gave each answer; None where the catalog does not tell."""
+    counted, counts = said.ending(columns, said.naming.count), None
+    if len(counted) == len(said.answers):
+        counts = pd.DataFrame({a: _numbers(table, c) for a, c in counted.items()})
+    if (total := _plain(said.question + said.naming.total)) in columns:
+        return _numbers(table, columns[total]), counts
+    return None if counts is None else counts.sum(axis=1), counts
 
 
 def _reach(schema: Schema, cumulative: Mapping[str, np.ndarray], task: Task, like: np.ndarray) -> np.ndarray:
@@ -345,11 +398,19 @@ def _schema(raw: dict[str, Any]) -> Schema:
     if head["kind"] == "tree":
         tasks, answers = [], []
         for task in raw.pop("task"):
-            full = {f"{task['id']}_{task['stem']}_{a['id']}": a for a in task["answers"]}
+            stem = "_".join(part for part in (task["id"], task.get("stem")) if part)
+            full = {f"{stem}_{a['id']}": a for a in task["answers"]}
             vote = task.get("leading_vote")
-            tasks.append(Task(task["id"], task["stem"], task["title"], {n: a.get("next") for n, a in full.items()},
-                              task.get("always", False), tuple(vote) if vote else None))  # fmt: skip
-            answers += [Answer(n, title=a.get("title", ""), task=task["id"]) for n, a in full.items()]
+            tasks.append(
+                Task(task["id"], task.get("stem", ""), task["title"], {n: a.get("next") for n, a in full.items()},
+                     task.get("always", False), tuple(vote) if vote else None, tuple(task.get("aliases", ())))
+            )  # fmt: skip
+            answers += [
+                Answer(n, title=a.get("title", ""), task=task["id"], alias=a.get("alias", a["id"]))
+                for n, a in full.items()
+            ]
+        said: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
+        raw["aliases"] = Naming(**said | {"suffixes": tuple(said["suffixes"])})
         raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)
     fields: list[dict[str, Any]] = [

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.errors import InputError, NotFoundError
-from galscan.labels import load_schema, schema_names, to_conditional, to_cumulative
+from galscan.labels import load_schema, schema_names, to_conditional, to_cumulative, votes_column
 
 # --- reading ------------------------------------------------------------------------------------------------
 
 
 def test_every_shipped_schema_loads():
-    assert {"gz2", "efigi", "gz1", "gz2_leading", "simulated"} <= set(schema_names())
+    assert {"gz2", "gz_decals", "gz10", "efigi", "gz1", "gz2_leading", "simulated"} <= set(schema_names())
     for name in schema_names():
         schema = load_schema(name)
         assert schema.name == name and schema.title and schema.reference
@@ -112,6 +112,61 @@ def test_kaggles_votes_become_conditional():
 def test_an_incomplete_kaggle_table_is_refused():
     with pytest.raises(InputError, match=r"1 are missing, the first is Class6\.1"):
         load_schema("gz2").read(kaggle(KAGGLE_100008).drop(columns="Class6.1"))
+
+
+ZOOBOT = {
+    "smooth-or-featured-gz2_smooth": [6, 0, 3], "smooth-or-featured-gz2_featured-or-disk": [12, 0, 1],
+    "smooth-or-featured-gz2_artifact": [2, 0, 1], "how-rounded-gz2_round": [1, 0, 0],
+    "how-rounded-gz2_in-between": [3, 0, 2], "how-rounded-gz2_cigar": [8, 0, 1],
+    "how-rounded-gz2_total-votes": [12, 0, 3], "how-rounded-gz2_round_fraction": [0.1, np.nan, 0],
+    "how-rounded-gz2_in-between_fraction": [0.2, np.nan, 0.7], "how-rounded-gz2_cigar_fraction": [0.7, np.nan, 0.3],
+    "bar-gz2_yes": [11, 0, 20],
+}  # fmt: skip
+
+
+def test_the_columns_of_galaxy_datasets_are_read_as_ours():
+    frame = load_schema("gz2").read(pd.DataFrame(ZOOBOT))
+    smooth = [c for c in frame if c.startswith("t01_smooth")]
+    np.testing.assert_allclose(frame[smooth], [[0.3, 0.6, 0.1], [np.nan] * 3, [np.nan] * 3], rtol=1e-6)  # 5 are few
+    np.testing.assert_array_equal(frame["t01_votes"], [20, 0, 5])
+    np.testing.assert_allclose(frame["t07_rounded_a18_cigar_shaped"], [0.7, np.nan, np.nan], rtol=1e-6)  # as published
+    assert not [c for c in frame if c.startswith("t03")]  # "no bar" is not there
+
+
+def test_every_name_of_galaxy_datasets_is_known():
+    """galaxy_datasets.shared.label_metadata.gz2_ortho_label_cols and decals_dr5_ortho_label_cols."""
+    gz2 = {
+        "smooth-or-featured": "smooth featured-or-disk artifact", "disk-edge-on": "yes no", "has-spiral-arms": "yes no",
+        "bar": "yes no", "bulge-size": "dominant obvious just-noticeable no", "something-odd": "yes no",
+        "how-rounded": "round in-between cigar", "bulge-shape": "round boxy no-bulge",
+        "spiral-winding": "tight medium loose", "spiral-arm-count": "1 2 3 4 more-than-4 cant-tell",
+    }  # fmt: skip
+    decals = {
+        "smooth-or-featured": "smooth featured-or-disk artifact", "disk-edge-on": "yes no", "has-spiral-arms": "yes no",
+        "bar": "strong weak no", "bulge-size": "dominant large moderate small none",
+        "how-rounded": "round in-between cigar-shaped", "edge-on-bulge": "boxy none rounded",
+        "spiral-winding": "tight medium loose", "spiral-arm-count": "1 2 3 4 more-than-4 cant-tell",
+        "merging": "none minor-disturbance major-disturbance merger",
+    }  # fmt: skip
+    for name, tree, suffix, missing in (("gz2", gz2, "-gz2", 7), ("gz_decals", decals, "-dr5", 0)):
+        columns = [f"{question}{suffix}_{a}" for question, answers in tree.items() for a in answers.split()]
+        votes = pd.DataFrame([np.arange(20, 20 + len(columns))], columns=columns)
+        schema = load_schema(name)
+        frame = schema.read(votes).drop(columns=[votes_column(task.id) for task in schema.tasks], errors="ignore")
+        assert len(frame.columns) == len(columns) == len(schema.names) - missing
+        for task in schema.tasks:
+            if task.id != "t08":
+                assert frame[list(task.answers)].sum(axis=1).item() == pytest.approx(1)
+
+
+def test_two_campaigns_are_one_tree_and_an_earlier_one_is_not():
+    asked = {"smooth-or-featured-dr5_smooth": [9, 0], "smooth-or-featured-dr5_featured-or-disk": [9, 0],
+             "smooth-or-featured-dr5_artifact": [2, 0], "smooth-or-featured-dr8_smooth": [0, 30],
+             "smooth-or-featured-dr8_featured-or-disk": [0, 5], "smooth-or-featured-dr8_artifact": [0, 5]}  # fmt: skip
+    frame = load_schema("gz_decals").read(pd.DataFrame(asked | {"bar_yes": 9, "bar_no": 9, "bar_no_fraction": 0.5}))
+    assert list(frame) == [f"smooth_or_featured_{a}" for a in ("smooth", "featured_or_disk", "artifact", "votes")]
+    np.testing.assert_array_equal(frame["smooth_or_featured_votes"], [20, 40])
+    np.testing.assert_allclose(frame["smooth_or_featured_smooth"], [0.45, 0.75], rtol=1e-6)
 
 
 share = st.floats(0.02, 1.0)

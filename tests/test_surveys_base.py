@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +18,18 @@ from PIL import Image
 
 from galscan.store.layout import UNUSABLE, Flag
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
+from galscan.surveys.cutana import CutanaSurvey
 from galscan.surveys.declared import Declared, load_survey, survey_names
 from galscan.surveys.frames import FramesSurvey
 from galscan.surveys.growth import ids, take
 from galscan.surveys.local import LocalSurvey
+from galscan.surveys.multimodal import MultimodalSurvey
 from galscan.surveys.remote import RemoteFrames
 from galscan.surveys.service import ServiceSurvey
 from galscan.surveys.simulated import SimulatedSurvey
+from galscan.surveys.webdataset import WebDatasetSurvey
 from tests.mosaics_on_disk import cut_short, tan, three_bands
+from tests.packed_on_disk import encoded, legacysurvey, pictures, planes, write_cutana, write_multimodal, write_shard
 from tests.services.loopback import galaxies
 from tests.test_surveys_remote import played
 
@@ -58,8 +63,41 @@ def frames(tmp_path: Path) -> Survey:
     return FramesSurvey(tmp_path, labels=("efigi",), size=16)
 
 
+def zipped(tmp_path: Path) -> Survey:
+    """A zip file of images beside its catalog, as Kaggle has them: no positions."""
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for i, image in enumerate(pictures(COUNT)):
+            archive.writestr(f"images/{i}.jpg", encoded(image, "jpg"))
+    pd.DataFrame({"GalaxyID": range(COUNT), "efigi_t": -2}).to_csv(tmp_path / "solutions.csv", index=False)
+    return LocalSurvey(tmp_path / "images.zip", tmp_path / "solutions.csv", labels=("efigi",), size=16)
+
+
+def cutana(tmp_path: Path) -> Survey:
+    write_cutana(tmp_path, np.moveaxis(planes(COUNT), 1, -1), efigi_t=-2)
+    return CutanaSurvey(tmp_path, labels=("efigi",), size=16)
+
+
+def multimodal(tmp_path: Path) -> Survey:
+    pytest.importorskip("h5py")
+    for k in range(3):
+        part = legacysurvey(COUNT // 3, first=100 * k, seed=k) | {"efigi_t": np.full(COUNT // 3, -2)}
+        write_multimodal(tmp_path / f"healpix={k}" / "001-of-001.hdf5", part)
+    return MultimodalSurvey(tmp_path, labels=("efigi",), size=16)
+
+
+def webdataset(tmp_path: Path) -> Survey:
+    for shard in range(3):
+        members: list = []
+        for i, image in enumerate(pictures(COUNT // 3, seed=shard), 100 * shard):
+            members.append((f"{i:04d}.jpg", encoded(image, "jpg") if i != 7 else b"broken"))
+            members.append((f"{i:04d}.json", {"ra": i, "dec": -30.5, "efigi_t": -2}))
+        write_shard(tmp_path / f"train-{shard}.tar", members)
+    return WebDatasetSurvey(tmp_path, labels=("efigi",), size=16)
+
+
 SERVICES = [name for name in survey_names() if isinstance(load_survey(name), Declared)]
-SURVEYS: list[Callable[[Path], Survey] | str] = [local, simulated, frames, *SERVICES, "sdss-frames"]
+FILES = [local, zipped, cutana, multimodal, webdataset]
+SURVEYS: list[Callable[[Path], Survey] | str] = [*FILES, simulated, frames, *SERVICES, "sdss-frames"]
 
 
 @pytest.fixture(params=SURVEYS, ids=lambda make: getattr(make, "__name__", make))

@@ -224,6 +224,11 @@ def test_a_store_without_one_usable_image_gives_a_reason_and_no_candidates(here,
         scan(store=tmp_path / "dark.zarr", target="dustlane", out=tmp_path / "run")
 
 
+def test_a_choice_of_nothing_is_said_to_be_one(here, tmp_path):
+    with pytest.raises(InputError, match=r"none of the [\d,]+ objects is chosen by: where dec > 89"):
+        scan(survey="more", where="dec > 89", out=tmp_path / "run")
+
+
 def test_fewer_objects_than_candidates(here, tmp_path):
     tiny_store(tmp_path / "few.zarr", 3, survey="few")
     got = scan(store=tmp_path / "few.zarr", target="dustlane", out=tmp_path / "run")

@@ -13,7 +13,7 @@ import numpy as np
 from galscan import files, pictures
 from galscan.candidates import export, rank, table
 from galscan.candidates import purity as purities
-from galscan.errors import GalscanError
+from galscan.errors import GalscanError, InputError
 from galscan.scanning.plan import Plan
 from galscan.store.layout import open_store
 
@@ -46,9 +46,13 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
     ------
     GalscanError
         If nothing could be scored.
+    InputError
+        If nothing was chosen.
     """
     folder = plan.folder(bundle.target)
     if merged.top.empty:
+        if plan.selection and not merged.reasons:
+            raise InputError(f"none of the {plan.objects:,} objects is chosen by: {plan.selection.text()}")
         why = f"({', '.join(f'{n:,} {reason}' for reason, n in merged.reasons.items())}); look at {plan.out}/quarantine"
         raise GalscanError(f"none of the {plan.objects:,} objects could be scored {why}")
     settings = bundle.recipe.purity

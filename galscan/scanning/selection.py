@@ -45,13 +45,17 @@ class Selection:
         Raises
         ------
         InputError
-            Naming the column, and the nearest that is there.
+            Naming the column, and the nearest that is there; or that no object has a position.
         """
         if self.where:
             try:
                 parse_rule(self.where, _known(store))
             except InputError as error:
                 raise InputError(f"--where, {store.path}: {error}") from None
+        if (self.cone is not None or self.moc) and not any(
+            np.isfinite(store.column("ra", store.rows(shard))).any() for shard in range(store.n_shards)
+        ):
+            raise InputError(f"{store.path} has no positions to choose by; leave out --cone and --moc")
 
     def mask(self, store: Store, rows: slice) -> np.ndarray:
         """Return which of the rows are chosen, bool of shape (n,); no pixels are read."""

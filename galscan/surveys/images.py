@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,15 @@ def split_band(path: str) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def read_picture(path: Path, size: int, pixel_scale: float) -> Outcome:
+class Held(io.BytesIO):
+    """A file in memory, of an archive or a service; its name may tell the band."""
+
+    def __init__(self, data: bytes, name: str):
+        super().__init__(data)
+        self.name = name
+
+
+def read_picture(path: Path | Held, size: int, pixel_scale: float) -> Outcome:
     """Read a JPEG or PNG. EXIF orientation is ignored on purpose: only a camera tool would have set it."""
     try:
         with warnings.catch_warnings():
@@ -72,9 +81,21 @@ def read_picture(path: Path, size: int, pixel_scale: float) -> Outcome:
                 rgb = _to_rgb(image)
     except Exception as error:  # decoders raise anything from OSError to SyntaxError on broken files
         return Failed(f"{type(error).__name__}: {str(error).replace(str(path), path.name)[:160]}")
+    return _usable(rgb, size, pixel_scale, source=width)
+
+
+def from_pixels(pixels: np.ndarray, size: int, pixel_scale: float) -> Outcome:
+    """Take a picture as it is: uint8 of shape (height, width, 3), row 0 at the top."""
+    height, width = pixels.shape[:2]
+    if width != height:
+        return Failed(f"{height} x {width} pixels, not square", Flag.WRONG_SHAPE)
+    return _usable(Image.fromarray(pixels), size, pixel_scale, source=width)
+
+
+def _usable(rgb: Image.Image, size: int, pixel_scale: float, *, source: int) -> Outcome:
     if all(band.getextrema()[0] == band.getextrema()[1] for band in rgb.split()):
         return Failed("all pixels are equal", Flag.BLANK)
-    return fit(rgb, size, pixel_scale, source=width)
+    return fit(rgb, size, pixel_scale, source=source)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -168,7 +189,7 @@ def choose_bands(bands: Sequence[str]) -> tuple[str, str, str]:
     return bands[-1], bands[len(bands) // 2], bands[0]
 
 
-def read_planes(paths: Sequence[Path]) -> tuple[dict[str, np.ndarray], float, tuple[float, float]]:
+def read_planes(paths: Sequence[Path | Held]) -> tuple[dict[str, np.ndarray], float, tuple[float, float]]:
     """Read the bands of one object: planes by band, pixel scale (arcsec) and centre (ra, dec in deg), NaN if unknown.
 
     One file with several planes, or one file a band. Planes of a file that does not name its bands
@@ -222,7 +243,7 @@ def _wcs(header: Any, shape: tuple[int, ...]) -> tuple[float, tuple[float, float
         return nothing
 
 
-def calibrate(objects: Sequence[Sequence[Path]], bands: Sequence[str]) -> Rendering | None:
+def calibrate(objects: Iterable[Sequence[Path | Held]], bands: Sequence[str]) -> Rendering | None:
     """Measure sky, noise and colour of a survey on its first objects. None if no frame can be read."""
 
     def readable() -> Iterable[dict[str, np.ndarray]]:
@@ -303,12 +324,19 @@ def blank_pixels(plane: np.ndarray) -> np.ndarray:
     return blank
 
 
-def read_fits(paths: Sequence[Path], size: int, pixel_scale: float, rendering: Rendering | None) -> Outcome:
+def read_fits(paths: Sequence[Path | Held], size: int, pixel_scale: float, rendering: Rendering | None) -> Outcome:
     """Read and colour the bands of one object."""
     try:
         planes, scale, _ = read_planes(paths)
     except Exception as error:  # astropy raises many kinds on a broken file
         return Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+    return from_planes(planes, size, pixel_scale if np.isfinite(pixel_scale) else scale, rendering)
+
+
+def from_planes(
+    planes: Mapping[str, np.ndarray], size: int, pixel_scale: float, rendering: Rendering | None
+) -> Outcome:
+    """Colour the bands of one object; as in FITS, their row 0 is at the bottom."""
     if rendering is None:
         return Failed("no frame of the survey has sky noise to set the stretch by", Flag.BLANK)
     if absent := [b for b in rendering.bands if b not in planes]:
@@ -336,4 +364,4 @@ def read_fits(paths: Sequence[Path], size: int, pixel_scale: float, rendering: R
         flux[band] = np.where(blank, 0.0, (plane - sky) / rendering.unit[band])
     image = Image.fromarray(rendering.colours(flux)[::-1])  # FITS counts rows from the bottom
     flags = Flag.EDGE if blank.any() else Flag.OK
-    return fit(image, size, pixel_scale if np.isfinite(pixel_scale) else scale, source=width, flags=flags)
+    return fit(image, size, pixel_scale, source=width, flags=flags)

@@ -1,4 +1,4 @@
-"""A folder of JPEG, PNG or FITS files joined to a catalog."""
+"""A folder, or zip file, of JPEG, PNG or FITS files joined to a catalog."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from galscan.errors import InputError, NotFoundError, nearest
 from galscan.files import file_digest
 from galscan.store.layout import Flag
 from galscan.surveys import tables
+from galscan.surveys.archives import Zip
 from galscan.surveys.base import Failed, Outcome
 from galscan.surveys.images import (
     BANDS,
+    Held,
     Rendering,
     calibrate,
     is_fits,
@@ -28,6 +30,7 @@ from galscan.surveys.images import (
     split_band,
     stem,
 )  # fmt: skip
+from galscan.surveys.places import match_files
 
 ROLES = ("id", "file", "ra", "dec", "pixel_scale")
 CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
@@ -40,7 +43,7 @@ class LocalSurvey:
     Parameters
     ----------
     path : path
-        The folder. Links to folders are not followed.
+        The folder, or a zip file of images, which is read as it is. Links to folders are not followed.
     catalog : path, optional
         CSV, FITS, VOTable or Parquet. Default: ``catalog.csv`` (``.csv.gz .fits .vot .parquet``) in the
         folder; without one, every image is an object and its file name (without suffix) the id.
@@ -70,23 +73,19 @@ class LocalSurvey:
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
     ):
-        columns = dict(columns or {})
-        for role in columns:
-            if role not in ROLES:
-                raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
-        if not 8 <= size <= 1024:
-            raise InputError(f"size is {size} pixels; use 8 to 1024")
+        columns = checked(columns, size)
         self.root = Path(path).expanduser().absolute()
         if not self.root.exists():
             raise NotFoundError(f"no folder of images at {path}; name it with --path")
-        if not self.root.is_dir():
-            raise InputError(f"{path} is a file; give the folder that holds the images")
-        self.name = name or self.root.name
+        if self.root.is_file() and self.root.suffix.lower() != ".zip":
+            raise InputError(f"{path} is a file; give the folder, or the zip file, that holds the images")
+        self.name = name or (self.root.stem if self.root.is_file() else self.root.name)
         self.size = size
+        self._zip = Zip(self.root) if self.root.is_file() else None
 
         found = next((self.root / c for c in CATALOGS if (self.root / c).is_file()), None)
         self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else found
-        files = find_images(self.root, self.catalog)
+        files = self._zip.files() if self._zip else find_images(self.root, self.catalog)
         if not files:
             raise InputError(
                 f"no JPEG, PNG or FITS file in {path} or below; name the folder that holds the images with --path"
@@ -157,9 +156,11 @@ class LocalSurvey:
             self.absent = {n: f"no file named {text[n]}" for n, s in enumerate(self.sources) if not s}
             return
         groups = _group(f for f in files if is_fits(f) and split_band(f)[1])
+        entries = frame[role["file"]].astype("string").fillna("").str.strip()
+        if role["file"].lower() != "file_loc" and (folder := _column(frame, tables.SUBFOLDER)) is not None:
+            entries = (frame[folder].astype("string").fillna("").str.strip() + "/" + entries).where(entries != "", "")
         self.sources = []
-        for n, entry in enumerate(frame[role["file"]].astype("string").fillna("")):
-            relative = self._inside(str(entry).strip(), where)
+        for n, relative in enumerate(match_files(self.root, entries.tolist(), files, where)):
             if relative in files:
                 base, band = split_band(relative)
                 self.sources.append(groups[base] if band and is_fits(relative) and base in groups else (relative,))
@@ -170,28 +171,22 @@ class LocalSurvey:
                 self.absent[n] = f"no file {relative}" if relative else "no file named"
             self.sources.append(())
 
-    def _inside(self, entry: str, where: str) -> str:
-        """Return a file entry relative to the folder; catalogs come from strangers, so it must stay inside."""
-        if not entry:
-            return ""
-        relative = os.path.relpath(os.path.normpath(self.root / entry), self.root)
-        if os.path.isabs(entry) and relative.startswith(".."):
-            relative = os.path.relpath(os.path.normpath(entry), self.root.resolve())
-        if relative == os.pardir or relative.startswith(os.pardir + os.sep):
-            raise InputError(
-                f"{where}: file '{entry}' lies outside {self.root}; use paths relative to the folder of images"
-            )
-        return Path(relative).as_posix()
-
     def _calibrate(self) -> Rendering | None:
         """Set one stretch for all FITS frames, from the bands that at least half of the objects have."""
         fits = [s for s in self.sources if s and is_fits(s[0])]
         bands = [{split_band(f)[1] for f in s} for s in fits]
         common = [b for b in BANDS if 2 * sum(b in have for have in bands) >= len(bands)]
-        return calibrate([self._paths(s) for s in fits[:FRAMES]], common) if fits else None
+        return calibrate(self._readable(fits[:FRAMES]), common) if fits else None
 
-    def _paths(self, source: Sequence[str]) -> list[Path]:
-        return [self.root / f for f in source]
+    def _readable(self, sources: Sequence[Sequence[str]]) -> Iterator[Sequence[Path | Held]]:
+        for source in sources:
+            try:
+                yield self._paths(source)
+            except Exception:  # what an archive cannot give has its reason when its turn comes
+                continue
+
+    def _paths(self, source: Sequence[str]) -> Sequence[Path | Held]:
+        return [self._zip.get(f) for f in source] if self._zip else [self.root / f for f in source]
 
     # --------------------------------------------------------------------------------- what a survey is
 
@@ -248,10 +243,36 @@ class LocalSurvey:
             if not source:
                 unsupported = self.absent[n].endswith("file")
                 yield Failed(self.absent[n], Flag.UNREADABLE if unsupported else Flag.MISSING)
-            elif is_fits(source[0]):
-                yield read_fits(self._paths(source), self.size, scale, self.rendering)
+                continue
+            try:
+                paths = self._paths(source)
+            except Exception as error:  # a damaged archive raises many kinds
+                yield Failed(f"{type(error).__name__}: {str(error)[:160]}")
+                continue
+            if is_fits(source[0]):
+                yield read_fits(paths, self.size, scale, self.rendering)
             else:
-                yield read_picture(self.root / source[0], self.size, scale)
+                yield read_picture(paths[0], self.size, scale)
+
+
+def checked(columns: Mapping[str, str] | None, size: int) -> dict[str, str]:
+    """Return the roles of columns as given.
+
+    Raises
+    ------
+    InputError
+        If a role or the size of the cutouts makes no sense.
+    """
+    for role in columns or {}:
+        if role not in ROLES:
+            raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
+    if not 8 <= size <= 1024:
+        raise InputError(f"size is {size} pixels; use 8 to 1024")
+    return dict(columns or {})
+
+
+def _column(frame: pd.DataFrame, name: str) -> str | None:
+    return next((c for c in frame.columns if str(c).lower() == name), None)
 
 
 def find_images(root: Path, catalog: Path | None) -> dict[str, int]:

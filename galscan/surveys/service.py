@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
 from galscan.surveys.declared import Declared, fill, load_survey
 from galscan.surveys.growth import narrowed
 from galscan.surveys.http import Client
-from galscan.surveys.images import read_fits, read_picture
+from galscan.surveys.images import Held, read_fits, read_picture
 from galscan.surveys.in_order import in_order
 from galscan.surveys.pace import SLACK
 from galscan.surveys.trouble import FetchError
@@ -298,11 +297,11 @@ class ServiceSurvey:
             planes.append(plane)
         return self._judged(self._coloured(planes, said.native_scale), native * said.native_scale, native)
 
-    def _plane(self, band: str, pixels: int, answer: Answer) -> _Body | None:
+    def _plane(self, band: str, pixels: int, answer: Answer) -> Held | None:
         if answer.absent:
             return None
         self._check_kind(answer)
-        return _Body(panstarrs.nanomaggies(answer.body, float(self.declared.zero_point or 0), pixels), f"plane_{band}")
+        return Held(panstarrs.nanomaggies(answer.body, float(self.declared.zero_point or 0), pixels), f"plane_{band}")
 
     def _read(self, answer: Answer, side: float, pixels: int) -> Outcome:
         """Return what an answer holds.
@@ -316,9 +315,9 @@ class ServiceSurvey:
             return NoCoverage("the service has nothing there")
         said = self.declared
         self._check_kind(answer)
-        file = _Body(answer.body, f"answer_{said.bands}" if len(said.bands) == 1 else "answer")
+        file = Held(answer.body, f"answer_{said.bands}" if len(said.bands) == 1 else "answer")
         outcome = (
-            read_picture(file, self.size, side / pixels)  # type: ignore[arg-type]
+            read_picture(file, self.size, side / pixels)
             if said.rendering is None
             else self._coloured([file], side / pixels)
         )
@@ -329,9 +328,9 @@ class ServiceSurvey:
             kind = self.declared.format.upper()
             raise Unusable(f"no {kind} but {answer.kind or 'something'}: {answer.words()}")
 
-    def _coloured(self, files: list[_Body], scale: float) -> Outcome:
+    def _coloured(self, files: list[Held], scale: float) -> Outcome:
         assert self.declared.rendering is not None
-        return read_fits(files, self.size, scale, self.declared.rendering.rendering())  # type: ignore[arg-type]
+        return read_fits(files, self.size, scale, self.declared.rendering.rendering())
 
     def _judged(self, outcome: Outcome, side: float, pixels: int) -> Outcome:
         if isinstance(outcome, Cutout):
@@ -345,14 +344,6 @@ class ServiceSurvey:
             return NoCoverage(f"a blank picture ({outcome.reason})")
         reason, flag = (outcome.reason, outcome.flag) if isinstance(outcome, Failed) else ("no cutout", Flag.UNREADABLE)
         raise Unusable(reason, flag)
-
-
-class _Body(io.BytesIO):
-    """An answer as a file; its name tells the band where there is only one."""
-
-    def __init__(self, content: bytes, name: str):
-        super().__init__(content)
-        self.name = name
 
 
 def _black_edge(image: np.ndarray) -> bool:

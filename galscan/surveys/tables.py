@@ -20,23 +20,25 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  #
 ROLES: dict[str, tuple[str, ...]] = {
     "id": (
         "id",
+        "id_str",
         "objid",
         "dr7objid",
         "dr8objid",
         "specobjid",
         "iauname",
-        "id_str",
         "object_id",
         "source_id",
         "galaxyid",
         "name",
     ),
-    "file": ("file", "filename", "file_name", "file_loc", "path"),
+    "file": ("file", "file_loc", "filename", "file_name", "path"),
     "ra": ("ra", "ra_icrs", "raj2000", "ra_deg", "radeg", "_raj2000"),
     "dec": ("dec", "de_icrs", "dec_icrs", "dej2000", "decj2000", "dec_deg", "dedeg", "_dej2000"),
-    "pixel_scale": ("pixel_scale", "pixel_scale_arcsec", "pixscale", "pixelscale"),
+    "pixel_scale": ("pixel_scale", "pixel_scale_arcsec", "pixel_scale_arcsec_per_pixel", "pixscale", "pixelscale"),
     "radius": ("petror90_r", "petro_r90_r", "petror90", "r90"),
 }
+WINS = {"id": ("id", "id_str"), "file": ("file", "file_loc")}  # id_str and file_loc are those of galaxy-datasets
+SUBFOLDER = "subfolder"  # of a file name, in the same tables
 # What the table itself says a column is; a main one is better than another.
 UCDS: dict[str, tuple[str, ...]] = {
     "id": ("meta.id;meta.main", "id_main"),
@@ -47,7 +49,7 @@ DEGREES = ("", "deg", "degree", "degrees")
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Read a catalog by its suffix: ``.csv[.gz] .fits[.gz] .vot .xml .votable .parquet``.
+    """Read a catalog by its suffix: ``.csv[.gz] .fits[.gz] .vot .xml .votable .parquet``, or a CSV in a ``.zip``.
 
     Columns that may hold ids or files, and those named in `columns`, are read as text from CSV and as
     exact integers elsewhere, because a float has too few digits for an SDSS objID. UCDs and units of FITS and VOTable
@@ -65,8 +67,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     suffix = "".join(s for s in path.suffixes[-2:] if s != ".gz").lower()
     suffix = "." + suffix.rsplit(".", 1)[-1]
     try:
-        if suffix in (".csv", ".tsv", ".txt"):
-            frame = _read_csv(path, columns, "," if suffix == ".csv" else "\t")
+        if suffix in (".csv", ".zip", ".tsv", ".txt"):
+            frame = _read_csv(path, columns, "," if suffix in (".csv", ".zip") else "\t")
         elif suffix in (".parquet", ".pq"):
             frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
         elif suffix in (".fits", ".fit", ".vot", ".xml", ".votable"):
@@ -86,7 +88,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 def _read_csv(path: Path, columns: Mapping[str, str], separator: str) -> pd.DataFrame:
     options: dict[str, Any] = {"encoding": "utf-8-sig", "sep": separator}
     header = pd.read_csv(path, nrows=0, **options).columns
-    wanted = {*ROLES["id"], *ROLES["file"], *(c.lower() for c in columns.values())}
+    wanted = {*ROLES["id"], *ROLES["file"], SUBFOLDER, *(c.lower() for c in columns.values())}
     text = [c for c in header if c.lower() in wanted]
     # Empty values are declared for the other columns only: an object may be called "NA" or "null".
     empty = {c: EMPTY for c in header if c not in text}
@@ -133,8 +135,8 @@ def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], wher
             raise InputError(f"{where} has no column '{columns[role]}' for {role}{nearest(columns[role], present)}")
         return columns[role]
     lower = {c.lower(): c for c in reversed(present)}
-    if ROLES[role][0] in lower:
-        return lower[ROLES[role][0]]
+    if (sure := next((w for w in WINS.get(role, ROLES[role][:1]) if w in lower), None)) is not None:
+        return lower[sure]
     if (declared := _by_ucd(frame, role)) is not None:
         return declared
     found = [lower[name] for name in ROLES[role] if name in lower]

@@ -23,7 +23,7 @@ from galscan.surveys.growth import like, take
 
 SURVEYS = ("local", "frames", "simulated")
 TAKES = {
-    "local": ("path", "catalog", "labels", "columns", "size"),
+    "local": ("path", "catalog", "labels", "columns", "size", "format"),
     "frames": ("path", "catalog", "labels", "columns", "size", "frame", "pixel_scale", "bands"),
     "simulated": ("size", "count", "seed", "rare_fraction", "labelled"),
     "service": (
@@ -41,6 +41,7 @@ def ingest(
     *,
     out: str | os.PathLike[str] | None = None,
     path: str | os.PathLike[str] | None = None,
+    format: str | None = None,
     catalog: str | os.PathLike[str] | None = None,
     query: str | None = None,
     cone: tuple[float, float, float] | None = None,
@@ -76,6 +77,8 @@ def ingest(
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
         Of a local survey: see `galscan.surveys.local.LocalSurvey`.
+    format : {"images", "cutana", "multimodal", "webdataset"}, optional
+        Of a local survey: what the files are, default found out; see `galscan.surveys.formats`.
     catalog, labels, columns, frame, pixel_scale, layer
         Of a service: see `galscan.surveys.service.ServiceSurvey`.
     path, catalog, labels, columns, frame, pixel_scale, bands
@@ -132,6 +135,7 @@ def ingest(
     options = {
         "path": path, "catalog": catalog, "labels": (labels,) if isinstance(labels, str) else tuple(labels),
         "columns": columns, "query": query, "cone": cone, "size": size, "frame": frame, "pixel_scale": pixel_scale,
+        "format": format,
         "bands": bands, "layer": layer, "contact": contact, "cache": cache, "keep_frames": keep_frames,
         "count": count, "seed": seed, "rare_fraction": rare_fraction, "labelled": labelled,
     }  # fmt: skip
@@ -175,9 +179,9 @@ def _open(
     if kind == "local":
         if settings["path"] is None:
             raise InputError("survey 'local' needs the folder of images: --path IMAGES")
-        from galscan.surveys.local import LocalSurvey
+        from galscan.surveys.formats import open_local
 
-        return LocalSurvey(name=name, **settings)
+        return open_local(name=name, **settings)
     if kind == "frames":
         if settings["path"] is None:
             raise InputError("survey 'frames' needs the folder of frames: --path FRAMES")

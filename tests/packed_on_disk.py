@@ -1,0 +1,118 @@
+"""Small files of other people's formats, laid out as their own programs write them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from astropy.io import fits
+from PIL import Image
+from zarr.codecs import BloscCodec
+
+from tests.pictures_on_disk import OBJID
+
+BLOSC = {"cname": "lz4", "clevel": 1, "shuffle": "shuffle", "typesize": 1}
+
+
+def pictures(count: int, size: int = 20, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (count, size, size, 3), dtype=np.uint8)
+
+
+def planes(count: int, bands: int = 3, size: int = 20, seed: int = 0) -> np.ndarray:
+    """Return galaxies on noise, shape (count, bands, size, size), a bright strip in the upper part of the sky."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - size / 2
+    stack = rng.normal(0, 1, (count, bands, size, size)) + 100 * np.exp(-(x**2 + y**2) / 8)
+    stack[:, :, -4:-2] += 60
+    return stack.astype(np.float32)
+
+
+def sky(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 360, count), rng.uniform(-90, 90, count)
+
+
+def write_cutana(
+    root: Path, images: np.ndarray, ids: Sequence[Any] | None = None, batch: int = 100, **columns: Any
+) -> pd.DataFrame:
+    """Write the output of a Cutana 0.4 run: ``batch_*/images.zarr`` with its metadata, and the mapping."""
+    ids = [OBJID + k for k in range(len(images))] if ids is None else ids
+    ra, dec = sky(len(images))
+    said = pd.DataFrame({
+        "source_id": [str(i) for i in ids], "ra": ra, "dec": dec, "diameter_arcsec": None, "diameter_pixel": 40,
+        "original_cutout_size": 40, "pixel_scale_arcsec_per_pixel": 0.25, "tile": "mosaic-g.fits,mosaic-r.fits",
+        "processing_timestamp": 1.8e9, "rescaled_offset_x": 0.1, "rescaled_offset_y": 0.2, "extraction_origin_x": 143,
+        "extraction_origin_y": 252, "extraction_size": 40, **columns,
+    })  # fmt: skip
+    mapping = []
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        folder = root / f"batch_cutout_process_{start // batch:03d}_c5ee1b35"
+        folder.mkdir(parents=True)
+        group = zarr.open_group(folder / "images.zarr", mode="w", zarr_format=3)
+        group.attrs.update(total_images=len(images[rows]), image_shape=list(images.shape[1:]), compressor="lz4")
+        group.create_array(
+            "images", data=images[rows], chunks=(min(10, batch), *images.shape[1:]), compressors=BloscCodec(**BLOSC)
+        )
+        said[rows].reset_index(drop=True).to_parquet(folder / "images_metadata.parquet")
+        mapping += [(i, f"{folder.name}/images.zarr", start // batch) for i in said["source_id"][rows]]
+    frame = pd.DataFrame(mapping, columns=["SourceID", "zarr_file", "batch_index"])
+    frame.to_parquet(root / "source_to_zarr_mapping.parquet")
+    return said
+
+
+def write_multimodal(path: Path, columns: Mapping[str, Any], **options: Any) -> Path:
+    """Write one file of the Multimodal Universe: each column a dataset, packed and chunked as its scripts do."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            values = np.asarray(values)
+            if values.dtype.kind == "U":
+                values = values.astype(f"S{values.dtype.itemsize // 4}")
+            file.create_dataset(
+                name, data=values, compression="gzip", chunks=True, maxshape=(None, *values.shape[1:]), **options
+            )
+    return path
+
+
+def legacysurvey(count: int, first: int = 0, seed: int = 0, size: int = 20) -> dict[str, Any]:
+    """Return the columns of ``legacysurvey``: those of the sweeps as well, so that several look like an id."""
+    ra, dec = sky(count, seed)
+    return {
+        "object_id": [f"0012m005-{first + k}" for k in range(count)], "OBJID": np.arange(count), "gid": [0] * count,
+        "RA": ra, "DEC": dec, "ra": ra, "dec": dec, "healpix": np.full(count, 1171), "TYPE": ["EXP"] * count,
+        "image_band": [["des-g", "des-r", "des-i", "des-z"]] * count, "image_array": planes(count, 4, size, seed),
+        "image_scale": np.full((count, 4), 0.262, np.float32), "image_psf_fwhm": np.ones((count, 4)),
+        "image_model": pictures(count, size, seed),
+    }  # fmt: skip
+
+
+def encoded(image: np.ndarray, kind: str) -> bytes:
+    out = io.BytesIO()
+    if kind == "fits":
+        fits.PrimaryHDU(image).writeto(out)
+    else:
+        Image.fromarray(image).save(out, "JPEG" if kind == "jpg" else "PNG")
+    return out.getvalue()
+
+
+def write_shard(path: Path, members: Sequence[tuple[str, bytes | Mapping[str, Any] | str]], mode: str = "w") -> Path:
+    """Write one shard of WebDataset, as its TarWriter does: members in order, names KEY.KIND."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            if not isinstance(data, bytes):
+                data = (data if isinstance(data, str) else json.dumps(data)).encode()
+            info = tarfile.TarInfo(name)
+            info.size, info.uname, info.gname = len(data), "bigdata", "bigdata"
+            tar.addfile(info, io.BytesIO(data))
+    return path
