@@ -78,6 +78,7 @@ def write_model_report(model: str | Path) -> Path:
         figures=figures,
         dreams=pictures.data_uri((path / "dreams.png").read_bytes()) if (path / "dreams.png").is_file() else "",
         screened=_screened(metrics.get("dreams")),
+        morphology=_morphology(metrics.get("morphology"), names),
         splits=[(name, count(c.get("positive")), count(c.get("negative"))) for name, c in counts.items()],
         graded=[
             f"{Path(g['run']).name}: {g['positive']:,} targets and {g['negative']:,} others, of {g['graded']:,} graded;"
@@ -125,3 +126,41 @@ def _screened(dreams: Mapping[str, Any] | None) -> str:
         f"Of {dreams['all']:,} dreams ({dreams['positive']:,} of the target) {dreams['kept']:,} were used "
         f"({dreams['kept_positive']:,} of the target); dropped before training: {reasons or 'none'}."
     )
+
+
+def _morphology(told: Mapping[str, Any] | None, names: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the heads and rows of a table: how well each answer is known, by each way to train."""
+    ways = {key: entry for key in names if (entry := (told or {}).get(key))}
+    if not ways:
+        return None
+    first = next(iter(ways.values()))
+    if "questions" not in first:
+        measures, groups = {"error": "mean error"}, [("", first["answers"])]
+        answers = {key: entry["answers"] for key, entry in ways.items()}
+    else:
+        measures = {"completeness": "completeness", "purity": "purity"}
+        groups = [(_question(q), q["answers"]) for q in first["questions"]]
+        answers = {key: [a for q in entry["questions"] for a in q["answers"]] for key, entry in ways.items()}
+    by_name = {key: {a["name"]: a for a in each} for key, each in answers.items()}
+    return {
+        "heads": [f"{words}, {names[key]}" for key in ways for words in measures.values()],
+        "groups": [
+            (
+                title,
+                [
+                    (a["title"], count(a["n"]), [number(by_name[k][a["name"]][m]) for k in ways for m in measures])
+                    for a in group
+                ],
+            )
+            for title, group in groups
+        ],
+        "votes": "questions" in first,
+    }
+
+
+def _question(told: Mapping[str, Any]) -> str:
+    """Return a question with what is known of it as a whole."""
+    if not told["n"]:
+        return f"{told['title']} (asked of none)"
+    held = "" if told["coverage"] is None else f"; {told['coverage']:.0%} of the votes within their 90 % intervals"
+    return f"{told['title']} ({told['n']:,} galaxies, {told['accuracy']:.0%} right{held})"

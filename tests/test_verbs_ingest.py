@@ -307,3 +307,10 @@ def test_a_simulated_sky_grows(tmp_path):
         galscan.ingest(
             "simulated", out=tmp_path / "s.zarr", count=600, rare_fraction=0.5, append=True, **options
         )  # fmt: skip
+
+
+def test_volunteers_vote_on_the_simulated_sky(tmp_path):
+    store = galscan.ingest("simulated", out=tmp_path / "s.zarr", count=40, size=16, labels=["gz2"], workers=1)
+    assert set(store.schemas) == {"simulated", "gz2"} and np.isfinite(store.column("labels/gz2/t01_votes")).all()
+    with pytest.raises(InputError, match="--labels efigi: the simulated sky has its own labels"):
+        galscan.ingest("simulated", out=tmp_path / "t.zarr", count=40, size=16, labels=["efigi"], workers=1)

@@ -25,7 +25,7 @@ SURVEYS = ("local", "frames", "simulated")
 TAKES = {
     "local": ("path", "catalog", "labels", "columns", "size", "format"),
     "frames": ("path", "catalog", "labels", "columns", "size", "frame", "pixel_scale", "bands"),
-    "simulated": ("size", "count", "seed", "rare_fraction", "labelled"),
+    "simulated": ("labels", "size", "count", "seed", "rare_fraction", "labelled"),
     "service": (
         "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
     ),
@@ -193,7 +193,9 @@ def _open(
 
         if settings["rare_fraction"] is None:
             del settings["rare_fraction"]
-        return SimulatedSurvey(name=name, **settings)
+        if strange := {*(asked := settings.pop("labels"))} - {"simulated", "gz2"}:
+            raise InputError(f"--labels {strange.pop()}: the simulated sky has its own labels, and votes (--labels gz2)")
+        return SimulatedSurvey(name=name, votes="gz2" in asked, **settings)
     contact = home.contact(settings.pop("contact"))
     settings["catalog"] = _table(survey, target, settings, contact, dry_run, append)
     if settings["catalog"] is None:
