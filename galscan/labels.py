@@ -50,6 +50,8 @@ class Answer:
     """A number in the catalog that means "undefined" (attributes only)."""
     value: str | None = None
     """The text that stands for it in the class column (classes only)."""
+    phrases: tuple[tuple[float, str], ...] = ()
+    """What a caption says of it, each from a value on (`galscan.generate.captions`)."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,10 @@ def _schema(raw: dict[str, Any]) -> Schema:
             vote = task.get("leading_vote")
             tasks.append(Task(task["id"], task["stem"], task["title"], {n: a.get("next") for n, a in full.items()},
                               task.get("always", False), tuple(vote) if vote else None))  # fmt: skip
-            answers += [Answer(n, title=a.get("title", ""), task=task["id"]) for n, a in full.items()]
+            answers += [
+                Answer(n, title=a.get("title", ""), task=task["id"], phrases=_phrases(a.get("phrase", [])))
+                for n, a in full.items()
+            ]
         raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)
     fields: list[dict[str, Any]] = [
@@ -331,5 +336,15 @@ def _schema(raw: dict[str, Any]) -> Schema:
     ]
     if head["kind"] == "attributes":
         fields = [{"columns": (f["name"],)} | f for f in fields]
-    answers = [Answer(**f) for f in fields]
+    answers = [Answer(phrases=_phrases(f.pop("phrase", ())), **f) for f in fields]
     return Schema(**head, answers=tuple(answers), column=tuple(raw.pop("column", ())), **raw)
+
+
+def _phrases(given: Any) -> tuple[tuple[float, str], ...]:
+    """Read ``phrase``: a text, said where the answer leads or is true, or pairs of a value and what is said from it."""
+    phrases = ((0.5, given),) if isinstance(given, str) else tuple((float(low), str(text)) for low, text in given)
+    if list(phrases) != sorted(phrases):
+        raise ValueError(f"the values of phrase = {given} do not rise")
+    if wrong := [text for _, text in phrases if not text.strip() or set(text) & set("{}:,")]:
+        raise ValueError(f"the phrase {wrong[0]!r} is empty, or has one of {{}}:, in it")
+    return phrases
