@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_said_and_cut(generator, capsys):
     numbers, _ = generator.tokens([long, "sky"])
     said = capsys.readouterr().err
     assert numbers.shape == (2, 32) and numbers[0, -1] == generator.pipeline.tokenizer.eos_token_id
-    assert "1 captions are longer than the 30 tokens that are read" in said
+    assert "captions longer than the 30 tokens that are read: 1;" in said
     lost = said.rsplit("'", 2)[1]
     assert lost and long.replace(" ", "").endswith(lost.replace(" ", ""))
     generator.tokens(["sky"])
@@ -207,7 +207,7 @@ def test_diffusers_opens_it_and_draws(saved):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "galscan.json").unlink(), r"has no galscan\.json: it was not tuned by galscan"),
+        (lambda f: (f / "galscan.json").unlink(), r"is not a readable generator: it has no galscan\.json"),
         (lambda f: (f / "starts.safetensors").write_bytes(b"x"), "is damaged"),
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "no readable Stable Diffusion"),
         (lambda f: change(f, wording="0"), "other phrases than those of the label schema 'simulated' now"),

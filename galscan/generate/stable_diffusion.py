@@ -41,9 +41,9 @@ LICENSES = """# Under whose terms this folder is
 - **Weights**: tuned, and so changed, from `{base}`. Stable Diffusion 1.x is under the CreativeML OpenRAIL-M licence:
   whoever passes on these weights must pass on that licence with its restrictions of use (Attachment A), and say that
   they were changed.
-- **Labels**: captions were made from labels of the schema `{schema}` ({reference}). Galaxy Zoo's votes are free for
-  research with credit to the volunteers and to the papers; some of its data sets are CC BY-NC-SA 4.0 and ask that
-  models trained on them be published as source code. See where your table comes from.
+- **Labels**: captions were made from labels of the schema `{schema}` ({reference}).
+  Galaxy Zoo's votes are free for research with credit to the volunteers and to the papers; some of its data sets are
+  CC BY-NC-SA 4.0 and ask that models trained on them be published as source code. See where your table comes from.
 - **Pictures**: `starts.safetensors` holds cutouts of the surveys it learnt from ({surveys}), which stay under the terms
   of these; SDSS asks for credit (CC BY).
 """
@@ -130,7 +130,7 @@ class StableDiffusion:
             weights.append(known[text][1])
         for text, lost in list(cut.items())[:1]:
             print(
-                f"{len(cut):,} captions are longer than the {room} tokens that are read; of {text!r} {lost!r} is cut",
+                f"captions longer than the {room} tokens that are read: {len(cut):,}; of {text!r} {lost!r} is cut",
                 file=sys.stderr,
             )
         return torch.tensor(numbers), torch.tensor(weights)
@@ -231,7 +231,8 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
-            f"{folder} has no {CONFIG}: it was not tuned by galscan; train from it with generator.start = '{folder}'"
+            f"{folder} is not a readable generator: it has no {CONFIG}; a Stable Diffusion that galscan did not tune is to "
+            f"be tuned first, with generator.start = '{folder}'"
         )
     raw: Any = read_json(folder / CONFIG)
     try:
@@ -321,7 +322,7 @@ def number_format(device: torch.device) -> torch.dtype:
 
 
 def require_extra() -> None:
-    """Refuse to go on without the packages of the extra.
+    """Refuse to go on without the packages of the extra, and keep them from talking of themselves.
 
     Raises
     ------
@@ -329,9 +330,13 @@ def require_extra() -> None:
         With the line that installs them.
     """
     try:
+        import diffusers.utils.logging
         import peft  # noqa: F401
-        import transformers  # noqa: F401
+        import transformers.utils.logging
     except ImportError as error:
         raise InputError(
             f"Stable Diffusion needs {error.name}, which is not installed: pip install 'galscan[stable-diffusion]'"
         ) from None
+    for package in (diffusers, transformers):
+        package.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
