@@ -106,7 +106,8 @@ def test_adapters_are_saved_loaded_and_merged(tiny, tmp_path, recompute):
     """The folder, with the adapters in its weights, says what the untuned network says with them beside."""
     tuned(tiny, tmp_path / "g", lora=2, steps=6, learning_rate=0.05, recompute=recompute)
     adapters = load_file(tmp_path / "g" / "pytorch_lora_weights.safetensors")
-    assert {k.split(".")[0] for k in adapters} == {"unet", "text_encoder"}
+    learnt = {k.split(".")[0] for k, v in adapters.items() if ".up." in k and v.abs().max() > 1e-3}  # begun at 0
+    assert learnt == {"unet", "text_encoder"}
     assert sum(v.numel() for v in adapters.values()) < 0.2 * sum(v.numel() for v in load_file(tiny / UNET).values())
     merged, beside, plain = open_pipeline(tmp_path / "g"), open_pipeline(tiny), open_pipeline(tiny)
     beside.load_lora_weights(tmp_path / "g" / "pytorch_lora_weights.safetensors")

@@ -231,8 +231,8 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
-            f"{folder} is not a readable generator: it has no {CONFIG}; a Stable Diffusion that galscan did not tune is to "
-            f"be tuned first, with generator.start = '{folder}'"
+            f"{folder} is not a readable generator: it has no {CONFIG}; a Stable Diffusion that galscan did not tune "
+            f"is to be tuned first, with generator.start = '{folder}'"
         )
     raw: Any = read_json(folder / CONFIG)
     try:
