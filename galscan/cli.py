@@ -180,15 +180,31 @@ def train_rare(
 
 @_verb("train-generator", "galscan train-generator --out base.safetensors")
 def train_generator(
-    out: Annotated[Path, typer.Option("--out", help="The weights to write, .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", help="The weights to write, .safetensors; Stable Diffusion: a folder.")],
+    kind: Annotated[str, typer.Option("--kind", help="flow, or stable-diffusion.")] = "flow",
     survey: Surveys = None,
     store: Stores = None,
     schema: Annotated[str | None, typer.Option("--schema", help="Labels that become conditions, e.g. efigi.")] = None,
     size: Annotated[int, typer.Option("--size", min=16, max=512, help="Pixels on a side (simulated).")] = 64,
     count: Annotated[int, typer.Option("--count", min=16, help="Galaxies to simulate, without --store.")] = 40_000,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")] = 4_500,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps of training; default: 4,500, Stable Diffusion 10,000.")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Galaxies a step.")] = 16,
-    start: Annotated[str, typer.Option("--start", help="Weights to go on from: none, base, or a file.")] = "none",
+    lora: Annotated[
+        int | None, typer.Option("--lora", min=0, help="Stable Diffusion: train adapters of this rank alone.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", min=16, help="Stable Diffusion: pixels it works at; default: 424.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            help="Weights to go on from: none, base, or a file; Stable Diffusion: a folder, or a "
+            "name on the Hugging Face hub.",
+        ),
+    ] = None,
     budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -197,8 +213,9 @@ def train_generator(
 ) -> None:
     """Train the galaxy generator alone: the base weights, or one of your own. Run it again to go on."""
     result = galscan.train_generator(
-        out, survey=survey or (), store=store or (), schema=schema, size=size, count=count, steps=steps,
-        batch=batch, start=start, budget=budget, seed=seed, device=device, dry_run=dry_run,
+        out, kind=kind, survey=survey or (), store=store or (), schema=schema, size=size, count=count, steps=steps,
+        batch=batch, lora=lora, resolution=resolution, start=start, budget=budget, seed=seed, device=device,
+        dry_run=dry_run,
     )  # fmt: skip
     show(result, as_json)
 
@@ -210,7 +227,8 @@ def dream(
     out: Annotated[Path, typer.Option("--out", help="A folder of PNG images, or a store if it ends in .zarr.")],
     model: Annotated[Path | None, typer.Option("--model", help="Model whose generator dreams.")] = None,
     generator: Annotated[
-        str | None, typer.Option("--generator", help="Instead of a model: weights, a file or base (with --store).")
+        str | None,
+        typer.Option("--generator", help="Instead of a model: weights, a file, a folder or base (with --store)."),
     ] = None,
     store: Stores = None,
     base: Annotated[str | None, typer.Option("--from", help="Real galaxies to draw conditions from: a rule.")] = None,

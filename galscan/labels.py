@@ -52,6 +52,8 @@ class Answer:
     """The text that stands for it in the class column (classes only)."""
     alias: str = ""
     """What others call it, after their name of the question (trees only)."""
+    phrases: tuple[tuple[float, str], ...] = ()
+    """What a caption says of it, each from a value on (`galscan.generate.captions`)."""
 
 
 @dataclass(frozen=True)
@@ -406,7 +408,13 @@ def _schema(raw: dict[str, Any]) -> Schema:
                      task.get("always", False), tuple(vote) if vote else None, tuple(task.get("aliases", ())))
             )  # fmt: skip
             answers += [
-                Answer(n, title=a.get("title", ""), task=task["id"], alias=a.get("alias", a["id"]))
+                Answer(
+                    n,
+                    title=a.get("title", ""),
+                    task=task["id"],
+                    alias=a.get("alias", a["id"]),
+                    phrases=_phrases(a.get("phrase", [])),
+                )
                 for n, a in full.items()
             ]
         said: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
@@ -418,5 +426,15 @@ def _schema(raw: dict[str, Any]) -> Schema:
     ]
     if head["kind"] == "attributes":
         fields = [{"columns": (f["name"],)} | f for f in fields]
-    answers = [Answer(**f) for f in fields]
+    answers = [Answer(phrases=_phrases(f.pop("phrase", ())), **f) for f in fields]
     return Schema(**head, answers=tuple(answers), column=tuple(raw.pop("column", ())), **raw)
+
+
+def _phrases(given: Any) -> tuple[tuple[float, str], ...]:
+    """Read ``phrase``: a text, said where the answer leads or is true, or pairs of a value and what is said from it."""
+    phrases = ((0.5, given),) if isinstance(given, str) else tuple((float(low), str(text)) for low, text in given)
+    if list(phrases) != sorted(phrases):
+        raise ValueError(f"the values of phrase = {given} do not rise")
+    if wrong := [text for _, text in phrases if not text.strip() or set(text) & set("{}:,")]:
+        raise ValueError(f"the phrase {wrong[0]!r} is empty, or has one of {{}}:, in it")
+    return phrases

@@ -10,7 +10,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from galscan.errors import InputError, nearest
 from galscan.files import digest
@@ -101,7 +110,26 @@ class Split(_Part):
         return self
 
 
-class GeneratorSettings(_Part):
+class _Taught(_Part):
+    """What every generator's settings have."""
+
+    steps: Count
+    """Steps of training; fewer where --budget allows no more."""
+    batch: Count = 16
+    """Galaxies a step."""
+    labelled_weight: Positive = 3.0
+    """How many times as often as an unlabelled galaxy a labelled one is drawn."""
+    rare_share: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of the draws that are examples of the target, at least: they alone show what is new in the rare class."""
+
+    def check_size(self, size: int) -> None:
+        """Refuse pictures of a size that this generator cannot draw."""
+
+
+class GeneratorSettings(_Taught):
+    """The flow network of this project (`galscan.generate.model`)."""
+
+    kind: Literal["flow"] = "flow"
     widths: Annotated[tuple[Annotated[int, Field(ge=32, multiple_of=32)], ...], Field(min_length=2, max_length=5)] = (
         64,
         128,
@@ -111,8 +139,6 @@ class GeneratorSettings(_Part):
     """Weights to start from: "base" (those shipped), "none", or the path of a generator.safetensors."""
     steps: Count = 2000
     """Steps of training; fewer where --budget allows no more."""
-    batch: Count = 16
-    """Galaxies a step."""
     learning_rate: Positive = 8e-4
     """Of AdamW, at its highest."""
     augment: Share = 0.3
@@ -121,10 +147,6 @@ class GeneratorSettings(_Part):
     """How much of the averaged weights, which dream, stays at each step."""
     drop: Share = 0.12
     """Share of the steps that see no condition, for classifier-free guidance."""
-    labelled_weight: Positive = 3.0
-    """How many times as often as an unlabelled galaxy a labelled one is drawn."""
-    rare_share: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of the draws that are examples of the target, at least: they alone show what is new in the rare class."""
 
     def check_size(self, size: int) -> None:
         """Refuse pictures of `size` pixels that cannot be halved as often as there are widths.
@@ -141,6 +163,52 @@ class GeneratorSettings(_Part):
             )
 
 
+class StableDiffusionSettings(_Taught):
+    """Stable Diffusion, tuned on captions (`galscan.generate.fine_tune`); the defaults are those of Ma et al. 2025.
+
+    arXiv:2506.16233, and the configuration their code was run with; what neither says is so marked.
+    """
+
+    kind: Literal["stable-diffusion"]
+    start: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """What to start from: a folder in the form of diffusers (one that was tuned before, too), or a name on the
+    Hugging Face hub."""
+    lora: Annotated[int, Field(ge=0)] = 0
+    """Rank of the low-rank adapters that are trained instead of all weights; 0 trains all of the network that draws and
+    of the one that reads."""
+    steps: Count = 10_000
+    learning_rate: Annotated[Positive, Field(default_factory=lambda values: 1e-4 if values.get("lora") else 1.6e-6)]
+    """The largest, which is reached after `warmup` steps; for adapters 1e-4, which is not theirs."""
+    warmup: Count = 400
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.9997
+    drop: Share = 0.1
+    """Share of the steps that see no caption, for classifier-free guidance; as for Stable Diffusion itself."""
+    resolution: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 424
+    """Pixels on a side of what is shown to the network; cutouts are resampled to it, and dreams back from it."""
+    begin: Literal["galaxy", "noise"] = "galaxy"
+    """What drawing begins with: a training galaxy under as much noise as there is, or noise alone. With the latter
+    pictures come out too bright: what is left of a picture below that noise tells its brightness."""
+    recompute: bool = True
+    """Compute what lies between the layers again, instead of keeping it: less memory, a third more time."""
+
+
+KINDS: dict[str, type[GeneratorSettings] | type[StableDiffusionSettings]] = {
+    "flow": GeneratorSettings,
+    "stable-diffusion": StableDiffusionSettings,
+}
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("kind", "flow") if isinstance(value, Mapping) else getattr(value, "kind", "flow"))
+
+
+AnyGenerator = Annotated[
+    Annotated[GeneratorSettings, Tag("flow")] | Annotated[StableDiffusionSettings, Tag("stable-diffusion")],
+    Discriminator(_kind),
+]
+
+
 class DreamSettings(_Part):
     laid: Annotated[int, Field(ge=0)] = 2000
     """Targets made by laying the lanes of some training galaxies over others, where the rules have ``laid``; with
@@ -149,10 +217,11 @@ class DreamSettings(_Part):
     """Targets drawn by the generator; 0 draws nothing, and needs no generator."""
     negatives: Count = 600
     """Others drawn beside them, half of them the hard ones of ``hard_negatives``."""
-    guidance: Annotated[float, Field(ge=0)] = 1.0
-    """On the whole condition; images to learn from want variety more than beauty, so the weights push alone."""
-    steps: Count = 20
-    """From noise to picture."""
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    """On the whole condition; by default as is good for the generator (1: images to learn from want variety more than
+    beauty, so the weights push alone; Stable Diffusion 6.5)."""
+    steps: Count | None = None
+    """From noise to picture; by default as is good for the generator (20; Stable Diffusion 40)."""
 
     def told(self, rules: LabelRules, *, drawn: bool = True) -> str:
         """Return in words how many are made."""
@@ -227,7 +296,7 @@ class Recipe(_Part):
     schemas: Annotated[dict[str, LabelRules], Field(min_length=1)]
     split: Split = Split()
     """Shares of the labelled objects; they add up to 1."""
-    generator: GeneratorSettings = GeneratorSettings()
+    generator: AnyGenerator = GeneratorSettings()
     """The network that draws galaxies."""
     dream: DreamSettings = DreamSettings()
     """How many galaxies are dreamt, and how."""
@@ -366,7 +435,9 @@ def _check_names(key: str, names: Iterable[str], schema: Schema) -> None:
 def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
     """Return pydantic's first complaint as one line that names the key."""
     path = [str(p) for p in error["loc"]]
-    where = ".".join(path) or "the whole"
+    where = ".".join(p for p in path if p not in KINDS) or "the whole"
+    if error["type"] == "union_tag_invalid":
+        return f"{where}.kind: unknown generator '{error['ctx']['tag']}'{nearest(error['ctx']['tag'], KINDS)}"
     if error["type"] == "extra_forbidden":
         return f"unknown key '{where}'{nearest(path[-1], _keys(path[:-1], root or Recipe))}"
     if error["type"] == "missing":
@@ -387,6 +458,8 @@ def _keys(path: list[str], root: type[BaseModel]) -> list[str]:
             part = LabelRules
         elif step.isdigit():  # of a list of tables
             part = get_args(part)[0]
+        elif step in KINDS:
+            part = KINDS[step]
         else:
             part = next(f.annotation for n, f in part.model_fields.items() if step in (n, f.alias))
         if type(None) in get_args(part):

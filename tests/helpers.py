@@ -101,3 +101,55 @@ def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32) -> Path:
 def keep_all(dreams, *_) -> pd.DataFrame:
     """Stand in for `galscan.generate.judge.screen`: after three steps of training dreams are noise, which it drops."""
     return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})
+
+
+def tiny_stable_diffusion(
+    path: Path, *, size: int = 16, room: int = 32, predicts: str = "epsilon", seed: int = 0
+) -> Path:
+    """Write a Stable Diffusion of random weights, in the form of diffusers: it works at `size` px and reads letters.
+
+    Its autoencoder says exactly where in its space a picture lies, and all of them about 1 from each other.
+    """
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(seed)
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789,.:-"]
+    merges = [("l", "a"), ("la", "t"), ("lat", "e</w>"), ("e", "a"), ("ea", "r"), ("ear", "l"), ("earl", "y</w>")]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{x}</w>" for x in letters), *map("".join, merges)]
+    tokenizer = CLIPTokenizer(
+        vocab={word: k for k, word in enumerate(words)}, merges=merges, model_max_length=room
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=room, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=size // 2, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=32, attention_head_dim=2, norm_num_groups=8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        sample_size=size,
+    )  # fmt: skip
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0
+        vae.quant_conv.bias[4:] = -20  # log of the variance
+        spread = vae.encode(torch.rand(64, 1, size, size).expand(-1, 3, -1, -1) * 2 - 1).latent_dist.mean.std()
+    vae.register_to_config(scaling_factor=1 / float(spread))
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        prediction_type=predicts,
+    )
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(path)  # fmt: skip
+    return path

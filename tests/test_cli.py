@@ -139,6 +139,7 @@ def test_options_arrive(answer, capsys):
     line = "train-generator --out g.safetensors --store a --store b --start base --size 32"
     assert cli.run(line.split()) == 0
     assert calls["args"] == (Path("g.safetensors"),) and calls["store"] == ["a", "b"]
+    assert calls["kind"] == "flow" and calls["steps"] is None and calls["lora"] is None
     assert calls["start"] == "base" and calls["size"] == 32 and calls["budget"] is None and calls["schema"] is None
     calls = answer("ingest", {})
     assert (

@@ -62,13 +62,14 @@ def test_has_start_tells_whether_there_is_something_to_start_from():
     assert not has_start(LABELS[:0], RULE)
 
 
-def test_dreams_do_not_depend_on_how_many_are_asked_for(generator):
+def test_dreams_do_not_depend_on_how_many_are_asked_for(generator, monkeypatch):
+    monkeypatch.setattr(generator, "batch", 4)
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
-    six = dream(generator, values, survey, steps=2, seed=5, batch=4)
+    six = dream(generator, values, survey, steps=2, seed=5)
     assert six.shape == (6, 16, 16, 3) and six.dtype == np.uint8
     for n in (3, 4, 5):
-        np.testing.assert_array_equal(dream(generator, values[:n], survey[:n], steps=2, seed=5, batch=4), six[:n])
-    assert not np.array_equal(dream(generator, values[:4], survey[:4], steps=2, seed=6, batch=4), six[:4])
+        np.testing.assert_array_equal(dream(generator, values[:n], survey[:n], steps=2, seed=5), six[:n])
+    assert not np.array_equal(dream(generator, values[:4], survey[:4], steps=2, seed=6), six[:4])
 
 
 def test_guidance_one_without_weights_is_the_plain_condition(generator):
@@ -169,7 +170,8 @@ def test_a_weight_of_one_changes_nothing(generator):
     )
 
 
-def test_time_that_does_not_suffice_ends_after_a_batch(generator):
+def test_time_that_does_not_suffice_ends_after_a_batch(generator, monkeypatch):
+    monkeypatch.setattr(generator, "batch", 4)
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
-    assert len(dream(generator, values, survey, steps=1, batch=4, seconds=0.0)) == 4
-    assert len(dream(generator, values, survey, steps=1, batch=4, seconds=60.0)) == 6
+    assert len(dream(generator, values, survey, steps=1, seconds=0.0)) == 4
+    assert len(dream(generator, values, survey, steps=1, seconds=60.0)) == 6

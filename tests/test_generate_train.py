@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from galscan.errors import GalscanError
-from galscan.generate import train
+from galscan.generate import checkpoint, train
+from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, load_generator, make_config
 from galscan.generate.train import ENLARGEMENT, train_generator
@@ -30,7 +31,8 @@ def settings(steps: int, **changes) -> GeneratorSettings:
 
 @pytest.mark.parametrize("start", [None, wider_config()], ids=["from nothing", "from other weights"])
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, start):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
     start = start and untrained(start, seed=4)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     train_generator(galaxies(), config(), settings(6), whole, seed=3, device=CPU, start=start)
@@ -38,19 +40,19 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, start):
     class Stop(Exception):
         pass
 
-    real_save, calls = train._save, []
+    real_save, calls = Checkpoint.save, []
 
-    def save_and_stop(*arguments):
-        real_save(*arguments)
-        calls.append(arguments[5])
+    def save_and_stop(self):
+        real_save(self)
+        calls.append(self.step)
         if len(calls) == 3:
             raise Stop
 
-    monkeypatch.setattr(train, "_save", save_and_stop)
+    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
     with pytest.raises(Stop):
         train_generator(galaxies(), config(), settings(6), parts, seed=3, device=CPU, start=start)
     assert not parts.exists()
-    monkeypatch.setattr(train, "_save", real_save)
+    monkeypatch.setattr(Checkpoint, "save", real_save)
     outcome = train_generator(galaxies(), config(), settings(6), parts, seed=3, device=CPU, start=start)
     assert outcome["steps"] == 6
     for name, value in load_file(whole).items():

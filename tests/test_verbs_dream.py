@@ -94,7 +94,7 @@ def test_a_folder_of_pictures_with_what_was_asked(model, conditions, tmp_path):
     assert table["dust_lane"].between(0.6, 1).all() and (table["early_type"] >= 0.5).all()
     assert told["out"] == str(tmp_path / "d") and told["sheet"] == str(tmp_path / "d" / "sheet.png")
     assert told["answers"]["dust_lane"] == pytest.approx(table["dust_lane"].mean(), abs=1e-6)
-    assert (told["count"], told["guidance"], told["steps"]) == (6, load_recipe("dustlane").dream.guidance, 2)
+    assert (told["count"], told["guidance"], told["steps"]) == (6, Generator.guidance, 2)
     kept = {k: v for k, v in told.items() if k not in ("answers", "sheet")}
     assert read_json(tmp_path / "d" / "dream.json") == json.loads(json.dumps(kept))
     assert [p.name for p in tmp_path.iterdir()] == ["d"]

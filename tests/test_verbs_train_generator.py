@@ -9,7 +9,8 @@ import galscan
 from galscan import home
 from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.files import file_digest, read_json
-from galscan.generate import train
+from galscan.generate import checkpoint, train
+from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, measure
 from galscan.generate.model import load_generator
 from galscan.labels import load_schema
@@ -96,16 +97,16 @@ def test_interrupted_it_ends_with_the_same_weights(tmp_path, monkeypatch, store)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     options = {"store": store, "steps": 4}
     expected = teach(whole, **options)
-    real, saved = train._save, []
+    real, saved = Checkpoint.save, []
 
-    def save_and_stop(*arguments):
-        real(*arguments)
-        saved.append(arguments)
+    def save_and_stop(self):
+        real(self)
+        saved.append(self.step)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_save", save_and_stop)
+        patch.setattr(Checkpoint, "save", save_and_stop)
         with pytest.raises(Interrupted):
             teach(parts, **options)
     assert len(saved) == 1 and not parts.exists()

@@ -17,7 +17,7 @@ import pandas as pd
 from galscan.errors import InputError
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.labels import Schema, parse_rule, target_mask, votes_column
-from galscan.recipe import GeneratorSettings, LabelRules, Split
+from galscan.recipe import AnyGenerator, LabelRules, Split
 from galscan.store.layout import UNUSABLE, Store
 
 MAX_UNLABELLED = 20_000  # galaxies without labels that the generator learns from; more hardly teaches it
@@ -60,7 +60,7 @@ class Galaxies:
         measured = pd.DataFrame(measure(self.images[rows]), columns=list(MEASURED))
         return pd.concat([self.labels.iloc[rows].reset_index(drop=True), measured], axis=1)
 
-    def generator_set(self, settings: GeneratorSettings) -> GalaxySet:
+    def generator_set(self, settings: AnyGenerator) -> GalaxySet:
         """Return what the generator may learn from: everything but the held-out objects."""
         held_out = set(self.table.loc[self.table["split"].isin(("calibration", "test")), "id"])
         keep = np.flatnonzero(~self.table["id"].isin(held_out))

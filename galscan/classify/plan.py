@@ -84,7 +84,7 @@ class Plan:
             rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
         rows += grading.describe(self.vetted, self.grades)
         rows += [
-            f"generator    {r.generator.steps:,} steps of {r.generator.batch}"
+            f"generator    {r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
             if self.synthetic and r.dream.positives
             else "generator    none"
         ]

@@ -26,12 +26,11 @@ from galscan.classify.plan import Plan
 from galscan.classify.train import Examples, train_classifier
 from galscan.errors import GalscanError
 from galscan.files import atomic_path, read_json, write_json, write_text
+from galscan.generate import kinds
 from galscan.generate.dreams import Dreams, dream_set, lay_set, read_dreams, write_dreams
 from galscan.generate.galaxies import GalaxySet
-from galscan.generate.model import load_generator, load_start, make_config
-from galscan.generate.train import train_generator
 
-COMMON = "common.safetensors"
+COMMON = "common"
 
 
 def load(plan: Plan, repeats: Sequence[Repeat], *, unlabelled: bool) -> Galaxies:
@@ -51,15 +50,15 @@ def without_labels(galaxies: Galaxies) -> np.ndarray:
 
 def common_generator(plan: Plan, galaxies: Galaxies, steps: int, work: Path, device: torch.device) -> None:
     """Teach a generator with the galaxies without labels alone, once for all repeats."""
-    if (work / COMMON).is_file():
+    if kinds.find(work, COMMON):
         return
     settings = plan.recipe.generator.model_copy(update={"steps": steps})
     teaching = _teaching(plan, galaxies, without_labels(galaxies))
-    config = make_config(teaching.images, plan.schema, [s.name for s in plan.stores], settings.widths)
     with _timed(work, "generator"):
-        train_generator(
-            teaching, config, settings, work / COMMON, seed=plan.seed, device=device, start=load_start(settings.start)
-        )
+        kinds.teach(
+            teaching, plan.schema, [s.name for s in plan.stores], settings, work, name=COMMON, seed=plan.seed,
+            device=device,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Trial:
     def _generator(self) -> None:
         if (self.folder / "generator.json").is_file():
             return
-        start = load_generator(self.work / COMMON) if (self.work / COMMON).is_file() else None
+        start = kinds.find(self.work, COMMON)
         settings = self.plan.recipe.generator.model_copy(update={"steps": self.generator_steps})
         table = self.galaxies.table
         rows = self.repeat.has(table["id"], "train") | without_labels(self.galaxies)
@@ -138,13 +137,11 @@ class Trial:
         write_text(self.folder / "generator_ids.txt", "".join(f"{i}\n" for i in ids))
         check_apart(pd.Series(ids, dtype=object), self.repeat)
         teaching = _teaching(self.plan, self.galaxies, rows)
-        # Going on from the common stage, pixels must mean the same; else not even their mean is of a test object.
-        names = [s.name for s in self.plan.stores]
-        config = start.config if start else make_config(teaching.images, self.plan.schema, names, settings.widths)
+        # Without a common stage, not even the mean of the pixels is of a test object.
         with _timed(self.folder, "generator"):
-            outcome = train_generator(
-                teaching, config, settings, self.folder / "generator.safetensors", seed=self.seed, device=self.device,
-                start=start or load_start(settings.start),
+            outcome = kinds.teach(
+                teaching, self.plan.schema, [s.name for s in self.plan.stores], settings, self.folder, seed=self.seed,
+                device=self.device, start=start,
             )  # fmt: skip
         told = {"galaxies": len(teaching.images), "steps": outcome["steps"], "common": start is not None}
         write_json(self.folder / "generator.json", told)
@@ -182,7 +179,7 @@ class Trial:
         self._generator()
         with _timed(self.folder, "dreams"):
             dreams = dream_set(
-                load_generator(self.folder / "generator.safetensors"), self.galaxies.conditions(rows),
+                kinds.load(self.folder), self.galaxies.conditions(rows),
                 table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, plan.recipe.dream,
                 seed=self.seed, device=self.device,
             )  # fmt: skip

@@ -26,8 +26,7 @@ from galscan.errors import InputError, NotFoundError
 from galscan.files import atomic_path, digest, storage_errors
 from galscan.generate import lanes
 from galscan.generate.galaxies import MEASURED
-from galscan.generate.model import Generator
-from galscan.generate.sample import draw_conditions, dream, has_start
+from galscan.generate.sample import Dreamer, draw_conditions, dream, has_start
 from galscan.labels import Schema, parse_rule
 from galscan.recipe import DreamRule, DreamSettings, LabelRules
 from galscan.store import layout
@@ -80,7 +79,7 @@ class Dreams:
 
 
 def dream_set(
-    generator: Generator,
+    generator: Dreamer,
     conditions: pd.DataFrame,
     target: np.ndarray,
     survey: np.ndarray,
@@ -124,9 +123,11 @@ def dream_set(
         if number > 1 and rule is not None and not has_start(conditions, rule):
             continue  # this survey shows none of that kind, and dreams none
         drawn, rows = draw_conditions(conditions.iloc[pool], count, random, rule)
+        # Plain negatives are as the survey has them, unless nobody asked for more than is good for the generator.
+        guidance = settings.guidance if rule or settings.guidance is None else 1.0
         images.append(
             dream(
-                generator, drawn, np.asarray(survey)[pool[rows]], guidance=settings.guidance if rule else 1.0,
+                generator, drawn, np.asarray(survey)[pool[rows]], guidance=guidance,
                 weights=rule.weights if rule else {}, steps=settings.steps, seed=seed * 101 + number, device=device,
                 seconds=None if seconds is None else seconds * count / whole, label=f"dream {name}",
             )

@@ -75,6 +75,7 @@ class Generator(nn.Module):
     Liu et al. 2022 (arXiv:2209.03003); Lipman et al. 2022 (arXiv:2210.02747).
     """
 
+    guidance, steps, batch = 1.0, 20, 64  # of drawing, where nobody asks for something else
     grid: torch.Tensor
 
     def __init__(self, config: GeneratorConfig):
@@ -137,6 +138,12 @@ class Generator(nn.Module):
         square = along**2 + across**2
         drawn = torch.stack([torch.tanh(major / 2), torch.tanh(minor / 2), (-square.sqrt()).exp(), (-square).exp()], 1)
         return drawn * asked
+
+    def draw(self, values: np.ndarray, survey: np.ndarray, **how: Any) -> np.ndarray:
+        """Draw one picture for each condition (`galscan.generate.sample.flow`)."""
+        from galscan.generate.sample import flow
+
+        return flow(self, values, survey, **how)
 
     # -- pixels and conditions in and out ------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,48 @@ from galscan.recipe import DreamRule
 
 GUIDED = (0.2, 0.98)  # times between which guidance acts (1 = pure noise)
 SETTLED = 0.3  # time below which the way from noise to picture is straight; above, each step begins with new noise
+
+
+class Told(Protocol):
+    """What a generator was taught."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def schema(self) -> str: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+    @property
+    def surveys(self) -> tuple[str, ...]: ...
+
+
+class Dreamer(Protocol):
+    """A generator of any kind (`galscan.generate.kinds`)."""
+
+    guidance: float
+    """What is good for it where nobody asks for something else; so is ``steps``."""
+    steps: int
+    batch: int
+    """Pictures that are drawn at a time."""
+
+    @property
+    def config(self) -> Told: ...
+
+    def draw(
+        self,
+        values: np.ndarray,
+        survey: np.ndarray,
+        *,
+        guidance: float,
+        weights: Mapping[str, float],
+        steps: int,
+        seed: int,
+        device: torch.device,
+    ) -> np.ndarray:
+        """Draw one picture for each of at most ``batch`` conditions, uint8 (n, S, S, 3); all else as in `dream`.
+
+        Picture k is the same however many conditions follow.
+        """
 
 
 def draw_conditions(
@@ -85,18 +128,16 @@ def _starts(labels: pd.DataFrame, rule: DreamRule) -> np.ndarray:
     return parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})[0]
 
 
-@torch.inference_mode()
 def dream(
-    generator: Generator,
+    generator: Dreamer,
     values: np.ndarray,
     survey: np.ndarray,
     *,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     weights: Mapping[str, float] | None = None,
-    steps: int = 25,
+    steps: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
-    batch: int = 64,
     seconds: float | None = None,
     label: str = "dream",
 ) -> np.ndarray:
@@ -108,13 +149,13 @@ def dream(
         Answers in their own units; NaN = left open.
     survey : ndarray of int, shape (n,)
         Whose framing and depth to draw (-1 = any).
-    guidance : float
-        1 = the plain conditional flow; more = more typical and less varied.
+    guidance : float, optional
+        1 = what was learnt, as it is; more = more typical and less varied. Default the generator's own.
     weights : mapping of answer to float, optional
-        An answer with weight w is pushed w - 1 times more than the rest. Those of one weight are pushed together,
-        which matters where one says what the other says.
-    steps : int
-        From noise to picture.
+        How strongly to insist on an answer. The flow pushes one of weight w by w - 1 times more than the rest, those of
+        one weight together, which matters where one says what the other says; Stable Diffusion weighs its words.
+    steps : int, optional
+        From noise to picture. Default the generator's own.
     seconds : float, optional
         Begin no further batch after so long.
 
@@ -123,46 +164,65 @@ def dream(
     ndarray of uint8, shape (n, S, S, 3)
         The first of the conditions only, at least one batch, where `seconds` did not suffice for all.
     """
-    device = device or torch.device("cpu")
-    generator = generator.to(device).eval()
-    config = generator.config
-    pushed: dict[float, list[int]] = {}
-    for answer, weight in (weights or {}).items():
-        if weight != 1:
-            pushed.setdefault(weight, []).append(config.answers.index(answer))
-    conditions = generator.encode_conditions(values, survey).to(device)
-    times = shifted(torch.linspace(1, 0, steps + 1, device=device))
-    dtype = devices.training_dtype(device)
+    how: dict[str, Any] = {
+        "guidance": generator.guidance if guidance is None else guidance, "steps": steps or generator.steps,
+        "weights": weights or {}, "device": device or torch.device("cpu"),
+    }  # fmt: skip
+    size, batch = generator.config.size, generator.batch
     started = time.monotonic()
-    images = np.empty((len(values), config.size, config.size, 3), np.uint8)
-
+    images = np.empty((len(values), size, size, 3), np.uint8)
     with track(label, len(values), "image") as advance:
         for start in range(0, len(values), batch):
             if start and seconds is not None and time.monotonic() - started > seconds:
                 return images[:start]
-            condition = conditions[start : start + batch]
-            n = len(condition)
-            # One seed and whole batches of noise: image k is the same however many are asked for.
-            random = torch.Generator().manual_seed(seed * 1_000_003 + start)
-            shape = (batch, 3, config.size, config.size)
-            x = torch.randn(shape, generator=random)[:n].to(device)
-            for t, after in itertools.pairwise(times):
-                terms = [(condition, 1.0)]
-                if GUIDED[0] <= t <= GUIDED[1]:
-                    terms = _guidance_terms(generator, condition, guidance, pushed)
-                with devices.autocast(device, dtype):
-                    out = generator(
-                        x.repeat(len(terms), 1, 1, 1), t.expand(n * len(terms)), torch.cat([c for c, _ in terms])
-                    ).float()
-                factors = out.new_tensor([f for _, f in terms])
-                velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
-                picture, noise = x - t * velocity, x + (1 - t) * velocity
-                if after > SETTLED:
-                    noise = torch.randn(shape, generator=random)[:n].to(device)
-                x = (1 - after) * picture + after * noise
-            images[start : start + n] = generator.decode_images(x).cpu().numpy()
-            advance(n)
+            some = slice(start, start + batch)
+            drawn = generator.draw(values[some], survey[some], seed=seed * 1_000_003 + start, **how)
+            images[some] = drawn
+            advance(len(drawn))
     return images
+
+
+@torch.inference_mode()
+def flow(
+    generator: Generator,
+    values: np.ndarray,
+    survey: np.ndarray,
+    *,
+    guidance: float,
+    weights: Mapping[str, float],
+    steps: int,
+    seed: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Draw a batch with the flow network: `Dreamer.draw`."""
+    generator = generator.to(device).eval()
+    config, n = generator.config, len(values)
+    pushed: dict[float, list[int]] = {}
+    for answer, weight in weights.items():
+        if weight != 1:
+            pushed.setdefault(weight, []).append(config.answers.index(answer))
+    condition = generator.encode_conditions(values, survey).to(device)
+    times = shifted(torch.linspace(1, 0, steps + 1, device=device))
+    dtype = devices.training_dtype(device)
+    # One seed and whole batches of noise: image k is the same however many are asked for.
+    random = torch.Generator().manual_seed(seed)
+    shape = (generator.batch, 3, config.size, config.size)
+    x = torch.randn(shape, generator=random)[:n].to(device)
+    for t, after in itertools.pairwise(times):
+        terms = [(condition, 1.0)]
+        if GUIDED[0] <= t <= GUIDED[1]:
+            terms = _guidance_terms(generator, condition, guidance, pushed)
+        with devices.autocast(device, dtype):
+            out = generator(
+                x.repeat(len(terms), 1, 1, 1), t.expand(n * len(terms)), torch.cat([c for c, _ in terms])
+            ).float()
+        factors = out.new_tensor([f for _, f in terms])
+        velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
+        picture, noise = x - t * velocity, x + (1 - t) * velocity
+        if after > SETTLED:
+            noise = torch.randn(shape, generator=random)[:n].to(device)
+        x = (1 - after) * picture + after * noise
+    return generator.decode_images(x).cpu().numpy()
 
 
 def _guidance_terms(

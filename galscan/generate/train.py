@@ -6,26 +6,21 @@ interrupted and resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from galscan import device as devices
 from galscan.errors import GalscanError
-from galscan.files import atomic_path
 from galscan.generate.augment import quarter_turns, resample
+from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator, shifted
 from galscan.progress import track
 from galscan.recipe import GeneratorSettings
 
-CHECKPOINT_SECONDS = 120
 PATIENCE = 10  # batches in a row with an overflow that end a training
 TIME_SPREAD = 1.4  # standard deviation of logit-normal times
 ENLARGEMENT = 0.1  # of the augmentation; it is told to the network in units of this
@@ -77,24 +72,21 @@ def train_generator(
     encoded_columns[[*measured, *(n_answers + k for k in measured)]] = True
 
     checkpoint = out.with_suffix(".checkpoint.safetensors")
-    step, before = 0, 0.0
-    losses: list[float] = []
+    at = Checkpoint(checkpoint, generator.state_dict(), average, optimizer, random)
+    at.resume()
     overflows = 0
-    if checkpoint.exists():
-        step, before, losses = _resume(checkpoint, generator, optimizer, average, random)
-    started = saved = time.monotonic()
 
-    with track("train generator", settings.steps, "step", done=step) as advance:
-        while step < settings.steps:
-            elapsed = before + time.monotonic() - started
+    with track("train generator", settings.steps, "step", done=at.step) as advance:
+        while at.step < settings.steps:
+            elapsed = at.seconds
             if seconds is not None and elapsed >= seconds:
                 break
             # The schedule follows steps or time, whichever is further on, so that a run cut short by
             # its budget still ends with a small learning rate.
-            done = max(step / settings.steps, elapsed / seconds if seconds else 0.0)
+            done = max(at.step / settings.steps, elapsed / seconds if seconds else 0.0)
             rate = (
                 settings.learning_rate
-                * min(1.0, (step + 1) / 100)
+                * min(1.0, (at.step + 1) / 100)
                 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             )
             for group in optimizer.param_groups:
@@ -137,29 +129,23 @@ def train_generator(
             # A batch whose gradient overflows is left out: one such step would make every weight NaN.
             if torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0).isfinite():
                 optimizer.step()
-                losses.append(loss.item())
+                at.losses.append(loss.item())
                 overflows = 0
             elif (overflows := overflows + 1) == PATIENCE:
                 raise GalscanError(
-                    f"the generator's training diverged at step {step:,} (learning rate {settings.learning_rate:g}); "
-                    f"remove {checkpoint} and train with a smaller generator.learning_rate"
+                    f"the generator's training diverged at step {at.step:,} (learning rate "
+                    f"{settings.learning_rate:g}); remove {checkpoint} and train with a smaller generator.learning_rate"
                 )
-            step += 1
-            keep = min(settings.ema, (1 + step) / (10 + step))
+            at.step += 1
+            keep = min(settings.ema, (1 + at.step) / (10 + at.step))
             with torch.no_grad():
                 for name, value in generator.state_dict().items():
                     average[name].lerp_(value, 1 - keep)
-            advance(1, f"loss {np.mean(losses[-50:] or math.nan):.4f}")
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                spent = before + time.monotonic() - started
-                _save(checkpoint, generator, optimizer, average, random, step, spent, losses)
-                saved = time.monotonic()
+            advance(1, f"loss {np.mean(at.losses[-50:] or math.nan):.4f}")
+            at.save_now_and_then()
 
-    spent = before + time.monotonic() - started
     save_generator(generator, average, out)
-    checkpoint.unlink(missing_ok=True)
-    tail = losses[-max(1, len(losses) // 10) :]
-    return {"steps": step, "seconds": round(spent, 1), "loss": float(np.mean(tail)) if tail else math.nan}
+    return at.done()
 
 
 def _attention(size: int) -> torch.Tensor:
@@ -177,47 +163,3 @@ def _beside(shown: np.ndarray, measured: list[int], n_answers: int) -> np.ndarra
     values = np.full((len(shown), n_answers), np.nan, np.float32)
     values[:, measured] = shown
     return values
-
-
-def _save(
-    path: Path,
-    generator: Generator,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, torch.Tensor],
-    random: torch.Generator,
-    step: int,
-    seconds: float,
-    losses: list[float],
-) -> None:
-    tensors = {f"model.{k}": v for k, v in generator.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    tensors["random"] = random.get_state()
-    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps({"step": step, "seconds": seconds})})
-
-
-def _resume(
-    path: Path,
-    generator: Generator,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, torch.Tensor],
-    random: torch.Generator,
-) -> tuple[int, float, list[float]]:
-    with safe_open(path, framework="pt") as handle:
-        progress = json.loads(handle.metadata()["progress"])
-        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    generator.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    for k, v in average.items():
-        v.copy_(tensors[f"average.{k}"])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    random.set_state(tensors["random"])
-    return progress["step"], progress["seconds"], tensors["losses"].tolist()

@@ -23,7 +23,7 @@ from galscan.store import layout
 
 if TYPE_CHECKING:
     from galscan.generate.dreams import Dreams
-    from galscan.generate.model import Generator
+    from galscan.generate.sample import Dreamer
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Source:
 
     recipe: Recipe
     schema: Schema
-    generator: Generator
+    generator: Dreamer
     conditions: pd.DataFrame
     surveys: np.ndarray  # name of each condition's survey
 
@@ -70,7 +70,8 @@ def dream(
     model : path, optional
         The trained model whose generator dreams; default that of `target` in the data home.
     generator : str, optional
-        Instead of a model: weights, a path or ``base``; conditions are then drawn from `store`.
+        Instead of a model: weights, a file, a folder (Stable Diffusion) or ``base``; conditions are then drawn from
+        `store`.
     base : str, optional
         Instead of the recipe's ``from``: a condition over labels that the real galaxies must satisfy.
     values : mapping of answer to (low, high), optional
@@ -78,9 +79,10 @@ def dream(
     weights : mapping of answer to float, optional
         How strongly to insist on single answers, beside or instead of the recipe's; 1 = no more than on the rest.
     guidance : float, optional
-        How strongly to insist on the whole condition; 1 = the plain conditional flow.
+        How strongly to insist on the whole condition; 1 = what was learnt, as it is. Default the recipe's, or else what
+        is good for the generator.
     steps : int, optional
-        Steps from noise to picture.
+        Steps from noise to picture; default alike.
     dry_run : bool
         Print the plan, write nothing.
 
@@ -108,8 +110,10 @@ def dream(
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     source = _source(target, model, generator, store)
-    given = {k: v for k, v in (("guidance", guidance), ("steps", steps)) if v is not None}
-    settings = validated(DreamSettings, "dream", source.recipe.dream.model_dump() | given)
+    given = {"guidance": source.generator.guidance, "steps": source.generator.steps}
+    given |= source.recipe.dream.model_dump(exclude_none=True)
+    given |= {k: v for k, v in (("guidance", guidance), ("steps", steps)) if v is not None}
+    settings = validated(DreamSettings, "dream", given)
     shipped = source.recipe.schemas[source.schema.name].dream
     rule = validated(
         DreamRule, "dream",
@@ -125,7 +129,7 @@ def dream(
     if dry_run:
         return plan
     try:
-        dreams = _dream(source, rule, settings.guidance, settings.steps, count, seed, device)
+        dreams = _dream(source, rule, settings, count, seed, device)
         picture = _write(dreams, source, out, partial, plan)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
@@ -136,23 +140,22 @@ def dream(
 
 
 def _source(target: str, model: str | Path | None, weights: str | None, store: Any) -> _Source:
+    from galscan.generate import kinds
     from galscan.generate.dreams import CONDITIONS, read_conditions
     from galscan.generate.galaxies import MEASURED, measure
-    from galscan.generate.model import load_generator, load_start
 
     if weights is None:
         bundle = open_bundle(Path(model) if model is not None else home.find_model(target))
         conditions, _, surveys = read_conditions(bundle.path / CONDITIONS)
-        generator = load_generator(bundle.path / "generator.safetensors")
+        # That of models trained together lies beside them.
+        generator = kinds.load(bundle.path if kinds.find(bundle.path) else bundle.path.parent)
         recipe = bundle.recipe if target == bundle.target else load_recipe(target)
         schema = load_schema(bundle.schema)
         recipe.schema_for([schema.name])
         return _Source(recipe, schema, generator, conditions, surveys)
     if model is not None:
         raise InputError("--model and --generator exclude each other; name one")
-    recipe, network = load_recipe(target), load_start(weights)
-    if network is None:
-        raise InputError("--generator none: name weights to dream with, a file or base")
+    recipe, network = load_recipe(target), kinds.load_named(weights)
     schema = load_schema(network.config.schema)
     recipe.schema_for([schema.name])
     stores = [layout.open_store(p) for p in home.find_stores((), store)]
@@ -169,7 +172,7 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
     return _Source(recipe, schema, network, pd.concat(parts, ignore_index=True), np.array(names))
 
 
-def _dream(source: _Source, rule: DreamRule, guidance: float, steps: int, count: int, seed: int, device: str) -> Dreams:
+def _dream(source: _Source, rule: DreamRule, settings: DreamSettings, count: int, seed: int, device: str) -> Dreams:
     from galscan import device as devices
     from galscan.generate.dreams import Dreams
     from galscan.generate.sample import draw_conditions
@@ -180,8 +183,8 @@ def _dream(source: _Source, rule: DreamRule, guidance: float, steps: int, count:
     values, rows = draw_conditions(conditions, count, np.random.default_rng(seed), rule)
     survey = np.array([known.index(name) if name in known else -1 for name in source.surveys[rows]])
     images = draw(
-        source.generator, values, survey, guidance=guidance, weights=rule.weights, steps=steps, seed=seed,
-        device=devices.pick(device),
+        source.generator, values, survey, guidance=settings.guidance, weights=rule.weights, steps=settings.steps,
+        seed=seed, device=devices.pick(device),
     )  # fmt: skip
     labels = pd.DataFrame(values, columns=conditions.columns)[source.schema.names]
     return Dreams.drawn(images, labels, np.ones(count, np.float32))

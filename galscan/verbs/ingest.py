@@ -194,7 +194,9 @@ def _open(
         if settings["rare_fraction"] is None:
             del settings["rare_fraction"]
         if strange := {*(asked := settings.pop("labels"))} - {"simulated", "gz2"}:
-            raise InputError(f"--labels {strange.pop()}: the simulated sky has its own labels, and votes (--labels gz2)")
+            raise InputError(
+                f"--labels {strange.pop()}: the simulated sky has its own labels, and votes (--labels gz2)"
+            )
         return SimulatedSurvey(name=name, votes="gz2" in asked, **settings)
     contact = home.contact(settings.pop("contact"))
     settings["catalog"] = _table(survey, target, settings, contact, dry_run, append)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from galscan import home
-from galscan.errors import ConflictError, InputError
-from galscan.files import file_digest, write_json
+from galscan.errors import ConflictError, InputError, nearest
+from galscan.files import digest, file_digest, write_json
 from galscan.generate.galaxies import GalaxySet, measure
 from galscan.labels import Schema, load_schema, schema_names
-from galscan.recipe import GeneratorSettings, validated
+from galscan.recipe import KINDS, StableDiffusionSettings, validated
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
@@ -29,10 +29,11 @@ from galscan.unfinished import work_on
 if TYPE_CHECKING:
     import torch
 
-    from galscan.generate.model import Generator
+    from galscan.generate.kinds import AnySettings
 
 COUNT = 40_000  # simulated galaxies the base weights learn from
 LANES = 0.3  # share of the spirals there that are crossed by a lane such as early types have
+STEPS = 4500  # of the flow network
 LEARNING_RATE = 1.6e-3  # from nothing; weights to go on from are tuned with the recipes' smaller one
 SEED = 250_616_233  # a part of the sky that no other command draws by default
 
@@ -40,15 +41,18 @@ SEED = 250_616_233  # a part of the sky that no other command draws by default
 def train_generator(
     out: str | Path,
     *,
+    kind: str = "flow",
     survey: str | Sequence[str] = (),
     store: str | Path | Sequence[str | Path] = (),
     schema: str | None = None,
     size: int = 64,
     count: int = COUNT,
-    steps: int = 4500,
+    steps: int | None = None,
     batch: int = 16,
     widths: Sequence[int] | None = None,
-    start: str = "none",
+    lora: int | None = None,
+    resolution: int | None = None,
+    start: str | None = None,
     budget: float | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -59,7 +63,10 @@ def train_generator(
     Parameters
     ----------
     out : path
-        The weights, ``.safetensors``; how they were made is written beside them as ``.json``.
+        The weights, ``.safetensors``; how they were made is written beside them as ``.json``. For Stable Diffusion a
+        folder, with the same inside as ``training.json``.
+    kind : str
+        ``flow``, or ``stable-diffusion`` (see `galscan.recipe.StableDiffusionSettings`).
     survey, store : str or path, or sequence of them
         Surveys of the data home by name, stores by path. With neither, `count` galaxies of the simulated
         sky without the rare class.
@@ -67,10 +74,11 @@ def train_generator(
         The labels that become conditions; default the stores' only ones.
     size : int
         Pixels on a side of simulated galaxies; stores have theirs.
-    steps, batch, widths : int, int, sequence of int
-        See `galscan.recipe.GeneratorSettings`.
+    steps, batch, widths, lora, resolution : int, int, sequence of int, int, int
+        See `galscan.recipe.GeneratorSettings` and `galscan.recipe.StableDiffusionSettings`.
     start : str
-        ``none``, ``base``, or the path of weights to go on from.
+        ``none`` (the flow's default), ``base``, or the path of weights to go on from; for Stable Diffusion a folder in
+        the form of diffusers, or a name on the Hugging Face hub.
     budget : float, optional
         Minutes at most.
     dry_run : bool
@@ -91,17 +99,23 @@ def train_generator(
         On Ctrl-C; the same call goes on where it stopped.
     """
     out = Path(out)
-    if out.suffix != ".safetensors":
+    if kind not in KINDS:
+        raise InputError(f"--kind {kind}: no such generator{nearest(kind, KINDS)}")
+    if kind == "flow" and out.suffix != ".safetensors":
         raise InputError(f"--out {out}: weights are written as .safetensors; name such a file")
+    if kind != "flow" and out.suffix == ".safetensors":
+        raise InputError(f"--out {out}: Stable Diffusion is written as a folder; name one")
     if out.exists():
         raise ConflictError(f"{out} exists; choose another --out, or remove it")
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
     chosen = _schema(stores, schema)
-    given: dict[str, Any] = {"steps": steps, "batch": batch, "start": start}
-    given |= ({"widths": widths} if widths else {}) | ({"learning_rate": LEARNING_RATE} if start == "none" else {})
-    settings = validated(GeneratorSettings, "generator", given)
+    flow = {"start": start or "none", "steps": steps or STEPS, "widths": widths}
+    flow |= {"learning_rate": LEARNING_RATE} if flow["start"] == "none" else {}
+    given = flow if kind == "flow" else {"start": start, "steps": steps, "widths": widths}
+    given |= {"kind": kind, "batch": batch, "lora": lora, "resolution": resolution}
+    settings = validated(KINDS[kind], "generator", {k: v for k, v in given.items() if v is not None})
     settings.check_size(stores[0].size if stores else size)
     request = {
         "stores": [[s.name, s.content_hash] for s in stores]
@@ -113,21 +127,24 @@ def train_generator(
     if dry_run:
         return request
     from galscan import device as devices
-    from galscan.generate.model import load_start
+    from galscan.generate import kinds
 
-    where, begin = devices.pick(device), load_start(settings.start)  # before anything is written
-    if begin is not None:
-        begin.check_widths(settings.widths)
+    where = devices.pick(device)
+    kinds.check_start(settings)  # before anything is written
     with work_on(out, request, "training") as work:
         if not stores:
             sky = work / "sky.zarr"
             stores = [ingest_survey(SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANES), sky)]
-        outcome = _train(stores, chosen, settings, work / "generator.safetensors", seed, where, budget, begin)
-        os.replace(work / "generator.safetensors", out)
-        result = {
-            "weights": str(out), "bytes": out.stat().st_size, "sha256": file_digest(out), **outcome, "request": request,
-        }  # fmt: skip
-        write_json(out.with_suffix(".json"), {**result, "weights": out.name})
+        outcome = _train(stores, chosen, settings, work, seed, where, budget)
+        made = kinds.find(work)
+        assert made is not None  # it was just taught
+        result = {"weights": str(out), **_measured(made), **outcome, "request": request}
+        told = {**result, "weights": out.name}
+        if made.is_dir():
+            write_json(made / "training.json", told)
+        os.replace(made, out)
+        if out.is_file():
+            write_json(out.with_suffix(".json"), told)
         shutil.rmtree(work)
     return result
 
@@ -148,14 +165,22 @@ def _schema(stores: Sequence[layout.Store], schema: str | None) -> Schema:
 
 
 def _describe(
-    stores: Sequence[layout.Store], schema: Schema, settings: GeneratorSettings, request: dict[str, Any], out: Path
+    stores: Sequence[layout.Store], schema: Schema, settings: AnySettings, request: dict[str, Any], out: Path
 ) -> None:
     rows = [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in stores]
     sky = request["stores"]
     rows = rows or [f"galaxies     {sky['simulated']:,} simulated, {sky['size']} px, no early type with a dust lane"]
     rows += [
-        f"conditions   {schema.name}: {len(schema.names)} answers, and what is measured on the picture",
-        f"network      widths {list(settings.widths)}, starting from {settings.start}",
+        f"conditions   {schema.name}: {len(schema.names)} answers, "
+        + ("as captions" if isinstance(settings, StableDiffusionSettings) else "and what is measured on the picture"),
+        "network      "
+        + (
+            f"Stable Diffusion at {settings.resolution} px, "
+            + (f"adapters of rank {settings.lora}" if settings.lora else "all of its weights")
+            if isinstance(settings, StableDiffusionSettings)
+            else f"widths {list(settings.widths)}"
+        )
+        + f", starting from {settings.start}",
         f"training     {settings.steps:,} steps of {settings.batch}"
         + (f", at most {request['budget']:g} minutes" if request["budget"] else ""),
         f"output       {out}",
@@ -163,18 +188,25 @@ def _describe(
     print("\n".join(rows), file=sys.stderr)
 
 
+def _measured(made: Path) -> dict[str, Any]:
+    """Return size and hash of what was trained, a file or a folder."""
+    if made.is_file():
+        return {"bytes": made.stat().st_size, "sha256": file_digest(made)}
+    files = sorted(p for p in made.rglob("*") if p.is_file())
+    hashes = [[str(p.relative_to(made)), file_digest(p)] for p in files]
+    return {"bytes": sum(p.stat().st_size for p in files), "sha256": digest(hashes)}
+
+
 def _train(
     stores: Sequence[layout.Store],
     schema: Schema,
-    settings: GeneratorSettings,
-    out: Path,
+    settings: AnySettings,
+    work: Path,
     seed: int,
     device: torch.device,
     budget: float | None,
-    start: Generator | None,
 ) -> dict[str, Any]:
-    from galscan.generate import train
-    from galscan.generate.model import make_config
+    from galscan.generate import kinds
 
     images, values, survey = [], [], []
     for number, store in enumerate(stores):
@@ -187,8 +219,8 @@ def _train(
     pixels = np.concatenate(images)
     conditions = np.concatenate([np.concatenate(values), measure(pixels)], 1)
     galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), np.ones(len(pixels)))
-    outcome = train.train_generator(
-        galaxies, make_config(pixels, schema, [s.name for s in stores], settings.widths), settings, out, seed=seed,
-        device=device, seconds=None if budget is None else budget * 60, start=start,
+    outcome = kinds.teach(
+        galaxies, schema, [s.name for s in stores], settings, work, seed=seed, device=device,
+        seconds=None if budget is None else budget * 60,
     )  # fmt: skip
     return outcome | {"galaxies": len(pixels)}

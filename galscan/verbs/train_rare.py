@@ -6,7 +6,6 @@ goes on where it stopped; the folder is renamed to ``MODEL`` when all is done.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -116,7 +115,7 @@ def train_rare(
             deliver(work, place)
         # Only now: without these an interruption up to here could not be resumed.
         leftovers = [path for pattern in LEFTOVERS for path in (*place.glob(pattern), *place.glob(f"*/{pattern}"))]
-        for leftover in (*leftovers, *([place / "generator.safetensors"] if several else [])):
+        for leftover in leftovers:
             leftover.unlink(missing_ok=True)
     bundles = open_bundles(place)
     return bundles if several else bundles[0]
@@ -212,8 +211,6 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             "dreams": read_json(folder / "screened.json") if first.synthetic else None,
             "seconds": round(time.monotonic() - started, 1),
         }
-        if folder != work and (work / "generator.safetensors").is_file():  # for whoever opens one of several
-            shutil.copyfile(work / "generator.safetensors", folder / "generator.safetensors")
         splits = table[["store", "id", "split"]].assign(target=table[plan.column])
         splits.loc[splits["split"] == "", "split"] = "train"
         written = bundle.write_bundle(
@@ -237,27 +234,23 @@ def _in_train(galaxies: Galaxies) -> np.ndarray:
 
 def _check_start(plan: Plan) -> None:
     """Refuse weights that the recipe's generator cannot start from, before anything long begins."""
-    from galscan.generate.model import load_start
+    from galscan.generate import kinds
 
-    settings = plan.recipe.generator
-    if (start := load_start(settings.start)) is not None:
-        start.check_widths(settings.widths)
+    kinds.check_start(plan.recipe.generator)
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
-    from galscan.generate.model import load_start, make_config
-    from galscan.generate.train import train_generator
+    from galscan.generate import kinds
 
     note, settings = work / "generator.json", plan.recipe.generator
     if note.is_file():
         return dict(read_json(note))
     teaching = galaxies.generator_set(settings)
-    outcome = train_generator(
-        teaching, make_config(teaching.images, plan.schema, [s.name for s in plan.stores], settings.widths), settings,
-        work / "generator.safetensors", seed=plan.seed, device=device, seconds=plan.seconds(GENERATOR_SHARE),
-        start=load_start(settings.start),
+    outcome = kinds.teach(
+        teaching, plan.schema, [s.name for s in plan.stores], settings, work, seed=plan.seed, device=device,
+        seconds=plan.seconds(GENERATOR_SHARE),
     )  # fmt: skip
-    told = {**outcome, "galaxies": len(teaching.images), "start": settings.start}
+    told = {**outcome, "galaxies": len(teaching.images), "kind": settings.kind, "start": settings.start}
     write_json(note, told)
     return told
 
@@ -272,6 +265,7 @@ def _dreams(
     device: torch.device,
 ) -> Dreams | None:
     """Lay and draw, and drop what a network trained on real galaxies alone finds failed; None if no target is left."""
+    from galscan.generate import kinds
     from galscan.generate.dreams import (
         CONDITIONS,
         Dreams,
@@ -283,7 +277,6 @@ def _dreams(
         write_dreams,
     )
     from galscan.generate.judge import Critic, screen
-    from galscan.generate.model import load_generator
 
     schema, train = plan.schema, np.flatnonzero(_in_train(galaxies))
     if not (work / "screened.json").is_file():
@@ -293,7 +286,7 @@ def _dreams(
             conditions = galaxies.conditions(train)
             write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
             drawn = dream_set(
-                load_generator(common / "generator.safetensors"), conditions, table["target"].to_numpy(),
+                kinds.load(common), conditions, table["target"].to_numpy(),
                 table["survey"].to_numpy(), plan.rules, plan.recipe.dream, seed=plan.seed, device=device,
                 seconds=plan.seconds(DREAM_SHARE),
             )  # fmt: skip

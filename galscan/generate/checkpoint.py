@@ -1,0 +1,96 @@
+"""Checkpoints of a training: all that it needs to end as one that was never interrupted. No pickle."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from galscan.files import atomic_path
+
+SECONDS = 120  # between two
+SHARE = 0.05  # of the time at most that is spent on writing them: a large network's take longer
+
+
+@dataclass
+class Checkpoint:
+    """Where a training stands, and the file that keeps it; both networks' tensors are filled in place.
+
+    Attributes
+    ----------
+    weights, average : mapping of str to tensor
+        What is trained, and its moving average.
+    random : torch.Generator
+        The training's only source of chance.
+    """
+
+    path: Path
+    weights: Mapping[str, torch.Tensor]
+    average: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    random: torch.Generator
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    _before: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+    _next: float = field(default_factory=lambda: time.monotonic() + SECONDS)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the training, in all calls."""
+        return self._before + time.monotonic() - self._started
+
+    def save_now_and_then(self) -> None:
+        """Write the file, if that is due."""
+        if time.monotonic() > self._next:
+            began = time.monotonic()
+            self.save()
+            took = time.monotonic() - began
+            self._next = time.monotonic() + max(SECONDS, took / SHARE)
+
+    def save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.weights.items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+        tensors["random"] = self.random.get_state()
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        progress = json.dumps({"step": self.step, "seconds": self.seconds})
+        with atomic_path(self.path) as temporary:
+            save_file(tensors, temporary, metadata={"progress": progress})
+
+    @torch.no_grad()
+    def resume(self) -> None:
+        """Go back to where the file stands, if there is one."""
+        if not self.path.exists():
+            return
+        with safe_open(self.path, framework="pt") as handle:
+            progress = json.loads(handle.metadata()["progress"])
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+        for name, value in self.weights.items():
+            value.copy_(tensors[f"model.{name}"])
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.random.set_state(tensors["random"])
+        self.step, self.losses = progress["step"], tensors["losses"].tolist()
+        self._before, self._started = progress["seconds"], time.monotonic()
+
+    def done(self) -> dict[str, float]:
+        """Remove the file, and return what came of the training: ``steps``, ``seconds``, ``loss`` (last tenth)."""
+        self.path.unlink(missing_ok=True)
+        tail = self.losses[-max(1, len(self.losses) // 10) :]
+        loss = sum(tail) / len(tail) if tail else float("nan")
+        return {"steps": self.step, "seconds": round(self.seconds, 1), "loss": loss}

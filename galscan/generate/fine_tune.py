@@ -1,0 +1,202 @@
+"""Tune Stable Diffusion on galaxies and their captions: one loop, read from top to bottom.
+
+As in `galscan.generate.train`, every random choice comes from one generator whose state is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from galscan import device as devices
+from galscan.errors import GalscanError
+from galscan.generate.augment import quarter_turns
+from galscan.generate.captions import wording
+from galscan.generate.checkpoint import Checkpoint
+from galscan.generate.galaxies import MEASURED, GalaxySet
+from galscan.generate.stable_diffusion import (
+    CONFIG,
+    Pipeline,
+    StableDiffusion,
+    StableDiffusionConfig,
+    find_start,
+    number_format,
+    open_pipeline,
+)
+from galscan.labels import Schema
+from galscan.progress import track
+from galscan.recipe import StableDiffusionSettings
+from galscan.unfinished import whole_folder
+
+PATIENCE = 10  # batches in a row with an overflow that end a training
+STARTS = 512  # training galaxies that are kept to begin drawing with
+# Where the adapters are: the attention of the network that draws, and of the one that reads.
+ADAPTED = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"]}
+
+
+def fine_tune(
+    galaxies: GalaxySet,
+    schema: Schema,
+    surveys: Sequence[str],
+    settings: StableDiffusionSettings,
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+    start: Path | None = None,
+) -> dict[str, float]:
+    """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to the folder `out`.
+
+    Parameters
+    ----------
+    galaxies : GalaxySet
+        Its columns are the answers of `schema` and what is measured.
+    start : path, optional
+        A folder to start from, instead of ``settings.start``.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
+
+    Raises
+    ------
+    InputError
+        If there is nothing to start from.
+    GalscanError
+        If it diverges.
+    """
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(len(galaxies.images), generator=random)[:STARTS]
+    images = torch.from_numpy(galaxies.images)
+    pipeline = open_pipeline(start or find_start(settings.start)).to(device)
+    config = StableDiffusionConfig(
+        size=images.shape[1], resolution=settings.resolution, schema=schema.name, wording=wording(schema),
+        answers=(*schema.names, *MEASURED), surveys=tuple(surveys), begin=settings.begin, base=str(settings.start),
+    )  # fmt: skip
+    painter = StableDiffusion(pipeline, config, images[kept])
+    networks = _trained(pipeline, settings)
+    weights = {
+        f"{name}.{key}": value
+        for name, network in networks.items()
+        for key, value in network.named_parameters() if value.requires_grad
+    }  # fmt: skip
+    average = {name: value.detach().clone() for name, value in weights.items()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    noising = _noising(pipeline)
+    told, _ = painter.tokens([*painter.captions(galaxies.values, galaxies.survey), ""])
+    told, nothing = told[:-1], told[-1]
+    weight = torch.from_numpy(galaxies.weight).double()
+    dtype = number_format(device)
+
+    checkpoint = out.with_name(out.name + ".checkpoint.safetensors")
+    at = Checkpoint(checkpoint, weights, average, optimizer, random)
+    at.resume()
+    overflows = 0
+
+    with track("tune Stable Diffusion", settings.steps, "step", done=at.step) as advance:
+        while at.step < settings.steps:
+            elapsed = at.seconds
+            if seconds is not None and elapsed >= seconds:
+                break
+            # One cycle: up in the first steps, then down along a cosine that follows steps or time, whichever is
+            # further on, so that a run cut short by its budget still ends with a small learning rate.
+            done = max(at.step / settings.steps, elapsed / seconds if seconds else 0.0)
+            rise = min(1.0, (at.step + 1) / min(settings.warmup, math.ceil(settings.steps / 2)))
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
+
+            rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
+            shown = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
+            numbers = told[rows]
+            numbers[torch.rand(settings.batch, generator=random) < settings.drop] = nothing
+            t = torch.randint(noising.config.num_train_timesteps, (settings.batch,), generator=random).to(device)
+            with devices.autocast(device, dtype):
+                with torch.no_grad():
+                    x0 = painter.encode_images(shown.to(device), random).float()
+                noise = torch.randn(x0.shape, generator=random).to(device)
+                xt = noising.add_noise(x0, noise, t)
+                predicted = networks["unet"](xt, t, painter.embed(numbers.to(device))).sample
+            aim = noising.get_velocity(x0, noise, t) if _of_velocity(noising) else noise
+            loss = F.mse_loss(predicted.float(), aim)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            # A batch whose gradient overflows is left out: one such step would make every weight NaN.
+            if torch.nn.utils.clip_grad_norm_(weights.values(), 1.0).isfinite():
+                optimizer.step()
+                at.losses.append(loss.item())
+                overflows = 0
+            elif (overflows := overflows + 1) == PATIENCE:
+                raise GalscanError(
+                    f"tuning diverged at step {at.step:,} (learning rate {settings.learning_rate:g}); "
+                    f"remove {checkpoint} and train with a smaller generator.learning_rate"
+                )
+            at.step += 1
+            keep = min(settings.ema, (1 + at.step) / (10 + at.step))
+            with torch.no_grad():
+                for name, value in weights.items():
+                    average[name].lerp_(value, 1 - keep)
+            advance(1, f"loss {np.mean(at.losses[-50:] or math.nan):.4f}")
+            at.save_now_and_then()
+
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(average[name])
+    with whole_folder(out, CONFIG) as folder:
+        if settings.lora:
+            _save_adapters(networks, folder)
+            pipeline.unet = networks["unet"].merge_and_unload()
+            pipeline.text_encoder = networks["text_encoder"].merge_and_unload()
+        for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+            network.half()
+        painter.save(folder)
+    return at.done()
+
+
+def _trained(pipeline: Pipeline, settings: StableDiffusionSettings) -> dict[str, Any]:
+    """Return the networks that learn, ready for it: whole, or with adapters that alone do."""
+    pipeline.vae.requires_grad_(False)
+    networks = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    if settings.lora:
+        from peft import LoraConfig, get_peft_model
+
+        for name, network in networks.items():
+            adapters = LoraConfig(r=settings.lora, lora_alpha=settings.lora, target_modules=ADAPTED[name])
+            networks[name] = get_peft_model(network, adapters)
+    if settings.recompute:
+        pipeline.unet.enable_gradient_checkpointing()
+        pipeline.text_encoder.activation_checkpointing_enable()
+    for network in networks.values():
+        network.train()
+    return networks
+
+
+def _save_adapters(networks: dict[str, Any], folder: Path) -> None:
+    """Write the adapters alone, in the form that ``StableDiffusionPipeline.load_lora_weights`` reads."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    layers = {}
+    for name, network in networks.items():
+        adapters = {k.removeprefix("base_model.model."): v for k, v in get_peft_model_state_dict(network).items()}
+        layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(adapters)
+    StableDiffusionPipeline.save_lora_weights(folder, **layers)
+
+
+def _noising(pipeline: Pipeline) -> Any:
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_config(pipeline.scheduler.config)
+
+
+def _of_velocity(noising: Any) -> bool:
+    return bool(noising.config.prediction_type == "v_prediction")

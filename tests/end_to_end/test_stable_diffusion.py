@@ -1,0 +1,124 @@
+"""GalaxySD through the command line, with a tiny Stable Diffusion of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+import galscan
+from galscan import cli
+from galscan.files import read_json
+from galscan.generate import judge
+from galscan.store.ingest import ingest_survey
+from galscan.surveys.simulated import SimulatedSurvey
+from tests.helpers import TINY_SETTINGS, keep_all, tiny_stable_diffusion
+
+pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
+pytest.importorskip("peft", reason="needs the extra stable-diffusion")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("galaxysd")
+
+
+@pytest.fixture(scope="module")
+def store(folder) -> Path:
+    sky = SimulatedSurvey(count=500, size=32, seed=1, rare_fraction=0.1, labelled=0.8)
+    return ingest_survey(sky, folder / "sky.zarr", workers=1).path
+
+
+@pytest.fixture(scope="module")
+def recipe(folder) -> Path:
+    """Write the shipped recipe with a tiny network and settings that train in seconds."""
+    tiny = tiny_stable_diffusion(folder / "tiny", room=77)
+    generator = f'[generator]\nkind = "stable-diffusion"\nstart = "{tiny}"\nsteps = 3\nbatch = 4\nresolution = 32\n'
+    rest = TINY_SETTINGS[TINY_SETTINGS.index("[dream]") :]
+    text = galscan.load_recipe("dustlane-galaxysd").text
+    head, rules = text[: text.index("[generator]")], text[text.index("[schemas.gz2]") :]
+    path = folder / "tiny.toml"
+    path.write_text(head.replace("size = 64", "size = 32") + generator + rest + rules)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder, store, recipe) -> galscan.Bundle:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "screen", keep_all)
+        return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
+
+
+def test_a_model_dreams_by_it(model):
+    told = model.metrics["generator"]
+    assert (told["kind"], told["steps"]) == ("stable-diffusion", 3) and model.metrics["dreams"]["all"] == 14
+    assert {"generator", "dreams.zarr", "dreams.png", "conditions.parquet"} <= {p.name for p in model.path.iterdir()}
+    assert not list(model.path.glob("*.checkpoint*"))
+
+
+def test_nothing_that_is_held_out_is_among_what_drawing_begins_with(model, store):
+    sky, splits = galscan.open_store(store), model.splits()
+    held_out = set(splits.loc[splits["split"] != "train", "id"])
+    owner = {image.tobytes(): str(i) for image, i in zip(sky.images(), sky.column("id"), strict=True)}
+    starts = load_file(model.path / "generator" / "starts.safetensors")["images"].numpy()
+    ids = {owner[image.tobytes()] for image in starts}
+    assert len(held_out) > 100 and len(ids) > 100 and not ids & held_out
+
+
+def test_it_dreams_more_and_dreams_are_judged(model, store, recipe, folder, capsys):
+    out = folder / "d.zarr"
+    line = f"dream --target {recipe} --model {model.path} --count 3 --weight dust_lane=1.5 --steps 2 --out {out}"
+    assert cli.run(line.split()) == 0
+    provenance = galscan.open_store(out).attrs["provenance"]
+    assert provenance["guidance"] == 6.5 and provenance["steps"] == 2
+    assert provenance["weights"] == {"dust_lane": 1.5, "dusty": 1.3}
+    line = f"judge {out} --target {recipe} --model {model.path} --store {store} --steps 4 --out {folder / 'j'}"
+    assert cli.run([*line.split(), "--device", "cpu"]) == 0
+    assert read_json(folder / "j" / "judge.json")["request"]["model"] == model.model_hash
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora", "2"]])
+def test_alone_it_is_trained_and_dreams(store, recipe, folder, tmp_path, capsys, lora):
+    out = tmp_path / "galaxysd"
+    line = f"train-generator --kind stable-diffusion --start {folder / 'tiny'} --store {store} --steps 2 --batch 4"
+    assert cli.run([*line.split(), *lora, "--resolution", "32", "--out", str(out), "--json"]) == 0
+    told = read_json(out / "training.json")
+    assert told["steps"] == 2 and told["weights"] == "galaxysd" and told["bytes"] > 1e5
+    assert (out / "pytorch_lora_weights.safetensors").exists() == bool(lora)
+    assert {p.name for p in tmp_path.iterdir()} == {"galaxysd"}
+    line = f"dream --target {recipe} --generator {out} --store {store} --count 2 --steps 2 --out {tmp_path / 'd'}"
+    assert cli.run(line.split()) == 0
+    assert len(list((tmp_path / "d" / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--kind diffusion --out g", "--kind diffusion: no such generator"),
+        ("--kind stable-diffusion --out g.safetensors", "is written as a folder; name one"),
+        ("--kind flow --out g", "weights are written as .safetensors"),
+        ("--lora 2 --out g.safetensors", "unknown key 'lora'"),
+        ("--kind stable-diffusion --start nowhere --out g", "generator.start = 'nowhere' does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(line, message, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["train-generator", "--store", str(store), *line.split()]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said and not list(tmp_path.iterdir())
+
+
+def test_an_ablation_with_it(recipe, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "screen", keep_all)
+    result = galscan.ablate(
+        str(recipe), store=store, out=tmp_path / "a", seeds=1, arms=["oversampled", "drawn"], method="drawn",
+        device="cpu",
+    )  # fmt: skip
+    (repeat,) = result["repeats"]
+    assert repeat["generator"]["steps"] == 1 and repeat["dreams"]["drawn"] > 0
+    assert (tmp_path / "a" / "repeat-00" / "generator" / "galscan.json").is_file()
+    taught = set((tmp_path / "a" / "repeat-00" / "generator_ids.txt").read_text().split())
+    tested = set(pd.read_parquet(tmp_path / "a" / "repeat-00" / "drawn.parquet")["id"])
+    assert len(taught) > 100 and len(tested) > 100 and not taught & tested
