@@ -130,6 +130,7 @@ class GeneratorSettings(_Taught):
     """The flow network of this project (`galscan.generate.model`)."""
 
     kind: Literal["flow"] = "flow"
+    """Which network: this project's own, or "stable-diffusion", which has settings of its own."""
     widths: Annotated[tuple[Annotated[int, Field(ge=32, multiple_of=32)], ...], Field(min_length=2, max_length=5)] = (
         64,
         128,
