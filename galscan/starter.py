@@ -130,7 +130,10 @@ def _sections() -> list[dict[str, Any]]:
         {
             "key": key, "words": field.description,
             "settings": [
-                {"key": name, "words": textwrap.wrap(_words(one), WIDTH), "value": None if one.default is None else json.dumps(one.default)}
+                {
+                    "key": name, "words": textwrap.wrap(_words(one), WIDTH),
+                    "value": None if one.default is None else json.dumps(one.default),
+                }
                 for name, one in type(field.default).model_fields.items()
             ],
         }
