@@ -63,6 +63,6 @@ def test_what_it_cannot_be_is_refused(run, tmp_path, monkeypatch):
         with pytest.raises(InputError, match="without other options"):
             galscan.export(run.path, tmp_path / "m.fits", morphology=True, **options)
     monkeypatch.setattr("galscan.candidates.morphology.FULL", "another stage")
-    with pytest.raises(InputError, match="691 of 691 objects were discarded .* --no-cascade"):
+    with pytest.raises(InputError, match=r"691 of 691 objects were discarded .* --no-cascade"):
         galscan.export(run.path, tmp_path / "m.fits", morphology=True)
     assert not list(tmp_path.iterdir())

@@ -330,7 +330,7 @@ def test_several_targets_come_of_one_scan_as_each_alone(here, targets, tmp_path)
 def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path):
     run = scan(survey="sky", model=targets / "both", out=tmp_path / "run", top=50)
     for verb in (lambda path: galscan.export(path, tmp_path / "x.fits"), lambda path: run.candidates, galscan.purity):
-        with pytest.raises(InputError, match="several targets; name one of them: .*run/dustlane, .*run/demo"):
+        with pytest.raises(InputError, match=r"several targets; name one of them: .*run/dustlane, .*run/demo"):
             verb(run.path)
     assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").told["objects"] == 696
     assert galscan.export(run.path / "demo", tmp_path / "x.fits").rows == 50
@@ -375,5 +375,5 @@ def test_a_target_is_found_among_those_trained_together(targets, place, monkeypa
     planned = scan(store=place / "surveys" / "sky.zarr", target=["demo", "merger"], dry_run=True)
     assert planned.info["model"] == [str(tmp_path / "models" / name) for name in ("both/demo", "merger")]
     (tmp_path / "models" / "both" / "models.json").write_text('{"targets": ["../../etc"]}')
-    with pytest.raises(InputError, match="models.json is damaged"):
+    with pytest.raises(InputError, match=r"models\.json is damaged"):
         scan(store=place / "surveys" / "sky.zarr", model=tmp_path / "models" / "both", dry_run=True)
