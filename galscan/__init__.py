@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from galscan.verbs.judge import judge
     from galscan.verbs.purity import purity
     from galscan.verbs.scan import scan
+    from galscan.verbs.similar import similar
     from galscan.verbs.train_generator import train_generator
     from galscan.verbs.train_rare import train_rare
     from galscan.verbs.vet import vet
@@ -59,6 +60,7 @@ __all__ = [
     "open_store",
     "purity",
     "scan",
+    "similar",
     "train_generator",
     "train_rare",
     "vet",
@@ -85,6 +87,7 @@ _HOMES = {
     "open_store": "galscan.store.layout",
     "purity": "galscan.verbs.purity",
     "scan": "galscan.verbs.scan",
+    "similar": "galscan.verbs.similar",
     "train_generator": "galscan.verbs.train_generator",
     "train_rare": "galscan.verbs.train_rare",
     "vet": "galscan.verbs.vet",

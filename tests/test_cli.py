@@ -19,7 +19,7 @@ from galscan.errors import InputError, Interrupted, StorageError
 VERBS = {
     "demo": "demo", "ingest": "ingest", "train-rare": "train_rare", "train-generator": "train_generator",
     "dream": "dream", "judge": "judge", "ablate": "ablate", "scan": "scan", "export": "export", "info": "info",
-    "doctor": "doctor", "vet": "vet", "purity": "purity",
+    "doctor": "doctor", "vet": "vet", "purity": "purity", "similar": "similar",
 }  # fmt: skip
 NEEDED = {
     "ingest": ["--survey", "simulated"],
@@ -31,6 +31,7 @@ NEEDED = {
     "export": ["run", "--out", "x.fits"],
     "info": ["x"],
     "vet": ["run"],
+    "similar": ["--like", "7"],
     "purity": ["run"],
 }
 FOR_SCRIPTS = {"train-generator": {"widths"}, "purity": {"draws"}}  # what recipes set, and what nobody needs to

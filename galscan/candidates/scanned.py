@@ -32,10 +32,22 @@ def parts(
     with progress.track(label, int(info["parts"]), "parts") as advance:
         for number in range(int(info["parts"])):
             path = where(tables(run, info), number)
-            if (_marks(path) or {}).get(FINGERPRINT) != str(info["fingerprint"]).encode():
-                raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
+            check_part(path, info)
             yield path, columns_of(path, columns)
             advance()
+
+
+def check_part(path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a table that is not there, or not of the scan of a run.
+
+    Raises
+    ------
+    InputError
+        Naming it.
+    """
+    # The tables of a list of what is like some examples are those of the scan that was searched.
+    if (_marks(path) or {}).get(FINGERPRINT) != str(info.get("scan", info["fingerprint"])).encode():
+        raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
 
 
 def _marks(path: Path) -> dict[bytes, bytes] | None:
