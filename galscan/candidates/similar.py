@@ -2,9 +2,9 @@
 
 Likeness is the mean, over the examples, of the cosine between an object and an example, both taken from the mean of the
 survey. Without that, all galaxies look much alike to a network: what they have in common is most of the vector. On real
-galaxies this found more of the examples' kind than the plain cosine nearly everywhere, and scaling each number by its
-spread, or whitening, no more than this; the mean over examples found as many as the best of them, or more
-(``python -m tests.benchmarks.similar`` counts them again). So the examples should be of one kind, and by the mean a
+galaxies this found more of the examples' kind than the plain cosine did, but for rings; scaling each number by its
+spread, or whitening, found no more; and the best of the examples instead of their mean found fewer, but for perturbed
+galaxies (``python -m tests.benchmarks.similar --model MODEL`` counts them again). So the examples should be of one kind, and by the mean a
 search costs the same with one example or a hundred.
 
 Nothing is approximate and there is no index: a million objects are read and compared in seconds. What is held is one
@@ -92,9 +92,8 @@ class Space:
             If they are missing, damaged, of another scan, or not those of its scores.
         """
         path = embeddings_path(self.tables, part)
-        scanned.check_part(path, self.info)
         try:
-            column = scanned.columns_of(path, [EMBEDDING])[EMBEDDING].combine_chunks()
+            column = scanned.part(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
             whole = column.type == pa.binary(2 * self.numbers)
             whole &= len(column) == pq.read_metadata(scores_path(self.tables, part)).num_rows
         except InputError as error:
@@ -122,13 +121,12 @@ class Space:
 
         def look(part: int) -> pd.DataFrame:
             path = scores_path(self.tables, part)
-            scanned.check_part(path, self.info)
-            column = scanned.columns_of(path, ["id"])["id"]
+            column = scanned.part(path, self.info, ["id"])["id"]
             wanted = names[pa.types.is_integer(column.type)]
             rows = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
             if not len(rows):
                 return pd.DataFrame()
-            found = scanned.columns_of(path, ["store", "index", "id", "ra", "dec"]).take(rows).to_pandas()
+            found = scanned.part(path, self.info, ["store", "index", "id", "ra", "dec"]).take(rows).to_pandas()
             return found.astype({"store": str, "id": str}).assign(part=part, row=rows)
 
         found = pd.concat(self._each(look, "examples"), ignore_index=True)
@@ -202,17 +200,18 @@ class Space:
     def rows(self, best: Best) -> pd.DataFrame:
         """Return what the tables of scores say of the best, in their order: position, id, flags and answers."""
         columns = ["store", "index", "id", "ra", "dec", "flags", *self.info["answers"]]
-        parts = np.unique(best.part)
 
-        def take(part: int) -> pd.DataFrame:
+        def take(part: int) -> pa.Table:
             places = np.flatnonzero(best.part == part)
-            found = scanned.columns_of(scores_path(self.tables, part), columns).take(best.row[places]).to_pandas()
-            return found.astype({"store": str}).assign(place=places)
+            found = scanned.part(scores_path(self.tables, part), self.info, columns).take(best.row[places])
+            found = found.set_column(0, "store", found["store"].cast(pa.string()))
+            return found.append_column("place", pa.array(places))
 
-        frames = list(in_order(take, parts.tolist(), self.threads))
-        if len({frame["id"].dtype.kind for frame in frames}) > 1:  # one survey numbers its objects, another names them
-            frames = [frame.astype({"id": str}) for frame in frames]
-        return pd.concat(frames).sort_values("place", ignore_index=True).drop(columns="place")
+        found = list(in_order(take, np.unique(best.part).tolist(), self.threads))
+        if len({table.schema.field("id").type for table in found}) > 1:  # one survey numbers its objects, another not
+            found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
+        frame = pa.concat_tables(found).to_pandas().sort_values("place", ignore_index=True)
+        return frame.drop(columns="place")
 
     def _each(self, work: Callable[[int], T], label: str, parts: Sequence[int] | None = None) -> list[T]:
         """Return ``work(part)`` of some parts (all by default), in their order, with a bar of progress."""

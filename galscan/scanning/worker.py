@@ -404,8 +404,9 @@ def _score(scorer: Scorer, images: np.ndarray, batch: int) -> tuple[Scores, int]
             raise GalscanError("the device has no memory for even 1 image; use another device, or fewer workers")
         _free()
         batch //= 2
-    *told, seen = zip(*done, strict=True)
-    return Scores(*map(np.concatenate, told), None if seen[0] is None else np.concatenate(seen)), batch
+    score, spread, answers = (np.concatenate(values) for values in zip(*(one[:3] for one in done), strict=True))
+    seen = [one.embedding for one in done if one.embedding is not None]
+    return Scores(score, spread, answers, np.concatenate(seen) if seen else None), batch
 
 
 def _free() -> None:

@@ -216,7 +216,7 @@ def _unknown(count: int) -> Purity:
 def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:
     """Return what ``run.json`` says."""
     info = request.source.info
-    inside = sum("store" in one for one in request.like)
+    inside, before = (sum("store" in one for one in some) for some in (request.like, info.get("like", [])))
     kept = ("stores", "objects", "parts", "size", "answers", "precision", "device", "batch", "selection", "embedding")
     unknown = {"value": None, "low": None, "high": None}
     note = (
@@ -230,7 +230,7 @@ def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:
         **{key: info[key] for key in kept}, "top": request.top, "seed": int(request.fingerprint[:8], 16),
         "versions": {"galscan": galscan.__version__}, "like": request.like,
         # The examples are known already: the list is of the others.
-        "scanned": info["scanned"] - inside, "quarantined": info["quarantined"],
+        "scanned": info["scanned"] + before - inside, "quarantined": info["quarantined"],
         "quarantine_reasons": info["quarantine_reasons"], "candidates": len(listed), "first_look": None,
         "purity": {"confidence": None, "prevalence": unknown, "at": {}, "notes": [note]},
     }  # fmt: skip

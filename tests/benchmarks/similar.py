@@ -147,7 +147,7 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
                 values[drawn] = -9.0
                 found.setdefault(way, []).append(float(is_kind[np.argsort(-values)[:NEAREST]].mean()))
         figures[kind] = {
-            "of": int(is_kind.sum()), "random": round((is_kind.sum() - EXAMPLES) / (fair.sum() - EXAMPLES), 3),
+            "of": int(is_kind.sum()), "random": round(float((is_kind.sum() - EXAMPLES) / (fair.sum() - EXAMPLES)), 3),
             **{way: round(float(np.mean(shares)), 3) for way, shares in found.items()},
         }  # fmt: skip
     return figures
