@@ -4,8 +4,8 @@ Likeness is the mean, over the examples, of the cosine between an object and an 
 survey. Without that, all galaxies look much alike to a network: what they have in common is most of the vector. On real
 galaxies this found more of the examples' kind than the plain cosine did, but for rings; scaling each number by its
 spread, or whitening, found no more; and the best of the examples instead of their mean found fewer, but for perturbed
-galaxies (``python -m tests.benchmarks.similar --model MODEL`` counts them again). So the examples should be of one kind, and by the mean a
-search costs the same with one example or a hundred.
+galaxies (``python -m tests.benchmarks.similar --model MODEL`` counts them again). So the examples should be of one
+kind, and a search costs the same with one example or a hundred.
 
 Nothing is approximate and there is no index: a million objects are read and compared in seconds. What is held is one
 piece of a part a thread, and the best so far.
