@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from galscan.verbs.judge import judge
     from galscan.verbs.purity import purity
     from galscan.verbs.scan import scan
+    from galscan.verbs.similar import similar
     from galscan.verbs.target import check_target, list_targets, new_target
     from galscan.verbs.train_generator import train_generator
     from galscan.verbs.train_rare import train_rare
@@ -63,6 +64,7 @@ __all__ = [
     "open_store",
     "purity",
     "scan",
+    "similar",
     "train_generator",
     "train_rare",
     "vet",
@@ -92,6 +94,7 @@ _HOMES = {
     "open_store": "galscan.store.layout",
     "purity": "galscan.verbs.purity",
     "scan": "galscan.verbs.scan",
+    "similar": "galscan.verbs.similar",
     "train_generator": "galscan.verbs.train_generator",
     "train_rare": "galscan.verbs.train_rare",
     "vet": "galscan.verbs.vet",

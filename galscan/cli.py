@@ -348,6 +348,9 @@ def scan(
         bool | None,
         typer.Option("--cascade/--no-cascade", help="Discard first what surely is none; default: from 100,000 on."),
     ] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Keep what the network sees in each, for galscan similar.")
+    ] = False,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Candidates to keep; default: the recipe's.")] = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -357,10 +360,36 @@ def scan(
     run = galscan.scan(
         survey=survey or (), store=store or (), target=names(target), model=model, out=out, cluster=cluster,
         workers=workers, top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade,
-        device=device, dry_run=dry_run,
+        embeddings=embeddings, device=device, dry_run=dry_run,
     )  # fmt: skip
     told = show(run, as_json)
     raise typer.Exit(1 if told.get("set_aside") else 0)
+
+
+@_verb("similar", "galscan similar --run run/ --like 1237648720693690487,1237651191354261600 --out like/")
+def similar(
+    like: Annotated[
+        list[str] | None, typer.Option("--like", help="Objects of the survey, by id: ID,ID; repeatable.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture (JPEG, PNG, FITS) of an object; repeatable.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Scan made with --embeddings.")] = None,
+    survey: Surveys = None,
+    store: Stores = None,
+    target: Annotated[str | None, typer.Option("--target", help="Scan now, with this model of the data home.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Scan now, with this model.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Objects to rank.")] = 1000,
+    out: Annotated[Path | None, typer.Option("--out", help="The list's folder; default: in the data home.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Rank a survey by likeness to examples, where nothing is labelled yet."""
+    found = galscan.similar(
+        like=[i for text in like or () for i in text.split(",")], image=image or (), run=run, survey=survey or (),
+        store=store or (), target=target, model=model, top=top, out=out, device=device,
+    )  # fmt: skip
+    show(found, as_json)
 
 
 @_verb("export", "galscan export run/ --min-purity 0.5 --known kaviraj2012.csv --out candidates.fits")

@@ -21,6 +21,7 @@ def _several() -> Ensemble:
 NETWORKS = {
     "ensemble": lambda: Ensemble([GalaxyNet(8, 3), GalaxyNet(8, 3)]),
     "several targets": _several,
+    "embeddings": lambda: Ensemble([GalaxyNet(8, 3), GalaxyNet(8, 3)], [GalaxyNet(8, 1)], embeddings=True),
     "first look": lambda: TinyNets([TinyNet()]),
     "first looks": lambda: TinyNets([TinyNet(targets=2).only(1), TinyNet()]),
 }

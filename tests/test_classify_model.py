@@ -41,3 +41,15 @@ def test_what_models_share_is_computed_once_and_they_say_what_each_says_alone():
             torch.testing.assert_close(answers if k < 3 else others, alone[1])
         for m, network in enumerate(joint):
             torch.testing.assert_close(torch.stack(logits[:3], 2)[:, m], network(to_unit(images))[0])
+
+
+def test_embeddings_are_what_the_heads_of_the_first_network_read_and_come_last():
+    torch.manual_seed(0)
+    first, other = GalaxyNet(8, 4).eval(), GalaxyNet(16, 4).eval()
+    images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        *told, embedding = Ensemble([first, other], [other], embeddings=True).eval()(images)
+        plain = Ensemble([first, other], [other]).eval()(images)
+        torch.testing.assert_close(embedding, first.features(to_unit(images)))
+        torch.testing.assert_close(told, list(plain))
+        torch.testing.assert_close(first.target(embedding)[:, 0], told[0][:, 0])

@@ -19,7 +19,7 @@ from galscan.errors import InputError, Interrupted, StorageError
 VERBS = {
     "demo": "demo", "ingest": "ingest", "train-rare": "train_rare", "train-generator": "train_generator",
     "dream": "dream", "judge": "judge", "ablate": "ablate", "scan": "scan", "export": "export", "info": "info",
-    "doctor": "doctor", "vet": "vet", "purity": "purity",
+    "doctor": "doctor", "vet": "vet", "purity": "purity", "similar": "similar",
     "target new": "new_target", "target check": "check_target", "target list": "list_targets",
 }  # fmt: skip
 NEEDED = {
@@ -32,6 +32,7 @@ NEEDED = {
     "export": ["run", "--out", "x.fits"],
     "info": ["x"],
     "vet": ["run"],
+    "similar": ["--like", "7"],
     "purity": ["run"],
     "target new": ["mine"],
     "target check": ["ring"],

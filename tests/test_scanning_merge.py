@@ -136,3 +136,21 @@ def test_a_flipped_byte_is_not_merged(stores, client, tmp_path):
 
 def test_free_space_of_a_place_that_is_not_there_yet(tmp_path):
     assert merge.disk_free(tmp_path / "a" / "b") > 0
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_remove, damage_shorten, damage_foreign])
+def test_a_part_without_its_embeddings_is_not_done_where_they_are_asked_for(
+    damage, stores, client, tmp_path, monkeypatch
+):
+    def seeing(images):
+        return coarse_scorer(images)._replace(embedding=images.mean(axis=(1, 2)))
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: seeing)
+    plan = dataclasses.replace(planned(stores, tmp_path / "run"), embedding=3)
+    scan(plan, client)
+    assert merge.pending(plan) == []
+    damage(worker.embeddings_path(plan.out, 1))
+    assert [part.number for part in merge.pending(plan)] == [1]
+    before = worker.scores_path(plan.out, 1).read_bytes()
+    scan(plan, client)
+    assert merge.pending(plan) == [] and worker.scores_path(plan.out, 1).read_bytes() == before

@@ -201,3 +201,20 @@ def test_memory_and_output_grow_with_what_they_depend_on():
 )
 def test_sizes_in_words(count, text):
     assert plans.size_text(count) == text
+
+
+def test_embeddings_are_counted_named_and_keep_the_first_look_away(monkeypatch):
+    monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
+    stores = [fake_store("a", 1_000_000)]
+    plain, seen = (plans.make_plan(stores, [bundle()], embeddings=which, out="/run") for which in (False, True))
+    assert plain.cascade and not seen.cascade and plain.fingerprint != seen.fingerprint
+    assert "embeddings" not in plain.identity
+    assert plans.output_bytes(seen) - plans.output_bytes(plain) == 256_000_000
+    assert "128 numbers an object, 256 MB" in plans.describe(seen, "2 processes")
+    plans.check_fit(plain, None, 0, 100_000_000)
+    with pytest.raises(InputError, match="--limit") as refused:
+        plans.check_fit(seen, None, 0, 100_000_000)
+    limit = int(str(refused.value).split("--limit ")[1].replace(",", ""))
+    plans.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
+    with pytest.raises(InputError, match="--cascade: what a first look discards has no embedding"):
+        plans.make_plan(stores, [bundle()], embeddings=True, cascade=True)

@@ -279,3 +279,32 @@ def test_a_real_network_scores_as_it_does_by_hand(tmp_path):
     by_hand = load_scorer([bundle], "cpu", "fp32")(store.images())
     np.testing.assert_allclose(scores["score"], by_hand.score[:, 0], atol=1e-4)
     np.testing.assert_allclose(scores[bundle.answers], by_hand.answers, atol=1e-3)
+
+
+def test_embeddings_are_row_by_row_those_of_the_scores(tmp_path):
+    bundle = tiny_bundle(tmp_path / "model", size=32, members=2)
+    store = tiny_store(tmp_path / "s.zarr", 150, unusable=4)
+    job = make_job(
+        store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers), embedding=64, batch=64
+    )
+    worker.score_part(whole(store), job)
+    scores, _ = tables(tmp_path / "run")
+    table = pq.read_table(worker.embeddings_path(tmp_path / "run", 0))
+    got = np.frombuffer(table["embedding"].combine_chunks().buffers()[1], "<f2").reshape(-1, 64)
+    images = store.images()[scores["index"]]
+    by_hand = load_scorer([bundle], "cpu", "fp32", embeddings=True)(images).embedding
+    assert len(got) == 146 and got.std() > 0
+    np.testing.assert_allclose(got, by_hand, atol=2e-3)
+    assert table.schema.metadata[worker.FINGERPRINT] == b"f" * 64
+    assert load_scorer([bundle], "cpu", "fp32")(images).embedding is None
+
+
+def test_a_part_without_one_usable_image_or_set_aside_has_no_embedding(tmp_path):
+    bundle = tiny_bundle(tmp_path / "model", size=32)
+    store = tiny_store(tmp_path / "s.zarr", 30, unusable=30)
+    job = make_job(store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers), embedding=64)
+    for do in (lambda: worker.score_part(whole(store), job), lambda: worker.set_aside(whole(store), job, worker.FATAL)):
+        do()
+        path = worker.embeddings_path(tmp_path / "run", 0)
+        assert pq.read_metadata(path).num_rows == len(tables(tmp_path / "run")[0]) == 0
+        path.unlink()

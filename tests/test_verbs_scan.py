@@ -334,6 +334,12 @@ def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path)
             verb(run.path)
     assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").told["objects"] == 696
     assert galscan.export(run.path / "demo", tmp_path / "x.fits").rows == 50
+    store = open_store(run.info["stores"][0]["path"])
+    (tmp_path / "known.csv").write_text("name,ra,dec\n" + "".join(
+        f"g{k},{ra},{dec}\n" for k, (ra, dec) in enumerate(zip(store.column("ra"), store.column("dec"), strict=True))
+    ))  # fmt: skip
+    (known,) = galscan.export(run.path / "demo", tmp_path / "x.fits", known=tmp_path / "known.csv").recovered
+    assert known.summary()["scanned"] >= 690 and known.missed["score"].notna().sum() > 600
     sample, _ = design.draw(run.of("demo"), size=20, best=5)
     assert (sample["stratum"] == "not ranked").any()
     with pytest.raises(InputError, match="not for 'ring'"):

@@ -33,6 +33,8 @@ from galscan.candidates.rows import Rows, placed
 from galscan.candidates.run import open_candidates
 from galscan.candidates.services import Asked, Place
 from galscan.errors import InputError
+from galscan.scanning.run import is_like
+from galscan.scanning.worker import of_target
 
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
 NOT_ASKED = "not asked: "  # begins, in known_ref, the services that did not answer
@@ -213,8 +215,13 @@ def recovered(
         least = float(piece["score"][-1].as_py())
     for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} among the scored"):
         if len(pairs := _pairs(known, piece, radius)):
-            columns = scanned.columns_of(file, ["id", "score", "first_look"])
-            here = columns.take(pairs["row"].to_numpy()).to_pandas()
+            # A list of what is like some examples is not in the order of the scan's scores.
+            own = {of_target(name, info["target"], info.get("targets", [])): name for name in ("score", "first_look")}
+            columns = scanned.columns_of(file, ["id"] if is_like(info) else ["id", *own])
+            here = columns.take(pairs["row"].to_numpy()).to_pandas().rename(columns=own)
+            if is_like(info):
+                found.append(pairs.assign(fate=BELOW, id=here["id"].astype(str)))
+                continue
             discarded = here["score"].isna()
             found.append(pairs.assign(
                 fate=np.where(discarded, DISCARDED, BELOW), score=here["score"].fillna(here["first_look"]),

@@ -13,7 +13,7 @@ from galscan.candidates import formats, table
 from galscan.candidates.rows import Rows
 from galscan.candidates.run import GRADED, open_candidates, provenance, purest, select
 from galscan.errors import ConflictError, InputError, nearest
-from galscan.scanning.run import tables
+from galscan.scanning.run import is_like, tables
 
 if TYPE_CHECKING:
     from galscan.candidates.crossmatch import Recovered
@@ -36,7 +36,7 @@ FORMATS = ("fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse
 FOLDERS = ("zooniverse", "hats")
 _OWN = {
     "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl", "purity.json",
-    f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite", "scores", "quarantine", "vetting",
+    f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite", "scores", "quarantine", "embeddings", "vetting",
 }  # fmt: skip
 
 
@@ -194,6 +194,8 @@ def export_run(
         _write(chosen, rows, out, info, provenance(info), "MORPHOLOGY")
         return Exported(out, chosen, rows.count, rows.count, told=told)
     every, info = open_candidates(run)
+    if min_purity is not None and is_like(info):
+        raise InputError(f"--min-purity {min_purity}: how pure a list by likeness is, is not known; cut it with --top")
     rows = select(every, top=top, min_purity=min_purity)
     _check_place(run, out, chosen)
     facts = provenance(info)

@@ -19,6 +19,7 @@ from PIL import Image
 import galscan
 from galscan import progress
 from galscan.candidates import scanned
+from galscan.candidates.rank import caption
 from galscan.candidates.rows import Rows
 from galscan.files import atomic_path
 
@@ -45,7 +46,7 @@ def pdf(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         If a store has gone or changed since the scan.
     """
     stores = scanned.open_stores(info)
-    wanted = ["rank", "p_target", "designation", "store", "index", "in_train", "known_name"]
+    wanted = ["rank", "p_target", "score", "designation", "store", "index", "in_train", "known_name"]
     rows = rows.select([name for name in wanted if name in rows.names])
     pages = -(-rows.count // PAGE)
     footer = f"run {str(info.get('fingerprint'))[:12]}, galscan {galscan.__version__}"
@@ -118,7 +119,7 @@ class _Document:
             if candidate["in_train"]:
                 side = _STAMP + 2  # outside the pixels, so that the frame never hides a galaxy's edge
                 drawing.append(f"q {_TRAINED_ON} RG 1.5 w {x - 1:.2f} {y - 1:.2f} {side:.2f} {side:.2f} re S Q")
-            said = f"{candidate['rank']}   p={candidate['p_target']:.2f}", candidate["designation"]
+            said = caption(candidate), candidate["designation"]
             for n, line in enumerate([*said, candidate.get("known_name")]):
                 drawing.append(_text(x, y - 5.4 - n * 5.6, _SMALL, (line or "")[:_LETTERS]))
         content = self._add("/Filter /FlateDecode", zlib.compress("\n".join(drawing).encode("cp1252", "replace")))

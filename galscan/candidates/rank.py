@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +13,12 @@ from galscan.errors import InputError
 from galscan.sky import designation
 
 _FROM_SCAN = ("store", "index", "id", "ra", "dec", "score", "score_std")
+
+
+def caption(row: Mapping[str, Any]) -> str:
+    """Return the rank of a candidate, and its probability or, where there is none, its score."""
+    p = row["p_target"]  # of a Parquet table, None
+    return f"{row['rank']}  {row['score']:.3f}" if p is None or np.isnan(p) else f"{row['rank']}  p={p:.2f}"
 
 
 def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 from galscan.candidates.rows import Rows, of_parquet
 from galscan.errors import InputError, NotFoundError
 from galscan.files import read_json
-from galscan.scanning.run import check_one
+from galscan.scanning.run import check_one, is_like
 
 GRADED = "candidates-graded"
 
@@ -90,5 +90,6 @@ def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
         "prevalence_lo": prevalence.get("low"),
         "prevalence_hi": prevalence.get("high"),
         "confidence": purity.get("confidence"),
+        "ranked_by": "likeness to examples" if is_like(info) else "score",
         "notes": list(purity.get("notes", [])),
     }

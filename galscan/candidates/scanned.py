@@ -32,18 +32,34 @@ def parts(
     with progress.track(label, int(info["parts"]), "parts") as advance:
         for number in range(int(info["parts"])):
             path = where(tables(run, info), number)
-            if (_marks(path) or {}).get(FINGERPRINT) != str(info["fingerprint"]).encode():
-                raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
-            yield path, columns_of(path, columns)
+            yield path, part(path, info, columns)
             advance()
 
 
-def _marks(path: Path) -> dict[bytes, bytes] | None:
-    """Return the metadata of a Parquet file; None where there is none that can be read."""
+def part(path: Path, info: Mapping[str, Any], columns: Sequence[str]) -> pa.Table:
+    """Read columns of a part, which must be of the scan of a run, with its checksums verified.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of another scan.
+    """
     try:
-        return dict(pq.read_metadata(path).metadata or {})
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
-        return None
+        file = None
+    # The tables of a list of what is like some examples are those of the scan that was searched.
+    scan = str(info.get("scan", info["fingerprint"])).encode()
+    if file is None or (file.metadata.metadata or {}).get(FINGERPRINT) != scan:
+        raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
+    with file:
+        try:
+            table = file.read(list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(_damaged(path, str(error))) from error
+    if absent := sorted(set(columns) - set(table.column_names)):
+        raise InputError(_damaged(path, f"no column {absent[0]}"))
+    return table
 
 
 def columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -57,7 +73,11 @@ def columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); what was scanned is not known") from error
+        raise InputError(_damaged(path, str(error))) from error
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged ({why.splitlines()[0]}); what was scanned is not known"
 
 
 def open_stores(info: Mapping[str, Any]) -> dict[str, Store]:

@@ -44,7 +44,7 @@ COLUMNS = (
     Column("ra", "deg", "pos.eq.ra;meta.main", "Right ascension, ICRS", "F12.7"),
     Column("dec", "deg", "pos.eq.dec;meta.main", "Declination, ICRS", "F12.7"),
     Column("rank", "", "stat.rank", "Rank by score, 1 is best", "I8"),
-    Column("score", "", "stat.value", "Mean logit of the ensemble; orders, no probability", "F9.4"),
+    Column("score", "", "stat.value", "Mean logit of the ensemble, or likeness; orders, no probability", "F9.4"),
     Column("score_std", "", "stat.error", "Standard deviation of the logit over members", "F9.4"),
     Column("p_target", "", "stat.probability", "Probability of being a target at survey prevalence", "F8.5"),
     Column("purity", "", "stat.confidenceLevel", "Expected fraction of targets down to this rank", "F8.5"),
@@ -155,8 +155,11 @@ def write_fits(
     for keyword, value in cards(provenance).items():
         header[keyword] = value
     header["NCANDID"] = (rows.count, "candidates in this table")
-    header["PURMETH"] = METHOD[:66]
-    header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness per rank."
+    if (by := provenance.get("ranked_by", "score")) == "score":
+        header["PURMETH"] = METHOD[:66]
+        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness per rank."
+    else:
+        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by {by}; purity and completeness are not known."
     if answers:
         header["HISTORY"] = f"Morphology answers: {ascii_text(', '.join(answers))}"
     for note in provenance.get("notes", ()):

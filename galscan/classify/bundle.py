@@ -73,6 +73,8 @@ class Scores(NamedTuple):
     """Standard deviation of the logit over members (0 for a single member)."""
     answers: np.ndarray
     """Morphology answers (`answer_names`) in their own units, mean over members."""
+    embedding: np.ndarray | None = None
+    """What the first network's heads read, float32 of shape (n, `embedding_size`); only where it was asked for."""
 
 
 Scorer = Callable[[np.ndarray], Scores]
@@ -185,8 +187,27 @@ def _worth(bundle: Bundle) -> list[str]:
     return [f"{task.id}_concentration" for task in tasks if set(task.answers) & set(bundle.answers)]
 
 
-def load_ensemble(bundles: Sequence[Bundle]) -> Ensemble:
-    """Load the networks of some models.
+def embedding_size(bundle: Bundle) -> int:
+    """Return how many numbers the heads of a model's first network read; its weights are not loaded.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = bundle.path / next(iter(bundle.info["weights"]))
+    try:
+        with safe_open(path, framework="np") as handle:
+            return int(handle.get_slice("target.weight").get_shape()[1])
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
+
+
+def load_ensemble(bundles: Sequence[Bundle], embeddings: bool = False) -> Ensemble:
+    """Load the networks of some models, to give embeddings as well where these are asked for.
 
     Raises
     ------
@@ -195,11 +216,15 @@ def load_ensemble(bundles: Sequence[Bundle]) -> Ensemble:
     """
     from galscan.classify.model import Ensemble
 
-    return Ensemble(*(load_networks(bundle) for bundle in bundles)).eval()
+    return Ensemble(*(load_networks(bundle) for bundle in bundles), embeddings=embeddings).eval()
 
 
 def load_scorer(
-    bundles: Sequence[Bundle], device: str = "auto", precision: str | None = None, converted: Path | None = None
+    bundles: Sequence[Bundle],
+    device: str = "auto",
+    precision: str | None = None,
+    converted: Path | None = None,
+    embeddings: bool = False,
 ) -> Scorer:
     """Load the networks of some models; return a function from images (n, S, S, 3) uint8 to `Scores`.
 
@@ -209,6 +234,8 @@ def load_scorer(
         What they have in common is computed once.
     converted : Path, optional
         What `galscan.classify.compiled.convert` made of their `load_ensemble`, if it did.
+    embeddings : bool
+        Whether the scores are to hold them, too.
 
     Raises
     ------
@@ -219,13 +246,13 @@ def load_scorer(
     from galscan.classify.compiled import compiled
 
     where, dtype = devices.pick(device), devices.precision(precision or bundles[0].recipe.scan.precision)
-    ensemble = load_ensemble(bundles)
+    ensemble = load_ensemble(bundles, embeddings)
     speakers = [bundles[k] for k in ensemble.speakers]
     run = compiled(ensemble, where, dtype, converted)
 
     def score(images: np.ndarray) -> Scores:
         outputs = run(images)
-        logits, told = outputs[: len(bundles)], outputs[len(bundles) :]
+        logits, told = outputs[: len(bundles)], outputs[len(bundles) :][: len(speakers)]
         answers: dict[str, np.ndarray] = {}
         for bundle, raw in zip(speakers, told, strict=True):
             answers = _in_units(bundle, raw) | answers
@@ -233,6 +260,7 @@ def load_scorer(
         return Scores(
             np.stack([one.mean(1) for one in logits], 1), np.stack([one.std(1) for one in logits], 1),
             np.stack(columns, 1) if columns else np.empty((len(images), 0), np.float32),
+            outputs[-1] if embeddings else None,
         )  # fmt: skip
 
     return score

@@ -88,6 +88,8 @@ class Ensemble(nn.Module):
     ----------
     *models : sequence of GalaxyNet
         The networks of each model, each with one target.
+    embeddings : bool
+        Whether to give, last of all, what the heads of the first network read.
 
     Attributes
     ----------
@@ -95,8 +97,9 @@ class Ensemble(nn.Module):
         Numbers of the models whose answers are given: not of those that would say what an earlier one says.
     """
 
-    def __init__(self, *models: Sequence[GalaxyNet]):
+    def __init__(self, *models: Sequence[GalaxyNet], embeddings: bool = False):
         super().__init__()
+        self.embeddings = embeddings
         self.trunks = nn.ModuleList()
         self.targets = nn.ModuleList(nn.ModuleList(network.target for network in networks) for networks in models)
         self.members: list[list[int]] = []
@@ -115,12 +118,13 @@ class Ensemble(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map stored images (n, S, S, 3) uint8 to logits of each model (n, members) and then, for each of `speakers`,
-        of the answers (n, members, answers)."""
+        of the answers (n, members, answers); last, if asked for, the embeddings (n, 8 width)."""
         pixels = to_unit(images)
         features = [cast(GalaxyNet, trunk).features(pixels) for trunk in self.trunks]
         targets = (self._each(heads, features, k)[:, :, 0] for k, heads in enumerate(self.targets))
         answers = zip(self.morphologies, self.speakers, strict=True)
-        return *targets, *(self._each(heads, features, k) for heads, k in answers)
+        told = *targets, *(self._each(heads, features, k) for heads, k in answers)
+        return (*told, features[0].float()) if self.embeddings else told
 
     def _each(self, heads: nn.Module, features: list[torch.Tensor], model: int) -> torch.Tensor:
         """Return what the heads of a model say, (n, members, ...)."""

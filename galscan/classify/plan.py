@@ -129,7 +129,7 @@ def make_plan(
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
     for one in vetted:
-        if one.target != recipe.name:
+        if one.target not in (None, recipe.name):
             raise InputError(
                 f"{one.run} was a scan for '{one.target}': what it was graded for says nothing of '{recipe.name}'"
             )

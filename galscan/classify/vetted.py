@@ -30,8 +30,10 @@ class Vetted:
     Attributes
     ----------
     run : Path
-    target, fingerprint : str
-        What was looked for, and which scan it was.
+    target : str, or None
+        What was looked for; None where nothing was but what is like some examples, which may teach any target.
+    fingerprint : str
+        Which scan it was.
     table : DataFrame
         Columns store, row, id (text), target: 1, 0, or NaN where people were unsure or contradicted each other.
     stores : dict
@@ -41,7 +43,7 @@ class Vetted:
     """
 
     run: Path
-    target: str
+    target: str | None
     fingerprint: str
     table: pd.DataFrame
     stores: dict[str, tuple[str, str]]

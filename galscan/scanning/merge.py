@@ -19,7 +19,17 @@ from galscan import progress
 from galscan.candidates.purity import ScoreHistogram
 from galscan.errors import GalscanError
 from galscan.scanning.plan import Part, Plan
-from galscan.scanning.worker import AUDIT, AUDITED, CHOSEN, FINGERPRINT, FULL, of_target, quarantine_path, scores_path
+from galscan.scanning.worker import (
+    AUDIT,
+    AUDITED,
+    CHOSEN,
+    FINGERPRINT,
+    FULL,
+    embeddings_path,
+    of_target,
+    quarantine_path,
+    scores_path,
+)
 
 T = TypeVar("T")
 TARGETED = ("score", "score_std", "first_look")  # columns that each target has one of
@@ -46,16 +56,18 @@ class Merged:
 
 def pending(plan: Plan) -> list[Part]:
     """Return the parts still to do; whatever a killed process left half-written is removed."""
-    for folder in ("scores", "quarantine"):
+    for folder in ("scores", "quarantine", "embeddings"):
         for leftover in Path(plan.out, folder).glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
     return [part for part in plan.parts if not _done(plan, part)]
 
 
 def _done(plan: Plan, part: Part) -> bool:
-    """Tell whether both tables of a part are whole, of this plan, and hold every chosen object once."""
+    """Tell whether a part's tables are whole, of this plan, hold every chosen object once, and every embedding."""
     found = [_rows(path(plan.out, part.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
     counts = [rows for rows, _ in filter(None, found)]
+    if plan.embedding and _rows(embeddings_path(plan.out, part.number), plan.fingerprint) != found[0]:
+        return False
     return len(counts) == 2 and all(chosen == sum(counts) for _, chosen in filter(None, found))
 
 

@@ -123,6 +123,6 @@ def _contact_sheet(plan: Plan, target: str, candidates: pd.DataFrame) -> None:
     images = np.concatenate([stores[store].images(slice(row, row + 1)) for store, row in where])
     pictures.contact_sheet(
         images, plan.folder(target) / "contact.png", title=f"{target}: the best {len(best)} of {plan.objects:,}",
-        captions=[f"{rank}  p={p:.2f}" for rank, p in zip(best["rank"], best["p_target"], strict=True)],
+        captions=[rank.caption(row) for row in best.to_dict("records")],
         borders=[TRAINED_ON if known else None for known in best["in_train"]],
     )  # fmt: skip

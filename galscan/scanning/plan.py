@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import galscan
 from galscan import files, home
-from galscan.classify.bundle import answer_names
+from galscan.classify.bundle import answer_names, embedding_size
 from galscan.errors import InputError, nearest
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, Store
@@ -84,6 +84,8 @@ class Plan:
     place: str | None = None
     selection: Selection = ALL
     cascade: bool = False
+    embedding: int = 0
+    """Numbers an object's embedding has; 0 where none is written."""
 
     @cached_property
     def objects(self) -> int:
@@ -119,6 +121,8 @@ class Plan:
             "objects": self.objects,
             "selection": self.selection.described(),
             "cascade": self.cascade,
+            # Only where they are written: scans of before stay what was asked for.
+            **({"embeddings": self.embedding} if self.embedding else {}),
         }
 
     @cached_property
@@ -160,6 +164,7 @@ def make_plan(
     selection: Selection = ALL,
     limit: int | None = None,
     cascade: bool | None = None,
+    embeddings: bool = False,
 ) -> Plan:
     """Decide a scan of `stores` with some models; `None` means what the first one's recipe says.
 
@@ -174,12 +179,16 @@ def make_plan(
     cascade : bool, optional
         Whether a first look discards what surely is no candidate; by default where the survey is large enough and all
         models have one.
+    embeddings : bool
+        Whether what the first network sees in each object is written as well. Then there is no first look: what it
+        discards the network never sees, and who searches for what is alike wants to find it in all of the survey.
 
     Raises
     ------
     InputError
         If there is no store, one is named twice, one has another image size than the models, two models are of one
-        target, `top`, `precision` or `device` is out of range, or a first look is asked for of a model that has none.
+        target, `top`, `precision` or `device` is out of range, or a first look is asked for of a model that has none or
+        together with embeddings.
     """
     settings = bundles[0].recipe.scan
     top = settings.top if top is None else top
@@ -202,14 +211,16 @@ def make_plan(
         raise InputError(
             f"--cascade: {without.path} has no first look; train it with more pictures, or more [first_look] steps"
         )
+    if cascade and embeddings:
+        raise InputError("--cascade: what a first look discards has no embedding; leave it out, or --embeddings")
     if cascade is None:
-        cascade = without is None and sum(part.count for part in parts) >= LARGE
+        cascade = not embeddings and without is None and sum(part.count for part in parts) >= LARGE
     return Plan(
         models=tuple(ModelRef(b.target, str(Path(b.path).absolute()), b.model_hash, b.recipe.hash) for b in bundles),
         stores=tuple(StoreRef(s.name, s.location, s.content_hash, s.count) for s in stores),
         parts=parts, size=bundles[0].size, answers=tuple(answer_names(bundles)), top=top, precision=precision,
         batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
-        selection=selection, cascade=cascade,
+        selection=selection, cascade=cascade, embedding=embedding_size(bundles[0]) if embeddings else 0,
     )  # fmt: skip
 
 
@@ -279,9 +290,9 @@ def worker_memory(plan: Plan) -> int:
 
 
 def output_bytes(plan: Plan) -> int:
-    """Bound the bytes the run folder will take: one row of scores an object, and the tables of candidates."""
+    """Bound the bytes the run folder will take: a row of scores an object, its embedding, the tables of candidates."""
     row = _row_bytes(plan)
-    return plan.objects * row + min(plan.top, plan.objects) * 2 * (row + 60) + 2**20
+    return plan.objects * (row + 2 * plan.embedding) + min(plan.top, plan.objects) * 2 * (row + 60) + 2**20
 
 
 def _row_bytes(plan: Plan) -> int:
@@ -311,12 +322,13 @@ def check_fit(plan: Plan, workers: int | None, memory: int, free: int) -> None:
             f"{workers} workers need {size_text(workers * each)} of memory, {size_text(memory)} are to be had; "
             + (f"use --workers {room}" if room else f"one alone needs {size_text(each)}: use another machine")
         )
-    # Tables are compressed: a third of their bytes is what they take at least.
-    least = plan.objects * _row_bytes(plan) // 3
+    # Tables are compressed, a third of their bytes is what they take at least; embeddings are not.
+    one = _row_bytes(plan) / 3 + 2 * plan.embedding
+    least = int(plan.objects * one)
     if free < least:
         raise InputError(
             f"{plan.out} needs {size_text(least)} or more, {size_text(free)} are free there; choose another --out, or "
-            f"--limit {max(free * 3 // _row_bytes(plan), 1):,}"
+            f"--limit {max(int(free / one), 1):,}"
         )
 
 
@@ -332,6 +344,11 @@ def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
         ("to read", f"{size_text(plan.bytes)} of pixels, uncompressed"),
         ("device", f"{plan.device}, {plan.precision}, batches of {plan.batch}"),
         ("first look", "a tiny network discards what surely is no candidate" if plan.cascade else "none"),
+        *(
+            [("embeddings", f"{plan.embedding} numbers an object, {size_text(2 * plan.embedding * plan.objects)}")]
+            if plan.embedding
+            else []
+        ),
         ("workers", f"{workers}, about {size_text(worker_memory(plan))} of memory each"),
         ("output", f"{plan.out}, at most {size_text(output_bytes(plan))}"),
         ("ranked", f"the best {min(plan.top, plan.objects):,}"),

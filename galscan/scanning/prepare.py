@@ -40,7 +40,7 @@ def convert_networks(plan: Plan, out: Path) -> None:
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return
     bundles = [open_bundle(model.path) for model in plan.models]
-    firsts, networks = [bundle.first_look for bundle in bundles], load_ensemble(bundles)
+    firsts, networks = [bundle.first_look for bundle in bundles], load_ensemble(bundles, plan.embedding > 0)
     try:
         if all(firsts):
             looks = [load_first_look(path) for path in firsts if path is not None]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
 from galscan import files
 from galscan.errors import ConflictError, InputError, NotFoundError
-from galscan.scanning.plan import Plan
 from galscan.scanning.worker import FATAL, SILENT
 from galscan.unfinished import held
 
@@ -83,6 +83,13 @@ class Run:
     def _text(self) -> str:
         """Return the outcome of a finished scan for people."""
         info, purity = self.info, self.info["purity"]
+        if is_like(info):
+            files_there = [f"{name:<12} {self.path / file}" for name, file in OUTPUTS.items() if name != "report"]
+            notes = [f"note         {note}" for note in purity["notes"]]
+            return "\n".join([
+                f"{info['candidates']:,} of {info['scanned']:,} galaxies, most like {len(info['like'])} examples first",
+                *notes, *files_there, f"next         galscan vet {self.path}",
+            ])  # fmt: skip
         rate = f" at {info['images_per_s']:,.0f}/s" if info["images_per_s"] else ""
         lines = [
             f"{info['candidates']:,} candidates for '{info['target']}' ranked among {info['scanned']:,} galaxies{rate}"
@@ -137,6 +144,11 @@ def open_one(path: Path | str) -> Run:
     return run
 
 
+def is_like(info: Mapping[str, Any]) -> bool:
+    """Tell whether a run is no scan for a target but the list of what is like some examples (`galscan.similar`)."""
+    return "like" in info
+
+
 def several(info: Mapping[str, Any]) -> bool:
     """Tell whether a scan is of several targets, each of which has a run of its own in its folder."""
     return len(info.get("targets", [])) > 1 and "tables" not in info
@@ -156,8 +168,8 @@ def check_one(path: Path, info: Mapping[str, Any]) -> None:
 
 
 def tables(path: Path, info: Mapping[str, Any]) -> Path:
-    """Return the folder that holds the tables of a run: its own, or that of the scan for several targets it is of."""
-    return path.parent if info.get("tables") == ".." else path
+    """Return the folder that holds the tables of a run: its own, or that of the scan it is of, or was searched in."""
+    return Path(os.path.normpath(path / info["tables"])) if "tables" in info else path
 
 
 def read_info(path: Path) -> dict[str, Any] | None:
@@ -173,8 +185,19 @@ def read_info(path: Path) -> dict[str, Any] | None:
     return info
 
 
+class Request(Protocol):
+    """What a run folder is wanted for: a `galscan.scanning.plan.Plan`, or another that has one."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def identity(self) -> dict[str, Any]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
 @contextmanager
-def claim(plan: Plan) -> Iterator[dict[str, Any] | None]:
+def claim(plan: Request) -> Iterator[dict[str, Any] | None]:
     """Hold the run folder of a plan for this process; give what its ``run.json`` says, None if it is new.
 
     Raises

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from galscan import pictures
+from galscan.candidates import rank
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import InputError, NotFoundError
 from galscan.scanning import run as runs
@@ -137,10 +138,7 @@ def _draw_run(run: Run, sheet: str | os.PathLike[str]) -> None:
     """Draw the best candidates, from the stores that were scanned."""
     stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
     best: pd.DataFrame = run.candidates.head(SHEET)
-    cells = [
-        (stores[str(row.store)], int(row.index), f"{row.rank}  p={row.p_target:.2f}")
-        for row in best.itertuples(index=False)
-    ]  # fmt: skip
+    cells = [(stores[str(row["store"])], int(row["index"]), rank.caption(row)) for row in best.to_dict("records")]
     _draw(cells, sheet, f"{run.info['target']}: the best {len(best)}")
 
 

@@ -48,6 +48,7 @@ def purity(
     """
     target = grades.TARGET if target is None else target
     opened = open_one(run)
+    forecast.check(opened)
     if draws < 100 or (confidence is not None and not 0 < confidence < 1):
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
     with grades.GradeBook(opened.path / grades.FILE, str(opened.info["fingerprint"])) as book:

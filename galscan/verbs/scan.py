@@ -39,6 +39,7 @@ def scan(
     moc: Path | str | None = None,
     limit: int | None = None,
     cascade: bool | None = None,
+    embeddings: bool = False,
     device: str = "auto",
     dry_run: bool = False,
 ) -> Run:
@@ -78,6 +79,9 @@ def scan(
     cascade : bool, optional
         Whether a tiny network discards first what surely is no candidate (`galscan.classify.cascade`); by default
         where the survey has 100,000 objects or more.
+    embeddings : bool
+        Write what the network sees in every object as well, for `galscan.similar`. There is no first look then, which
+        would discard what nobody has searched for yet.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     dry_run : bool
@@ -106,7 +110,7 @@ def scan(
     bundles = _open_models(target, model)
     plan = make_plan(
         [open_store(path) for path in paths], bundles, top=top, device=device, out=out,
-        selection=make_selection(where, cone, moc), limit=limit, cascade=cascade,
+        selection=make_selection(where, cone, moc), limit=limit, cascade=cascade, embeddings=embeddings,
     )  # fmt: skip
     who = clusters.describe(cluster, workers)
     here = (workers or clusters.cores()) if cluster == "local" else None
@@ -116,7 +120,8 @@ def scan(
         return Run(plan.out, _plan_info(plan) | {"status": "planned"})
 
     with engine.interruptible(), claim(plan) as before:
-        if before is not None and before["status"] == "done":
+        # Embeddings may have been removed for their size, or one that was damaged.
+        if before is not None and before["status"] == "done" and not (plan.embedding and merge.pending(plan)):
             _say(f"{plan.out} holds this very scan, finished; nothing to do")
             return open_run(plan.out)
         info = _plan_info(plan)
@@ -255,6 +260,7 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
         "device": plan.device,
         "batch": plan.batch,
         "cascade": plan.cascade,
+        **({"embedding": plan.embedding} if plan.embedding else {}),
         "selection": plan.selection.text(),
         "seed": plan.seed,
         "versions": {"galscan": galscan.__version__},

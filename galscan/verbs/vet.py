@@ -12,7 +12,7 @@ from typing import Any
 
 from galscan.errors import InputError
 from galscan.files import atomic_path, read_json, storage_errors
-from galscan.scanning.run import Run, open_one
+from galscan.scanning.run import Run, is_like, open_one
 from galscan.store.layout import Store, open_store
 from galscan.unfinished import held
 from galscan.vetting import design, forecast, grades
@@ -144,6 +144,8 @@ def _told(run: Run, book: grades.GradeBook) -> dict[str, Any]:
         "run": str(run.path), "grades": str(book.path), "sample": sample,
         "controls": {kind: int((items["kind"] == kind).sum()) for kind in (design.POSITIVE, design.BLANK)},
         "graders": book.graders(), "agreement": book.agreement(),
+        "next": f"galscan train-rare --target NEW.toml --grades {run.path}" if is_like(run.info)
+        else f"galscan purity {run.path}",
     }  # fmt: skip
     return told | {"text": _text(told)}
 
@@ -157,7 +159,7 @@ def _text(told: dict[str, Any]) -> str:
     controls = told["controls"]
     lines += [f"controls     {controls[design.POSITIVE]} known targets, {controls[design.BLANK]} blank frames"]
     lines += grades.in_words(told["graders"], told["agreement"])
-    return "\n".join([*lines, f"next         galscan purity {told['run']}"])
+    return "\n".join([*lines, f"next         {told['next']}"])
 
 
 def _say(text: str) -> None:

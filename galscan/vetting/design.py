@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from galscan.candidates.graded import Stratum
 from galscan.errors import InputError
-from galscan.scanning.run import Run
+from galscan.scanning.run import Run, is_like
 
 BEST, SIZE = 100, 200
 TAIL_SHARE = 0.3  # of what is left after the best: for what is no candidate
@@ -102,6 +102,7 @@ def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tupl
     frame, found = run.candidates, strata_of(run, best)
     counts = shares(found, size)
     taken = set(zip(frame["store"], frame["index"], strict=True))
+    taken |= {(one["store"], one["index"]) for one in run.info.get("like", []) if "store" in one}
     parts = []
     for s in found:
         n = counts[s.name]
@@ -144,7 +145,13 @@ def _beyond(
 
 
 def _known(run: Run, taken: set[tuple[str, int]], rng: np.random.Generator) -> pd.DataFrame:
-    """Return targets that the model was trained on and that are in the survey: graders should know them."""
+    """Return targets that the model was trained on and that are in the survey: graders should know them.
+
+    Of a list of what is like some examples, these are what they should know.
+    """
+    if is_like(run.info):
+        inside = [one | {"row": one["index"]} for one in run.info["like"] if "store" in one]
+        return pd.DataFrame([inside[k] for k in rng.permutation(len(inside))[:POSITIVES]], columns=_COLUMNS[:5])
     from galscan.classify.bundle import open_bundle
     from galscan.store.layout import open_store
 

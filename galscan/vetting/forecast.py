@@ -8,7 +8,7 @@ from galscan.candidates import graded
 from galscan.candidates import purity as purities
 from galscan.classify.bundle import open_bundle
 from galscan.errors import InputError
-from galscan.scanning.run import Run
+from galscan.scanning.run import Run, is_like
 from galscan.vetting import design
 
 
@@ -20,6 +20,7 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
     InputError
         If the model of the scan has gone, or the scan is of a version that kept too little.
     """
+    check(run)
     bundle = open_bundle(str(run.info["model"]))
     if bundle.model_hash != run.info["identity"]["model"]:
         raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
@@ -33,6 +34,22 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
         bundle.calibration, histogram, scores, bootstrap=settings.bootstrap, confidence=confidence,
         seed=int(run.info["seed"]),
     ), confidence  # fmt: skip
+
+
+def check(run: Run) -> None:
+    """Refuse a run of which no scores tell the purity.
+
+    Raises
+    ------
+    InputError
+        With what to do instead.
+    """
+    if is_like(run.info):
+        raise InputError(
+            f"{run.path} is a list by likeness to examples, and no calibration tells what a likeness is worth: its "
+            "purity is not estimated. A model's is: teach one with the grades, galscan train-rare --target NEW.toml "
+            f"--grades {run.path}"
+        )
 
 
 def size_for(run: Run, width: float, rank: int, best: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from galscan.classify.bundle import open_bundle
 from galscan.classify.vetted import HELD_OUT, Vetted
 from galscan.errors import InputError
-from galscan.scanning.run import Run, open_one
+from galscan.scanning.run import Run, is_like, open_one
 from galscan.vetting.design import SURVEY
 from galscan.vetting.grades import FILE, TARGET, GradeBook
 
@@ -44,9 +44,12 @@ def read_labels(run: str | Path) -> Vetted:
     stores = {str(s["name"]): (str(s["path"]), str(s["content_hash"])) for s in opened.info["stores"]}
     if strange := sorted(set(table["store"]) - set(stores)):
         raise InputError(f"{opened.path / FILE} names the store '{strange[0]:.60}', which that scan did not look at")
+    # What is like some examples was graded for whatever it is to teach, and no model of that was judged by any of it.
+    like = is_like(opened.info)
     return Vetted(
-        opened.path, str(opened.info["target"]), str(opened.info["fingerprint"]), table, stores, _held_out(opened)
-    )
+        opened.path, None if like else str(opened.info["target"]), str(opened.info["fingerprint"]), table, stores,
+        frozenset() if like else _held_out(opened),
+    )  # fmt: skip
 
 
 def read_all(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:

@@ -51,7 +51,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     work = options.work / ("morphology-quick" if quick else "morphology")
     work.mkdir(parents=True, exist_ok=True)
     steps, seeds = (8, 2) if quick else (options.steps, options.seeds)
-    figures = _votes(work, size, steps, seeds, quick) | _targets(work, size, quick) | similar.measure(work, quick)
+    figures = (
+        _votes(work, size, steps, seeds, quick)
+        | _targets(work, size, quick)
+        | similar.searches(work / "similar", 50_000 if quick else 1_000_000, options.seed)
+    )
     record("morphology", options, figures)
     return figures
 

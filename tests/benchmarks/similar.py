@@ -1,0 +1,157 @@
+"""How long a search for what is alike takes in a million galaxies, and how much of what is alike it finds.
+
+    python -m tests.benchmarks.similar [--quick] [--json] [--model MODEL]
+
+The million are fabricated: 128 numbers each, in the files that a scan writes, five of them the examples. What is timed
+is all of the search in a process of its own: ids looked up, the survey's mean, the thousand nearest and their rows;
+neither the start of Python nor pictures. Memory is the most that was resident (VmHWM), Python and libraries included.
+
+With a model (that of ``galscan demo``, say, which never saw a real galaxy) the real galaxies of ``ngc-sdss`` are
+searched: five of a kind drawn at random as examples, a hundred times; told is the share of the kind among the twenty
+nearest of all that have EFIGI labels and the model was not trained on, beside the share at random, and in what other
+ways of comparing would have found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import galscan
+from galscan.candidates.similar import Space, likeness, unit
+from galscan.scanning import worker
+from tests.benchmarks._record import arguments, record
+from tests.candidate_tables import info
+
+PART, NUMBERS, CLUSTERS, EXAMPLES, NEAREST = 4096, 128, 20, 5, 20
+DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
+KINDS = {
+    "dusty_early": "t <= 0 and visible_dust >= 0.5", "ring": "inner_ring >= 0.5", "edge_on": "inclination >= 0.95",
+    "perturbed": "perturbation >= 0.75",
+}  # fmt: skip
+SEARCH = """
+import json, re, sys, time
+from pathlib import Path
+from galscan.candidates.similar import Space
+run = Path(sys.argv[1])
+started = time.perf_counter()
+space = Space(run, json.loads((run / "run.json").read_text()))
+places = space.locate(sys.argv[2].split(","))
+best = space.nearest(space.at(places), 1000)
+rows = space.rows(best)
+seconds = time.perf_counter() - started
+assert len(rows) == 1000 and (rows["id"] % int(sys.argv[3]) == 0).all(), "what was found is of another cluster"
+print(json.dumps([seconds, int(re.search(r"VmHWM:\\s*([0-9]+)", Path("/proc/self/status").read_text())[1]) * 1024]))
+"""
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark and return its figures."""
+    parser = arguments("similar", __doc__ or "")
+    parser.add_argument("--model", type=Path, help="look for real galaxies as this model sees them")
+    options = parser.parse_args(argv)
+    work = options.work / "similar"
+    shutil.rmtree(work, ignore_errors=True)
+    figures = searches(work, 50_000 if options.quick else 1_000_000, options.seed)
+    if options.model:
+        figures |= neighbours(work, options.model, options.seed)
+    shutil.rmtree(work)
+    record("similar", options, figures)
+    return figures
+
+
+def searches(work: Path, rows: int = 1_000_000, seed: int = 0) -> dict[str, Any]:
+    """Return seconds and memory of a search in so many galaxies, and in a tenth of them."""
+    figures: dict[str, Any] = {"rows": rows, "numbers": NUMBERS}
+    for name, count in (("tenth", rows // 10), ("million", rows)):
+        run = fabricate(work / name, count, seed)
+        ids = ",".join(str(count // EXAMPLES // CLUSTERS * CLUSTERS * k) for k in range(EXAMPLES))  # of one cluster
+        command = [sys.executable, "-c", SEARCH, str(run), ids, str(CLUSTERS)]
+        each = [json.loads(subprocess.check_output(command, text=True)) for _ in range(3)]
+        seconds, peak = float(np.median([s for s, _ in each])), max(p for _, p in each)
+        figures |= {f"similar_{name}_s": round(seconds, 2), f"similar_{name}_mb": round(peak / 1e6, 1)}
+        shutil.rmtree(run)
+    return figures | {"similar_peak_mb": figures["similar_million_mb"]}
+
+
+def fabricate(run: Path, rows: int, seed: int) -> Path:
+    """Write what a search reads of a scan: embeddings that are clustered, as those of galaxies, and scores."""
+    rng = np.random.default_rng(seed)
+    parts = -(-rows // PART)
+    told = info(embedding=NUMBERS, parts=parts, objects=rows, scanned=rows)
+    (run / "scores").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps(told))
+    marks = {worker.FINGERPRINT: told["fingerprint"].encode()}
+    kinds = rng.gamma(1.0, 1.0, (CLUSTERS, NUMBERS))
+    for part in range(parts):
+        index = np.arange(part * PART, min(part * PART + PART, rows))
+        vectors = kinds[index % CLUSTERS] + np.abs(rng.normal(0, 0.5, (len(index), NUMBERS)))
+        embedding = worker._as_bytes(vectors.astype(np.float16))
+        every = np.ones(len(index), bool)
+        worker._write(worker.embeddings_path(run, part), marks, {worker.EMBEDDING: embedding}, every)
+        columns = {
+            "store": pa.DictionaryArray.from_arrays(np.zeros(len(index), np.int32), ["sdss"]),
+            "index": index, "id": index,
+            "ra": rng.uniform(0, 360, len(index)), "dec": rng.uniform(-60, 60, len(index)),
+            "flags": np.zeros(len(index), np.uint8),
+            **{name: rng.random(len(index)).astype(np.float32) for name in told["answers"]},
+        }  # fmt: skip
+        worker._write(worker.scores_path(run, part), marks, columns, every)
+    return run
+
+
+def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
+    """Return how many of a kind are near five of it, as `galscan similar` compares and as others do."""
+    from galscan.rules import parse_rule
+
+    bundle = galscan.open_bundle(model)
+    store = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=bundle.size, out=work / "ngc.zarr")
+    run = galscan.scan(store=store.path, model=model, out=work / "run", embeddings=True)
+    space = Space(run.path, run.info)
+    tables = [worker.pq.read_table(worker.scores_path(run.path, k), columns=["index"]) for k in range(space.parts)]
+    index = pa.concat_tables(tables)["index"].to_numpy()
+    vectors = np.concatenate([space.read(k) for k in range(space.parts)]).astype(np.float64)
+    labels = store.labels("efigi").iloc[index].reset_index(drop=True)
+    fair = labels["t"].notna().to_numpy() & ~np.isin(store.column("id")[index].astype(str), list(bundle.train_ids()))
+    away = vectors - vectors.mean(0)
+    spread, axes = np.linalg.eigh(np.cov(away.T))
+    used = spread > 1e-6 * spread.max()
+    ways = {
+        "plain": vectors, "centred": away, "standard": away / np.maximum(vectors.std(0), 1e-6),
+        "whitened": away @ axes[:, used] / np.sqrt(spread[used]),
+    }  # fmt: skip
+    centre = space.centre()
+    rng = np.random.default_rng(seed)
+    figures: dict[str, Any] = {"model": bundle.model_hash, "labelled": int(fair.sum()), "nearest": NEAREST}
+    for kind, rule in KINDS.items():
+        said = parse_rule(rule, list(labels.columns)).evaluate({name: labels[name].to_numpy() for name in labels})[0]
+        is_kind = fair & np.asarray(said, bool)
+        found: dict[str, list[float]] = {}
+        for _ in range(100):
+            drawn = rng.choice(np.flatnonzero(is_kind), EXAMPLES, replace=False)
+            towards = unit(vectors[drawn] - centre).mean(0)
+            orders = {"galscan": likeness(vectors, centre, towards)}
+            for way, values in ways.items():
+                cosines = unit(values) @ unit(values)[drawn].T
+                orders |= {f"{way}_mean": cosines.mean(1), f"{way}_best": cosines.max(1)}
+            for way, values in orders.items():
+                values = np.where(fair, values, -9.0)
+                values[drawn] = -9.0
+                found.setdefault(way, []).append(float(is_kind[np.argsort(-values)[:NEAREST]].mean()))
+        figures[kind] = {
+            "of": int(is_kind.sum()), "random": round(float((is_kind.sum() - EXAMPLES) / (fair.sum() - EXAMPLES)), 3),
+            **{way: round(float(np.mean(shares)), 3) for way, shares in found.items()},
+        }  # fmt: skip
+    return figures
+
+
+if __name__ == "__main__":
+    main()
