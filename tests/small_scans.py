@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from galscan.classify.bundle import Scores
+from galscan.classify.scoring import Scores
 from galscan.scanning import engine, merge
 from galscan.scanning.plan import make_plan
 from tests.test_scanning_plan import bundle

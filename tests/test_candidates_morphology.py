@@ -9,7 +9,8 @@ from astropy.table import Table
 
 import galscan
 from galscan.candidates.morphology import morphology
-from galscan.classify.bundle import load_scorer, open_bundle
+from galscan.classify.bundle import open_bundle
+from galscan.classify.scoring import load_scorer
 from galscan.errors import InputError
 from galscan.labels import load_schema
 from tests.helpers import tiny_bundle, tiny_store

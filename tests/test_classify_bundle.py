@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from galscan.classify.bundle import load_scorer, open_bundle
+from galscan.classify.bundle import open_bundle
+from galscan.classify.scoring import load_scorer
 from galscan.errors import InputError, NotFoundError
 from tests.helpers import tiny_bundle
 
@@ -21,19 +22,6 @@ def test_what_was_written_is_opened(tmp_path):
     assert (opened.target, opened.schema, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
     assert opened.train_ids() == {str(i) for i in range(1000, 1010)}
     assert json.dumps(opened.summary())
-
-
-def test_scores_do_not_depend_on_the_batch(tmp_path):
-    score = load_scorer([tiny_bundle(tmp_path / "m", members=2)], "cpu", "fp32")
-    whole, part = score(images()), score(images()[:2])
-    np.testing.assert_allclose(part.score, whole.score[:2], rtol=1e-4, atol=1e-5)
-    assert whole.answers.shape == (5, 7) and whole.answers.dtype == np.float32
-    assert ((whole.answers >= 0) & (whole.answers <= 1)).all()
-    assert (whole.score_std > 0).all()
-
-
-def test_one_member_has_no_spread(tmp_path):
-    assert (load_scorer([tiny_bundle(tmp_path / "m")], "cpu", "fp32")(images()).score_std == 0).all()
 
 
 def test_another_seed_is_another_model(tmp_path):

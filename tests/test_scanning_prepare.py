@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from galscan.classify.bundle import FIRST_LOOK, load_scorer
+from galscan.classify.bundle import FIRST_LOOK
+from galscan.classify.scoring import load_scorer
 from galscan.scanning import prepare, worker
 from galscan.scanning.plan import make_plan
 from galscan.scanning.selection import Selection

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from galscan.classify.bundle import Scores, load_scorer
+from galscan.classify.scoring import Scores, load_scorer
 from galscan.errors import GalscanError, StorageError
 from galscan.scanning import worker
 from galscan.scanning.plan import PIECE, ModelRef, Part, StoreRef

@@ -8,7 +8,7 @@ import pytest
 
 import galscan
 from galscan import home
-from galscan.classify import bundle as bundles
+from galscan.classify import scoring
 from galscan.classify import train as classifiers
 from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.generate import dreams as dreaming
@@ -87,9 +87,9 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     monkeypatch.setattr(verb, "LEAST", 100)
     recipe = tiny_recipe(folder / "looking.toml")
     recipe.write_text(recipe.read_text().replace("[first_look]\nsteps = 0", "[first_look]\nsteps = 3\nsample = 300"))
-    seen, member_scores = [], bundles.member_scores
+    seen, member_scores = [], scoring.member_scores
     spy = lambda networks, images, device: seen.append(images) or member_scores(networks, images, device)  # noqa: E731
-    monkeypatch.setattr(bundles, "member_scores", spy)
+    monkeypatch.setattr(scoring, "member_scores", spy)
     taught = galscan.train_rare(str(recipe), store=store, out=folder / "looking", device="cpu", seed=3, synthetic=False)
     assert taught.first_look == taught.path / FIRST_LOOK and taught.model_hash != model.model_hash
     sky = galscan.open_store(store)
@@ -423,7 +423,7 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
         == ["dustlane", "ring"]
         == [p.parent.name for p in sorted(both[0].path.parent.glob("*/model.json"))]
     )
-    trunks = [content_hash(n.stem, n.stages) for b in both for n in bundles.load_networks(b)]
+    trunks = [content_hash(n.stem, n.stages) for b in both for n in scoring.load_networks(b)]
     assert trunks[:2] == trunks[2:] and len(set(trunks)) == 2
     answers = set(both[0].recipe.schemas["simulated"].morphology) | set(both[1].recipe.schemas["simulated"].morphology)
     assert set(both[0].answers) == set(both[1].answers) == answers

@@ -18,11 +18,12 @@ import pandas as pd
 import torch
 
 from galscan.classify.ablation import ARMS, CRITIC, Repeat, labelled_objects
-from galscan.classify.bundle import load_network, member_scores, save_network
+from galscan.classify.bundle import load_network, save_network
 from galscan.classify.dataset import Galaxies, load_galaxies
 from galscan.classify.metrics import Scored
 from galscan.classify.model import GalaxyNet
 from galscan.classify.plan import Plan
+from galscan.classify.scoring import member_scores
 from galscan.classify.train import Examples, train_classifier
 from galscan.errors import GalscanError
 from galscan.files import atomic_path, read_json, write_json, write_text

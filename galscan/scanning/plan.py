@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import galscan
 from galscan import files, home
-from galscan.classify.bundle import answer_names, embedding_size
+from galscan.classify.scoring import answer_names, embedding_size
 from galscan.errors import InputError, nearest
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, Store

@@ -33,9 +33,10 @@ def convert_networks(plan: Plan, out: Path) -> None:
     InputError
         If the model is not whole.
     """
-    from galscan.classify.bundle import load_ensemble, open_bundle
+    from galscan.classify.bundle import open_bundle
     from galscan.classify.cascade import TinyNets, load_first_look
     from galscan.classify.compiled import convert, has_openvino
+    from galscan.classify.scoring import load_ensemble
 
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return

@@ -33,7 +33,7 @@ from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
 
 if TYPE_CHECKING:
-    from galscan.classify.bundle import Scorer, Scores
+    from galscan.classify.scoring import Scorer, Scores
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
@@ -315,7 +315,7 @@ def get_ready(job: Job) -> None:
 
 @lru_cache(maxsize=1)
 def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str, embeddings: bool) -> Scorer:
-    from galscan.classify import bundle
+    from galscan.classify import bundle, scoring
 
     bundles = [bundle.open_bundle(model.path) for model in models]
     for found, model in zip(bundles, models, strict=True):
@@ -323,7 +323,7 @@ def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted
             raise GalscanError(
                 f"the model {model.path} changed while it was used; run the same command again to use the new one"
             )
-    return bundle.load_scorer(bundles, device, precision, Path(converted) if converted else None, embeddings)
+    return scoring.load_scorer(bundles, device, precision, Path(converted) if converted else None, embeddings)
 
 
 def _pieces(store: Store, part: Part, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -387,7 +387,7 @@ def _constant(images: np.ndarray) -> np.ndarray:
 def _score(scorer: Scorer, images: np.ndarray, batch: int) -> tuple[Scores, int]:
     """Score images in batches, halving the batch when the device has no memory for it; return the batch that went."""
     from galscan import device
-    from galscan.classify.bundle import Scores
+    from galscan.classify.scoring import Scores
 
     done: list[Scores] = []
     start = 0

@@ -19,7 +19,8 @@ from galscan import files, home, pictures
 from galscan.candidates import export, rank, scanned, table
 from galscan.candidates.purity import Purity
 from galscan.candidates.similar import Space
-from galscan.classify.bundle import Bundle, load_scorer, open_bundle
+from galscan.classify.bundle import Bundle, open_bundle
+from galscan.classify.scoring import load_scorer
 from galscan.errors import GalscanError, InputError
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run, tables
 from galscan.store.layout import Store

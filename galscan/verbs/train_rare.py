@@ -131,7 +131,7 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
 
 def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     """Run the stages; the order is the story."""
-    from galscan.classify import bundle, calibrate, metrics, morphology
+    from galscan.classify import bundle, calibrate, metrics, morphology, scoring
     from galscan.classify.dataset import load_galaxies, targets_of
     from galscan.classify.train import Examples
     from galscan.report_model import write_model_report
@@ -166,7 +166,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
 
     held = {split: galaxies.rows(split) for split in ("calibration", "test")}
     outputs = {
-        (name, split): bundle.member_outputs(networks[name], galaxies.images[rows], device)
+        (name, split): scoring.member_outputs(networks[name], galaxies.images[rows], device)
         for name in networks for split, rows in held.items()
     }  # fmt: skip
     labels = galaxies.counted(schema).iloc[held["test"]]
@@ -339,8 +339,9 @@ def _first_looks(plan: Plan, networks: list[GalaxyNet], folders: list[Path], dev
     Calibration and test objects may be among them: not their labels are learnt, nor is it of them that anything is
     reported.
     """
-    from galscan.classify.bundle import FIRST_LOOK, member_scores
+    from galscan.classify.bundle import FIRST_LOOK
     from galscan.classify.cascade import FirstLook, save_first_look, teach, teaching_sample
+    from galscan.classify.scoring import member_scores
 
     settings, paths = plan.recipe.first_look, [folder / FIRST_LOOK for folder in folders]
     if all(path.is_file() for path in paths) or not settings.steps:

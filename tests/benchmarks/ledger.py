@@ -23,7 +23,7 @@ import psutil
 from distributed import Client, LocalCluster
 
 import galscan
-from galscan.classify.bundle import Scores
+from galscan.classify.scoring import Scores
 from galscan.scanning import engine, merge, worker
 from galscan.scanning.plan import make_plan, output_bytes
 from galscan.store import layout

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 import galscan
-from galscan.classify.bundle import member_outputs
 from galscan.classify.dataset import load_galaxies, read_table
+from galscan.classify.scoring import member_outputs
 from galscan.classify.train import Examples, train_classifier
 from galscan.classify.votes import shares
 from galscan.generate.dreams import lay_set

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 import galscan
-from galscan.classify.bundle import load_ensemble, load_scorer
+from galscan.classify.scoring import load_ensemble, load_scorer
 from galscan.scanning.cluster import cores
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
