@@ -1,4 +1,4 @@
-"""What networks say together: the same in any batch, with a spread where there are several, whole questions of votes."""
+"""What networks say together: the same in any batch, with a spread where there are several, and whole questions."""
 
 from __future__ import annotations
 
