@@ -23,6 +23,7 @@ def bundle(size=32, **changes):
         "target": "dustlane",
         "size": size,
         "answers": ["bulge"],
+        "schema": "simulated",
         "model_hash": "m" * 64,
         "first_look": Path("/models/lane/first-look.safetensors"),
     }

@@ -203,7 +203,5 @@ def test_verb_bad_input(tmp_path: Path) -> None:
         ingest("locl")
     with pytest.raises(InputError, match="needs the folder of images: --path"):
         ingest("local", out=tmp_path / "s.zarr")
-    with pytest.raises(
-        InputError, match="survey 'simulated' does not take path, labels; leave it out, or use survey local"
-    ):
+    with pytest.raises(InputError, match="survey 'simulated' does not take path; leave it out, or use survey local"):
         ingest("simulated", out=tmp_path / "s.zarr", path=tmp_path, labels="efigi")

@@ -50,7 +50,7 @@ def test_galaxy_zoo_2(service, sdss, tmp_path: Path) -> None:
     assert {"run", "rerun", "camcol", "field"} <= set(table)
     assert len(table.columns) < 130 and "t08_odd_feature_a38_dust_lane_debiased" in table
     schemas, labels = tables.read_labels(tables.read_table(out, {}), ["gz2"])
-    assert len(schemas["gz2"]) == 37 and labels.notna().any(axis=None)
+    assert len(schemas["gz2"]) == 37 + 11 and labels.notna().any(axis=None)
     assert [p.name for p in tmp_path.iterdir() if "objects" in p.name] == ["gz2.objects.parquet"]
     service.behave()
     assert objects(sdss(), "gz2", None, out) == out and not service.log(), "what is there is not asked for again"

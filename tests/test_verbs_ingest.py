@@ -96,7 +96,7 @@ def test_galaxy_zoo_from_one_command(run, service, tmp_path):
     line = f"ingest --survey {path} --query gz2 --labels gz2 --cone 180,10,12 --out {tmp_path}/gz2.zarr --size 16"
     assert cli.run(line.split()) == 0
     store = galscan.open_store(tmp_path / "gz2.zarr")
-    assert len(store.schemas["gz2"]) == 37 and 0 < store.count < 100 and store.column("id").dtype == np.int64
+    assert len(store.schemas["gz2"]) == 37 + 11 and 0 < store.count < 100 and store.column("id").dtype == np.int64
     assert store.labels("gz2").notna().any(axis=None)
     scale, images = store.column("pixel_scale"), store.images()
     radius = pd.read_parquet(tmp_path / "gz2.objects.parquet").set_index("id")["petroR90_r"]

@@ -74,8 +74,13 @@ def find_format(path: Path) -> str:
     return found[0]
 
 
+def _closed(error: OSError) -> None:
+    if isinstance(error, PermissionError):  # else all in there would be missed without a word
+        raise InputError(f"no permission to read {error.filename}; ask its owner, or name another --path") from None
+
+
 def _kinds(path: Path) -> set[str]:
-    names = {path.name} if path.is_file() else {f for _, _, files in os.walk(path) for f in files}
+    names = {path.name} if path.is_file() else {f for _, _, files in os.walk(path, onerror=_closed) for f in files}
     found = set()
     for name in names:
         low = name.lower()

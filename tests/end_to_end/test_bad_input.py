@@ -131,8 +131,8 @@ MISTAKES = [
     ("ingest --survey frames --path {p}/im --out {o}/s.zarr", "need a table of objects", "--catalog"),
     ("ingest --survey simulated --bands gri --out {o}/s.zarr", "does not take bands", "or use survey frames"),
     ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
-    ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv is a file", "give the folder"),
-    ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "no JPEG, PNG or FITS file in", "bare", "--path"),
+    ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv holds no image in a format that is known", "name the place with --path"),
+    ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "bare holds no image in a format that is known: images (J", "--path"),
     # surveys by service; nobody is asked
     ("ingest --survey sds --catalog {p}/good.csv --out {o}/s.zarr", "'sds'", "did you mean 'sdss'"),
     ("ingest --survey {p}/no.toml --catalog {p}/good.csv --out {o}/s.zarr", "no.toml does not exist", "sdss"),
@@ -285,7 +285,7 @@ def test_what_may_not_be_read_is_named(place, tmp_path, capsys, monkeypatch):
     def closed(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("galscan.surveys.local.os.scandir", closed)  # root may read everything
+    monkeypatch.setattr("os.scandir", closed)  # root may read everything
     assert cli.run(shlex.split(LOCAL.format(p=place, o=tmp_path))) == 2
     error = said(capsys.readouterr().err)
     assert f"no permission to read {place / 'im'}" in error and not list(tmp_path.iterdir())
