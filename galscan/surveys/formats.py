@@ -75,8 +75,7 @@ def find_format(path: Path) -> str:
 
 
 def _closed(error: OSError) -> None:
-    if isinstance(error, PermissionError):  # else all in there would be missed without a word
-        raise InputError(f"no permission to read {error.filename}; ask its owner, or name another --path") from None
+    raise error  # else all in there would be missed without a word
 
 
 def _kinds(path: Path) -> set[str]:

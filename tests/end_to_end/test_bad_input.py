@@ -131,8 +131,8 @@ MISTAKES = [
     ("ingest --survey frames --path {p}/im --out {o}/s.zarr", "need a table of objects", "--catalog"),
     ("ingest --survey simulated --bands gri --out {o}/s.zarr", "does not take bands", "or use survey frames"),
     ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
-    ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv holds no image in a format that is known", "name the place with --path"),
-    ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "bare holds no image in a format that is known: images (J", "--path"),
+    ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv holds no image", "--path"),
+    ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "bare holds no image", "images (J"),
     # surveys by service; nobody is asked
     ("ingest --survey sds --catalog {p}/good.csv --out {o}/s.zarr", "'sds'", "did you mean 'sdss'"),
     ("ingest --survey {p}/no.toml --catalog {p}/good.csv --out {o}/s.zarr", "no.toml does not exist", "sdss"),
