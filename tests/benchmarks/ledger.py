@@ -125,7 +125,8 @@ def _unwritten(count: int) -> layout.Store:
 def _model(size: int) -> Any:
     scan = SimpleNamespace(top=1000, precision="fp32", batch=256)
     return SimpleNamespace(
-        path=Path("/model"), target="dustlane", size=size, answers=["bulge"], model_hash="m", first_look=None,
+        path=Path("/model"), target="dustlane", schema="simulated", size=size, answers=["bulge"], model_hash="m",
+        first_look=None,
         recipe=SimpleNamespace(hash="r", scan=scan),
     )  # fmt: skip
 
