@@ -106,8 +106,11 @@ class SimulatedSurvey:
 
     def describe(self) -> dict[str, Any]:
         """Return every setting that decides the pixels."""
+        settings = asdict(self)
+        if not self.votes:  # as it was told before there were volunteers
+            del settings["votes"]
         return {
-            "survey": "simulated", **asdict(self), "bands": "gri",
+            "survey": "simulated", **settings, "bands": "gri",
             "sky_noise": (render.GRAIN * render.SKY_NOISE).tolist(),
             "stretch": {"kind": "Lupton asinh", "Q": render.SOFTENING, "scales": render.BAND_SCALE.tolist()},
         }  # fmt: skip
