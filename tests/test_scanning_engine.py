@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import signal
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -203,3 +205,8 @@ def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
     engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
     assert worker.scores_path(plan.out, 1).read_bytes() == before
     pd.testing.assert_frame_equal(merge.merge(plan)[0].top, merged.top)
+
+
+def test_a_cluster_without_workers_is_not_waited_for():
+    with pytest.raises(GalscanError, match="no worker left; the finished parts are kept"):
+        engine._wake(SimpleNamespace(processing=dict), {}, Counter())

@@ -136,7 +136,10 @@ def _wake(client: Client, flying: Mapping[str, tuple[Part, Future]], strikes: Co
     """
     order = list(flying)
     stuck = []
-    for worker, keys in client.processing().items():
+    working = client.processing()
+    if not working:  # a scan without workers would wait for ever
+        raise GalscanError("the cluster has no worker left; the finished parts are kept, run the same command again")
+    for worker, keys in working.items():
         at = min((order.index(str(key)) for key in keys if str(key) in flying), default=None)
         if at is None:
             continue
