@@ -26,6 +26,9 @@ KINDS = ("local", "cuda", "slurm")
 SCHEMES = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 KUBERNETES = "kubernetes:"
 TIMEOUT = "10s"  # for a scheduler to answer
+# Dask gives a worker up for good that is away 15 s after it died, also while its nanny is starting it anew: on a busy
+# machine, or with a part that kills one worker after the other, that leaves a scan without workers.
+LOST = "7 days"
 
 # Dask's nanny returns freed memory to the system at once, which halves the speed of a network on the CPU:
 # every batch pays for fresh pages. One worker a core, so one thread for each library.
@@ -108,15 +111,17 @@ def connect(
     GalscanError
         If there is no GPU, or the cluster has no workers.
     """
+    import dask
+
     check(cluster, workers)
     # Dask's words are for its developers ("Removing worker ... caused the cluster to lose ..."); ours follow.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    start = {"local": _local, "cuda": _cuda}.get(cluster)
-    if start is not None:
-        with start(workers) as client:
-            yield client
-        return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": LOST}))
+        start = {"local": _local, "cuda": _cuda}.get(cluster)
+        if start is not None:
+            yield stack.enter_context(start(workers))
+            return
         if cluster == "slurm":
             address = stack.enter_context(_slurm(workers or 1))
         elif cluster.startswith(KUBERNETES):
