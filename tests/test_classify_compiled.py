@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,13 @@ def test_a_gpu_says_the_same(name, cuda, tmp_path):
         run = compiled.compiled(network(name), torch.device(cuda), dtype, tmp_path / "not looked at.xml")
         for got, wanted in zip(run(pictures(64)), plain, strict=True):
             np.testing.assert_allclose(got, wanted, atol=near)
+
+
+@pytest.mark.gpu
+def test_a_gpu_plays_back_what_it_recorded_also_for_threads_and_pieces_of_slices(cuda):
+    run = compiled.compiled(network("ensemble"), torch.device(cuda), torch.float32)
+    many = np.concatenate([pictures(64)] * (2 * compiled.SLICE // 64) + [pictures(7)])
+    once = [run(many[k : k + 64])[0] for k in range(0, len(many), 64)]  # too few to be recorded
+    with ThreadPoolExecutor(2) as pool:
+        for got in pool.map(run, [many] * 6):
+            np.testing.assert_allclose(got[0], np.concatenate(once), atol=1e-2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,7 @@ def compiled(network: nn.Module, where: torch.device, dtype: torch.dtype, conver
 def _by_cuda(network: nn.Module, where: torch.device, dtype: torch.dtype) -> Compiled:
     """Slices of pictures are copied on a stream of their own, so that one travels while another is computed."""
     copies = torch.cuda.Stream(where)
+    recorded = _Recorded(network, where, dtype)
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -101,11 +103,57 @@ def _by_cuda(network: nn.Module, where: torch.device, dtype: torch.dtype) -> Com
                 pixels = pinned.to(where, non_blocking=True)
             computing.wait_stream(copies)
             pixels.record_stream(computing)
-            with devices.autocast(where, dtype):
-                done.append(network(pixels))
+            done.append(recorded(pixels))
         return tuple(torch.cat(some).float().cpu().numpy() for some in zip(*done, strict=True))
 
     return run
+
+
+class _Recorded:
+    """A network whose launches are recorded once, as a CUDA graph, and played back for every whole slice after that.
+
+    The networks are so small that a fast GPU would else wait for Python to launch their layers. A recording needs no
+    compiler, and a second; where it cannot be made, the layers are launched as ever.
+    """
+
+    def __init__(self, network: nn.Module, where: torch.device, dtype: torch.dtype):
+        self.network, self.where, self.dtype = network, where, dtype
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.possible = True
+        self.lock = threading.Lock()  # threads of a worker share the buffers of the recording
+
+    def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(pixels) < SLICE or not self.possible:
+            return self._launch(pixels)
+        with self.lock:
+            try:
+                graph = self.graph = self.graph or self._record(pixels)
+            except RuntimeError:  # no memory for it, or an operation that cannot be recorded
+                self.possible = False
+                return self._launch(pixels)
+            self.pixels.copy_(pixels)
+            graph.replay()
+            return tuple(output.clone() for output in self.outputs)
+
+    def _launch(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Weights that autocast keeps converted would outlive, or not, the recording that used them.
+        enabled = self.dtype is not torch.float32
+        with torch.autocast("cuda", dtype=self.dtype, enabled=enabled, cache_enabled=False):
+            return tuple(self.network(pixels))
+
+    def _record(self, pixels: torch.Tensor) -> torch.cuda.CUDAGraph:
+        self.pixels = torch.empty_like(pixels)
+        self.pixels.copy_(pixels)
+        aside, computing = torch.cuda.Stream(self.where), torch.cuda.current_stream(self.where)
+        aside.wait_stream(computing)
+        with torch.cuda.stream(aside):  # libraries choose their algorithms in the first runs, which cannot be recorded
+            for _ in range(3):
+                self._launch(self.pixels)
+        computing.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.outputs = self._launch(self.pixels)
+        return graph
 
 
 def _by_openvino(path: Path, dtype: torch.dtype) -> Compiled:
