@@ -13,8 +13,6 @@ import pytest
 from galscan.errors import GalscanError, InputError
 from galscan.scanning import cluster
 
-LOST = "distributed.deploy.lost-worker-timeout"
-
 
 @pytest.mark.parametrize(
     ("kind", "workers", "message"),
@@ -42,7 +40,9 @@ def test_workers_have_memory_settings_for_networks_and_leave_nothing_behind(monk
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     before = dict(os.environ)
     with cluster.connect("local", 1) as client:
-        assert dask.config.get(LOST) == cluster.LOST  # a worker that is long in coming back stays one of the cluster
+        (told,) = client.run(
+            lambda keys: {key: dask.config.get(key) for key in keys}, [*cluster.CONFIGURATION]
+        ).values()
         (seen,) = client.run(lambda: dict(os.environ)).values()
         (handler,) = client.run(_interrupt_handler).values()
         (folder,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
@@ -50,7 +50,8 @@ def test_workers_have_memory_settings_for_networks_and_leave_nothing_behind(monk
     assert {name: seen[name] for name in cluster.WORKER_ENVIRONMENT} == cluster.WORKER_ENVIRONMENT
     assert handler == "SIG_IGN"  # a terminal sends Ctrl-C to workers too: only the first process may react
     assert not os.path.exists(folder)
-    assert dict(os.environ) == before and dask.config.get(LOST) == "15s"
+    assert told == cluster.CONFIGURATION
+    assert dict(os.environ) == before and dask.config.get("distributed.worker.profile.enabled") is True
 
 
 def _interrupt_handler() -> str:

@@ -26,9 +26,6 @@ KINDS = ("local", "cuda", "slurm")
 SCHEMES = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 KUBERNETES = "kubernetes:"
 TIMEOUT = "10s"  # for a scheduler to answer
-# Dask gives a worker up for good that is away 15 s after it died, also while its nanny is starting it anew: on a busy
-# machine, or with a part that kills one worker after the other, that leaves a scan without workers.
-LOST = "7 days"
 
 # Dask's nanny returns freed memory to the system at once, which halves the speed of a network on the CPU:
 # every batch pays for fresh pages. One worker a core, so one thread for each library.
@@ -40,6 +37,16 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",  # of zarrs
+}
+CONFIGURATION = {
+    # Dask gives a worker up for good that is away 15 s after it died, also while its nanny is starting it anew: on a
+    # busy machine, or with a part that kills one worker after the other, that leaves a scan without workers.
+    "distributed.deploy.lost-worker-timeout": "168h",
+    # It looks at its workers a hundred times a second, for pages that nobody opens: that takes 5 % of every core.
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
 }
 
 
@@ -88,6 +95,12 @@ def memory() -> int:
     return min(int(psutil.virtual_memory().available), int(MEMORY_LIMIT))
 
 
+def dask_variables(*parts: str) -> dict[str, str]:
+    """Return `CONFIGURATION`, or parts of it, as environment variables for workers that others start."""
+    names = {key: "DASK_" + key.upper().replace(".", "__").replace("-", "_") for key in CONFIGURATION}
+    return {names[key]: str(value) for key, value in CONFIGURATION.items() if not parts or key.startswith(parts)}
+
+
 @contextmanager
 def connect(
     cluster: str = "local", workers: int | None = None, *, paths: Sequence[Path | str] = ()
@@ -112,12 +125,13 @@ def connect(
         If there is no GPU, or the cluster has no workers.
     """
     import dask
+    import distributed  # noqa: F401  # its configuration has to be there before some of it is set
 
     check(cluster, workers)
     # Dask's words are for its developers ("Removing worker ... caused the cluster to lose ..."); ours follow.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": LOST}))
+        stack.enter_context(dask.config.set(CONFIGURATION))
         start = {"local": _local, "cuda": _cuda}.get(cluster)
         if start is not None:
             yield stack.enter_context(start(workers))
@@ -179,7 +193,7 @@ def _slurm(jobs: int) -> Iterator[str]:
             "--cluster slurm needs dask-jobqueue, which is not installed: pip install 'galscan[slurm]'; or submit "
             "deploy/slurm/galscan.sbatch, which needs nothing"
         ) from None
-    environment = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
+    environment = [f"export {name}={value}" for name, value in (WORKER_ENVIRONMENT | dask_variables()).items()]
     try:
         cluster = SLURMCluster(job_script_prologue=environment, silence_logs=logging.CRITICAL)
     except (ValueError, TypeError) as error:
