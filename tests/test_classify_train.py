@@ -87,6 +87,14 @@ def test_drawing_follows_the_sampling():
         assert weights.sum() == pytest.approx(1)
 
 
+def test_natural_is_natural_for_several_targets():
+    target = np.zeros((20, 2), np.float32)
+    target[:9, 0], target[8:11, 1] = 1, 1  # one galaxy is both
+    data = Examples(np.zeros((20, 8, 8, 3), np.uint8), target, np.zeros((20, 1), np.float32))
+    natural = SETTINGS.model_copy(update={"sampling": "natural"})
+    assert drawing_weights(data, None, natural).numpy() == pytest.approx(1 / 20)
+
+
 def of(positives: int, others: int) -> Examples:
     n = positives + others
     target = np.repeat([1, 0], [positives, others]).astype(np.float32)

@@ -88,9 +88,9 @@ def drawing_weights(
 ) -> torch.Tensor:
     """Return how often each galaxy is drawn, the real ones and after them the dreamt; float64, their sum is 1.
 
-    How many of a batch are positive is as ``settings.sampling`` says; of several targets, each has an equal part of
-    them. Of these ``settings.dreamt_fraction`` are dreamt, or fewer where few dreams are left: no dreamt target is
-    shown more often than a real one, else a handful would be learnt by heart. Of the others
+    How many of a batch are positive is as ``settings.sampling`` says; where they are oversampled, each of several
+    targets has an equal part of them. Of these ``settings.dreamt_fraction`` are dreamt, or fewer where few dreams are
+    left: no dreamt target is shown more often than a real one, else a handful would be learnt by heart. Of the others
     ``settings.dreamt_negatives`` are dreamt.
 
     Parameters
@@ -109,6 +109,8 @@ def drawing_weights(
     kinds = [
         ([pool.target[:, k] == 1 for pool in pools], mass / targets, settings.dreamt_fraction) for k in range(targets)
     ]
+    if settings.sampling == "natural":
+        kinds = [(any_positive, mass, settings.dreamt_fraction)]
     for of_kind, whole, asked in (*kinds, (others, 1 - mass, settings.dreamt_negatives)):
         count = [int(rows.sum()) for rows in of_kind]
         share = 0.0

@@ -15,23 +15,28 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 import galscan
-from galscan.classify.dataset import load_galaxies, read_table
+from galscan.classify.bundle import load_network, save_network
+from galscan.classify.dataset import Galaxies, load_galaxies, read_table
 from galscan.classify.scoring import member_outputs
 from galscan.classify.train import Examples, train_classifier
-from galscan.classify.votes import shares
+from galscan.classify.votes import groups_of, shares
 from galscan.generate.dreams import lay_set
-from galscan.labels import load_schema
-from galscan.recipe import load_recipe
+from galscan.labels import Schema, load_schema
+from galscan.recipe import LabelRules, load_recipe
+from galscan.scanning.cluster import cores
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 from tests.benchmarks import similar
+from tests.benchmarks._processes import side_by_side
 from tests.benchmarks._record import arguments, record
 from tests.helpers import tiny_recipe
 
@@ -45,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     parser = arguments("morphology", __doc__ or "")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=600, help="of each network")
+    parser.add_argument("--steps", type=int, default=400, help="of each network")
     options = parser.parse_args(argv)
     quick, size = options.quick, 32 if options.quick else 64
     work = options.work / ("morphology-quick" if quick else "morphology")
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     figures = (
         _votes(work, size, steps, seeds, quick)
         | _targets(work, size, quick)
-        | similar.searches(work / "similar", 50_000 if quick else 1_000_000, options.seed)
+        | similar.searches(work / "similar", 250_000 if quick else 1_000_000, options.seed)
     )
     record("morphology", options, figures)
     return figures
@@ -65,40 +70,75 @@ def _sky(path: Path, count: int, size: int, seed: int, **settings: Any) -> galsc
     return galscan.open_store(ingest_survey(sky, path, workers=None).path)
 
 
+@dataclass(frozen=True)
+class Voted:
+    """Galaxies with votes; `lanes` are those whose leading oddity is a dust lane."""
+
+    galaxies: Galaxies
+    schema: Schema
+    rules: LabelRules
+    labels: pd.DataFrame
+    lanes: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path, size: int) -> Voted:
+        store, schema, rules = galscan.open_store(path), load_schema("gz2"), load_recipe("dustlane").schemas["gz2"]
+        table = read_table([store], schema, rules).assign(split="")
+        galaxies = load_galaxies([store], table, schema.names, size, seed=0, unlabelled=False)
+        labels = galaxies.counted(schema)
+        leads = labels[LANE] >= labels[list(schema.tasks[7].answers)].max(axis=1)  # not where nobody was asked
+        return cls(galaxies, schema, rules, labels, leads.to_numpy())
+
+    def divided(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows to learn from, a few with dust lanes the first of them, and rows to test with."""
+        order = np.random.default_rng([seed, 1]).permutation(len(self.labels))
+        test, rest = order[: len(order) // 2], order[len(order) // 2 :]
+        return np.concatenate([rest[self.lanes[rest]][:FEW], rest[~self.lanes[rest]][: len(rest) // 2]]), test
+
+    def examples(self, images: np.ndarray, target: np.ndarray, labels: pd.DataFrame) -> Examples:
+        return Examples.from_labels(images, target, labels, self.schema.names, self.schema)
+
+
+def _learn(store: Path, size: int, steps: int, seed: int, dreams: int, path: Path) -> None:
+    """Train a network to tell votes, with so many dreams of dust lanes or none. In a process of its own."""
+    if path.is_file():
+        return
+    voted = Voted.load(store, size)
+    train, _ = voted.divided(seed)
+    images, target = voted.galaxies.images[train], voted.galaxies.table["target"].to_numpy()[train]
+    real, laid = voted.examples(images, target, voted.labels.iloc[train]), None
+    if dreams:
+        made = lay_set(images, voted.galaxies.labels.iloc[train], voted.rules, dreams, seed=seed)
+        laid = voted.examples(made.images, made.target, made.labels)
+    settings = load_recipe("dustlane").classifier.model_copy(update={"morphology_weight": 1.0})
+    save_network(train_classifier(real, laid, settings, steps=steps, seed=seed, device=CPU, label=path.stem), path)
+
+
 def _votes(work: Path, size: int, steps: int, seeds: int, quick: bool) -> dict[str, Any]:
     """Learn votes with and without dreams of dust lanes, several times over."""
-    store = _sky(work / "voted.zarr", 1_500 if quick else 12_000, size, 91, rare_fraction=0.04, votes=True)
-    recipe, schema = load_recipe("dustlane"), load_schema("gz2")
-    rules = recipe.schemas["gz2"]
-    table = read_table([store], schema, rules).assign(split="")
-    galaxies = load_galaxies([store], table, schema.names, size, seed=0, unlabelled=False)
-    answers, settings = schema.names, recipe.classifier.model_copy(update={"morphology_weight": 1.0})
-    labels = galaxies.counted(schema)
-    lanes = (labels[LANE] >= labels[list(schema.tasks[7].answers)].max(axis=1)).to_numpy() & labels[LANE].notna()
-    found: dict[str, list[Any]] = {"coverage": [], "real": [], "dreamt": [], "few": []}
+    store = work / "voted.zarr"
+    _sky(store, 1_500 if quick else 12_000, size, 91, rare_fraction=0.04, votes=True)
+    arms = {"real": 0, "dreamt": 60 if quick else 1_000}
+    networks = {(name, seed): work / f"{name}-{seed}-{steps}.safetensors" for seed in range(seeds) for name in arms}
+    jobs = [(store, size, steps, seed, arms[name], path) for (name, seed), path in networks.items()]
+    side_by_side(_learn, jobs, cores())
+
+    voted = Voted.load(store, size)
+    answers, schema = voted.schema.names, voted.schema
+    groups = groups_of(answers, schema)
+    found: dict[str, list[Any]] = {"coverage": [], "real": [], "dreamt": [], "few": [], "tested": []}
     for seed in range(seeds):
-        rng = np.random.default_rng([seed, 1])
-        order = rng.permutation(len(labels))
-        test, rest = order[: len(order) // 2], order[len(order) // 2 :]
-        kept = rest[lanes[rest]][:FEW]
-        train = np.concatenate([kept, rest[~lanes[rest]][: len(rest) // 2]])
-        real = Examples.from_labels(
-            galaxies.images[train], galaxies.table["target"].to_numpy()[train], labels.iloc[train], answers, schema
-        )
-        dreams = lay_set(galaxies.images[train], galaxies.labels.iloc[train], rules, 60 if quick else 1_000, seed=seed)
-        laid = Examples.from_labels(dreams.images, dreams.target, dreams.labels, answers, schema)
-        found["few"].append(len(kept))
-        for name, dreamt in (("real", None), ("dreamt", laid)):
-            network = train_classifier(
-                real, dreamt, settings, steps=steps, seed=seed, device=CPU, label=f"{name} {seed}"
-            )
-            _, raw = member_outputs([network], galaxies.images[test], CPU)
-            said = shares(torch.from_numpy(raw[0]), real.groups).numpy()[:, answers.index(LANE)]
+        train, test = voted.divided(seed)
+        found["few"].append(int(voted.lanes[train].sum()))
+        found["tested"].append(int(voted.lanes[test].sum()))
+        for name in arms:
+            _, raw = member_outputs([load_network(networks[name, seed])], voted.galaxies.images[test], CPU)
+            said = pd.DataFrame(shares(torch.from_numpy(raw[0]), groups).numpy(), columns=answers)
             # Of all who look at the galaxy: who is asked about oddities depends on what was said before.
-            odd = shares(torch.from_numpy(raw[0]), real.groups).numpy()[:, answers.index("t06_odd_a14_yes")]
-            found[name].append(_curve(said * odd, lanes[test]))
-            if dreamt is None:
-                found["coverage"].append(_coverage(raw, labels.iloc[test], answers, schema))
+            score = (said[LANE] * said["t06_odd_a14_yes"]).to_numpy()
+            found[name].append(_curve(score, voted.lanes[test]))
+            if name == "real":
+                found["coverage"].append(_coverage(raw, voted.labels.iloc[test], answers, schema))
     gains = []
     for real_curve, dreamt_curve in zip(found["real"], found["dreamt"], strict=True):
         purity = real_curve[1][np.searchsorted(real_curve[0], 0.5)]
@@ -109,7 +149,7 @@ def _votes(work: Path, size: int, steps: int, seeds: int, quick: bool) -> dict[s
         "vote_coverage_90": float(np.mean(found["coverage"])), "vote_coverage_90_by_seed": found["coverage"],
         "few_shot_gain": float(np.mean(gains)), "few_shot_gain_lo": float(np.quantile(spread, 0.025)),
         "few_shot_gain_hi": float(np.quantile(spread, 0.975)), "few_shot_gain_by_seed": [float(g) for g in gains],
-        "few_shot_examples": found["few"], "few_shot_tested": int(lanes.sum()) // 2, "vote_steps": steps,
+        "few_shot_examples": found["few"], "few_shot_tested": found["tested"], "vote_steps": steps,
     }  # fmt: skip
 
 
@@ -132,9 +172,9 @@ def _targets(work: Path, size: int, quick: bool) -> dict[str, Any]:
     """Scan for six targets and for one of them, in turn."""
     teach = _sky(work / "teach.zarr", 1_200 if quick else 16_000, size, 92, rare_fraction=0.03, labelled=0.4)
     recipes = [str(tiny_recipe(work / f"{t}.toml", t, size=size)) for t in TARGETS] if quick else list(TARGETS)
-    budget = None if quick else 6
+    budget = None if quick else 4
     models = galscan.train_rare(recipes, store=teach.path, out=work / "six", synthetic=False, budget=budget)
-    survey = _sky(work / "survey.zarr", 2_000 if quick else 100_000, size, 93)
+    survey = _sky(work / "survey.zarr", 2_000 if quick else 50_000, size, 93)
     paths = [model.path for model in models]
     seconds: dict[str, list[float]] = {}
     for cascade in (False,) if quick else (False, True):
@@ -142,7 +182,7 @@ def _targets(work: Path, size: int, quick: bool) -> dict[str, Any]:
             for name, which in (("one", paths[:1]), ("six", paths)):
                 shutil.rmtree(work / "run", ignore_errors=True)
                 started = time.perf_counter()
-                limit = None if cascade or quick else 40_000
+                limit = None if cascade or quick else 20_000
                 run = galscan.scan(store=survey.path, model=which, out=work / "run", cascade=cascade, limit=limit)
                 seconds.setdefault(f"{name}{'_first_look' if cascade else ''}", []).append(
                     time.perf_counter() - started

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(argv)
     work = options.work / "similar"
     shutil.rmtree(work, ignore_errors=True)
-    figures = searches(work, 50_000 if options.quick else 1_000_000, options.seed)
+    figures = searches(work, 250_000 if options.quick else 1_000_000, options.seed)
     if options.model:
         figures |= neighbours(work, options.model, options.seed)
     shutil.rmtree(work)
