@@ -16,7 +16,7 @@ from PIL import Image
 
 from galscan import cli
 from galscan.errors import ConflictError, InputError
-from galscan.scanning import worker
+from galscan.scanning.parts import embeddings_path
 from galscan.scanning.run import open_run
 from galscan.store.layout import open_store
 from galscan.verbs.export import export
@@ -167,7 +167,7 @@ def test_other_scans_stay_what_they_were_asked_for(place):
 
 def test_removed_or_damaged_embeddings_are_made_again_by_the_same_command(place, tmp_path):
     run = shutil.copytree(place / "run", tmp_path / "run")
-    path = worker.embeddings_path(run, 1)
+    path = embeddings_path(run, 1)
     before, best = path.read_bytes(), (run / "candidates.parquet").read_bytes()
     path.unlink()
     with pytest.raises(InputError, match=r"run its scan command again"):

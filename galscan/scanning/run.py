@@ -13,7 +13,7 @@ import pandas as pd
 
 from galscan import files
 from galscan.errors import ConflictError, InputError, NotFoundError
-from galscan.scanning.worker import FATAL, SILENT
+from galscan.scanning.parts import FATAL, SILENT
 from galscan.unfinished import held
 
 INFO, FORMAT = "run.json", 1
