@@ -33,6 +33,26 @@ def galscan_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     return home
 
 
+@pytest.fixture
+def answer(monkeypatch):
+    """Put a stand-in in the place of a public function; return the arguments it was called with."""
+    import galscan
+
+    def put(name, result):
+        calls = {}
+
+        def stand_in(*args, **kwargs):
+            calls.update(kwargs, args=args)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        monkeypatch.setattr(galscan, name, stand_in, raising=False)
+        return calls
+
+    return put
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real galaxies; skip where there is none."""
