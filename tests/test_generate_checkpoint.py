@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from galscan.errors import GalscanError
 from galscan.generate import checkpoint
 from galscan.generate.checkpoint import Checkpoint
 
@@ -40,6 +41,35 @@ def test_nothing_to_resume_is_a_beginning(tmp_path):
     at = training(tmp_path / "c.safetensors", 1.0)
     at.resume()
     assert at.step == 0 and at.weights["w"].tolist() == [1, 1] and at.done()["steps"] == 0
+
+
+def test_what_is_behind_goes_by_steps_or_time_whichever_is_further_on(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    at = training(tmp_path / "c.safetensors", 1.0)
+    at._started, at.step = 1000.0, 10
+    now[0] = 1030.0
+    assert at.behind(100, None) == 0.1 and at.behind(100, 60.0) == 0.5 and at.behind(20, 600.0) == 0.5
+    assert at.behind(10, None) == at.behind(100, 30.0) == at.behind(100, 20.0) == 1.0
+
+
+def test_a_step_goes_downhill_and_the_average_follows(tmp_path):
+    at = training(tmp_path / "c.safetensors", 1.0)
+    before = at.average["w"].clone()
+    assert at.learn(at.weights["w"].square().sum(), 0.01, 0.9) == "loss 2.0000"
+    assert (at.weights["w"] < 1).all() and at.step == 1
+    torch.testing.assert_close(at.average["w"], before + (1 - 2 / 11) * (at.weights["w"].detach() - before))
+
+
+def test_an_overflow_is_left_out_and_many_in_a_row_are_an_end(tmp_path):
+    at = training(tmp_path / "c.safetensors", 1.0)
+    for k in range(2 * checkpoint.PATIENCE):  # one in two is no row
+        at.learn(at.weights["w"].sum() * (1.0 if k % 2 else float("inf")), 0.01, 0.9)
+    assert at.weights["w"].isfinite().all() and len(at.losses) == checkpoint.PATIENCE
+    at.learn(at.weights["w"].sum(), 0.01, 0.9)
+    with pytest.raises(GalscanError, match=r"diverged at step 30 \(learning rate 0\.1\); remove .*c\.safetensors"):
+        for _ in range(checkpoint.PATIENCE):
+            at.learn(at.weights["w"].sum() * float("nan"), 0.01, 0.9)
 
 
 @pytest.mark.parametrize(("took", "pause"), [(1.0, 120.0), (60.0, 1200.0)])
