@@ -109,6 +109,8 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
     before = (like / "run.json").read_bytes()
     assert len(similar(run=place / "run", like=["1020", "1007"], top=80, out=like).candidates) == 80
     assert "nothing to do" in capsys.readouterr().err and (like / "run.json").read_bytes() == before
+    (like / "candidates.parquet").unlink()
+    assert len(similar(run=place / "run", like=["1020", "1007"], top=80, out=like).candidates) == 80
     with pytest.raises(ConflictError, match="holds another scan: top was 80, now 81"):
         similar(run=place / "run", like=["1007", "1020"], top=81, out=like)
 
