@@ -85,6 +85,18 @@ def client():
         yield client
 
 
+@pytest.fixture(scope="module")
+def scans_here(client):
+    """Scan in this process: the cluster's own tests, and those of the whole chain, start real workers."""
+    from contextlib import contextmanager
+
+    from galscan.scanning import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "connect", contextmanager(lambda *args, **kwargs: iter([client])))
+        yield
+
+
 @pytest.fixture(scope="session")
 def services():
     """Return the survey services, on loopback, in a process of their own; each test begins with them well behaved."""
