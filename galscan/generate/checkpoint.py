@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from galscan.errors import GalscanError
+from galscan.errors import GalscanError, InputError
 from galscan.files import atomic_path
 
+# What files that are cut short, or that a stranger wrote, raise.
+UNREADABLE = (
+    OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError,
+)  # fmt: skip
 PATIENCE = 10  # batches in a row with an overflow that end a training
 SECONDS = 120  # between two checkpoints
 SHARE = 0.05  # of the time at most that is spent on writing them: a large network's take longer
@@ -116,27 +120,50 @@ class Checkpoint:
         with atomic_path(self.path) as temporary:
             save_file(tensors, temporary, metadata={"progress": progress})
 
-    @torch.no_grad()
     def resume(self) -> None:
-        """Go back to where the file stands, if there is one."""
+        """Go back to where the file stands, if there is one.
+
+        Raises
+        ------
+        InputError
+            If it is damaged, or of another network.
+        """
         if not self.path.exists():
             return
+        try:
+            self._resume()
+        except UNREADABLE as error:
+            raise InputError(
+                f"{self.path} is not a readable checkpoint of this training ({str(error).splitlines()[0]:.200}); "
+                "remove it and run the same command again: it begins anew"
+            ) from error
+
+    @torch.no_grad()
+    def _resume(self) -> None:
         with safe_open(self.path, framework="pt") as handle:
             progress = json.loads(handle.metadata()["progress"])
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        for name, value in self.weights.items():
-            value.copy_(tensors[f"model.{name}"])
-        for name, value in self.average.items():
-            value.copy_(tensors[f"average.{name}"])
+        step, seconds = progress["step"], progress["seconds"]
+        if type(step) is not int or step < 0 or not 0 <= seconds < math.inf:
+            raise ValueError(f"step {step!r} after {seconds!r} seconds")
+        for kind, values in (("model", self.weights), ("average", self.average)):
+            for name, value in values.items():
+                found = tensors[f"{kind}.{name}"]
+                if found.shape != value.shape:  # copy_ would stretch it
+                    raise ValueError(f"{kind}.{name} is {tuple(found.shape)}, not {tuple(value.shape)}")
+                value.copy_(found)
+        learning = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
+                if value.shape not in ((), learning[int(index)].shape):
+                    raise ValueError(f"{key} is {tuple(value.shape)}, not {tuple(learning[int(index)].shape)}")
                 state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.random.set_state(tensors["random"])
-        self.step, self.losses = progress["step"], tensors["losses"].tolist()
-        self._before, self._started = progress["seconds"], time.monotonic()
+        self.step, self.losses = step, tensors["losses"].tolist()
+        self._before, self._started = seconds, time.monotonic()
 
     def done(self) -> dict[str, float]:
         """Remove the file, and return what came of the training: ``steps``, ``seconds``, ``loss`` (last tenth)."""
