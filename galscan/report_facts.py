@@ -22,7 +22,7 @@ from galscan.classify.bundle import Bundle
 from galscan.errors import InputError
 from galscan.labels import parse_rule
 from galscan.report import duration
-from galscan.scanning.worker import of_target
+from galscan.scanning.parts import of_target
 from galscan.store.layout import Store
 
 WHOLE_SKY = 4 * np.pi * (180 / np.pi) ** 2  # square degrees

@@ -33,6 +33,26 @@ def galscan_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     return home
 
 
+@pytest.fixture
+def answer(monkeypatch):
+    """Put a stand-in in the place of a public function; return the arguments it was called with."""
+    import galscan
+
+    def put(name, result):
+        calls = {}
+
+        def stand_in(*args, **kwargs):
+            calls.update(kwargs, args=args)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        monkeypatch.setattr(galscan, name, stand_in, raising=False)
+        return calls
+
+    return put
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real galaxies; skip where there is none."""
@@ -63,6 +83,18 @@ def client():
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="module")
+def scans_here(client):
+    """Scan in this process: the cluster's own tests, and those of the whole chain, start real workers."""
+    from contextlib import contextmanager
+
+    from galscan.scanning import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "connect", contextmanager(lambda *args, **kwargs: iter([client])))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from galscan.classify.scoring import Scores
 from galscan.scanning import engine, merge
-from galscan.scanning.plan import make_plan
+from galscan.scanning.parts import Job, quarantine_path, scores_path
+from galscan.scanning.plan import ModelRef, Part, StoreRef, make_plan
 from tests.test_scanning_plan import bundle
 
 
@@ -33,3 +35,26 @@ def noisy(images):
     """Stand in for a first look: the full score but for a little noise."""
     full = coarse_scorer(images).score
     return full + np.random.default_rng(len(images)).normal(0, 0.1, full.shape).astype(np.float32)
+
+
+def mean_scorer(images):
+    """Score by brightness: a score that shows which image it belongs to."""
+    score = images.mean(axis=(1, 2, 3)).astype(np.float32)[:, None]
+    return Scores(score, np.zeros_like(score), np.concatenate([score, 2 * score], 1))
+
+
+def make_job(store, out, **changes):
+    ref = StoreRef(store.name, str(store.path), store.content_hash, store.count)
+    values = {
+        "models": (ModelRef("dustlane", "none", "m", "r"),), "stores": (ref,), "out": str(out), "fingerprint": "f" * 64,
+        "answers": ("one", "two"), "device": "cpu", "precision": "fp32", "batch": 100,
+    }  # fmt: skip
+    return Job(**values | changes)
+
+
+def whole(store) -> Part:
+    return Part(0, 0, 0, store.count)
+
+
+def tables(out, part=0):
+    return pd.read_parquet(scores_path(out, part)), pd.read_parquet(quarantine_path(out, part))

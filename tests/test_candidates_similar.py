@@ -7,16 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.candidates.similar import DIGITS, Space, likeness, unit
 from galscan.errors import InputError
-from galscan.scanning import worker
+from galscan.scanning.parts import (
+    EMBEDDING,
+    FINGERPRINT,
+    as_bytes,
+    embeddings_path,
+    quarantine_path,
+    scores_path,
+    write_rows,
+)
 from tests.candidate_tables import info
 
-SEEN = {worker.FINGERPRINT: info()["fingerprint"].encode()}
+SEEN = {FINGERPRINT: info()["fingerprint"].encode()}
 
 
 def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Space:
@@ -31,11 +40,11 @@ def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Space:
             "store": pa.array([name] * n, pa.string()), "index": np.arange(at, at + n), "id": own, "ra": np.zeros(n),
             "dec": np.zeros(n), "flags": np.zeros(n, np.uint8), "visible_dust": np.arange(at, at + n, dtype=np.float32),
         }  # fmt: skip
-        embedding = worker._as_bytes(vectors.astype(np.float16))
-        worker._write(worker.embeddings_path(run, k), SEEN, {worker.EMBEDDING: embedding}, every)
-        worker._write(worker.scores_path(run, k), SEEN, columns, every)
+        embedding = as_bytes(vectors.astype(np.float16))
+        write_rows(embeddings_path(run, k), SEEN, {EMBEDDING: embedding}, every)
+        write_rows(scores_path(run, k), SEEN, columns, every)
         nobody = {"id": np.arange(1), "reason": pa.array(["blank image"])}
-        worker._write(worker.quarantine_path(run, k), SEEN, nobody, np.array([k == 0]))
+        write_rows(quarantine_path(run, k), SEEN, nobody, np.array([k == 0]))
         at, number = at + n, number + n
     return Space(run, info(parts=len(parts), embedding=parts[0].shape[1], scanned=at))
 
@@ -129,23 +138,23 @@ def cut(path):
 
 
 def shorten(path):
-    table = worker.pq.read_table(path)
-    worker.pq.write_table(table.slice(1), path)
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
 
 
 def narrow(path):
-    own = worker._as_bytes(np.zeros((20, 3), np.float16))
-    worker._write(path, SEEN, {worker.EMBEDDING: own}, np.ones(20, bool))
+    own = as_bytes(np.zeros((20, 3), np.float16))
+    write_rows(path, SEEN, {EMBEDDING: own}, np.ones(20, bool))
 
 
 def of_another(path):
-    worker.pq.write_table(worker.pq.read_table(path).replace_schema_metadata({worker.FINGERPRINT: b"x"}), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({FINGERPRINT: b"x"}), path)
 
 
 @pytest.mark.parametrize("damage", [remove, flip, cut, shorten, narrow, of_another])
 def test_a_damaged_part_is_named(damage, tmp_path):
     space = write(tmp_path, [np.random.default_rng(k).random((20, 64)) for k in range(3)])
-    damage(worker.embeddings_path(tmp_path, 1))
+    damage(embeddings_path(tmp_path, 1))
     with pytest.raises(InputError, match=r"embeddings/part-00001\.parquet"):
         space.nearest(np.ones((1, 64)), 5)
 

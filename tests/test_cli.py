@@ -40,25 +40,6 @@ NEEDED = {
 FOR_SCRIPTS = {"train-generator": {"widths"}, "purity": {"draws"}}  # what recipes set, and what nobody needs to
 
 
-@pytest.fixture
-def answer(monkeypatch):
-    """Put a stand-in in the place of a public function; return the keywords it was called with."""
-
-    def put(name, result):
-        calls = {}
-
-        def stand_in(*args, **kwargs):
-            calls.update(kwargs, args=args)
-            if isinstance(result, BaseException):
-                raise result
-            return result
-
-        monkeypatch.setattr(galscan, name, stand_in, raising=False)
-        return calls
-
-    return put
-
-
 def command(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "galscan", *arguments], capture_output=True, text=True, **kwargs)
 
@@ -104,49 +85,6 @@ def test_every_verb_passes_every_parameter(verb, function, answer, capsys):
 def test_version(capsys):
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"galscan {galscan.__version__}\n"
-
-
-def test_options_arrive(answer, capsys):
-    calls = answer("scan", {})
-    line = "--survey a --survey b --store c d.zarr"
-    assert (
-        cli.run(
-            [
-                "scan",
-                *line.split()[:-1],
-                "--store",
-                "my store/d.zarr",
-                "--top",
-                "7",
-                "--cluster",
-                "tcp://h:1",
-                "--dry-run",
-            ]
-        )
-        == 0
-    )
-    assert calls["survey"] == ["a", "b"] and calls["store"] == ["c", "my store/d.zarr"]
-    assert calls["top"] == 7 and calls["cluster"] == "tcp://h:1" and calls["dry_run"] and calls["target"] is None
-    calls = answer("train_rare", {})
-    assert cli.run(["train-rare", "--target", "ring", "--no-synthetic", "--budget", "1.5"]) == 0
-    assert calls["args"] == ("ring",) and calls["synthetic"] is False and calls["budget"] == 1.5
-    calls = answer("dream", {})
-    line = "dream --target ring --count 3 --out d --set a=0.2:0.7 --set b=1 --weight a=1.5 --from a>=0.5"
-    assert cli.run(line.split()) == 0
-    assert calls["args"] == ("ring",) and (calls["count"], calls["out"], calls["base"]) == (3, Path("d"), "a>=0.5")
-    assert calls["values"] == {"a": (0.2, 0.7), "b": (1.0, 1.0)} and calls["weights"] == {"a": 1.5}
-    assert calls["guidance"] is None and calls["steps"] is None and calls["model"] is None
-    calls = answer("train_generator", {})
-    line = "train-generator --out g.safetensors --store a --store b --start base --size 32"
-    assert cli.run(line.split()) == 0
-    assert calls["args"] == (Path("g.safetensors"),) and calls["store"] == ["a", "b"]
-    assert calls["kind"] == "flow" and calls["steps"] is None and calls["lora"] is None
-    assert calls["start"] == "base" and calls["size"] == 32 and calls["budget"] is None and calls["schema"] is None
-    calls = answer("ingest", {})
-    assert (
-        cli.run(["ingest", "--survey", "local", "--labels", "efigi", "--column", "id=OBJ=ID", "--column", "ra=R"]) == 0
-    )
-    assert calls["labels"] == ["efigi"] and calls["columns"] == {"id": "OBJ=ID", "ra": "R"}
 
 
 def test_json_is_the_last_line_and_people_read_stderr(answer, capsys):
@@ -249,21 +187,6 @@ def test_a_traceback_for_developers(arguments, answer, capsys, monkeypatch):
     answer("scan", RuntimeError("broken"))
     assert cli.run(arguments) == 1
     assert "Traceback" in capsys.readouterr().err
-
-
-def test_doctor_fails_when_something_is_broken(answer, capsys):
-    answer("doctor", {"ok": False, "problems": ["x"]})
-    assert cli.run(["doctor", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"ok": False, "problems": ["x"]}
-
-
-def test_a_target_that_cannot_be_trained_exits_with_2(answer, capsys):
-    answer("check_target", {"error": "too few", "text": "a table"})
-    assert cli.run(["target", "check", "ring", "--json"]) == 2
-    out, err = capsys.readouterr()
-    assert json.loads(out) == {"error": "too few"} and err == "a table\n"
-    assert cli.run(["target"]) == 2
-    assert capsys.readouterr().err == "error: Missing command (see: galscan target --help)\n"
 
 
 def test_a_reader_that_leaves_is_no_error():

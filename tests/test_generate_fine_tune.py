@@ -133,7 +133,7 @@ def test_time_that_is_up_ends_it(tiny, tmp_path):
 
 
 def test_a_training_that_diverges_says_so(tiny, tmp_path):
-    with pytest.raises(GalscanError, match=r"tuning diverged at step .*smaller generator\.learning_rate"):
+    with pytest.raises(GalscanError, match=r"training diverged at step .*smaller generator\.learning_rate"):
         tuned(tiny, tmp_path / "g", steps=60, learning_rate=1e38)
     assert not (tmp_path / "g").exists()
 

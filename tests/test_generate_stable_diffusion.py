@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from galscan.errors import InputError, NotFoundError
 from galscan.generate import stable_diffusion as module
@@ -212,6 +213,31 @@ def test_diffusers_opens_it_and_draws(saved):
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "no readable Stable Diffusion"),
         (lambda f: change(f, wording="0"), "other phrases than those of the label schema 'simulated' now"),
         (lambda f: change(f, what=1), "is damaged"),
+        (lambda f: (f / "galscan.json").write_text("{"), "is not readable JSON"),
+        (lambda f: (f / "galscan.json").write_text("[1]"), "is damaged"),
+        (lambda f: change(f, size="8"), "is damaged"),
+        (lambda f: change(f, size=10**9), "is damaged"),
+        (lambda f: change(f, resolution=0), "is damaged"),
+        (lambda f: change(f, begin="elsewhere"), "is damaged"),
+        (lambda f: change(f, surveys=[1]), "is damaged"),
+        (lambda f: change(f, answers=["bar"]), "is damaged"),
+        (lambda f: change(f, answers=7), "is damaged"),
+        (lambda f: change(f, schema="simulatd"), "did you mean 'simulated'"),
+        (lambda f: change(f, schema=["gz2"]), "is damaged"),
+        (lambda f: begun(f, torch.zeros((0, 8, 8, 3), dtype=torch.uint8)), "is damaged"),
+        (lambda f: begun(f, torch.zeros((2, 9, 9, 3), dtype=torch.uint8)), "is damaged"),
+        (lambda f: begun(f, torch.zeros((2, 8, 8, 3))), "is damaged"),
+        (lambda f: save_file({"other": torch.zeros(1)}, f / "starts.safetensors"), "is damaged"),
+        (lambda f: cut(f / "unet" / "diffusion_pytorch_model.safetensors"), "no readable Stable Diffusion"),
+        (lambda f: cut(f / "vae" / "diffusion_pytorch_model.safetensors"), "no readable Stable Diffusion"),
+        (lambda f: cut(f / "text_encoder" / "model.safetensors"), "no readable Stable Diffusion"),
+        (lambda f: (f / "unet" / "config.json").write_text("{"), "no readable Stable Diffusion"),
+        (lambda f: (f / "model_index.json").write_text("[]"), "no readable Stable Diffusion"),
+        (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"), "no readable Stable Diffusion"),
+        (lambda f: wider(f, "unet", "diffusion_pytorch_model"), "no readable Stable Diffusion"),
+        (lambda f: wider(f, "text_encoder", "model"), "no readable Stable Diffusion"),
+        (lambda f: fewer(f, "unet", "diffusion_pytorch_model"), "no readable Stable Diffusion"),
+        (lambda f: fewer(f, "text_encoder", "model"), "no readable Stable Diffusion"),
     ],
 )
 def test_a_spoilt_folder_is_refused(saved, tmp_path, spoil, message):
@@ -221,6 +247,28 @@ def test_a_spoilt_folder_is_refused(saved, tmp_path, spoil, message):
     with pytest.raises(InputError, match=message) as error:
         load_stable_diffusion(folder)
     assert "\n" not in str(error.value)
+
+
+def begun(folder: Path, images: torch.Tensor) -> None:
+    save_file({"images": images}, folder / "starts.safetensors")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def wider(folder: Path, part: str, name: str) -> None:
+    """Give one weight another shape."""
+    tensors = load_file(folder / part / f"{name}.safetensors")
+    key = min(tensors)
+    save_file(tensors | {key: torch.zeros((3, *tensors[key].shape))}, folder / part / f"{name}.safetensors")
+
+
+def fewer(folder: Path, part: str, name: str) -> None:
+    """Take one weight away."""
+    tensors = load_file(folder / part / f"{name}.safetensors")
+    del tensors[min(tensors)]
+    save_file(tensors, folder / part / f"{name}.safetensors")
 
 
 def change(folder: Path, **values) -> None:

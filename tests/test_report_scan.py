@@ -97,7 +97,7 @@ def test_no_run_is_named(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory) -> Path:
+def scanned(tmp_path_factory, scans_here) -> Path:
     """A scan of 400 objects of which some are labelled, some set aside, and ten taught the model."""
     place = tmp_path_factory.mktemp("report")
     store = labelled_store(place / "sky.zarr")

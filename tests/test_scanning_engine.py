@@ -15,7 +15,7 @@ import pytest
 
 from galscan.classify.bundle import FIRST_LOOK
 from galscan.errors import GalscanError, Interrupted, StorageError
-from galscan.scanning import engine, merge, worker
+from galscan.scanning import engine, merge, parts, worker
 from galscan.scanning.plan import Part
 from galscan.scanning.selection import Selection
 from tests.helpers import tiny_store
@@ -44,7 +44,7 @@ def test_every_object_of_every_store_is_scored_or_quarantined_once(stores, clien
     seen = [
         pd.read_parquet(path(plan.out, part.number), columns=["store", "index"])
         for part in plan.parts
-        for path in (worker.scores_path, worker.quarantine_path)
+        for path in (parts.scores_path, parts.quarantine_path)
     ]
     rows = pd.concat([frame.astype({"store": "str"}) for frame in seen])
     assert sorted(zip(rows["store"], rows["index"], strict=True)) == sorted(
@@ -60,12 +60,12 @@ def test_a_scan_goes_on_from_the_parts_that_are_there(stores, client, tmp_path):
     plan = planned(stores, tmp_path / "run")
     first = list(plan.parts)[:3]
     engine.run_scan(plan, client, first)
-    before = {part.number: worker.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
+    before = {part.number: parts.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
     (plan.out / "scores" / ".part-00004.parquet.abcd.tmp").write_bytes(b"half")
     assert merge.pending(plan) == list(plan.parts)[3:]
     assert not list((plan.out / "scores").glob(".*.tmp"))
     scan(plan, client)
-    assert before == {part.number: worker.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
+    assert before == {part.number: parts.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
     assert merge.merge(plan)[0].scored == 1795
 
 
@@ -105,7 +105,7 @@ def test_an_error_names_the_part_and_says_that_the_rest_is_kept(stores, client, 
     ) as caught:
         scan(plan, client)
     assert "\n" not in str(caught.value)
-    assert worker.scores_path(plan.out, 0).exists()
+    assert parts.scores_path(plan.out, 0).exists()
     assert all(state.status != "pending" for state in client.futures.values())  # nothing goes on in the background
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_on_a_worker_stays_a_storage_error_of_one_line(stores, clien
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(worker.pq, "write_table", full)
+    monkeypatch.setattr(parts.pq, "write_table", full)
     with pytest.raises(StorageError, match=r"disk is full.*part \d") as caught:
         scan(plan, client)
     assert "\n" not in str(caught.value)
@@ -132,17 +132,17 @@ def test_a_part_that_kills_its_workers_or_never_ends_is_set_aside_whole(stores, 
         def exception(self):
             return KilledWorker("key", None, 3)
 
-    job, part = worker.Job.of(plan), plan.parts[2]
+    job, part = parts.Job.of(plan), plan.parts[2]
     report = engine._report(plan, part, Future(), job, 0)
     assert (report.scored, report.quarantined) == (0, part.count)
-    table = pd.read_parquet(worker.quarantine_path(plan.out, 2))
-    assert set(table["reason"]) == {worker.FATAL} and list(table["index"]) == list(range(512, 768))
-    assert len(pd.read_parquet(worker.scores_path(plan.out, 2))) == 0 and merge._done(plan, part)
+    table = pd.read_parquet(parts.quarantine_path(plan.out, 2))
+    assert set(table["reason"]) == {parts.FATAL} and list(table["index"]) == list(range(512, 768))
+    assert len(pd.read_parquet(parts.scores_path(plan.out, 2))) == 0 and merge._done(plan, part)
     Future.status = "cancelled"
     with pytest.raises(GalscanError, match=r"cluster was lost at part 2 .*kept"):
         engine._report(plan, part, Future(), job, 0)
     engine._report(plan, plan.parts[1], Future(), job, engine.STRIKES)
-    assert set(pd.read_parquet(worker.quarantine_path(plan.out, 1))["reason"]) == {worker.SILENT}
+    assert set(pd.read_parquet(parts.quarantine_path(plan.out, 1))["reason"]) == {parts.SILENT}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -181,9 +181,9 @@ def cascaded(store, client, out, monkeypatch, **options):
 def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monkeypatch):
     store = tiny_store(tmp_path / "s.zarr", 6000, 8, unusable=10)
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch, top=40)
-    rows = pd.concat([pd.read_parquet(worker.scores_path(plan.out, p.number)) for p in plan.parts])
+    rows = pd.concat([pd.read_parquet(parts.scores_path(plan.out, p.number)) for p in plan.parts])
     by_stage = rows.groupby("stage", observed=True)
-    assert len(rows) == merged.scored == 5990 and set(rows["stage"]) == set(worker.STAGES)
+    assert len(rows) == merged.scored == 5990 and set(rows["stage"]) == set(parts.STAGES)
     assert by_stage["score"].count()["first look"] == 0
     assert by_stage["first_look"].max()["first look"] < by_stage["first_look"].min()["full"]
     assert np.isfinite(rows.loc[rows["stage"] != "first look", "score"]).all()
@@ -200,10 +200,10 @@ def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monk
 def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
     store = tiny_store(tmp_path / "s.zarr", 3000, 8)
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch)
-    before = worker.scores_path(plan.out, 1).read_bytes()
-    worker.scores_path(plan.out, 1).unlink()
+    before = parts.scores_path(plan.out, 1).read_bytes()
+    parts.scores_path(plan.out, 1).unlink()
     engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
-    assert worker.scores_path(plan.out, 1).read_bytes() == before
+    assert parts.scores_path(plan.out, 1).read_bytes() == before
     pd.testing.assert_frame_equal(merge.merge(plan)[0].top, merged.top)
 
 

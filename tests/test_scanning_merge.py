@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from galscan.errors import GalscanError
-from galscan.scanning import merge, worker
+from galscan.scanning import merge, parts, worker
 from galscan.store import layout
 from tests.helpers import tiny_store
 from tests.small_scans import coarse_scorer, planned, scan
@@ -44,13 +45,13 @@ def damage_remove(path: Path) -> None:
 
 
 def damage_shorten(path: Path) -> None:
-    table = worker.pq.read_table(path)
-    worker.pq.write_table(table.slice(1), path)
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
 
 
 def damage_foreign(path: Path) -> None:
-    table = worker.pq.read_table(path).replace_schema_metadata({worker.FINGERPRINT: b"another run"})
-    worker.pq.write_table(table, path)
+    table = pq.read_table(path).replace_schema_metadata({parts.FINGERPRINT: b"another run"})
+    pq.write_table(table, path)
 
 
 def test_the_best_are_the_best_and_ties_have_one_order(stores, client, tmp_path):
@@ -58,7 +59,7 @@ def test_the_best_are_the_best_and_ties_have_one_order(stores, client, tmp_path)
     scan(plan, client)
     merged = merge.merge(plan)[0]
     everything = pd.concat(
-        [pd.read_parquet(worker.scores_path(plan.out, p.number)).astype({"store": "str"}) for p in plan.parts]
+        [pd.read_parquet(parts.scores_path(plan.out, p.number)).astype({"store": "str"}) for p in plan.parts]
     )
     expected = everything.sort_values(["score", "store", "id"], ascending=[False, True, True], ignore_index=True)
     assert (
@@ -107,7 +108,7 @@ def test_numbered_and_named_objects_can_be_scanned_together(client, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_remove, damage_shorten, damage_foreign])
-@pytest.mark.parametrize("where", [worker.scores_path, worker.quarantine_path])
+@pytest.mark.parametrize("where", [parts.scores_path, parts.quarantine_path])
 def test_a_part_that_is_not_whole_is_done_again(stores, client, tmp_path, damage, where):
     plan = planned(stores[:1], tmp_path / "run")
     scan(plan, client)
@@ -124,9 +125,9 @@ def test_a_part_that_is_not_whole_is_done_again(stores, client, tmp_path, damage
 def test_a_flipped_byte_is_not_merged(stores, client, tmp_path):
     plan = planned(stores[:1], tmp_path / "run")
     scan(plan, client)
-    path = worker.scores_path(plan.out, 0)
+    path = parts.scores_path(plan.out, 0)
     data = bytearray(path.read_bytes())
-    column = worker.pq.ParquetFile(path).metadata.row_group(0).column(6)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(6)
     assert column.path_in_schema == "score"
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
     path.write_bytes(data)
@@ -149,8 +150,8 @@ def test_a_part_without_its_embeddings_is_not_done_where_they_are_asked_for(
     plan = dataclasses.replace(planned(stores, tmp_path / "run"), embedding=3)
     scan(plan, client)
     assert merge.pending(plan) == []
-    damage(worker.embeddings_path(plan.out, 1))
+    damage(parts.embeddings_path(plan.out, 1))
     assert [part.number for part in merge.pending(plan)] == [1]
-    before = worker.scores_path(plan.out, 1).read_bytes()
+    before = parts.scores_path(plan.out, 1).read_bytes()
     scan(plan, client)
-    assert merge.pending(plan) == [] and worker.scores_path(plan.out, 1).read_bytes() == before
+    assert merge.pending(plan) == [] and parts.scores_path(plan.out, 1).read_bytes() == before

@@ -7,7 +7,7 @@ import pytest
 
 from galscan.classify.bundle import FIRST_LOOK
 from galscan.classify.scoring import load_scorer
-from galscan.scanning import prepare, worker
+from galscan.scanning import parts, prepare, worker
 from galscan.scanning.plan import make_plan
 from galscan.scanning.selection import Selection
 from tests.helpers import tiny_bundle, tiny_store
@@ -78,10 +78,10 @@ def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
     plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32", cascade=True)
     plan.out.mkdir()
     prepare.convert_networks(plan, plan.out)
-    assert not worker.Job.of(plan).converted
+    assert not parts.Job.of(plan).converted
     monkeypatch.setattr(prepare, "CONVERTED", 300)
     prepare.convert_networks(plan, plan.out)
-    job = worker.Job.of(plan, [plan.out / FIRST_LOOK])
+    job = parts.Job.of(plan, [plan.out / FIRST_LOOK])
     assert job.converted and sorted(p.name for p in plan.out.iterdir()) == [
         "first-look.bin", "first-look.xml", "network.bin", "network.xml",
     ]  # fmt: skip
@@ -106,7 +106,7 @@ def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, 
     plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32")
     plan.out.mkdir()
     prepare.convert_networks(plan, plan.out)
-    assert not worker.Job.of(plan).converted
+    assert not parts.Job.of(plan).converted
     assert capsys.readouterr().err == (
         "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch computes\n"
     )

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from galscan.classify.scoring import Scores, load_scorer
-from galscan.errors import GalscanError, StorageError
+from galscan.classify.scoring import load_scorer
+from galscan.errors import GalscanError
 from galscan.scanning import worker
-from galscan.scanning.plan import PIECE, ModelRef, Part, StoreRef
+from galscan.scanning.parts import FATAL, FINGERPRINT, embeddings_path, scores_path
+from galscan.scanning.plan import PIECE, ModelRef, Part
 from galscan.store import layout
 from tests.helpers import tiny_bundle, tiny_store
-
-
-def mean_scorer(images):
-    """Score by brightness: a score that shows which image it belongs to."""
-    score = images.mean(axis=(1, 2, 3)).astype(np.float32)[:, None]
-    return Scores(score, np.zeros_like(score), np.concatenate([score, 2 * score], 1))
-
-
-def make_job(store, out, **changes):
-    ref = StoreRef(store.name, str(store.path), store.content_hash, store.count)
-    values = {
-        "models": (ModelRef("dustlane", "none", "m", "r"),), "stores": (ref,), "out": str(out), "fingerprint": "f" * 64,
-        "answers": ("one", "two"), "device": "cpu", "precision": "fp32", "batch": 100,
-    }  # fmt: skip
-    return worker.Job(**values | changes)
+from tests.small_scans import make_job, mean_scorer, tables, whole
 
 
 def ref_of(bundle) -> ModelRef:
     return ModelRef(bundle.target, str(bundle.path), bundle.model_hash, bundle.recipe.hash)
-
-
-def whole(store) -> Part:
-    return Part(0, 0, 0, store.count)
-
-
-def tables(out, part=0):
-    return pd.read_parquet(worker.scores_path(out, part)), pd.read_parquet(worker.quarantine_path(out, part))
 
 
 @pytest.fixture
@@ -124,26 +101,6 @@ def test_a_store_without_one_usable_image_gives_an_empty_part(tmp_path, by_brigh
     ]
 
 
-def test_text_ids_stay_text(tmp_path, by_brightness):
-    path = tmp_path / "s.zarr"
-    group = layout.create(path, survey="named", count=3, size=16, id_dtype=np.dtype("<U12"), schemas={}, provenance={})
-    group["id"][:] = np.array(["NGC 1", "IC 2", "007"])
-    group["images"][:] = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
-    layout.finish(path, "x")
-    store = layout.open_store(path)
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
-    assert list(tables(tmp_path / "run")[0]["id"]) == ["NGC 1", "IC 2", "007"]
-
-
-def test_the_same_part_has_the_same_bytes_and_carries_the_fingerprint(tmp_path, by_brightness):
-    store = tiny_store(tmp_path / "s.zarr", 300, 16, unusable=3)
-    for name in ("a", "b"):
-        worker.score_part(whole(store), make_job(store, tmp_path / name))
-    for path in (worker.scores_path, worker.quarantine_path):
-        assert path(tmp_path / "a", 0).read_bytes() == path(tmp_path / "b", 0).read_bytes()
-        assert pq.read_metadata(path(tmp_path / "a", 0)).metadata[worker.FINGERPRINT] == b"f" * 64
-
-
 def test_a_device_out_of_memory_gets_smaller_batches_and_the_same_scores(tmp_path, monkeypatch):
     import torch
 
@@ -211,25 +168,7 @@ def test_a_failing_disk_is_an_error_and_not_a_reason_for_quarantine(tmp_path, by
     monkeypatch.setattr(layout.Store, "images", fail)
     with pytest.raises(OSError, match="Input/output"):
         worker.score_part(whole(store), make_job(store, tmp_path / "run"))
-    assert not worker.scores_path(tmp_path / "run", 0).exists()
-
-
-@pytest.mark.parametrize("kind", ["int64", "<U6"])
-def test_lost_ids_are_an_error_and_not_objects_of_one_name(kind, tmp_path, by_brightness):
-    group = layout.create(
-        tmp_path / "s.zarr", survey="s", count=600, size=16, id_dtype=np.dtype(kind), schemas={}, provenance={}
-    )
-    group["id"][:] = np.arange(1, 601).astype(kind)
-    group["images"][:] = tiny_store(tmp_path / "t.zarr", 600, 16).images()
-    layout.finish(tmp_path / "s.zarr", "s")
-    store = layout.open_store(tmp_path / "s.zarr")
-    job = make_job(store, tmp_path / "run")
-    assert worker.score_part(whole(store), job).scored == 600
-    (tmp_path / "s.zarr" / "id" / "c" / "1").unlink()
-    lost = Part(1, 0, store.shard, min(2 * store.shard, 600))
-    with pytest.raises(GalscanError, match=r"lost the ids of rows 256 to 511; restore the files below .*s\.zarr/id"):
-        worker.score_part(lost, job)
-    assert not worker.scores_path(tmp_path / "run", 1).exists()
+    assert not scores_path(tmp_path / "run", 0).exists()
 
 
 def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness):
@@ -238,27 +177,6 @@ def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness)
     tiny_store(tmp_path / "s.zarr", 20, 16, seed=1)
     with pytest.raises(GalscanError, match="changed while"):
         worker.score_part(whole(store), job)
-
-
-def test_a_full_disk_is_one_line_and_leaves_no_score(tmp_path, by_brightness, monkeypatch):
-    store = tiny_store(tmp_path / "s.zarr", 20, 16)
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(worker.pq, "write_table", full)
-    with pytest.raises(StorageError, match="disk is full"):
-        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
-    assert [p for p in (tmp_path / "run").rglob("*") if p.is_file()] == []
-
-
-def test_quarantine_is_written_before_scores(tmp_path, by_brightness, monkeypatch):
-    written = []
-    real = os.replace
-    store = tiny_store(tmp_path / "s.zarr", 20, 16)
-    monkeypatch.setattr(os, "replace", lambda a, b: (written.append(b.parent.name), real(a, b)))
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
-    assert written == ["quarantine", "scores"]
 
 
 def test_the_network_is_loaded_once_and_must_be_the_planned_one(tmp_path):
@@ -289,13 +207,13 @@ def test_embeddings_are_row_by_row_those_of_the_scores(tmp_path):
     )
     worker.score_part(whole(store), job)
     scores, _ = tables(tmp_path / "run")
-    table = pq.read_table(worker.embeddings_path(tmp_path / "run", 0))
+    table = pq.read_table(embeddings_path(tmp_path / "run", 0))
     got = np.frombuffer(table["embedding"].combine_chunks().buffers()[1], "<f2").reshape(-1, 64)
     images = store.images()[scores["index"]]
     by_hand = load_scorer([bundle], "cpu", "fp32", embeddings=True)(images).embedding
     assert len(got) == 146 and got.std() > 0
     np.testing.assert_allclose(got, by_hand, atol=2e-3)
-    assert table.schema.metadata[worker.FINGERPRINT] == b"f" * 64
+    assert table.schema.metadata[FINGERPRINT] == b"f" * 64
     assert load_scorer([bundle], "cpu", "fp32")(images).embedding is None
 
 
@@ -303,8 +221,8 @@ def test_a_part_without_one_usable_image_or_set_aside_has_no_embedding(tmp_path)
     bundle = tiny_bundle(tmp_path / "model", size=32)
     store = tiny_store(tmp_path / "s.zarr", 30, unusable=30)
     job = make_job(store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers), embedding=64)
-    for do in (lambda: worker.score_part(whole(store), job), lambda: worker.set_aside(whole(store), job, worker.FATAL)):
+    for do in (lambda: worker.score_part(whole(store), job), lambda: worker.set_aside(whole(store), job, FATAL)):
         do()
-        path = worker.embeddings_path(tmp_path / "run", 0)
+        path = embeddings_path(tmp_path / "run", 0)
         assert pq.read_metadata(path).num_rows == len(tables(tmp_path / "run")[0]) == 0
         path.unlink()

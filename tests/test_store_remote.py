@@ -20,10 +20,12 @@ import pytest
 
 from galscan.errors import InputError, NotFoundError
 from galscan.scanning import worker
+from galscan.scanning.parts import quarantine_path, scores_path
+from galscan.scanning.plan import StoreRef
 from galscan.store import layout
 from galscan.store.layout import open_store
 from tests.helpers import tiny_store
-from tests.test_scanning_worker import make_job, mean_scorer, whole
+from tests.small_scans import make_job, mean_scorer, whole
 
 obstore = pytest.importorskip("obstore", reason="needs the extra cloud")
 
@@ -79,12 +81,12 @@ def test_a_part_is_scored_from_far_away(folder, address, tmp_path, monkeypatch):
     Busy.asked = -(10**6)  # SimpleHTTPRequestHandler knows no ranges: the whole shard is sent, and never refused here
     far, near = open_store(f"{address}/sky.zarr"), open_store(folder / "sky.zarr")
     worker.score_part(whole(near), make_job(near, tmp_path / "near"))
-    ref = worker.StoreRef(far.name, far.location, far.content_hash, far.count)
+    ref = StoreRef(far.name, far.location, far.content_hash, far.count)
     try:
         worker.score_part(whole(far), make_job(near, tmp_path / "far", stores=(ref,)))
     except ConnectionError as error:
         pytest.skip(f"this server cannot send ranges: {error}")
-    for path in (worker.scores_path, worker.quarantine_path):
+    for path in (scores_path, quarantine_path):
         assert path(tmp_path / "far", 0).read_bytes() == path(tmp_path / "near", 0).read_bytes()
 
 
@@ -153,9 +155,9 @@ def test_s3_is_read_anonymously_and_scored_alike(folder, anonymous, tmp_path, mo
     far, near = open_store("s3://galaxies/sky.zarr"), open_store(folder / "sky.zarr")
     np.testing.assert_array_equal(far.images(slice(300, 400)), near.images(slice(300, 400)))
     worker.score_part(whole(near), make_job(near, tmp_path / "near"))
-    ref = worker.StoreRef(far.name, far.location, far.content_hash, far.count)
+    ref = StoreRef(far.name, far.location, far.content_hash, far.count)
     worker.score_part(whole(far), make_job(near, tmp_path / "far", stores=(ref,)))
-    for path in (worker.scores_path, worker.quarantine_path):
+    for path in (scores_path, quarantine_path):
         assert path(tmp_path / "far", 0).read_bytes() == path(tmp_path / "near", 0).read_bytes()
 
 
@@ -167,7 +169,7 @@ def test_a_bucket_without_the_store_is_said(anonymous):
 def test_a_server_that_goes_away_is_no_reason_for_quarantine(folder, anonymous, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "load_scorer", lambda job: mean_scorer)
     near = open_store(folder / "sky.zarr")
-    ref = worker.StoreRef("sky", "s3://galaxies/sky.zarr", near.content_hash, near.count)
+    ref = StoreRef("sky", "s3://galaxies/sky.zarr", near.content_hash, near.count)
     opened = worker.open_store
 
     def then_gone(path: Path | str):
@@ -182,4 +184,4 @@ def test_a_server_that_goes_away_is_no_reason_for_quarantine(folder, anonymous, 
     monkeypatch.setattr(worker, "open_store", then_gone)
     with pytest.raises(ConnectionError, match=r"cannot be read \(error sending request\)"):
         worker.score_part(whole(near), make_job(near, tmp_path / "run", stores=(ref,)))
-    assert not worker.scores_path(tmp_path / "run", 0).exists()
+    assert not scores_path(tmp_path / "run", 0).exists()

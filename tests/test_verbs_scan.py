@@ -13,6 +13,7 @@ from astropy.table import Table
 
 import galscan
 from galscan import home
+from galscan.candidates.purity import ScoreHistogram
 from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
 from galscan.scanning import cluster, run
@@ -132,6 +133,31 @@ def test_a_run_that_lost_only_its_last_word_needs_no_workers(here, tmp_path):
     assert again.info["images_per_s"] is None  # this process scored nothing
     pd.testing.assert_frame_equal(again.candidates, before)
     assert (again.path / "candidates.fits").exists()
+
+
+def test_candidates_that_are_damaged_are_ranked_again_as_the_message_says(here, tmp_path):
+    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
+    table = scan(**options).path / "candidates.parquet"
+    before = table.read_bytes()
+    table.write_bytes(before[:-30])
+    with pytest.raises(InputError, match=r"damaged .*; remove it, and run the command again that wrote it") as error:
+        galscan.export(tmp_path / "run", tmp_path / "x.fits")
+    assert "\n" not in str(error.value)
+    table.unlink()
+    with pytest.raises(InputError, match=r"lost its candidates\.parquet; run its command again"):
+        run.open_run(tmp_path / "run")
+    assert scan(**options).info["status"] == "done" and len(here) == 1
+    assert table.read_bytes() == before
+
+
+def test_a_damaged_histogram_is_counted_again_as_the_message_says(here, tmp_path):
+    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
+    first = scan(**options)
+    (first.path / "run.json").write_text(json.dumps(first.info | {"histogram": [[10**9, 1]]}))
+    with pytest.raises(InputError, match=r"remove its candidates\.parquet, and run its scan command again"):
+        ScoreHistogram.from_list(run.open_run(first.path).info["histogram"])
+    (first.path / "candidates.parquet").unlink()
+    assert scan(**options).info["histogram"] == first.info["histogram"]
 
 
 def test_the_run_folder_is_in_the_data_home_by_default(here, place):
@@ -354,6 +380,8 @@ def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_p
         path.write_text(path.read_text().replace('"done"', '"running"'))
     (half.path / "scores" / "part-00001.parquet").unlink()
     again = scan(out=tmp_path / "half", **options)
+    (half.path / "demo" / "candidates.parquet").unlink()
+    assert scan(out=tmp_path / "half", **options).of("demo").info["status"] == "done"
     for name in again.targets:
         first, second = ((r.path / name / "candidates.fits").read_bytes() for r in (whole, again))
         assert first == second

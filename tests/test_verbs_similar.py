@@ -16,7 +16,7 @@ from PIL import Image
 
 from galscan import cli
 from galscan.errors import ConflictError, InputError
-from galscan.scanning import worker
+from galscan.scanning.parts import embeddings_path
 from galscan.scanning.run import open_run
 from galscan.store.layout import open_store
 from galscan.verbs.export import export
@@ -32,7 +32,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, scans_here):
     """A scan with embeddings of 700 objects, three of them unusable; 7 and 8 are the same picture."""
     place = tmp_path_factory.mktemp("similar")
     tiny_store(place / "sky.zarr", 700, 32, survey="sky", unusable=3)
@@ -109,6 +109,8 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
     before = (like / "run.json").read_bytes()
     assert len(similar(run=place / "run", like=["1020", "1007"], top=80, out=like).candidates) == 80
     assert "nothing to do" in capsys.readouterr().err and (like / "run.json").read_bytes() == before
+    (like / "candidates.parquet").unlink()
+    assert len(similar(run=place / "run", like=["1020", "1007"], top=80, out=like).candidates) == 80
     with pytest.raises(ConflictError, match="holds another scan: top was 80, now 81"):
         similar(run=place / "run", like=["1007", "1020"], top=81, out=like)
 
@@ -167,7 +169,7 @@ def test_other_scans_stay_what_they_were_asked_for(place):
 
 def test_removed_or_damaged_embeddings_are_made_again_by_the_same_command(place, tmp_path):
     run = shutil.copytree(place / "run", tmp_path / "run")
-    path = worker.embeddings_path(run, 1)
+    path = embeddings_path(run, 1)
     before, best = path.read_bytes(), (run / "candidates.parquet").read_bytes()
     path.unlink()
     with pytest.raises(InputError, match=r"run its scan command again"):

@@ -356,7 +356,7 @@ def test_laid_dreams_alone_need_no_generator(tmp_path, store):
 
 
 @pytest.fixture(scope="module")
-def graded(folder, model) -> Path:
+def graded(folder, model, scans_here) -> Path:
     """A scan of another sky with `model`, of which the best twenty are graded: the odd ranks are targets."""
     survey = SimulatedSurvey(count=300, size=32, seed=9, labelled=0.0, name="another sky")
     sky = ingest_survey(survey, folder / "new.zarr", workers=1)

@@ -33,8 +33,8 @@ from galscan.candidates.rows import Rows, placed
 from galscan.candidates.run import open_candidates
 from galscan.candidates.services import Asked, Place
 from galscan.errors import InputError
+from galscan.scanning.parts import of_target
 from galscan.scanning.run import is_like
-from galscan.scanning.worker import of_target
 
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
 NOT_ASKED = "not asked: "  # begins, in known_ref, the services that did not answer

@@ -1,6 +1,6 @@
 """The morphology of every galaxy that a scan looked at: expected votes with intervals, along the decision tree.
 
-What was scored is on disk, part by part, with the answers (`galscan.scanning.worker`); here it becomes one table,
+What was scored is on disk, part by part, with the answers (`galscan.scanning.parts`); here it becomes one table,
 read and written piece by piece. Of a tree there are for each answer
 
     <answer>         expected fraction of those who are asked the question
@@ -26,8 +26,8 @@ from galscan.candidates.rows import PIECE, Rows
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema, to_cumulative
+from galscan.scanning.parts import FULL, scores_path
 from galscan.scanning.run import open_run, tables
-from galscan.scanning.worker import FULL, scores_path
 
 LEVEL = 0.9  # of the credible intervals
 PLACE = ("store", "id", "ra", "dec")

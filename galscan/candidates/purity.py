@@ -95,7 +95,10 @@ class ScoreHistogram:
                     raise ValueError(f"bin {k} holds {count}")
                 histogram.counts[k], histogram.seen[k] = count, seen
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"the run's histogram of scores is damaged ({error}); scan again") from None
+            raise InputError(
+                f"the run's histogram of scores is damaged ({error}); remove its candidates.parquet, and run its scan "
+                "command again: what was scored is ranked anew"
+            ) from None
         return histogram
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:

@@ -103,7 +103,9 @@ def of_parquet(path: Path) -> Rows:
     """
 
     def failed(error: Exception) -> InputError:
-        return InputError(f"{path} is damaged ({str(error).splitlines()[0]}); remove the run's run.json and scan again")
+        return InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); remove it, and run the command again that wrote it"
+        )
 
     try:
         with _opened(path) as file:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from galscan import progress
 from galscan.errors import InputError
+from galscan.scanning.parts import FINGERPRINT, quarantine_path, scores_path
 from galscan.scanning.run import tables
-from galscan.scanning.worker import FINGERPRINT, quarantine_path, scores_path
 from galscan.store.layout import CHUNK, Store, open_store
 
 

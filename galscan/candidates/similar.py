@@ -29,8 +29,8 @@ from galscan import progress
 from galscan.candidates import scanned
 from galscan.errors import InputError
 from galscan.scanning.cluster import cores
+from galscan.scanning.parts import EMBEDDING, embeddings_path, scores_path
 from galscan.scanning.run import tables
-from galscan.scanning.worker import EMBEDDING, embeddings_path, scores_path
 from galscan.surveys.in_order import in_order
 
 T = TypeVar("T")

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from galscan import device as devices
-from galscan.errors import GalscanError
 from galscan.generate.augment import quarter_turns
 from galscan.generate.captions import wording
 from galscan.generate.checkpoint import Checkpoint
@@ -34,7 +32,6 @@ from galscan.progress import track
 from galscan.recipe import StableDiffusionSettings
 from galscan.unfinished import whole_folder
 
-PATIENCE = 10  # batches in a row with an overflow that end a training
 STARTS = 512  # training galaxies that are kept to begin drawing with
 # Where the adapters are: the attention of the network that draws, and of the one that reads.
 ADAPTED = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"]}
@@ -97,22 +94,14 @@ def fine_tune(
     weight = torch.from_numpy(galaxies.weight).double()
     dtype = number_format(device)
 
-    checkpoint = out.with_name(out.name + ".checkpoint.safetensors")
-    at = Checkpoint(checkpoint, weights, average, optimizer, random)
+    at = Checkpoint(out.with_name(out.name + ".checkpoint.safetensors"), weights, average, optimizer, random)
     at.resume()
-    overflows = 0
 
     with track("tune Stable Diffusion", settings.steps, "step", done=at.step) as advance:
-        while at.step < settings.steps:
-            elapsed = at.seconds
-            if seconds is not None and elapsed >= seconds:
-                break
-            # One cycle: up in the first steps, then down along a cosine that follows steps or time, whichever is
-            # further on, so that a run cut short by its budget still ends with a small learning rate.
-            done = max(at.step / settings.steps, elapsed / seconds if seconds else 0.0)
+        while (done := at.behind(settings.steps, seconds)) < 1:
+            # One cycle: up in the first steps, then down along a cosine.
             rise = min(1.0, (at.step + 1) / min(settings.warmup, math.ceil(settings.steps / 2)))
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
+            rate = settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
 
             rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
             shown = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
@@ -127,24 +116,7 @@ def fine_tune(
                 predicted = networks["unet"](xt, t, painter.embed(numbers.to(device))).sample
             aim = noising.get_velocity(x0, noise, t) if _of_velocity(noising) else noise
             loss = F.mse_loss(predicted.float(), aim)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            # A batch whose gradient overflows is left out: one such step would make every weight NaN.
-            if torch.nn.utils.clip_grad_norm_(weights.values(), 1.0).isfinite():
-                optimizer.step()
-                at.losses.append(loss.item())
-                overflows = 0
-            elif (overflows := overflows + 1) == PATIENCE:
-                raise GalscanError(
-                    f"tuning diverged at step {at.step:,} (learning rate {settings.learning_rate:g}); "
-                    f"remove {checkpoint} and train with a smaller generator.learning_rate"
-                )
-            at.step += 1
-            keep = min(settings.ema, (1 + at.step) / (10 + at.step))
-            with torch.no_grad():
-                for name, value in weights.items():
-                    average[name].lerp_(value, 1 - keep)
-            advance(1, f"loss {np.mean(at.losses[-50:] or math.nan):.4f}")
+            advance(1, at.learn(loss, rate, settings.ema))
             at.save_now_and_then()
 
     with torch.no_grad():

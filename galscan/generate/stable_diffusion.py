@@ -15,6 +15,7 @@ transformers and peft (extra ``stable-diffusion``) are imported where they are n
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -62,6 +63,16 @@ class StableDiffusionConfig:
     begin: str  # with what drawing begins: "galaxy" or "noise"
     base: str
     resampled: str = RESAMPLED
+
+    def __post_init__(self) -> None:
+        for name in ("size", "resolution"):
+            if type(value := getattr(self, name)) is not int or not 8 <= value <= 4096:
+                raise ValueError(f"{name} is {value!r}")
+        texts = (self.schema, self.wording, self.begin, self.base, self.resampled, *self.answers, *self.surveys)
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise TypeError(f"{wrong[0]!r} is no text")
+        if self.begin not in ("galaxy", "noise"):
+            raise ValueError(f"begin is {self.begin!r}")
 
 
 class StableDiffusion:
@@ -239,9 +250,16 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         config = StableDiffusionConfig(**values)
         starts = load_file(folder / STARTS)["images"]
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        if not len(starts) or starts.shape[1:] != (config.size, config.size, 3) or starts.dtype != torch.uint8:
+            raise ValueError(f"{STARTS} holds {starts.dtype} of shape {tuple(starts.shape)}")
+        schema = load_schema(config.schema)
+        if lost := [name for name in schema.names if name not in config.answers]:
+            raise ValueError(f"no answer {lost[0]}")
+    except InputError:
+        raise
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{folder} is damaged ({str(error).splitlines()[0]:.200}); train it again") from error
-    if wording(load_schema(config.schema)) != config.wording:
+    if wording(schema) != config.wording:
         raise InputError(
             f"{folder} was tuned with other phrases than those of the label schema '{config.schema}' now; restore the "
             "schema's file, or train it again"
@@ -261,15 +279,29 @@ def open_pipeline(folder: Path) -> Pipeline:
     from diffusers import StableDiffusionPipeline
 
     try:
-        return StableDiffusionPipeline.from_pretrained(
+        pipeline = StableDiffusionPipeline.from_pretrained(
             folder, dtype=torch.float32, safety_checker=None, feature_extractor=None,
             requires_safety_checker=False, use_safetensors=True, local_files_only=True,
         )  # fmt: skip
+        _check_weights(folder, pipeline)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         raise InputError(
             f"{folder} is no readable Stable Diffusion ({str(error).strip().splitlines()[0]:.200}); it must hold "
             "model_index.json and the weights as .safetensors"
         ) from error
+    return pipeline
+
+
+def _check_weights(folder: Path, pipeline: Pipeline) -> None:
+    """Refuse files that lack weights: what is not there would be drawn at random, and nobody told."""
+    for part in ("unet", "vae", "text_encoder"):
+        there = 0
+        for path in (folder / part).glob("*.safetensors"):
+            with safe_open(path, framework="pt") as handle:
+                there += sum(math.prod(handle.get_slice(key).get_shape()) for key in handle.keys())  # noqa: SIM118
+        lost = sum(weight.numel() for weight in getattr(pipeline, part).parameters()) - there
+        if lost > 0:
+            raise ValueError(f"{part} lacks {lost:,} of its weights")
 
 
 def find_start(start: str) -> Path:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from galscan import device as devices
-from galscan.errors import GalscanError
 from galscan.generate.augment import quarter_turns, resample
 from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
@@ -21,7 +20,6 @@ from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, sav
 from galscan.progress import track
 from galscan.recipe import GeneratorSettings
 
-PATIENCE = 10  # batches in a row with an overflow that end a training
 TIME_SPREAD = 1.4  # standard deviation of logit-normal times
 ENLARGEMENT = 0.1  # of the augmentation; it is told to the network in units of this
 
@@ -71,26 +69,13 @@ def train_generator(
     encoded_columns = torch.zeros(config.condition_size, dtype=torch.bool)
     encoded_columns[[*measured, *(n_answers + k for k in measured)]] = True
 
-    checkpoint = out.with_suffix(".checkpoint.safetensors")
-    at = Checkpoint(checkpoint, generator.state_dict(), average, optimizer, random)
+    at = Checkpoint(out.with_suffix(".checkpoint.safetensors"), generator.state_dict(), average, optimizer, random)
     at.resume()
-    overflows = 0
 
     with track("train generator", settings.steps, "step", done=at.step) as advance:
-        while at.step < settings.steps:
-            elapsed = at.seconds
-            if seconds is not None and elapsed >= seconds:
-                break
-            # The schedule follows steps or time, whichever is further on, so that a run cut short by
-            # its budget still ends with a small learning rate.
-            done = max(at.step / settings.steps, elapsed / seconds if seconds else 0.0)
-            rate = (
-                settings.learning_rate
-                * min(1.0, (at.step + 1) / 100)
-                * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        while (done := at.behind(settings.steps, seconds)) < 1:
+            falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+            rate = settings.learning_rate * min(1.0, (at.step + 1) / 100) * falling
 
             rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
             x0 = generator.encode_images(images[rows].to(device))
@@ -124,24 +109,7 @@ def train_generator(
             with devices.autocast(device, dtype):
                 velocity = generator(xt, t, condition.to(device))
             loss = (attention * (velocity.float() - (noise - x0)).square()).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            # A batch whose gradient overflows is left out: one such step would make every weight NaN.
-            if torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0).isfinite():
-                optimizer.step()
-                at.losses.append(loss.item())
-                overflows = 0
-            elif (overflows := overflows + 1) == PATIENCE:
-                raise GalscanError(
-                    f"the generator's training diverged at step {at.step:,} (learning rate "
-                    f"{settings.learning_rate:g}); remove {checkpoint} and train with a smaller generator.learning_rate"
-                )
-            at.step += 1
-            keep = min(settings.ema, (1 + at.step) / (10 + at.step))
-            with torch.no_grad():
-                for name, value in generator.state_dict().items():
-                    average[name].lerp_(value, 1 - keep)
-            advance(1, f"loss {np.mean(at.losses[-50:] or math.nan):.4f}")
+            advance(1, at.learn(loss, rate, settings.ema))
             at.save_now_and_then()
 
     save_generator(generator, average, out)

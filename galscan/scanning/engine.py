@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from galscan import files, progress
 from galscan.errors import GalscanError, Interrupted
+from galscan.scanning.parts import FATAL, SILENT, Job, PartReport
 from galscan.scanning.plan import Part, Plan
-from galscan.scanning.worker import FATAL, SILENT, Job, PartReport, get_ready, score_part, set_aside
+from galscan.scanning.worker import get_ready, score_part, set_aside
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from galscan import progress
 from galscan.candidates.purity import ScoreHistogram
 from galscan.errors import GalscanError
-from galscan.scanning.plan import Part, Plan
-from galscan.scanning.worker import (
+from galscan.scanning.parts import (
     AUDIT,
     AUDITED,
     CHOSEN,
@@ -30,6 +29,7 @@ from galscan.scanning.worker import (
     quarantine_path,
     scores_path,
 )
+from galscan.scanning.plan import Part, Plan
 
 T = TypeVar("T")
 TARGETED = ("score", "score_std", "first_look")  # columns that each target has one of

@@ -14,8 +14,9 @@ import numpy as np
 from galscan import progress
 from galscan.classify.bundle import FIRST_LOOK
 from galscan.scanning.engine import make_ready, window
+from galscan.scanning.parts import NETWORK, TINY, Job
 from galscan.scanning.plan import Plan
-from galscan.scanning.worker import NETWORK, TINY, Job, sample_part
+from galscan.scanning.worker import sample_part
 from galscan.store.layout import CHUNK
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ import pandas as pd
 
 from galscan import files
 from galscan.errors import ConflictError, InputError, NotFoundError
-from galscan.scanning.worker import FATAL, SILENT
+from galscan.scanning.parts import FATAL, SILENT
 from galscan.unfinished import held
 
 INFO, FORMAT = "run.json", 1
+CANDIDATES = "candidates.parquet"
 OUTPUTS = {"FITS": "candidates.fits", "pictures": "contact.png", "report": "report.html"}
 
 
@@ -124,8 +125,8 @@ def open_run(path: Path | str) -> Run:
         raise InputError(f"{path} is not the folder of a scan (it has no {INFO}); make one with: galscan scan")
     if info["status"] != "done":
         raise InputError(f"the scan in {path} is not finished; run its scan command again, it goes on where it stopped")
-    if not several(info) and not (path / "candidates.parquet").is_file():
-        raise InputError(f"{path} has lost its candidates.parquet; remove {path / INFO} and run its scan command again")
+    if not several(info) and not (path / CANDIDATES).is_file():
+        raise InputError(f"{path} has lost its {CANDIDATES}; run its command again, which ranks what was scored")
     return Run(path, info)
 
 
@@ -200,6 +201,8 @@ class Request(Protocol):
 def claim(plan: Request) -> Iterator[dict[str, Any] | None]:
     """Hold the run folder of a plan for this process; give what its ``run.json`` says, None if it is new.
 
+    A scan that has lost its candidates is not finished: what was scored is to be ranked again.
+
     Raises
     ------
     ConflictError
@@ -219,6 +222,10 @@ def claim(plan: Request) -> Iterator[dict[str, Any] | None]:
         if info is not None and info["fingerprint"] != plan.fingerprint:
             what = differences(info["identity"], plan.identity)
             raise ConflictError(f"{out} holds another scan: {what}; choose another --out")
+        if info is not None and info["status"] == "done":
+            places = [out / target for target in info["targets"]] if several(info) else [out]
+            if not all((place / CANDIDATES).is_file() for place in places):
+                info = info | {"status": "running"}
         yield info
 
 

@@ -1,12 +1,6 @@
 """One shard of a store becomes one part of the scores; this is all that runs on a worker.
 
-Nothing is kept between parts but the network. A part is done when its scores file exists; its quarantine file, and
-that of its embeddings where they are asked for, were written before, so that a reader who sees the one can count on the
-others.
-
-Embeddings have a row for each row of the scores. They are Parquet as everything else of a part, for its checksums and
-marks; values of a fixed number of bytes, which are read three times as fast as lists of numbers; and of half precision,
-whose three digits are more than two looks at one galaxy have in common, at half the bytes.
+Nothing is kept between parts but the network.
 """
 
 from __future__ import annotations
@@ -15,21 +9,29 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from galscan import files
 from galscan.errors import GalscanError
-from galscan.scanning.plan import PIECE, ModelRef, Part, Plan, StoreRef
-from galscan.scanning.selection import ALL, Selection
+from galscan.scanning.parts import (
+    AUDIT,
+    AUDITED,
+    DISCARDED,
+    NETWORK,
+    STAGES,
+    TINY,
+    Job,
+    PartReport,
+    Seen,
+    columns_of,
+    write_part,
+)
+from galscan.scanning.plan import PIECE, ModelRef, Part
 from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
 
 if TYPE_CHECKING:
@@ -37,86 +39,8 @@ if TYPE_CHECKING:
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
-# Why a whole part is set aside. Whoever scans it again should give its workers more memory, or mend the store.
-FATAL, SILENT = "part kills its worker", "part never ends"
-# The networks as converted for CPUs.
-NETWORK, TINY = "network.xml", "first-look.xml"
-# How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
-STAGES = FULL, AUDITED, DISCARDED = ("full", "audit", "first look")
-AUDIT = 0.01
 _REASONS = np.array([reason(flags) for flags in range(256)], object)
-EMBEDDING = "embedding"  # the column of embeddings: half precision, little-endian
 LARGEST = float(np.finfo(np.float16).max)
-# Keys in the Parquet schema's metadata: of which scan, and how many objects of the part were chosen.
-FINGERPRINT, CHOSEN = b"galscan.fingerprint", b"galscan.chosen"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all parts of a scan have in common, small enough to travel with each."""
-
-    models: tuple[ModelRef, ...]
-    stores: tuple[StoreRef, ...]
-    out: str
-    fingerprint: str
-    answers: tuple[str, ...]
-    device: str
-    precision: str
-    batch: int
-    selection: Selection = ALL
-    first_looks: tuple[str, ...] = ()
-    """Files of the first looks, one for each model; none by default."""
-    seed: int = 0
-    converted: bool = False
-    """Whether the run folder holds the networks as OpenVINO likes them (`convert_networks`)."""
-    embedding: int = 0
-    """Numbers an embedding has; 0 where none is written."""
-
-    @classmethod
-    def of(cls, plan: Plan, first_looks: Sequence[Path] = ()) -> Job:
-        """Return the job of a plan."""
-        return cls(
-            plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
-            plan.device, plan.precision, plan.batch, plan.selection,
-            tuple(map(str, first_looks)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
-        )  # fmt: skip
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(model.target for model in self.models)
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """What came of one part; goes into the ledger."""
-
-    part: int
-    scored: int
-    quarantined: int
-    seconds: float
-    busy: float
-    """Seconds of these in the networks."""
-    worker: str
-
-
-def of_target(column: str, target: str, targets: Sequence[str]) -> str:
-    """Return the name of a column in the tables of scores: that of its target where there are several targets."""
-    return f"{column}_{target}" if len(targets) > 1 else column
-
-
-def scores_path(out: Path | str, part: int) -> Path:
-    """Return where the scores of a part are."""
-    return Path(out, "scores", f"part-{part:05d}.parquet")
-
-
-def quarantine_path(out: Path | str, part: int) -> Path:
-    """Return where the quarantined objects of a part are."""
-    return Path(out, "quarantine", f"part-{part:05d}.parquet")
-
-
-def embeddings_path(out: Path | str, part: int) -> Path:
-    """Return where the embeddings of a part are: row by row those of its scores."""
-    return Path(out, "embeddings", f"part-{part:05d}.parquet")
 
 
 def score_part(part: Part, job: Job) -> PartReport:
@@ -134,18 +58,13 @@ def score_part(part: Part, job: Job) -> PartReport:
     started = time.perf_counter()
     scorer = load_scorer(job)
     store, rows = _open(part, job), slice(part.start, part.stop)
-    columns = _columns(store, job.stores[part.store].name, rows)
+    columns = columns_of(store, job.stores[part.store].name, rows)
     chosen = job.selection.mask(store, rows)
-    flags = store.column("flags", rows)
+    flags = columns["flags"]
     reasons = _REASONS[flags]
-    score = np.full((part.count, len(job.models)), np.nan, np.float32)
-    spread = score.copy()
-    answers = np.full((part.count, len(job.answers)), np.nan, np.float32)
-    embedding = np.zeros((part.count, job.embedding), np.float16)
+    seen = Seen.nothing(job, part.count)
     look = _first_look(job) if job.first_looks else None
-    first = score.copy()
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
-    stage = np.full(part.count, STAGES.index(FULL), np.int8)
     full = batch = devices.batch(job.device, job.batch)
     busy = 0.0
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # rows and images that passed, until they fill a batch
@@ -157,9 +76,9 @@ def score_part(part: Part, job: Job) -> PartReport:
         before = time.perf_counter()
         got, batch = _score(scorer, images, batch)
         busy += time.perf_counter() - before
-        score[rows], spread[rows], answers[rows] = got.score, got.score_std, got.answers
+        seen.score[rows], seen.spread[rows], seen.answers[rows] = got.score, got.score_std, got.answers
         if got.embedding is not None:
-            embedding[rows] = np.clip(got.embedding, -LARGEST, LARGEST)
+            seen.embedding[rows] = np.clip(got.embedding, -LARGEST, LARGEST)
 
     for here, images, readable in _pieces(store, part, chosen):  # `here` counts from the start of the part
         usable = chosen[here] & ((flags[here] & np.uint8(UNUSABLE)) == 0)
@@ -177,11 +96,11 @@ def score_part(part: Part, job: Job) -> PartReport:
             before = time.perf_counter()
             own = look[0](images[use])
             busy += time.perf_counter() - before
-            first[here][use] = own
+            seen.first[here][use] = own
             below = (own < look[1]).all(1)  # what has no number for a score is for the full network to see
             again = audited[here][use]
-            stage[here][use[below & again]] = STAGES.index(AUDITED)
-            stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
+            seen.stage[here][use[below & again]] = STAGES.index(AUDITED)
+            seen.stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
             use = use[~below | again]
         if len(use):
             waiting.append((use + here.start, images[use]))
@@ -189,22 +108,11 @@ def score_part(part: Part, job: Job) -> PartReport:
             score_waiting()
     if waiting:
         score_waiting()
-    looked = stage != STAGES.index(DISCARDED)
-    finite = (np.isfinite(score) & np.isfinite(spread)).all(1)
+    looked = seen.stage != STAGES.index(DISCARDED)
+    finite = (np.isfinite(seen.score) & np.isfinite(seen.spread)).all(1)
     reasons[(reasons == "") & looked & ~finite] = NONFINITE_SCORE
-
-    kept = reasons == ""
-    marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
-    _write(
-        quarantine_path(job.out, part.number), marks,
-        {**columns, "flags": flags, "reason": pa.array(reasons, pa.string())}, chosen & ~kept,
-    )  # fmt: skip
-    if job.embedding:
-        _write(embeddings_path(job.out, part.number), marks, {EMBEDDING: _as_bytes(embedding)}, chosen & kept)
-    scored = {**columns, "flags": flags, **_scores(job, score, spread, first, stage, answers)}
-    _write(scores_path(job.out, part.number), marks, scored, chosen & kept)
+    counts = write_part(part, job, columns, reasons, seen, chosen)
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    counts = int((chosen & kept).sum()), int((chosen & ~kept).sum())
     return PartReport(part.number, *counts, time.perf_counter() - started, busy, worker)
 
 
@@ -212,18 +120,10 @@ def set_aside(part: Part, job: Job, why: str) -> PartReport:
     """Quarantine a part whole, without a look at its pictures: whoever looked did not survive it."""
     started = time.perf_counter()
     store, rows = _open(part, job), slice(part.start, part.stop)
-    chosen = job.selection.mask(store, rows)
-    columns = _columns(store, job.stores[part.store].name, rows) | {"flags": store.column("flags", rows)}
-    marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
-    reasons = pa.array([why] * part.count, pa.string())
-    _write(quarantine_path(job.out, part.number), marks, {**columns, "reason": reasons}, chosen)
-    if job.embedding:
-        nothing = _as_bytes(np.empty((0, job.embedding), np.float16))
-        _write(embeddings_path(job.out, part.number), marks, {EMBEDDING: nothing}, np.zeros(0, bool))
-    empty = np.full((part.count, max(len(job.models), len(job.answers))), np.nan, np.float32)
-    scored = {**columns, **_scores(job, empty, empty, empty, np.zeros(part.count, np.int8), empty)}
-    _write(scores_path(job.out, part.number), marks, scored, np.zeros(part.count, bool))
-    return PartReport(part.number, 0, int(chosen.sum()), time.perf_counter() - started, 0.0, socket.gethostname())
+    columns = columns_of(store, job.stores[part.store].name, rows)
+    reasons = np.full(part.count, why, object)
+    counts = write_part(part, job, columns, reasons, Seen.nothing(job, part.count), job.selection.mask(store, rows))
+    return PartReport(part.number, *counts, time.perf_counter() - started, 0.0, socket.gethostname())
 
 
 def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:
@@ -248,22 +148,6 @@ def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarr
     own = look(images) if look is not None else full
     finite = (np.isfinite(full) & np.isfinite(own)).all(1)
     return own[finite], full[finite]
-
-
-def _scores(
-    job: Job, score: np.ndarray, spread: np.ndarray, first: np.ndarray, stage: np.ndarray, answers: np.ndarray
-) -> dict[str, Any]:
-    """Return the columns that tell what was seen: arrays by target or answer, a row an object."""
-    told = {
-        of_target(name, target, job.targets): values[:, k]
-        for k, target in enumerate(job.targets)
-        for name, values in (("score", score), ("score_std", spread), ("first_look", first))
-    }
-    return told | {"stage": _words(stage)} | {name: answers[:, k] for k, name in enumerate(job.answers)}
-
-
-def _words(stage: np.ndarray) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(stage, list(STAGES))
 
 
 def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
@@ -415,40 +299,3 @@ def _free() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _columns(store: Store, name: str, rows: slice) -> dict[str, Any]:
-    """Return the columns both tables begin with; without ids there are none."""
-    ids = store.column("id", rows)
-    count = rows.stop - rows.start
-    if count > 1 and (ids == ids.dtype.type()).all():  # what is missing is read as zeros
-        raise GalscanError(
-            f"{store.path} has lost the ids of rows {rows.start:,} to {rows.stop - 1:,}; restore the files below "
-            f"{store.path}/id, or ingest the survey again"
-        )
-    return {
-        "store": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [name]),
-        "index": np.arange(rows.start, rows.stop),
-        "id": ids if np.issubdtype(ids.dtype, np.integer) else pa.array([str(i) for i in ids], pa.string()),
-        "ra": store.column("ra", rows),
-        "dec": store.column("dec", rows),
-    }
-
-
-def _as_bytes(embedding: np.ndarray) -> pa.FixedSizeBinaryArray:
-    """Return embeddings (n, d) as values of 2 d bytes."""
-    count, numbers = embedding.shape
-    little = np.ascontiguousarray(embedding, "<f2")
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * numbers), count, [None, pa.py_buffer(little)])
-
-
-def _write(path: Path, marks: dict[bytes, bytes], columns: dict[str, Any], mask: np.ndarray) -> None:
-    """Write the masked rows; the same rows give the same bytes."""
-    table = pa.table(columns).filter(pa.array(mask)).replace_schema_metadata(marks)
-    # Embeddings are like noise: to compress them, or to look for repeated or extreme ones, takes time for nothing.
-    plain = EMBEDDING in columns
-    with files.atomic_path(path) as temporary:
-        pq.write_table(
-            table, temporary, compression="none" if plain else "zstd", use_dictionary=not plain,
-            write_statistics=not plain, write_page_checksum=True,
-        )  # fmt: skip

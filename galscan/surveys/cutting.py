@@ -19,6 +19,7 @@ from galscan.surveys.base import Failed, NoCoverage, Outcome
 from galscan.surveys.footprints import Frame, Source
 from galscan.surveys.growth import narrowed
 from galscan.surveys.images import Rendering
+from galscan.surveys.listed import Listed
 from galscan.surveys.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.trouble import Absent, FetchError
 
@@ -29,7 +30,7 @@ AHEAD = 2  # frames that a source is told of before they are needed
 BATCH = 256  # objects of a frame in one go
 
 
-class Cutting(ABC):
+class Cutting(Listed, ABC):
     """What surveys of frames have in common: objects in the order of their frames, and the cutting itself.
 
     A subclass sets the attributes, and says what a frame is (`_frame`) and what becomes of objects without (`_beyond`).
@@ -82,25 +83,18 @@ class Cutting(ABC):
     # --------------------------------------------------------------------------------------------- objects
 
     def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str], labels: Sequence[str]) -> None:
-        where = str(self.catalog)
-        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
-        for r, column in role.items():
-            if column is None:
-                present = ", ".join(map(str, table.columns[:12]))
-                raise InputError(f"{where} has no {r} column; it has {present}; name it: --column {r}=...")
-        self.ids = tables.identifiers(table[role["id"]], where)
-        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+        self._read_places(table, columns)
         self.radius = np.full(len(self.ids) if self.framing else 0, np.nan, dtype=np.float32)
         if self.framing:
             lower = {str(c).lower(): str(c) for c in table.columns}
             column = columns.get("radius") or next((lower[c] for c in RADIUS if c in lower), None)
             if column is None or column not in table.columns:
                 raise InputError(
-                    f"--frame {self.framing:g} needs a radius (arcsec), and {where} has no column "
+                    f"--frame {self.framing:g} needs a radius (arcsec), and {self.catalog} has no column "
                     f"'{column or 'radius'}'{nearest(column or 'radius', map(str, table.columns))}; "
                     "name it: --column radius=..."
                 )
-            self.radius = tables.numbers(table[column], where).astype(np.float32)
+            self.radius = tables.numbers(table[column], str(self.catalog)).astype(np.float32)
         self._schemas, self.labels = tables.read_labels(table, labels)
 
     def _in_order(self, number: np.ndarray) -> None:
@@ -120,14 +114,6 @@ class Cutting(ABC):
                     f"({scale:.4g} arcsec); {FEWEST} to {MOST} can be cut"
                 )
 
-    @property
-    def id_dtype(self) -> np.dtype:
-        """int64, or text as wide as the longest id."""
-        return self.ids.dtype
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": OrderedDict(), "_closed": None}  # each process opens its own
 
@@ -143,20 +129,6 @@ class Cutting(ABC):
             "labels": list(self._schemas),
             "rendering": self.rendering.describe(),
         }
-
-    def schemas(self) -> dict[str, list[str]]:
-        """Return the answers found in the catalog, by schema."""
-        return {k: list(v) for k, v in self._schemas.items()}
-
-    def truth(self) -> list[str]:
-        """Return nothing: only a simulation knows the truth."""
-        return []
-
-    def objects(self, start: int, stop: int) -> pd.DataFrame:
-        """Return rows of the catalog in the order of frames, not in its own."""
-        rows = slice(start, stop)
-        frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]}, copy=True)
-        return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)
 
     def take(self, rows: np.ndarray) -> Self:
         """Return the survey of these rows alone: of frames that none of them is on nothing is read."""

@@ -30,6 +30,7 @@ from galscan.surveys.images import (
     split_band,
     stem,
 )  # fmt: skip
+from galscan.surveys.listed import Listed
 from galscan.surveys.places import match_files
 
 ROLES = ("id", "file", "ra", "dec", "pixel_scale")
@@ -37,7 +38,7 @@ CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "cat
 FRAMES = 32  # objects whose frames set the stretch of a FITS survey
 
 
-class LocalSurvey:
+class LocalSurvey(Listed):
     """A folder (searched recursively) of images, and the catalog that names them.
 
     Parameters
@@ -97,7 +98,7 @@ class LocalSurvey:
                 )
             self._from_files(files)
             self.labels = pd.DataFrame(index=range(len(self.ids)))
-            self._schemas: dict[str, list[str]] = {}
+            self._schemas = {}
         else:
             frame = tables.read_table(self.catalog, columns)
             self._join(frame, files, columns)
@@ -190,14 +191,6 @@ class LocalSurvey:
 
     # --------------------------------------------------------------------------------- what a survey is
 
-    @property
-    def id_dtype(self) -> np.dtype:
-        """int64, or text as wide as the longest id."""
-        return self.ids.dtype
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def describe(self) -> dict[str, Any]:
         """Return provenance: files, catalog, and how pixels were made."""
         return {
@@ -215,26 +208,17 @@ class LocalSurvey:
             "rendering": self.rendering.describe() if self.rendering else None,
         }
 
-    def schemas(self) -> dict[str, list[str]]:
-        """Return the answers found in the catalog, by schema."""
-        return {k: list(v) for k, v in self._schemas.items()}
-
-    def truth(self) -> list[str]:
-        """Return nothing: only a simulation knows the truth."""
-        return []
-
     def objects(self, start: int, stop: int) -> pd.DataFrame:
         """Return catalog rows; a FITS file's own WCS gives the position where the catalog has none."""
-        ra, dec = self.ra[start:stop].copy(), self.dec[start:stop].copy()
-        for n in np.flatnonzero(np.isnan(ra) | np.isnan(dec)):
+        frame = super().objects(start, stop)
+        for n in np.flatnonzero(frame[["ra", "dec"]].isna().any(axis=1)):
             source = self.sources[start + n]
             if source and is_fits(source[0]):
                 try:
-                    ra[n], dec[n] = read_planes(self._paths(source[:1]))[2]
+                    frame.loc[n, ["ra", "dec"]] = read_planes(self._paths(source[:1]))[2]
                 except Exception:  # a broken file gets its reason in cutouts()
                     continue
-        frame = pd.DataFrame({"id": self.ids[start:stop], "ra": ra, "dec": dec})
-        return pd.concat([frame, self.labels.iloc[start:stop].reset_index(drop=True)], axis=1)
+        return frame
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
         """Yield one cutout, or the reason for none, a row."""

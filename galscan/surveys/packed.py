@@ -17,13 +17,14 @@ from galscan.files import file_digest
 from galscan.store.layout import Flag
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.listed import Listed
 from galscan.surveys.local import checked
 
 BATCH = 64  # objects read at once
 ROLES = ("id", "ra", "dec", "pixel_scale")
 
 
-class PackedSurvey(ABC):
+class PackedSurvey(Listed, ABC):
     """Objects in files of one format, in the order in which they lie there.
 
     Parameters
@@ -124,7 +125,7 @@ class PackedSurvey(ABC):
     def _read_own(self, columns: Mapping[str, str], labels: Sequence[str]) -> None:
         """Read ids, positions and labels file by file, so that of other columns only one file's are in memory."""
         ids, labelled, numbers = [], [], []
-        self._schemas: dict[str, list[str]] = {}
+        self._schemas = {}
         counts = []
         for part in range(len(self.files)):
             where = str(self._where(part))
@@ -195,14 +196,6 @@ class PackedSurvey(ABC):
 
     # ------------------------------------------------------------------------------------- what a survey is
 
-    @property
-    def id_dtype(self) -> np.dtype:
-        """int64, or text as wide as the longest id."""
-        return self.ids.dtype
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def _digest(self) -> str:
         """Return a hash of names and sizes, which tells changed files without reading them."""
         listed = [f"{self._where(k).stat().st_size} {f}" for k, f in enumerate(self.files)]
@@ -226,20 +219,6 @@ class PackedSurvey(ABC):
             "labels": list(self._schemas),
             "rendering": self.rendering.describe() if self.rendering else None,
         }
-
-    def schemas(self) -> dict[str, list[str]]:
-        """Return the answers found, by schema."""
-        return {k: list(v) for k, v in self._schemas.items()}
-
-    def truth(self) -> list[str]:
-        """Return nothing: only a simulation knows the truth."""
-        return []
-
-    def objects(self, start: int, stop: int) -> pd.DataFrame:
-        """Return rows of the catalog."""
-        part = slice(start, stop)
-        frame = pd.DataFrame({"id": self.ids[part], "ra": self.ra[part], "dec": self.dec[part]})
-        return pd.concat([frame, self.labels.iloc[part].reset_index(drop=True)], axis=1)
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
         """Yield one cutout, or the reason for none, a row; pixels are read a batch of neighbours at a time."""

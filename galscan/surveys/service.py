@@ -25,6 +25,7 @@ from galscan.surveys.growth import narrowed
 from galscan.surveys.http import Client
 from galscan.surveys.images import Held, read_fits, read_picture
 from galscan.surveys.in_order import in_order
+from galscan.surveys.listed import Listed
 from galscan.surveys.pace import SLACK
 from galscan.surveys.trouble import FetchError
 
@@ -43,7 +44,7 @@ class Unusable(FetchError):
         self.flag = flag
 
 
-class ServiceSurvey:
+class ServiceSurvey(Listed):
     """Cutouts of the objects in a table, from a survey that a file declares.
 
     Parameters
@@ -120,17 +121,10 @@ class ServiceSurvey:
     # -------------------------------------------------------------------------------------------- the catalog
 
     def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
-        where = str(self.catalog)
-        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
-        for wanted, column in role.items():
-            if column is None:
-                present = ", ".join(map(str, table.columns[:12]))
-                raise InputError(f"{where} has no {wanted} column; it has {present}; name it: --column {wanted}=...")
-        self.ids = tables.identifiers(table[role["id"]], where)
-        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+        self._read_places(table, columns)
         if len(self.ra) >= 50 and np.nanmax(self.ra) <= 24:
             # Real surveys may lie there, so it is no error.
-            print(f"warning: no ra of {where} is above 24; hours must be given as degrees", file=sys.stderr)
+            print(f"warning: no ra of {self.catalog} is above 24; hours must be given as degrees", file=sys.stderr)
 
     def _within(self, table: pd.DataFrame, columns: Mapping[str, str], cone: Cone) -> pd.DataFrame:
         check_cone(cone)
@@ -165,14 +159,6 @@ class ServiceSurvey:
 
     # --------------------------------------------------------------------------------------- what a survey is
 
-    @property
-    def id_dtype(self) -> np.dtype:
-        """int64, or text as wide as the longest id."""
-        return self.ids.dtype
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def describe(self) -> dict[str, Any]:
         """Return provenance: where pixels come from, and how they were framed and coloured."""
         said = self.declared
@@ -186,20 +172,6 @@ class ServiceSurvey:
             "rendering": said.rendering.rendering().describe() if said.rendering else None,
             "licence": said.licence, "acknowledgement": said.acknowledgement,
         }  # fmt: skip
-
-    def schemas(self) -> dict[str, list[str]]:
-        """Return the answers found in the catalog, by schema."""
-        return {k: list(v) for k, v in self._schemas.items()}
-
-    def truth(self) -> list[str]:
-        """Return nothing: only a simulation knows the truth."""
-        return []
-
-    def objects(self, start: int, stop: int) -> pd.DataFrame:
-        """Return catalog rows."""
-        rows = slice(start, stop)
-        frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]})
-        return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
         """Yield one cutout, or the reason for none, a row, fetched a few at a time.

@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from galscan.scanning.worker import FINGERPRINT, scores_path
+from galscan.scanning.parts import FINGERPRINT, scores_path
 from galscan.sky import designation
 from tests.benchmarks._record import arguments, record
 from tests.candidate_tables import info, write_run

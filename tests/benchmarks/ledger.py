@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster
 
 import galscan
 from galscan.classify.scoring import Scores
-from galscan.scanning import engine, merge, worker
+from galscan.scanning import engine, merge, parts, worker
 from galscan.scanning.plan import make_plan, output_bytes
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
@@ -131,7 +131,7 @@ def _model(size: int) -> Any:
     )  # fmt: skip
 
 
-def _by_brightness(job: worker.Job) -> Any:
+def _by_brightness(job: parts.Job) -> Any:
     def score(images: np.ndarray) -> Scores:
         mean = images.mean(axis=(1, 2, 3)).astype(np.float32)
         return Scores(mean[:, None], np.zeros_like(mean)[:, None], mean[:, None])
@@ -139,8 +139,8 @@ def _by_brightness(job: worker.Job) -> Any:
     return score
 
 
-def _nothing(part: Any, job: worker.Job) -> worker.PartReport:
-    return worker.PartReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
+def _nothing(part: Any, job: parts.Job) -> parts.PartReport:
+    return parts.PartReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
 
 
 @contextmanager

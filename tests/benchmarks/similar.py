@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 import galscan
 from galscan.candidates.similar import Space, likeness, unit
-from galscan.scanning import worker
+from galscan.scanning.parts import EMBEDDING, FINGERPRINT, as_bytes, embeddings_path, scores_path, write_rows
 from tests.benchmarks._record import arguments, record
 from tests.candidate_tables import info
 
@@ -89,14 +90,14 @@ def fabricate(run: Path, rows: int, seed: int) -> Path:
     told = info(embedding=NUMBERS, parts=parts, objects=rows, scanned=rows)
     (run / "scores").mkdir(parents=True)
     (run / "run.json").write_text(json.dumps(told))
-    marks = {worker.FINGERPRINT: told["fingerprint"].encode()}
+    marks = {FINGERPRINT: told["fingerprint"].encode()}
     kinds = rng.gamma(1.0, 1.0, (CLUSTERS, NUMBERS))
     for part in range(parts):
         index = np.arange(part * PART, min(part * PART + PART, rows))
         vectors = kinds[index % CLUSTERS] + np.abs(rng.normal(0, 0.5, (len(index), NUMBERS)))
-        embedding = worker._as_bytes(vectors.astype(np.float16))
+        embedding = as_bytes(vectors.astype(np.float16))
         every = np.ones(len(index), bool)
-        worker._write(worker.embeddings_path(run, part), marks, {worker.EMBEDDING: embedding}, every)
+        write_rows(embeddings_path(run, part), marks, {EMBEDDING: embedding}, every)
         columns = {
             "store": pa.DictionaryArray.from_arrays(np.zeros(len(index), np.int32), ["sdss"]),
             "index": index, "id": index,
@@ -104,7 +105,7 @@ def fabricate(run: Path, rows: int, seed: int) -> Path:
             "flags": np.zeros(len(index), np.uint8),
             **{name: rng.random(len(index)).astype(np.float32) for name in told["answers"]},
         }  # fmt: skip
-        worker._write(worker.scores_path(run, part), marks, columns, every)
+        write_rows(scores_path(run, part), marks, columns, every)
     return run
 
 
@@ -116,7 +117,7 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     store = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=bundle.size, out=work / "ngc.zarr")
     run = galscan.scan(store=store.path, model=model, out=work / "run", embeddings=True)
     space = Space(run.path, run.info)
-    tables = [worker.pq.read_table(worker.scores_path(run.path, k), columns=["index"]) for k in range(space.parts)]
+    tables = [pq.read_table(scores_path(run.path, k), columns=["index"]) for k in range(space.parts)]
     index = pa.concat_tables(tables)["index"].to_numpy()
     vectors = np.concatenate([space.read(k) for k in range(space.parts)]).astype(np.float64)
     labels = store.labels("efigi").iloc[index].reset_index(drop=True)

@@ -1,0 +1,25 @@
+"""Verbs of a survey: options arrive, and what is broken is an exit code."""
+
+from __future__ import annotations
+
+import json
+
+from galscan import cli
+
+
+def test_options_arrive(answer):
+    calls = answer("scan", {})
+    line = "scan --survey a --survey b --store c --top 7 --cluster tcp://h:1 --dry-run"
+    assert cli.run([*line.split(), "--store", "my store/d.zarr"]) == 0
+    assert calls["survey"] == ["a", "b"] and calls["store"] == ["c", "my store/d.zarr"]
+    assert calls["top"] == 7 and calls["cluster"] == "tcp://h:1" and calls["dry_run"] and calls["target"] is None
+    calls = answer("ingest", {})
+    line = "ingest --survey local --labels efigi --column id=OBJ=ID --column ra=R"
+    assert cli.run(line.split()) == 0
+    assert calls["labels"] == ["efigi"] and calls["columns"] == {"id": "OBJ=ID", "ra": "R"}
+
+
+def test_doctor_fails_when_something_is_broken(answer, capsys):
+    answer("doctor", {"ok": False, "problems": ["x"]})
+    assert cli.run(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"ok": False, "problems": ["x"]}
