@@ -31,7 +31,7 @@ from galscan.generate.stable_diffusion import (
 )
 from galscan.labels import Schema
 from galscan.progress import track
-from galscan.recipe import StableDiffusionSettings
+from galscan.settings import StableDiffusionSettings
 from galscan.unfinished import whole_folder
 
 PATIENCE = 10  # batches in a row with an overflow that end a training

@@ -19,7 +19,7 @@ from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator, shifted
 from galscan.progress import track
-from galscan.recipe import GeneratorSettings
+from galscan.settings import GeneratorSettings
 
 PATIENCE = 10  # batches in a row with an overflow that end a training
 TIME_SPREAD = 1.4  # standard deviation of logit-normal times
