@@ -68,6 +68,7 @@ def write_model_report(model: str | Path) -> Path:
         facts=[
             ("labels", bundle.schema),
             ("networks", bundle.members),
+            *([("encoder", encoder)] if (encoder := bundle.recipe.classifier.network) else []),
             ("cutouts", f"{bundle.size} px"),
             ("seed", bundle.seed),
             ("calibration", f"{int(bundle.calibration.targets.sum()):,} of {len(bundle.calibration.targets):,}"),

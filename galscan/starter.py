@@ -1,6 +1,6 @@
 """A recipe to start from: every key with a word on it, the labels' answers at hand, rules that work.
 
-Words and defaults of the settings are those of `galscan.recipe`, so they cannot come to differ.
+Words and defaults of the settings are those of `galscan.settings`, so they cannot come to differ.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from galscan.classify.ablation import (
 )
 from galscan.classify.metrics import Scored, WorkingPoint
 from galscan.errors import InputError
-from galscan.recipe import ClassifierSettings
+from galscan.settings import ClassifierSettings
 
 POINT = WorkingPoint(0.02, 0.8, 0.5)
 RECIPE = ClassifierSettings()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from galscan.classify.dataset import MIN_POSITIVES, check_counts, load_galaxies, read_table, split_objects
 from galscan.errors import InputError
 from galscan.labels import load_schema
-from galscan.recipe import GeneratorSettings, Split, load_recipe
+from galscan.recipe import load_recipe
+from galscan.settings import GeneratorSettings, Split
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey

@@ -11,7 +11,7 @@ from galscan.classify import train
 from galscan.classify.model import to_unit
 from galscan.classify.train import Examples, affordable_steps, drawing_weights, train_classifier
 from galscan.labels import load_schema
-from galscan.recipe import ClassifierSettings
+from galscan.settings import ClassifierSettings
 
 CPU = torch.device("cpu")
 SETTINGS = ClassifierSettings(width=8, steps=60, batch=16, learning_rate=3e-3)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from galscan.classify.dataset import split_objects
 from galscan.classify.vetted import Vetted, add_labels, add_stores, describe
 from galscan.errors import InputError
-from galscan.recipe import Split
+from galscan.settings import Split
 from tests.helpers import tiny_store
 
 

@@ -22,7 +22,8 @@ from galscan.generate.dreams import (
 from galscan.generate.galaxies import MEASURED, SHAPE
 from galscan.generate.model import Generator, make_config
 from galscan.labels import load_schema
-from galscan.recipe import DreamSettings, LabelRules, load_recipe
+from galscan.recipe import load_recipe
+from galscan.settings import DreamSettings, LabelRules
 from galscan.store.layout import open_store
 from galscan.surveys.simulated import SimulatedSurvey
 

@@ -14,7 +14,8 @@ from galscan.generate.fine_tune import fine_tune
 from galscan.generate.galaxies import MEASURED, GalaxySet
 from galscan.generate.stable_diffusion import StableDiffusion, load_stable_diffusion, open_pipeline
 from galscan.labels import load_schema
-from galscan.recipe import StableDiffusionSettings, validated
+from galscan.recipe import validated
+from galscan.settings import StableDiffusionSettings
 
 pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
 pytest.importorskip("peft", reason="needs the extra stable-diffusion")

@@ -9,7 +9,8 @@ from galscan.generate import kinds
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.sample import dream
 from galscan.labels import load_schema
-from galscan.recipe import GeneratorSettings, StableDiffusionSettings, validated
+from galscan.recipe import validated
+from galscan.settings import GeneratorSettings, StableDiffusionSettings
 
 SCHEMA, CPU = load_schema("simulated"), torch.device("cpu")
 

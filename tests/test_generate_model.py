@@ -260,7 +260,7 @@ def test_load_start_none_and_a_path(generator, tmp_path):
 
 
 def test_the_shipped_weights_fit_the_default_recipe():
-    from galscan.recipe import GeneratorSettings
+    from galscan.settings import GeneratorSettings
 
     base = load_start("base")
     settings = GeneratorSettings()

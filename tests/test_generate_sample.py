@@ -11,7 +11,7 @@ from galscan.generate import sample
 from galscan.generate.galaxies import MEASURED, SHAPE
 from galscan.generate.model import Generator, shifted
 from galscan.generate.sample import GUIDED, SETTLED, _guidance_terms, draw_conditions, dream, has_start
-from galscan.recipe import DreamRule
+from galscan.settings import DreamRule
 from tests.test_generate_model import config, untrained, velocity
 
 LABELS = pd.DataFrame({"t": [-5.0, -2.0, 3.0, 5.0], "visible_dust": [0.0, np.nan, 0.75, 0.5]}, dtype=np.float32)

@@ -12,7 +12,7 @@ from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, load_generator, make_config
 from galscan.generate.train import ENLARGEMENT, train_generator
 from galscan.labels import load_schema
-from galscan.recipe import GeneratorSettings
+from galscan.settings import GeneratorSettings
 from tests.test_generate_model import config, untrained, wider_config
 
 CPU = torch.device("cpu")

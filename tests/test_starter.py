@@ -6,7 +6,8 @@ import pytest
 
 from galscan.errors import InputError, NotFoundError
 from galscan.labels import Schema, load_schema, schema_names
-from galscan.recipe import DreamRule, LabelRules, LaidRule, Recipe, recipe_from_text
+from galscan.recipe import Recipe, recipe_from_text
+from galscan.settings import DreamRule, LabelRules, LaidRule
 from galscan.starter import starting_recipe
 
 

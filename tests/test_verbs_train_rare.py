@@ -413,8 +413,6 @@ def test_dreams_come_with_grades_too(tmp_path, folder, store, graded, monkeypatc
 
 
 def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
-    from galscan.classify.model import content_hash
-
     recipes = [str(tiny_recipe(folder / f"{t}.toml", t)) for t in ("dustlane", "ring")]
     monkeypatch.setattr(judge, "screen", keep_all)
     both = galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)
@@ -423,7 +421,7 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
         == ["dustlane", "ring"]
         == [p.parent.name for p in sorted(both[0].path.parent.glob("*/model.json"))]
     )
-    trunks = [content_hash(n.stem, n.stages) for b in both for n in scoring.load_networks(b)]
+    trunks = [n.trunk_hash() for b in both for n in scoring.load_networks(b)]
     assert trunks[:2] == trunks[2:] and len(set(trunks)) == 2
     answers = set(both[0].recipe.schemas["simulated"].morphology) | set(both[1].recipe.schemas["simulated"].morphology)
     assert set(both[0].answers) == set(both[1].answers) == answers

@@ -16,7 +16,7 @@ import pandas as pd
 from galscan.classify import metrics
 from galscan.classify.metrics import METRICS, Scored, WorkingPoint
 from galscan.errors import InputError
-from galscan.recipe import ClassifierSettings
+from galscan.settings import ClassifierSettings
 
 _NO_HEADS = {"morphology_weight": 0.0}
 _OVERSAMPLED = {"sampling": "oversampled", "loss": "plain"}

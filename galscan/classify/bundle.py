@@ -3,6 +3,7 @@
     model.json               target, schema, size, calibration, metrics, hashes, versions
     recipe.toml              the recipe as it was used
     classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
+    encoder-<hash>.safetensors                 a frozen encoder, which the networks have in common
     splits.parquet           store, id, split, target of every labelled object
     dreams.png  report.html
 
@@ -11,7 +12,6 @@ Opening one needs no torch; only `load_scorer` loads the networks.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,15 +20,14 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from galscan.classify.calibrate import Calibration
+from galscan.classify.weights import save_network
 from galscan.errors import InputError, NotFoundError
 from galscan.files import file_digest, read_json, write_json
 from galscan.home import is_name
 from galscan.recipe import Recipe, recipe_from_text
 
 if TYPE_CHECKING:
-    import torch
-
-    from galscan.classify.model import GalaxyNet
+    from galscan.classify.model import Network
 
 FORMAT = 1
 FIRST_LOOK = "first-look.safetensors"
@@ -148,7 +147,9 @@ class Bundle:
             for name, value in self.metrics.items()
         }
         told = {"model": str(self.path), "members": self.members, **{k: self.info[k] for k in keys}, "metrics": metrics}
+        network = self.recipe.classifier.network
         lines = [f"model        {self.path}  ({self.target}, {self.size} px, {self.members} networks)"]
+        lines += [f"encoder      {network}"] if network else []
         try:
             lines += [_results(self.metrics)] if self.metrics.get("test") else []
         except (KeyError, TypeError, ValueError) as error:
@@ -233,7 +234,7 @@ def write_bundle(
     size: int,
     seed: int,
     answers: list[str],
-    networks: list[GalaxyNet],
+    networks: list[Network],
     calibration: Calibration,
     splits: pd.DataFrame,
     metrics: dict[str, Any],
@@ -274,43 +275,3 @@ def write_bundle(
     )
     write_json(path / "model.json", info)
     return open_bundle(path)
-
-
-def save_network(network: GalaxyNet, path: Path) -> None:
-    """Write one network, with what is needed to build it again inside."""
-    from safetensors.torch import save_file
-
-    from galscan.files import atomic_path
-
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        # One key: safetensors writes several in random order, and the hash would differ from run to run.
-        config = json.dumps({"width": network.width, "answers": network.answers, "targets": network.targets})
-        save_file(tensors, temporary, metadata={"config": config})
-
-
-def load_network(path: Path, sha: str | None = None) -> GalaxyNet:
-    """Load one network, checked against its hash; width and heads come from the file itself."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    from galscan.classify.model import GalaxyNet
-
-    if not path.is_file():
-        raise InputError(f"{path} is missing; train the model again")
-    if sha is not None and file_digest(path) != sha:
-        raise InputError(f"{path} is not the file the model was written with; restore it or train again")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            config = json.loads(handle.metadata()["config"])
-            shape = config["width"], config["answers"], config.get("targets", 1)
-            state: dict[str, torch.Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        # First without memory: a file that boasts of a huge network is found out by its tensors.
-        with torch.device("meta"):
-            GalaxyNet(*shape).load_state_dict(state, assign=True)
-        network = GalaxyNet(*shape)
-        network.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a readable safetensors file ({reason:.200}); train the model again") from error
-    return network

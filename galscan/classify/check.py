@@ -11,7 +11,8 @@ import pandas as pd
 from galscan.classify.dataset import check_counts, read_table, split_objects
 from galscan.errors import InputError
 from galscan.labels import Rule, Schema, parse_rule
-from galscan.recipe import DreamRule, LabelRules, Recipe
+from galscan.recipe import Recipe
+from galscan.settings import DreamRule, LabelRules
 from galscan.store.layout import Store
 
 KINDS = ("positive", "negative", "ambiguous", "not_asked", "unlabelled", "both")

@@ -17,7 +17,7 @@ import pandas as pd
 from galscan.errors import InputError
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.labels import Schema, parse_rule, target_mask, votes_column
-from galscan.recipe import AnyGenerator, LabelRules, Split
+from galscan.settings import AnyGenerator, LabelRules, Split
 from galscan.store.layout import UNUSABLE, Store
 
 MAX_UNLABELLED = 20_000  # galaxies without labels that the generator learns from; more hardly teaches it

@@ -1,15 +1,16 @@
-"""Short residual networks of our own: one score for each target, one value per morphology answer.
+"""Networks that classify: one score for each target, one value per morphology answer; and short ones of our own.
 
 Zero to one pixels in, no resolution assumed, so that one network serves 48 to 128 px. The first
 convolution works on the 2x2-folded image: a quarter of the positions at the cost of four times the
-channels, which is cheaper than it sounds and loses nothing.
+channels, which is cheaper than it sounds and loses nothing. Those of others are in `galscan.classify.encoders`.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -34,8 +35,62 @@ class Block(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
 
 
-class GalaxyNet(nn.Module):
-    """A small residual network with a head for the targets and one for the morphology answers; the rest is its trunk.
+class Network(nn.Module):
+    """A trunk that turns galaxies into features, and two heads that read them: for targets and morphology answers.
+
+    A child sets `trunk` and the heads (`_add_heads`), and says what its features are.
+
+    Attributes
+    ----------
+    answers, targets : int
+        How many the heads have.
+    shared : str
+        How the names of weights begin that no training changes; a model stores them once.
+    """
+
+    shared = ""
+    answers: int
+    targets: int
+
+    def _add_heads(self, features: int, answers: int, targets: int) -> None:
+        self.answers, self.targets = answers, targets
+        self.dropout = nn.Dropout(0.2)
+        self.target = nn.Linear(features, targets)
+        self.morphology = nn.Linear(features, answers)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What builds the network again, without its weights; JSON-able."""
+        raise NotImplementedError
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (n, 3, S, S) in 0..1 to what both heads read, (n, features)."""
+        raise NotImplementedError
+
+    def trunk_hash(self) -> str:
+        """Return what trunks that compute the same have in common, and no others."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map images (n, 3, S, S) in 0..1 to logits of the targets (n, targets) and of the answers (n, answers)."""
+        return self.read(self.features(images))
+
+    def read(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features to the logits of `forward`."""
+        x = self.dropout(features)
+        return self.target(x), self.morphology(x)
+
+    def only(self, target: int) -> Network:
+        """Return a network of the same trunk and answers for one of the targets, on the CPU."""
+        network = copy.deepcopy(self).cpu()
+        head = nn.Linear(self.target.in_features, 1)
+        head.load_state_dict({name: value[target : target + 1] for name, value in self.target.state_dict().items()})
+        network.target, network.targets = head, 1
+        return network.eval()
+
+
+class GalaxyNet(Network):
+    """A small residual network of our own.
 
     Parameters
     ----------
@@ -49,7 +104,7 @@ class GalaxyNet(nn.Module):
 
     def __init__(self, width: int, answers: int, targets: int = 1):
         super().__init__()
-        self.width, self.answers, self.targets = width, answers, targets
+        self.width = width
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
@@ -57,28 +112,19 @@ class GalaxyNet(nn.Module):
             Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2),
             Block(4 * width, 4 * width, 1),
         )  # fmt: skip
-        self.dropout = nn.Dropout(0.2)
         # Mean says what the galaxy is, maximum says that something small is there (a lane, a knot).
-        self.target = nn.Linear(8 * width, targets)
-        self.morphology = nn.Linear(8 * width, answers)
+        self._add_heads(8 * width, answers, targets)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map images (n, 3, S, S) in 0..1 to logits of the targets (n, targets) and of the answers (n, answers)."""
-        x = self.dropout(self.features(images))
-        return self.target(x), self.morphology(x)
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"width": self.width, "answers": self.answers, "targets": self.targets}
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (n, 3, S, S) in 0..1 to what both heads read, (n, 8 width)."""
         x = self.stages(self.stem(images * 4 - 1))
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
-    def only(self, target: int) -> GalaxyNet:
-        """Return a network of the same trunk and answers for one of the targets."""
-        network = GalaxyNet(self.width, self.answers)
-        state = self.state_dict()
-        state |= {name: state[name][target : target + 1].clone() for name in ("target.weight", "target.bias")}
-        network.load_state_dict(state)
-        return network.eval()
+    def trunk_hash(self) -> str:
+        return content_hash(self.stem, self.stages)
 
 
 class Ensemble(nn.Module):
@@ -86,7 +132,7 @@ class Ensemble(nn.Module):
 
     Parameters
     ----------
-    *models : sequence of GalaxyNet
+    *models : sequence of Network
         The networks of each model, each with one target.
     embeddings : bool
         Whether to give, last of all, what the heads of the first network read.
@@ -97,30 +143,30 @@ class Ensemble(nn.Module):
         Numbers of the models whose answers are given: not of those that would say what an earlier one says.
     """
 
-    def __init__(self, *models: Sequence[GalaxyNet], embeddings: bool = False):
+    def __init__(self, *models: Sequence[Network], embeddings: bool = False):
         super().__init__()
         self.embeddings = embeddings
         self.trunks = nn.ModuleList()
         self.targets = nn.ModuleList(nn.ModuleList(network.target for network in networks) for networks in models)
         self.members: list[list[int]] = []
         known: dict[str, int] = {}
-        for networks in models:
-            hashes = [content_hash(network.stem, network.stages) for network in networks]
+        said: dict[tuple[str, ...], int] = {}
+        for k, networks in enumerate(models):
+            hashes = [network.trunk_hash() for network in networks]
             for network, sha in zip(networks, hashes, strict=True):
                 if known.setdefault(sha, len(known)) == len(self.trunks):
                     self.trunks.append(network)
             self.members.append([known[sha] for sha in hashes])
-        said: dict[tuple[str, ...], int] = {}
-        for k, networks in enumerate(models):
-            said.setdefault(tuple(content_hash(n.stem, n.stages, n.morphology) for n in networks), k)
+            told = (sha + content_hash(n.morphology) for n, sha in zip(networks, hashes, strict=True))
+            said.setdefault(tuple(told), k)
         self.speakers = list(said.values())
         self.morphologies = nn.ModuleList(nn.ModuleList(n.morphology for n in models[k]) for k in self.speakers)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map stored images (n, S, S, 3) uint8 to logits of each model (n, members) and then, for each of `speakers`,
-        of the answers (n, members, answers); last, if asked for, the embeddings (n, 8 width)."""
+        of the answers (n, members, answers); last, if asked for, the embeddings (n, features)."""
         pixels = to_unit(images)
-        features = [cast(GalaxyNet, trunk).features(pixels) for trunk in self.trunks]
+        features = [cast(Network, trunk).features(pixels) for trunk in self.trunks]
         targets = (self._each(heads, features, k)[:, :, 0] for k, heads in enumerate(self.targets))
         answers = zip(self.morphologies, self.speakers, strict=True)
         told = *targets, *(self._each(heads, features, k) for heads, k in answers)

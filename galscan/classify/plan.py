@@ -14,7 +14,8 @@ from galscan.classify import vetted as grading
 from galscan.classify.dataset import check_counts, read_table, split_objects, target_column, together
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
-from galscan.recipe import LabelRules, Recipe, load_recipe
+from galscan.recipe import Recipe, load_recipe
+from galscan.settings import LabelRules
 from galscan.store import layout
 
 
@@ -93,6 +94,7 @@ class Plan:
         rows += [
             f"classifiers  {r.classifier.members} real-only"
             + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")
+            + (f" on {r.classifier.network}" if r.classifier.encoder else "")
         ]
         look = r.first_look
         rows += [
@@ -128,6 +130,10 @@ def make_plan(
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
+    if recipe.classifier.encoder:
+        from galscan.classify.encoders import check_encoder
+
+        check_encoder(recipe.classifier.encoder)
     for one in vetted:
         if one.target not in (None, recipe.name):
             raise InputError(

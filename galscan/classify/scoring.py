@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from galscan.classify.bundle import Bundle, load_network
+from galscan.classify.bundle import Bundle
+from galscan.classify.weights import load_network
 from galscan.errors import InputError
 from galscan.labels import load_schema
 
 if TYPE_CHECKING:
     import torch
 
-    from galscan.classify.model import Ensemble, GalaxyNet
+    from galscan.classify.model import Ensemble, Network
 
 
 class Scores(NamedTuple):
@@ -65,7 +66,22 @@ def embedding_size(bundle: Bundle) -> int:
         raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
 
-def load_networks(bundle: Bundle) -> list[GalaxyNet]:
+def check_encoders(bundles: Sequence[Bundle]) -> None:
+    """Refuse, before anything long begins, models whose networks could not be built here.
+
+    Raises
+    ------
+    InputError
+        If timm, which a model's encoder needs, is not installed or does not work.
+    """
+    for bundle in bundles:
+        if bundle.recipe.classifier.encoder:
+            from galscan.classify.encoders import require_timm
+
+            require_timm(bundle.recipe.classifier.encoder)
+
+
+def load_networks(bundle: Bundle) -> list[Network]:
     """Load the members of a model's ensemble, checked."""
     networks = [load_network(bundle.path / name, sha) for name, sha in bundle.info["weights"].items()]
     schema = load_schema(bundle.schema)
@@ -151,15 +167,15 @@ def _in_units(bundle: Bundle, raw: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(bundle.answers, (low + shares * (high - low)).astype(np.float32).T, strict=True))
 
 
-def member_scores(networks: list[GalaxyNet], images: np.ndarray, device: torch.device) -> np.ndarray:
+def member_scores(networks: list[Network], images: np.ndarray, device: torch.device) -> np.ndarray:
     """Return the targets' logits, float32 of shape (members, n, targets), for images (n, S, S, 3) uint8."""
     return member_outputs(networks, images, device)[0]
 
 
-def member_outputs(
-    networks: list[GalaxyNet], images: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
+def member_outputs(networks: list[Network], images: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Return logits of targets, (members, n, targets), and raw answers, (members, n, answers), float32.
+
+    An encoder that several networks have in common sees the images once.
 
     Parameters
     ----------
@@ -171,11 +187,15 @@ def member_outputs(
 
     scores = np.empty((len(networks), len(images), networks[0].targets), np.float32)
     answers = np.empty((len(networks), len(images), networks[0].answers), np.float32)
+    networks = [network.to(device).eval() for network in networks]
+    trunks = [network.trunk_hash() for network in networks]
     with torch.inference_mode():
-        for k, network in enumerate(networks):
-            network = network.to(device).eval()
-            for start in range(0, len(images), 256):
-                pixels = to_unit(torch.from_numpy(images[start : start + 256]).to(device))
-                for out, said in zip((scores, answers), network(pixels), strict=True):
+        for start in range(0, len(images), 256):
+            pixels = to_unit(torch.from_numpy(images[start : start + 256]).to(device))
+            features: dict[str, torch.Tensor] = {}
+            for k, (network, trunk) in enumerate(zip(networks, trunks, strict=True)):
+                if trunk not in features:
+                    features[trunk] = network.features(pixels)
+                for out, said in zip((scores, answers), network.read(features[trunk]), strict=True):
                     out[k, start : start + 256] = said.float().cpu().numpy()
     return scores, answers

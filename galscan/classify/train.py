@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from galscan import device as devices
-from galscan.classify.model import GalaxyNet, to_unit
+from galscan.classify.model import GalaxyNet, Network, to_unit
 from galscan.classify.votes import Groups, groups_of, negative_log_likelihood
 from galscan.generate.augment import noise_and_gain, quarter_turns, rotate_flip_scale
 from galscan.labels import Schema, votes_column
 from galscan.progress import track
-from galscan.recipe import ClassifierSettings
+from galscan.settings import ClassifierSettings
 
 MOST_POSITIVE = 0.6  # of a batch, where several targets share it
 
@@ -130,7 +131,7 @@ def train_classifier(
     seed: int,
     device: torch.device,
     label: str = "train classifier",
-) -> GalaxyNet:
+) -> Network:
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
     The network has a score for each column of ``real.target``.
@@ -140,17 +141,17 @@ def train_classifier(
 
     Returns
     -------
-    GalaxyNet
+    Network
         The moving average of the weights, with the statistics of its normalisation layers taken from the pixels
         of *real* training images only (dreamt ones have statistics of their own, and it is real ones it will
         see). Where every example is dreamt this is all that real ones give: none of their labels is learnt.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    network = GalaxyNet(settings.width, real.answers.shape[1], real.target.shape[1]).to(device)
+    network = _start(real, settings).to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(_learning(network, settings), weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
 
     all_ = real if dreamt is None else real.joined(dreamt)
@@ -163,14 +164,9 @@ def train_classifier(
     network.train()
     with track(label, steps, "step") as advance:
         for step in range(steps):
-            rate = (
-                settings.learning_rate
-                * min(1.0, (step + 1) / (0.05 * steps + 1))
-                * 0.5
-                * (1 + math.cos(math.pi * step / steps))
-            )
+            share = min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["highest"] * share
             rows = torch.multinomial(weights[step >= only_dreams], settings.batch, replacement=True, generator=random)
             images, target, answers, votes = (column[rows].to(device) for column in columns)
 
@@ -190,10 +186,30 @@ def train_classifier(
             keep = min(0.99, (1 + step) / (10 + step))
             with torch.no_grad():
                 for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-                    mean.lerp_(value, 1 - keep)
+                    if value.requires_grad:
+                        mean.lerp_(value, 1 - keep)
             advance(1, f"loss {loss.item():.3f}")
     _restate(average, real.images, device, random)
     return average.eval().cpu()
+
+
+def _start(examples: Examples, settings: ClassifierSettings) -> Network:
+    heads = examples.answers.shape[1], examples.target.shape[1]
+    if not settings.encoder:
+        return GalaxyNet(settings.width, *heads)
+    from galscan.classify.encoders import start_network
+
+    return start_network(settings, examples.images.shape[1], *heads)
+
+
+def _learning(network: Network, settings: ClassifierSettings) -> list[dict[str, Any]]:
+    """Return what of a network learns, with the highest learning rate of each part: an encoder's is its own."""
+    parts: dict[float, list[nn.Parameter]] = {}
+    for name, value in network.named_parameters():
+        if value.requires_grad:
+            theirs = name.startswith("encoder.")
+            parts.setdefault(settings.encoder_learning_rate if theirs else settings.learning_rate, []).append(value)
+    return [{"params": values, "highest": rate} for rate, values in parts.items()]
 
 
 def affordable_steps(
@@ -230,13 +246,17 @@ def _masked_bce(logits: torch.Tensor, values: torch.Tensor, factor: torch.Tensor
 
 
 @torch.no_grad()
-def _restate(network: GalaxyNet, images: np.ndarray, device: torch.device, random: torch.Generator) -> None:
-    """Take the statistics of the normalisation layers from up to 2,048 of `images`, in natural proportions."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # cumulative mean
-    network.train()
+def _restate(network: Network, images: np.ndarray, device: torch.device, random: torch.Generator) -> None:
+    """Take the statistics of the normalisation layers from up to 2,048 of `images`, in natural proportions.
+
+    Those of a frozen encoder, which is never in training, stay.
+    """
+    layers = [m for m in network.train().modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    if not layers:
+        return
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative mean
     rows = torch.randperm(len(images), generator=random)[:2048].numpy()
     for start in range(0, len(rows), 256):
         network(to_unit(torch.from_numpy(images[rows[start : start + 256]]).to(device)))

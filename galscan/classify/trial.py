@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 
 from galscan.classify.ablation import ARMS, CRITIC, Repeat, labelled_objects
-from galscan.classify.bundle import load_network, save_network
 from galscan.classify.dataset import Galaxies, load_galaxies
 from galscan.classify.metrics import Scored
-from galscan.classify.model import GalaxyNet
+from galscan.classify.model import Network
 from galscan.classify.plan import Plan
 from galscan.classify.scoring import member_scores
 from galscan.classify.train import Examples, train_classifier
+from galscan.classify.weights import load_network, save_network
 from galscan.errors import GalscanError
 from galscan.files import atomic_path, read_json, write_json, write_text
 from galscan.generate import kinds
@@ -191,7 +191,7 @@ class Trial:
         dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
         return dreams.select(judged["kept"].to_numpy()), dropped
 
-    def _networks(self, arm: str, real: Examples, dreamt: Examples | None) -> list[GalaxyNet]:
+    def _networks(self, arm: str, real: Examples, dreamt: Examples | None) -> list[Network]:
         settings = ARMS[arm].settings(self.plan.recipe.classifier)
         networks = []
         for member in range(self.members):

@@ -28,7 +28,7 @@ from galscan.generate import lanes
 from galscan.generate.galaxies import MEASURED
 from galscan.generate.sample import Dreamer, draw_conditions, dream, has_start
 from galscan.labels import Schema, parse_rule
-from galscan.recipe import DreamRule, DreamSettings, LabelRules
+from galscan.settings import DreamRule, DreamSettings, LabelRules
 from galscan.store import layout
 
 MAX_LIFTED = 500  # galaxies whose lanes are lifted for one rule

@@ -29,7 +29,7 @@ from galscan.generate.stable_diffusion import (
 )
 from galscan.labels import Schema
 from galscan.progress import track
-from galscan.recipe import StableDiffusionSettings
+from galscan.settings import StableDiffusionSettings
 from galscan.unfinished import whole_folder
 
 STARTS = 512  # training galaxies that are kept to begin drawing with

@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 from scipy.stats import beta
 
-from galscan.classify.model import GalaxyNet, to_unit
+from galscan.classify.model import Network, to_unit
 from galscan.classify.votes import groups_of, shares
 from galscan.generate import likeness
 from galscan.generate.dreams import Dreams
 from galscan.generate.galaxies import measure
 from galscan.generate.neighbours import luminance, nearest, spacing
 from galscan.labels import Schema, parse_rule
-from galscan.recipe import LabelRules
+from galscan.settings import LabelRules
 
 COPY = "copy"
 UNLIKE = "unlike any galaxy"
@@ -45,7 +45,7 @@ class Critic:
 
     Parameters
     ----------
-    network : GalaxyNet
+    network : Network
     answers : sequence of str
         What its morphology head predicts, in order.
     schema : Schema
@@ -53,7 +53,7 @@ class Critic:
     device : torch.device
     """
 
-    def __init__(self, network: GalaxyNet, answers: Sequence[str], schema: Schema, device: torch.device):
+    def __init__(self, network: Network, answers: Sequence[str], schema: Schema, device: torch.device):
         self.network, self.answers, self.device = network.to(device).eval(), list(answers), device
         self.groups = groups_of(self.answers, schema)
         ranges = np.array([schema.ranges[a] for a in self.answers], np.float32).reshape(-1, 2)

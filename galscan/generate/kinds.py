@@ -20,7 +20,7 @@ from galscan.generate.model import Generator, load_generator, load_start, make_c
 from galscan.generate.sample import Dreamer
 from galscan.generate.stable_diffusion import find_start, load_stable_diffusion
 from galscan.labels import Schema
-from galscan.recipe import GeneratorSettings, StableDiffusionSettings
+from galscan.settings import GeneratorSettings, StableDiffusionSettings
 
 AnySettings = GeneratorSettings | StableDiffusionSettings
 

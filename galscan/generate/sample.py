@@ -26,7 +26,7 @@ from galscan.generate.galaxies import MEASURED, turn
 from galscan.generate.model import Generator, shifted
 from galscan.labels import parse_rule
 from galscan.progress import track
-from galscan.recipe import DreamRule
+from galscan.settings import DreamRule
 
 GUIDED = (0.2, 0.98)  # times between which guidance acts (1 = pure noise)
 SETTLED = 0.3  # time below which the way from noise to picture is straight; above, each step begins with new noise

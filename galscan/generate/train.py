@@ -18,7 +18,7 @@ from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.generate.model import AUGMENTATION, Generator, GeneratorConfig, save_generator, shifted
 from galscan.progress import track
-from galscan.recipe import GeneratorSettings
+from galscan.settings import GeneratorSettings
 
 TIME_SPREAD = 1.4  # standard deviation of logit-normal times
 ENLARGEMENT = 0.1  # of the augmentation; it is told to the network in units of this

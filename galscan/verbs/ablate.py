@@ -83,7 +83,7 @@ class Ablation:
         rows += [f"arms         {', '.join(self.arms)} (method: {self.method})"]
         rows += [
             f"networks     {len(self.repeats) * len(self.arms) * self.members:,}, {r.classifier.steps:,} steps of "
-            f"{r.classifier.batch} each"
+            f"{r.classifier.batch} each" + (f", on {r.classifier.network}" if r.classifier.encoder else "")
         ]
         if self.drawn:
             first = f"{common:,} steps on {self.common:,} galaxies without labels, once; then " if common else ""

@@ -18,7 +18,8 @@ from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, InputError, Interrupted
 from galscan.files import storage_errors, write_json
 from galscan.labels import Schema, load_schema
-from galscan.recipe import DreamRule, DreamSettings, Recipe, check_dream, load_recipe, validated
+from galscan.recipe import Recipe, check_dream, load_recipe, validated
+from galscan.settings import DreamRule, DreamSettings
 from galscan.store import layout
 
 if TYPE_CHECKING:

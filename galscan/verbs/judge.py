@@ -193,8 +193,8 @@ def _critic(
     plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: torch.device, steps: int, seed: int
 ) -> Critic:
     """Train the critic on all labelled galaxies that are not held out, or load it where that is done."""
-    from galscan.classify.bundle import load_network, save_network
     from galscan.classify.train import Examples, train_classifier
+    from galscan.classify.weights import load_network, save_network
     from galscan.generate.judge import Critic
 
     if not (work / "critic.safetensors").is_file():
@@ -203,7 +203,8 @@ def _critic(
         # The same critic whatever a recipe tries on its classifiers: the judge is not to change with the judged.
         settings = plan.recipe.classifier
         settings = settings.model_copy(
-            update={"sampling": "oversampled", "loss": "plain", "morphology_weight": settings.morphology_weight or 0.5}
+            update={"sampling": "oversampled", "loss": "plain", "encoder": ""}
+            | {"morphology_weight": settings.morphology_weight or 0.5}
         )
         examples = Examples.from_labels(
             galaxies.images[rows], galaxies.table["target"].to_numpy()[rows],

@@ -20,7 +20,8 @@ from galscan.errors import ConflictError, InputError, nearest
 from galscan.files import digest, file_digest, write_json
 from galscan.generate.galaxies import GalaxySet, measure
 from galscan.labels import Schema, load_schema, schema_names
-from galscan.recipe import KINDS, StableDiffusionSettings, validated
+from galscan.recipe import validated
+from galscan.settings import KINDS, StableDiffusionSettings
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey

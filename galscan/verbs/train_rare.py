@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from galscan.classify.bundle import Bundle
     from galscan.classify.dataset import Galaxies
-    from galscan.classify.model import GalaxyNet
+    from galscan.classify.model import Network
     from galscan.classify.train import Examples
     from galscan.classify.vetted import Vetted
     from galscan.generate.dreams import Dreams
@@ -101,6 +101,7 @@ def train_rare(
         return None
     from galscan import device as devices
     from galscan.classify.bundle import TOGETHER, open_bundles
+    from galscan.classify.weights import SHARED
 
     where, several = devices.pick(device), len(plans) > 1
     place, marker = (plans[0].out.parent, TOGETHER) if several else (plans[0].out, "model.json")
@@ -115,6 +116,7 @@ def train_rare(
             deliver(work, place)
         # Only now: without these an interruption up to here could not be resumed.
         leftovers = [path for pattern in LEFTOVERS for path in (*place.glob(pattern), *place.glob(f"*/{pattern}"))]
+        leftovers += place.glob(SHARED) if several else []  # each target's model has its own
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
     bundles = open_bundles(place)
@@ -260,7 +262,7 @@ def _dreams(
     galaxies: Galaxies,
     work: Path,
     common: Path,
-    critic: GalaxyNet,
+    critic: Network,
     answers: list[str],
     device: torch.device,
 ) -> Dreams | None:
@@ -309,10 +311,10 @@ def _dreams(
 
 def _classifiers(
     plan: Plan, name: str, real: Examples, dreamt: Examples | None, work: Path, device: torch.device
-) -> list[GalaxyNet]:
+) -> list[Network]:
     """Train an ensemble; each finished network is kept on disk, and every variant does as many steps."""
-    from galscan.classify.bundle import load_network, save_network
     from galscan.classify.train import affordable_steps, train_classifier
+    from galscan.classify.weights import load_network, save_network
 
     settings = plan.recipe.classifier
     if not (work / "steps.json").is_file():
@@ -333,7 +335,7 @@ def _classifiers(
     return networks
 
 
-def _first_looks(plan: Plan, networks: list[GalaxyNet], folders: list[Path], device: torch.device) -> None:
+def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], device: torch.device) -> None:
     """Teach a tiny network what the delivered ones say of each target; too few pictures, and there is none.
 
     Calibration and test objects may be among them: not their labels are learnt, nor is it of them that anything is
