@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +28,16 @@ import pyarrow.parquet as pq
 
 from galscan import files
 from galscan.errors import GalscanError
+from galscan.scanning import quantised
 from galscan.scanning.plan import PIECE, ModelRef, Part, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
 
 if TYPE_CHECKING:
     from galscan.classify.scoring import Scorer, Scores
+
+# What it discards is called, what it says of images, and below what it discards.
+_Look = tuple[str, Callable[[np.ndarray], np.ndarray], np.ndarray]
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
@@ -42,7 +46,7 @@ FATAL, SILENT = "part kills its worker", "part never ends"
 # The networks as converted for CPUs.
 NETWORK, TINY = "network.xml", "first-look.xml"
 # How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
-STAGES = FULL, AUDITED, DISCARDED = ("full", "audit", "first look")
+STAGES = FULL, AUDITED, DISCARDED, DISCARDED8 = ("full", "audit", "first look", "int8")
 AUDIT = 0.01
 _REASONS = np.array([reason(flags) for flags in range(256)], object)
 EMBEDDING = "embedding"  # the column of embeddings: half precision, little-endian
@@ -71,6 +75,8 @@ class Job:
     """Whether the run folder holds the networks as OpenVINO likes them (`convert_networks`)."""
     embedding: int = 0
     """Numbers an embedding has; 0 where none is written."""
+    int8: tuple[float, ...] = ()
+    """Where the networks in 8 bits cut, target by target; nothing where they do not look (`quantised`)."""
 
     @classmethod
     def of(cls, plan: Plan, first_looks: Sequence[Path] = ()) -> Job:
@@ -79,6 +85,7 @@ class Job:
             plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
             tuple(map(str, first_looks)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
+            quantised.cuts(plan.out) if plan.int8 else (),
         )  # fmt: skip
 
     @property
@@ -142,7 +149,8 @@ def score_part(part: Part, job: Job) -> PartReport:
     spread = score.copy()
     answers = np.full((part.count, len(job.answers)), np.nan, np.float32)
     embedding = np.zeros((part.count, job.embedding), np.float16)
-    look = _first_look(job) if job.first_looks else None
+    looks: list[_Look] = [(DISCARDED, *_first_look(job))] if job.first_looks else []
+    looks += [(DISCARDED8, _look8(job), np.array(job.int8, np.float32))] if job.int8 else []
     first = score.copy()
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
     stage = np.full(part.count, STAGES.index(FULL), np.int8)
@@ -173,25 +181,29 @@ def score_part(part: Part, job: Job) -> PartReport:
             reasons[here][bad] = why
             usable &= ~bad
         use = np.flatnonzero(usable)
-        if look is not None and len(use):
+        rest = use  # what no look put below its cut
+        for name, look, cut in looks:
+            if not len(rest):
+                break
             before = time.perf_counter()
-            own = look[0](images[use])
+            own = look(images[rest])
             busy += time.perf_counter() - before
-            first[here][use] = own
-            below = (own < look[1]).all(1)  # what has no number for a score is for the full network to see
-            again = audited[here][use]
-            stage[here][use[below & again]] = STAGES.index(AUDITED)
-            stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
-            use = use[~below | again]
+            if name == DISCARDED:
+                first[here][rest] = own
+            below = (own < cut).all(1)  # what has no number for a score is for the full network to see
+            again = audited[here][rest]
+            stage[here][rest[below & again]] = STAGES.index(AUDITED)
+            stage[here][rest[below & ~again]] = STAGES.index(name)
+            rest = rest[~below]
+        use = use[_looked(stage[here][use])]
         if len(use):
             waiting.append((use + here.start, images[use]))
         if sum(len(rows) for rows, _ in waiting) >= full:
             score_waiting()
     if waiting:
         score_waiting()
-    looked = stage != STAGES.index(DISCARDED)
     finite = (np.isfinite(score) & np.isfinite(spread)).all(1)
-    reasons[(reasons == "") & looked & ~finite] = NONFINITE_SCORE
+    reasons[(reasons == "") & _looked(stage) & ~finite] = NONFINITE_SCORE
 
     kept = reasons == ""
     marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
@@ -226,28 +238,47 @@ def set_aside(part: Part, job: Job, why: str) -> PartReport:
     return PartReport(part.number, 0, int(chosen.sum()), time.perf_counter() - started, 0.0, socket.gethostname())
 
 
-def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the first looks, if there are any, and the full networks say of the usable ones of some pictures.
+class Sample(NamedTuple):
+    """What is said of some pictures: scores of shape (n, targets), those of the full networks where a look is not."""
 
-    Both have shape (n, targets).
-    Of what taught the first look nothing is returned: it would flatter it.
+    first: np.ndarray
+    int8: np.ndarray
+    full: np.ndarray
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """Of the networks in 8 bits, and of the full ones."""
+
+
+def sample_part(store: int, rows: slice, job: Job) -> Sample:
+    """Return what the looks, if there are any, and the full networks say of the usable ones of some pictures.
+
+    Of what may have taught a look nothing is returned: it would flatter it.
     """
+    images = usable_pictures(store, rows, job, False if job.first_looks or job.int8 else None)
+    if not len(images):
+        nothing = np.empty((0, len(job.models)), np.float32)
+        return Sample(nothing, nothing, nothing)
+    scorer, look8 = load_scorer(job), _look8(job) if job.int8 else None
+    before = time.perf_counter()
+    full = _score(scorer, images, job.batch)[0].score
+    between = time.perf_counter()
+    own8 = look8(images) if look8 else full
+    seconds = time.perf_counter() - between, between - before
+    own = _first_look(job)[0](images) if job.first_looks else full
+    finite = (np.isfinite(full) & np.isfinite(own8) & np.isfinite(own)).all(1)
+    return Sample(own[finite], own8[finite], full[finite], seconds)
+
+
+def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) -> np.ndarray:
+    """Return the usable ones of some pictures: of those that may teach a look, of those that may not, or of all."""
+    from galscan.classify.cascade import teaches
+
     opened = open_store(job.stores[store].path)
     images, readable = _read(opened, rows)
     usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
     usable &= job.selection.mask(opened, rows)
-    look = _first_look(job)[0] if job.first_looks else None
-    if look is not None:
-        from galscan.classify.cascade import teaches
-
-        usable &= ~teaches(opened.column("id", rows))
-    if not usable.any():
-        return np.empty((0, len(job.models)), np.float32), np.empty((0, len(job.models)), np.float32)
-    images = images[usable]
-    full = _score(load_scorer(job), images, job.batch)[0].score
-    own = look(images) if look is not None else full
-    finite = (np.isfinite(full) & np.isfinite(own)).all(1)
-    return own[finite], full[finite]
+    if teaching is not None:
+        usable &= teaches(opened.column("id", rows)) == teaching
+    return images[usable]
 
 
 def _scores(
@@ -264,6 +295,11 @@ def _scores(
 
 def _words(stage: np.ndarray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(stage, list(STAGES))
+
+
+def _looked(stage: np.ndarray) -> np.ndarray:
+    """Return what the full networks look at."""
+    return ~np.isin(stage, [STAGES.index(DISCARDED), STAGES.index(DISCARDED8)])
 
 
 def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
@@ -308,12 +344,21 @@ def load_scorer(job: Job) -> Scorer:
         return _scorer(job.models, job.device, job.precision, converted, job.embedding > 0)
 
 
+def _look8(job: Job) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the networks in 8 bits as a function from images to scores (n, targets); the full where they cannot be."""
+    with _loading:
+        scorer = _scorer(job.models, job.device, job.precision, str(Path(job.out, quantised.NETWORK8)), False)
+    return lambda images: _score(scorer, images, job.batch)[0].score
+
+
 def get_ready(job: Job) -> None:
     """Load the networks before the first part, so that its time is not taken for scoring."""
     load_scorer(job)
+    if job.int8:
+        _look8(job)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # in full, and in 8 bits
 def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str, embeddings: bool) -> Scorer:
     from galscan.classify import bundle, scoring
 
