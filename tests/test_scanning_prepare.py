@@ -13,7 +13,6 @@ from galscan.classify.scoring import load_scorer
 from galscan.scanning import engine, merge, prepare, quantised, worker
 from galscan.scanning.plan import make_plan
 from galscan.scanning.selection import Selection
-from galscan.store import layout
 from tests.helpers import tiny_bundle, tiny_store
 from tests.small_scans import coarse_scorer, noisy, planned
 
@@ -122,6 +121,7 @@ def in_8_bits(tmp_path, monkeypatch, client, cost, cascade=None, untaught="/mode
 
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     monkeypatch.setattr(worker, "_look8", lambda job: noisy)
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, 0.0))
     real = worker.sample_part
     monkeypatch.setattr(prepare, "sample_part", lambda *given: real(*given)._replace(seconds=(cost, 1.0)))
     store = tiny_store(tmp_path / "s.zarr", 6000, 8)
@@ -140,7 +140,7 @@ def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, 
     best = np.sort(exact)[::-1][:30]
     np.testing.assert_array_equal(merged.top["score"], best)  # scores of the full networks, and none is lost
     stages = pd.concat(pd.read_parquet(path) for path in (plan.out / "scores").iterdir())
-    counts = stages["stage"].value_counts()
+    counts = stages["stage"].astype(str).value_counts()
     assert set(counts.index) == {"full", "audit", "int8"} and counts["full"] < 0.35 * 6000
     assert stages.loc[stages["stage"] == "int8", "score"].isna().all() and merged.discarded == 6000 - counts["full"]
     again = prepare.first_looks(plan, client)
@@ -148,16 +148,20 @@ def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, 
 
 
 def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, monkeypatch, untaught):
-    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, np.float32([20.0])))
-    _, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.1, True, untaught)
-    told = quantised.decided(plan.out)
+    from galscan.classify.cascade import load_first_look
+
+    seen = []
+    store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.1, True, untaught)
+    told, cut = quantised.decided(plan.out), load_first_look(looks[0]).cut
     assert len(looks) == 1 and 0 < told["cuts"][0]["passes"] < told["passes"]
-    job, store = worker.Job.of(plan, looks), layout.open_store(tmp_path / "s.zarr")
-    worker.score_part(worker.Part(0, 0, 0, store.count), replace(job, int8=(22.0,)))
-    stages = pd.read_parquet(worker.scores_path(plan.out, 0))
-    first = stages.groupby("stage", observed=True)["first_look"]
-    assert first.max()["first look"] < 20 <= first.min()["int8"]
-    assert set(stages.loc[stages["stage"] == "full", "score"] // 1 >= 21) == {True}
+    job = replace(worker.Job.of(plan, looks), int8=(cut + 0.5,))
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, np.float32([cut])))
+    monkeypatch.setattr(worker, "_look8", lambda job: lambda images: seen.append(len(images)) or noisy(images))
+    worker.score_part(worker.Part(0, 0, 0, store.count), job)
+    stages = pd.read_parquet(worker.scores_path(plan.out, 0)).astype({"stage": str})
+    first = stages.groupby("stage")["first_look"]
+    assert first.max()["first look"] < cut <= first.min()["int8"] and first.min()["full"] >= cut
+    assert (stages["stage"] == "int8").any() and sum(seen) == (stages["first_look"] >= cut).sum()
 
 
 def test_networks_in_8_bits_that_are_slow_are_left_out(client, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_small_errors_let_little_pass_and_large_ones_so_much_that_it_does_not_pa
 
 def test_networks_that_are_not_faster_are_not_used():
     own, full = survey(0.1)
-    for cost, used in ((0.5, True), (0.79, False), (1.0, False)):
+    for cost, used in ((0.5, True), (0.8, False), (1.0, False)):
         told = decide(own, full, cost)
         assert told["used"] is used and told["time"] == pytest.approx(cost + told["passes"])
         assert quantised.sentence(told).startswith("used" if used else "not used")

@@ -9,6 +9,9 @@ Of what is discarded, one in a hundred is scored in full all the same, counted w
 
 Quantised networks that are far off are thus not wrong but slow: the larger their errors, the more must pass. That is
 the gate (`decide`): they are used where they and what passes them take four fifths of the full networks' time at most.
+
+What is lost is knowledge of the scores below the cut, for which one in a hundred stands: that a survey is unlike the
+calibration (`galscan.candidates.purity`) is noticed less often. So they look only where that is asked for.
 """
 
 from __future__ import annotations
