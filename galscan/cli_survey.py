@@ -135,6 +135,9 @@ def scan(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Keep what the network sees in each, for galscan similar.")
     ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="On CPUs: look in 8 bits first, where that is measured to pay.")
+    ] = False,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Candidates to keep; default: the recipe's.")] = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -144,7 +147,7 @@ def scan(
     run = galscan.scan(
         survey=survey or (), store=store or (), target=names(target), model=model, out=out, cluster=cluster,
         workers=workers, top=top, where=where, cone=parse_cone(cone), moc=moc, limit=limit, cascade=cascade,
-        embeddings=embeddings, device=device, dry_run=dry_run,
+        embeddings=embeddings, int8=int8, device=device, dry_run=dry_run,
     )  # fmt: skip
     told = show(run, as_json)
     raise typer.Exit(1 if told.get("set_aside") else 0)

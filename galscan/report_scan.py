@@ -16,6 +16,7 @@ from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError, NotFoundError
 from galscan.files import read_json, write_text
 from galscan.report import count, interval, render
+from galscan.scanning import quantised
 from galscan.scanning.run import tables
 from galscan.store.layout import Store, open_store
 from galscan.vetting.grades import in_words
@@ -176,8 +177,11 @@ def _looked(info: Mapping[str, Any]) -> str:
     if not looked:
         return ""
     discarded, scanned = looked["discarded"], info["scanned"]
+    who = ["a tiny network, taught what the full ones say,"] if info.get("cascade", True) else []
+    who += ["the networks in integers of 8 bits"] if (info.get("int8") or {}).get("used") else []
+    which = " and then ".join(who)
     return (
-        f"A tiny network, taught what the full ones say, looked first and discarded {discarded:,} of {scanned:,} "
+        f"{which[:1].upper()}{which[1:]} looked first and discarded {discarded:,} of {scanned:,} "
         f"objects ({discarded / scanned:.1%}). What that cost was measured: {looked['audited']:,} of the discarded, "
         f"drawn at random, were scored in full all the same, and {looked['lost']:,} of these are candidates. So "
         f"{looked['kept']:.1%} of the candidates that a scan in full would rank survived it; with 95 % confidence at "
@@ -194,6 +198,7 @@ def _provenance(info: Mapping[str, Any], bundle: Bundle | None) -> list[tuple[st
         ("galscan", (info.get("versions") or {}).get("galscan")),
         ("precision", info.get("precision")),
         ("device", info.get("device")),
+        *([("8 bits", quantised.sentence(info["int8"]))] if info.get("int8") else []),
         ("cutout size", f"{info.get('size')} px"),
         ("parts", info.get("parts")),
         ("purity method", purities.METHOD),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -64,6 +67,37 @@ def test_a_converted_network_says_the_same_in_any_batch(name, size, tmp_path):
     for n in (1, 7, 3):
         for got, wanted in zip(fast(pictures(n, size)), plain(pictures(n, size)), strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_a_network_in_8_bits_says_nearly_the_same(tmp_path):
+    if not compiled.has_nncf():
+        pytest.skip("needs the extra 'int8'")
+    made, images = network("ensemble"), pictures(60)
+    compiled.convert(made, 32, tmp_path / "n.xml")
+    compiled.quantise(tmp_path / "n.xml", images, tmp_path / "q.xml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["n.bin", "n.xml", "q.bin", "q.xml"]
+    exact, rough = (compiled.compiled(made, CPU, torch.float32, tmp_path / f"{k}.xml")(images) for k in "nq")
+    for got, wanted in zip(rough, exact, strict=True):
+        assert got.shape == wanted.shape and (got != wanted).any()
+        assert np.abs(got - wanted).mean() < 0.1 * wanted.std()
+
+
+def test_nobody_is_told_that_openvino_is_used(tmp_path):
+    """OpenVINO and nncf would send a message to Google Analytics, and keep an identity in the home folder."""
+    pytest.importorskip("openvino", reason="needs the extra 'fast'")
+    program = (
+        "import sys, torch\nfrom pathlib import Path\nfrom galscan.classify import compiled, cascade\n"
+        "path = Path(sys.argv[1], 'n.xml')\nlook = cascade.TinyNets([cascade.TinyNet()])\n"
+        "compiled.convert(look, 32, path)\ncompiled.compiled(look, torch.device('cpu'), torch.float32, path)\n"
+        "if compiled.has_nncf():\n    import nncf\n"
+        "print(sorted(name for name in sys.modules if 'openvino_telemetry' in name and sys.modules[name]))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+    assert not (tmp_path / "intel").exists()
 
 
 def test_without_openvino_a_converted_network_is_not_missed(tmp_path, monkeypatch):

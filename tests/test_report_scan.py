@@ -192,7 +192,12 @@ def test_the_first_look_is_told_in_words(run):
     (run / "run.json").write_text(json.dumps(info))
     text = write_scan_report(run).read_text()
     assert "discarded 250 of 300 objects (83.3%)" in text and "with 95 % confidence at least 50%" in text
-    assert "in other words" not in text
+    assert "in other words" not in text and "A tiny network, taught" in text
+    told = {"used": True, "time": 0.6, "limit": 0.8, "cost": 0.4, "passes": 0.2, "cuts": []}
+    (run / "run.json").write_text(json.dumps(info | {"int8": told, "cascade": False}))
+    text = write_scan_report(run).read_text()
+    assert "The networks in integers of 8 bits looked first and discarded 250" in text
+    assert "take 60 % of their time (limit 80 %)" in text
 
 
 def test_narrow_pages_do_not_scroll_sideways_and_printed_ones_cut_nothing(scanned, tmp_path):

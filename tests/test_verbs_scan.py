@@ -294,6 +294,23 @@ def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path
     assert run.info["scanned"] == 696 and run.info["first_look"] is None
 
 
+def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, monkeypatch, capsys):
+    from galscan.classify import compiled
+
+    how = {"survey": ["sky"], "target": "dustlane", "out": tmp_path / "run", "device": "cpu", "int8": True}
+    monkeypatch.setattr(compiled, "has_nncf", lambda: False)
+    with pytest.raises(InputError, match=r"--int8 needs nncf.*pip install 'galscan\[int8\]'"):
+        scan(**how)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
+    run = scan(**how)
+    why = f"of {run.info['objects']} objects, 20,000 would pay its preparation"
+    assert run.info["int8"] == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
+    assert f"not used: {why}" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(ConflictError, match="int8 was True, now None"):
+        scan(**how | {"int8": False})
+
+
 def test_a_dry_run_measures_the_rate(here, tmp_path, capsys):
     scan(survey=["sky"], target="dustlane", out=tmp_path / "run", dry_run=True, workers=1)
     assert "objects/s" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -212,12 +212,17 @@ def teach(
 
 
 def set_cut(network: TinyNet, own: np.ndarray, full: np.ndarray, share: float) -> FirstLook:
-    """Return the first look with its cut.
+    """Return the first look with its cut (`find_cut`)."""
+    return FirstLook(network, **find_cut(own, full, share))
+
+
+def find_cut(own: np.ndarray, full: np.ndarray, share: float) -> dict[str, Any]:
+    """Return where to cut by scores that follow the full ones roughly: what `FirstLook` tells of its cut.
 
     Parameters
     ----------
     own, full : ndarray, shape (n,)
-        Its scores, and those of the full network, of a random sample of the survey that it did not learn from.
+        The rough scores, and those of the full network, of a random sample of the survey that did not teach the rough.
     share : float
         Share of the survey that will be candidates.
 
@@ -237,7 +242,10 @@ def set_cut(network: TinyNet, own: np.ndarray, full: np.ndarray, share: float) -
     rank = int(binom.ppf(CONFIDENCE, len(full), min(share, 1.0)))
     last = float(full[order[min(rank, len(order) - 1)]])
     cut = float(offset + slope * last - error)
-    return FirstLook(network, cut, float((own >= cut).mean()), slope, float(offset), error, last, len(full))
+    return {
+        "cut": cut, "passes": float((own >= cut).mean()), "slope": slope, "offset": float(offset), "error": error,
+        "last": last, "sample": len(full),
+    }  # fmt: skip
 
 
 def kept_bounds(lost: int, audited: int, discarded: int, candidates: int) -> tuple[float, float]:

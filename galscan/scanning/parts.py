@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from galscan import files
 from galscan.errors import GalscanError
+from galscan.scanning import quantised
 from galscan.scanning.plan import ModelRef, Part, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import Store
@@ -30,7 +31,7 @@ FATAL, SILENT = "part kills its worker", "part never ends"
 # The networks as converted for CPUs.
 NETWORK, TINY = "network.xml", "first-look.xml"
 # How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
-STAGES = FULL, AUDITED, DISCARDED = ("full", "audit", "first look")
+STAGES = FULL, AUDITED, DISCARDED, DISCARDED8 = ("full", "audit", "first look", "int8")
 AUDIT = 0.01
 EMBEDDING = "embedding"  # the column of embeddings: half precision, little-endian
 # Keys in the Parquet schema's metadata: of which scan, and how many objects of the part were chosen.
@@ -57,6 +58,8 @@ class Job:
     """Whether the run folder holds the networks as OpenVINO likes them (`convert_networks`)."""
     embedding: int = 0
     """Numbers an embedding has; 0 where none is written."""
+    int8: tuple[float, ...] = ()
+    """Where the networks in 8 bits cut, target by target; nothing where they do not look (`quantised`)."""
 
     @classmethod
     def of(cls, plan: Plan, first_looks: Sequence[Path] = ()) -> Job:
@@ -65,6 +68,7 @@ class Job:
             plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
             tuple(map(str, first_looks)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
+            quantised.cuts(plan.out) if plan.int8 else (),
         )  # fmt: skip
 
     @property

@@ -86,6 +86,8 @@ class Plan:
     cascade: bool = False
     embedding: int = 0
     """Numbers an object's embedding has; 0 where none is written."""
+    int8: bool = False
+    """Whether networks in 8 bits may look before the full ones (`galscan.scanning.quantised`)."""
 
     @cached_property
     def objects(self) -> int:
@@ -123,6 +125,7 @@ class Plan:
             "cascade": self.cascade,
             # Only where they are written: scans of before stay what was asked for.
             **({"embeddings": self.embedding} if self.embedding else {}),
+            **({"int8": True} if self.int8 else {}),
         }
 
     @cached_property
@@ -165,6 +168,7 @@ def make_plan(
     limit: int | None = None,
     cascade: bool | None = None,
     embeddings: bool = False,
+    int8: bool = False,
 ) -> Plan:
     """Decide a scan of `stores` with some models; `None` means what the first one's recipe says.
 
@@ -182,13 +186,15 @@ def make_plan(
     embeddings : bool
         Whether what the first network sees in each object is written as well. Then there is no first look: what it
         discards the network never sees, and who searches for what is alike wants to find it in all of the survey.
+    int8 : bool
+        Whether the networks in 8 bits look before the full ones, where they pay.
 
     Raises
     ------
     InputError
         If there is no store, one is named twice, one has another image size than the models, two models are of one
-        target, `top`, `precision` or `device` is out of range, or a first look is asked for of a model that has none or
-        together with embeddings.
+        target, `top`, `precision` or `device` is out of range, a first look is asked for of a model that has none or
+        together with embeddings, or 8 bits together with them, on a GPU, or without nncf.
     """
     settings = bundles[0].recipe.scan
     top = settings.top if top is None else top
@@ -214,6 +220,8 @@ def make_plan(
         )
     if cascade and embeddings:
         raise InputError("--cascade: what a first look discards has no embedding; leave it out, or --embeddings")
+    if int8:
+        _check_int8(device, embeddings)
     if cascade is None:
         cascade = not embeddings and without is None and sum(part.count for part in parts) >= LARGE
     return Plan(
@@ -222,7 +230,21 @@ def make_plan(
         parts=parts, size=bundles[0].size, answers=tuple(answer_names(bundles)), top=top, precision=precision,
         batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
         selection=selection, cascade=cascade, embedding=embedding_size(bundles[0]) if embeddings else 0,
+        int8=int8,
     )  # fmt: skip
+
+
+def _check_int8(device: str, embeddings: bool) -> None:
+    """Refuse networks in 8 bits where they cannot be."""
+    from galscan.classify.compiled import has_nncf
+    from galscan.device import pick
+
+    if not has_nncf():
+        raise InputError("--int8 needs nncf and OpenVINO; install them with: pip install 'galscan[int8]'")
+    if pick(device).type != "cpu":
+        raise InputError("--int8 is for CPUs, and this scan would use a GPU; leave it out, or add --device cpu")
+    if embeddings:
+        raise InputError("--int8: what networks in 8 bits discard has no embedding; leave it out, or --embeddings")
 
 
 def _check(stores: Sequence[Store], bundle: Bundle) -> None:
@@ -345,6 +367,7 @@ def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
         ("to read", f"{size_text(plan.bytes)} of pixels, uncompressed"),
         ("device", f"{plan.device}, {plan.precision}, batches of {plan.batch}"),
         ("first look", "a tiny network discards what surely is no candidate" if plan.cascade else "none"),
+        *([("int8", "networks in 8 bits discard what surely is none, if they pay")] if plan.int8 else []),
         *(
             [("embeddings", f"{plan.embedding} numbers an object, {size_text(2 * plan.embedding * plan.objects)}")]
             if plan.embedding

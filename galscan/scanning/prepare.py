@@ -1,4 +1,4 @@
-"""Before the first part: networks converted, the first look cut for this survey, the rate measured."""
+"""Before the first part: networks converted, the looks before the full ones cut for this survey, the rate measured."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 
 from galscan import progress
 from galscan.classify.bundle import FIRST_LOOK
+from galscan.scanning import quantised
 from galscan.scanning.engine import make_ready, window
 from galscan.scanning.parts import NETWORK, TINY, Job
 from galscan.scanning.plan import Plan
-from galscan.scanning.worker import sample_part
+from galscan.scanning.worker import Sample, sample_part, usable_pictures
 from galscan.store.layout import CHUNK
 
 if TYPE_CHECKING:
@@ -49,14 +50,41 @@ def convert_networks(plan: Plan, out: Path) -> None:
             convert(TinyNets([look.network for look in looks]), plan.size, out / TINY)
         convert(networks, plan.size, out / NETWORK)
     except Exception as error:  # of its own kinds: an installation that does not suit this machine
-        why = (str(error).strip().splitlines() or ["no message"])[0]
-        print(f"OpenVINO cannot be used ({type(error).__name__}: {why:.200}); PyTorch computes", file=sys.stderr)
+        print(f"OpenVINO cannot be used ({_in_words(error)}); PyTorch computes", file=sys.stderr)
+
+
+def quantise_networks(plan: Plan, out: Path) -> None:
+    """Write the converted networks in 8 bits too, or why that cannot be."""
+    from galscan.classify.compiled import quantise
+
+    if (out / quantised.NETWORK8).is_file() or quantised.decided(out) is not None:
+        return
+    if not (out / NETWORK).is_file():
+        few = f"of {plan.objects:,} objects, {CONVERTED:,} would pay its preparation"
+        return quantised.refuse(out, few if plan.objects < CONVERTED else "the networks were not converted")
+    random, pictures, got = np.random.default_rng([plan.seed, quantised.PICTURES]), [], 0
+    try:
+        for store, rows in _drawn_chunks(plan, random, 20):
+            some = usable_pictures(store, rows, Job.of(plan), True)[: quantised.PICTURES // 10]
+            pictures.append(some)
+            got += len(some)
+            if got >= quantised.PICTURES:
+                break
+        quantise(out / NETWORK, np.concatenate(pictures), out / quantised.NETWORK8)
+    except Exception as error:
+        quantised.refuse(out, _in_words(error))
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]:.200}"
 
 
 def first_looks(plan: Plan, client: Client) -> list[Path]:
-    """Cut the models' first looks for this survey, by a random sample of it; return the files, an earlier call's again.
+    """Cut what looks before the full networks for this survey, by one random sample of it.
 
-    An object passes that one of them lets pass: what all together let pass is written in each.
+    The models' first looks: their files are returned, an earlier call's again. An object passes that one of them lets
+    pass: what all together let pass is written in each. And the networks in 8 bits, where there are such: what is
+    decided of them is left in the run folder.
 
     Raises
     ------
@@ -65,11 +93,12 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
     GalscanError
         If it cannot be read.
     """
-    from galscan.classify.cascade import load_first_look, save_first_look, set_cut
+    from galscan.classify.cascade import PAYS, load_first_look, save_first_look, set_cut
 
-    paths = [plan.folder(target) / FIRST_LOOK for target in plan.targets]
-    taught = [Path(model.path) / FIRST_LOOK for model in plan.models]
-    if all(path.is_file() for path in paths):
+    paths = [plan.folder(target) / FIRST_LOOK for target in plan.targets] if plan.cascade else []
+    taught = [Path(model.path) / FIRST_LOOK for model in plan.models] if plan.cascade else []
+    undecided = plan.int8 and quantised.decided(plan.out) is None
+    if all(path.is_file() for path in paths) and not undecided:
         return paths
     random = np.random.default_rng(plan.seed)
     wanted = int(np.clip(plan.objects * SAMPLE_SHARE, *SAMPLE))
@@ -77,29 +106,36 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
         (part.store, slice(start, min(start + CHUNK, part.stop)))
         for part in plan.parts for start in range(part.start, part.stop, CHUNK)
     ] if plan.objects < 100 * SAMPLE[1] else _drawn_chunks(plan, random, 4 * wanted // CHUNK)  # fmt: skip
-    job = Job.of(plan, taught)
+    job = replace(Job.of(plan, taught), int8=(-np.inf,) * len(plan.models) if undecided else ())
     make_ready(client, job)
-    scores: list[tuple[np.ndarray, np.ndarray]] = []
+    samples: list[Sample] = []
     read = got = 0
     order = random.permutation(len(chunks))
     with progress.track("first look: sample", wanted, "objects") as advance:
         for start in range(0, len(order), window(client)):
             some = [chunks[k] for k in order[start : start + window(client)]]
-            for both in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
-                scores.append(both)
-                got += len(both[0])
-                advance(len(both[0]))
+            for said in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
+                samples.append(said)
+                got += len(said.full)
+                advance(len(said.full))
             read += sum(rows.stop - rows.start for _, rows in some)
             if got >= wanted:
                 break
-    own, full = (np.concatenate(values) for values in zip(*scores, strict=True))
+    own, own8, full = (np.concatenate(values) for values in zip(*(said[:3] for said in samples), strict=True))
     # Half of what is read may set the cut (`cascade.teaches`); of the rest, the share that is chosen and can be scored.
     share = plan.top / max(plan.objects * 2 * got / max(read, 1), 1)
     looks = [
         set_cut(load_first_look(path).network, own[:, k], full[:, k].astype(np.float64), share)
         for k, path in enumerate(taught)
     ]
-    passes = float((own >= [look.cut for look in looks]).any(1).mean())
+    passed = np.ones(len(full), bool)
+    if looks:
+        passed &= (own >= [look.cut for look in looks]).any(1)
+    passes = float(passed.mean())
+    if undecided:
+        seconds8, seconds = np.sum([said.seconds for said in samples], axis=0)
+        reached = passed | (passes > PAYS)  # then every object
+        quantised.keep(plan.out, quantised.decide(own8, full, reached, share, float(seconds8 / seconds)))
     for look, path in zip(looks, paths, strict=True):
         save_first_look(replace(look, passes=passes), path)
     return paths
@@ -126,7 +162,7 @@ def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
         sample_part(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
         started, done = time.perf_counter(), 0
         for start in range(part.start, part.stop, CHUNK):
-            done += len(sample_part(part.store, slice(start, min(start + CHUNK, part.stop)), job)[1])
+            done += len(sample_part(part.store, slice(start, min(start + CHUNK, part.stop)), job).full)
             if time.perf_counter() - started > seconds:
                 break
         return done / (time.perf_counter() - started)

@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from galscan.errors import GalscanError
+from galscan.scanning import quantised
 from galscan.scanning.parts import (
     AUDIT,
     AUDITED,
     DISCARDED,
+    DISCARDED8,
     NETWORK,
     STAGES,
     TINY,
@@ -36,6 +38,9 @@ from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reaso
 
 if TYPE_CHECKING:
     from galscan.classify.scoring import Scorer, Scores
+
+# What it discards is called, what it says of images, and below what it discards.
+_Look = tuple[str, Callable[[np.ndarray], np.ndarray], np.ndarray]
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
@@ -63,7 +68,8 @@ def score_part(part: Part, job: Job) -> PartReport:
     flags = columns["flags"]
     reasons = _REASONS[flags]
     seen = Seen.nothing(job, part.count)
-    look = _first_look(job) if job.first_looks else None
+    looks: list[_Look] = [(DISCARDED, *_first_look(job))] if job.first_looks else []
+    looks += [(DISCARDED8, _look8(job), np.array(job.int8, np.float32))] if job.int8 else []
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
     full = batch = devices.batch(job.device, job.batch)
     busy = 0.0
@@ -92,25 +98,29 @@ def score_part(part: Part, job: Job) -> PartReport:
             reasons[here][bad] = why
             usable &= ~bad
         use = np.flatnonzero(usable)
-        if look is not None and len(use):
+        rest = use  # what no look put below its cut
+        for name, look, cut in looks:
+            if not len(rest):
+                break
             before = time.perf_counter()
-            own = look[0](images[use])
+            own = look(images[rest])
             busy += time.perf_counter() - before
-            seen.first[here][use] = own
-            below = (own < look[1]).all(1)  # what has no number for a score is for the full network to see
-            again = audited[here][use]
-            seen.stage[here][use[below & again]] = STAGES.index(AUDITED)
-            seen.stage[here][use[below & ~again]] = STAGES.index(DISCARDED)
-            use = use[~below | again]
+            if name == DISCARDED:
+                seen.first[here][rest] = own
+            below = (own < cut).all(1)  # what has no number for a score is for the full network to see
+            again = audited[here][rest]
+            seen.stage[here][rest[below & again]] = STAGES.index(AUDITED)
+            seen.stage[here][rest[below & ~again]] = STAGES.index(name)
+            rest = rest[~below]
+        use = use[_looked(seen.stage[here][use])]
         if len(use):
             waiting.append((use + here.start, images[use]))
         if sum(len(rows) for rows, _ in waiting) >= full:
             score_waiting()
     if waiting:
         score_waiting()
-    looked = seen.stage != STAGES.index(DISCARDED)
     finite = (np.isfinite(seen.score) & np.isfinite(seen.spread)).all(1)
-    reasons[(reasons == "") & looked & ~finite] = NONFINITE_SCORE
+    reasons[(reasons == "") & _looked(seen.stage) & ~finite] = NONFINITE_SCORE
     counts = write_part(part, job, columns, reasons, seen, chosen)
     worker = f"{socket.gethostname()}:{os.getpid()}"
     return PartReport(part.number, *counts, time.perf_counter() - started, busy, worker)
@@ -126,28 +136,52 @@ def set_aside(part: Part, job: Job, why: str) -> PartReport:
     return PartReport(part.number, *counts, time.perf_counter() - started, 0.0, socket.gethostname())
 
 
-def sample_part(store: int, rows: slice, job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the first looks, if there are any, and the full networks say of the usable ones of some pictures.
+class Sample(NamedTuple):
+    """What is said of some pictures: scores of shape (n, targets), those of the full networks where a look is not."""
 
-    Both have shape (n, targets).
-    Of what taught the first look nothing is returned: it would flatter it.
+    first: np.ndarray
+    int8: np.ndarray
+    full: np.ndarray
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """Of the networks in 8 bits, and of the full ones."""
+
+
+def sample_part(store: int, rows: slice, job: Job) -> Sample:
+    """Return what the looks, if there are any, and the full networks say of the usable ones of some pictures.
+
+    Of what may have taught a look nothing is returned: it would flatter it.
     """
+    images = usable_pictures(store, rows, job, False if job.first_looks or job.int8 else None)
+    if not len(images):
+        nothing = np.empty((0, len(job.models)), np.float32)
+        return Sample(nothing, nothing, nothing)
+    scorer, look8 = load_scorer(job), _look8(job) if job.int8 else None
+    before = time.perf_counter()
+    full = _score(scorer, images, job.batch)[0].score
+    between = time.perf_counter()
+    own8 = look8(images) if look8 else full
+    seconds = time.perf_counter() - between, between - before
+    own = _first_look(job)[0](images) if job.first_looks else full
+    finite = (np.isfinite(full) & np.isfinite(own8) & np.isfinite(own)).all(1)
+    return Sample(own[finite], own8[finite], full[finite], seconds)
+
+
+def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) -> np.ndarray:
+    """Return the usable ones of some pictures: of those that may teach a look, of those that may not, or of all."""
+    from galscan.classify.cascade import teaches
+
     opened = open_store(job.stores[store].path)
     images, readable = _read(opened, rows)
     usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
     usable &= job.selection.mask(opened, rows)
-    look = _first_look(job)[0] if job.first_looks else None
-    if look is not None:
-        from galscan.classify.cascade import teaches
+    if teaching is not None:
+        usable &= teaches(opened.column("id", rows)) == teaching
+    return images[usable]
 
-        usable &= ~teaches(opened.column("id", rows))
-    if not usable.any():
-        return np.empty((0, len(job.models)), np.float32), np.empty((0, len(job.models)), np.float32)
-    images = images[usable]
-    full = _score(load_scorer(job), images, job.batch)[0].score
-    own = look(images) if look is not None else full
-    finite = (np.isfinite(full) & np.isfinite(own)).all(1)
-    return own[finite], full[finite]
+
+def _looked(stage: np.ndarray) -> np.ndarray:
+    """Return what the full networks look at."""
+    return ~np.isin(stage, [STAGES.index(DISCARDED), STAGES.index(DISCARDED8)])
 
 
 def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
@@ -192,12 +226,21 @@ def load_scorer(job: Job) -> Scorer:
         return _scorer(job.models, job.device, job.precision, converted, job.embedding > 0)
 
 
+def _look8(job: Job) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the networks in 8 bits as a function from images to scores (n, targets); the full where they cannot be."""
+    with _loading:
+        scorer = _scorer(job.models, job.device, job.precision, str(Path(job.out, quantised.NETWORK8)), False)
+    return lambda images: _score(scorer, images, job.batch)[0].score
+
+
 def get_ready(job: Job) -> None:
     """Load the networks before the first part, so that its time is not taken for scoring."""
     load_scorer(job)
+    if job.int8:
+        _look8(job)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # in full, and in 8 bits
 def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str, embeddings: bool) -> Scorer:
     from galscan.classify import bundle, scoring
 

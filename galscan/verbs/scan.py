@@ -14,7 +14,7 @@ from galscan import files, home
 from galscan.classify.bundle import Bundle, open_bundle, open_bundles
 from galscan.errors import InputError
 from galscan.scanning import cluster as clusters
-from galscan.scanning import engine, merge, outcome, prepare
+from galscan.scanning import engine, merge, outcome, prepare, quantised
 from galscan.scanning.plan import ModelRef, Plan, check_fit, describe, make_plan
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
@@ -40,6 +40,7 @@ def scan(
     limit: int | None = None,
     cascade: bool | None = None,
     embeddings: bool = False,
+    int8: bool = False,
     device: str = "auto",
     dry_run: bool = False,
 ) -> Run:
@@ -82,6 +83,9 @@ def scan(
     embeddings : bool
         Write what the network sees in every object as well, for `galscan.similar`. There is no first look then, which
         would discard what nobody has searched for yet.
+    int8 : bool
+        On CPUs: let the networks look in integers of 8 bits first, where that is measured to pay, and score in full
+        what they do not put surely below the candidates (`galscan.scanning.quantised`).
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     dry_run : bool
@@ -111,6 +115,7 @@ def scan(
     plan = make_plan(
         [open_store(path) for path in paths], bundles, top=top, device=device, out=out,
         selection=make_selection(where, cone, moc), limit=limit, cascade=cascade, embeddings=embeddings,
+        int8=int8,
     )  # fmt: skip
     who = clusters.describe(cluster, workers)
     here = (workers or clusters.cores()) if cluster == "local" else None
@@ -136,9 +141,11 @@ def scan(
                 plan.out / INFO, *(bundle.path / "model.json" for bundle in bundles), *(ref.path for ref in plan.stores)
             ]  # fmt: skip
             prepare.convert_networks(plan, plan.out)
+            if plan.int8:
+                prepare.quantise_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
                 seconds.end("prepare")
-                looks = _first_looks(plan, client) if plan.cascade else []
+                looks = _first_looks(plan, client) if plan.cascade or plan.int8 else []
                 seconds.end("first look")
                 done = engine.run_scan(plan, client, parts, looks)
                 seconds.end("scan")
@@ -148,6 +155,7 @@ def scan(
         ]
         seconds.end("rank")
         info |= {
+            **({"int8": quantised.decided(plan.out)} if plan.int8 else {}),
             "wall_s": round(time.perf_counter() - started, 3),
             "seconds": seconds.told,
             "images_per_s": round(done.scored / done.seconds, 1) if done.seconds else None,
@@ -183,13 +191,19 @@ class _Seconds:
 
 
 def _first_looks(plan: Plan, client: Client) -> list[Path]:
-    """Set the cuts of the first looks; none where they would not pay."""
+    """Set the cuts of what looks first; none where they would not pay."""
     from galscan.classify.cascade import load_first_look
 
     try:
         paths = prepare.first_looks(plan, client)
     except InputError as error:  # too few objects, or too few of them chosen
+        if plan.int8 and quantised.decided(plan.out) is None:
+            quantised.refuse(plan.out, str(error))
         _say(f"no first look: {error}; every object is scored in full")
+        return []
+    if (decision := quantised.decided(plan.out)) is not None:
+        _say(f"int8: {quantised.sentence(decision)}")
+    if not paths:
         return []
     look = load_first_look(paths[0])
     if look.pays:
