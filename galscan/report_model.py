@@ -68,7 +68,6 @@ def write_model_report(model: str | Path) -> Path:
         facts=[
             ("labels", bundle.schema),
             ("networks", bundle.members),
-            *([("encoder", encoder)] if (encoder := bundle.recipe.classifier.network) else []),
             ("cutouts", f"{bundle.size} px"),
             ("seed", bundle.seed),
             ("calibration", f"{int(bundle.calibration.targets.sum()):,} of {len(bundle.calibration.targets):,}"),
@@ -89,6 +88,7 @@ def write_model_report(model: str | Path) -> Path:
         provenance=[
             ("model", bundle.model_hash),
             ("recipe", bundle.recipe.hash),
+            *([("encoder", encoder)] if (encoder := bundle.recipe.classifier.network) else []),
             *((f"grades of {Path(g['run']).name}", g["sha256"]) for g in info.get("grades", [])),
             *((f"weights {n}", h) for n, h in info.get("weights", {}).items()),
             *((name, version) for name, version in (info.get("versions") or {}).items()),

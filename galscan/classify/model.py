@@ -38,7 +38,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """A trunk that turns galaxies into features, and two heads that read them: for targets and morphology answers.
 
-    A child sets `trunk` and the heads (`_add_heads`), and says what its features are.
+    A child builds the trunk, calls `_add_heads`, and says what its features are.
 
     Attributes
     ----------

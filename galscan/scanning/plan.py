@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import galscan
 from galscan import files, home
-from galscan.classify.scoring import answer_names, check_encoders, embedding_size
+from galscan.classify.scoring import answer_names, embedding_size
 from galscan.errors import InputError, nearest
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import CHUNK, Store
@@ -208,7 +208,6 @@ def make_plan(
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: scan at least 1 object")
     _check_models(bundles)
-    check_encoders(bundles)
     _check(stores, bundles[0])
     for store in stores:
         selection.check(store)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import galscan
 from galscan import files, home
 from galscan.classify.bundle import Bundle, open_bundle, open_bundles
+from galscan.classify.scoring import check_encoders
 from galscan.errors import InputError
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, outcome, prepare, quantised
@@ -112,6 +113,7 @@ def scan(
     clusters.check(cluster, workers)
     paths = _store_paths(survey, store)
     bundles = _open_models(target, model)
+    check_encoders(bundles)
     plan = make_plan(
         [open_store(path) for path in paths], bundles, top=top, device=device, out=out,
         selection=make_selection(where, cone, moc), limit=limit, cascade=cascade, embeddings=embeddings,
