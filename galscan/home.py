@@ -60,6 +60,11 @@ def run_path(name: str) -> Path:
     return data_home() / "runs" / _checked("run", name)
 
 
+def labels_path(schema: str) -> Path:
+    """Return where the user's own label schema of this name lives, existing or not."""
+    return data_home() / "labels" / f"{_checked('label schema', schema)}.toml"
+
+
 def find_survey(name: str) -> Path:
     """Return the store of survey `name`, or say which command builds it.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources.abc import Traversable
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from galscan import files, home
 from galscan.errors import InputError, NotFoundError, nearest
 from galscan.label_columns import read_answers, to_conditional, to_cumulative, votes_column
 from galscan.rules import Rule, parse_rule, target_mask
@@ -27,8 +28,10 @@ __all__ = [
     "Rule",
     "Schema",
     "Task",
+    "lend",
     "load_schema",
     "parse_rule",
+    "remember",
     "schema_names",
     "target_mask",
     "to_conditional",
@@ -162,15 +165,14 @@ def shipped(kind: str) -> Traversable:
         return Path(__file__).resolve().parent.parent / kind
 
 
-def find_toml(kind: str, what: str, name: str) -> Traversable:
-    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for."""
+def find_toml(kind: str, what: str, name: str, others: Sequence[str] = ()) -> Traversable:
+    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for; `others` would do, too."""
+    names = sorted({*toml_names(kind), *others})
     if name.endswith(".toml"):
         if not Path(name).is_file():
-            raise NotFoundError(
-                f"{what} file {name} does not exist; give its path, or one of {', '.join(toml_names(kind))}"
-            )
+            raise NotFoundError(f"{what} file {name} does not exist; give its path, or one of {', '.join(names)}")
         return Path(name)
-    if name not in (names := toml_names(kind)):
+    if name not in toml_names(kind):
         raise NotFoundError(f"unknown {what} '{name}'{nearest(name, names)}")
     return shipped(kind) / f"{name}.toml"
 
@@ -181,13 +183,13 @@ def toml_names(kind: str) -> list[str]:
 
 
 def schema_names() -> list[str]:
-    """Return the names of all shipped label schemas."""
-    return toml_names("catalogs")
+    """Return the names of all label schemas: those shipped, the user's own, and those that came with a model."""
+    own = (path.stem for path in home.data_home().glob("labels/*.toml"))
+    return sorted({*toml_names("catalogs"), *own, *_lent})
 
 
-@lru_cache(maxsize=32)
 def load_schema(name: str) -> Schema:
-    """Load a shipped schema by name, or one from a path ending in ``.toml``.
+    """Load a schema by name, or one from a path ending in ``.toml``.
 
     Raises
     ------
@@ -196,9 +198,86 @@ def load_schema(name: str) -> Schema:
     InputError
         If the file is not a schema.
     """
-    source = find_toml("catalogs", "label schema", str(name))
+    return _parsed(schema_text(str(name)), str(name))
+
+
+def schema_text(name: str) -> str:
+    """Return the TOML of a schema.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the nearest name is offered.
+    InputError
+        If the file cannot be read.
+    """
+    if name in _lent:
+        return _lent[name]
+    named = home.is_name(name) and not name.endswith(".toml")
+    if named and name not in toml_names("catalogs") and home.labels_path(name).is_file():
+        source: Traversable = home.labels_path(name)
+    else:
+        source = find_toml("catalogs", "label schema", name, schema_names())
     try:
-        return _schema(tomllib.loads(source.read_text(encoding="utf-8")))
+        return source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"label schema {name} cannot be read: {error}") from error
+
+
+def is_shipped(name: str) -> bool:
+    """Tell whether a schema comes with galscan."""
+    return name in toml_names("catalogs")
+
+
+def remember(name: str) -> Schema:
+    """Load a schema, as `load_schema` does; one from a path is found by its name from now on, in the data home.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none.
+    InputError
+        If the file is not a schema, or its name is that of another one.
+    """
+    schema = load_schema(name)
+    if str(name).endswith(".toml"):
+        _check_name(schema, str(name))
+        files.write_text(home.labels_path(schema.name), schema_text(str(name)))
+    return schema
+
+
+def lend(path: Path) -> None:
+    """Make the schema in `path` known by its name to this process: a model brings its own to wherever it is used.
+
+    Raises
+    ------
+    InputError
+        If the file is not a schema, or its name is that of another one.
+    """
+    schema = load_schema(str(path))
+    _check_name(schema, str(path))
+    _lent[schema.name] = schema_text(str(path))
+
+
+_lent: dict[str, str] = {}
+
+
+def _check_name(schema: Schema, source: str) -> None:
+    """Refuse a name that another schema has: rules for the one would be read as rules for the other."""
+    if is_shipped(schema.name):
+        raise InputError(f"{source}: a label schema that comes with galscan is called '{schema.name}'; name yours anew")
+    own = home.labels_path(schema.name)
+    if (own.is_file() or schema.name in _lent) and load_schema(schema.name) != schema:
+        raise InputError(
+            f"{source}: another label schema is called '{schema.name}'; name this one anew"
+            + (f", or remove {own}" if own.is_file() else "")
+        )
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, name: str) -> Schema:
+    try:
+        return _schema(tomllib.loads(text))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"lacks the key {error}" if type(error) is KeyError else str(error)
         raise InputError(f"label schema {name}: {what}") from error

@@ -152,7 +152,9 @@ def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
 
 
 def _check_rules(name: str, rules: LabelRules) -> None:
-    if name not in (known := schema_names()) and not name.endswith(".toml"):
+    if name.endswith(".toml"):
+        raise InputError("rules go by the name of a label schema; galscan ingest --labels FILE.toml makes it known")
+    if name not in (known := schema_names()):
         raise InputError(f"unknown label schema '{name}'{nearest(name, known)}")
     schema = load_schema(name)
     for text in (rules.positive, rules.negative):

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from galscan.errors import InputError, nearest
 from galscan.home import model_path
-from galscan.labels import Answer, Schema, Task, load_schema
+from galscan.labels import Answer, Schema, Task, remember
 from galscan.recipe import Recipe, recipe_from_text, recipe_names
 
 WIDTH = 116  # of words in the file
@@ -29,7 +29,7 @@ def starting_recipe(name: str, schemas: Sequence[str], answers: Sequence[str] = 
     name : str
         As a recipe's: letters, digits, dots, dashes and underscores.
     schemas : sequence of str
-        Label schemas to have rules for.
+        Label schemas to have rules for; one from a path is known by its name from now on.
     answers : sequence of str
         What the target is about; each is taken by every schema that has it. By default some answer serves as example.
 
@@ -44,7 +44,7 @@ def starting_recipe(name: str, schemas: Sequence[str], answers: Sequence[str] = 
     for what, given in (("--schema", schemas), ("--answer", answers)):
         if len(set(given)) < len(given):
             raise InputError(f"{what} names {', '.join(given)}: name each once")
-    loaded = {key: load_schema(key) for key in schemas}
+    loaded = {schema.name: schema for schema in map(remember, schemas)}
     known = [answer for schema in loaded.values() for answer in schema.names]
     for answer in answers:
         if answer not in known:
@@ -58,7 +58,7 @@ def starting_recipe(name: str, schemas: Sequence[str], answers: Sequence[str] = 
     text = environment.get_template("target.toml.j2").render(
         name=name, sections=_sections(), schemas=[_block(key, schema, answers) for key, schema in loaded.items()]
     )
-    recipe_from_text(text, name)  # the schema may be one of the user's own
+    recipe_from_text(text, name)
     return text
 
 

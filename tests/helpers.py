@@ -98,6 +98,17 @@ def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32) -> Path:
     return path
 
 
+OWN_SCHEMA = """name = "mine"
+title = "What I saw"
+kind = "attributes"
+reference = "my notebook"
+[[answer]]
+name = "odd"
+low = 1
+high = 9
+"""
+
+
 def keep_all(dreams, *_) -> pd.DataFrame:
     """Stand in for `galscan.generate.judge.screen`: after three steps of training dreams are noise, which it drops."""
     return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})

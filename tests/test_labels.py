@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from galscan.errors import InputError, NotFoundError
-from galscan.labels import load_schema, schema_names
+from galscan.labels import is_shipped, lend, load_schema, remember, schema_names
+from tests.helpers import OWN_SCHEMA
 
 
 def test_every_shipped_schema_loads():
@@ -40,3 +41,44 @@ def test_a_broken_schema_is_told_in_one_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         load_schema(str(path))
+
+
+def test_a_schema_of_ones_own_is_remembered_by_its_name(tmp_path, galscan_home):
+    path = tmp_path / "any name.toml"
+    path.write_text(OWN_SCHEMA)
+    with pytest.raises(NotFoundError, match="unknown label schema 'mine'"):
+        load_schema("mine")
+    assert remember("gz2") == load_schema("gz2") and not (galscan_home / "labels").exists()
+    for _ in range(2):
+        assert remember(str(path)).name == "mine"
+    path.unlink()
+    assert load_schema("mine").names == ["odd"] and "mine" in schema_names() and not is_shipped("mine")
+    with pytest.raises(NotFoundError, match="did you mean 'mine'"):
+        load_schema("mime")
+
+
+def test_a_schema_that_came_with_a_model_is_known_to_the_process_alone(tmp_path, galscan_home):
+    path = tmp_path / "schema.toml"
+    path.write_text(OWN_SCHEMA)
+    lend(path)
+    lend(path)
+    path.unlink()
+    assert load_schema("mine").names == ["odd"] and "mine" in schema_names()
+    assert not (galscan_home / "labels").exists()
+
+
+@pytest.mark.parametrize("take", [remember, lend])
+def test_a_name_stands_for_one_schema(take, tmp_path, galscan_home):
+    path = tmp_path / "x.toml"
+    path.write_text(OWN_SCHEMA)
+    remember(str(path))
+    path.write_text(OWN_SCHEMA.replace("high = 9", "high = 5"))
+    with pytest.raises(InputError, match=r"x.toml: another label schema is called 'mine'.*labels/mine.toml"):
+        take(path if take is lend else str(path))
+    assert load_schema("mine").ranges == {"odd": (1, 9)}
+    path.write_text(OWN_SCHEMA.replace('"mine"', '"efigi"'))
+    with pytest.raises(InputError, match="comes with galscan is called 'efigi'"):
+        take(path if take is lend else str(path))
+    path.write_text(OWN_SCHEMA.replace('"mine"', '"../mine"'))
+    with pytest.raises(InputError, match="use 1-64 letters"):
+        take(path if take is lend else str(path))

@@ -313,3 +313,8 @@ def test_targets_that_exclude_each_other_share_no_real_galaxy(real_data, schema,
 def test_recipes_that_name_trained_models_stay_what_they_are():
     hashes = {"demo": "11c435ed", "dustlane": "44d27dae", "ring": "7cfcbfb9", "merger": "b3ac155f"}
     assert {name: load_recipe(name).hash[:8] for name in hashes} == hashes
+
+
+def test_rules_go_by_the_name_of_a_schema():
+    with pytest.raises(InputError, match=r"schemas.my.toml: rules go by the name of a label schema; galscan ingest"):
+        recipe_from_text(SMALL.replace("schemas.efigi", 'schemas."my.toml"'))

@@ -9,6 +9,7 @@ from galscan.labels import Schema, load_schema, schema_names
 from galscan.recipe import Recipe, recipe_from_text
 from galscan.settings import DreamRule, LabelRules, LaidRule
 from galscan.starter import starting_recipe
+from tests.helpers import OWN_SCHEMA
 
 
 @pytest.mark.parametrize("schema", schema_names())
@@ -65,12 +66,10 @@ def test_a_range_of_its_own_scales_the_example():
 
 def test_a_schema_of_ones_own(tmp_path):
     mine = tmp_path / "my labels.toml"
-    mine.write_text(
-        'name = "mine"\ntitle = "Mine"\nkind = "attributes"\nreference = "me"\n'
-        '[[answer]]\nname = "odd"\nlow = 1\nhigh = 9\n'
-    )
+    mine.write_text(OWN_SCHEMA)
     assert isinstance(load_schema(str(mine)), Schema)
-    assert recipe_from_text(starting_recipe("mine", [str(mine)])).schemas[str(mine)].positive == "odd >= 5"
+    assert recipe_from_text(starting_recipe("mine", [str(mine)])).schemas["mine"].positive == "odd >= 5"
+    assert load_schema("mine") == load_schema(str(mine))  # known by its name from now on
 
 
 @pytest.mark.parametrize(

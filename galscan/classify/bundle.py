@@ -5,6 +5,7 @@
     classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
     encoder-<hash>.safetensors                 a frozen encoder, which the networks have in common
     splits.parquet           store, id, split, target of every labelled object
+    schema.toml              of labels that do not come with galscan
     dreams.png  report.html
 
 Opening one needs no torch; only `load_scorer` loads the networks.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from galscan import labels
 from galscan.classify.calibrate import Calibration
 from galscan.classify.weights import save_network
 from galscan.errors import InputError, NotFoundError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FIRST_LOOK = "first-look.safetensors"
+SCHEMA = "schema.toml"  # of labels that do not come with galscan
 TOGETHER = "models.json"  # of a folder that holds the models of several targets, trained together
 
 
@@ -198,6 +201,8 @@ def open_bundle(path: str | Path) -> Bundle:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(f"{path / 'model.json'} is damaged ({what:.200}); restore it, or train again") from None
+    if (path / SCHEMA).is_file():
+        labels.lend(path / SCHEMA)
     try:
         recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
     except (OSError, UnicodeDecodeError):
@@ -250,6 +255,8 @@ def write_bundle(
     from galscan.files import atomic_path, digest, write_text
 
     write_text(path / "recipe.toml", recipe.text)
+    if not labels.is_shipped(schema):
+        write_text(path / SCHEMA, labels.schema_text(schema))
     weights = {}
     for k, network in enumerate(networks):
         name = f"classifier-{k}.safetensors"
@@ -272,6 +279,7 @@ def write_bundle(
         info["first_look"] = file_digest(path / FIRST_LOOK)
     info["model_hash"] = digest(
         [weights, info.get("first_look"), recipe.hash, info["calibration"], schema, size, answers]
+        + [file_digest(own) for own in [path / SCHEMA] if own.is_file()]
     )
     write_json(path / "model.json", info)
     return open_bundle(path)

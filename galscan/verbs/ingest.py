@@ -14,6 +14,7 @@ from typing import Any
 
 from galscan import home
 from galscan.errors import ConflictError, InputError, nearest
+from galscan.labels import remember
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey, pending
 from galscan.store.layout import Store
@@ -160,6 +161,8 @@ def ingest(
 
     before = store.count if store is not None else 0
     workers = 1 if kind in SUCH_AS else workers
+    for schema in (labels,) if isinstance(labels, str) else labels:
+        remember(schema)  # recipes go by its name
     store = ingest_survey(source, target, workers=workers, retry_failed=retry_failed, append=append)
     if append and before:
         _say(f"{store.count - before:,} objects added to the {before:,} that were there")
