@@ -116,8 +116,8 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
             some = [chunks[k] for k in order[start : start + window(client)]]
             for said in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
                 samples.append(said)
+                advance(min(len(said.full), max(wanted - got, 0)))  # the last chunks bring more than is wanted
                 got += len(said.full)
-                advance(len(said.full))
             read += sum(rows.stop - rows.start for _, rows in some)
             if got >= wanted:
                 break
