@@ -36,12 +36,12 @@ import torch
 from PIL import Image
 
 import galscan
-from galscan.classify.bundle import load_network, save_network
 from galscan.classify.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, together
 from galscan.classify.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
 from galscan.classify.model import GalaxyNet
 from galscan.classify.scoring import member_scores
 from galscan.classify.train import Examples, train_classifier
+from galscan.classify.weights import load_network, save_network
 from galscan.files import atomic_path, read_json, write_json, write_text
 from galscan.generate import kinds
 from galscan.generate.dreams import Dreams, dream_set, read_dreams, write_dreams

@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 
 import galscan
-from galscan.classify.bundle import load_network, save_network
 from galscan.classify.dataset import Galaxies, load_galaxies, read_table
 from galscan.classify.scoring import member_outputs
 from galscan.classify.train import Examples, train_classifier
 from galscan.classify.votes import groups_of, shares
+from galscan.classify.weights import load_network, save_network
 from galscan.generate.dreams import lay_set
 from galscan.labels import Schema, load_schema
 from galscan.recipe import LabelRules, load_recipe
