@@ -224,7 +224,7 @@ sys.exit(cli.run(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_stopped_in_the_middle_it_goes_on(run, tmp_path, sky, ending):
     sky.have(near("simbad", "NGC 1", 1, 1.0, "Galaxy"), near("ned", "N 18", 18, 1.0, "G"))
     sky.behave()

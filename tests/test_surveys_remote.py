@@ -233,7 +233,7 @@ def test_from_the_command(service, tmp_path, capsys):
         galscan.ingest("legacy-bricks", cone=(1.0, 1.0, 1.0), out=tmp_path / "l.zarr")
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_kill_9_then_the_same_command(service, tmp_path, keep):
     """Of 600 objects in three shards: nothing is lost, and of frames that were kept none is asked for twice."""
     declared, table = played(service, tmp_path, 600, per_minute=300)

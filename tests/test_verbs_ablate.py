@@ -194,6 +194,7 @@ def test_mistakes_are_one_line_with_a_remedy(store, recipe, wrong, words):
         ablate(recipe, store=store, **wrong)
 
 
+@pytest.mark.slow
 def test_laid_dreams_need_no_generator_and_repeats_go_side_by_side(tmp_path):
     sky = SimulatedSurvey(count=300, size=32, seed=2, rare_fraction=0.2)
     store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path

@@ -218,6 +218,7 @@ def test_a_wider_cone(service, tmp_path, capsys):
     assert "holds the objects of another query" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_kill_9_while_a_service_adds(run, service, tmp_path):
     run()
     table = galaxies(tmp_path / "more.csv", 100)

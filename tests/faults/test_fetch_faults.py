@@ -14,7 +14,8 @@ from tests.helpers import tiny_bundle
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
-@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["cache", "no-cache"])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no-cache"])
 def test_killed_twice_and_then_scanned(services, tmp_path: Path, cache: bool) -> None:
     """300 objects, a tenth of the answers bad; ten thousand are in tests/benchmarks/ingest.py."""
     result = ingest_under_fire(services, tmp_path, count=300, share=0.1, per_minute=6000, cache=cache)

@@ -144,6 +144,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> str:
     return ingest_survey(Noise(count=5000), out, workers=1, append=True).content_hash
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to see the worker processes")
 def test_kill_9_while_a_store_grows(tmp_path: Path, expected: str, grown: str) -> None:
     """Killed again and again, ever later; between, the store is the old one, whole, and can be read."""

@@ -224,6 +224,7 @@ def test_a_worker_killed_in_the_middle_is_replaced(store, model, tmp_path, refer
     assert_as_if_nothing_happened(out, reference)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_scan_goes_on_when_there_is_room(store, model, tmp_path, reference):
     disk = tmp_path / "disk"
     disk.mkdir()
