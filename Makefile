@@ -10,9 +10,9 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/galscan demo --out demo-run
 
-# Side by side, a file of tests in one process.
+# Side by side, a file of tests in one process; as they are collected, which is the long ones in their folders first.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 # The whole of it, slow ones included: a quarter of an hour.
 faults: $(VENV)/.installed-test
