@@ -389,6 +389,7 @@ def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path)
         run.of("ring")
 
 
+@pytest.mark.slow
 def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_path):
     options = {"survey": "sky", "model": [targets / "both"], "top": 50}
     whole = scan(out=tmp_path / "whole", **options)
