@@ -277,10 +277,25 @@ def _check_name(schema: Schema, source: str) -> None:
 @lru_cache(maxsize=32)
 def _parsed(text: str, name: str) -> Schema:
     try:
-        return _schema(tomllib.loads(text))
+        return _checked(_schema(tomllib.loads(text)))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"lacks the key {error}" if type(error) is KeyError else str(error)
         raise InputError(f"label schema {name}: {what}") from error
+
+
+def _checked(schema: Schema) -> Schema:
+    """Refuse what TOML allows and no schema means: people write their own, and models bring theirs."""
+    for key in ("name", "title", "reference"):
+        if not isinstance(value := getattr(schema, key), str):
+            raise ValueError(f"{key} = {value!r} is no text")
+    if not schema.answers:
+        raise ValueError("it has no answers")
+    for answer in schema.answers:
+        if not isinstance(answer.name, str) or not answer.name or schema.names.count(answer.name) > 1:
+            raise ValueError(f"the answer {answer.name!r} is no text, or there twice")
+        if not all(type(limit) in (int, float) for limit in (answer.low, answer.high)) or not answer.low < answer.high:
+            raise ValueError(f"the answer '{answer.name}' goes from {answer.low!r} to {answer.high!r}")
+    return schema
 
 
 def _schema(raw: dict[str, Any]) -> Schema:

@@ -34,6 +34,15 @@ def test_unknown_schema():
         ('name = "x"\ntitle = "x"\nkind = "x"\nreference = "x"', "kind 'x'"),
         ('name = "x"\ntitle = "x"\nkind = "attributes"', "lacks the key 'reference'"),
         ('name="x"\ntitle="x"\nkind="attributes"\nreference="x"\n[[answer]]\nname="a"\nhigth=2', "higth"),
+        (OWN_SCHEMA.replace('"mine"', "3"), "name = 3 is no text"),
+        (OWN_SCHEMA.replace('"my notebook"', "[1]"), r"reference = \[1\] is no text"),
+        (OWN_SCHEMA.replace("low = 1", 'low = "one"'), "'odd' goes from 'one' to 9"),
+        (OWN_SCHEMA.replace("low = 1", "low = 9"), "goes from 9 to 9"),
+        (OWN_SCHEMA.replace("low = 1", "low = nan"), "goes from nan to 9"),
+        (OWN_SCHEMA.replace('"odd"', "7"), "answer 7 is no text"),
+        (OWN_SCHEMA + '[[answer]]\nname = "odd"', "'odd' is no text, or there twice"),
+        (OWN_SCHEMA.partition("[[")[0] + "answer = []", "no answers"),
+        (OWN_SCHEMA.partition("[[")[0] + "answer = 5", "bad.toml"),
     ],
 )
 def test_a_broken_schema_is_told_in_one_line(tmp_path, text, message):
