@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galscan.errors import InputError
+from galscan.scanning import cost
 from galscan.scanning import plan as plans
 from galscan.store import layout
 from tests.helpers import tiny_store
@@ -79,26 +80,6 @@ def test_a_first_look_is_for_large_surveys():
         plans.make_plan(large, [without], cascade=True)
     on, off = (plans.make_plan(large, [bundle()], cascade=c) for c in (True, False))
     assert (on.cascade, off.cascade) == (True, False) and on.fingerprint != off.fingerprint
-
-
-def test_what_cannot_fit_is_refused_with_what_would():
-    plan = plans.make_plan([fake_store("a", 10_000_000)], [bundle()], out="/out/run")
-    each, needed = plans.worker_memory(plan), plans.output_bytes(plan)
-    plans.check_fit(plan, 4, 4 * each, needed)
-    with pytest.raises(InputError, match="use --workers 3"):
-        plans.check_fit(plan, 4, 4 * each - 1, needed)
-    with pytest.raises(InputError, match="use another machine"):
-        plans.check_fit(plan, 1, each - 1, needed)
-    plans.check_fit(plan, None, 0, needed)  # others do the work
-    with pytest.raises(InputError, match=r"/out/run needs .* --limit ([\d,]+)") as error:
-        plans.check_fit(plan, 1, each, needed // 10)
-    limit = int(str(error.value).rpartition(" ")[2].replace(",", ""))
-    assert 0.2 < limit / plan.objects < 0.4
-
-
-def test_the_rate_that_was_measured_gives_the_time():
-    plan = plans.make_plan([fake_store("a", 900_000)], [bundle()], cascade=False)
-    assert "about 15 min at 1,000 objects/s" in plans.describe(plan, "2 processes", 1000.0)
 
 
 def test_the_fingerprint_follows_what_decides_the_result_and_nothing_else():
@@ -174,49 +155,19 @@ def test_no_store_is_refused():
         plans.make_plan([], [bundle()])
 
 
-def test_the_description_says_what_a_person_needs_to_decide():
-    plan = plans.make_plan([fake_store("a", 10_000)], [bundle()], device="cpu", out="/out/run")
-    text = plans.describe(plan, "2 processes on this machine")
-    for words in (
-        "10,000 cutouts of 32 px",
-        "30.7 MB",
-        "cpu, bf16",
-        "2 processes",
-        "/out/run",
-        "best 1,000",
-        "unknown until",
-    ):
-        assert words in text
-
-
-def test_memory_and_output_grow_with_what_they_depend_on():
-    small = plans.make_plan([fake_store("a", 10_000)], [bundle()])
-    large = plans.make_plan([fake_store("a", 1_000_000)], [bundle()])
-    assert plans.worker_memory(small) == plans.worker_memory(large)  # the promise of bounded memory
-    assert plans.worker_memory(small) < plans.worker_memory(plans.make_plan([fake_store("a", 9, 128)], [bundle(128)]))
-    assert plans.output_bytes(large) > 50 * plans.output_bytes(small) / 3
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (3.2e12, "3.2 TB"), (4e15, "4,000 TB")]
-)
-def test_sizes_in_words(count, text):
-    assert plans.size_text(count) == text
-
-
 def test_embeddings_are_counted_named_and_keep_the_first_look_away(monkeypatch):
     monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
     stores = [fake_store("a", 1_000_000)]
     plain, seen = (plans.make_plan(stores, [bundle()], embeddings=which, out="/run") for which in (False, True))
     assert plain.cascade and not seen.cascade and plain.fingerprint != seen.fingerprint
     assert "embeddings" not in plain.identity
-    assert plans.output_bytes(seen) - plans.output_bytes(plain) == 256_000_000
-    assert "128 numbers an object, 256 MB" in plans.describe(seen, "2 processes")
-    plans.check_fit(plain, None, 0, 100_000_000)
+    assert cost.output_bytes(seen) - cost.output_bytes(plain) == 256_000_000
+    assert "128 numbers an object, 256 MB" in cost.describe(seen, "2 processes")
+    cost.check_fit(plain, None, 0, 100_000_000)
     with pytest.raises(InputError, match="--limit") as refused:
-        plans.check_fit(seen, None, 0, 100_000_000)
+        cost.check_fit(seen, None, 0, 100_000_000)
     limit = int(str(refused.value).split("--limit ")[1].replace(",", ""))
-    plans.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
+    cost.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
     with pytest.raises(InputError, match="--cascade: what a first look discards has no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, cascade=True)
 
@@ -232,7 +183,7 @@ def test_8_bits_are_asked_for_and_refused_where_they_cannot_be(monkeypatch, tmp_
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     plain, rough = plans.make_plan(stores, [bundle()]), plans.make_plan(stores, [bundle()], **how)
     assert rough.cascade and "int8" not in plain.identity and plain.fingerprint != rough.fingerprint
-    assert "networks in 8 bits" in plans.describe(rough, "2 processes")
+    assert "networks in 8 bits" in cost.describe(rough, "2 processes")
     monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
     with pytest.raises(InputError, match="--int8: what networks in 8 bits discard has no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, **how)

@@ -16,7 +16,8 @@ from galscan.classify.scoring import check_encoders
 from galscan.errors import InputError
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, outcome, prepare, quantised
-from galscan.scanning.plan import ModelRef, Plan, check_fit, describe, make_plan
+from galscan.scanning.cost import check_fit, describe
+from galscan.scanning.plan import ModelRef, Plan, make_plan
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store

@@ -25,7 +25,8 @@ from distributed import Client, LocalCluster
 import galscan
 from galscan.classify.scoring import Scores
 from galscan.scanning import engine, merge, parts, worker
-from galscan.scanning.plan import make_plan, output_bytes
+from galscan.scanning.cost import output_bytes
+from galscan.scanning.plan import make_plan
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
 from tests.benchmarks.scan import measured_peak
