@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ class Block(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A trunk that turns galaxies into features, and two heads that read them: for targets and morphology answers.
 
     A child builds the trunk, calls `_add_heads`, and says what its features are.
@@ -59,17 +60,17 @@ class Network(nn.Module):
         self.morphology = nn.Linear(features, answers)
 
     @property
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """What builds the network again, without its weights; JSON-able."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (n, 3, S, S) in 0..1 to what both heads read, (n, features)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trunk_hash(self) -> str:
         """Return what trunks that compute the same have in common, and no others."""
-        raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map images (n, 3, S, S) in 0..1 to logits of the targets (n, targets) and of the answers (n, answers)."""
