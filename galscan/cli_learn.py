@@ -164,7 +164,9 @@ def ablate(
     method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is told.")] = None,
     survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects of that survey.")] = 100_000,
     members: Annotated[int, typer.Option("--members", min=1, help="Networks an arm and repeat.")] = 1,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Repeats at a time.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Repeats at a time, one core each; 0: as many as there are cores.")
+    ] = 0,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,

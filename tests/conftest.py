@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 # Before torch or NumPy start their threads: tests share a small machine with Dask workers.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+os.environ["GALSCAN_WORKERS"] = "1"  # networks are trained in the test's own process
 
 # A suite that was started in the background is deaf to Ctrl-C, and so were the processes that it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

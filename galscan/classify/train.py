@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from galscan.classify.model import GalaxyNet, Network, to_unit
 from galscan.classify.votes import Groups, groups_of, negative_log_likelihood
 from galscan.generate.augment import noise_and_gain, quarter_turns, rotate_flip_scale
 from galscan.labels import Schema, votes_column
-from galscan.progress import track
+from galscan.progress import Advance, track
 from galscan.settings import ClassifierSettings
 
 MOST_POSITIVE = 0.6  # of a batch, where several targets share it
@@ -131,6 +132,7 @@ def train_classifier(
     seed: int,
     device: torch.device,
     label: str = "train classifier",
+    advance: Advance | None = None,
 ) -> Network:
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
@@ -138,6 +140,11 @@ def train_classifier(
     With `dreamt`, a part of the galaxies is dreamt (`drawing_weights`), and all that can be during the first
     ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. The loss of the
     target is ``settings.loss``.
+
+    Parameters
+    ----------
+    advance : callable, optional
+        Called as ``advance(1, note)`` after each step, instead of a progress line of its own.
 
     Returns
     -------
@@ -162,7 +169,7 @@ def train_classifier(
     balance = torch.tensor(counts[0] / counts[1], device=device).float()
 
     network.train()
-    with track(label, steps, "step") as advance:
+    with track(label, steps, "step") if advance is None else nullcontext(advance) as advance:
         for step in range(steps):
             share = min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:

@@ -21,10 +21,10 @@ from galscan.classify.ablation import ARMS, CRITIC, Repeat, labelled_objects
 from galscan.classify.dataset import Galaxies, load_galaxies
 from galscan.classify.metrics import Scored
 from galscan.classify.model import Network
+from galscan.classify.parallel import Job, train_networks
 from galscan.classify.plan import Plan
 from galscan.classify.scoring import member_scores
-from galscan.classify.train import Examples, train_classifier
-from galscan.classify.weights import load_network, save_network
+from galscan.classify.train import Examples
 from galscan.errors import GalscanError
 from galscan.files import atomic_path, read_json, write_json, write_text
 from galscan.generate import kinds
@@ -84,9 +84,14 @@ class Trial:
         """Of this repeat's generator, dreams and networks: the same for all arms."""
         return self.plan.seed * 1000 + self.repeat.number
 
+    @property
+    def finished(self) -> bool:
+        """Whether every arm has scored the test set."""
+        return all((self.folder / f"{arm}.parquet").is_file() for arm in self.arms)
+
     def scored(self) -> Scored:
         """Do the stages that are not done, and return what each arm scored; the order is the story."""
-        if not all((self.folder / f"{arm}.parquet").is_file() for arm in self.arms):
+        if not self.finished:
             self.folder.mkdir(parents=True, exist_ok=True)
             real = self._examples()
             dreamt = None
@@ -193,18 +198,15 @@ class Trial:
 
     def _networks(self, arm: str, real: Examples, dreamt: Examples | None) -> list[Network]:
         settings = ARMS[arm].settings(self.plan.recipe.classifier)
-        networks = []
-        for member in range(self.members):
-            path = self.folder / f"{arm}-{member}.safetensors"
-            if not path.is_file():
-                with _timed(self.folder, "classifiers"):
-                    network = train_classifier(
-                        real, dreamt, settings, steps=settings.steps, seed=self.seed * 100 + member,
-                        device=self.device, label=f"repeat {self.repeat.number}, {arm}, network {member}",
-                    )  # fmt: skip
-                save_network(network, path)
-            networks.append(load_network(path))
-        return networks
+        jobs = [
+            Job(
+                self.folder / f"{arm}-{member}.safetensors", real, dreamt, settings, settings.steps,
+                self.seed * 100 + member, f"repeat {self.repeat.number}, {arm}, network {member}",
+            )
+            for member in range(self.members)
+        ]  # fmt: skip
+        with _timed(self.folder, "classifiers"):
+            return train_networks(jobs, self.device, workers=1)
 
     def _score(self, arm: str, real: Examples, dreamt: Examples | None) -> None:
         path = self.folder / f"{arm}.parquet"

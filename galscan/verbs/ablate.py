@@ -10,11 +10,8 @@ Every stage leaves its result in ``OUT.partial`` and is skipped when it is there
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +23,6 @@ from galscan.classify.metrics import WorkingPoint
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError, nearest
 from galscan.files import atomic_path, digest, write_json
-from galscan.scanning import cluster
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -54,6 +50,7 @@ class Ablation:
     out: Path
     request: dict[str, Any]
     workers: int
+    """Repeats at a time; 0: as many as cores."""
 
     @property
     def dreams(self) -> bool:
@@ -116,7 +113,7 @@ def ablate(
     method: str | None = None,
     survey_size: int = 100_000,
     members: int = 1,
-    workers: int = 1,
+    workers: int | None = None,
     device: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
@@ -153,8 +150,9 @@ def ablate(
         Objects of the survey for which detections are counted.
     members : int
         Networks an arm and repeat; their mean score counts.
-    workers : int
-        Repeats at a time, each on its share of the cores: networks this small gain little from a second core.
+    workers : int, optional
+        Repeats at a time, each in a process with one thread, so that figures do not depend on it: networks this small
+        gain little from a second core. By default, or 0, as many as there are cores, and one on CUDA.
     seed : int
         Of everything: seeds 0, 1, ... of the repeats are counted from it.
     overwrite : bool
@@ -177,7 +175,8 @@ def ablate(
     Interrupted
         On Ctrl-C; the same call goes on where it stopped.
     """
-    _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members, workers=workers)
+    _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members)
+    _check(workers=workers, least=0)
     _check(negatives=negatives, max_test=max_test, least=2)
     for name, share in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
         if share is not None and not 0 < share < 1:
@@ -201,7 +200,7 @@ def ablate(
     }  # fmt: skip
     ablation = Ablation(
         plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= LEAST_COMMON else 0,
-        Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request, workers,
+        Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request, workers or 0,
     )  # fmt: skip
     print(ablation.describe(), file=sys.stderr)
     if dry_run:
@@ -244,18 +243,23 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
 
 def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]:
     """Run the stages; the order is the story."""
+    from galscan import device as devices
     from galscan import report_ablation
     from galscan.classify import trial
+    from galscan.classify.processes import default_workers, run_in_processes
 
     plan = ablation.plan
     common_steps, _ = ablation.generator_steps
     galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.drawn)
     if ablation.drawn and common_steps:
         trial.common_generator(plan, galaxies, common_steps, work, device)
-    if ablation.workers > 1:
-        _side_by_side(ablation, work, device)
     trials = [_trial(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
-    scored, told = [one.scored() for one in trials], [one.told() for one in trials]
+    left = [(ablation, one.repeat, work, device) for one in trials if not one.finished]
+    workers = min(ablation.workers or (default_workers() if device.type == "cpu" else 1), len(left))
+    if workers > 1:
+        run_in_processes(_repeat, left, workers, remedy=f"--workers {workers // 2}")
+    with devices.one_thread():  # as in a process of its own
+        scored, told = [one.scored() for one in trials], [one.told() for one in trials]
     result = ablations.evaluate(
         scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
     ) | {
@@ -277,29 +281,6 @@ def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, d
 
     _, steps = ablation.generator_steps
     return Trial(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
-
-
-def _side_by_side(ablation: Ablation, work: Path, device: torch.device) -> None:
-    """Do the repeats in processes of their own; what they leave in `work` is found there afterwards."""
-    threads = max(1, cluster.cores() // ablation.workers)
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)  # read by the libraries when the new processes load them
-    try:
-        with ProcessPoolExecutor(ablation.workers, multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(_repeat, ablation, repeat, work, device) for repeat in ablation.repeats]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: torch.device) -> None:
