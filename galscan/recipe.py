@@ -165,12 +165,20 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     check_dream("dream", rules.dream, schema)
     for k, rule in enumerate(rules.hard_negatives):
         check_dream(f"hard_negatives.{k}", rule, schema)
-    if rules.laid is not None and not rules.laid.lanes_of:
-        raise InputError("laid.lanes_of is missing: without a lane nothing becomes the target")
-    for laid in (*filter(None, [rules.laid]), *rules.laid_negatives):
-        for text in filter(None, (laid.lanes_of, laid.onto)):
+    for where, rule in (("inject", rules.inject), *(("inject_negatives", r) for r in rules.inject_negatives)):
+        if rule is None:
+            continue
+        for text in filter(None, (rule.hosts, rule.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
-        _check_names("laid.take", laid.take, schema)
+        _check_names(f"{where}.values", rule.values, schema)
+        for answer, ends in rule.values.items():
+            least, most = schema.ranges[answer]
+            if not all(least <= end <= most for end in ends):
+                raise InputError(f"{where}.values.{answer} = {list(ends)} must lie within {least:g}..{most:g}")
+    if rules.inject is not None and rules.inject.feature == "seam":
+        raise InputError("inject.feature = 'seam' is an artefact and makes no targets; name it in inject_negatives")
+    if rules.mined_negatives:
+        parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
 
 
 def check_dream(key: str, rule: DreamRule, schema: Schema) -> None:

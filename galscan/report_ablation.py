@@ -33,7 +33,7 @@ def write_ablation_report(path: str | Path) -> Path:
     page = render(
         "ablation.html.j2",
         kind="ablation",
-        title=f"galscan: what dreams bring for {result['target']}",
+        title=f"galscan: what synthetic galaxies bring for {result['target']}",
         target=result["title"],
         verdict=ablation.verdict(result),
         facts=[

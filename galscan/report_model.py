@@ -26,7 +26,7 @@ def write_model_report(model: str | Path) -> Path:
     bundle = open_bundle(model)
     info, metrics = bundle.info, bundle.metrics
     path, test = bundle.path, metrics.get("test") or {}
-    rows, names = [], {"real_only": "real galaxies only", "real_plus_dreamt": "real and dreamt galaxies"}
+    rows, names = [], {"real_only": "real galaxies only", "real_plus_dreamt": "real and synthetic galaxies"}
     for key, name in names.items():
         if entry := metrics.get(key):
             rows.append(
@@ -42,7 +42,7 @@ def write_model_report(model: str | Path) -> Path:
     if gain:
         rows.append(
             {
-                "name": "gain by dreams",
+                "name": "gain by synthetic galaxies",
                 "value": number(gain.get("mean"), sign=True),
                 "chosen": False,
                 "each": "",
@@ -78,6 +78,7 @@ def write_model_report(model: str | Path) -> Path:
         figures=figures,
         dreams=pictures.data_uri((path / "dreams.png").read_bytes()) if (path / "dreams.png").is_file() else "",
         screened=_screened(metrics.get("dreams")),
+        delivered=metrics.get("delivery_rule", ""),
         morphology=_morphology(metrics.get("morphology"), names),
         splits=[(name, count(c.get("positive")), count(c.get("negative"))) for name, c in counts.items()],
         graded=[
@@ -111,22 +112,34 @@ def _model_sentence(metrics: Mapping[str, Any], gain: Mapping[str, float] | None
         else "No test figures were recorded"
     )
     if not gain or gain.get("mean") is None:
-        return head + ("; trained without dreams." if chosen else ".")
+        return head + ("; trained on real galaxies alone." if chosen else ".")
     low, high = gain.get("lo", -math.inf), gain.get("hi", math.inf)
-    effect = "dreams helped" if low > 0 else "dreams hurt" if high < 0 else "whether dreams helped cannot be told"
+    effect = (
+        "synthetic galaxies helped"
+        if low > 0
+        else "synthetic galaxies did harm"
+        if high < 0
+        else "whether synthetic galaxies helped is not certain"
+    )
     mean, low_text, high_text = (number(value, sign=True) for value in (gain["mean"], low, high))
     return f"{head}; {effect} ({mean}, {low_text} to {high_text})."
 
 
 def _screened(dreams: Mapping[str, Any] | None) -> str:
-    """Say how many dreams were dropped before training, and why."""
+    """Say of what the synthetic training set was made, and what was left out of it."""
     if not dreams or "dropped" not in dreams:
         return ""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
-    return (
-        f"Of {dreams['all']:,} dreams ({dreams['positive']:,} of the target) {dreams['kept']:,} were used "
-        f"({dreams['kept_positive']:,} of the target); dropped before training: {reasons or 'none'}."
-    )
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
+    text = f"{dreams['kept']:,} synthetic galaxies were used, {dreams['kept_positive']:,} of them targets"
+    if "hosts" in dreams:
+        text += (
+            f". Features were injected into {dreams['hosts']:,} real galaxies ({dreams['hosts_unlabelled']:,} of them "
+            f"without labels), maps drawn by the {'diffusion model' if dreams['maps'] == 'diffusion' else 'prior'} "
+            f"({dreams['measured_maps']:,} measured on training galaxies); {dreams['invisible']:,} could not be seen and "
+            f"were left out, {dreams['hosts_not_measured']:,} hosts could not be measured"
+        )
+    return f"{text}; dropped: {reasons}." if reasons else f"{text}."
 
 
 def _morphology(told: Mapping[str, Any] | None, names: Mapping[str, str]) -> dict[str, Any] | None:

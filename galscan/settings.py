@@ -31,16 +31,19 @@ class DreamRule(Part):
     """How strongly to insist on an answer, relative to 1."""
 
 
-class LaidRule(Part):
-    """Which lanes are laid over which galaxies."""
+class InjectRule(Part):
+    """Which feature is injected into which real galaxies."""
 
-    lanes_of: str = ""
-    """Rule of the galaxies whose lanes are lifted; smooth ones, as arms would be taken for dust. Without one, galaxies
-    are shown as they are: look-alikes, more often than the survey has them."""
-    onto: str
-    """Rule of the galaxies they are laid over."""
-    take: tuple[str, ...] = ()
-    """Answers that come with the lane; all others stay those of the galaxy it is laid over."""
+    feature: Literal["dust_lane", "seam"]
+    """A module of `galscan.generate.features`."""
+    hosts: str
+    """Rule of the galaxies into which it is injected. Unlabelled ones serve where a network trained on real galaxies
+    predicts answers for which it holds."""
+    values: dict[str, tuple[float, float]] = {}
+    """Answers that the feature changes: their values where it is barely seen and where it is plain; all others stay
+    those of the host."""
+    measure: str = ""
+    """Rule of the training galaxies, of any type, on which maps of the feature are measured."""
 
 
 class LabelRules(Part):
@@ -53,10 +56,13 @@ class LabelRules(Part):
     dream: DreamRule
     hard_negatives: tuple[DreamRule, ...] = ()
     """What is dreamt on purpose to be confused with the target: half of the dreamt negatives, in equal parts."""
-    laid: LaidRule | None = None
-    """What makes targets of galaxies that are none."""
-    laid_negatives: tuple[LaidRule, ...] = ()
-    """What is laid and makes none, to be confused with it: half as many, in equal parts."""
+    inject: InjectRule | None = None
+    """What makes targets of galaxies that are none: a feature injected into real hosts."""
+    inject_negatives: tuple[InjectRule, ...] = ()
+    """What is injected and makes none, to be confused with it: a quarter as many, in equal parts."""
+    mined_negatives: str = ""
+    """Rule of hard negatives among the unlabelled galaxies: those for whose predicted answers it holds and which a network
+    trained on real galaxies takes for targets most."""
 
 
 class Split(Part):
@@ -163,9 +169,40 @@ class StableDiffusionSettings(_Taught):
     """Compute what lies between the layers again, instead of keeping it: less memory, a third more time."""
 
 
-KINDS: dict[str, type[GeneratorSettings] | type[StableDiffusionSettings]] = {
+class MapSettings(Part):
+    """The diffusion model of feature maps, which are injected into real galaxies (`galscan.generate.map_flow`)."""
+
+    kind: Literal["maps"]
+    maps: Literal["diffusion", "prior"] = "diffusion"
+    """Whether maps are sampled by the diffusion model, or drawn from the physical prior it was trained on."""
+    widths: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=2, max_length=4)] = (
+        32,
+        64,
+        96,
+    )
+    """Channels by level, the first at a quarter of a map's resolution; the last a multiple of 32."""
+    start: str = "base"
+    """Weights to start from: "base" (those shipped), "none", or the path of a file."""
+    steps: Annotated[int, Field(ge=0)] = 400
+    """Steps of fine-tuning on measured maps; 0 samples with the weights as they are."""
+    batch: Count = 32
+    """Maps a step."""
+    learning_rate: Positive = 3e-4
+    """Of AdamW, at its highest."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """How much of the averaged weights, which sample, stays at each step."""
+    measured_fraction: Share = 0.5
+    """Fraction of the maps in training, and of those sampled, that are like measured ones; less where few were measured,
+    and the rest is like the prior's."""
+
+    def check_size(self, size: int) -> None:
+        """Accept pictures of any size: maps have their own."""
+
+
+KINDS: dict[str, type[GeneratorSettings] | type[StableDiffusionSettings] | type[MapSettings]] = {
     "flow": GeneratorSettings,
     "stable-diffusion": StableDiffusionSettings,
+    "maps": MapSettings,
 }
 
 
@@ -174,17 +211,21 @@ def _kind(value: Any) -> str:
 
 
 AnyGenerator = Annotated[
-    Annotated[GeneratorSettings, Tag("flow")] | Annotated[StableDiffusionSettings, Tag("stable-diffusion")],
+    Annotated[GeneratorSettings, Tag("flow")]
+    | Annotated[StableDiffusionSettings, Tag("stable-diffusion")]
+    | Annotated[MapSettings, Tag("maps")],
     Discriminator(_kind),
 ]
 
 
 class DreamSettings(Part):
-    laid: Annotated[int, Field(ge=0)] = 2000
-    """Targets made by laying the lanes of some training galaxies over others, where the rules have ``laid``; with
-    half as many hard negatives where they have ``laid_negatives``."""
+    injected: Annotated[int, Field(ge=0)] = 2000
+    """Targets made by injecting the feature of the rules' ``inject`` into real galaxies, with a quarter as many hard
+    negatives where they have ``inject_negatives``."""
+    mined: Annotated[int, Field(ge=0)] = 200
+    """Hard negatives taken from the unlabelled galaxies, where the rules have ``mined_negatives``."""
     positives: Annotated[int, Field(ge=0)] = 300
-    """Targets drawn by the generator; 0 draws nothing, and needs no generator."""
+    """Targets drawn whole by the generator, where it draws whole images; 0 draws nothing, and needs no generator."""
     negatives: Count = 600
     """Others drawn beside them, half of them the hard ones of ``hard_negatives``."""
     guidance: Annotated[float, Field(ge=0)] | None = None
@@ -193,13 +234,15 @@ class DreamSettings(Part):
     steps: Count | None = None
     """From noise to picture; by default as is good for the generator (20; Stable Diffusion 40)."""
 
-    def told(self, rules: LabelRules, *, drawn: bool = True) -> str:
-        """Return in words how many are made."""
+    def summary(self, rules: LabelRules, *, whole: bool = True) -> str:
+        """Return in words how many are made; `whole` says whether a generator draws whole images."""
         parts = []
-        if rules.laid is not None and self.laid:
-            negatives = f" and {self.laid // 2:,} negative" if rules.laid_negatives else ""
-            parts += [f"{self.laid:,} positive{negatives} laid"]
-        if drawn and self.positives:
+        if rules.inject is not None and self.injected:
+            negatives = f" and {self.injected // 4:,} negative" if rules.inject_negatives else ""
+            parts += [f"{self.injected:,} positive{negatives} injected into real galaxies"]
+        if rules.mined_negatives and self.mined:
+            parts += [f"{self.mined:,} negatives mined"]
+        if whole and self.positives:
             parts += [f"{self.positives:,} positive and {self.negatives:,} negative drawn"]
         return "; ".join(parts) or "none"
 
@@ -227,18 +270,20 @@ class ClassifierSettings(Part):
     """Of AdamW, at its highest."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """Of AdamW."""
-    positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of a batch that is positive, where positives are oversampled."""
+    positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.16
+    """Fraction of a batch that are real positives, where positives are oversampled."""
     sampling: Literal["oversampled", "natural"] = "oversampled"
     """Draw positives until they are `positive_fraction` of a batch, or every galaxy as often as any other."""
     loss: Literal["plain", "weighted", "focal"] = "plain"
     """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
-    dreamt_fraction: Share = 0.7
-    """Share of the positives that are dreamt, in the training that uses dreams at all; less where few are left."""
-    dreamt_negatives: Share = 0.1
-    """Share of all others that are dreamt there: so that "dreamt" does not come to mean the target."""
-    dreams_first: Share = 0.0
-    """Share of the steps, at the beginning, in which all is dreamt; afterwards as the two above say."""
+    synthetic_positives: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Fraction of a batch that are synthetic positives, beside the real ones; less where few were made."""
+    synthetic_negatives: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Fraction of a batch that are synthetic negatives, so that "synthetic" does not come to mean the target."""
+    hosts: Share = 0.5
+    """Fraction of the injected galaxies of a batch whose untouched hosts are in it, too, as negatives."""
+    real_last: Share = 0.0
+    """Fraction of the steps, at the end, in which every galaxy is real."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the morphology answers in the loss, beside 1 of the target; 0 for none."""
 

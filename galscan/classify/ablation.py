@@ -1,4 +1,4 @@
-"""What dreams bring: the arms that are compared, how objects are divided, and what the scores say.
+"""What synthetic galaxies bring: the arms that are compared, how objects are divided, and what the scores say.
 
 An arm changes a few settings of the recipe's classifier and nothing else: data, number of steps, network and
 classical augmentation are the same for all.
@@ -18,6 +18,7 @@ from galscan.classify.metrics import METRICS, Scored, WorkingPoint
 from galscan.errors import InputError
 from galscan.settings import ClassifierSettings
 
+PRIOR, MAPS, IMAGES = SYNTHETIC = ("prior", "maps", "images")  # kinds of synthetic training sets
 _NO_HEADS = {"morphology_weight": 0.0}
 _OVERSAMPLED = {"sampling": "oversampled", "loss": "plain"}
 
@@ -28,27 +29,28 @@ class Arm:
 
     title: str
     kind: str = ""
-    """Which dreams it sees: none, "laid" (lanes over training galaxies), "drawn" (by the generator) or "both"."""
+    """Which synthetic galaxies it is trained on: none, "prior" (maps of the physical prior injected into real galaxies),
+    "maps" (maps sampled by the diffusion model, injected alike) or "images" (whole images)."""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dreams(self) -> bool:
-        """Whether it sees any."""
+        """Whether it is trained on any."""
         return bool(self.kind)
 
     @property
+    def injected(self) -> bool:
+        """Whether it needs the recipe's ``inject`` rule."""
+        return self.kind in (PRIOR, MAPS)
+
+    @property
     def drawn(self) -> bool:
-        """Whether it needs a generator."""
-        return self.kind in ("drawn", "both")
+        """Whether it needs a generator of whole images."""
+        return self.kind == IMAGES
 
     def settings(self, recipe: ClassifierSettings) -> ClassifierSettings:
         """Return the recipe's settings with this arm's changes."""
         return recipe.model_copy(update=dict(self.changes))
-
-
-def _dreams(title: str, fraction: float, *, kind: str = "both", first: float = 0.0, negatives: float = 0.1) -> Arm:
-    shares = {"dreamt_fraction": fraction, "dreamt_negatives": negatives, "dreams_first": first}
-    return Arm(title, kind, {**_OVERSAMPLED, **shares})
 
 
 ARMS: dict[str, Arm] = {
@@ -57,16 +59,16 @@ ARMS: dict[str, Arm] = {
     "focal": Arm("focal loss", "", {"sampling": "natural", "loss": "focal", **_NO_HEADS}),
     "oversampled": Arm("oversampled with classical augmentation", "", {**_OVERSAMPLED, **_NO_HEADS}),
     "attributes": Arm("real only, with morphology heads", "", _OVERSAMPLED),
-    "laid": _dreams("lanes laid over real galaxies", 0.7, kind="laid"),
-    "drawn": _dreams("drawn by the generator", 0.7, kind="drawn"),
-    "dreams_30": _dreams("laid and drawn, three positives in ten", 0.3),
-    "dreams_70": _dreams("laid and drawn, seven positives in ten", 0.7),
-    "dreams_90": _dreams("laid and drawn, nine positives in ten", 0.9),
-    "dreams_first": _dreams("dreams first, then three positives in ten", 0.3, first=0.5),
-    "dreamt_only": _dreams("no real positive", 1.0),
+    "prior": Arm("features of the physical prior injected into real galaxies", PRIOR, _OVERSAMPLED),
+    "maps": Arm("features sampled by the diffusion model, injected into real galaxies", MAPS, _OVERSAMPLED),
+    "images": Arm("whole images by a diffusion model", IMAGES, _OVERSAMPLED),
+    "maps_without_hosts": Arm("as maps, without the untouched hosts", MAPS, {**_OVERSAMPLED, "hosts": 0.0}),
+    "maps_fewer": Arm("as maps, half as many of them", MAPS, {**_OVERSAMPLED, "synthetic_positives": 0.12}),
+    "maps_real_last": Arm("as maps, the last quarter real only", MAPS, {**_OVERSAMPLED, "real_last": 0.25}),
 }
+VARIANTS = ("maps_without_hosts", "maps_fewer", "maps_real_last")  # compared where they are named
 BASELINES = ("plain", "weighted", "focal", "oversampled")
-CRITIC = "attributes"  # the arm whose network screens the dreams: it never saw one
+CRITIC = "attributes"  # the arm whose network chooses unlabelled hosts and filters whole images: it saw no synthetic one
 REAL_ONLY = (*BASELINES, CRITIC)
 
 
@@ -111,13 +113,15 @@ def make_repeats(
     negatives: int | None,
     max_test: int | None,
     seed: int,
+    reserved: int = 0,
 ) -> list[Repeat]:
     """Divide objects by id, stratified, once for each of `seeds` and `folds`.
 
     With one fold, `positives` (default half) train and the rest is the test set; with more, each fold is the test set
-    once, and of the others `positives` (default all) train. Negatives train in the proportion in which there are
-    some, at most `negatives`, and ambiguous objects, which teach morphology only and are never tested, in the
-    proportion of the negatives. At most `max_test` negatives are tested.
+    once, and of the others `positives` (default all) train. `negatives` (default: in the proportion of the positives)
+    train, and ambiguous objects, on which morphology alone is trained and which are never tested, in the proportion of
+    the negatives. At most `max_test` negatives are tested. With fewer positives than another call the same objects are
+    tested: `reserved` positives never are.
 
     Raises
     ------
@@ -133,18 +137,22 @@ def make_repeats(
         raise InputError(f"--folds {folds}: {n['positives']} positives are too few; use at most {n['positives'] // 2}")
     room = n["positives"] - (2 if folds == 1 else -(-n["positives"] // folds))
     wanted = positives if positives is not None else n["positives"] // 2 if folds == 1 else room
-    if not 2 <= wanted <= room:
-        raise InputError(f"--positives {wanted}: of {n['positives']} positives, 2 to {room} may train; choose such")
+    if not 0 <= max(wanted, reserved) <= room:
+        raise InputError(f"--positives {wanted}: of {n['positives']} positives, 0 to {room} may train; choose such")
+    if not wanted and negatives is None:
+        raise InputError("--positives 0 needs --negatives: how many others train")
     repeats: list[Repeat] = []
     for s in range(seeds):
         random = np.random.default_rng([seed, s])
         shuffled = {name: random.permutation(ids) for name, ids in of_kind.items()}
         for fold in range(folds):
-            take = {"positives": wanted, "negatives": round(wanted * n["negatives"] / n["positives"])}
-            take["negatives"] = min(take["negatives"], negatives or n["negatives"])
+            take = {"positives": wanted, "negatives": negatives or round(wanted * n["negatives"] / n["positives"])}
+            take["negatives"] = min(take["negatives"], n["negatives"])
             take["ambiguous"] = round(n["ambiguous"] * take["negatives"] / n["negatives"])
             if folds == 1:
-                rest, test = shuffled, {name: shuffled[name][take[name] :] for name in ("positives", "negatives")}
+                rest = shuffled
+                first = {"positives": max(wanted, reserved), "negatives": take["negatives"]}
+                test = {name: shuffled[name][first[name] :] for name in first}
             else:
                 test = {name: shuffled[name][fold::folds] for name in ("positives", "negatives")}
                 rest = shuffled | {name: shuffled[name][np.arange(n[name]) % folds != fold] for name in test}
@@ -168,7 +176,7 @@ def make_repeats(
 def evaluate(
     repeats: Sequence[Scored], point: WorkingPoint, *, survey_size: int, method: str, seed: int
 ) -> dict[str, Any]:
-    """Return the figures of every arm, what each gains over those without dreams, and the curves; JSON-able.
+    """Return the figures of every arm, what each gains over real-only ones, and the curves; JSON-able.
 
     The best baseline is chosen by the mean of the figure in question, so that it may be another for another
     figure. The choice is not repeated in the bootstrap. Figures at ``point`` are for its prevalence.
@@ -254,7 +262,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     """Return in two sentences what the method gained, or did not; over the best baseline and over real + heads."""
     gains, title = result["gains"][result["method"]], result["arms"][result["method"]]["title"]
     lines = []
-    for label, words in (("best_baseline", "the best baseline"), (CRITIC, "the same network without dreams")):
+    for label, words in (("best_baseline", "the best baseline"), (CRITIC, "the same network without synthetic galaxies")):
         if label not in gains:
             continue
         ap, found = gains[label]["ap"], gains[label]["detections"]

@@ -92,12 +92,14 @@ def waterfall(text: str, table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
 
 
 def starts(rules: LabelRules) -> Iterator[tuple[str, str]]:
-    """Yield the rules that say from which galaxies dreams are made, with the keys they stand under."""
+    """Yield the rules that say of which galaxies synthetic ones are made, with the keys they stand under."""
     yield "dream.from", rules.dream.base
     yield from ((f"hard_negatives.{k}.from", rule.base) for k, rule in enumerate(rules.hard_negatives))
-    named = [("laid", rules.laid)] if rules.laid is not None else []
-    for key, laid in [*named, *((f"laid_negatives.{k}", rule) for k, rule in enumerate(rules.laid_negatives))]:
-        yield from ((f"{key}.{part}", getattr(laid, part)) for part in ("lanes_of", "onto") if getattr(laid, part))
+    named = [("inject", rules.inject)] if rules.inject is not None else []
+    for key, rule in [*named, *((f"inject_negatives.{k}", rule) for k, rule in enumerate(rules.inject_negatives))]:
+        yield from ((f"{key}.{part}", getattr(rule, part)) for part in ("hosts", "measure") if getattr(rule, part))
+    if rules.mined_negatives:
+        yield "mined_negatives", rules.mined_negatives
 
 
 def sources(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
@@ -118,9 +120,6 @@ def hardness(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> np.ndarr
     for rule in rules.hard_negatives:
         inside = [(columns[a] >= low) & (columns[a] <= high) for a, (low, high) in rule.set.items()]
         hard |= np.logical_and.reduce([parse_rule(rule.base, schema.names).evaluate(columns)[0], *inside])
-    for laid in rules.laid_negatives:
-        if not laid.lanes_of:
-            hard |= parse_rule(laid.onto, schema.names).evaluate(columns)[0]
     join, parts = parse_rule(rules.positive, schema.names).parts()
     missed = sum(~part.evaluate(columns)[0] for part in parts) if join == "and" else np.full(len(table), 9)
     return np.select([hard, np.asarray(missed) == 1], [2, 1], 0)
@@ -146,10 +145,10 @@ def problem(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequenc
             "([dream] positives = 0)"
         )
     for store in stores:
-        if store.size != recipe.size:
+        if store.size < recipe.size:
             return (
-                f"{store.path} holds {store.size} px cutouts, the recipe trains on {recipe.size} px; "
-                f"say size = {store.size} in the recipe, or ingest with --size {recipe.size}"
+                f"{store.path} holds {store.size} px cutouts, the recipe needs {recipe.size} px; ingest with "
+                f"--size {recipe.size} or more, or train by a recipe with size = {store.size} or less"
             )
     return None
 
@@ -176,9 +175,9 @@ def warnings(recipe: Recipe, schema: Schema, table: pd.DataFrame) -> list[str]:
     if recipe.dream.positives:
         found += _dreamt(rules, table, schema)
     for entry in sources(rules, table, schema)[1:]:
-        wanted = recipe.dream.positives if entry["key"].startswith("hard") else recipe.dream.laid
+        wanted = recipe.dream.positives if entry["key"].startswith("hard") else recipe.dream.injected
         if wanted and not entry["training"]:
-            found.append(f"no training galaxy satisfies {entry['key']}, '{entry['rule']}': nothing is dreamt from it")
+            found.append(f"no training galaxy satisfies {entry['key']}, '{entry['rule']}': nothing is made of it")
     return found
 
 

@@ -17,7 +17,8 @@ import pandas as pd
 from galscan.errors import InputError
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.labels import Schema, parse_rule, target_mask, votes_column
-from galscan.settings import AnyGenerator, LabelRules, Split
+from galscan.resampling import resample
+from galscan.settings import GeneratorSettings, LabelRules, Split, StableDiffusionSettings
 from galscan.store.layout import UNUSABLE, Store
 
 MAX_UNLABELLED = 20_000  # galaxies without labels that the generator learns from; more hardly teaches it
@@ -32,7 +33,7 @@ class Galaxies:
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
     table : DataFrame, n rows
-        store, id (text), survey (index of the store), split (train, calibration, test, '' for
+        store, id (text), survey (index of the store), frame (arcsec on a side), split (train, calibration, test, '' for
         ambiguous and unlabelled ones), target (1, 0, NaN); of several targets, 1 for any of them, and then one column
         for each (`target_column`).
     labels : DataFrame of float32, n rows
@@ -60,8 +61,8 @@ class Galaxies:
         measured = pd.DataFrame(measure(self.images[rows]), columns=list(MEASURED))
         return pd.concat([self.labels.iloc[rows].reset_index(drop=True), measured], axis=1)
 
-    def generator_set(self, settings: AnyGenerator) -> GalaxySet:
-        """Return what the generator may learn from: everything but the held-out objects."""
+    def generator_set(self, settings: GeneratorSettings | StableDiffusionSettings) -> GalaxySet:
+        """Return what a generator of whole images may be trained on: everything but the held-out objects."""
         held_out = set(self.table.loc[self.table["split"].isin(("calibration", "test")), "id"])
         keep = np.flatnonzero(~self.table["id"].isin(held_out))
         labelled = self.labels.notna().any(axis=1).to_numpy()
@@ -84,7 +85,7 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
     Returns
     -------
     DataFrame
-        Columns store, survey, row, id (text), target (1, 0, NaN), one per answer of `schema` and, of a tree, one per
+        Columns store, survey, row, id (text), frame (arcsec on a side), target (1, 0, NaN), one per answer of `schema` and, of a tree, one per
         question: how many votes there were on it (`votes_of`), NaN = not counted.
 
     Raises
@@ -98,8 +99,11 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
         held = store.labels(schema.name) if schema.name in store.schemas else pd.DataFrame(index=range(store.count))
         labels = held.reindex(columns=schema.names).iloc[usable].astype(np.float32).reset_index(drop=True)
         base = pd.DataFrame(
-            {"store": store.name, "survey": number, "row": usable, "id": store.column("id")[usable].astype(str)}
-        )
+            {
+                "store": store.name, "survey": number, "row": usable, "id": store.column("id")[usable].astype(str),
+                "frame": store.column("pixel_scale")[usable] * store.size,
+            }
+        )  # fmt: skip
         counted = held.reindex(columns=votes_of(schema)).iloc[usable].astype(np.float32).reset_index(drop=True)
         parts.append(pd.concat([base, labels, counted], axis=1))
     table = pd.concat(parts, ignore_index=True)
@@ -162,7 +166,7 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
     for value, name, rule in ((1, "positive", rules.positive), (0, "negative", rules.negative)):
         count = table.loc[table["target"] == value, "id"].nunique()
         if count < MIN_POSITIVES:
-            known = ("store", "survey", "row", "id", "target")
+            known = ("store", "survey", "row", "id", "frame", "target")
             answers = [c for c in table if c not in known and not c.endswith(votes_column(""))]
             labelled = int(table[answers].notna().any(axis=1).sum())
             raise InputError(
@@ -205,7 +209,15 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
 def load_galaxies(
     stores: Sequence[Store], table: pd.DataFrame, answers: Sequence[str], size: int, *, seed: int, unlabelled: bool
 ) -> Galaxies:
-    """Stream the stores once and keep the labelled galaxies and, if asked, a sample of the others."""
+    """Stream the stores once and keep the labelled galaxies and, if asked, a sample of the others.
+
+    Images of larger stores are resampled to `size` pixels on a side.
+
+    Raises
+    ------
+    InputError
+        If the images of a store are smaller.
+    """
     # A galaxy that people graded has a target and perhaps no label.
     labelled = (table[list(answers)].notna().any(axis=1) | table["target"].notna()).to_numpy()
     others = np.flatnonzero(~labelled)
@@ -220,6 +232,6 @@ def load_galaxies(
             rows = store.rows(shard)
             here = np.flatnonzero((survey == number) & (row >= rows.start) & (row < rows.stop))
             if len(here):
-                images[here] = store.images(rows)[row[here] - rows.start]
+                images[here] = resample(store.images(rows)[row[here] - rows.start], size)
     chosen = chosen.reset_index(drop=True)
     return Galaxies(images, chosen.drop(columns=["row", *answers]), chosen[list(answers)])

@@ -15,6 +15,7 @@ from galscan.classify.dataset import check_counts, read_table, split_objects, ta
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
 from galscan.recipe import Recipe, load_recipe
+from galscan.resampling import pixels_text
 from galscan.settings import LabelRules
 from galscan.store import layout
 
@@ -77,7 +78,9 @@ class Plan:
         """Return the plan for people."""
         r, t = self.recipe, self.table
         rows = [f"target       {r.name}: {r.title}"]
-        rows += [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in self.stores]
+        rows += [
+            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})" for s in self.stores
+        ]
         labelled = int(t[self.schema.names].notna().any(axis=1).sum())
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
         for split in ("train", "calibration", "test"):
@@ -86,14 +89,14 @@ class Plan:
         rows += grading.describe(self.vetted, self.grades)
         rows += [
             f"generator    {r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
-            if self.synthetic and r.dream.positives
+            if self.synthetic and (r.dream.positives or (r.generator.kind == "maps" and self.rules.inject is not None))
             else "generator    none"
         ]
         if self.synthetic:
-            rows += [f"dreams       {r.dream.told(self.rules)}"]
+            rows += [f"synthetic    {r.dream.summary(self.rules)}"]
         rows += [
             f"classifiers  {r.classifier.members} real-only"
-            + (f" and {r.classifier.members} real + dreamt" if self.synthetic else "")
+            + (f" and {r.classifier.members} real + synthetic" if self.synthetic else "")
             + (f" on {r.classifier.network}" if r.classifier.encoder else "")
         ]
         look = r.first_look
@@ -151,15 +154,15 @@ def make_plan(
     if len({p.resolve() if isinstance(p, Path) else p for p in paths}) < len(paths):
         raise InputError("a store is named twice; name each once")
     stores = [layout.open_store(p) for p in paths]
-    if by_default:  # all that fit; if none does, say so of the first
-        stores = [s for s in stores if s.size == recipe.size] or stores
+    if by_default:  # all with pixels enough; if none has, say so of the first
+        stores = [s for s in stores if s.size >= recipe.size] or stores
     named = len(stores)
     stores = grading.add_stores(stores, vetted)
     for s in stores:
-        if s.size != recipe.size:
+        if s.size < recipe.size:
             raise InputError(
-                f"{s.path} holds {s.size} px cutouts, the recipe of '{recipe.name}' trains on {recipe.size} px; "
-                f"ingest with --size {recipe.size}"
+                f"{s.path} holds {s.size} px cutouts, the recipe of '{recipe.name}' needs {recipe.size} px; ingest "
+                f"with --size {recipe.size} or more, or train by a recipe with size = {s.size} or less"
             )
     # Stores without a label of the recipe's still teach the generator.
     schema = load_schema(recipe.schema_for(s for store in stores[:named] for s in store.schemas))

@@ -1,4 +1,4 @@
-"""Train one network on real, or on real and dreamt, galaxies: one loop, read from top to bottom."""
+"""Train one network on real, or on real and synthetic, galaxies: one loop, read from top to bottom."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ class Examples:
         On each question, where the answers are votes.
     groups : list of list of int
         Columns of the answers of each question.
+    host : ndarray of int, shape (n,), optional
+        Of a galaxy into which a feature was injected, the row number of its untouched host among these; -1 where there
+        is none. A host is drawn in the same batch as the galaxy made of it, and in no other.
     """
 
     images: np.ndarray
@@ -49,12 +52,19 @@ class Examples:
     answers: np.ndarray
     votes: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     groups: Groups = ()
+    host: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def from_labels(
-        cls, images: np.ndarray, target: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], schema: Schema
+        cls,
+        images: np.ndarray,
+        target: np.ndarray,
+        labels: pd.DataFrame,
+        answers: Sequence[str],
+        schema: Schema,
+        host: np.ndarray | None = None,
     ) -> Examples:
-        """Build examples from labels in their own units, of which `answers` are taught.
+        """Build examples from labels in their own units, of which the networks are trained on `answers`.
 
         Of votes that `labels` does not count (`galscan.labels.votes_column`) there are ``schema.assumed_votes``.
         """
@@ -67,12 +77,19 @@ class Examples:
         return cls(
             images, np.asarray(target, np.float32).reshape(len(images), -1), scaled.astype(np.float32),
             np.where(np.isfinite(votes), votes, np.float32(schema.assumed_votes)), groups,
+            np.full(len(images), -1) if host is None else host,
         )  # fmt: skip
 
     def joined(self, others: Examples) -> Examples:
         """Return these galaxies, and after them the others."""
         images, target, answers, votes = map(np.concatenate, zip(self.columns, others.columns, strict=True))
-        return Examples(images, target, answers, votes, self.groups)
+        theirs = np.where(others.hosts >= 0, others.hosts + len(self.images), -1)
+        return Examples(images, target, answers, votes, self.groups, np.concatenate([self.hosts, theirs]))
+
+    @property
+    def hosts(self) -> np.ndarray:
+        """`host`, with a row for each galaxy also where none was injected."""
+        return self.host if len(self.host) else np.full(len(self.images), -1)
 
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
@@ -86,46 +103,78 @@ class Examples:
 
 
 def drawing_weights(
-    real: Examples, dreamt: Examples | None, settings: ClassifierSettings, *, first: bool = False
+    real: Examples, synthetic: Examples | None, settings: ClassifierSettings, *, only_real: bool = False
 ) -> torch.Tensor:
-    """Return how often each galaxy is drawn, the real ones and after them the dreamt; float64, their sum is 1.
+    """Return how often each galaxy is drawn, the real ones and after them the synthetic; float64, their sum is 1.
 
-    How many of a batch are positive is as ``settings.sampling`` says; where they are oversampled, each of several
-    targets has an equal part of them. Of these ``settings.dreamt_fraction`` are dreamt, or fewer where few dreams are
-    left: no dreamt target is shown more often than a real one, else a handful would be learnt by heart. Of the others
-    ``settings.dreamt_negatives`` are dreamt.
+    Real positives are ``settings.positive_fraction`` of a batch where they are oversampled, synthetic ones
+    ``settings.synthetic_positives`` beside them, synthetic negatives ``settings.synthetic_negatives``; each of several
+    targets has an equal part of the positives. Few synthetic positives are drawn less often: none more often than a
+    real one, else a handful would be learnt by heart. Without real positives the synthetic ones take their place.
+    Hosts are not drawn by themselves (`Examples.host`).
 
     Parameters
     ----------
-    first : bool
-        All that can be dreamt is: see ``settings.dreams_first``.
+    only_real : bool
+        No synthetic galaxy is drawn: see ``settings.real_last``.
     """
-    pools = [real] if dreamt is None else [real, dreamt]
+    pools = [real] if synthetic is None else [real, synthetic]
     any_positive = [(pool.target == 1).any(1) for pool in pools]
     others = [pool.useful(settings) & ~rows for pool, rows in zip(pools, any_positive, strict=True)]
     targets = real.target.shape[1]
     mass = min(targets * settings.positive_fraction, max(MOST_POSITIVE, settings.positive_fraction))
     if settings.sampling == "natural":
         mass = any_positive[0].sum() / max(any_positive[0].sum() + others[0].sum(), 1)
-    weights = [np.zeros(len(pool.target)) for pool in pools]
-    kinds = [
-        ([pool.target[:, k] == 1 for pool in pools], mass / targets, settings.dreamt_fraction) for k in range(targets)
-    ]
+    kinds = [([pool.target[:, k] == 1 for pool in pools], mass / targets) for k in range(targets)]
     if settings.sampling == "natural":
-        kinds = [(any_positive, mass, settings.dreamt_fraction)]
-    for of_kind, whole, asked in (*kinds, (others, 1 - mass, settings.dreamt_negatives)):
-        count = [int(rows.sum()) for rows in of_kind]
-        share = 0.0
-        if dreamt is not None and count[1]:
-            share = 1.0 if first or asked == 1 or not count[0] else min(asked, count[1] / sum(count))
-        for pool, part in zip(range(len(pools)), (1 - share, share), strict=False):
-            weights[pool] += of_kind[pool] * (whole * part / max(count[pool], 1))
+        kinds = [(any_positive, mass)]
+    weights = [np.zeros(len(pool.target)) for pool in pools]
+    use = synthetic is not None and not only_real
+    if use:
+        hosts = np.zeros(len(pools[1].target), bool)
+        hosts[pools[1].hosts[pools[1].hosts >= 0]] = True
+        others[1] &= ~hosts
+    for rows, each in kinds:
+        n_real, n_synthetic = (int(rows[0].sum()), int(rows[1].sum()) if use else 0)
+        extra = settings.synthetic_positives / len(kinds) if n_synthetic else 0.0
+        if n_real and extra:
+            extra = min(extra, each * n_synthetic / n_real)
+        weights[0] += rows[0] * (each / max(n_real, 1))
+        if n_synthetic:
+            weights[1] += rows[1] * ((extra if n_real else each + extra) / n_synthetic)
+    if use and others[1].any():
+        weights[1] += others[1] * (settings.synthetic_negatives / others[1].sum())
+    rest = 1 - sum(float(each.sum()) for each in weights)
+    weights[0] += others[0] * (max(rest, 0.0) / max(int(others[0].sum()), 1))
     return torch.from_numpy(np.concatenate(weights))
+
+
+def with_hosts(
+    rows: torch.Tensor, host: torch.Tensor, positive: torch.Tensor, fraction: float, random: torch.Generator
+) -> torch.Tensor:
+    """Put the untouched hosts of a `fraction` of the injected galaxies of a batch in the place of other negatives.
+
+    Parameters
+    ----------
+    rows : tensor of int, shape (batch,)
+        What was drawn.
+    host : tensor of int, shape (n,)
+        `Examples.host` of all galaxies.
+    positive : tensor of bool, shape (n,)
+    """
+    injected = rows[host[rows] >= 0]
+    free = torch.nonzero(~positive[rows] & (host[rows] < 0)).flatten()
+    count = min(round(fraction * len(injected)), len(free))
+    if not count:
+        return rows
+    chosen = injected[torch.randperm(len(injected), generator=random)[:count]]
+    places = free[torch.randperm(len(free), generator=random)[:count]]
+    return rows.index_put((places,), host[chosen])
 
 
 def train_classifier(
     real: Examples,
-    dreamt: Examples | None,
+    synthetic: Examples | None,
     settings: ClassifierSettings,
     *,
     steps: int,
@@ -137,9 +186,8 @@ def train_classifier(
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
     The network has a score for each column of ``real.target``.
-    With `dreamt`, a part of the galaxies is dreamt (`drawing_weights`), and all that can be during the first
-    ``settings.dreams_first`` of the steps; without, every galaxy is real, whatever these say. The loss of the
-    target is ``settings.loss``.
+    With `synthetic`, a part of the galaxies is synthetic (`drawing_weights`), but for the last ``settings.real_last``
+    of the steps. The loss of the target is ``settings.loss``.
 
     Parameters
     ----------
@@ -150,8 +198,7 @@ def train_classifier(
     -------
     Network
         The moving average of the weights, with the statistics of its normalisation layers taken from the pixels
-        of *real* training images only (dreamt ones have statistics of their own, and it is real ones it will
-        see). Where every example is dreamt this is all that real ones give: none of their labels is learnt.
+        of *real* training images only: synthetic ones have statistics of their own, and it is real ones it will see.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
@@ -161,10 +208,11 @@ def train_classifier(
     optimizer = torch.optim.AdamW(_learning(network, settings), weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
 
-    all_ = real if dreamt is None else real.joined(dreamt)
+    all_ = real if synthetic is None else real.joined(synthetic)
     columns = [torch.from_numpy(column) for column in all_.columns]
-    only_dreams = round(steps * settings.dreams_first) if dreamt is not None else 0
-    weights = [drawing_weights(real, dreamt, settings, first=first) for first in (True, False)]
+    host, positive = torch.from_numpy(all_.hosts), torch.from_numpy((all_.target == 1).any(1))
+    real_from = steps - round(steps * settings.real_last) if synthetic is not None else steps
+    weights = [drawing_weights(real, synthetic, settings, only_real=only) for only in (False, True)]
     counts = (real.target == 0).sum(0), np.maximum((real.target == 1).sum(0), 1)
     balance = torch.tensor(counts[0] / counts[1], device=device).float()
 
@@ -174,7 +222,8 @@ def train_classifier(
             share = min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * share
-            rows = torch.multinomial(weights[step >= only_dreams], settings.batch, replacement=True, generator=random)
+            rows = torch.multinomial(weights[step >= real_from], settings.batch, replacement=True, generator=random)
+            rows = with_hosts(rows, host, positive, settings.hosts, random)
             images, target, answers, votes = (column[rows].to(device) for column in columns)
 
             pixels = quarter_turns(rotate_flip_scale(to_unit(images), random), random)
@@ -225,10 +274,11 @@ def affordable_steps(
     """Return how many steps of `train_classifier` fit into `seconds`, at most what the recipe asks for."""
     if seconds is None:
         return settings.steps
-    train_classifier(real, None, settings, steps=4, seed=0, device=device, label="warm up")
-    timed = 12
-    started = time.monotonic()
-    train_classifier(real, None, settings, steps=timed, seed=0, device=device, label="time a step")
+    with devices.one_thread() if device.type == "cpu" else nullcontext():
+        train_classifier(real, None, settings, steps=2, seed=0, device=device, label="warm up")
+        timed = 8
+        started = time.monotonic()
+        train_classifier(real, None, settings, steps=timed, seed=0, device=device, label="time a step")
     return int(min(settings.steps, max(20, seconds * timed / (time.monotonic() - started))))
 
 

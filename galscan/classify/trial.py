@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from galscan.classify.ablation import ARMS, CRITIC, Repeat, labelled_objects
+from galscan.classify import synthetic
+from galscan.classify.ablation import ARMS, CRITIC, IMAGES, PRIOR, SYNTHETIC, Repeat, labelled_objects
 from galscan.classify.dataset import Galaxies, load_galaxies
 from galscan.classify.metrics import Scored
 from galscan.classify.model import Network
@@ -28,8 +29,10 @@ from galscan.classify.train import Examples
 from galscan.errors import GalscanError
 from galscan.files import atomic_path, read_json, write_json, write_text
 from galscan.generate import kinds
-from galscan.generate.dreams import Dreams, dream_set, lay_set, read_dreams, write_dreams
+from galscan.generate.dreams import Dreams, dream_set, read_dreams, write_dreams
 from galscan.generate.galaxies import GalaxySet
+from galscan.recipe import Recipe
+from galscan.settings import DreamSettings, GeneratorSettings, MapSettings, StableDiffusionSettings
 
 COMMON = "common"
 
@@ -53,7 +56,7 @@ def common_generator(plan: Plan, galaxies: Galaxies, steps: int, work: Path, dev
     """Teach a generator with the galaxies without labels alone, once for all repeats."""
     if kinds.find(work, COMMON):
         return
-    settings = plan.recipe.generator.model_copy(update={"steps": steps})
+    settings = whole_images(plan.recipe).model_copy(update={"steps": steps})
     teaching = _teaching(plan, galaxies, without_labels(galaxies))
     with _timed(work, "generator"):
         kinds.teach(
@@ -94,11 +97,11 @@ class Trial:
         if not self.finished:
             self.folder.mkdir(parents=True, exist_ok=True)
             real = self._examples()
-            dreamt = None
-            if any(ARMS[arm].dreams for arm in self.arms):
-                dreamt = self._dreamt(real)
-            for arm in self.arms:
-                self._score(arm, real, _of_kind(dreamt, ARMS[arm].kind, self.plan))
+            for kind in dict.fromkeys(ARMS[arm].kind for arm in self.arms):
+                synthetic = self._synthetic(kind, real) if kind else None
+                for arm in self.arms:
+                    if ARMS[arm].kind == kind:
+                        self._score(arm, real, synthetic)
         tables = {arm: pd.read_parquet(self.folder / f"{arm}.parquet") for arm in self.arms}
         first = next(iter(tables.values()))
         return Scored(
@@ -109,12 +112,14 @@ class Trial:
     def told(self) -> dict[str, Any]:
         """Return the sizes of everything in this repeat."""
         notes = {
-            name: read_json(path) if (path := self.folder / f"{name}.json").is_file() else None
-            for name in ("generator", "dreams")
+            name: read_json(path)
+            for name in ("generator", *SYNTHETIC)
+            if (path := self.folder / f"{name}.json").is_file()
         }
-        return {"repeat": self.repeat.number, "seed": self.repeat.seed, "fold": self.repeat.fold} | (
-            self.repeat.counts | notes
-        )
+        return {
+            "repeat": self.repeat.number, "seed": self.repeat.seed, "fold": self.repeat.fold, **self.repeat.counts,
+            "generator": notes.pop("generator", None), "synthetic": notes,
+        }  # fmt: skip
 
     # -- stages ----------------------------------------------------------------------------------
 
@@ -132,16 +137,21 @@ class Trial:
             galaxies.counted(self.plan.schema).iloc[rows], self.plan.answers, self.plan.schema,
         )  # fmt: skip
 
-    def _generator(self) -> None:
-        if (self.folder / "generator.json").is_file():
-            return
-        start = kinds.find(self.work, COMMON)
-        settings = self.plan.recipe.generator.model_copy(update={"steps": self.generator_steps})
+    def _allowed(self) -> np.ndarray:
+        """Return which rows may be used for anything that is trained (bool): noted in ``generator_ids.txt``."""
         table = self.galaxies.table
         rows = self.repeat.has(table["id"], "train") | without_labels(self.galaxies)
         ids = sorted(set(table.loc[rows, "id"]))
         write_text(self.folder / "generator_ids.txt", "".join(f"{i}\n" for i in ids))
         check_apart(pd.Series(ids, dtype=object), self.repeat)
+        return rows
+
+    def _generator(self) -> None:
+        if (self.folder / "generator.json").is_file():
+            return
+        start = kinds.find(self.work, COMMON)
+        settings = whole_images(self.plan.recipe).model_copy(update={"steps": self.generator_steps})
+        rows = self._allowed()
         teaching = _teaching(self.plan, self.galaxies, rows)
         # Without a common stage, not even the mean of the pixels is of a test object.
         with _timed(self.folder, "generator"):
@@ -152,29 +162,41 @@ class Trial:
         told = {"galaxies": len(teaching.images), "steps": outcome["steps"], "common": start is not None}
         write_json(self.folder / "generator.json", told)
 
-    def _dreamt(self, real: Examples) -> Dreams | None:
-        """Lay and draw, drop what the critic finds failed, and return the rest; None if no target is left."""
-        plan, path = self.plan, self.folder / "dreams.zarr"
-        if not (self.folder / "dreams.json").is_file():
-            rows = self._taught()
-            dreams = lay_set(
-                self.galaxies.images[rows], self.galaxies.labels.iloc[rows], plan.rules, plan.recipe.dream.laid,
-                seed=self.seed,
-            )  # fmt: skip
-            told: dict[str, Any] = {"laid": len(dreams), "drawn": 0, "dropped": {}}
-            if plan.recipe.dream.positives and any(ARMS[arm].drawn for arm in self.arms):
-                drawn, dropped = self._drawn(real, rows)
-                told |= {"drawn": len(drawn) + sum(dropped.values()), "dropped": dropped}
-                dreams = Dreams.joined([dreams, drawn])
-            told |= {"made": told["laid"] + told["drawn"], "kept": len(dreams)}
-            told["kept_positive"] = int(dreams.target.sum())
+    def _synthetic(self, kind: str, real: Examples) -> Examples | None:
+        """Make the synthetic training set of a kind; None if no target is left."""
+        plan, path = self.plan, self.folder / f"{kind}.zarr"
+        if not (self.folder / f"{kind}.json").is_file():
+            if kind == IMAGES:
+                made, dropped = self._drawn(real, self._taught())
+                told: dict[str, Any] = {"made": len(made) + sum(dropped.values()), "dropped": dropped}
+            else:
+                made, told = self._injected(kind, real)
+                told |= {"made": int(made.synthetic.sum())}
+            told |= {"kept": int(made.synthetic.sum()), "kept_positive": int((made.target == 1).sum())}
             if told["kept_positive"]:
-                write_dreams(
-                    dreams, path, f"dreams-{plan.recipe.name}", plan.schema,
-                    {"seed": self.seed, "recipe": plan.recipe.hash},
-                )  # fmt: skip
-            write_json(self.folder / "dreams.json", told)
-        return read_dreams(path, plan.schema.name) if path.is_dir() else None
+                provenance = {"seed": self.seed, "recipe": plan.recipe.hash, "kind": kind}
+                write_dreams(made, path, f"{kind}-{plan.recipe.name}", plan.schema, provenance)
+            write_json(self.folder / f"{kind}.json", told)
+        if not path.is_dir():
+            return None
+        found = read_dreams(path, plan.schema.name)
+        return synthetic.examples_of(found, found.target, plan.answers, plan.schema)
+
+    def _injected(self, kind: str, real: Examples) -> tuple[Dreams, dict[str, Any]]:
+        """Inject features into hosts that the reference network, trained on real galaxies alone, helps to choose."""
+        plan, recipe = self.plan, self.plan.recipe
+        network = self._networks(CRITIC, real, None)[0]
+        with _timed(self.folder, "synthetic"):
+            candidates = synthetic.candidates_of(
+                self.galaxies, np.flatnonzero(self._allowed()), plan.stores, network, plan.answers, plan.schema,
+                self.device,
+            )  # fmt: skip
+            generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
+            generator = generator.model_copy(update={"maps": "prior" if kind == PRIOR else "diffusion"})
+            return synthetic.inject(
+                candidates, plan.schema, plan.rules, recipe.dream, generator, self.folder, seed=self.seed,
+                device=self.device,
+            )  # fmt: skip
 
     def _drawn(self, real: Examples, rows: np.ndarray) -> tuple[Dreams, dict[str, int]]:
         """Let a generator draw; return what the critic keeps, and how many it drops for which reason."""
@@ -186,7 +208,7 @@ class Trial:
         with _timed(self.folder, "dreams"):
             dreams = dream_set(
                 kinds.load(self.folder), self.galaxies.conditions(rows),
-                table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, plan.recipe.dream,
+                table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, drawing(plan.recipe),
                 seed=self.seed, device=self.device,
             )  # fmt: skip
             judged = screen(
@@ -196,11 +218,11 @@ class Trial:
         dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
         return dreams.select(judged["kept"].to_numpy()), dropped
 
-    def _networks(self, arm: str, real: Examples, dreamt: Examples | None) -> list[Network]:
+    def _networks(self, arm: str, real: Examples, synthetic: Examples | None) -> list[Network]:
         settings = ARMS[arm].settings(self.plan.recipe.classifier)
         jobs = [
             Job(
-                self.folder / f"{arm}-{member}.safetensors", real, dreamt, settings, settings.steps,
+                self.folder / f"{arm}-{member}.safetensors", real, synthetic, settings, settings.steps,
                 self.seed * 100 + member, f"repeat {self.repeat.number}, {arm}, network {member}",
             )
             for member in range(self.members)
@@ -208,11 +230,11 @@ class Trial:
         with _timed(self.folder, "classifiers"):
             return train_networks(jobs, self.device, workers=1)
 
-    def _score(self, arm: str, real: Examples, dreamt: Examples | None) -> None:
+    def _score(self, arm: str, real: Examples, synthetic: Examples | None) -> None:
         path = self.folder / f"{arm}.parquet"
         if path.is_file():
             return
-        networks = self._networks(arm, real, dreamt)
+        networks = self._networks(arm, real, synthetic)
         table = self.galaxies.table
         rows = np.flatnonzero(self.repeat.has(table["id"], "test") & table["target"].notna())
         with _timed(self.folder, "scores"):
@@ -260,15 +282,16 @@ def _teaching(plan: Plan, galaxies: Galaxies, rows: np.ndarray) -> GalaxySet:
         galaxies.images[rows], galaxies.table[rows].reset_index(drop=True).assign(split="train"),
         galaxies.labels[rows].reset_index(drop=True),
     )  # fmt: skip
-    return part.generator_set(plan.recipe.generator)
+    return part.generator_set(whole_images(plan.recipe))
 
 
-def _of_kind(dreams: Dreams | None, kind: str, plan: Plan) -> Examples | None:
-    """Return the dreams an arm learns from; None where there is no target among them."""
-    if dreams is None or not kind:
-        return None
-    if kind != "both":
-        dreams = dreams.select(dreams.laid == (kind == "laid"))
-    if not dreams.target.any():
-        return None
-    return Examples.from_labels(dreams.images, dreams.target, dreams.labels, plan.answers, plan.schema)
+def whole_images(recipe: Recipe) -> GeneratorSettings | StableDiffusionSettings:
+    """Return the settings of the generator of whole images: the recipe's, or by default where it injects features."""
+    return GeneratorSettings() if isinstance(recipe.generator, MapSettings) else recipe.generator
+
+
+def drawing(recipe: Recipe) -> DreamSettings:
+    """Return how many whole images are drawn: as the recipe says, or by default where it draws none."""
+    if recipe.dream.positives:
+        return recipe.dream
+    return recipe.dream.model_copy(update={"positives": DreamSettings().positives})

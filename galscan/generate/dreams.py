@@ -1,10 +1,9 @@
-"""A set of dreams to train on: the rare class, and in the same way what it must be told from.
+"""A set of synthetic galaxies to train on: the rare class, and in the same way what it must be told from.
 
-There are two ways to dream. The generator draws from noise: anything, as well as it has learnt. Or the lane of one
-training galaxy is laid over another (`galscan.generate.lanes`): nothing but the combination is new, and it is plain.
-
-If every positive were dreamt and every negative real, a classifier would learn "dreamt" instead of the
-class. So negatives are dreamt, too: half as the survey has them, half hard ones on purpose.
+There are two ways to make them. A feature is injected into real galaxies (`galscan.generate.injection`): nothing but the
+combination is new. Or a generator draws whole images from noise. If every positive were synthetic and every negative
+real, a classifier would learn "synthetic" instead of the class. So there are synthetic negatives, too, and every host of
+an injected feature is one as it is.
 """
 
 from __future__ import annotations
@@ -24,20 +23,19 @@ import torch
 from galscan import pictures
 from galscan.errors import InputError, NotFoundError
 from galscan.files import atomic_path, digest, storage_errors
-from galscan.generate import lanes
 from galscan.generate.galaxies import MEASURED
 from galscan.generate.sample import Dreamer, draw_conditions, dream, has_start
-from galscan.labels import Schema, parse_rule
+from galscan.labels import Schema
 from galscan.settings import DreamRule, DreamSettings, LabelRules
 from galscan.store import layout
 
-MAX_LIFTED = 500  # galaxies whose lanes are lifted for one rule
+DRAWN, INJECTED, HOST, MINED = range(4)  # origins
 CONDITIONS = "conditions.parquet"  # in a model's folder: from what real galaxies its dreams are drawn
 
 
 @dataclass(frozen=True)
 class Dreams:
-    """Dreamt galaxies with what they were meant to be.
+    """Synthetic galaxies with what they were meant to be, and real ones that are trained on with them.
 
     Attributes
     ----------
@@ -46,35 +44,56 @@ class Dreams:
         The condition of each: answers of the schema, NaN = left open.
     target : ndarray of float32, shape (n,)
         1 where the rare class was asked for, else 0.
-    laid : ndarray of bool, shape (n,)
-        Where a lane was laid over a training galaxy; the others were drawn by the generator.
+    origin : ndarray of int, shape (n,)
+        `DRAWN` whole by a generator, `INJECTED` into a real galaxy, a `HOST` as it is, or `MINED` from the unlabelled
+        galaxies as a hard negative; the last two are real.
+    host : ndarray of int, shape (n,)
+        Of injected ones the row number of their host; else -1.
+    depth : ndarray of float32, shape (n,)
+        How plainly an injected feature is seen; else NaN.
     """
 
     images: np.ndarray
     labels: pd.DataFrame
     target: np.ndarray
-    laid: np.ndarray
+    origin: np.ndarray
+    host: np.ndarray
+    depth: np.ndarray
 
     @classmethod
-    def drawn(cls, images: np.ndarray, labels: pd.DataFrame, target: np.ndarray) -> Dreams:
-        """Return dreams that the generator drew."""
-        return cls(images, labels, target, np.zeros(len(images), bool))
+    def of_origin(cls, images: np.ndarray, labels: pd.DataFrame, target: np.ndarray, origin: int = DRAWN) -> Dreams:
+        """Return galaxies of one origin, without hosts."""
+        n = len(images)
+        labels = labels.reset_index(drop=True)
+        return cls(images, labels, target, np.full(n, origin), np.full(n, -1), np.full(n, np.nan, np.float32))
 
     @classmethod
     def joined(cls, parts: Sequence[Dreams]) -> Dreams:
-        """Return all dreams of `parts`, in their order."""
+        """Return all of `parts`, in their order."""
+        before = np.cumsum([0, *(len(p) for p in parts)])
         return cls(
             np.concatenate([p.images for p in parts]), pd.concat([p.labels for p in parts], ignore_index=True),
-            np.concatenate([p.target for p in parts]), np.concatenate([p.laid for p in parts]),
+            np.concatenate([p.target for p in parts]), np.concatenate([p.origin for p in parts]),
+            np.concatenate([np.where(p.host >= 0, p.host + b, -1) for p, b in zip(parts, before[:-1], strict=True)]),
+            np.concatenate([p.depth for p in parts]),
         )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def synthetic(self) -> np.ndarray:
+        """Which are synthetic, bool, shape (n,): the others are real galaxies that they are trained with."""
+        return self.origin <= INJECTED
+
     def select(self, rows: np.ndarray) -> Dreams:
-        """Return the dreams of these row numbers, or where this mask is true."""
+        """Return those of these row numbers, or where this mask is true; a host that is not among them is forgotten."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        place = np.full(len(self) + 1, -1)
+        place[rows] = np.arange(len(rows))
         return Dreams(
-            self.images[rows], self.labels.iloc[rows].reset_index(drop=True), self.target[rows], self.laid[rows]
+            self.images[rows], self.labels.iloc[rows].reset_index(drop=True), self.target[rows], self.origin[rows],
+            place[self.host[rows]], self.depth[rows],
         )  # fmt: skip
 
 
@@ -135,51 +154,7 @@ def dream_set(
         values.append(drawn[: len(images[-1])])
         targets.append(np.full(len(images[-1]), value, np.float32))
     labels = pd.DataFrame(np.concatenate(values), columns=conditions.columns).drop(columns=list(MEASURED))
-    return Dreams.drawn(np.concatenate(images), labels, np.concatenate(targets))
-
-
-def lay_set(images: np.ndarray, labels: pd.DataFrame, rules: LabelRules, count: int, *, seed: int) -> Dreams:
-    """Lay lanes of some training galaxies over others: `count` targets at most, and half as many hard negatives.
-
-    A hard negative is one that a lane makes no target of, or a look-alike as it is.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-        Of *training* galaxies.
-    labels : DataFrame, n rows
-        All answers of the schema.
-
-    Returns
-    -------
-    Dreams
-        Those whose lane is to be seen. None at all where the rules have no ``laid``, or no galaxy satisfies them.
-    """
-    parts = [Dreams(images[:0], labels[:0], np.empty(0, np.float32), np.empty(0, bool))]
-    columns = {name: labels[name].to_numpy() for name in labels}
-    tasks = [(rules.laid, 1.0, count)] if rules.laid is not None else []
-    if tasks and (hard := rules.laid_negatives):
-        tasks += [(rule, 0.0, count // 2 // len(hard)) for rule in hard]
-    for number, (rule, value, wanted) in enumerate(tasks):
-        random = np.random.default_rng([seed, 17, number])
-        onto = _satisfying(rule.onto, columns)
-        if not (len(onto) and wanted):
-            continue
-        below = random.choice(onto, wanted)
-        told, pictures_, seen = labels.iloc[below].reset_index(drop=True), images[below], np.ones(wanted, bool)
-        if rule.lanes_of:
-            of = _satisfying(rule.lanes_of, columns)[:MAX_LIFTED]
-            if not len(of):
-                continue
-            above = random.integers(len(of), size=wanted)
-            pictures_, seen = lanes.lay(pictures_, lanes.lift(images[of]), above, random)
-            told[list(rule.take)] = labels.iloc[of[above]][list(rule.take)].to_numpy()
-        parts.append(Dreams(pictures_, told, np.full(wanted, value, np.float32), np.ones(wanted, bool)).select(seen))
-    return Dreams.joined(parts)
-
-
-def _satisfying(rule: str, columns: dict[str, np.ndarray]) -> np.ndarray:
-    return np.flatnonzero(parse_rule(rule, list(columns)).evaluate(columns)[0])
+    return Dreams.of_origin(np.concatenate(images), labels, np.concatenate(targets))
 
 
 def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenance: dict[str, Any]) -> None:
@@ -187,10 +162,10 @@ def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenan
     partial = path.with_name(path.name + ".partial")
     group = layout.create(
         partial, survey=name, count=len(dreams), size=dreams.images.shape[1], id_dtype=np.dtype("int64"),
-        schemas={schema.name: schema.names}, truth=["target", "laid"], provenance={"dreamt": True, **provenance},
+        schemas={schema.name: schema.names}, truth=["target", "origin", "host", "depth"], provenance={"dreamt": True, **provenance},
     )  # fmt: skip
     arrays = {"images": dreams.images, "id": np.arange(len(dreams)), "truth/target": dreams.target}
-    arrays["truth/laid"] = dreams.laid.astype(np.float32)
+    arrays |= {f"truth/{k}": np.asarray(getattr(dreams, k), np.float32) for k in ("origin", "host", "depth")}
     arrays |= {f"labels/{schema.name}/{a}": dreams.labels[a].to_numpy(np.float32) for a in schema.names}
     with storage_errors(partial):
         for key, column in arrays.items():
@@ -209,8 +184,11 @@ def read_dreams(path: Path | str, schema: str) -> Dreams:
         If there is no such store.
     """
     store = layout.open_store(path)
-    laid = store.column("truth/laid") == 1 if "laid" in store.attrs["truth"] else np.zeros(store.count, bool)
-    return Dreams(store.images(), store.labels(schema), store.column("truth/target"), laid)  # fmt: skip
+    drawn = Dreams.of_origin(store.images(), store.labels(schema), store.column("truth/target"))
+    if "origin" not in store.attrs["truth"]:
+        return drawn
+    origin, host = (store.column(f"truth/{name}").astype(int) for name in ("origin", "host"))
+    return Dreams(drawn.images, drawn.labels, drawn.target, origin, host, store.column("truth/depth"))
 
 
 def write_conditions(conditions: pd.DataFrame, target: np.ndarray, survey: np.ndarray, path: Path) -> None:
@@ -248,11 +226,14 @@ def read_conditions(path: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 
 
 def sheet(dreams: Dreams, path: Path, answers: list[str], title: str, *, rows: np.ndarray | None = None) -> Path:
-    """Draw a contact sheet of 32 positives, laid and drawn, and 16 negatives (or of `rows`), with some conditions."""
+    """Draw a contact sheet of 32 positives, injected and drawn, and 16 negatives (or of `rows`), with some answers."""
     if rows is None:
-        drawn = np.flatnonzero((dreams.target == 1) & ~dreams.laid)[:16]
-        laid = np.flatnonzero((dreams.target == 1) & dreams.laid)[: 32 - len(drawn)]
-        drawn = np.flatnonzero((dreams.target == 1) & ~dreams.laid)[: 32 - len(laid)]
-        rows = np.concatenate([laid, drawn, np.flatnonzero(dreams.target == 0)[:16]])
+        made = [
+            np.flatnonzero((dreams.target == target) & (dreams.origin == origin))
+            for target, origin in ((1, INJECTED), (1, DRAWN), (0, INJECTED), (0, DRAWN))
+        ]
+        first = made[0][: 32 - min(16, len(made[1]))]
+        last = np.concatenate([made[2][: 16 if not len(made[3]) else 8], made[3]])[:16]
+        rows = np.concatenate([first, made[1][: 32 - len(first)], last])
     captions = ["\n".join(f"{a} {dreams.labels[a].iloc[i]:.2f}" for a in answers) for i in rows]
     return pictures.contact_sheet(dreams.images[rows], path, captions=captions, title=title)

@@ -18,7 +18,7 @@ from scipy.stats import beta
 from galscan.classify.model import Network, to_unit
 from galscan.classify.votes import groups_of, shares
 from galscan.generate import likeness
-from galscan.generate.dreams import Dreams
+from galscan.generate.dreams import DRAWN, Dreams
 from galscan.generate.galaxies import measure
 from galscan.generate.neighbours import luminance, nearest, spacing
 from galscan.labels import Schema, parse_rule
@@ -123,8 +123,8 @@ def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: Label
       0.4 of the answer's range.
     - "looks positive": a negative for which the critic's answers satisfy the positive rule.
 
-    What was laid over a training galaxy is a copy of all but its lane, and is what it was made to be: of it nothing
-    is asked but to be like a galaxy.
+    What was injected into a training galaxy is a copy of all but the feature, and is what it was made to be: of it nothing
+    is demanded but to be like a galaxy.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: Label
 
 
 def _screen(dreams: Dreams, seen: Seen, gallery: Gallery, rules: LabelRules, schema: Schema) -> pd.DataFrame:
-    positive = dreams.target == 1
+    positive, drawn = dreams.target == 1, dreams.origin == DRAWN
     dark, bright = gallery.brightness
     brightness, answers = seen.measured[:, 0], seen.look.answers
     contradicted = np.zeros(len(dreams), bool)
@@ -151,10 +151,10 @@ def _screen(dreams: Dreams, seen: Seen, gallery: Gallery, rules: LabelRules, sch
         contradicted |= off > CONTRADICTION * (high - low)
     satisfied = _satisfied(answers, rules, schema)
     tests = {
-        COPY: ~dreams.laid & (seen.pixels < 1),
+        COPY: drawn & (seen.pixels < 1),
         UNLIKE: (seen.apart > gallery.farthest) | (brightness < dark) | (brightness > bright),
-        OTHER_CLASS: ~dreams.laid & positive & contradicted,
-        POSITIVE: ~dreams.laid & ~positive & (satisfied if satisfied is not None else False),
+        OTHER_CLASS: drawn & positive & contradicted,
+        POSITIVE: drawn & ~positive & (satisfied if satisfied is not None else False),
     }
     reason = np.select(list(tests.values()), list(tests), "")
     return pd.DataFrame({"kept": reason == "", "reason": reason})
@@ -204,7 +204,7 @@ def judge(
     train = np.setdiff1d(np.arange(len(real_images)), reference)
     held = reference[np.isfinite(real_target[reference])]
     gallery = Gallery(real_images[train], critic)
-    real = Dreams.drawn(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
+    real = Dreams.of_origin(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
     sets = {"dreamt": dreams, "real": real}
     seen = {name: gallery.hold(galaxies.images) for name, galaxies in sets.items()}
     screened = {name: _screen(sets[name], seen[name], gallery, rules, schema) for name in sets}
@@ -228,9 +228,9 @@ def judge(
         "diversity": {name: _part(entry, ("n", "density", "coverage")) for name, entry in compared.items()},
         "adherence": _adherence(sets, seen, rules, schema),
         "copies": {
-            # Of what was drawn: what was laid over a training galaxy is meant to be one.
-            "pixels": _copies(gallery.p1[0], {which: seen[which].pixels[~sets[which].laid] for which in sets}),
-            "features": _copies(gallery.p1[1], {which: seen[which].apart[~sets[which].laid] for which in sets}),
+            # Of what was drawn: what was injected into a training galaxy is meant to be one.
+            "pixels": _copies(gallery.p1[0], {which: seen[which].pixels[sets[which].origin == DRAWN] for which in sets}),
+            "features": _copies(gallery.p1[1], {which: seen[which].apart[sets[which].origin == DRAWN] for which in sets}),
         },
         "light": {
             name: likeness.light(

@@ -1,10 +1,11 @@
-"""``galscan ablate``: what dreams bring on a user's own galaxies, against every usual remedy for a rare class.
+"""``galscan ablate``: what synthetic galaxies bring on a user's own, against every usual remedy for a rare class.
 
 Every stage leaves its result in ``OUT.partial`` and is skipped when it is there:
 
-    common.safetensors               generator taught by galaxies that are in no test set
-    repeat-XX/generator.safetensors  the same, taught by the repeat's training galaxies too (generator_ids.txt)
-    repeat-XX/dreams.zarr            what passed the screen (dreams.json: how many)
+    common.safetensors               generator of whole images trained on galaxies that are in no test set
+    repeat-XX/generator.safetensors  the same, trained on the repeat's training galaxies too (generator_ids.txt)
+    repeat-XX/maps.safetensors       diffusion model of feature maps, fine-tuned on those of the training galaxies
+    repeat-XX/KIND.zarr              the synthetic training set of a kind (KIND.json: how many)
     repeat-XX/ARM-K.safetensors      network K of an arm      repeat-XX/ARM.parquet   id, target, score of the test set
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from galscan import home
 from galscan.classify import ablation as ablations
-from galscan.classify.ablation import ARMS, BASELINES, CRITIC, Repeat
+from galscan.classify.ablation import ARMS, BASELINES, CRITIC, VARIANTS, Repeat
 from galscan.classify.metrics import WorkingPoint
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError, nearest
@@ -58,13 +59,15 @@ class Ablation:
 
     @property
     def drawn(self) -> bool:
-        """Whether a generator is needed."""
-        return any(ARMS[name].drawn for name in self.arms) and self.plan.recipe.dream.positives > 0
+        """Whether a generator of whole images is needed."""
+        return any(ARMS[name].drawn for name in self.arms)
 
     @property
     def generator_steps(self) -> tuple[int, int]:
         """Steps of the common stage, and of each repeat."""
-        steps = self.plan.recipe.generator.steps
+        from galscan.classify.trial import whole_images
+
+        steps = whole_images(self.plan.recipe).steps
         return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
 
     def describe(self) -> str:
@@ -86,11 +89,11 @@ class Ablation:
             first = f"{common:,} steps on {self.common:,} galaxies without labels, once; then " if common else ""
             rows += [
                 f"generator    {first}{own:,} steps a repeat"
-                + ("" if common else f" from the start weights ({r.generator.start}): fewer than {LEAST_COMMON} "
+                + ("" if common else f" from the start weights: fewer than {LEAST_COMMON} "
                    "galaxies without labels, so no common stage"),
             ]  # fmt: skip
         if self.dreams:
-            rows += [f"dreams       {r.dream.told(self.plan.rules, drawn=self.drawn)} a repeat"]
+            rows += [f"synthetic    {r.dream.summary(self.plan.rules, whole=self.drawn)} a repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 
@@ -105,6 +108,7 @@ def ablate(
     folds: int = 1,
     positives: int | None = None,
     negatives: int | None = None,
+    reserved: int = 0,
     max_test: int | None = None,
     prevalence: float | None = None,
     purity: float = 0.8,
@@ -119,7 +123,7 @@ def ablate(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Train with and without dreams, several times over, and compare on real galaxies that nothing was taught.
+    """Train with and without synthetic galaxies, several times over, and compare on real ones kept for it.
 
     Parameters
     ----------
@@ -133,8 +137,10 @@ def ablate(
         Repeats are all pairs. With one fold, a random part of the objects trains and the rest is the test set;
         with more, stratified cross-validation.
     positives, negatives : int, optional
-        Positives that train (default: half, or all but the fold), and negatives at most (default: as many as there
-        are to that many positives).
+        Positives that train (default: half, or all but the fold), and negatives (default: as many as there are to that
+        many positives). With 0 positives the target is known by its injected features alone.
+    reserved : int
+        With one fold, positives that are never tested, though fewer train: calls with 20, 8 and 0 then share a test set.
     max_test : int, optional
         Negatives that are tested at most, drawn at random: figures are weighted to a prevalence.
     prevalence : float, optional
@@ -142,10 +148,10 @@ def ablate(
     purity, completeness : float
         The working points at which completeness and purity are told.
     arms : sequence of str
-        Of `galscan.classify.ablation.ARMS`; default all. The method is always among them, and where a generator
-        draws the arm whose networks screen what it drew.
+        Of `galscan.classify.ablation.ARMS`; default all but the variants of the schedule. The method is always among
+        them, and where anything is synthetic the arm whose networks choose hosts and filter images.
     method : str, optional
-        The arm whose gain is told; default the one that is as the recipe is, else ``dreams_70``.
+        The arm whose gain is reported; default ``maps`` where the recipe injects a feature, else ``images``.
     survey_size : int
         Objects of the survey for which detections are counted.
     members : int
@@ -185,8 +191,9 @@ def ablate(
     chosen, method = _arms(arms, method, plan)
     objects = ablations.labelled_objects(plan.table, plan.schema.names)
     repeats = ablations.make_repeats(
-        objects, seeds=seeds, folds=folds, positives=positives, negatives=negatives, max_test=max_test, seed=seed
-    )
+        objects, seeds=seeds, folds=folds, positives=positives, negatives=negatives, max_test=max_test, seed=seed,
+        reserved=reserved,
+    )  # fmt: skip
     unlabelled = int((~plan.table["id"].isin(objects.index)).sum())
     point = WorkingPoint(
         prevalence if prevalence is not None else float((objects == 1).sum() / objects.notna().sum()),
@@ -194,8 +201,8 @@ def ablate(
     )  # fmt: skip
     request = {
         "recipe": plan.recipe.hash, "stores": [[s.name, s.content_hash] for s in plan.stores], "seeds": seeds,
-        "folds": folds, "positives": positives, "negatives": negatives, "max_test": max_test, "seed": seed,
-        "point": point._asdict(), "arms": list(chosen), "method": method, "survey_size": survey_size,
+        "folds": folds, "positives": positives, "negatives": negatives, "reserved": reserved,
+        "max_test": max_test, "seed": seed, "point": point._asdict(), "arms": list(chosen), "method": method, "survey_size": survey_size,
         "members": members,
     }  # fmt: skip
     ablation = Ablation(
@@ -224,19 +231,20 @@ def _check(least: int = 1, **counts: int | None) -> None:
 
 def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[str, ...], str]:
     """Return the arms in their order, and the method."""
-    recipe = plan.recipe.classifier
-    if method is None:
-        alike = [name for name, arm in ARMS.items() if arm.kind == "both" and arm.settings(recipe) == recipe]
-        method = alike[0] if alike else "dreams_70"
+    injects = plan.rules.inject is not None
+    method = method or ("maps" if injects else "images")
     for name in (*arms, method):
         if name not in ARMS:
             raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")
+        if ARMS[name].injected and not injects:
+            raise InputError(f"arm '{name}': the recipe has no 'inject' rule for {plan.schema.name} labels; add one")
     if method in BASELINES:
         raise InputError(f"--method {method} is a baseline; choose one of {', '.join(set(ARMS) - set(BASELINES))}")
-    wanted = {*(arms or ARMS), method}
+    default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
+    wanted = {*(arms or default), method}
     if not wanted & set(BASELINES):
         raise InputError(f"--arms {', '.join(arms)}: add a baseline to compare with ({', '.join(BASELINES)})")
-    if any(ARMS[name].drawn for name in wanted):
+    if any(ARMS[name].dreams for name in wanted):
         wanted.add(CRITIC)
     return tuple(name for name in ARMS if name in wanted), method
 
@@ -250,7 +258,7 @@ def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]
 
     plan = ablation.plan
     common_steps, _ = ablation.generator_steps
-    galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.drawn)
+    galaxies = trial.load(plan, ablation.repeats, unlabelled=ablation.dreams)
     if ablation.drawn and common_steps:
         trial.common_generator(plan, galaxies, common_steps, work, device)
     trials = [_trial(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
@@ -287,7 +295,7 @@ def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: torch.device
     """Runs in a process of its own."""
     from galscan.classify import trial
 
-    galaxies = trial.load(ablation.plan, [repeat], unlabelled=ablation.drawn)
+    galaxies = trial.load(ablation.plan, [repeat], unlabelled=ablation.dreams)
     _trial(ablation, repeat, galaxies, work, device).scored()
 
 
@@ -307,24 +315,22 @@ def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
         "classical augmentation (any rotation, flips, scale, shift, noise, brightness).",
         "The best baseline is chosen for each figure by its mean on these same test sets, which favours the baseline; "
         "the choice is not repeated in the resampling.",
-        "Statistics of the normalisation layers are of real training images in every arm, also where all examples are "
-        "dreamt.",
+        "Statistics of the normalisation layers are of real training images in every arm.",
     ]
-    if any(t["dreams"] and t["dreams"]["laid"] for t in told):
+    if any(ARMS[name].injected for name in ablation.arms):
         notes.append(
-            "Laid dreams are training galaxies with the lane of another training galaxy over them: nothing of a test "
-            "object is in them, and no generator either."
+            "Features are injected into real training galaxies, and into galaxies without labels that the real-only "
+            "network with morphology heads predicts to be hosts; each of these is a negative as it is. Maps are measured "
+            "on training galaxies alone."
         )
     if ablation.drawn:
         notes.append(
-            "The generator never saw a test object of its repeat (generator_ids.txt); dreams that the real-only "
-            "network with morphology heads finds failed were dropped."
+            "The generator of whole images never saw a test object of its repeat (generator_ids.txt); images that the "
+            "real-only network with morphology heads finds failed were dropped."
         )
-    if none := [str(t["repeat"]) for t in told if t["dreams"] and not t["dreams"]["kept"]]:
-        notes.append(
-            f"In repeat {', '.join(none)} no dream was left: the arms that dream were trained there on real galaxies "
-            "alone."
-        )
+    empty = {(t["repeat"], kind) for t in told for kind, note in t["synthetic"].items() if not note["kept_positive"]}
+    for repeat, kind in sorted(empty):
+        notes.append(f"In repeat {repeat} no synthetic target of kind '{kind}' was left: its arms trained on real ones.")
     return notes
 
 

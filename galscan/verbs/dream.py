@@ -19,6 +19,7 @@ from galscan.errors import ConflictError, InputError, Interrupted
 from galscan.files import storage_errors, write_json
 from galscan.labels import Schema, load_schema
 from galscan.recipe import Recipe, check_dream, load_recipe, validated
+from galscan.resampling import resample
 from galscan.settings import DreamRule, DreamSettings
 from galscan.store import layout
 
@@ -167,7 +168,8 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
     for s in stores:
         rows = np.flatnonzero((s.column("flags") & layout.UNUSABLE) == 0)
         labels = s.labels(schema.name).reindex(columns=schema.names).iloc[rows].reset_index(drop=True)
-        measured = pd.DataFrame(measure(s.images()[rows]), columns=list(MEASURED))
+        images = resample(s.images()[rows], min(s.size, network.config.size))
+        measured = pd.DataFrame(measure(images), columns=list(MEASURED))
         parts.append(pd.concat([labels, measured], axis=1))
         names += [s.name] * len(rows)
     return _Source(recipe, schema, network, pd.concat(parts, ignore_index=True), np.array(names))
@@ -188,7 +190,7 @@ def _dream(source: _Source, rule: DreamRule, settings: DreamSettings, count: int
         seed=seed, device=devices.pick(device),
     )  # fmt: skip
     labels = pd.DataFrame(values, columns=conditions.columns)[source.schema.names]
-    return Dreams.drawn(images, labels, np.ones(count, np.float32))
+    return Dreams.of_origin(images, labels, np.ones(count, np.float32))
 
 
 def _write(dreams: Dreams, source: _Source, out: Path, partial: Path, plan: dict[str, Any]) -> Path:

@@ -88,7 +88,7 @@ def check_target(
     seed: int = 0,
     sheet: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Prove a recipe's rules on labelled galaxies: what they find, what limits them, what could be dreamt.
+    """Prove a recipe's rules on labelled galaxies: what they find, what limits them, what synthetic galaxies could be made of.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def check_target(
         "objects": check.counts(table), "split": check.splits(table),
         "positive": check.waterfall(rules.positive, table, schema),
         "negative": check.waterfall(rules.negative, table, schema),
-        "dreams_from": check.sources(rules, table, schema), "dreams": recipe.dream.told(rules),
+        "sources": check.sources(rules, table, schema), "synthetic": recipe.dream.summary(rules),
         "warnings": check.warnings(recipe, schema, table), "error": check.problem(recipe, schema, table, stores),
     }  # fmt: skip
     if sheet is not None:
@@ -136,12 +136,11 @@ def check_target(
 def _draw(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequence[Store], seed: int, path: Path) -> Path:
     """Draw what the rules call positive, negative but hard, and ambiguous, so that a person sees what they mean."""
     rules, random = recipe.schemas[schema.name], np.random.default_rng(seed)
-    seen = np.array([s.size for s in stores])[table["survey"]] == stores[0].size  # a sheet has one size
     lot = random.random(len(table))
     order = {"positive": lot, "negative": lot - check.hardness(rules, table, schema), "ambiguous": lot}
     chosen = {}
     for kind, key in order.items():
-        rows = np.flatnonzero((table["kind"] == kind).to_numpy() & seen)
+        rows = np.flatnonzero((table["kind"] == kind).to_numpy())
         chosen[kind] = rows[np.argsort(key[rows])][:SHOWN]
     rows = np.concatenate(list(chosen.values()))
     if not len(rows):
@@ -151,7 +150,7 @@ def _draw(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequence[
     colours = dict(zip(chosen, (GREEN, RED, GREY), strict=True))
     n = {kind: len(some) for kind, some in chosen.items()}
     return pictures.contact_sheet(
-        np.stack(images), path, tile=128,
+        images, path, tile=128,
         captions=["\n".join([table["id"].iloc[r], *check.named(positive, schema, table, int(r))]) for r in rows],
         borders=[colours[kind] for kind, some in chosen.items() for _ in some],
         title=f"{recipe.name} ({schema.name}): {n['positive']} positive (green), {n['negative']} hard negative (red), "
@@ -169,9 +168,9 @@ def _text(told: dict[str, Any]) -> str:
     lines += [f"{s:<13}{n['positive']:,} positive, {n['negative']:,} negative" for s, n in told["split"].items()]
     for key in ("positive", "negative"):
         lines += ["", *_steps(key, **told[key])]
-    lines += ["", f"{'dreamt from':<13}{'galaxies':>9}{'training':>10}"]
-    lines += [f"  {e['match']:>20,}{e['training']:>10,}  {e['key']}: {e['rule']}" for e in told["dreams_from"]]
-    lines += [f"dreams       {told['dreams']}", ""]
+    lines += ["", f"{'made from':<13}{'galaxies':>9}{'training':>10}"]
+    lines += [f"  {e['match']:>20,}{e['training']:>10,}  {e['key']}: {e['rule']}" for e in told["sources"]]
+    lines += [f"synthetic    {told['synthetic']}", ""]
     lines += [f"warning      {warning}" for warning in told["warnings"]]
     lines += [f"sheet        {told['sheet']}"] if "sheet" in told else []
     lines.append(f"trainable    {'no: ' + told['error'] if told['error'] else 'yes'}")

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from galscan.classify.plan import Plan, make_plans
+from galscan.errors import InputError
 from galscan.files import digest, read_json, write_json
 from galscan.progress import track
+from galscan.settings import MapSettings
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -29,13 +31,17 @@ if TYPE_CHECKING:
     from galscan.classify.vetted import Vetted
     from galscan.generate.dreams import Dreams
 
-# Shares of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py). The first look is a
-# twentieth on top, where there is one.
+# Fractions of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py). A generator of whole
+# images takes longer than one of maps. The prefilter is a twentieth on top, where there is one.
 GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.65, 0.05
+MAPS_SHARE, MAPS_CLASSIFIER_SHARE = 0.12, 0.82
+# Features whose gain tests/benchmarks/dream.py proves: synthetic galaxies of theirs are delivered unless they do harm.
+PROVEN = ("dust_lane",)
 LEAST = 2_000  # pictures, below which a first look has nothing to learn from
 SOME = 2_048  # of them are scored between two signs of life
 # What only a resumed training needs.
-LEFTOVERS = ("real_*.safetensors", "steps.json", "generator.json", "screened.json", "request.json")
+SYNTHETIC = "synthetic.json"  # in a model's folder while it is made: what its synthetic training set holds
+LEFTOVERS = ("real_*.safetensors", "steps.json", "generator.json", "maps.json", SYNTHETIC, "request.json")
 
 
 def train_rare(
@@ -106,8 +112,9 @@ def train_rare(
     where, several = devices.pick(device), len(plans) > 1
     place, marker = (plans[0].out.parent, TOGETHER) if several else (plans[0].out, "model.json")
     request = {plan.recipe.name: plan.request for plan in plans} if several else plans[0].request
-    if synthetic and any(plan.recipe.dream.positives for plan in plans):
-        _check_start(plans[0])
+    if synthetic:
+        for plan in plans:
+            _check_synthetic(plan)
     if finished(place, marker, request, "model", overwrite=overwrite) is None:
         with work_on(place, request, "training", overwrite=overwrite) as work:
             _train(plans, work, where)
@@ -133,7 +140,7 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
 
 def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     """Run the stages; the order is the story."""
-    from galscan.classify import bundle, calibrate, metrics, morphology, scoring
+    from galscan.classify import bundle, calibrate, metrics, morphology, scoring, synthetic
     from galscan.classify.dataset import load_galaxies, targets_of
     from galscan.classify.train import Examples
     from galscan.report_model import write_model_report
@@ -149,22 +156,23 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     targets = galaxies.table[[plan.column for plan in plans]].to_numpy(np.float32)
     labels = galaxies.counted(schema).iloc[train]
     real = Examples.from_labels(galaxies.images[train], targets[train], labels, answers, schema)
-    networks = {"real_only": _classifiers(first, "real_only", real, None, work, device)}
+    jobs = _Jobs(first, work, device)
+    networks = {"real_only": jobs.train("real_only", real, None)}
     generated: dict[str, Any] = {}
     if first.synthetic:
-        generated = _generator(first, galaxies, work, device) if any(p.recipe.dream.positives for p in plans) else {}
-        dreamt = None
+        if any(p.recipe.dream.positives for p in plans):
+            generated = _generator(first, galaxies, work, device)
+        parts = None
         for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
-            critic = networks["real_only"][0].only(k)
-            dreams = _dreams(plan, galaxies.of(plan.column), folder, work, critic, answers, device)
-            if dreams is not None:
-                # What was dreamt for one target may be another as well, or certainly not be it.
-                others = (dreams.target if p is plan else targets_of(dreams.labels, schema, p.rules) for p in plans)
-                kinds = np.stack(list(others), 1)
-                some = Examples.from_labels(dreams.images, kinds, dreams.labels, answers, schema)
-                dreamt = some if dreamt is None else dreamt.joined(some)
-        if dreamt is not None:
-            networks["real_plus_dreamt"] = _classifiers(first, "real_plus_dreamt", real, dreamt, work, device)
+            reference = networks["real_only"][0].only(k)
+            made = _synthetic(plan, galaxies.of(plan.column), folder, work, reference, answers, device)
+            if made is not None:
+                # What was made for one target may be another as well, or certainly not be it.
+                kinds = [made.target if p is plan else targets_of(made.labels, schema, p.rules) for p in plans]
+                some = synthetic.examples_of(made, np.stack(kinds, 1), answers, schema)
+                parts = some if parts is None else parts.joined(some)
+        if parts is not None:
+            networks["real_plus_dreamt"] = jobs.train("real_plus_dreamt", real, parts)
 
     held = {split: galaxies.rows(split) for split in ("calibration", "test")}
     outputs = {
@@ -187,13 +195,10 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             for k in range(len(plans))
         ]
 
-    # Dreams are delivered where they certainly help on the calibration set, and certainly harm no target: with few
-    # targets in it the higher of two figures is a lottery. The test set only reports.
     both = "real_plus_dreamt" in networks
     on_calibration = gains("calibration") if both else []
     on_test = gains("test") if both else []
-    helps = any(gain["lo"] > 0 for gain in on_calibration) and not any(gain["hi"] < 0 for gain in on_calibration)
-    chosen = "real_plus_dreamt" if helps else "real_only"
+    chosen, rule = _delivered(plans, on_calibration)
     _first_looks(first, networks[chosen], folders, device)
     table = galaxies.table.loc[_in_train(galaxies) | galaxies.table["split"].isin(list(held))]
     for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
@@ -205,12 +210,13 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
         report |= {
             "gain": on_test[k] if both else None,
             "chosen": chosen,
+            "delivery_rule": rule,
             "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
             "calibration_gain": on_calibration[k] if both else None,
             "morphology": known if answers else None,
             "classifier_steps": read_json(work / "steps.json")["steps"],
             "generator": generated or None,
-            "dreams": read_json(folder / "screened.json") if first.synthetic else None,
+            "dreams": read_json(folder / SYNTHETIC) if first.synthetic else None,
             "seconds": round(time.monotonic() - started, 1),
         }
         splits = table[["store", "id", "split"]].assign(target=table[plan.column])
@@ -234,11 +240,42 @@ def _in_train(galaxies: Galaxies) -> np.ndarray:
     return ((galaxies.table["split"] == "train") | (labelled & ~galaxies.table["id"].isin(held_out))).to_numpy()
 
 
-def _check_start(plan: Plan) -> None:
-    """Refuse weights that the recipe's generator cannot start from, before anything long begins."""
-    from galscan.generate import kinds
+def _delivered(plans: list[Plan], gains: list[dict[str, Any]]) -> tuple[str, str]:
+    """Return which networks are delivered, and the rule that decided, in words.
 
-    kinds.check_start(plan.recipe.generator)
+    With a dozen calibration positives hardly any gain is certain. So a feature whose gain the shipped benchmark proves is
+    delivered unless the calibration set shows harm, another way to make galaxies only where it certainly helps there. The
+    test set reports, and decides nothing.
+    """
+    if not gains:
+        return "real_only", "no synthetic galaxies"
+    if any(gain["hi"] < 0 for gain in gains):
+        return "real_only", "the calibration set shows harm: the upper bound of the gain is below zero"
+    if any(gain["lo"] > 0 for gain in gains):
+        return "real_plus_dreamt", "the calibration set shows a gain: its lower bound is above zero"
+    rules = [plan.rules.inject for plan in plans if not plan.recipe.dream.positives]
+    if len(rules) == len(plans) and all(rule is not None and rule.feature in PROVEN for rule in rules):
+        return "real_plus_dreamt", "a feature proven by the benchmark, and the calibration set shows no harm"
+    return "real_only", "no feature proven by the benchmark, and the calibration set shows no certain gain"
+
+
+def _check_synthetic(plan: Plan) -> None:
+    """Refuse weights, stretches and rules that nothing synthetic can be made with, before anything long begins."""
+    from galscan.generate import kinds
+    from galscan.generate import maps as feature_maps
+    from galscan.generate.flux import stretch_of
+
+    settings, rule = plan.recipe.generator, plan.rules.inject
+    if isinstance(settings, MapSettings):
+        if rule is not None and settings.maps == "diffusion":
+            feature_maps.load_start(rule, settings)
+        if plan.recipe.dream.positives:
+            raise InputError("generator.kind = 'maps' draws no whole images: set dream.positives = 0, or another kind")
+    elif plan.recipe.dream.positives:
+        kinds.check_start(settings)
+    if rule is not None:
+        for store in plan.stores:
+            stretch_of(store.attrs.get("provenance", {}), str(store.path))
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
@@ -257,22 +294,25 @@ def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device)
     return told
 
 
-def _dreams(
+def _synthetic(
     plan: Plan,
     galaxies: Galaxies,
     work: Path,
     common: Path,
-    critic: Network,
+    reference: Network,
     answers: list[str],
     device: torch.device,
 ) -> Dreams | None:
-    """Lay and draw, and drop what a network trained on real galaxies alone finds failed; None if no target is left."""
+    """Inject features and draw whole images; None if no target is left.
+
+    Of whole images those go that a network trained on real galaxies alone finds failed.
+    """
+    from galscan.classify import synthetic
     from galscan.generate import kinds
     from galscan.generate.dreams import (
         CONDITIONS,
         Dreams,
         dream_set,
-        lay_set,
         read_dreams,
         sheet,
         write_conditions,
@@ -280,59 +320,89 @@ def _dreams(
     )
     from galscan.generate.judge import Critic, screen
 
-    schema, train = plan.schema, np.flatnonzero(_in_train(galaxies))
-    if not (work / "screened.json").is_file():
-        images, table = galaxies.images[train], galaxies.table.iloc[train]
-        dreams = lay_set(images, galaxies.labels.iloc[train], plan.rules, plan.recipe.dream.laid, seed=plan.seed)
-        if plan.recipe.dream.positives:
+    schema, recipe, rules = plan.schema, plan.recipe, plan.rules
+    store = work / "dreams.zarr"
+    if not (work / SYNTHETIC).is_file():
+        parts: list[Dreams] = []
+        counts: dict[str, Any] = {"dropped": {}}
+        if rules.inject is not None and recipe.dream.injected:
+            # Where whole images are drawn as well, the recipe's generator is theirs.
+            generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
+            candidates = synthetic.candidates_of(
+                galaxies, _allowed(galaxies), plan.stores, reference, answers, schema, device
+            )
+            injected, told = synthetic.inject(
+                candidates, schema, rules, recipe.dream, generator, work, seed=plan.seed, device=device,
+                seconds=plan.seconds(MAPS_SHARE),
+            )  # fmt: skip
+            parts.append(injected)
+            counts |= told
+        if recipe.dream.positives:
+            train = np.flatnonzero(_in_train(galaxies))
+            images, table = galaxies.images[train], galaxies.table.iloc[train]
             conditions = galaxies.conditions(train)
             write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
             drawn = dream_set(
                 kinds.load(common), conditions, table["target"].to_numpy(),
-                table["survey"].to_numpy(), plan.rules, plan.recipe.dream, seed=plan.seed, device=device,
+                table["survey"].to_numpy(), rules, recipe.dream, seed=plan.seed, device=device,
                 seconds=plan.seconds(DREAM_SHARE),
             )  # fmt: skip
-            dreams = Dreams.joined([dreams, drawn])
-        counts: dict[str, Any] = {"positive": int(dreams.target.sum()), "laid": int(dreams.laid.sum())}
-        counts["all"], dropped = len(dreams), {}
-        if len(dreams):
-            judged = screen(dreams, images, Critic(critic, answers, schema, device), plan.rules, schema)
-            dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
-            dreams = dreams.select(judged["kept"].to_numpy())
-        counts["dropped"] = dropped
-        if dreams.target.any():
-            title = f"dreamt {plan.recipe.name} (lanes laid, then drawn) and negatives (last), with their conditions"
-            sheet(dreams, work / "dreams.png", [*plan.rules.dream.set][:2], title)
-            provenance = {"seed": plan.seed, "recipe": plan.recipe.hash}
-            write_dreams(dreams, work / "dreams.zarr", f"dreams-{plan.recipe.name}", schema, provenance)
-        write_json(work / "screened.json", counts | {"kept": len(dreams), "kept_positive": int(dreams.target.sum())})
-    return read_dreams(work / "dreams.zarr", schema.name) if (work / "dreams.zarr").is_dir() else None
+            judged = screen(drawn, images, Critic(reference, answers, schema, device), rules, schema)
+            counts["dropped"] = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
+            parts.append(drawn.select(judged["kept"].to_numpy()))
+        made = Dreams.joined(parts) if parts else None
+        kept = 0 if made is None else int(made.synthetic.sum())
+        counts |= {"all": kept + sum(counts["dropped"].values()), "kept": kept}
+        counts["kept_positive"] = 0 if made is None else int((made.target == 1).sum())
+        if made is not None and counts["kept_positive"]:
+            answer = [*rules.inject.values][:1] if rules.inject is not None else [*rules.dream.set][:2]
+            sheet(made, work / "dreams.png", answer, f"synthetic {recipe.name}; last: synthetic negatives")
+            provenance = {"seed": plan.seed, "recipe": recipe.hash}
+            write_dreams(made, store, f"synthetic-{recipe.name}", schema, provenance)
+        write_json(work / SYNTHETIC, counts)
+    return read_dreams(store, schema.name) if store.is_dir() else None
 
 
-def _classifiers(
-    plan: Plan, name: str, real: Examples, dreamt: Examples | None, work: Path, device: torch.device
-) -> list[Network]:
-    """Train an ensemble; each finished network is kept on disk, and every variant does as many steps."""
-    from galscan.classify.train import affordable_steps, train_classifier
-    from galscan.classify.weights import load_network, save_network
+def _allowed(galaxies: Galaxies) -> np.ndarray:
+    """Return the row numbers of galaxies that may be hosts or be measured: of training, and without labels."""
+    held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
+    return np.flatnonzero(~galaxies.table["id"].isin(held_out))
 
-    settings = plan.recipe.classifier
-    if not (work / "steps.json").is_file():
-        # Two variants share the budget also when only one is trained, so that --no-synthetic compares.
-        each = plan.seconds(CLASSIFIER_SHARE / (2 * settings.members))
-        write_json(work / "steps.json", {"steps": affordable_steps(real, settings, device=device, seconds=each)})
-    steps = read_json(work / "steps.json")["steps"]
-    networks = []
-    for member in range(settings.members):
-        path = work / f"{name}-{member}.safetensors"
-        if not path.is_file():
-            network = train_classifier(
-                real, dreamt, settings, steps=steps, seed=plan.seed * 1000 + member, device=device,
-                label=f"{name.replace('_', ' ')}, seed {member}",
-            )  # fmt: skip
-            save_network(network, path)
-        networks.append(load_network(path))
-    return networks
+
+class _Jobs:
+    """The networks of a plan, trained side by side; every ensemble does as many steps."""
+
+    def __init__(self, plan: Plan, work: Path, device: torch.device):
+        self.plan, self.work, self.device = plan, work, device
+
+    def train(self, name: str, real: Examples, made: Examples | None) -> list[Network]:
+        """Train an ensemble, or load what is there of it."""
+        from galscan.classify.parallel import Job, train_networks
+
+        settings = self.plan.recipe.classifier
+        steps = self._steps(real)
+        jobs = [
+            Job(
+                self.work / f"{name}-{member}.safetensors", real, made, settings, steps,
+                self.plan.seed * 1000 + member, f"{name.replace('_dreamt', '_synthetic').replace('_', ' ')} networks",
+            )
+            for member in range(settings.members)
+        ]  # fmt: skip
+        return train_networks(jobs, self.device)
+
+    def _steps(self, real: Examples) -> int:
+        from galscan.classify.processes import default_workers
+        from galscan.classify.train import affordable_steps
+
+        note, settings = self.work / "steps.json", self.plan.recipe.classifier
+        if not note.is_file():
+            at_once = min(default_workers(), settings.members) if self.device.type == "cpu" else 1
+            rounds = -(-settings.members // at_once)
+            # Two ensembles share the budget also when only one is trained, so that --no-synthetic compares.
+            share = MAPS_CLASSIFIER_SHARE if isinstance(self.plan.recipe.generator, MapSettings) else CLASSIFIER_SHARE
+            each = self.plan.seconds(share / (2 * rounds))
+            write_json(note, {"steps": affordable_steps(real, settings, device=self.device, seconds=each)})
+        return int(read_json(note)["steps"])
 
 
 def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], device: torch.device) -> None:

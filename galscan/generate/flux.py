@@ -1,0 +1,90 @@
+"""Between the pixels of a picture and flux: physics happens in flux, so the stretch is undone first and done again after.
+
+A store records how its pixels were made (``provenance["stretch"]``, or ``provenance["rendering"]`` of FITS images).
+Pictures that came stretched, such as the JPEGs of SkyServer, are taken for an asinh stretch of each band, whose softening
+`JPEG_SOFTENING` suits SDSS: dust lanes injected with it, or with the colour-preserving stretch that SDSS uses, train
+equally good classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from galscan.errors import InputError
+
+JPEG_SOFTENING = 0.06  # of white: below it an SDSS JPEG is linear in flux, above it logarithmic
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """How flux became pixels.
+
+    Parameters
+    ----------
+    kind : {"asinh", "lupton"}
+        Of each band by itself, or of the mean of the bands with their ratios kept (Lupton et al. 2004, PASP 116, 133).
+    softening : float
+        Flux, as a fraction of that of a white pixel, above which the stretch turns from linear to logarithmic.
+    """
+
+    kind: Literal["asinh", "lupton"] = "asinh"
+    softening: float = JPEG_SOFTENING
+
+    def to_flux(self, images: np.ndarray) -> np.ndarray:
+        """Undo the stretch.
+
+        Parameters
+        ----------
+        images : ndarray of uint8 or float (0..255), shape (..., S, S, 3)
+
+        Returns
+        -------
+        ndarray of float32
+            Flux, 1 for a white pixel.
+        """
+        pixels = np.asarray(images, np.float32) / 255
+        top = np.float32(np.arcsinh(1 / self.softening))
+        if self.kind == "asinh":
+            return np.sinh(pixels * top) * np.float32(self.softening)
+        mean = pixels.mean(-1, keepdims=True)
+        return pixels * (np.sinh(mean * top) * np.float32(self.softening) / np.maximum(mean, 1e-6))
+
+    def to_pixels(self, flux: np.ndarray) -> np.ndarray:
+        """Stretch flux (..., S, S, 3); float32 in 0..255, not rounded."""
+        flux = np.maximum(np.asarray(flux, np.float32), 0)
+        top = np.float32(np.arcsinh(1 / self.softening))
+        if self.kind == "asinh":
+            pixels = np.arcsinh(flux / np.float32(self.softening)) / top
+        else:
+            mean = flux.mean(-1, keepdims=True)
+            pixels = flux * (np.arcsinh(mean / np.float32(self.softening)) / top / np.maximum(mean, 1e-9))
+            pixels /= np.maximum(pixels.max(-1, keepdims=True), 1)
+        return np.clip(pixels * 255, 0, 255)
+
+
+def stretch_of(provenance: Mapping[str, Any], where: str = "the store") -> Stretch:
+    """Return the stretch that a store's provenance records; `where` names the store in messages.
+
+    Raises
+    ------
+    InputError
+        If it records one that cannot be undone.
+    """
+    known = provenance.get("rendering") or provenance.get("stretch")
+    if known is None or isinstance(known, str):
+        return Stretch()  # of pictures that came stretched
+    try:
+        if known.get("kind") == "Lupton asinh":  # pixel = asinh(Q I) / sqrt(Q)
+            return Stretch("lupton", float(1 / np.sinh(np.sqrt(known["Q"]))))
+        if str(known.get("method")).startswith("lupton2004"):  # `galscan.surveys.images.Rendering.colours`
+            return Stretch("lupton", float(1 / np.sinh(10 * np.arcsinh(0.1 * known["softening"]))))
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise InputError(
+        f"{where} records the stretch {known!r:.120}, which cannot be undone to inject features in flux; ingest it "
+        "again from FITS files or from pictures with an asinh stretch, or pass --no-synthetic"
+    )
