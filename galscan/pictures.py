@@ -25,7 +25,7 @@ Colour = tuple[int, int, int]
 
 
 def contact_sheet(
-    images: np.ndarray,
+    images: np.ndarray | Sequence[np.ndarray],
     path: str | os.PathLike[str],
     *,
     captions: Sequence[str] | None = None,
@@ -38,8 +38,8 @@ def contact_sheet(
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (n, size, size, 3)
-        Red, green, blue; n may be 0.
+    images : ndarray of uint8, shape (n, size, size, 3), or sequence of ndarray, each of shape (size, size, 3)
+        Red, green, blue; n may be 0. Those of a sequence may differ in size.
     captions : sequence of str, optional
         One an image; a newline starts another line, a line too long for its tile is cut.
     tile : int
@@ -52,11 +52,11 @@ def contact_sheet(
     InputError
         If the shapes or lengths do not fit together.
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-        raise InputError(
-            f"contact_sheet: images are {images.dtype} {images.shape}; give uint8 of shape (n, size, size, 3)"
-        )
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise InputError(
+                f"contact_sheet: an image is {image.dtype} {image.shape}; give uint8 of shape (size, size, 3)"
+            )
     count = len(images)
     for name, values in (("captions", captions), ("borders", borders)):
         if values is not None and len(values) != count:

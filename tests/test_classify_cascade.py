@@ -23,6 +23,7 @@ from galscan.classify.cascade import (
     teaching_sample,
 )
 from galscan.errors import InputError
+from galscan.resampling import resample
 from galscan.store.layout import UNUSABLE
 from tests.helpers import tiny_store
 
@@ -93,6 +94,13 @@ def test_the_sample_that_teaches_is_usable_and_random(tmp_path):
     assert len(images) == sum(m.sum() for m in may)
     few = teaching_sample(stores, 100, 0)
     assert len(few) == 100 and not np.array_equal(few, teaching_sample(stores, 100, 1))
+
+
+def test_the_sample_that_trains_has_the_pixels_of_the_full_network(tmp_path):
+    stores = [tiny_store(tmp_path / "a.zarr", 60, 16), tiny_store(tmp_path / "b.zarr", 60, 24, seed=1)]
+    images = teaching_sample(stores, 10**6, 0, size=16)
+    may = [resample(s.images()[teaches(s.column("id"))], 16) for s in stores]
+    assert sorted(i.tobytes() for i in images) == sorted(i.tobytes() for i in np.concatenate(may))
 
 
 def test_it_survives_the_disk(look, tmp_path):

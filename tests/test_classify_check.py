@@ -107,7 +107,7 @@ def test_the_split_is_the_one_that_training_makes(store):
     [
         ("dust >= 0.5", "dust >= 0.5 and inclination >= 0.5", "0 positive examples of 'x' among 180 labelled"),
         ('from = "t <= 0"', 'from = "inclination > 0"', "no training galaxy satisfies dream.from, 'inclination > 0'"),
-        ("size = 16", "size = 32", "holds 16 px cutouts, the recipe trains on 32 px; say size = 16 in the recipe"),
+        ("size = 16", "size = 32", "holds 16 px cutouts, the recipe needs 32 px; ingest with --size 32 or more"),
     ],
 )  # fmt: skip
 def test_what_makes_training_impossible(store, old, new, words):
@@ -118,6 +118,12 @@ def test_what_makes_training_impossible(store, old, new, words):
     none = recipe_from_text(TEXT.replace(old, new, 1) + "[dream]\npositives = 0\n")
     if "dream.from" in words:  # dreams are then drawn from nobody
         assert check.problem(none, EFIGI, check.read(none, EFIGI, [store]), [store]) is None
+
+
+def test_a_store_of_more_pixels_can_be_trained_on(store, tmp_path):
+    recipe = recipe_from_text(TEXT)
+    both = [store, labelled_store(tmp_path / "l.zarr", "larger", size=24, seed=1)]
+    assert check.problem(recipe, EFIGI, check.read(recipe, EFIGI, both), both) is None
 
 
 def told(text, *stores):

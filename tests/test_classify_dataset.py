@@ -10,6 +10,7 @@ from galscan.classify.dataset import MIN_POSITIVES, check_counts, load_galaxies,
 from galscan.errors import InputError
 from galscan.labels import load_schema
 from galscan.recipe import load_recipe
+from galscan.resampling import resample
 from galscan.settings import GeneratorSettings, Split
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
@@ -85,6 +86,21 @@ def test_images_belong_to_their_rows(stores):
     images = stores[0].images()
     for k in range(0, len(galaxies.table), 37):
         np.testing.assert_array_equal(galaxies.images[k], images[np.flatnonzero(ids == galaxies.table["id"][k])[0]])
+
+
+def test_larger_stores_are_resampled_and_smaller_ones_refused(stores, tmp_path):
+    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
+    larger = ingest_survey(SimulatedSurvey(count=120, size=48, seed=3), tmp_path / "b.zarr", workers=1)
+    both = [*stores, larger]
+    t = read_table(both, schema, recipe.schemas["simulated"])
+    t["split"] = split_objects(t, SPLIT, 0)
+    galaxies = load_galaxies(both, t, schema.names, 32, seed=0, unlabelled=True)
+    assert galaxies.images.shape[1:] == (32, 32, 3)
+    for number, images in enumerate((stores[0].images(), resample(larger.images(), 32))):
+        rows = t.loc[t["survey"] == number, "row"]
+        np.testing.assert_array_equal(galaxies.images[galaxies.table["survey"] == number], images[rows])
+    with pytest.raises(InputError, match="--size 48"):
+        load_galaxies(both, t, schema.names, 48, seed=0, unlabelled=True)
 
 
 def test_too_few_positives_are_counted_and_help_is_named(stores):

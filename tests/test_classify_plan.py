@@ -40,9 +40,28 @@ def test_every_option_that_matters_changes_the_request(store, tmp_path):
     assert len({str(r) for r in requests}) == 4
 
 
-def test_a_store_of_another_size_is_refused_before_training(store, tmp_path):
-    with pytest.raises(InputError, match="--size 32"):
-        plan([store, tiny_store(tmp_path / "other.zarr", size=48).path], tmp_path)
+def test_a_store_of_fewer_pixels_is_refused_before_training(store, tmp_path):
+    with pytest.raises(InputError, match=r"holds 24 px.*needs 32 px.*--size 32 or more.*size = 24 or less"):
+        plan([store, tiny_store(tmp_path / "other.zarr", size=24).path], tmp_path)
+
+
+def test_a_store_of_more_pixels_is_resampled_and_the_plan_says_so(store, tmp_path):
+    p = plan([store, tiny_store(tmp_path / "other.zarr", size=48).path], tmp_path)
+    assert "600 objects, 32 px, resampled from 48 px (" in p.describe() and "400 objects, 32 px (" in p.describe()
+
+
+def test_by_default_all_stores_with_pixels_enough_are_trained_on(tmp_path, galscan_home):
+    small, equal, larger = (
+        ingest_survey(
+            SimulatedSurvey(count=200, size=size, seed=size, rare_fraction=0.2),
+            galscan_home / "surveys" / f"{size}.zarr", workers=1,
+        )
+        for size in (24, 32, 48)
+    )  # fmt: skip
+    names = [s.path for s in plan((), tmp_path).stores]
+    assert names == [equal.path, larger.path]
+    with pytest.raises(InputError, match=f"{small.path} holds 24 px"):
+        make_plan(str(tiny_recipe(tmp_path / "r.toml", size=64)), (), (), None, None, True, 0)
 
 
 def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, tmp_path):

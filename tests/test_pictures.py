@@ -34,6 +34,12 @@ def test_captions_and_borders_do_not_cover_the_pixels(tmp_path):
     assert (sheet == (0, 255, 0)).all(axis=1).sum() > 4 * 48
 
 
+def test_images_of_several_sizes_share_a_sheet(tmp_path):
+    images = [_images(1, 16)[0], _images(1, 24)[0]]
+    sheet = np.asarray(Image.open(pictures.contact_sheet(images, tmp_path / "s.png", tile=48))).reshape(-1, 3)
+    assert (sheet == 200).all(axis=1).sum() == 2 * 48 * 48
+
+
 def test_no_images_still_gives_a_sheet(tmp_path):
     assert Image.open(pictures.contact_sheet(_images(0), tmp_path / "none.png", title="empty")).width > 0
 

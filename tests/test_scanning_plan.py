@@ -115,10 +115,17 @@ def test_a_default_run_folder_has_a_name_that_home_accepts(monkeypatch, name):
     assert named.out.name.endswith(named.fingerprint[:8])
 
 
-def test_a_store_of_another_size_says_both_sizes_and_the_cure(tmp_path):
-    store = tiny_store(tmp_path / "a.zarr", 20, 48)
-    with pytest.raises(InputError, match=r"48 px.*32 px.*galscan ingest --size 32"):
+def test_a_store_of_fewer_pixels_says_both_sizes_and_the_cure(tmp_path):
+    store = tiny_store(tmp_path / "a.zarr", 20, 24)
+    with pytest.raises(InputError, match=r"24 px.*32 px.*galscan ingest --size 32.*size = 24 or less"):
         plans.make_plan([store], [bundle(32)])
+
+
+def test_stores_of_more_pixels_are_scanned_too_and_all_of_them_are_read():
+    plan = plans.make_plan([fake_store("a", 10, 48), fake_store("b", 20, 32)], [bundle(32)])
+    assert plan.size == 32 and plan.bytes == 3 * (10 * 48**2 + 20 * 32**2)
+    assert "10 objects, 32 px, resampled from 48 px" in cost.describe(plan, "2 processes")
+    assert cost.worker_memory(plan) > cost.worker_memory(plans.make_plan([fake_store("b", 20)], [bundle(32)]))
 
 
 def test_the_same_store_twice_is_refused(tmp_path):

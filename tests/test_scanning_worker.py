@@ -10,6 +10,7 @@ import pytest
 
 from galscan.classify.scoring import load_scorer
 from galscan.errors import GalscanError
+from galscan.resampling import resample
 from galscan.scanning import worker
 from galscan.scanning.parts import FATAL, FINGERPRINT, embeddings_path, scores_path
 from galscan.scanning.plan import PIECE, ModelRef, Part
@@ -63,6 +64,41 @@ def test_constant_images_are_quarantined_though_no_flag_says_so(tmp_path, by_bri
     assert list(quarantine["index"]) == [5, 6]
     assert set(quarantine["reason"]) == {"blank image"}
     assert (quarantine["flags"].to_numpy() & np.uint8(layout.Flag.BLANK)).all()
+
+
+def test_larger_images_are_resampled_once_for_all_networks_and_faults_are_those_of_the_stored(tmp_path, monkeypatch):
+    seen = []
+
+    def scorer(images):
+        seen.append(images)
+        return mean_scorer(images)
+
+    monkeypatch.setattr(worker, "load_scorer", lambda job: scorer)
+    monkeypatch.setattr(worker, "_first_look", lambda job: (lambda images: scorer(images).score, np.float32([60])))
+    store = tiny_store(tmp_path / "s.zarr", PIECE + 60, 24, unusable=9)
+    group = layout.zarr.open_group(store.path, mode="r+")
+    group["images"][5], group["images"][6] = 77, 0
+    faint = np.zeros((24, 24, 3), np.uint8)
+    faint[0, 0] = 1  # nothing of it is left at 16 px, but something is stored
+    group["images"][7] = faint
+    store = layout.open_store(store.path)
+    small = resample(store.images(), 16)
+    resampled = []
+
+    def counted(images, *given):
+        resampled.append(len(images))
+        return resample(images, *given)
+
+    monkeypatch.setattr(worker, "resample", counted)
+    worker.score_part(whole(store), make_job(store, tmp_path / "run", size=16, first_looks=("one",), precision="fp32"))
+    scores, quarantine = tables(tmp_path / "run")
+    assert sum(resampled) == store.count - 9
+    assert list(quarantine["index"])[:2] == [5, 6] and 7 in set(scores["index"])
+    assert {images.shape[1:] for images in seen} == {(16, 16, 3)}
+    full = scores[scores["stage"].isin(["full", "audit"])]
+    np.testing.assert_array_equal(full["score"], mean_scorer(small[full["index"]]).score[:, 0])
+    got = worker.usable_pictures(0, slice(0, 20), make_job(store, tmp_path / "run", size=16), None)
+    np.testing.assert_array_equal(got, small[[*range(5), *range(7, 20)]])
 
 
 def test_a_score_that_is_no_number_is_quarantined(tmp_path, monkeypatch):

@@ -174,3 +174,11 @@ def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_p
     write_dreams(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})
     with pytest.raises(InputError, match="no dreamt positive"):
         verb.judge(tmp_path / "none.zarr", **options)
+
+
+def test_larger_real_images_are_resampled(folder, recipe, model, capfd):
+    sky = SimulatedSurvey(count=300, size=48, seed=1, rare_fraction=0.15, labelled=0.9)
+    large = ingest_survey(sky, folder / "large.zarr", workers=1).path
+    told = verb.judge(model, target=recipe, store=large, out=folder / "large", steps=2, device="cpu")
+    assert told["counts"]["real"]["positive"] > 0
+    assert "300 objects, 32 px, resampled from 48 px" in capfd.readouterr().err

@@ -12,11 +12,13 @@ from astropy.io import fits
 from astropy.table import Table
 
 import galscan
-from galscan import home
+from galscan import cli, home
 from galscan.candidates.purity import ScoreHistogram
 from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
+from galscan.resampling import resample
 from galscan.scanning import cluster, run
+from galscan.store import layout
 from galscan.store.layout import open_store
 from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
@@ -214,6 +216,34 @@ def test_what_does_not_exist_is_named(place, tmp_path):
         scan(survey="sky", target="ring")
     with pytest.raises(NotFoundError, match="no model at"):
         scan(survey="sky", model=tmp_path / "none")
+
+
+def test_larger_images_are_scored_as_a_store_of_them_resampled(here, tmp_path):
+    large = tiny_store(tmp_path / "large.zarr", 300, 48, survey="large", unusable=3)
+    small = tiny_store(tmp_path / "small.zarr", 300, 32, survey="small", unusable=3)
+    layout.zarr.open_group(small.path, mode="r+")["images"][:] = resample(large.images(), 32)
+    got, same = (scan(store=s.path, out=tmp_path / s.name, top=300) for s in (large, small))
+    columns = ["objid", "score", "score_std", "flags"]  # probabilities rest on resamples that the fingerprint seeds
+    pd.testing.assert_frame_equal(got.candidates[columns], same.candidates[columns])
+    assert got.info["quarantine_reasons"] == same.info["quarantine_reasons"] and got.info["scanned"] == 297
+    assert got.info["size"] == 32 and got.info["stores"][0]["size"] == 48
+
+
+def test_stores_of_several_sizes_in_one_scan(here, tmp_path):
+    large = tiny_store(tmp_path / "large.zarr", 300, 48, survey="large", seed=7)
+    got = scan(survey="more", store=large.path, out=tmp_path / "run", top=60)
+    assert got.info["scanned"] == 600 and set(got.candidates["store"]) == {"large", "more"}
+    galscan.info(tmp_path / "run", sheet=tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_images_of_too_few_pixels_are_refused_and_nothing_is_written(tmp_path, capsys):
+    small = tiny_store(tmp_path / "small.zarr", 30, 24)
+    line = f"scan --store {small.path} --target dustlane --out {tmp_path}/run"
+    assert cli.run(line.split()) == 2
+    err = capsys.readouterr().err
+    assert "holds 24 px cutouts" in err and "needs 32 px" in err and "--size 32" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["small.zarr"]
 
 
 def test_a_wrong_cluster_is_said_before_anything_is_written(tmp_path):

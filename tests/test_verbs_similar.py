@@ -72,6 +72,14 @@ def test_the_same_picture_is_the_nearest_of_all(place):
     assert frame["objid"][0] == 1008 and frame["score"][0] == pytest.approx(1, abs=1e-3)
 
 
+def test_larger_stores_and_images_are_resampled_for_the_network(place, tmp_path, scans_here):
+    store = tiny_store(tmp_path / "large.zarr", 60, 48, survey="large")
+    Image.fromarray(store.images(slice(30, 31))[0]).save(tmp_path / "mine.png")
+    options = {"image": tmp_path / "mine.png", "store": store.path, "model": place / "model"}
+    got = similar(**options, top=3, out=tmp_path / "like").candidates
+    assert got["objid"][0] == 1030 and got["score"][0] == pytest.approx(1, abs=1e-3)
+
+
 def test_a_picture_from_elsewhere_finds_its_own(place, tmp_path):
     image = open_store(place / "sky.zarr").images(slice(30, 31))[0]
     Image.fromarray(image).save(tmp_path / "mine.png")

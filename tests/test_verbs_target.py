@@ -90,6 +90,15 @@ def test_a_sheet_shows_what_the_rules_mean(sky, tmp_path):
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes() and again["error"] is None
 
 
+def test_a_sheet_of_stores_of_several_sizes(tmp_path):
+    stores = [
+        ingest_survey(SimulatedSurvey(count=300, size=size, seed=size), tmp_path / f"{size}.zarr", workers=1).path
+        for size in (64, 72)
+    ]
+    told = check_target("edge_on_no_bulge", store=stores, sheet=tmp_path / "sheet.png")
+    assert told["error"] is None and (tmp_path / "sheet.png").stat().st_size > 1000
+
+
 def test_stores_that_cannot_be(sky, tmp_path):
     with pytest.raises(InputError, match="name labelled stores with --store"):
         check_target("ring")

@@ -33,6 +33,7 @@ from galscan.classify.model import content_hash, to_unit
 from galscan.errors import InputError
 from galscan.files import atomic_path
 from galscan.progress import track
+from galscan.resampling import resample
 from galscan.store.layout import CHUNK, UNUSABLE, Store
 
 KEPT = 0.995  # share of the full network's candidates that must survive
@@ -150,8 +151,14 @@ def teaches(ids: np.ndarray) -> np.ndarray:
     return pd.util.hash_array(np.array([str(i) for i in ids], object), categorize=False) % 2 == 0
 
 
-def teaching_sample(stores: Sequence[Store], count: int, seed: int) -> np.ndarray:
-    """Return about `count` random usable pictures that may teach, with labels or without; (n, S, S, 3) uint8."""
+def teaching_sample(stores: Sequence[Store], count: int, seed: int, size: int | None = None) -> np.ndarray:
+    """Return about `count` random usable images that may train it, with labels or without; (n, S, S, 3) uint8.
+
+    Parameters
+    ----------
+    size : int, optional
+        Pixels on a side that the full network takes, to which larger stores are resampled; by default as stored.
+    """
     chunks = [
         (store, slice(at, min(at + CHUNK, store.count))) for store in stores for at in range(0, store.count, CHUNK)
     ]
@@ -159,7 +166,7 @@ def teaching_sample(stores: Sequence[Store], count: int, seed: int) -> np.ndarra
     for k in np.random.default_rng(seed).permutation(len(chunks)):
         store, rows = chunks[k]
         usable = teaches(store.column("id", rows)) & ((store.column("flags", rows) & np.uint8(UNUSABLE)) == 0)
-        got.append(store.images(rows)[usable])
+        got.append(resample(store.images(rows)[usable], size or store.size))
         if sum(map(len, got)) >= count:
             break
     return np.concatenate(got)[:count]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from galscan.errors import InputError
-from galscan.scanning.plan import PIECE, Plan
+from galscan.resampling import pixels_text
+from galscan.scanning.plan import PIECE, Plan, StoreRef
 
 _WORKER_BYTES = 420 * 2**20  # torch, zarr and dask in one worker process before the first image
 
@@ -11,7 +12,9 @@ _WORKER_BYTES = 420 * 2**20  # torch, zarr and dask in one worker process before
 def worker_memory(plan: Plan) -> int:
     """Estimate the bytes one worker process needs: libraries, the pieces in flight and one batch in the network."""
     pixels = plan.size * plan.size
-    pieces = 3 * PIECE * pixels * 3  # one scored, one read ahead, one being decoded
+    stored = max(plan.stored(store) for store in plan.stores) ** 2
+    pieces = 3 * PIECE * stored * 3  # one scored, one read ahead, one being decoded
+    pieces += 3 * PIECE * pixels * 3 if stored > pixels else 0  # and resampled
     activations = min(plan.batch, PIECE) * pixels * 4 * (3 + 64)  # float32 input, and about 64 channels alive at once
     return _WORKER_BYTES + pieces + activations
 
@@ -63,7 +66,10 @@ def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
     """Return the plan in words, for ``--dry-run``; `workers` says who will do it, `rate` how many objects a second."""
     lines = [
         *(("target", f"{model.target}, model {model.path} ({model.model_hash[:12]})") for model in plan.models),
-        *(("store", f"{store.name}: {store.count:,} objects, {store.path}") for store in plan.stores),
+        *(
+            ("store", f"{store.name}: {store.count:,} objects, {_pixels(plan, store)}, {store.path}")
+            for store in plan.stores
+        ),
         (
             "objects",
             f"{plan.objects:,} cutouts of {plan.size} px in {len(plan.parts):,} parts; {plan.selection.text()}",
@@ -84,6 +90,10 @@ def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
         ("fingerprint", plan.fingerprint[:16]),
     ]
     return "\n".join(f"{name:<12} {text}" for name, text in lines)
+
+
+def _pixels(plan: Plan, store: StoreRef) -> str:
+    return pixels_text(plan.stored(store), plan.size)
 
 
 def _time(plan: Plan, rate: float | None) -> str:

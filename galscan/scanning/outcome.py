@@ -120,7 +120,7 @@ def _contact_sheet(plan: Plan, target: str, candidates: pd.DataFrame) -> None:
     best = candidates.head(SHEET)
     stores = {ref.name: open_store(ref.path) for ref in plan.stores}
     where = zip(best["store"], best["index"], strict=True)
-    images = np.concatenate([stores[store].images(slice(row, row + 1)) for store, row in where])
+    images = [stores[store].images(slice(row, row + 1))[0] for store, row in where]
     pictures.contact_sheet(
         images, plan.folder(target) / "contact.png", title=f"{target}: the best {len(best)} of {plan.objects:,}",
         captions=[rank.caption(row) for row in best.to_dict("records")],

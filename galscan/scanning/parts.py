@@ -60,6 +60,8 @@ class Job:
     """Numbers an embedding has; 0 where none is written."""
     int8: tuple[float, ...] = ()
     """Where the networks in 8 bits cut, target by target; nothing where they do not look (`quantised`)."""
+    size: int = 0
+    """Pixels on a side that the networks take, to which images of larger stores are resampled; 0: as stored."""
 
     @classmethod
     def of(cls, plan: Plan, first_looks: Sequence[Path] = ()) -> Job:
@@ -68,7 +70,7 @@ class Job:
             plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
             tuple(map(str, first_looks)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
-            quantised.cuts(plan.out) if plan.int8 else (),
+            quantised.cuts(plan.out) if plan.int8 else (), plan.size,
         )  # fmt: skip
 
     @property

@@ -35,6 +35,8 @@ class StoreRef:
     path: str
     content_hash: str
     count: int
+    size: int = 0
+    """Pixels on a side of its images; 0 where that does not matter."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Plan:
     stores: tuple[StoreRef, ...]
     parts: tuple[Part, ...]
     size: int
+    """Pixels on a side that the models take; images of larger stores are resampled to it."""
     answers: tuple[str, ...]
     top: int
     precision: str
@@ -106,7 +109,11 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Bytes of pixels to read, uncompressed."""
-        return self.objects * self.size * self.size * 3
+        return sum(part.count * self.stored(self.stores[part.store]) ** 2 * 3 for part in self.parts)
+
+    def stored(self, store: StoreRef) -> int:
+        """Return the pixels on a side of the images of a store."""
+        return store.size or self.size
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def make_plan(
     Raises
     ------
     InputError
-        If there is no store, one is named twice, one has another image size than the models, two models are of one
+        If there is no store, one is named twice, one has fewer pixels than the models take, two models are of one
         target, `top`, `precision` or `device` is out of range, a first look is asked for of a model that has none or
         together with embeddings, or 8 bits together with them, on a GPU, or without nncf.
     """
@@ -224,7 +231,7 @@ def make_plan(
         cascade = not embeddings and without is None and sum(part.count for part in parts) >= LARGE
     return Plan(
         models=tuple(ModelRef(b.target, str(Path(b.path).absolute()), b.model_hash, b.recipe.hash) for b in bundles),
-        stores=tuple(StoreRef(s.name, s.location, s.content_hash, s.count) for s in stores),
+        stores=tuple(StoreRef(s.name, s.location, s.content_hash, s.count, s.size) for s in stores),
         parts=parts, size=bundles[0].size, answers=tuple(answer_names(bundles)), top=top, precision=precision,
         batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
         selection=selection, cascade=cascade, embedding=embedding_size(bundles[0]) if embeddings else 0,
@@ -251,10 +258,11 @@ def _check(stores: Sequence[Store], bundle: Bundle) -> None:
         raise InputError("nothing to scan: name a survey with --survey, or a store with --store")
     seen: dict[str, Store] = {}
     for store in stores:
-        if store.size != bundle.size:
+        if store.size < bundle.size:
             raise InputError(
-                f"{store.path} holds {store.size} px cutouts but the model {bundle.path} looks at {bundle.size} px; "
-                f"ingest the survey again with: galscan ingest --size {bundle.size}, or train a model on this store"
+                f"{store.path} holds {store.size} px cutouts but the model {bundle.path} needs {bundle.size} px; "
+                f"ingest the survey again with: galscan ingest --size {bundle.size}, or train a model by a recipe with "
+                f"size = {store.size} or less"
             )
         twin = seen.get(store.name)
         if twin is not None and twin.content_hash == store.content_hash:

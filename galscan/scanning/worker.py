@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from galscan.errors import GalscanError
+from galscan.resampling import resample
 from galscan.scanning import quantised
 from galscan.scanning.parts import (
     AUDIT,
@@ -46,6 +47,7 @@ NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
 _REASONS = np.array([reason(flags) for flags in range(256)], object)
 LARGEST = float(np.finfo(np.float16).max)
+RESAMPLERS = 8  # threads that resample images for a GPU, which scores faster than one of them can; one for a CPU
 
 
 def score_part(part: Part, job: Job) -> PartReport:
@@ -66,6 +68,7 @@ def score_part(part: Part, job: Job) -> PartReport:
     columns = columns_of(store, job.stores[part.store].name, rows)
     chosen = job.selection.mask(store, rows)
     flags = columns["flags"]
+    fit = chosen & ((flags & np.uint8(UNUSABLE)) == 0)
     reasons = _REASONS[flags]
     seen = Seen.nothing(job, part.count)
     looks: list[_Look] = [(DISCARDED, *_first_look(job))] if job.first_looks else []
@@ -86,17 +89,17 @@ def score_part(part: Part, job: Job) -> PartReport:
         if got.embedding is not None:
             seen.embedding[rows] = np.clip(got.embedding, -LARGEST, LARGEST)
 
-    for here, images, readable in _pieces(store, part, chosen):  # `here` counts from the start of the part
-        usable = chosen[here] & ((flags[here] & np.uint8(UNUSABLE)) == 0)
+    for here, images, readable, dark, constant in _pieces(store, part, chosen, fit, job):
+        usable = fit[here]
         for bad, flag, why in (
             (usable & ~readable, Flag.UNREADABLE, DAMAGED),
             # Pixels that are missing are read as zeros; ingest marks what is dark by itself.
-            (usable & readable & ~images.any(axis=(1, 2, 3)), Flag.MISSING, GONE),
-            (usable & readable & _constant(images), Flag.BLANK, reason(Flag.BLANK)),
+            (usable & readable & dark, Flag.MISSING, GONE),
+            (usable & readable & constant, Flag.BLANK, reason(Flag.BLANK)),
         ):
             flags[here][bad] |= np.uint8(flag)
             reasons[here][bad] = why
-            usable &= ~bad
+            usable = usable & ~bad
         use = np.flatnonzero(usable)
         rest = use  # what no look put below its cut
         for name, look, cut in looks:
@@ -167,7 +170,10 @@ def sample_part(store: int, rows: slice, job: Job) -> Sample:
 
 
 def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) -> np.ndarray:
-    """Return the usable ones of some pictures: of those that may teach a look, of those that may not, or of all."""
+    """Return the usable ones of some pictures: of those that may teach a look, of those that may not, or of all.
+
+    They have the pixels that the networks take.
+    """
     from galscan.classify.cascade import teaches
 
     opened = open_store(job.stores[store].path)
@@ -176,7 +182,16 @@ def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) ->
     usable &= job.selection.mask(opened, rows)
     if teaching is not None:
         usable &= teaches(opened.column("id", rows)) == teaching
-    return images[usable]
+    return _resampled(images[usable], job)
+
+
+def _resampled(images: np.ndarray, job: Job) -> np.ndarray:
+    """Return images with the pixels that the networks take."""
+    from galscan.device import pick
+
+    if job.size in (0, images.shape[1]):
+        return images
+    return resample(images, job.size, RESAMPLERS if pick(job.device).type == "cuda" else 1)
 
 
 def _looked(stage: np.ndarray) -> np.ndarray:
@@ -253,23 +268,49 @@ def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted
     return scoring.load_scorer(bundles, device, precision, Path(converted) if converted else None, embeddings)
 
 
-def _pieces(store: Store, part: Part, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yield (rows counted from the part's start, images, which of them could be read), one piece read ahead.
+class _Piece(NamedTuple):
+    """Some rows of a part."""
+
+    here: slice
+    """Counted from the part's start."""
+    images: np.ndarray
+    """With the pixels that the networks take; zero where they were resampled and the row is not fit to be scored."""
+    readable: np.ndarray
+    """Which of the stored images could be read, shape (n,)."""
+    dark: np.ndarray
+    """Which of the stored images are zero everywhere."""
+    constant: np.ndarray
+    """Which of the stored images have one value everywhere, in each band."""
+
+
+def _pieces(store: Store, part: Part, chosen: np.ndarray, fit: np.ndarray, job: Job) -> Iterator[_Piece]:
+    """Yield a part piece by piece, one read and resampled ahead; what is not `fit` is not resampled.
 
     Pieces of which nothing is chosen are not read.
     """
     starts = range(part.start, part.stop, PIECE)
-    pieces = [slice(start, min(start + PIECE, part.stop)) for start in starts]
-    pieces = [piece for piece in pieces if chosen[piece.start - part.start : piece.stop - part.start].any()]
+    pieces = [slice(start - part.start, min(start + PIECE, part.stop) - part.start) for start in starts]
+    pieces = [here for here in pieces if chosen[here].any()]
     if not pieces:
         return
+
+    def read(here: slice) -> _Piece:
+        images, readable = _read(store, slice(here.start + part.start, here.stop + part.start))
+        dark, constant = ~np.asarray(images.any(axis=(1, 2, 3))), _constant(images)  # before they are resampled
+        if job.size and job.size != store.size:
+            small = np.zeros((len(images), job.size, job.size, 3), np.uint8)
+            wanted = fit[here] & readable
+            small[wanted] = _resampled(images[wanted], job)
+            images = small
+        return _Piece(here, images, readable, dark, constant)
+
     with ThreadPoolExecutor(1, "galscan-read") as pool:
-        ahead = pool.submit(_read, store, pieces[0])
-        for k, piece in enumerate(pieces):
-            images, readable = ahead.result()
+        ahead = pool.submit(read, pieces[0])
+        for k in range(len(pieces)):
+            piece = ahead.result()
             if k + 1 < len(pieces):
-                ahead = pool.submit(_read, store, pieces[k + 1])
-            yield slice(piece.start - part.start, piece.stop - part.start), images, readable
+                ahead = pool.submit(read, pieces[k + 1])
+            yield piece
 
 
 def _read(store: Store, rows: slice) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from galscan.resampling import shrink
 from galscan.store.layout import Flag
 from galscan.surveys.base import Cutout, Failed, Outcome
 
@@ -107,10 +108,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def fit(rgb: Image.Image, size: int, pixel_scale: float, *, source: int, flags: Flag = Flag.OK) -> Cutout:
     """Resize a square picture to `size`; `source` is its width in the file, which `pixel_scale` belongs to.
 
-    Hamming and bilinear kernels have no negative lobes, so that no dark rings appear around stars.
+    Neither kernel has negative lobes, so that no dark rings appear around stars.
     """
     if rgb.width > size:
-        rgb = rgb.resize((size, size), Image.Resampling.HAMMING, reducing_gap=3.0)
+        rgb = shrink(rgb, size)
     elif rgb.width < size:
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
     if source < size:

@@ -10,6 +10,7 @@ import numpy as np
 
 from galscan.classify.bundle import open_bundle
 from galscan.files import write_json
+from galscan.recipe import load_recipe
 from galscan.store.layout import open_store
 from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
@@ -43,8 +44,9 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     out = Path(out or "galscan-demo")
     learn, sky = out / "labelled.zarr", out / "survey.zarr"
     # Two seeds: the survey shares no object with what the networks have seen.
-    ingest("simulated", out=learn, count=LABELLED, size=64, seed=2 * seed, rare_fraction=LABELLED_RARE)
-    ingest("simulated", out=sky, count=SURVEY, size=64, seed=2 * seed + 1, rare_fraction=SURVEY_RARE, labelled=0.0)
+    size = load_recipe("demo").size
+    ingest("simulated", out=learn, count=LABELLED, size=size, seed=2 * seed, rare_fraction=LABELLED_RARE)
+    ingest("simulated", out=sky, count=SURVEY, size=size, seed=2 * seed + 1, rare_fraction=SURVEY_RARE, labelled=0.0)
     train_rare("demo", store=learn, out=out / "model", budget=BUDGET, seed=seed)
     model = open_bundle(out / "model")
     run = scan(store=sky, model=out / "model", out=out / "run")

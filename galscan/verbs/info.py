@@ -145,5 +145,5 @@ def _draw_run(run: Run, sheet: str | os.PathLike[str]) -> None:
 def _draw(cells: list[tuple[Store, int, str]], sheet: str | os.PathLike[str], title: str) -> None:
     if not cells:
         raise InputError("there is nothing to draw on a contact sheet")
-    images = np.stack([store.images(slice(row, row + 1))[0] for store, row, _ in cells])
+    images = [store.images(slice(row, row + 1))[0] for store, row, _ in cells]
     pictures.contact_sheet(images, Path(sheet), captions=[caption for _, _, caption in cells], title=title)

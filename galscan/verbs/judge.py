@@ -16,6 +16,7 @@ from galscan.classify.bundle import Bundle, open_bundle
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError
 from galscan.files import file_digest, write_json, write_text
+from galscan.resampling import pixels_text
 from galscan.store import layout
 from galscan.unfinished import deliver, finished, work_on
 
@@ -138,14 +139,20 @@ def _check(plan: Plan, dreamt: layout.Store) -> None:
             f"'{plan.schema.name}'; name the stores that the generator learnt from with --store"
         )
     if dreamt.size != plan.recipe.size:
-        raise InputError(f"{dreamt.path} holds {dreamt.size} px dreams, the real galaxies have {plan.recipe.size} px")
+        raise InputError(
+            f"{dreamt.path} holds synthetic images of {dreamt.size} px, the recipe trains at {plan.recipe.size} px; "
+            f"generate them with a model of {plan.recipe.size} px, or take a recipe with size = {dreamt.size}"
+        )
 
 
 def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: int) -> str:
     counts = plan.table.groupby("split")["target"].agg(lambda t: f"{(t == 1).sum():,} and {(t == 0).sum():,}")
     return "\n".join(
         [f"dreams       {dreamt.count:,} of '{plan.recipe.name}' ({dreamt.path})"]
-        + [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in plan.stores]
+        + [
+            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, plan.recipe.size)} ({s.path})"
+            for s in plan.stores
+        ]
         + [
             f"held out     {counts['test']} positives and negatives, "
             + (f"as by the model {bundle.path}" if bundle else f"by seed {plan.seed}"),

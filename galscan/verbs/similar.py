@@ -22,6 +22,7 @@ from galscan.candidates.similar import Space
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.classify.scoring import load_scorer
 from galscan.errors import GalscanError, InputError
+from galscan.resampling import resample
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run, tables
 from galscan.store.layout import Store
 from galscan.surveys import images as pixels
@@ -113,7 +114,8 @@ def similar(
     space = Space(source.path, source.info)
     known = space.locate(ids) if ids else pd.DataFrame(columns=["part", "row", "store", "index", "id", "ra", "dec"])
     stores = scanned.open_stores(source.info)
-    read = [_read(path, int(source.info["size"]), stores) for path in paths]
+    stored = next(iter(stores.values())).size  # an image is read as ingest reads it, and resampled as the scan does
+    read = [_read(path, stored, stores) for path in paths]
     request = _Request(source, _told(known, paths), top, None if out is None else Path(out))
     with claim(request) as before:
         if before is not None and before["status"] == "done":
@@ -203,6 +205,7 @@ def _embedded(source: Run, bundle: Bundle | None, images: np.ndarray, device: st
             f"{_first(source.info['model'])} is not the model of this scan any more: pictures cannot be seen as it saw "
             "the survey; restore it, or name objects of the survey with --like"
         )
+    images = resample(images, int(source.info["size"]))
     seen = load_scorer([bundle], device, source.info["precision"], embeddings=True)(images).embedding
     assert seen is not None
     return seen.astype(np.float16)
@@ -248,7 +251,7 @@ def _contact_sheet(
     shown = [*read[:EXAMPLES], *(images[k] for k in range(len(places)))]
     first = len(shown) - len(best)
     pictures.contact_sheet(
-        np.stack(shown), out / "contact.png", title=f"like the first {first}: the best {len(best)} of {len(listed):,}",
+        shown, out / "contact.png", title=f"like the first {first}: the best {len(best)} of {len(listed):,}",
         captions=[*["example"] * first, *(rank.caption(row) for row in best.to_dict("records"))],
         borders=[*[EXAMPLE] * first, *[None] * len(best)],
     )  # fmt: skip
