@@ -165,10 +165,11 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     check_dream("dream", rules.dream, schema)
     for k, rule in enumerate(rules.hard_negatives):
         check_dream(f"hard_negatives.{k}", rule, schema)
-    for where, rule in (("inject", rules.inject), *(("inject_negatives", r) for r in rules.inject_negatives)):
+    negatives = ((f"inject_negatives.{k}", rule) for k, rule in enumerate(rules.inject_negatives))
+    for where, rule in (("inject", rules.inject), *negatives):
         if rule is None:
             continue
-        for text in filter(None, (rule.hosts, rule.measure)):
+        for text in filter(None, (rule.hosts, rule.unlabelled_hosts, rule.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
         _check_names(f"{where}.values", rule.values, schema)
         for answer, ends in rule.values.items():
@@ -207,7 +208,9 @@ def _check_names(key: str, names: Iterable[str], schema: Schema) -> None:
 def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
     """Return pydantic's first complaint as one line that names the key."""
     path = [str(p) for p in error["loc"]]
-    where = ".".join(p for p in path if p not in KINDS) or "the whole"
+    # The generator's kind stands behind its table, and is no key; that of maps has a key of the same name.
+    kept = (p for before, p in zip(["", *path], path, strict=False) if before != "generator" or p not in KINDS)
+    where = ".".join(kept) or "the whole"
     if error["type"] == "union_tag_invalid":
         return f"{where}.kind: unknown generator '{error['ctx']['tag']}'{nearest(error['ctx']['tag'], KINDS)}"
     if error["type"] == "extra_forbidden":

@@ -37,8 +37,10 @@ class InjectRule(Part):
     feature: Literal["dust_lane", "seam"]
     """A module of `galscan.generate.features`."""
     hosts: str
-    """Rule of the galaxies into which it is injected. Unlabelled ones serve where a network trained on real galaxies
-    predicts answers for which it holds."""
+    """Rule of the galaxies into which it is injected."""
+    unlabelled_hosts: str = ""
+    """Rule of the unlabelled galaxies into which it is injected as well, on the answers that a network trained on real
+    galaxies predicts of them; by default that of ``hosts``. Predictions are seldom exactly 0 or 1."""
     values: dict[str, tuple[float, float]] = {}
     """Answers that the feature changes: their values where it is barely seen and where it is plain; all others stay
     those of the host."""
@@ -61,7 +63,7 @@ class LabelRules(Part):
     inject_negatives: tuple[InjectRule, ...] = ()
     """What is injected and makes none, to be confused with it: a quarter as many, in equal parts."""
     mined_negatives: str = ""
-    """Rule of hard negatives among the unlabelled galaxies: those for whose predicted answers it holds and which a network
+    """Rule of hard negatives among the unlabelled galaxies: those whose predicted answers satisfy it and that a network
     trained on real galaxies takes for targets most."""
 
 
@@ -105,7 +107,8 @@ class GeneratorSettings(_Taught):
     """The flow network of this project (`galscan.generate.model`)."""
 
     kind: Literal["flow"] = "flow"
-    """Which network: this project's own, or "stable-diffusion", which has settings of its own."""
+    """Which network: this project's own, of whole images; or "stable-diffusion", or "maps" of features to inject, which
+    have settings of their own."""
     widths: Annotated[tuple[Annotated[int, Field(ge=32, multiple_of=32)], ...], Field(min_length=2, max_length=5)] = (
         64,
         128,
@@ -183,7 +186,7 @@ class MapSettings(Part):
     """Channels by level, the first at a quarter of a map's resolution; the last a multiple of 32."""
     start: str = "base"
     """Weights to start from: "base" (those shipped), "none", or the path of a file."""
-    steps: Annotated[int, Field(ge=0)] = 400
+    steps: Annotated[int, Field(ge=0)] = 120
     """Steps of fine-tuning on measured maps; 0 samples with the weights as they are."""
     batch: Count = 32
     """Maps a step."""
@@ -192,8 +195,14 @@ class MapSettings(Part):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """How much of the averaged weights, which sample, stays at each step."""
     measured_fraction: Share = 0.5
-    """Fraction of the maps in training, and of those sampled, that are like measured ones; less where few were measured,
-    and the rest is like the prior's."""
+    """Fraction of the maps in training, and of those sampled, that are like measured ones; less where few were
+    measured, and the rest is like the prior's."""
+
+    @model_validator(mode="after")
+    def _attention(self) -> MapSettings:
+        if self.widths[-1] % 32:
+            raise ValueError(f"the last of widths is {self.widths[-1]}, not a multiple of 32")
+        return self
 
     def check_size(self, size: int) -> None:
         """Accept pictures of any size: maps have their own."""
@@ -291,6 +300,15 @@ class ClassifierSettings(Part):
     def _frozen(self) -> ClassifierSettings:
         if self.encoder_frozen and not self.encoder:
             raise ValueError("encoder_frozen needs an encoder: our own network learns from nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _room(self) -> ClassifierSettings:
+        if (whole := self.positive_fraction + self.synthetic_positives + self.synthetic_negatives) >= 1:
+            raise ValueError(
+                f"positive_fraction, synthetic_positives and synthetic_negatives add up to {whole:g}; stay below 1, the "
+                "rest are real negatives"
+            )
         return self
 
     @property

@@ -29,7 +29,7 @@ class Arm:
 
     title: str
     kind: str = ""
-    """Which synthetic galaxies it is trained on: none, "prior" (maps of the physical prior injected into real galaxies),
+    """Which synthetic galaxies it is trained on: none, "prior" (maps of the physical prior injected into real ones),
     "maps" (maps sampled by the diffusion model, injected alike) or "images" (whole images)."""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ ARMS: dict[str, Arm] = {
 }
 VARIANTS = ("maps_without_hosts", "maps_fewer", "maps_real_last")  # compared where they are named
 BASELINES = ("plain", "weighted", "focal", "oversampled")
-CRITIC = "attributes"  # the arm whose network chooses unlabelled hosts and filters whole images: it saw no synthetic one
+CRITIC = "attributes"  # the arm whose network, trained on real galaxies, chooses unlabelled hosts and filters images
 REAL_ONLY = (*BASELINES, CRITIC)
 
 
@@ -137,8 +137,17 @@ def make_repeats(
         raise InputError(f"--folds {folds}: {n['positives']} positives are too few; use at most {n['positives'] // 2}")
     room = n["positives"] - (2 if folds == 1 else -(-n["positives"] // folds))
     wanted = positives if positives is not None else n["positives"] // 2 if folds == 1 else room
-    if not 0 <= max(wanted, reserved) <= room:
+    if not 0 <= wanted <= room:
         raise InputError(f"--positives {wanted}: of {n['positives']} positives, 0 to {room} may train; choose such")
+    if reserved and folds > 1:
+        raise InputError(
+            f"--reserved {reserved}: with --folds {folds} every positive is tested once; leave one of them out"
+        )
+    if not 0 <= reserved <= room:
+        raise InputError(
+            f"--reserved {reserved}: of {n['positives']} positives, 0 to {room} may be left out of the test set; "
+            "choose such"
+        )
     if not wanted and negatives is None:
         raise InputError("--positives 0 needs --negatives: how many others train")
     repeats: list[Repeat] = []
@@ -189,7 +198,7 @@ def evaluate(
         for k, metric in enumerate(METRICS):
             arms[name][metric] = _interval(values[name][:, k], draws[name][:, k])
         arms[name]["detections"] = {key: x * targets for key, x in arms[name]["completeness"].items() if key != "each"}
-    baselines = [name for name in BASELINES if name in values]
+    baselines = [name for name in REAL_ONLY if name in values]
     best = {m: max(baselines, key=lambda name: arms[name][m]["mean"]) for m in METRICS}
     gains: dict[str, Any] = {}
     for name in (n for n in values if ARMS[n].dreams or n == CRITIC):
@@ -262,7 +271,10 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     """Return in two sentences what the method gained, or did not; over the best baseline and over real + heads."""
     gains, title = result["gains"][result["method"]], result["arms"][result["method"]]["title"]
     lines = []
-    for label, words in (("best_baseline", "the best baseline"), (CRITIC, "the same network without synthetic galaxies")):
+    for label, words in (
+        ("best_baseline", "the best baseline"),
+        (CRITIC, "the same network without synthetic galaxies"),
+    ):
         if label not in gains:
             continue
         ap, found = gains[label]["ap"], gains[label]["detections"]
@@ -295,9 +307,12 @@ def as_text(result: Mapping[str, Any]) -> str:
     """Return the table and the verdict for people."""
     point = result["point"]
     heads = ("AP", f"completeness at purity {point['purity']:g}", f"purity at completeness {point['completeness']:g}")
-    lines = [f"{'arm':<13}" + "".join(f"{h:>29}" for h in heads) + f"{'detections':>12}"]
+    width = max(13, *(len(name) + 1 for name in result["arms"]))
+    lines = [f"{'arm':<{width}}" + "".join(f"{h:>29}" for h in heads) + f"{'detections':>12}"]
     for name, arm in result["arms"].items():
         cells = [f"{arm[m]['mean']:.3f} [{arm[m]['lo']:.3f}, {arm[m]['hi']:.3f}]" for m in METRICS]
         mark = "  <- method" if name == result["method"] else ""
-        lines.append(f"{name:<13}" + "".join(f"{c:>29}" for c in cells) + f"{arm['detections']['mean']:>12.1f}{mark}")
+        lines.append(
+            f"{name:<{width}}" + "".join(f"{c:>29}" for c in cells) + f"{arm['detections']['mean']:>12.1f}{mark}"
+        )
     return "\n".join([*lines, *verdict(result)])

@@ -1,17 +1,17 @@
 """Dust lanes: what they look like (a physical prior), how they are measured on galaxies, and what they do to light.
 
 A map holds the attenuation of red light, ``a = -ln(transmission)``, in the frame of a host galaxy
-(`galscan.generate.hosts`): one channel of `SIDE` x `SIDE` pixels over plus and minus `REACH` half-light radii, rows along
-v and columns along u. Other bands follow from the extinction law.
+(`galscan.generate.hosts`): one channel of `SIDE` x `SIDE` pixels over plus and minus `REACH` half-light radii, rows
+along v and columns along u. Other bands follow from the extinction law.
 
 The prior
 ---------
-Dust in early types settles in thin disks and rings (Lauer et al. 2005, AJ 129, 2138; Tran et al. 2001, AJ 121, 2928) and
-is seen as a lane where these are near edge-on, along the major axis, along the minor axis, or anywhere between (Hawarden
-et al. 1981, MNRAS 196, 747). Only the stars behind it are dimmed, so that a lane of optical depth tau lets pass
-``1 - f (1 - exp(-tau))``, with f the fraction of the light that comes from behind. Lanes of early types reach A_V of some
-tenths to two magnitudes and follow the Galactic law with R_V of 2 to 4 (Goudfrooij et al. 1994, A&AS 104, 179; Patil et
-al. 2007, A&A 461, 103).
+Dust in early types settles in thin disks and rings (Lauer et al. 2005, AJ 129, 2138; Tran et al. 2001, AJ 121, 2928)
+and is seen as a lane where these are near edge-on, along the major axis, along the minor axis, or anywhere between
+(Hawarden et al. 1981, MNRAS 196, 747). Only the stars behind it are dimmed, so that a lane of optical depth tau lets
+pass ``1 - f (1 - exp(-tau))``, with f the fraction of the light that comes from behind. Lanes of early types reach A_V
+of some tenths to two magnitudes and follow the Galactic law with R_V of 2 to 4 (Goudfrooij et al. 1994, A&AS 104, 179;
+Patil et al. 2007, A&A 461, 103).
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ SIDE, REACH = 64, 2.0  # pixels of a map on a side, and half-light radii that ha
 LEAST_DEPTH = 0.08  # below this nobody sees a lane: it is not injected
 R_V = (2.0, 4.0)  # ratio of total to selective extinction: the range found in early types
 DEEPEST = 0.003  # of the lit pixels, whose mean dimming is the depth
-NOISE = 0.03  # attenuation below which a measured map holds grain and isophotes that are no ellipses
-REDDENING = 1.15  # of the blue over the red band's optical depth in what is called dust; grey obscuration has 1
+NOISE = 0.05  # attenuation below which a measured map holds grain and isophotes that are no ellipses
+CONNECTED = 0.4  # fraction of the measured attenuation that hangs together, at least: the rest is grain
+ROUNDEST = 0.6  # largest ratio of the attenuation's scatter across and along: a lane is long
+REDDENING = 1.3  # of the blue over the red band's optical depth in a lane, at least; in a seam, which is grey, 1.1 to 1.25
 CLEAN, RINGS = 0.8, np.linspace(0, 2.4, 25)  # quantile of the light along an ellipse; edges of the ellipses
 WAVELENGTHS = {"u": 0.3551, "g": 0.4686, "r": 0.6166, "i": 0.7480, "z": 0.8932, "y": 0.9627}  # effective, micron
 # What is measured on a map, the conditions of the diffusion model, with the range of each.
@@ -44,7 +46,8 @@ CONDITIONS: dict[str, tuple[float, float]] = {
 def extinction_law(bands: str, r_v: np.ndarray) -> np.ndarray:
     """Return the extinction in some bands relative to r.
 
-    Cardelli, Clayton & Mathis 1989 (ApJ 345, 245) with the optical coefficients of O'Donnell 1994 (ApJ 422, 158).
+    Cardelli, Clayton & Mathis 1989 (ApJ 345, 245; infrared from 0.91 micron on) with the optical coefficients of
+    O'Donnell 1994 (ApJ 422, 158).
 
     Parameters
     ----------
@@ -58,8 +61,10 @@ def extinction_law(bands: str, r_v: np.ndarray) -> np.ndarray:
     """
     a = (1.0, 0.104, -0.609, 0.701, 1.137, -1.718, -0.827, 1.647, -0.505)
     b = (0.0, 1.952, 2.908, -3.989, -7.985, 11.102, 5.491, -10.805, 3.347)
-    y = 1 / np.array([WAVELENGTHS[band] for band in bands + "r"]) - 1.82
-    law = np.polynomial.polynomial.polyval(y, a) + np.polynomial.polynomial.polyval(y, b) / np.asarray(r_v)[:, None]
+    x = 1 / np.array([WAVELENGTHS[band] for band in bands + "r"])
+    constant = np.where(x < 1.1, 0.574 * x**1.61, np.polynomial.polynomial.polyval(x - 1.82, a))
+    slope = np.where(x < 1.1, -0.527 * x**1.61, np.polynomial.polynomial.polyval(x - 1.82, b))
+    law = constant + slope / np.asarray(r_v)[:, None]
     return (law[:, :-1] / law[:, -1:]).astype(np.float32)
 
 
@@ -119,7 +124,7 @@ def describe(maps: np.ndarray) -> np.ndarray:
         The columns of `CONDITIONS`, clipped to their ranges.
     """
     u, v = _grid()
-    weight = maps.reshape(len(maps), -1).astype(np.float64)
+    weight = maps.reshape(len(maps), SIDE * SIDE).astype(np.float64)
     whole = weight.sum(1).clip(1e-9)
     u, v = u.ravel(), v.ravel()
     mean_u, mean_v = weight @ u / whole, weight @ v / whole
@@ -146,13 +151,12 @@ def _sky(flux: np.ndarray) -> np.ndarray:
     return np.percentile(edge, 25, axis=0).astype(np.float32)
 
 
-def measure(
-    images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg"
-) -> tuple[np.ndarray, np.ndarray]:
+def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
     """Measure maps on galaxies that have a lane, by dividing through a smooth model of each.
 
-    The model is the light along ellipses of the galaxy's own shape (an upper quantile, which dust does not dim), falling
-    outwards; the attenuation is the least-squares fit of the extinction law with R_V = 3.1 to the three bands.
+    The model is the light along ellipses of the galaxy's own shape (an upper quantile, which dust does not dim),
+    falling outwards. What is dimmed against it, by a least-squares fit of the extinction law with R_V = 3.1 to the
+    three bands, and what is reddened against the median along the ellipse are multiplied: the attenuation is the root.
 
     Parameters
     ----------
@@ -162,8 +166,8 @@ def measure(
     -------
     maps : ndarray of float32, shape (n, 1, SIDE, SIDE)
     usable : ndarray of bool, shape (n,)
-        Where the galaxy is measured, and what dims it is deep enough to be seen, confined to a part of the galaxy, and
-        redder than the stars: a gap between arms or a seam between frames is not.
+        Where the galaxy is measured, and what dims and reddens it is deep enough to be seen, hangs together, is longer
+        than wide and passes near the nucleus: gaps between arms and seams between frames do not.
     """
     n, size = images.shape[:2]
     maps, usable = np.zeros((n, 1, SIDE, SIDE), np.float32), np.zeros(n, bool)
@@ -177,21 +181,46 @@ def measure(
         radius = np.hypot(u * np.sqrt(ratio), v / np.sqrt(ratio)) / hosts.radius[k]
         model = _smooth(flux, radius)
         floor = 0.02 * model.max((0, 1))
-        optical = -np.log(((flux + floor) / (model + floor)).clip(0.05, 1))
-        attenuation = (optical @ law) / float(law @ law)
+        optical = -np.log(((flux + floor) / (model + floor)).clip(0.05))
+        dimmed = ((optical @ law) / float(law @ law)).clip(0)
+        # Dust both dims and reddens; a galaxy that is no ellipse only seems dimmed, and a red nucleus only reddened.
+        reddened = ndimage.gaussian_filter(optical[..., 2] - optical[..., 0], 0.7) / (law[2] - law[0])
+        reddened = (reddened - _level(reddened, radius)).clip(0)
+        attenuation = np.sqrt(dimmed * reddened)
         # Trusted where there is light behind, and fading out with it.
-        trust = ((1.8 - radius) / 0.5).clip(0, 1) * (model.mean(2) > 4 * floor.mean())
+        trust = ((1.6 - radius) / 0.4).clip(0, 1) * (model.mean(2) > 4 * floor.mean())
         attenuation = (attenuation - NOISE).clip(0) * trust
+        lane, whole = _main_part(attenuation), float(attenuation.sum())
+        attenuation = attenuation * lane
         scale = hosts.radius[k]
         cos, sin = np.cos(hosts.angle[k]), np.sin(hosts.angle[k])
         uu, vv = np.meshgrid(line * scale, line * scale)
         where = [hosts.y[k] + uu * sin + vv * cos, hosts.x[k] + uu * cos - vv * sin]
-        maps[k, 0] = ndimage.map_coordinates(attenuation, where, order=1, cval=0.0)
-        dark = attenuation > 0.5 * np.quantile(attenuation, 0.995)
-        red = optical[..., 2][dark].mean() / max(optical[..., 0][dark].mean(), 1e-6) if dark.any() else 0.0
-        filled = (attenuation > NOISE)[trust > 0].mean() if (trust > 0).any() else 1.0
-        usable[k] = LEAST_DEPTH < np.quantile(maps[k], 0.995) < 2 and red > REDDENING and filled < 0.45
+        maps[k, 0] = ndimage.gaussian_filter(ndimage.map_coordinates(attenuation, where, order=1, cval=0.0), 0.7)
+        if lane.any():
+            share, roundness = attenuation.sum() / whole, describe(maps[k : k + 1])[0, 3]
+            depth, nearest = np.quantile(maps[k], 0.995), radius[lane].min()
+            red, blue = ((optical[..., band] * attenuation).sum() for band in (0, 2))
+            usable[k] = LEAST_DEPTH < depth < 2 and share > CONNECTED and roundness < ROUNDEST and nearest < 0.6
+            usable[k] &= blue > REDDENING * red
     return maps, usable
+
+
+def _main_part(attenuation: np.ndarray) -> np.ndarray:
+    """Return where the largest connected part of a picture's attenuation (S, S) is, and a rim around it; bool."""
+    deep = attenuation > 0.4 * np.quantile(attenuation, 0.995)
+    labels, count = ndimage.label(deep & (attenuation > 0), np.ones((3, 3)))
+    if not count:
+        return np.zeros_like(deep)
+    sums = ndimage.sum_labels(attenuation, labels, np.arange(1, count + 1))
+    return ndimage.binary_dilation(labels == 1 + int(np.argmax(sums)), iterations=2)
+
+
+def _level(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Return the median of values (S, S) along ellipses."""
+    ring = np.digitize(radius, RINGS)
+    medians = ndimage.median(values, ring, np.arange(len(RINGS) + 1))
+    return np.nan_to_num(medians)[ring]
 
 
 def _smooth(flux: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -251,14 +280,15 @@ def inject(
         transmission = ndimage.gaussian_filter(transmission, (seeing[k], seeing[k], 0))
         before = stretch.to_flux(images[k])
         sky = _sky(before)
-        after = stretch.to_pixels(sky + (before - sky) * transmission)
-        # The grain that was dimmed with the light comes back, measured where the picture is dark.
-        steps = np.abs(np.diff(images[k][:3].astype(np.float32), axis=1))
-        grain = min(1.05 * float(np.median(steps)), 6.0)
-        lost = np.sqrt((1 - transmission**2).clip(0))
-        after = after + lost * random.normal(0, grain, after.shape)
+        # The noise that was dimmed with the light comes back, measured where the picture is dark, in flux as well.
+        border = images[k][:3].astype(np.float32)
+        grain = min(1.05 * float(np.median(np.abs(np.diff(border, axis=1)))), 6.0)
+        level = np.median(border, axis=(0, 1), keepdims=True)
+        noise = stretch.to_flux(level + grain) - stretch.to_flux(level)
+        lost = np.sqrt((1 - transmission**2).clip(0)) * noise * random.standard_normal(before.shape)
+        after = stretch.to_pixels(sky + (before - sky) * transmission + lost)
         changed = transmission < 0.995
-        injected[k] = np.where(changed, np.clip(np.rint(after), 0, 255), images[k]).astype(np.uint8)
+        injected[k] = np.where(changed, np.rint(after), images[k]).astype(np.uint8)
         light = images[k].max(2)
         lit = light > max(30, int(np.percentile(light, 25)) + 12)
         dimmed = np.sort((1 - transmission.mean(2))[lit])

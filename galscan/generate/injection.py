@@ -1,7 +1,7 @@
 """Inject features into real galaxies: hosts chosen by the recipe's rule, maps from the prior or the diffusion model.
 
-Hosts are galaxies of the training split, or unlabelled ones; the caller sees to that. What cannot be measured is no host,
-and is counted; a feature that cannot be seen is left out. Flux is changed, not pixels (`galscan.generate.flux`).
+Hosts are galaxies of the training split, or unlabelled ones; the caller sees to that. What cannot be measured is no
+host, and is counted; a feature that cannot be seen is left out. Flux is changed, not pixels (`galscan.generate.flux`).
 """
 
 from __future__ import annotations
@@ -68,13 +68,15 @@ class Candidates:
         """Which carry any label, bool, shape (n,)."""
         return self.labels.notna().any(axis=1).to_numpy()
 
-    def satisfying(self, rule: str, *, unlabelled: bool = True) -> np.ndarray:
-        """Return the rows whose labels satisfy a rule, and unlabelled ones whose predicted answers do."""
-        parsed = parse_rule(rule, list(self.labels.columns))
-        found = parsed.evaluate({name: self.labels[name].to_numpy() for name in self.labels})[0]
-        if unlabelled and set(parsed.names) <= set(self.predicted.columns):
-            predicted = parsed.evaluate({name: self.predicted[name].to_numpy() for name in parsed.names})[0]
-            found = found | (predicted & ~self.labelled)
+    def satisfying(self, rule: str, predicted: str = "") -> np.ndarray:
+        """Return the rows whose labels satisfy `rule`, and unlabelled ones whose predicted answers satisfy `predicted`."""
+        columns = list(self.labels.columns)
+        found = parse_rule(rule, columns).evaluate({name: self.labels[name].to_numpy() for name in columns})[0]
+        if predicted:
+            parsed = parse_rule(predicted, columns)
+            if set(parsed.names) <= set(self.predicted.columns):
+                answers = {name: self.predicted[name].to_numpy() for name in parsed.names}
+                found = found | (parsed.evaluate(answers)[0] & ~self.labelled)
         return np.flatnonzero(found)
 
     def hosts(self, rows: np.ndarray) -> Hosts:
@@ -120,7 +122,8 @@ def injected_set(
     counts: dict[str, Any] = {"hosts_not_measured": 0, "invisible": 0}
     tasks = [(rules.inject, 1.0, settings.injected)]
     negatives = rules.inject_negatives
-    tasks += [(rule, 0.0, settings.injected // 4 // len(negatives)) for rule in negatives]
+    each = settings.injected // 4 // max(len(negatives), 1)
+    tasks += [(rule, 0.0, each) for rule in negatives if each]
     parts = []
     with track("inject features", sum(count for *_, count in tasks), "galaxy") as advance:
         for number, (rule, value, count) in enumerate(tasks):
@@ -146,10 +149,10 @@ def injected_set(
 
 
 def mined_rows(candidates: Candidates, rule: str, count: int) -> np.ndarray:
-    """Return the unlabelled galaxies for whose predicted answers `rule` holds and that score highest, at most `count`."""
+    """Return the unlabelled galaxies whose predicted answers satisfy `rule`, highest scores first, at most `count`."""
     if not rule or not count or candidates.predicted.empty:
         return np.empty(0, int)
-    rows = candidates.satisfying(rule)
+    rows = candidates.satisfying(rule, rule)
     rows = rows[~candidates.labelled[rows]]
     return rows[np.argsort(-candidates.logit[rows], kind="stable")][:count]
 
@@ -157,8 +160,8 @@ def mined_rows(candidates: Candidates, rule: str, count: int) -> np.ndarray:
 def _host_rows(
     candidates: Candidates, rule: InjectRule, counts: dict[str, Any], random: np.random.Generator, *, positive: bool
 ) -> np.ndarray:
-    """Return the rows that satisfy the rule and can be measured; of unlabelled ones, none that may be a target itself."""
-    rows = candidates.satisfying(rule.hosts)
+    """Return the rows that satisfy the rule and can be measured; of unlabelled ones, none that may be a target."""
+    rows = candidates.satisfying(rule.hosts, rule.unlabelled_hosts or rule.hosts)
     if positive:
         unlabelled = ~candidates.labelled[rows]
         # A survey's rare targets score high: the upper tenth of the unlabelled ones is not taken for clean.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from galscan.errors import InputError
-from galscan.generate.features import base_weights, find_feature, prior_maps
+from galscan.generate.features import Feature, base_weights, find_feature, prior_maps
 from galscan.generate.injection import BATCH, Candidates, Maps
 from galscan.generate.map_flow import MEASURED, STRENGTH, MapFlow, load_maps_model, make_config, sample_maps, train_maps
 from galscan.settings import InjectRule, MapSettings
@@ -17,6 +17,9 @@ from galscan.settings import InjectRule, MapSettings
 LEAST_MEASURED = 12  # measured maps below which there is nothing to fine-tune on
 ENOUGH_MEASURED = 100  # measured maps from which the recipe's fraction of them holds; fewer count less
 PRIOR = 2000  # maps of the prior beside them
+POOL = 384  # maps that are sampled for one training set; they are mirrored, and put on many hosts
+FLOOR = 0.012  # of a sampled map: below it there is nothing
+RESCALED = (-0.3, 0.4)  # logarithms of the factors by which a sampled map may be made shallower or deeper
 SEED = 11  # of the prior maps that the base weights are trained on
 
 
@@ -58,7 +61,7 @@ def measured_maps(candidates: Candidates, rule: InjectRule) -> tuple[np.ndarray,
         The candidates they were measured on.
     """
     feature = find_feature(rule.feature)
-    rows = candidates.satisfying(rule.measure, unlabelled=False) if rule.measure else np.empty(0, int)
+    rows = candidates.satisfying(rule.measure) if rule.measure else np.empty(0, int)
     hosts = candidates.hosts(rows)
     maps, kept = [], []
     for number, (stretch, bands) in enumerate(zip(candidates.stretches, candidates.bands, strict=True)):
@@ -117,7 +120,8 @@ def fine_tune(
     if fraction:
         values = np.concatenate([values, conditions_of(rule.feature, maps, measured=True, strength=strength)])
         weight = np.concatenate([weight, np.full(len(maps), fraction / len(maps))])
-    config = start.config if start else make_config(rule.feature, find_feature(rule.feature).CONDITIONS, drawn, settings.widths)
+    conditions = find_feature(rule.feature).CONDITIONS
+    config = start.config if start else make_config(rule.feature, conditions, drawn, settings.widths)
     outcome = train_maps(
         pool, values, weight, config, out, steps=settings.steps, batch=settings.batch,
         learning_rate=settings.learning_rate, ema=settings.ema, seed=seed, device=device, seconds=seconds, start=start,
@@ -134,10 +138,10 @@ def map_source(
     *,
     device: torch.device,
 ) -> Maps:
-    """Return what draws maps for a rule: the prior, or the diffusion model under conditions of the prior and of measured maps.
+    """Return what draws maps for a rule: the prior, or the diffusion model.
 
-    Conditions are those of other maps, drawn anew from the prior, or of measured ones with a little scatter; a sampled map
-    that is nearer to a measured one than 1 % of these are to each other is replaced.
+    Its conditions are those of maps drawn from the prior, or of measured ones with a little scatter; a sampled map that
+    is nearer to a measured one than 1 % of these are to each other is replaced.
     """
     feature = find_feature(rule.feature)
     if model is None or settings.maps == "prior" or not feature.CONDITIONS:
@@ -147,19 +151,50 @@ def map_source(
     assert names == [*feature.CONDITIONS, MEASURED, STRENGTH]
     like = conditions_of(rule.feature, maps, measured=True, strength=strength) if fraction else None
 
+    pool: list[np.ndarray] = []
+
     def sample(count: int, random: np.random.Generator) -> np.ndarray:
-        values = conditions_of(rule.feature, feature.prior(count, random), measured=False)
-        if like is not None:
-            rows = np.flatnonzero(random.random(count) < fraction)
-            drawn = like[random.integers(len(like), size=len(rows))].copy()
-            drawn[:, : len(feature.CONDITIONS)] += random.normal(0, 0.08, (len(rows), len(feature.CONDITIONS)))
-            values[rows] = drawn
-        found = sample_maps(model, values, seed=int(random.integers(2**31)), device=device)
-        if like is not None and len(near := copies(found, maps)):
-            found[near] = sample_maps(model, values[near], seed=int(random.integers(2**31)), device=device)
+        if not pool:
+            pool.append(_sample(model, feature, like, fraction, maps, min(count, POOL), random, device))
+        rows = random.integers(len(pool[0]), size=count)
+        found = pool[0][rows]
+        for axis in (2, 3):  # a map is as likely as its mirror image
+            flip = random.random(count) < 0.5
+            found[flip] = np.flip(found[flip], axis)
         return found
 
     return sample
+
+
+def _sample(
+    model: MapFlow,
+    feature: Feature,
+    like: np.ndarray | None,
+    fraction: float,
+    maps: np.ndarray,
+    count: int,
+    random: np.random.Generator,
+    device: torch.device,
+) -> np.ndarray:
+    """Sample maps under conditions of the prior and, a `fraction`, of measured maps (`like`)."""
+    values = np.full((count, len(model.config.conditions)), np.nan, np.float32)
+    values[:, : len(feature.CONDITIONS)] = feature.describe(feature.prior(count, random))
+    values[:, len(feature.CONDITIONS)] = 0  # not measured
+    if like is not None:
+        rows = np.flatnonzero(random.random(count) < fraction)
+        drawn = like[random.integers(len(like), size=len(rows))].copy()
+        low, high = np.array(list(feature.CONDITIONS.values())).T
+        scattered = drawn[:, : len(low)] + random.normal(0, 0.08, (len(rows), len(low)))
+        drawn[:, : len(low)] = scattered.clip(low, high)
+        values[rows] = drawn
+    found = sample_maps(model, values, seed=int(random.integers(2**31)), device=device)
+    if like is not None and len(near := copies(found, maps)):
+        found[near] = sample_maps(model, values[near], seed=int(random.integers(2**31)), device=device)
+    found[found < FLOOR] = 0
+    if "log_depth" in feature.CONDITIONS:  # samples are a little shallower than they were asked to be
+        depth = list(feature.CONDITIONS).index("log_depth")
+        found *= np.exp((values[:, depth] - feature.describe(found)[:, depth]).clip(*RESCALED))[:, None, None, None]
+    return found
 
 
 def copies(sampled: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -171,10 +206,11 @@ def copies(sampled: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return root mean square differences of the maps' square roots, each blurred to an eighth of the resolution."""
+
     def small(maps: np.ndarray) -> np.ndarray:
         n, channels, side, _ = maps.shape
         blocks = np.sqrt(np.maximum(maps, 0)).reshape(n, channels, side // 4, 4, side // 4, 4).mean((3, 5))
-        return blocks.reshape(n, -1).astype(np.float64)
+        return blocks.reshape(n, channels * (side // 4) ** 2).astype(np.float64)
 
     a, b = small(a), small(b)
     square = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from galscan import home
 from galscan.classify import ablation as ablations
-from galscan.classify.ablation import ARMS, BASELINES, CRITIC, VARIANTS, Repeat
+from galscan.classify.ablation import ARMS, CRITIC, REAL_ONLY, VARIANTS, Repeat
 from galscan.classify.metrics import WorkingPoint
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError, nearest
 from galscan.files import atomic_path, digest, write_json
+from galscan.resampling import pixels_text
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Ablation:
         """Return the plan for people."""
         r, (common, own) = self.plan.recipe, self.generator_steps
         rows = [f"target       {r.name}: {r.title}"]
-        rows += [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in self.plan.stores]
+        rows += [f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})" for s in self.plan.stores]
         for repeat in self.repeats:
             counts = [
                 f"{side} {c['positives']:,} positive, {c['negatives']:,} negative" for side, c in repeat.counts.items()
@@ -93,7 +94,9 @@ class Ablation:
                    "galaxies without labels, so no common stage"),
             ]  # fmt: skip
         if self.dreams:
-            rows += [f"synthetic    {r.dream.summary(self.plan.rules, whole=self.drawn)} a repeat"]
+            from galscan.classify.trial import drawing
+
+            rows += [f"synthetic    {drawing(r).summary(self.plan.rules, whole=self.drawn)} a repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 
@@ -140,7 +143,8 @@ def ablate(
         Positives that train (default: half, or all but the fold), and negatives (default: as many as there are to that
         many positives). With 0 positives the target is known by its injected features alone.
     reserved : int
-        With one fold, positives that are never tested, though fewer train: calls with 20, 8 and 0 then share a test set.
+        With one fold, positives that are never tested, though fewer train: calls with 20, 8 and 0 then share a test
+        set.
     max_test : int, optional
         Negatives that are tested at most, drawn at random: figures are weighted to a prevalence.
     prevalence : float, optional
@@ -148,7 +152,7 @@ def ablate(
     purity, completeness : float
         The working points at which completeness and purity are told.
     arms : sequence of str
-        Of `galscan.classify.ablation.ARMS`; default all but the variants of the schedule. The method is always among
+        Of `galscan.classify.ablation.ARMS`; default all but the variants of ``maps``. The method is always among
         them, and where anything is synthetic the arm whose networks choose hosts and filter images.
     method : str, optional
         The arm whose gain is reported; default ``maps`` where the recipe injects a feature, else ``images``.
@@ -182,7 +186,7 @@ def ablate(
         On Ctrl-C; the same call goes on where it stopped.
     """
     _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members)
-    _check(workers=workers, least=0)
+    _check(workers=workers, reserved=reserved, least=0)
     _check(negatives=negatives, max_test=max_test, least=2)
     for name, share in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
         if share is not None and not 0 < share < 1:
@@ -202,8 +206,8 @@ def ablate(
     request = {
         "recipe": plan.recipe.hash, "stores": [[s.name, s.content_hash] for s in plan.stores], "seeds": seeds,
         "folds": folds, "positives": positives, "negatives": negatives, "reserved": reserved,
-        "max_test": max_test, "seed": seed, "point": point._asdict(), "arms": list(chosen), "method": method, "survey_size": survey_size,
-        "members": members,
+        "max_test": max_test, "seed": seed, "point": point._asdict(), "arms": list(chosen), "method": method,
+        "survey_size": survey_size, "members": members,
     }  # fmt: skip
     ablation = Ablation(
         plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= LEAST_COMMON else 0,
@@ -238,14 +242,16 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
             raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")
         if ARMS[name].injected and not injects:
             raise InputError(f"arm '{name}': the recipe has no 'inject' rule for {plan.schema.name} labels; add one")
-    if method in BASELINES:
-        raise InputError(f"--method {method} is a baseline; choose one of {', '.join(set(ARMS) - set(BASELINES))}")
+    if method in REAL_ONLY:
+        raise InputError(
+            f"--method {method} is real-only; choose one of {', '.join(n for n in ARMS if n not in REAL_ONLY)}"
+        )
     default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
     wanted = {*(arms or default), method}
-    if not wanted & set(BASELINES):
-        raise InputError(f"--arms {', '.join(arms)}: add a baseline to compare with ({', '.join(BASELINES)})")
     if any(ARMS[name].dreams for name in wanted):
         wanted.add(CRITIC)
+    if not wanted & set(REAL_ONLY):
+        raise InputError(f"--arms {', '.join(arms)}: add a real-only one to compare with ({', '.join(REAL_ONLY)})")
     return tuple(name for name in ARMS if name in wanted), method
 
 
@@ -320,8 +326,8 @@ def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
     if any(ARMS[name].injected for name in ablation.arms):
         notes.append(
             "Features are injected into real training galaxies, and into galaxies without labels that the real-only "
-            "network with morphology heads predicts to be hosts; each of these is a negative as it is. Maps are measured "
-            "on training galaxies alone."
+            "network with morphology heads predicts to be hosts; each of these is a negative as it is. Maps are "
+            "measured on training galaxies alone."
         )
     if ablation.drawn:
         notes.append(
@@ -330,7 +336,9 @@ def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
         )
     empty = {(t["repeat"], kind) for t in told for kind, note in t["synthetic"].items() if not note["kept_positive"]}
     for repeat, kind in sorted(empty):
-        notes.append(f"In repeat {repeat} no synthetic target of kind '{kind}' was left: its arms trained on real ones.")
+        notes.append(
+            f"In repeat {repeat} no synthetic target of kind '{kind}' was left: its arms trained on real ones."
+        )
     return notes
 
 

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from galscan.classify.bundle import open_bundle
+from galscan.classify.bundle import Bundle, open_bundle
 from galscan.files import write_json
 from galscan.recipe import load_recipe
-from galscan.store.layout import open_store
+from galscan.store.layout import Store, open_store
 from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
-from galscan.verbs.train_rare import train_rare
+from galscan.verbs.train_rare import REAL_ONLY_WEIGHTS, train_rare
 
-LABELLED, SURVEY = 3_000, 20_000  # objects to learn from, objects to search
-LABELLED_RARE, SURVEY_RARE = 0.03, 0.005  # volunteers' samples are richer than the sky
-BUDGET = 6.0  # minutes of training
+LABELLED, SURVEY = 1_000, 20_000  # objects that are labelled, as many as a person labels in an evening, and to search
+LABELLED_RARE, SURVEY_RARE = 0.04, 0.005  # samples that people label are richer than the sky
+BUDGET = 5.0  # minutes of training
 RANKS = (10, 30, 100, 300)
+PURITY = 0.8  # of the list whose completeness is compared
 
 
 def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
@@ -28,17 +29,19 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     Parameters
     ----------
     out : path, optional
-        Folder for everything it makes; default ``galscan-demo`` here. The same call again goes on
-        where it stopped, or returns at once what is there.
+        Folder for everything it makes; default ``galscan-demo`` here. The same call again resumes, or returns at once
+        what is there.
     seed : int
-        Of skies, networks and dreams.
+        Of skies, networks and synthetic galaxies.
 
     Returns
     -------
     dict
-        ``table`` (one entry a rank: estimated purity with interval, true purity, completeness),
-        ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt`` (None if no dream passed the judge),
-        ``dreams``, ``wall_s`` and paths.
+        ``table`` (one entry a rank: estimated purity with interval, true purity, completeness, and the targets that
+        networks trained on real galaxies alone, or on synthetic ones as well, have found by then), ``completeness`` (of
+        both at a true purity of 0.8, and their ratio with its 95 % interval; None without synthetic galaxies),
+        ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt`` (on the few held-out ones), ``dreams`` (what the
+        synthetic training set holds), ``wall_s`` and paths.
     """
     started = time.monotonic()
     out = Path(out or "galscan-demo")
@@ -51,9 +54,12 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     model = open_bundle(out / "model")
     run = scan(store=sky, model=out / "model", out=out / "run")
 
-    truth = open_store(sky).column("truth/target_dustlane") > 0.5
+    store = open_store(sky)
+    truth = store.column("truth/target_dustlane") > 0.5
     candidates = run.candidates
     found = np.cumsum(truth[candidates["index"].to_numpy()])
+    scores = _scores(model, store)
+    ranked = {name: np.cumsum(truth[np.argsort(-score, kind="stable")]) for name, score in scores.items()}
     table = []
     for rank in (r for r in RANKS if r <= len(candidates)):
         row = candidates.iloc[rank - 1]
@@ -63,14 +69,15 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
                 "purity_hi": float(row["purity_hi"]), "true_purity": float(found[rank - 1] / rank),
                 "completeness": float(row["completeness"]),
                 "true_completeness": float(found[rank - 1] / max(truth.sum(), 1)),
-            }
+            } | {f"found_{name}": int(n[rank - 1]) for name, n in ranked.items()}
         )  # fmt: skip
     metrics = model.metrics
-    dreamt = metrics["real_plus_dreamt"]  # None where no dream passed the judge
+    both = metrics["real_plus_dreamt"]  # None where no synthetic target was made
     result = {
-        "table": table, "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
-        "ap_real_only": metrics["real_only"]["ap_mean"], "ap_real_plus_dreamt": dreamt and dreamt["ap_mean"],
-        "dreams": metrics["dreams"],
+        "table": table, "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
+        "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
+        "ap_real_only": metrics["real_only"]["ap_mean"], "ap_real_plus_dreamt": both and both["ap_mean"],
+        "dreams": metrics["dreams"], "labelled": LABELLED,
         "chosen": metrics["chosen"], "images_per_s": run.info["images_per_s"], "seed": seed,
         "wall_s": round(time.monotonic() - started, 1), "fits": str(run.path / "candidates.fits"),
         "contact_sheet": str(run.path / "contact.png"), "report": str(run.path / "report.html"),
@@ -80,13 +87,41 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     return result | {"text": text(result)}
 
 
+def _scores(model: Bundle, store: Store) -> dict[str, np.ndarray]:
+    """Score the survey with the networks of both ways to train; one where nothing synthetic was delivered."""
+    from galscan.classify.scoring import load_networks, member_scores
+    from galscan.classify.weights import load_network
+    from galscan.device import pick
+
+    networks = {"real_only": [load_network(path) for path in sorted(model.path.glob(REAL_ONLY_WEIGHTS))]}
+    if model.metrics["chosen"] != "real_only":
+        networks["synthetic"] = load_networks(model)
+    images, device = store.images(), pick("auto")
+    return {name: member_scores(each, images, device).mean(0)[:, 0] for name, each in networks.items()}
+
+
+def _gain(scores: dict[str, np.ndarray], truth: np.ndarray, seed: int) -> dict[str, float | None]:
+    """Return the completeness of lists of a true purity of `PURITY`, and the ratio with its paired interval."""
+    from galscan.classify import metrics
+
+    point = metrics.WorkingPoint(float(truth.mean()), PURITY, 0.5)
+    scored = [metrics.Scored(np.arange(len(truth)).astype(str), truth.astype(int), scores)]
+    values, draws = metrics.measure(scored, point), metrics.bootstrap(scored, point, seed)
+    mean = {name: float(v[0, 1]) for name, v in values.items()}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = draws["synthetic"][:, 1] / draws["real_only"][:, 1]
+    ends = np.nanpercentile(ratios, [2.5, 97.5]) if np.isfinite(ratios).any() else (np.nan, np.nan)
+    low, high = (float(end) if np.isfinite(end) else None for end in ends)
+    ratio = mean["synthetic"] / mean["real_only"] if mean["real_only"] else None
+    return {**mean, "ratio": ratio, "ratio_lo": low, "ratio_hi": high}
+
+
 def text(result: dict[str, Any]) -> str:
-    """Return the result as a table for people: what was estimated beside what is true."""
-    dreamt = "none" if result["ap_real_plus_dreamt"] is None else f"{result['ap_real_plus_dreamt']:.3f}"
+    """Return the result as tables for people: what was estimated beside what is true, and what synthetic galaxies brought."""
     lines = [
         "",
         f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, "
-        f"{result['true_targets']} of which are dusty early types",
+        f"{result['true_targets']} of which are dusty early types; trained on {result['labelled']:,} labelled ones",
         "",
         "  rank   purity (95 % interval)   true purity   completeness   true completeness",
     ]
@@ -95,11 +130,19 @@ def text(result: dict[str, Any]) -> str:
         f"         {r['true_purity']:.2f}          {r['completeness']:.2f}           {r['true_completeness']:.2f}"
         for r in result["table"]
     ]
+    gain = result["completeness"]
+    if gain is None:
+        lines += ["", "delivered: the networks trained on real galaxies alone"]
+    else:
+        lines += ["", "  targets among the best          real only   real + synthetic"]
+        lines += [f"  {r['rank']:>4}{r['found_real_only']:>34}{r['found_synthetic']:>19}" for r in result["table"]]
+        lines += [f"  completeness at purity {PURITY:g}{gain['real_only']:>14.2f}{gain['synthetic']:>19.2f}"]
+        if gain["ratio"] is not None:
+            high = "no upper end" if gain["ratio_hi"] is None else f"{gain['ratio_hi']:.2f}"
+            low = "?" if gain["ratio_lo"] is None else f"{gain['ratio_lo']:.2f}"
+            lines += [f"  {gain['ratio']:.2f} times as complete (95 % interval over galaxies {low} to {high})"]
     lines += [
         "",
-        f"average precision on held-out galaxies: real only {result['ap_real_only']:.3f}, real + dreamt {dreamt} "
-        f"(delivered: {result['chosen'].replace('_', ' ')}; {result['dreams']['kept']} of {result['dreams']['all']} "
-        "dreams passed the judge)",
         f"FITS           {result['fits']}",
         f"contact sheet  {result['contact_sheet']}",
         f"report         {result['report']}",

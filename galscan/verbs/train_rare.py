@@ -41,7 +41,8 @@ LEAST = 2_000  # pictures, below which a first look has nothing to learn from
 SOME = 2_048  # of them are scored between two signs of life
 # What only a resumed training needs.
 SYNTHETIC = "synthetic.json"  # in a model's folder while it is made: what its synthetic training set holds
-LEFTOVERS = ("real_*.safetensors", "steps.json", "generator.json", "maps.json", SYNTHETIC, "request.json")
+REAL_ONLY_WEIGHTS = "real_only-*.safetensors"  # in a model's folder: the same training without synthetic galaxies
+LEFTOVERS = ("real_plus_*.safetensors", "steps.json", "generator.json", "maps.json", SYNTHETIC, "request.json")
 
 
 def train_rare(
@@ -58,9 +59,9 @@ def train_rare(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Bundle | list[Bundle] | None:
-    """Train a generator and a classifier for `target`, and calibrate and judge it on real held-out galaxies.
+    """Train a classifier for `target` on real and synthetic galaxies; calibrate and evaluate it on held-out real ones.
 
-    Several targets are learnt by the same networks, one score each: a scan for all of them then costs hardly more than
+    The same networks are trained on several targets, one score each: a scan for all of them then costs hardly more than
     one for one. Each has a model folder of its own in `out`.
 
     Parameters
@@ -80,7 +81,7 @@ def train_rare(
         False trains on real galaxies only.
     device : {"auto", "cpu", "cuda"}
     seed : int
-        Of the split, the networks and the dreams.
+        Of the split, the networks and the synthetic galaxies.
     overwrite : bool
         Replace another model in `out`.
     dry_run : bool
@@ -160,8 +161,8 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     networks = {"real_only": jobs.train("real_only", real, None)}
     generated: dict[str, Any] = {}
     if first.synthetic:
-        if any(p.recipe.dream.positives for p in plans):
-            generated = _generator(first, galaxies, work, device)
+        if drawing := [plan for plan in plans if plan.recipe.dream.positives]:
+            generated = _generator(drawing[0], galaxies, work, device)  # the first need not draw whole images
         parts = None
         for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
             reference = networks["real_only"][0].only(k)
@@ -234,7 +235,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
 
 
 def _in_train(galaxies: Galaxies) -> np.ndarray:
-    """Return which rows may teach a classifier: the training split, and labelled ambiguous ones (morphology only)."""
+    """Return which rows may train a classifier: the training split, and labelled ambiguous ones (morphology alone)."""
     held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
     labelled = galaxies.labels.notna().any(axis=1)
     return ((galaxies.table["split"] == "train") | (labelled & ~galaxies.table["id"].isin(held_out))).to_numpy()
@@ -243,9 +244,9 @@ def _in_train(galaxies: Galaxies) -> np.ndarray:
 def _delivered(plans: list[Plan], gains: list[dict[str, Any]]) -> tuple[str, str]:
     """Return which networks are delivered, and the rule that decided, in words.
 
-    With a dozen calibration positives hardly any gain is certain. So a feature whose gain the shipped benchmark proves is
-    delivered unless the calibration set shows harm, another way to make galaxies only where it certainly helps there. The
-    test set reports, and decides nothing.
+    With a dozen calibration positives hardly any gain is certain. So a feature whose gain the shipped benchmark proves
+    is delivered unless the calibration set shows harm, another way to make galaxies only where it certainly helps
+    there. The test set reports, and decides nothing.
     """
     if not gains:
         return "real_only", "no synthetic galaxies"
@@ -348,7 +349,9 @@ def _synthetic(
                 seconds=plan.seconds(DREAM_SHARE),
             )  # fmt: skip
             judged = screen(drawn, images, Critic(reference, answers, schema, device), rules, schema)
-            counts["dropped"] = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
+            counts["dropped"] = {
+                str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()
+            }
             parts.append(drawn.select(judged["kept"].to_numpy()))
         made = Dreams.joined(parts) if parts else None
         kept = 0 if made is None else int(made.synthetic.sum())
@@ -418,7 +421,7 @@ def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], devic
     settings, paths = plan.recipe.first_look, [folder / FIRST_LOOK for folder in folders]
     if all(path.is_file() for path in paths) or not settings.steps:
         return
-    images = teaching_sample(plan.stores, settings.sample, plan.seed)
+    images = teaching_sample(plan.stores, settings.sample, plan.seed, plan.recipe.size)
     if len(images) < LEAST:
         return
     scores = np.empty((len(images), len(folders)), np.float32)
