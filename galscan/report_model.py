@@ -130,7 +130,6 @@ def _screened(dreams: Mapping[str, Any] | None) -> str:
     if not dreams or "dropped" not in dreams:
         return ""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
     text = f"{dreams['kept']:,} synthetic galaxies were used, {dreams['kept_positive']:,} of them targets"
     if "hosts" in dreams:
         text += (

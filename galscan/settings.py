@@ -306,8 +306,8 @@ class ClassifierSettings(Part):
     def _room(self) -> ClassifierSettings:
         if (whole := self.positive_fraction + self.synthetic_positives + self.synthetic_negatives) >= 1:
             raise ValueError(
-                f"positive_fraction, synthetic_positives and synthetic_negatives add up to {whole:g}; stay below 1, the "
-                "rest are real negatives"
+                f"positive_fraction, synthetic_positives and synthetic_negatives add up to {whole:g}; stay below 1: "
+                "the rest are real negatives"
             )
         return self
 

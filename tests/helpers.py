@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +67,7 @@ def tiny_bundle(
     )  # fmt: skip
 
 
-TINY_SETTINGS = """
-[generator]
-widths = [32, 32]
-start = "none"
-steps = 3
-batch = 4
-[dream]
-laid = 0
-positives = 6
-negatives = 8
-steps = 2
+_TINY_NETWORKS = """
 [classifier]
 width = 8
 members = 2
@@ -87,14 +78,49 @@ steps = 0
 [purity]
 bootstrap = 30
 """
+# Whole images, of a generator that starts from nothing.
+TINY_SETTINGS = (
+    """
+[generator]
+widths = [32, 32]
+start = "none"
+steps = 3
+batch = 4
+[dream]
+injected = 0
+positives = 6
+negatives = 8
+steps = 2
+"""
+    + _TINY_NETWORKS
+)
+# A feature injected, whose maps are drawn from the prior.
+TINY_INJECTED = (
+    """
+[generator]
+kind = "maps"
+maps = "prior"
+[dream]
+injected = 32
+positives = 0
+"""
+    + _TINY_NETWORKS
+)
 
 
-def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32) -> Path:
-    """Write the shipped recipe of `target` with settings that train in seconds."""
+def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32, *, whole: bool = False) -> Path:
+    """Write the shipped recipe of `target` with settings that train in seconds.
+
+    As the recipe does, it injects a feature, or draws whole images; with `whole` it draws them in any case.
+    """
     from galscan.recipe import load_recipe
 
-    text = load_recipe(target).text
-    path.write_text(text.replace("size = 64", f"size = {size}", 1) + TINY_SETTINGS, encoding="utf-8")
+    recipe = load_recipe(target)
+    text = re.sub(r"^size = \d+", f"size = {size}", recipe.text, count=1, flags=re.MULTILINE)
+    tables = r"^\[(generator|dream|classifier|first_look|purity)\]\n.*?(?=^\[|\Z)"
+    text = re.sub(tables, "", text, flags=re.MULTILINE | re.DOTALL)
+    settings = TINY_INJECTED if recipe.generator.kind == "maps" and not whole else TINY_SETTINGS
+    path.write_text(text + settings, encoding="utf-8")
     return path
 
 

@@ -13,6 +13,8 @@ from galscan.classify.ablation import (
     BASELINES,
     CRITIC,
     REAL_ONLY,
+    SYNTHETIC,
+    VARIANTS,
     as_table,
     as_text,
     evaluate,
@@ -49,14 +51,15 @@ def test_arms_change_what_their_names_say_and_nothing_else():
         assert settings.morphology_weight == 0
         assert settings.sampling == ("oversampled" if name == "oversampled" else "natural")
         assert settings.loss == (name if name in ("weighted", "focal") else "plain")
-    for name, fraction in {"dreams_30": 0.3, "dreams_70": 0.7, "dreams_90": 0.9, "dreamt_only": 1.0}.items():
-        settings = ARMS[name].settings(RECIPE)
-        assert settings == RECIPE.model_copy(update={"dreamt_fraction": fraction})
-    for name in (CRITIC, "laid", "drawn", "dreams_70"):  # as the recipe is, but for the dreams there are
+    for name in (CRITIC, *SYNTHETIC):  # as the recipe is, but for the synthetic galaxies there are
         assert ARMS[name].settings(RECIPE) == RECIPE
-    assert [name for name, arm in ARMS.items() if arm.dreams and not arm.drawn] == ["laid"]
-    first = ARMS["dreams_first"].settings(RECIPE)
-    assert (first.dreams_first, first.dreamt_fraction) == (0.5, 0.3)
+    assert [ARMS[name].kind for name in SYNTHETIC] == list(SYNTHETIC) == ["prior", "maps", "images"]
+    assert {name for name, arm in ARMS.items() if arm.injected} == {"prior", "maps", *VARIANTS}
+    assert [name for name, arm in ARMS.items() if arm.drawn] == ["images"]
+    changes = {"hosts": 0.0}, {"synthetic_positives": 0.12}, {"real_last": 0.25}
+    for name, change in zip(VARIANTS, changes, strict=True):
+        assert ARMS[name].kind == "maps"
+        assert ARMS[name].settings(RECIPE) == RECIPE.model_copy(update=change)
     for arm in ARMS.values():
         changed = arm.settings(RECIPE)
         assert (changed.steps, changed.batch, changed.width) == (RECIPE.steps, RECIPE.batch, RECIPE.width)
@@ -92,6 +95,16 @@ def test_training_sets_have_the_natural_proportions():
     assert capped.counts["test"] == {"positives": 30, "negatives": 100}
 
 
+def test_fewer_positives_train_and_the_same_objects_are_tested_where_some_are_reserved():
+    some, few, none = (divide(objects(), positives=p, reserved=20, negatives=100, seeds=1)[0] for p in (20, 8, 0))
+    for repeat in (some, few, none):
+        assert repeat.counts["test"] == {"positives": 20, "negatives": 200}
+        assert set(repeat.side.index[repeat.side == "test"]) == set(some.side.index[some.side == "test"])
+    assert [r.counts["train"]["positives"] for r in (some, few, none)] == [20, 8, 0]
+    trained = [set(r.side.index[r.side == "train"]) for r in (some, few, none)]
+    assert trained[2] < trained[1] < trained[0]  # and negatives are the same
+
+
 def test_division_is_by_seed_and_not_by_the_order_of_rows():
     a, b = divide(objects())
     assert set(a.side.index[a.side == "test"]) != set(b.side.index[b.side == "test"])
@@ -120,9 +133,13 @@ def test_an_object_in_two_stores_is_one_and_a_target_in_either_counts():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"positives": 39}, "--positives 39: of 40 positives, 2 to 38"),
-        ({"positives": 1}, "2 to 38 may train"),
-        ({"positives": 30, "folds": 2}, "2 to 20 may train"),
+        ({"positives": 39}, "--positives 39: of 40 positives, 0 to 38 may train"),
+        ({"positives": -1}, "--positives -1: of 40 positives, 0 to 38 may train"),
+        ({"positives": -1, "reserved": 20}, "--positives -1: of 40 positives"),
+        ({"positives": 0}, "--positives 0 needs --negatives"),
+        ({"positives": 30, "folds": 2}, "0 to 20 may train"),
+        ({"positives": 8, "reserved": 39}, "--reserved 39: of 40 positives, 0 to 38 may be left out of the test set"),
+        ({"reserved": 8, "folds": 2}, "--reserved 8: with --folds 2 every positive is tested once"),
         ({"folds": 21}, "--folds 21: 40 positives are too few; use at most 20"),
         ({"max_test": 1}, "1 to test"),
     ],
@@ -148,63 +165,69 @@ def scored(count: int = 3, **separations: float) -> list[Scored]:
     return made
 
 
-def evaluated(given: list[Scored], method: str = "dreams_70") -> dict:
+def evaluated(given: list[Scored], method: str = "maps") -> dict:
     result = evaluate(given, POINT, survey_size=1000, method=method, seed=0)
     return result | {"point": POINT._asdict()}
 
 
 def test_an_arm_against_itself_gains_exactly_nothing():
     repeats = scored(plain=2.0)
-    same = [
-        r._replace(scores={name: r.scores["plain"] for name in ("plain", "attributes", "dreams_70")}) for r in repeats
-    ]
-    for gain in evaluated(same)["gains"]["dreams_70"].values():
+    same = [r._replace(scores={name: r.scores["plain"] for name in ("plain", "attributes", "maps")}) for r in repeats]
+    for gain in evaluated(same)["gains"]["maps"].values():
         for metric in ("ap", "completeness", "purity"):
             assert (gain[metric]["gain"], gain[metric]["lo"], gain[metric]["hi"]) == (0.0, 0.0, 0.0)
         assert gain["detections"]["ratio"] == gain["detections"]["lo"] == gain["detections"]["hi"] == 1.0
 
 
 def test_gains_are_over_the_best_baseline_of_each_figure_and_over_real_with_heads():
-    result = evaluated(scored(plain=1.0, focal=2.0, attributes=2.5, dreams_70=4.0))
-    arms, gain = result["arms"], result["gains"]["dreams_70"]
+    result = evaluated(scored(plain=1.0, focal=2.5, attributes=2.0, maps=4.0))
+    arms, gain = result["arms"], result["gains"]["maps"]
     assert result["best_baseline"] == dict.fromkeys(("ap", "completeness", "purity"), "focal")
-    assert set(result["gains"]) == {"attributes", "dreams_70"}
+    assert set(result["gains"]) == {"attributes", "maps"}
     assert gain["best_baseline"]["ap"]["gain"] == pytest.approx(
-        arms["dreams_70"]["ap"]["mean"] / arms["focal"]["ap"]["mean"] - 1
+        arms["maps"]["ap"]["mean"] / arms["focal"]["ap"]["mean"] - 1
     )
-    assert gain["attributes"]["ap"]["gain"] < gain["best_baseline"]["ap"]["gain"]
+    assert gain["attributes"]["ap"]["gain"] > gain["best_baseline"]["ap"]["gain"]
     assert gain["best_baseline"]["ap"]["lo"] > 0
     detections = gain["best_baseline"]["detections"]
     assert detections["ratio"] == pytest.approx(
-        arms["dreams_70"]["detections"]["mean"] / arms["focal"]["detections"]["mean"]
+        arms["maps"]["detections"]["mean"] / arms["focal"]["detections"]["mean"]
     )
     assert detections["lo"] <= detections["ratio"] and detections["against"] == "focal"
     assert arms["focal"]["detections"]["mean"] == pytest.approx(arms["focal"]["completeness"]["mean"] * 0.02 * 1000)
     json.dumps(result, allow_nan=False)
 
 
+def test_the_best_of_all_that_is_real_only_may_be_the_one_with_heads():
+    result = evaluated(scored(plain=1.0, focal=2.0, attributes=2.5, maps=4.0))
+    assert result["best_baseline"] == dict.fromkeys(("ap", "completeness", "purity"), "attributes")
+    gain = result["gains"]["maps"]
+    assert gain["best_baseline"] == gain["attributes"] and gain["attributes"]["ap"]["lo"] > 0
+    assert result["gains"]["attributes"]["best_baseline"]["ap"]["gain"] == 0
+
+
 def test_the_interval_of_a_gain_is_paired():
     """Two arms that err on the same galaxies differ by less than their own intervals are wide."""
     repeats = scored(plain=2.0)
-    better = [r._replace(scores={**r.scores, "dreams_70": r.scores["plain"] + 0.2 * r.targets}) for r in repeats]
+    better = [r._replace(scores={**r.scores, "maps": r.scores["plain"] + 0.2 * r.targets}) for r in repeats]
     result = evaluated(better)
-    gain, own = result["gains"]["dreams_70"]["best_baseline"]["ap"], result["arms"]["plain"]["ap"]
+    gain, own = result["gains"]["maps"]["best_baseline"]["ap"], result["arms"]["plain"]["ap"]
     assert gain["lo"] > 0
     assert gain["hi"] - gain["lo"] < 0.7 * (own["hi"] - own["lo"]) / own["mean"]
 
 
 def test_a_ratio_to_nothing_is_none_with_a_note():
-    hopeless = [r._replace(scores={"plain": -100.0 * r.targets, **r.scores}) for r in scored(dreams_70=4.0)]
-    found = evaluated(hopeless)["gains"]["dreams_70"]["best_baseline"]["detections"]
+    hopeless = [r._replace(scores={"plain": -100.0 * r.targets, **r.scores}) for r in scored(maps=4.0)]
+    found = evaluated(hopeless)["gains"]["maps"]["best_baseline"]["detections"]
     assert (found["ratio"], found["lo"], found["hi"]) == (None, None, None) and "finds none" in found["note"]
     assert "no ratio of detections" in verdict(evaluated(hopeless))[0]
 
 
 def test_a_ratio_to_what_is_nothing_in_some_resamples_has_no_upper_end():
     """In one of three repeats the baseline finds something; a resample may be without that repeat."""
-    good, *rest = scored(plain=4.0, dreams_70=4.0)
+    good, *rest = scored(plain=4.0, maps=4.0)
     mixed = [good, *(r._replace(scores={**r.scores, "plain": -100.0 * r.targets}) for r in rest)]
-    found = evaluated(mixed)["gains"]["dreams_70"]["best_baseline"]["detections"]
+    found = evaluated(mixed)["gains"]["maps"]["best_baseline"]["detections"]
     assert found["ratio"] > 1 and found["hi"] is None and "no upper end" in found["note"]
     assert "no upper end" in verdict(evaluated(mixed))[0]
     json.dumps(evaluated(mixed), allow_nan=False)
@@ -214,17 +237,18 @@ def test_a_ratio_to_what_is_nothing_in_some_resamples_has_no_upper_end():
     ("separation", "words"), [(4.0, "gains over"), (0.2, "loses against"), (2.0, "no certain gain")]
 )
 def test_a_missed_gain_is_said_as_plainly_as_a_success(separation, words):
-    result = evaluated(scored(plain=2.0, attributes=2.0, dreams_70=separation))
+    result = evaluated(scored(plain=2.0, attributes=2.0, maps=separation))
     for sentence in verdict(result):
         assert words in sentence
     text = as_text(result)
     assert text.splitlines()[-2:] == verdict(result) and "<- method" in text
+    assert "the same network without synthetic galaxies" in text
 
 
 def test_the_table_has_one_row_an_arm_with_every_interval():
-    result = evaluated(scored(plain=1.0, dreams_70=2.0))
+    result = evaluated(scored(plain=1.0, maps=2.0))
     table = as_table(result).set_index("arm")
-    assert table.loc["dreams_70", "ap_hi"] == result["arms"]["dreams_70"]["ap"]["hi"]
+    assert table.loc["maps", "ap_hi"] == result["arms"]["maps"]["ap"]["hi"]
     assert {f"{m}{end}" for m in ("ap", "completeness", "purity", "detections") for end in ("", "_lo", "_hi")} <= set(
         table
     )

@@ -116,7 +116,7 @@ def test_what_makes_training_impossible(store, old, new, words):
     told = check.problem(recipe, EFIGI, table, [store])
     assert words in told and "\n" not in told
     none = recipe_from_text(TEXT.replace(old, new, 1) + "[dream]\npositives = 0\n")
-    if "dream.from" in words:  # dreams are then drawn from nobody
+    if "dream.from" in words:  # nothing is then drawn
         assert check.problem(none, EFIGI, check.read(none, EFIGI, [store]), [store]) is None
 
 
@@ -141,15 +141,47 @@ def test_warnings(store, tmp_path):
     wide = TEXT.replace('morphology = ["t"]', 'morphology = ["t", "bar_length"]')
     assert "bar_length: known of no object" in told(wide, store)
     wrong = TEXT.replace("set = { visible_dust = [0.6, 1.0] }", "set = { visible_dust = [0.0, 0.2] }")
-    assert "of what dream would dream 0% satisfies the positive rule; set the answers that it asks for" in told(
+    assert "of what dream would draw 0% satisfies the positive rule; set the answers that it asks for" in told(
         wrong, store
     )
     wrong = TEXT.replace('from = "t > 0"', 'from = "t <= 0"')
-    assert "of what hard_negatives.0 would dream 100% satisfies" in " ".join(told(wrong, store))
+    assert "of what hard_negatives.0 would draw 100% satisfies" in " ".join(told(wrong, store))
     nobody = TEXT.replace('from = "t > 0"', 'from = "t > 9"')
-    assert "no training galaxy satisfies hard_negatives.0.from, 't > 9': nothing is dreamt from it" in told(
-        nobody, store
-    )
+    assert "no training galaxy satisfies hard_negatives.0.from, 't > 9': nothing is made of it" in told(nobody, store)
+
+
+INJECT = """
+[schemas.efigi.inject]
+feature = "dust_lane"
+hosts = "t <= 0 and visible_dust == 0"
+measure = "visible_dust >= 0.75"
+[[schemas.efigi.inject_negatives]]
+feature = "dust_lane"
+hosts = "t > 9"
+[[schemas.efigi.inject_negatives]]
+feature = "seam"
+hosts = "t <= 0"
+"""
+MINED = TEXT.replace("[schemas.efigi.dream]", 'mined_negatives = "t >= 8"\n[schemas.efigi.dream]')
+
+
+def test_hosts_and_what_is_measured_are_counted_and_missed(store):
+    recipe = recipe_from_text(MINED + INJECT)
+    table = check.read(recipe, EFIGI, [store])
+    t, dust = table["t"], table["visible_dust"]
+    found = {e["key"]: e for e in check.sources(recipe.schemas["efigi"], table, EFIGI)[2:]}
+    assert {key: e["match"] for key, e in found.items()} == {
+        "inject.hosts": ((t <= 0) & (dust == 0)).sum(), "inject.measure": (dust >= 0.75).sum(),
+        "inject_negatives.0.hosts": 0, "inject_negatives.1.hosts": (t <= 0).sum(), "mined_negatives": 0,
+    }  # fmt: skip
+    assert 0 < found["inject.hosts"]["training"] < found["inject.hosts"]["match"]
+    missing = "no training galaxy satisfies {}, '{}': nothing is made of it"
+    of_hosts, mined = missing.format("inject_negatives.0.hosts", "t > 9"), missing.format("mined_negatives", "t >= 8")
+    assert [w for w in told(MINED + INJECT, store) if "nothing is made" in w] == [of_hosts, mined]
+    without = "\n[dream]\ninjected = 0\n"
+    assert [w for w in told(MINED + INJECT + without, store) if "nothing is made" in w] == [mined]
+    without += "mined = 0\n"
+    assert not [w for w in told(MINED + INJECT + without, store) if "nothing is made" in w]
 
 
 def test_an_answer_that_few_were_asked_is_named(tmp_path):

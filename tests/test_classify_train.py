@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from galscan.classify import train
 from galscan.classify.model import to_unit
-from galscan.classify.train import Examples, affordable_steps, drawing_weights, train_classifier
+from galscan.classify.train import Examples, affordable_steps, drawing_weights, train_classifier, with_hosts
 from galscan.labels import load_schema
 from galscan.settings import ClassifierSettings
 
@@ -47,8 +47,8 @@ def test_same_seed_same_network_other_seed_another():
 
 
 def test_normalisation_sees_real_images_only():
-    real, dreamt = examples(), examples(seed=3)
-    dark = Examples(np.zeros_like(dreamt.images), dreamt.target, dreamt.answers)
+    real, made = examples(), examples(seed=3)
+    dark = Examples(np.zeros_like(made.images), made.target, made.answers)
     with_dark = train_classifier(real, dark, SETTINGS, steps=2, seed=0, device=CPU)
     first = with_dark.stem[2]
     with torch.inference_mode():
@@ -101,49 +101,121 @@ def of(positives: int, others: int) -> Examples:
     return Examples(np.zeros((n, 8, 8, 3), np.uint8), target[:, None], np.zeros((n, 1), np.float32))
 
 
+def injected(positives: int, others: int, hosts: int) -> Examples:
+    """Return synthetic positives, negatives, and hosts as they are, of which the positives are made in turn."""
+    made = of(positives, others + hosts)
+    host = np.full(len(made.images), -1)
+    host[:positives] = positives + others + np.arange(positives) % hosts if hosts else -1
+    return Examples(made.images, made.target, made.answers, host=host)
+
+
 @given(
-    st.integers(1, 30), st.integers(1, 30), st.integers(0, 90), st.integers(0, 90), st.floats(0, 1), st.floats(0, 1),
-    st.booleans(), st.booleans(),
+    st.integers(0, 30), st.integers(1, 30), st.integers(0, 90), st.integers(0, 90), st.integers(0, 9),
+    st.floats(0, 0.5), st.floats(0, 0.2), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_batches_are_composed_as_asked(positives, others, dreamt, dreamt_others, fraction, negatives, natural, first):
-    real, dreams = of(positives, others), of(dreamt, dreamt_others)
+def test_batches_are_composed_as_asked(positives, others, made, made_others, hosts, wanted, negatives, natural, real):
     settings = SETTINGS.model_copy(
-        update={"dreamt_fraction": fraction, "dreamt_negatives": negatives,
+        update={"synthetic_positives": wanted, "synthetic_negatives": negatives,
                 "sampling": "natural" if natural else "oversampled"}
     )  # fmt: skip
-    weights = drawing_weights(real, dreams, settings, first=first).numpy()
-    parts = np.split(weights, np.cumsum([positives, others, dreamt]))
+    galaxies, synthetic = of(positives, others), injected(made, made_others, min(hosts, made))
+    weights = drawing_weights(galaxies, synthetic, settings, only_real=real).numpy()
+    parts = np.split(weights, np.cumsum([positives, others, made, made_others]))
+    ours, rest, theirs, their_others, their_hosts = parts
     whole = positives / (positives + others) if natural else SETTINGS.positive_fraction
-    for ours, theirs, mass, asked in (
-        (parts[0], parts[2], whole, fraction),
-        (parts[1], parts[3], 1 - whole, negatives),
-    ):
-        assert ours.sum() + theirs.sum() == pytest.approx(mass)
-        if not len(theirs):
-            continue
-        if first or asked == 1:
-            assert theirs.sum() == pytest.approx(mass)
-        else:
-            assert theirs.sum() <= asked * mass + 1e-9
-            assert theirs.max() <= ours.max() + 1e-12  # no dream is shown more often than a real galaxy
-            if asked <= len(theirs) / (len(ours) + len(theirs)):
-                assert theirs.sum() == pytest.approx(asked * mass)
+    assert ours.sum() == pytest.approx(whole if positives else 0)
+    assert (weights >= 0).all() and len(set(rest)) == 1
+    if real:
+        assert not any(part.any() for part in (theirs, their_others, their_hosts))
+        assert weights.sum() == pytest.approx(1)
+        return
+    if positives:  # beside the real ones; few are drawn less often, none more often than a real one
+        assert theirs.sum() == pytest.approx(min(wanted, whole * made / positives))
+        assert not made or theirs.max() <= ours.max() + 1e-12
+    else:  # in their place
+        assert theirs.sum() == pytest.approx(whole + wanted if made else 0)
+    assert their_others.sum() == pytest.approx(negatives if made_others else 0)
+    assert not their_hosts.any()  # drawn with what is made of them, not by themselves
+    if weights.sum() < 1.5:  # natural sampling of almost nothing but targets
+        assert weights.sum() == pytest.approx(1) or rest[0] == 0
+
+
+def test_a_handful_of_synthetic_positives_is_not_learnt_by_heart():
+    many, few = (drawing_weights(of(10, 50), of(made, 0), SETTINGS).numpy()[60:] for made in (40, 4))
+    assert many.sum() == pytest.approx(SETTINGS.synthetic_positives)
+    assert few.sum() == pytest.approx(SETTINGS.positive_fraction * 4 / 10)
+
+
+def test_synthetic_positives_are_shared_by_the_targets():
+    real, made = np.zeros((40, 2), np.float32), np.zeros((300, 2), np.float32)
+    real[:10, 0], real[10:14, 1] = 1, 1
+    made[:200, 0], made[200:, 1] = 1, 1
+    images = np.zeros((300, 8, 8, 3), np.uint8)
+    pools = [Examples(images[: len(t)], t, np.zeros((len(t), 1), np.float32)) for t in (real, made)]
+    weights = drawing_weights(*pools, SETTINGS).numpy()
+    each = SETTINGS.synthetic_positives / 2
+    assert [weights[40:240].sum(), weights[240:].sum()] == pytest.approx([each, each])
+    assert [weights[:10].sum(), weights[10:14].sum()] == pytest.approx([SETTINGS.positive_fraction] * 2)
+    assert weights.sum() == pytest.approx(1)
+
+
+@given(st.lists(st.integers(0, 39), min_size=1, max_size=30), st.floats(0, 1), st.integers(0, 9))
+def test_hosts_take_the_places_of_negatives(batch, fraction, seed):
+    """Rows 0-9 are real positives, 10-19 negatives, 20-34 injected; 35-39 are their hosts."""
+    positive, host = torch.zeros(40, dtype=torch.bool), torch.full((40,), -1)
+    positive[:10] = positive[20:35] = True
+    host[20:35] = 35 + torch.arange(15) % 5
+    rows = torch.tensor(batch)
+    found = with_hosts(rows, host, positive, fraction, torch.Generator().manual_seed(seed))
+    free = ~positive[rows]
+    assert torch.equal(found[~free], rows[~free])  # no positive leaves the batch
+    changed = free & (found != rows)
+    assert set(found[changed].tolist()) <= set(host[rows[host[rows] >= 0]].tolist())
+    wanted = min(round(fraction * int((host[rows] >= 0).sum())), int(free.sum()))
+    assert int(changed.sum()) <= wanted and int((found >= 35).sum()) >= wanted
+    if fraction == 0:
+        assert torch.equal(found, rows)
+
+
+def test_hosts_are_in_the_batches_of_what_is_made_of_them_and_in_no_other(monkeypatch):
+    """Each galaxy is of one grey, its row number."""
+    batches: list[list[int]] = []
+
+    def look(pixels, _):
+        batches.append((pixels.amax((1, 2, 3)) ** 2 * 255).round().int().tolist())  # undoes `to_unit`
+        return pixels
+
+    monkeypatch.setattr(train, "rotate_flip_scale", look)
+    real, made = of(10, 30), injected(40, 5, 8)
+    for first, pool in ((0, real), (40, made)):
+        pool.images[:] = (first + np.arange(len(pool.images)))[:, None, None, None]
+    for fraction in (0.0, 1.0):
+        batches.clear()
+        settings = SETTINGS.model_copy(update={"hosts": fraction, "synthetic_positives": 0.3, "batch": 40})
+        train_classifier(real, made, settings, steps=5, seed=0, device=CPU)
+        shown = [{row for row in batch if row >= 85} for batch in batches]
+        for batch, hosts in zip(batches, shown, strict=True):
+            owners = [40 + made.host[row - 40] for row in batch if 40 <= row < 80]
+            assert hosts <= set(owners)
+            assert len([row for row in batch if row >= 85]) == (len(owners) if fraction else 0)
+        assert any(shown) == bool(fraction)
 
 
 @pytest.mark.parametrize(
-    ("changes", "black"),
+    ("changes", "synthetic"),
     [
-        ({"dreamt_fraction": 0.0, "dreamt_negatives": 0.0}, [False] * 6),
-        ({"dreamt_fraction": 1.0, "dreamt_negatives": 1.0}, [True] * 6),
-        ({"dreamt_fraction": 0.0, "dreamt_negatives": 0.0, "dreams_first": 0.5}, [True] * 3 + [False] * 3),
+        ({"synthetic_positives": 0.0, "synthetic_negatives": 0.0}, [False] * 6),
+        ({"synthetic_negatives": 0.5}, [True] * 6),
+        ({"synthetic_negatives": 0.5, "real_last": 0.5}, [True] * 3 + [False] * 3),
+        ({"synthetic_negatives": 0.5, "real_last": 1.0}, [False] * 6),
     ],
 )
-def test_dreams_come_first_where_they_are_to(monkeypatch, changes, black):
-    assert compositions(monkeypatch, 6, **changes) == [16 * b for b in black]
+def test_the_last_steps_are_real_where_they_are_to_be(monkeypatch, changes, synthetic):
+    assert [count > 0 for count in compositions(monkeypatch, 6, **changes)] == synthetic
 
 
-def compositions(monkeypatch, steps: int, *, dreamt: bool = True, seed: int = 0, **changes) -> list[int]:
-    """Return how many of each batch were dreamt (the black ones)."""
+def compositions(monkeypatch, steps: int, *, synthetic: bool = True, seed: int = 0, **changes) -> list[int]:
+    """Return how many of each batch were synthetic (the black ones)."""
     seen: list[int] = []
 
     def look(pixels, _):
@@ -154,26 +226,33 @@ def compositions(monkeypatch, steps: int, *, dreamt: bool = True, seed: int = 0,
     data = examples()
     black = Examples(np.zeros_like(data.images), data.target, data.answers)
     settings = SETTINGS.model_copy(update=changes)
-    train_classifier(data, black if dreamt else None, settings, steps=steps, seed=seed, device=CPU)
+    train_classifier(data, black if synthetic else None, settings, steps=steps, seed=seed, device=CPU)
     return seen
 
 
-def test_without_dreams_all_is_real_whatever_is_asked(monkeypatch):
-    assert compositions(monkeypatch, 4, dreamt=False, dreamt_fraction=1.0, dreams_first=1.0) == [0] * 4
+def test_without_synthetic_galaxies_all_is_real_whatever_is_asked(monkeypatch):
+    changes = {"synthetic_positives": 0.4, "synthetic_negatives": 0.4, "real_last": 0.5, "hosts": 1.0}
+    assert compositions(monkeypatch, 4, synthetic=False, **changes) == [0] * 4
     monkeypatch.undo()
-    asked = SETTINGS.model_copy(update={"dreamt_fraction": 1.0, "dreams_first": 1.0})
+    asked = SETTINGS.model_copy(update=changes)
     a, b = (train_classifier(examples(), None, s, steps=3, seed=0, device=CPU) for s in (SETTINGS, asked))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_dreams_alone_teach_and_only_pixels_of_real_ones_are_used():
-    """The labels of the real galaxies are all wrong; the network is right all the same."""
-    real, held_out = examples(), examples(seed=1)
-    wrong = Examples(real.images, 1 - real.target, real.answers)
-    settings = SETTINGS.model_copy(update={"dreamt_fraction": 1.0, "dreamt_negatives": 1.0})
-    network = train_classifier(wrong, examples(seed=2), settings, steps=60, seed=0, device=CPU)
+def test_without_real_positives_the_synthetic_ones_take_their_place():
+    """No real galaxy of the target is known; those that are made show what it is."""
+    known, held_out = examples(), examples(seed=1)
+    negative = known.target[:, 0] == 0
+    real = Examples(known.images[negative], known.target[negative], known.answers[negative])
+    network = train_classifier(real, examples(seed=2), SETTINGS, steps=60, seed=0, device=CPU)
     s = scores(network, held_out)
     assert s[held_out.target == 1].min() > s[held_out.target == 0].max()
+
+
+def test_hosts_follow_when_examples_are_joined():
+    joined = of(2, 3).joined(injected(4, 1, 2)).joined(injected(1, 0, 1))
+    assert joined.host.tolist() == [-1] * 5 + [10, 11, 10, 11] + [-1] * 3 + [13, -1]
+    assert of(1, 1).hosts.tolist() == [-1, -1]
 
 
 def test_losses_are_those_of_the_papers():

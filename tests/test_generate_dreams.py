@@ -4,15 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from PIL import Image
 
 from galscan import pictures
 from galscan.errors import InputError, NotFoundError
 from galscan.generate import dreams as module
 from galscan.generate.dreams import (
+    DRAWN,
+    HOST,
+    INJECTED,
+    MINED,
     Dreams,
     dream_set,
-    lay_set,
     read_conditions,
     read_dreams,
     sheet,
@@ -22,10 +26,8 @@ from galscan.generate.dreams import (
 from galscan.generate.galaxies import MEASURED, SHAPE
 from galscan.generate.model import Generator, make_config
 from galscan.labels import load_schema
-from galscan.recipe import load_recipe
 from galscan.settings import DreamSettings, LabelRules
 from galscan.store.layout import open_store
-from galscan.surveys.simulated import SimulatedSurvey
 
 SCHEMA = load_schema("simulated")
 CPU = torch.device("cpu")
@@ -168,7 +170,7 @@ def some() -> Dreams:
     labels = pd.DataFrame(random.random((9, len(SCHEMA.names)), np.float32), columns=SCHEMA.names)
     labels.loc[3, "bar"] = np.nan
     images = random.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
-    return Dreams.drawn(images, labels, np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0]))
+    return Dreams.of_origin(images, labels, np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0]))
 
 
 def test_dreams_survive_the_disk(some, tmp_path):
@@ -193,7 +195,7 @@ def test_the_content_hash_is_of_the_pixels_and_of_how_they_were_made(some, tmp_p
     images[5, 3, 3, 1] ^= 1
     same = content("a", some, 0)
     assert content("b", some, 0) == same
-    assert len({same, content("c", Dreams.drawn(images, some.labels, some.target), 0), content("d", some, 1)}) == 3
+    assert len({same, content("c", Dreams.of_origin(images, some.labels, some.target), 0), content("d", some, 1)}) == 3
 
 
 def test_some_can_be_selected(some):
@@ -239,32 +241,65 @@ def test_the_sheet_shows_both_kinds_with_what_was_asked(some, tmp_path, monkeypa
     assert shown["captions"] == ["", ""]
 
 
-def test_where_the_rules_know_no_lanes_none_are_laid():
-    rules = load_recipe("ring").schemas["simulated"]
-    labels = pd.DataFrame(np.ones((4, 13), np.float32), columns=load_schema("simulated").names)
-    images = np.zeros((4, 32, 32, 3), np.uint8)
-    assert len(lay_set(images, labels, rules, 10, seed=0)) == 0
-    with_lanes = load_recipe("dustlane").schemas["simulated"]
-    assert len(lay_set(images, labels, with_lanes, 0, seed=0)) == 0
-    nobody = lay_set(images, labels * 0, with_lanes, 10, seed=0)
-    assert len(nobody) == 0 and list(nobody.labels) == list(labels)
+# --- what is injected, with its hosts ---------------------------------------------------------------------
 
 
-def test_a_laid_lane_brings_its_labels_and_all_else_stays():
-    sky = SimulatedSurvey(400, 32, seed=5, rare_fraction=0.2)
-    images = np.stack([c.image for c in sky.cutouts(0, 400)])
-    labels = sky.objects(0, 400).filter(like="simulated/").rename(columns=lambda c: c.removeprefix("simulated/"))
-    rules = load_recipe("dustlane").schemas["simulated"]
-    dreams = lay_set(images, labels, rules, 60, seed=0)
-    assert dreams.laid.all() and 30 < dreams.target.sum() <= 60
-    positive = dreams.labels[dreams.target == 1]
-    assert (positive["dust_lane"] >= 0.5).all() and (positive["early_type"] >= 0.5).all()
-    real = {image.tobytes() for image in images}
-    laid = np.array([image.tobytes() not in real for image in dreams.images])
-    negative = dreams.target == 0
-    assert laid[~negative].all() and negative.sum() > 15
-    assert (dreams.labels.loc[negative & laid, "early_type"] < 0.25).all()  # spirals with a lane stay spirals
-    alike = dreams.labels[negative & ~laid]  # look-alikes as they are
-    assert len(alike) and ((alike["artefact"] >= 0.5) | (alike["ring"] >= 0.5) | (alike["merger"] >= 0.5)).all()
-    again = lay_set(images, labels, rules, 60, seed=0)
-    np.testing.assert_array_equal(again.images, dreams.images)
+@pytest.fixture
+def injected(some) -> Dreams:
+    """Return four injected galaxies and an injected negative, three hosts of the four, and a mined negative."""
+    origin = np.array([INJECTED] * 5 + [HOST] * 3 + [MINED])
+    host = np.array([5, 6, 7, 5, -1, -1, -1, -1, -1])
+    depth = np.where(origin == INJECTED, np.linspace(0.1, 0.5, 9), np.nan).astype(np.float32)
+    return Dreams(some.images, some.labels, some.target, origin, host, depth)
+
+
+def test_what_is_drawn_has_no_host(some):
+    assert (some.origin == DRAWN).all() and (some.host == -1).all() and np.isnan(some.depth).all()
+    assert some.synthetic.all()
+    hosts = Dreams.of_origin(some.images, some.labels[::-1], some.target, HOST)
+    assert not hosts.synthetic.any() and list(hosts.labels.index) == list(range(9))
+
+
+def test_hosts_and_mined_negatives_are_real(injected):
+    assert injected.synthetic.tolist() == [True] * 5 + [False] * 4
+
+
+def test_injected_ones_survive_the_disk_with_their_hosts(injected, tmp_path):
+    write_dreams(injected, tmp_path / "d.zarr", "synthetic-x", SCHEMA, {"seed": 7})
+    back = read_dreams(tmp_path / "d.zarr", "simulated")
+    for name in ("images", "target", "origin", "host", "depth"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(injected, name))
+    assert back.host.dtype.kind == back.origin.dtype.kind == "i"
+
+
+def test_a_store_of_an_earlier_version_is_read_as_drawn(injected, tmp_path):
+    write_dreams(injected, tmp_path / "d.zarr", "dreams-x", SCHEMA, {})
+    zarr.open_group(tmp_path / "d.zarr", mode="r+").attrs["truth"] = ["target", "laid"]
+    back = read_dreams(tmp_path / "d.zarr", "simulated")
+    assert (back.origin == DRAWN).all() and (back.host == -1).all() and np.isnan(back.depth).all()
+    np.testing.assert_array_equal(back.target, injected.target)
+
+
+def test_hosts_follow_what_is_selected_and_joined(injected):
+    few = injected.select(np.array([7, 2, 0, 4]))
+    assert few.host.tolist() == [-1, 0, -1, -1]  # the host of the third is not among them
+    assert few.origin.tolist() == [HOST, INJECTED, INJECTED, INJECTED]
+    np.testing.assert_array_equal(few.depth, injected.depth[[7, 2, 0, 4]])
+    assert injected.select(injected.origin != MINED).host.tolist() == [5, 6, 7, 5, -1, -1, -1, -1]
+    both = Dreams.joined([few, injected])
+    assert both.host.tolist() == [-1, 0, -1, -1, 9, 10, 11, 9, -1, -1, -1, -1, -1] and len(both) == 13
+    np.testing.assert_array_equal(both.images[both.host[4]], injected.images[5])
+    assert len(Dreams.joined([injected.select(np.empty(0, int))])) == 0
+
+
+def test_the_sheet_shows_injected_ones_before_drawn_ones_and_no_hosts(some, injected, tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(pictures, "contact_sheet", lambda images, path, **k: shown.update(k, images=images) or path)
+    both = Dreams.joined([some.select(np.repeat(np.arange(9), 12)), injected.select(np.repeat(np.arange(9), 12))])
+    sheet(both, tmp_path / "s.png", ["dust_lane"], "")
+    first = [injected.images[0]] * 12 + [injected.images[1]] * 4
+    expected = [*first, *[some.images[0]] * 12, *[some.images[1]] * 4, *[injected.images[4]] * 8, *[some.images[4]] * 8]
+    np.testing.assert_array_equal(shown["images"], expected)
+    assert len(shown["captions"]) == 48
+    sheet(injected, tmp_path / "s.png", [], "")
+    np.testing.assert_array_equal(shown["images"], injected.images[:5])  # neither hosts nor mined ones

@@ -12,7 +12,7 @@ from tests.test_plots import svg
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    return evaluated(scored(plain=1.5, attributes=2.0, dreams_70=3.0)) | {"repeats": [{}, {}, {}]}
+    return evaluated(scored(plain=2.0, attributes=1.5, maps=3.0)) | {"repeats": [{}, {}, {}]}
 
 
 def test_curves_name_the_best_baseline_and_are_the_same_again(result, tmp_path):
@@ -26,10 +26,10 @@ def test_curves_name_the_best_baseline_and_are_the_same_again(result, tmp_path):
 
 def test_gains_tell_their_range_and_an_open_end_is_an_arrow(result):
     plot = plots_ablation.gains(result, "ap", "average precision")
-    gain = result["gains"]["dreams_70"]["best_baseline"]["ap"]
+    gain = result["gains"]["maps"]["best_baseline"]["ap"]
     assert f"to {100 * gain['hi']:.0f} %" in plot.alt
     opened = copy.deepcopy(result)
-    opened["gains"]["dreams_70"]["best_baseline"]["ap"]["hi"] = None
+    opened["gains"]["maps"]["best_baseline"]["ap"]["hi"] = None
     again = plots_ablation.gains(opened, "ap", "average precision")
     assert svg(again) != svg(plot) and f"to {100 * gain['hi']:.0f} %" not in again.alt
 

@@ -57,9 +57,9 @@ def _model(path, metrics):
 @pytest.mark.parametrize(
     ("gain", "words", "printed"),
     [
-        ({"mean": 0.2, "lo": 0.1, "hi": 0.3}, "dreams helped", "+0.200"),
-        ({"mean": -0.2, "lo": -0.3, "hi": -0.1}, "dreams hurt", "−0.200"),
-        ({"mean": 0.0, "lo": -0.1, "hi": 0.1}, "cannot be told", "+0.000"),
+        ({"mean": 0.2, "lo": 0.1, "hi": 0.3}, "synthetic galaxies helped", "+0.200"),
+        ({"mean": -0.2, "lo": -0.3, "hi": -0.1}, "synthetic galaxies did harm", "−0.200"),
+        ({"mean": 0.0, "lo": -0.1, "hi": 0.1}, "whether synthetic galaxies helped is not certain", "+0.000"),
     ],
 )
 def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
@@ -87,18 +87,36 @@ def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
 def test_sparse_models(tmp_path, metrics):
     text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
     check_page(text)
-    assert ("trained without dreams" in text) == bool(metrics.get("real_only"))
+    assert ("trained on real galaxies alone" in text) == bool(metrics.get("real_only"))
 
 
 @pytest.mark.parametrize(
     ("dropped", "words"),
-    [({"copy": 2, "not the class": 31}, "2 copy, 31 not the class."), ({}, "dropped before training: none.")],
+    [
+        ({"copy": 2, "not the class": 31}, "269 of them targets; dropped: 2 copy, 31 not the class."),
+        ({}, "269 of them targets."),
+    ],
 )
-def test_dreams_that_were_dropped_are_told(tmp_path, dropped, words):
-    dreams = {"positive": 300, "all": 1900, "dropped": dropped, "kept": 1867, "kept_positive": 269}
+def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
+    dreams = {"all": 1900, "dropped": dropped, "kept": 1867, "kept_positive": 269}
     text = write_model_report(_model(tmp_path / "model", {"dreams": dreams})).read_text(encoding="utf-8")
     check_page(text)
-    assert words in text and "Of 1,900 dreams (300 of the target) 1,867 were used (269 of the target)" in text
+    assert f"1,867 synthetic galaxies were used, {words}" in text
+
+
+@pytest.mark.parametrize(("maps", "words"), [("diffusion", "the diffusion model"), ("prior", "the prior")])
+def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
+    made = {
+        "all": 2400, "dropped": {}, "kept": 2400, "kept_positive": 1900, "hosts": 1010, "hosts_unlabelled": 800,
+        "maps": maps, "measured_maps": 41, "invisible": 100, "hosts_not_measured": 7,
+    }  # fmt: skip
+    metrics = {"dreams": made, "delivery_rule": "a feature <proven>", "real_only": _metrics(0.4), "chosen": "real_only"}
+    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
+    check_page(text)
+    assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
+    assert f"maps drawn by {words} (41 measured on training galaxies)" in text
+    assert "100 could not be seen and were left out, 7 hosts could not be measured." in text
+    assert "decided by this rule: a feature &lt;proven&gt;." in text
 
 
 def test_grades_that_taught_are_told_with_their_hash(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from galscan.errors import InputError, NotFoundError
 from galscan.labels import Schema, load_schema, schema_names
 from galscan.recipe import Recipe, recipe_from_text
-from galscan.settings import DreamRule, LabelRules, LaidRule
+from galscan.settings import DreamRule, InjectRule, LabelRules
 from galscan.starter import starting_recipe
 from tests.helpers import OWN_SCHEMA
 
@@ -28,7 +28,7 @@ def test_every_key_is_there_and_what_is_commented_out_is_what_holds_anyway():
     text = starting_recipe("mine", ["efigi"])
     uncommented = re.sub(r"^#(?=[a-z\[])", "", text, flags=re.M)
     assert uncommented != text
-    for part in (Recipe, LabelRules, DreamRule, LaidRule):
+    for part in (Recipe, LabelRules, DreamRule, InjectRule):
         for key in keys(part) - {"schemas"}:
             assert re.search(rf"^(\[+(schemas\.efigi\.)?{key}\]+$|{key} =)", uncommented, re.M), key
     given, whole = recipe_from_text(text), recipe_from_text(uncommented)

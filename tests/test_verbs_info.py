@@ -67,7 +67,7 @@ def test_a_model(tmp_path):
     result = info(tmp_path / "model")
     json.dumps(result, allow_nan=False)
     assert result["kind"] == "model" and result["target"] == "dustlane" and result["schema"] == "simulated"
-    with pytest.raises(InputError, match="no dreams to show"):
+    with pytest.raises(InputError, match="no synthetic galaxies to show"):
         info(tmp_path / "model", sheet=tmp_path / "sheet.png")
 
 

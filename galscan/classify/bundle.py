@@ -161,19 +161,19 @@ class Bundle:
 
 
 def _results(report: dict[str, Any]) -> str:
-    """Return the comparison of the real-only and the real + dreamt classifier as lines of text."""
+    """Return the comparison of the real-only and the real + synthetic classifier as lines of text."""
     test = report["test"]
     lines = [
         f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"
     ]
-    for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + dreamt")):
+    for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
             each = " ".join(f"{ap:.3f}" for ap in m["ap"])
             mark = "  <- delivered" if report["chosen"] == name else ""
-            lines.append(f"  {words:<14} {m['ap_mean']:.3f}  [{m['ap_lo']:.3f}, {m['ap_hi']:.3f}]  seeds: {each}{mark}")
+            lines.append(f"  {words:<16} {m['ap_mean']:.3f}  [{m['ap_lo']:.3f}, {m['ap_hi']:.3f}]  seeds: {each}{mark}")
     if report["gain"] is not None:
         g = report["gain"]
-        lines.append(f"  {'gain':<14} {g['mean']:+.3f}  [{g['lo']:+.3f}, {g['hi']:+.3f}]")
+        lines.append(f"  {'gain':<16} {g['mean']:+.3f}  [{g['lo']:+.3f}, {g['hi']:+.3f}]")
     return "\n".join(lines)
 
 

@@ -173,9 +173,10 @@ def warnings(recipe: Recipe, schema: Schema, table: pd.DataFrame) -> list[str]:
         found.append("the rules leave nothing ambiguous: borderline galaxies are called one or the other; leave a gap")
     found += _seldom(rules, table, schema)
     if recipe.dream.positives:
-        found += _dreamt(rules, table, schema)
+        found += _drawn(rules, table, schema)
     for entry in sources(rules, table, schema)[1:]:
-        wanted = recipe.dream.positives if entry["key"].startswith("hard") else recipe.dream.injected
+        settings = recipe.dream
+        wanted = {"hard": settings.positives, "mine": settings.mined}.get(entry["key"][:4], settings.injected)
         if wanted and not entry["training"]:
             found.append(f"no training galaxy satisfies {entry['key']}, '{entry['rule']}': nothing is made of it")
     return found
@@ -204,8 +205,8 @@ def _seldom(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[
             yield f"{', '.join(rested)}: asked of {share:.1%} of the labelled objects only"
 
 
-def _dreamt(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[str]:
-    """Say where what is dreamt as a target would be none by the rules, or what is dreamt as none would be one."""
+def _drawn(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[str]:
+    """Say where what is drawn as a target would be none by the rules, or what is drawn as none would be one."""
     positive = parse_rule(rules.positive, schema.names)
     told = [("dream", rules.dream), *((f"hard_negatives.{k}", rule) for k, rule in enumerate(rules.hard_negatives))]
     for key, rule in told:
@@ -215,13 +216,13 @@ def _dreamt(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[
             continue
         share = float(positive.evaluate(_conditions(labels, pool, rule))[0].mean())
         if key == "dream" and share < 0.5:
-            yield f"of what {key} would dream {share:.0%} satisfies the positive rule; set the answers that it asks for"
+            yield f"of what {key} would draw {share:.0%} satisfies the positive rule; set the answers that it asks for"
         elif key != "dream" and share > 0.05:
-            yield f"of what {key} would dream {share:.0%} satisfies the positive rule; set an answer that forbids it"
+            yield f"of what {key} would draw {share:.0%} satisfies the positive rule; set an answer that forbids it"
 
 
 def _conditions(labels: Columns, pool: np.ndarray, rule: DreamRule) -> dict[str, np.ndarray]:
-    """Return what would be dreamt, with the middle of each range."""
+    """Return what would be drawn, with the middle of each range."""
     middle = {name: np.full(pool.sum(), (low + high) / 2) for name, (low, high) in rule.set.items()}
     return {name: values[pool] for name, values in labels.items()} | middle
 

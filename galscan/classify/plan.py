@@ -87,11 +87,7 @@ class Plan:
             part = t.loc[t["split"] == split, self.column]
             rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
         rows += grading.describe(self.vetted, self.grades)
-        rows += [
-            f"generator    {r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
-            if self.synthetic and (r.dream.positives or (r.generator.kind == "maps" and self.rules.inject is not None))
-            else "generator    none"
-        ]
+        rows += [f"generator    {self._generator()}"]
         if self.synthetic:
             rows += [f"synthetic    {r.dream.summary(self.rules)}"]
         rows += [
@@ -111,6 +107,14 @@ class Plan:
             else "time         as long as the steps take (see --budget)"
         ]
         return "\n".join([*rows, f"output       {self.out}"])
+
+    def _generator(self) -> str:
+        r, injects = self.recipe, self.rules.inject is not None and self.recipe.dream.injected > 0
+        if not self.synthetic or not (r.dream.positives or (r.generator.kind == "maps" and injects)):
+            return "none"
+        if r.generator.kind == "maps" and r.generator.maps == "prior":
+            return "none: maps are drawn from the prior"
+        return f"{r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
 
 
 def make_plan(

@@ -75,7 +75,10 @@ class Ablation:
         """Return the plan for people."""
         r, (common, own) = self.plan.recipe, self.generator_steps
         rows = [f"target       {r.name}: {r.title}"]
-        rows += [f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})" for s in self.plan.stores]
+        rows += [
+            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})"
+            for s in self.plan.stores
+        ]
         for repeat in self.repeats:
             counts = [
                 f"{side} {c['positives']:,} positive, {c['negatives']:,} negative" for side, c in repeat.counts.items()

@@ -33,7 +33,8 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     path : path
         A store, a model or a run (finished or not).
     sheet : path, optional
-        Write a contact sheet (PNG) there: cutouts evenly spaced over a store, a model's dreams, a run's best.
+        Write a contact sheet (PNG) there: cutouts evenly spaced over a store, a model's synthetic galaxies, or the top
+        candidates of a run.
 
     Returns
     -------
@@ -61,11 +62,11 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
         result = {"kind": "model"} | open_bundle(path).summary()
         if sheet is not None:
             if not (path / "dreams.zarr").is_dir():
-                raise InputError(f"{path} was trained on real galaxies alone: it has no dreams to show")
+                raise InputError(f"{path} was trained on real galaxies alone: it has no synthetic galaxies to show")
             dreams = layout.open_store(path / "dreams.zarr")
             target = dreams.column("truth/target")
             cells = [(dreams, r, f"target {target[r]:.0f}") for r in range(min(SHEET, dreams.count))]
-            _draw(cells, sheet, f"{result['target']}: dreamt galaxies")
+            _draw(cells, sheet, f"{result['target']}: synthetic galaxies")
     elif (found := runs.read_info(path)) is not None:
         result = {"kind": "run"} | Run(path, found).summary()
         if sheet is not None:

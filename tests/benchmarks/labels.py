@@ -1,4 +1,4 @@
-"""Few labels on real galaxies: trained on real ones only, beside real and dreamt ones.
+"""Few labels on real galaxies: trained on real ones only, beside real and synthetic ones.
 
     python -m tests.benchmarks.labels [--quick] [--json] [--seeds N] [--workers N]
 
@@ -87,11 +87,11 @@ class Settings(NamedTuple):
 
 FULL = Settings(
     ClassifierSettings(steps=300), GeneratorSettings(steps=250, rare_share=0.3), 1_500,
-    DreamSettings(laid=0, positives=120, negatives=60, steps=14),
+    DreamSettings(injected=0, positives=120, negatives=60, steps=14),
 )  # fmt: skip
 QUICK = Settings(
     ClassifierSettings(steps=8, width=8), GeneratorSettings(steps=4), 4,
-    DreamSettings(laid=0, positives=16, negatives=8, steps=4),
+    DreamSettings(injected=0, positives=16, negatives=8, steps=4),
 )  # fmt: skip
 
 
@@ -267,11 +267,11 @@ class Trial:
         assert not set(rows) & set(test), "a galaxy of the test set would be learnt"
         real = data.examples(data.galaxies.images[rows], data.targets[rows], data.galaxies.labels.iloc[rows])
         networks = {arm: self._network(arm, real, None) for arm in ("real", "natural")}
-        dreams, dreamt = self._dreams(data, rows, networks["real"]), None
+        dreams, made = self._dreams(data, rows, networks["real"]), None
         if len(dreams):
             targets = [targets_of(dreams.labels, data.schema, rules) for rules in data.rules]
-            dreamt = data.examples(dreams.images, np.stack(targets, 1), dreams.labels)
-        networks["augmented"] = self._network("augmented", real, dreamt)
+            made = data.examples(dreams.images, np.stack(targets, 1), dreams.labels)
+        networks["augmented"] = self._network("augmented", real, made)
         columns = {"id": data.galaxies.table["id"].to_numpy()[test]}
         scores = {arm: member_scores([n], data.galaxies.images[test], CPU)[0] for arm, n in networks.items()}
         for k, answer in enumerate(data.schema.names):
@@ -282,21 +282,21 @@ class Trial:
         with atomic_path(self.folder / "scores.parquet") as temporary:
             pd.DataFrame(columns).to_parquet(temporary, index=False)
 
-    def _network(self, arm: str, real: Examples, dreamt: Examples | None) -> GalaxyNet:
+    def _network(self, arm: str, real: Examples, made: Examples | None) -> GalaxyNet:
         path, settings = self.folder / f"{arm}.safetensors", self.settings.classifier
         if arm == "natural":
             settings = settings.model_copy(update={"sampling": "natural"})
         if not path.is_file():
             with _timed(self.folder, "classifiers"):
                 network = train_classifier(
-                    real, dreamt, settings, steps=settings.steps, seed=self.seed, device=CPU,
+                    real, made, settings, steps=settings.steps, seed=self.seed, device=CPU,
                     label=f"{self.dataset}, {self.count} labels, seed {self.seed}: {arm}",
                 )  # fmt: skip
             save_network(network, path)
         return load_network(path)
 
     def _dreams(self, data: Data, rows: np.ndarray, network: GalaxyNet) -> Dreams:
-        """Draw galaxies of every class, and return those that a network without dreams does not find failed."""
+        """Draw galaxies of every class, and return those that a network trained on real ones does not find failed."""
         path = self.folder / "dreams.zarr"
         if path.is_dir():
             return read_dreams(path, data.schema.name)
@@ -329,7 +329,7 @@ class Trial:
         return Scored(table["id"].to_numpy(object), table[answer].to_numpy(int), scores)
 
     def sheet(self, path: Path) -> None:
-        """Draw, for every class, eight galaxies that taught it (or as many as there are) and sixteen dreams of it."""
+        """Draw, for every class, eight training galaxies (or as many as there are) and sixteen synthetic ones."""
         if not (self.folder / "dreams.zarr").is_dir():
             return
         data = Data.load(self.dataset, self.place)
@@ -339,8 +339,8 @@ class Trial:
             real = np.resize(rows[data.targets[rows, k] == 1], 8)
             drawn = np.flatnonzero(dreams.labels[answer].to_numpy() == 1)[:16]
             images += [data.galaxies.images[real], dreams.images[drawn]]
-            captions += [f"{answer}, real"] * len(real) + [f"{answer}, dreamt"] * len(drawn)
-        title = f"{self.dataset}, {self.count} labels: real (8) and dreamt (16) of every class"
+            captions += [f"{answer}, real"] * len(real) + [f"{answer}, synthetic"] * len(drawn)
+        title = f"{self.dataset}, {self.count} labels: real (8) and synthetic (16) of every class"
         contact_sheet(np.concatenate(images), path, captions=captions, columns=8, title=title)
 
 
@@ -383,7 +383,7 @@ def _figures(trials: list[Trial], seed: int) -> dict[str, Any]:
         figures |= _told([f"{name}_{count}" for name in GAINS], np.mean(values, 0), np.mean(draws, 0))
         for arm in ARMS:
             figures[f"ap_{arm}_{count}"] = float(np.mean([row[f"ap_{arm}"] for row in rows if row["labels"] == count]))
-        figures[f"dreams_{count}"] = _dreamt([trial for trial in trials if trial.count == count])
+        figures[f"dreams_{count}"] = _kept([trial for trial in trials if trial.count == count])
     return figures | {"table": rows}
 
 
@@ -416,8 +416,8 @@ def _told(names: Sequence[str], values: np.ndarray, draws: np.ndarray) -> dict[s
     return {f"{name}{mark}": round(float(row[k]), 4) for k, name in enumerate(names) for row, mark in told}
 
 
-def _dreamt(trials: list[Trial]) -> dict[str, int]:
-    """Return how many dreams were kept, and dropped for which reason, in all of some trials."""
+def _kept(trials: list[Trial]) -> dict[str, int]:
+    """Return how many images were kept, and dropped for which reason, in all of some trials."""
     whole: Counter[str] = Counter()
     for trial in trials:
         notes = read_json(trial.folder / "dreams.json")

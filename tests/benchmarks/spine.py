@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     figures |= {
         "seeds": len(metrics["real_only"]["ap"]),
         "test_positives": metrics["test"]["positives"], "test_negatives": metrics["test"]["negatives"],
-        "generator_steps": metrics["generator"]["steps"], "classifier_steps": metrics["classifier_steps"],
+        "generator_steps": (metrics["generator"] or {}).get("steps"), "classifier_steps": metrics["classifier_steps"],
         "train_s": metrics["seconds"],
         "scanned": run.info["scanned"], "quarantined": run.info["quarantined"],
         "images_per_s": run.info["images_per_s"],
