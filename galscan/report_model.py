@@ -101,6 +101,7 @@ def write_model_report(model: str | Path) -> Path:
     return path / "report.html"
 
 
+MAP_SOURCES = {"prior": "prior", "diffusion": "diffusion model", "both": "prior and the diffusion model"}
 # What is said in words
 
 
@@ -134,9 +135,9 @@ def _screened(dreams: Mapping[str, Any] | None) -> str:
     if "hosts" in dreams:
         text += (
             f". Features were injected into {dreams['hosts']:,} real galaxies ({dreams['hosts_unlabelled']:,} of them "
-            f"without labels), maps drawn by the {'diffusion model' if dreams['maps'] == 'diffusion' else 'prior'} "
-            f"({dreams['measured_maps']:,} measured on training galaxies); {dreams['invisible']:,} could not be seen and "
-            f"were left out, {dreams['hosts_not_measured']:,} hosts could not be measured"
+            f"without labels), maps from the {MAP_SOURCES[dreams['maps']]} "
+            f"({dreams['measured_maps']:,} measured on training galaxies); {dreams['invisible']:,} could not be seen "
+            f"and were left out, {dreams['hosts_not_measured']:,} hosts could not be measured"
         )
     return f"{text}; dropped: {reasons}." if reasons else f"{text}."
 

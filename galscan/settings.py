@@ -176,8 +176,11 @@ class MapSettings(Part):
     """The diffusion model of feature maps, which are injected into real galaxies (`galscan.generate.map_flow`)."""
 
     kind: Literal["maps"]
-    maps: Literal["diffusion", "prior"] = "diffusion"
-    """Whether maps are sampled by the diffusion model, or drawn from the physical prior it was trained on."""
+    maps: Literal["both", "diffusion", "prior"] = "both"
+    """Whether maps are sampled by the diffusion model, drawn from the physical prior it was trained on, or both: those
+    that are like measured ones are sampled, the rest is drawn."""
+    guidance: Annotated[float, Field(ge=0)] = 1.5
+    """On the conditions of the diffusion model; 1 samples as it was trained, more follows them more closely."""
     widths: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=2, max_length=4)] = (
         32,
         64,

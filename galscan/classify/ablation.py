@@ -18,7 +18,8 @@ from galscan.classify.metrics import METRICS, Scored, WorkingPoint
 from galscan.errors import InputError
 from galscan.settings import ClassifierSettings
 
-PRIOR, MAPS, IMAGES = SYNTHETIC = ("prior", "maps", "images")  # kinds of synthetic training sets
+PRIOR, MAPS, BOTH, IMAGES = SYNTHETIC = ("prior", "maps", "both", "images")  # kinds of synthetic training sets
+MAP_KINDS = {PRIOR: "prior", MAPS: "diffusion", BOTH: "both"}  # of `MapSettings.maps`
 _NO_HEADS = {"morphology_weight": 0.0}
 _OVERSAMPLED = {"sampling": "oversampled", "loss": "plain"}
 
@@ -30,7 +31,7 @@ class Arm:
     title: str
     kind: str = ""
     """Which synthetic galaxies it is trained on: none, "prior" (maps of the physical prior injected into real ones),
-    "maps" (maps sampled by the diffusion model, injected alike) or "images" (whole images)."""
+    "maps" (maps sampled by the diffusion model, injected alike), "both" or "images" (whole images)."""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -41,7 +42,7 @@ class Arm:
     @property
     def injected(self) -> bool:
         """Whether it needs the recipe's ``inject`` rule."""
-        return self.kind in (PRIOR, MAPS)
+        return self.kind in MAP_KINDS
 
     @property
     def drawn(self) -> bool:
@@ -61,12 +62,13 @@ ARMS: dict[str, Arm] = {
     "attributes": Arm("real only, with morphology heads", "", _OVERSAMPLED),
     "prior": Arm("features of the physical prior injected into real galaxies", PRIOR, _OVERSAMPLED),
     "maps": Arm("features sampled by the diffusion model, injected into real galaxies", MAPS, _OVERSAMPLED),
+    "both": Arm("features of the prior, and sampled ones like measured ones, injected", BOTH, _OVERSAMPLED),
     "images": Arm("whole images by a diffusion model", IMAGES, _OVERSAMPLED),
-    "maps_without_hosts": Arm("as maps, without the untouched hosts", MAPS, {**_OVERSAMPLED, "hosts": 0.0}),
-    "maps_fewer": Arm("as maps, half as many of them", MAPS, {**_OVERSAMPLED, "synthetic_positives": 0.12}),
-    "maps_real_last": Arm("as maps, the last quarter real only", MAPS, {**_OVERSAMPLED, "real_last": 0.25}),
+    "without_hosts": Arm("as both, without the untouched hosts", BOTH, {**_OVERSAMPLED, "hosts": 0.0}),
+    "fewer": Arm("as both, half as many of them", BOTH, {**_OVERSAMPLED, "synthetic_positives": 0.12}),
+    "real_last": Arm("as both, the last quarter real only", BOTH, {**_OVERSAMPLED, "real_last": 0.25}),
 }
-VARIANTS = ("maps_without_hosts", "maps_fewer", "maps_real_last")  # compared where they are named
+VARIANTS = ("without_hosts", "fewer", "real_last")  # compared where they are named
 BASELINES = ("plain", "weighted", "focal", "oversampled")
 CRITIC = "attributes"  # the arm whose network, trained on real galaxies, chooses unlabelled hosts and filters images
 REAL_ONLY = (*BASELINES, CRITIC)

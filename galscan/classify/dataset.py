@@ -85,8 +85,8 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
     Returns
     -------
     DataFrame
-        Columns store, survey, row, id (text), frame (arcsec on a side), target (1, 0, NaN), one per answer of `schema` and, of a tree, one per
-        question: how many votes there were on it (`votes_of`), NaN = not counted.
+        Columns store, survey, row, id (text), frame (arcsec on a side), target (1, 0, NaN), one per answer of `schema`
+        and, of a tree, one per question: how many votes there were on it (`votes_of`), NaN = not counted.
 
     Raises
     ------

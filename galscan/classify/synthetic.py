@@ -29,8 +29,7 @@ from galscan.labels import Schema
 from galscan.settings import DreamSettings, LabelRules, MapSettings
 from galscan.store.layout import Store
 
-MODEL = "maps.safetensors"  # in a model's folder: the diffusion model of maps, and maps.json beside it
-MAP_KINDS = ("diffusion", "prior")
+MODEL = "feature_maps.safetensors"  # in a model's folder: the diffusion model of maps, and a note beside it (.json)
 
 
 def bands_of(store: Store) -> str:
@@ -108,7 +107,7 @@ def inject(
     strength = _strength(candidates, rows, rule.values, schema)
     model = None
     note = work / MODEL.replace(".safetensors", ".json")
-    if generator.maps == "diffusion" and find_feature(rule.feature).CONDITIONS:
+    if generator.maps != "prior" and find_feature(rule.feature).CONDITIONS:
         tuned = generator.steps > 0 and feature_maps.measured_weight(generator, len(measured)) > 0
         if tuned and not note.is_file():
             outcome = feature_maps.fine_tune(
@@ -122,7 +121,7 @@ def inject(
     for other in rules.inject_negatives:
         sources.setdefault(other.feature, find_feature(other.feature).prior)
     synthetic, counts = injected_set(candidates, rules, settings, sources, seed=seed)
-    told = {"measured_maps": len(measured), "maps": "diffusion" if model is not None else "prior"}
+    told = {"measured_maps": len(measured), "maps": generator.maps if model is not None else "prior"}
     return synthetic, counts | told | {"map_training": read_json(note) if note.is_file() else None}
 
 
@@ -137,8 +136,6 @@ def _strength(
     return ((candidates.labels[answer].to_numpy()[rows] - low) / (high - low)).astype(np.float32)
 
 
-def examples_of(
-    synthetic: Dreams, target: np.ndarray, answers: Sequence[str], schema: Schema
-) -> Examples:
+def examples_of(synthetic: Dreams, target: np.ndarray, answers: Sequence[str], schema: Schema) -> Examples:
     """Return a synthetic training set as examples; `target` has a column for each target."""
     return Examples.from_labels(synthetic.images, target, synthetic.labels, answers, schema, synthetic.host)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from galscan.classify import synthetic
-from galscan.classify.ablation import ARMS, CRITIC, IMAGES, PRIOR, SYNTHETIC, Repeat, labelled_objects
+from galscan.classify.ablation import ARMS, CRITIC, IMAGES, MAP_KINDS, SYNTHETIC, Repeat, labelled_objects
 from galscan.classify.dataset import Galaxies, load_galaxies
 from galscan.classify.metrics import Scored
 from galscan.classify.model import Network
@@ -192,7 +192,7 @@ class Trial:
                 self.device,
             )  # fmt: skip
             generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
-            generator = generator.model_copy(update={"maps": "prior" if kind == PRIOR else "diffusion"})
+            generator = generator.model_copy(update={"maps": MAP_KINDS[kind]})
             return synthetic.inject(
                 candidates, plan.schema, plan.rules, recipe.dream, generator, self.folder, seed=self.seed,
                 device=self.device,

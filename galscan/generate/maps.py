@@ -42,6 +42,9 @@ def load_start(rule: InjectRule, settings: MapSettings) -> MapFlow | None:
     model = load_maps_model(path)
     if model.config.feature != rule.feature:
         raise InputError(f"{path} samples maps of '{model.config.feature}', the recipe injects '{rule.feature}'")
+    known = [*find_feature(rule.feature).CONDITIONS, MEASURED, STRENGTH]
+    if list(model.config.conditions) != known:
+        raise InputError(f"{path} takes the conditions {list(model.config.conditions)}, not {known}: train it again")
     if tuple(settings.widths) != model.config.widths:
         raise InputError(
             f"generator widths {list(settings.widths)} differ from those of {path}, {list(model.config.widths)}; "
@@ -138,7 +141,7 @@ def map_source(
     *,
     device: torch.device,
 ) -> Maps:
-    """Return what draws maps for a rule: the prior, or the diffusion model.
+    """Return what draws maps for a rule: the prior, the diffusion model, or both.
 
     Its conditions are those of maps drawn from the prior, or of measured ones with a little scatter; a sampled map that
     is nearer to a measured one than 1 % of these are to each other is replaced.
@@ -151,16 +154,21 @@ def map_source(
     assert names == [*feature.CONDITIONS, MEASURED, STRENGTH]
     like = conditions_of(rule.feature, maps, measured=True, strength=strength) if fraction else None
 
+    # What only imitates the prior may as well be drawn from it.
+    sampled = 1.0 if settings.maps == "diffusion" else fraction or 0.5
+    inside = fraction if settings.maps == "diffusion" or not fraction else 1.0
     pool: list[np.ndarray] = []
 
     def sample(count: int, random: np.random.Generator) -> np.ndarray:
         if not pool:
-            pool.append(_sample(model, feature, like, fraction, maps, min(count, POOL), random, device))
-        rows = random.integers(len(pool[0]), size=count)
-        found = pool[0][rows]
+            made = _sample(model, feature, like, inside, maps, min(count, POOL), settings.guidance, random, device)
+            pool.append(made)
+        found = pool[0][random.integers(len(pool[0]), size=count)]
         for axis in (2, 3):  # a map is as likely as its mirror image
             flip = random.random(count) < 0.5
             found[flip] = np.flip(found[flip], axis)
+        drawn = np.flatnonzero(random.random(count) >= sampled)
+        found[drawn] = feature.prior(len(drawn), random)
         return found
 
     return sample
@@ -173,6 +181,7 @@ def _sample(
     fraction: float,
     maps: np.ndarray,
     count: int,
+    guidance: float,
     random: np.random.Generator,
     device: torch.device,
 ) -> np.ndarray:
@@ -187,9 +196,10 @@ def _sample(
         scattered = drawn[:, : len(low)] + random.normal(0, 0.08, (len(rows), len(low)))
         drawn[:, : len(low)] = scattered.clip(low, high)
         values[rows] = drawn
-    found = sample_maps(model, values, seed=int(random.integers(2**31)), device=device)
+    seed = int(random.integers(2**31))
+    found = sample_maps(model, values, seed=seed, device=device, guidance=guidance)
     if like is not None and len(near := copies(found, maps)):
-        found[near] = sample_maps(model, values[near], seed=int(random.integers(2**31)), device=device)
+        found[near] = sample_maps(model, values[near], seed=seed + 1, device=device, guidance=guidance)
     found[found < FLOOR] = 0
     if "log_depth" in feature.CONDITIONS:  # samples are a little shallower than they were asked to be
         depth = list(feature.CONDITIONS).index("log_depth")

@@ -4,7 +4,7 @@ Every stage leaves its result in ``OUT.partial`` and is skipped when it is there
 
     common.safetensors               generator of whole images trained on galaxies that are in no test set
     repeat-XX/generator.safetensors  the same, trained on the repeat's training galaxies too (generator_ids.txt)
-    repeat-XX/maps.safetensors       diffusion model of feature maps, fine-tuned on those of the training galaxies
+    repeat-XX/feature_maps.safetensors diffusion model of feature maps, fine-tuned on those of the training galaxies
     repeat-XX/KIND.zarr              the synthetic training set of a kind (KIND.json: how many)
     repeat-XX/ARM-K.safetensors      network K of an arm      repeat-XX/ARM.parquet   id, target, score of the test set
 """
@@ -158,7 +158,7 @@ def ablate(
         Of `galscan.classify.ablation.ARMS`; default all but the variants of ``maps``. The method is always among
         them, and where anything is synthetic the arm whose networks choose hosts and filter images.
     method : str, optional
-        The arm whose gain is reported; default ``maps`` where the recipe injects a feature, else ``images``.
+        The arm whose gain is reported; default ``both`` where the recipe injects a feature, else ``images``.
     survey_size : int
         Objects of the survey for which detections are counted.
     members : int
@@ -239,7 +239,7 @@ def _check(least: int = 1, **counts: int | None) -> None:
 def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[str, ...], str]:
     """Return the arms in their order, and the method."""
     injects = plan.rules.inject is not None
-    method = method or ("maps" if injects else "images")
+    method = method or ("both" if injects else "images")
     for name in (*arms, method):
         if name not in ARMS:
             raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")

@@ -117,7 +117,7 @@ def _gain(scores: dict[str, np.ndarray], truth: np.ndarray, seed: int) -> dict[s
 
 
 def text(result: dict[str, Any]) -> str:
-    """Return the result as tables for people: what was estimated beside what is true, and what synthetic galaxies brought."""
+    """Return the result as tables for people: estimates beside the truth, and what synthetic galaxies brought."""
     lines = [
         "",
         f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, "

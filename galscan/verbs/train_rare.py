@@ -42,7 +42,7 @@ SOME = 2_048  # of them are scored between two signs of life
 # What only a resumed training needs.
 SYNTHETIC = "synthetic.json"  # in a model's folder while it is made: what its synthetic training set holds
 REAL_ONLY_WEIGHTS = "real_only-*.safetensors"  # in a model's folder: the same training without synthetic galaxies
-LEFTOVERS = ("real_plus_*.safetensors", "steps.json", "generator.json", "maps.json", SYNTHETIC, "request.json")
+LEFTOVERS = ("real_plus_*.safetensors", "steps.json", "generator.json", "feature_maps.json", SYNTHETIC, "request.json")
 
 
 def train_rare(
@@ -268,7 +268,7 @@ def _check_synthetic(plan: Plan) -> None:
 
     settings, rule = plan.recipe.generator, plan.rules.inject
     if isinstance(settings, MapSettings):
-        if rule is not None and settings.maps == "diffusion":
+        if rule is not None and settings.maps != "prior":
             feature_maps.load_start(rule, settings)
         if plan.recipe.dream.positives:
             raise InputError("generator.kind = 'maps' draws no whole images: set dream.positives = 0, or another kind")

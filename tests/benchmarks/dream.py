@@ -6,10 +6,11 @@
    none of the 53 dusty early types train, with 400 others; the rest, the same objects whatever the number, is searched.
 2. 100,000 simulated galaxies of which 0.15 % are dusty early types; 20 or none of the labelled ones train.
 
-In both, ways to train on real galaxies alone stand beside training with features injected into real galaxies (maps of the
-physical prior, and maps sampled by the diffusion model), in the real one also beside whole images of a diffusion model.
-All have the same number of steps. The synthetic training set of the first division is then evaluated by a network that
-never saw one (``galscan judge``). Ratios have 95 % intervals over divisions and test galaxies, paired.
+In both, training on real galaxies alone stands beside training with features injected into real galaxies as the recipe
+does it; in the real half also with maps of the physical prior, maps that the diffusion model samples, and both, and with
+whole images of a diffusion model (``--image-seeds``). All have the same number of steps. The synthetic training set of the
+first division is then evaluated by a network that never saw one (``galscan judge``). Ratios have 95 % intervals over
+divisions and test galaxies, paired.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 PREVALENCE, PURITY = 0.0015, 0.8
 STRONG = 0.75  # of visible_dust: a lane plain to the eye
 STEPS = 400  # of every classifier
+INJECTED = ("prior", "maps", "both")
+METHOD = {"prior": "prior", "diffusion": "maps", "both": "both"}[load_recipe("dustlane").generator.maps]  # type: ignore
 REAL = ("attributes",)  # real only, oversampled, with attribute heads: the best of the real-only ways so far
 
 
@@ -42,7 +45,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     parser = arguments("dream", __doc__ or "")
     parser.add_argument("--seeds", type=int, default=5, help="divisions")
-    parser.add_argument("--image-seeds", type=int, default=2, help="divisions in which whole images are drawn")
+    parser.add_argument("--image-seeds", type=int, default=1, help="divisions in which whole images are drawn")
     parser.add_argument("--members", type=int, default=1, help="networks of each arm and division")
     parser.add_argument("--only", choices=("real", "simulated"), help="one half; the figures of the other are missing")
     options = parser.parse_args(argv)
@@ -76,25 +79,28 @@ def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, 
     labels = open_store(ngc).labels("efigi").set_axis(open_store(ngc).column("id").astype(str))
     strong = set(labels.index[labels["visible_dust"] >= STRONG])
     runs = {}
-    for positives, arms in ((20, (*REAL, "prior", "maps")), (8, ("attributes", "maps")), (0, ("attributes", "maps"))):
+    for positives, arms in ((20, (*REAL, *INJECTED)), (8, (*REAL, METHOD)), (0, (*REAL, METHOD))):
         runs[positives] = work / f"real-{positives}"
-        galscan.ablate(recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method="maps", **common)
+        galscan.ablate(
+            recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method=METHOD, **common
+        )
     scored = {positives: _scored(out, seeds) for positives, out in runs.items()}
     point = WorkingPoint(_share(scored[20]), 0.5, 0.5)
     best = max(REAL, key=lambda arm: metrics.measure(scored[20], point)[arm][:, 0].mean())
     figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds}
     figures |= _counts("real", scored[20])
-    figures |= _ratio("real_ap", "", scored[20], "maps", scored[20], best, point)
-    figures |= _ratio("real_ap", "_8", scored[8], "maps", scored[8], "attributes", point)
+    figures |= _ratio("real_ap", "", scored[20], METHOD, scored[20], best, point)
+    figures |= _ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
     # None labelled, beside 20 labelled without synthetic ones.
-    figures |= _ratio("real_ap", "_0", scored[0], "maps", scored[20], best, point)
+    figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20], best, point)
     plain = [_of(one, strong) for one in scored[20]]
-    figures |= _ratio("real_strong", "", plain, "maps", plain, best, point)
-    figures |= _ratio("prior_over_real", "", scored[20], "prior", scored[20], best, point)
-    figures |= _ratio("maps_over_prior", "", scored[20], "maps", scored[20], "prior", point)
+    figures |= _ratio("real_strong", "", plain, METHOD, plain, best, point)
+    for arm in INJECTED:
+        figures |= _ratio(f"arm_{arm}_over", "", scored[20], arm, scored[20], best, point)
+    figures |= _ratio("arm_maps_over_prior", "", scored[20], "maps", scored[20], "prior", point)
     values = metrics.measure(scored[20], point)
-    figures |= {f"arm_{arm}": float(values[arm][:, 0].mean()) for arm in ("prior", "maps")}
-    figures |= {f"arm_{arm}_each": values[arm][:, 0].round(4).tolist() for arm in (*REAL, "prior", "maps")}
+    figures |= {f"arm_{arm}": float(values[arm][:, 0].mean()) for arm in INJECTED}
+    figures |= {f"arm_{arm}_each": values[arm][:, 0].round(4).tolist() for arm in (*REAL, *INJECTED)}
     if image_seeds:
         # Whole images: a diffusion model of whole galaxies, trained for minutes, draws no lane; hours were tried before.
         out = work / "real-images"
@@ -107,10 +113,10 @@ def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, 
         figures["arm_images_each"] = found["images"][:, 0].round(4).tolist()
         figures["arm_images_real_only"] = float(found["attributes"][:, 0].mean())
     judged = galscan.judge(
-        runs[20] / "repeat-00" / "maps.zarr", target=recipe, store=ngc, out=work / "real-evaluation", seed=how["seed"],
+        runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation", seed=how["seed"],
         steps=20 if quick else STEPS,
     )  # fmt: skip
-    notes = [read_json(path) for path in sorted(runs[20].glob("repeat-*/maps.json"))]
+    notes = [read_json(path) for path in sorted(runs[20].glob(f"repeat-*/{METHOD}.json"))]
     figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
     return figures | _acceptance("", judged)
 
@@ -125,32 +131,36 @@ batch = 8
 
 def _simulated(work: Path, seeds: int, quick: bool, how: dict[str, Any]) -> dict[str, Any]:
     size, count, rare = (32, 3_000, 0.02) if quick else (64, 100_000, PREVALENCE)
-    sky = galscan.ingest("simulated", out=work / "survey.zarr", count=count, size=size, seed=73, rare_fraction=rare).path
+    sky = galscan.ingest(
+        "simulated", out=work / "survey.zarr", count=count, size=size, seed=73, rare_fraction=rare
+    ).path
     recipe = str(tiny_recipe(work / "simulated.toml", size=size)) if quick else _recipe(work, "simulated", size)
     common = {
         "store": sky, "reserved": 20, "max_test": 400 if quick else 20_000, "prevalence": PREVALENCE, "purity": PURITY,
         "negatives": 500 if quick else 13_300, **how,
     }  # fmt: skip
     runs = {}
-    for positives, arms in ((20, ("plain", "focal", *REAL, "maps")), (0, ("attributes", "maps"))):
+    for positives, arms in ((20, ("plain", "focal", *REAL, METHOD)), (0, (*REAL, METHOD))):
         runs[positives] = work / f"simulated-{positives}"
-        galscan.ablate(recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method="maps", **common)
+        galscan.ablate(
+            recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method=METHOD, **common
+        )
     scored = {positives: _scored(out, seeds) for positives, out in runs.items()}
     point = WorkingPoint(PREVALENCE, PURITY, 0.5)
     value = {arm: v[:, 1].mean() for arm, v in metrics.measure(scored[20], point).items()}
     best = max(REAL, key=lambda arm: value[arm])
     figures: dict[str, Any] = {"sim_best_real_only": best, "sim_divisions": seeds} | _counts("sim", scored[20])
-    figures |= _ratio("sim_completeness", "", scored[20], "maps", scored[20], best, point, 1)
-    figures |= _ratio("sim_completeness", "_0", scored[0], "maps", scored[20], best, point, 1)
+    figures |= _ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
+    figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20], best, point, 1)
     paper = max(("plain", "focal"), key=lambda arm: value[arm])
-    over = _ratio("sim_over_paper", "", scored[20], "maps", scored[20], paper, point, 1)
+    over = _ratio("sim_over_paper", "", scored[20], METHOD, scored[20], paper, point, 1)
     figures |= {
         "sim_paper_baseline": paper, "sim_completeness_paper": over["sim_over_paper_real"],
         "sim_detections_over_plain": over["sim_over_paper_ratio"],
         "sim_detections_over_plain_lo": over["sim_over_paper_ratio_lo"],
     }  # fmt: skip
     judged = galscan.judge(
-        runs[20] / "repeat-00" / "maps.zarr", target=recipe, store=sky, out=work / "simulated-evaluation",
+        runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=sky, out=work / "simulated-evaluation",
         seed=how["seed"], steps=20 if quick else STEPS,
     )  # fmt: skip
     return figures | _acceptance("sim_", judged)
