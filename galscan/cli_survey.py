@@ -10,6 +10,7 @@ import typer
 import galscan
 from galscan.cli_options import Device, DryRun, Json, Seed, Stores, Surveys, Workers, names, pairs, parse_cone
 from galscan.cli_output import show
+from galscan.surveys.sizes import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE
 
 
 def demo(
@@ -52,7 +53,15 @@ def ingest(
     labels: Annotated[
         list[str] | None, typer.Option("--labels", help="Label schema in the table, e.g. efigi, gz2; repeatable.")
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=8, max=1024, help="Pixels on a side of a cutout.")] = 64,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            min=MIN_SIZE,
+            max=MAX_SIZE,
+            help=f"Pixels on a side of a cutout; default: {DEFAULT_SIZE}, with --append those of the store.",
+        ),
+    ] = None,
     frame: Annotated[
         float | None, typer.Option("--frame", help="Side of a cutout over the object's radius; services: 8.48.")
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from galscan import cli
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 
 def test_options_arrive(answer):
@@ -17,6 +18,12 @@ def test_options_arrive(answer):
     line = "ingest --survey local --labels efigi --column id=OBJ=ID --column ra=R"
     assert cli.run(line.split()) == 0
     assert calls["labels"] == ["efigi"] and calls["columns"] == {"id": "OBJ=ID", "ra": "R"}
+    assert calls["size"] is None, "a store that is added to sets it"
+
+
+def test_help_says_the_default_size(capsys):
+    assert cli.run(["ingest", "--help"]) == 0
+    assert f"default: {DEFAULT_SIZE}, with --append those of the store" in " ".join(capsys.readouterr().out.split())
 
 
 def test_doctor_fails_when_something_is_broken(answer, capsys):

@@ -20,6 +20,7 @@ from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Flag
 from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.sizes import DEFAULT_SIZE
 from galscan.verbs.ingest import ingest
 
 
@@ -181,6 +182,7 @@ def test_verb_local(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_verb_names_and_places(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GALSCAN_HOME", str(tmp_path / "home"))
     store = ingest("local", path=folder, name="galaxies", workers=1)
+    assert store.size == DEFAULT_SIZE
     assert store.path == tmp_path / "home" / "surveys" / "galaxies.zarr" and store.name == "galaxies"
     store = ingest("simulated", count=300, size=16, rare_fraction=0.1, workers=1)
     assert store.path == tmp_path / "home" / "surveys" / "simulated.zarr" and store.name == "simulated"

@@ -110,7 +110,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"--pixel-scale 0.0001: 64 of them are 0.016 pixels of frame m0 \(0.4 arcsec\)"
     ):
-        FramesSurvey(tmp_path, pixel_scale=1e-4)
+        FramesSurvey(tmp_path, size=64, pixel_scale=1e-4)
     with pytest.raises(InputError, match="contradict each other"):
         FramesSurvey(tmp_path, pixel_scale=0.4, frame=4)
     with pytest.raises(InputError, match="--frame is -4; give a number above 0"):

@@ -131,12 +131,12 @@ def test_a_catalog_joins_bands_by_id_and_by_file(tmp_path: Path) -> None:
 
 
 def test_real_frames(real_data: Path) -> None:
-    decam = LocalSurvey(real_data / "fits-decam")
+    decam = LocalSurvey(real_data / "fits-decam", size=64)
     outcomes = dict(zip(decam.ids.tolist(), decam.cutouts(0, len(decam)), strict=True))
     assert outcomes.pop("DECam_cuts__731") == Failed("no r band", Flag.MISSING)
     assert outcomes["DECam_cuts__190"].flags == Flag.EDGE
     assert all(np.median(o.image) < 40 for o in outcomes.values())
-    sdss = LocalSurvey(real_data / "fits-sdss-gri")
+    sdss = LocalSurvey(real_data / "fits-sdss-gri", size=64)
     assert all(isinstance(o, Cutout) for o in sdss.cutouts(0, len(sdss))) and len(sdss) == 10
     # NGC 7814 lies from south-east to north-west: with north up, from the lower left to the upper right.
     image = dict(zip(sdss.ids.tolist(), sdss.cutouts(0, 10), strict=True))["PGC0000218"].image.astype(float).sum(axis=2)

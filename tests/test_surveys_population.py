@@ -33,7 +33,7 @@ def test_rings_and_mergers_are_a_few_per_cent() -> None:
 def test_no_single_feature_gives_the_lane_away(half: pd.DataFrame) -> None:
     early = (half["simulated/early_type"] >= 0.5).to_numpy()
     lane = (half["truth/target_dustlane"] == 1).to_numpy()
-    images = np.stack([c.image for c in SimulatedSurvey(512, seed=21, rare_fraction=0.5).cutouts(0, 512)])
+    images = np.stack([c.image for c in SimulatedSurvey(512, 64, seed=21, rare_fraction=0.5).cutouts(0, 512)])
     light = images[early].astype(float)
     features = {
         "axis ratio": half["truth/axis_ratio"][early],

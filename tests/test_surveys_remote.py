@@ -190,7 +190,7 @@ def test_bricks_by_name(service, tmp_path):
         ({"camcol": "../x"}, {}, "column 'camcol' of .* is '../x' for .*, which is no name of a frame"),
         ({"field": np.nan}, {}, "no object of .* has a position and rerun, run, camcol, field"),
         ({}, {"cone": (200.0, 0.0, 1.0)}, "no object of .* lies in --cone 200,0,1"),
-        ({}, {"pixel_scale": 1e-4}, "--pixel-scale 0.0001: 64 of them are 0.0162 pixels"),
+        ({}, {"size": 64, "pixel_scale": 1e-4}, "--pixel-scale 0.0001: 64 of them are 0.0162 pixels"),
         ({}, {"columns": {"filed": "x"}}, "no role 'filed'; did you mean 'field'"),
     ],
 )

@@ -29,7 +29,7 @@ def test_dust_darkens_and_reddens() -> None:
 
 
 def test_pictures_look_like_a_survey() -> None:
-    survey = SimulatedSurvey(256, seed=6)
+    survey = SimulatedSurvey(256, size=64, seed=6)
     images = np.stack([c.image for c in survey.cutouts(0, 256)])
     corner = images[:, :6, :6].reshape(256, -1)
     assert 2 < np.median(corner) < 25, "the sky is near black"

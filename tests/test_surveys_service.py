@@ -81,7 +81,8 @@ def test_what_is_asked_of_each_service(service, tmp_path):
 
 
 def test_stacks_are_asked_for_band_by_band(service, tmp_path):
-    survey = ServiceSurvey(str(service.survey("panstarrs-fits", tmp_path)), table(tmp_path, [HERE], petroR90_r=5.1))
+    path = table(tmp_path, [HERE], petroR90_r=5.1)
+    survey = ServiceSurvey(str(service.survey("panstarrs-fits", tmp_path)), path, size=64)
     (outcome,) = outcomes(survey)
     names, *cuts = [entry for _, entry, _ in service.log()]
     assert names.endswith("ps1filenames.py?ra=150.1000000&dec=2.2000000&filters=gri&type=stack")

@@ -47,7 +47,7 @@ def test_a_range_equals_the_slice_whatever_the_boundaries(size: int) -> None:
 
 
 def test_object_depends_on_neither_count_nor_process() -> None:
-    long, short = SimulatedSurvey(10**9, seed=4), pickle.loads(pickle.dumps(SimulatedSurvey(600, seed=4)))
+    long, short = SimulatedSurvey(10**9, 32, seed=4), pickle.loads(pickle.dumps(SimulatedSurvey(600, 32, seed=4)))
     first = [c.image for c in long.cutouts(500, 520)]
     population.draw.cache_clear()
     assert all((a == c.image).all() for a, c in zip(first, short.cutouts(500, 520), strict=True))
@@ -55,7 +55,7 @@ def test_object_depends_on_neither_count_nor_process() -> None:
 
 
 def test_seeds_and_objects_differ() -> None:
-    one, other = (next(iter(SimulatedSurvey(5, seed=s).cutouts(0, 1))).image for s in (1, 2))
+    one, other = (next(iter(SimulatedSurvey(5, 32, seed=s).cutouts(0, 1))).image for s in (1, 2))
     assert (one != other).mean() > 0.5
     ids = [SimulatedSurvey(300, seed=s).objects(0, 300)["id"] for s in (0, 1, 9 * 10**9)]
     assert pd.concat(ids).is_unique and ids[2].iloc[-1] == 9 * 10**18 + 299

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ import pytest
 
 import galscan
 from galscan import cli
-from galscan.errors import ConflictError, InputError
+from galscan.errors import ConflictError, InputError, Interrupted
 from galscan.store.manifest import outcomes
+from galscan.surveys.sizes import DEFAULT_SIZE
 from galscan.surveys.trouble import HostDown
 from tests.mosaics_on_disk import pixels, tan, three_bands
 from tests.services import sky
@@ -308,6 +310,39 @@ def test_a_simulated_sky_grows(tmp_path):
         galscan.ingest(
             "simulated", out=tmp_path / "s.zarr", count=600, rare_fraction=0.5, append=True, **options
         )  # fmt: skip
+
+
+def test_what_is_added_has_the_size_of_the_store(tmp_path, capsys):
+    options = {"out": tmp_path / "s.zarr", "workers": 1, "name": "sky"}
+    assert galscan.ingest("simulated", count=20, append=True, **options).size == DEFAULT_SIZE, "there was none yet"
+    assert galscan.ingest("simulated", count=20, **options).count == 20, "the same command again"
+    small = options | {"out": tmp_path / "small.zarr"}
+    galscan.ingest("simulated", count=20, size=16, **small)
+    with pytest.raises(ConflictError, match=f"size was 16, is {DEFAULT_SIZE}"):
+        galscan.ingest("simulated", count=20, **small)
+    assert galscan.ingest("simulated", count=30, append=True, dry_run=True, **small)["objects"] == 10
+    os.rename(small["out"], tmp_path / "small.zarr.replaced")  # killed before the new one was there
+    store = galscan.ingest("simulated", count=30, append=True, **small)
+    assert (store.size, store.count) == (16, 30)
+
+
+@pytest.mark.parametrize("given", [{}, {"append": True}])
+def test_an_interrupted_ingest_of_the_default_size_is_resumed(tmp_path, monkeypatch, given):
+    options = {"out": tmp_path / "s.zarr", "count": 40, "workers": 1, "name": "sky"} | given
+    if given:
+        galscan.ingest("simulated", **options | {"count": 20, "size": 16})
+
+    def stop(*_: object) -> None:
+        raise Interrupted("all shards are there, and the store is not complete")
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr("galscan.store.layout.finish", stop)
+        galscan.ingest("simulated", **options)
+    marker = ".ingest/shard-00000.json"
+    written = (tmp_path / "s.zarr.partial" / marker).stat().st_mtime_ns
+    store = galscan.ingest("simulated", **options)
+    assert store.count == 40 and store.size == (16 if given else DEFAULT_SIZE)
+    assert (store.path / marker).stat().st_mtime_ns == written, "the shard is not made again"
 
 
 def test_volunteers_vote_on_the_simulated_sky(tmp_path):

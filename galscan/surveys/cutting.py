@@ -20,6 +20,7 @@ from galscan.surveys.footprints import Frame, Source
 from galscan.surveys.growth import narrowed
 from galscan.surveys.images import Rendering
 from galscan.surveys.listed import Listed
+from galscan.surveys.sizes import check_size
 from galscan.surveys.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.trouble import Absent, FetchError
 
@@ -228,8 +229,7 @@ def check_framing(
     for role in columns:
         if role not in roles:
             raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, roles)}")
-    if not 8 <= size <= 1024:
-        raise InputError(f"size is {size} pixels; use 8 to 1024")
+    check_size(size)
     if pixel_scale is not None and frame is not None:
         raise InputError(f"--pixel-scale {pixel_scale:g} and --frame {frame:g} contradict each other; give one of them")
     for option, value in (("--pixel-scale", pixel_scale), ("--frame", frame)):

@@ -20,6 +20,7 @@ from galscan.surveys.cutting import ROLES, Cutting, check_framing, words_of
 from galscan.surveys.footprints import Folder, Frame
 from galscan.surveys.images import Rendering, choose_bands, measure
 from galscan.surveys.local import CATALOGS
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 SAMPLE = 16  # frames that set the stretch, with four objects each
 
@@ -67,7 +68,7 @@ class FramesSurvey(Cutting):
         path: str | os.PathLike[str],
         catalog: str | os.PathLike[str] | None = None,
         labels: Sequence[str] = (),
-        size: int = 64,
+        size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
         *,

@@ -32,6 +32,7 @@ from galscan.surveys.images import (
 )  # fmt: skip
 from galscan.surveys.listed import Listed
 from galscan.surveys.places import match_files
+from galscan.surveys.sizes import DEFAULT_SIZE, check_size
 
 ROLES = ("id", "file", "ra", "dec", "pixel_scale")
 CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
@@ -70,7 +71,7 @@ class LocalSurvey(Listed):
         path: str | os.PathLike[str],
         catalog: str | os.PathLike[str] | None = None,
         labels: Sequence[str] = (),
-        size: int = 64,
+        size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
     ):
@@ -250,8 +251,7 @@ def checked(columns: Mapping[str, str] | None, size: int) -> dict[str, str]:
     for role in columns or {}:
         if role not in ROLES:
             raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
-    if not 8 <= size <= 1024:
-        raise InputError(f"size is {size} pixels; use 8 to 1024")
+    check_size(size)
     return dict(columns or {})
 
 

@@ -19,6 +19,7 @@ from galscan.surveys import tables
 from galscan.surveys.base import Failed, Outcome
 from galscan.surveys.listed import Listed
 from galscan.surveys.local import checked
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 BATCH = 64  # objects read at once
 ROLES = ("id", "ra", "dec", "pixel_scale")
@@ -54,7 +55,7 @@ class PackedSurvey(Listed, ABC):
         path: str | os.PathLike[str],
         catalog: str | os.PathLike[str] | None = None,
         labels: Sequence[str] = (),
-        size: int = 64,
+        size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
     ):

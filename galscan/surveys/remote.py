@@ -28,6 +28,7 @@ from galscan.surveys.fetched import Fetched
 from galscan.surveys.footprints import Frame
 from galscan.surveys.http import Client
 from galscan.surveys.pace import SLACK
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # what a table may put into an address
 
@@ -69,7 +70,7 @@ class RemoteFrames(Cutting):
         *,
         keep: bool = False,
         labels: Sequence[str] = (),
-        size: int = 64,
+        size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
         frame: float | None = None,

@@ -27,6 +27,7 @@ from galscan.surveys.images import Held, read_fits, read_picture
 from galscan.surveys.in_order import in_order
 from galscan.surveys.listed import Listed
 from galscan.surveys.pace import SLACK
+from galscan.surveys.sizes import DEFAULT_SIZE, check_size
 from galscan.surveys.trouble import FetchError
 
 ROLES = ("id", "ra", "dec", "radius")
@@ -81,7 +82,7 @@ class ServiceSurvey(Listed):
         catalog: str | Path,
         *,
         labels: Sequence[str] = (),
-        size: int = 64,
+        size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
         frame: float | None = None,
@@ -95,8 +96,7 @@ class ServiceSurvey(Listed):
         for role in columns:
             if role not in ROLES:
                 raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
-        if not 8 <= size <= 1024:
-            raise InputError(f"size is {size} pixels; use 8 to 1024")
+        check_size(size)
         self.source, self.size = Path(source).stem, size
         said = load_survey(source)
         if not isinstance(said, Declared):

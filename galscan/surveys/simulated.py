@@ -21,6 +21,7 @@ from galscan.surveys import _population as population
 from galscan.surveys import _render as render
 from galscan.surveys import _volunteers as volunteers
 from galscan.surveys.base import Cutout
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 ANSWERS = (
     "early_type", "dust_lane", "spiral", "bar", "ring", "merger", "edge_on", "dusty", "inclination",
@@ -70,7 +71,7 @@ class SimulatedSurvey:
     """
 
     count: int
-    size: int = 64
+    size: int = DEFAULT_SIZE
     seed: int = 0
     rare_fraction: float = 0.002
     lane_fraction: float = 0.0

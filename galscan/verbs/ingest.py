@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from galscan import home
+from galscan import home, unfinished
 from galscan.errors import ConflictError, InputError, nearest
 from galscan.labels import remember
 from galscan.store import layout
@@ -21,6 +21,7 @@ from galscan.store.layout import Store
 from galscan.store.manifest import outcomes, write_manifest
 from galscan.surveys.declared import DeclaredFrames, load_survey, survey_names
 from galscan.surveys.growth import like, take
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 SURVEYS = ("local", "frames", "simulated")
 TAKES = {
@@ -47,7 +48,7 @@ def ingest(
     query: str | None = None,
     cone: tuple[float, float, float] | None = None,
     labels: str | Sequence[str] = (),
-    size: int = 64,
+    size: int | None = None,
     frame: float | None = None,
     pixel_scale: float | None = None,
     bands: str | None = None,
@@ -105,8 +106,9 @@ def ingest(
         Add to a store that is there the objects that it does not have, told by id, after those that it has: of a larger
         catalog, another query or cone, more images. Size, framing, bands, labels and stretch must be those of the
         store; a stretch that is measured (local FITS, frames) is taken from it. Where there is no store, one is made.
-    size : int
-        Pixels on a side.
+    size : int, optional
+        Pixels on a side of a cutout. Default: with `append` the size of the store, where there is one; else 96
+        (`galscan.surveys.sizes.DEFAULT_SIZE`). Models may be of this size or smaller: images are resampled when read.
     count, seed, rare_fraction, labelled
         Of a simulated survey: see `galscan.surveys.simulated.SimulatedSurvey`.
     name : str, optional
@@ -149,6 +151,8 @@ def ingest(
     stem = Path(survey).stem if survey.endswith(".toml") else survey
     target = Path(out) if out is not None else home.survey_path(name or stem)
     name = name or (target.stem if out is not None else stem)
+    if size is None:
+        options["size"] = _size_of(target, dry_run) if append else DEFAULT_SIZE
     source = _open(kind, survey, name, target, options, dry_run, append)
     if source is None:
         _say("plan: the objects come from a query, and a dry run asks nobody: how many they are is not known yet")
@@ -222,6 +226,14 @@ def _there(target: Path) -> Store | None:
         return layout.open_store(target)
     except InputError:  # nothing, or what ingest refuses in words of its own
         return None
+
+
+def _size_of(target: Path, dry_run: bool) -> int:
+    """Return the pixels on a side of what is added to the store at `target`; the default where there is none."""
+    if not dry_run:
+        unfinished.recover(target)  # else a store whose replacement was killed is not found
+    store = _there(target)
+    return store.size if store is not None else DEFAULT_SIZE
 
 
 def _table(
