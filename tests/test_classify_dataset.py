@@ -83,9 +83,11 @@ def test_images_belong_to_their_rows(stores):
     galaxies = load_galaxies(stores, t, schema.names, 32, seed=0, unlabelled=False)
     assert galaxies.labels.notna().any(axis=1).all()
     ids = stores[0].column("id").astype(str)
-    images = stores[0].images()
+    images, scale = stores[0].images(), stores[0].column("pixel_scale")
     for k in range(0, len(galaxies.table), 37):
-        np.testing.assert_array_equal(galaxies.images[k], images[np.flatnonzero(ids == galaxies.table["id"][k])[0]])
+        row = np.flatnonzero(ids == galaxies.table["id"][k])[0]
+        np.testing.assert_array_equal(galaxies.images[k], images[row])
+        assert galaxies.table["frame"][k] == pytest.approx(32 * scale[row])  # arcsec on a side
 
 
 def test_larger_stores_are_resampled_and_smaller_ones_refused(stores, tmp_path):
@@ -99,6 +101,9 @@ def test_larger_stores_are_resampled_and_smaller_ones_refused(stores, tmp_path):
     for number, images in enumerate((stores[0].images(), resample(larger.images(), 32))):
         rows = t.loc[t["survey"] == number, "row"]
         np.testing.assert_array_equal(galaxies.images[galaxies.table["survey"] == number], images[rows])
+    # Resampling does not change how many arcsec a side has.
+    frame = galaxies.table.loc[galaxies.table["survey"] == 1, "frame"].to_numpy()
+    assert frame == pytest.approx(48 * larger.column("pixel_scale")[t.loc[t["survey"] == 1, "row"]])
     with pytest.raises(InputError, match="--size 48"):
         load_galaxies(both, t, schema.names, 48, seed=0, unlabelled=True)
 

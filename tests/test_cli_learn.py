@@ -26,6 +26,15 @@ def test_options_arrive(answer):
     assert calls["start"] == "base" and calls["size"] == 32 and calls["budget"] is None and calls["schema"] is None
 
 
+def test_options_of_an_ablation_arrive(answer):
+    calls = answer("ablate", {})
+    line = "ablate --target ring --positives 8 --negatives 90 --reserved 20 --arms plain --arms maps"
+    assert cli.run(line.split()) == 0
+    assert calls["args"] == ("ring",) and (calls["positives"], calls["negatives"], calls["reserved"]) == (8, 90, 20)
+    assert calls["arms"] == ["plain", "maps"] and calls["method"] is None and calls["folds"] == 1
+    assert cli.run(["ablate", "--target", "ring"]) == 0 and calls["reserved"] == 0 and calls["positives"] is None
+
+
 def test_a_target_that_cannot_be_trained_exits_with_2(answer, capsys):
     answer("check_target", {"error": "too few", "text": "a table"})
     assert cli.run(["target", "check", "ring", "--json"]) == 2

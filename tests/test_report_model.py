@@ -104,7 +104,10 @@ def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
     assert f"1,867 synthetic galaxies were used, {words}" in text
 
 
-@pytest.mark.parametrize(("maps", "words"), [("diffusion", "the diffusion model"), ("prior", "the prior")])
+@pytest.mark.parametrize(
+    ("maps", "words"),
+    [("diffusion", "the diffusion model"), ("prior", "the prior"), ("both", "the prior and the diffusion model")],
+)
 def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     made = {
         "all": 2400, "dropped": {}, "kept": 2400, "kept_positive": 1900, "hosts": 1010, "hosts_unlabelled": 800,
@@ -114,7 +117,7 @@ def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
     check_page(text)
     assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
-    assert f"maps drawn by {words} (41 measured on training galaxies)" in text
+    assert f"maps from {words} (41 measured on training galaxies)" in text
     assert "100 could not be seen and were left out, 7 hosts could not be measured." in text
     assert "decided by this rule: a feature &lt;proven&gt;." in text
 

@@ -11,6 +11,7 @@ import pytest
 import galscan
 from galscan.classify import train as training
 from galscan.classify import trial
+from galscan.classify.ablation import BASELINES, CRITIC
 from galscan.errors import ConflictError, GalscanError, InputError, Interrupted
 from galscan.generate import judge
 from galscan.store.ingest import ingest_survey
@@ -20,8 +21,8 @@ from galscan.verbs.ablate import ablate
 from tests.helpers import keep_all, tiny_recipe
 from tests.pages import check_page
 
-OPTIONS = {"seeds": 2, "positives": 12, "max_test": 40, "arms": ["plain", "oversampled", "dreams_70", "dreamt_only"],
-           "prevalence": 0.02, "device": "cpu", "seed": 5}  # fmt: skip
+OPTIONS = {"seeds": 2, "positives": 12, "max_test": 40, "arms": ["plain", "oversampled", "prior", "images"],
+           "method": "images", "prevalence": 0.02, "device": "cpu", "seed": 5}  # fmt: skip
 
 
 SCREEN = judge.screen
@@ -41,7 +42,14 @@ def store(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(folder) -> str:
-    return str(tiny_recipe(folder / "dustlane.toml"))
+    return str(of_both(folder / "dustlane.toml"))
+
+
+def of_both(path: Path) -> Path:
+    """Write a recipe that injects dust lanes and draws whole images."""
+    recipe = tiny_recipe(path, whole=True)
+    recipe.write_text(recipe.read_text().replace("injected = 0", "injected = 32"))
+    return recipe
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +74,20 @@ def test_the_folder_is_whole(folder, result):
     assert {"ablation.json", "ablation.csv", "curves.png", "report.html", "common.safetensors"} <= {
         p.name for p in out.iterdir()
     }
-    assert list(result["arms"]) == ["plain", "oversampled", "attributes", "dreams_70", "dreamt_only"]
+    assert list(result["arms"]) == ["plain", "oversampled", "attributes", "prior", "images"]
     table = pd.read_csv(out / "ablation.csv")
     assert list(table["arm"]) == list(result["arms"])
     assert (table["ap_lo"] <= table["ap_hi"]).all() and table["ap"].between(0, 1).all()
-    assert "dreams_70" in result["text"] and "the same network without dreams" in result["text"]
-    assert set(result["gains"]) == {"attributes", "dreams_70", "dreamt_only"}
+    assert "images" in result["text"] and "the same network without synthetic galaxies" in result["text"]
+    assert set(result["gains"]) == {"attributes", "prior", "images"} and result["method"] == "images"
     assert "curves" not in result and json.dumps(result, allow_nan=False)
     for told in result["repeats"]:
         assert told["train"]["positives"] == 12 and told["test"]["negatives"] == 40
-        assert told["dreams"]["made"] == told["dreams"]["kept"] == 14 and told["generator"]["common"]
+        assert set(told["synthetic"]) == {"prior", "images"} and told["generator"]["common"]
+        assert told["synthetic"]["images"]["made"] == told["synthetic"]["images"]["kept"] == 14
+        injected = told["synthetic"]["prior"]
+        assert injected["maps"] == "prior" and 10 < injected["kept_positive"] == injected["injected"] <= 32
+        assert injected["made"] == injected["kept"] == injected["injected"] + injected["injected_negatives"]
 
 
 def test_the_page_asks_for_nothing_and_says_what_it_rests_on(folder, result):
@@ -138,8 +150,8 @@ def test_the_same_again_is_returned_another_is_refused(folder, store, recipe, re
         ablate(recipe, store=store, out=folder / "out", **{**OPTIONS, "purity": 0.5})
 
 
-def test_folds_without_unlabelled_galaxies_and_where_no_dream_is_left(tmp_path, monkeypatch):
-    """The first fold has the real screen, but for one dream of either kind; in the second all dreams failed."""
+def test_folds_without_unlabelled_galaxies_and_where_no_image_is_left(tmp_path, monkeypatch):
+    """The first fold has the real filter, but for one image of either kind; in the second all images failed."""
     kept = []
 
     def screen(*given):
@@ -153,16 +165,17 @@ def test_folds_without_unlabelled_galaxies_and_where_no_dream_is_left(tmp_path, 
     sky = SimulatedSurvey(count=150, size=32, seed=2, rare_fraction=0.15)
     store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
     result = ablate(
-        str(tiny_recipe(tmp_path / "r.toml")), store=store, out=tmp_path / "o", seeds=1, folds=2, device="cpu",
-        arms=["weighted", "dreams_first"], method="dreams_first",
+        str(tiny_recipe(tmp_path / "r.toml", whole=True)), store=store, out=tmp_path / "o", seeds=1, folds=2,
+        device="cpu", arms=["weighted", "images"], method="images",
     )  # fmt: skip
     first, second = result["repeats"]
     assert not first["generator"]["common"] and not (tmp_path / "o" / "common.safetensors").exists()
-    assert first["dreams"]["kept"] >= 2
-    assert first["dreams"]["made"] == first["dreams"]["kept"] + sum(first["dreams"]["dropped"].values())
-    assert second["dreams"]["kept"] == 0 and any("repeat 1 no dream was left" in n for n in result["notes"])
+    made, none = first["synthetic"]["images"], second["synthetic"]["images"]
+    assert made["kept"] >= 2 and made["made"] == made["kept"] + sum(made["dropped"].values())
+    words = "In repeat 1 no synthetic target of kind 'images' was left"
+    assert none["kept"] == 0 and any(words in note for note in result["notes"])
     scores = {arm: pd.read_parquet(tmp_path / "o" / "repeat-01" / f"{arm}.parquet") for arm in result["arms"]}
-    pd.testing.assert_frame_equal(scores["dreams_first"], scores["attributes"])
+    pd.testing.assert_frame_equal(scores["images"], scores["attributes"])
     assert first["test"]["positives"] + second["test"]["positives"] == (
         first["train"]["positives"] + first["test"]["positives"]
     )
@@ -172,9 +185,33 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
     request = galscan.verbs.ablate.ablate(recipe, store=store, out=folder / "no", dry_run=True, seeds=2, members=3)
     text = capsys.readouterr().err
     assert request["seeds"] == 2 and not list(folder.glob("no*"))
-    assert "networks     72," in text and "2 steps on" in text and "galaxies without labels" in text
+    assert "networks     54," in text and "2 steps on" in text and "galaxies without labels" in text
+    assert "32 positive and 8 negative injected into real galaxies; " in text
     assert "6 positive and 8 negative drawn a repeat" in text
-    assert ablate(recipe, store=store, dry_run=True)["method"] == "dreams_70"
+    assert request["method"] == ablate(recipe, store=store, dry_run=True)["method"] == "both"
+    assert request["arms"] == [*BASELINES, CRITIC, "prior", "maps", "both", "images"] and request["reserved"] == 0
+    alone = ablate(recipe, store=store, dry_run=True, arms=["fewer"], method="fewer")
+    assert alone["arms"] == [CRITIC, "fewer"]  # its network chooses hosts, and is what it is compared with
+    capsys.readouterr()
+
+
+def test_what_a_recipe_does_not_inject_is_compared_by_whole_images(folder, store, capsys):
+    text = tiny_recipe(folder / "no rule.toml", whole=True).read_text()
+    kept = text[: text.index("[schemas.simulated.inject]")] + text[text.index("[generator]") :]
+    (folder / "no rule.toml").write_text(kept)
+    bare = str(folder / "no rule.toml")
+    request = ablate(bare, store=store, out=folder / "no", dry_run=True, seeds=1)
+    assert request["method"] == "images" and request["arms"] == [*BASELINES, CRITIC, "images"]
+    assert "injected" not in capsys.readouterr().err
+    with pytest.raises(InputError, match="arm 'maps': the recipe has no 'inject' rule for simulated labels; add one"):
+        ablate(bare, store=store, out=folder / "no", arms=["plain", "maps"])
+    with pytest.raises(InputError, match="arm 'prior': the recipe has no 'inject' rule"):
+        ablate(bare, store=store, out=folder / "no", method="prior")
+
+
+def test_a_recipe_that_draws_no_whole_images_draws_the_usual_number_where_they_are_compared(folder, store, capsys):
+    ablate(str(tiny_recipe(folder / "injecting.toml")), store=store, out=folder / "no", dry_run=True, seeds=1)
+    assert "300 positive and 600 negative drawn a repeat" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -183,10 +220,14 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
         ({"seeds": 0}, "--seeds 0: give at least 1"),
         ({"max_test": 1}, "--max-test 1: give at least 2"),
         ({"prevalence": 1.0}, "above 0 and below 1"),
-        ({"arms": ["dreams_5"]}, "did you mean 'dreams_"),
-        ({"arms": ["dreams_30"]}, "add a baseline"),
-        ({"method": "plain"}, "is a baseline"),
+        ({"arms": ["map"]}, "did you mean 'maps'"),
+        ({"method": "plain"}, "--method plain is real-only; choose one of prior, maps, both, images"),
+        ({"method": "attributes"}, "--method attributes is real-only"),
         ({"positives": 4000}, "may train"),
+        ({"positives": -1}, "--positives -1: of "),
+        ({"positives": 0}, "--positives 0 needs --negatives"),
+        ({"reserved": -1}, "--reserved -1: give at least 0"),
+        ({"reserved": 4000}, "--reserved 4000: of "),
         ({"folds": 400}, "use at most"),
     ],
 )
@@ -196,40 +237,72 @@ def test_mistakes_are_one_line_with_a_remedy(store, recipe, wrong, words):
 
 
 @pytest.mark.slow
-def test_laid_dreams_need_no_generator_and_repeats_go_side_by_side(tmp_path):
+def test_injected_features_need_no_generator_and_repeats_go_side_by_side(tmp_path):
     sky = SimulatedSurvey(count=300, size=32, seed=2, rare_fraction=0.2)
     store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
-    recipe = tiny_recipe(tmp_path / "r.toml")
-    recipe.write_text(recipe.read_text().replace("laid = 0", "laid = 30"))
-    options = {"store": store, "seeds": 2, "device": "cpu", "arms": ["weighted", "laid"], "method": "laid"}
-    one = ablate(str(recipe), out=tmp_path / "one", **options)
-    two = ablate(str(recipe), out=tmp_path / "two", workers=2, **options)
-    assert list(one["arms"]) == ["weighted", "laid"] and not list((tmp_path / "one").glob("**/generator*"))
-    assert {"classifiers", "scores"} <= set(two["seconds"])
+    recipe = str(tiny_recipe(tmp_path / "r.toml"))
+    options = {"store": store, "seeds": 2, "device": "cpu", "arms": ["weighted", "prior"], "method": "prior"}
+    one = ablate(recipe, out=tmp_path / "one", **options)
+    two = ablate(recipe, out=tmp_path / "two", workers=2, **options)
+    assert list(one["arms"]) == ["weighted", "attributes", "prior"]
+    assert not list((tmp_path / "one").glob("**/generator.*")) and not list(
+        (tmp_path / "one").glob("**/feature_maps.*")
+    )
+    assert {"classifiers", "scores", "synthetic"} <= set(two["seconds"])
     for told, again in zip(one["repeats"], two["repeats"], strict=True):
-        assert told == again and 0 < told["dreams"]["kept_positive"] <= 30 and told["dreams"]["drawn"] == 0
-    assert any("lane of another training galaxy" in note for note in one["notes"])
-    scores = [pd.read_parquet(tmp_path / name / "repeat-01" / "laid.parquet") for name in ("one", "two")]
+        assert told == again and told["generator"] is None and 0 < told["synthetic"]["prior"]["kept_positive"] <= 32
+    assert any("Features are injected into real training galaxies" in note for note in one["notes"])
+    scores = [pd.read_parquet(tmp_path / name / "repeat-01" / "prior.parquet") for name in ("one", "two")]
     assert scores[0]["id"].equals(scores[1]["id"])
     assert scores[0]["score"].equals(scores[1]["score"])
 
 
-def test_nothing_of_a_test_object_is_laid(tmp_path, monkeypatch):
-    """Checked by pixels: what lanes are lifted off, and laid over, is of the training objects."""
-    from galscan.generate import lanes
+@pytest.mark.slow
+def test_without_a_positive_maps_are_sampled_by_a_diffusion_model_of_measured_ones(tmp_path):
+    """Lanes are measured on dusty galaxies of any type; arms of one kind share what is injected."""
+    sky = SimulatedSurvey(count=400, size=32, seed=2, rare_fraction=0.2)
+    store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    text = recipe.read_text().replace('maps = "prior"', 'start = "none"\nsteps = 2\nbatch = 4\nwidths = [16, 32]')
+    recipe.write_text(text)
+    result = ablate(
+        str(recipe), store=store, out=tmp_path / "o", seeds=1, device="cpu", positives=0, reserved=20, negatives=100,
+        arms=["plain", "maps", "both", "without_hosts"], method="both",
+    )  # fmt: skip
+    (told,) = result["repeats"]
+    assert told["train"]["positives"] == 0 and told["synthetic"].keys() == {"maps", "both"}
+    for kind, maps in (("maps", "diffusion"), ("both", "both")):
+        made = told["synthetic"][kind]
+        assert made["maps"] == maps and made["measured_maps"] >= 12 and made["map_training"]["steps"] == 2
+    assert (tmp_path / "o" / "repeat-00" / "feature_maps.safetensors").is_file()
+    scores = {arm: pd.read_parquet(tmp_path / "o" / "repeat-00" / f"{arm}.parquet")["score"] for arm in result["arms"]}
+    assert not np.allclose(scores["both"], scores["without_hosts"])
+
+
+def test_no_test_object_is_a_host_or_measured(tmp_path, monkeypatch):
+    """Checked by pixels: what lanes are measured on, and injected into, is of the training objects."""
+    from galscan.generate import dust_lane, seam
 
     sky = SimulatedSurvey(count=300, size=32, seed=2, rare_fraction=0.2)
     store = open_store(ingest_survey(sky, tmp_path / "s.zarr", workers=1).path)
     owner = {image.tobytes(): name for image, name in zip(store.images(), store.column("id").astype(str), strict=True)}
-    used: set[str] = set()
-    lift, lay = lanes.lift, lanes.lay
-    note = lambda images: used.update(owner[image.tobytes()] for image in images)  # noqa: E731
-    monkeypatch.setattr(lanes, "lift", lambda images: (note(images), lift(images))[1])
-    monkeypatch.setattr(lanes, "lay", lambda images, *rest: (note(images), lay(images, *rest))[1])
-    recipe = tiny_recipe(tmp_path / "r.toml")
-    recipe.write_text(recipe.read_text().replace("laid = 0", "laid = 30"))
+    used: dict[str, set[str]] = {}
+
+    def watch(module, name):
+        real = getattr(module, name)
+
+        def spy(images, *given, **options):
+            used.setdefault(f"{module.__name__}.{name}", set()).update(owner[image.tobytes()] for image in images)
+            return real(images, *given, **options)
+
+        monkeypatch.setattr(module, name, spy)
+
+    for module, name in ((dust_lane, "measure"), (dust_lane, "inject"), (seam, "inject")):
+        watch(module, name)
     ablate(
-        str(recipe), store=store.path, out=tmp_path / "o", seeds=1, device="cpu", arms=["plain", "laid"], method="laid"
-    )
-    tested = set(pd.read_parquet(tmp_path / "o" / "repeat-00" / "laid.parquet")["id"])
-    assert len(used) > 20 and tested and not used & tested
+        str(tiny_recipe(tmp_path / "r.toml")), store=store.path, out=tmp_path / "o", seeds=1, device="cpu",
+        arms=["plain", "prior"], method="prior",
+    )  # fmt: skip
+    tested = set(pd.read_parquet(tmp_path / "o" / "repeat-00" / "prior.parquet")["id"])
+    assert len(used) == 3 and all(used.values()) and len(set.union(*used.values())) > 20
+    assert tested and not set.union(*used.values()) & tested

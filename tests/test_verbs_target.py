@@ -20,7 +20,8 @@ RARE = {"dustlane", "ring", "merger", "edge_on_no_bulge", "barred_early", "stron
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory):
-    survey = SimulatedSurvey(count=1200, size=64, seed=1, rare_fraction=0.05)
+    size = max(load_recipe(target).size for target in RARE)
+    survey = SimulatedSurvey(count=1200, size=size, seed=1, rare_fraction=0.05)
     return ingest_survey(survey, tmp_path_factory.mktemp("target") / "sky.zarr", workers=1).path
 
 
@@ -67,7 +68,7 @@ def test_shipped_targets_can_be_trained_on_the_simulated_sky(target, sky):
     json.dumps(told)
     assert told["schema"] == "simulated" and told["error"] is None, told["error"]
     assert told["split"]["calibration"]["positive"] >= 5 and told["split"]["calibration"]["negative"] >= 100
-    assert not [w for w in told["warnings"] if "would dream" in w or "nothing ambiguous" in w]
+    assert not [w for w in told["warnings"] if "would draw" in w or "nothing ambiguous" in w]
 
 
 def test_what_is_told(sky):
@@ -76,8 +77,21 @@ def test_what_is_told(sky):
     assert "target       barred_early: Barred lenticular galaxy\nlabels       simulated" in text
     assert "positive, all of" in text and "negative, any of" in text and text.endswith("trainable    yes")
     assert text.count("<- excludes most") == 1 and "not asked" in text and "300 positive and 600 negative drawn" in text
+    assert told["synthetic"] == "300 positive and 600 negative drawn" and told["sources"][0]["key"] == "dream.from"
     steps = told["positive"]["steps"]
     assert steps[-1]["so_far"] == told["objects"][0]["positive"]
+
+
+def test_what_is_injected_is_summed_up(sky):
+    told = check_target("dustlane", store=sky)
+    assert told["synthetic"].startswith("2,000 positive and 500 negative injected into real galaxies")
+    assert "drawn" not in told["synthetic"] and f"synthetic    {told['synthetic']}" in told["text"]
+    found = {entry["key"]: entry for entry in told["sources"]}
+    rules = load_recipe("dustlane").schemas["simulated"]
+    assert found["inject.hosts"]["rule"] == rules.inject.hosts and found["inject.hosts"]["training"] > 100
+    assert found["inject.measure"]["training"] > 12  # below which there is nothing to fine-tune on
+    assert {"inject_negatives.0.hosts", "inject_negatives.1.hosts"} <= found.keys()
+    assert not [w for w in told["warnings"] if "nothing is made" in w]
 
 
 def test_a_sheet_shows_what_the_rules_mean(sky, tmp_path):
