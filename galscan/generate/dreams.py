@@ -1,9 +1,9 @@
 """A set of synthetic galaxies to train on: the rare class, and in the same way what it must be told from.
 
-There are two ways to make them. A feature is injected into real galaxies (`galscan.generate.injection`): nothing but the
-combination is new. Or a generator draws whole images from noise. If every positive were synthetic and every negative
-real, a classifier would learn "synthetic" instead of the class. So there are synthetic negatives, too, and every host of
-an injected feature is one as it is.
+There are two ways to make them. A feature is injected into real galaxies (`galscan.generate.injection`): nothing but
+the combination is new. Or a generator draws whole images from noise. If every positive were synthetic and every
+negative real, a classifier would learn "synthetic" instead of the class. So there are synthetic negatives, too, and
+every host of an injected feature is one as it is.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenan
     partial = path.with_name(path.name + ".partial")
     group = layout.create(
         partial, survey=name, count=len(dreams), size=dreams.images.shape[1], id_dtype=np.dtype("int64"),
-        schemas={schema.name: schema.names}, truth=["target", "origin", "host", "depth"], provenance={"dreamt": True, **provenance},
+        schemas={schema.name: schema.names}, truth=["target", "origin", "host", "depth"],
+        provenance={"dreamt": True, **provenance},
     )  # fmt: skip
     arrays = {"images": dreams.images, "id": np.arange(len(dreams)), "truth/target": dreams.target}
     arrays |= {f"truth/{k}": np.asarray(getattr(dreams, k), np.float32) for k in ("origin", "host", "depth")}

@@ -1,8 +1,9 @@
 """Features that make a galaxy a target, and what any of them must be able to do.
 
 A feature is a module with one map of it, in the frame of a host galaxy, and four functions: `prior` draws maps from
-physics, `measure` measures them on galaxies that show the feature, `describe` says what a map shows (the conditions of the
-diffusion model), and `inject` puts a map on a host. To add one, write such a module and name it in `FEATURES`.
+physics, `measure` measures them on galaxies that show the feature, `describe` says what a map shows (the conditions of
+the diffusion model), and `inject` puts a map on a host. To add one, write such a module, name it in `FEATURES`, and in
+`galscan.settings.InjectRule`.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def find_feature(name: str) -> Feature:
 def prior_maps(name: str, count: int, seed: int) -> np.ndarray:
     """Draw `count` maps from a feature's prior as float16: map k is the same however many follow."""
     feature = find_feature(name)
-    blocks = range(0, count, PRIOR_BLOCK)
-    parts = [feature.prior(PRIOR_BLOCK, np.random.default_rng([seed, k])).astype(np.float16) for k in range(len(blocks))]
+    blocks = range(max(1, -(-count // PRIOR_BLOCK)))
+    parts = [feature.prior(PRIOR_BLOCK, np.random.default_rng([seed, k])).astype(np.float16) for k in blocks]
     return np.concatenate(parts)[:count]
 
 

@@ -1,9 +1,9 @@
-"""Between the pixels of a picture and flux: physics happens in flux, so the stretch is undone first and done again after.
+"""Between the pixels of a picture and flux: physics happens in flux, so the stretch is undone first, and done again.
 
 A store records how its pixels were made (``provenance["stretch"]``, or ``provenance["rendering"]`` of FITS images).
-Pictures that came stretched, such as the JPEGs of SkyServer, are taken for an asinh stretch of each band, whose softening
-`JPEG_SOFTENING` suits SDSS: dust lanes injected with it, or with the colour-preserving stretch that SDSS uses, train
-equally good classifiers.
+Pictures that came stretched, such as the JPEGs of SkyServer, are taken for an asinh stretch of each band, whose
+softening `JPEG_SOFTENING` suits SDSS: dust lanes injected with it, or with the colour-preserving stretch that SDSS
+uses, train equally good classifiers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the galaxy of a picture is, how large and how elongated: the frame that features are injected in and measured in.
+"""Where the galaxy of a picture is, how large and how elongated: the frame for injecting and measuring features.
 
 Lengths in that frame are half-light radii, `u` runs along the major axis and `v` across it.
 """
@@ -13,6 +13,7 @@ from scipy import ndimage
 LEAST_RADIUS = 3.0  # pixels: in a smaller galaxy no feature can be drawn
 LARGEST_RADIUS = 0.38  # of the frame: beyond it the half-light radius is that of the frame
 OFF_CENTRE = 0.12  # of the frame, between its middle and the galaxy's centre: more, and it may be another object
+FILLED = 0.33  # of the brightest light: where the edge of the frame is as bright, the galaxy goes on beyond it
 
 
 class Hosts(NamedTuple):
@@ -59,8 +60,8 @@ def measure_hosts(images: np.ndarray) -> Hosts:
     Returns
     -------
     Hosts
-        NaN where there is no light, the centre is off the middle by more than `OFF_CENTRE` of the frame, or the
-        half-light radius is below `LEAST_RADIUS` pixels or above `LARGEST_RADIUS` of the frame.
+        NaN where there is no light, the centre is off the middle by more than `OFF_CENTRE` of the frame, the galaxy
+        fills the frame, or the half-light radius is below `LEAST_RADIUS` pixels or above `LARGEST_RADIUS` of the frame.
     """
     rows = np.array([_measure(image) for image in images], float).reshape(len(images), 5)
     return Hosts(*rows.T)
@@ -78,17 +79,17 @@ def _measure(image: np.ndarray) -> tuple[float, ...]:
     near = np.hypot(*np.meshgrid(line, line)) < OFF_CENTRE * size
     peak = smooth[near].max()
     threshold = max(3 * noise, 0.03 * peak, 2.0)
-    if peak < 2 * threshold:
+    if peak < 2 * threshold or sky > FILLED * (peak + sky):
         return unknown
     labels, _ = ndimage.label(smooth > threshold)
     top = np.unravel_index(int(np.argmax(np.where(near, smooth, -np.inf))), smooth.shape)
+    if smooth[top] < ndimage.maximum_filter(smooth, 3)[top]:
+        return unknown  # the flank of an object whose centre is farther out
     inside = labels == labels[top]
     flux = np.where(inside, (light - sky).clip(0), 0)
     # The centre is that of the brightest fifth, not of the outskirts, which a neighbour may pull away.
     core = np.where(near & inside, (smooth - 0.6 * peak).clip(0), 0)
     y, x = (float((core * axis).sum() / core.sum()) for axis in np.indices(core.shape))
-    if np.hypot(x - (size - 1) / 2, y - (size - 1) / 2) > OFF_CENTRE * size:
-        return unknown
     dy, dx = np.indices(flux.shape) - np.array([y, x])[:, None, None]
     distance = np.hypot(dx, dy)
     order = np.argsort(distance, axis=None)

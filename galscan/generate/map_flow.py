@@ -12,13 +12,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from galscan import device as devices
 from galscan.errors import InputError
 from galscan.files import atomic_path
-from galscan.generate.checkpoint import Checkpoint
+from galscan.generate.checkpoint import UNREADABLE, Checkpoint
 from galscan.progress import track
 
 FOLD = 4
@@ -223,7 +224,7 @@ def sample_maps(
     values : ndarray, shape (n, k)
         ``config.conditions``; NaN = left open.
     guidance : float
-        1 = the conditions as they were learnt; more = more typical and less varied.
+        1 = the conditions as in training; more = more typical and less varied.
 
     Returns
     -------
@@ -249,7 +250,7 @@ def sample_maps(
                     out = network(x.repeat(len(ask) // len(x), 1, 1, 1), x.new_full((len(ask),), t), ask).float()
                 return out if guidance == 1 else torch.lerp(out[len(x) :], out[: len(x)], guidance)
 
-            for t, after in zip(times[:-1], times[1:], strict=True):
+            for t, after in pairwise(times):
                 x = x + (after - t) * velocity(x, t)
             x = x - LAST * velocity(x, LAST)
             parts.append(network.decode(x).cpu().numpy())
@@ -277,14 +278,16 @@ def load_maps_model(path: Path) -> MapFlow:
             raw: dict[str, Any] = json.loads(handle.metadata()["config"])
             state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
         config = MapConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        if not len(config.low) == len(config.high) == len(config.conditions) or not config.std > 0:
+            raise ValueError("a configuration that contradicts itself")
         with torch.device("meta"):  # a file that asks for a huge network is found out by its tensors
             MapFlow(config).load_state_dict(state, assign=True)
         network = MapFlow(config)
         network.load_state_dict(state)
         if not all(bool(v.isfinite().all()) for v in state.values()):
             raise ValueError("weights that are no numbers")
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (*UNREADABLE, ArithmeticError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is no readable diffusion model of maps of this version ({reason:.200}); train it again with "
             "galscan train-generator --kind maps"

@@ -144,7 +144,7 @@ def map_source(
     """Return what draws maps for a rule: the prior, the diffusion model, or both.
 
     Its conditions are those of maps drawn from the prior, or of measured ones with a little scatter; a sampled map that
-    is nearer to a measured one than 1 % of these are to each other is replaced.
+    is nearer to a measured one than 1 % of these are to their nearest is replaced.
     """
     feature = find_feature(rule.feature)
     if model is None or settings.maps == "prior" or not feature.CONDITIONS:
@@ -208,10 +208,12 @@ def _sample(
 
 
 def copies(sampled: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Return which of the sampled maps are nearer to a measured one than the 1st percentile of pairs of these."""
+    """Return which of the sampled maps are nearer to a measured one than 1 % of these are to their nearest."""
     pairs = _distances(measured, measured)
-    limit = np.percentile(pairs[~np.eye(len(pairs), dtype=bool)], 1)
-    return np.flatnonzero(_distances(sampled, measured).min(1) < limit)
+    np.fill_diagonal(pairs, np.inf)
+    spacing = pairs.min(1)
+    spacing = spacing[spacing > 0.01 * np.median(spacing)]  # a galaxy that is there twice is no pair
+    return np.flatnonzero(_distances(sampled, measured).min(1) < np.percentile(spacing, 1))
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Seams between the frames of a survey: thin dark lines across a picture, which pass for dust lanes with a careless network.
+"""Seams between the frames of a survey: thin dark lines across a picture, which a careless network takes for dust.
 
-A seam is grey, dust is red. Injected into clean galaxies it makes negatives, never targets. Its map is four numbers: how
-far from the galaxy's centre it passes (half-light radii), its angle to the rows or columns (radians), its width (pixels)
-and how much of the light is missing there.
+A seam is grey, dust is red. Injected into clean galaxies it makes negatives, never targets. Its map is four numbers:
+how far from the galaxy's centre it passes (half-light radii), its angle to the rows or columns (radians), its width
+(pixels) and how much of the light is missing there.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ def describe(maps: np.ndarray) -> np.ndarray:
     return np.empty((len(maps), 0), np.float32)
 
 
-def measure(
-    images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg"
-) -> tuple[np.ndarray, np.ndarray]:
+def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
     """Refuse: seams are drawn, not measured.
 
     Raises
