@@ -49,8 +49,8 @@ def _curve_words(result: Mapping[str, Any]) -> str:
     return (
         f"Purity against completeness of each arm at a prevalence of {prevalence:.3g}: line, the mean over "
         f"{len(result['repeats'])} repeats; band, the least and the most of them. Blue arms are trained on "
-        f"synthetic galaxies as well, orange ones on real ones alone; dashed, '{best}', the best baseline. Beside each name, its "
-        "average precision."
+        f"synthetic galaxies as well, orange ones on real ones alone; dashed, '{best}', the best "
+        "baseline. Beside each name, its average precision."
     )
 
 

@@ -44,6 +44,8 @@ class InjectRule(Part):
     values: dict[str, tuple[float, float]] = {}
     """Answers that the feature changes: their values where it is barely seen and where it is plain; all others stay
     those of the host."""
+    plain: Annotated[float, Field(gt=0.1, le=1)] = 0.25
+    """Depth, as a fraction of the displayed light, from which the feature is as plain as it can be."""
     measure: str = ""
     """Rule of the training galaxies, of any type, on which maps of the feature are measured."""
 
@@ -252,8 +254,8 @@ class DreamSettings(Part):
         if rules.inject is not None and self.injected:
             negatives = f" and {self.injected // 4:,} negative" if rules.inject_negatives else ""
             parts += [f"{self.injected:,} positive{negatives} injected into real galaxies"]
-        if rules.mined_negatives and self.mined:
-            parts += [f"{self.mined:,} negatives mined"]
+            if rules.mined_negatives and self.mined:
+                parts += [f"{self.mined:,} negatives mined"]
         if whole and self.positives:
             parts += [f"{self.positives:,} positive and {self.negatives:,} negative drawn"]
         return "; ".join(parts) or "none"

@@ -16,6 +16,8 @@ Patil et al. 2007, A&A 461, 103).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy import ndimage
 from scipy.special import expit
@@ -24,17 +26,18 @@ from galscan.generate.flux import Stretch
 from galscan.generate.hosts import Hosts
 
 SIDE, REACH = 64, 2.0  # pixels of a map on a side, and half-light radii that half a side spans
-LEAST_DEPTH = 0.08  # below this nobody sees a lane: it is not injected
+LEAST_DEPTH = 0.05  # below this nobody sees a lane: it is not injected
 R_V = (2.0, 4.0)  # ratio of total to selective extinction: the range found in early types
 DEEPEST = 0.003  # of the lit pixels, whose mean dimming is the depth
+SHALLOWEST = 0.08  # attenuation of a measured map's deepest, at least
 NOISE = 0.05  # attenuation below which a measured map holds grain and isophotes that are no ellipses
 CONNECTED = 0.4  # fraction of the measured attenuation that hangs together, at least: the rest is grain
 ROUNDEST = 0.6  # largest ratio of the attenuation's scatter across and along: a lane is long
-REDDENING = 1.3  # of the blue over the red band's optical depth in a lane, at least; in a seam, which is grey, 1.1 to 1.25
+REDDENING = 1.3  # least ratio of the blue to the red band's optical depth in a lane; in grey seams it is 1.1 to 1.25
 CLEAN, RINGS = 0.8, np.linspace(0, 2.4, 25)  # quantile of the light along an ellipse; edges of the ellipses
 WAVELENGTHS = {"u": 0.3551, "g": 0.4686, "r": 0.6166, "i": 0.7480, "z": 0.8932, "y": 0.9627}  # effective, micron
 # What is measured on a map, the conditions of the diffusion model, with the range of each.
-CONDITIONS: dict[str, tuple[float, float]] = {
+CONDITIONS: Mapping[str, tuple[float, float]] = {
     "cos_twice_angle": (-1.0, 1.0),  # of the lane to the host's major axis
     "sin_twice_angle": (-1.0, 1.0),
     "log_length": (-1.6, 0.4),  # natural logarithm of the attenuation's scatter along the lane, in half-light radii
@@ -173,7 +176,7 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
     maps, usable = np.zeros((n, 1, SIDE, SIDE), np.float32), np.zeros(n, bool)
     law = extinction_law(bands, np.array([3.1]))[0]
     line = ((np.arange(SIDE) + 0.5) / SIDE * 2 - 1) * REACH
-    for k in np.flatnonzero(hosts.measured):
+    for k in np.flatnonzero(hosts.measured).tolist():
         flux = stretch.to_flux(ndimage.gaussian_filter(images[k].astype(np.float32), (0.6, 0.6, 0)))
         flux = (flux - _sky(flux)).clip(0)
         u, v = _in_frame(hosts, k, size)
@@ -201,7 +204,7 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
             share, roundness = attenuation.sum() / whole, describe(maps[k : k + 1])[0, 3]
             depth, nearest = np.quantile(maps[k], 0.995), radius[lane].min()
             red, blue = ((optical[..., band] * attenuation).sum() for band in (0, 2))
-            usable[k] = LEAST_DEPTH < depth < 2 and share > CONNECTED and roundness < ROUNDEST and nearest < 0.6
+            usable[k] = SHALLOWEST < depth < 2 and share > CONNECTED and roundness < ROUNDEST and nearest < 0.6
             usable[k] &= blue > REDDENING * red
     return maps, usable
 
@@ -263,10 +266,11 @@ def inject(
     -------
     injected : ndarray of uint8, shape (n, S, S, 3)
     depth : ndarray of float32, shape (n,)
-        Mean dimming, 0..1, of the `DEEPEST` of the pixels that the galaxy lights; below `LEAST_DEPTH` nobody sees it.
+        Mean dimming, 0..1, of the `DEEPEST` of the pixels that the galaxy lights, as they are displayed; below
+        `LEAST_DEPTH` nobody sees it.
     """
     n, size = images.shape[:2]
-    law = extinction_law(bands, random.uniform(*R_V, n))
+    law = extinction_law(bands, random.uniform(*R_V, (n,)))
     seeing = np.broadcast_to(np.asarray(seeing, float), (n,))
     injected, depth = np.empty_like(images), np.empty(n, np.float32)
     for k in range(n):
@@ -289,8 +293,9 @@ def inject(
         after = stretch.to_pixels(sky + (before - sky) * transmission + lost)
         changed = transmission < 0.995
         injected[k] = np.where(changed, np.rint(after), images[k]).astype(np.uint8)
-        light = images[k].max(2)
-        lit = light > max(30, int(np.percentile(light, 25)) + 12)
-        dimmed = np.sort((1 - transmission.mean(2))[lit])
-        depth[k] = dimmed[-max(1, round(DEEPEST * size * size)) :].mean() if len(dimmed) else 0
+        # What people see are pixels: a stretch hides in a bright nucleus what it shows in a faint halo.
+        shown, dimmed = (ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (images[k], after))
+        lit = shown > max(20.0, float(np.percentile(shown, 25)) + 8)
+        loss = np.sort(1 - dimmed[lit] / shown[lit])
+        depth[k] = loss[-max(1, round(DEEPEST * size * size)) :].mean() if len(loss) else 0
     return injected, depth

@@ -23,7 +23,8 @@ from galscan.progress import track
 from galscan.settings import DreamSettings, InjectRule, LabelRules
 
 SEEING = 1.3  # arcsec, full width at half maximum: the median of SDSS in r, where a store does not say
-PLAIN = 0.4  # depth from which a feature is as plain as can be
+DEEPENED, DEEPER = 3, 1.5  # how often, and by how much, a feature is made deeper that shows less than was asked
+ROUNDS = 4  # in which as many galaxies are made as were asked for, until as many are kept
 BATCH = 256
 MAX_HOSTS = 2000  # of one rule: more add no variety
 Maps = Callable[[int, np.random.Generator], np.ndarray]
@@ -69,7 +70,7 @@ class Candidates:
         return self.labels.notna().any(axis=1).to_numpy()
 
     def satisfying(self, rule: str, predicted: str = "") -> np.ndarray:
-        """Return the rows whose labels satisfy `rule`, and unlabelled ones whose predicted answers satisfy `predicted`."""
+        """Return the rows whose labels satisfy `rule`, and unlabelled ones whose predictions satisfy `predicted`."""
         columns = list(self.labels.columns)
         found = parse_rule(rule, columns).evaluate({name: self.labels[name].to_numpy() for name in columns})[0]
         if predicted:
@@ -109,7 +110,8 @@ def injected_set(
     -------
     synthetic : Dreams
     counts : dict
-        ``hosts`` and ``hosts_unlabelled`` of the targets, ``hosts_not_measured`` (skipped), ``invisible`` (left out),
+        ``hosts`` and ``hosts_unlabelled`` of the targets, ``hosts_not_measured`` (skipped), ``invisible`` and
+        ``too_faint`` for the positive rule (left out),
         ``injected``, ``injected_negatives``, ``mined``.
 
     Raises
@@ -119,7 +121,7 @@ def injected_set(
     """
     if rules.inject is None:
         raise InputError("the recipe has no 'inject' rule for these labels")
-    counts: dict[str, Any] = {"hosts_not_measured": 0, "invisible": 0}
+    counts: dict[str, Any] = {"hosts_not_measured": 0, "invisible": 0, "too_faint": 0}
     tasks = [(rules.inject, 1.0, settings.injected)]
     negatives = rules.inject_negatives
     each = settings.injected // 4 // max(len(negatives), 1)
@@ -138,12 +140,12 @@ def injected_set(
                 continue
             if value == 1:
                 counts |= {"hosts": len(rows), "hosts_unlabelled": int((~candidates.labelled[rows]).sum())}
-            parts.append(_inject(candidates, rule, rows, value, count, sources, random, counts, advance))
+            parts.append(_inject(candidates, rules, rule, rows, value, count, sources, random, counts, advance))
     counts["injected"] = int(((parts[0].origin == INJECTED) & (parts[0].target == 1)).sum())
     counts["injected_negatives"] = int(sum((p.origin == INJECTED).sum() for p in parts[1:]))
     mined = mined_rows(candidates, rules.mined_negatives, settings.mined)
     counts["mined"] = len(mined)
-    nothing = candidates.predicted.reindex(columns=candidates.labels.columns).iloc[mined] * np.nan
+    nothing = pd.DataFrame(np.nan, index=range(len(mined)), columns=candidates.labels.columns, dtype=np.float32)
     parts.append(Dreams.of_origin(candidates.images[mined], nothing, np.zeros(len(mined), np.float32), MINED))
     return Dreams.joined(parts), counts
 
@@ -177,6 +179,7 @@ def _host_rows(
 
 def _inject(
     candidates: Candidates,
+    rules: LabelRules,
     rule: InjectRule,
     rows: np.ndarray,
     value: float,
@@ -186,35 +189,78 @@ def _inject(
     counts: dict[str, Any],
     advance: Callable[..., None],
 ) -> Dreams:
-    feature = find_feature(rule.feature)
-    below = np.sort(random.choice(rows, count))
-    images = np.empty((count, *candidates.images.shape[1:]), np.uint8)
-    depth = np.empty(count, np.float32)
-    maps = sources[rule.feature](count, random)
+    """Inject until `count` are kept: their feature can be seen and, of targets, satisfies the positive rule."""
+    parts: list[Dreams] = []
+    used: list[np.ndarray] = []
+    kept = 0
+    for _ in range(ROUNDS):
+        below = np.sort(random.choice(rows, count))
+        made, below = _inject_once(candidates, rules, rule, below, value, sources, random, counts)
+        some = np.sort(random.permutation(len(made))[: count - kept])
+        made, below = made.select(some), below[some]
+        parts.append(made)
+        used.append(below)
+        kept += len(made)
+        advance(len(made))
+        if kept == count:
+            break
+    made, below = Dreams.joined(parts), np.concatenate(used)
+    if value != 1:
+        return made
+    hosts, host = np.unique(below, return_inverse=True)
+    untouched = Dreams.of_origin(
+        candidates.images[hosts], candidates.labels.iloc[hosts], np.zeros(len(hosts), np.float32), HOST
+    )
+    joined = Dreams.joined([made, untouched])
+    joined.host[: len(made)] = len(made) + host
+    return joined
+
+
+def _inject_once(
+    candidates: Candidates,
+    rules: LabelRules,
+    rule: InjectRule,
+    below: np.ndarray,
+    value: float,
+    sources: dict[str, Maps],
+    random: np.random.Generator,
+    counts: dict[str, Any],
+) -> tuple[Dreams, np.ndarray]:
+    """Inject into each of the hosts `below`; return what is kept, and the hosts of that."""
+    feature, n = find_feature(rule.feature), len(below)
+    images = np.empty((n, *candidates.images.shape[1:]), np.uint8)
+    depth = np.empty(n, np.float32)
+    maps = sources[rule.feature](n, random)
     hosts, seeing = candidates.hosts(below), candidates.seeing(below)
-    for number, (stretch, bands) in enumerate(zip(candidates.stretches, candidates.bands, strict=True)):
-        of_store = np.flatnonzero(candidates.survey[below] == number)
-        for first in range(0, len(of_store), BATCH):
-            some = of_store[first : first + BATCH]
-            images[some], depth[some] = feature.inject(
-                candidates.images[below[some]], hosts.select(some), maps[some], stretch, random, bands=bands,
-                seeing=seeing[some],
-            )  # fmt: skip
-            advance(len(some))
-    seen = np.flatnonzero(depth >= feature.LEAST_DEPTH)
-    counts["invisible"] += count - len(seen)
-    labels = candidates.labels.iloc[below[seen]].reset_index(drop=True)
-    plain = ((depth[seen] - feature.LEAST_DEPTH) / (PLAIN - feature.LEAST_DEPTH)).clip(0, 1)
-    for answer, (faint, strong) in rule.values.items():
-        labels[answer] = (faint + plain * (strong - faint)).astype(np.float32)
-    made = Dreams.of_origin(images[seen], labels, np.full(len(seen), value, np.float32), INJECTED)
-    used, host = np.unique(below[seen], return_inverse=True)
+    # Targets are to be of every strength: what comes out too faint on its host is deepened.
+    asked = feature.LEAST_DEPTH + random.uniform(0, 1, n) * (rule.plain - feature.LEAST_DEPTH)
+    rows = np.arange(n)
+    for _ in range(DEEPENED + 1):
+        for number, (stretch, bands) in enumerate(zip(candidates.stretches, candidates.bands, strict=True)):
+            of_store = rows[candidates.survey[below[rows]] == number]
+            for first in range(0, len(of_store), BATCH):
+                some = of_store[first : first + BATCH]
+                images[some], depth[some] = feature.inject(
+                    candidates.images[below[some]], hosts.select(some), maps[some], stretch, random, bands=bands,
+                    seeing=seeing[some],
+                )  # fmt: skip
+        rows = rows[depth[rows] < asked[rows]] if value == 1 else rows[:0]
+        maps[rows] *= DEEPER
+    seen = depth >= feature.LEAST_DEPTH
+    counts["invisible"] += int((~seen).sum())
+    labels = candidates.labels.iloc[below].reset_index(drop=True)
+    strength = ((depth - feature.LEAST_DEPTH) / (rule.plain - feature.LEAST_DEPTH)).clip(0, 1)
+    for answer, (faint, plain) in rule.values.items():
+        labels[answer] = (faint + strength * (plain - faint)).astype(np.float32)
+    keep = seen
     if value == 1:
-        untouched = Dreams.of_origin(
-            candidates.images[used], candidates.labels.iloc[used], np.zeros(len(used), np.float32), HOST
-        )
-        joined = Dreams.joined([made, untouched])
-        joined.host[: len(made)] = len(made) + host
-        made = joined
-    made.depth[: len(seen)] = depth[seen]
-    return made
+        # What the recipe calls ambiguous is none: a network would learn to find what hardly shows.
+        predicted = candidates.predicted.reindex(columns=labels.columns).iloc[below].reset_index(drop=True)
+        known = labels.fillna(predicted)
+        wrong = parse_rule(rules.positive, list(known)).evaluate({name: known[name].to_numpy() for name in known})[1]
+        keep = seen & ~wrong
+        counts["too_faint"] += int((seen & wrong).sum())
+    rows = np.flatnonzero(keep)
+    made = Dreams.of_origin(images[rows], labels.iloc[rows], np.full(len(rows), value, np.float32), INJECTED)
+    made.depth[:] = depth[rows]
+    return made, below[rows]

@@ -91,13 +91,14 @@ def _scores(model: Bundle, store: Store) -> dict[str, np.ndarray]:
     """Score the survey with the networks of both ways to train; one where nothing synthetic was delivered."""
     from galscan.classify.scoring import load_networks, member_scores
     from galscan.classify.weights import load_network
-    from galscan.device import pick
+    from galscan.device import one_thread, pick
 
     networks = {"real_only": [load_network(path) for path in sorted(model.path.glob(REAL_ONLY_WEIGHTS))]}
     if model.metrics["chosen"] != "real_only":
         networks["synthetic"] = load_networks(model)
     images, device = store.images(), pick("auto")
-    return {name: member_scores(each, images, device).mean(0)[:, 0] for name, each in networks.items()}
+    with one_thread():  # two of them are slower than one where anything else runs
+        return {name: member_scores(each, images, device).mean(0)[:, 0] for name, each in networks.items()}
 
 
 def _gain(scores: dict[str, np.ndarray], truth: np.ndarray, seed: int) -> dict[str, float | None]:

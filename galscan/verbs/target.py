@@ -88,7 +88,7 @@ def check_target(
     seed: int = 0,
     sheet: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Prove a recipe's rules on labelled galaxies: what they find, what limits them, what to make synthetic galaxies of.
+    """Prove a recipe's rules on labelled galaxies: what they find and what limits them.
 
     Parameters
     ----------

@@ -2,15 +2,15 @@
 
     python -m tests.benchmarks.dream [--quick] [--json] [--seeds N]
 
-1. The 882 NGC galaxies with EFIGI labels (``GALSCAN_TEST_DATA``, default ``../shared/data``), divided at random: 20, 8 or
-   none of the 53 dusty early types train, with 400 others; the rest, the same objects whatever the number, is searched.
+1. The 882 NGC galaxies with EFIGI labels (``GALSCAN_TEST_DATA``, default ``../shared/data``), divided at random: 20, 8
+   or none of the 53 dusty early types train, with 400 others; the rest, the same objects each time, is searched.
 2. 100,000 simulated galaxies of which 0.15 % are dusty early types; 20 or none of the labelled ones train.
 
 In both, training on real galaxies alone stands beside training with features injected into real galaxies as the recipe
-does it; in the real half also with maps of the physical prior, maps that the diffusion model samples, and both, and with
-whole images of a diffusion model (``--image-seeds``). All have the same number of steps. The synthetic training set of the
-first division is then evaluated by a network that never saw one (``galscan judge``). Ratios have 95 % intervals over
-divisions and test galaxies, paired.
+does it; in the real half also with maps of the physical prior, maps that the diffusion model samples, and both, and
+with whole images of a diffusion model (``--image-seeds``). All have the same number of steps. The synthetic training
+set of the first division is then evaluated by a network that never saw one (``galscan judge``). Ratios have 95 %
+intervals over divisions and test galaxies, paired.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PREVALENCE, PURITY = 0.0015, 0.8
 STRONG = 0.75  # of visible_dust: a lane plain to the eye
 STEPS = 400  # of every classifier
 INJECTED = ("prior", "maps", "both")
-METHOD = {"prior": "prior", "diffusion": "maps", "both": "both"}[load_recipe("dustlane").generator.maps]  # type: ignore
+METHOD = {"prior": "prior", "diffusion": "maps", "both": "both"}[load_recipe("dustlane").generator.maps]
 REAL = ("attributes",)  # real only, oversampled, with attribute heads: the best of the real-only ways so far
 
 
@@ -102,7 +102,7 @@ def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, 
     figures |= {f"arm_{arm}": float(values[arm][:, 0].mean()) for arm in INJECTED}
     figures |= {f"arm_{arm}_each": values[arm][:, 0].round(4).tolist() for arm in (*REAL, *INJECTED)}
     if image_seeds:
-        # Whole images: a diffusion model of whole galaxies, trained for minutes, draws no lane; hours were tried before.
+        # A diffusion model of whole galaxies that is trained for minutes draws no lane.
         out = work / "real-images"
         drawn = recipe if quick else _recipe(work, "images", size, IMAGES)
         galscan.ablate(drawn, out=out, seeds=image_seeds, positives=20, arms=("attributes", "images"), method="images",
