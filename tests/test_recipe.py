@@ -283,6 +283,8 @@ def test_what_is_injected_is_read():
         "2,000 positive and 500 negative injected into real galaxies; 200 negatives mined; 300 posi"
     )
     assert "drawn" not in recipe.dream.summary(rules, whole=False)
+    none = recipe.dream.model_copy(update={"injected": 0})  # and then nothing is mined either
+    assert none.summary(rules) == "300 positive and 600 negative drawn" and none.summary(rules, whole=False) == "none"
 
 
 @pytest.mark.parametrize(
@@ -315,6 +317,8 @@ def test_what_is_injected_is_read():
             "[-0.3, 0.9]",
             r"inject_negatives\.0\.values\.visible_dust = \[-0\.3, 0\.9\] must lie within 0\.\.1",
         ),
+        ("[0.4, 1.0] }", "[0.4, 1.0] }\nplain = 0.05", r"inject\.plain: .*greater than 0.1 \(got 0.05\)"),
+        ("[0.4, 1.0] }", "[0.4, 1.0] }\nplain = 1.5", r"inject\.plain: .*got 1.5"),
         ("[0.4, 1.0]", "[0.4]", r"inject\.values\.visible_dust"),
         ("measure", "measures", r"unknown key 'schemas\.efigi\.inject\.measures'; did you mean 'measure'"),
         ('hosts = "t >= 2"\n', "", r"'schemas\.efigi\.inject_negatives\.0\.hosts' is missing"),
@@ -420,7 +424,7 @@ def test_targets_that_exclude_each_other_share_no_real_galaxy(real_data, schema,
 
 
 def test_recipes_that_name_trained_models_stay_what_they_are():
-    hashes = {"demo": "87ba3326", "dustlane": "4179c20f", "ring": "c6fe6239", "merger": "fb42c0aa"}
+    hashes = {"demo": "ac8cf812", "dustlane": "aa702baa", "ring": "c6fe6239", "merger": "fb42c0aa"}
     assert {name: load_recipe(name).hash[:8] for name in hashes} == hashes
 
 

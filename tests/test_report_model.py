@@ -111,14 +111,14 @@ def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
 def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     made = {
         "all": 2400, "dropped": {}, "kept": 2400, "kept_positive": 1900, "hosts": 1010, "hosts_unlabelled": 800,
-        "maps": maps, "measured_maps": 41, "invisible": 100, "hosts_not_measured": 7,
+        "maps": maps, "measured_maps": 41, "invisible": 100, "too_faint": 20, "hosts_not_measured": 7,
     }  # fmt: skip
     metrics = {"dreams": made, "delivery_rule": "a feature <proven>", "real_only": _metrics(0.4), "chosen": "real_only"}
     text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
     check_page(text)
     assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
     assert f"maps from {words} (41 measured on training galaxies)" in text
-    assert "100 could not be seen and were left out, 7 hosts could not be measured." in text
+    assert "120 could not be seen or would be ambiguous and were left out, 7 hosts could not be measured." in text
     assert "decided by this rule: a feature &lt;proven&gt;." in text
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from galscan.generate import judge
 from galscan.generate import train as generators
 from galscan.generate.galaxies import MEASURED, measure
 from galscan.generate.model import load_generator, save_generator
+from galscan.settings import InjectRule
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 from galscan.verbs import train_rare as verb
@@ -36,7 +38,7 @@ def store(folder) -> Path:
 
 
 def most(dreams, *_) -> pd.DataFrame:
-    """Stand in for the screen: drop one dream of either kind."""
+    """Stand in for the filter: drop one image of either kind."""
     kept = np.ones(len(dreams), bool)
     kept[[0, -1]] = False
     return pd.DataFrame({"kept": kept, "reason": np.where(kept, "", ["copy"] + ["looks positive"] * (len(dreams) - 1))})
@@ -50,7 +52,8 @@ def taught() -> list:
 
 @pytest.fixture(scope="module")
 def model(folder, store, taught) -> galscan.Bundle:
-    recipe, real = tiny_recipe(folder / "dustlane.toml"), generators.train_generator
+    """Train with whole images, which a tiny generator draws."""
+    recipe, real = tiny_recipe(folder / "dustlane.toml", whole=True), generators.train_generator
 
     def spy(galaxies, *arguments, **options):
         taught.append(galaxies)
@@ -60,6 +63,13 @@ def model(folder, store, taught) -> galscan.Bundle:
         patch.setattr(judge, "screen", most)
         patch.setattr(generators, "train_generator", spy)
         return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
+
+
+@pytest.fixture(scope="module")
+def injected(folder, store) -> galscan.Bundle:
+    """Train with dust lanes injected into real galaxies; maps are the prior's."""
+    recipe = str(tiny_recipe(folder / "injected.toml"))
+    return galscan.train_rare(recipe, store=store, out=folder / "injected", device="cpu", seed=3)
 
 
 def test_the_bundle_is_whole(model):
@@ -75,7 +85,8 @@ def test_the_bundle_is_whole(model):
         "conditions.parquet",
         "dreams.zarr",
     } <= names
-    assert not [n for n in names if n.startswith(("real_", "steps", "request", "screened", "generator.json"))]
+    left = ("real_plus", "steps", "request", "synthetic", "feature_maps", "generator.json")
+    assert not [n for n in names if n.startswith(left)]
     assert not model.path.with_name("model.partial").exists()
 
 
@@ -85,7 +96,7 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
 
     assert model.first_look is None
     monkeypatch.setattr(verb, "LEAST", 100)
-    recipe = tiny_recipe(folder / "looking.toml")
+    recipe = tiny_recipe(folder / "looking.toml", whole=True)
     recipe.write_text(recipe.read_text().replace("[first_look]\nsteps = 0", "[first_look]\nsteps = 3\nsample = 300"))
     seen, member_scores = [], scoring.member_scores
     spy = lambda networks, images, device: seen.append(images) or member_scores(networks, images, device)  # noqa: E731
@@ -101,16 +112,53 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
         _ = taught.first_look
 
 
-def test_real_only_and_dreamt_stand_side_by_side(model):
+def test_real_only_and_synthetic_stand_side_by_side(model):
     metrics = model.metrics
     assert len(metrics["real_only"]["ap"]) == len(metrics["real_plus_dreamt"]["ap"]) == 2
     assert metrics["gain"]["lo"] <= metrics["gain"]["mean"] <= metrics["gain"]["hi"]
     assert metrics["chosen"] == ("real_plus_dreamt" if metrics["calibration_gain"]["lo"] > 0 else "real_only")
+    assert "calibration set shows" in metrics["delivery_rule"]
     text = model.summary()["text"]
-    assert "real only" in text and "real + dreamt" in text and "gain" in text and "<- delivered" in text
+    assert "real only" in text and "real + synthetic" in text and "gain" in text and "<- delivered" in text
+    assert metrics["delivery_rule"] in (model.path / "report.html").read_text()
 
 
-def test_splits_hold_each_object_once_and_dreams_in_none(model, store):
+def plan_of(feature: str | None, positives: int = 0) -> SimpleNamespace:
+    rule = feature and InjectRule(feature=feature, hosts="t > 0")
+    recipe = SimpleNamespace(dream=SimpleNamespace(positives=positives))
+    return SimpleNamespace(rules=SimpleNamespace(inject=rule), recipe=recipe)
+
+
+UNSURE, GAIN, HARM = ({"mean": m, "lo": m - 0.1, "hi": m + 0.1} for m in (0.05, 0.2, -0.2))
+
+
+@pytest.mark.parametrize(
+    ("plans", "gains", "chosen", "words"),
+    [
+        ([plan_of("dust_lane")], [], "real_only", "no synthetic galaxies"),
+        ([plan_of("dust_lane")], [HARM], "real_only", "shows harm"),
+        ([plan_of(None, 300)], [GAIN], "real_plus_dreamt", "shows a gain"),
+        ([plan_of("dust_lane")], [UNSURE], "real_plus_dreamt", "a feature proven by the benchmark"),
+        ([plan_of(None, 300)], [UNSURE], "real_only", "no feature proven by the benchmark"),
+        ([plan_of(None)], [UNSURE], "real_only", "no feature proven"),
+        ([plan_of("dust_lane", 300)], [UNSURE], "real_only", "no feature proven"),  # whole images as well
+        ([plan_of("seam")], [UNSURE], "real_only", "no feature proven"),
+        # Of several targets, harm to one decides before a gain of another; and each needs a proven feature.
+        ([plan_of("dust_lane")] * 2, [HARM, GAIN], "real_only", "shows harm"),
+        ([plan_of("dust_lane")] * 2, [UNSURE, GAIN], "real_plus_dreamt", "shows a gain"),
+        ([plan_of("dust_lane")] * 2, [UNSURE, UNSURE], "real_plus_dreamt", "a feature proven"),
+        ([plan_of("dust_lane"), plan_of(None, 300)], [UNSURE, UNSURE], "real_only", "no feature proven"),
+    ],
+)
+def test_which_networks_are_delivered(plans, gains, chosen, words, monkeypatch):
+    monkeypatch.setattr(verb, "PROVEN", ("dust_lane",))
+    delivered, rule = verb._delivered(plans, gains)
+    assert delivered == chosen and words in rule
+
+
+@pytest.mark.parametrize("kind", ["model", "injected"])
+def test_splits_hold_each_object_once_and_synthetic_ones_in_none(kind, store, request):
+    model = request.getfixturevalue(kind)
     splits = model.splits()
     assert splits["id"].is_unique
     assert set(splits["split"]) == {"train", "calibration", "test"}
@@ -155,28 +203,27 @@ def test_dreams_are_kept_with_their_conditions(model):
 
 def test_what_was_dropped_is_counted_and_told(model):
     assert model.metrics["dreams"] == {
-        "positive": 6, "laid": 0, "all": 14, "dropped": {"copy": 1, "looks positive": 1}, "kept": 12,
-        "kept_positive": 5,
+        "all": 14, "dropped": {"copy": 1, "looks positive": 1}, "kept": 12, "kept_positive": 5,
     }  # fmt: skip
     assert model.metrics["generator"]["start"] == "none" and model.metrics["generator"]["steps"] == 3
     page = (model.path / "report.html").read_text()
-    assert "Of 14 dreams (6 of the target) 12 were used (5 of the target)" in page
+    assert "12 synthetic galaxies were used, 5 of them targets; dropped: 1 copy, 1 looks positive." in page
 
 
-def test_the_critic_never_saw_a_dream_and_judges_by_training_galaxies(folder, store, model, monkeypatch):
-    """The order: real-only networks, the generator, dreams screened by the first of these networks, the others."""
+def test_the_filter_has_a_network_trained_on_real_galaxies(folder, store, model, monkeypatch):
+    """The order: real-only networks, the generator, its images filtered by the first of these networks, the others."""
     order, seen = [], {}
     real, generator = classifiers.train_classifier, generators.train_generator
 
-    def train(examples, dreamt, *arguments, label, **options):
-        network = real(examples, dreamt, *arguments, label=label, **options)
-        order.append((label, dreamt is not None))
-        seen.setdefault(label, network)
+    def train(examples, made, *arguments, label, seed, **options):
+        network = real(examples, made, *arguments, label=label, seed=seed, **options)
+        order.append((label, seed, made is not None))
+        seen.setdefault(order[-1], network)
         return network
 
     def screen(dreams, images, critic, *_):
-        order.append("screen")
-        first = seen["real only, seed 0"].state_dict()
+        order.append("filter")
+        first = seen["real only networks", 3000, False].state_dict()
         assert all(v.equal(first[k]) for k, v in critic.network.state_dict().items())
         assert len(images) == (model.splits()["split"] == "train").sum()
         return keep_all(dreams)
@@ -188,8 +235,8 @@ def test_the_critic_never_saw_a_dream_and_judges_by_training_galaxies(folder, st
     monkeypatch.setattr(judge, "screen", screen)
     galscan.train_rare(str(folder / "dustlane.toml"), store=store, out=folder / "order", device="cpu", seed=3)
     assert order == [
-        ("real only, seed 0", False), ("real only, seed 1", False), "generator", "screen",
-        ("real plus dreamt, seed 0", True), ("real plus dreamt, seed 1", True),
+        ("real only networks", 3000, False), ("real only networks", 3001, False), "generator", "filter",
+        ("real plus synthetic networks", 3000, True), ("real plus synthetic networks", 3001, True),
     ]  # fmt: skip
 
 
@@ -200,7 +247,7 @@ def test_where_no_dream_of_a_kind_is_left_the_real_galaxies_alone_count(tmp_path
         return pd.DataFrame({"kept": kept, "reason": np.where(kept, "", "unlike any galaxy")})
 
     monkeypatch.setattr(judge, "screen", screen)
-    out, recipe = tmp_path / "m", str(tiny_recipe(tmp_path / "r.toml"))
+    out, recipe = tmp_path / "m", str(tiny_recipe(tmp_path / "r.toml", whole=True))
     metrics = galscan.train_rare(recipe, store=store, out=out, device="cpu").metrics
     assert metrics["real_plus_dreamt"] is None and metrics["gain"] is None and metrics["chosen"] == "real_only"
     kept = 0 if left == "none" else 8
@@ -217,7 +264,7 @@ def test_the_generator_starts_from_the_recipes_weights(tmp_path, folder, store, 
     monkeypatch.setattr(generators, "train_generator", spy)
     before = load_generator(model.path / "generator.safetensors")
     save_generator(before, before.state_dict(), tmp_path / "mine.safetensors")
-    recipe = tiny_recipe(tmp_path / "r.toml")
+    recipe = tiny_recipe(tmp_path / "r.toml", whole=True)
     recipe.write_text(recipe.read_text().replace('start = "none"', f'start = "{tmp_path}/mine.safetensors"'))
     out = galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu", seed=3)
     assert started[0].config == before.config
@@ -233,16 +280,17 @@ def test_the_same_again_is_returned_another_is_refused(model, store, folder, cap
         galscan.train_rare(recipe, store=store, out=model.path, device="cpu", seed=4)
 
 
-def test_no_synthetic_trains_no_generator(folder, store):
-    out = folder / "plain"
-    model = galscan.train_rare(str(tiny_recipe(folder / "r.toml")), store=store, out=out, synthetic=False, device="cpu")
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_synthetic_trains_no_generator(tmp_path, store, whole):
+    out, recipe = tmp_path / "plain", str(tiny_recipe(tmp_path / "r.toml", whole=whole))
+    model = galscan.train_rare(recipe, store=store, out=out, synthetic=False, device="cpu")
     assert model.metrics["real_plus_dreamt"] is None and model.metrics["chosen"] == "real_only"
     assert model.metrics["dreams"] is None and model.metrics["generator"] is None
     kept = {p.name for p in out.iterdir()}
     assert not kept & {"generator.safetensors", "conditions.parquet", "dreams.zarr", "dreams.png"}
 
 
-@pytest.mark.parametrize("where", ["dreams", "real plus dreamt, seed 1"])
+@pytest.mark.parametrize("where", ["dreams", "real plus synthetic networks 3001"])
 def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch, where):
     out, recipe = folder / f"again at {where}", str(folder / "dustlane.toml")
     train, generator, dream_set = classifiers.train_classifier, generators.train_generator, dreaming.dream_set
@@ -256,7 +304,7 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
 
     monkeypatch.setattr(judge, "screen", most)
     monkeypatch.setattr(
-        classifiers, "train_classifier", lambda *a, label, **k: (maybe(label), train(*a, label=label, **k))[1]
+        classifiers, "train_classifier", lambda *a, **k: (maybe(f"{k['label']} {k['seed']}"), train(*a, **k))[1]
     )
     monkeypatch.setattr(generators, "train_generator", lambda *a, **k: (maybe("generator"), generator(*a, **k))[1])
     monkeypatch.setattr(dreaming, "dream_set", lambda *a, **k: (maybe("dreams"), dream_set(*a, **k))[1])
@@ -275,12 +323,12 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
     assert timeless(again.metrics) == timeless(model.metrics)
 
 
-def test_interrupted_between_the_dreams_and_the_note_of_them(tmp_path, store, monkeypatch):
+def test_interrupted_between_the_images_and_the_note_of_them(tmp_path, store, monkeypatch):
     monkeypatch.setattr(judge, "screen", keep_all)
-    recipe, write = str(tiny_recipe(tmp_path / "r.toml")), verb.write_json
+    recipe, write = str(tiny_recipe(tmp_path / "r.toml", whole=True)), verb.write_json
 
     def stop(path, value):
-        if path.name == "screened.json":
+        if path.name == verb.SYNTHETIC:
             raise KeyboardInterrupt
         write(path, value)
 
@@ -331,7 +379,7 @@ def test_mistakes_are_one_line_with_a_remedy(folder, store, tmp_path):
     unlabelled = tiny_store(tmp_path / "u.zarr")
     with pytest.raises(InputError, match="the stores hold none"):
         galscan.train_rare(recipe, store=unlabelled.path)
-    with pytest.raises(InputError, match="--size 64"):
+    with pytest.raises(InputError, match="--size 96"):
         galscan.train_rare("dustlane", store=store, out=tmp_path / "m", device="cpu")
     assert not (tmp_path / "m").exists()
 
@@ -343,16 +391,86 @@ def test_no_positives_says_how_many_and_what_helps(tmp_path):
         galscan.train_rare(str(tiny_recipe(tmp_path / "r.toml")), store=store, out=tmp_path / "m")
 
 
-def test_laid_dreams_alone_need_no_generator(tmp_path, store):
+def test_a_plan_of_maps_that_draws_whole_images_as_well_is_refused_before_anything_is_written(tmp_path, store):
     recipe = tiny_recipe(tmp_path / "r.toml")
-    recipe.write_text(recipe.read_text().replace("laid = 0", "laid = 40").replace("positives = 6", "positives = 0"))
-    model = galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu")
-    assert model.metrics["generator"] is None and not (model.path / "generator.safetensors").exists()
-    assert model.metrics["real_plus_dreamt"] is not None and 0 < model.metrics["dreams"]["laid"] <= 60
-    dreams = galscan.open_store(model.path / "dreams.zarr")
-    assert (dreams.column("truth/laid") == 1).all() and (model.path / "dreams.png").is_file()
-    laid = dreams.labels("simulated")[dreams.column("truth/target") == 1]
-    assert (laid["early_type"] >= 0.5).all() and (laid["dust_lane"] >= 0.5).all()
+    recipe.write_text(recipe.read_text().replace("positives = 0", "positives = 4"))
+    with pytest.raises(InputError, match=r"'maps' draws no whole images: set dream\.positives = 0") as error:
+        galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu")
+    assert "\n" not in str(error.value) and [p.name for p in tmp_path.iterdir()] == ["r.toml"]
+
+
+def test_weights_of_maps_that_are_not_there_are_refused_before_anything_is_written(tmp_path, store):
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    text = recipe.read_text().replace('maps = "prior"', f'maps = "diffusion"\nstart = "{tmp_path}/no.safetensors"')
+    recipe.write_text(text)
+    with pytest.raises(InputError, match=r"no\.safetensors"):
+        galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["r.toml"]
+
+
+def test_injected_features_need_no_generator(injected):
+    made = injected.metrics["dreams"]
+    assert injected.metrics["generator"] is None and injected.metrics["real_plus_dreamt"] is not None
+    names = {p.name for p in injected.path.iterdir()}
+    assert {"dreams.zarr", "dreams.png", "report.html"} <= names
+    assert not names & {
+        "generator.safetensors",
+        "conditions.parquet",
+        "feature_maps.safetensors",
+        "feature_maps.json",
+        verb.SYNTHETIC,
+    }
+    assert made["maps"] == "prior" and made["map_training"] is None and made["dropped"] == {}
+    assert 10 < made["kept_positive"] == made["injected"] <= 32 and 0 < made["injected_negatives"] <= 8
+    assert made["kept"] == made["all"] == made["injected"] + made["injected_negatives"]
+    assert made["hosts"] > 20 and made["hosts_unlabelled"] < made["hosts"]
+    page = (injected.path / "report.html").read_text()
+    assert f"{made['kept']} synthetic galaxies were used, {made['injected']} of them targets. Features were" in page
+    assert f"injected into {made['hosts']} real galaxies" in page and "maps from the prior" in page
+
+
+def test_injected_galaxies_keep_the_labels_of_their_hosts_but_for_the_feature(injected):
+    made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
+    positive = np.flatnonzero(made.target == 1)
+    host = made.host[positive]
+    assert (made.origin[positive] == dreaming.INJECTED).all() and (made.origin[host] == dreaming.HOST).all()
+    assert (made.target[host] == 0).all() and (made.host[made.target == 0] == -1).all()
+    labels, theirs = made.labels.iloc[positive], made.labels.iloc[host]
+    assert labels["dust_lane"].between(0.5, 1).all()  # as the positive rule wants it
+    assert labels["dusty"].equals(labels["dust_lane"])  # both follow the depth
+    labelled = theirs["early_type"].notna().to_numpy()
+    assert (
+        labelled.any() and (theirs["early_type"][labelled] >= 0.5).all() and (theirs["dust_lane"][labelled] == 0).all()
+    )
+    others = [name for name in made.labels if name not in ("dust_lane", "dusty")]
+    np.testing.assert_array_equal(labels[others].to_numpy(), theirs[others].to_numpy())
+    changed = (made.images[positive] != made.images[host]).any(axis=(1, 2, 3))
+    assert changed.all() and (made.depth[positive] > 0).all()
+
+
+def test_no_object_held_out_is_a_host_or_a_mined_negative(injected, store):
+    """Checked by pixels."""
+    sky, splits = galscan.open_store(store), injected.splits()
+    owner = {image.tobytes(): name for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)}
+    made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
+    ids = {owner[image.tobytes()] for image in made.images[~made.synthetic]}
+    held_out = set(splits.loc[splits["split"] != "train", "id"])
+    assert len(ids) > 10 and len(held_out) > 100 and not ids & held_out
+    assert not {image.tobytes() for image in made.images[made.synthetic]} & owner.keys()
+
+
+def test_hosts_train_in_the_batches_of_what_is_made_of_them(folder, store, injected, monkeypatch):
+    real, given = classifiers.train_classifier, []
+    spy = lambda *a, **k: (given.append(a[1]), real(*a, **k))[1]  # noqa: E731
+    monkeypatch.setattr(classifiers, "train_classifier", spy)
+    recipe = str(folder / "injected.toml")
+    again = galscan.train_rare(recipe, store=store, out=folder / "injected again", device="cpu", seed=3)
+    assert again.model_hash == injected.model_hash
+    made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
+    assert given[:2] == [None, None] and len(given) == 4
+    for examples in given[2:]:
+        np.testing.assert_array_equal(examples.host, made.host)
+        np.testing.assert_array_equal(examples.target[:, 0], made.target)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +522,7 @@ def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, g
     assert any("No object of" in note for note in again.info["purity"]["notes"])
 
 
-def test_dreams_come_with_grades_too(tmp_path, folder, store, graded, monkeypatch):
+def test_synthetic_galaxies_come_with_grades_too(tmp_path, folder, store, graded, monkeypatch):
     monkeypatch.setattr(judge, "screen", keep_all)
     out = galscan.train_rare(
         str(folder / "dustlane.toml"), store=store, out=tmp_path / "m", device="cpu", seed=3, grades=graded
@@ -431,7 +549,13 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
     for split in (lane, ring):
         assert (split[split["target"] == 1].groupby("split").size() >= 2).all()
         assert set(split["split"]) == {"train", "calibration", "test"}
-    assert not list((folder / "both").glob("**/real_*"))
+    assert not list((folder / "both").glob("**/real_plus*"))
+    # One injects, the other draws: each has its own synthetic galaxies, and one generator is all there is.
+    lane, ring = (b.metrics["dreams"] for b in both)
+    assert lane["injected"] > 0 and "injected" not in ring and ring["kept"] == 14
+    assert (
+        both[0].metrics["generator"] == both[1].metrics["generator"] and both[1].metrics["generator"]["kind"] == "flow"
+    )
     assert both[0].metrics["chosen"] == both[1].metrics["chosen"] and (both[1].path / "report.html").is_file()
     assert galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)[1].path == both[1].path
     drawn = galscan.dream(recipes[1], model=both[1].path, out=folder / "drawn", count=4, steps=2, device="cpu")

@@ -113,12 +113,12 @@ def test_mistakes_are_one_line(line, message, store, tmp_path, monkeypatch, caps
 def test_an_ablation_with_it(recipe, store, tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "screen", keep_all)
     result = galscan.ablate(
-        str(recipe), store=store, out=tmp_path / "a", seeds=1, arms=["oversampled", "drawn"], method="drawn",
+        str(recipe), store=store, out=tmp_path / "a", seeds=1, arms=["oversampled", "images"], method="images",
         device="cpu",
     )  # fmt: skip
     (repeat,) = result["repeats"]
-    assert repeat["generator"]["steps"] == 1 and repeat["dreams"]["drawn"] > 0
+    assert repeat["generator"]["steps"] == 1 and repeat["synthetic"]["images"]["made"] == 14
     assert (tmp_path / "a" / "repeat-00" / "generator" / "galscan.json").is_file()
     taught = set((tmp_path / "a" / "repeat-00" / "generator_ids.txt").read_text().split())
-    tested = set(pd.read_parquet(tmp_path / "a" / "repeat-00" / "drawn.parquet")["id"])
+    tested = set(pd.read_parquet(tmp_path / "a" / "repeat-00" / "images.parquet")["id"])
     assert len(taught) > 100 and len(tested) > 100 and not taught & tested
