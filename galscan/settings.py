@@ -296,8 +296,8 @@ class ClassifierSettings(Part):
     """Fraction of a batch that are synthetic negatives, so that "synthetic" does not come to mean the target."""
     hosts: Share = 0.5
     """Fraction of the injected galaxies of a batch whose untouched hosts are in it, too, as negatives."""
-    real_last: Share = 0.0
-    """Fraction of the steps, at the end, in which every galaxy is real."""
+    real_last: Share = 0.4
+    """Fraction of the steps, at the end, in which every galaxy is real: diverse first, real last (arXiv:2410.13674)."""
     morphology_weight: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the morphology answers in the loss, beside 1 of the target; 0 for none."""
 

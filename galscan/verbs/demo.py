@@ -14,12 +14,13 @@ from galscan.recipe import load_recipe
 from galscan.store.layout import Store, open_store
 from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
-from galscan.verbs.train_rare import REAL_ONLY_WEIGHTS, train_rare
+from galscan.verbs.train_rare import WAYS, train_rare
 
 LABELLED, SURVEY = 1_000, 20_000  # objects that are labelled, as many as a person labels in an evening, and to search
 LABELLED_RARE, SURVEY_RARE = 0.04, 0.005  # samples that people label are richer than the sky
 BUDGET = 5.0  # minutes of training
 RANKS = (10, 30, 100, 300)
+DELIVERED = {"real_only": "real only", "real_plus_dreamt": "real + synthetic"}
 PURITY = 0.8  # of the list whose completeness is compared
 
 
@@ -88,14 +89,18 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
 
 
 def _scores(model: Bundle, store: Store) -> dict[str, np.ndarray]:
-    """Score the survey with the networks of both ways to train; one where nothing synthetic was delivered."""
+    """Score the survey with the networks of both ways to train; one where nothing synthetic was made."""
     from galscan.classify.scoring import load_networks, member_scores
     from galscan.classify.weights import load_network
     from galscan.device import one_thread, pick
 
-    networks = {"real_only": [load_network(path) for path in sorted(model.path.glob(REAL_ONLY_WEIGHTS))]}
-    if model.metrics["chosen"] != "real_only":
-        networks["synthetic"] = load_networks(model)
+    chosen = model.metrics["chosen"]
+    networks = {}
+    for name, way in zip(("real_only", "synthetic"), WAYS, strict=True):
+        if way == chosen:
+            networks[name] = load_networks(model)
+        elif files := sorted(model.path.glob(f"{way}-*.safetensors")):
+            networks[name] = [load_network(path) for path in files]
     images, device = store.images(), pick("auto")
     with one_thread():  # two of them are slower than one where anything else runs
         return {name: member_scores(each, images, device).mean(0)[:, 0] for name, each in networks.items()}
@@ -133,7 +138,7 @@ def text(result: dict[str, Any]) -> str:
     ]
     gain = result["completeness"]
     if gain is None:
-        lines += ["", "delivered: the networks trained on real galaxies alone"]
+        lines += ["", "no synthetic target was made: the networks are trained on real galaxies alone"]
     else:
         lines += ["", "  targets among the best          real only   real + synthetic"]
         lines += [f"  {r['rank']:>4}{r['found_real_only']:>34}{r['found_synthetic']:>19}" for r in result["table"]]
@@ -142,6 +147,7 @@ def text(result: dict[str, Any]) -> str:
             high = "no upper end" if gain["ratio_hi"] is None else f"{gain['ratio_hi']:.2f}"
             low = "?" if gain["ratio_lo"] is None else f"{gain['ratio_lo']:.2f}"
             lines += [f"  {gain['ratio']:.2f} times as complete (95 % interval over galaxies {low} to {high})"]
+        lines += [f"  delivered, and scanned with: {DELIVERED[result['chosen']]}"]
     lines += [
         "",
         f"FITS           {result['fits']}",

@@ -36,7 +36,7 @@ def record(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> P
         path,
         {
             "benchmark": name,
-            "command": f"python -m tests.benchmarks.{name}" + (" --quick" if options.quick else ""),
+            "command": _command(name),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "seed": options.seed,
             "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": _memory()},
@@ -50,6 +50,12 @@ def record(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> P
     if options.json:
         print(json.dumps(figures))
     return path
+
+
+def _command(name: str) -> str:
+    """Return the command that gives these figures again, wherever it works and however it prints."""
+    words = [w for k, w in enumerate(sys.argv[1:]) if w not in ("--json", "--work") and sys.argv[k] != "--work"]
+    return " ".join([f"python -m tests.benchmarks.{name}", *words])
 
 
 def _processor() -> str:

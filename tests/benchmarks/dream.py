@@ -48,17 +48,23 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--image-seeds", type=int, default=1, help="divisions in which whole images are drawn")
     parser.add_argument("--members", type=int, default=1, help="networks of each arm and division")
     parser.add_argument("--only", choices=("real", "simulated"), help="one half; the figures of the other are missing")
+    parser.add_argument("--labelled", default="20,8,0", help="numbers of labelled targets: 20 and, or not, 8 and 0")
+    parser.add_argument("--arms", default=",".join(INJECTED), help="ways to inject, of prior, maps and both")
     options = parser.parse_args(argv)
     quick, seed = options.quick, options.seed
     work = options.work / ("dream-quick" if quick else "dream")
     work.mkdir(parents=True, exist_ok=True)
     seeds = 2 if quick else options.seeds
-    figures: dict[str, Any] = {"seeds": seeds, "members": options.members, "steps": STEPS}
+    labelled = [int(n) for n in options.labelled.split(",")]
+    arms = tuple(options.arms.split(","))
+    if 20 not in labelled or METHOD not in arms:
+        parser.error(f"--labelled needs 20, --arms the recipe's own way, {METHOD}")
+    figures: dict[str, Any] = {"seeds": seeds, "members": options.members, "steps": STEPS, "method": METHOD}
     how: dict[str, Any] = {"members": options.members, "seed": seed, "survey_size": 100_000}
     if options.only != "simulated":
-        figures |= _real(work, seeds, options.image_seeds, quick, how)
+        figures |= _real(work, seeds, options.image_seeds, labelled, arms, quick, how)
     if options.only != "real":
-        figures |= _simulated(work, seeds, quick, how)
+        figures |= _simulated(work, seeds, labelled, quick, how)
     record("dream", options, figures)
     return figures
 
@@ -71,7 +77,10 @@ def _recipe(work: Path, name: str, size: int, extra: str = "") -> str:
     return str(path)
 
 
-def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, Any]) -> dict[str, Any]:
+def _real(
+    work: Path, seeds: int, image_seeds: int, labelled: list[int], injected: tuple[str, ...], quick: bool,
+    how: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     size = 32 if quick else load_recipe("dustlane").size
     ngc = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=size, out=work / "ngc.zarr").path
     recipe = str(tiny_recipe(work / "real.toml", size=size)) if quick else _recipe(work, "real", size)
@@ -79,7 +88,8 @@ def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, 
     labels = open_store(ngc).labels("efigi").set_axis(open_store(ngc).column("id").astype(str))
     strong = set(labels.index[labels["visible_dust"] >= STRONG])
     runs = {}
-    for positives, arms in ((20, (*REAL, *INJECTED)), (8, (*REAL, METHOD)), (0, (*REAL, METHOD))):
+    for positives in labelled:
+        arms = (*REAL, *injected) if positives == 20 else (*REAL, METHOD)
         runs[positives] = work / f"real-{positives}"
         galscan.ablate(
             recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method=METHOD, **common
@@ -90,17 +100,19 @@ def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, 
     figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds}
     figures |= _counts("real", scored[20])
     figures |= _ratio("real_ap", "", scored[20], METHOD, scored[20], best, point)
-    figures |= _ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
-    # None labelled, beside 20 labelled without synthetic ones.
-    figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20], best, point)
+    if 8 in scored:
+        figures |= _ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
+    if 0 in scored:  # beside 20 labelled without synthetic ones
+        figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20], best, point)
     plain = [_of(one, strong) for one in scored[20]]
     figures |= _ratio("real_strong", "", plain, METHOD, plain, best, point)
-    for arm in INJECTED:
+    for arm in injected:
         figures |= _ratio(f"arm_{arm}_over", "", scored[20], arm, scored[20], best, point)
-    figures |= _ratio("arm_maps_over_prior", "", scored[20], "maps", scored[20], "prior", point)
+    if {"maps", "prior"} <= set(injected):
+        figures |= _ratio("arm_maps_over_prior", "", scored[20], "maps", scored[20], "prior", point)
     values = metrics.measure(scored[20], point)
-    figures |= {f"arm_{arm}": float(values[arm][:, 0].mean()) for arm in INJECTED}
-    figures |= {f"arm_{arm}_each": values[arm][:, 0].round(4).tolist() for arm in (*REAL, *INJECTED)}
+    figures |= {f"arm_{arm}": float(values[arm][:, 0].mean()) for arm in injected}
+    figures |= {f"arm_{arm}_each": values[arm][:, 0].round(4).tolist() for arm in (*REAL, *injected)}
     if image_seeds:
         # A diffusion model of whole galaxies that is trained for minutes draws no lane.
         out = work / "real-images"
@@ -113,8 +125,8 @@ def _real(work: Path, seeds: int, image_seeds: int, quick: bool, how: dict[str, 
         figures["arm_images_each"] = found["images"][:, 0].round(4).tolist()
         figures["arm_images_real_only"] = float(found["attributes"][:, 0].mean())
     judged = galscan.judge(
-        runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation", seed=how["seed"],
-        steps=20 if quick else STEPS,
+        runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation",
+        seed=how["seed"], steps=20 if quick else STEPS,
     )  # fmt: skip
     notes = [read_json(path) for path in sorted(runs[20].glob(f"repeat-*/{METHOD}.json"))]
     figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
@@ -129,7 +141,7 @@ batch = 8
 """
 
 
-def _simulated(work: Path, seeds: int, quick: bool, how: dict[str, Any]) -> dict[str, Any]:
+def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: dict[str, Any]) -> dict[str, Any]:
     size, count, rare = (32, 3_000, 0.02) if quick else (64, 100_000, PREVALENCE)
     sky = galscan.ingest(
         "simulated", out=work / "survey.zarr", count=count, size=size, seed=73, rare_fraction=rare
@@ -140,7 +152,8 @@ def _simulated(work: Path, seeds: int, quick: bool, how: dict[str, Any]) -> dict
         "negatives": 500 if quick else 13_300, **how,
     }  # fmt: skip
     runs = {}
-    for positives, arms in ((20, ("plain", "focal", *REAL, METHOD)), (0, (*REAL, METHOD))):
+    for positives in (n for n in labelled if n != 8):
+        arms = ("plain", "focal", *REAL, METHOD) if positives == 20 else (*REAL, METHOD)
         runs[positives] = work / f"simulated-{positives}"
         galscan.ablate(
             recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method=METHOD, **common
@@ -151,7 +164,8 @@ def _simulated(work: Path, seeds: int, quick: bool, how: dict[str, Any]) -> dict
     best = max(REAL, key=lambda arm: value[arm])
     figures: dict[str, Any] = {"sim_best_real_only": best, "sim_divisions": seeds} | _counts("sim", scored[20])
     figures |= _ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
-    figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20], best, point, 1)
+    if 0 in scored:
+        figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20], best, point, 1)
     paper = max(("plain", "focal"), key=lambda arm: value[arm])
     over = _ratio("sim_over_paper", "", scored[20], METHOD, scored[20], paper, point, 1)
     figures |= {
