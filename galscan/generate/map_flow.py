@@ -277,7 +277,8 @@ def load_maps_model(path: Path) -> MapFlow:
         with safe_open(path, framework="pt") as handle:
             raw: dict[str, Any] = json.loads(handle.metadata()["config"])
             state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
-        config = MapConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        config = MapConfig(**known)
         if not len(config.low) == len(config.high) == len(config.conditions) or not config.std > 0:
             raise ValueError("a configuration that contradicts itself")
         with torch.device("meta"):  # a file that asks for a huge network is found out by its tensors
