@@ -1,4 +1,4 @@
-"""Verbs that teach: a target, dreams of it, a model, and what the dreams are worth."""
+"""Commands that train: a target, synthetic galaxies of it, a model, and how good the synthetic ones are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_rare(
     out: Annotated[Path | None, typer.Option("--out", help="The model's folder; default: in the data home.")] = None,
     budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic/--no-synthetic", help="Train on dreamt galaxies as well.")
+        bool, typer.Option("--synthetic/--no-synthetic", help="Train on synthetic galaxies as well.")
     ] = True,
     device: Device = "auto",
     seed: Seed = 0,
@@ -33,7 +33,7 @@ def train_rare(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Dream rare galaxies, and train a classifier with them."""
+    """Train a classifier of rare galaxies on real and synthetic ones."""
     model = galscan.train_rare(
         names(target) or "", survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
         synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
@@ -43,16 +43,27 @@ def train_rare(
 
 def train_generator(
     out: Annotated[Path, typer.Option("--out", help="The weights to write, .safetensors; Stable Diffusion: a folder.")],
-    kind: Annotated[str, typer.Option("--kind", help="flow, or stable-diffusion.")] = "flow",
+    kind: Annotated[
+        str, typer.Option("--kind", help="flow, stable-diffusion, or maps (of a feature, trained on its prior).")
+    ] = "flow",
+    feature: Annotated[str | None, typer.Option("--feature", help="Of maps; default: dust_lane.")] = None,
     survey: Surveys = None,
     store: Stores = None,
     schema: Annotated[str | None, typer.Option("--schema", help="Labels that become conditions, e.g. efigi.")] = None,
-    size: Annotated[int, typer.Option("--size", min=16, max=512, help="Pixels on a side (simulated).")] = 64,
-    count: Annotated[int, typer.Option("--count", min=16, help="Galaxies to simulate, without --store.")] = 40_000,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Steps of training; default: 4,500, Stable Diffusion 10,000.")
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, max=512, help="Pixels on a side (simulated); default: 64.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Galaxies a step.")] = 16,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=16, help="Galaxies to simulate without --store (40,000), or maps (24,000)."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Steps of training; default: 4,500, maps 4,000, Stable Diffusion 10,000."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Galaxies or maps a step; default: 16, maps 32.")
+    ] = None,
     lora: Annotated[
         int | None, typer.Option("--lora", min=0, help="Stable Diffusion: train adapters of this rank alone.")
     ] = None,
@@ -63,7 +74,7 @@ def train_generator(
         str | None,
         typer.Option(
             "--start",
-            help="Weights to go on from: none, base, or a file; Stable Diffusion: a folder, or a "
+            help="Weights to start from: none, base, or a file; Stable Diffusion: a folder, or a "
             "name on the Hugging Face hub.",
         ),
     ] = None,
@@ -73,42 +84,42 @@ def train_generator(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train the galaxy generator alone: the base weights, or one of your own. Run it again to go on."""
+    """Train a generator alone: the base weights, or weights of your own. Run it again to resume."""
     result = galscan.train_generator(
-        out, kind=kind, survey=survey or (), store=store or (), schema=schema, size=size, count=count, steps=steps,
-        batch=batch, lora=lora, resolution=resolution, start=start, budget=budget, seed=seed, device=device,
-        dry_run=dry_run,
+        out, kind=kind, feature=feature, survey=survey or (), store=store or (), schema=schema, size=size, count=count,
+        steps=steps, batch=batch, lora=lora, resolution=resolution, start=start, budget=budget, seed=seed,
+        device=device, dry_run=dry_run,
     )  # fmt: skip
     show(result, as_json)
 
 
 def dream(
-    target: Annotated[str, typer.Option("--target", help="What to dream: a target, or a recipe.toml.")],
+    target: Annotated[str, typer.Option("--target", help="What to make: a target, or a recipe.toml.")],
     count: Annotated[int, typer.Option("--count", min=1, help="How many.")],
     out: Annotated[Path, typer.Option("--out", help="A folder of PNG images, or a store if it ends in .zarr.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Model whose generator dreams.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Trained model: its generator, and its predictions of hosts.")
+    ] = None,
     generator: Annotated[
         str | None,
-        typer.Option("--generator", help="Instead of a model: weights, a file, a folder or base (with --store)."),
+        typer.Option("--generator", help="Other weights (with --store): a file, a folder, base; of maps also prior."),
     ] = None,
     store: Stores = None,
-    base: Annotated[str | None, typer.Option("--from", help="Real galaxies to draw conditions from: a rule.")] = None,
+    base: Annotated[str | None, typer.Option("--from", help="Real galaxies to start from: a rule.")] = None,
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="ANSWER=LOW:HIGH, drawn anew in this range; repeatable.")
+        list[str] | None, typer.Option("--set", help="ANSWER=LOW:HIGH of whole images; repeatable.")
     ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option("--weight", help="ANSWER=W: insist on it W times as strongly; repeatable.")
+        list[str] | None, typer.Option("--weight", help="ANSWER=W: guide it W times as strongly (whole images).")
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", min=0, help="On the whole condition; 1 = none.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps from noise to picture.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", min=0, help="Of whole images; 1 = none.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of whole images: from noise to picture.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Draw galaxies of a rare class, with conditions pushed as you like."""
+    """Make synthetic galaxies of a rare class: a feature injected into real ones, or whole images."""
     ranges = {}
     for answer, text in (pairs("--set", values) or {}).items():
         low, _, high = text.partition(":")
@@ -122,22 +133,24 @@ def dream(
 
 
 def judge(
-    dreams: Annotated[Path, typer.Argument(help="A store of dreams, or a model, which holds one.")],
-    target: Annotated[str, typer.Option("--target", help="What was dreamt: a target, or a recipe.toml.")],
+    dreams: Annotated[Path, typer.Argument(help="A store of synthetic galaxies, or a model, which holds one.")],
+    target: Annotated[str, typer.Option("--target", help="What they are: a target, or a recipe.toml.")],
     survey: Surveys = None,
     store: Stores = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-judge beside the dreams.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-judge beside them.")] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Hold out what this model held out; default: the dreams' own.")
+        Path | None, typer.Option("--model", help="Hold out what this model held out; default: their own.")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of the critic; default: the recipe's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of the reference classifier; default: the recipe's.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a judgement that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an evaluation that is there.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Judge dreams by a network that never saw one, beside real galaxies held out."""
+    """Evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones held out."""
     result = galscan.judge(
         dreams, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
         device=device, overwrite=overwrite, dry_run=dry_run,
@@ -153,15 +166,20 @@ def ablate(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeats with other divisions and networks.")] = 3,
     folds: Annotated[int, typer.Option("--folds", min=1, help="1: hold out at random; more: cross-validation.")] = 1,
     positives: Annotated[int | None, typer.Option("--positives", help="Positives that train; default: half.")] = None,
-    negatives: Annotated[int | None, typer.Option("--negatives", help="Negatives that train, at most.")] = None,
+    negatives: Annotated[
+        int | None, typer.Option("--negatives", help="Negatives that train; default: in proportion.")
+    ] = None,
+    reserved: Annotated[
+        int, typer.Option("--reserved", min=0, help="Positives never tested, though fewer train (0: none).")
+    ] = 0,
     max_test: Annotated[int | None, typer.Option("--max-test", help="Negatives that are tested, at most.")] = None,
     prevalence: Annotated[
-        float | None, typer.Option("--prevalence", help="Share of targets in the survey; default: as labelled.")
+        float | None, typer.Option("--prevalence", help="Fraction of targets in the survey; default: as labelled.")
     ] = None,
-    purity: Annotated[float, typer.Option("--purity", help="At which completeness and detections are told.")] = 0.8,
-    completeness: Annotated[float, typer.Option("--completeness", help="At which purity is told.")] = 0.5,
+    purity: Annotated[float, typer.Option("--purity", help="At which completeness and detections are reported.")] = 0.8,
+    completeness: Annotated[float, typer.Option("--completeness", help="At which purity is reported.")] = 0.5,
     arms: Annotated[list[str] | None, typer.Option("--arms", help="Only this way to train; repeatable.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is told.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is reported.")] = None,
     survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects of that survey.")] = 100_000,
     members: Annotated[int, typer.Option("--members", min=1, help="Networks an arm and repeat.")] = 1,
     workers: Annotated[
@@ -173,12 +191,12 @@ def ablate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compare training with and without dreams on galaxies that nothing was taught. Run it again to go on."""
+    """Compare training with and without synthetic galaxies on held-out real ones. Run it again to resume."""
     result = galscan.ablate(
         target, store=store or (), survey=survey or (), out=out, seeds=seeds, folds=folds, positives=positives,
-        negatives=negatives, max_test=max_test, prevalence=prevalence, purity=purity, completeness=completeness,
-        arms=arms or (), method=method, survey_size=survey_size, members=members, workers=workers, device=device,
-        seed=seed, overwrite=overwrite, dry_run=dry_run,
+        negatives=negatives, reserved=reserved, max_test=max_test, prevalence=prevalence, purity=purity,
+        completeness=completeness, arms=arms or (), method=method, survey_size=survey_size, members=members,
+        workers=workers, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     show(result, as_json)
 

@@ -14,7 +14,7 @@ from galscan.labels import load_schema
 from galscan.settings import ClassifierSettings
 
 CPU = torch.device("cpu")
-SETTINGS = ClassifierSettings(width=8, steps=60, batch=16, learning_rate=3e-3)
+SETTINGS = ClassifierSettings(width=8, steps=60, batch=16, learning_rate=3e-3, real_last=0.0)
 
 
 def examples(n: int = 60, seed: int = 0) -> Examples:
@@ -125,9 +125,9 @@ def test_batches_are_composed_as_asked(positives, others, made, made_others, hos
     whole = positives / (positives + others) if natural else SETTINGS.positive_fraction
     assert ours.sum() == pytest.approx(whole if positives else 0)
     assert (weights >= 0).all() and len(set(rest)) == 1
-    if real:
-        assert not any(part.any() for part in (theirs, their_others, their_hosts))
-        assert weights.sum() == pytest.approx(1)
+    if real:  # but for a target of which no real one is known
+        assert theirs.sum() == pytest.approx(0 if positives or not made else whole)
+        assert not their_others.any() and not their_hosts.any() and weights.sum() == pytest.approx(1)
         return
     if positives:  # beside the real ones; few are drawn less often, none more often than a real one
         assert theirs.sum() == pytest.approx(min(wanted, whole * made / positives))
@@ -239,12 +239,14 @@ def test_without_synthetic_galaxies_all_is_real_whatever_is_asked(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_without_real_positives_the_synthetic_ones_take_their_place():
-    """No real galaxy of the target is known; those that are made show what it is."""
+@pytest.mark.parametrize("real_last", [0.0, 0.4, 1.0])
+def test_without_real_positives_the_synthetic_ones_take_their_place(real_last):
+    """No real galaxy of the target is known; those that are made show what it is, to the end."""
     known, held_out = examples(), examples(seed=1)
     negative = known.target[:, 0] == 0
     real = Examples(known.images[negative], known.target[negative], known.answers[negative])
-    network = train_classifier(real, examples(seed=2), SETTINGS, steps=60, seed=0, device=CPU)
+    settings = SETTINGS.model_copy(update={"real_last": real_last})
+    network = train_classifier(real, examples(seed=2), settings, steps=60, seed=0, device=CPU)
     s = scores(network, held_out)
     assert s[held_out.target == 1].min() > s[held_out.target == 0].max()
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from galscan.generate import judge as judges
 from galscan.generate import likeness
-from galscan.generate.dreams import Dreams
+from galscan.generate.dreams import HOST, INJECTED, MINED, Dreams
 from galscan.generate.judge import Critic, judge, screen
 from galscan.labels import load_schema
 from galscan.recipe import load_recipe
@@ -57,7 +57,7 @@ def galaxies(count: int, seed: int, *, early=None, lane=None, light: float = 1.0
     labels = pd.DataFrame(np.nan, index=range(count), columns=SCHEMA.names, dtype=np.float32)
     labels["early_type"], labels["dust_lane"] = early.astype(np.float32), lane.astype(np.float32)
     target = ((early >= 0.5) & (lane >= 0.5)).astype(np.float32)
-    return Dreams.drawn(((roots + noise).clip(0, 1) ** 2 * 255).round().astype(np.uint8), labels, target)
+    return Dreams.of_origin(((roots + noise).clip(0, 1) ** 2 * 255).round().astype(np.uint8), labels, target)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def positives(count: int = 60, **options) -> Dreams:
 def replaced(dreams: Dreams, rows, images: np.ndarray) -> Dreams:
     changed = dreams.images.copy()
     changed[rows] = images
-    return Dreams.drawn(changed, dreams.labels, dreams.target)
+    return Dreams.of_origin(changed, dreams.labels, dreams.target)
 
 
 def verdict(dreams: Dreams, real: Dreams, critic: Critic) -> dict:
@@ -157,71 +157,116 @@ def test_real_galaxies_as_dreams_do_as_well_as_those_held_out(critic, real):
     assert out["counts"]["real"]["positive"] + out["counts"]["real"]["negative"] == 120
     for kind in ("positive", "negative"):
         near, spread, light = (out[part][kind] for part in ("fidelity", "diversity", "light"))
-        assert near["dreamt"]["kid"] == pytest.approx(near["real"]["kid"], abs=0.3)
-        assert spread["dreamt"]["coverage"] == pytest.approx(spread["real"]["coverage"], abs=0.15)
-        assert spread["dreamt"]["n"] == spread["real"]["n"]
-        assert light["dreamt"]["max_deviation"] < 0.7
+        assert near["synthetic"]["kid"] == pytest.approx(near["real"]["kid"], abs=0.3)
+        assert spread["synthetic"]["coverage"] == pytest.approx(spread["real"]["coverage"], abs=0.15)
+        assert spread["synthetic"]["n"] == spread["real"]["n"]
+        assert light["synthetic"]["max_deviation"] < 0.7
     told = out["adherence"]
-    assert told["dreamt_positive"]["in_class_by_answers"]["share"] > 0.9
-    assert told["dreamt_negative"]["in_class_by_target"]["share"] < 0.05
-    assert told["answers"]["dust_lane"]["dreamt"]["correlation"] > 0.9
-    assert out["copies"]["pixels"]["dreamt"]["below_p1"]["share"] < 0.05
-    assert out["screen"]["dreamt"]["kept"] > 0.9 * 240
+    assert told["synthetic_positive"]["in_class_by_answers"]["fraction"] > 0.9
+    assert told["synthetic_negative"]["in_class_by_target"]["fraction"] < 0.05
+    assert told["answers"]["dust_lane"]["synthetic"]["correlation"] > 0.9
+    assert out["copies"]["pixels"]["synthetic"]["below_p1"]["fraction"] < 0.05
+    assert out["screen"]["synthetic"]["kept"] > 0.9 * 240
 
 
 def test_copies_are_counted_and_named(critic, real):
     dreams = replaced(positives(), slice(3), np.rot90(real.images[10:13], 1, (1, 2))[:, :, ::-1])
     out = verdict(dreams, real, critic)
     copies = out["copies"]["pixels"]
-    assert 3 <= copies["dreamt"]["below_p1"]["count"] <= 5 and copies["dreamt"]["min_ratio"] < 0.1
+    assert 3 <= copies["synthetic"]["below_p1"]["count"] <= 5 and copies["synthetic"]["min_ratio"] < 0.1
     assert copies["real"]["below_p1"]["count"] <= 6 and copies["real"]["min_ratio"] > 0.1
     assert out["each"]["nearest"][:3] == [10, 11, 12] and out["each"]["reason"][:3] == ["copy"] * 3
-    assert out["screen"]["dreamt"]["dropped"]["copy"] == copies["dreamt"]["below_p1"]["count"]
+    assert out["screen"]["synthetic"]["dropped"]["copy"] == copies["synthetic"]["below_p1"]["count"]
     assert len(out["each"]["distance"]) == len(dreams)
 
 
 def test_a_galaxy_held_out_is_no_training_galaxy(critic, real):
     out = verdict(replaced(positives(), 0, real.images[300]), real, critic)
-    assert out["copies"]["pixels"]["dreamt"]["min_ratio"] > 0.1
+    assert out["copies"]["pixels"]["synthetic"]["min_ratio"] > 0.1
 
 
 def test_dreams_of_another_class_are_seen(critic, real):
     wrong = galaxies(60, 4, early=0.9, lane=0.1)
     asked = positives()
-    out = verdict(Dreams.drawn(wrong.images, asked.labels, asked.target), real, critic)
+    out = verdict(Dreams.of_origin(wrong.images, asked.labels, asked.target), real, critic)
     told = out["adherence"]
-    assert told["dreamt_positive"]["in_class_by_answers"]["share"] == 0
-    assert told["dreamt_positive"]["in_class_by_target"]["share"] == 0
-    assert told["real_positive"]["in_class_by_answers"]["share"] > 0.9
-    assert told["answers"]["dust_lane"]["dreamt"]["difference"] > 0.5
-    assert out["screen"]["dreamt"]["dropped"]["not the class"] > 50
+    assert told["synthetic_positive"]["in_class_by_answers"]["fraction"] == 0
+    assert told["synthetic_positive"]["in_class_by_target"]["fraction"] == 0
+    assert told["real_positive"]["in_class_by_answers"]["fraction"] > 0.9
+    assert told["answers"]["dust_lane"]["synthetic"]["difference"] > 0.5
+    assert out["screen"]["synthetic"]["dropped"]["not the class"] > 50
 
 
 def test_noise_fails_everywhere(critic, real):
     noise = np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)
     asked = positives()
-    out = verdict(Dreams.drawn(noise, asked.labels, asked.target), real, critic)
+    out = verdict(Dreams.of_origin(noise, asked.labels, asked.target), real, critic)
     near, spread = out["fidelity"]["positive"], out["diversity"]["positive"]
-    assert near["dreamt"]["kid"] > 10 * abs(near["real"]["kid"]) + 1
-    assert spread["dreamt"]["coverage"] < 0.1 < spread["real"]["coverage"]
-    assert out["screen"]["dreamt"]["kept"] == 0
+    assert near["synthetic"]["kid"] > 10 * abs(near["real"]["kid"]) + 1
+    assert spread["synthetic"]["coverage"] < 0.1 < spread["real"]["coverage"]
+    assert out["screen"]["synthetic"]["kept"] == 0
 
 
 def test_a_shift_of_brightness_is_seen(critic, real):
     light = verdict(positives(light=0.7), real, critic)["light"]["positive"]
-    dreamt, held = (light[which]["measured"]["image_brightness"]["mean"] for which in ("dreamt", "real"))
-    assert dreamt < 0.85 * held
-    assert light["dreamt"]["max_deviation"] > 3 * light["real"]["max_deviation"]
+    synthetic, held = (light[which]["measured"]["image_brightness"]["mean"] for which in ("synthetic", "real"))
+    assert synthetic < 0.85 * held
+    assert light["synthetic"]["max_deviation"] > 3 * light["real"]["max_deviation"]
     assert light["start"]["n"] > light["training"]["n"]
 
 
 def test_only_one_kind_of_dream_is_enough(critic, real):
     out = verdict(positives(), real, critic)
-    assert out["adherence"]["dreamt_negative"]["in_class_by_target"]["share"] is None
-    assert out["fidelity"]["negative"]["dreamt"]["kid"] is None and out["fidelity"]["negative"]["real"]["n"] > 8
-    assert out["light"]["negative"]["dreamt"]["measured"] is None
+    assert out["adherence"]["synthetic_negative"]["in_class_by_target"]["fraction"] is None
+    assert out["fidelity"]["negative"]["synthetic"]["kid"] is None and out["fidelity"]["negative"]["real"]["n"] > 8
+    assert out["light"]["negative"]["synthetic"]["measured"] is None
 
 
-def test_shares_carry_an_interval():
-    share = judges._share(np.array([True] * 3 + [False] * 9))
-    assert share["share"] == 0.25 and 0.05 < share["low"] < 0.25 < share["high"] < 0.55
+def test_fractions_carry_an_interval():
+    entry = judges._fraction(np.array([True] * 3 + [False] * 9))
+    assert entry["fraction"] == 0.25 and 0.05 < entry["low"] < 0.25 < entry["high"] < 0.55
+
+
+def injected(real: Dreams) -> Dreams:
+    """Make targets of clean early types, of which two are training galaxies, with these hosts and a mined negative."""
+    clean = np.flatnonzero((real.labels["early_type"] > 0.5) & (real.labels["dust_lane"] < 0.5))
+    hosts = np.concatenate([real.images[clean[:2]], galaxies(18, 3, early=0.9, lane=0.1).images])
+    made, mined = positives(40), galaxies(5, 6, early=0.1)
+    labels = pd.concat([made.labels, made.labels[:20], mined.labels], ignore_index=True)
+    origin = np.repeat([INJECTED, HOST, MINED], [40, 20, 5])
+    host = np.where(origin == INJECTED, 40 + np.arange(65) % 20, -1)
+    return Dreams(
+        np.concatenate([made.images, hosts, mined.images]), labels, (origin == INJECTED).astype(np.float32), origin,
+        host, np.where(origin == INJECTED, 0.3, np.nan),
+    )  # fmt: skip
+
+
+def test_only_what_is_synthetic_is_evaluated_and_hosts_must_not_be_accepted(critic, real):
+    out = verdict(injected(real), real, critic)
+    json.dumps(out, allow_nan=False)
+    assert out["counts"]["synthetic"] == {"positive": 40, "negative": 0}
+    assert out["counts"]["origin"] == {"drawn": 0, "injected": 40}
+    assert out["counts"]["hosts"] == {"all": 20, "trained_on": 2}
+    assert out["each"]["row"] == list(range(40)) and len(out["each"]["distance"]) == 40
+    accepted = out["acceptance"]
+    assert accepted["synthetic"]["at_zero"]["fraction"] > 0.9 and accepted["real"]["at_zero"]["fraction"] > 0.9
+    assert (
+        accepted["hosts"]["at_zero"] == out["acceptance"]["hosts"]["at_median"] == judges._fraction(np.zeros(20, bool))
+    )
+    # What is injected into a training galaxy is meant to be one: no copies are counted, and none is dropped as such.
+    assert out["copies"]["pixels"]["synthetic"]["below_p1"]["n"] == 0
+    assert out["screen"]["synthetic"]["dropped"]["copy"] == 0 and out["copies"]["pixels"]["real"]["below_p1"]["n"] > 0
+
+
+def test_the_median_of_the_real_ones_is_a_threshold_that_does_not_depend_on_calibration(critic, real):
+    class Shifted(Colours):
+        def target(self, features: torch.Tensor) -> torch.Tensor:
+            return super().target(features) - 100
+
+    strict = Critic(Shifted(), ANSWERS, SCHEMA, torch.device("cpu"))
+    plain, shifted = (verdict(positives(), real, c)["acceptance"] for c in (critic, strict))
+    assert plain["synthetic"]["at_zero"]["fraction"] > 0.9 and shifted["synthetic"]["at_zero"]["count"] == 0
+    assert plain["synthetic"]["at_median"] == shifted["synthetic"]["at_median"]
+    assert shifted["median_logit"] == pytest.approx(plain["median_logit"] - 100, abs=1e-3)
+    assert plain["real"]["at_median"]["fraction"] == pytest.approx(0.5, abs=0.05)
+    assert plain["hosts"]["at_zero"]["fraction"] is None

@@ -25,7 +25,7 @@ from galscan.recipe import load_recipe
 from galscan.store.ingest import ingest_survey
 from galscan.store.layout import Flag
 from galscan.surveys.simulated import SimulatedSurvey
-from tests.helpers import tiny_bundle, tiny_store
+from tests.helpers import tiny_bundle, tiny_recipe, tiny_store
 
 SCHEMA = load_schema("simulated")
 
@@ -241,7 +241,7 @@ def test_the_command_line(model, tmp_path, capsys, asked):
         ({"base": "early_type > 1"}, InputError, "impossible rule"),
         ({"base": "bar > 0.4 and bar < 0.45"}, InputError, "no training galaxy satisfies 'bar > 0.4"),
         ({"generator": "g.safetensors"}, InputError, "--model and --generator exclude each other"),
-        ({"model": None}, NotFoundError, "galscan train-rare --target dustlane"),
+        ({"model": None}, InputError, "--store is missing: 'dustlane' injects a feature"),
         ({"model": Path("nowhere")}, NotFoundError, "no model at nowhere"),
         ({"device": "tpu"}, InputError, "unknown device 'tpu'"),
     ],
@@ -257,17 +257,20 @@ def test_a_generator_alone_needs_galaxies_with_its_labels(weights, tmp_path):
         dream(None, tmp_path / "d", generator=str(weights))
     with pytest.raises(InputError, match="needs --store with simulated labels"):
         dream(None, tmp_path / "d", generator=str(weights), store=tiny_store(tmp_path / "t.zarr", 20).path)
+    whole = str(tiny_recipe(tmp_path / "whole.toml", whole=True))
+    options = {"count": 3, "out": tmp_path / "d", "device": "cpu"}
     with pytest.raises(InputError, match="--generator none: name weights"):
-        dream(None, tmp_path / "d", generator="none")
+        galscan.dream(whole, generator="none", **options)
     with pytest.raises(InputError, match=r"no\.safetensors is not a readable generator"):
-        dream(None, tmp_path / "d", generator=str(tmp_path / "no.safetensors"))
+        galscan.dream(whole, generator=str(tmp_path / "no.safetensors"), **options)
     assert not (tmp_path / "d").exists()
 
 
 def test_a_model_trained_without_dreams_cannot_dream(tmp_path):
     plain = tiny_bundle(tmp_path / "plain").path
+    whole = str(tiny_recipe(tmp_path / "whole.toml", whole=True))
     with pytest.raises(NotFoundError, match=r"conditions\.parquet is missing: .*--no-synthetic"):
-        dream(plain, tmp_path / "d")
+        galscan.dream(whole, model=plain, count=3, out=tmp_path / "d", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["d", "d.zarr"])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from galscan import cli
 from galscan.classify import bundle, calibrate
 from galscan.classify.model import GalaxyNet
 from galscan.classify.plan import make_plan
@@ -64,7 +65,7 @@ def model(folder, store, recipe) -> Path:
     target = ((labels["early_type"] >= 0.5) & (labels["dust_lane"] >= 0.5)).to_numpy(np.float32)
     copied = plan.table.loc[plan.table["split"] == "train", "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
-    write_dreams(Dreams.drawn(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
+    write_dreams(Dreams.of_origin(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
     return path
 
 
@@ -79,7 +80,7 @@ def test_the_folder_is_whole(judged, model):
     assert not out.with_name("judged.partial").exists()
     verdict = read_json(out / "judge.json")
     assert verdict == {k: v for k, v in judged.items() if k not in ("out", "text")}
-    assert verdict["counts"]["dreamt"]["positive"] + verdict["counts"]["dreamt"]["negative"] == 120
+    assert verdict["counts"]["synthetic"]["positive"] + verdict["counts"]["synthetic"]["negative"] == 120
     assert "each" not in verdict and verdict["request"]["steps"] == 4 and verdict["request"]["split_seed"] == 5
     assert "real, held out" in judged["text"] and "report.html" in judged["text"]
 
@@ -107,7 +108,7 @@ def test_the_page_stands_alone(judged):
     text = (Path(judged["out"]) / "report.html").read_text(encoding="utf-8")
     check_page(text)
     sources = re.findall(r'src="([^"]{0,30})', text)
-    assert len(sources) == 8 and all(s.startswith("data:image/") for s in sources)
+    assert len(sources) == 9 and all(s.startswith("data:image/") for s in sources)
     assert "Real, held out" in text and "copies, by pixels" in text and "&lt;" not in text
 
 
@@ -115,7 +116,7 @@ def test_the_same_again_is_returned_another_is_refused(judged, model, store, rec
     options = {"target": recipe, "store": store, "out": judged["out"], "device": "cpu"}
     assert verb.judge(model, steps=4, **options) == judged
     assert "nothing to do" in capsys.readouterr().err
-    with pytest.raises(ConflictError, match="another judgement"):
+    with pytest.raises(ConflictError, match="another evaluation"):
         verb.judge(model, steps=5, **options)
 
 
@@ -132,8 +133,8 @@ def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folde
         patch.setattr(judges, "judge", stop)
         with pytest.raises(Interrupted, match="same command"):
             verb.judge(model, steps=4, **options)
-    assert (work / "critic.safetensors").is_file() and not (folder / "again").exists()
-    with pytest.raises(ConflictError, match="unfinished judgement"):
+    assert (work / "reference.safetensors").is_file() and not (folder / "again").exists()
+    with pytest.raises(ConflictError, match="unfinished evaluation"):
         verb.judge(model, steps=5, **options)
     monkeypatch.setattr("galscan.classify.train.train_classifier", stop)
     again = verb.judge(model, steps=4, **options)
@@ -161,18 +162,20 @@ def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_p
     options = {"target": recipe, "store": store, "device": "cpu"}
     with pytest.raises(NotFoundError, match="no store"):
         verb.judge(tmp_path / "nothing.zarr", **options)
-    with pytest.raises(InputError, match="does not hold dreams"):
+    with pytest.raises(InputError, match="does not hold synthetic galaxies"):
         verb.judge(store, **options)
     with pytest.raises(InputError, match="--steps 0"):
         verb.judge(model, steps=0, **options)
     with pytest.raises(InputError, match="held out for its test"):
         verb.judge(model, **options | {"store": folder / "other.zarr"})
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ConflictError, match="not a finished judgement"):
+    with pytest.raises(ConflictError, match="not a finished evaluation"):
         verb.judge(model, out=tmp_path / "taken", overwrite=True, **options)
-    dreams = Dreams.drawn(np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3))
+    dreams = Dreams.of_origin(
+        np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3)
+    )
     write_dreams(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})
-    with pytest.raises(InputError, match="no dreamt positive"):
+    with pytest.raises(InputError, match="no synthetic positive"):
         verb.judge(tmp_path / "none.zarr", **options)
 
 
@@ -182,3 +185,40 @@ def test_larger_real_images_are_resampled(folder, recipe, model, capfd):
     told = verb.judge(model, target=recipe, store=large, out=folder / "large", steps=2, device="cpu")
     assert told["counts"]["real"]["positive"] > 0
     assert "300 objects, 32 px, resampled from 48 px" in capfd.readouterr().err
+
+
+def test_injected_ones_are_evaluated_beside_their_hosts(folder, tmp_path, capsys):
+    """The whole chain by the command line: features injected, and evaluated."""
+    sky = SimulatedSurvey(count=220, size=48, seed=4, rare_fraction=0.15, labelled=0.9)
+    store = ingest_survey(sky, tmp_path / "sky.zarr", workers=1).path
+    recipe = tiny_recipe(tmp_path / "lanes.toml", size=48)
+    # Galaxies this small show little.
+    recipe.write_text(re.sub(r"plain = [\d.]+", "plain = 0.12", recipe.read_text()))
+    line = (
+        f"dream --target {recipe} --store {store} --generator prior --count 30 --out {tmp_path / 'd.zarr'} --device cpu"
+    )
+    assert cli.run(line.split()) == 0
+    line = f"judge {tmp_path / 'd.zarr'} --target {recipe} --store {store} --steps 3 --device cpu --json"
+    capsys.readouterr()
+    assert cli.run(line.split()) == 0
+    told = read_json(tmp_path / "d-judge" / "judge.json")
+    assert told["counts"]["synthetic"] == {"positive": 30, "negative": 0}
+    hosts = open_store(tmp_path / "d.zarr").count - 30
+    assert told["counts"]["hosts"]["all"] == hosts and 0 < told["counts"]["hosts"]["trained_on"] <= hosts
+    assert {which: entry["at_zero"]["n"] for which, entry in told["acceptance"].items() if which != "median_logit"} == {
+        "synthetic": 30, "real": told["counts"]["real"]["positive"], "hosts": hosts,
+    }  # fmt: skip
+    feature = told["feature"]
+    assert feature["name"] == "dust_lane" and feature["galaxies"]["synthetic"]["n"] == 30
+    assert feature["galaxies"]["real"]["n"] > told["counts"]["real"]["positive"]  # those of training as well
+    assert set(feature["quantities"]) == {
+        "log_length", "axis_ratio", "log_depth", "colour_excess", "reddening",
+    }  # fmt: skip
+    found = {which: entry["feature_measured"] / entry["n"] for which, entry in feature["galaxies"].items()}
+    assert found["synthetic"] > found["hosts"]
+    table = pd.read_csv(tmp_path / "d-judge" / "dreams.csv")
+    assert len(table) == 30 and (table["target"] == 1).all()
+    page = (tmp_path / "d-judge" / "report.html").read_text(encoding="utf-8")
+    check_page(page)
+    assert "Real or synthetic?" in page and "<details><summary>Answer key" in page and "Are they copies?" not in page
+    assert "Hosts as they are" in page and "dreamt" not in page.lower() and "critic" not in page.lower()

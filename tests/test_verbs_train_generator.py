@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import galscan
-from galscan import home
+from galscan import cli, home
 from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.files import file_digest, read_json
-from galscan.generate import checkpoint, train
+from galscan.generate import checkpoint, features, train
 from galscan.generate.checkpoint import Checkpoint
 from galscan.generate.galaxies import MEASURED, measure
+from galscan.generate.map_flow import load_maps_model
+from galscan.generate.maps import SEED
 from galscan.generate.model import load_generator
 from galscan.labels import load_schema
 from galscan.store.ingest import ingest_survey
@@ -181,3 +184,103 @@ def test_stores_of_several_schemas_want_a_choice(tmp_path, monkeypatch, store, l
         with pytest.raises(InputError, match="hold efigi, simulated labels; name the schema with --schema"):
             teach(tmp_path / "g.safetensors", store=store)
         assert teach(tmp_path / "g.safetensors", store=store, schema="simulated", dry_run=True)["schema"] == "simulated"
+
+
+# --- maps of a feature ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_maps(monkeypatch):
+    monkeypatch.setattr(features, "PRIOR_BLOCK", 24)
+
+
+def teach_maps(out: Path, **changes) -> dict:
+    options = {"kind": "maps", "count": 24, "steps": 2, "batch": 4, "widths": (16, 32), "device": "cpu"}
+    return galscan.train_generator(out, **(options | changes))
+
+
+def test_maps_are_trained_on_the_prior_by_the_command_line(few_maps, tmp_path, capsys):
+    out = tmp_path / "lanes.safetensors"
+    line = f"train-generator --kind maps --feature dust_lane --count 24 --steps 1 --batch 2 --seed 4 --out {out} --json"
+    assert cli.run([*line.split(), "--device", "cpu"]) == 0
+    shown, err = capsys.readouterr()
+    told = json.loads(shown.splitlines()[-1])
+    assert {p.name for p in tmp_path.iterdir()} == {"lanes.safetensors", "lanes.json"}
+    assert (told["steps"], told["maps"], told["bytes"]) == (1, 24, out.stat().st_size)
+    assert told["sha256"] == file_digest(out) and np.isfinite(told["loss"]) and told["seconds"] >= 0
+    assert read_json(tmp_path / "lanes.json") == told | {"weights": "lanes.safetensors"}
+    request = told["request"]
+    assert request["feature"] == "dust_lane" and request["maps"] == {"prior": 24, "seed": SEED}
+    settings = {key: request["settings"][key] for key in ("widths", "learning_rate", "ema", "start")}
+    assert settings == {"widths": [32, 64, 96], "learning_rate": 1e-3, "ema": 0.998, "start": "none"}
+    assert load_maps_model(out).config.widths == (32, 64, 96) and "24 of the prior of 'dust_lane'" in err
+
+
+def test_maps_are_by_default_as_many_as_the_base_weights_want(tmp_path, capsys):
+    request = galscan.train_generator(tmp_path / "g.safetensors", kind="maps", dry_run=True)
+    assert request["maps"]["prior"] == 24_000 and request["settings"]["steps"] == 4000
+    assert request["settings"]["batch"] == 32 and not list(tmp_path.iterdir())
+    assert "4,000 steps of 32" in capsys.readouterr().err
+
+
+def test_interrupted_training_on_maps_resumes_with_the_same_weights(few_maps, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    expected = teach_maps(whole, steps=4)
+    real, saved = Checkpoint.save, []
+
+    def save_and_stop(self):
+        real(self)
+        saved.append(self.step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", save_and_stop)
+        with pytest.raises(Interrupted, match="same command"):
+            teach_maps(parts, steps=4)
+    assert len(saved) == 1 and not parts.exists()
+    with pytest.raises(ConflictError, match="unfinished training with other settings"):
+        teach_maps(parts, steps=5)
+    assert teach_maps(parts, steps=4)["loss"] == pytest.approx(expected["loss"])
+    assert file_digest(parts) == file_digest(whole)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"{n}.{s}" for n in ("whole", "parts") for s in ("safetensors", "json")
+    }
+
+
+def test_training_on_maps_starts_from_weights(few_maps, tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    teach_maps(first)
+    told = teach_maps(second, start=str(first), widths=None, seed=1)
+    assert told["request"]["settings"]["widths"] == [16, 32]  # those of the weights
+    assert told["request"]["settings"]["learning_rate"] < 1e-3 and file_digest(first) != file_digest(second)
+    with pytest.raises(InputError, match=r"widths \[32, 32\] differ from those of"):
+        teach_maps(tmp_path / "third.safetensors", start=str(first), widths=(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"store": "x.zarr"}, "--store does not apply to --kind maps"),
+        ({"survey": "ngc"}, "--survey does not apply"),
+        ({"schema": "efigi"}, "--schema does not apply"),
+        ({"lora": 4}, "--lora does not apply"),
+        ({"lora": 0}, "--lora does not apply"),
+        ({"resolution": 64}, "--resolution does not apply"),
+        ({"size": 64}, "--size does not apply"),
+        ({"feature": "seam"}, "'seam' has no diffusion model of maps"),
+        ({"feature": "dust_lanes"}, "did you mean 'dust_lane'"),
+        ({"count": 0}, "--count 0: give 1 or more"),
+        ({"steps": 0}, "--steps 0: give 1 or more"),
+        ({"widths": (16, 24)}, "generator: .*"),
+        ({"start": "no.safetensors"}, r"no\.safetensors is no readable diffusion model of maps"),
+        ({"kind": "flow", "feature": "dust_lane"}, "--feature dust_lane is of --kind maps"),
+        ({"budget": 0}, "--budget 0: give minutes above 0"),
+    ],
+)
+def test_what_does_not_apply_to_maps_is_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words) as told:
+        teach_maps(tmp_path / "g.safetensors", **changes)
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"weights are written as \.safetensors"):
+        teach_maps(tmp_path / "folder")

@@ -85,8 +85,9 @@ def test_the_bundle_is_whole(model):
         "conditions.parquet",
         "dreams.zarr",
     } <= names
-    left = ("real_plus", "steps", "request", "synthetic", "feature_maps", "generator.json")
-    assert not [n for n in names if n.startswith(left)]
+    assert not [n for n in names if n.startswith(("steps", "request", "synthetic", "feature_maps", "generator.json"))]
+    (other,) = {*verb.WAYS} - {model.metrics["chosen"]}  # to compare with what is delivered
+    assert {n for n in names if n.startswith("real_")} == {f"{other}-{k}.safetensors" for k in range(2)}
     assert not model.path.with_name("model.partial").exists()
 
 
@@ -421,9 +422,9 @@ def test_injected_features_need_no_generator(injected):
         verb.SYNTHETIC,
     }
     assert made["maps"] == "prior" and made["map_training"] is None and made["dropped"] == {}
-    assert 10 < made["kept_positive"] == made["injected"] <= 32 and 0 < made["injected_negatives"] <= 8
+    assert 4 < made["kept_positive"] == made["injected"] <= 32 and 0 < made["injected_negatives"] <= 8
     assert made["kept"] == made["all"] == made["injected"] + made["injected_negatives"]
-    assert made["hosts"] > 20 and made["hosts_unlabelled"] < made["hosts"]
+    assert made["hosts"] > 20 and made["too_faint"] > 0 and made["hosts_unlabelled"] < made["hosts"]
     page = (injected.path / "report.html").read_text()
     assert f"{made['kept']} synthetic galaxies were used, {made['injected']} of them targets. Features were" in page
     assert f"injected into {made['hosts']} real galaxies" in page and "maps from the prior" in page
@@ -455,7 +456,7 @@ def test_no_object_held_out_is_a_host_or_a_mined_negative(injected, store):
     made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
     ids = {owner[image.tobytes()] for image in made.images[~made.synthetic]}
     held_out = set(splits.loc[splits["split"] != "train", "id"])
-    assert len(ids) > 10 and len(held_out) > 100 and not ids & held_out
+    assert len(ids) > 4 and len(held_out) > 100 and not ids & held_out
     assert not {image.tobytes() for image in made.images[made.synthetic]} & owner.keys()
 
 
@@ -549,7 +550,7 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
     for split in (lane, ring):
         assert (split[split["target"] == 1].groupby("split").size() >= 2).all()
         assert set(split["split"]) == {"train", "calibration", "test"}
-    assert not list((folder / "both").glob("**/real_plus*"))
+    assert not list((folder / "both").glob("**/real_*"))
     # One injects, the other draws: each has its own synthetic galaxies, and one generator is all there is.
     lane, ring = (b.metrics["dreams"] for b in both)
     assert lane["injected"] > 0 and "injected" not in ring and ring["kept"] == 14

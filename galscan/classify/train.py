@@ -116,7 +116,7 @@ def drawing_weights(
     Parameters
     ----------
     only_real : bool
-        No synthetic galaxy is drawn: see ``settings.real_last``.
+        No synthetic galaxy is drawn, but for those of a target without real positives: see ``settings.real_last``.
     """
     pools = [real] if synthetic is None else [real, synthetic]
     any_positive = [(pool.target == 1).any(1) for pool in pools]
@@ -135,8 +135,9 @@ def drawing_weights(
         hosts[pools[1].hosts[pools[1].hosts >= 0]] = True
         others[1] &= ~hosts
     for rows, each in kinds:
-        n_real, n_synthetic = (int(rows[0].sum()), int(rows[1].sum()) if use else 0)
-        extra = settings.synthetic_positives / len(kinds) if n_synthetic else 0.0
+        n_real = int(rows[0].sum())
+        n_synthetic = int(rows[1].sum()) if synthetic is not None and (use or not n_real) else 0
+        extra = settings.synthetic_positives / len(kinds) if use and n_synthetic else 0.0
         if n_real and extra:
             extra = min(extra, each * n_synthetic / n_real)
         weights[0] += rows[0] * (each / max(n_real, 1))

@@ -1,8 +1,8 @@
-"""Judge dreams by a network that never saw one, and by their nearest real galaxies.
+"""Evaluate synthetic galaxies by a classifier trained on real ones alone, and by their nearest real galaxies.
 
-One principle holds throughout: what is asked of the dreams is asked in the same way of *held-out real
-galaxies*, which the critic did not train on either. Both are held against the training galaxies, and stand
-side by side; a figure says something by its difference from the one for real galaxies, not by itself.
+One principle holds throughout: what is computed of the synthetic galaxies is computed in the same way of *held-out real
+galaxies*, which the reference classifier was not trained on either. Both are compared with the training galaxies, and
+stand side by side; a figure says something by its difference from the one for real galaxies, not by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from scipy.stats import beta
 from galscan.classify.model import Network, to_unit
 from galscan.classify.votes import groups_of, shares
 from galscan.generate import likeness
-from galscan.generate.dreams import DRAWN, Dreams
+from galscan.generate.dreams import DRAWN, HOST, INJECTED, Dreams
+from galscan.generate.feature_comparison import same_pictures
 from galscan.generate.galaxies import measure
 from galscan.generate.neighbours import luminance, nearest, spacing
 from galscan.labels import Schema, parse_rule
@@ -41,7 +42,7 @@ class Look(NamedTuple):
 
 
 class Critic:
-    """An independent network that never saw a dreamt image: trained on real galaxies alone.
+    """The reference classifier: a network trained on real galaxies alone, never on a synthetic one.
 
     Parameters
     ----------
@@ -68,8 +69,8 @@ class Critic:
             x = self.network.features(to_unit(pixels))
             seen = x, shares(self.network.morphology(x), self.groups), self.network.target(x)
             parts.append([v.float().cpu() for v in seen])
-        features, share, logit = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-        values = self.low + share * (self.high - self.low)
+        features, fractions, logit = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+        values = self.low + fractions * (self.high - self.low)
         return Look(features, pd.DataFrame(values, columns=self.answers), logit[:, 0])
 
 
@@ -114,7 +115,7 @@ class Gallery:
 
 
 def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: LabelRules, schema: Schema) -> pd.DataFrame:
-    """Find the dreams that clearly failed, each with the reason.
+    """Find the synthetic galaxies that clearly failed, each with the reason.
 
     - "copy": nearer to a training picture than 1 % of real galaxies are to another one.
     - "unlike any galaxy": farther from all real galaxies, for the critic, than 99.5 % of them are from another
@@ -123,8 +124,8 @@ def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: Label
       0.4 of the answer's range.
     - "looks positive": a negative for which the critic's answers satisfy the positive rule.
 
-    What was injected into a training galaxy is a copy of all but the feature, and is what it was made to be: of it nothing
-    is demanded but to be like a galaxy.
+    What was injected into a training galaxy is a copy of all but the feature, and has the class it was made for: it is
+    only dropped if it is unlike any galaxy.
 
     Parameters
     ----------
@@ -180,32 +181,52 @@ def judge(
     reference: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    """Judge dreams, and beside them held-out real galaxies as if they had been dreamt.
+    """Evaluate synthetic galaxies, and beside them held-out real ones in the same way.
 
     Parameters
     ----------
+    dreams : Dreams
+        A synthetic training set. Only what is synthetic in it (`Dreams.synthetic`) is evaluated; hosts serve for
+        comparison, and mined negatives are left out: both are real.
     real_images : ndarray of uint8, shape (n, S, S, 3)
     real_labels : DataFrame, n rows
         All answers of the schema; NaN = not asked.
     real_target : ndarray, shape (n,)
         1, 0 or NaN.
     reference : ndarray of int
-        Rows of the real galaxies that the critic (and the generator) did not train on. Those without a target
-        are left aside; all other rows are the training galaxies.
+        Rows of the real galaxies that the reference classifier (and the generator) was not trained on. Those without a
+        target are left out; all other rows are the training galaxies.
 
     Returns
     -------
     dict
-        For JSON, None where there are too few galaxies to tell. ``counts``; by class ``fidelity``, ``diversity``
-        (see `galscan.generate.likeness.compare`) and ``light`` (see `galscan.generate.likeness.light`);
-        ``adherence``, ``copies`` and ``screen``; and ``each``, with one entry a dream: reason, row of the nearest
-        training picture, and the distance from it in units of the 1st percentile of real distances.
+        For JSON, None where there are too few galaxies to tell. A *fraction* is a mapping ``n``, ``count``,
+        ``fraction``, ``low`` and ``high`` (95 % interval, Jeffreys).
+
+        - ``counts``: ``positive`` and ``negative`` of ``synthetic``, ``real`` (held out) and ``training`` (with
+          ``all``); ``origin``, the synthetic ones that were ``drawn`` whole and ``injected``; ``hosts``: ``all``, and
+          how many of these the reference classifier was ``trained_on`` as labelled galaxies.
+        - ``acceptance``: of positives, the fraction that the reference classifier accepts: ``synthetic``, ``real`` and
+          ``hosts`` (as they are, which must not be accepted), each ``at_zero`` (its logit above 0) and ``at_median``
+          (not below ``median_logit``, the median of the real ones').
+        - ``fidelity``, ``diversity`` (`galscan.generate.likeness.compare`) and ``light``
+          (`galscan.generate.likeness.light`) by class, for ``synthetic`` and ``real``.
+        - ``adherence``: ``synthetic_positive`` and so on, the fractions whose predicted answers and whose target score
+          are those of the class; ``answers``, how condition and prediction correlate.
+        - ``copies``: of what was drawn whole, by ``pixels`` and by ``features``. What is injected into a training
+          galaxy is a copy of all but the feature; there, maps are compared when they are sampled
+          (`galscan.generate.maps.copies`).
+        - ``screen``: what the screening before training would drop, by reason.
+        - ``each``: lists with one entry for each synthetic galaxy: its ``row`` in `dreams`, the ``reason`` (empty if
+          kept), the row of the ``nearest`` training picture, and the ``distance`` from it in units of the 1st
+          percentile of real distances.
     """
     train = np.setdiff1d(np.arange(len(real_images)), reference)
     held = reference[np.isfinite(real_target[reference])]
     gallery = Gallery(real_images[train], critic)
     real = Dreams.of_origin(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
-    sets = {"dreamt": dreams, "real": real}
+    synthetic, hosts = dreams.select(dreams.synthetic), dreams.images[dreams.origin == HOST]
+    sets = {"synthetic": synthetic, "real": real}
     seen = {name: gallery.hold(galaxies.images) for name, galaxies in sets.items()}
     screened = {name: _screen(sets[name], seen[name], gallery, rules, schema) for name in sets}
 
@@ -218,19 +239,30 @@ def judge(
         compared[name] = likeness.compare(examples, others, axes, random)
     train_of = {name: train[real_target[train] == value] for name, value in CLASSES.items()}
     base = parse_rule(rules.dream.base, schema.names).evaluate({a: real_labels[a].to_numpy() for a in schema.names})[0]
+    labelled = train[real_labels.iloc[train].notna().any(axis=1)]
+    drawn = {which: galaxies.origin == DRAWN for which, galaxies in sets.items()}
+    logits = {which: seen[which].look.logit[sets[which].target == 1] for which in sets}
     return {
         "counts": {
             which: {name: int((galaxies.target == value).sum()) for name, value in CLASSES.items()}
             for which, galaxies in sets.items()
-        } | {"training": {"all": len(train)} | {name: len(rows) for name, rows in train_of.items()}},
+        } | {
+            "training": {"all": len(train)} | {name: len(rows) for name, rows in train_of.items()},
+            "origin": {
+                "drawn": int((synthetic.origin == DRAWN).sum()), "injected": int((synthetic.origin == INJECTED).sum()),
+            },
+            "hosts": {
+                "all": len(hosts), "trained_on": int((same_pictures(hosts, real_images[labelled]) >= 0).sum()),
+            },
+        },
+        "acceptance": _acceptance(logits | {"hosts": critic.look(hosts).logit if len(hosts) else np.empty(0)}),
         "fidelity": {name: _part(entry, ("n", "kid", "kid_std", "fid")) for name, entry in compared.items()}
         | {"dimensions": {"kid": gallery.features.shape[1], "fid": axes.shape[1]}},
         "diversity": {name: _part(entry, ("n", "density", "coverage")) for name, entry in compared.items()},
         "adherence": _adherence(sets, seen, rules, schema),
         "copies": {
-            # Of what was drawn: what was injected into a training galaxy is meant to be one.
-            "pixels": _copies(gallery.p1[0], {which: seen[which].pixels[sets[which].origin == DRAWN] for which in sets}),
-            "features": _copies(gallery.p1[1], {which: seen[which].apart[sets[which].origin == DRAWN] for which in sets}),
+            "pixels": _copies(gallery.p1[0], {which: seen[which].pixels[drawn[which]] for which in sets}),
+            "features": _copies(gallery.p1[1], {which: seen[which].apart[drawn[which]] for which in sets}),
         },
         "light": {
             name: likeness.light(
@@ -247,24 +279,37 @@ def judge(
             } for which, frame in screened.items()
         },
         "each": {
-            "reason": screened["dreamt"]["reason"].tolist(),
-            "nearest": train[seen["dreamt"].neighbour].tolist(),
-            "distance": seen["dreamt"].pixels.tolist(),
+            "row": np.flatnonzero(dreams.synthetic).tolist(),
+            "reason": screened["synthetic"]["reason"].tolist(),
+            "nearest": train[seen["synthetic"].neighbour].tolist(),
+            "distance": seen["synthetic"].pixels.tolist(),
         },
     }  # fmt: skip
+
+
+def _acceptance(logits: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what fraction of each set is accepted at logit 0, and at the median logit of the real ones.
+
+    With a dozen real positives hardly any threshold is certain; their own median splits them evenly, whatever the
+    classifier's calibration is.
+    """
+    median = float(np.median(logits["real"])) if len(logits["real"]) else np.inf
+    return {"median_logit": median if np.isfinite(median) else None} | {
+        which: {"at_zero": _fraction(of > 0), "at_median": _fraction(of >= median)} for which, of in logits.items()
+    }
 
 
 def _part(compared: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {which: {key: entry[key] for key in keys} for which, entry in compared.items()}
 
 
-def _share(mask: np.ndarray) -> dict[str, Any]:
-    """Return a share with its 95 % interval (Jeffreys)."""
+def _fraction(mask: np.ndarray) -> dict[str, Any]:
+    """Return a fraction with its 95 % interval (Jeffreys)."""
     n, hits = len(mask), int(mask.sum())
     if not n:
-        return {"n": 0, "count": 0, "share": None, "low": None, "high": None}
+        return {"n": 0, "count": 0, "fraction": None, "low": None, "high": None}
     low, high = beta.ppf([0.025, 0.975], hits + 0.5, n - hits + 0.5)
-    return {"n": n, "count": hits, "share": hits / n, "low": float(low), "high": float(high)}
+    return {"n": n, "count": hits, "fraction": hits / n, "low": float(low), "high": float(high)}
 
 
 def _adherence(sets: dict[str, Dreams], seen: dict[str, Seen], rules: LabelRules, schema: Schema) -> dict[str, Any]:
@@ -277,8 +322,8 @@ def _adherence(sets: dict[str, Dreams], seen: dict[str, Seen], rules: LabelRules
             rows = galaxies.target == value
             probability = 1 / (1 + np.exp(-logit[rows].astype(np.float64)))
             out[f"{which}_{name}"] = {
-                "in_class_by_answers": None if satisfied is None else _share(satisfied[rows]),
-                "in_class_by_target": _share(logit[rows] > 0),
+                "in_class_by_answers": None if satisfied is None else _fraction(satisfied[rows]),
+                "in_class_by_target": _fraction(logit[rows] > 0),
                 "probability": float(probability.mean()) if rows.any() else None,
             }
         for answer in seen[which].look.answers:
@@ -298,7 +343,7 @@ def _copies(p1: float, ratios: dict[str, np.ndarray]) -> dict[str, Any]:
     """Tell how many are nearer to a training galaxy than 1 % of these are to each other."""
     return {"p1": p1} | {
         which: {
-            "below_p1": _share(ratio < 1),
+            "below_p1": _fraction(ratio < 1),
             "min_ratio": float(ratio.min()) if len(ratio) else None,
             "median_ratio": float(np.median(ratio)) if len(ratio) else None,
         }

@@ -8,13 +8,16 @@ Both dream by `galscan.generate.sample.dream`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from galscan.errors import InputError
 from galscan.generate import fine_tune, train
+from galscan.generate.checkpoint import UNREADABLE
 from galscan.generate.galaxies import GalaxySet
 from galscan.generate.model import Generator, load_generator, load_start, make_config
 from galscan.generate.sample import Dreamer
@@ -107,6 +110,17 @@ def load_named(weights: str) -> Dreamer:
     if found is None:
         raise InputError(f"--generator {weights}: name weights to dream with, a file, a folder or base")
     return found
+
+
+def draws_whole_images(weights: str) -> bool:
+    """Return whether weights that a user names draw whole images: a folder, or a file that is no model of maps."""
+    if Path(weights).is_dir():
+        return True
+    try:
+        with safe_open(weights, framework="pt") as handle:
+            return "feature" not in json.loads(handle.metadata()["config"])
+    except UNREADABLE:
+        return False
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""``galscan judge``: how good dreams are, by a network that never saw one, beside real galaxies held out."""
+"""``galscan judge``: evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     import torch
 
     from galscan.classify.dataset import Galaxies
+    from galscan.generate.dreams import Dreams
     from galscan.generate.judge import Critic
 
-LEFTOVERS = ("request.json", "critic.safetensors")  # what only a resumed judgement needs
+LEFTOVERS = ("request.json", "reference.safetensors")  # what only a resumed evaluation needs
 
 
 def judge(
@@ -43,42 +44,47 @@ def judge(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Train a critic on real galaxies alone, and judge dreams of `target` by it.
+    """Train a reference classifier on real galaxies alone, and evaluate synthetic ones of `target` by it.
 
     Parameters
     ----------
     dreams : path
-        A store of dreams (``.zarr``), or a model's folder, which holds one.
+        A store of synthetic galaxies (``.zarr``), or a model's folder, which holds one.
     target : str
         A shipped recipe's name, or the path of a recipe (``.toml``).
     store, survey : str or path, or sequence of them
         The real galaxies: stores by path, surveys of the data home by name; by default all of these. Give those
-        that the generator learnt from: only copies of these can be found.
+        that hosts come from, or that the generator was trained on: only copies of these can be found.
     out : path, optional
-        The folder for ``judge.json``, ``dreams.csv`` and ``report.html``; default ``NAME-judge`` beside the dreams.
+        The folder for ``judge.json``, ``dreams.csv`` and ``report.html``; default ``NAME-judge`` beside `dreams`.
     model : path, optional
-        The model whose generator dreamt: its test objects, which nobody saw, are held out here as well. Default
-        the folder that the dreams lie in, if it is a model; else objects are held out by `seed`.
+        The model they were made for: its test objects are held out here as well. Default the folder that they lie in,
+        if it is a model; else objects are held out by `seed`.
     steps : int, optional
-        Of the critic's training; default the recipe's for a classifier.
+        Of the reference classifier's training; default the recipe's for a classifier.
     overwrite : bool
-        Replace another judgement in `out`.
+        Replace another evaluation in `out`.
     dry_run : bool
         Print the plan, write nothing and return the request.
 
     Returns
     -------
     dict
-        What `galscan.generate.judge.judge` gives, but for ``each``, with ``out``, ``request`` and ``text``.
+        What `galscan.generate.judge.judge` gives, but for ``each``, which is in ``dreams.csv``, and:
+
+        - ``feature``: where one was injected, its ``name`` and what
+          `galscan.generate.feature_comparison.compare_features` gives of synthetic and of all labelled real positives;
+          None where none was.
+        - ``target``, ``seconds``, ``weights`` (SHA-256 of the reference classifier), ``request``, ``out`` and ``text``.
 
     Raises
     ------
     InputError
-        If dreams, recipe and stores do not fit together.
+        If synthetic galaxies, recipe and stores do not fit together.
     ConflictError
         If `out` holds something else.
     Interrupted
-        On Ctrl-C; the same call goes on with the critic that is trained.
+        On Ctrl-C; the same call resumes with the reference classifier that is trained.
     """
     if steps is not None and steps < 1:
         raise InputError(f"--steps {steps}: give 1 or more")
@@ -103,9 +109,9 @@ def judge(
     from galscan import device as devices
 
     where = devices.pick(device)
-    if (done := finished(out, "judge.json", request, "judgement", overwrite=overwrite)) is not None:
+    if (done := finished(out, "judge.json", request, "evaluation", overwrite=overwrite)) is not None:
         return _result(out, done)
-    with work_on(out, request, "judgement", overwrite=overwrite) as work:
+    with work_on(out, request, "evaluation", overwrite=overwrite) as work:
         verdict = _judge(plan, dreamt, work, where, steps, seed) | {"request": request}
         write_json(work / "judge.json", verdict)
         for leftover in LEFTOVERS:
@@ -130,13 +136,13 @@ def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
 
 def _check(plan: Plan, dreamt: layout.Store) -> None:
     if "target" not in dreamt.attrs["truth"] or not dreamt.attrs["provenance"].get("dreamt"):
-        raise InputError(f"{dreamt.path} does not hold dreams; name what galscan dream or train-rare wrote")
+        raise InputError(f"{dreamt.path} does not hold synthetic galaxies; name what galscan dream or train-rare wrote")
     if not (dreamt.column("truth/target") == 1).any():
-        raise InputError(f"{dreamt.path} holds no dreamt positive; dream some with: galscan dream")
+        raise InputError(f"{dreamt.path} holds no synthetic positive; make some with: galscan dream")
     if plan.schema.name not in dreamt.schemas:
         raise InputError(
-            f"{dreamt.path} was dreamt under {', '.join(dreamt.schemas)} labels, the real galaxies have "
-            f"'{plan.schema.name}'; name the stores that the generator learnt from with --store"
+            f"{dreamt.path} was made under {', '.join(dreamt.schemas)} labels, the real galaxies have "
+            f"'{plan.schema.name}'; name the stores that its hosts come from with --store"
         )
     if dreamt.size != plan.recipe.size:
         raise InputError(
@@ -148,7 +154,7 @@ def _check(plan: Plan, dreamt: layout.Store) -> None:
 def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: int) -> str:
     counts = plan.table.groupby("split")["target"].agg(lambda t: f"{(t == 1).sum():,} and {(t == 0).sum():,}")
     return "\n".join(
-        [f"dreams       {dreamt.count:,} of '{plan.recipe.name}' ({dreamt.path})"]
+        [f"galaxies     {dreamt.count:,} synthetic ones and hosts of '{plan.recipe.name}' ({dreamt.path})"]
         + [
             f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, plan.recipe.size)} ({s.path})"
             for s in plan.stores
@@ -156,7 +162,7 @@ def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: in
         + [
             f"held out     {counts['test']} positives and negatives, "
             + (f"as by the model {bundle.path}" if bundle else f"by seed {plan.seed}"),
-            f"critic       one network, {steps:,} steps on the others, real galaxies only",
+            f"reference    one classifier, {steps:,} steps on all other labelled galaxies, real ones only",
             f"output       {plan.out}",
         ]
     )
@@ -169,7 +175,7 @@ def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, s
     from galscan.generate.dreams import read_dreams
 
     started = time.monotonic()
-    # With the galaxies that have no labels: the generator learnt from these, too, and may have copied one.
+    # With the galaxies that have no labels: a generator is trained on these, too, and may have copied one.
     galaxies = load_galaxies(
         plan.stores, plan.table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=True
     )
@@ -181,33 +187,65 @@ def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, s
         dreams, galaxies.images, galaxies.labels, galaxies.table["target"].to_numpy(), critic, plan.rules,
         plan.schema, reference=reference, seed=seed,
     )  # fmt: skip
-    verdict |= {"target": plan.recipe.name, "seconds": round(time.monotonic() - started, 1)}
-    verdict["weights"] = {"critic": file_digest(work / "critic.safetensors")}
+    feature, values = _feature(plan, dreams, galaxies)
+    verdict |= {"feature": feature, "target": plan.recipe.name, "seconds": round(time.monotonic() - started, 1)}
+    verdict["weights"] = {"reference": file_digest(work / "reference.safetensors")}
     each = pd.DataFrame(verdict.pop("each"))
-    nearest = galaxies.table.iloc[each["nearest"]]
+    nearest, rows = galaxies.table.iloc[each["nearest"]], each["row"].to_numpy()
     listed = each.assign(
-        dream=dreamt.column("id"), target=dreams.target.astype(int), store=nearest["store"].to_numpy(),
+        dream=dreamt.column("id")[rows], target=dreams.target[rows].astype(int), store=nearest["store"].to_numpy(),
         id=nearest["id"].to_numpy(),
     )  # fmt: skip
     write_text(
         work / "dreams.csv", listed[["dream", "target", "reason", "store", "id", "distance"]].to_csv(index=False)
     )
-    report_judge.write_judge_report(work / "report.html", verdict, each, dreams, galaxies, plan)
+    report_judge.write_judge_report(work / "report.html", verdict, each, dreams, galaxies, plan, values)
     return verdict
+
+
+def _feature(plan: Plan, dreams: Dreams, galaxies: Galaxies) -> tuple[dict[str, Any] | None, dict[str, pd.DataFrame]]:
+    """Measure the injected feature on synthetic and on real positives; return the comparison, and the values."""
+    from galscan.classify.synthetic import bands_of
+    from galscan.generate.dreams import HOST, INJECTED
+    from galscan.generate.feature_comparison import compare_features, measure_features, same_pictures
+    from galscan.generate.features import find_feature
+    from galscan.generate.flux import stretch_of
+
+    rule = plan.rules.inject
+    positive = np.flatnonzero((dreams.origin == INJECTED) & (dreams.target == 1))
+    if rule is None or not len(positive) or not find_feature(rule.feature).CONDITIONS:
+        return None, {}
+    stretches = [stretch_of(s.attrs.get("provenance", {}), str(s.path)) for s in plan.stores]
+    bands, survey = [bands_of(s) for s in plan.stores], galaxies.table["survey"].to_numpy()
+    # A synthetic galaxy has the stretch and the bands of its host's store; those of the first, where that is not named.
+    host = np.flatnonzero(dreams.origin == HOST)
+    known = np.full(len(dreams) + 1, -1)
+    known[host] = same_pictures(dreams.images[host], galaxies.images)
+    of_host = np.append(survey, 0)[known]
+    real = np.flatnonzero(galaxies.table["target"] == 1)
+    values = {
+        which: measure_features(rule.feature, images, of, stretches, bands)
+        for which, images, of in (
+            ("synthetic", dreams.images[positive], of_host[dreams.host[positive]]),
+            ("real", galaxies.images[real], survey[real]),
+            ("hosts", dreams.images[host], of_host[host]),
+        )
+    }
+    return {"name": rule.feature, **compare_features(**values)}, values
 
 
 def _critic(
     plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: torch.device, steps: int, seed: int
 ) -> Critic:
-    """Train the critic on all labelled galaxies that are not held out, or load it where that is done."""
+    """Train the reference classifier on all labelled galaxies that are not held out, or load it where that is done."""
     from galscan.classify.train import Examples, train_classifier
     from galscan.classify.weights import load_network, save_network
     from galscan.generate.judge import Critic
 
-    if not (work / "critic.safetensors").is_file():
+    if not (work / "reference.safetensors").is_file():
         labelled = np.flatnonzero(galaxies.labels.notna().any(axis=1))
         rows = np.setdiff1d(labelled, reference)
-        # The same critic whatever a recipe tries on its classifiers: the judge is not to change with the judged.
+        # The same classifier whatever a recipe tries on its own: the reference is not to change with what it evaluates.
         settings = plan.recipe.classifier
         settings = settings.model_copy(
             update={"sampling": "oversampled", "loss": "plain", "encoder": ""}
@@ -218,10 +256,16 @@ def _critic(
             galaxies.counted(plan.schema).iloc[rows], plan.answers, plan.schema,
         )  # fmt: skip
         network = train_classifier(
-            examples, None, settings, steps=steps, seed=seed * 1000 + 777, device=device, label="train critic"
+            examples,
+            None,
+            settings,
+            steps=steps,
+            seed=seed * 1000 + 777,
+            device=device,
+            label="train reference classifier",
         )
-        save_network(network, work / "critic.safetensors")
-    return Critic(load_network(work / "critic.safetensors"), plan.answers, plan.schema, device)
+        save_network(network, work / "reference.safetensors")
+    return Critic(load_network(work / "reference.safetensors"), plan.answers, plan.schema, device)
 
 
 def _result(out: Path, verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """``galscan train-generator``: train a generator alone; by default the base weights, on the simulated sky.
 
-The base weights never see what they will be asked for: the sky they learn from holds dust lanes across
+The base weights of whole images never see what they will be asked for: the sky they learn from holds dust lanes across
 spirals, many and as plain as early types have them, and early types without lanes, but no early type with a lane.
+Those of feature maps (``--kind maps``) are trained on the feature's physical prior alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from galscan.files import digest, file_digest, write_json
 from galscan.generate.galaxies import GalaxySet, measure
 from galscan.labels import Schema, load_schema, schema_names
 from galscan.recipe import validated
-from galscan.settings import KINDS, StableDiffusionSettings
+from galscan.settings import KINDS, MapSettings, StableDiffusionSettings
 from galscan.store import layout
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from galscan.generate.kinds import AnySettings
 
 COUNT = 40_000  # simulated galaxies the base weights learn from
+SIZE = 64  # pixels on a side of these
+BATCH = 16
 LANES = 0.3  # share of the spirals there that are crossed by a lane such as early types have
 STEPS = 4500  # of the flow network
 LEARNING_RATE = 1.6e-3  # from nothing; weights to go on from are tuned with the recipes' smaller one
@@ -43,13 +46,14 @@ def train_generator(
     out: str | Path,
     *,
     kind: str = "flow",
+    feature: str | None = None,
     survey: str | Sequence[str] = (),
     store: str | Path | Sequence[str | Path] = (),
     schema: str | None = None,
-    size: int = 64,
-    count: int = COUNT,
+    size: int | None = None,
+    count: int | None = None,
     steps: int | None = None,
-    batch: int = 16,
+    batch: int | None = None,
     widths: Sequence[int] | None = None,
     lora: int | None = None,
     resolution: int | None = None,
@@ -67,19 +71,24 @@ def train_generator(
         The weights, ``.safetensors``; how they were made is written beside them as ``.json``. For Stable Diffusion a
         folder, with the same inside as ``training.json``.
     kind : str
-        ``flow``, or ``stable-diffusion`` (see `galscan.recipe.StableDiffusionSettings`).
+        ``flow``, ``stable-diffusion`` (see `galscan.settings.StableDiffusionSettings`), or ``maps``: the diffusion
+        model of a feature's maps (see `galscan.settings.MapSettings`), trained on the feature's prior alone.
+    feature : str, optional
+        Of ``maps``: a module of `galscan.generate.features`; default ``dust_lane``.
     survey, store : str or path, or sequence of them
         Surveys of the data home by name, stores by path. With neither, `count` galaxies of the simulated
         sky without the rare class.
     schema : str, optional
         The labels that become conditions; default the stores' only ones.
     size : int
-        Pixels on a side of simulated galaxies; stores have theirs.
+        Pixels on a side of simulated galaxies, 64 by default; stores have theirs.
+    count : int
+        Simulated galaxies, 40,000 by default; of ``maps``, maps of the prior, 24,000 by default.
     steps, batch, widths, lora, resolution : int, int, sequence of int, int, int
-        See `galscan.recipe.GeneratorSettings` and `galscan.recipe.StableDiffusionSettings`.
+        See the settings of each kind in `galscan.settings`.
     start : str
-        ``none`` (the flow's default), ``base``, or the path of weights to go on from; for Stable Diffusion a folder in
-        the form of diffusers, or a name on the Hugging Face hub.
+        ``none`` (the default of ``flow`` and ``maps``), ``base``, or the path of weights to start from; for Stable
+        Diffusion a folder in the form of diffusers, or a name on the Hugging Face hub.
     budget : float, optional
         Minutes at most.
     dry_run : bool
@@ -88,12 +97,12 @@ def train_generator(
     Returns
     -------
     dict
-        ``weights``, ``bytes``, ``sha256``, ``steps``, ``seconds``, ``loss``, ``galaxies`` and the request.
+        ``weights``, ``bytes``, ``sha256``, ``steps``, ``seconds``, ``loss``, ``galaxies`` or ``maps``, and the request.
 
     Raises
     ------
     InputError
-        If stores and schema do not fit together.
+        If stores and schema do not fit together, or an option does not apply to this kind.
     ConflictError
         If `out` is there, or its unfinished training is another one.
     Interrupted
@@ -102,21 +111,39 @@ def train_generator(
     out = Path(out)
     if kind not in KINDS:
         raise InputError(f"--kind {kind}: no such generator{nearest(kind, KINDS)}")
-    if kind == "flow" and out.suffix != ".safetensors":
+    if kind != "stable-diffusion" and out.suffix != ".safetensors":
         raise InputError(f"--out {out}: weights are written as .safetensors; name such a file")
-    if kind != "flow" and out.suffix == ".safetensors":
+    if kind == "stable-diffusion" and out.suffix == ".safetensors":
         raise InputError(f"--out {out}: Stable Diffusion is written as a folder; name one")
     if out.exists():
         raise ConflictError(f"{out} exists; choose another --out, or remove it")
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
+    if kind == "maps":
+        useless = {
+            "store": store, "survey": survey, "schema": schema, "lora": lora, "resolution": resolution, "size": size,
+        }  # fmt: skip
+        for option, value in useless.items():
+            if value not in (None, (), []):
+                raise InputError(
+                    f"--{option} does not apply to --kind maps, which trains on the feature's prior alone; leave it out"
+                )
+        chosen_settings = {"steps": steps, "batch": batch, "widths": widths}
+        return _train_maps(
+            out, feature or "dust_lane", count, {k: v for k, v in chosen_settings.items() if v is not None},
+            start or "none", budget, seed, device, dry_run,
+        )  # fmt: skip
+    if feature is not None:
+        raise InputError(f"--feature {feature} is of --kind maps; pass that, or leave --feature out")
+    size, count = size or SIZE, count or COUNT
     stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
     chosen = _schema(stores, schema)
     flow = {"start": start or "none", "steps": steps or STEPS, "widths": widths}
     flow |= {"learning_rate": LEARNING_RATE} if flow["start"] == "none" else {}
     given = flow if kind == "flow" else {"start": start, "steps": steps, "widths": widths}
-    given |= {"kind": kind, "batch": batch, "lora": lora, "resolution": resolution}
+    given |= {"kind": kind, "batch": batch or BATCH, "lora": lora, "resolution": resolution}
     settings = validated(KINDS[kind], "generator", {k: v for k, v in given.items() if v is not None})
+    assert not isinstance(settings, MapSettings)
     settings.check_size(stores[0].size if stores else size)
     request = {
         "stores": [[s.name, s.content_hash] for s in stores]
@@ -146,6 +173,62 @@ def train_generator(
         os.replace(made, out)
         if out.is_file():
             write_json(out.with_suffix(".json"), told)
+        shutil.rmtree(work)
+    return result
+
+
+def _train_maps(
+    out: Path,
+    feature: str,
+    count: int | None,
+    given: dict[str, Any],
+    start: str,
+    budget: float | None,
+    seed: int,
+    device: str,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Train the diffusion model of a feature's maps on its prior, and write it with a note beside it."""
+    from galscan import device as devices
+    from galscan.generate import map_training as training
+    from galscan.generate.maps import SEED as PRIOR_SEED
+
+    training.check_feature(feature)
+    model = None if start == "none" else training.load_weights(feature, start)
+    defaults: dict[str, Any] = {"steps": training.STEPS, "batch": training.BATCH, "ema": training.EMA}
+    defaults |= {"widths": model.config.widths} if model else {"learning_rate": training.LEARNING_RATE}
+    settings = validated(MapSettings, "generator", {"kind": "maps", "start": start} | defaults | given)
+    if settings.steps < 1:
+        raise InputError(f"--steps {settings.steps}: give 1 or more")
+    if model and settings.widths != model.config.widths:
+        raise InputError(f"widths {list(settings.widths)} differ from those of {start}, {list(model.config.widths)}")
+    count = training.COUNT if count is None else count
+    if count < 1:
+        raise InputError(f"--count {count}: give 1 or more")
+    request = {
+        "feature": feature, "maps": {"prior": count, "seed": PRIOR_SEED}, "settings": settings.model_dump(mode="json"),
+        "seed": seed, "budget": budget,
+    }  # fmt: skip
+    budgeted = f", at most {budget:g} minutes" if budget else ""
+    rows = [
+        f"maps         {count:,} of the prior of '{feature}'",
+        f"network      widths {list(settings.widths)}, starting from {settings.start}",
+        f"training     {settings.steps:,} steps of {settings.batch}{budgeted}",
+        f"output       {out}",
+    ]
+    print("\n".join(rows), file=sys.stderr)
+    if dry_run:
+        return request
+    where = devices.pick(device)
+    with work_on(out, request, "training") as work:
+        weights = work / "generator.safetensors"
+        outcome = training.train_on_prior(
+            feature, count, settings, weights, seed=seed, device=where, start=model,
+            seconds=None if budget is None else budget * 60,
+        )  # fmt: skip
+        result = {"weights": str(out), **_measured(weights), **outcome, "request": request}
+        os.replace(weights, out)
+        write_json(out.with_suffix(".json"), {**result, "weights": out.name})
         shutil.rmtree(work)
     return result
 

@@ -57,6 +57,7 @@ def place(tmp_path_factory) -> Path:
     (place / "home" / "surveys" / "sky.zarr").symlink_to(place / "sky.zarr")
     tiny_store(place / "tiny.zarr", 40)
     tiny_store(place / "large.zarr", 20, 48, survey="large")
+    tiny_store(place / "small.zarr", 20, 24, survey="small")
     layout.create(place / "none.zarr", survey="none", count=0, size=32, id_dtype="int64", schemas={}, provenance={})
     layout.finish(place / "none.zarr", "x")
     layout.create(place / "half.zarr", survey="half", count=9, size=32, id_dtype="int64", schemas={}, provenance={})
@@ -66,6 +67,9 @@ def place(tmp_path_factory) -> Path:
         (place / name / "model.json").write_text(text)
     write_run(place / "run", candidates(2000))
     tiny_recipe(place / "recipe.toml")
+    tiny_recipe(place / "whole.toml", whole=True)
+    text = (place / "recipe.toml").read_text()
+    (place / "both.toml").write_text(text.replace("positives = 0", "positives = 4"))
     (place / "cut.safetensors").write_bytes(b"not weights")
     write_generator(place / "g.safetensors")
     return place
@@ -107,7 +111,7 @@ def said(err: str) -> str:
 LOCAL = "ingest --survey local --workers 1 --size 16 --path {p}/im --out {o}/s.zarr"
 TRAIN = "train-rare --target {p}/recipe.toml --store {p}/sky.zarr --device cpu"
 TEACH = "train-generator --count 16 --steps 1 --device cpu"
-DREAM = "dream --target dustlane --count 3 --steps 1 --device cpu"
+DREAM = "dream --target {p}/whole.toml --count 3 --steps 1 --device cpu"
 WITH = " --generator {p}/g.safetensors --store {p}/sky.zarr --out {o}/d"
 JUDGE = "judge {p}/sky.zarr --device cpu"
 ABLATE = "ablate --target {p}/recipe.toml --store {p}/sky.zarr --device cpu --out {o}/a"
@@ -180,9 +184,11 @@ MISTAKES = [
     ("train-rare --target {p}/recipe.toml --store {p}/plain.zarr --out {o}/m",
      "0 positive examples of 'dustlane' among 300 labelled", "at least 6", "label more galaxies", "--store"),
     ("train-rare --target {p}/recipe.toml --store {p}/tiny.zarr --out {o}/m", "the stores hold none", "simulated"),
-    ("train-rare --target dustlane --store {p}/sky.zarr --out {o}/m", "32 px", "64 px", "--size 64"),
+    ("train-rare --target dustlane --store {p}/sky.zarr --out {o}/m", "32 px", "96 px", "--size 96"),
+    ("train-rare --target {p}/both.toml --store {p}/sky.zarr --out {o}/m --device cpu",
+     "'maps' draws no whole images", "dream.positives = 0"),
     ("train-rare --target {p}/recipe.toml --store {p}/none.zarr --out {o}/m", "none.zarr holds no objects", "ingest"),
-    (SCAN + " --store {p}/large.zarr --out {o}/run", "48 px", "32 px", "--size 32"),
+    (SCAN + " --store {p}/small.zarr --out {o}/run", "24 px", "32 px", "--size 32"),
     (SCAN + " --store {p}/none.zarr --out {o}/run", "none.zarr holds no objects", "ingest"),
     (SCAN + " --store {p}/half.zarr --out {o}/run", "half.zarr is not complete", "goes on where it stopped"),
     (SCAN + " --store {p}/im --out {o}/run", "/im is not a Zarr group", "galscan ingest"),
@@ -204,7 +210,7 @@ MISTAKES = [
     (TEACH + " --out {o}/g.safetensors --device cud", "'cud'", "did you mean 'cuda'"),
     (TEACH + " --out {p}/g.safetensors", "g.safetensors exists", "another --out"),
     # dreams
-    (DREAM.replace("dustlane", "dustlan") + " --out {o}/d", "'dustlan'", "did you mean 'dustlane'"),
+    (DREAM.replace("{p}/whole.toml", "dustlan") + " --out {o}/d", "'dustlan'", "did you mean 'dustlane'"),
     (DREAM + WITH.replace("sky.zarr", "no.zarr"), "no store at", "no.zarr", "galscan ingest"),
     (DREAM + WITH.replace("sky.zarr", "tiny.zarr"), "needs --store with simulated labels"),
     (DREAM + WITH.replace("g.safetensors", "no.safetensors"), "no.safetensors is not a readable generator"),
@@ -212,7 +218,7 @@ MISTAKES = [
     (DREAM + WITH.replace("g.safetensors", "home"), "home is not a readable generator"),
     (DREAM + WITH.replace("{p}/g.safetensors", "none"), "--generator none", "name weights"),
     (DREAM + WITH + " --model {p}/model", "--model and --generator exclude each other", "name one"),
-    (DREAM + " --out {o}/d", "no model for target 'dustlane'", "train-rare --target dustlane"),
+    (DREAM.replace("{p}/whole.toml", "ring") + " --out {o}/d", "no model for target 'ring'", "train-rare"),
     (DREAM + " --out {o}/d --model {p}/im", "no model at", "train-rare"),
     (DREAM + " --out {o}/d --model {p}/model", "conditions.parquet is missing", "--no-synthetic"),
     (DREAM + WITH + " --set dust_lan=0:1", "dream.set names the unknown label 'dust_lan'", "did you mean 'dust_lane'"),
@@ -234,7 +240,7 @@ MISTAKES = [
     (JUDGE.replace("sky", "no") + " --target {p}/recipe.toml", "no store at", "no.zarr"),
     (JUDGE + " --target dustlan --store {p}/sky.zarr", "'dustlan'", "did you mean 'dustlane'"),
     (JUDGE + " --target {p}/recipe.toml --store {p}/no.zarr", "no store at", "no.zarr", "galscan ingest"),
-    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr does not hold dreams", "galscan dream"),
+    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr does not hold synthetic", "galscan dream"),
     (JUDGE + " --target {p}/recipe.toml --steps 0", "--steps", "judge --help"),
     (JUDGE.replace("sky.zarr", "im") + " --target {p}/recipe.toml", "/im is not a Zarr group"),
     # comparing
@@ -244,9 +250,12 @@ MISTAKES = [
     (ABLATE + " --seeds 0", "--seeds", "ablate --help"),
     (ABLATE + " --prevalence 2", "above 0 and below 1"),
     (ABLATE + " --purity 0", "--purity 0"),
-    (ABLATE + " --arms dreams_5", "did you mean 'dreams_"),
-    (ABLATE + " --method plain", "plain is a baseline"),
-    (ABLATE + " --positives 4000", "may train"),
+    (ABLATE + " --arms map", "unknown arm 'map'", "did you mean 'maps'"),
+    (ABLATE + " --method plain", "--method plain is real-only", "maps"),
+    (ABLATE + " --positives 4000", "--positives 4000", "may train"),
+    (ABLATE + " --positives 0", "--positives 0 needs --negatives"),
+    (ABLATE + " --reserved 4000", "--reserved 4000", "left out of the test set"),
+    (ABLATE + " --reserved -1", "--reserved", "ablate --help"),
     (ABLATE + " --folds 400", "use at most"),
     (ABLATE.replace("{o}/a", "{p}/model"), "model exists", "another --out"),
     # places that are taken
