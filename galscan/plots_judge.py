@@ -97,6 +97,8 @@ def pictures(
     shown : sequence of str
         Conditions whose values are written below a synthetic galaxy.
     """
+    from galscan.generate.dreams import DRAWN
+
     # In random order, but the same one each time: stores are often sorted.
     real = np.random.default_rng(0).permutation(real)
     rows = np.flatnonzero(dreams.synthetic)
@@ -105,7 +107,7 @@ def pictures(
     host = dreams.host[rows[first]]
     beside = [dreams.images[h] if h >= 0 else real_images[nearest[k]] for k, h in zip(first, host, strict=True)]
     apart = ["host" if h >= 0 else f"distance {each['distance'][k]:.2f}" for k, h in zip(first, host, strict=True)]
-    drawn = dreams.host[rows] < 0
+    drawn = dreams.origin[rows] == DRAWN
     middle = []
     if (host >= 0).any():
         middle += ["the host of each, as it is"]

@@ -81,8 +81,10 @@ def test_as_many_real_as_synthetic_galaxies_are_shown():
 
 
 def test_injected_ones_are_shown_with_their_hosts_and_not_as_copies():
-    each = pd.DataFrame({"reason": [""] * 4, "nearest": range(4), "distance": 0.1})
-    rows = plots_judge.pictures(injected(4, 250), each, images(8, 200), np.array([0, 3]), ["dusty"])
+    made = injected(4, 250)
+    seams = Dreams.of_origin(images(2, 90), made.labels[:2], np.zeros(2, np.float32), INJECTED)  # negatives, no hosts
+    each = pd.DataFrame({"reason": [""] * 6, "nearest": range(6), "distance": 0.1})
+    rows = plots_judge.pictures(Dreams.joined([made, seams]), each, images(8, 200), np.array([0, 3]), ["dusty"])
     assert [len(row) for row in rows] == [1, 2]
     assert "the host of each" in rows[0][0].caption and "nearest" not in rows[0][0].caption
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows[0][0].uri.partition(",")[2]))))
