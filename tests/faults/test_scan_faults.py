@@ -247,9 +247,9 @@ def test_a_full_disk_is_one_line_and_the_scan_goes_on_when_there_is_room(store, 
 
 def test_what_does_not_fit_is_refused_before_anything_starts(store, model, tmp_path):
     out = tmp_path / "run"
-    large = tiny_store(tmp_path / "large.zarr", 20, 48, survey="large")
-    with pytest.raises(InputError, match=r"48 px.*32 px.*galscan ingest --size 32"):
-        scan(store=large.path, model=model, out=out)
+    small = tiny_store(tmp_path / "small.zarr", 20, 24, survey="small")
+    with pytest.raises(InputError, match=r"24 px.*32 px"):
+        scan(store=small.path, model=model, out=out)
     layout.create(tmp_path / "none.zarr", survey="none", count=0, size=32, id_dtype="int64", schemas={}, provenance={})
     layout.finish(tmp_path / "none.zarr", "x")
     with pytest.raises(InputError, match="holds no objects"):
