@@ -165,14 +165,14 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     check_dream("dream", rules.dream, schema)
     for k, rule in enumerate(rules.hard_negatives):
         check_dream(f"hard_negatives.{k}", rule, schema)
-    negatives = ((f"inject_negatives.{k}", rule) for k, rule in enumerate(rules.inject_negatives))
-    for where, rule in (("inject", rules.inject), *negatives):
-        if rule is None:
+    negatives = ((f"inject_negatives.{k}", one) for k, one in enumerate(rules.inject_negatives))
+    for where, injected in (("inject", rules.inject), *negatives):
+        if injected is None:
             continue
-        for text in filter(None, (rule.hosts, rule.unlabelled_hosts, rule.measure)):
+        for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
-        _check_names(f"{where}.values", rule.values, schema)
-        for answer, ends in rule.values.items():
+        _check_names(f"{where}.values", injected.values, schema)
+        for answer, ends in injected.values.items():
             least, most = schema.ranges[answer]
             if not all(least <= end <= most for end in ends):
                 raise InputError(f"{where}.values.{answer} = {list(ends)} must lie within {least:g}..{most:g}")

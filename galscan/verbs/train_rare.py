@@ -288,6 +288,7 @@ def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device)
     note, settings = work / "generator.json", plan.recipe.generator
     if note.is_file():
         return dict(read_json(note))
+    assert not isinstance(settings, MapSettings)  # see `_check_synthetic`
     teaching = galaxies.generator_set(settings)
     outcome = kinds.teach(
         teaching, plan.schema, [s.name for s in plan.stores], settings, work, seed=plan.seed, device=device,
