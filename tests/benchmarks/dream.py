@@ -236,8 +236,8 @@ def _aligned(a: Scored, b: Scored, arm: str) -> np.ndarray:
 def _acceptance(prefix: str, judged: dict[str, Any]) -> dict[str, Any]:
     accepted = judged["acceptance"]
     return {
-        f"{prefix}acceptance_{which}{key}": accepted[which][name]
-        for which in ("real", "synthetic", "hosts") for key, name in (("", "share"), ("_n", "n"))
+        f"{prefix}acceptance_{which}{key}": accepted[which]["at_zero"][name]
+        for which in ("real", "synthetic", "hosts") for key, name in (("", "fraction"), ("_n", "n"))
     }  # fmt: skip
 
 
