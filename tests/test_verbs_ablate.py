@@ -258,8 +258,9 @@ def test_injected_features_need_no_generator_and_repeats_go_side_by_side(tmp_pat
 
 
 @pytest.mark.slow
-def test_without_a_positive_maps_are_sampled_by_a_diffusion_model_of_measured_ones(tmp_path):
+def test_without_a_positive_maps_are_sampled_by_a_diffusion_model_of_measured_ones(tmp_path, monkeypatch):
     """Lanes are measured on dusty galaxies of any type; arms of one kind share what is injected."""
+    monkeypatch.setattr("galscan.generate.maps.LEAST_MEASURED", 2)
     sky = SimulatedSurvey(count=400, size=32, seed=2, rare_fraction=0.2)
     store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
     recipe = tiny_recipe(tmp_path / "r.toml")
@@ -273,7 +274,7 @@ def test_without_a_positive_maps_are_sampled_by_a_diffusion_model_of_measured_on
     assert told["train"]["positives"] == 0 and told["synthetic"].keys() == {"maps", "both"}
     for kind, maps in (("maps", "diffusion"), ("both", "both")):
         made = told["synthetic"][kind]
-        assert made["maps"] == maps and made["measured_maps"] >= 12 and made["map_training"]["steps"] == 2
+        assert made["maps"] == maps and made["measured_maps"] >= 2 and made["map_training"]["steps"] == 2
     assert (tmp_path / "o" / "repeat-00" / "feature_maps.safetensors").is_file()
     scores = {arm: pd.read_parquet(tmp_path / "o" / "repeat-00" / f"{arm}.parquet")["score"] for arm in result["arms"]}
     assert not np.allclose(scores["both"], scores["without_hosts"])
