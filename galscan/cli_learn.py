@@ -15,7 +15,7 @@ from galscan.cli_output import show
 def train_rare(
     target: Annotated[
         str,
-        typer.Option("--target", help="A target (galscan target list) or a recipe.toml; several: dustlane,ring."),
+        typer.Option("--target", help="A target (galscan target list) or a recipe.toml; several: ring,merger."),
     ],
     survey: Surveys = None,
     store: Stores = None,

@@ -120,7 +120,7 @@ def scan(
     survey: Surveys = None,
     store: Stores = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="Use the data home's model of this target; several: dustlane,ring.")
+        str | None, typer.Option("--target", help="Use the data home's model of this target; several: ring,merger.")
     ] = None,
     model: Annotated[list[Path] | None, typer.Option("--model", help="Use this model; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: in the data home.")] = None,

@@ -172,6 +172,8 @@ def _check_rules(name: str, rules: LabelRules) -> None:
         for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
         _check_names(f"{where}.values", injected.values, schema)
+        if where != "inject" and injected.measure:
+            raise InputError(f"{where}.measure: maps are measured for the target alone; leave it out")
         for answer, ends in injected.values.items():
             least, most = schema.ranges[answer]
             if not all(least <= end <= most for end in ends):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,9 +17,8 @@ import torch
 
 from galscan.classify import parallel, processes, train
 from galscan.classify.parallel import Job, train_networks
-from galscan.classify.processes import WORKERS, default_workers, run_in_processes
 from galscan.classify.train import Examples
-from galscan.errors import GalscanError, InputError, StorageError
+from galscan.errors import StorageError
 from galscan.settings import ClassifierSettings
 
 CPU = torch.device("cpu")
@@ -121,26 +119,6 @@ def test_any_column_of_examples_is_kept_in_files_or_passed_on(tmp_path):
     for a, b in zip(data.columns, stored.read().columns, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-
-
-def test_a_killed_process_is_an_error_with_a_remedy(monkeypatch):
-    def broken(*given):
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", broken)
-    with pytest.raises(GalscanError, match=r"one of 2 processes was killed.*same command.*GALSCAN_WORKERS=1"):
-        run_in_processes(print, [()], 2, remedy="GALSCAN_WORKERS=1")
-
-
-def test_the_default_is_the_cores_unless_the_environment_says_otherwise(monkeypatch):
-    monkeypatch.delenv(WORKERS)
-    assert default_workers() >= 1
-    monkeypatch.setenv(WORKERS, "3")
-    assert default_workers() == 3
-    for wrong in ("0", "many", "-1"):
-        monkeypatch.setenv(WORKERS, wrong)
-        with pytest.raises(InputError, match=f"GALSCAN_WORKERS is '{wrong}'"):
-            default_workers()
 
 
 SCRIPT = """

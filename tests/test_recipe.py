@@ -322,6 +322,7 @@ def test_what_is_injected_is_read():
         ("[0.4, 1.0]", "[0.4]", r"inject\.values\.visible_dust"),
         ("measure", "measures", r"unknown key 'schemas\.efigi\.inject\.measures'; did you mean 'measure'"),
         ('hosts = "t >= 2"\n', "", r"'schemas\.efigi\.inject_negatives\.0\.hosts' is missing"),
+        ('hosts = "t >= 2"', 'hosts = "t >= 2"\nmeasure = "t >= 2"', r"inject_negatives\.0\.measure"),
     ],
 )
 def test_a_wrong_injection_is_reported_by_its_key(old, new, message):

@@ -17,6 +17,7 @@ from galscan.generate import judge
 from galscan.generate import train as generators
 from galscan.generate.galaxies import MEASURED, measure
 from galscan.generate.model import load_generator, save_generator
+from galscan.recipe import load_recipe
 from galscan.settings import InjectRule
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
@@ -355,6 +356,20 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, capsys):
     text = capsys.readouterr().err
     assert "calibration" in text and "positive" in text and "3 steps" in text
     assert not (folder / "no").exists() and not (folder / "no.partial").exists()
+
+
+def test_a_plan_without_a_host_is_refused_before_anything_is_trained(folder):
+    # Every galaxy is labelled: of unlabelled ones only a trained network can tell.
+    store = galscan.ingest(
+        "simulated", out=folder / "all.zarr", count=400, size=32, seed=9, rare_fraction=0.1, labelled=1.0
+    ).path
+    recipe = folder / "no-host.toml"
+    text = tiny_recipe(recipe).read_text(encoding="utf-8")
+    hosts = load_recipe("dustlane").schemas["simulated"].inject.hosts
+    recipe.write_text(text.replace(hosts, "early_type >= 0.5 and size > 0.249"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"inject\.hosts"):
+        galscan.train_rare(str(recipe), store=store, out=folder / "no-host", dry_run=True)
+    assert not (folder / "no-host").exists()
 
 
 def test_all_surveys_of_the_home_are_the_default(store, capsys):

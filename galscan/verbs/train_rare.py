@@ -17,6 +17,7 @@ import numpy as np
 from galscan.classify.plan import Plan, make_plans
 from galscan.errors import InputError
 from galscan.files import digest, read_json, write_json
+from galscan.labels import parse_rule
 from galscan.progress import track
 from galscan.settings import MapSettings
 from galscan.unfinished import deliver, finished, work_on
@@ -105,6 +106,9 @@ def train_rare(
     names = [target] if isinstance(target, str) else list(target)
     plans = make_plans(names, survey, store, out, budget, synthetic, seed, _graded(grades))
     print("\n\n".join(plan.describe() for plan in plans), file=sys.stderr)
+    for plan in plans if synthetic else ():
+        if not dry_run or plan.recipe.generator.kind != "stable-diffusion":  # whose weights may have to be fetched
+            _check_synthetic(plan)
     if dry_run:
         return None
     from galscan import device as devices
@@ -114,9 +118,6 @@ def train_rare(
     where, several = devices.pick(device), len(plans) > 1
     place, marker = (plans[0].out.parent, TOGETHER) if several else (plans[0].out, "model.json")
     request = {plan.recipe.name: plan.request for plan in plans} if several else plans[0].request
-    if synthetic:
-        for plan in plans:
-            _check_synthetic(plan)
     if finished(place, marker, request, "model", overwrite=overwrite) is None:
         with work_on(place, request, "training", overwrite=overwrite) as work:
             _train(plans, work, where)
@@ -280,6 +281,15 @@ def _check_synthetic(plan: Plan) -> None:
     if rule is not None:
         for store in plan.stores:
             stretch_of(store.attrs.get("provenance", {}), str(store.path))
+        rows = plan.table[~plan.table["split"].isin(("calibration", "test"))]
+        labels = {name: rows[name].to_numpy() for name in plan.schema.names}
+        hosts = parse_rule(rule.hosts, plan.schema.names).evaluate(labels)[0]
+        # Of unlabelled galaxies only a trained network can tell.
+        if not hosts.any() and not rows[plan.schema.names].isna().all(axis=1).any():
+            raise InputError(
+                f"no training galaxy satisfies 'inject.hosts' ({' '.join(rule.hosts.split())}): loosen the rule, "
+                "add a store with --store, or pass --no-synthetic"
+            )
 
 
 def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:

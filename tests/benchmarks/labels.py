@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(argv)
     quick = options.quick
     work = (options.work / ("labels-quick" if quick else "labels")).absolute()
+    os.environ["GALSCAN_HOME"] = str(work / "home")  # its label schemas are nobody's else
     counts, seeds = ((20, 60), 1) if quick else ((50, 200, 1_000), options.seeds)
     settings = QUICK if quick else FULL
     for name in CLASSES:

@@ -25,6 +25,7 @@ import psutil
 import galscan
 from galscan.classify.scoring import load_ensemble, load_scorer
 from galscan.device import one_thread
+from galscan.recipe import load_recipe
 from galscan.scanning.cluster import cores
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
@@ -49,8 +50,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     base = _simulated(work / "base.zarr", 2_000 if quick else 50_000, size, 82, 0.002)
     million = _many(work / "million.zarr", base, 3 if quick else 20)
     tenth = _many(work / "tenth.zarr", base, 1 if quick else 2)
-    recipe = str(tiny_recipe(work / "dustlane.toml", size=size)) if quick else "dustlane"
-    model = galscan.train_rare(recipe, store=teach, out=work / "model", synthetic=False, seed=options.seed)
+    recipe = tiny_recipe(work / "dustlane.toml", size=size) if quick else work / "dustlane.toml"
+    if not quick:  # at the size of the figures before: rates depend on it
+        shipped = load_recipe("dustlane")
+        recipe.write_text(shipped.text.replace(f"size = {shipped.size}", f"size = {size}", 1), encoding="utf-8")
+    model = galscan.train_rare(str(recipe), store=teach, out=work / "model", synthetic=False, seed=options.seed)
     images = galscan.open_store(base).images(slice(0, 1_000 if quick else 20_000))
     folder = _jpegs(work / "jpegs", images)
 

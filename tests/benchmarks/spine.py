@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import galscan
+from galscan.recipe import load_recipe
 from tests.benchmarks._record import arguments, record
 from tests.helpers import tiny_recipe
 
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = arguments("spine", __doc__ or "").parse_args(argv)
     work = options.work / ("spine-quick" if options.quick else "spine")
     work.mkdir(parents=True, exist_ok=True)
-    size = 32 if options.quick else 64
+    size = 32 if options.quick else load_recipe("dustlane").size
 
     stores = [
         galscan.ingest("local", path=DATA / folder, labels=[labels], size=size, out=work / f"{name}.zarr").path
