@@ -13,7 +13,7 @@ from galscan.generate.flux import Stretch
 from galscan.generate.hosts import Hosts, measure_hosts
 from tests.test_generate_hosts import sersic
 
-STRETCH = Stretch()
+STRETCH = Stretch(0.06)
 NAMES = list(CONDITIONS)
 
 
@@ -79,15 +79,15 @@ def test_the_law_is_greyer_where_r_v_is_larger(r_v, more):
 
 
 def test_maps_of_the_prior_are_of_every_angle_and_length():
-    maps = dust_lane.prior(80, np.random.default_rng(0))
-    assert maps.shape == (80, 1, SIDE, SIDE) and maps.dtype == np.float32
+    maps = dust_lane.prior(300, np.random.default_rng(0))
+    assert maps.shape == (300, 1, SIDE, SIDE) and maps.dtype == np.float32
     assert np.isfinite(maps).all() and maps.min() >= 0 and (maps.max((1, 2, 3)) > 0.05).all()
     shown = dict(zip(NAMES, describe(maps).T, strict=True))
     turned = np.arctan2(shown["sin_twice_angle"], shown["cos_twice_angle"]) / 2
     assert (np.histogram(turned, 6, (-np.pi / 2, np.pi / 2))[0] > 0).all()
     assert np.quantile(shown["log_length"], 0.9) - np.quantile(shown["log_length"], 0.1) > 0.7
     assert np.quantile(shown["log_depth"], 0.9) - np.quantile(shown["log_depth"], 0.1) > 0.7
-    again = dust_lane.prior(80, np.random.default_rng(0))
+    again = dust_lane.prior(300, np.random.default_rng(0))
     np.testing.assert_array_equal(again, maps)
     # A lane leaves its host's outskirts alone.
     assert np.median(maps[:, 0, [0, -1]].max((1, 2))) < 0.05

