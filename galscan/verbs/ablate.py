@@ -250,11 +250,7 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
             f"--method {method} is real-only; choose one of {', '.join(n for n in ARMS if n not in REAL_ONLY)}"
         )
     default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
-    wanted = {*(arms or default), method}
-    if any(ARMS[name].dreams for name in wanted):
-        wanted.add(CRITIC)
-    if not wanted & set(REAL_ONLY):
-        raise InputError(f"--arms {', '.join(arms)}: add a real-only one to compare with ({', '.join(REAL_ONLY)})")
+    wanted = {*(arms or default), method, CRITIC}  # the method is synthetic, and needs its reference
     return tuple(name for name in ARMS if name in wanted), method
 
 

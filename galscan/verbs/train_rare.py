@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from galscan.generate.dreams import Dreams
 
 # Fractions of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py). A generator of whole
-# images takes longer than one of maps. The prefilter is a twentieth on top, where there is one.
-GENERATOR_SHARE, DREAM_SHARE, CLASSIFIER_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.65, 0.05
-MAPS_SHARE, MAPS_CLASSIFIER_SHARE = 0.12, 0.82
+# images takes longer than one of maps.
+GENERATOR_SHARE, DREAM_SHARE, MAPS_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.12, 0.05  # the classifiers have the rest
 # Features whose gain tests/benchmarks/dream.py proves: synthetic galaxies of theirs are delivered unless they do harm.
 # Dust lanes are none of them yet: better on real galaxies, but not certainly, and worse on the simulated sky.
 PROVEN: tuple[str, ...] = ()
@@ -416,7 +415,11 @@ class _Jobs:
             at_once = min(default_workers(), settings.members) if self.device.type == "cpu" else 1
             rounds = -(-settings.members // at_once)
             # Two ensembles share the budget also when only one is trained, so that --no-synthetic compares.
-            share = MAPS_CLASSIFIER_SHARE if isinstance(self.plan.recipe.generator, MapSettings) else CLASSIFIER_SHARE
+            share = 1 - FIRST_LOOK_SHARE
+            if self.plan.rules.inject is not None and self.plan.recipe.dream.injected:
+                share -= MAPS_SHARE
+            if self.plan.recipe.dream.positives:
+                share -= GENERATOR_SHARE + DREAM_SHARE
             each = self.plan.seconds(share / (2 * rounds))
             write_json(note, {"steps": affordable_steps(real, settings, device=self.device, seconds=each)})
         return int(read_json(note)["steps"])
