@@ -136,8 +136,9 @@ def _screened(dreams: Mapping[str, Any] | None) -> str:
         text += (
             f". Features were injected into {dreams['hosts']:,} real galaxies ({dreams['hosts_unlabelled']:,} of them "
             f"without labels), maps from the {MAP_SOURCES[dreams['maps']]} ({dreams['measured_maps']:,} measured on "
-            f"training galaxies); {dreams['invisible'] + dreams.get('too_faint', 0):,} could not be seen or would be "
-            f"ambiguous and were left out, {dreams['hosts_not_measured']:,} hosts could not be measured"
+            f"training galaxies); {dreams['too_faint']:,} were too faint for a target and are negatives, "
+            f"{dreams['invisible']:,} could not be seen and were left out, "
+            f"{dreams['hosts_not_measured']:,} hosts could not be measured"
         )
     return f"{text}; dropped: {reasons}." if reasons else f"{text}."
 

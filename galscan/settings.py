@@ -292,8 +292,8 @@ class ClassifierSettings(Part):
     """Binary cross-entropy; with positives weighted up to balance; or focal (Lin et al. 2017, arXiv:1708.02002)."""
     synthetic_positives: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Fraction of a batch that are synthetic positives, beside the real ones; less where few were made."""
-    synthetic_negatives: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Fraction of a batch that are synthetic negatives, so that "synthetic" does not come to mean the target."""
+    synthetic_negatives: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Fraction of a batch that are synthetic negatives: faint features, features on other galaxies, mined ones."""
     hosts: Share = 0.5
     """Fraction of the injected galaxies of a batch whose untouched hosts are in it, too, as negatives."""
     real_last: Share = 0.4

@@ -170,7 +170,7 @@ def test_features_that_nobody_sees_are_counted_and_left_out():
     assert counts["injected"] == 0 < counts["invisible"] and not (synthetic.origin == INJECTED).any()
 
 
-def test_targets_that_the_rule_calls_none_are_counted_and_left_out():
+def test_what_is_too_faint_for_the_positive_rule_is_negative():
     given = candidates(labelled=6)
     given.predicted.loc[8, "t"] = -0.01
     inject = INJECT | {"hosts": "visible_dust == 0"}
@@ -178,14 +178,19 @@ def test_targets_that_the_rule_calls_none_are_counted_and_left_out():
     injected = (synthetic.origin == INJECTED) & (synthetic.target == 1)
     assert counts["too_faint"] > 0 and counts["injected"] == injected.sum() > 20
     assert (synthetic.labels["visible_dust"][injected] >= 0.75).all()
-    used = {row_of(image, given) for image in synthetic.images[synthetic.origin == HOST]}
+    faint = (synthetic.origin == INJECTED) & (synthetic.target == 0)
+    assert counts["too_faint"] == faint.sum() <= 60 // 4 and (synthetic.depth[faint] >= dust_lane.LEAST_DEPTH).all()
+    told = synthetic.labels[faint]
+    assert (told["visible_dust"][told["t"].notna()] < 0.75).all()
+    assert (synthetic.origin[synthetic.host[faint]] == HOST).all()
+    used = {row_of(image, given) for image in synthetic.images[synthetic.host[injected]]}
     assert 8 not in used and used & {6, 7, 9, 10}  # of unlabelled ones the prediction counts
 
 
 def test_hosts_are_drawn_alike_wherever_they_stand():
     given = candidates(labelled=12)
     synthetic, _ = made(given, 240, positive="t <= 0 and visible_dust >= 0.75")
-    hosts = synthetic.images[synthetic.host[synthetic.origin == INJECTED]]
+    hosts = synthetic.images[synthetic.host[(synthetic.origin == INJECTED) & (synthetic.target == 1)]]
     rows = np.array([row_of(image, given) for image in hosts])
     assert len(rows) == 240 and 0.38 < (rows < 6).mean() < 0.62
 

@@ -267,8 +267,8 @@ def inject(
     -------
     injected : ndarray of uint8, shape (n, S, S, 3)
     depth : ndarray of float32, shape (n,)
-        Mean dimming, 0..1, of the `DEEPEST` of the pixels that the galaxy lights, as they are displayed; below
-        `LEAST_DEPTH` nobody sees it.
+        Mean dimming, 0..1, of the `DEEPEST` of the pixels that the galaxy lights, as they are displayed, over that of
+        their median; below `LEAST_DEPTH` nobody sees it.
     """
     n, size = images.shape[:2]
     law = extinction_law(bands, random.uniform(*R_V, (n,)))
@@ -298,5 +298,8 @@ def inject(
         shown, dimmed = (ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (images[k], after))
         lit = shown > max(20.0, float(np.percentile(shown, 25)) + 8)
         loss = np.sort(1 - dimmed[lit] / shown[lit])
-        depth[k] = loss[-max(1, round(DEEPEST * size * size)) :].mean() if len(loss) else 0
+        if len(loss):  # a veil over everything is no lane
+            depth[k] = loss[-max(1, round(DEEPEST * size * size)) :].mean() - np.median(loss)
+        else:
+            depth[k] = 0
     return injected, depth

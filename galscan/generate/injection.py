@@ -110,9 +110,8 @@ def injected_set(
     -------
     synthetic : Dreams
     counts : dict
-        ``hosts`` and ``hosts_unlabelled`` of the targets, ``hosts_not_measured`` (skipped), ``invisible`` and
-        ``too_faint`` for the positive rule (left out),
-        ``injected``, ``injected_negatives``, ``mined``.
+        ``hosts`` and ``hosts_unlabelled`` of the targets, ``hosts_not_measured`` (skipped), ``invisible`` (left out),
+        ``injected``, ``too_faint`` for the positive rule (negatives), ``injected_negatives``, ``mined``.
 
     Raises
     ------
@@ -142,6 +141,7 @@ def injected_set(
                 counts |= {"hosts": len(rows), "hosts_unlabelled": int((~candidates.labelled[rows]).sum())}
             parts.append(_inject(candidates, rules, rule, rows, value, count, sources, random, counts, advance))
     counts["injected"] = int(((parts[0].origin == INJECTED) & (parts[0].target == 1)).sum())
+    counts["too_faint"] = int(((parts[0].origin == INJECTED) & (parts[0].target == 0)).sum())
     counts["injected_negatives"] = int(sum((p.origin == INJECTED).sum() for p in parts[1:]))
     mined = mined_rows(candidates, rules.mined_negatives, settings.mined)
     counts["mined"] = len(mined)
@@ -189,20 +189,25 @@ def _inject(
     counts: dict[str, Any],
     advance: Callable[..., None],
 ) -> Dreams:
-    """Inject until `count` are kept: their feature can be seen and, of targets, satisfies the positive rule."""
+    """Inject until `count` targets are made, or negatives where the `value` is 0.
+
+    A feature that can be seen, but is too faint for the positive rule, makes a negative: a network that learns from
+    plain ones alone ranks every hint of one as high. Of these there are at most a quarter of `count`.
+    """
     parts: list[Dreams] = []
     used: list[np.ndarray] = []
-    kept = 0
+    left, faint = count, count // 4
     for _ in range(ROUNDS):
         below = np.sort(random.choice(rows, count))
         made, below = _inject_once(candidates, rules, rule, below, value, sources, random, counts)
-        some = np.sort(random.permutation(len(made))[: count - kept])
-        made, below = made.select(some), below[some]
-        parts.append(made)
-        used.append(below)
-        kept += len(made)
-        advance(len(made))
-        if kept == count:
+        order = random.permutation(len(made))
+        wanted, others = order[made.target[order] == value][:left], order[made.target[order] != value][:faint]
+        some = np.sort(np.concatenate([wanted, others]))
+        parts.append(made.select(some))
+        used.append(below[some])
+        left, faint = left - len(wanted), faint - len(others)
+        advance(len(wanted))
+        if not left:
             break
     made, below = Dreams.joined(parts), np.concatenate(used)
     if value != 1:
@@ -252,15 +257,14 @@ def _inject_once(
     strength = ((depth - feature.LEAST_DEPTH) / (rule.plain - feature.LEAST_DEPTH)).clip(0, 1)
     for answer, (faint, plain) in rule.values.items():
         labels[answer] = (faint + strength * (plain - faint)).astype(np.float32)
-    keep = seen
+    target = np.full(n, value, np.float32)
     if value == 1:
-        # What the recipe calls ambiguous is none: a network would learn to find what hardly shows.
         predicted = candidates.predicted.reindex(columns=labels.columns).iloc[below].reset_index(drop=True)
         known = labels.fillna(predicted)
-        wrong = parse_rule(rules.positive, list(known)).evaluate({name: known[name].to_numpy() for name in known})[1]
-        keep = seen & ~wrong
-        counts["too_faint"] += int((seen & wrong).sum())
-    rows = np.flatnonzero(keep)
-    made = Dreams.of_origin(images[rows], labels.iloc[rows], np.full(len(rows), value, np.float32), INJECTED)
+        target[
+            parse_rule(rules.positive, list(known)).evaluate({name: known[name].to_numpy() for name in known})[1]
+        ] = 0
+    rows = np.flatnonzero(seen)
+    made = Dreams.of_origin(images[rows], labels.iloc[rows], target[rows], INJECTED)
     made.depth[:] = depth[rows]
     return made, below[rows]

@@ -162,7 +162,8 @@ def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[
     synthetic, counts = injected_set(
         candidates, plan.rules, DreamSettings(injected=count, mined=0), sources, seed=seed
     )  # fmt: skip
-    made = int((synthetic.origin == INJECTED).sum())
+    targets = np.flatnonzero((synthetic.origin == INJECTED) & (synthetic.target == 1))
+    synthetic, made = synthetic.select(np.union1d(targets, synthetic.host[targets])), len(targets)
     if made < count:
         positive = " ".join(plan.rules.positive.split())
         raise InputError(
