@@ -35,7 +35,7 @@ from tests.helpers import tiny_recipe
 DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 PREVALENCE, PURITY = 0.0015, 0.8
 STRONG = 0.75  # of visible_dust: a lane plain to the eye
-STEPS = 400  # of every classifier
+STEPS = {"real": 400, "simulated": 800}  # of every classifier
 INJECTED = ("prior", "maps", "both")
 METHOD = {"prior": "prior", "diffusion": "maps", "both": "both"}[load_recipe("dustlane").generator.maps]
 REAL = ("attributes",)  # real only, oversampled, with attribute heads: the best of the real-only ways so far
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     arms = tuple(options.arms.split(","))
     if 20 not in labelled or METHOD not in arms:
         parser.error(f"--labelled needs 20, --arms the recipe's own way, {METHOD}")
-    figures: dict[str, Any] = {"seeds": seeds, "members": options.members, "steps": STEPS, "method": METHOD}
+    figures: dict[str, Any] = {"seeds": seeds, "members": options.members, "method": METHOD}
     how: dict[str, Any] = {"members": options.members, "seed": seed, "survey_size": 100_000}
     if options.only != "simulated":
         figures |= _real(work, seeds, options.image_seeds, labelled, arms, quick, how)
@@ -69,11 +69,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return figures
 
 
-def _recipe(work: Path, name: str, size: int, extra: str = "") -> str:
+def _recipe(work: Path, name: str, size: int, steps: int, extra: str = "") -> str:
     """Write the shipped recipe with other pixels and steps."""
     text = load_recipe("dustlane").text.replace("size = 96", f"size = {size}", 1)
     path = work / f"{name}.toml"
-    path.write_text(f"{text}\n[classifier]\nsteps = {STEPS}\n{extra}", encoding="utf-8")
+    path.write_text(f"{text}\n[classifier]\nsteps = {steps}\n{extra}", encoding="utf-8")
     return str(path)
 
 
@@ -83,7 +83,7 @@ def _real(
 ) -> dict[str, Any]:  # fmt: skip
     size = 32 if quick else load_recipe("dustlane").size
     ngc = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=size, out=work / "ngc.zarr").path
-    recipe = str(tiny_recipe(work / "real.toml", size=size)) if quick else _recipe(work, "real", size)
+    recipe = str(tiny_recipe(work / "real.toml", size=size)) if quick else _recipe(work, "real", size, STEPS["real"])
     common = {"store": ngc, "negatives": 100 if quick else 400, "reserved": 20, "purity": 0.5, **how}
     labels = open_store(ngc).labels("efigi").set_axis(open_store(ngc).column("id").astype(str))
     strong = set(labels.index[labels["visible_dust"] >= STRONG])
@@ -97,7 +97,7 @@ def _real(
     scored = {positives: _scored(out, seeds) for positives, out in runs.items()}
     point = WorkingPoint(_share(scored[20]), 0.5, 0.5)
     best = max(REAL, key=lambda arm: metrics.measure(scored[20], point)[arm][:, 0].mean())
-    figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds}
+    figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds, "real_steps": STEPS["real"]}
     figures |= _counts("real", scored[20])
     figures |= _ratio("real_ap", "", scored[20], METHOD, scored[20], best, point)
     if 8 in scored:
@@ -116,7 +116,7 @@ def _real(
     if image_seeds:
         # A diffusion model of whole galaxies that is trained for minutes draws no lane.
         out = work / "real-images"
-        drawn = recipe if quick else _recipe(work, "images", size, IMAGES)
+        drawn = recipe if quick else _recipe(work, "images", size, STEPS["real"], IMAGES)
         galscan.ablate(drawn, out=out, seeds=image_seeds, positives=20, arms=("attributes", "images"), method="images",
                        **common)  # fmt: skip
         images = _scored(out, image_seeds)
@@ -126,7 +126,7 @@ def _real(
         figures["arm_images_real_only"] = float(found["attributes"][:, 0].mean())
     judged = galscan.judge(
         runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation",
-        seed=how["seed"], steps=20 if quick else STEPS,
+        seed=how["seed"], steps=20 if quick else STEPS["real"],
     )  # fmt: skip
     notes = [read_json(path) for path in sorted(runs[20].glob(f"repeat-*/{METHOD}.json"))]
     figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
@@ -146,7 +146,11 @@ def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: di
     sky = galscan.ingest(
         "simulated", out=work / "survey.zarr", count=count, size=size, seed=73, rare_fraction=rare
     ).path
-    recipe = str(tiny_recipe(work / "simulated.toml", size=size)) if quick else _recipe(work, "simulated", size)
+    recipe = (
+        str(tiny_recipe(work / "simulated.toml", size=size))
+        if quick
+        else _recipe(work, "simulated", size, STEPS["simulated"])
+    )
     common = {
         "store": sky, "reserved": 20, "max_test": 400 if quick else 20_000, "prevalence": PREVALENCE, "purity": PURITY,
         "negatives": 500 if quick else 13_300, **how,
@@ -162,7 +166,8 @@ def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: di
     point = WorkingPoint(PREVALENCE, PURITY, 0.5)
     value = {arm: v[:, 1].mean() for arm, v in metrics.measure(scored[20], point).items()}
     best = max(REAL, key=lambda arm: value[arm])
-    figures: dict[str, Any] = {"sim_best_real_only": best, "sim_divisions": seeds} | _counts("sim", scored[20])
+    figures: dict[str, Any] = {"sim_best_real_only": best, "sim_divisions": seeds, "sim_steps": STEPS["simulated"]}
+    figures |= _counts("sim", scored[20])
     figures |= _ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
     if 0 in scored:
         figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20], best, point, 1)
@@ -175,7 +180,7 @@ def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: di
     }  # fmt: skip
     judged = galscan.judge(
         runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=sky, out=work / "simulated-evaluation",
-        seed=how["seed"], steps=20 if quick else STEPS,
+        seed=how["seed"], steps=20 if quick else STEPS["simulated"],
     )  # fmt: skip
     return figures | _acceptance("sim_", judged)
 
