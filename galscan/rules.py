@@ -6,7 +6,6 @@ NaN means "not asked": a rule that depends on it is neither true nor false (Klee
 from __future__ import annotations
 
 import ast
-import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +29,6 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
-_GRID_LIMIT = 200_000
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,16 @@ class Rule:
         return "and" if isinstance(self._tree.op, ast.And) else "or", parts
 
     def check(self, ranges: Mapping[str, tuple[float, float]]) -> None:
-        """Refuse a comparison, or a whole rule, that no label value within `ranges` can make true.
+        """Refuse a comparison, or a whole rule, that certainly no label value within `ranges` makes true.
 
         Raises
         ------
         InputError
             If the rule is impossible.
         """
-        parts = [n for n in ast.walk(self._tree) if isinstance(n, ast.Compare)]
-        for node in [*parts, self._tree]:
-            grid = _grid(node, parts, ranges)
-            if grid is not None and not _logic(node, grid)[0].any():
-                limits = ", ".join(f"{n} is {ranges[n][0]:g}..{ranges[n][1]:g}" for n in sorted(grid))
+        for node in [n for n in ast.walk(self._tree) if isinstance(n, ast.Compare)] + [self._tree]:
+            if not _can_be(node, ranges)[0]:
+                limits = ", ".join(f"{n} is {ranges[n][0]:g}..{ranges[n][1]:g}" for n in sorted(_names(node)))
                 raise InputError(f"impossible rule {self.text!r}: {ast.unparse(node)!r} can never be true ({limits})")
 
 
@@ -88,31 +84,89 @@ def _names(node: ast.expr) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
-def _grid(
-    node: ast.expr, comparisons: Iterable[ast.Compare], ranges: Mapping[str, tuple[float, float]]
-) -> dict[str, np.ndarray] | None:
-    """Return a grid of label values on which a satisfiable rule is true somewhere; None if it would be too big.
+def _can_be(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[bool, bool]:
+    """Return whether a condition can be true, and whether it can be false, with labels within `ranges`.
 
-    A comparison changes its outcome at the constants in it, so the limits, the constants and the
-    points between them stand for all values.
+    Interval arithmetic: an outcome that is possible is never called impossible, the other way round it may happen.
     """
-    names = sorted(_names(node))
-    points = []
-    for name in names:
-        low, high = ranges[name]
-        cuts = {low, high}
-        for part in comparisons:
-            nodes: list[Any] = list(ast.walk(part))
-            if any(isinstance(n, ast.Name) and n.id == name for n in nodes):
-                numbers: list[Any] = [n.value for n in nodes if isinstance(n, ast.Constant)]
-                values = {sign * number for number in numbers for sign in (1, -1)}
-                cuts |= {v for v in values if low < v < high}
-        ordered = sorted(cuts)
-        points.append(ordered + [(a + b) / 2 for a, b in itertools.pairwise(ordered)])
-    if math.prod(map(len, points)) > _GRID_LIMIT:
-        return None
-    mesh = np.meshgrid(*points, indexing="ij")
-    return {name: values.ravel() for name, values in zip(names, mesh, strict=True)}
+    if isinstance(node, ast.UnaryOp):
+        true, false = _can_be(node.operand, ranges)
+        return false, true
+    if isinstance(node, ast.BoolOp):
+        joined = isinstance(node.op, ast.And)
+        within = _narrowed(node.values, ranges) if joined else ranges
+        if within is None:
+            return False, True
+        parts = [_can_be(part, within) for part in node.values]
+        alone = [_can_be(part, ranges) for part in node.values]
+        if joined:
+            return all(true for true, _ in parts), any(false for _, false in alone)
+        return any(true for true, _ in alone), all(false for _, false in alone)
+    sides = [node.left, *node.comparators]
+    pairs = list(zip(node.ops, sides, sides[1:], strict=False))
+    if len(pairs) > 1:
+        chain: list[ast.expr] = [ast.Compare(a, [op], [b]) for op, a, b in pairs]
+        return _can_be(ast.BoolOp(ast.And(), chain), ranges)
+    op, left, right = pairs[0]
+    (low, high), (least, most) = _interval(left, ranges), _interval(right, ranges)
+    if not math.isfinite(low + high + least + most):
+        return True, True
+    below, above, same = low < most, high > least, low <= most and high >= least
+    fixed = low == high == least == most
+    return {
+        ast.Lt: (below, high >= least), ast.LtE: (low <= most, above), ast.Gt: (above, low <= most),
+        ast.GtE: (high >= least, below), ast.Eq: (same, not fixed), ast.NotEq: (not fixed, same),
+    }[type(op)]  # fmt: skip
+
+
+def _narrowed(
+    parts: Iterable[Any], ranges: Mapping[str, tuple[float, float]]
+) -> Mapping[str, tuple[float, float]] | None:
+    """Return the ranges that comparisons of a label with a number leave where all hold; None where nothing is left."""
+    left = dict(ranges)
+    for part in parts:
+        if not (isinstance(part, ast.Compare) and len(part.ops) == 1):
+            continue
+        name, other, op = part.left, part.comparators[0], type(part.ops[0])
+        if isinstance(other, ast.Name):
+            mirrored: dict[type[ast.cmpop], type[ast.cmpop]] = {
+                ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE,
+            }  # fmt: skip
+            name, other, op = other, name, mirrored.get(op, op)
+        if not isinstance(name, ast.Name) or _names(other):
+            continue
+        value = _interval(other, ranges)[0]
+        low, high = left[name.id]
+        if op in (ast.Gt, ast.GtE, ast.Eq):
+            low = max(low, math.nextafter(value, math.inf) if op is ast.Gt else value)
+        if op in (ast.Lt, ast.LtE, ast.Eq):
+            high = min(high, math.nextafter(value, -math.inf) if op is ast.Lt else value)
+        if low > high:
+            return None
+        left[name.id] = low, high
+    return left
+
+
+def _interval(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Return the least and the largest value of an expression; infinite where a divisor may be zero."""
+    if isinstance(node, ast.Name):
+        return ranges[node.id]
+    if isinstance(node, ast.UnaryOp):
+        low, high = _interval(node.operand, ranges)
+        return (-high, -low) if isinstance(node.op, ast.USub) else (low, high)
+    if isinstance(node, ast.BinOp):
+        (low, high), (least, most) = _interval(node.left, ranges), _interval(node.right, ranges)
+        if isinstance(node.op, ast.Sub):
+            least, most = -most, -least
+        if isinstance(node.op, ast.Div):
+            if least <= 0 <= most:
+                return -math.inf, math.inf
+            least, most = 1 / most, 1 / least
+        if isinstance(node.op, ast.Add | ast.Sub):
+            return low + least, high + most
+        ends = [a * b for a in (low, high) for b in (least, most)]
+        return min(ends), max(ends)
+    return node.value, node.value
 
 
 def parse_rule(text: str, names: Iterable[str]) -> Rule:

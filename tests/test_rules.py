@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -112,6 +114,15 @@ def test_the_nearest_label_is_offered():
         ("b == -2", False),
         ("b < -3", True),
         ("a == 0.5 or b > 7", True),
+        ("a + b > 1.05 and a + b < 1.15", False),  # true between the constants
+        ("b / a > 3 and b / a < 4", False),
+        ("a / (b + 4) > 0.9", False),
+        ("a / (b + 4) > 1.1", True),
+        ("a > 0.5 and 0.5 >= a", True),
+        ("a > 0.5 and (b > 0 or a < 0.5)", False),
+        ("a * a < 0", True),
+        ("not (a >= 0 and b <= 1)", True),
+        ("a != 1", False),
     ],
 )
 def test_impossible_rules(text, impossible):
@@ -122,6 +133,38 @@ def test_impossible_rules(text, impossible):
             rule.check(ranges)
     else:
         rule.check(ranges)
+
+
+LABEL = st.sampled_from(["a", "b", "0.25", "1", "-2"])
+VALUE = st.recursive(LABEL, lambda x: st.tuples(x, st.sampled_from("+-*/"), x).map(lambda t: "({} {} {})".format(*t)))
+CONDITION = st.recursive(
+    st.tuples(VALUE, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), VALUE).map(" ".join),
+    lambda x: (
+        st.tuples(x, st.sampled_from(["and", "or"]), x).map(lambda t: "({} {} {})".format(*t))
+        | x.map(lambda t: f"not ({t})")
+    ),
+    max_leaves=4,
+)
+
+
+@given(text=CONDITION, seed=st.integers(0, 99))
+def test_a_rule_that_is_true_of_something_is_never_called_impossible(text, seed):
+    if not {"a", "b"} & set(text):
+        return
+    ranges, random = {"a": (0.0, 1.0), "b": (-3.0, 1.0)}, np.random.default_rng(seed)
+    grid = {
+        name: random.choice([low, 0.25, high, *random.uniform(low, high, 3)], 200)
+        for name, (low, high) in ranges.items()
+    }
+    rule = parse_rule(text, grid)
+    comparisons = [node for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Compare)]
+    true_somewhere = [parse_rule(ast.unparse(n), grid).evaluate(grid)[0].any() for n in comparisons if _named(n)]
+    if rule.evaluate(grid)[0].any() and all(true_somewhere) and len(true_somewhere) == len(comparisons):
+        rule.check(ranges)
+
+
+def _named(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Name) for n in ast.walk(node))
 
 
 def test_target_mask():
