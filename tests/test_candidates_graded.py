@@ -77,17 +77,26 @@ def test_where_all_are_graded_nothing_is_left_to_chance():
     np.testing.assert_array_equal(after.probability[:100], ranked[:100])
 
 
-def test_a_long_list_is_drawn_less_often(monkeypatch):
-    _, before, top, _, _, n = survey(1, n=3000)
-    monkeypatch.setattr(graded, "LARGEST", 1000)
-    drawn = []
-    monkeypatch.setattr(
-        graded,
-        "_posterior",
-        lambda prior, counts, draws, rng: drawn.append(draws) or {s: np.full(draws, 0.1) for s in prior},
-    )
-    combine(before, top, strata(TOP, n - TOP, 0), {}, draws=1000)
-    assert set(drawn) == {200}
+def test_blocks_share_out_all_ranks_and_none_is_of_two_strata():
+    found = strata(30_000, 70_000, 0)
+    blocks = graded._blocks(30_000, found)
+    assert blocks.first[0] == 1 and blocks.last[-1] == 30_000 and (blocks.first[1:] == blocks.last[:-1] + 1).all()
+    assert blocks.size.sum() == 30_000 and (blocks.size[:1000] == 1).all() and len(blocks.size) < 3000
+    assert {s.last for s in found if s.last} <= set(blocks.last.tolist())
+    assert len(graded._blocks(0, strata(0, 10, 0)).size) == 0
+
+
+def test_a_long_list_is_reckoned_in_blocks_as_it_would_be_rank_by_rank(monkeypatch):
+    _, before, top, ranked, beyond, n = survey(5)
+    found = strata(TOP, n - TOP, 0)
+    _, grades = grade(np.random.default_rng(0), ranked, beyond, n)
+    exact = combine(before, top, found, grades, draws=2000)
+    monkeypatch.setattr(graded, "nodes", lambda count: np.unique(np.geomspace(1, count, 120).round().astype(int)))
+    rough = combine(before, top, found, grades, draws=2000)
+    for name in ("purity", "purity_lo", "purity_hi", "completeness", "completeness_lo", "completeness_hi"):
+        at = [99, 299, TOP - 1]
+        np.testing.assert_allclose(getattr(rough, name)[at], getattr(exact, name)[at], atol=0.03)
+    assert rough.probability.mean() == pytest.approx(exact.probability.mean(), abs=0.02)
 
 
 def test_without_grades_the_model_speaks_and_says_so():
@@ -122,8 +131,10 @@ def test_what_the_first_look_discarded_has_a_prior_of_its_own():
 def test_a_share_is_met_by_moving_the_odds():
     odds = np.linspace(-8, 3, 50)
     for share in (0.0005, 0.1, 0.9):
-        moved = graded._shifted(odds, np.array([share]))
+        moved = graded._shifted(odds, np.ones(50), np.array([share]))
         assert moved.mean() == pytest.approx(share, rel=0.02) and (np.diff(moved[0]) >= 0).all()
+        size = np.arange(1, 51)
+        assert graded._shifted(odds, size, np.array([share]))[0] @ size / size.sum() == pytest.approx(share, rel=0.02)
 
 
 def test_without_grades_the_prior_is_that_of_the_draws():
@@ -147,8 +158,8 @@ def test_grades_of_one_stratum_speak_for_another_as_far_as_the_model_ties_them()
 def test_graded_objects_say_how_steeply_the_share_falls():
     rng, odds = np.random.default_rng(0), np.linspace(0.5, -0.5, 200)
     at = np.arange(0, 200, 5)
-    assert graded._steepness(odds, at, at < 100, 500, rng).mean() > 6
-    assert graded._steepness(odds, at, at % 2 == 0, 500, rng).mean() < 4
+    assert graded._steepness(odds, np.ones(200), at, at < 100, 500, rng).mean() > 6
+    assert graded._steepness(odds, np.ones(200), at, at % 2 == 0, 500, rng).mean() < 4
 
 
 @pytest.mark.parametrize(("rank", "width"), [(TOP, 0.12), (300, 0.1)])

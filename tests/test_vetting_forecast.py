@@ -35,6 +35,7 @@ def survey(monkeypatch):
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
     monkeypatch.setattr(forecast, "by_scores", lambda run: (estimate(calibration, histogram, scores[:300]), 0.95))
+    monkeypatch.setattr(forecast, "scores", lambda run: scores[:300])
     return SimpleNamespace(
         info={"first_look": None, "scanned": 20_000}, candidates=pd.DataFrame({"score": scores[:300]})
     )

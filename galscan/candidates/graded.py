@@ -21,15 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaln, expit, logit, ndtri
 
-from galscan.candidates.purity import Purity, ScoreHistogram
+from galscan.candidates.purity import Purity, ScoreHistogram, nodes
 from galscan.errors import InputError
 
 VAGUE, VAGUE_SHAPE = 0.05, 0.5
-LARGEST = 20_000_000  # draws times candidates held in memory; of a longer list fewer are drawn
 # Pseudo-count of the rarer kind. More narrows little, and fails where targets score otherwise than calibrated.
 BLUR = 0.5
 STEEPNESS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
@@ -100,10 +100,14 @@ def combine(
     seen = {s.name: grades.get(s.name, none) for s in strata}
     counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in seen.items()}
 
-    draws = min(draws, max(200, LARGEST // max(len(top), 1)))
-    hits = np.zeros((draws, len(top)), np.float32)
-    everything = np.zeros(draws)
+    blocks = _blocks(len(top), strata)
+    edges = blocks.last
     odds = logit(np.clip(purity.probability, 1e-9, 1 - 1e-9))
+    mean_odds = np.add.reduceat(odds, blocks.first - 1) / blocks.size if len(top) else odds
+    hits = np.zeros((draws, len(edges)), np.int64)
+    chance = np.zeros(len(edges))  # of what is not graded
+    probability = np.zeros(len(top))
+    everything = np.zeros(draws)
     shares = _posterior(prior, counts, draws, rng)
     for stratum in strata:
         ranks, is_target = seen[stratum.name]
@@ -111,31 +115,42 @@ def combine(
         if not stratum.last:
             everything += is_target.sum() + rng.binomial(stratum.population - len(ranks), share)
             continue
-        inside = np.arange(stratum.first - 1, stratum.last)
-        known = np.isin(inside + 1, ranks)
-        hits[:, ranks - 1] = is_target
-        rest = inside[~known]
-        if len(rest):
-            within = odds - odds[inside].mean()
-            steep = _steepness(within[inside], np.searchsorted(inside, ranks - 1), is_target, draws, rng)
+        inside = np.flatnonzero((edges >= stratum.first) & (edges <= stratum.last))
+        at = np.searchsorted(edges[inside], ranks)  # the block of each graded one
+        size = blocks.size[inside]
+        rest = size - np.bincount(at, minlength=len(inside))
+        hits[:, inside] = np.bincount(at, is_target, len(inside)).astype(np.int64)
+        if rest.any():
+            within = mean_odds[inside] - mean_odds[inside] @ size / size.sum()
+            steep = _steepness(within, size, at, is_target, draws, rng)
             for b in np.unique(steep):
                 drawn = np.flatnonzero(steep == b)
-                chances = _shifted(b * within[rest], share[drawn])
-                hits[np.ix_(drawn, rest)] = rng.random(chances.shape) < chances
+                chances = _shifted(b * within, rest, share[drawn])
+                hits[np.ix_(drawn, inside)] += rng.binomial(rest, chances)
+                chance[inside] += chances.sum(axis=0) / draws
+        middles = (blocks.first[inside] + edges[inside]) / 2
+        own = np.arange(stratum.first, stratum.last + 1)
+        probability[own - 1] = np.interp(own, middles, chance[inside])
+        probability[ranks - 1] = is_target
     found = hits.cumsum(axis=1)
-    everything += found[:, -1] if len(top) else 0.0
-    purities = found / np.arange(1, len(top) + 1)
+    everything += found[:, -1] if len(top) else 0
+    purities = found / edges
     # A survey without a target misses none.
     recalls = np.where(everything[:, None] > 0, found / np.maximum(everything, 1)[:, None], 1.0)
     low, high = np.quantile(purities, tails, axis=0)
     recall_low, recall_high = np.quantile(recalls, tails, axis=0)
+
+    def by_rank(values: np.ndarray) -> np.ndarray:
+        return np.interp(np.arange(1, len(top) + 1), edges, values) if len(top) else np.empty(0)
+
     prevalence = everything / total
     return replace(
         purity,
         prevalence=float(np.median(prevalence)),
         prevalence_lo=float(np.quantile(prevalence, tails[0])), prevalence_hi=float(np.quantile(prevalence, tails[1])),
-        probability=hits.mean(axis=0), purity=purities.mean(axis=0), purity_lo=low, purity_hi=high,
-        completeness=np.median(recalls, axis=0), completeness_lo=recall_low, completeness_hi=recall_high,
+        probability=probability, purity=by_rank(purities.mean(axis=0)), purity_lo=by_rank(low), purity_hi=by_rank(high),
+        completeness=by_rank(np.median(recalls, axis=0)), completeness_lo=by_rank(recall_low),
+        completeness_hi=by_rank(recall_high),
         notes=_notes(purity, strata, grades, prior),
     )  # fmt: skip
 
@@ -217,6 +232,22 @@ def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.nda
             raise InputError(f"stratum '{s.name}': a graded rank lies outside {s.first} to {s.last}")
 
 
+class _Blocks(NamedTuple):
+    """Ranks that are reckoned together: single ones at the top, ever more further down, never of two strata."""
+
+    first: np.ndarray
+    last: np.ndarray
+
+    @property
+    def size(self) -> np.ndarray:
+        return self.last - self.first + 1
+
+
+def _blocks(count: int, strata: Sequence[Stratum]) -> _Blocks:
+    last = np.union1d(nodes(count), [s.last for s in strata if s.last]).astype(int)
+    return _Blocks(np.concatenate([[1], last[:-1] + 1])[: len(last)].astype(int), last)
+
+
 def _prior_shares(
     purity: Purity, top: np.ndarray, strata: Sequence[Stratum], beyond: ScoreHistogram | None
 ) -> dict[str, np.ndarray]:
@@ -282,20 +313,24 @@ def _drawn(log_weight: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
 
 
 def _steepness(
-    odds: np.ndarray, at: np.ndarray, is_target: np.ndarray, draws: int, rng: np.random.Generator
+    odds: np.ndarray, size: np.ndarray, at: np.ndarray, is_target: np.ndarray, draws: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw the b of the module's text, all of `STEEPNESS` being as likely before the graded (at `at`) are seen."""
+    """Draw the b of the module's text, all of `STEEPNESS` being as likely before the graded are seen.
+
+    `odds` are of blocks of so many ranks (`size`), the graded are in the blocks `at`.
+    """
     share = np.array([(is_target.sum() + VAGUE_SHAPE) / (len(at) + 2 * VAGUE_SHAPE)])
     told = np.zeros(len(STEEPNESS))
     for k, b in enumerate(STEEPNESS):
-        chance = np.clip(_shifted(b * odds, share)[0, at], 1e-6, 1 - 1e-6)
+        chance = np.clip(_shifted(b * odds, size, share)[0, at], 1e-6, 1 - 1e-6)
         told[k] = np.log(np.where(is_target, chance, 1 - chance)).sum()
     return STEEPNESS[_drawn(told, draws, rng)]
 
 
-def _shifted(odds: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return probabilities (draws, n) of log odds + c, with each row's mean its share."""
-    means = expit(odds + _SHIFTS[:, None]).mean(axis=1)
+def _shifted(odds: np.ndarray, size: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return probabilities (draws, n) of log odds + c, with each row's mean over blocks of so many its share."""
+    # Not a matrix product: threads of BLAS cost far more than they save.
+    means = np.einsum("cn,n->c", expit(odds + _SHIFTS[:, None]), size / size.sum())
     return expit(odds + np.interp(share, means, _SHIFTS)[:, None])
 
 

@@ -174,19 +174,19 @@ def estimate(
 
     draws, departure = _draws(calibration, histogram, bootstrap, rng)
     everywhere = expit(draws(centres))
-    ranks, nodes = np.arange(1, len(top) + 1), _nodes(len(top))
-    each = expit(draws(top[nodes - 1]))
+    ranks, at = np.arange(1, len(top) + 1), nodes(len(top))
+    each = expit(draws(top[at - 1]))
     # Scores that say nothing leave the calibration's own prevalence, though every other is as good.
     chances, at_nodes = (
         p.mean(axis=0) if calibration.slope > 0 else np.full(p.shape[1], calibration.prevalence)
         for p in (everywhere, each)
     )
-    probability = np.interp(ranks, nodes, at_nodes) if len(top) else np.empty(0)
+    probability = np.interp(ranks, at, at_nodes) if len(top) else np.empty(0)
     expected = np.cumsum(probability)
     # The top scores are exact, the rest binned: rounding must not make a list more than complete.
     targets = max(chances @ counts, expected[-1] if len(top) else 0.0)
 
-    blocks = np.diff(nodes, prepend=0)
+    blocks = np.diff(at, prepend=0)
     hits = rng.binomial(blocks, each).cumsum(axis=1)
     in_all = (everywhere * counts).sum(axis=1)
     rest = total - len(top)
@@ -197,12 +197,12 @@ def estimate(
     prevalence_lo, prevalence_hi = np.quantile(found / total, tails) if total else (0.0, 1.0)
 
     def between(draws: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        low, high = (np.interp(ranks, nodes, q) if len(top) else q for q in np.quantile(draws, tails, axis=0))
+        low, high = (np.interp(ranks, at, q) if len(top) else q for q in np.quantile(draws, tails, axis=0))
         return np.minimum(low, value), np.maximum(high, value)
 
     purity = expected / ranks
     completeness = expected / max(targets, 1e-300)
-    purity_lo, purity_hi = between(hits / nodes, purity)
+    purity_lo, purity_hi = between(hits / at, purity)
     completeness_lo, completeness_hi = between(recalls, completeness)
     pi = targets / total if total else calibration.prevalence
     limits = float(min(pi, prevalence_lo)), float(max(pi, prevalence_hi))
@@ -264,7 +264,7 @@ def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
     return {name: number if np.isfinite(number) else None for name, number in numbers.items()}
 
 
-def _nodes(count: int) -> np.ndarray:
+def nodes(count: int) -> np.ndarray:
     """Return the ranks at which a list of `count` is reckoned: all of a short one, ever fewer of a long one."""
     if count <= DENSE:
         return np.arange(1, count + 1)

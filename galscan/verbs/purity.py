@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from galscan import files
-from galscan.candidates import export, graded, table
+from galscan.candidates import export, formats, graded, table
 from galscan.candidates import purity as purities
+from galscan.candidates.rows import Rows, of_parquet
 from galscan.errors import InputError
 from galscan.scanning.run import Run, open_one
 from galscan.vetting import design, forecast, grades
@@ -57,13 +59,13 @@ def purity(
     survey = verdicts[verdicts["kind"] == design.SURVEY]
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
-    frame, (before, confidence) = opened.candidates, forecast.by_scores(opened, confidence)
+    before, confidence = forecast.by_scores(opened, confidence)
     by_stratum = {
         str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
         for name, some in survey.groupby("stratum")
     }
     after = graded.combine(
-        before, frame["score"].to_numpy(np.float64), strata, by_stratum,
+        before, forecast.scores(opened), strata, by_stratum,
         beyond=purities.ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])), draws=draws,
         confidence=confidence, seed=int(opened.info["seed"]),
     )  # fmt: skip
@@ -72,31 +74,48 @@ def purity(
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
         "before": purities.summary(before, confidence), "after": purities.summary(after, confidence),
     }  # fmt: skip
-    _write(opened, frame, after, verdicts, told)
+    _write(opened, after, verdicts, told)
     from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
 
     write_scan_report(opened.path)
     return told | {"text": _text(told, opened.path)}
 
 
-def _write(run: Run, frame: pd.DataFrame, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any]) -> None:
-    new = frame.assign(
-        p_target=after.probability, purity=after.purity, purity_lo=after.purity_lo, purity_hi=after.purity_hi,
-        completeness=after.completeness, grade="", votes=0, comment="",
-    )  # fmt: skip
-    ranked = verdicts[verdicts["rank"] > 0]
-    rows = ranked["rank"].to_numpy(int) - 1
-    for name in ("grade", "votes", "comment"):
-        new.loc[new.index[rows], name] = ranked[name].to_numpy()
+def _write(run: Run, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any]) -> None:
     info = run.info | {"purity": told["after"]}
     # The report draws the limits of completeness, which have no column.
-    some = np.unique(np.geomspace(1, max(len(frame), 1), 200).round().astype(int))[: len(frame)]
+    count = len(after.purity)
+    some = np.unique(np.geomspace(1, max(count, 1), 200).round().astype(int))[:count]
     limits = {"rank": some, "low": after.completeness_lo[some - 1], "high": after.completeness_hi[some - 1]}
     drawn = {"completeness": {name: values.tolist() for name, values in limits.items()}}
+    new = _graded(of_parquet(run.path / "candidates.parquet"), after, verdicts)
     files.write_json(run.path / "purity.json", told | drawn)
     table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
-    with files.atomic_path(run.path / f"{export.GRADED}.parquet") as temporary:  # last: with it export believes all
-        new.to_parquet(temporary, index=False)
+    formats.parquet(new, run.path / f"{export.GRADED}.parquet", export.provenance(info))  # last: export believes it
+
+
+def _graded(rows: Rows, after: purities.Purity, verdicts: pd.DataFrame) -> Rows:
+    """Return the candidates with the new purity, and what graders said; a piece at a time, as a list may be long."""
+    ranked = verdicts[verdicts["rank"] > 0].set_index("rank")
+    numbers = {
+        "p_target": after.probability, "purity": after.purity, "purity_lo": after.purity_lo,
+        "purity_hi": after.purity_hi, "completeness": after.completeness,
+    }  # fmt: skip
+
+    def change(piece: pa.Table) -> pa.Table:
+        rank = piece["rank"].to_numpy()
+        said = ranked.reindex(rank)
+        columns = {name: pa.array(values[rank - 1]) for name, values in numbers.items()} | {
+            "grade": pa.array(said["grade"].fillna("").tolist(), pa.string()),
+            "votes": pa.array(said["votes"].fillna(0).to_numpy(np.int64)),
+            "comment": pa.array(said["comment"].fillna("").tolist(), pa.string()),
+        }
+        for name, values in columns.items():
+            at = piece.schema.get_field_index(name)
+            piece = piece.append_column(name, values) if at < 0 else piece.set_column(at, name, values)
+        return piece
+
+    return rows.changed(change)
 
 
 def _text(told: dict[str, Any], path: Path) -> str:

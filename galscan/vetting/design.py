@@ -112,7 +112,8 @@ def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tupl
         else:
             drawn = _beyond(run.tables, n, s.discarded, taken, rng).assign(rank=0)
         parts.append(drawn.assign(stratum=s.name, kind=SURVEY))
-    for kind, rows in ((POSITIVE, _known(run, taken, rng)), (BLANK, _blank(BLANKS))):
+    shown = {key for part in parts for key in zip(part["store"].astype(str), part["row"], strict=True)}
+    for kind, rows in ((POSITIVE, _known(run, shown, rng)), (BLANK, _blank(BLANKS))):
         parts.append(rows.assign(stratum="", kind=kind, rank=0))
     items = pd.concat([p[_COLUMNS].astype({"id": str, "store": str}) for p in parts if len(p)], ignore_index=True)
     return items.iloc[rng.permutation(len(items))].reset_index(drop=True), found
@@ -144,10 +145,11 @@ def _beyond(
     return pd.concat(got, ignore_index=True) if got else pd.DataFrame(columns=_COLUMNS)
 
 
-def _known(run: Run, taken: set[tuple[str, int]], rng: np.random.Generator) -> pd.DataFrame:
+def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> pd.DataFrame:
     """Return targets that the model was trained on and that are in the survey: graders should know them.
 
-    Of a list of what is like some examples, these are what they should know.
+    Of all that are not shown already, wherever they are ranked: those that the model missed alone would make graders
+    look worse than they are. Of a list of what is like some examples, these are what they should know.
     """
     if is_like(run.info):
         inside = [one | {"row": one["index"]} for one in run.info["like"] if "store" in one]
@@ -165,7 +167,7 @@ def _known(run: Run, taken: set[tuple[str, int]], rng: np.random.Generator) -> p
         store = open_store(entry["path"])
         names = np.array([str(i) for i in store.column("id")], object)
         for row in np.flatnonzero(np.isin(names, list(ids))):
-            if (store.name, int(row)) not in taken:
+            if (store.name, int(row)) not in shown:
                 where = slice(int(row), int(row) + 1)
                 ra, dec = (float(store.column(name, where)[0]) for name in ("ra", "dec"))
                 rows.append({"store": store.name, "row": int(row), "id": names[row], "ra": ra, "dec": dec})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from galscan.candidates import graded
 from galscan.candidates import purity as purities
@@ -27,13 +28,17 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
     if "histogram" not in run.info:
         raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
     confidence = bundle.recipe.purity.confidence if confidence is None else confidence
-    scores = run.candidates["score"].to_numpy(np.float64)
     histogram = purities.ScoreHistogram.from_list(run.info["histogram"])
     settings = bundle.recipe.purity
     return purities.estimate(
-        bundle.calibration, histogram, scores, bootstrap=settings.bootstrap, confidence=confidence,
+        bundle.calibration, histogram, scores(run), bootstrap=settings.bootstrap, confidence=confidence,
         seed=int(run.info["seed"]),
     ), confidence  # fmt: skip
+
+
+def scores(run: Run) -> np.ndarray:
+    """Return the scores of the candidates, best first; float64, shape (K,)."""
+    return pq.read_table(run.path / "candidates.parquet", columns=["score"])["score"].to_numpy().astype(np.float64)
 
 
 def check(run: Run) -> None:
@@ -65,7 +70,7 @@ def size_for(run: Run, width: float, rank: int, best: int) -> int:
     purity, confidence = by_scores(run)
     found = design.strata_of(run, best)
     size = graded.suggest(
-        purity, run.candidates["score"].to_numpy(np.float64), found, lambda n: design.shares(found, n), rank, width,
+        purity, scores(run), found, lambda n: design.shares(found, n), rank, width,
         confidence=confidence,
     )  # fmt: skip
     return max(size, best)

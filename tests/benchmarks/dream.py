@@ -35,7 +35,7 @@ from tests.helpers import tiny_recipe
 DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 PREVALENCE, PURITY = 0.0015, 0.8
 STRONG = 0.75  # of visible_dust: a lane plain to the eye
-STEPS = {"real": 400, "simulated": 800}  # of every classifier
+STEPS = {"real": 400, "simulated": 400}  # of every classifier
 INJECTED = ("prior", "maps", "both")
 METHOD = {"prior": "prior", "diffusion": "maps", "both": "both"}[load_recipe("dustlane").generator.maps]
 REAL = ("attributes",)  # real only, oversampled, with attribute heads: the best of the real-only ways so far
