@@ -183,7 +183,7 @@ def describe(vetted: Sequence[Vetted], counts: Sequence[dict[str, Any]]) -> list
             f"grades       {one.run}: {c['positive']:,} positive and {c['negative']:,} negative train, of "
             f"{c['graded']:,} graded; {c['unsure']:,} left out as unsure or contradicting",
             f"             {c['new']:,} new; {c['agreed']:,} agree with the labels, {c['contradicted']:,} contradict "
-            f"them; {c['held_out']:,} held out before, and not taught",
+            f"and replace them; {c['held_out']:,} held out before, and not taught",
         ]
         if one.held_out is None:
             lines.append("             the model of that scan is gone: what it held out is not known")
