@@ -106,6 +106,9 @@ def _real(
         figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20], best, point)
     plain = [_of(one, strong) for one in scored[20]]
     figures |= _ratio("real_strong", "", plain, METHOD, plain, best, point)
+    early = labels.index[labels["t"] <= 0]  # among which only dust tells, not the type
+    among = [_within(one, early) for one in scored[20]]
+    figures |= _ratio("real_early", "", among, METHOD, among, best, point)
     for arm in injected:
         figures |= _ratio(f"arm_{arm}_over", "", scored[20], arm, scored[20], best, point)
     if {"maps", "prior"} <= set(injected):
@@ -199,6 +202,12 @@ def _scored(out: Path, seeds: int) -> list[Scored]:
 def _of(scored: Scored, positives: set[str]) -> Scored:
     """Leave out the targets that are not among `positives`."""
     keep = (scored.targets == 0) | np.isin(scored.ids.astype(str), list(positives))
+    return Scored(scored.ids[keep], scored.targets[keep], {arm: s[keep] for arm, s in scored.scores.items()})
+
+
+def _within(scored: Scored, ids: pd.Index) -> Scored:
+    """Leave out the objects that are not among `ids`."""
+    keep = np.isin(scored.ids.astype(str), ids.to_numpy(str))
     return Scored(scored.ids[keep], scored.targets[keep], {arm: s[keep] for arm, s in scored.scores.items()})
 
 
