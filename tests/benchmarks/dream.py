@@ -172,6 +172,7 @@ def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: di
     figures: dict[str, Any] = {"sim_best_real_only": best, "sim_divisions": seeds, "sim_steps": STEPS["simulated"]}
     figures |= _counts("sim", scored[20])
     figures |= _ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
+    figures |= _ratio("sim_ap", "", scored[20], METHOD, scored[20], best, point)
     if 0 in scored:
         figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20], best, point, 1)
     paper = max(("plain", "focal"), key=lambda arm: value[arm])
