@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--only", choices=("real", "simulated"), help="one half; the figures of the other are missing")
     parser.add_argument("--labelled", default="20,8,0", help="numbers of labelled targets: 20 and, or not, 8 and 0")
     parser.add_argument("--arms", default=",".join(INJECTED), help="ways to inject, of prior, maps and both")
+    parser.add_argument("--no-evaluation", action="store_true", help="leave out what galscan judge says: it takes long")
     options = parser.parse_args(argv)
     quick, seed = options.quick, options.seed
     work = options.work / ("dream-quick" if quick else "dream")
@@ -61,10 +62,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         parser.error(f"--labelled needs 20, --arms the recipe's own way, {METHOD}")
     figures: dict[str, Any] = {"seeds": seeds, "members": options.members, "method": METHOD}
     how: dict[str, Any] = {"members": options.members, "seed": seed, "survey_size": 100_000}
+    evaluate = not options.no_evaluation
     if options.only != "simulated":
-        figures |= _real(work, seeds, options.image_seeds, labelled, arms, quick, how)
+        figures |= _real(work, seeds, options.image_seeds, labelled, arms, quick, how, evaluate)
     if options.only != "real":
-        figures |= _simulated(work, seeds, labelled, quick, how)
+        figures |= _simulated(work, seeds, labelled, quick, how, evaluate)
     record("dream", options, figures)
     return figures
 
@@ -79,7 +81,7 @@ def _recipe(work: Path, name: str, size: int, steps: int, extra: str = "") -> st
 
 def _real(
     work: Path, seeds: int, image_seeds: int, labelled: list[int], injected: tuple[str, ...], quick: bool,
-    how: dict[str, Any],
+    how: dict[str, Any], evaluate: bool,
 ) -> dict[str, Any]:  # fmt: skip
     size = 32 if quick else load_recipe("dustlane").size
     ngc = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=size, out=work / "ngc.zarr").path
@@ -127,12 +129,14 @@ def _real(
         figures |= {f"arm_{arm}": float(found[arm][:, 0].mean()) for arm in ("images",)}
         figures["arm_images_each"] = found["images"][:, 0].round(4).tolist()
         figures["arm_images_real_only"] = float(found["attributes"][:, 0].mean())
+    notes = [read_json(path) for path in sorted(runs[20].glob(f"repeat-*/{METHOD}.json"))]
+    figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
+    if not evaluate:
+        return figures
     judged = galscan.judge(
         runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation",
         seed=how["seed"], steps=20 if quick else STEPS["real"],
     )  # fmt: skip
-    notes = [read_json(path) for path in sorted(runs[20].glob(f"repeat-*/{METHOD}.json"))]
-    figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
     return figures | _acceptance("", judged)
 
 
@@ -144,7 +148,9 @@ batch = 8
 """
 
 
-def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: dict[str, Any]) -> dict[str, Any]:
+def _simulated(
+    work: Path, seeds: int, labelled: list[int], quick: bool, how: dict[str, Any], evaluate: bool
+) -> dict[str, Any]:
     size, count, rare = (32, 3_000, 0.02) if quick else (64, 100_000, PREVALENCE)
     sky = galscan.ingest(
         "simulated", out=work / "survey.zarr", count=count, size=size, seed=73, rare_fraction=rare
@@ -182,6 +188,8 @@ def _simulated(work: Path, seeds: int, labelled: list[int], quick: bool, how: di
         "sim_detections_over_plain": over["sim_over_paper_ratio"],
         "sim_detections_over_plain_lo": over["sim_over_paper_ratio_lo"],
     }  # fmt: skip
+    if not evaluate:
+        return figures
     judged = galscan.judge(
         runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=sky, out=work / "simulated-evaluation",
         seed=how["seed"], steps=20 if quick else STEPS["simulated"],
