@@ -254,6 +254,7 @@ class DreamSettings(Part):
         if rules.inject is not None and self.injected:
             negatives = f" and {self.injected // 4:,} negative" if rules.inject_negatives else ""
             parts += [f"{self.injected:,} positive{negatives} injected into real galaxies"]
+            parts += [f"up to {self.injected // 4:,} too faint for a target, as negatives"]
             if rules.mined_negatives and self.mined:
                 parts += [f"{self.mined:,} negatives mined"]
         if whole and self.positives:

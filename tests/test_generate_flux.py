@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from galscan.errors import InputError
 from galscan.generate.flux import JPEG_SOFTENING, Stretch, stretch_of
+from galscan.generate.hosts import measure_hosts
 from galscan.surveys import _render as render
 from galscan.surveys.images import Rendering
 from galscan.surveys.simulated import SimulatedSurvey
@@ -95,3 +98,19 @@ def test_light_that_is_dimmed_looks_as_fits_images_do_that_are_dimmed(softening)
     linear = (before < 254).all(-1)  # levels are rounded down: 254 may be too bright for a byte
     assert linear.sum() > 100 and np.abs(found - expected)[linear].max() <= 2
     assert np.abs(before.astype(float) - expected)[linear].max() > 10
+
+
+def test_jpegs_of_sdss_keep_the_colours_of_ellipticals_from_the_middle_outwards(real_data):
+    catalog = pd.read_csv(real_data / "ngc-sdss" / "catalog.csv")
+    clean = catalog[(catalog["efigi_t"] <= -2) & (catalog["efigi_visible_dust"] == 0)].iloc[:40]
+    files = [real_data / "ngc-sdss" / name for name in clean["file"]]
+    images = np.stack([np.asarray(Image.open(file).resize((96, 96))) for file in files])
+    hosts = measure_hosts(images)
+    y, x = np.mgrid[:96, :96]
+    ratios = []
+    for k in np.flatnonzero(hosts.measured):
+        radius = np.hypot(x - hosts.x[k], y - hosts.y[k]) / hosts.radius[k]
+        edges = ((0.2, 0.5), (0.6, 1), (1.2, 1.8))
+        rings = [np.median(images[k][(radius >= low) & (radius < high)], axis=0) for low, high in edges]
+        ratios.append([ring[2] / ring[0] for ring in rings])
+    assert len(ratios) > 30 and np.ptp(np.median(ratios, axis=0)) < 0.03

@@ -280,7 +280,8 @@ def test_what_is_injected_is_read():
     assert falling.values["visible_dust"] == (1.0, 0.4)  # an answer that the feature makes less likely
     words = recipe.dream.summary(rules)
     assert words.startswith(
-        "2,000 positive and 500 negative injected into real galaxies; 200 negatives mined; 300 posi"
+        "2,000 positive and 500 negative injected into real galaxies; "
+        "up to 500 too faint for a target, as negatives; 200 negatives mined; 300 posi"
     )
     assert "drawn" not in recipe.dream.summary(rules, whole=False)
     none = recipe.dream.model_copy(update={"injected": 0})  # and then nothing is mined either
