@@ -178,8 +178,8 @@ def _check_rules(name: str, rules: LabelRules) -> None:
             least, most = schema.ranges[answer]
             if not all(least <= end <= most for end in ends):
                 raise InputError(f"{where}.values.{answer} = {list(ends)} must lie within {least:g}..{most:g}")
-    if rules.inject is not None and rules.inject.feature == "seam":
-        raise InputError("inject.feature = 'seam' is an artefact and makes no targets; name it in inject_negatives")
+    if rules.inject is not None and rules.inject.feature == "artefact":
+        raise InputError("inject.feature = 'artefact' makes no targets; name it in inject_negatives")
     if rules.mined_negatives:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
 

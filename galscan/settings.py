@@ -34,7 +34,7 @@ class DreamRule(Part):
 class InjectRule(Part):
     """Which feature is injected into which real galaxies."""
 
-    feature: Literal["dust_lane", "seam"]
+    feature: Literal["dust_lane", "artefact"]
     """A module of `galscan.generate.features`."""
     hosts: str
     """Rule of the galaxies into which it is injected."""

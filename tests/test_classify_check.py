@@ -159,7 +159,7 @@ measure = "visible_dust >= 0.75"
 feature = "dust_lane"
 hosts = "t > 9"
 [[schemas.efigi.inject_negatives]]
-feature = "seam"
+feature = "artefact"
 hosts = "t <= 0"
 """
 MINED = TEXT.replace("[schemas.efigi.dream]", 'mined_negatives = "t >= 8"\n[schemas.efigi.dream]')

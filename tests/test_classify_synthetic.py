@@ -91,7 +91,7 @@ def test_a_store_whose_stretch_is_unknown_is_named():
 
 
 RULES = rules(
-    inject=INJECT | {"measure": "visible_dust >= 0.5"}, inject_negatives=[{"feature": "seam", "hosts": "t <= 0"}]
+    inject=INJECT | {"measure": "visible_dust >= 0.5"}, inject_negatives=[{"feature": "artefact", "hosts": "t <= 0"}]
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galscan.generate import dust_lane, seam
+from galscan.generate import artefact, dust_lane
 from galscan.generate.dust_lane import CONDITIONS, LEAST_DEPTH, REACH, SIDE, describe, extinction_law, inject, measure
 from galscan.generate.flux import Stretch
 from galscan.generate.hosts import Hosts, measure_hosts
@@ -211,7 +211,7 @@ def test_clean_galaxies_seams_and_what_is_not_measured_are_not_usable():
     where = measure_hosts(images)
     assert not measure(images, where, STRETCH)[1].any()
     random = np.random.default_rng(0)
-    seams, _ = seam.inject(images, where, seam.prior(16, random), STRETCH, random)
+    seams, _ = artefact.inject(images, where, artefact.prior(16, random), STRETCH, random)
     assert not measure(seams, measure_hosts(seams), STRETCH)[1].any()
     nothing = Hosts(*(np.full(16, np.nan) for _ in range(5)))
     maps, usable = measure(images, nothing, STRETCH)

@@ -57,13 +57,13 @@ def test_a_map_of_the_prior_is_the_same_however_many_follow(monkeypatch):
     assert prior_maps("dust_lane", 0, 7).shape == (0, 1, 64, 64)
 
 
-def test_all_seams_of_two_blocks_differ():
-    maps = prior_maps("seam", PRIOR_BLOCK + 5, 0).reshape(PRIOR_BLOCK + 5, 4)
+def test_all_artefacts_of_two_blocks_differ():
+    maps = prior_maps("artefact", PRIOR_BLOCK + 5, 0).reshape(PRIOR_BLOCK + 5, 8)
     assert len(np.unique(maps, axis=0)) > 0.99 * len(maps)
 
 
 def test_base_weights_are_shipped_or_not(monkeypatch, tmp_path):
-    assert base_weights("seam") is None
+    assert base_weights("artefact") is None
     monkeypatch.setattr(features.importlib.resources, "files", lambda package: tmp_path)
     assert base_weights("dust_lane") is None
     (tmp_path / "dust_lane.safetensors").write_bytes(b"")

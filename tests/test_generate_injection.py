@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from galscan.errors import InputError
-from galscan.generate import dust_lane, injection, seam
+from galscan.generate import artefact, dust_lane, injection
 from galscan.generate.dreams import HOST, INJECTED, MINED
 from galscan.generate.flux import Stretch
 from galscan.generate.injection import SEEING, Candidates, injected_set, mined_rows
@@ -49,7 +49,7 @@ def bars(count: int, random: np.random.Generator) -> np.ndarray:
     return np.concatenate([bar(depth) for depth in np.resize([0.3, 0.6, 1.0], count)])
 
 
-SOURCES = {"dust_lane": bars, "seam": seam.prior}
+SOURCES = {"dust_lane": bars, "artefact": artefact.prior}
 
 
 def made(given: Candidates, count: int = 20, *, seed: int = 0, mined: int = 0, sources=SOURCES, **changes):
@@ -225,7 +225,7 @@ def test_the_same_feature_on_others_makes_negatives():
     given.labels.loc[8:, "t"] = 5
     negatives = [
         {"feature": "dust_lane", "hosts": "t >= 2", "values": {"visible_dust": [0.4, 1.0]}},
-        {"feature": "seam", "hosts": INJECT["hosts"]}, {"feature": "seam", "hosts": "t > 9"},
+        {"feature": "artefact", "hosts": INJECT["hosts"]}, {"feature": "artefact", "hosts": "t > 9"},
     ]  # fmt: skip
     synthetic, counts = made(given, 48, inject_negatives=negatives)
     negative = np.flatnonzero((synthetic.origin == INJECTED) & (synthetic.target == 0))

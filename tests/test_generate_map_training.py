@@ -57,8 +57,8 @@ def test_it_starts_from_weights_with_their_configuration(tmp_path):
 
 def test_only_a_feature_with_conditions_has_a_model():
     training.check_feature("dust_lane")
-    with pytest.raises(InputError, match=r"'seam' has no diffusion model of maps.*one of: dust_lane"):
-        training.check_feature("seam")
+    with pytest.raises(InputError, match=r"'artefact' has no diffusion model of maps.*one of: dust_lane"):
+        training.check_feature("artefact")
     with pytest.raises(InputError, match="unknown feature 'dust'"):
         training.check_feature("dust")
 
@@ -69,7 +69,7 @@ def test_base_weights_that_are_not_shipped_and_weights_of_another_feature_are_re
         with pytest.raises(InputError, match=r"no base weights are shipped .*--kind maps --feature dust_lane"):
             training.load_weights("dust_lane", "base")
     training.train_on_prior("dust_lane", 24, SETTINGS, tmp_path / "g.safetensors", seed=0, device=CPU)
-    with pytest.raises(InputError, match=r"g\.safetensors samples maps of 'dust_lane', not of 'seam'"):
-        training.load_weights("seam", str(tmp_path / "g.safetensors"))
+    with pytest.raises(InputError, match=r"g\.safetensors samples maps of 'dust_lane', not of 'artefact'"):
+        training.load_weights("artefact", str(tmp_path / "g.safetensors"))
     with pytest.raises(InputError, match="no readable diffusion model of maps"):
         training.load_weights("dust_lane", str(tmp_path / "no.safetensors"))

@@ -40,7 +40,7 @@ feature = "dust_lane"
 hosts = "t >= 2"
 values = { visible_dust = [0.3, 0.9] }
 [[schemas.efigi.inject_negatives]]
-feature = "seam"
+feature = "artefact"
 hosts = "t <= -3"
 """
 HARD = """
@@ -273,7 +273,7 @@ def test_what_is_injected_is_read():
         unlabelled_hosts="t <= -1 and visible_dust <= 0.2", values={"visible_dust": (0.4, 1.0)},
         measure="visible_dust >= 0.75",
     )  # fmt: skip
-    assert [rule.feature for rule in rules.inject_negatives] == ["dust_lane", "seam"]
+    assert [rule.feature for rule in rules.inject_negatives] == ["dust_lane", "artefact"]
     assert rules.inject_negatives[1].values == {} and rules.mined_negatives == "t >= 8"
     assert recipe.hash != recipe_from_text(SMALL).hash
     falling = recipe_from_text(injecting("[0.4, 1.0]", "[1.0, 0.4]")).schemas["efigi"].inject
@@ -294,10 +294,10 @@ def test_what_is_injected_is_read():
         (
             '"dust_lane"',
             '"dust_lanes"',
-            r"schemas\.efigi\.inject\.feature: .*'dust_lane' or 'seam' \(got 'dust_lanes'\)",
+            r"schemas\.efigi\.inject\.feature: .*'dust_lane' or 'artefact' \(got 'dust_lanes'\)",
         ),
-        ('"seam"', '"cosmic"', r"inject_negatives\.1\.feature: .*'dust_lane' or 'seam' \(got 'cosmic'\)"),
-        ('"dust_lane"', '"seam"', "inject.feature = 'seam' is an artefact and makes no targets; name it in inject_neg"),
+        ('"artefact"', '"cosmic"', r"inject_negatives\.1\.feature: .*'dust_lane' or 'artefact' \(got 'cosmic'\)"),
+        ('"dust_lane"', '"artefact"', "inject.feature = 'artefact' makes no targets; name it in inject_neg"),
         ("visible_dust == 0", "visible_dst == 0", "unknown label 'visible_dst'; did you mean 'visible_dust'"),
         ("t <= -3", "tt <= -3", "unknown label 'tt'"),
         ("t <= 0 and", "t <= -7 and", "impossible rule"),

@@ -283,7 +283,7 @@ def test_without_a_positive_maps_are_sampled_by_a_diffusion_model_of_measured_on
 
 def test_no_test_object_is_a_host_or_measured(tmp_path, monkeypatch):
     """Checked by pixels: what lanes are measured on, and injected into, is of the training objects."""
-    from galscan.generate import dust_lane, seam
+    from galscan.generate import artefact, dust_lane
 
     sky = SimulatedSurvey(count=300, size=32, seed=2, rare_fraction=0.2)
     store = open_store(ingest_survey(sky, tmp_path / "s.zarr", workers=1).path)
@@ -299,7 +299,7 @@ def test_no_test_object_is_a_host_or_measured(tmp_path, monkeypatch):
 
         monkeypatch.setattr(module, name, spy)
 
-    for module, name in ((dust_lane, "measure"), (dust_lane, "inject"), (seam, "inject")):
+    for module, name in ((dust_lane, "measure"), (dust_lane, "inject"), (artefact, "inject")):
         watch(module, name)
     ablate(
         str(tiny_recipe(tmp_path / "r.toml")), store=store.path, out=tmp_path / "o", seeds=1, device="cpu",

@@ -268,7 +268,7 @@ def test_training_on_maps_starts_from_weights(few_maps, tmp_path):
         ({"lora": 0}, "--lora does not apply"),
         ({"resolution": 64}, "--resolution does not apply"),
         ({"size": 64}, "--size does not apply"),
-        ({"feature": "seam"}, "'seam' has no diffusion model of maps"),
+        ({"feature": "artefact"}, "'artefact' has no diffusion model of maps"),
         ({"feature": "dust_lanes"}, "did you mean 'dust_lane'"),
         ({"count": 0}, "--count 0: give 1 or more"),
         ({"steps": 0}, "--steps 0: give 1 or more"),

@@ -144,7 +144,7 @@ UNSURE, GAIN, HARM = ({"mean": m, "lo": m - 0.1, "hi": m + 0.1} for m in (0.05, 
         ([plan_of(None, 300)], [UNSURE], "real_only", "no feature proven by the benchmark"),
         ([plan_of(None)], [UNSURE], "real_only", "no feature proven"),
         ([plan_of("dust_lane", 300)], [UNSURE], "real_only", "no feature proven"),  # whole images as well
-        ([plan_of("seam")], [UNSURE], "real_only", "no feature proven"),
+        ([plan_of("artefact")], [UNSURE], "real_only", "no feature proven"),
         # Of several targets, harm to one decides before a gain of another; and each needs a proven feature.
         ([plan_of("dust_lane")] * 2, [HARM, GAIN], "real_only", "shows harm"),
         ([plan_of("dust_lane")] * 2, [UNSURE, GAIN], "real_plus_dreamt", "shows a gain"),

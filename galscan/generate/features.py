@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from galscan.errors import InputError, nearest
-from galscan.generate import dust_lane, seam
+from galscan.generate import artefact, dust_lane
 from galscan.generate.flux import Stretch
 from galscan.generate.hosts import Hosts
 
@@ -56,7 +56,7 @@ class Feature(Protocol):
         """Put a map on each host; return the pictures, and how plainly each feature is seen (depth, 0..1)."""
 
 
-FEATURES: dict[str, Feature] = {"dust_lane": dust_lane, "seam": seam}
+FEATURES: dict[str, Feature] = {"dust_lane": dust_lane, "artefact": artefact}
 
 
 def find_feature(name: str) -> Feature:

@@ -30,6 +30,7 @@ UNLIKE = "unlike any galaxy"
 OTHER_CLASS = "not the class"
 POSITIVE = "looks positive"
 CONTRADICTION = 0.4  # of an answer's range, between what was asked and what the critic sees
+MOST_NEGATIVES = 4000  # held-out real galaxies
 CLASSES = {"positive": 1, "negative": 0}
 
 
@@ -195,7 +196,8 @@ def judge(
         1, 0 or NaN.
     reference : ndarray of int
         Rows of the real galaxies that the reference classifier (and the generator) was not trained on. Those without a
-        target are left out; all other rows are the training galaxies.
+        target are left out, and of more than 4,000 negatives 4,000 are chosen at random; all other rows are the
+        training galaxies.
 
     Returns
     -------
@@ -222,7 +224,7 @@ def judge(
           percentile of real distances.
     """
     train = np.setdiff1d(np.arange(len(real_images)), reference)
-    held = reference[np.isfinite(real_target[reference])]
+    held = _thinned(reference[np.isfinite(real_target[reference])], real_target, seed)
     gallery = Gallery(real_images[train], critic)
     real = Dreams.of_origin(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
     synthetic, hosts = dreams.select(dreams.synthetic), dreams.images[dreams.origin == HOST]
@@ -285,6 +287,13 @@ def judge(
             "distance": seen["synthetic"].pixels.tolist(),
         },
     }  # fmt: skip
+
+
+def _thinned(held: np.ndarray, target: np.ndarray, seed: int) -> np.ndarray:
+    """Return all held-out positives and at most `MOST_NEGATIVES` negatives: each is held against all training ones."""
+    positive, negative = held[target[held] == 1], held[target[held] == 0]
+    some = np.random.default_rng([seed, 1]).permutation(negative)[:MOST_NEGATIVES]
+    return np.sort(np.concatenate([positive, some]))
 
 
 def _acceptance(logits: dict[str, np.ndarray]) -> dict[str, Any]:

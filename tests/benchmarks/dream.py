@@ -35,7 +35,7 @@ from tests.helpers import tiny_recipe
 DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 PREVALENCE, PURITY = 0.0015, 0.8
 STRONG = 0.75  # of visible_dust: a lane plain to the eye
-STEPS = {"real": 400, "simulated": 400}  # of every classifier
+STEPS = {"real": 400, "simulated": 1000}  # of every classifier
 INJECTED = ("prior", "maps", "both")
 METHOD = {"prior": "prior", "diffusion": "maps", "both": "both"}[load_recipe("dustlane").generator.maps]
 REAL = ("attributes",)  # real only, oversampled, with attribute heads: the best of the real-only ways so far
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     parser = arguments("dream", __doc__ or "")
     parser.add_argument("--seeds", type=int, default=5, help="divisions")
+    parser.add_argument("--fewer-seeds", type=int, help="divisions with 8 and with none labelled; default: as --seeds")
     parser.add_argument("--image-seeds", type=int, default=1, help="divisions in which whole images are drawn")
     parser.add_argument("--members", type=int, default=1, help="networks of each arm and division")
     parser.add_argument("--only", choices=("real", "simulated"), help="one half; the figures of the other are missing")
@@ -56,17 +57,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     work = options.work / ("dream-quick" if quick else "dream")
     work.mkdir(parents=True, exist_ok=True)
     seeds = 2 if quick else options.seeds
+    fewer = min(seeds, options.fewer_seeds or seeds)
     labelled = [int(n) for n in options.labelled.split(",")]
     arms = tuple(options.arms.split(","))
     if 20 not in labelled or METHOD not in arms:
         parser.error(f"--labelled needs 20, --arms the recipe's own way, {METHOD}")
-    figures: dict[str, Any] = {"seeds": seeds, "members": options.members, "method": METHOD}
+    figures: dict[str, Any] = {"seeds": seeds, "seeds_fewer_labelled": fewer, "members": options.members}
+    figures["method"] = METHOD
     how: dict[str, Any] = {"members": options.members, "seed": seed, "survey_size": 100_000}
     evaluate = not options.no_evaluation
     if options.only != "simulated":
-        figures |= _real(work, seeds, options.image_seeds, labelled, arms, quick, how, evaluate)
+        figures |= _real(work, seeds, fewer, options.image_seeds, labelled, arms, quick, how, evaluate)
     if options.only != "real":
-        figures |= _simulated(work, seeds, labelled, quick, how, evaluate)
+        figures |= _simulated(work, seeds, fewer, labelled, quick, how, evaluate)
     record("dream", options, figures)
     return figures
 
@@ -80,7 +83,7 @@ def _recipe(work: Path, name: str, size: int, steps: int, extra: str = "") -> st
 
 
 def _real(
-    work: Path, seeds: int, image_seeds: int, labelled: list[int], injected: tuple[str, ...], quick: bool,
+    work: Path, seeds: int, fewer: int, image_seeds: int, labelled: list[int], injected: tuple[str, ...], quick: bool,
     how: dict[str, Any], evaluate: bool,
 ) -> dict[str, Any]:  # fmt: skip
     size = 32 if quick else load_recipe("dustlane").size
@@ -94,9 +97,10 @@ def _real(
         arms = (*REAL, *injected) if positives == 20 else (*REAL, METHOD)
         runs[positives] = work / f"real-{positives}"
         galscan.ablate(
-            recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method=METHOD, **common
-        )
-    scored = {positives: _scored(out, seeds) for positives, out in runs.items()}
+            recipe, out=runs[positives], seeds=seeds if positives == 20 else fewer, positives=positives, arms=arms,
+            method=METHOD, **common,
+        )  # fmt: skip
+    scored = {n: _scored(out, seeds if n == 20 else fewer) for n, out in runs.items()}
     point = WorkingPoint(_share(scored[20]), 0.5, 0.5)
     best = max(REAL, key=lambda arm: metrics.measure(scored[20], point)[arm][:, 0].mean())
     figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds, "real_steps": STEPS["real"]}
@@ -105,7 +109,7 @@ def _real(
     if 8 in scored:
         figures |= _ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
     if 0 in scored:  # beside 20 labelled without synthetic ones
-        figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20], best, point)
+        figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20][:fewer], best, point)
     plain = [_of(one, strong) for one in scored[20]]
     figures |= _ratio("real_strong", "", plain, METHOD, plain, best, point)
     early = labels.index[labels["t"] <= 0]  # among which only dust tells, not the type
@@ -149,7 +153,7 @@ batch = 8
 
 
 def _simulated(
-    work: Path, seeds: int, labelled: list[int], quick: bool, how: dict[str, Any], evaluate: bool
+    work: Path, seeds: int, fewer: int, labelled: list[int], quick: bool, how: dict[str, Any], evaluate: bool
 ) -> dict[str, Any]:
     size, count, rare = (32, 3_000, 0.02) if quick else (64, 100_000, PREVALENCE)
     sky = galscan.ingest(
@@ -169,9 +173,10 @@ def _simulated(
         arms = ("plain", "focal", *REAL, METHOD) if positives == 20 else (*REAL, METHOD)
         runs[positives] = work / f"simulated-{positives}"
         galscan.ablate(
-            recipe, out=runs[positives], seeds=seeds, positives=positives, arms=arms, method=METHOD, **common
-        )
-    scored = {positives: _scored(out, seeds) for positives, out in runs.items()}
+            recipe, out=runs[positives], seeds=seeds if positives == 20 else fewer, positives=positives, arms=arms,
+            method=METHOD, **common,
+        )  # fmt: skip
+    scored = {n: _scored(out, seeds if n == 20 else fewer) for n, out in runs.items()}
     point = WorkingPoint(PREVALENCE, PURITY, 0.5)
     value = {arm: v[:, 1].mean() for arm, v in metrics.measure(scored[20], point).items()}
     best = max(REAL, key=lambda arm: value[arm])
@@ -180,7 +185,7 @@ def _simulated(
     figures |= _ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
     figures |= _ratio("sim_ap", "", scored[20], METHOD, scored[20], best, point)
     if 0 in scored:
-        figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20], best, point, 1)
+        figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20][:fewer], best, point, 1)
     paper = max(("plain", "focal"), key=lambda arm: value[arm])
     over = _ratio("sim_over_paper", "", scored[20], METHOD, scored[20], paper, point, 1)
     figures |= {
