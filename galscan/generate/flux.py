@@ -3,8 +3,8 @@
 A store records how its pixels were made (``provenance["stretch"]``, or ``provenance["rendering"]`` of FITS images).
 Pictures that came stretched, such as the JPEGs of SkyServer, are taken for the stretch of Lupton et al. (2004) with the
 softening `JPEG_SOFTENING`. Both were measured on SDSS JPEGs of NGC galaxies (``tests/benchmarks/stretch.py``): the
-colour of 151 ellipticals is the same within 1.3 % from the nucleus to 2.2 half-light radii, as only a stretch that keeps
-colours leaves it; and 24 lanes dim blue light 1.89 times as much as red, where the extinction law has 1.80 for
+colour of 151 ellipticals is the same within 1.3 % from the nucleus to 2.2 half-light radii, as only a stretch that
+keeps colours leaves it; and 24 lanes dim blue light 1.89 times as much as red, where the extinction law has 1.80 for
 R_V = 3.1 (softening 0.012: 2.52, 0.00025: 1.70).
 """
 
