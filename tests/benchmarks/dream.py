@@ -52,7 +52,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--only", choices=("real", "simulated"), help="one half; the figures of the other are missing")
     parser.add_argument("--labelled", default="20,8,0", help="numbers of labelled targets: 20 and, or not, 8 and 0")
     parser.add_argument("--arms", default=",".join(INJECTED), help="ways to inject, of prior, maps and both")
-    parser.add_argument("--no-evaluation", action="store_true", help="leave out what galscan judge says: it takes long")
+    parser.add_argument(
+        "--evaluation", choices=("both", "real", "none"), default="both",
+        help="halves of which galscan judge evaluates the synthetic galaxies: the simulated one takes long",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     quick, seed = options.quick, options.seed
     work = options.work / ("dream-quick" if quick else "dream")
@@ -66,12 +69,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     figures: dict[str, Any] = {"seeds": seeds, "seeds_fewer_labelled": fewer, "members": options.members}
     figures["method"] = METHOD
     how: dict[str, Any] = {"members": options.members, "seed": seed, "survey_size": 100_000}
-    evaluate = not options.no_evaluation
+    evaluate = options.evaluation
     if options.only != "simulated":
-        figures |= _real(work, seeds, fewer, options.image_seeds, labelled, arms, quick, how, evaluate)
+        figures |= _real(work, seeds, fewer, options.image_seeds, labelled, arms, quick, how, evaluate != "none")
     if options.only != "real":
         of_sky = min(seeds, options.simulated_seeds or seeds)
-        figures |= _simulated(work, of_sky, min(fewer, of_sky), labelled, quick, how, evaluate)
+        figures |= _simulated(work, of_sky, min(fewer, of_sky), labelled, quick, how, evaluate == "both")
     record("dream", options, figures)
     return figures
 
