@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # images takes longer than one of maps.
 GENERATOR_SHARE, DREAM_SHARE, MAPS_SHARE, FIRST_LOOK_SHARE = 0.25, 0.1, 0.12, 0.05  # the classifiers have the rest
 # Features whose gain tests/benchmarks/dream.py proves, on real galaxies and on the simulated sky: synthetic galaxies of
-# theirs are delivered unless they do harm.
+# theirs are delivered unless they do harm. Average precision with 20 labels: lower bounds of the ratio 1.13 and 1.00.
 PROVEN = ("dust_lane",)
 LEAST = 2_000  # pictures, below which a first look has nothing to learn from
 SOME = 2_048  # of them are scored between two signs of life
