@@ -249,7 +249,7 @@ def test_same_seed_same_result_and_other_seed_another():
         if name == "draws":
             assert np.array_equal(a.draws.values, b.draws.values) and np.array_equal(a.draws.ceilings, b.draws.ceilings)
         else:
-            assert np.array_equal(getattr(a, name), getattr(b, name)), name
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
     assert not np.array_equal(a.purity_hi, c.purity_hi)
 
 
@@ -288,15 +288,31 @@ def test_one_that_stands_for_many_weighs_as_one():
     calibration = _calibration(rng, 60, 4000)
     whole, top, *_ = _survey(rng, 0.01, count=100_000)
     below = whole.centres < 0.5
-    thinned = ScoreHistogram(np.where(below, 0, whole.counts), np.where(below, 0, whole.counts))
-    thinned.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)), 100)
+    scored, audited = ScoreHistogram(*[np.where(below, 0, whole.counts)] * 2), ScoreHistogram.empty()
+    audited.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)))
+    beyond = audited.standing_for(int(whole.counts[below].sum()))
+    thinned = scored + beyond
+    assert thinned.total == whole.total and (beyond.seen == audited.counts).all()
     again = ScoreHistogram.from_list(json.loads(json.dumps(thinned.to_list())))
     assert (again.counts == thinned.counts).all() and (again.seen == thinned.seen).all()
-    results = [estimate(calibration, h, top, seed=1) for h in (whole, again)]
+    results = [estimate(calibration, h, top, beyond=b, seed=1) for h, b in ((whole, None), (again, beyond))]
     assert not any("two samples" in note for r in results for note in r.notes)
     assert abs(results[0].purity[299] - results[1].purity[299]) < 0.05
+    # Who scored a hundredth is less sure of how many targets are there.
+    widths = [r.completeness_hi[299] - r.completeness_lo[299] for r in results]
+    assert widths[1] > 0.98 * widths[0]
     believed = ScoreHistogram(thinned.counts, thinned.counts)
     assert any("two samples" in note for note in estimate(calibration, believed, top, seed=1).notes)
+
+
+@given(st.lists(st.integers(-50, 50), max_size=300), st.integers(0, 10**6))
+def test_a_sample_stands_for_all_of_them(scores, total):
+    sample = ScoreHistogram.empty()
+    sample.add(np.array(scores, float) / 7)
+    whole = sample.standing_for(total)
+    assert whole.total == (total if scores else 0) and (whole.seen == sample.counts).all()
+    if scores:
+        assert np.abs(whole.counts - sample.counts * total / len(scores)).max() <= 1
 
 
 @pytest.mark.parametrize(
