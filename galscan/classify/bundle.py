@@ -164,7 +164,8 @@ def _results(report: dict[str, Any]) -> str:
     """Return the comparison of the real-only and the real + synthetic classifier as lines of text."""
     test = report["test"]
     lines = [
-        f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"
+        f"average precision on {test['positives']} positives, {test['negatives']} negatives and "
+        f"{test.get('ambiguous', 0)} ambiguous (no targets), real and held out:"
     ]
     for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
