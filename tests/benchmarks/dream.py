@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     parser = arguments("dream", __doc__ or "")
     parser.add_argument("--seeds", type=int, default=5, help="divisions")
+    parser.add_argument("--simulated-seeds", type=int, help="divisions of the simulated half; default: as --seeds")
     parser.add_argument("--fewer-seeds", type=int, help="divisions with 8 and with none labelled; default: as --seeds")
     parser.add_argument("--image-seeds", type=int, default=1, help="divisions in which whole images are drawn")
     parser.add_argument("--members", type=int, default=1, help="networks of each arm and division")
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if options.only != "simulated":
         figures |= _real(work, seeds, fewer, options.image_seeds, labelled, arms, quick, how, evaluate)
     if options.only != "real":
-        figures |= _simulated(work, seeds, fewer, labelled, quick, how, evaluate)
+        of_sky = min(seeds, options.simulated_seeds or seeds)
+        figures |= _simulated(work, of_sky, min(fewer, of_sky), labelled, quick, how, evaluate)
     record("dream", options, figures)
     return figures
 
