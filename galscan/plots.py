@@ -142,6 +142,7 @@ def completeness(
             bundle.calibration,
             histogram,
             frame["score"].to_numpy(np.float64),
+            beyond=purities.ScoreHistogram.from_list(info.get("histogram_discarded") or []),
             bootstrap=settings.bootstrap,
             confidence=settings.confidence,
             seed=int(str(info.get("fingerprint", "0"))[:8], 16),

@@ -52,8 +52,9 @@ def write_model_report(model: str | Path) -> Path:
     told = ""
     if test:
         told = (
-            f"Measured on {test.get('positives', 0):,} targets and {test.get('negatives', 0):,} others, real objects "
-            f"that neither trained nor calibrated; targets are {test.get('prevalence', math.nan):.1%} of them, "
+            f"Measured on {test.get('positives', 0):,} targets, {test.get('negatives', 0):,} negatives and "
+            f"{test.get('ambiguous', 0):,} ambiguous ones, which count as no targets: real objects that neither "
+            f"trained nor calibrated; targets are {test.get('prevalence', math.nan):.1%} of them, "
             "which is what a ranking at random would score."
         )
     figures = [p for p in (plots.precision_recall(metrics, names), plots.calibration(bundle)) if p]

@@ -149,11 +149,13 @@ def _warning(frame: pd.DataFrame, accepted: int) -> str:
     return warning
 
 
-def _ranks(purity: Mapping[str, Any], graded: _Graded | None) -> list[tuple[str, str, str]]:
-    """Return purity at a few ranks, by the scores alone and with the grades."""
-    after = graded.told["after"]["at"] if graded else {}
+def _ranks(purity: Mapping[str, Any], graded: _Graded | None) -> list[tuple[str, str, str, str]]:
+    """Return purity at a few ranks, by the scores alone and with the grades, and the fraction of ambiguous objects."""
+    last = graded.told["after"] if graded else purity
+    after, unclear = (graded.told["after"]["at"] if graded else {}), last.get("ambiguous_at", {})
     return [
-        (f"{int(rank):,}", interval(at), interval(after.get(rank, {}))) for rank, at in purity.get("at", {}).items()
+        (f"{int(rank):,}", interval(at), interval(after.get(rank, {})), interval(unclear.get(rank, {})))
+        for rank, at in purity.get("at", {}).items()
     ]
 
 

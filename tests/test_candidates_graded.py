@@ -120,7 +120,8 @@ def test_where_grades_contradict_the_model_they_win_and_it_is_said():
 def test_what_the_first_look_discarded_has_a_prior_of_its_own():
     _, before, top, _, _, n = survey(4)
     beyond = ScoreHistogram.empty()
-    beyond.add(np.full(500, -6.0), 100)
+    beyond.add(np.full(500, -6.0))
+    beyond = beyond.standing_for(50_000)
     found = strata(TOP, n - TOP - 50_000, 50_000)
     after = combine(before, top, found, {}, beyond=beyond, draws=400)
     chance = graded._prior_shares(before, top, found, beyond)

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
+from galscan.candidates import purity
 from galscan.candidates.purity import Purity, ScoreHistogram, estimate, fitted_mixture
 from galscan.classify.calibrate import fit
+from galscan.classify.ratio import Curves
 from galscan.errors import InputError
 
 
@@ -249,7 +252,7 @@ def test_same_seed_same_result_and_other_seed_another():
         if name == "draws":
             assert np.array_equal(a.draws.values, b.draws.values) and np.array_equal(a.draws.ceilings, b.draws.ceilings)
         else:
-            assert np.array_equal(getattr(a, name), getattr(b, name)), name
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
     assert not np.array_equal(a.purity_hi, c.purity_hi)
 
 
@@ -263,6 +266,50 @@ def test_is_quick_whatever_the_size_of_the_survey():
     result = estimate(calibration, histogram, top, bootstrap=200, seed=0)
     assert time.process_time() - began < 6  # under a second alone; the machine may be busy
     assert result.prevalence == pytest.approx(0.01, rel=0.3)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95])
+def test_the_interval_has_the_level_it_is_asked_for(monkeypatch, confidence):
+    """Where every object is as good as a coin, targets among the best 100 are binomial, which tables know."""
+    coins = Curves(np.array([-40.0, 40.0]), np.zeros((20_000, 2)), np.full(20_000, np.inf))
+    monkeypatch.setattr(purity, "_draws", lambda *_: (coins, None))
+    histogram = ScoreHistogram.empty()
+    histogram.add(np.zeros(1000))
+    calibration = _calibration(np.random.default_rng(0))
+    result = estimate(calibration, histogram, np.zeros(100), bootstrap=20_000, confidence=confidence)
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    low, high = binom.ppf(tails, 100, 0.5) / 100
+    assert (result.purity_lo[99], result.purity_hi[99]) == pytest.approx((low, high), abs=1e-9)
+    few, many = binom.ppf(tails, 1000, 0.5) / 1000
+    assert (result.prevalence_lo, result.prevalence_hi) == pytest.approx((few, many), abs=0.0015)
+
+
+def test_ambiguous_objects_are_counted_as_no_targets_and_stand_beside_purity():
+    """With as many as targets: left out of the calibration they pass for targets, in it they do not."""
+    covered, beside, left_out = [], [], []
+    for seed in range(8):
+        rng = np.random.default_rng(100 + seed)
+
+        def draw(count, prevalence, rng=rng):
+            kind = rng.choice(3, count, p=[1 - 2 * prevalence, prevalence, prevalence])
+            return kind, rng.normal(np.array([0.0, 3.0, 2.0])[kind], 1.0)
+
+        kind, scores = draw(8000, 0.01)
+        everything, of_survey = draw(20_000, 0.01)
+        best = np.argsort(-of_survey)[:400]
+        histogram = ScoreHistogram.empty()
+        histogram.add(of_survey)
+        result = estimate(fit(scores, kind == 1, kind == 2), histogram, of_survey[best], bootstrap=400, seed=seed)
+        true, unclear = ((everything[best] == k).mean() for k in (1, 2))
+        covered.append(result.purity_lo[399] <= true <= result.purity_hi[399])
+        beside.append(result.ambiguous_lo[399] <= unclear <= result.ambiguous_hi[399])
+        assert result.ambiguous[399] + result.purity[399] <= 1 + 1e-9
+        sure = kind < 2
+        naive = estimate(fit(scores[sure], kind[sure] == 1), histogram, of_survey[best], bootstrap=400, seed=seed)
+        left_out.append(naive.purity[399] - true)
+        assert np.isnan(naive.ambiguous).all()
+    assert np.mean(covered) >= 0.85 and np.mean(beside) >= 0.75
+    assert np.mean(left_out) > 0.05
 
 
 def test_empty_survey_and_wrong_input():
@@ -288,15 +335,31 @@ def test_one_that_stands_for_many_weighs_as_one():
     calibration = _calibration(rng, 60, 4000)
     whole, top, *_ = _survey(rng, 0.01, count=100_000)
     below = whole.centres < 0.5
-    thinned = ScoreHistogram(np.where(below, 0, whole.counts), np.where(below, 0, whole.counts))
-    thinned.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)), 100)
+    scored, audited = ScoreHistogram(*[np.where(below, 0, whole.counts)] * 2), ScoreHistogram.empty()
+    audited.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)))
+    beyond = audited.standing_for(int(whole.counts[below].sum()))
+    thinned = scored + beyond
+    assert thinned.total == whole.total and (beyond.seen == audited.counts).all()
     again = ScoreHistogram.from_list(json.loads(json.dumps(thinned.to_list())))
     assert (again.counts == thinned.counts).all() and (again.seen == thinned.seen).all()
-    results = [estimate(calibration, h, top, seed=1) for h in (whole, again)]
+    results = [estimate(calibration, h, top, beyond=b, seed=1) for h, b in ((whole, None), (again, beyond))]
     assert not any("two samples" in note for r in results for note in r.notes)
     assert abs(results[0].purity[299] - results[1].purity[299]) < 0.05
+    # Who scored a hundredth is less sure of how many targets are there.
+    widths = [r.completeness_hi[299] - r.completeness_lo[299] for r in results]
+    assert widths[1] > 0.98 * widths[0]
     believed = ScoreHistogram(thinned.counts, thinned.counts)
     assert any("two samples" in note for note in estimate(calibration, believed, top, seed=1).notes)
+
+
+@given(st.lists(st.integers(-50, 50), max_size=300), st.integers(0, 10**6))
+def test_a_sample_stands_for_all_of_them(scores, total):
+    sample = ScoreHistogram.empty()
+    sample.add(np.array(scores, float) / 7)
+    whole = sample.standing_for(total)
+    assert whole.total == (total if scores else 0) and (whole.seen == sample.counts).all()
+    if scores:
+        assert np.abs(whole.counts - sample.counts * total / len(scores)).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from galscan.errors import InputError
 
 def _purity(n):
     line = np.linspace(0.9, 0.5, n)
-    return Purity(0.01, 0.005, 0.02, line, line, line - 0.2, line + 0.1, line, line, line, [])
+    return Purity(
+        0.01, 0.005, 0.02, line, line, line - 0.2, line + 0.1, line, line, line, 1 - line, line - line, 1 - line, []
+    )
 
 
 def _top(ids, **more):

@@ -113,13 +113,34 @@ def test_survives_json():
         Calibration.from_dict({"slope": 1})
 
 
+def test_what_is_ambiguous_is_told_by_the_score_and_kept():
+    rng = np.random.default_rng(3)
+    kinds = np.repeat([0, 1, 2], [20_000, 50, 2_000])  # negative, target, ambiguous
+    scores = rng.normal(size=len(kinds)) + np.array([0.0, 3.0, 1.5])[kinds]
+    calibration = fit(scores, kinds == 1, kinds == 2)
+    at = np.array([-1.0, 0.0, 1.0, 2.0])
+    ratio = 0.1 * np.exp(1.5 * at - 1.5**2 / 2)  # of two normal densities
+    drawn = calibration.ambiguity(at, 60, rng)
+    assert drawn.shape == (60, 4)
+    np.testing.assert_allclose(drawn.mean(0), ratio / (1 + ratio), rtol=0.15)
+    assert (drawn.std(0) > 0).all()
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    assert (again.ambiguous == calibration.ambiguous).all()
+    assert fit(scores, kinds == 1).ambiguity(at, 5, rng) is None
+    none = fit(scores, kinds == 1, np.zeros(len(kinds), bool)).ambiguity(at, 20, rng)
+    assert (none < 1e-3).all()
+    both = calibration.to_dict() | {"ambiguous": [1] * len(kinds)}
+    with pytest.raises(InputError, match="damaged"):
+        Calibration.from_dict(both)
+
+
 @pytest.mark.parametrize(
     ("scores", "targets", "words"),
     [
         ([0.0, 1.0], [0, 0], "0 positives"),
         ([0.0, 1.0], [1, 1], "0 negatives"),
         ([0.0, np.nan], [0, 1], "finite"),
-        ([0.0, 1.0], [0, np.nan], "ambiguous"),
+        ([0.0, 1.0], [0, np.nan], "0 or 1"),
         ([0.0, 1.0, 2.0], [0, 1], "3 scores"),
         ([], [], "0 positives"),
     ],

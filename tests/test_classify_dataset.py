@@ -19,19 +19,26 @@ from galscan.surveys.simulated import SimulatedSurvey
 SPLIT = Split()
 
 
-def table(positives: int, negatives: int, unlabelled: int = 0) -> pd.DataFrame:
-    target = np.repeat([1.0, 0.0, np.nan], [positives, negatives, unlabelled])
-    return pd.DataFrame({"id": [f"g{i}" for i in range(len(target))], "target": target})
+def table(positives: int, negatives: int, ambiguous: int = 0, unlabelled: int = 0) -> pd.DataFrame:
+    target = np.repeat([1.0, 0.0, np.nan, np.nan], [positives, negatives, ambiguous, unlabelled])
+    labelled = np.arange(len(target)) < len(target) - unlabelled
+    return pd.DataFrame({"id": [f"g{i}" for i in range(len(target))], "target": target, "labelled": labelled})
 
 
-@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 20), st.integers(0, 5))
-def test_every_object_with_a_target_is_in_one_split(positives, negatives, unlabelled, seed):
-    t = table(positives, negatives, unlabelled)
+@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(0, 20), st.integers(0, 5))
+def test_every_labelled_object_is_in_one_split(positives, negatives, ambiguous, unlabelled, seed):
+    t = table(positives, negatives, ambiguous, unlabelled)
     split = split_objects(t, SPLIT, seed)
-    assert ((split == "") == t["target"].isna()).all()
+    assert ((split == "") == ~t["labelled"]).all()
     for value in (0, 1):
         of_class = split[(t["target"] == value).to_numpy()]
         assert {"train", "calibration", "test"} == set(of_class)
+    # Ambiguous ones calibrate and test in the proportion in which they are labelled, and move nobody else.
+    unclear = split[(t["target"].isna() & t["labelled"]).to_numpy()]
+    for name, fraction in (("calibration", SPLIT.calibration), ("test", SPLIT.test)):
+        assert abs((unclear == name).sum() - fraction * ambiguous) <= 1
+    sure = t["target"].notna().to_numpy()
+    np.testing.assert_array_equal(split[sure], split_objects(t[sure], SPLIT, seed))
 
 
 def test_a_split_does_not_depend_on_the_order_of_rows():
@@ -60,6 +67,7 @@ def test_held_out_objects_never_reach_the_generator(stores):
     # The same galaxies once more, unlabelled, as another store of the same sky would hold them.
     again = t.copy()
     again[[*schema.names, "target"]] = np.nan
+    again["labelled"] = False
     t = pd.concat([t, again.assign(survey=0)], ignore_index=True)
     t["split"] = split_objects(t, SPLIT, 0)
     galaxies = load_galaxies(stores, t, schema.names, 32, seed=0, unlabelled=True)

@@ -67,7 +67,7 @@ def test_by_default_all_stores_with_pixels_enough_are_trained_on(tmp_path, galsc
 def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, tmp_path):
     opened = open_store(store)
     before = plan(store, tmp_path)
-    new = before.table[before.table["target"].isna()].iloc[:3]
+    new = before.table[before.table["target"].isna() & (before.table["split"] == "train")].iloc[:3]
     held = before.table[before.table["split"] == "test"].iloc[:2]
     graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
     stores = {opened.name: (str(store), opened.content_hash)}

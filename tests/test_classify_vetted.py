@@ -38,7 +38,7 @@ def labelled(seed: int = 0) -> pd.DataFrame:
     target = np.where(np.arange(200) % 5 == 0, 1.0, 0.0)
     target[::7] = np.nan
     table = pd.DataFrame({"store": "sky", "survey": 0, "row": np.arange(200), "id": np.arange(200).astype(str)})
-    table["target"] = target
+    table["target"], table["labelled"] = target, True
     table["split"] = split_objects(table, Split(), seed)
     return table.assign(dust=0.5)
 
@@ -85,19 +85,24 @@ def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
     train = before[before["split"] == "train"]
     target, other = train.index[train["target"] == 1][0], train.index[train["target"] == 0][0]
     tested = before.index[before["split"] == "test"][0]
-    ambiguous, again = "0", "7"
+    ambiguous, again = train.index[train["target"].isna()][:2]
+    unclear = before.index[before["target"].isna() & (before["split"] == "test")][0]
     said = {int(target): 1.0, int(other): 1.0, int(tested): 1.0, int(ambiguous): 1.0, int(again): np.nan}
+    said[int(unclear)] = 1.0  # ambiguous, and tested on
     table, (counts,) = add_labels(labelled(), [SKY], [vetted(said)])
     assert counts == {
-        "graded": 5, "unsure": 1, "positive": 3, "negative": 0, "held_out": 1, "new": 1,
+        "graded": 6, "unsure": 1, "positive": 3, "negative": 0, "held_out": 2, "new": 2,
         "agreed": 1 + (before.loc[tested, "target"] == 1), "contradicted": 1 + (before.loc[tested, "target"] == 0),
     }  # fmt: skip
     after = table.set_index("id")
     assert after.loc[[target, other, ambiguous], "target"].tolist() == [1, 1, 1]
     assert after.loc[[target, other, ambiguous], "split"].tolist() == ["train"] * 3
-    assert after.loc[tested, "target"] == before.loc[tested, "target"] and np.isnan(after.loc[again, "target"])
+    assert (
+        after.loc[tested, "target"] == before.loc[tested, "target"]
+        and after.loc[[again, unclear], "target"].isna().all()
+    )
     text = "\n".join(describe([vetted(said)], [counts]))
-    assert "3 positive and 0 negative train, of 5 graded; 1 left out" in text and "never calibrate or test" in text
+    assert "3 positive and 0 negative train, of 6 graded; 1 left out" in text and "never calibrate or test" in text
     assert "not known" not in text and "not known" in "\n".join(describe([vetted(said, held_out=None)], [counts]))
 
 

@@ -190,7 +190,8 @@ def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monk
     assert merged.discarded == (rows["stage"] != "full").sum() and merged.audited == (rows["stage"] == "audit").sum()
     assert 0.004 < merged.audited / merged.discarded < 0.02
     # The audited stand for all that were discarded, so that the distribution of scores stays whole.
-    assert merged.histogram.total == pytest.approx(5990, rel=0.35)
+    assert merged.histogram.total == 5990 and merged.beyond.total == merged.discarded
+    assert merged.beyond.seen.sum() == merged.audited
     full = planned([store], tmp_path / "full", top=40)
     scan(full, client)
     best = merge.merge(full)[0].top

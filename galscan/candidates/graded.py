@@ -144,14 +144,21 @@ def combine(
         return np.interp(np.arange(1, len(top) + 1), edges, values) if len(top) else np.empty(0)
 
     prevalence = everything / total
+    after = by_rank(purities.mean(axis=0))
+    # Of what is no target the scores still say how much is ambiguous.
+    left = (1 - after) / np.maximum(1 - purity.purity, 1e-9)
+    unclear = {
+        name: np.clip(getattr(purity, name) * left, 0, 1 - after)
+        for name in ("ambiguous", "ambiguous_lo", "ambiguous_hi")
+    }
     return replace(
         purity,
         prevalence=float(np.median(prevalence)),
         prevalence_lo=float(np.quantile(prevalence, tails[0])), prevalence_hi=float(np.quantile(prevalence, tails[1])),
-        probability=probability, purity=by_rank(purities.mean(axis=0)), purity_lo=by_rank(low), purity_hi=by_rank(high),
+        probability=probability, purity=after, purity_lo=by_rank(low), purity_hi=by_rank(high),
         completeness=by_rank(np.median(recalls, axis=0)), completeness_lo=by_rank(recall_low),
         completeness_hi=by_rank(recall_high),
-        notes=_notes(purity, strata, grades, prior),
+        notes=_notes(purity, strata, grades, prior), **unclear,
     )  # fmt: skip
 
 

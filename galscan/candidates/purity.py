@@ -42,6 +42,8 @@ RANKS = (10, 100, 1000)  # where a summary tells the purity
 DENSE = 1000  # ranks reckoned one by one; below them every 200th part of a rank
 WIDEN = 0.05  # probability of so large a departure from label shift, below which negatives count for less
 FEW = 10
+UNSEEN = 0.5  # objects
+AMBIGUITY = 500  # draws of what is ambiguous
 METHOD = "semi-parametric density ratio under label shift, posterior draws"
 
 
@@ -67,11 +69,23 @@ class ScoreHistogram:
     def total(self) -> int:
         return int(self.counts.sum())
 
-    def add(self, scores: np.ndarray, times: int = 1) -> None:
-        """Count `scores` (finite, any shape), each for `times` objects."""
+    def add(self, scores: np.ndarray) -> None:
+        """Count `scores` (finite, any shape)."""
         found = np.bincount(_bins(scores), minlength=_BINS)
-        self.counts += times * found
+        self.counts += found
         self.seen += found
+
+    def standing_for(self, total: int) -> ScoreHistogram:
+        """Return the histogram of `total` objects of which this one has a random sample; empty if nothing was sampled.
+
+        Counts are whole and add up to `total`: the largest remainders are rounded up.
+        """
+        if not self.total:
+            return ScoreHistogram.empty()
+        exact = self.counts * (total / self.total)
+        counts = np.floor(exact).astype(np.int64)
+        counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
+        return ScoreHistogram(counts, self.seen.copy())
 
     def to_list(self) -> list[list[int]]:
         """Return ``[bin, count]`` of every bin that holds something, for JSON; then `seen` where it is less."""
@@ -124,6 +138,10 @@ class Purity:
     completeness: np.ndarray
     completeness_lo: np.ndarray
     completeness_hi: np.ndarray
+    ambiguous: np.ndarray
+    """Expected fraction of ambiguous objects down to each rank; NaN where the calibration does not know which are."""
+    ambiguous_lo: np.ndarray
+    ambiguous_hi: np.ndarray
     notes: list[str]
     draws: Curves = field(default_factory=lambda: Curves(np.zeros(2), np.empty((0, 2)), np.empty(0)))
     """Curves of an object's log odds to be a target by its score: what `graded` starts from."""
@@ -136,6 +154,7 @@ def estimate(
     histogram: ScoreHistogram,
     top_scores: np.ndarray,
     *,
+    beyond: ScoreHistogram | None = None,
     bootstrap: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -150,6 +169,8 @@ def estimate(
         Of every score of the survey, the top ones included.
     top_scores : ndarray, shape (K,)
         The K highest scores, descending.
+    beyond : ScoreHistogram, optional
+        That part of `histogram` of which only a sample was scored: what a first look discarded, as its audit has it.
     bootstrap : int
         Draws for the intervals.
     confidence : float
@@ -188,7 +209,10 @@ def estimate(
 
     blocks = np.diff(at, prepend=0)
     hits = rng.binomial(blocks, each).cumsum(axis=1)
-    in_all = (everywhere * counts).sum(axis=1)
+    known = counts if beyond is None else counts - beyond.counts[occupied]
+    in_all = (everywhere * known).sum(axis=1)
+    if beyond is not None and beyond.total:
+        in_all += beyond.total * _sampled(everywhere, beyond.seen[occupied], expit(draws(top[-1:])), rng)
     rest = total - len(top)
     beyond = rng.binomial(rest, np.clip((in_all - (each * blocks).sum(axis=1)) / max(rest, 1), 0, 1))
     found = beyond + (hits[:, -1] if len(top) else 0)
@@ -203,13 +227,41 @@ def estimate(
     purity = expected / ranks
     completeness = expected / max(targets, 1e-300)
     purity_lo, purity_hi = between(hits / at, purity)
+    ambiguous = unclear_lo = unclear_hi = np.full(len(top), np.nan)
+    some = min(bootstrap, AMBIGUITY)
+    if (unclear := calibration.ambiguity(top[at - 1], some, rng)) is not None:
+        no_targets = blocks - np.diff(hits[:some], axis=1, prepend=0)
+        others = rng.binomial(no_targets, unclear).cumsum(axis=1) / at
+        ambiguous = np.interp(ranks, at, others.mean(axis=0)) if len(top) else np.empty(0)
+        unclear_lo, unclear_hi = between(others, ambiguous)
     completeness_lo, completeness_hi = between(recalls, completeness)
     pi = targets / total if total else calibration.prevalence
     limits = float(min(pi, prevalence_lo)), float(max(pi, prevalence_hi))
     return Purity(
         float(pi), *limits, probability, purity, purity_lo, purity_hi, completeness, completeness_lo, completeness_hi,
+        ambiguous, unclear_lo, unclear_hi,
         _notes(calibration, total, top, limits, purity, departure, confidence), draws, in_all,
     )  # fmt: skip
+
+
+def _sampled(chances: np.ndarray, seen: np.ndarray, best: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the fraction of targets among objects of which a random sample was scored, shape (draws,).
+
+    Parameters
+    ----------
+    chances : ndarray, shape (draws, bins)
+        Of being a target, by score.
+    seen : ndarray of int, shape (bins,)
+        How many of the sample have each score: the fractions of all are Dirichlet, as in a Bayesian bootstrap, with
+        half an object more that the sample might have missed, as good as the last of the candidates.
+    best : ndarray, shape (draws, 1)
+        Of being a target there; no column where there is no candidate.
+    """
+    some = seen > 0
+    counts = np.append(seen[some], np.full(best.shape[1], UNSEEN))
+    weights = rng.standard_gamma(counts, (len(chances), len(counts)))
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+    return (weights * np.concatenate([chances[:, some], best], axis=1)).sum(axis=1)
 
 
 def fitted_mixture(
@@ -252,6 +304,13 @@ def summary(purity: Purity, confidence: float) -> dict[str, Any]:
         "prevalence": _interval(purity.prevalence, purity.prevalence_lo, purity.prevalence_hi),
         "at": {
             str(rank): _interval(purity.purity[rank - 1], purity.purity_lo[rank - 1], purity.purity_hi[rank - 1])
+            for rank in RANKS
+            if rank <= len(purity.purity)
+        },
+        "ambiguous_at": {
+            str(rank): _interval(
+                purity.ambiguous[rank - 1], purity.ambiguous_lo[rank - 1], purity.ambiguous_hi[rank - 1]
+            )
             for rank in RANKS
             if rank <= len(purity.purity)
         },
@@ -305,8 +364,10 @@ def _notes(
     """Say in plain words what the numbers rest on, and what they cannot tell."""
     found = calibration.targets == 1
     positives, negatives = int(found.sum()), int((~found).sum())
+    unclear = 0 if calibration.ambiguous is None else int(calibration.ambiguous.sum())
     notes = [
-        f"The calibration rests on {positives:,} positives and {negatives:,} negatives: real objects, none trained on.",
+        f"The calibration rests on {positives:,} positives, {negatives - unclear:,} negatives and {unclear:,} "
+        "ambiguous objects, which count as no targets: real objects, none trained on.",
         "It is assumed that targets and others look in the survey as they do in the calibration set.",
     ]
     if calibration.slope <= 0:

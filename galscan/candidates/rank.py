@@ -68,6 +68,9 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
         "purity_lo": purity.purity_lo,
         "purity_hi": purity.purity_hi,
         "completeness": purity.completeness,
+        "ambiguous": purity.ambiguous,
+        "ambiguous_lo": purity.ambiguous_lo,
+        "ambiguous_hi": purity.ambiguous_hi,
         "in_train": text.isin(bundle_train_ids).to_numpy(bool),
     }
     if "flags" in top:

@@ -51,6 +51,9 @@ COLUMNS = (
     Column("purity_lo", "", "stat.confidenceLevel", "Lower bound of purity", "F8.5"),
     Column("purity_hi", "", "stat.confidenceLevel", "Upper bound of purity", "F8.5"),
     Column("completeness", "", "stat.confidenceLevel", "Expected fraction of all targets down to this rank", "F8.5"),
+    Column("ambiguous", "", "stat.confidenceLevel", "Expected fraction of ambiguous ones to this rank", "F8.5"),
+    Column("ambiguous_lo", "", "stat.confidenceLevel", "Lower bound of ambiguous", "F8.5"),
+    Column("ambiguous_hi", "", "stat.confidenceLevel", "Upper bound of ambiguous", "F8.5"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
     Column(
         "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"

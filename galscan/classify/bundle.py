@@ -123,7 +123,7 @@ class Bundle:
         return path if sha is not None else None
 
     def splits(self) -> pd.DataFrame:
-        """Return columns store, id (text), split (train, calibration, test), target (1, 0).
+        """Return columns store, id (text), split (train, calibration, test), target (1, 0, NaN = ambiguous).
 
         Raises
         ------
@@ -164,7 +164,8 @@ def _results(report: dict[str, Any]) -> str:
     """Return the comparison of the real-only and the real + synthetic classifier as lines of text."""
     test = report["test"]
     lines = [
-        f"average precision on {test['positives']} positives and {test['negatives']} negatives, real and held out:"
+        f"average precision on {test['positives']} positives, {test['negatives']} negatives and "
+        f"{test.get('ambiguous', 0)} ambiguous (no targets), real and held out:"
     ]
     for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
@@ -264,12 +265,12 @@ def write_bundle(
         weights[name] = file_digest(path / name)
     with atomic_path(path / "splits.parquet") as temporary:
         splits.to_parquet(temporary, index=False)
-    counts = splits.groupby(["split", "target"]).size()
+    kinds = {"positive": splits["target"] == 1, "negative": splits["target"] == 0, "ambiguous": splits["target"].isna()}
     info = {
         "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
         "splits": {
-            name: {"positive": int(counts.get((name, 1), 0)), "negative": int(counts.get((name, 0), 0))}
+            name: {kind: int((of & (splits["split"] == name)).sum()) for kind, of in kinds.items()}
             for name in ("train", "calibration", "test")
         },
         "versions": {"galscan": __version__, "torch": torch.__version__},

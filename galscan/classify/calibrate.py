@@ -7,6 +7,13 @@ The line is that of Platt (1999), "Probabilistic outputs for support vector mach
 as Lin, Lin & Weng (2007, Machine Learning 68, 267) write them: (n+ + 1)/(n+ + 2) for positives and 1/(n- + 2) for
 negatives. They keep the fit finite when the classes do not overlap. The correction to another prevalence is equation 4
 of Saerens, Latinne & Decaestecker (2002, Neural Computation 14, 21).
+
+What counts as what: every labelled object is one of three. *Targets* satisfy the recipe's positive rule, *negatives*
+the negative rule, and *ambiguous* ones neither: a faint lane, volunteers who disagree. A survey holds all three, so all
+three calibrate and test, in the proportion in which they were labelled. Wherever two classes are meant, in purity,
+completeness, prevalence and average precision, an ambiguous object is no target. Beside purity stands the expected
+fraction of ambiguous ones (`Calibration.ambiguity`), which people may grade as possible. Ambiguous objects do not train
+the target, as nobody knows what they are.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from galscan.classify.ratio import STIFFNESS, Curves, Evidence
 from galscan.errors import InputError
 
 FOLDS = 5
+GROUPS = 300  # of scores, where many fits are made
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +47,8 @@ class Calibration:
         Mean of the sigmoid's probabilities over the calibration set: the prior they are true for.
     scores, targets : ndarray of float64, shape (n,)
         The calibration set: real objects only, that trained nothing. Targets are 0 or 1.
+    ambiguous : ndarray of bool, shape (n,), or None
+        Which of those that are no targets are ambiguous; None where that is not known.
     """
 
     slope: float
@@ -46,6 +56,7 @@ class Calibration:
     prevalence: float
     scores: np.ndarray
     targets: np.ndarray
+    ambiguous: np.ndarray | None = None
 
     def log_ratio(self, scores: np.ndarray) -> np.ndarray:
         """Return ln of p(score | target) / p(score | not), which no prevalence changes."""
@@ -83,12 +94,40 @@ class Calibration:
             raise InputError(f"prevalence {prior} is not a fraction; use 0 to 1")
         return expit(self.log_ratio(scores) + logit(prior))
 
+    def ambiguity(self, scores: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Draw the probability that an object which is no target is ambiguous, by its score.
+
+        Of those that are no targets, the ambiguous score higher the more they resemble targets: Platt's sigmoid, fitted
+        anew to each draw of a Bayesian bootstrap (Rubin 1981, Annals of Statistics 9, 130) of the calibration set.
+
+        Returns
+        -------
+        ndarray, shape (draws, n), or None
+            None where it is not known which are ambiguous.
+        """
+        if self.ambiguous is None:
+            return None
+        others = self.targets == 0
+        # Counted at a few hundred scores, for speed: the weights of n objects at one score add up to a Gamma variate.
+        low, high = self.scores[others].min(), self.scores[others].max()
+        at = np.rint((self.scores[others] - low) * (GROUPS - 1) / max(high - low, 1e-12)).astype(int)
+        counts = [np.bincount(at[self.ambiguous[others] == kind], minlength=GROUPS) for kind in (True, False)]
+        middles = low + np.arange(GROUPS) * (high - low) / (GROUPS - 1)
+        lines = []
+        for _ in range(draws):
+            weights = [rng.standard_gamma(count) for count in counts]
+            scale = others.sum() / (weights[0].sum() + weights[1].sum())
+            lines.append(fit_sigmoid(middles, weights[0] * scale, weights[1] * scale, smoothing=0.5)[:2])
+        slope, intercept = np.array(lines).T[:, :, None]
+        return expit(slope * np.asarray(scores, np.float64) + intercept)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, for JSON."""
-        return {
+        told = {
             "slope": self.slope, "intercept": self.intercept, "prevalence": self.prevalence,
             "scores": [float(s) for s in self.scores], "targets": [int(t) for t in self.targets],
         }  # fmt: skip
+        return told if self.ambiguous is None else told | {"ambiguous": [int(a) for a in self.ambiguous]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
@@ -103,20 +142,22 @@ class Calibration:
             made = cls(
                 float(values["slope"]), float(values["intercept"]), float(values["prevalence"]),
                 np.asarray(values["scores"], dtype=np.float64), np.asarray(values["targets"], dtype=np.float64),
+                np.asarray(values["ambiguous"], dtype=bool) if "ambiguous" in values else None,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the model's calibration is damaged ({error!r}); train the model again") from error
         numbers = np.array([made.slope, made.intercept, made.prevalence, *made.scores.ravel()])
-        one_each = made.scores.ndim == 1 and made.scores.shape == made.targets.shape
+        unclear = np.zeros(made.targets.shape, bool) if made.ambiguous is None else made.ambiguous
+        one_each = made.scores.ndim == 1 and made.scores.shape == made.targets.shape == unclear.shape
         if not (
             np.isfinite(numbers).all() and made.slope >= 0 and 0 < made.prevalence < 1 and one_each
-            and set(made.targets.tolist()) == {0.0, 1.0}
+            and set(made.targets.tolist()) == {0.0, 1.0} and not (unclear & (made.targets == 1)).any()
         ):  # fmt: skip
             raise InputError("the model's calibration is damaged (not one that was fitted); train the model again")
         return made
 
 
-def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
+def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = None) -> Calibration:
     """Calibrate the scores of a labelled set no training object is in.
 
     Parameters
@@ -125,6 +166,8 @@ def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
         Any finite real numbers, higher for likelier targets.
     targets : ndarray, shape (n,)
         1 (or True) for targets, 0 for others.
+    ambiguous : ndarray of bool, shape (n,), optional
+        Which of the others are ambiguous.
 
     Raises
     ------
@@ -136,7 +179,7 @@ def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
     if scores.shape != targets.shape:
         raise InputError(f"calibration: {len(scores)} scores for {len(targets)} targets; give one for each")
     if not np.isfinite(scores).all() or not np.isin(targets, (0.0, 1.0)).all():
-        raise InputError("calibration: scores must be finite and targets 0 or 1; leave the ambiguous objects out")
+        raise InputError("calibration: scores must be finite and targets 0 or 1")
     positives = targets == 1
     if not positives.any() or positives.all():
         raise InputError(
@@ -145,7 +188,7 @@ def fit(scores: np.ndarray, targets: np.ndarray) -> Calibration:
         )
     weights = np.ones_like(scores)
     slope, intercept, prevalence = fit_sigmoid(scores, positives * weights, ~positives * weights)
-    return Calibration(slope, intercept, prevalence, scores, targets)
+    return Calibration(slope, intercept, prevalence, scores, targets, ambiguous)
 
 
 def _line(slope: float, intercept: float, prevalence: float) -> Curves:

@@ -57,9 +57,10 @@ def _kinds(part: pd.DataFrame) -> dict[str, int]:
 
 
 def splits(table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Return how many positives and negatives each part of the split has."""
+    """Return how many positives, negatives and ambiguous objects each part of the split has."""
     return {
         split: {kind: int((part["target"] == value).sum()) for kind, value in (("positive", 1), ("negative", 0))}
+        | {"ambiguous": int(part["target"].isna().sum())}
         for split in ("train", "calibration", "test")
         for part in [table[table["split"] == split]]
     }

@@ -22,6 +22,7 @@ from galscan.settings import GeneratorSettings, LabelRules, Split, StableDiffusi
 from galscan.store.layout import UNUSABLE, Store
 
 MAX_UNLABELLED = 20_000  # galaxies without labels that the generator learns from; more hardly teaches it
+AMBIGUOUS = -1.0  # stands for "labelled, and neither positive nor negative" where objects are divided
 MIN_POSITIVES = 6  # two on each side of the split: below that nothing can be said of the result
 
 
@@ -34,8 +35,8 @@ class Galaxies:
     images : ndarray of uint8, shape (n, S, S, 3)
     table : DataFrame, n rows
         store, id (text), survey (index of the store), frame (arcsec on a side), split (train, calibration, test, '' for
-        ambiguous and unlabelled ones), target (1, 0, NaN); of several targets, 1 for any of them, and then one column
-        for each (`target_column`).
+        unlabelled ones), target (1, 0, NaN where the labels are ambiguous or none); of several targets, 1 for any of
+        them, and then one column for each (`target_column`).
     labels : DataFrame of float32, n rows
         All answers of the schema, NaN = not asked.
     """
@@ -45,8 +46,8 @@ class Galaxies:
     labels: pd.DataFrame
 
     def rows(self, split: str) -> np.ndarray:
-        """Return the row numbers of one split."""
-        return np.flatnonzero((self.table["split"] == split) & self.table["target"].notna())
+        """Return the row numbers of one split, ambiguous galaxies among them."""
+        return np.flatnonzero(self.table["split"] == split)
 
     def of(self, column: str) -> Galaxies:
         """Return the same galaxies with another column's target."""
@@ -85,8 +86,9 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
     Returns
     -------
     DataFrame
-        Columns store, survey, row, id (text), frame (arcsec on a side), target (1, 0, NaN), one per answer of `schema`
-        and, of a tree, one per question: how many votes there were on it (`votes_of`), NaN = not counted.
+        Columns store, survey, row, id (text), frame (arcsec on a side), target (1, 0, NaN), labelled (bool: any answer
+        is known; without a target it is ambiguous), one per answer of `schema` and, of a tree, one per question: how
+        many votes there were on it (`votes_of`), NaN = not counted.
 
     Raises
     ------
@@ -108,6 +110,7 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
         parts.append(pd.concat([base, labels, counted], axis=1))
     table = pd.concat(parts, ignore_index=True)
     table["target"] = targets_of(table, schema, rules)
+    table["labelled"] = table[schema.names].notna().any(axis=1)
     return table
 
 
@@ -166,44 +169,44 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
     for value, name, rule in ((1, "positive", rules.positive), (0, "negative", rules.negative)):
         count = table.loc[table["target"] == value, "id"].nunique()
         if count < MIN_POSITIVES:
-            known = ("store", "survey", "row", "id", "frame", "target")
-            answers = [c for c in table if c not in known and not c.endswith(votes_column(""))]
-            labelled = int(table[answers].notna().any(axis=1).sum())
             raise InputError(
-                f"{count} {name} examples of '{target}' among {labelled:,} labelled objects, at least {MIN_POSITIVES} "
-                f"are needed: label more galaxies for which '{' '.join(rule.split())}', add a store with --store, "
-                "or loosen the rule"
+                f"{count} {name} examples of '{target}' among {int(table['labelled'].sum()):,} labelled objects, at "
+                f"least {MIN_POSITIVES} are needed: label more galaxies for which '{' '.join(rule.split())}', add a "
+                "store with --store, or loosen the rule"
             )
 
 
 def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
-    """Assign every object with a target to train, calibration or test, stratified, by a hash of its id.
+    """Assign every labelled object to train, calibration or test, stratified, by a hash of its id.
+
+    Ambiguous objects, labelled but neither positive nor negative, are in every survey: they have their share of what
+    calibrates and tests, where they count as what they are, no targets.
 
     Parameters
     ----------
     table : DataFrame
-        Columns id and target: 0, 1 or, where there are several kinds of targets, a number for each.
+        Columns id, labelled and target: 0, 1 or, where there are several kinds of targets, a number for each.
 
     Returns
     -------
     ndarray of str, shape (n,)
-        '' for rows without target. Rows of one id have one split, whatever their target.
+        '' for rows without label and target. Rows of one id have one split, whatever their target.
     """
-    objects = table[table["target"].notna()].groupby("id", sort=False)["target"].max()
+    kind = table["target"].where(table["target"].notna() | ~table["labelled"], AMBIGUOUS)
+    objects = kind[kind.notna()].groupby(table["id"], sort=False).max()
     keys = np.array([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in objects.index])
     chosen = np.empty(len(objects), dtype=object)
     for value in np.unique(objects):
         of_class = np.flatnonzero(objects.to_numpy() == value)
         order = of_class[np.argsort(keys[of_class])]
         n = len(order)
-        held = [max(2, round(n * share)) for share in (split.calibration, split.test)]
+        least = 0 if value == AMBIGUOUS else 2
+        held = [max(least, round(n * share)) for share in (split.calibration, split.test)]
         chosen[order[: held[0]]] = "calibration"
         chosen[order[held[0] : sum(held)]] = "test"
         chosen[order[sum(held) :]] = "train"
     names = dict(zip(objects.index, chosen, strict=True))
-    return np.array(
-        [names.get(i, "") if np.isfinite(t) else "" for i, t in zip(table["id"], table["target"], strict=True)]
-    )
+    return np.array([names[i] if known else "" for i, known in zip(table["id"], kind.notna(), strict=True)])
 
 
 def load_galaxies(
@@ -234,4 +237,4 @@ def load_galaxies(
             if len(here):
                 images[here] = resample(store.images(rows)[row[here] - rows.start], size)
     chosen = chosen.reset_index(drop=True)
-    return Galaxies(images, chosen.drop(columns=["row", *answers]), chosen[list(answers)])
+    return Galaxies(images, chosen.drop(columns=["row", "labelled", *answers]), chosen[list(answers)])

@@ -85,7 +85,8 @@ class Plan:
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
         for split in ("train", "calibration", "test"):
             part = t.loc[t["split"] == split, self.column]
-            rows += [f"{split:<12} {int((part == 1).sum()):,} positive, {int((part == 0).sum()):,} negative"]
+            positive, negative, ambiguous = (int(n) for n in ((part == 1).sum(), (part == 0).sum(), part.isna().sum()))
+            rows += [f"{split:<12} {positive:,} positive, {negative:,} negative, {ambiguous:,} ambiguous"]
         rows += grading.describe(self.vetted, self.grades)
         rows += [f"generator    {self._generator()}"]
         if self.synthetic:

@@ -122,7 +122,7 @@ def add_labels(
 
     labelled = table[table["target"].notna()].drop_duplicates("id").set_index("id")
     before = sure["id"].map(labelled["target"].to_dict()).astype(float)
-    kept_out = sure["id"].isin(labelled.index[labelled["split"].isin(HELD_OUT)]).to_numpy()
+    kept_out = sure["id"].isin(table.loc[table["split"].isin(HELD_OUT), "id"]).to_numpy()  # ambiguous ones as well
     theirs = sure["id"].isin(frozenset().union(*(one.held_out or () for one in vetted))).to_numpy()
     taught = sure[~kept_out & ~theirs]
     fate = pd.DataFrame({
@@ -145,7 +145,7 @@ def add_labels(
     here = table["id"].isin(said.index) & (table["target"].notna() | _rows_in(table, taught))
     table.loc[here, "target"] = table.loc[here, "id"].map(said.to_dict()).astype(float)
     table.loc[here, "split"] = "train"
-    absent = taught[~_rows_in(taught, table)].drop_duplicates(["survey", "row"]).assign(split="train")
+    absent = taught[~_rows_in(taught, table)].drop_duplicates(["survey", "row"]).assign(split="train", labelled=False)
     if len(absent):
         absent["store"] = [stores[k].name for k in absent["survey"]]  # as this training calls it
         table = pd.concat([table, absent.drop(columns="scan")])

@@ -19,7 +19,6 @@ from galscan import progress
 from galscan.candidates.purity import ScoreHistogram
 from galscan.errors import GalscanError
 from galscan.scanning.parts import (
-    AUDIT,
     AUDITED,
     CHOSEN,
     FINGERPRINT,
@@ -122,8 +121,7 @@ class _List:
     def count(self, score: np.ndarray, stage: np.ndarray) -> np.ndarray:
         """Take in the scores of a part, and how far each object came; return the rows that may be among the best."""
         self.histogram.add(score[stage == FULL])
-        # Each of the audited stands for all that were discarded like it.
-        self.beyond.add(score[stage == AUDITED], round(1 / AUDIT))
+        self.beyond.add(score[stage == AUDITED])
         self.audited.append(score[stage == AUDITED])
         self.discarded += int((stage != FULL).sum())
         self.scored += len(score)
@@ -144,8 +142,10 @@ class _List:
         top = _sort(self.best, self.plan.top)
         looked = np.concatenate(self.audited) if self.audited else np.empty(0, np.float32)
         lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
+        # The audited stand for all that were discarded.
+        beyond = self.beyond.standing_for(self.discarded)
         return Merged(
-            top, self.histogram + self.beyond, self.beyond, self.scored, quarantined, reasons, self.discarded,
+            top, self.histogram + beyond, beyond, self.scored, quarantined, reasons, self.discarded,
             len(looked), lost,
         )  # fmt: skip
 

@@ -58,7 +58,7 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
     settings = bundle.recipe.purity
     purity = purities.estimate(
         bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
-        bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
+        beyond=merged.beyond, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
     )  # fmt: skip
     purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle), *_looked(merged)])
     candidates = rank.rank(merged.top, purity, bundle.train_ids())

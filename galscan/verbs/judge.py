@@ -124,7 +124,8 @@ def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
     """Hold out what the model held out, so that the generator never saw it either."""
     splits = bundle.splits()
     known = dict(zip(splits["id"], splits["split"], strict=True))
-    table = plan.table.assign(split=plan.table["id"].map(known).fillna("train").where(plan.table["target"].notna(), ""))
+    others = plan.table["target"].notna().map({True: "train", False: ""})
+    table = plan.table.assign(split=plan.table["id"].map(known).fillna(others))
     for value, name in ((1, "positives"), (0, "negatives")):
         if not ((table["split"] == "test") & (table["target"] == value)).any():
             raise InputError(

@@ -100,6 +100,7 @@ def _graded(rows: Rows, after: purities.Purity, verdicts: pd.DataFrame) -> Rows:
     numbers = {
         "p_target": after.probability, "purity": after.purity, "purity_lo": after.purity_lo,
         "purity_hi": after.purity_hi, "completeness": after.completeness,
+        "ambiguous": after.ambiguous, "ambiguous_lo": after.ambiguous_lo, "ambiguous_hi": after.ambiguous_hi,
     }  # fmt: skip
 
     def change(piece: pa.Table) -> pa.Table:
@@ -125,6 +126,8 @@ def _text(told: dict[str, Any], path: Path) -> str:
     lines.append(f"{'':<24}{'by scores alone':<26}with grades")
     rows = [("prevalence", before["prevalence"], after["prevalence"])]
     rows += [(f"purity of the best {rank}", before["at"][rank], entry) for rank, entry in after["at"].items()]
+    unclear = after["ambiguous_at"]
+    rows += [(f"ambiguous in these {rank}", before["ambiguous_at"][rank], entry) for rank, entry in unclear.items()]
     lines += [f"{name:<24}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
     lines += grades.in_words(told["graders"], told["agreement"])
     lines += [f"note         {note}" for note in after["notes"]]

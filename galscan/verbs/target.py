@@ -165,7 +165,10 @@ def _text(told: dict[str, Any]) -> str:
     lines.append(f"  {'':<{wide}}" + "".join(f"{k.replace('_', ' '):>12}" for k in kinds))
     lines += [f"  {row['store']:<{wide}}" + "".join(f"{row[k]:>12,}" for k in kinds) for row in told["objects"]]
     lines.append("")
-    lines += [f"{s:<13}{n['positive']:,} positive, {n['negative']:,} negative" for s, n in told["split"].items()]
+    lines += [
+        f"{s:<13}{n['positive']:,} positive, {n['negative']:,} negative, {n['ambiguous']:,} ambiguous"
+        for s, n in told["split"].items()
+    ]
     for key in ("positive", "negative"):
         lines += ["", *_steps(key, **told[key])]
     lines += ["", f"{'made from':<13}{'galaxies':>9}{'training':>10}"]

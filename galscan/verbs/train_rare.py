@@ -187,11 +187,14 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     known = {name: morphology.judge(outputs[name, "test"][1], labels, answers, schema) for name in networks}
 
     def of(name: str, split: str, k: int) -> np.ndarray:
-        return outputs[name, split][0][:, np.isfinite(targets[held[split], k]), k]
+        return outputs[name, split][0][:, :, k]
 
     def truth(split: str, k: int) -> np.ndarray:
-        found = targets[held[split], k]
-        return found[np.isfinite(found)].astype(int)
+        # What is ambiguous is no target: a survey holds such galaxies, too (`galscan.classify.calibrate`).
+        return (targets[held[split], k] == 1).astype(int)
+
+    def ambiguous(split: str, k: int) -> np.ndarray:
+        return np.isnan(targets[held[split], k])
 
     def gains(split: str) -> list[dict[str, Any]]:
         return [
@@ -204,18 +207,23 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     on_test = gains("test") if both else []
     chosen, rule = _delivered(plans, on_calibration)
     _first_looks(first, networks[chosen], folders, device)
-    table = galaxies.table.loc[_in_train(galaxies) | galaxies.table["split"].isin(list(held))]
+    table = galaxies.table[galaxies.table["split"] != ""]
     for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         report: dict[str, Any] = {
             name: metrics.summarise(of(name, "test", k), truth("test", k), first.seed) if name in networks else None
             for name in ("real_only", "real_plus_dreamt")
         }
-        n_positive, n = int(truth("test", k).sum()), len(truth("test", k))
+        n_positive, n, unclear = int(truth("test", k).sum()), len(truth("test", k)), int(ambiguous("test", k).sum())
         report |= {
             "gain": on_test[k] if both else None,
             "chosen": chosen,
             "delivery_rule": rule,
-            "test": {"positives": n_positive, "negatives": n - n_positive, "prevalence": n_positive / n},
+            "test": {
+                "positives": n_positive,
+                "negatives": n - n_positive - unclear,
+                "ambiguous": unclear,
+                "prevalence": n_positive / n,
+            },
             "calibration_gain": on_calibration[k] if both else None,
             "morphology": known if answers else None,
             "classifier_steps": read_json(work / "steps.json")["steps"],
@@ -224,12 +232,13 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             "seconds": round(time.monotonic() - started, 1),
         }
         splits = table[["store", "id", "split"]].assign(target=table[plan.column])
-        splits.loc[splits["split"] == "", "split"] = "train"
         written = bundle.write_bundle(
             folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
             answers=answers, networks=[network.only(k) for network in networks[chosen]],
-            calibration=calibrate.fit(of(chosen, "calibration", k).mean(0), truth("calibration", k)), splits=splits,
-            metrics=report, extra={
+            calibration=calibrate.fit(
+                of(chosen, "calibration", k).mean(0), truth("calibration", k), ambiguous("calibration", k)
+            ),
+            splits=splits, metrics=report, extra={
                 "request": plan.request, "request_hash": digest(plan.request),
                 **({"grades": plan.provenance} if plan.vetted else {}),
             },
@@ -238,10 +247,8 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
 
 
 def _in_train(galaxies: Galaxies) -> np.ndarray:
-    """Return which rows may train a classifier: the training split, and labelled ambiguous ones (morphology alone)."""
-    held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
-    labelled = galaxies.labels.notna().any(axis=1)
-    return ((galaxies.table["split"] == "train") | (labelled & ~galaxies.table["id"].isin(held_out))).to_numpy()
+    """Return which rows may train a classifier: the training split, of which ambiguous ones teach morphology alone."""
+    return (galaxies.table["split"] == "train").to_numpy()
 
 
 def _delivered(plans: list[Plan], gains: list[dict[str, Any]]) -> tuple[str, str]:

@@ -29,9 +29,10 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
         raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
     confidence = bundle.recipe.purity.confidence if confidence is None else confidence
     histogram = purities.ScoreHistogram.from_list(run.info["histogram"])
+    beyond = purities.ScoreHistogram.from_list(run.info.get("histogram_discarded", []))
     settings = bundle.recipe.purity
     return purities.estimate(
-        bundle.calibration, histogram, scores(run), bootstrap=settings.bootstrap, confidence=confidence,
+        bundle.calibration, histogram, scores(run), beyond=beyond, bootstrap=settings.bootstrap, confidence=confidence,
         seed=int(run.info["seed"]),
     ), confidence  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Whether the intervals of purity hold, and how narrow they are: by scores alone, and with 200 objects graded.
 
-    python -m tests.benchmarks.purity [--quick] [--json] [--surveys N]
+    python -m tests.benchmarks.purity [--quick] [--json] [--surveys N] [--cells N]
 
 Simulated surveys of 200,000 objects with prevalences from 0.05 % to 5 %, 20 to 500 calibration positives, and a
 calibration set that is up to 30 times as rich in targets as the survey. Scores follow one of three laws: binormal,
@@ -9,6 +9,10 @@ to the targets. Widths are told beside three others: "ideal", the binomial inter
 of scores exactly; "law", that of an oracle who knows it but for place, scale, distance and prevalence; and "shape",
 that of an oracle who knows the shape of the log ratio, but neither its offset and slope nor how the others are
 distributed (both from the Fisher information). A million candidates are exported for their memory.
+
+Then the cells: surveys that hold 0, 1, 2 or 20 ambiguous objects for each target, which score between negatives and
+targets and calibrate in their natural proportion among what is no target; and with a first look, which hides the scores
+of 70 % of the survey but for one in a hundred. Of each, in how many the truth lies inside the interval.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from galscan.vetting import design
 from tests.benchmarks._record import arguments, record
 from tests.benchmarks.scan import measured_peak
 
+AMBIGUOUS = (0, 1, 2, 20)  # for each target
+FIRST_LOOK, AUDIT = 0.7, 0.01
 OBJECTS, TOP, RANKS = 200_000, 1000, (100, 300, 1000)
 LAWS = ("binormal", "logistic", "look-alikes")
 GRID = np.linspace(-12.0, 18.0, 3001)
@@ -42,11 +48,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     parser = arguments("purity", __doc__ or "")
     parser.add_argument("--surveys", type=int, default=500)
+    parser.add_argument("--cells", type=int, default=200, help="surveys of each cell")
     options = parser.parse_args(argv)
-    count = 8 if options.quick else options.surveys
+    count, each = (8, 2) if options.quick else (options.surveys, options.cells)
+    seeds = range(options.seed * 10**6, options.seed * 10**6 + count)
+    cells = [(10**5 + seeds[0] + k, n, look) for n in AMBIGUOUS for look in (False, True) for k in range(each)]
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        told = pd.DataFrame(pool.map(_one, range(options.seed * 10**6, options.seed * 10**6 + count), chunksize=4))
-    figures: dict[str, Any] = {"surveys": count}
+        told = pd.DataFrame(pool.map(_one, seeds, chunksize=4))
+        in_cells = pd.DataFrame(pool.map(_cell, cells, chunksize=4))
+    figures: dict[str, Any] = {"surveys": count, "surveys_of_a_cell": each} | _of_cells(in_cells)
     for rank in RANKS:
         for kind in ("", "graded_"):
             figures[f"{kind}coverage_{rank}"] = float(told[f"{kind}covers_{rank}"].mean())
@@ -80,6 +90,62 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     record("purity", options, figures)
     return figures
+
+
+def _cell(what: tuple[int, int, bool]) -> dict[str, Any]:
+    """Simulate one survey of a cell: its seed, ambiguous objects for each target, and whether there is a first look."""
+    seed, ambiguous, look = what
+    rng = np.random.default_rng(seed)
+    prevalence = float(np.exp(rng.uniform(np.log(5e-4), np.log(0.02))))
+    rate = min(float(np.exp(rng.uniform(0, np.log(30)))) * prevalence, 0.5)
+    positives = int(np.exp(rng.uniform(np.log(20), np.log(500))))
+    separation, between = rng.uniform(1.5, 4.0), rng.uniform(0.3, 0.8)
+    fraction = min(ambiguous * prevalence / (1 - prevalence), 0.9)  # of what is no target
+
+    def scores(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        unclear = (targets == 0) & (rng.random(len(targets)) < fraction)
+        return rng.normal(size=len(targets)) + separation * np.where(unclear, between, targets), unclear
+
+    targets = np.repeat([1, 0], [positives, round(positives * (1 - rate) / rate)])
+    calibrated, unclear = scores(targets)
+    calibration = calibrate.fit(calibrated, targets, unclear)
+    truth = (rng.random(OBJECTS) < prevalence).astype(int)
+    scored, unclear = scores(truth)
+    order = np.argsort(-scored)[:TOP]
+    histogram, beyond = purity.ScoreHistogram.empty(), purity.ScoreHistogram.empty()
+    if look:
+        below = scored < np.quantile(scored, FIRST_LOOK)
+        beyond.add(scored[below & (rng.random(OBJECTS) < AUDIT)])
+        beyond = beyond.standing_for(int(below.sum()))
+        histogram.add(scored[~below])
+        histogram = histogram + beyond
+    else:
+        histogram.add(scored)
+    found = purity.estimate(calibration, histogram, scored[order], beyond=beyond, seed=seed)
+    told: dict[str, Any] = {"ambiguous": ambiguous, "first_look": look}
+    for rank in (100, TOP):
+        for name, of, low, high in (
+            ("purity", truth, found.purity_lo, found.purity_hi),
+            ("unclear", unclear, found.ambiguous_lo, found.ambiguous_hi),
+        ):
+            share = float(of[order[:rank]].mean())
+            told[f"{name}_{rank}"] = low[rank - 1] - 1e-9 <= share <= high[rank - 1] + 1e-9
+    recall = truth[order].sum() / max(truth.sum(), 1)
+    told["completeness"] = found.completeness_lo[-1] - 1e-9 <= recall <= found.completeness_hi[-1] + 1e-9
+    return told
+
+
+def _of_cells(told: pd.DataFrame) -> dict[str, Any]:
+    """Return the smallest coverage of purity over ranks and cells, and the table of all."""
+    table = told.groupby(["ambiguous", "first_look"]).mean()
+    purities = table[["purity_100", f"purity_{TOP}"]].min(axis=1)
+    return {f"coverage_ambiguous_{n}": float(purities.loc[n].min()) for n in AMBIGUOUS} | {
+        "coverage_first_look": float(purities.xs(True, level="first_look").min()),
+        "coverage_cells": {
+            f"{n} ambiguous, {'with' if look else 'without'} a first look": row.round(3).to_dict()
+            for (n, look), row in table.iterrows()
+        },
+    }
 
 
 def _one(seed: int) -> dict[str, Any]:
@@ -214,7 +280,8 @@ def _export(work: Path, rows: int) -> float:
         "designation": "J000000.00+000000.0", "objid": np.arange(rows), "store": "sdss", "index": np.arange(rows),
         "ra": rng.uniform(0, 360, rows), "dec": rng.uniform(-90, 90, rows), "rank": np.arange(1, rows + 1),
         "score": rng.normal(size=rows).astype(np.float32), "score_std": rng.random(rows).astype(np.float32),
-        **{name: rng.random(rows) for name in ("p_target", "purity", "purity_lo", "purity_hi", "completeness")},
+        **{name: rng.random(rows) for name in ("p_target", "purity", "purity_lo", "purity_hi", "completeness",
+                                             "ambiguous", "ambiguous_lo", "ambiguous_hi")},
         "in_train": False, "flags": np.zeros(rows, np.uint8),
     })  # fmt: skip
     work.mkdir(parents=True, exist_ok=True)
