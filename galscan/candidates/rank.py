@@ -13,6 +13,7 @@ from galscan.errors import InputError
 from galscan.sky import designation
 
 _FROM_SCAN = ("store", "index", "id", "ra", "dec", "score", "score_std")
+ESTIMATES = ("purity", "purity_lo", "purity_hi", "completeness", "ambiguous", "ambiguous_lo", "ambiguous_hi")
 
 
 def caption(row: Mapping[str, Any]) -> str:
@@ -27,7 +28,7 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
     Parameters
     ----------
     top : DataFrame
-        Columns store, index, id, ra, dec, score, score_std, perhaps flags, then one an answer; best first.
+        Columns store, index, id, ra, dec, score, score_std, perhaps known and flags, then one an answer; best first.
     purity : Purity
         Of the same rows.
     bundle_train_ids : set of str
@@ -63,19 +64,14 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
         "rank": np.arange(1, len(top) + 1, dtype=np.int64),
         "score": top["score"].to_numpy(np.float32),
         "score_std": top["score_std"].to_numpy(np.float32),
-        "p_target": purity.probability,
-        "purity": purity.purity,
-        "purity_lo": purity.purity_lo,
-        "purity_hi": purity.purity_hi,
-        "completeness": purity.completeness,
-        "ambiguous": purity.ambiguous,
-        "ambiguous_lo": purity.ambiguous_lo,
-        "ambiguous_hi": purity.ambiguous_hi,
+        "p_target": purity.published("probability"),
+        **{name: purity.published(name) for name in ESTIMATES},
+        "known": top["known"].to_numpy(object) if "known" in top else np.full(len(top), ""),
         "in_train": text.isin(bundle_train_ids).to_numpy(bool),
     }
     if "flags" in top:
         frame["flags"] = top["flags"].to_numpy(np.uint8)
-    answers = [name for name in top.columns if name not in (*_FROM_SCAN, "flags", "first_look", "stage")]
+    answers = [name for name in top.columns if name not in (*_FROM_SCAN, "known", "flags", "first_look", "stage")]
     if taken := sorted({*answers} & {*frame}):
         raise InputError(
             f"rank: the answer '{taken[0]}' has the name of a column of the table; rename it in the label schema"

@@ -9,6 +9,7 @@ from galscan.candidates import graded
 from galscan.candidates import purity as purities
 from galscan.classify.bundle import open_bundle
 from galscan.errors import InputError
+from galscan.scanning import known_labels
 from galscan.scanning.run import Run, is_like
 from galscan.vetting import design
 
@@ -25,21 +26,27 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
     bundle = open_bundle(str(run.info["model"]))
     if bundle.model_hash != run.info["identity"]["model"]:
         raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
-    if "histogram" not in run.info:
-        raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
-    confidence = bundle.recipe.purity.confidence if confidence is None else confidence
-    histogram = purities.ScoreHistogram.from_list(run.info["histogram"])
-    beyond = purities.ScoreHistogram.from_list(run.info.get("histogram_discarded", []))
     settings = bundle.recipe.purity
-    return purities.estimate(
-        bundle.calibration, histogram, scores(run), beyond=beyond, bootstrap=settings.bootstrap, confidence=confidence,
-        seed=int(run.info["seed"]),
-    ), confidence  # fmt: skip
+    confidence = settings.confidence if confidence is None else confidence
+    return purities.of_scan(
+        bundle.calibration, run.info, scores(run), known(run), bootstrap=settings.bootstrap, confidence=confidence
+    ), confidence
 
 
 def scores(run: Run) -> np.ndarray:
     """Return the scores of the candidates, best first; float64, shape (K,)."""
-    return pq.read_table(run.path / "candidates.parquet", columns=["score"])["score"].to_numpy().astype(np.float64)
+    return _column(run, "score").astype(np.float64)
+
+
+def known(run: Run) -> np.ndarray | None:
+    """Return the labels of the candidates that the model knows, as `galscan.candidates.purity.estimate` takes them."""
+    has = "known" in pq.read_schema(run.path / "candidates.parquet").names
+    return known_labels.numbers(_column(run, "known")) if has else None
+
+
+def _column(run: Run, name: str) -> np.ndarray:
+    column: np.ndarray = pq.read_table(run.path / "candidates.parquet", columns=[name])[name].to_numpy()
+    return column
 
 
 def check(run: Run) -> None:
