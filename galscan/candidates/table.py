@@ -55,6 +55,7 @@ COLUMNS = (
     Column("ambiguous_lo", "", "stat.confidenceLevel", "Lower bound of ambiguous", "F8.5"),
     Column("ambiguous_hi", "", "stat.confidenceLevel", "Upper bound of ambiguous", "F8.5"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
+    Column("duplicate", "", "meta.code", "True if this object has a better rank in another row", "L1"),
     Column(
         "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
     ),
