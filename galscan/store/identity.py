@@ -20,7 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from galscan.sky import chord, unit_vectors
+from galscan.sky import arcseconds, chord, unit_vectors
 
 RADIUS = 1.5  # arcsec: positions of one object in two surveys of today agree within it
 LARGEST = 60.0  # arcsec, of what a survey may declare
@@ -60,6 +60,13 @@ def astrometry_of(store: Described) -> float:
 def radius_of(stores: Sequence[Described]) -> float:
     """Return the matching radius (arcsec): `RADIUS`, or the coarsest astrometry that one of the stores declares."""
     return max([RADIUS, *(astrometry_of(store) for store in stores)])
+
+
+def separation(ra: ArrayLike, dec: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> np.ndarray:
+    """Return the distance (arcsec) of pairs of positions (deg), NaN where one is not known."""
+    one, two = ([np.asarray(values, np.float64) for values in pair] for pair in ((ra, dec), (ra2, dec2)))
+    apart = arcseconds(np.linalg.norm(unit_vectors(*one) - unit_vectors(*two), axis=-1))
+    return np.where(_placed(*one) & _placed(*two), apart, np.nan)
 
 
 def groups(ra: ArrayLike, dec: ArrayLike, lineage: ArrayLike, id: ArrayLike, *, radius: float = RADIUS) -> np.ndarray:
