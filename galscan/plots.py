@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from galscan.candidates import purity as purities
-from galscan.scanning import known_labels
 from galscan.classify.bundle import Bundle
+from galscan.scanning import known_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

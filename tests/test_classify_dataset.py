@@ -22,7 +22,7 @@ SPLIT = Split()
 def table(positives: int, negatives: int, ambiguous: int = 0, unlabelled: int = 0) -> pd.DataFrame:
     target = np.repeat([1.0, 0.0, np.nan, np.nan], [positives, negatives, ambiguous, unlabelled])
     labelled = np.arange(len(target)) < len(target) - unlabelled
-    return pd.DataFrame({"id": [f"g{i}" for i in range(len(target))], "target": target, "labelled": labelled})
+    return pd.DataFrame({"object": [f"g{i}" for i in range(len(target))], "target": target, "labelled": labelled})
 
 
 @given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(0, 20), st.integers(0, 5))
@@ -44,14 +44,14 @@ def test_every_labelled_object_is_in_one_split(positives, negatives, ambiguous, 
 def test_a_split_does_not_depend_on_the_order_of_rows():
     t = table(20, 50)
     shuffled = t.sample(frac=1, random_state=0)
-    by_id = dict(zip(t["id"], split_objects(t, SPLIT, 0), strict=True))
-    assert by_id == dict(zip(shuffled["id"], split_objects(shuffled, SPLIT, 0), strict=True))
+    by_id = dict(zip(t["object"], split_objects(t, SPLIT, 0), strict=True))
+    assert by_id == dict(zip(shuffled["object"], split_objects(shuffled, SPLIT, 0), strict=True))
 
 
 def test_an_object_in_two_stores_is_on_one_side():
     t = pd.concat([table(20, 50), table(20, 50)], ignore_index=True)
     t["split"] = split_objects(t, SPLIT, 0)
-    assert (t.groupby("id")["split"].nunique() == 1).all()
+    assert (t.groupby("object")["split"].nunique() == 1).all()
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_candidates_are_ranked_from_both_surveys(finished):
     assert set(table["store"]) == {"sky", "more"}
     assert table["p_target"].between(0, 1).all()
     trained = table[table["in_train"]]
-    assert set(trained["objid"].astype(str)) <= open_bundle(home.model_path("dustlane")).train_ids()
+    assert set(trained["objid"].astype(str)) <= set(open_bundle(home.model_path("dustlane")).objects("train").id)
 
 
 def test_the_fits_table_says_what_was_done_but_not_where(finished):

@@ -56,6 +56,7 @@ COLUMNS = (
     Column("ambiguous_hi", "", "stat.confidenceLevel", "Upper bound of ambiguous", "F8.5"),
     Column("known", "", "meta.code.class", "Label the model knew: target, ambiguous, negative; empty: none", "A9"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
+    Column("duplicate", "", "meta.code", "True if this object has a better rank in another row", "L1"),
     Column(
         "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
     ),

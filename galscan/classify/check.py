@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.classify.dataset import check_counts, read_table, split_objects
+from galscan.classify.dataset import check_counts, held_out, once, read_table, split_objects
 from galscan.errors import InputError
 from galscan.labels import Rule, Schema, parse_rule
 from galscan.recipe import Recipe
@@ -62,7 +62,7 @@ def splits(table: pd.DataFrame) -> dict[str, dict[str, int]]:
         split: {kind: int((part["target"] == value).sum()) for kind, value in (("positive", 1), ("negative", 0))}
         | {"ambiguous": int(part["target"].isna().sum())}
         for split in ("train", "calibration", "test")
-        for part in [table[table["split"] == split]]
+        for part in [table[(table["split"] == split) & once(table)]]
     }
 
 
@@ -105,7 +105,7 @@ def starts(rules: LabelRules) -> Iterator[tuple[str, str]]:
 
 def sources(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
     """Return how many galaxies satisfy each of `starts`, and how many of those are not held out."""
-    columns, free = columns_of(table, schema), ~table["split"].isin(("calibration", "test")).to_numpy()
+    columns, free = columns_of(table, schema), ~held_out(table)
     found = []
     for key, text in starts(rules):
         true = parse_rule(text, schema.names).evaluate(columns)[0]

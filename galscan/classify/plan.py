@@ -11,7 +11,7 @@ import pandas as pd
 
 from galscan import home
 from galscan.classify import vetted as grading
-from galscan.classify.dataset import check_counts, read_table, split_objects, target_column, together
+from galscan.classify.dataset import check_counts, once, read_table, split_objects, target_column, together
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
 from galscan.recipe import Recipe, load_recipe
@@ -84,7 +84,7 @@ class Plan:
         labelled = int(t[self.schema.names].notna().any(axis=1).sum())
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
         for split in ("train", "calibration", "test"):
-            part = t.loc[t["split"] == split, self.column]
+            part = t.loc[(t["split"] == split) & once(t), self.column]
             positive, negative, ambiguous = (int(n) for n in ((part == 1).sum(), (part == 0).sum(), part.isna().sum()))
             rows += [f"{split:<12} {positive:,} positive, {negative:,} negative, {ambiguous:,} ambiguous"]
         rows += grading.describe(self.vetted, self.grades)

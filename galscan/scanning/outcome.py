@@ -60,8 +60,13 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
         bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
         beyond=merged.beyond, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
     )  # fmt: skip
-    purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle), *_looked(merged)])
-    candidates = rank.rank(merged.top, purity, bundle.train_ids())
+    lineages = {ref.name: ref.lineage or ref.name for ref in plan.stores}
+    top = merged.top.assign(lineage=merged.top["store"].map(lineages))
+    radius = max(ref.astrometry for ref in plan.stores)
+    purity = replace(
+        purity, notes=[*purity.notes, *_strangers(plan, bundle), *_looked(merged), *_repeated(top, radius)]
+    )
+    candidates = rank.rank(top, purity, bundle.in_train(top, radius), radius)
     with files.atomic_path(folder / "candidates.parquet") as temporary:
         candidates.to_parquet(temporary, index=False)
     summary = {
@@ -112,6 +117,16 @@ def _looked(merged: Merged) -> list[str]:
         f"at random, were scored in full all the same, and {merged.lost:,} of these are candidates: "
         f"{100 * kept['kept']:.1f} % of the candidates survived it, with 95 % confidence at least "
         f"{100 * kept['kept_lo']:.0f} %. Prevalence and completeness count the discarded by the audited."
+    ]
+
+
+def _repeated(top: pd.DataFrame, radius: float) -> list[str]:
+    """Return a note where objects are among the candidates more than once."""
+    if not (count := int(rank.duplicates(top, radius).sum())):
+        return []
+    return [
+        f"{count:,} of the {len(top):,} candidates are an object that has a better rank already, from another store or "
+        "under another id ('duplicate'). Prevalence, purity and completeness count rows, these as well."
     ]
 
 

@@ -155,6 +155,16 @@ def several(info: Mapping[str, Any]) -> bool:
     return len(info.get("targets", [])) > 1 and "tables" not in info
 
 
+def lineages(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by name, whose ids the stores of a run have (`galscan.store.identity.lineage_of`)."""
+    return {str(store["name"]): str(store.get("lineage") or store["name"]) for store in info["stores"]}
+
+
+def astrometry(info: Mapping[str, Any]) -> float:
+    """Return the coarsest astrometry (arcsec) that one of the stores of a run declares; 0 if none does."""
+    return max((float(store.get("astrometry", 0)) for store in info["stores"]), default=0.0)
+
+
 def check_one(path: Path, info: Mapping[str, Any]) -> None:
     """Refuse a scan of several targets where the candidates of one are wanted.
 

@@ -12,13 +12,13 @@ import pandas as pd
 
 from galscan import home
 from galscan.classify.bundle import Bundle
-from galscan.classify.dataset import read_table
+from galscan.classify.dataset import HELD_OUT, read_table
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema, parse_rule
 from galscan.recipe import Recipe
 from galscan.resampling import pixels_text
 from galscan.settings import InjectRule, LabelRules, MapSettings
-from galscan.store import layout
+from galscan.store import identity, layout
 
 if TYPE_CHECKING:
     from galscan.generate.dreams import Dreams
@@ -111,9 +111,8 @@ def plan_injection(
     table = read_table(stores, schema, recipe.schemas[schema.name])
     if bundle is not None:
         # What is made from an object that a model held out must never be seen in its training.
-        splits = bundle.splits()
-        held_out = set(splits.loc[splits["split"].isin(("calibration", "test")), "id"])
-        table = table[~table["id"].isin(held_out)].reset_index(drop=True)
+        held_out = np.isin(bundle.split_of(table, identity.radius_of(stores)), HELD_OUT)
+        table = table[~held_out].reset_index(drop=True)
     plan = Injection(
         recipe, schema, rule, stores, table, bundle, _maps(recipe, rule, bundle, generator), bool(generator)
     )

@@ -17,7 +17,7 @@ from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError
 from galscan.files import file_digest, write_json, write_text
 from galscan.resampling import pixels_text
-from galscan.store import layout
+from galscan.store import identity, layout
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -122,10 +122,9 @@ def judge(
 
 def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
     """Hold out what the model held out, so that the generator never saw it either."""
-    splits = bundle.splits()
-    known = dict(zip(splits["id"], splits["split"], strict=True))
-    others = plan.table["target"].notna().map({True: "train", False: ""})
-    table = plan.table.assign(split=plan.table["id"].map(known).fillna(others))
+    known = bundle.split_of(plan.table, identity.radius_of(plan.stores))
+    others = np.where(plan.table["target"].notna(), "train", "")
+    table = plan.table.assign(split=np.where(known == "", others, known))
     for value, name in ((1, "positives"), (0, "negatives")):
         if not ((table["split"] == "test") & (table["target"] == value)).any():
             raise InputError(
@@ -180,8 +179,8 @@ def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, s
     galaxies = load_galaxies(
         plan.stores, plan.table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=True
     )
-    held_ids = set(galaxies.table.loc[galaxies.table["split"] == "test", "id"])
-    reference = np.flatnonzero(galaxies.table["id"].isin(held_ids))
+    tested = set(galaxies.table.loc[galaxies.table["split"] == "test", "object"])
+    reference = np.flatnonzero(galaxies.table["object"].isin(tested))
     critic = _critic(plan, galaxies, reference, work, device, steps, seed)
     dreams = read_dreams(dreamt.path, plan.schema.name)
     verdict = judges.judge(

@@ -20,6 +20,7 @@ from galscan.files import digest, read_json, write_json
 from galscan.labels import parse_rule
 from galscan.progress import track
 from galscan.settings import MapSettings
+from galscan.store import identity
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             "dreams": read_json(folder / SYNTHETIC) if first.synthetic else None,
             "seconds": round(time.monotonic() - started, 1),
         }
-        splits = table[["store", "id", "split"]].assign(target=table[plan.column])
+        splits = table[[name for name in bundle.SPLITS if name != "target"]].assign(target=table[plan.column])
         written = bundle.write_bundle(
             folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
             answers=answers, networks=[network.only(k) for network in networks[chosen]],
@@ -240,6 +241,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             ),
             splits=splits, metrics=report, extra={
                 "request": plan.request, "request_hash": digest(plan.request),
+                "radius": identity.radius_of(plan.stores),
                 **({"grades": plan.provenance} if plan.vetted else {}),
             },
         )  # fmt: skip
@@ -272,6 +274,7 @@ def _delivered(plans: list[Plan], gains: list[dict[str, Any]]) -> tuple[str, str
 
 def _check_synthetic(plan: Plan) -> None:
     """Refuse weights, stretches and rules that nothing synthetic can be made with, before anything long begins."""
+    from galscan.classify.dataset import held_out
     from galscan.generate import kinds
     from galscan.generate import maps as feature_maps
     from galscan.generate.flux import stretch_of
@@ -287,7 +290,7 @@ def _check_synthetic(plan: Plan) -> None:
     if rule is not None:
         for store in plan.stores:
             stretch_of(store.attrs.get("provenance", {}), str(store.path))
-        rows = plan.table[~plan.table["split"].isin(("calibration", "test"))]
+        rows = plan.table[~held_out(plan.table)]
         labels = {name: rows[name].to_numpy() for name in plan.schema.names}
         hosts = parse_rule(rule.hosts, plan.schema.names).evaluate(labels)[0]
         # Of unlabelled galaxies only a trained network can tell.
@@ -350,7 +353,7 @@ def _synthetic(
             # Where whole images are drawn as well, the recipe's generator is theirs.
             generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
             candidates = synthetic.candidates_of(
-                galaxies, _allowed(galaxies), plan.stores, reference, answers, schema, device
+                galaxies, galaxies.free(), plan.stores, reference, answers, schema, device
             )
             injected, told = synthetic.inject(
                 candidates, schema, rules, recipe.dream, generator, work, seed=plan.seed, device=device,
@@ -384,12 +387,6 @@ def _synthetic(
             write_dreams(made, store, f"synthetic-{recipe.name}", schema, provenance)
         write_json(work / SYNTHETIC, counts)
     return read_dreams(store, schema.name) if store.is_dir() else None
-
-
-def _allowed(galaxies: Galaxies) -> np.ndarray:
-    """Return the row numbers of galaxies that may be hosts or be measured: of training, and without labels."""
-    held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
-    return np.flatnonzero(~galaxies.table["id"].isin(held_out))
 
 
 class _Jobs:

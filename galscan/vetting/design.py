@@ -155,22 +155,24 @@ def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> p
         inside = [one | {"row": one["index"]} for one in run.info["like"] if "store" in one]
         return pd.DataFrame([inside[k] for k in rng.permutation(len(inside))[:POSITIVES]], columns=_COLUMNS[:5])
     from galscan.classify.bundle import open_bundle
+    from galscan.store.identity import lineage_of
     from galscan.store.layout import open_store
 
     try:
-        table = open_bundle(str(run.info["model"])).splits()
+        trained = open_bundle(str(run.info["model"])).objects("train", targets=True)
     except InputError:  # the model is gone: no controls then
         return pd.DataFrame(columns=_COLUMNS)
-    ids = set(table.loc[(table["split"] == "train") & (table["target"] == 1), "id"])
+    seen: set[int] = set()  # what several stores have is shown once
     rows: list[dict[str, Any]] = []
     for entry in run.info["stores"]:
         store = open_store(entry["path"])
-        names = np.array([str(i) for i in store.column("id")], object)
-        for row in np.flatnonzero(np.isin(names, list(ids))):
-            if (store.name, int(row)) not in shown:
-                where = slice(int(row), int(row) + 1)
-                ra, dec = (float(store.column(name, where)[0]) for name in ("ra", "dec"))
-                rows.append({"store": store.name, "row": int(row), "id": names[row], "ra": ra, "dec": dec})
+        names, ra, dec = (store.column(name) for name in ("id", "ra", "dec"))
+        found = trained.find(ra, dec, lineage_of(store), names)
+        for row in np.flatnonzero(found >= 0).tolist():
+            if (store.name, row) not in shown and int(found[row]) not in seen:
+                seen.add(int(found[row]))
+                place = {"ra": float(ra[row]), "dec": float(dec[row])}
+                rows.append({"store": store.name, "row": row, "id": str(names[row])} | place)
     chosen = rng.permutation(len(rows))[:POSITIVES]
     return pd.DataFrame([rows[k] for k in chosen], columns=_COLUMNS[:5])
 
