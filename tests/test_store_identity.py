@@ -149,3 +149,19 @@ def test_a_million_queries_take_seconds():
     found = known.find(ra, dec + 0.5 * ARCSEC, "b", np.arange(1_000_000) + 7)
     np.testing.assert_array_equal(found[:20_000], np.arange(20_000))
     assert (found[20_000:] >= 0).sum() < 5
+
+
+def test_imaging_is_survey_frame_and_pixels(tmp_path):
+    one = tiny_store(tmp_path / "a.zarr", 4, survey="sky")
+    of = identity.imaging_of(one)
+    assert of == {"survey": "sky", "frame": pytest.approx(0.4 * 32), "pixels": {}}  # it does not say where it is from
+    one.attrs["provenance"] = {"survey": "sdss", "stretch": {"Q": 8}}
+    sdss = identity.imaging_of(one)
+    assert sdss["survey"] == "sdss" and not identity.same_imaging(of, sdss)
+    one.attrs["provenance"] = {"survey": "local", "path": "/a"}
+    assert identity.imaging_of(one)["survey"] == "sky"  # of files of one's own, the name
+    for change, same in (
+        ({}, True), ({"frame": 13.2}, True), ({"frame": 14.0}, False), ({"frame": None}, True),
+        ({"survey": "other"}, False), ({"pixels": {}}, False),
+    ):  # fmt: skip
+        assert identity.same_imaging(sdss, sdss | change) == same == identity.same_imaging(sdss | change, sdss)

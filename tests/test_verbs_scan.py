@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +14,7 @@ from astropy.table import Table
 
 import galscan
 from galscan import cli, home
+from galscan.candidates import rank
 from galscan.candidates.purity import ScoreHistogram
 from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
@@ -22,7 +24,7 @@ from galscan.store import layout
 from galscan.store.layout import open_store
 from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
-from galscan.vetting import design
+from galscan.vetting import design, forecast
 from tests.helpers import tiny_bundle, tiny_store
 
 
@@ -459,3 +461,38 @@ def test_a_target_is_found_among_those_trained_together(targets, place, monkeypa
     (tmp_path / "models" / "both" / "models.json").write_text('{"targets": ["../../etc"]}')
     with pytest.raises(InputError, match=r"models\.json is damaged"):
         scan(store=place / "surveys" / "sky.zarr", model=tmp_path / "models" / "both", dry_run=True)
+
+
+def test_objects_of_known_label_are_data(place, here, tmp_path):
+    """Ten of the store trained the model: they are candidates as what they are, and no part of the estimate."""
+    store = tiny_store(tmp_path / "tiny.zarr", 600)
+    found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
+    known = found.candidates[found.candidates["known"] != ""]
+    beyond, targets = found.info["known_beyond"]
+    assert len(known) + beyond == 10 and (known["known"] == "target").sum() + targets == 5
+    assert known["in_train"].all() and set(known["known"]) <= {"target", "negative"}
+    assert ScoreHistogram.from_list(found.info["histogram"]).total == 590 and found.info["scanned"] == 600
+    np.testing.assert_array_equal(known["p_target"], (known["known"] == "target").astype(float))
+    assert any("trained, calibrated or tested" in note for note in found.info["purity"]["notes"])
+    again = forecast.by_scores(found)[0]
+    np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
+    column = Table.read(found.path / "candidates.fits")["known"]
+    assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})
+
+
+def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_path):
+    model = shutil.copytree(place / "models" / "dustlane", tmp_path / "model")
+    info = json.loads((model / "model.json").read_text())
+    info["imaging"] = [{"survey": "sdss", "frame": 40.0, "pixels": {}}]
+    (model / "model.json").write_text(json.dumps(info))
+    found = scan(survey="sky", model=model, out=tmp_path / "run", top=50)
+    columns = ["p_target", *rank.ESTIMATES]
+    assert found.candidates[columns].isna().all(axis=None)
+    header = fits.getheader(found.path / "candidates.fits", 1)
+    assert header["PURITY"] == "unknown" and "PREVAL" not in header
+    assert "calibrated with images of sdss" in found.info["purity"]["unknown"]
+    assert "unknown" in found.summary()["text"] and f"galscan vet {found.path}" in found.summary()["text"]
+    assert "their purity is unknown" in (found.path / "report.html").read_text()
+    with pytest.raises(InputError, match="grade a sample"):
+        galscan.export(found.path, tmp_path / "some.fits", min_purity=0.5)
+    assert galscan.export(found.path, tmp_path / "some.fits", top=10).rows == 10

@@ -73,8 +73,8 @@ def find_known(plan: Plan, bundle: Bundle) -> KnownLabels:
         store, here = open_store(ref.path), []
         for start in range(0, store.count, CHUNK):
             some = slice(start, min(start + CHUNK, store.count))
-            columns = (store.column(name, some) for name in ("ra", "dec"))
-            here.append(known.find(*columns, ref.lineage or ref.name, store.column("id", some)))
+            ra, dec, ids = (store.column(name, some) for name in ("ra", "dec", "id"))
+            here.append(known.find(ra, dec, ref.lineage or ref.name, ids))
         object_of = np.concatenate(here) if here else np.empty(0, int)
         rows.append(np.flatnonzero(object_of >= 0))
         found.append(labels[object_of[rows[-1]]])

@@ -9,9 +9,9 @@ unique over all catalogues.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,14 @@ from scipy.spatial import cKDTree
 
 from galscan.sky import arcseconds, chord, unit_vectors
 
+if TYPE_CHECKING:
+    from galscan.store.layout import Store
+
 RADIUS = 1.5  # arcsec: positions of one object in two surveys of today agree within it
 LARGEST = 60.0  # arcsec, of what a survey may declare
 UNIQUE_DIGITS = 10  # an id with so many is unique over all catalogues
+FRAME = 0.05  # fraction by which frames of one imaging may differ
+_PIXELS = ("bands", "rendering", "stretch", "sky_noise")
 _SLACK = 1 + 1e-9  # the tree leaves out what is exactly at its bound
 
 
@@ -49,6 +54,30 @@ def lineage_of(store: Described) -> str:
         return store.name
     source = provenance.get("path") or provenance.get("catalog")
     return f"{survey} {source}" if source else survey
+
+
+def imaging_of(store: Store) -> dict[str, Any]:
+    """Return what images of two stores have in common if scores of the one tell anything of the other's; JSON-able.
+
+    It is the survey (of files of one's own, the name that the store was given), the frame (arcsec on a side, None where
+    pixels have no known scale), and how flux became pixels, as far as ingest wrote that.
+    """
+    provenance = store.attrs.get("provenance") or {}
+    own = "path" in provenance or not isinstance(provenance.get("survey"), str)
+    scale = store.column("pixel_scale")
+    scale = scale[np.isfinite(scale)]
+    return {
+        "survey": store.name if own else provenance["survey"],
+        "frame": round(float(np.median(scale)) * store.size, 3) if len(scale) else None,
+        "pixels": {key: provenance[key] for key in _PIXELS if provenance.get(key) is not None},
+    }
+
+
+def same_imaging(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether `imaging_of` two stores is alike: frames may differ by `FRAME`."""
+    frames = one["frame"], other["frame"]
+    framed = None in frames or abs(frames[0] - frames[1]) <= FRAME * max(frames)
+    return framed and one["survey"] == other["survey"] and one["pixels"] == other["pixels"]
 
 
 def astrometry_of(store: Described) -> float:

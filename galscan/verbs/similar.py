@@ -219,7 +219,7 @@ def _embedded(source: Run, bundle: Bundle | None, images: np.ndarray, device: st
 def _unknown(count: int) -> Purity:
     """Return the purity of a list of which nothing of the kind is known."""
     none, each = float("nan"), np.full(count, np.nan)
-    return Purity(none, none, none, *[each] * 10, [])
+    return Purity(none, none, none, each, each, each, each, each, each, each, each, each, each, [])
 
 
 def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from galscan.store import identity
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from galscan.classify.bundle import Bundle
@@ -241,11 +242,18 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             ),
             splits=splits, metrics=report, extra={
                 "request": plan.request, "request_hash": digest(plan.request),
-                "radius": identity.radius_of(plan.stores),
+                "radius": identity.radius_of(plan.stores), "imaging": _imaging(plan, splits),
                 **({"grades": plan.provenance} if plan.vetted else {}),
             },
         )  # fmt: skip
         write_model_report(written.path)
+
+
+def _imaging(plan: Plan, splits: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the imaging of the stores that calibrate; each once."""
+    names = set(splits.loc[splits["split"] == "calibration", "store"])
+    every = [identity.imaging_of(store) for store in plan.stores if store.name in names]
+    return [one for k, one in enumerate(every) if one not in every[:k]]
 
 
 def _in_train(galaxies: Galaxies) -> np.ndarray:
