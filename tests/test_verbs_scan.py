@@ -239,6 +239,21 @@ def test_stores_of_several_sizes_in_one_scan(here, tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
+def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tmp_path):
+    stores = [tiny_store(tmp_path / f"{name}.zarr", 60, survey=name) for name in ("a", "b")]
+    model = tiny_bundle(tmp_path / "model")
+    splits = pd.read_parquet(model.path / "splits.parquet").tail(10).assign(lineage="another survey")
+    splits = splits.assign(id=[f"J{k}" for k in range(10)], object=[f"J{k}" for k in range(10)])
+    splits = splits.assign(**{name: stores[0].column(name)[:10] for name in ("ra", "dec")})
+    splits.to_parquet(model.path / "splits.parquet", index=False)
+    found = scan(store=[s.path for s in stores], model=model.path, out=tmp_path / "run", top=120)
+    table = found.candidates
+    assert table["index"][table["in_train"]].value_counts().to_dict() == dict.fromkeys(range(10), 2)
+    assert table["duplicate"].sum() == 60 and not table.drop_duplicates("index")["duplicate"].any()
+    assert any("60 of the 120 candidates are an object" in note for note in found.info["purity"]["notes"])
+    assert [entry["lineage"] for entry in found.info["stores"]] == ["a", "b"]
+
+
 def test_images_of_too_few_pixels_are_refused_and_nothing_is_written(tmp_path, capsys):
     small = tiny_store(tmp_path / "small.zarr", 30, 24)
     line = f"scan --store {small.path} --target dustlane --out {tmp_path}/run"
@@ -476,7 +491,7 @@ def test_objects_of_known_label_are_data(place, here, tmp_path):
     assert any("trained, calibrated or tested" in note for note in found.info["purity"]["notes"])
     again = forecast.by_scores(found)[0]
     np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
-    column = Table.read(found.path / "candidates.fits")["known"]
+    column = fits.getdata(found.path / "candidates.fits", 1)["known"]
     assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})
 
 

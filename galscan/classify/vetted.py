@@ -146,7 +146,7 @@ def add_labels(
     # Nobody is to see them, also as galaxies without labels; but the split of the labelled stands.
     table = table[~table["object"].isin(sure.loc[theirs & ~kept_out, "object"])]
     said = taught.drop_duplicates("object").set_index("object")["target"]
-    here = table["object"].isin(said.index) & (table["target"].notna() | _rows_in(table, taught))
+    here = table["object"].isin(said.index) & ((table["split"] == "train") | _rows_in(table, taught))
     table.loc[here, "target"] = table.loc[here, "object"].map(said.to_dict()).astype(float)
     table.loc[here, "split"] = "train"
     absent = taught[~_rows_in(taught, table)].drop_duplicates(["survey", "row"]).assign(split="train", labelled=False)

@@ -48,7 +48,7 @@ def lineage_of(store: Described) -> str:
     It is the survey, with the folder of its files or else its catalogue, so that two ingests of one source have one
     lineage, at whatever size. A store that does not say where it is from has its own name.
     """
-    provenance = getattr(store, "attrs", {}).get("provenance") or {}
+    provenance = store.attrs.get("provenance") or {}
     survey = provenance.get("survey")
     if not isinstance(survey, str):
         return store.name
@@ -82,7 +82,7 @@ def same_imaging(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def astrometry_of(store: Described) -> float:
     """Return how well the survey of a store knows positions (arcsec), as its description declares; 0 if it does not."""
-    value = (getattr(store, "attrs", {}).get("provenance") or {}).get("astrometry")
+    value = (store.attrs.get("provenance") or {}).get("astrometry")
     return min(float(value), LARGEST) if isinstance(value, int | float) and value > 0 else 0.0
 
 
