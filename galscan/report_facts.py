@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galscan.candidates.purity import ScoreHistogram
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle
 from galscan.errors import InputError
 from galscan.labels import parse_rule
@@ -161,7 +162,7 @@ def known_targets(
     known = pd.concat(parts, ignore_index=True)
     splits = bundle.splits()
     split = known["id"].map(dict(zip(splits["id"], splits["split"], strict=True)))
-    known["role"] = np.select([split == "train", split.notna()], [TAUGHT, HELD], UNSEEN)
+    known["role"] = np.select([crossfit.trains(split), split.notna()], [TAUGHT, HELD], UNSEEN)
     ranked = frame[["store", "index", "rank", "score"]].astype({"store": str})
     known = known.merge(ranked, on=["store", "index"], how="left")
     known["fate"] = np.where(known["rank"].notna(), CANDIDATE, ELSEWHERE)

@@ -4,7 +4,7 @@
     recipe.toml              the recipe as it was used
     classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
     encoder-<hash>.safetensors                 a frozen encoder, which the networks have in common
-    splits.parquet           store, id, split, target of every labelled object
+    splits.parquet           store, id, split or fold, target of every labelled object
     schema.toml              of labels that do not come with galscan
     dreams.png  report.html
 
@@ -21,6 +21,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from galscan import labels
+from galscan.classify import crossfit
 from galscan.classify.calibrate import Calibration
 from galscan.classify.weights import save_network
 from galscan.errors import InputError, NotFoundError
@@ -57,6 +58,7 @@ class _Info(BaseModel, strict=True):
     metrics: dict[str, Any]
     model_hash: str
     splits: dict[str, dict[str, int]]
+    folds: Annotated[int, Field(ge=0)] = 0
 
 
 _SPLITS = ["store", "id", "split", "target"]
@@ -123,7 +125,10 @@ class Bundle:
         return path if sha is not None else None
 
     def splits(self) -> pd.DataFrame:
-        """Return columns store, id (text), split (train, calibration, test), target (1, 0, NaN = ambiguous).
+        """Return columns store, id (text), split, target (1, 0, NaN = ambiguous).
+
+        The split is train, calibration or test or, where the model is cross-fitted, "fold 0", "fold 1"... and train for
+        graded objects; `galscan.classify.crossfit` says what each is used for.
 
         Raises
         ------
@@ -140,7 +145,12 @@ class Bundle:
     def train_ids(self) -> set[str]:
         """Return the ids (as text) of the real objects the networks were trained on."""
         table = self.splits()
-        return set(table.loc[table["split"] == "train", "id"])
+        return set(table.loc[crossfit.trains(table["split"]), "id"])
+
+    @property
+    def folds(self) -> int:
+        """Folds of cross-fitting; 0 where the split was fixed."""
+        return int(self.info.get("folds", 0))
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
@@ -165,7 +175,8 @@ def _results(report: dict[str, Any]) -> str:
     test = report["test"]
     lines = [
         f"average precision on {test['positives']} positives, {test['negatives']} negatives and "
-        f"{test.get('ambiguous', 0)} ambiguous (no targets), real and held out:"
+        f"{test.get('ambiguous', 0)} ambiguous (no targets), real, "
+        f"{'out-of-fold' if report.get('crossfit') else 'held out'}:"
     ]
     for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
@@ -266,13 +277,14 @@ def write_bundle(
     with atomic_path(path / "splits.parquet") as temporary:
         splits.to_parquet(temporary, index=False)
     kinds = {"positive": splits["target"] == 1, "negative": splits["target"] == 0, "ambiguous": splits["target"].isna()}
+    uses = (("train", crossfit.trains), ("calibration", crossfit.calibrates), ("test", crossfit.tests))
     info = {
         "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
         "splits": {
-            name: {kind: int((of & (splits["split"] == name)).sum()) for kind, of in kinds.items()}
-            for name in ("train", "calibration", "test")
+            name: {kind: int((of & use(splits["split"])).sum()) for kind, of in kinds.items()} for name, use in uses
         },
+        "folds": int(crossfit.fold_numbers(splits["split"]).max(initial=-1)) + 1,
         "versions": {"galscan": __version__, "torch": torch.__version__},
         **(extra or {}),
     }  # fmt: skip

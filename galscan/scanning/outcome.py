@@ -13,6 +13,7 @@ import numpy as np
 from galscan import files, pictures
 from galscan.candidates import export, rank, table
 from galscan.candidates import purity as purities
+from galscan.classify import crossfit
 from galscan.errors import GalscanError, InputError
 from galscan.scanning.plan import Plan
 from galscan.store.layout import open_store
@@ -83,7 +84,9 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
 def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
     """Return a note where surveys are scanned of which the calibration knows nothing."""
     splits = bundle.splits()
-    known = sorted(splits.loc[splits["split"] == "calibration", "store"].unique())  # grades may have taught of others
+    known = sorted(
+        splits.loc[crossfit.calibrates(splits["split"]), "store"].unique()
+    )  # grades may have taught of others
     strange = [ref.name for ref in plan.stores if ref.name not in known]
     if not strange:
         return []

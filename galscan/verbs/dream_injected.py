@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from galscan import home
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle
 from galscan.classify.dataset import read_table
 from galscan.errors import InputError
@@ -110,9 +111,10 @@ def plan_injection(
         raise InputError(f"--model {bundle.path} takes {bundle.size} px images, the recipe is for {recipe.size} px")
     table = read_table(stores, schema, recipe.schemas[schema.name])
     if bundle is not None:
-        # What is made from an object that a model held out must never be seen in its training.
+        # What is made from an object that a model held out must never be seen in its training; of a cross-fitted one, by
+        # the diffusion model of maps that lies in its folder, which was fine-tuned without the first fold.
         splits = bundle.splits()
-        held_out = set(splits.loc[splits["split"].isin(("calibration", "test")), "id"])
+        held_out = set(splits.loc[crossfit.kept_from(splits["split"]), "id"])
         table = table[~table["id"].isin(held_out)].reset_index(drop=True)
     plan = Injection(
         recipe, schema, rule, stores, table, bundle, _maps(recipe, rule, bundle, generator), bool(generator)

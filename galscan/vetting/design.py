@@ -154,6 +154,7 @@ def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> p
     if is_like(run.info):
         inside = [one | {"row": one["index"]} for one in run.info["like"] if "store" in one]
         return pd.DataFrame([inside[k] for k in rng.permutation(len(inside))[:POSITIVES]], columns=_COLUMNS[:5])
+    from galscan.classify import crossfit
     from galscan.classify.bundle import open_bundle
     from galscan.store.layout import open_store
 
@@ -161,7 +162,7 @@ def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> p
         table = open_bundle(str(run.info["model"])).splits()
     except InputError:  # the model is gone: no controls then
         return pd.DataFrame(columns=_COLUMNS)
-    ids = set(table.loc[(table["split"] == "train") & (table["target"] == 1), "id"])
+    ids = set(table.loc[crossfit.trains(table["split"]) & (table["target"] == 1), "id"])
     rows: list[dict[str, Any]] = []
     for entry in run.info["stores"]:
         store = open_store(entry["path"])
