@@ -13,9 +13,17 @@ network k and m(x) the mean. For a randomly chosen k, the law of total variance 
     Var(s) = Var(m) + E[(1 - 1/K) sigma2],
 
 where sigma2(x) is the sample variance (K - 1 in the denominator) of the networks' scores of x. The mean of s is that of
-m. sigma2 is measured, as a function of m, on objects that trained no network, and out-of-fold scores of each kind are
-shrunk about their mean to the variance Var(m): the shrinkage that makes an ensemble of estimates scatter as what they
-estimate (Louis 1984, Journal of the American Statistical Association 79, 393), exact if both are normal.
+m. D = (1 - 1/K) sigma2 is measured, as a function of m, on objects that trained no network. If D were the same for all
+scores, out-of-fold scores of each kind would be shrunk about their mean to the variance Var(m), which makes an ensemble
+of estimates scatter as what they estimate (Louis 1984, Journal of the American Statistical Association 79, 393). It is
+not: networks differ most in some range of scores. To have noise of variance D added is to diffuse for one unit of time,
+df/dt = (D f)''/2, and the scores are moved back along the flow that transports their density f,
+
+    dx/dt = D'(x)/2 + D(x) (ln f)'(x)/2,
+
+with f normal at any time (the probability flow of Song et al. 2021, ICLR, arXiv:2011.13456, with a D that varies). For
+a constant D it is the shrinkage above. Uncorrected, the kinds overlap more than in the survey, and purity is
+underestimated.
 """
 
 from __future__ import annotations
@@ -35,9 +43,10 @@ if TYPE_CHECKING:
 
 FOLD = "fold "  # and a number: the split of an object that is cross-fitted
 LEAST = 200  # objects, below which the networks' scatter is not known well enough to correct for it
-RESERVED = 2000  # unlabelled objects, at most, on which it is measured
+RESERVED = 8000  # unlabelled objects, at most, on which it is measured: the scores of rare targets must be among theirs
 HIGHEST = 25  # objects of the highest scores in the first bin of `Scatter`
-ROUNDS = 3  # in which the scatter at a corrected score is looked up
+STEPS = 20  # at least, of the flow along which scores are corrected
+FARTHEST = 0.05  # relative change of scores in a step
 
 
 # -- what a split says of an object ------------------------------------------------------------------------------------
@@ -179,8 +188,10 @@ def scatter_of(scores: np.ndarray) -> Scatter | None:
         return None
     scores = scores.astype(np.float64)
     order = np.argsort(-scores.mean(0), kind="stable")
-    edges = HIGHEST * 2 ** np.arange(64)
-    bins = np.split(order, edges[edges <= n - 2 * HIGHEST])[::-1]
+    edges = [HIGHEST]
+    while (after := edges[-1] + max(HIGHEST, min(edges[-1], n // 20))) <= n - HIGHEST:
+        edges.append(after)
+    bins = np.split(order, edges)[::-1]
     means = np.array([scores[:, rows].mean() for rows in bins])
     variances = np.array([scores[:, rows].var(axis=0, ddof=1).mean() for rows in bins])
     return Scatter(means, variances, members, n)
@@ -189,7 +200,7 @@ def scatter_of(scores: np.ndarray) -> Scatter | None:
 def correct(
     scores: np.ndarray, kinds: np.ndarray, scatter: Scatter | None
 ) -> tuple[np.ndarray, dict[Any, float] | None]:
-    """Give out-of-fold scores of each kind the variance of committee scores; their means stay.
+    """Give out-of-fold scores of each kind the distribution of committee scores; their means and their order stay.
 
     Without a `scatter` nothing is corrected: the kinds then overlap more than they do in the survey, and purity is
     underestimated rather than overestimated.
@@ -204,7 +215,7 @@ def correct(
     -------
     scores : ndarray of float64, shape (n,)
     factors : dict, or None
-        By which each kind was shrunk about its mean.
+        By which the standard deviation of each kind shrank.
     """
     scores = np.asarray(scores, np.float64)
     if scatter is None:
@@ -212,16 +223,31 @@ def correct(
     corrected, factors = scores.copy(), {}
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        own, factor = scores[rows], 1.0
-        mean, variance = own.mean(), own.var(ddof=1) if len(rows) > 1 else 0.0
-        if variance > 0:
-            for _ in range(ROUNDS):
-                noise = float(scatter.at(mean + (own - mean) * factor).mean()) * (1 - 1 / scatter.members)
-                # The mean of networks that have nothing in common scatters 1/K as much.
-                factor = float(np.sqrt(max(variance - noise, variance / scatter.members) / variance))
-        corrected[rows] = mean + (own - mean) * factor
-        factors[kind] = factor
+        corrected[rows] = _reversed(scores[rows], scatter)
+        before = scores[rows].std()
+        factors[kind] = float(corrected[rows].std() / before) if before > 0 else 1.0
     return corrected, factors
+
+
+def _reversed(scores: np.ndarray, scatter: Scatter) -> np.ndarray:
+    """Take the scatter of one network about the mean of all out of the scores of objects of one kind."""
+    if len(scores) < 2 or not scores.var() > 0:
+        return scores
+    mean, first = scores.mean(), scores.var(ddof=1)
+    now, order, left = scores.copy(), np.argsort(scores, kind="stable"), 1.0
+    # The mean of networks that have nothing in common scatters 1/K as much, and no less.
+    least = first / scatter.members
+    while left > 0 and (variance := now.var(ddof=1)) > least:
+        noise, width = scatter.at(now) * (1 - 1 / scatter.members), 0.25 * now.std()
+        slope = (scatter.at(now + width) - scatter.at(now - width)) * (1 - 1 / scatter.members) / (2 * width)
+        step = min(left, 1 / STEPS, FARTHEST * 2 * variance / max(noise.max(), 1e-300))
+        moved = now + step * (slope - noise * (now - mean) / variance) / 2
+        moved[order] = np.maximum.accumulate(moved[order])
+        now = mean + (moved - moved.mean())
+        left -= step
+    if (variance := now.var(ddof=1)) < least:
+        now = mean + (now - mean) * np.sqrt(least / variance)
+    return now
 
 
 NAMES = {1.0: "targets", 0.0: "negatives", -1.0: "ambiguous"}

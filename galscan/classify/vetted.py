@@ -145,7 +145,8 @@ def add_labels(
     # Nobody is to see them, also as galaxies without labels; but the split of the labelled stands.
     table = table[~table["id"].isin(sure.loc[theirs & ~kept_out, "id"])]
     said = taught.drop_duplicates("id").set_index("id")["target"]
-    here = table["id"].isin(said.index) & (table["target"].notna() | _rows_in(table, taught))
+    labelled_rows = table["target"].notna() | table["labelled"].astype(bool)  # ambiguous ones as well
+    here = table["id"].isin(said.index) & (labelled_rows | _rows_in(table, taught))
     table.loc[here, "target"] = table.loc[here, "id"].map(said.to_dict()).astype(float)
     table.loc[here, "split"] = "train"
     absent = taught[~_rows_in(taught, table)].drop_duplicates(["survey", "row"]).assign(split="train", labelled=False)

@@ -86,7 +86,7 @@ def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
     splits = bundle.splits()
     known = sorted(
         splits.loc[crossfit.calibrates(splits["split"]), "store"].unique()
-    )  # grades may have taught of others
+    )  # graded objects may be of others
     strange = [ref.name for ref in plan.stores if ref.name not in known]
     if not strange:
         return []

@@ -111,8 +111,8 @@ def plan_injection(
         raise InputError(f"--model {bundle.path} takes {bundle.size} px images, the recipe is for {recipe.size} px")
     table = read_table(stores, schema, recipe.schemas[schema.name])
     if bundle is not None:
-        # What is made from an object that a model held out must never be seen in its training; of a cross-fitted one, by
-        # the diffusion model of maps that lies in its folder, which was fine-tuned without the first fold.
+        # What is made from an object that a model held out must never be seen in its training. The diffusion model of
+        # maps in the folder of a cross-fitted model was fine-tuned without the first fold.
         splits = bundle.splits()
         held_out = set(splits.loc[crossfit.kept_from(splits["split"]), "id"])
         table = table[~table["id"].isin(held_out)].reset_index(drop=True)
