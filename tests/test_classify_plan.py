@@ -22,9 +22,12 @@ def store(tmp_path_factory) -> Path:
     return ingest_survey(sky, tmp_path_factory.mktemp("plan") / "sky.zarr", workers=1).path
 
 
-def plan(store, tmp_path: Path, **changes):
+def plan(store, tmp_path: Path, fixed: bool = False, **changes):
     settings = {"survey": (), "store": store, "out": tmp_path / "m", "budget": None, "synthetic": True, "seed": 0}
-    return make_plan(str(tiny_recipe(tmp_path / "r.toml")), **(settings | changes))
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    if fixed:
+        recipe.write_text(recipe.read_text() + "[split]\nmethod = 'fixed'\n")
+    return make_plan(str(recipe), **(settings | changes))
 
 
 def test_the_plan_counts_each_fold_of_cross_fitting(store, tmp_path):
@@ -62,9 +65,7 @@ def test_where_a_network_could_learn_of_its_fold_the_split_is_fixed(store, tmp_p
 
 
 def test_the_plan_counts_what_a_fixed_split_trains_on(store, tmp_path):
-    recipe = tiny_recipe(tmp_path / "fixed.toml")
-    recipe.write_text(recipe.read_text() + "[split]\nmethod = 'fixed'\n")
-    p = make_plan(str(recipe), (), store, tmp_path / "m", None, True, 0)
+    p = plan(store, tmp_path, fixed=True)
     splits = ("train", "calibration", "test")
     positives = {s: int((p.table.loc[p.table["split"] == s, "target"] == 1).sum()) for s in splits}
     assert f"train        {positives['train']} positive" in p.describe()
@@ -102,13 +103,13 @@ def test_by_default_all_stores_with_pixels_enough_are_trained_on(tmp_path, galsc
 
 def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, tmp_path):
     opened = open_store(store)
-    before = plan(store, tmp_path)
+    before = plan(store, tmp_path, fixed=True)
     new = before.table[before.table["target"].isna() & (before.table["split"] == "train")].iloc[:3]
     held = before.table[before.table["split"] == "test"].iloc[:2]
     graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
     stores = {opened.name: (str(store), opened.content_hash)}
     one = Vetted(Path("run"), "dustlane", "f", graded, stores, frozenset())
-    p = plan(store, tmp_path, vetted=[one])
+    p = plan(store, tmp_path, fixed=True, vetted=[one])
     train = p.table[p.table["split"] == "train"]
     assert set(new["id"][:2]) <= set(train.loc[train["target"] == 1, "id"])
     assert "2 positive and 0 negative train, of 5 graded; 1 left out" in p.describe()
