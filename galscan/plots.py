@@ -219,8 +219,9 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
     axes.legend(loc="lower left")
     return as_plot(
         figure,
-        "Precision against recall on the test set",
-        "Precision and recall of the ensemble on held-out real galaxies.",
+        "Precision against recall on real galaxies",
+        "Precision and recall of all networks together, on "
+        + ("out-of-fold scores of real galaxies." if metrics.get("crossfit") else "held-out real galaxies."),
     )
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galscan.candidates.purity import ScoreHistogram
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle
 from galscan.errors import InputError
 from galscan.labels import parse_rule
@@ -161,7 +162,7 @@ def known_targets(
         return pd.DataFrame(columns=["store", "index", "id", "role", "fate", "rank", "about", "score", "why"])
     known = pd.concat(parts, ignore_index=True)
     split = bundle.split_of(known, identity.radius_of(stores))
-    known["role"] = np.select([split == "train", split != ""], [TAUGHT, HELD], UNSEEN)
+    known["role"] = np.select([crossfit.trains(pd.Series(split)), split != ""], [TAUGHT, HELD], UNSEEN)
     known = known.drop(columns=["ra", "dec", "lineage"])
     ranked = frame[["store", "index", "rank", "score"]].astype({"store": str})
     known = known.merge(ranked, on=["store", "index"], how="left")

@@ -215,7 +215,11 @@ def _provenance(info: Mapping[str, Any], bundle: Bundle | None) -> list[tuple[st
     return [
         *told,
         ("learnt from", f"{taught['positive']:,} targets and {taught['negative']:,} others, labels '{bundle.schema}'"),
-        ("calibrated on", f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} others, held out"),
+        (
+            "calibrated on",
+            f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} others, "
+            + ("out-of-fold" if bundle.folds else "held out"),
+        ),
         *((f"graded in {Path(g['run']).name}", g["sha256"]) for g in bundle.info.get("grades", [])),
     ]
 

@@ -50,6 +50,16 @@ def test_every_labelled_object_is_in_one_split(positives, negatives, ambiguous, 
     np.testing.assert_array_equal(split[sure], split_objects(t[sure], SPLIT, seed))
 
 
+@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(2, 6), st.integers(0, 5))
+def test_folds_are_equal_parts_of_every_kind(positives, negatives, ambiguous, folds, seed):
+    t = table(positives, negatives, ambiguous, unlabelled=5)
+    split = split_objects(t, SPLIT, seed, folds)
+    assert ((split == "") == ~t["labelled"]).all() and set(split) <= {"", *(f"fold {k}" for k in range(folds))}
+    for of_kind in (t["target"] == 1, t["target"] == 0, t["target"].isna() & t["labelled"]):
+        counts = [(split[of_kind.to_numpy()] == f"fold {k}").sum() for k in range(folds)]
+        assert sum(counts) == of_kind.sum() and max(counts) - min(counts) <= 1
+
+
 def test_a_split_does_not_depend_on_the_order_of_rows():
     t = table(20, 50)
     shuffled = t.sample(frac=1, random_state=0)

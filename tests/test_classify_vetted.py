@@ -63,6 +63,23 @@ grades = st.dictionaries(st.integers(0, 199), st.sampled_from([1.0, 0.0, np.nan]
 
 
 @settings(max_examples=25)
+@given(grades, st.integers(0, 3))
+def test_under_cross_fitting_grades_train_and_labelled_objects_keep_their_labels(given_grades, seed):
+    before = labelled().assign(split=lambda t: split_objects(t, Split(), seed, 3))
+    survey = Column("survey", 190)  # of whose objects ten are labelled
+    after, (counts,) = add_labels(before, [SKY, survey], [vetted(given_grades, survey)])
+    of_folds = after[after["split"].str.startswith("fold")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_folds, before.reset_index(drop=True), check_dtype=False)
+    sure = {row: target for row, target in given_grades.items() if np.isfinite(target)}
+    known = {row for row in sure if row < 10}
+    assert counts["held_out"] == len(known)
+    trained = after[after["split"] == "train"]
+    assert dict(zip(trained["row"], trained["target"], strict=True)) == {
+        r: t for r, t in sure.items() if r not in known
+    }
+
+
+@settings(max_examples=25)
 @given(grades, grades, st.sets(st.integers(0, 299), max_size=60), st.integers(0, 3))
 def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed):
     before = labelled(seed)

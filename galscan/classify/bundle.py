@@ -4,7 +4,7 @@
     recipe.toml              the recipe as it was used
     classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
     encoder-<hash>.safetensors                 a frozen encoder, which the networks have in common
-    splits.parquet           name, position, split and target of every labelled object
+    splits.parquet           name, position, split or fold, and target of every labelled object
     schema.toml              of labels that do not come with galscan
     dreams.png  report.html
 
@@ -22,8 +22,9 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from galscan import labels
+from galscan.classify import crossfit
 from galscan.classify.calibrate import Calibration
-from galscan.classify.dataset import HELD_OUT, once
+from galscan.classify.dataset import once
 from galscan.classify.weights import save_network
 from galscan.errors import InputError, NotFoundError
 from galscan.files import file_digest, read_json, write_json
@@ -62,9 +63,14 @@ class _Info(BaseModel, strict=True):
     model_hash: str
     splits: dict[str, dict[str, int]]
     radius: Annotated[float, Field(gt=0, le=identity.LARGEST)] = identity.RADIUS
+    folds: Annotated[int, Field(ge=0)] = 0
 
 
 _FIRST = ["store", "id", "split", "target"]  # all that early versions kept
+_USES = {
+    "train": crossfit.trains, "calibration": crossfit.calibrates, "test": crossfit.tests,
+    "held_out": lambda split: ~crossfit.trains(split),
+}  # fmt: skip
 SPLITS = [*_FIRST, "ra", "dec", "lineage", "object"]
 
 
@@ -134,8 +140,10 @@ class Bundle:
         Returns
         -------
         DataFrame
-            Columns store, id (text), split (train, calibration, test), target (1, 0, NaN = ambiguous) and, of models
-            that kept them, ra, dec (deg), lineage and object, as of `galscan.classify.dataset.read_table`.
+            Columns store, id (text), split, target (1, 0, NaN = ambiguous) and, of models that kept them, ra, dec
+            (deg), lineage and object, as of `galscan.classify.dataset.read_table`. The split is train, calibration or
+            test or, where the model is cross-fitted, "fold 0", "fold 1"... and train for graded objects;
+            `galscan.classify.crossfit` says what each is used for.
 
         Raises
         ------
@@ -150,14 +158,16 @@ class Bundle:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
-    def objects(self, *splits: str, targets: bool = False, radius: float = 0.0) -> Objects:
-        """Return the objects of some splits, or of all; with `targets` only those that the labels call targets.
+    def objects(self, use: str | None = None, *, targets: bool = False, radius: float = 0.0) -> Objects:
+        """Return the labelled objects, or those of one use; with `targets` only those that the labels call targets.
+
+        A use is "train", "calibration", "test", or "held_out": what trained no network.
 
         Those of a model that kept no positions are known by their ids alone. `radius` (arcsec) holds where it is larger
         than the model's.
         """
         table = self.splits()
-        keep = table["split"].isin(splits or ("train", *HELD_OUT)) & ((table["target"] == 1) | (not targets))
+        keep = (True if use is None else _USES[use](table["split"])) & ((table["target"] == 1) | (not targets))
         return Objects.of(table[keep], radius=max(radius, self.radius))
 
     def split_of(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
@@ -175,13 +185,18 @@ class Bundle:
         return np.where(found < 0, "", splits[found] if len(splits) else "")
 
     def in_train(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
-        """Return which objects of a table (bool) the networks were trained on; parameters as of `split_of`."""
-        return np.asarray(self.split_of(table, radius) == "train")
+        """Return which objects of a table (bool) a network was trained on; parameters as of `split_of`."""
+        return crossfit.trains(pd.Series(self.split_of(table, radius)))
 
     @property
     def radius(self) -> float:
         """Arcsec within which two positions are one object."""
         return float(self.info.get("radius", identity.RADIUS))
+
+    @property
+    def folds(self) -> int:
+        """Folds of cross-fitting; 0 where the split was fixed."""
+        return int(self.info.get("folds", 0))
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
@@ -206,7 +221,8 @@ def _results(report: dict[str, Any]) -> str:
     test = report["test"]
     lines = [
         f"average precision on {test['positives']} positives, {test['negatives']} negatives and "
-        f"{test.get('ambiguous', 0)} ambiguous (no targets), real and held out:"
+        f"{test.get('ambiguous', 0)} ambiguous (no targets), real, "
+        f"{'out-of-fold' if report.get('crossfit') else 'held out'}:"
     ]
     for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
@@ -312,9 +328,10 @@ def write_bundle(
         "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
         "splits": {
-            name: {kind: int((of & (each["split"] == name)).sum()) for kind, of in kinds.items()}
-            for name in ("train", "calibration", "test")
+            name: {kind: int((of & use(each["split"])).sum()) for kind, of in kinds.items()}
+            for name, use in _USES.items() if name != "held_out"
         },
+        "folds": int(crossfit.fold_numbers(splits["split"]).max(initial=-1)) + 1,
         "versions": {"galscan": __version__, "torch": torch.__version__},
         **(extra or {}),
     }  # fmt: skip

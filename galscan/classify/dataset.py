@@ -1,20 +1,22 @@
 """From stores to training data: labels, targets, and the split by real object.
 
 The split comes first and goes by the object (`galscan.store.identity`), so that an object that is in two stores is on
-one side, also where they call it by different names. Held-out objects (calibration, test) are seen by nobody: not by
-the classifier, and not by the generator, also not as unlabelled galaxies. Each counts once, in however many stores it
-is.
+one side, also where they call it by different names. By default it is into folds, for cross-fitting
+(`galscan.classify.crossfit`): no network, and nothing that is made for it, has to do with the objects of its fold, also
+not as unlabelled galaxies. A fixed split holds objects out (calibration, test) that train nothing: neither a classifier
+nor a generator. What calibrates and tests counts once, in however many stores it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from galscan.classify.crossfit import fold_name, kept_from
 from galscan.errors import InputError
 from galscan.generate.galaxies import MEASURED, GalaxySet, measure
 from galscan.labels import Schema, parse_rule, target_mask, votes_column
@@ -38,7 +40,8 @@ class Galaxies:
     images : ndarray of uint8, shape (n, S, S, 3)
     table : DataFrame, n rows
         store, id (text), ra, dec, lineage and object (as of `read_table`), survey (index of the store), frame (arcsec
-        on a side), split (train, calibration, test, '' for unlabelled ones), target (1, 0, NaN where the labels are
+        on a side), split ("fold 0", "fold 1"... where it is cross-fitted, else train, calibration, test; '' for
+        unlabelled ones), target (1, 0, NaN where the labels are
         ambiguous or none); of several targets, 1 for any of them, and then one column for each (`target_column`).
     labels : DataFrame of float32, n rows
         All answers of the schema, NaN = not asked.
@@ -56,9 +59,12 @@ class Galaxies:
         rows = (self.table["split"] == split).to_numpy()
         return np.flatnonzero(rows & once(self.table) if split in HELD_OUT else rows)
 
-    def free(self) -> np.ndarray:
-        """Return the row numbers of all galaxies but the held-out objects, in whatever store these are."""
-        return np.flatnonzero(~held_out(self.table))
+    def free(self, member: int = 0, unused: Collection[str] = ()) -> np.ndarray:
+        """Return the row numbers of what a network may be trained on, and what may be made of: all but `held_out`.
+
+        `unused` are objects that nothing is made of either.
+        """
+        return np.flatnonzero(~(held_out(self.table, member) | self.table["object"].isin(unused).to_numpy()))
 
     def of(self, column: str) -> Galaxies:
         """Return the same galaxies with another column's target."""
@@ -127,9 +133,12 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
     return table
 
 
-def held_out(table: pd.DataFrame) -> np.ndarray:
-    """Return which rows (bool) are of objects that calibrate or test, also where the row itself does neither."""
-    objects = table.loc[table["split"].isin(HELD_OUT), "object"]
+def held_out(table: pd.DataFrame, member: int = 0) -> np.ndarray:
+    """Return which rows (bool) are of objects that a network must know nothing of (`crossfit.kept_from`).
+
+    Also where the row itself is in no split, as of a store whose labels say nothing of the object.
+    """
+    objects = table.loc[kept_from(table["split"], member), "object"]
     return table["object"].isin(set(objects)).to_numpy()
 
 
@@ -167,7 +176,7 @@ def target_column(name: str) -> str:
     return f"target: {name}"
 
 
-def together(tables: Mapping[str, pd.DataFrame], split: Split, seed: int) -> pd.DataFrame:
+def together(tables: Mapping[str, pd.DataFrame], split: Split, seed: int, folds: int = 0) -> pd.DataFrame:
     """Make one table of those of several targets, of the same objects, and split it once for all of them.
 
     An object that is held out of one target is held out of all, as all are learnt by one network. Every target has its
@@ -185,7 +194,7 @@ def together(tables: Mapping[str, pd.DataFrame], split: Split, seed: int) -> pd.
     table["target"] = kind
     for number, name in enumerate(rarest_last, 1):
         kind = kind.mask(targets[name] == 1, number)
-    table["split"] = split_objects(table.assign(target=kind), split, seed)
+    table["split"] = split_objects(table.assign(target=kind), split, seed, folds)
     return table.assign(**{target_column(name): targets[name] for name in targets})
 
 
@@ -207,8 +216,8 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
             )
 
 
-def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
-    """Assign every labelled object to train, calibration or test, stratified, by a hash of its name.
+def split_objects(table: pd.DataFrame, split: Split, seed: int, folds: int = 0) -> np.ndarray:
+    """Assign every labelled object to a fold, or to train, calibration or test, stratified, by a hash of its name.
 
     Ambiguous objects, labelled but neither positive nor negative, are in every survey: they have their share of what
     calibrates and tests, where they count as what they are, no targets.
@@ -217,6 +226,8 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
     ----------
     table : DataFrame
         Columns object, labelled and target: 0, 1 or, where there are several kinds of targets, a number for each.
+    folds : int
+        Of cross-fitting, equal in size (`galscan.classify.crossfit.folds_of`); 0 for the fractions of `split`.
 
     Returns
     -------
@@ -231,6 +242,9 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int) -> np.ndarray:
         of_class = np.flatnonzero(objects.to_numpy() == value)
         order = of_class[np.argsort(keys[of_class])]
         n = len(order)
+        if folds:
+            chosen[order] = [fold_name(k % folds) for k in range(n)]
+            continue
         least = 0 if value == AMBIGUOUS else 2
         held = [max(least, round(n * share)) for share in (split.calibration, split.test)]
         chosen[order[: held[0]]] = "calibration"

@@ -2,8 +2,9 @@
 
 They were graded because a model had scored them high, or low: they may teach, and never calibrate or test, where they
 would make the next model look as good as the last one was at choosing them. So the split of the labelled objects is
-made first and without them, and what it holds out keeps its label and its place, whatever people say of it. What the
-models of the scans themselves were calibrated or tested on is not taught either.
+made first and without them, and what it holds out keeps its label and its place, whatever people say of it. Under
+cross-fitting all labelled objects calibrate, and so keep both. What the models of the scans themselves held out of
+training is not trained on either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.classify.dataset import HELD_OUT
+from galscan.classify import crossfit
 from galscan.errors import InputError
 from galscan.files import digest
 from galscan.store import identity
@@ -124,7 +125,8 @@ def add_labels(
 
     labelled = table[table["target"].notna()].drop_duplicates("object").set_index("object")
     before = sure["object"].map(labelled["target"].to_dict()).astype(float)
-    kept_out = sure["object"].isin(table.loc[table["split"].isin(HELD_OUT), "object"]).to_numpy()  # ambiguous as well
+    fixed = crossfit.calibrates(table["split"]) | crossfit.tests(table["split"])
+    kept_out = sure["object"].isin(table.loc[fixed, "object"]).to_numpy()  # ambiguous ones as well
     theirs = np.zeros(len(sure), bool)
     for one in vetted:
         theirs |= one.held_out.find_in(sure) >= 0 if one.held_out is not None else False
@@ -205,7 +207,7 @@ def describe(vetted: Sequence[Vetted], counts: Sequence[dict[str, Any]]) -> list
             f"grades       {one.run}: {c['positive']:,} positive and {c['negative']:,} negative train, of "
             f"{c['graded']:,} graded; {c['unsure']:,} left out as unsure or contradicting",
             f"             {c['new']:,} new; {c['agreed']:,} agree with the labels, {c['contradicted']:,} contradict "
-            f"and replace them; {c['held_out']:,} held out before, and not taught",
+            f"and replace them; {c['held_out']:,} calibrate or test, and keep their label",
         ]
         if one.held_out is None:
             lines.append("             the model of that scan is gone: what it held out is not known")

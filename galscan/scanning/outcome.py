@@ -13,6 +13,7 @@ import numpy as np
 from galscan import files, pictures
 from galscan.candidates import export, rank, table
 from galscan.candidates import purity as purities
+from galscan.classify import crossfit
 from galscan.errors import GalscanError, InputError
 from galscan.scanning import known_labels
 from galscan.scanning.plan import Plan
@@ -110,7 +111,8 @@ def _carried(plan: Plan, bundle: Bundle) -> str:
 def _other_stores(plan: Plan, bundle: Bundle) -> list[str]:
     """Return a note where stores are scanned of which no object calibrated the model."""
     splits = bundle.splits()
-    known = sorted(splits.loc[splits["split"] == "calibration", "store"].unique())  # graded stores may train alone
+    # Graded objects, which may be of other stores, calibrate nothing.
+    known = sorted(splits.loc[crossfit.calibrates(splits["split"]), "store"].unique())
     other = [ref.name for ref in plan.stores if ref.name not in known]
     if not other or _carried(plan, bundle):
         return []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError
@@ -96,6 +97,9 @@ def judge(
     bundle = open_bundle(model) if model else None
     plan = make_plan(target, survey, store, out, None, True, bundle.seed if bundle else seed)
     plan = _held_out_as(plan, bundle) if bundle else plan
+    # There is one reference classifier; the first fold is what the synthetic galaxies of a cross-fitted model's folder
+    # are not made of.
+    plan = dataclasses.replace(plan, table=plan.table.assign(split=crossfit.as_fixed(plan.table["split"])))
     _check(plan, dreamt)
     steps = steps or plan.recipe.classifier.steps
     request = {
@@ -124,7 +128,8 @@ def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
     """Hold out what the model held out, so that the generator never saw it either."""
     known = bundle.split_of(plan.table, identity.radius_of(plan.stores))
     others = np.where(plan.table["target"].notna(), "train", "")
-    table = plan.table.assign(split=np.where(known == "", others, known))
+    split = crossfit.as_fixed(pd.Series(np.where(known == "", others, known), plan.table.index))
+    table = plan.table.assign(split=split)
     for value, name in ((1, "positives"), (0, "negatives")):
         if not ((table["split"] == "test") & (table["target"] == value)).any():
             raise InputError(

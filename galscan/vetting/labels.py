@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from galscan.classify.bundle import open_bundle
-from galscan.classify.dataset import HELD_OUT
 from galscan.classify.vetted import Vetted
 from galscan.errors import InputError
 from galscan.scanning.run import Run, is_like, open_one
@@ -78,7 +77,7 @@ def _held_out(run: Run) -> Objects | None:
     """Return what the model of a scan was calibrated and tested on; None where it is gone or another by now."""
     try:
         bundle = open_bundle(str(run.info["model"]))
-        held_out = bundle.objects(*HELD_OUT)
+        held_out = bundle.objects("held_out")
     except InputError:
         return None
     return held_out if bundle.model_hash == run.info["identity"]["model"] else None
