@@ -88,11 +88,11 @@ def test_corrected_scores_are_distributed_as_those_of_the_committee():
     assert told["objects"] == 20_000 and set(told["factors"]) == {"targets", "negatives"}
     for value in (1, 0):
         of_kind = truth == value
-        assert (
-            ks_2samp(corrected[of_kind], fresh[of_kind]).pvalue > 0.01 > ks_2samp(own[of_kind], fresh[of_kind]).pvalue
-        )
+        assert ks_2samp(corrected[of_kind], fresh[of_kind]).pvalue > 0.01
         assert corrected[of_kind].mean() == pytest.approx(own[of_kind].mean())
         assert corrected[of_kind].std() == pytest.approx(fresh[of_kind].std(), rel=0.04)
+    positive = truth == 1
+    assert ks_2samp(own[positive], fresh[positive]).pvalue < 0.01
     found, wanted = (calibrate.fit(s, truth) for s in (corrected, fresh))
     assert found.slope == pytest.approx(wanted.slope, rel=0.1)
     assert calibrate.fit(own, truth).slope < 0.85 * wanted.slope
@@ -104,10 +104,11 @@ def test_the_truth_lies_inside_the_intervals():
         rng = np.random.default_rng(seed)
         truth, survey = np.repeat([1, 0], [60, 600]), (rng.random(20_000) < 0.01).astype(int)
         scores = simulated(survey, rng)
-        corrected, _ = crossfit.committee_scores(out_of_fold(simulated(truth, rng)), truth, scores[:, :8000])
+        corrected, told = crossfit.committee_scores(out_of_fold(simulated(truth, rng)), truth, scores[:, :8000])
+        calibrating = crossfit.calibration_set(corrected, truth, told["factors"])
         order, histogram = np.argsort(-scores.mean(0))[:200], purity.ScoreHistogram.empty()
         histogram.add(scores.mean(0))
-        found = purity.estimate(calibrate.fit(corrected, truth), histogram, scores.mean(0)[order], seed=seed)
+        found = purity.estimate(calibrate.fit(*calibrating), histogram, scores.mean(0)[order], seed=seed)
         inside += [found.purity_lo[k - 1] <= survey[order[:k]].mean() <= found.purity_hi[k - 1] for k in (50, 200)]
     assert np.mean(inside) > 0.85
 
@@ -119,6 +120,26 @@ def test_ambiguous_objects_are_a_kind_of_their_own():
     _, told = crossfit.committee_scores(own, targets, rng.normal(0, 1, (MEMBERS, 1000)))
     factors = told["factors"]
     assert factors["targets"] < factors["negatives"] < factors["ambiguous"] < 1
+
+
+def test_corrected_scores_count_as_what_they_are_worth():
+    rng = np.random.default_rng(5)
+    targets = np.repeat([1.0, 0.0, np.nan], [50, 600, 200])
+    scores = rng.normal(np.nan_to_num(targets, nan=0.5), 1)
+    found, truth, unclear = crossfit.calibration_set(
+        scores, targets, {"targets": 0.8, "negatives": 0.9, "ambiguous": 0.7}
+    )
+    assert truth.sum() == 32 and unclear.sum() / (truth == 0).sum() == pytest.approx(0.25, abs=0.01)
+    assert len(truth) - 32 == pytest.approx(600 * 0.81 + 200 * 0.49, abs=1)
+    for kept, all_ in ((truth == 1, targets == 1), (unclear, np.isnan(targets))):
+        assert found[kept].mean() == pytest.approx(scores[all_].mean(), abs=0.03)
+        assert found[kept].std() == pytest.approx(scores[all_].std(), rel=0.05)
+    same, truth, unclear = crossfit.calibration_set(scores, targets, None)
+    np.testing.assert_array_equal(same, scores)
+    np.testing.assert_array_equal(truth, targets == 1)
+    np.testing.assert_array_equal(unclear, np.isnan(targets))
+    whole, *_ = crossfit.calibration_set(scores, targets, dict.fromkeys(crossfit.NAMES.values(), 1.0))
+    np.testing.assert_allclose(np.sort(whole), np.sort(scores))
 
 
 def test_the_scatter_is_a_function_of_the_score():

@@ -22,8 +22,10 @@ df/dt = (D f)''/2, and the scores are moved back along the flow that transports 
     dx/dt = D'(x)/2 + D(x) (ln f)'(x)/2,
 
 with f normal at any time (the probability flow of Song et al. 2021, ICLR, arXiv:2011.13456, with a D that varies). For
-a constant D it is the shrinkage above. Uncorrected, the kinds overlap more than in the survey, and purity is
-underestimated.
+a constant D it is the shrinkage above. What is moved back still says less than as many scores of the whole committee
+would: the mean of n of them is known to Var(s)/n, and not to Var(m)/n. So n scores count as n Var(m)/Var(s) when they
+calibrate: as many equally spaced quantiles stand for them (`calibration_set`). Uncorrected, the kinds overlap more than
+in the survey, and purity is underestimated.
 """
 
 from __future__ import annotations
@@ -277,6 +279,38 @@ def committee_scores(
     return corrected, {"objects": unlabelled.shape[1], "factors": named}
 
 
+def calibration_set(
+    scores: np.ndarray, targets: np.ndarray, factors: Mapping[str, float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores, truth (1 or 0) and which are ambiguous of what calibrates: as many as the scores are worth.
+
+    Quantiles of each kind (those of Hazen, at (k - 1/2) / m) keep its distribution. Ambiguous objects and negatives
+    remain in proportion, as together they are the objects that are no targets.
+
+    Parameters
+    ----------
+    scores, targets : ndarray, shape (n,)
+        As `committee_scores` gives and takes them.
+    factors : mapping of str to float, or None
+        As of `committee_scores`; None: all scores as they are.
+    """
+    kinds = np.nan_to_num(targets, nan=-1.0)
+    if factors is None:
+        return np.asarray(scores, np.float64), (kinds == 1).astype(int), kinds == -1
+    counts = {kind: int((kinds == kind).sum()) for kind in np.unique(kinds)}
+    worth = {kind: min(1.0, factors[NAMES[kind]] ** 2) for kind in counts}
+    others = [kind for kind in counts if kind != 1]
+    if others:
+        common = sum(counts[kind] * worth[kind] for kind in others) / sum(counts[kind] for kind in others)
+        worth |= dict.fromkeys(others, common)
+    parts = {}
+    for kind, count in counts.items():
+        many = max(1, round(count * worth[kind]))
+        parts[kind] = np.quantile(scores[kinds == kind], (np.arange(many) + 0.5) / many, method="hazen")
+    kept = np.repeat([*parts], [len(part) for part in parts.values()])
+    return np.concatenate([*parts.values()]), (kept == 1).astype(int), kept == -1
+
+
 def describe(crossfit: Mapping[str, Any] | None) -> str:
     """Return in words how figures and calibration of a cross-fitted model came about."""
     if not crossfit:
@@ -293,5 +327,5 @@ def describe(crossfit: Mapping[str, Any] | None) -> str:
     factors = ", ".join(f"{name} {factor:.2f}" for name, factor in crossfit["factors"].items())
     return (
         f"{text}, after its scatter about the mean of its kind was shrunk to that of all networks' mean ({factors}), "
-        f"by {crossfit['objects']:,} unlabelled objects."
+        f"by {crossfit['objects']:,} unlabelled objects. To calibrate, it counts as the square of that factor."
     )

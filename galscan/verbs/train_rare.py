@@ -282,7 +282,9 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
         written = bundle.write_bundle(
             folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
             answers=answers, networks=[network.only(k) for network in networks[chosen]],
-            calibration=calibrate.fit(scores, truth("calibration", k), ambiguous("calibration", k)),
+            calibration=calibrate.fit(*crossfit.calibration_set(
+                scores, targets[held["calibration"], k], crossfitted["factors"] if crossfitted else None
+            )),
             splits=splits, metrics=report, extra={
                 "request": plan.request, "request_hash": digest(plan.request),
                 "radius": identity.radius_of(plan.stores), "imaging": _imaging(plan, splits),
