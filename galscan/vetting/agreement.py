@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import Any
+
 import numpy as np
+import pandas as pd
+
+
+def agreements(says: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return for each two graders, and for all of them if there are more, how far they agree.
+
+    Parameters
+    ----------
+    says : DataFrame
+        A row an object, a column a grader: whether it is a target, NaN where he did not grade it.
+    """
+    graders = list(says.columns)
+    groups = [*combinations(graders, 2), *([tuple(graders)] if len(graders) > 2 else [])]
+    told = []
+    for group in groups:
+        common = says[list(group)].dropna().astype(bool).to_numpy()
+        if len(common):
+            same, beyond_chance = kappa(common)
+            told.append({"graders": list(group), "items": len(common), "same": same, "kappa": beyond_chance})
+    return told
 
 
 def kappa(says: np.ndarray) -> tuple[float, float | None]:

@@ -185,17 +185,18 @@ def _beyond(
         parts = rng.choice(len(sizes), AT_ONCE, p=sizes / sizes.sum())
         rows = rng.integers(sizes[parts])
         columns = ["store", "index", "id", "ra", "dec", "stage", *marked]
-        drawn = {k: pd.read_parquet(paths[k], columns=columns).iloc[rows[parts == k]] for k in np.unique(parts)}
-        turn = dict.fromkeys(drawn, 0)
-        for k in parts:
-            row = drawn[k].iloc[[turn[k]]]
-            turn[k] += 1
+        drawn = [pd.read_parquet(paths[k], columns=columns).iloc[rows[parts == k]] for k in np.unique(parts)]
+        table = pd.concat(drawn).iloc[np.argsort(np.argsort(parts, kind="stable"))].astype({"store": str})
+        fits = (table["stage"].to_numpy(object) != "full") == discarded
+        if marked:
+            fits &= table["known"].to_numpy(object) == ""
+        for place in np.flatnonzero(fits):
+            row = table.iloc[[place]]
             key = (str(row["store"].iloc[0]), int(row["index"].iloc[0]))
-            labelled = bool(marked) and row["known"].iloc[0] != ""
-            if (row["stage"].iloc[0] != "full") == discarded and not labelled and key not in taken and key not in seen:
+            if key not in taken and key not in seen:
                 seen.add(key)
-                got.append(row.drop(columns=["stage", *marked]).astype({"store": str}).rename(columns={"index": "row"}))
-            if len(got) >= count > 0:
+                got.append(row.drop(columns=["stage", *marked]).rename(columns={"index": "row"}))
+            if len(got) == count:
                 return pd.concat(got, ignore_index=True)
     return pd.concat(got, ignore_index=True) if got else pd.DataFrame(columns=_COLUMNS)
 

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ import pandas as pd
 from galscan.candidates.graded import Stratum
 from galscan.errors import ConflictError, InputError, NotFoundError
 from galscan.files import atomic_path, digest
-from galscan.vetting.agreement import kappa
+from galscan.vetting.agreement import agreements
 from galscan.vetting.csv_rows import harmless, read_rows
 from galscan.vetting.design import KINDS, POSITIVE, SURVEY
 
@@ -247,15 +246,7 @@ class GradeBook:
         current = self.current()
         current = current[current["item"].isin(items.loc[items["kind"] == SURVEY, "item"])]
         says = current.assign(says=current["grade"].isin(TARGET)).pivot(index="item", columns="grader", values="says")
-        graders = list(says.columns)
-        groups = [*combinations(graders, 2), *([tuple(graders)] if len(graders) > 2 else [])]
-        told = []
-        for group in groups:
-            common = says[list(group)].dropna().astype(bool).to_numpy()
-            if len(common):
-                same, beyond_chance = kappa(common)
-                told.append({"graders": list(group), "items": len(common), "same": same, "kappa": beyond_chance})
-        return told
+        return agreements(says)
 
     # -- in and out ------------------------------------------------------------------------------
 
