@@ -135,7 +135,9 @@ def labelled(run, tmp_path):
     run.candidates.assign(known=words[np.arange(150) % 6]).to_parquet(tmp_path / "candidates.parquet")
     for path in (run.path / "scores").glob("*.parquet"):
         table = pd.read_parquet(path)
-        table.assign(known=np.where(table["index"] // 25 == 29, "target", "")).to_parquet(tmp_path / "scores" / path.name)
+        table.assign(known=np.where(table["index"] // 25 == 29, "target", "")).to_parquet(
+            tmp_path / "scores" / path.name
+        )
     return Run(tmp_path, run.info | {"known_beyond": [25, 25]})
 
 

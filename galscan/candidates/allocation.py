@@ -175,6 +175,17 @@ class _Model:
         gain = np.outer(column, column) / (column[k] + self.noise[k] / count)
         return _Model(self.covariance - gain, self.noise, left)
 
+    def gains(self, counts: np.ndarray) -> np.ndarray:
+        """Return by how much the variance falls with each grade, if so many are given in one stratum; -inf for none."""
+        left = self.left - np.diag(counts)  # a row for each stratum that gets them
+        both = np.einsum(
+            "kh,hl->kl", left, self.covariance
+        )  # no matrix product: threads of BLAS cost more than they save
+        own, some = np.diag(both), np.maximum(counts, 1)
+        fallen = own**2 / (np.diag(self.covariance) + self.noise / some)
+        after = (both * left).sum(axis=1) - fallen + (left * self.noise).sum(axis=1)
+        return np.where(counts > 0, (self.variance - after) / some, -np.inf)
+
     def spend(self, sure: np.ndarray, most: np.ndarray, count: int) -> np.ndarray:
         """Return how many to grade of each beside those that are graded for sure; `most` limits both together."""
         model, given = self, np.zeros(len(sure), int)
@@ -182,9 +193,7 @@ class _Model:
             model = model.after(k, int(sure[k]))
         while count > 0 and (room := most - sure - given).any():
             steps = np.minimum(room, max(count // STEPS, 1))
-            at = np.flatnonzero(steps).tolist()
-            gains = [(model.variance - model.after(k, int(steps[k])).variance) / steps[k] for k in at]
-            best = at[int(np.argmax(gains))]
+            best = int(np.argmax(model.gains(steps)))
             model, count = model.after(best, int(steps[best])), count - int(steps[best])
             given[best] += steps[best]
         return given
