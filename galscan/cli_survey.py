@@ -237,13 +237,15 @@ def vet(
     run: Annotated[Path, typer.Argument(help="Folder of a scan.")],
     best: Annotated[
         int | None,
-        typer.Option("--best", min=1, help="Grade so many of the best one and all; default: half of --size."),
+        typer.Option("--best", min=1, help="Grade so many of the best one and all; default: none."),
     ] = None,
     size: Annotated[int, typer.Option("--size", min=1, help="Objects to grade in all.")] = 200,
     width: Annotated[
-        float | None, typer.Option("--width", help="Instead: as many as an interval of purity so wide needs, e.g. 0.1.")
+        float | None, typer.Option("--width", help="Instead of --size: as many as an interval of purity so wide needs.")
     ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of that purity; default: 1000.")] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", min=1, help="Grade for the purity down to this rank; default: 1000.")
+    ] = None,
     seed: Seed = 0,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,

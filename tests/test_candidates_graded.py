@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta, betabinom
 
 from galscan.candidates import graded, purity
-from galscan.candidates.graded import Stratum, combine, suggest
+from galscan.candidates.allocation import allocate, suggest
+from galscan.candidates.graded import Stratum, combine
 from galscan.candidates.purity import ScoreHistogram
 from galscan.classify import calibrate
+from galscan.classify.ratio import Curves
 from galscan.errors import InputError
-from galscan.vetting.design import shares, strata
+from galscan.vetting.design import strata, unplanned
 
 TOP = 600
 
@@ -34,7 +37,7 @@ def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0
 def grade(rng, ranked, beyond, n, size=200, best=100):
     """Draw the sample and grade it without error."""
     found = strata(len(ranked), n - len(ranked), 0, best)
-    counts, grades = shares(found, size), {}
+    counts, grades = unplanned(found, size), {}
     for s in found:
         if s.last:
             ranks = s.first + np.sort(rng.permutation(s.population)[: counts[s.name]])
@@ -88,8 +91,7 @@ def test_blocks_share_out_all_ranks_and_none_is_of_two_strata():
 
 def test_a_long_list_is_reckoned_in_blocks_as_it_would_be_rank_by_rank(monkeypatch):
     _, before, top, ranked, beyond, n = survey(5)
-    found = strata(TOP, n - TOP, 0)
-    _, grades = grade(np.random.default_rng(0), ranked, beyond, n)
+    found, grades = grade(np.random.default_rng(0), ranked, beyond, n)
     exact = combine(before, top, found, grades, draws=2000)
     monkeypatch.setattr(graded, "nodes", lambda count: np.unique(np.geomspace(1, count, 120).round().astype(int)))
     rough = combine(before, top, found, grades, draws=2000)
@@ -103,15 +105,15 @@ def test_without_grades_the_model_speaks_and_says_so():
     _, before, top, _, _, n = survey(1)
     after = combine(before, top, strata(TOP, n - TOP, 0), {}, draws=400)
     assert before.purity_lo[299] <= after.purity[299] <= before.purity_hi[299]
-    assert sum("the scores speak alone" in note for note in after.notes) == 5
+    assert sum("the scores speak alone" in note for note in after.notes) == 4
 
 
 def test_where_grades_contradict_the_model_they_win_and_it_is_said():
     _, before, top, _, _, n = survey(2, calibration=(400, 8000))
     found = strata(TOP, n - TOP, 0)
-    lower = found[3]
+    lower = found[2]
     ranks = np.arange(lower.first, lower.first + 25)
-    after = combine(before, top, found, {"lower": (ranks, np.ones(25, bool))}, draws=400)
+    after = combine(before, top, found, {lower.name: (ranks, np.ones(25, bool))}, draws=400)
     inside = slice(lower.first - 1, lower.last)
     assert before.probability[inside].mean() < 0.35 < 0.8 < after.probability[inside].mean()
     assert any("there the grades speak alone" in note for note in after.notes)
@@ -124,7 +126,7 @@ def test_what_the_first_look_discarded_has_a_prior_of_its_own():
     beyond = beyond.standing_for(50_000)
     found = strata(TOP, n - TOP - 50_000, 50_000)
     after = combine(before, top, found, {}, beyond=beyond, draws=400)
-    chance = graded._prior_shares(before, top, found, beyond)
+    chance = graded.prior_fractions(before, top, found, beyond)
     assert np.median(chance["discarded"]) < 1e-4 < np.median(chance["not ranked"])
     assert 0 < after.prevalence < 0.02
 
@@ -168,24 +170,34 @@ def test_so_many_as_suggested_give_about_the_wanted_width(rank, width):
     widths, sizes = [], []
     for seed in range(8):
         rng, before, top, ranked, beyond, n = survey(seed, calibration=(80, 3000))
-        found = strata(TOP, n - TOP, 0)
-        sizes.append(suggest(before, top, found, lambda size, found=found: shares(found, size), rank, width))
-        _, grades = grade(rng, ranked, beyond, n, size=sizes[-1])
+        found = strata(TOP, n - TOP, 0, rank=rank)
+        prior = graded.prior_fractions(before, top, found)
+        plan = lambda size, found=found, prior=prior: allocate(found, prior, {}, size, rank)  # noqa: E731
+        sizes.append(suggest(before, top, found, plan, rank, width))
+        counts = plan(sizes[-1])
+        grades = {}
+        for s in found:
+            chosen = rng.permutation(s.population)[: counts[s.name]] + s.first
+            hits = rng.hypergeometric(beyond, s.population - beyond, counts[s.name]) if not s.last else 0
+            grades[s.name] = (chosen, ranked[chosen - 1]) if s.last else (
+                np.zeros(counts[s.name], int), np.arange(counts[s.name]) < hits)  # fmt: skip
         after = combine(before, top, found, grades, draws=400, seed=seed)
         widths.append(after.purity_hi[rank - 1] - after.purity_lo[rank - 1])
     assert np.median(widths) == pytest.approx(width, rel=0.35)
-    assert min(sizes) > 100
+    assert min(sizes) > 40
 
 
 def test_more_is_suggested_for_less_width_and_never_more_than_there_is():
     _, before, top, _, _, n = survey(1)
     found = strata(TOP, n - TOP, 0)
-    ask = lambda width: suggest(before, top, found, lambda size: shares(found, size), 300, width)  # noqa: E731
+    prior = graded.prior_fractions(before, top, found)
+    plan = lambda size: allocate(found, prior, {}, size, 300)  # noqa: E731
+    ask = lambda width: suggest(before, top, found, plan, 300, width)  # noqa: E731
     sizes = [ask(width) for width in (0.9, 0.3, 0.1, 0.03, 1e-9)]
     assert sizes == sorted(sizes) and sizes[0] < 10 and sizes[-1] <= n
     for rank, width in ((0, 0.1), (TOP + 1, 0.1), (10, 0.0), (10, 1.0)):
         with pytest.raises(InputError, match="use a rank of 1 to 600"):
-            suggest(before, top, found, lambda size: shares(found, size), rank, width)
+            suggest(before, top, found, plan, rank, width)
 
 
 @pytest.mark.parametrize(
@@ -202,3 +214,94 @@ def test_what_does_not_fit_together_is_refused(found, grades, message):
     _, before, top, *_ = survey(1, n=3000)
     with pytest.raises(InputError, match=message):
         combine(before, top, found, grades)
+
+
+def exact(top=40, others=60, draws=2000):
+    """Return an estimate of `top` candidates of which the model knows nothing, and of others that hold no target."""
+    level = np.log(np.linspace(0.02, 0.98, draws) / np.linspace(0.98, 0.02, draws))
+    curves = Curves(np.array([-1.0, 1.0]), level[:, None].repeat(2, axis=1), np.full(draws, np.inf))
+    each, none = np.full(top, 0.5), np.full(top, np.nan)
+    return purity.Purity(
+        0.1, 0.0, 1.0, each, each, each, each, each, each, each, none, none, none, [], curves,
+        top / (1 + np.exp(-level)),
+    ), np.zeros(top), [Stratum("all", top, 1, top), Stratum("not ranked", others)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("confidence", "tail"), [(0.95, 0.025), (0.8, 0.1)])
+def test_the_interval_is_the_beta_binomial_one_of_its_level(confidence, tail):
+    """20 of 40 graded, 6 of them targets: the other 20 hold what a Beta posterior says, and no more than 20."""
+    before, top, found = exact()
+    ranks = np.arange(1, 41, 2)
+    after = combine(before, top, found, {"all": (ranks, np.arange(20) < 6)}, draws=20_000, confidence=confidence)
+    got = np.array([after.purity_lo[-1], after.purity_hi[-1]])
+    wanted = (6 + betabinom.ppf([tail, 1 - tail], 20, 6.5, 14.5)) / 40
+    np.testing.assert_allclose(got, wanted, atol=0.026)
+    # A tail that is twice as long, or objects that count as if they were infinitely many, are further off than that.
+    other = (6 + betabinom.ppf([2 * tail, 1 - 2 * tail], 20, 6.5, 14.5)) / 40
+    far = beta.ppf([tail, 1 - tail], 6.5, 14.5)
+    assert abs(got - wanted).sum() < min(abs(got - other).sum(), abs(got - far).sum())
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.8])
+def test_every_interval_is_of_the_quantiles_of_its_level(confidence, monkeypatch):
+    """Purity, completeness and prevalence: the fractions of draws that are asked for, and no others."""
+    _, before, top, ranked, beyond, n = survey(6)
+    found, grades = grade(np.random.default_rng(1), ranked, beyond, n, size=120, best=20)
+    asked = []
+    quantile = np.quantile
+    monkeypatch.setattr(graded.np, "quantile", lambda x, q, **k: asked.append(q) or quantile(x, q, **k))
+    combine(before, top, found, grades, draws=200, confidence=confidence)
+    tail = (1 - confidence) / 2
+    np.testing.assert_allclose(sorted({round(float(x), 6) for q in asked for x in np.atleast_1d(q)}), [tail, 1 - tail])
+
+
+def test_known_labels_are_facts():
+    """They count in purity and completeness without any doubt, and leave the rest as uncertain as it is."""
+    _, before, top, ranked, beyond, n = survey(7)
+    known = np.where(np.arange(TOP) % 3 == 0, ranked.astype(float), np.nan)
+    some = int((known == 1).sum())
+    found = strata(TOP, n - TOP - 50, 0, known=known)
+    assert sum(s.population for s in found if s.last) == TOP - len(known[known >= 0])
+    after = combine(before, top, found, {}, known=known, known_beyond=(50, 20), draws=400)
+    np.testing.assert_array_equal(after.probability[::3], ranked[::3])
+    assert after.purity_lo[-1] * TOP >= some and after.purity_hi[-1] * TOP <= TOP - 200 + some
+    assert after.completeness_hi[-1] <= (TOP - 200 + some) / (TOP - 200 + some + 20)
+    assert any("250 objects whose label was known before" in note for note in after.notes)
+    # Where all is known, nothing is uncertain.
+    known = ranked.astype(float)
+    found = [Stratum("all", 0, 1, TOP), Stratum("not ranked", n - TOP)]
+    after = combine(before, top, found, {}, known=known, draws=200)
+    true = ranked.cumsum() / np.arange(1, TOP + 1)
+    for name in ("purity", "purity_lo", "purity_hi"):
+        np.testing.assert_allclose(getattr(after, name), true)
+
+
+def test_known_labels_and_grades_cover_the_truth_together():
+    covered = []
+    for seed in range(20):
+        rng, before, top, ranked, beyond, n = survey(seed)
+        known = np.where(rng.random(TOP) < 0.3, ranked.astype(float), np.nan)
+        found = strata(TOP, n - TOP, 0, known=known)
+        grades = {}
+        for s in found[:-1]:
+            free = s.first + np.flatnonzero(np.isnan(known[s.first - 1 : s.last]))
+            ranks = rng.permutation(free)[:30]
+            grades[s.name] = ranks, ranked[ranks - 1]
+        after = combine(before, top, found, grades, known=known, draws=300, seed=seed)
+        covered.append(after.purity_lo[-1] <= ranked.mean() <= after.purity_hi[-1])
+    assert np.mean(covered) >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("known", "beyond", "message"),
+    [
+        (np.full(TOP, 0.5), (0, 0), "give 1, 0 or NaN"),
+        (np.full(3, np.nan), (0, 0), "give 1, 0 or NaN"),
+        (np.full(TOP, np.nan), (1, 2), "2 targets among 1 known"),
+        (np.ones(TOP), (0, 0), "600 objects, and 0 of its ranks"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(known, beyond, message):
+    _, before, top, *_ = survey(1, n=3000)
+    with pytest.raises(InputError, match=message):
+        combine(before, top, [Stratum("all", TOP, 1, TOP)], {}, known=known, known_beyond=beyond)

@@ -103,7 +103,7 @@ def test_the_page_stands_alone_and_lets_nothing_in(address):
 def test_neither_score_nor_rank_nor_stratum_is_told(address):
     told = json.loads(ask(address, "/api/items?grader=ann")[2])
     assert len(told["items"]) == 10 and {frozenset(i) for i in told["items"]} == {frozenset({"item", "ra", "dec"})}
-    assert told["items"][9]["ra"] is None and told["given"] == {}
+    assert told["items"][9]["ra"] is None and told["given"] == {} and told["total"] == 10
 
 
 def test_pictures_are_those_of_the_store_and_blank_frames_are_empty(address, store):
@@ -116,10 +116,10 @@ def test_pictures_are_those_of_the_store_and_blank_frames_are_empty(address, sto
 
 
 def test_a_grade_is_on_disk_before_the_answer_and_one_sent_twice_is_there_once(address, tmp_path):
-    assert json.loads(ask(address, "/api/grade", GOOD)[2]) == {"saved": True, "new": True}
+    assert json.loads(ask(address, "/api/grade", GOOD)[2]) == {"saved": True, "new": True, "more": 0}
     with GradeBook(tmp_path / "grades.sqlite", "f") as book:
         assert list(book.current()["grade"]) == ["A"]
-    assert json.loads(ask(address, "/api/grade", GOOD)[2]) == {"saved": True, "new": False}
+    assert json.loads(ask(address, "/api/grade", GOOD)[2]) == {"saved": True, "new": False, "more": 0}
     assert json.loads(ask(address, "/api/items?grader=ann")[2])["given"] == {
         "1": {"grade": "A", "artefact": "", "comment": "hm"}
     }

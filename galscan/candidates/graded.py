@@ -13,18 +13,21 @@ A draw of the model is kept as often as it foretold the grades of all strata tog
 a mixture of two Beta distributions and is drawn from directly. Within a stratum the others' targets are placed by the
 scores, as log odds b logit p + c: c makes their mean the share that was drawn, and b, how steeply the share falls with
 rank, is drawn from what the graded ones of that stratum say of it. Intervals are quantiles of the draws, estimates
-their means (of purity) and medians (of what a few draws far off would spoil). How many to grade for a wanted interval
-is foretold from the same variances (`suggest`).
+their means (of purity) and medians (of what a few draws far off would spoil). How many to grade for a wanted interval,
+and of which stratum, is forecast from the same draws (`galscan.candidates.allocation`).
+
+Objects whose label was known before, as the model was trained, calibrated or tested on them, are facts: they are in no
+stratum's population, nobody grades them, and they count in purity and completeness as what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaln, expit, logit, ndtri
+from scipy.special import betaln, expit, logit
 
 from galscan.candidates.purity import Purity, ScoreHistogram, nodes
 from galscan.errors import InputError
@@ -45,7 +48,7 @@ class Stratum:
     ----------
     name : str
     population : int
-        Objects in it.
+        Objects in it, those with a known label not counted.
     first, last : int
         Its ranks among the candidates, from 1; both 0 for what is beyond them.
     discarded : bool
@@ -66,6 +69,8 @@ def combine(
     grades: dict[str, tuple[np.ndarray, np.ndarray]],
     *,
     beyond: ScoreHistogram | None = None,
+    known: np.ndarray | None = None,
+    known_beyond: tuple[int, int] = (0, 0),
     draws: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -83,19 +88,25 @@ def combine(
     grades : dict
         By stratum: ranks of the graded (0 beyond the candidates) and whether each is a target.
     beyond : ScoreHistogram, optional
-        Of the scores of what the first look discarded.
+        Of the scores of what the prefilter discarded.
+    known : ndarray, shape (K,), optional
+        Labels that were known before: 1 for a target, 0 for none, NaN where there is no label.
+    known_beyond : (int, int)
+        Objects with a known label that are no candidates, and how many of them are targets.
 
     Raises
     ------
     InputError
-        If strata, grades and candidates do not fit together.
+        If strata, grades, labels and candidates do not fit together.
     """
     top = np.asarray(top_scores, np.float64)
-    _check(strata, grades, len(top))
+    label = _labels(known, known_beyond, len(top))
+    _check(strata, grades, label)
+    free = np.isnan(label)
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
-    total = sum(s.population for s in strata)
-    prior = _prior_shares(purity, top, strata, beyond)
+    total = sum(s.population for s in strata) + int((~free).sum()) + known_beyond[0]
+    prior = prior_fractions(purity, top, strata, beyond, known=label, known_beyond=known_beyond)
     none = np.empty(0, int), np.empty(0, bool)
     seen = {s.name: grades.get(s.name, none) for s in strata}
     counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in seen.items()}
@@ -103,11 +114,13 @@ def combine(
     blocks = _blocks(len(top), strata)
     edges = blocks.last
     odds = logit(np.clip(purity.probability, 1e-9, 1 - 1e-9))
-    mean_odds = np.add.reduceat(odds, blocks.first - 1) / blocks.size if len(top) else odds
-    hits = np.zeros((draws, len(edges)), np.int64)
+    unknown, facts = _of_blocks(blocks, free), _of_blocks(blocks, np.where(free, 0, label))
+    counted = np.where(np.repeat(unknown > 0, blocks.size), free, True)  # scores of the known where there are no others
+    mean_odds = _of_blocks(blocks, odds * counted) / np.maximum(_of_blocks(blocks, counted), 1)
+    hits = np.tile(facts.astype(np.int64), (draws, 1))
     chance = np.zeros(len(edges))  # of what is not graded
     probability = np.zeros(len(top))
-    everything = np.zeros(draws)
+    everything = np.full(draws, float(known_beyond[1]))
     shares = _posterior(prior, counts, draws, rng)
     for stratum in strata:
         ranks, is_target = seen[stratum.name]
@@ -117,9 +130,9 @@ def combine(
             continue
         inside = np.flatnonzero((edges >= stratum.first) & (edges <= stratum.last))
         at = np.searchsorted(edges[inside], ranks)  # the block of each graded one
-        size = blocks.size[inside]
+        size = unknown[inside]
         rest = size - np.bincount(at, minlength=len(inside))
-        hits[:, inside] = np.bincount(at, is_target, len(inside)).astype(np.int64)
+        hits[:, inside] += np.bincount(at, is_target, len(inside)).astype(np.int64)
         if rest.any():
             within = mean_odds[inside] - mean_odds[inside] @ size / size.sum()
             steep = _steepness(within, size, at, is_target, draws, rng)
@@ -132,6 +145,7 @@ def combine(
         own = np.arange(stratum.first, stratum.last + 1)
         probability[own - 1] = np.interp(own, middles, chance[inside])
         probability[ranks - 1] = is_target
+    probability[~free] = label[~free]
     found = hits.cumsum(axis=1)
     everything += found[:, -1] if len(top) else 0
     purities = found / edges
@@ -158,68 +172,26 @@ def combine(
         probability=probability, purity=after, purity_lo=by_rank(low), purity_hi=by_rank(high),
         completeness=by_rank(np.median(recalls, axis=0)), completeness_lo=by_rank(recall_low),
         completeness_hi=by_rank(recall_high),
-        notes=_notes(purity, strata, grades, prior), **unclear,
+        notes=_notes(purity, strata, grades, prior, int((~free).sum()) + known_beyond[0]), **unclear,
     )  # fmt: skip
 
 
-def suggest(
-    purity: Purity,
-    top_scores: np.ndarray,
-    strata: Sequence[Stratum],
-    shares: Callable[[int], Mapping[str, int]],
-    rank: int,
-    width: float,
-    *,
-    confidence: float = 0.95,
-) -> int:
-    """Return how many objects to grade for an interval of purity at `rank` that is `width` wide.
-
-    The variance of the number of targets is that of a stratified random sample with its finite-population correction
-    (Cochran 1977, Sampling Techniques, 5.3); the shares of targets are those that `purity` expects, in the mean over
-    its draws. It is a forecast: half of all surveys need a little more.
-
-    Parameters
-    ----------
-    purity, top_scores, strata
-        As for `combine`.
-    shares : callable
-        Says how many of each stratum are drawn where so many are graded in all, as `galscan.vetting.design.shares`.
-    rank : int
-        Purity of the best so many is meant.
-    width : float
-        From the lower to the upper end of the interval.
-
-    Raises
-    ------
-    InputError
-        If rank or width are out of range.
-    """
-    top = np.asarray(top_scores, np.float64)
-    if not (1 <= rank <= len(top) and 0 < width < 1 and 0 < confidence < 1):
-        raise InputError(f"rank {rank:,}, width {width:g}: use a rank of 1 to {len(top):,}, and a width within 0 to 1")
-    inside = [(s, min(s.last, rank) - s.first + 1) for s in strata if s.last and s.first <= rank]
-    expected = [expit(purity.draws(_some(top, replace(s, last=min(s.last, rank))))).mean(axis=1) for s, _ in inside]
-    z = 2 * float(ndtri(0.5 * (1 + confidence))) / rank
-
-    def foretold(size: int) -> float:
-        drawn, variance = shares(size), 0.0
-        for (s, count), share in zip(inside, expected, strict=True):
-            n = drawn.get(s.name, 0)
-            rest, noise = count * (1 - n / s.population), float((share * (1 - share)).mean())
-            of_share = noise / n if n else share.var()
-            variance += rest**2 * of_share + rest * noise
-        return z * variance**0.5
-
-    low, high = 0, 1
-    while foretold(high) > width and high < sum(s.population for s in strata):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if foretold(middle) > width else (low, middle)
-    return min(high, sum(s.population for s in strata))
+def _labels(known: np.ndarray | None, beyond: tuple[int, int], candidates: int) -> np.ndarray:
+    """Return what is known of each candidate: 1, 0, or NaN."""
+    label = np.full(candidates, np.nan) if known is None else np.asarray(known, np.float64)
+    if label.shape != (candidates,) or not np.isin(label[~np.isnan(label)], (0.0, 1.0)).all():
+        raise InputError(
+            f"known labels of shape {label.shape} for {candidates:,} candidates: give 1, 0 or NaN for each"
+        )
+    if not 0 <= beyond[1] <= beyond[0]:
+        raise InputError(
+            f"{beyond[1]:,} targets among {beyond[0]:,} objects of known label; give no more than there are"
+        )
+    return label
 
 
-def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]], candidates: int) -> None:
+def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]], label: np.ndarray) -> None:
+    candidates = len(label)
     names = {s.name for s in strata}
     if unknown := set(grades) - names:
         raise InputError(f"grades of the stratum '{sorted(unknown)[0]}', which the sample does not have")
@@ -237,6 +209,12 @@ def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.nda
             raise InputError(f"stratum '{s.name}': {len(ranks)} graded of {s.population}")
         if s.last and len(ranks) and not (ranks.min() >= s.first and ranks.max() <= s.last):
             raise InputError(f"stratum '{s.name}': a graded rank lies outside {s.first} to {s.last}")
+        if s.last and (free := int(np.isnan(label[s.first - 1 : s.last]).sum())) != s.population:
+            raise InputError(
+                f"stratum '{s.name}' has {s.population:,} objects, and {free:,} of its ranks have no known label"
+            )
+        if s.last and not np.isnan(label[ranks - 1]).all():
+            raise InputError(f"stratum '{s.name}': a graded object has a known label")
 
 
 class _Blocks(NamedTuple):
@@ -255,36 +233,59 @@ def _blocks(count: int, strata: Sequence[Stratum]) -> _Blocks:
     return _Blocks(np.concatenate([[1], last[:-1] + 1])[: len(last)].astype(int), last)
 
 
-def _prior_shares(
-    purity: Purity, top: np.ndarray, strata: Sequence[Stratum], beyond: ScoreHistogram | None
-) -> dict[str, np.ndarray]:
-    """Return each stratum's share of targets in every draw of the model."""
-    shares: dict[str, np.ndarray] = {}
-    left = purity.expected
+def _of_blocks(blocks: _Blocks, values: np.ndarray) -> np.ndarray:
+    """Return the sum over each block of what each rank has."""
+    return np.add.reduceat(values, blocks.first - 1, dtype=np.float64 if values.dtype.kind == "f" else np.int64) if len(
+        values) else np.empty(0, values.dtype)  # fmt: skip
+
+
+def prior_fractions(
+    purity: Purity, top: np.ndarray, strata: Sequence[Stratum], beyond: ScoreHistogram | None = None,
+    *, known: np.ndarray | None = None, known_beyond: tuple[int, int] = (0, 0),
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Return each stratum's fraction of targets, of its objects without a known label, in every draw of the model."""
+    fractions: dict[str, np.ndarray] = {}
+    left = purity.expected - known_beyond[1]
+    free = np.ones(len(top), bool) if known is None else np.isnan(known)
     for s in strata:
         if s.last:
-            shares[s.name] = expit(purity.draws(_some(top, s))).mean(axis=1)
+            fractions[s.name] = _expected(purity, some_scores(top, s, free))
+            if labelled := int((~free[s.first - 1 : s.last]).sum()):
+                left = left - labelled * _expected(purity, some_scores(top, s, ~free))
         elif s.discarded and beyond is not None and beyond.total:
             used = beyond.counts > 0
-            shares[s.name] = expit(purity.draws(beyond.centres[used])) @ (beyond.counts[used] / beyond.total)
+            fractions[s.name] = expit(purity.draws(beyond.centres[used])) @ (beyond.counts[used] / beyond.total)
         else:
             continue
-        left = left - shares[s.name] * s.population
+        left = left - fractions[s.name] * s.population
     for s in strata:  # what is left of the targets is in what was scored in full and is no candidate
-        shares.setdefault(s.name, np.clip(left / max(s.population, 1), 0.0, 1.0))
-    return shares
+        fractions.setdefault(s.name, np.clip(left / max(s.population, 1), 0.0, 1.0))
+    return fractions
 
 
-def _some(top: np.ndarray, stratum: Stratum) -> np.ndarray:
-    """Return scores of a stratum, evenly by rank: they fall so slowly that some stand for all."""
-    return top[np.unique(np.linspace(stratum.first - 1, stratum.last - 1, 500).round().astype(int))]
+def _expected(purity: Purity, scores: np.ndarray) -> np.ndarray:
+    return expit(purity.draws(scores)).mean(axis=1) if len(scores) else np.zeros(len(purity.draws))
+
+
+def some_scores(top: np.ndarray, stratum: Stratum, which: np.ndarray) -> np.ndarray:
+    """Return scores of a stratum, of `which` candidates, evenly by rank: some stand for all, as they fall slowly."""
+    own = top[stratum.first - 1 : stratum.last][which[stratum.first - 1 : stratum.last]]
+    return own[np.unique(np.linspace(0, len(own) - 1, 500).round().astype(int))] if len(own) else own
+
+
+def posterior_fractions(
+    prior: Mapping[str, np.ndarray], counts: Mapping[str, tuple[int, int]], draws: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draw the fractions of targets of all strata as they are once something of each is graded: blurred, every one."""
+    return _posterior(dict(prior), {name: counts.get(name, (0, 0)) for name in prior}, draws, rng, every=True)
 
 
 def _posterior(
-    prior: dict[str, np.ndarray], counts: dict[str, tuple[int, int]], draws: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Draw the shares of all strata, given those of the model's draws and k targets among n graded of each."""
-    told = {name: _told(prior[name], k, n) for name, (k, n) in counts.items() if n}
+    prior: dict[str, np.ndarray], counts: dict[str, tuple[int, int]], draws: int, rng: np.random.Generator,
+    every: bool = False,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Draw the fractions of all strata, given those of the model's draws and k targets among n graded of each."""
+    told = {name: _told(prior[name], k, n) for name, (k, n) in counts.items() if n or every}
     weight = sum((np.logaddexp(*each) for each in told.values()), np.zeros(len(next(iter(prior.values())))))
     chosen = _drawn(weight, draws, rng)
     shares = {name: share[chosen] for name, share in prior.items()}
@@ -343,7 +344,7 @@ def _shifted(odds: np.ndarray, size: np.ndarray, share: np.ndarray) -> np.ndarra
 
 def _notes(
     purity: Purity, strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]],
-    prior: dict[str, np.ndarray],
+    prior: dict[str, np.ndarray], known: int,
 ) -> list[str]:  # fmt: skip
     """Say what the numbers rest on now, and where grades and scores disagree."""
     count = sum(len(ranks) for ranks, _ in grades.values())
@@ -352,8 +353,12 @@ def _notes(
         f"{count:,} objects of {len(strata)} strata were graded, {found:,} of them as targets; a grade is taken "
         "for the truth."
     ]
+    if known:
+        notes.append(f"{known:,} objects whose label was known before count as what they are.")
     for s in strata:
         ranks, is_target = grades.get(s.name, (np.empty(0, int), np.empty(0, bool)))
+        if not s.population:
+            continue
         if not len(ranks):
             notes.append(f"Nothing of '{s.name}' ({s.population:,} objects) was graded: there the scores speak alone.")
             continue

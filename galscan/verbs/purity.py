@@ -66,7 +66,8 @@ def purity(
     }
     after = graded.combine(
         before, forecast.scores(opened), strata, by_stratum,
-        beyond=purities.ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])), draws=draws,
+        beyond=purities.ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])),
+        known=design.known_labels(opened), known_beyond=design.known_beyond(opened), draws=draws,
         confidence=confidence, seed=int(opened.info["seed"]),
     )  # fmt: skip
     told: dict[str, Any] = {

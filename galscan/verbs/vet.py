@@ -15,7 +15,7 @@ from galscan.files import atomic_path, read_json, storage_errors
 from galscan.scanning.run import Run, is_like, open_one
 from galscan.store.layout import Store, open_store
 from galscan.unfinished import held
-from galscan.vetting import design, forecast, grades
+from galscan.vetting import batches, design, forecast, grades
 
 FOLDER = "vetting"
 
@@ -41,10 +41,12 @@ def vet(
     run : path
         A finished scan.
     best, size, seed : int
-        Of the sample, where it is not drawn yet: how many of the best to grade one and all (half of all by default),
-        how many in all, and the seed of the rest.
-    width, rank : float and int, optional
-        Instead of `size`: as many as the interval of purity at `rank` (1,000, or the last) needs to be so wide.
+        Of the sample, where it is not drawn yet: how many of the best to grade one and all (none by default), how many
+        in all, and the seed.
+    rank : int, optional
+        Grades go where the purity down to this rank becomes narrowest: 1,000 by default, or the last.
+    width : float, optional
+        Instead of `size`: as many as the interval of that purity needs to be so wide.
     port : int
         0 takes any that is free. Only this machine can reach it, with the token in the address.
     browser : bool
@@ -71,19 +73,17 @@ def vet(
     with held(opened.path / FOLDER):
         if not path.exists():
             if width is not None:
-                best = min(design.BEST, len(opened.candidates)) if best is None else best
-                rank = min(1000, len(opened.candidates)) if rank is None else rank
-                size = forecast.size_for(opened, width, rank, best)
+                rank = min(design.RANK, len(forecast.scores(opened))) if rank is None else rank
+                size = forecast.size_for(opened, width, rank, best or 0)
                 _say(f"{size:,} objects are to be graded for an interval of purity at rank {rank:,} {width:g} wide")
-            best = max(size // 2, 1) if best is None else best
-            items, strata = design.draw(opened, best=best, size=size, seed=seed)
-            meta = {"fingerprint": str(opened.info["fingerprint"]), "seed": str(seed)}
             with storage_errors(path):
-                grades.create(path, items, strata, meta)
+                batches.begin(opened, path, best=best, size=size, rank=rank, seed=seed)
         with grades.GradeBook(path, str(opened.info["fingerprint"])) as book:
+            batches.extend(book)  # the first batch, or one that a server that died was about to bring
             if import_csv is not None:
                 new, known = book.read_csv(Path(import_csv))
                 _say(f"{new:,} grades taken in, {known:,} were there already")
+                batches.extend(book)
             if export_csv is not None:
                 _say(f"{book.write_csv(Path(export_csv)):,} grades written to {export_csv}")
             if serve and import_csv is None and export_csv is None:
@@ -141,7 +141,7 @@ def _told(run: Run, book: grades.GradeBook) -> dict[str, Any]:
         for s in book.strata()
     ]  # fmt: skip
     told: dict[str, Any] = {
-        "run": str(run.path), "grades": str(book.path), "sample": sample,
+        "run": str(run.path), "grades": str(book.path), "sample": sample, "to_come": batches.in_all(book) - len(items),
         "controls": {kind: int((items["kind"] == kind).sum()) for kind in (design.POSITIVE, design.BLANK)},
         "graders": book.graders(), "agreement": book.agreement(),
         "next": f"galscan train-rare --target NEW.toml --grades {run.path}" if is_like(run.info)
@@ -153,9 +153,11 @@ def _told(run: Run, book: grades.GradeBook) -> dict[str, Any]:
 def _text(told: dict[str, Any]) -> str:
     lines = [f"grades       {told['grades']}"]
     lines += [
-        f"{s['stratum']:<12} {s['graded']:,} of {s['drawn']:,} graded, of {s['objects']:,} objects"
+        f"{s['stratum']:<15} {s['graded']:,} of {s['drawn']:,} graded, of {s['objects']:,} objects"
         for s in told["sample"]
     ]
+    if told["to_come"]:
+        lines.append(f"to come      {told['to_come']:,} more, in batches: the grades say where the next ones tell most")
     controls = told["controls"]
     lines += [f"controls     {controls[design.POSITIVE]} known targets, {controls[design.BLANK]} blank frames"]
     lines += grades.in_words(told["graders"], told["agreement"])

@@ -1,62 +1,114 @@
 """Which objects people grade: some of each stratum, drawn at random, so that the grades speak for all that was scanned.
 
-The best are graded one and all; then come three strata of the other candidates, each longer than the one before; what
-was scored and is no candidate; and what the first look discarded. Known targets and blank frames are mixed in: they say
-how well the graders see, and count for nothing else. The order is random, and neither score nor rank is shown.
+Candidates are split into strata of ranks, each some three times as long as the one before; then come what was scored in
+full and is no candidate, and what the prefilter discarded. Within a stratum the sample is a simple random one without
+replacement: its objects are put into a random order once, and more of it are the next ones. How many of
+each stratum are graded is planned by `galscan.candidates.allocation`, again after every `BATCH` grades
+(`galscan.vetting.batches`); where no model says what to expect, half of the sample are the best, one and all.
+
+Objects whose label was known before are in no stratum: there is nothing to learn from them. Known targets and blank
+frames are mixed in: they say how well the graders see, and count for nothing else. Neither score nor rank is shown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from galscan.candidates.allocation import BEYOND, FEW
 from galscan.candidates.graded import Stratum
 from galscan.errors import InputError
-from galscan.scanning.run import Run, is_like
+from galscan.scanning.run import CANDIDATES, Run, is_like
 
-BEST, SIZE = 100, 200
-TAIL_SHARE = 0.3  # of what is left after the best: for what is no candidate
+SIZE, BATCH, RANK = 200, 50, 1000
+BEST = "best"  # the stratum that is graded one and all, where one is wanted
+PER_DECADE, LEAST = 2, 25  # strata of ranks in each factor of ten, down to so many
+PARTS_BELOW = 3  # strata of the candidates below the wanted rank
+TAIL_FRACTION = 0.3  # of what is left after the best: for what is no candidate, where no model plans it
 POSITIVES, BLANKS = 6, 4
 AT_ONCE, TRIES = 256, 400  # rows drawn from the tables of scores at a time, and how often at most
 KINDS = SURVEY, POSITIVE, BLANK = ("survey", "positive", "blank")
 _COLUMNS = ["store", "row", "id", "ra", "dec", "stratum", "kind", "rank"]
+_LABELS = {"target": 1.0, "ambiguous": 0.0, "negative": 0.0}  # what a known label counts as
 
 
-def strata(candidates: int, others: int, discarded: int, best: int = BEST) -> list[Stratum]:
-    """Share out `candidates`, the `others` that were scored in full, and those `discarded` by the first look."""
-    best = min(best, candidates)
-    found = [Stratum("best", best, 1, best)] if best else []
-    if candidates > best:
-        edges = np.unique(np.geomspace(best, candidates, 4).round().astype(int))
-        edges[0], edges[-1] = best, candidates
-        names = ("upper", "middle", "lower")
-        found += [
-            Stratum(names[k], int(last - first), int(first) + 1, int(last))
-            for k, (first, last) in enumerate(pairwise(edges))
-        ]
+def strata(
+    candidates: int, others: int, discarded: int, best: int = 0, rank: int = RANK, known: np.ndarray | None = None
+) -> list[Stratum]:
+    """Split `candidates`, the `others` that were scored in full, and those `discarded` by the prefilter.
+
+    Parameters
+    ----------
+    best : int
+        So many of the best are a stratum of their own, which is graded one and all.
+    rank : int
+        Purity is wanted down to here: no stratum lies on both sides of it.
+    known : ndarray, shape (candidates,), optional
+        NaN where a candidate has no known label; only those are in the populations.
+    """
+    rank, best = min(rank, candidates), min(best, candidates)
+    free = np.ones(candidates, bool) if known is None else np.isnan(known)
+    above = rank / 10 ** (np.arange(40) / PER_DECADE)
+    below = np.geomspace(rank, candidates, PARTS_BELOW + 1) if candidates > rank else np.empty(0)
+    inner = np.concatenate([above, below]).round().astype(int)
+    inner = inner[(inner >= best + LEAST) & (inner <= candidates - LEAST)]
+    edges = np.unique(np.concatenate([inner, [0, best, max(rank, best), candidates]]).astype(int))
+    found = [
+        Stratum(BEST if last == best else f"{first + 1}-{last}", int(free[first:last].sum()), int(first) + 1, int(last))
+        for first, last in pairwise(edges)
+    ]
     found += [Stratum("not ranked", others)] if others else []
     return found + ([Stratum("discarded", discarded, discarded=True)] if discarded else [])
 
 
-def shares(found: list[Stratum], size: int) -> dict[str, int]:
-    """Return how many of each stratum to draw: all of the best, and of the others `size` less those, at most."""
+def unplanned(found: list[Stratum], size: int) -> dict[str, int]:
+    """Return how many of each stratum to draw where no model plans it: all of the best, then some of each other one."""
     counts = {s.name: min(s.population, size) for s in found[:1]}
     left = size - sum(counts.values())
     ranked = [s for s in found[1:] if s.last]
     tail = [s for s in found[1:] if not s.last]
-    for group, part in ((ranked, 1 - TAIL_SHARE if tail else 1.0), (tail, TAIL_SHARE if ranked else 1.0)):
+    for group, part in ((ranked, 1 - TAIL_FRACTION if tail else 1.0), (tail, TAIL_FRACTION if ranked else 1.0)):
         for s in group:
             counts[s.name] = min(s.population, max(round(left * part / len(group)), 1))
     return counts
 
 
-def strata_of(run: Run, best: int) -> list[Stratum]:
-    """Share out what a scan looked at.
+def queued(found: list[Stratum], size: int) -> dict[str, int]:
+    """Return how many of each stratum to put into an order, so that any plan for `size` grades finds enough."""
+    ranked = sum(s.population for s in found if s.last)
+    tail = max(round(BEYOND * size), size - ranked) + FEW
+    return {s.name: min(s.population, max(size, FEW) if s.last else tail) for s in found}
+
+
+def known_labels(run: Run) -> np.ndarray | None:
+    """Return the labels that were known before of a run's candidates: 1 target, 0 none, NaN unknown; None without any.
+
+    They are what the column ``known`` says, where the table has it. An ambiguous object is no target.
+    """
+    if "known" not in pq.read_schema(run.path / CANDIDATES).names:
+        return None
+    words = pq.read_table(run.path / CANDIDATES, columns=["known"])["known"].cast("string")
+    label = np.full(len(words), np.nan)
+    for word, value in _LABELS.items():
+        label[pc.equal(words, word).to_numpy()] = value
+    return label
+
+
+def known_beyond(run: Run) -> tuple[int, int]:
+    """Return how many objects of known label are no candidates, and how many of them are targets."""
+    objects, targets = run.info.get("known_beyond", (0, 0))
+    return int(objects), int(targets)
+
+
+def strata_of(run: Run, best: int = 0, rank: int = RANK) -> list[Stratum]:
+    """Split what a scan looked at; objects of known label are in no stratum.
 
     Raises
     ------
@@ -68,55 +120,56 @@ def strata_of(run: Run, best: int) -> list[Stratum]:
             f"{run.path} was scanned by a version that did not keep how far each object came; scan it again, and grade"
             " that"
         )
-    looked, candidates = run.info["first_look"] or {}, len(run.candidates)
+    looked, candidates = run.info["first_look"] or {}, pq.read_metadata(run.path / CANDIDATES).num_rows
     lost = int(looked.get("lost", 0))
     discarded = int(looked.get("discarded", 0)) - lost
     others = int(run.info["scanned"]) - int(looked.get("discarded", 0)) - (candidates - lost)
-    return strata(candidates, others, discarded, best)
+    return strata(candidates, max(others - known_beyond(run)[0], 0), discarded, best, rank, known_labels(run))
 
 
-def draw(run: Run, *, best: int = BEST, size: int = SIZE, seed: int = 0) -> tuple[pd.DataFrame, list[Stratum]]:
-    """Draw the sample of a run.
+def draw(run: Run, found: list[Stratum], counts: Mapping[str, int], *, seed: int = 0) -> pd.DataFrame:
+    """Draw so many of each stratum, and the controls.
+
+    Of another count the order is the same, as far as it goes: it depends on the seed and the stratum alone.
 
     Parameters
     ----------
-    best : int
-        How many of the best to grade one and all.
-    size : int
-        Objects of the survey to grade; the controls come on top.
+    found : list of Stratum
+        As `strata_of` gives them.
+    counts : mapping
+        How many of each, at most; fewer where the tables of scores hold too few.
 
     Returns
     -------
-    items : DataFrame
-        Columns store, row, id, ra, dec, stratum, kind, rank, in the order in which they are shown.
-    strata : list of Stratum
-
-    Raises
-    ------
-    InputError
-        If a number is out of range, or the scan is of a version that did not keep what is needed.
+    DataFrame
+        Columns store, row, id, ra, dec, stratum, kind, rank; within each stratum in random order, controls last.
     """
-    if best < 1 or size < best:
-        raise InputError(f"--best {best}, --size {size}: grade at least one of the best, and at least as many in all")
-    rng = np.random.default_rng(seed)
-    frame, found = run.candidates, strata_of(run, best)
-    counts = shares(found, size)
-    taken = set(zip(frame["store"], frame["index"], strict=True))
+    columns = ["store", "index", "objid", "ra", "dec", "rank"]
+    frame = pd.read_parquet(run.path / CANDIDATES, columns=columns)
+    label = known_labels(run)
+    taken = set(zip(frame["store"], frame["index"], strict=True)) if any(not s.last for s in found) else set()
     taken |= {(one["store"], one["index"]) for one in run.info.get("like", []) if "store" in one}
     parts = []
-    for s in found:
-        n = counts[s.name]
+    for k, s in enumerate(found):
+        rng = np.random.default_rng([seed, k])
         if s.last:
-            rows = frame.iloc[s.first - 1 : s.last].iloc[np.sort(rng.permutation(s.population)[:n])]
+            free = np.arange(s.first - 1, s.last)
+            free = free if label is None else free[np.isnan(label[s.first - 1 : s.last])]
+            rows = frame.iloc[rng.permutation(free)[: counts[s.name]]]
             drawn = rows.rename(columns={"index": "row", "objid": "id"})[["store", "row", "id", "ra", "dec", "rank"]]
         else:
-            drawn = _beyond(run.tables, n, s.discarded, taken, rng).assign(rank=0)
+            drawn = _beyond(run.tables, counts[s.name], s.discarded, taken, rng).assign(rank=0)
         parts.append(drawn.assign(stratum=s.name, kind=SURVEY))
+    rng = np.random.default_rng([seed, len(found)])
     shown = {key for part in parts for key in zip(part["store"].astype(str), part["row"], strict=True)}
     for kind, rows in ((POSITIVE, _known(run, shown, rng)), (BLANK, _blank(BLANKS))):
         parts.append(rows.assign(stratum="", kind=kind, rank=0))
-    items = pd.concat([p[_COLUMNS].astype({"id": str, "store": str}) for p in parts if len(p)], ignore_index=True)
-    return items.iloc[rng.permutation(len(items))].reset_index(drop=True), found
+    return pd.concat([p[_COLUMNS].astype({"id": str, "store": str}) for p in parts if len(p)], ignore_index=True)
+
+
+def shuffled(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return them in a random order, as they are shown."""
+    return items.iloc[np.random.default_rng(seed).permutation(len(items))].reset_index(drop=True)
 
 
 def _beyond(
@@ -125,21 +178,24 @@ def _beyond(
     """Draw objects that are no candidates from the tables of scores, each with the same chance."""
     paths = sorted((out / "scores").glob("part-*.parquet"))
     sizes = np.array([pq.read_metadata(path).num_rows for path in paths])
+    marked = ["known"] if paths and "known" in pq.read_schema(paths[0]).names else []
     got: list[pd.DataFrame] = []
     seen: set[tuple[str, int]] = set()
-    for _ in range(TRIES if sizes.sum() else 0):
+    for _ in range(TRIES if sizes.sum() and count else 0):
         parts = rng.choice(len(sizes), AT_ONCE, p=sizes / sizes.sum())
         rows = rng.integers(sizes[parts])
-        columns = ["store", "index", "id", "ra", "dec", "stage"]
-        drawn = {k: pd.read_parquet(paths[k], columns=columns).iloc[rows[parts == k]] for k in np.unique(parts)}
-        turn = dict.fromkeys(drawn, 0)
-        for k in parts:
-            row = drawn[k].iloc[[turn[k]]]
-            turn[k] += 1
+        columns = ["store", "index", "id", "ra", "dec", "stage", *marked]
+        drawn = [pd.read_parquet(paths[k], columns=columns).iloc[rows[parts == k]] for k in np.unique(parts)]
+        table = pd.concat(drawn).iloc[np.argsort(np.argsort(parts, kind="stable"))].astype({"store": str})
+        fits = (table["stage"].to_numpy(object) != "full") == discarded
+        if marked:
+            fits &= table["known"].to_numpy(object) == ""
+        for place in np.flatnonzero(fits):
+            row = table.iloc[[place]]
             key = (str(row["store"].iloc[0]), int(row["index"].iloc[0]))
-            if (row["stage"].iloc[0] != "full") == discarded and key not in taken and key not in seen:
+            if key not in taken and key not in seen:
                 seen.add(key)
-                got.append(row.astype({"store": str}).rename(columns={"index": "row"}))
+                got.append(row.drop(columns=["stage", *marked]).rename(columns={"index": "row"}))
             if len(got) == count:
                 return pd.concat(got, ignore_index=True)
     return pd.concat(got, ignore_index=True) if got else pd.DataFrame(columns=_COLUMNS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 
-from galscan.candidates import graded
+from galscan.candidates import allocation, graded
 from galscan.candidates import purity as purities
 from galscan.classify.bundle import open_bundle
 from galscan.errors import InputError
@@ -65,10 +65,10 @@ def check(run: Run) -> None:
         )
 
 
-def size_for(run: Run, width: float, rank: int, best: int) -> int:
+def size_for(run: Run, width: float, rank: int, best: int = 0) -> int:
     """Return how many objects to grade, `best` of the best among them, for an interval of purity at `rank` so wide.
 
-    It is a forecast by `galscan.candidates.graded.suggest`: half of all surveys need a little more.
+    It is a forecast by `galscan.candidates.allocation.suggest`: half of all surveys need a little more.
 
     Raises
     ------
@@ -76,9 +76,11 @@ def size_for(run: Run, width: float, rank: int, best: int) -> int:
         If rank or width is out of range, or the scan cannot be estimated.
     """
     purity, confidence = by_scores(run)
-    found = design.strata_of(run, best)
-    size = graded.suggest(
-        purity, scores(run), found, lambda n: design.shares(found, n), rank, width,
-        confidence=confidence,
+    top, found, known = scores(run), design.strata_of(run, best, rank), design.known_labels(run)
+    prior = graded.prior_fractions(purity, top, found, known=known, known_beyond=design.known_beyond(run))
+    entire = [design.BEST] if best else []
+    size = allocation.suggest(
+        purity, top, found, lambda n: allocation.allocate(found, prior, {}, n, rank, entire=entire), rank, width,
+        known=known, confidence=confidence,
     )  # fmt: skip
     return max(size, best)

@@ -3,6 +3,10 @@
 Nothing is ever changed or removed in it: a grader who thinks again adds a grade, an undone one is marked. Every grade
 has a key that whoever gave it chose, so that one sent twice, because a server died between writing and answering, is
 there once.
+
+Of a sample that is graded in batches the book also holds the queue (the objects of each stratum in their random order,
+of which every batch takes the next ones: `galscan.vetting.batches`) and the plan (how many in all, for the purity at
+which rank, and what the model expected). A book without them has its whole sample from the start.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ import pandas as pd
 from galscan.candidates.graded import Stratum
 from galscan.errors import ConflictError, InputError, NotFoundError
 from galscan.files import atomic_path, digest
+from galscan.vetting.agreement import agreements
+from galscan.vetting.csv_rows import harmless, read_rows
 from galscan.vetting.design import KINDS, POSITIVE, SURVEY
 
 FILE = "grades.sqlite"
@@ -42,7 +47,10 @@ CREATE TABLE items (item INTEGER PRIMARY KEY, store TEXT, row INTEGER, id TEXT, 
 CREATE TABLE grades (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, item INTEGER NOT NULL REFERENCES items,
                      grader TEXT NOT NULL, grade TEXT NOT NULL, artefact TEXT NOT NULL, comment TEXT NOT NULL,
                      at TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE queue (number INTEGER PRIMARY KEY, store TEXT, row INTEGER, id TEXT, ra REAL, dec REAL, stratum TEXT,
+                    kind TEXT, rank INTEGER);
 """
+PLAN = "plan"  # in meta, as JSON
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -52,11 +60,11 @@ def _listed(words: Iterable[str]) -> str:
 _IMPOSSIBLE = {  # what no galscan wrote, looked for when a book is opened
     "a grade that there is not": f"grades WHERE grade NOT IN ({_listed(GRADES)}) OR typeof(grader) <> 'text'",
     "a grade of no object": "grades WHERE item NOT IN (SELECT item FROM items)",
-    "an object of no kind": f"items WHERE kind NOT IN ({_listed(KINDS)})",
-    "an object of no stratum": f"items WHERE kind = '{SURVEY}' AND stratum NOT IN (SELECT name FROM strata)",
-    "an object of another rank than its stratum's": "items LEFT JOIN strata ON stratum = name WHERE typeof(rank)"
+    "an object of no kind": f"{{items}} WHERE kind NOT IN ({_listed(KINDS)})",
+    "an object of no stratum": f"{{items}} WHERE kind = '{SURVEY}' AND stratum NOT IN (SELECT name FROM strata)",
+    "an object of another rank than its stratum's": "{items} LEFT JOIN strata ON stratum = name WHERE typeof(rank)"
     " <> 'integer' OR rank NOT BETWEEN coalesce(first, 0) AND coalesce(last, 0)",
-    "an object without a place": "items WHERE typeof(row) <> 'integer' OR typeof(store) <> 'text' OR"
+    "an object without a place": "{items} WHERE typeof(row) <> 'integer' OR typeof(store) <> 'text' OR"
     " typeof(id) <> 'text' OR typeof(ra) NOT IN ('real', 'null') OR typeof(dec) NOT IN ('real', 'null')",
 }
 
@@ -95,9 +103,12 @@ class GradeBook:
             raise InputError(f"{path} is not a grade book of format {FORMAT}; grade with the version that made it")
         if meta.get("fingerprint") != fingerprint:
             raise ConflictError(f"{path} belongs to another run than the one beside it; put it back where it was")
+        self.meta = meta
+        tables = ["items", "queue"] if self._has_queue() else ["items"]
         for what, query in _IMPOSSIBLE.items():
-            if self._db.execute(f"SELECT 1 FROM {query} LIMIT 1").fetchone():
-                raise InputError(f"{path} was changed by another program: it holds {what}; restore it from a copy")
+            for table in tables:
+                if self._db.execute(f"SELECT 1 FROM {query.format(items=table)} LIMIT 1").fetchone():
+                    raise InputError(f"{path} was changed by another program: it holds {what}; restore it from a copy")
 
     def __enter__(self) -> GradeBook:
         return self
@@ -117,6 +128,38 @@ class GradeBook:
     def strata(self) -> list[Stratum]:
         rows = self._db.execute("SELECT name, population, first, last, discarded FROM strata ORDER BY rowid")
         return [Stratum(name, n, first, last, bool(discarded)) for name, n, first, last, discarded in rows]
+
+    def _has_queue(self) -> bool:
+        return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'queue'").fetchone())
+
+    def queue(self) -> pd.DataFrame:
+        """Return the objects of all strata, each in its random order, and the controls: the columns of `items`, number.
+
+        Those that are in the sample already are in it, too; of a book that has none it is empty.
+        """
+        if self._has_queue():
+            return pd.read_sql_query("SELECT * FROM queue ORDER BY number", self._db)
+        return self.items().iloc[:0].rename(columns={"item": "number"})
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """Take objects of the queue into the sample, in this order; all of them or none."""
+        self._db.execute("SAVEPOINT adding")
+        try:
+            for number in numbers:
+                self._db.execute(
+                    "INSERT INTO items (store, row, id, ra, dec, stratum, kind, rank)"
+                    " SELECT store, row, id, ra, dec, stratum, kind, rank FROM queue WHERE number = ?", (int(number),)
+                )  # fmt: skip
+        except BaseException:
+            self._db.execute("ROLLBACK TO adding")
+            raise
+        finally:
+            self._db.execute("RELEASE adding")
+
+    def ungraded(self) -> int:
+        """Return how many of the sample nobody has graded."""
+        query = "SELECT count(*) FROM items WHERE item NOT IN (SELECT item FROM grades WHERE undone = 0)"
+        return int(self._db.execute(query).fetchone()[0])
 
     # -- grading ---------------------------------------------------------------------------------
 
@@ -203,15 +246,7 @@ class GradeBook:
         current = self.current()
         current = current[current["item"].isin(items.loc[items["kind"] == SURVEY, "item"])]
         says = current.assign(says=current["grade"].isin(TARGET)).pivot(index="item", columns="grader", values="says")
-        graders = list(says.columns)
-        groups = [*combinations(graders, 2), *([tuple(graders)] if len(graders) > 2 else [])]
-        told = []
-        for group in groups:
-            common = says[list(group)].dropna().astype(bool).to_numpy()
-            if len(common):
-                same, kappa = _kappa(common)
-                told.append({"graders": list(group), "items": len(common), "same": same, "kappa": kappa})
-        return told
+        return agreements(says)
 
     # -- in and out ------------------------------------------------------------------------------
 
@@ -221,7 +256,7 @@ class GradeBook:
         with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows([_harmless(str(value)) for value in row] for row in table.itertuples(index=False))
+            writer.writerows([harmless(str(value)) for value in row] for row in table.itertuples(index=False))
         return len(table)
 
     def read_csv(self, path: Path) -> tuple[int, int]:
@@ -237,53 +272,79 @@ class GradeBook:
         InputError
             If the file is not such a table, an object is not in the sample, or one grader contradicts himself in it.
         """
-        rows = _csv_rows(path)
-        items = self.items()
-        number = {(str(s), str(i)): int(k) for s, i, k in zip(items["store"], items["id"], items["item"], strict=True)}
-        by_id: dict[str, list[int]] = {}
-        for (_, name), item in number.items():
-            by_id.setdefault(name, []).append(item)
-        wanted: list[tuple[Any, ...]] = []
-        said: dict[tuple[int, str], tuple[int, str]] = {}
+        rows = read_rows(path, _COLUMNS)
+        queue = self.queue()
+        places = {*self._places(), *_identities(queue)}
+        by_id: dict[str, list[str]] = {}
+        for store, name in places:
+            by_id.setdefault(name, []).append(store)
+        wanted: list[tuple[tuple[str, str], dict[str, str]]] = []
+        said: dict[tuple[str, str, str], tuple[int, str]] = {}
         for line, row in enumerate(rows, 2):
             where = f"{path}, line {line}"
-            found = [number[row["store"], row["id"]]] if (row["store"], row["id"]) in number else (
+            stores = [row["store"]] if (row["store"], row["id"]) in places else (
                 by_id.get(row["id"], []) if not row["store"] else [])  # fmt: skip
-            if len(found) != 1:
+            if len(stores) != 1:
                 raise InputError(f"{where}: object '{row['id']:.60}' is not in this sample (or in several stores)")
-            key = row["key"] or digest([found[0], row["grader"], row["grade"]])[:40]
             try:
                 _check_grade(row["grader"], row["grade"], row["artefact"], row["comment"])
-                _check_key(key)
+                _check_key(row["key"] or "made of the rest")
                 datetime.fromisoformat(row["at"] or "2000-01-01")
             except ValueError as error:
                 raise InputError(f"{where}: {error}") from None
-            before = said.setdefault((found[0], row["grader"]), (line, row["grade"]))
+            before = said.setdefault((stores[0], row["id"], row["grader"]), (line, row["grade"]))
             if before[1] != row["grade"]:
                 raise InputError(
                     f"{where}: {row['grader']} grades object '{row['id']:.60}' {row['grade']}, and {before[1]} in line "
                     f"{before[0]}; keep one of the two"
                 )
-            wanted.append((key, found[0], row["grader"], row["grade"], row["artefact"], row["comment"], row["at"]))
+            wanted.append(((stores[0], row["id"]), row))
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            new = sum(self.record(*grade) for grade in wanted)
+            number = self._reach({place for place, _ in wanted}, queue)
+            new = 0
+            for place, row in wanted:
+                key = row["key"] or digest([number[place], row["grader"], row["grade"]])[:40]
+                given = (row[name] for name in ("grader", "grade", "artefact", "comment", "at"))
+                new += self.record(key, number[place], *given)
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
         return new, len(wanted) - new
 
+    def _reach(self, places: set[tuple[str, str]], queue: pd.DataFrame) -> dict[tuple[str, str], int]:
+        """Take what is to come into the sample as far as some objects need it; return the items of all places.
 
-def create(path: Path, items: pd.DataFrame, strata: Sequence[Stratum], meta: Mapping[str, str]) -> None:
+        Whoever graded another copy of the sample may be further in a stratum: what lies before comes along, so that the
+        sample stays the first ones of a random order.
+        """
+        items = self._places()
+        waiting = queue.iloc[[k for k, place in enumerate(_identities(queue)) if place not in items]]
+        for _, some in waiting.groupby(["stratum", "kind"], sort=False):
+            wanted = [place in places for place in _identities(some)]
+            self.add(some["number"][: int(np.flatnonzero(wanted).max(initial=-1)) + 1])
+        return self._places()
+
+    def _places(self) -> dict[tuple[str, str], int]:
+        items = self.items()
+        return dict(zip(_identities(items), map(int, items["item"]), strict=True))
+
+
+def create(
+    path: Path, items: pd.DataFrame, strata: Sequence[Stratum], meta: Mapping[str, str],
+    queue: pd.DataFrame | None = None,
+) -> None:  # fmt: skip
     """Write a new grade book, atomically.
 
     Parameters
     ----------
     items, strata
-        As `galscan.vetting.design.draw` gives them.
+        The sample, in the order in which it is shown, and the strata it is of.
     meta : mapping
         Of text; ``fingerprint`` is the run's.
+    queue : DataFrame, optional
+        As `galscan.vetting.design.draw` gives it, where more is to come.
 
     Raises
     ------
@@ -296,11 +357,14 @@ def create(path: Path, items: pd.DataFrame, strata: Sequence[Stratum], meta: Map
         db.executescript(_TABLES)
         db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), *meta.items()])
         db.executemany("INSERT INTO strata VALUES (:name, :population, :first, :last, :discarded)", map(asdict, strata))
-        rows = items.assign(item=np.arange(1, len(items) + 1)).to_dict("records")
-        db.executemany(
-            "INSERT INTO items VALUES (:item, :store, :row, :id, :ra, :dec, :stratum, :kind, :rank)",
-            [{k: None if v != v else v for k, v in row.items()} for row in rows],
-        )
+        for table, rows in (("items", items), ("queue", items[:0] if queue is None else queue)):
+            db.executemany(
+                f"INSERT INTO {table} VALUES (:number, :store, :row, :id, :ra, :dec, :stratum, :kind, :rank)",
+                [
+                    {k: None if v != v else v for k, v in row.items()}
+                    for row in rows.assign(number=np.arange(1, len(rows) + 1)).to_dict("records")
+                ],
+            )
         db.commit()
 
 
@@ -320,18 +384,8 @@ def in_words(graders: Mapping[str, Mapping[str, Any]], agreement: Sequence[Mappi
     return lines
 
 
-def _kappa(says: np.ndarray) -> tuple[float, float | None]:
-    """Return the share of objects on which all graders agree, and kappa; `says` is bool of shape (objects, graders)."""
-    count = says.shape[1]
-    votes = says.sum(axis=1)
-    same = float(np.isin(votes, (0, count)).mean())
-    rates = says.mean(axis=0)
-    if count == 2:
-        agreed, chance = same, float(rates.prod() + (1 - rates).prod())
-    else:
-        agreed = float(((votes * (votes - 1) + (count - votes) * (count - votes - 1)) / (count * (count - 1))).mean())
-        chance = float(rates.mean() ** 2 + (1 - rates.mean()) ** 2)
-    return same, (agreed - chance) / (1 - chance) if chance < 1 else None
+def _identities(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [(str(store), str(name)) for store, name in zip(table["store"], table["id"], strict=True)]
 
 
 def _check_grade(grader: str, grade: str, artefact: str, comment: str) -> None:
@@ -351,32 +405,3 @@ def _check_grade(grader: str, grade: str, artefact: str, comment: str) -> None:
 def _check_key(key: str) -> None:
     if not (isinstance(key, str) and 8 <= len(key) <= 64):
         raise InputError("a grade needs a key of 8 to 64 characters")
-
-
-def _harmless(text: str) -> str:
-    """Quote what a spreadsheet would run as a formula."""
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
-
-
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    """Read a table of grades; every column there can be is there, as text."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle, strict=True)
-            rows = list(reader)
-            names = reader.fieldnames or []
-            handle.seek(0)
-            ended = handle.read().endswith("\n")
-    except FileNotFoundError:
-        raise NotFoundError(f"{path} does not exist") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a CSV table ({error})") from error
-    if missing := [name for name in ("id", "grader", "grade") if name not in names]:
-        raise InputError(f"{path} has no column '{missing[0]}'; it has {', '.join(map(str, names)) or 'none'}")
-    if "key" in names and not ended:  # as `write_csv` always does
-        raise InputError(f"{path} ends in the middle of a line; is it cut off?")
-    for line, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise InputError(f"{path}, line {line}: another number of columns than in the first line; is it cut off?")
-    plain = [{k: v[1:] if v.startswith("'") else v for k, v in row.items()} for row in rows]
-    return [{name: row.get(name, "").strip() for name in _COLUMNS} for row in plain]

@@ -2,7 +2,8 @@
 
 The page is one file without anything from elsewhere. It asks for the items (numbers and positions; neither score nor
 rank), for their pictures, and sends one grade at a time, with a key of its own: it does not move on before the server
-has answered that the grade is on disk, and sends it again, with the same key, when no answer comes.
+has answered that the grade is on disk, and sends it again, with the same key, when no answer comes. The grade that ends
+a batch brings the next one: the answer says how many objects came, and the page asks for the items again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from PIL import Image
 
 from galscan.errors import InputError
 from galscan.store.layout import Store
+from galscan.vetting.batches import extend, in_all
 from galscan.vetting.design import BLANK
 from galscan.vetting.grades import ARTEFACTS, GRADES, GradeBook, in_words
 
@@ -98,7 +100,8 @@ class _Items(_Handler):
             for i, ra, dec in self.book.items()[["item", "ra", "dec"]].astype(float).itertuples(index=False)
         ]
         given = mine[["grade", "artefact", "comment"]].to_dict("index")
-        self.finish({"items": items, "given": {str(k): v for k, v in given.items()}})
+        given_by_item = {str(k): v for k, v in given.items()}
+        self.finish({"items": items, "given": given_by_item, "total": in_all(self.book)})
 
 
 class _Picture(_Handler):
@@ -131,7 +134,7 @@ class _Grade(_Handler):
             self.set_status(400)
             self.finish({"error": str(error)})
         else:
-            self.finish({"saved": True, "new": new})
+            self.finish({"saved": True, "new": new, "more": extend(self.book)})
 
 
 class _Undo(_Handler):

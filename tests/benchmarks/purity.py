@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import binom, logistic, norm
 
-from galscan.candidates import graded, purity, table
+from galscan.candidates import allocation, graded, purity, table
 from galscan.classify import calibrate
 from galscan.vetting import design
 from tests.benchmarks._record import arguments, record
@@ -148,8 +149,25 @@ def _of_cells(told: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _one(seed: int) -> dict[str, Any]:
-    """Simulate one survey; say what the intervals say of it, and what is true."""
+@dataclass(frozen=True)
+class _Survey:
+    """A simulated survey as a scan finds it, with the truth."""
+
+    info: dict[str, Any]
+    before: purity.Purity
+    top: np.ndarray
+    ranked: np.ndarray
+    """Which of the candidates are targets, best first."""
+    beyond: np.ndarray
+    """Which of the other objects are."""
+    prevalence: float
+    separation: float
+    sizes: np.ndarray
+    """Calibrated negatives, calibrated positives, objects surveyed."""
+
+
+def _simulated(seed: int) -> _Survey:
+    """Simulate one survey, and estimate its purity by the scores alone."""
     rng = np.random.default_rng(seed)
     prevalence = float(np.exp(rng.uniform(np.log(5e-4), np.log(0.05))))
     shift = float(np.exp(rng.uniform(0, np.log(30))))
@@ -170,36 +188,53 @@ def _one(seed: int) -> dict[str, Any]:
     truth = (rng.random(OBJECTS) < prevalence).astype(int)
     scored = scores(truth)
     order = np.argsort(-scored)
-    top, ranked = scored[order[:TOP]], truth[order[:TOP]].astype(bool)
     histogram = purity.ScoreHistogram.empty()
     histogram.add(scored)
     began = time.perf_counter()
-    before = purity.estimate(calibration, histogram, top, seed=seed)
-    told: dict[str, Any] = {
+    before = purity.estimate(calibration, histogram, scored[order[:TOP]], seed=seed)
+    info = {
         "positives": positives, "prevalence": prevalence, "shift": shift, "law": law,
         "seconds": time.perf_counter() - began, "departure": any("two samples" in note for note in before.notes),
     }  # fmt: skip
+    return _Survey(
+        info, before, scored[order[:TOP]], truth[order[:TOP]].astype(bool), truth[order[TOP:]].astype(bool),
+        prevalence, separation, np.array([len(targets) - positives, positives, OBJECTS]),
+    )  # fmt: skip
 
+
+def _graded(survey: _Survey, size: int, seed: int) -> purity.Purity:
+    """Grade so many without error, planned again after each batch as `galscan vet` does; return what is known then."""
+    rng = np.random.default_rng(seed)
     strata = design.strata(TOP, OBJECTS - TOP, 0)
-    counts, grades = design.shares(strata, design.SIZE), {}
-    beyond = truth[order[TOP:]]
-    for s in strata:
-        chosen = rng.permutation(s.population)[: counts[s.name]]
-        ranks = s.first + chosen if s.last else np.zeros(len(chosen), int)
-        grades[s.name] = ranks, ranked[ranks - 1] if s.last else beyond[chosen].astype(bool)
-    after = graded.combine(before, top, strata, grades, seed=seed)
+    order = {s.name: rng.permutation(s.population) for s in strata}
+    prior = graded.prior_fractions(survey.before, survey.top, strata)
+    grades: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    while (done := sum(len(ranks) for ranks, _ in grades.values())) < size:
+        counts = {name: (int(found.sum()), len(found)) for name, (_, found) in grades.items()}
+        more = allocation.allocate(strata, prior, counts, min(design.BATCH, size - done), TOP, seed=seed)
+        for s in strata:
+            n = more[s.name] + counts.get(s.name, (0, 0))[1]
+            ranks = s.first + order[s.name][:n] if s.last else np.zeros(n, int)
+            grades[s.name] = ranks, survey.ranked[ranks - 1] if s.last else survey.beyond[order[s.name][:n]]
+    return graded.combine(survey.before, survey.top, strata, grades, seed=seed)
 
-    densities = _densities(law)
-    sizes = np.array([len(targets) - positives, positives, OBJECTS])
-    told |= _oracles(densities, separation, prevalence, sizes, top)
-    found = float(ranked.sum() / max(truth.sum(), 1))
+
+def _one(seed: int) -> dict[str, Any]:
+    """Simulate one survey; say what the intervals say of it, and what is true."""
+    survey = _simulated(seed)
+    before, after = survey.before, _graded(survey, design.SIZE, seed)
+    told = survey.info | _oracles(
+        _densities(survey.info["law"]), survey.separation, survey.prevalence, survey.sizes, survey.top
+    )
+    hits = survey.ranked.sum() + survey.beyond.sum()
+    found = float(survey.ranked.sum() / max(hits, 1))
     for kind, p in (("", before), ("graded_", after)):
         for rank in RANKS:
             low, high = p.purity_lo[rank - 1], p.purity_hi[rank - 1]
-            told[f"{kind}covers_{rank}"] = low - 1e-9 <= float(ranked[:rank].mean()) <= high + 1e-9
+            told[f"{kind}covers_{rank}"] = low - 1e-9 <= float(survey.ranked[:rank].mean()) <= high + 1e-9
             told[f"{kind}width_{rank}"] = high - low
         told[f"{kind}covers_completeness"] = p.completeness_lo[-1] - 1e-9 <= found <= p.completeness_hi[-1] + 1e-9
-        told[f"{kind}covers_prevalence"] = p.prevalence_lo <= truth.mean() <= p.prevalence_hi
+        told[f"{kind}covers_prevalence"] = p.prevalence_lo <= hits / OBJECTS <= p.prevalence_hi
     return told
 
 
