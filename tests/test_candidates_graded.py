@@ -257,7 +257,7 @@ def test_every_interval_is_of_the_quantiles_of_its_level(confidence, monkeypatch
 
 def test_known_labels_are_facts():
     """They count in purity and completeness without any doubt, and leave the rest as uncertain as it is."""
-    _, before, top, ranked, beyond, n = survey(7)
+    _, before, top, ranked, _beyond, n = survey(7)
     known = np.where(np.arange(TOP) % 3 == 0, ranked.astype(float), np.nan)
     some = int((known == 1).sum())
     found = strata(TOP, n - TOP - 50, 0, known=known)
@@ -279,7 +279,7 @@ def test_known_labels_are_facts():
 def test_known_labels_and_grades_cover_the_truth_together():
     covered = []
     for seed in range(20):
-        rng, before, top, ranked, beyond, n = survey(seed)
+        rng, before, top, ranked, _beyond, n = survey(seed)
         known = np.where(rng.random(TOP) < 0.3, ranked.astype(float), np.nan)
         found = strata(TOP, n - TOP, 0, known=known)
         grades = {}

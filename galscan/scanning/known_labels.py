@@ -8,9 +8,12 @@ than the like of it. So they are no part of the histogram from which prevalence 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from galscan.candidates.purity import AMBIGUOUS
 from galscan.store.layout import open_store
@@ -61,6 +64,17 @@ def numbers(words: np.ndarray) -> np.ndarray:
     """Return the labels that `names` wrote as words; float64, NaN for ''."""
     values = {name: value for value, name in NAMES.items()}
     return np.array([values.get(str(word), np.nan) for word in words], np.float64)
+
+
+def read_labels(candidates: Path) -> np.ndarray | None:
+    """Return the labels that a table of candidates (Parquet) has in its column known; None without the column."""
+    if "known" not in pq.read_schema(candidates).names:
+        return None
+    words = pq.read_table(candidates, columns=["known"])["known"].cast("string")
+    labels = np.full(len(words), np.nan)
+    for value, word in NAMES.items():
+        labels[pc.equal(words, word).to_numpy()] = value
+    return labels
 
 
 def find_known(plan: Plan, bundle: Bundle) -> KnownLabels:

@@ -10,7 +10,7 @@ from galscan.candidates import purity as purities
 from galscan.classify.bundle import open_bundle
 from galscan.errors import InputError
 from galscan.scanning import known_labels
-from galscan.scanning.run import Run, is_like
+from galscan.scanning.run import CANDIDATES, Run, is_like
 from galscan.vetting import design
 
 
@@ -29,24 +29,14 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
     settings = bundle.recipe.purity
     confidence = settings.confidence if confidence is None else confidence
     return purities.of_scan(
-        bundle.calibration, run.info, scores(run), known(run), bootstrap=settings.bootstrap, confidence=confidence
-    ), confidence
+        bundle.calibration, run.info, scores(run), known_labels.read_labels(run.path / CANDIDATES),
+        bootstrap=settings.bootstrap, confidence=confidence,
+    ), confidence  # fmt: skip
 
 
 def scores(run: Run) -> np.ndarray:
     """Return the scores of the candidates, best first; float64, shape (K,)."""
-    return _column(run, "score").astype(np.float64)
-
-
-def known(run: Run) -> np.ndarray | None:
-    """Return the labels of the candidates that the model knows, as `galscan.candidates.purity.estimate` takes them."""
-    has = "known" in pq.read_schema(run.path / "candidates.parquet").names
-    return known_labels.numbers(_column(run, "known")) if has else None
-
-
-def _column(run: Run, name: str) -> np.ndarray:
-    column: np.ndarray = pq.read_table(run.path / "candidates.parquet", columns=[name])[name].to_numpy()
-    return column
+    return pq.read_table(run.path / CANDIDATES, columns=["score"])["score"].to_numpy().astype(np.float64)
 
 
 def check(run: Run) -> None:
@@ -77,7 +67,7 @@ def size_for(run: Run, width: float, rank: int, best: int = 0) -> int:
     """
     purity, confidence = by_scores(run)
     top, found, known = scores(run), design.strata_of(run, best, rank), design.known_labels(run)
-    prior = graded.prior_fractions(purity, top, found, known=known, known_beyond=design.known_beyond(run))
+    prior = graded.prior_fractions(purity, top, found, known=known)
     entire = [design.BEST] if best else []
     size = allocation.suggest(
         purity, top, found, lambda n: allocation.allocate(found, prior, {}, n, rank, entire=entire), rank, width,
