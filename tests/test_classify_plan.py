@@ -109,13 +109,8 @@ def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, 
     held = before.table[before.table["split"] == "test"].iloc[:2]
     graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
     stores = {opened.name: (str(store), opened.content_hash)}
-<<<<<<< HEAD
-    one = Vetted(Path("run"), "dustlane", "f", graded, stores, frozenset())
-    p = plan(store, tmp_path, fixed=True, vetted=[one])
-=======
     one = Vetted(Path("run"), "dustlane", "f", graded, stores, Objects(None, None, None, []))
-    p = plan(store, tmp_path, vetted=[one])
->>>>>>> w-ident
+    p = plan(store, tmp_path, fixed=True, vetted=[one])
     train = p.table[p.table["split"] == "train"]
     assert set(new["id"][:2]) <= set(train.loc[train["target"] == 1, "id"])
     assert "2 positive and 0 negative train, of 5 graded; 1 left out" in p.describe()
