@@ -17,7 +17,8 @@ from galscan.store.layout import Store, open_store
 
 AMBIGUOUS = (0, 1, 2, 20)  # for each target
 PREFILTER, RESCORED = 0.7, 0.01
-TRAINED, MEMORY = 1 / 3, 1.5  # fraction of labelled objects that the survey holds, and what training adds to their score
+TRAINED = 1 / 3  # fraction of labelled objects that the survey holds
+MEMORY = 1.5  # what training adds to their scores
 OBJECTS, TOP = 200_000, 1000
 LAWS = ("binormal", "logistic", "look-alikes")
 LOOK_ALIKES = 0.02
@@ -79,7 +80,8 @@ def cell(what: tuple[int, int, bool, bool]) -> dict[str, Any]:
     label = np.where(truth == 1, 1.0, np.where(unclear, purity.AMBIGUOUS, 0.0))
     rest = labelled[order[TOP:]]
     found = purity.estimate(
-        calibration, histogram, scored[top], beyond=beyond, seed=seed, known=np.where(labelled[top], label[top], np.nan),
+        calibration, histogram, scored[top], beyond=beyond, seed=seed,
+        known=np.where(labelled[top], label[top], np.nan),
         known_beyond=(int(rest.sum()), int((truth[order[TOP:]] * rest).sum())),
     )  # fmt: skip
     told: dict[str, Any] = {
@@ -146,7 +148,8 @@ def carried(work: Path, cases: int, seed: int, quick: bool) -> dict[str, Any]:
     told = pd.DataFrame([_carry(store, model, scorer, seed, k) for k in range(cases)])
     honest = told["inside"] | told["unknown"]
     return {
-        "carried_cases": cases, "carried_honest": float(honest.mean()), "carried_unknown": float(told["unknown"].mean()),
+        "carried_cases": cases, "carried_honest": float(honest.mean()),
+        "carried_unknown": float(told["unknown"].mean()),
         "carried_inside": float(told["inside"].mean()),
         "carried_by": {
             kind: {"honest": round(float(honest[some.index].mean()), 3)} | some[["inside", "unknown"]].mean().to_dict()
