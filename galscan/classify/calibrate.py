@@ -30,7 +30,6 @@ from galscan.classify.ratio import STIFFNESS, Curves, Evidence
 from galscan.errors import InputError
 
 FOLDS = 5
-GROUPS = 300  # of scores, where many fits are made
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +97,8 @@ class Calibration:
     def ambiguity(self, scores: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray | None:
         """Draw the probability that an object which is no target is ambiguous, by its score.
 
-        Of those that are no targets, the ambiguous score higher the more they resemble targets: Platt's sigmoid, fitted
-        anew to each draw of a Bayesian bootstrap (Rubin 1981, Annals of Statistics 9, 130) of the calibration set.
+        Of those that are no targets, the ambiguous score higher the more they resemble targets: posterior draws of
+        their density ratio to the negatives (`galscan.classify.ratio`), in the proportion in which both are labelled.
 
         Returns
         -------
@@ -108,19 +107,13 @@ class Calibration:
         """
         if self.ambiguous is None:
             return None
-        others = self.targets == 0
-        # Counted at a few hundred scores, for speed: the weights of n objects at one score add up to a Gamma variate.
-        low, high = self.scores[others].min(), self.scores[others].max()
-        at = np.rint((self.scores[others] - low) * (GROUPS - 1) / max(high - low, 1e-12)).astype(int)
-        counts = [np.bincount(at[self.ambiguous[others] == kind], minlength=GROUPS) for kind in (True, False)]
-        middles = low + np.arange(GROUPS) * (high - low) / (GROUPS - 1)
-        lines = []
-        for _ in range(draws):
-            weights = [rng.standard_gamma(count) for count in counts]
-            scale = others.sum() / (weights[0].sum() + weights[1].sum())
-            lines.append(fit_sigmoid(middles, weights[0] * scale, weights[1] * scale, smoothing=0.5)[:2])
-        slope, intercept = np.array(lines).T[:, :, None]
-        return expit(slope * np.asarray(scores, np.float64) + intercept)
+        scores = np.asarray(scores, np.float64).ravel()
+        unclear, clear = self.scores[self.ambiguous], self.scores[~self.ambiguous & (self.targets == 0)]
+        if not (len(unclear) and len(clear)) or self.slope <= 0:
+            rate = rng.beta(len(unclear) + 0.5, len(clear) + 0.5, draws)  # Jeffreys' prior
+            return np.broadcast_to(rate[:, None], (draws, len(scores))).copy()
+        ratios = Evidence(clear, unclear).draw(draws, rng, ratio=True)[0]
+        return expit(ratios(scores) + np.log(len(unclear) / len(clear)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, for JSON."""
@@ -209,12 +202,8 @@ def _family(negatives: np.ndarray, positives: np.ndarray) -> list[Curves]:
     return found
 
 
-def fit_sigmoid(
-    scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray, smoothing: float = 1.0
-) -> tuple[float, float, float]:
+def fit_sigmoid(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float]:
     """Fit slope >= 0 and intercept to `positives` and `negatives` counted at each score.
-
-    `smoothing` is the pseudo-count of Platt's targets, (n + smoothing) / (n + 2 smoothing); his is 1.
 
     Returns
     -------
@@ -225,9 +214,7 @@ def fit_sigmoid(
     weights = positives + negatives
     total = n_pos + n_neg
     # Expected successes at each score; the loss is the cross entropy against them.
-    success = positives * ((n_pos + smoothing) / (n_pos + 2 * smoothing)) + negatives * (
-        smoothing / (n_neg + 2 * smoothing)
-    )
+    success = positives * ((n_pos + 1) / (n_pos + 2)) + negatives / (n_neg + 2)
     prevalence = float(success.sum() / total)
     centre = float((weights * scores).sum() / total)
     spread = float(np.sqrt((weights * (scores - centre) ** 2).sum() / total))

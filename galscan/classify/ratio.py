@@ -264,8 +264,11 @@ class Evidence:
         values, axes = np.linalg.eigh(0.5 * (curve + curve.T))
         return np.maximum(np.abs(values), 1e-2), axes
 
-    def draw(self, draws: int, rng: np.random.Generator) -> tuple[Curves, np.ndarray]:
-        """Draw curves of the log odds of a survey's object, and the weight of each position of the dial."""
+    def draw(self, draws: int, rng: np.random.Generator, *, ratio: bool = False) -> tuple[Curves, np.ndarray]:
+        """Draw curves of the log odds of a survey's object, and the weight of each position of the dial.
+
+        With `ratio`, curves of the log ratio itself, which needs no survey.
+        """
         found, evidence, start = [], [], None
         for stiffness in STIFFNESS:
             start, spread = self.mode(stiffness, start)
@@ -279,7 +282,7 @@ class Evidence:
         some = every[rng.permutation(chosen)]
         p = self._moved(some[:, :-1], some[:, -1], rng)
         dial = np.array([w.sum() for w in np.split(weight, len(STIFFNESS))]) / weight.sum()
-        return self.curves(p), dial
+        return self.curves(p, start=_A if ratio else _W), dial
 
     def _sampled(
         self, mode: np.ndarray, spread: np.ndarray, stiffness: float, rng: np.random.Generator
