@@ -430,7 +430,8 @@ def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path)
     ))  # fmt: skip
     (known,) = galscan.export(run.path / "demo", tmp_path / "x.fits", known=tmp_path / "known.csv").recovered
     assert known.summary()["scanned"] >= 690 and known.missed["score"].notna().sum() > 600
-    sample, _ = design.draw(run.of("demo"), size=20, best=5)
+    found = design.strata_of(run.of("demo"))
+    sample = design.draw(run.of("demo"), found, {s.name: 5 for s in found})
     assert (sample["stratum"] == "not ranked").any()
     with pytest.raises(InputError, match="not for 'ring'"):
         run.of("ring")
