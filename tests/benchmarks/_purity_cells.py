@@ -14,6 +14,7 @@ from galscan.candidates import purity
 from galscan.classify import calibrate
 from galscan.classify.scoring import load_scorer
 from galscan.store.layout import Store, open_store
+from tests.helpers import tiny_recipe
 
 AMBIGUOUS = (0, 1, 2, 20)  # for each target
 PREFILTER, RESCORED = 0.7, 0.01
@@ -136,11 +137,9 @@ def carried(work: Path, cases: int, seed: int, quick: bool) -> dict[str, Any]:
     count = 2_000 if quick else 20_000
     galscan.ingest("simulated", out=learn, count=1_000, size=size, seed=seed + 11, rare_fraction=0.04)
     galscan.ingest("simulated", out=sky, count=count, size=size, seed=seed + 12, rare_fraction=0.05, labelled=1.0)
-    recipe = work / "carried.toml"
-    text = galscan.recipe.load_recipe("demo").text
-    recipe.write_text(f"{text}\n[first_look]\nsteps = 0\n", encoding="utf-8")
+    recipe = str(tiny_recipe(work / "carried.toml", size=size)) if quick else "demo"
     model = galscan.train_rare(
-        str(recipe), store=learn, out=work / "carried-model", budget=0.1 if quick else 4, synthetic=False, seed=seed
+        recipe, store=learn, out=work / "carried-model", budget=0.1 if quick else 4, synthetic=False, seed=seed
     )
     assert isinstance(model, galscan.Bundle)
     scorer = load_scorer([model], device="cpu", precision="fp32")
