@@ -13,6 +13,7 @@ import pandas as pd
 
 from galscan.candidates import purity as purities
 from galscan.classify.bundle import Bundle
+from galscan.scanning import known_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,6 +110,8 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
     axes.legend(loc="lower left")
     ends = (
         f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {len(frame):,}"
+        if frame["purity"].notna().any()
+        else "unknown"
         if len(frame)
         else "no candidates"
     )
@@ -125,7 +128,6 @@ def completeness(
     frame: pd.DataFrame,
     info: Mapping[str, Any],
     bundle: Bundle | None,
-    histogram: purities.ScoreHistogram,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> Plot:
     """Draw completeness against rank; with its interval where the model is at hand.
@@ -135,19 +137,16 @@ def completeness(
     figure, axes = new_axes()
     ranks = frame["rank"].to_numpy()
     colour = BLUE if graded is None else GREY
-    if bundle is not None and 0 < len(frame) <= histogram.total:
+    if bundle is not None and len(frame) and info.get("histogram"):
         # The table keeps no interval of completeness; the same seed gives the one of the scan again.
         settings = bundle.recipe.purity
-        again = purities.estimate(
-            bundle.calibration,
-            histogram,
-            frame["score"].to_numpy(np.float64),
-            beyond=purities.ScoreHistogram.from_list(info.get("histogram_discarded") or []),
-            bootstrap=settings.bootstrap,
-            confidence=settings.confidence,
-            seed=int(str(info.get("fingerprint", "0"))[:8], 16),
-        )
-        axes.fill_between(ranks, again.completeness_lo, again.completeness_hi, color=colour, alpha=0.18, linewidth=0)
+        again = purities.of_scan(
+            bundle.calibration, info, frame["score"].to_numpy(np.float64),
+            known_labels.numbers(frame["known"].to_numpy()) if "known" in frame else None,
+            bootstrap=settings.bootstrap, confidence=settings.confidence,
+        )  # fmt: skip
+        low, high = (again.published(f"completeness_{end}") for end in ("lo", "hi"))
+        axes.fill_between(ranks, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(ranks, frame["completeness"], color=colour, linewidth=2, label="by scores alone")
     shown = frame
     if graded is not None:
@@ -157,9 +156,7 @@ def completeness(
         axes.legend(loc="upper left")
     _by_rank(axes, ranks, "completeness")
     known = shown["completeness"].dropna()
-    ends = (
-        f"{known.iloc[-1]:.2f} at rank {len(frame):,}" if len(known) else "unknown, as the estimated prevalence is zero"
-    )
+    ends = f"{known.iloc[-1]:.2f} at rank {len(frame):,}" if len(known) else "unknown"
     how = "" if graded is None else ", with the grades and by the scores alone"
     return as_plot(
         figure,
@@ -222,8 +219,9 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
     axes.legend(loc="lower left")
     return as_plot(
         figure,
-        "Precision against recall on the test set",
-        "Precision and recall of the ensemble on held-out real galaxies.",
+        "Precision against recall on real galaxies",
+        "Precision and recall of all networks together, on "
+        + ("out-of-fold scores of real galaxies." if metrics.get("crossfit") else "held-out real galaxies."),
     )
 
 

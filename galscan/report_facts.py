@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galscan.candidates.purity import ScoreHistogram
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle
 from galscan.errors import InputError
 from galscan.labels import parse_rule
 from galscan.report import duration
 from galscan.scanning.parts import of_target
+from galscan.store import identity
 from galscan.store.layout import Store
 
 WHOLE_SKY = 4 * np.pi * (180 / np.pi) ** 2  # square degrees
@@ -159,9 +161,9 @@ def known_targets(
     if not parts:
         return pd.DataFrame(columns=["store", "index", "id", "role", "fate", "rank", "about", "score", "why"])
     known = pd.concat(parts, ignore_index=True)
-    splits = bundle.splits()
-    split = known["id"].map(dict(zip(splits["id"], splits["split"], strict=True)))
-    known["role"] = np.select([split == "train", split.notna()], [TAUGHT, HELD], UNSEEN)
+    split = bundle.split_of(known, identity.radius_of(stores))
+    known["role"] = np.select([crossfit.trains(pd.Series(split)), split != ""], [TAUGHT, HELD], UNSEEN)
+    known = known.drop(columns=["ra", "dec", "lineage"])
     ranked = frame[["store", "index", "rank", "score"]].astype({"store": str})
     known = known.merge(ranked, on=["store", "index"], how="left")
     known["fate"] = np.where(known["rank"].notna(), CANDIDATE, ELSEWHERE)
@@ -196,7 +198,8 @@ def _labelled_targets(store: Store, bundle: Bundle) -> pd.DataFrame:
         return pd.DataFrame()
     rows = np.flatnonzero(rule.evaluate({name: store.column(f"labels/{schema}/{name}") for name in rule.names})[0])
     ids = store.column("id")[rows].astype(str) if len(rows) else np.empty(0, str)
-    return pd.DataFrame({"store": store.name, "index": rows, "id": ids})
+    place = {name: store.column(name)[rows] for name in ("ra", "dec")}
+    return pd.DataFrame({"store": store.name, "index": rows, "id": ids, "lineage": identity.lineage_of(store)} | place)
 
 
 def _rows_of(folder: Path, wanted: pd.DataFrame, columns: list[str]) -> Iterator[pd.DataFrame]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galscan import pictures, plots
+from galscan.classify import crossfit
 from galscan.classify.bundle import open_bundle
 from galscan.files import write_text
 from galscan.report import count, duration, number, render
@@ -25,7 +26,7 @@ def write_model_report(model: str | Path) -> Path:
     """
     bundle = open_bundle(model)
     info, metrics = bundle.info, bundle.metrics
-    path, test = bundle.path, metrics.get("test") or {}
+    path, test, crossfitted = bundle.path, metrics.get("test") or {}, metrics.get("crossfit")
     rows, names = [], {"real_only": "real galaxies only", "real_plus_dreamt": "real and synthetic galaxies"}
     for key, name in names.items():
         if entry := metrics.get(key):
@@ -53,8 +54,9 @@ def write_model_report(model: str | Path) -> Path:
     if test:
         told = (
             f"Measured on {test.get('positives', 0):,} targets, {test.get('negatives', 0):,} negatives and "
-            f"{test.get('ambiguous', 0):,} ambiguous ones, which count as no targets: real objects that neither "
-            f"trained nor calibrated; targets are {test.get('prevalence', math.nan):.1%} of them, "
+            f"{test.get('ambiguous', 0):,} ambiguous ones, which count as no targets: real objects "
+            + ("and their out-of-fold scores" if crossfitted else "that neither trained nor calibrated")
+            + f"; targets are {test.get('prevalence', math.nan):.1%} of them, "
             "which is what a ranking at random would score."
         )
     figures = [p for p in (plots.precision_recall(metrics, names), plots.calibration(bundle)) if p]
@@ -78,9 +80,13 @@ def write_model_report(model: str | Path) -> Path:
         test=told,
         figures=figures,
         dreams=pictures.data_uri((path / "dreams.png").read_bytes()) if (path / "dreams.png").is_file() else "",
-        screened=_screened(metrics.get("dreams")),
+        screened=_screened(metrics.get("dreams"), bundle.folds),
         delivered=metrics.get("delivery_rule", ""),
+        unseen="by the network that was not trained on the galaxy"
+        if crossfitted
+        else "of galaxies that trained nothing",
         morphology=_morphology(metrics.get("morphology"), names),
+        crossfit=crossfit.describe(crossfitted),
         splits=[(name, count(c.get("positive")), count(c.get("negative"))) for name, c in counts.items()],
         graded=[
             f"{Path(g['run']).name}: {g['positive']:,} targets and {g['negative']:,} others, of {g['graded']:,} graded;"
@@ -108,11 +114,8 @@ MAP_SOURCES = {"prior": "prior", "diffusion": "diffusion model", "both": "prior 
 
 def _model_sentence(metrics: Mapping[str, Any], gain: Mapping[str, float] | None) -> str:
     chosen = metrics.get(metrics.get("chosen") or "") or {}
-    head = (
-        f"Average precision {number(chosen.get('ap_mean'))} on held-out real galaxies"
-        if chosen
-        else "No test figures were recorded"
-    )
+    where = "out-of-fold, on real galaxies" if metrics.get("crossfit") else "on held-out real galaxies"
+    head = f"Average precision {number(chosen.get('ap_mean'))} {where}" if chosen else "No test figures were recorded"
     if not gain or gain.get("mean") is None:
         return head + ("; trained on real galaxies alone." if chosen else ".")
     low, high = gain.get("lo", -math.inf), gain.get("hi", math.inf)
@@ -127,12 +130,14 @@ def _model_sentence(metrics: Mapping[str, Any], gain: Mapping[str, float] | None
     return f"{head}; {effect} ({mean}, {low_text} to {high_text})."
 
 
-def _screened(dreams: Mapping[str, Any] | None) -> str:
+def _screened(dreams: Mapping[str, Any] | None, folds: int) -> str:
     """Say of what the synthetic training set was made, and what was left out of it."""
     if not dreams or "dropped" not in dreams:
         return ""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dreams["dropped"].items())
     text = f"{dreams['kept']:,} synthetic galaxies were used, {dreams['kept_positive']:,} of them targets"
+    if folds:
+        text += ", for the first network; each other one had a set of its own, as none is made of galaxies of its fold"
     if "hosts" in dreams:
         text += (
             f". Features were injected into {dreams['hosts']:,} real galaxies ({dreams['hosts_unlabelled']:,} of them "

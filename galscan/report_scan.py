@@ -66,7 +66,7 @@ def write_scan_report(run: str | Path) -> Path:
     prevalence = (purity if graded is None else graded.told["after"]).get("prevalence") or {}
     figures = [
         plots.purity(frame, accepted, None if graded is None else before),
-        plots.completeness(before, info, bundle, histogram, None if graded is None else (frame, graded.limits)),
+        plots.completeness(before, info, bundle, None if graded is None else (frame, graded.limits)),
         plots.scores(before, info, bundle, histogram),
     ]
     placed = frame[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"])]
@@ -119,6 +119,9 @@ def _sentence(frame: pd.DataFrame, info: Mapping[str, Any], graded: _Graded | No
         scanned += f", {graded.told['graded']:,} of which people graded"
     if frame.empty:
         return 0, f"No candidates among {scanned}."
+    if frame["purity"].isna().all():
+        why = (info.get("purity") or {}).get("unknown")
+        return 0, f"{len(frame):,} candidates among {scanned}; their purity is unknown{f': {why}' if why else ''}."
     purity = frame["purity"].to_numpy()
     for limit in (0.8, 0.5):
         if accepted := int((purity >= limit).sum()):
@@ -212,7 +215,11 @@ def _provenance(info: Mapping[str, Any], bundle: Bundle | None) -> list[tuple[st
     return [
         *told,
         ("learnt from", f"{taught['positive']:,} targets and {taught['negative']:,} others, labels '{bundle.schema}'"),
-        ("calibrated on", f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} others, held out"),
+        (
+            "calibrated on",
+            f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} others, "
+            + ("out-of-fold" if bundle.folds else "held out"),
+        ),
         *((f"graded in {Path(g['run']).name}", g["sha256"]) for g in bundle.info.get("grades", [])),
     ]
 
@@ -286,9 +293,17 @@ def _card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[str, Any]
     said = f"grade {row['grade']}, {votes}" if row.get("grade") else ""
     return {
         "name": name, "rank": f"{row['rank']:,}", "in_train": bool(row["in_train"]), "tag": "trained on",
-        "lines": [f"p {row['p_target']:.2f} · purity {row['purity']:.2f}", *filter(None, [said])],
+        "lines": [_numbers(row), *filter(None, [said])],
         "alt": f"Cutout of {name}, rank {row['rank']:,}", **_picture(row["store"], row["index"], stores),
     }  # fmt: skip
+
+
+def _numbers(row: Mapping[Any, Any]) -> str:
+    """Return what a card says of a candidate: its label where that is known, and purity; its score where it is not."""
+    if np.isnan(row["purity"]):
+        return f"score {row['score']:.2f}".replace("-", "−")
+    label = f"known: {row['known']}" if row.get("known") else f"p {row['p_target']:.2f}"
+    return f"{label} · purity {row['purity']:.2f}"
 
 
 def _name(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> str:

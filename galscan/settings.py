@@ -70,14 +70,18 @@ class LabelRules(Part):
 
 
 class Split(Part):
-    """Shares of the labelled objects, divided by object before anything else is done."""
+    """How the labelled objects are divided, by object, before anything else is done."""
 
+    method: Literal["crossfit", "fixed"] = "crossfit"
+    """Cross-fitting divides them into as many folds as there are networks: each network is trained without one fold and
+    scores it, and these out-of-fold scores calibrate and test. Or fixed fractions train, calibrate and test; so it is
+    with a single network, and where a generator draws whole images, as well."""
     train: Share = 0.5
-    """What networks learn from."""
+    """Of a fixed split, the fraction that trains the networks."""
     calibration: Share = 0.25
-    """What turns scores into probabilities, and decides whether dreams help."""
+    """Of a fixed split, what turns scores into probabilities, and decides whether synthetic galaxies help."""
     test: Share = 0.25
-    """What the result is judged by, and nothing else."""
+    """Of a fixed split, what the result is tested on, and nothing else."""
 
     @model_validator(mode="after")
     def _whole(self) -> Split:

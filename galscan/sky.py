@@ -1,4 +1,4 @@
-"""The sky: names of positions, and regions."""
+"""The sky: names of positions, regions, and distances."""
 
 from __future__ import annotations
 
@@ -67,3 +67,19 @@ def in_cone(ra: np.ndarray, dec: np.ndarray, cone: Cone) -> np.ndarray:
 
     here, middle = np.radians([ra, dec]), np.radians(cone[:2])
     return np.asarray(angular_separation(*here, *middle) <= np.radians(cone[2]))
+
+
+def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Return positions in degrees as points of the unit sphere, shape (n, 3)."""
+    ra, dec = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+
+
+def chord(arcsec: float) -> float:
+    """Return the straight distance of two points of the unit sphere that are so far apart."""
+    return float(2 * np.sin(np.radians(arcsec / 3600) / 2))
+
+
+def arcseconds(chords: np.ndarray) -> np.ndarray:
+    """Return the separation of points of the unit sphere from their straight distance."""
+    return np.degrees(2 * np.arcsin(np.minimum(chords, 2) / 2)) * 3600

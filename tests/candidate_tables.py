@@ -122,7 +122,7 @@ def scanned_run(place: Path) -> Path:
     for name in ("index", "ra", "dec", "store", "score"):
         listed[name] = frame[name].head(40).to_numpy()
     listed["objid"] = frame["id"].head(40).to_numpy()
-    listed["in_train"] = listed["objid"].astype(str).isin(model.train_ids())
+    listed["in_train"] = listed["objid"].astype(str).isin(model.objects("train").id)
     entry = {"name": "sky", "path": str(store.path), "content_hash": store.content_hash, "count": 600}
     run = write_run(
         place / "run", listed, stores=[entry], objects=600, parts=2, size=32, scanned=591, quarantined=9, candidates=40,

@@ -19,10 +19,7 @@ def tiny_store(
     group = layout.create(
         path, survey=survey, count=count, size=size, id_dtype=np.dtype("int64"), schemas={}, provenance={"seed": seed}
     )
-    y, x = np.mgrid[:size, :size] - size / 2
-    width = rng.uniform(2, size / 4, (count, 1, 1, 1))
-    blob = 200 * np.exp(-((x**2 + y**2)[None, ..., None]) / (2 * width**2)) * rng.uniform(0.3, 1, (count, 1, 1, 3))
-    images = np.clip(blob + rng.normal(10, 4, blob.shape), 0, 255).astype("uint8")
+    images = _blobs(rng, count, size)
     flags = np.zeros(count, "uint8")
     if unusable:
         images[-unusable:] = 0
@@ -37,15 +34,23 @@ def tiny_store(
     return layout.open_store(path)
 
 
+def _blobs(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - size / 2
+    width = rng.uniform(2, size / 4, (count, 1, 1, 1))
+    blob = 200 * np.exp(-((x**2 + y**2)[None, ..., None]) / (2 * width**2)) * rng.uniform(0.3, 1, (count, 1, 1, 3))
+    return np.clip(blob + rng.normal(10, 4, blob.shape), 0, 255).astype("uint8")
+
+
 def tiny_bundle(
     path: Path, target: str = "dustlane", size: int = 32, seed: int = 0, members: int = 1, schema: str = "simulated",
     networks=None,
 ):  # fmt: skip
-    """Write a model with random weights (or `networks`) and a plausible calibration."""
+    """Write a model with random weights (or `networks`), calibrated with blobs like those of `tiny_store`."""
     import torch
 
     from galscan.classify import bundle, calibrate
     from galscan.classify.model import GalaxyNet
+    from galscan.classify.scoring import member_scores
     from galscan.labels import load_schema
     from galscan.recipe import load_recipe
 
@@ -54,8 +59,9 @@ def tiny_bundle(
     torch.manual_seed(seed)
     networks = networks or [GalaxyNet(8, len(answers)).eval() for _ in range(members)]
     rng = np.random.default_rng(seed)
-    targets = np.repeat([1, 0], [30, 300])
-    scores = rng.normal(np.where(targets == 1, 1.0, -1.0), 0.7)
+    scores = member_scores(networks, _blobs(rng, 330, size), torch.device("cpu")).mean(0)[:, 0]
+    best = np.argsort(-scores - 0.5 * scores.std() * rng.normal(size=330))[:30]
+    targets = np.isin(np.arange(330), best).astype(int)
     splits = pd.DataFrame({
         "store": "tiny", "id": [str(i) for i in (990, 991, *range(1000, 1010))],
         "split": ["calibration"] * 2 + ["train"] * 10, "target": [1, 0] + [1] * 5 + [0] * 5,

@@ -108,7 +108,7 @@ def test_fewer_positives_train_and_the_same_objects_are_tested_where_some_are_re
 def test_division_is_by_seed_and_not_by_the_order_of_rows():
     a, b = divide(objects())
     assert set(a.side.index[a.side == "test"]) != set(b.side.index[b.side == "test"])
-    table = objects().rename("target").rename_axis("id").reset_index().assign(x=1.0)
+    table = objects().rename("target").rename_axis("object").reset_index().assign(x=1.0)
     again = divide(labelled_objects(table.sample(frac=1, random_state=0), ["x"]))
     for one, other in zip((a, b), again, strict=True):
         assert one.side.to_dict() == other.side.to_dict()
@@ -117,7 +117,7 @@ def test_division_is_by_seed_and_not_by_the_order_of_rows():
 def test_an_object_in_two_stores_is_one_and_a_target_in_either_counts():
     table = pd.DataFrame(
         {
-            "id": ["a", "a", "b", "b", "c", "d"],
+            "object": ["a", "a", "b", "b", "c", "d"],
             "target": [1, np.nan, 0, 1, np.nan, np.nan],
             "x": [1, 1, 1, 1, 1, np.nan],
         }

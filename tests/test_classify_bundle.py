@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from galscan.classify.bundle import open_bundle
@@ -20,7 +21,7 @@ def test_what_was_written_is_opened(tmp_path):
     opened = open_bundle(tmp_path / "m")
     assert opened.model_hash == written.model_hash
     assert (opened.target, opened.schema, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
-    assert opened.train_ids() == {str(i) for i in range(1000, 1010)}
+    assert set(opened.objects("train").id) == {str(i) for i in range(1000, 1010)}
     assert json.dumps(opened.summary())
 
 
@@ -74,6 +75,7 @@ HOSTILE = {
     "targets of one class": {"calibration": {"targets": [1, 1]}},
     "metrics that are text": {"metrics": "good"},
     "splits of the wrong kind": {"splits": {"train": 7}},
+    "a radius that is none": {"radius": 0},
     "a target that is a list": {"target": ["dustlane"]},
 }
 
@@ -112,5 +114,32 @@ def test_damaged_splits_are_refused_in_one_line(tmp_path, content):
     path = bundle.path / "splits.parquet"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=r"splits\.parquet is missing or damaged") as error:
-        bundle.train_ids()
+        bundle.in_train(pd.DataFrame({"id": [1], "ra": [1.0], "dec": [1.0], "lineage": "a"}))
     assert "\n" not in str(error.value)
+
+
+def asked(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["id", "ra", "dec", "lineage"])
+
+
+def test_what_was_trained_on_is_found_by_position_under_another_name(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path
+    table = pd.read_parquet(path / "splits.parquet")
+    table["ra"], table["dec"], table["lineage"], table["object"] = np.arange(len(table)) + 10.0, 5.0, "a", table["id"]
+    table.to_parquet(path / "splits.parquet", index=False)
+    model, near = open_bundle(path), 1 / 3600
+    there = dict(zip(table["id"], table["ra"], strict=True))
+    rows = asked(
+        ("J0048", there["1000"], 5 + near, "b"), ("x", there["990"], 5 - near, "b"), ("1001", 200.0, 5.0, "a"),
+        ("1001", np.nan, np.nan, "a"), ("1001", np.nan, np.nan, "b"), ("y", there["1002"], 5 + 3 * near, "b"),
+    )  # fmt: skip
+    assert model.split_of(rows).tolist() == ["train", "calibration", "", "train", "", ""]
+    assert model.in_train(rows).tolist() == [True, False, False, True, False, False]
+    assert model.in_train(rows, radius=5)[-1]  # of a survey that knows positions to 5 arcsec
+    assert len(model.objects("train", targets=True)) == 5
+
+
+def test_a_model_that_kept_no_positions_knows_its_objects_by_id(tmp_path):
+    model = tiny_bundle(tmp_path / "m")
+    rows = asked(("1001", 200.0, 5.0, "a"), ("990", 1.0, 1.0, "b"), ("7", 1.0, 1.0, "b"))
+    assert model.split_of(rows).tolist() == ["train", "calibration", ""]

@@ -99,7 +99,14 @@ def test_who_is_both_is_named(store):
 def test_the_split_is_the_one_that_training_makes(store):
     recipe = recipe_from_text(TEXT)
     table = check.read(recipe, EFIGI, [store], seed=3)
-    assert (table["split"] == split_objects(table, recipe.split, 3)).all()
+    assert (table["split"] == split_objects(table, recipe.split, 3)).all()  # whole images: it is fixed
+    assert set(check.splits(table)) == {"train", "calibration", "test"}
+    injects = recipe_from_text(TEXT + "[dream]\npositives = 0\n")
+    folds = check.read(injects, EFIGI, [store], seed=3)
+    assert (folds["split"] == split_objects(folds, injects.split, 3, injects.classifier.members)).all()
+    counts = check.splits(folds)
+    assert list(counts) == [f"fold {k}" for k in range(injects.classifier.members)]
+    assert sum(n["positive"] for n in counts.values()) == (folds["target"] == 1).sum()
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.classify.dataset import MIN_POSITIVES, check_counts, load_galaxies, read_table, split_objects
+from galscan.classify.dataset import (
+    MIN_POSITIVES,
+    check_counts,
+    held_out,
+    load_galaxies,
+    once,
+    read_table,
+    split_objects,
+)
 from galscan.errors import InputError
 from galscan.labels import load_schema
 from galscan.recipe import load_recipe
 from galscan.resampling import resample
 from galscan.settings import GeneratorSettings, Split
 from galscan.store import layout
+from galscan.store.identity import names_of
 from galscan.store.ingest import ingest_survey
 from galscan.surveys.simulated import SimulatedSurvey
 
@@ -22,7 +31,7 @@ SPLIT = Split()
 def table(positives: int, negatives: int, ambiguous: int = 0, unlabelled: int = 0) -> pd.DataFrame:
     target = np.repeat([1.0, 0.0, np.nan, np.nan], [positives, negatives, ambiguous, unlabelled])
     labelled = np.arange(len(target)) < len(target) - unlabelled
-    return pd.DataFrame({"id": [f"g{i}" for i in range(len(target))], "target": target, "labelled": labelled})
+    return pd.DataFrame({"object": [f"g{i}" for i in range(len(target))], "target": target, "labelled": labelled})
 
 
 @given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(0, 20), st.integers(0, 5))
@@ -41,17 +50,27 @@ def test_every_labelled_object_is_in_one_split(positives, negatives, ambiguous, 
     np.testing.assert_array_equal(split[sure], split_objects(t[sure], SPLIT, seed))
 
 
+@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(2, 6), st.integers(0, 5))
+def test_folds_are_equal_parts_of_every_kind(positives, negatives, ambiguous, folds, seed):
+    t = table(positives, negatives, ambiguous, unlabelled=5)
+    split = split_objects(t, SPLIT, seed, folds)
+    assert ((split == "") == ~t["labelled"]).all() and set(split) <= {"", *(f"fold {k}" for k in range(folds))}
+    for of_kind in (t["target"] == 1, t["target"] == 0, t["target"].isna() & t["labelled"]):
+        counts = [(split[of_kind.to_numpy()] == f"fold {k}").sum() for k in range(folds)]
+        assert sum(counts) == of_kind.sum() and max(counts) - min(counts) <= 1
+
+
 def test_a_split_does_not_depend_on_the_order_of_rows():
     t = table(20, 50)
     shuffled = t.sample(frac=1, random_state=0)
-    by_id = dict(zip(t["id"], split_objects(t, SPLIT, 0), strict=True))
-    assert by_id == dict(zip(shuffled["id"], split_objects(shuffled, SPLIT, 0), strict=True))
+    by_id = dict(zip(t["object"], split_objects(t, SPLIT, 0), strict=True))
+    assert by_id == dict(zip(shuffled["object"], split_objects(shuffled, SPLIT, 0), strict=True))
 
 
 def test_an_object_in_two_stores_is_on_one_side():
     t = pd.concat([table(20, 50), table(20, 50)], ignore_index=True)
     t["split"] = split_objects(t, SPLIT, 0)
-    assert (t.groupby("id")["split"].nunique() == 1).all()
+    assert (t.groupby("object")["split"].nunique() == 1).all()
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +91,10 @@ def test_held_out_objects_never_reach_the_generator(stores):
     t["split"] = split_objects(t, SPLIT, 0)
     galaxies = load_galaxies(stores, t, schema.names, 32, seed=0, unlabelled=True)
     teaching = galaxies.generator_set(GeneratorSettings())
-    held_out = galaxies.images[galaxies.table["split"].isin(["calibration", "test"])]
-    assert len(held_out) > 20
+    held = galaxies.images[galaxies.table["split"].isin(["calibration", "test"])]
+    assert len(held) > 20
     taught = {image.tobytes() for image in teaching.images}
-    assert not any(image.tobytes() in taught for image in held_out)
+    assert not any(image.tobytes() in taught for image in held)
     top = teaching.weight == teaching.weight.max()
     assert top.sum() == ((galaxies.table["target"] == 1) & (galaxies.table["split"] == "train")).sum()
     assert teaching.weight[top].sum() / teaching.weight.sum() == pytest.approx(0.15)
@@ -125,3 +144,62 @@ def test_too_few_positives_are_counted_and_help_is_named(stores):
         InputError, match=rf"0 positive examples of 'dustlane' among .* at least {MIN_POSITIVES}.*label more"
     ):
         check_counts(t, rules, "dustlane")
+
+
+@pytest.fixture(scope="module")
+def two_names(stores, tmp_path_factory) -> list[layout.Store]:
+    """The same sky twice: as numbers, and as somebody else calls and places it, half an arcsecond off."""
+    (one,) = stores
+    path = tmp_path_factory.mktemp("again") / "b.zarr"
+    group = layout.create(
+        path, survey="other", count=one.count, size=one.size, id_dtype=np.dtype("<U32"), schemas=one.schemas,
+        provenance={"survey": "local", "path": "/other"},
+    )  # fmt: skip
+    group["images"][:] = one.images()
+    group["id"][:] = np.array([f"galaxy {k}" for k in range(one.count)])
+    for name in ("ra", "pixel_scale", "flags", *(f"labels/simulated/{a}" for a in one.schemas["simulated"])):
+        group[name][:] = one.column(name)
+    group["dec"][:] = one.column("dec") + 0.5 / 3600
+    layout.finish(path, "b")
+    return [one, layout.open_store(path)]
+
+
+def test_one_sky_under_two_naming_schemes_is_one_set_of_objects(stores, two_names):
+    recipe, schema = load_recipe("dustlane"), load_schema("simulated")
+    alone = read_table(stores, schema, recipe.schemas["simulated"])
+    alone["split"] = split_objects(alone, SPLIT, 0)
+    t = read_table(two_names, schema, recipe.schemas["simulated"])
+    t["split"] = split_objects(t, SPLIT, 0)
+    first, second = (t[t["survey"] == k].reset_index(drop=True) for k in (0, 1))
+    assert (first["split"] == second["split"]).all() and (first["split"] != "").sum() > 100
+    assert (first["object"] == second["object"]).all() and first["object"].is_unique
+    galaxies = load_galaxies(two_names, t, schema.names, 32, seed=0, unlabelled=True)
+    for name in ("calibration", "test"):
+        assert len(galaxies.rows(name)) == (alone["split"] == name).sum()  # once each, in however many stores
+        assert galaxies.table.loc[galaxies.rows(name), "object"].is_unique
+    held = galaxies.table["split"].isin(["calibration", "test"])
+    taught = {image.tobytes() for image in galaxies.generator_set(GeneratorSettings()).images}
+    assert held.sum() > 40 and not any(image.tobytes() in taught for image in galaxies.images[held])
+    assert not {*galaxies.free()} & {*np.flatnonzero(held)}
+
+
+def test_a_split_of_one_store_goes_by_its_ids(stores):
+    t = read_table(stores, load_schema("simulated"), load_recipe("dustlane").schemas["simulated"])
+    assert t["object"].tolist() == t["id"].tolist()
+
+
+def test_row_numbers_of_two_stores_are_other_objects(two_names):
+    schema, rules = load_schema("simulated"), load_recipe("dustlane").schemas["simulated"]
+    t = read_table(two_names, schema, rules)
+    t = t.assign(id=np.tile(np.arange(len(t) // 2), 2).astype(str), ra=np.nan)
+    t["object"] = names_of(t)
+    assert t["object"].is_unique and t["object"].iloc[0] == "simulated/0"
+    t["object"] = names_of(t.assign(lineage="one"))  # two ingests of one source
+    assert t["object"].nunique() == len(t) // 2 and t["object"].iloc[0] == "0"
+
+
+def test_of_rows_that_do_not_agree_the_one_it_was_split_by_counts():
+    rows = [("a", "test", 0.0), ("a", "test", 1.0), ("a", "test", 1.0), ("b", "test", np.nan), ("b", "", np.nan)]
+    t = pd.DataFrame(rows, columns=["object", "split", "target"])
+    assert once(t).tolist() == [False, True, False, True, True]
+    assert held_out(t).tolist() == [True] * 5

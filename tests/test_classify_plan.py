@@ -10,6 +10,7 @@ import pytest
 from galscan.classify.plan import make_plan
 from galscan.classify.vetted import Vetted
 from galscan.errors import InputError
+from galscan.store.identity import Objects
 from galscan.store.ingest import ingest_survey
 from galscan.store.layout import open_store
 from galscan.surveys.simulated import SimulatedSurvey
@@ -22,13 +23,50 @@ def store(tmp_path_factory) -> Path:
     return ingest_survey(sky, tmp_path_factory.mktemp("plan") / "sky.zarr", workers=1).path
 
 
-def plan(store, tmp_path: Path, **changes):
+def plan(store, tmp_path: Path, fixed: bool = False, **changes):
     settings = {"survey": (), "store": store, "out": tmp_path / "m", "budget": None, "synthetic": True, "seed": 0}
-    return make_plan(str(tiny_recipe(tmp_path / "r.toml")), **(settings | changes))
+    recipe = tiny_recipe(tmp_path / "r.toml")
+    if fixed:
+        recipe.write_text(recipe.read_text() + "[split]\nmethod = 'fixed'\n")
+    return make_plan(str(recipe), **(settings | changes))
 
 
-def test_the_plan_counts_what_will_be_learnt(store, tmp_path):
+def test_the_plan_counts_each_fold_of_cross_fitting(store, tmp_path):
     p = plan(store, tmp_path)
+    assert p.folds == p.recipe.classifier.members == 2 and not p.fixed_because
+    positives = [int((p.table.loc[p.table["split"] == f"fold {k}", "target"] == 1).sum()) for k in range(2)]
+    assert all(f"fold {k}       {n} positive" in p.describe() for k, n in enumerate(positives))
+    assert max(positives) - min(positives) <= 1 and "cross-fitting in 2 folds" in p.describe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "folds", "why"),
+    [
+        ({"members = 2": "members = 1"}, 0, "cross-fitting needs two networks or more"),
+        ({"[classifier]": "[split]\nmethod = 'fixed'\n[classifier]"}, 0, ""),
+        (
+            {"positives = 0": "positives = 4", 'kind = "maps"\nmaps = "prior"': 'kind = "flow"'},
+            0,
+            "one generator of whole",
+        ),
+        ({'maps = "prior"': 'maps = "both"'}, 2, ""),  # each network has a diffusion model of maps of its own
+    ],
+)
+def test_where_a_network_could_learn_of_its_fold_the_split_is_fixed(store, tmp_path, changes, folds, why):
+    text = tiny_recipe(tmp_path / "r.toml").read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "other.toml").write_text(text)
+    p = make_plan(str(tmp_path / "other.toml"), (), store, tmp_path / "m", None, True, 0)
+    assert p.folds == folds and p.fixed_because.startswith(why) and bool(why) == bool(p.fixed_because)
+    assert why in p.describe() and {s for s in p.table["split"] if s} == (
+        {"fold 0", "fold 1"} if folds else {"train", "calibration", "test"}
+    )
+
+
+def test_the_plan_counts_what_a_fixed_split_trains_on(store, tmp_path):
+    p = plan(store, tmp_path, fixed=True)
     splits = ("train", "calibration", "test")
     positives = {s: int((p.table.loc[p.table["split"] == s, "target"] == 1).sum()) for s in splits}
     assert f"train        {positives['train']} positive" in p.describe()
@@ -66,13 +104,13 @@ def test_by_default_all_stores_with_pixels_enough_are_trained_on(tmp_path, galsc
 
 def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, tmp_path):
     opened = open_store(store)
-    before = plan(store, tmp_path)
+    before = plan(store, tmp_path, fixed=True)
     new = before.table[before.table["target"].isna() & (before.table["split"] == "train")].iloc[:3]
     held = before.table[before.table["split"] == "test"].iloc[:2]
     graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
     stores = {opened.name: (str(store), opened.content_hash)}
-    one = Vetted(Path("run"), "dustlane", "f", graded, stores, frozenset())
-    p = plan(store, tmp_path, vetted=[one])
+    one = Vetted(Path("run"), "dustlane", "f", graded, stores, Objects(None, None, None, []))
+    p = plan(store, tmp_path, fixed=True, vetted=[one])
     train = p.table[p.table["split"] == "train"]
     assert set(new["id"][:2]) <= set(train.loc[train["target"] == 1, "id"])
     assert "2 positive and 0 negative train, of 5 graded; 1 left out" in p.describe()

@@ -112,4 +112,3 @@ def test_curves_are_straight_then_flat():
     assert flat(np.array([50.0]))[0, 0] == pytest.approx(2) and flat(np.array([-9.0]))[0, 0] == pytest.approx(
         -9, abs=1e-4
     )
-    assert len(curves[:1]) == 1

@@ -23,7 +23,7 @@ def test_a_test_object_among_what_is_taught_is_refused():
 
 def test_an_object_labelled_in_another_store_is_not_without_labels():
     labels = pd.DataFrame({"t": [1.0, np.nan, np.nan]})
-    galaxies = Galaxies(np.zeros((3, 2, 2, 3), np.uint8), pd.DataFrame({"id": ["a", "a", "c"]}), labels)
+    galaxies = Galaxies(np.zeros((3, 2, 2, 3), np.uint8), pd.DataFrame({"object": ["a", "a", "c"]}), labels)
     assert trial.without_labels(galaxies).tolist() == [False, False, True]
 
 

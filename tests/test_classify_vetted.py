@@ -15,18 +15,22 @@ from galscan.classify.dataset import split_objects
 from galscan.classify.vetted import Vetted, add_labels, add_stores, describe
 from galscan.errors import InputError
 from galscan.settings import Split
+from galscan.store.identity import Objects
 from tests.helpers import tiny_store
 
 
 class Column:
-    """A store of which only ids are asked: row n holds the object n of its own first number."""
+    """A store without pictures: row n holds the object n of its own first number, and that is where it is."""
 
-    def __init__(self, name: str, first: int = 0, count: int = 200):
+    def __init__(self, name: str, first: int = 0, count: int = 200, *, places: bool = True, ids: str = "{}"):
         self.name, self.path, self.content_hash, self.count = name, name, f"content of {name}", count
-        self._ids = np.arange(first, first + count)
+        self.attrs: dict = {}
+        numbers = np.arange(first, first + count)
+        place = numbers.astype(float) if places else np.full(count, np.nan)
+        self._columns = {"id": np.array([ids.format(n) for n in numbers]), "ra": place, "dec": place / 10}
 
     def column(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        return self._ids[rows]
+        return self._columns[name][rows]
 
 
 SKY, SURVEY = Column("sky"), Column("survey", 100)  # the objects 100 to 199 are in both
@@ -37,15 +41,19 @@ def labelled(seed: int = 0) -> pd.DataFrame:
     """Return the labelled objects of SKY, split: every fifth is a target, every seventh ambiguous."""
     target = np.where(np.arange(200) % 5 == 0, 1.0, 0.0)
     target[::7] = np.nan
-    table = pd.DataFrame({"store": "sky", "survey": 0, "row": np.arange(200), "id": np.arange(200).astype(str)})
+    table = pd.DataFrame({"store": "sky", "survey": 0, "row": np.arange(200), "id": SKY.column("id")})
+    table = table.assign(ra=SKY.column("ra"), dec=SKY.column("dec"), lineage="sky", object=table["id"])
     table["target"], table["labelled"] = target, True
     table["split"] = split_objects(table, Split(), seed)
     return table.assign(dust=0.5)
 
 
-def vetted(targets: dict[int, float], store: Column = SKY, held_out=frozenset(), run: str = "run") -> Vetted:
+NONE = Objects(None, None, None, [])
+
+
+def vetted(targets: dict[int, float], store: Column = SKY, held_out: Objects | None = NONE, run: str = "run") -> Vetted:
     rows = np.array([*targets], int)
-    table = pd.DataFrame({"store": store.name, "row": rows, "id": store._ids[rows].astype(str)})
+    table = pd.DataFrame({"store": store.name, "row": rows, "id": store.column("id")[rows]})
     table["target"] = np.array([*targets.values()], float)
     stores = {store.name: (store.name, store.content_hash)}
     return Vetted(Path(run), "dustlane", f"fingerprint of {run}", table, stores, held_out)
@@ -55,13 +63,30 @@ grades = st.dictionaries(st.integers(0, 199), st.sampled_from([1.0, 0.0, np.nan]
 
 
 @settings(max_examples=25)
+@given(grades, st.integers(0, 3))
+def test_under_cross_fitting_grades_train_and_labelled_objects_keep_their_labels(given_grades, seed):
+    before = labelled().assign(split=lambda t: split_objects(t, Split(), seed, 3))
+    survey = Column("survey", 190)  # of whose objects ten are labelled
+    after, (counts,) = add_labels(before, [SKY, survey], [vetted(given_grades, survey)])
+    of_folds = after[after["split"].str.startswith("fold")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_folds, before.reset_index(drop=True), check_dtype=False)
+    sure = {row: target for row, target in given_grades.items() if np.isfinite(target)}
+    known = {row for row in sure if row < 10}
+    assert counts["held_out"] == len(known)
+    trained = after[after["split"] == "train"]
+    assert dict(zip(trained["row"], trained["target"], strict=True)) == {
+        r: t for r, t in sure.items() if r not in known
+    }
+
+
+@settings(max_examples=25)
 @given(grades, grades, st.sets(st.integers(0, 299), max_size=60), st.integers(0, 3))
 def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed):
     before = labelled(seed)
-    runs = [vetted(one, held_out=frozenset(map(str, held))), vetted(other, SURVEY, run="other")]
+    runs = [vetted(one, held_out=Objects(None, None, None, sorted(held))), vetted(other, SURVEY, run="other")]
     after, counts = add_labels(before, [SKY, SURVEY], runs)
     assert not after.duplicated(["survey", "row"]).any()
-    assert (after[after["split"] != ""].groupby("id")["split"].nunique() == 1).all()
+    assert (after[after["split"] != ""].groupby("object")["split"].nunique() == 1).all()
     for split in ("calibration", "test"):
         pd.testing.assert_frame_equal(
             after[after["split"] == split].reset_index(drop=True),
@@ -113,6 +138,29 @@ def test_objects_of_another_store_come_with_their_rows():
         ["survey", 150, "250", 1.0, "train"], ["survey", 120, "220", 0.0, "train"],
     ]  # fmt: skip
     assert new["dust"].isna().all() and counts["new"] == 2 and len(table) == 202
+
+
+def test_a_grade_of_another_stores_row_number_leaves_this_object_alone():
+    """Rows of both stores are numbered from 0, and are other galaxies."""
+    before = labelled().set_index("id")
+    target = before.index[(before["split"] == "train") & (before["target"] == 1)][0]
+    for other in (Column("other", places=False), Column("other", first=0)):
+        other._columns |= {"dec": other.column("dec") - 50}
+        table, (counts,) = add_labels(labelled(), [SKY, other], [vetted({int(target): 0.0}, other)])
+        assert counts["new"] == 1 and counts["contradicted"] == 0 and len(table) == 201
+        assert table.loc[(table["survey"] == 0) & (table["id"] == target), "target"].tolist() == [1.0]
+        new = table[table["survey"] == 1]
+        assert new["target"].tolist() == [0.0] and new["object"].tolist() == [f"other/{target}"]
+
+
+def test_a_grade_is_of_the_same_place_under_another_name():
+    before = labelled().set_index("id")
+    train, tested = (before.index[(before["split"] == name) & (before["target"] == 1)][0] for name in ("train", "test"))
+    other = Column("other", ids="J{}")
+    table, (counts,) = add_labels(labelled(), [SKY, other], [vetted({int(train): 0.0, int(tested): 0.0}, other)])
+    assert counts["contradicted"] == 2 and counts["held_out"] == 1 and counts["negative"] == 1
+    assert table.loc[table["object"] == train, "target"].tolist() == [0.0, 0.0]  # in both stores
+    assert table.loc[table["object"] == tested, "target"].tolist() == [1.0]
 
 
 def test_two_scans_that_contradict_each_other_teach_nothing():

@@ -58,22 +58,22 @@ def test_lists_of_any_length(count, histogram):
     ends = {0: "no candidates", 1: "0.95 at rank 1 to 0.95 at rank 1", 60: "to 0.40 at rank 60"}
     drawn = plots.purity(frame, 0)
     assert svg(drawn) and ends[count] in drawn.alt
-    assert svg(plots.completeness(frame, info(), None, histogram))
+    assert svg(plots.completeness(frame, info(), None))
     assert svg(plots.scores(frame, info(), None, histogram))
 
 
 def test_the_model_adds_the_interval_and_the_expected_targets(bundle, histogram):
     frame = candidates(60).assign(completeness=np.linspace(0.1, 0.8, 60))
-    with_interval = plots.completeness(frame, info(), bundle, histogram)
+    with_interval = plots.completeness(frame, info(histogram=histogram.to_list(), seed=0), bundle)
     assert "0.80 at rank 60" in with_interval.alt
-    assert svg(with_interval) != svg(plots.completeness(frame, info(), None, histogram))
+    assert svg(with_interval) != svg(plots.completeness(frame, info(), None))
     drawn = plots.scores(frame, info(), bundle, histogram)
     assert svg(drawn) and "5,000 scores" in drawn.alt and "calibration expects" in drawn.caption
     assert "calibration expects" not in plots.scores(frame, info(purity=None), bundle, histogram).caption
 
 
 def test_nothing_is_made_up_where_there_is_nothing():
-    unknown = plots.completeness(candidates(5), info(), None, ScoreHistogram.empty())
+    unknown = plots.completeness(candidates(5), info(), None)
     assert svg(unknown) and "unknown" in unknown.alt
     drawn = plots.scores(candidates(2).head(0), info(), None, ScoreHistogram.empty())
     assert svg(drawn) and "Histogram of 0 scores" in drawn.alt
@@ -88,14 +88,14 @@ def test_with_grades_both_are_drawn(bundle, histogram):
     for one, both in (
         (plots.purity(after, 3), plots.purity(after, 3, before)),
         (
-            plots.completeness(before, info(), bundle, histogram),
-            plots.completeness(before, info(), bundle, histogram, (after, limits)),
+            plots.completeness(before, info(histogram=histogram.to_list(), seed=0), bundle),
+            plots.completeness(before, info(histogram=histogram.to_list(), seed=0), bundle, (after, limits)),
         ),
     ):
         assert svg(one) != svg(both) and "with the grades" in both.alt and "with the grades" not in one.alt
     assert "0.90 at rank 60" in plots.purity(after, 3, before).alt
     none = limits.head(0)
-    assert "0.50 at rank 60" in plots.completeness(before, info(), None, histogram, (after, none)).alt
+    assert "0.50 at rank 60" in plots.completeness(before, info(), None, (after, none)).alt
 
 
 def test_precision_and_recall_of_the_classifiers_that_were_trained():

@@ -11,8 +11,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from galscan.candidates.purity import AMBIGUOUS
 from galscan.errors import GalscanError
 from galscan.scanning import merge, parts, worker
+from galscan.scanning.known_labels import KnownLabels
 from galscan.store import layout
 from tests.helpers import tiny_store
 from tests.small_scans import coarse_scorer, planned, scan
@@ -65,10 +67,27 @@ def test_the_best_are_the_best_and_ties_have_one_order(stores, client, tmp_path)
     assert (
         expected["score"].iloc[99] == expected["score"].iloc[100]
     )  # the cut goes through a tie, or this shows nothing
-    pd.testing.assert_frame_equal(merged.top, expected.head(100))
+    pd.testing.assert_frame_equal(merged.top.drop(columns="known"), expected.head(100))
+    assert (merged.top["known"] == "").all()
     assert merged.histogram.total == merged.scored == 1795
     assert merged.quarantined == 5
     assert merged.reasons == {"blank image": 1, "no image": 2, "unreadable image": 2}
+
+
+def test_known_labels_are_out_of_the_histogram_and_in_the_list(stores, client, tmp_path):
+    plan = planned(stores, tmp_path / "run")
+    scan(plan, client)
+    plain = merge.merge(plan)[0]
+    best = plain.top.iloc[[0, 3, 50]]  # two of them in one store or the other
+    number = best["store"].map({ref.name: k for k, ref in enumerate(plan.stores)}).to_numpy()
+    worst = 700 - 1  # the last of the second store, far below the best
+    rows = [np.sort(np.append(best["index"].to_numpy()[number == k], worst if k else [])).astype(int) for k in (0, 1)]
+    known = KnownLabels(tuple(rows), tuple(np.where(r == worst, 1.0, AMBIGUOUS) for r in rows))
+    merged = merge.merge(plan, [known])[0]
+    assert merged.top["known"].iloc[[0, 3, 50]].tolist() == ["ambiguous"] * 3
+    assert (merged.top["known"] != "").sum() == 3 and merged.known_beyond == (1, 1)
+    assert merged.histogram.total == plain.histogram.total - 4 and merged.scored == plain.scored
+    pd.testing.assert_frame_equal(merged.top.drop(columns="known"), plain.top.drop(columns="known"))
 
 
 def test_the_merge_does_not_depend_on_the_order_of_parts(stores, client, tmp_path):

@@ -287,3 +287,28 @@ def test_a_store_that_was_not_ingested(tmp_path: Path) -> None:
     store = tiny_store(tmp_path / "s.zarr", count=10)
     with pytest.raises(ConflictError, match="is not a finished galscan ingest"):
         ingest_survey(some(range(5)), Path(store.path), workers=1, append=True)
+
+
+@dataclass
+class Placed(Some):
+    """Some objects, and a list of where they are: `away` degrees from where the sky has them."""
+
+    away: float = 0.0
+
+    @property
+    def ra(self) -> np.ndarray:
+        return super().objects(0, self.count)["ra"].to_numpy()
+
+    @property
+    def dec(self) -> np.ndarray:
+        return super().objects(0, self.count)["dec"].to_numpy() + self.away
+
+
+def test_an_id_at_another_place_is_another_object(tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    ingest_survey(some(range(50)), out, workers=1)
+    more = tuple(range(40, 60))
+    for away in (0.0, 5 / 3600):  # the same object, measured again
+        assert len(pending(Placed(which=more, night="b", away=away), out)) == 10
+    with pytest.raises(ConflictError, match=r"10 of these objects have an id that .* at another place.* is at .*--out"):
+        pending(Placed(which=more, night="b", away=0.1), out)

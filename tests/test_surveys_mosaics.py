@@ -14,7 +14,8 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galscan.surveys.mosaics import Astrometry, NoAstrometry, quarters, read_header, rotation, scale, unit_vectors
+from galscan.sky import unit_vectors
+from galscan.surveys.mosaics import Astrometry, NoAstrometry, quarters, read_header, rotation, scale
 from tests.mosaics_on_disk import SCALE, bend, cut_short, mosaic, tan
 
 SHAPE = (300, 400)

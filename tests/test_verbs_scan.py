@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +14,7 @@ from astropy.table import Table
 
 import galscan
 from galscan import cli, home
+from galscan.candidates import rank
 from galscan.candidates.purity import ScoreHistogram
 from galscan.classify.bundle import open_bundle
 from galscan.errors import ConflictError, GalscanError, InputError, NotFoundError
@@ -22,7 +24,7 @@ from galscan.store import layout
 from galscan.store.layout import open_store
 from galscan.verbs.ingest import ingest
 from galscan.verbs.scan import scan
-from galscan.vetting import design
+from galscan.vetting import design, forecast
 from tests.helpers import tiny_bundle, tiny_store
 
 
@@ -85,7 +87,7 @@ def test_candidates_are_ranked_from_both_surveys(finished):
     assert set(table["store"]) == {"sky", "more"}
     assert table["p_target"].between(0, 1).all()
     trained = table[table["in_train"]]
-    assert set(trained["objid"].astype(str)) <= open_bundle(home.model_path("dustlane")).train_ids()
+    assert set(trained["objid"].astype(str)) <= set(open_bundle(home.model_path("dustlane")).objects("train").id)
 
 
 def test_the_fits_table_says_what_was_done_but_not_where(finished):
@@ -235,6 +237,21 @@ def test_stores_of_several_sizes_in_one_scan(here, tmp_path):
     assert got.info["scanned"] == 600 and set(got.candidates["store"]) == {"large", "more"}
     galscan.info(tmp_path / "run", sheet=tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tmp_path):
+    stores = [tiny_store(tmp_path / f"{name}.zarr", 60, survey=name) for name in ("a", "b")]
+    model = tiny_bundle(tmp_path / "model")
+    splits = pd.read_parquet(model.path / "splits.parquet").tail(10).assign(lineage="another survey")
+    splits = splits.assign(id=[f"J{k}" for k in range(10)], object=[f"J{k}" for k in range(10)])
+    splits = splits.assign(**{name: stores[0].column(name)[:10] for name in ("ra", "dec")})
+    splits.to_parquet(model.path / "splits.parquet", index=False)
+    found = scan(store=[s.path for s in stores], model=model.path, out=tmp_path / "run", top=120)
+    table = found.candidates
+    assert table["index"][table["in_train"]].value_counts().to_dict() == dict.fromkeys(range(10), 2)
+    assert table["duplicate"].sum() == 60 and not table.drop_duplicates("index")["duplicate"].any()
+    assert any("60 of the 120 candidates are an object" in note for note in found.info["purity"]["notes"])
+    assert [entry["lineage"] for entry in found.info["stores"]] == ["a", "b"]
 
 
 def test_images_of_too_few_pixels_are_refused_and_nothing_is_written(tmp_path, capsys):
@@ -459,3 +476,38 @@ def test_a_target_is_found_among_those_trained_together(targets, place, monkeypa
     (tmp_path / "models" / "both" / "models.json").write_text('{"targets": ["../../etc"]}')
     with pytest.raises(InputError, match=r"models\.json is damaged"):
         scan(store=place / "surveys" / "sky.zarr", model=tmp_path / "models" / "both", dry_run=True)
+
+
+def test_objects_of_known_label_are_data(place, here, tmp_path):
+    """Ten of the store trained the model: they are candidates as what they are, and no part of the estimate."""
+    store = tiny_store(tmp_path / "tiny.zarr", 600)
+    found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
+    known = found.candidates[found.candidates["known"] != ""]
+    beyond, targets = found.info["known_beyond"]
+    assert len(known) + beyond == 10 and (known["known"] == "target").sum() + targets == 5
+    assert known["in_train"].all() and set(known["known"]) <= {"target", "negative"}
+    assert ScoreHistogram.from_list(found.info["histogram"]).total == 590 and found.info["scanned"] == 600
+    np.testing.assert_array_equal(known["p_target"], (known["known"] == "target").astype(float))
+    assert any("trained, calibrated or tested" in note for note in found.info["purity"]["notes"])
+    again = forecast.by_scores(found)[0]
+    np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
+    column = fits.getdata(found.path / "candidates.fits", 1)["known"]
+    assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})
+
+
+def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_path):
+    model = shutil.copytree(place / "models" / "dustlane", tmp_path / "model")
+    info = json.loads((model / "model.json").read_text())
+    info["imaging"] = [{"survey": "sdss", "frame": 40.0, "pixels": {}}]
+    (model / "model.json").write_text(json.dumps(info))
+    found = scan(survey="sky", model=model, out=tmp_path / "run", top=50)
+    columns = ["p_target", *rank.ESTIMATES]
+    assert found.candidates[columns].isna().all(axis=None)
+    header = fits.getheader(found.path / "candidates.fits", 1)
+    assert header["PURITY"] == "unknown" and "PREVAL" not in header
+    assert "calibrated with images of sdss" in found.info["purity"]["unknown"]
+    assert "unknown" in found.summary()["text"] and f"galscan vet {found.path}" in found.summary()["text"]
+    assert "their purity is unknown" in (found.path / "report.html").read_text()
+    with pytest.raises(InputError, match="grade a sample"):
+        galscan.export(found.path, tmp_path / "some.fits", min_purity=0.5)
+    assert galscan.export(found.path, tmp_path / "some.fits", top=10).rows == 10

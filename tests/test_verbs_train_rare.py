@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import galscan
 from galscan import home
-from galscan.classify import scoring
+from galscan.classify import crossfit, scoring
 from galscan.classify import train as classifiers
 from galscan.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.generate import dreams as dreaming
@@ -163,10 +164,89 @@ def test_splits_hold_each_object_once_and_synthetic_ones_in_none(kind, store, re
     model = request.getfixturevalue(kind)
     splits = model.splits()
     assert splits["id"].is_unique
-    assert set(splits["split"]) == {"train", "calibration", "test"}
+    assert set(splits["split"]) == {"train", "calibration", "test"} if kind == "model" else {"fold 0", "fold 1"}
     real = set(galscan.open_store(store).column("id").astype(str))
     assert set(splits["id"]) <= real
-    assert len(model.calibration.scores) == (splits["split"] == "calibration").sum()
+    calibrates = splits["split"] == "calibration" if kind == "model" else splits["split"] != ""
+    assert len(model.calibration.scores) == calibrates.sum()
+    assert model.calibration.ambiguous.sum() == (calibrates & splits["target"].isna()).sum() > 0
+
+
+def test_cross_fitting_uses_every_labelled_galaxy_for_everything(injected):
+    splits, whole = injected.splits(), {"positive": 1, "negative": 0}
+    for use in ("train", "calibration", "test"):
+        assert injected.info["splits"][use] == {
+            **{kind: (splits["target"] == value).sum() for kind, value in whole.items()},
+            "ambiguous": splits["target"].isna().sum(),
+        }
+    assert injected.folds == 2 and injected.train_ids() == set(splits["id"])
+    test, crossfitted = injected.metrics["test"], injected.metrics["crossfit"]
+    assert test["positives"] == (splits["target"] == 1).sum() == injected.calibration.targets.sum()
+    assert crossfitted["folds"] == 2 and crossfitted["factors"] is None  # there are fewer than 200 unlabelled ones
+    assert injected.metrics["gain"] == injected.metrics["calibration_gain"]
+    assert "the out-of-fold scores show" in injected.metrics["delivery_rule"]
+    page = (injected.path / "report.html").read_text()
+    assert "Average precision" in page and "out-of-fold, on real galaxies" in page
+    assert "held-out" not in page and "calibrated nor" not in page
+    assert "Cross-fitted in 2 folds: every labelled object trained all networks but one" in page
+    assert "this is not corrected, as it takes 200 unlabelled objects" in page
+    assert "real, out-of-fold:" in injected.summary()["text"]
+
+
+def test_each_labelled_galaxy_is_scored_by_the_network_that_did_not_see_it(folder, store):
+    """Checked with the networks that are kept: scores that calibrate are theirs."""
+    recipe = str(tiny_recipe(folder / "plain.toml"))
+    model = galscan.train_rare(recipe, store=store, out=folder / "plain", device="cpu", seed=3, synthetic=False)
+    sky, splits = galscan.open_store(store), model.splits()
+    rows = pd.Index(sky.column("id").astype(str)).get_indexer(splits["id"])
+    each = scoring.member_scores(scoring.load_networks(model), sky.images()[rows], torch.device("cpu"))[..., 0]
+    own = each[splits["split"].str.removeprefix("fold ").astype(int), np.arange(len(rows))]
+    np.testing.assert_allclose(np.sort(model.calibration.scores), np.sort(own), atol=1e-5)
+    np.testing.assert_array_equal(model.calibration.targets.sum(), (splits["target"] == 1).sum())
+
+
+def test_scores_are_corrected_by_unlabelled_galaxies_that_train_nothing(folder, store, monkeypatch):
+    monkeypatch.setattr(crossfit, "LEAST", 60)
+    real, given = classifiers.train_classifier, []
+    spy = lambda *a, **k: (given.extend(e for e in a[:2] if e), real(*a, **k))[1]  # noqa: E731
+    monkeypatch.setattr(classifiers, "train_classifier", spy)
+    recipe = str(tiny_recipe(folder / "corrected.toml"))
+    model = galscan.train_rare(recipe, store=store, out=folder / "corrected", device="cpu", seed=3)
+    told = model.metrics["crossfit"]
+    assert told["objects"] > 60 and set(told["factors"]) == {"targets", "negatives", "ambiguous"}
+    assert all(np.sqrt(1 / 2) - 1e-9 <= factor <= 1 for factor in told["factors"].values())
+    plan = verb.make_plans([recipe], (), store, None, None, True, 3)[0]
+    sky, unused = galscan.open_store(store), crossfit.reserved(plan.table, synthetic=True, seed=3)
+    images = {image.tobytes() for image in sky.images()[unused["row"]]}
+    assert len(images) == told["objects"] and len(given) == 6
+    assert not any(image.tobytes() in images for examples in given for image in examples.images)
+    assert "was shrunk to that of all networks" in (model.path / "report.html").read_text()
+
+
+def test_no_network_has_to_do_with_its_fold(folder, store, monkeypatch):
+    """Checked by pixels, of real galaxies and of hosts; and each synthetic set is chosen by a network of its own."""
+    real, given = classifiers.train_classifier, []
+    spy = lambda *a, seed, **k: (given.append((seed, *a[:2])), real(*a, seed=seed, **k))[1]  # noqa: E731
+    monkeypatch.setattr(classifiers, "train_classifier", spy)
+    recipe = str(tiny_recipe(folder / "apart.toml"))
+    model = galscan.train_rare(recipe, store=store, out=folder / "apart", device="cpu", seed=3)
+    sky, splits = galscan.open_store(store), model.splits()
+    fold = dict(zip(splits["id"], splits["split"], strict=True))
+    owner = {
+        image.tobytes(): fold.get(name) for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)
+    }
+    assert [seed for seed, *_ in given] == [3000, 3001, 3000, 3001]
+    for seed, examples, made in given:
+        member = seed - 3000
+        assert {owner[i.tobytes()] for i in examples.images} == {f"fold {1 - member}"}
+        assert len(examples.images) == (splits["split"] == f"fold {1 - member}").sum()
+        if made is not None:
+            hosts = made.images[made.host[made.host >= 0]]
+            assert len(hosts) > 10
+            found = {owner[i.tobytes()] for i in made.images if i.tobytes() in owner}
+            assert f"fold {1 - member}" in found and f"fold {member}" not in found
+            assert all(i.tobytes() in owner for i in hosts)
+    assert not list(model.path.glob("fold-*"))
 
 
 def test_no_object_held_out_ever_reaches_the_generator(model, store, taught):
@@ -441,7 +521,8 @@ def test_injected_features_need_no_generator(injected):
     assert made["kept"] == made["all"] == made["injected"] + made["injected_negatives"] + made["too_faint"]
     assert made["hosts"] > 20 and made["too_faint"] > 0 and made["hosts_unlabelled"] < made["hosts"]
     page = (injected.path / "report.html").read_text()
-    assert f"{made['kept']} synthetic galaxies were used, {made['injected']} of them targets. Features were" in page
+    words = "for the first network; each other one had a set of its own, as none is made of galaxies of its fold"
+    assert f"{made['kept']} synthetic galaxies were used, {made['injected']} of them targets, {words}. Features" in page
     assert f"injected into {made['hosts']} real galaxies" in page and "maps from the prior" in page
 
 
@@ -470,7 +551,7 @@ def test_no_object_held_out_is_a_host_or_a_mined_negative(injected, store):
     owner = {image.tobytes(): name for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)}
     made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
     ids = {owner[image.tobytes()] for image in made.images[~made.synthetic]}
-    held_out = set(splits.loc[splits["split"] != "train", "id"])
+    held_out = set(splits.loc[splits["split"] == "fold 0", "id"])  # what is kept was made for the first network
     assert len(ids) > 4 and len(held_out) > 100 and not ids & held_out
     assert not {image.tobytes() for image in made.images[made.synthetic]} & owner.keys()
 
@@ -484,9 +565,9 @@ def test_hosts_train_in_the_batches_of_what_is_made_of_them(folder, store, injec
     assert again.model_hash == injected.model_hash
     made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
     assert given[:2] == [None, None] and len(given) == 4
-    for examples in given[2:]:
-        np.testing.assert_array_equal(examples.host, made.host)
-        np.testing.assert_array_equal(examples.target[:, 0], made.target)
+    np.testing.assert_array_equal(given[2].host, made.host)
+    np.testing.assert_array_equal(given[2].target[:, 0], made.target)
+    assert len(given[3].images) != len(given[2].images) or (given[3].images != given[2].images).any()
 
 
 @pytest.fixture(scope="module")
@@ -505,8 +586,9 @@ def graded(folder, model, scans_here) -> Path:
 
 def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, graded, monkeypatch, capsys):
     """Ten objects of another sky become targets, ten become others; what was held out stays as it was."""
-    recipe, seen = str(folder / "dustlane.toml"), []
-    real = classifiers.train_classifier
+    fixed, seen = tiny_recipe(tmp_path / "fixed.toml", whole=True), []
+    fixed.write_text(fixed.read_text() + "[split]\nmethod = 'fixed'\n")
+    recipe, real = str(fixed), classifiers.train_classifier
     spy = lambda examples, *a, **k: (seen.append(examples), real(examples, *a, **k))[1]  # noqa: E731
     monkeypatch.setattr(classifiers, "train_classifier", spy)
     options = {"store": store, "device": "cpu", "seed": 3, "synthetic": False}
@@ -576,6 +658,16 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
     assert galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)[1].path == both[1].path
     drawn = galscan.dream(recipes[1], model=both[1].path, out=folder / "drawn", count=4, steps=2, device="cpu")
     assert drawn["count"] == 4
+
+
+def test_several_targets_are_cross_fitted_together(folder, store):
+    recipes = [str(tiny_recipe(folder / f"{t}-folds.toml", t)) for t in ("dustlane", "ring")]
+    both = galscan.train_rare(recipes, store=store, out=folder / "folds", device="cpu", seed=3, synthetic=False)
+    lane, ring = (b.splits().set_index("id") for b in both)
+    assert lane["split"].equals(ring["split"]) and set(lane["split"]) == {"fold 0", "fold 1"}
+    for model, splits in zip(both, (lane, ring), strict=True):
+        assert (splits[splits["target"] == 1].groupby("split").size() >= 2).all()
+        assert model.folds == 2 and model.calibration.targets.sum() == (splits["target"] == 1).sum()
 
 
 def test_targets_that_cannot_be_learnt_together_are_refused(folder, store, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galscan.scanning.run import Run
+from galscan.store.identity import Objects
 from galscan.vetting import design
 from tests.helpers import tiny_bundle, tiny_store
 
@@ -128,16 +129,14 @@ def test_every_object_of_a_stratum_has_the_same_chance(run, monkeypatch):
 
 
 @pytest.fixture
-def labelled(run, tmp_path):
-    """The run with labels of every second candidate, and a column of them in the tables of scores."""
-    (tmp_path / "scores").mkdir()
+def labelled(run, tmp_path, monkeypatch):
+    """The run with labels of every second candidate, and of 25 objects that are none."""
     words = np.array(["", "target", "", "negative", "", "ambiguous"])
     run.candidates.assign(known=words[np.arange(150) % 6]).to_parquet(tmp_path / "candidates.parquet")
-    for path in (run.path / "scores").glob("*.parquet"):
-        table = pd.read_parquet(path)
-        table.assign(known=np.where(table["index"] // 25 == 29, "target", "")).to_parquet(
-            tmp_path / "scores" / path.name
-        )
+    (tmp_path / "scores").symlink_to(run.path / "scores")
+    table = pd.concat(pd.read_parquet(path) for path in (run.path / "scores").glob("*.parquet"))
+    ids = table.loc[table["index"] // 25 == 29, "id"].to_numpy()
+    monkeypatch.setattr(design, "_labelled", lambda run: Objects(None, None, None, ids))
     return Run(tmp_path, run.info | {"known_beyond": [25, 25]})
 
 

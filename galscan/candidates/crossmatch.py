@@ -19,22 +19,14 @@ import pyarrow.compute as pc
 from scipy.stats import binomtest
 
 from galscan.candidates import scanned
-from galscan.candidates.known import (
-    RADIUS,
-    Known,
-    arcseconds,
-    check_radius,
-    chord,
-    read_known,
-    titles,
-    unit_vectors,
-)
+from galscan.candidates.known import RADIUS, Known, check_radius, read_known, titles
 from galscan.candidates.rows import Rows, placed
 from galscan.candidates.run import open_candidates
 from galscan.candidates.services import Asked, Place
 from galscan.errors import InputError
 from galscan.scanning.parts import of_target
-from galscan.scanning.run import is_like
+from galscan.scanning.run import astrometry, is_like, lineages
+from galscan.sky import arcseconds, chord, unit_vectors
 
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
 NOT_ASKED = "not asked: "  # begins, in known_ref, the services that did not answer
@@ -42,6 +34,7 @@ FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
     "candidate", "scored below the list", "discarded by the first look", "quarantined", "not scanned"
 )  # fmt: skip
 _CONFIDENCE = 0.95
+PLACE = ["store", "id", "ra", "dec"]  # by which an object of a scan is recognised
 _SLACK = 1 + 1e-9  # the tree leaves out what is exactly at its bound
 
 
@@ -78,7 +71,8 @@ def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS, service
         separation = pa.array(np.where(np.isfinite(nearest), nearest, np.nan))
         values = [pa.array(name, pa.string()), pa.array(ref, pa.string()), separation]
         values += [pa.array(kind, pa.string())] if services else []
-        place = piece.column_names.index("in_train") + 1 if "in_train" in piece.column_names else piece.num_columns
+        before = [name for name in ("in_train", "duplicate") if name in piece.column_names]
+        place = piece.column_names.index(before[-1]) + 1 if before else piece.num_columns
         for k, (column, value) in enumerate(zip(COLUMNS, values, strict=False)):
             piece = piece.add_column(place + k, column, value)
         return piece
@@ -208,30 +202,36 @@ def recovered(
     path = Path(run)
     rows, info = open_candidates(path)
     found, least = [], float("nan")
-    for piece in rows.select(["objid", "ra", "dec", "rank", "score"]):
+    for piece in rows.select(["objid", "store", "ra", "dec", "rank", "score"]):
         pairs = _pairs(known, piece, radius)
         here = piece.take(pairs["row"].to_numpy()).to_pandas()
-        found.append(pairs.assign(fate=CANDIDATE, rank=here["rank"], score=here["score"], id=here["objid"].astype(str)))
+        same = here.rename(columns={"objid": "id"})
+        found.append(pairs.assign(fate=CANDIDATE, rank=here["rank"], score=here["score"], **_of(same)))
         least = float(piece["score"][-1].as_py())
     for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} among the scored"):
         if len(pairs := _pairs(known, piece, radius)):
             # A list of what is like some examples is not in the order of the scan's scores.
             own = {of_target(name, info["target"], info.get("targets", [])): name for name in ("score", "first_look")}
-            columns = scanned.columns_of(file, ["id"] if is_like(info) else ["id", *own])
+            columns = scanned.columns_of(file, PLACE if is_like(info) else [*PLACE, *own])
             here = columns.take(pairs["row"].to_numpy()).to_pandas().rename(columns=own)
             if is_like(info):
-                found.append(pairs.assign(fate=BELOW, id=here["id"].astype(str)))
+                found.append(pairs.assign(fate=BELOW, **_of(here)))
                 continue
             discarded = here["score"].isna()
             found.append(pairs.assign(
                 fate=np.where(discarded, DISCARDED, BELOW), score=here["score"].fillna(here["first_look"]),
-                id=here["id"].astype(str),
+                **_of(here),
             ))  # fmt: skip
     for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True):
         if len(pairs := _pairs(known, piece, radius)):
-            here = scanned.columns_of(file, ["id", "reason"]).take(pairs["row"].to_numpy()).to_pandas()
-            found.append(pairs.assign(fate=QUARANTINED, reason=here["reason"], id=here["id"].astype(str)))
-    return Recovered(known.title, radius, known.unplaced, _best(known, found, _train_ids(info)), least)
+            here = scanned.columns_of(file, [*PLACE, "reason"]).take(pairs["row"].to_numpy()).to_pandas()
+            found.append(pairs.assign(fate=QUARANTINED, reason=here["reason"], **_of(here)))
+    return Recovered(known.title, radius, known.unplaced, _best(known, found, info), least)
+
+
+def _of(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns by which rows of a scan are recognised: those of the object, and not of the list's."""
+    return {"id": rows["id"].astype(str), "store": rows["store"].astype(str), "x": rows["ra"], "y": rows["dec"]}
 
 
 def _pairs(known: Known, piece: pa.Table, radius: float) -> pd.DataFrame:
@@ -252,16 +252,16 @@ def _pairs(known: Known, piece: pa.Table, radius: float) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _best(known: Known, found: list[pd.DataFrame], trained: set[str] | None) -> pd.DataFrame:
+def _best(known: Known, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.DataFrame:
     """Return one row an object of the list: what the best of its matches says."""
     empty = pd.DataFrame({"name": known.names, "ra": known.ra, "dec": known.dec})
-    columns = ["object", "fate", "rank", "score", "sep", "reason", "id"]
+    columns = ["object", "fate", "rank", "score", "sep", "reason", "id", "store", "x", "y"]
     every = pd.concat([frame for frame in found if len(frame)] or [pd.DataFrame(columns=columns)], ignore_index=True)
     every = every.reindex(columns=columns)
     worth = every["fate"].map({CANDIDATE: 0, BELOW: 1, DISCARDED: 1, QUARANTINED: 2})
     every = every.assign(worth=worth).sort_values(["object", "worth", "rank", "sep"])
     best = every.drop_duplicates("object").set_index("object").reindex(range(len(known)))
-    in_train = None if trained is None else best["id"].isin(trained).to_numpy(object)
+    in_train = _in_train(best, info)
     return empty.assign(
         fate=best["fate"].fillna(ELSEWHERE).to_numpy(object), rank=best["rank"].fillna(0).to_numpy(np.int64),
         score=best["score"].to_numpy(np.float64), sep=best["sep"].to_numpy(np.float64),
@@ -269,15 +269,21 @@ def _best(known: Known, found: list[pd.DataFrame], trained: set[str] | None) -> 
     )  # fmt: skip
 
 
-def _train_ids(info: dict[str, Any]) -> set[str] | None:
-    """Return what the model was trained on; None if it has gone."""
+def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
+    """Return which matches the model was trained on; None if it has gone."""
     from galscan.classify.bundle import open_bundle
 
     try:
         bundle = open_bundle(str(info["model"]))
     except InputError:
         return None
-    return bundle.train_ids() if bundle.model_hash == info["identity"]["model"] else None
+    if bundle.model_hash != info["identity"]["model"]:
+        return None
+    there = best["id"].notna().to_numpy()
+    rows = best.rename(columns={"x": "ra", "y": "dec"}).assign(lineage=best["store"].map(lineages(info)))[there]
+    in_train = np.full(len(best), False, object)
+    in_train[there] = bundle.in_train(rows, astrometry(info))
+    return in_train
 
 
 def _fraction(looked: pd.DataFrame) -> dict[str, Any]:

@@ -196,6 +196,11 @@ def export_run(
     every, info = open_candidates(run)
     if min_purity is not None and is_like(info):
         raise InputError(f"--min-purity {min_purity}: how pure a list by likeness is, is not known; cut it with --top")
+    if min_purity is not None and (why := (info.get("purity") or {}).get("unknown")):
+        raise InputError(
+            f"--min-purity {min_purity}: purity is unknown, as {why}; grade a sample (galscan vet {run}, then galscan "
+            f"purity {run}), or cut the list with --top"
+        )
     rows = select(every, top=top, min_purity=min_purity)
     _check_place(run, out, chosen)
     facts = provenance(info)

@@ -106,7 +106,7 @@ def combine(
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
     total = sum(s.population for s in strata) + int((~free).sum()) + known_beyond[0]
-    prior = prior_fractions(purity, top, strata, beyond, known=label, known_beyond=known_beyond)
+    prior = prior_fractions(purity, top, strata, beyond, known=label)
     none = np.empty(0, int), np.empty(0, bool)
     seen = {s.name: grades.get(s.name, none) for s in strata}
     counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in seen.items()}
@@ -162,7 +162,7 @@ def combine(
     # Of what is no target the scores still say how much is ambiguous.
     left = (1 - after) / np.maximum(1 - purity.purity, 1e-9)
     unclear = {
-        name: np.clip(getattr(purity, name) * left, 0, 1 - after)
+        name: np.clip(purity.published(name) * left, 0, 1 - after)
         for name in ("ambiguous", "ambiguous_lo", "ambiguous_hi")
     }
     return replace(
@@ -172,7 +172,7 @@ def combine(
         probability=probability, purity=after, purity_lo=by_rank(low), purity_hi=by_rank(high),
         completeness=by_rank(np.median(recalls, axis=0)), completeness_lo=by_rank(recall_low),
         completeness_hi=by_rank(recall_high),
-        notes=_notes(purity, strata, grades, prior, int((~free).sum()) + known_beyond[0]), **unclear,
+        unknown="", notes=_notes(purity, strata, grades, prior, int((~free).sum()) + known_beyond[0]), **unclear,
     )  # fmt: skip
 
 
@@ -241,17 +241,18 @@ def _of_blocks(blocks: _Blocks, values: np.ndarray) -> np.ndarray:
 
 def prior_fractions(
     purity: Purity, top: np.ndarray, strata: Sequence[Stratum], beyond: ScoreHistogram | None = None,
-    *, known: np.ndarray | None = None, known_beyond: tuple[int, int] = (0, 0),
+    *, known: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Return each stratum's fraction of targets, of its objects without a known label, in every draw of the model."""
     fractions: dict[str, np.ndarray] = {}
-    left = purity.expected - known_beyond[1]
+    if purity.unknown:  # then grades speak alone
+        rng = np.random.default_rng(0)
+        return {s.name: rng.beta(VAGUE_SHAPE, VAGUE_SHAPE, max(len(purity.draws), 1000)) for s in strata}
+    left = purity.expected
     free = np.ones(len(top), bool) if known is None else np.isnan(known)
     for s in strata:
         if s.last:
             fractions[s.name] = _expected(purity, some_scores(top, s, free))
-            if labelled := int((~free[s.first - 1 : s.last]).sum()):
-                left = left - labelled * _expected(purity, some_scores(top, s, ~free))
         elif s.discarded and beyond is not None and beyond.total:
             used = beyond.counts > 0
             fractions[s.name] = expit(purity.draws(beyond.centres[used])) @ (beyond.counts[used] / beyond.total)

@@ -14,9 +14,12 @@ import pandas as pd
 from scipy.spatial import KDTree
 
 from galscan.errors import InputError
+from galscan.sky import unit_vectors
+from galscan.store import identity
 from galscan.surveys import tables
 
-RADIUS, LARGEST = 3.0, 60.0  # arcsec
+# Arcsec. A list of others is older and coarser than two stores of today are: twice as far.
+RADIUS, LARGEST = 2 * identity.RADIUS, identity.LARGEST
 NAMES = ("name", "designation", "object", "object_name", "main_id", "galaxy", *tables.ROLES["id"])
 
 
@@ -140,22 +143,6 @@ def check_radius(radius: float) -> float:
     if not 0 < radius <= LARGEST:  # also refuses NaN
         raise InputError(f"--radius {radius:g}: give more than 0 and at most {LARGEST:g} arcsec")
     return radius
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Return positions in degrees as points of the unit sphere, shape (n, 3)."""
-    ra, dec = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
-
-
-def chord(arcsec: float) -> float:
-    """Return the straight distance of two points of the unit sphere that are so far apart."""
-    return float(2 * np.sin(np.radians(arcsec / 3600) / 2))
-
-
-def arcseconds(chords: np.ndarray) -> np.ndarray:
-    """Return the separation of points of the unit sphere from their straight distance."""
-    return np.degrees(2 * np.arcsin(np.minimum(chords, 2) / 2)) * 3600
 
 
 def titles(lists: Sequence[Titled]) -> list[str]:

@@ -16,16 +16,27 @@ What the width is
     scores, where one in a thousand matters. Only the law of the scores itself would tell more, and a survey follows
     none: a shoulder of look-alikes below the resolution of the negatives would pass for targets. Grades tell more.
 
+    Beyond the last of n calibrated objects of a kind lies a fraction g / n of that kind, g of Jeffreys' prior for a
+    rate, Gamma(1/2). So every curve has a floor and a ceiling: the prevalence's odds times g / (n + 1) of the targets,
+    and divided by such a fraction of the negatives. No odds are extrapolated further than the calibration set reaches.
+
+Known labels
+    Objects whose label the model was trained, calibrated or tested with are data: they are left out of the histogram,
+    as a network scores what it was trained on higher than the like of it, and added back as what they are.
+
 What it cannot know
-    If the survey's others are not the calibration's, nothing here holds. A chi-square test of the two samples, with
-    cells that are fine where scores are high, is made every time. Where it gives less than 5 %, the negatives count
-    for less, as many times as the statistic exceeds its expectation (a power prior: Ibrahim & Chen 2000, Statistical
-    Science 15, 46; the factor is that of quasi-likelihood), and a note says so.
+    If the survey's objects do not score as the calibration's do, nothing here holds. Two chi-square tests are made
+    every time: of the negatives and the survey without its likeliest targets, with cells that are fine where scores are
+    high, and of the calibrated targets and those that the survey would have to hold. Where the first gives less than
+    5 %, the negatives count for less, as many times as the statistic exceeds its expectation (a power prior: Ibrahim &
+    Chen 2000, Statistical Science 15, 46; the factor is that of quasi-likelihood), and a note says so. Where either
+    gives less than 0.1 %, or the survey is none that the calibration set is from, purity is unknown (`Purity.unknown`):
+    no number of this module is published, and only grades tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +53,9 @@ RANKS = (10, 100, 1000)  # where a summary tells the purity
 DENSE = 1000  # ranks reckoned one by one; below them every 200th part of a rank
 WIDEN = 0.05  # probability of so large a departure from label shift, below which negatives count for less
 FEW = 10
+DEPARTED = 0.001  # probability of so large a departure, below which purity is unknown
 UNSEEN = 0.5  # objects
+AMBIGUOUS = -1.0  # a known label that is neither target (1) nor negative (0)
 AMBIGUITY = 500  # draws of what is ambiguous
 METHOD = "semi-parametric density ratio under label shift, posterior draws"
 
@@ -146,7 +159,14 @@ class Purity:
     draws: Curves = field(default_factory=lambda: Curves(np.zeros(2), np.empty((0, 2)), np.empty(0)))
     """Curves of an object's log odds to be a target by its score: what `graded` starts from."""
     expected: np.ndarray = field(default_factory=lambda: np.empty(0))
-    """Targets in the whole survey by each of them."""
+    """Targets without a known label in the whole survey, by each of them."""
+    unknown: str = ""
+    """Why no number may be published, in words; empty where purity is known."""
+
+    def published(self, name: str) -> np.ndarray:
+        """Return an attribute as tables show it: NaN where purity is unknown."""
+        values: np.ndarray = getattr(self, name)
+        return np.full(len(values), np.nan) if self.unknown else values
 
 
 def estimate(
@@ -155,6 +175,9 @@ def estimate(
     top_scores: np.ndarray,
     *,
     beyond: ScoreHistogram | None = None,
+    known: np.ndarray | None = None,
+    known_beyond: tuple[int, int] = (0, 0),
+    unknown: str = "",
     bootstrap: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -166,11 +189,17 @@ def estimate(
     calibration : Calibration
         With its scores and targets.
     histogram : ScoreHistogram
-        Of every score of the survey, the top ones included.
+        Of every score of the survey, the top ones included, but for objects of known label.
     top_scores : ndarray, shape (K,)
         The K highest scores, descending.
     beyond : ScoreHistogram, optional
         That part of `histogram` of which only a sample was scored: what a first look discarded, as its audit has it.
+    known : ndarray, shape (K,), optional
+        Labels of the top ones: NaN where it is not known, 1 for targets, 0 for negatives, `AMBIGUOUS`.
+    known_beyond : (int, int)
+        Objects of known label below the top ones, and targets among them.
+    unknown : str
+        Why the calibration set cannot tell anything of this survey, if that is known beforehand.
     bootstrap : int
         Draws for the intervals.
     confidence : float
@@ -182,10 +211,12 @@ def estimate(
         If the scores are not descending, more than the histogram counts, or an option is out of range.
     """
     top = np.asarray(top_scores, dtype=np.float64).ravel()
-    total = histogram.total
+    known = np.full(len(top), np.nan) if known is None else np.asarray(known, np.float64)
+    free, target, unclear_ones = np.isnan(known), known == 1, known == AMBIGUOUS
+    total = histogram.total + int((~free).sum()) + known_beyond[0]
     if bootstrap < 20 or not 0 < confidence < 1:
         raise InputError(f"purity: bootstrap={bootstrap}, confidence={confidence}; use >= 20, and a fraction of 0 to 1")
-    if len(top) > total or (np.diff(top) > 0).any() or not np.isfinite(top).all():
+    if free.sum() > histogram.total or (np.diff(top) > 0).any() or not np.isfinite(top).all():
         raise InputError(f"purity: {len(top)} top scores of {total} scored; give finite ones, descending, all counted")
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
@@ -194,6 +225,7 @@ def estimate(
     top = np.clip(top, -_EDGE, _EDGE)
 
     draws, departure = _draws(calibration, histogram, bootstrap, rng)
+    unknown = unknown or _departed(departure)
     everywhere = expit(draws(centres))
     ranks, at = np.arange(1, len(top) + 1), nodes(len(top))
     each = expit(draws(top[at - 1]))
@@ -202,20 +234,23 @@ def estimate(
         p.mean(axis=0) if calibration.slope > 0 else np.full(p.shape[1], calibration.prevalence)
         for p in (everywhere, each)
     )
-    probability = np.interp(ranks, at, at_nodes) if len(top) else np.empty(0)
+    probability = np.where(free, np.interp(ranks, at, at_nodes) if len(top) else np.empty(0), target)
     expected = np.cumsum(probability)
     # The top scores are exact, the rest binned: rounding must not make a list more than complete.
-    targets = max(chances @ counts, expected[-1] if len(top) else 0.0)
+    targets = max(chances @ counts + target.sum(), expected[-1] if len(top) else 0.0) + known_beyond[1]
 
-    blocks = np.diff(at, prepend=0)
-    hits = rng.binomial(blocks, each).cumsum(axis=1)
-    known = counts if beyond is None else counts - beyond.counts[occupied]
-    in_all = (everywhere * known).sum(axis=1)
+    def by_block(some: np.ndarray) -> np.ndarray:
+        return np.diff(np.cumsum(some)[at - 1], prepend=0)
+
+    blocks = by_block(free)
+    hits = (rng.binomial(blocks, each) + by_block(target)).cumsum(axis=1)
+    in_full = counts if beyond is None else counts - beyond.counts[occupied]
+    in_all = (everywhere * in_full).sum(axis=1)
     if beyond is not None and beyond.total:
         in_all += beyond.total * _sampled(everywhere, beyond.seen[occupied], expit(draws(top[-1:])), rng)
-    rest = total - len(top)
-    beyond = rng.binomial(rest, np.clip((in_all - (each * blocks).sum(axis=1)) / max(rest, 1), 0, 1))
-    found = beyond + (hits[:, -1] if len(top) else 0)
+    rest = histogram.total - int(free.sum())
+    below = rng.binomial(rest, np.clip((in_all - (each * blocks).sum(axis=1)) / max(rest, 1), 0, 1))
+    found = below + known_beyond[1] + (hits[:, -1] if len(top) else 0)
     # A survey without a target misses none.
     recalls = np.where(found[:, None] > 0, hits / np.maximum(found, 1)[:, None], 1.0)
     prevalence_lo, prevalence_hi = np.quantile(found / total, tails) if total else (0.0, 1.0)
@@ -230,8 +265,8 @@ def estimate(
     ambiguous = unclear_lo = unclear_hi = np.full(len(top), np.nan)
     some = min(bootstrap, AMBIGUITY)
     if (unclear := calibration.ambiguity(top[at - 1], some, rng)) is not None:
-        no_targets = blocks - np.diff(hits[:some], axis=1, prepend=0)
-        others = rng.binomial(no_targets, unclear).cumsum(axis=1) / at
+        no_targets = blocks + by_block(target) - np.diff(hits[:some], axis=1, prepend=0)
+        others = (rng.binomial(no_targets, unclear) + by_block(unclear_ones)).cumsum(axis=1) / at
         ambiguous = np.interp(ranks, at, others.mean(axis=0)) if len(top) else np.empty(0)
         unclear_lo, unclear_hi = between(others, ambiguous)
     completeness_lo, completeness_hi = between(recalls, completeness)
@@ -240,8 +275,46 @@ def estimate(
     return Purity(
         float(pi), *limits, probability, purity, purity_lo, purity_hi, completeness, completeness_lo, completeness_hi,
         ambiguous, unclear_lo, unclear_hi,
-        _notes(calibration, total, top, limits, purity, departure, confidence), draws, in_all,
+        _notes(calibration, total, top, limits, purity, departure, confidence, unknown), draws, in_all, unknown,
     )  # fmt: skip
+
+
+def of_scan(
+    calibration: Calibration, info: Mapping[str, Any], scores: np.ndarray, known: np.ndarray | None, *,
+    bootstrap: int, confidence: float,
+) -> Purity:  # fmt: skip
+    """Estimate again what a finished scan estimated, from what its ``run.json`` keeps.
+
+    Parameters
+    ----------
+    info : mapping
+        Of ``run.json``.
+    scores, known
+        Of its candidates; as of `estimate`.
+
+    Raises
+    ------
+    InputError
+        If the run keeps no histogram, or a damaged one.
+    """
+    if "histogram" not in info:
+        raise InputError("the run was scanned by a version that kept no histogram of its scores; scan it again")
+    objects, targets = info.get("known_beyond", (0, 0))
+    return estimate(
+        calibration, ScoreHistogram.from_list(info["histogram"]), scores,
+        beyond=ScoreHistogram.from_list(info.get("histogram_discarded", [])), known=known,
+        known_beyond=(objects, targets), unknown=(info.get("purity") or {}).get("unknown", ""), bootstrap=bootstrap,
+        confidence=confidence, seed=int(info["seed"]),
+    )  # fmt: skip
+
+
+def _departed(departure: Departure | None) -> str:
+    """Return why purity is unknown where a survey plainly does not score as the calibration set does."""
+    if departure is None or min(departure.p_value, departure.targets_p_value) >= DEPARTED:
+        return ""
+    negatives = departure.p_value < departure.targets_p_value
+    kind, p = ("negatives", departure.p_value) if negatives else ("targets", departure.targets_p_value)
+    return f"the survey does not score as the calibration set does (chi-square test of the {kind}, p = {p:.1g})"
 
 
 def _sampled(chances: np.ndarray, seen: np.ndarray, best: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -299,23 +372,17 @@ def fitted_mixture(
 
 def summary(purity: Purity, confidence: float) -> dict[str, Any]:
     """Return the prevalence and the purity at a few ranks, JSON-able."""
+    ranks = [rank for rank in RANKS if rank <= len(purity.purity)]
+
+    def at(name: str) -> dict[str, Any]:
+        value, low, high = (purity.published(f"{name}{end}") for end in ("", "_lo", "_hi"))
+        return {str(rank): _interval(value[rank - 1], low[rank - 1], high[rank - 1]) for rank in ranks}
+
+    prevalence = (np.nan,) * 3 if purity.unknown else (purity.prevalence, purity.prevalence_lo, purity.prevalence_hi)
     return {
-        "confidence": confidence,
-        "prevalence": _interval(purity.prevalence, purity.prevalence_lo, purity.prevalence_hi),
-        "at": {
-            str(rank): _interval(purity.purity[rank - 1], purity.purity_lo[rank - 1], purity.purity_hi[rank - 1])
-            for rank in RANKS
-            if rank <= len(purity.purity)
-        },
-        "ambiguous_at": {
-            str(rank): _interval(
-                purity.ambiguous[rank - 1], purity.ambiguous_lo[rank - 1], purity.ambiguous_hi[rank - 1]
-            )
-            for rank in RANKS
-            if rank <= len(purity.purity)
-        },
-        "notes": list(purity.notes),
-    }
+        "confidence": confidence, "unknown": purity.unknown, "prevalence": _interval(*prevalence),
+        "at": at("purity"), "ambiguous_at": at("ambiguous"), "notes": list(purity.notes),
+    }  # fmt: skip
 
 
 def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
@@ -339,6 +406,7 @@ def _draws(
         level = logit(rng.random((draws, 1))).repeat(2, axis=1)
         return Curves(np.array([-_EDGE, _EDGE]), level, np.full(draws, np.inf)), None
     used = histogram.counts > 0
+    positives, negatives = ((calibration.targets == kind).sum() for kind in (1, 0))
     # In the same bins as the survey: a bin that straddles the edge of a group would look like a departure.
     scores = histogram.centres[_bins(calibration.scores)]
     given = (
@@ -349,7 +417,13 @@ def _draws(
     departure = evidence.departure()
     if departure.p_value < WIDEN:
         evidence = Evidence(*given, trust=departure.trust)
-    return evidence.draw(draws, rng)[0], departure
+        negatives = departure.trust * negatives
+    curves = evidence.draw(draws, rng)[0]
+    prevalence = expit(curves(histogram.centres[used])) @ (histogram.counts[used] / histogram.total)
+    prior = logit(np.clip(prevalence, 1e-12, 1 - 1e-12))
+    # Beyond the last of n calibrated objects lies a fraction g / n of their kind, g of Jeffreys' prior: Gamma(1/2).
+    floors, ceilings = (np.log(rng.standard_gamma(0.5, draws) / (n + 1)) for n in (positives, negatives))
+    return curves.bounded(prior + floors, prior - ceilings), departure
 
 
 def _notes(
@@ -360,6 +434,7 @@ def _notes(
     purity: np.ndarray,
     departure: Departure | None,
     confidence: float,
+    unknown: str,
 ) -> list[str]:
     """Say in plain words what the numbers rest on, and what they cannot tell."""
     found = calibration.targets == 1
@@ -368,8 +443,14 @@ def _notes(
     notes = [
         f"The calibration rests on {positives:,} positives, {negatives - unclear:,} negatives and {unclear:,} "
         "ambiguous objects, which count as no targets: real objects, none trained on.",
-        "It is assumed that targets and others look in the survey as they do in the calibration set.",
     ]
+    if unknown:
+        return [
+            *notes,
+            f"Purity, completeness and prevalence are unknown: {unknown}. Grades of a random sample tell them: galscan "
+            "vet, then galscan purity.",
+        ]
+    notes.append("It is assumed that targets and negatives look in the survey as they do in the calibration set.")
     if calibration.slope <= 0:
         notes.append("The scores do not separate the calibration set: no purity can be claimed, ranks say nothing.")
     if positives < 20:
@@ -390,8 +471,8 @@ def _notes(
             )
     if departure is not None and departure.p_value < WIDEN:
         notes.append(
-            "The survey's other objects do not score as the calibration's negatives do (chi-square of two samples, "
-            f"p = {departure.p_value:.1g}): images or classes differ between them. The negatives were counted as "
+            "The survey's negatives do not score as the calibration's do (chi-square of two samples, "
+            f"p = {departure.p_value:.1g}): images or classes differ between them. The calibration's were counted as "
             f"{departure.trust * negatives:,.0f}, which widens the intervals; purity may still be wrong by more: "
             "grade a sample."
         )

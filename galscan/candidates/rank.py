@@ -11,8 +11,11 @@ import pandas as pd
 from galscan.candidates.purity import Purity
 from galscan.errors import InputError
 from galscan.sky import designation
+from galscan.store import identity
 
 _FROM_SCAN = ("store", "index", "id", "ra", "dec", "score", "score_std")
+ESTIMATES = ("purity", "purity_lo", "purity_hi", "completeness", "ambiguous", "ambiguous_lo", "ambiguous_hi")
+_NO_ANSWERS = (*_FROM_SCAN, "known", "lineage", "flags", "first_look", "stage")
 
 
 def caption(row: Mapping[str, Any]) -> str:
@@ -21,17 +24,20 @@ def caption(row: Mapping[str, Any]) -> str:
     return f"{row['rank']}  {row['score']:.3f}" if p is None or np.isnan(p) else f"{row['rank']}  p={p:.2f}"
 
 
-def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.DataFrame:
+def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float = 0.0) -> pd.DataFrame:
     """Turn the best scores of a scan into the table of candidates.
 
     Parameters
     ----------
     top : DataFrame
-        Columns store, index, id, ra, dec, score, score_std, perhaps flags, then one an answer; best first.
+        Columns store, index, id, ra, dec, score, score_std, perhaps known (`galscan.scanning.known_labels`), lineage
+        (`galscan.store.identity.lineage_of`; by default the store) and flags, then one an answer; best first.
     purity : Purity
         Of the same rows.
-    bundle_train_ids : set of str
-        Ids the model was trained on: finding those proves nothing, so they are marked ``in_train``.
+    in_train : ndarray of bool
+        Which of the rows the model was trained on: finding those proves nothing, so they are marked.
+    radius : float
+        Arcsec within which two rows are one object, where it is more than `galscan.store.identity.RADIUS`.
 
     Returns
     -------
@@ -49,6 +55,9 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
         raise InputError(
             f"rank: {len(top)} rows with the purity of {len(purity.purity)}; give those it was estimated from"
         )
+    in_train = np.asarray(in_train, bool)
+    if len(top) != len(in_train):
+        raise InputError(f"rank: {len(top)} rows, and of {len(in_train)} it is said whether they trained the model")
     ids = top["id"] if "id" in top else pd.Series([], dtype="int64")
     if not len(top):
         top = pd.DataFrame({name: pd.Series(dtype="float64") for name in _FROM_SCAN} | {c: top[c] for c in top})
@@ -63,21 +72,26 @@ def rank(top: pd.DataFrame, purity: Purity, bundle_train_ids: set[str]) -> pd.Da
         "rank": np.arange(1, len(top) + 1, dtype=np.int64),
         "score": top["score"].to_numpy(np.float32),
         "score_std": top["score_std"].to_numpy(np.float32),
-        "p_target": purity.probability,
-        "purity": purity.purity,
-        "purity_lo": purity.purity_lo,
-        "purity_hi": purity.purity_hi,
-        "completeness": purity.completeness,
-        "ambiguous": purity.ambiguous,
-        "ambiguous_lo": purity.ambiguous_lo,
-        "ambiguous_hi": purity.ambiguous_hi,
-        "in_train": text.isin(bundle_train_ids).to_numpy(bool),
+        "p_target": purity.published("probability"),
+        **{name: purity.published(name) for name in ESTIMATES},
+        "known": top["known"].to_numpy(object) if "known" in top else np.full(len(top), ""),
+        "in_train": in_train,
+        "duplicate": duplicates(top, radius),
     }
     if "flags" in top:
         frame["flags"] = top["flags"].to_numpy(np.uint8)
-    answers = [name for name in top.columns if name not in (*_FROM_SCAN, "flags", "first_look", "stage")]
+    answers = [name for name in top.columns if name not in _NO_ANSWERS]
     if taken := sorted({*answers} & {*frame}):
         raise InputError(
             f"rank: the answer '{taken[0]}' has the name of a column of the table; rename it in the label schema"
         )
     return pd.DataFrame(frame | {name: top[name].to_numpy(np.float32) for name in answers})
+
+
+def duplicates(top: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
+    """Return which rows (bool) are an object that has a better row already, from another store or under another id."""
+    if not len(top):
+        return np.zeros(0, bool)
+    lineage = top["lineage"] if "lineage" in top else top["store"].astype(str)
+    first = identity.groups(top["ra"], top["dec"], lineage, top["id"], radius=max(radius, identity.RADIUS))
+    return np.asarray(first != np.arange(len(top)))

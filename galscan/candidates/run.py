@@ -70,6 +70,13 @@ def purest(rows: Rows) -> float:
     return max((float(np.nanmax(piece["purity"].to_numpy())) for piece in rows.select(["purity"])), default=0.0)
 
 
+def _kind(purity: Mapping[str, Any]) -> str | None:
+    """Return how purity was found; None where a list is not by a calibrated score."""
+    if purity.get("confidence") is None:
+        return None
+    return "unknown" if purity.get("unknown") else "graded" if purity.get("graded") else "estimated"
+
+
 def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what run.json tells a catalogue's header (keys of `table.write_fits`)."""
     identity, purity = info.get("identity") or {}, info.get("purity") or {}
@@ -90,6 +97,7 @@ def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
         "prevalence_lo": prevalence.get("low"),
         "prevalence_hi": prevalence.get("high"),
         "confidence": purity.get("confidence"),
+        "purity": _kind(purity),
         "ranked_by": "likeness to examples" if is_like(info) else "score",
         "notes": list(purity.get("notes", [])),
     }

@@ -32,9 +32,10 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 
 from galscan import home
-from galscan.candidates.known import NAMES, arcseconds, unit_vectors
+from galscan.candidates.known import NAMES
 from galscan.errors import InputError, nearest
 from galscan.progress import track
+from galscan.sky import arcseconds, unit_vectors
 from galscan.surveys import tables
 from galscan.surveys.answers import Answer
 from galscan.surveys.http import Client, Manners

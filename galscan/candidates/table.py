@@ -54,7 +54,9 @@ COLUMNS = (
     Column("ambiguous", "", "stat.confidenceLevel", "Expected fraction of ambiguous ones to this rank", "F8.5"),
     Column("ambiguous_lo", "", "stat.confidenceLevel", "Lower bound of ambiguous", "F8.5"),
     Column("ambiguous_hi", "", "stat.confidenceLevel", "Upper bound of ambiguous", "F8.5"),
+    Column("known", "", "meta.code.class", "Label the model knew: target, ambiguous, negative; empty: none", "A9"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
+    Column("duplicate", "", "meta.code", "True if this object has a better rank in another row", "L1"),
     Column(
         "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
     ),
@@ -83,6 +85,7 @@ _CARDS = {  # provenance key -> keyword (8 letters at most), comment
     "prevalence_lo": ("PREVALLO", "lower bound"),
     "prevalence_hi": ("PREVALHI", "upper bound"),
     "confidence": ("CONFLEV", "confidence level of all bounds"),
+    "purity": ("PURITY", "estimated, graded, or unknown: then all are NaN"),
 }
 
 
@@ -127,7 +130,7 @@ def write_fits(
         As `rank.rank` makes it; may be empty. Rows are read twice, a piece at a time.
     provenance : mapping
         Keys of the header cards (target, stores, model, recipe, fingerprint, version, seed, scanned, quarantined,
-        candidates, prevalence, prevalence_lo, prevalence_hi, confidence, notes); any may be absent.
+        candidates, prevalence, prevalence_lo, prevalence_hi, confidence, purity, notes); any may be absent.
     answers : sequence of str
         Morphology answers in the table, for the header.
     name : str
@@ -160,7 +163,8 @@ def write_fits(
     header["NCANDID"] = (rows.count, "candidates in this table")
     if (by := provenance.get("ranked_by", "score")) == "score":
         header["PURMETH"] = METHOD[:66]
-        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness per rank."
+        known = "are unknown" if provenance.get("purity") == "unknown" else "per rank"
+        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness {known}."
     else:
         header["HISTORY"] = f"galscan {galscan.__version__}: ranked by {by}; purity and completeness are not known."
     if answers:

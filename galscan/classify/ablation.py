@@ -84,7 +84,7 @@ class Repeat:
     Attributes
     ----------
     side : Series of str
-        "train" or "test" by id (text); an object that is in neither is not used in this repeat.
+        "train" or "test" by object (`galscan.classify.dataset.read_table`); one in neither is not used in this repeat.
     counts : dict
         Objects by side and kind: positives, negatives, ambiguous.
     """
@@ -95,15 +95,15 @@ class Repeat:
     side: pd.Series
     counts: dict[str, dict[str, int]]
 
-    def has(self, ids: pd.Series, side: str) -> np.ndarray:
-        """Return which of `ids` are on that side."""
-        return (ids.map(self.side) == side).to_numpy()
+    def has(self, objects: pd.Series, side: str) -> np.ndarray:
+        """Return which of `objects` are on that side."""
+        return (objects.map(self.side) == side).to_numpy()
 
 
 def labelled_objects(table: pd.DataFrame, answers: Sequence[str]) -> pd.Series:
-    """Return the target (1, 0, NaN = ambiguous) of every object with labels, by id, in the order of ids."""
+    """Return the target (1, 0, NaN = ambiguous) of every object with labels, by name, in their order."""
     labelled = table[table[list(answers)].notna().any(axis=1)]
-    return labelled.groupby("id")["target"].max()
+    return labelled.groupby("object")["target"].max()
 
 
 def make_repeats(
@@ -117,7 +117,7 @@ def make_repeats(
     seed: int,
     reserved: int = 0,
 ) -> list[Repeat]:
-    """Divide objects by id, stratified, once for each of `seeds` and `folds`.
+    """Divide objects by name, stratified, once for each of `seeds` and `folds`.
 
     With one fold, `positives` (default half) train and the rest is the test set; with more, each fold is the test set
     once, and of the others `positives` (default all) train. `negatives` (default: in the proportion of the positives)

@@ -4,7 +4,7 @@
     recipe.toml              the recipe as it was used
     classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
     encoder-<hash>.safetensors                 a frozen encoder, which the networks have in common
-    splits.parquet           store, id, split, target of every labelled object
+    splits.parquet           name, position, split or fold, and target of every labelled object
     schema.toml              of labels that do not come with galscan
     dreams.png  report.html
 
@@ -17,16 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from galscan import labels
+from galscan.classify import crossfit
 from galscan.classify.calibrate import Calibration
+from galscan.classify.dataset import once
 from galscan.classify.weights import save_network
 from galscan.errors import InputError, NotFoundError
 from galscan.files import file_digest, read_json, write_json
 from galscan.home import is_name
 from galscan.recipe import Recipe, recipe_from_text
+from galscan.store import identity
+from galscan.store.identity import Objects
 
 if TYPE_CHECKING:
     from galscan.classify.model import Network
@@ -57,9 +62,16 @@ class _Info(BaseModel, strict=True):
     metrics: dict[str, Any]
     model_hash: str
     splits: dict[str, dict[str, int]]
+    radius: Annotated[float, Field(gt=0, le=identity.LARGEST)] = identity.RADIUS
+    folds: Annotated[int, Field(ge=0)] = 0
 
 
-_SPLITS = ["store", "id", "split", "target"]
+_FIRST = ["store", "id", "split", "target"]  # all that early versions kept
+_USES = {
+    "train": crossfit.trains, "calibration": crossfit.calibrates, "test": crossfit.tests,
+    "held_out": lambda split: ~crossfit.trains(split),
+}  # fmt: skip
+SPLITS = [*_FIRST, "ra", "dec", "lineage", "object"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,15 @@ class Bundle:
         return path if sha is not None else None
 
     def splits(self) -> pd.DataFrame:
-        """Return columns store, id (text), split (train, calibration, test), target (1, 0, NaN = ambiguous).
+        """Return the labelled objects, a row for each store that has them.
+
+        Returns
+        -------
+        DataFrame
+            Columns store, id (text), split, target (1, 0, NaN = ambiguous) and, of models that kept them, ra, dec
+            (deg), lineage and object, as of `galscan.classify.dataset.read_table`. The split is train, calibration or
+            test or, where the model is cross-fitted, "fold 0", "fold 1"... and train for graded objects;
+            `galscan.classify.crossfit` says what each is used for.
 
         Raises
         ------
@@ -132,15 +152,51 @@ class Bundle:
         """
         path = self.path / "splits.parquet"
         try:
-            return pd.read_parquet(path)[_SPLITS]
+            table = pd.read_parquet(path)
+            return table[SPLITS if {*SPLITS} <= {*table.columns} else _FIRST]
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
-    def train_ids(self) -> set[str]:
-        """Return the ids (as text) of the real objects the networks were trained on."""
+    def objects(self, use: str | None = None, *, targets: bool = False, radius: float = 0.0) -> Objects:
+        """Return the labelled objects, or those of one use; with `targets` only those that the labels call targets.
+
+        A use is "train", "calibration", "test", or "held_out": what trained no network.
+
+        Those of a model that kept no positions are known by their ids alone. `radius` (arcsec) holds where it is larger
+        than the model's.
+        """
         table = self.splits()
-        return set(table.loc[table["split"] == "train", "id"])
+        keep = (True if use is None else _USES[use](table["split"])) & ((table["target"] == 1) | (not targets))
+        return Objects.of(table[keep], radius=max(radius, self.radius))
+
+    def split_of(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
+        """Return the split that each object of a table is in, '' for what the model does not know.
+
+        Parameters
+        ----------
+        table : DataFrame
+            Columns ra, dec, lineage (`galscan.store.identity.lineage_of`) and id.
+        radius : float
+            Arcsec, where it is larger than the model's: `galscan.store.identity.radius_of` the stores of the table.
+        """
+        splits = self.splits()["split"].to_numpy(object)
+        found = self.objects(radius=radius).find_in(table)
+        return np.where(found < 0, "", splits[found] if len(splits) else "")
+
+    def in_train(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
+        """Return which objects of a table (bool) a network was trained on; parameters as of `split_of`."""
+        return crossfit.trains(pd.Series(self.split_of(table, radius)))
+
+    @property
+    def radius(self) -> float:
+        """Arcsec within which two positions are one object."""
+        return float(self.info.get("radius", identity.RADIUS))
+
+    @property
+    def folds(self) -> int:
+        """Folds of cross-fitting; 0 where the split was fixed."""
+        return int(self.info.get("folds", 0))
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
@@ -165,7 +221,8 @@ def _results(report: dict[str, Any]) -> str:
     test = report["test"]
     lines = [
         f"average precision on {test['positives']} positives, {test['negatives']} negatives and "
-        f"{test.get('ambiguous', 0)} ambiguous (no targets), real and held out:"
+        f"{test.get('ambiguous', 0)} ambiguous (no targets), real, "
+        f"{'out-of-fold' if report.get('crossfit') else 'held out'}:"
     ]
     for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
@@ -265,14 +322,16 @@ def write_bundle(
         weights[name] = file_digest(path / name)
     with atomic_path(path / "splits.parquet") as temporary:
         splits.to_parquet(temporary, index=False)
-    kinds = {"positive": splits["target"] == 1, "negative": splits["target"] == 0, "ambiguous": splits["target"].isna()}
+    each = splits[once(splits)] if "object" in splits else splits
+    kinds = {"positive": each["target"] == 1, "negative": each["target"] == 0, "ambiguous": each["target"].isna()}
     info = {
         "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
         "splits": {
-            name: {kind: int((of & (splits["split"] == name)).sum()) for kind, of in kinds.items()}
-            for name in ("train", "calibration", "test")
+            name: {kind: int((of & use(each["split"])).sum()) for kind, of in kinds.items()}
+            for name, use in _USES.items() if name != "held_out"
         },
+        "folds": int(crossfit.fold_numbers(splits["split"]).max(initial=-1)) + 1,
         "versions": {"galscan": __version__, "torch": torch.__version__},
         **(extra or {}),
     }  # fmt: skip

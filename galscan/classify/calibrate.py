@@ -46,7 +46,8 @@ class Calibration:
     prevalence : float
         Mean of the sigmoid's probabilities over the calibration set: the prior they are true for.
     scores, targets : ndarray of float64, shape (n,)
-        The calibration set: real objects only, that trained nothing. Targets are 0 or 1.
+        The calibration set: real objects only. They trained nothing or, if cross-fitted, not the network that scored
+        them (`galscan.classify.crossfit`). Targets are 0 or 1.
     ambiguous : ndarray of bool, shape (n,), or None
         Which of those that are no targets are ambiguous; None where that is not known.
     """
@@ -158,7 +159,7 @@ class Calibration:
 
 
 def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = None) -> Calibration:
-    """Calibrate the scores of a labelled set no training object is in.
+    """Calibrate the scores of a labelled set that were given by networks which were not trained on it.
 
     Parameters
     ----------

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.classify.dataset import check_counts, read_table, split_objects
+from galscan.classify import crossfit
+from galscan.classify.dataset import check_counts, once, read_table, split_objects
 from galscan.errors import InputError
 from galscan.labels import Rule, Schema, parse_rule
 from galscan.recipe import Recipe
@@ -37,7 +38,8 @@ def read(recipe: Recipe, schema: Schema, stores: Sequence[Store], seed: int = 0)
     conditions = [yes & no, yes, no, not_yes & not_no, labelled]
     table["kind"] = np.select(conditions, ["both", *KINDS[:4]], "unlabelled")
     table["target"] = np.select([yes & ~no, no & ~yes], [1.0, 0.0], np.nan)
-    table["split"] = split_objects(table, recipe.split, seed)
+    folds, _ = crossfit.folds_of(recipe, whole=recipe.dream.positives > 0)
+    table["split"] = split_objects(table, recipe.split, seed, folds)
     return table
 
 
@@ -58,11 +60,12 @@ def _kinds(part: pd.DataFrame) -> dict[str, int]:
 
 def splits(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return how many positives, negatives and ambiguous objects each part of the split has."""
+    of_folds = {split for split in table["split"] if split.startswith(crossfit.FOLD)}
     return {
         split: {kind: int((part["target"] == value).sum()) for kind, value in (("positive", 1), ("negative", 0))}
         | {"ambiguous": int(part["target"].isna().sum())}
-        for split in ("train", "calibration", "test")
-        for part in [table[table["split"] == split]]
+        for split in (sorted(of_folds, key=lambda fold: (len(fold), fold)) or ("train", "calibration", "test"))
+        for part in [table[(table["split"] == split) & once(table)]]
     }
 
 
@@ -104,8 +107,10 @@ def starts(rules: LabelRules) -> Iterator[tuple[str, str]]:
 
 
 def sources(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
-    """Return how many galaxies satisfy each of `starts`, and how many of those are not held out."""
-    columns, free = columns_of(table, schema), ~table["split"].isin(("calibration", "test")).to_numpy()
+    """Return how many galaxies satisfy each of `starts`, and how many of those may train a network."""
+    columns = columns_of(table, schema)
+    held = table.loc[~crossfit.trains(table["split"]) & (table["split"] != ""), "object"]
+    free = ~table["object"].isin(set(held)).to_numpy()
     found = []
     for key, text in starts(rules):
         true = parse_rule(text, schema.names).evaluate(columns)[0]
@@ -159,7 +164,7 @@ def warnings(recipe: Recipe, schema: Schema, table: pd.DataFrame) -> list[str]:
     rules, found = recipe.schemas[schema.name], []
     by_store = table.groupby("store", sort=False)["kind"].value_counts().unstack(fill_value=0)
     by_store = by_store.reindex(columns=KINDS, fill_value=0)
-    held = splits(table)["calibration"]["positive"]
+    held = int((crossfit.calibrates(table["split"]) & (table["target"] == 1)).sum())
     if 0 < held < ADVISED:
         found.append(
             f"{held} positives to calibrate with: with fewer than {ADVISED} the intervals of purity are wide; label "

@@ -37,28 +37,34 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     return float(average_precision_score(targets, scores))
 
 
-def summarise(scores: np.ndarray, targets: np.ndarray, seed: int) -> dict[str, Any]:
+def summarise(
+    scores: np.ndarray, targets: np.ndarray, seed: int, committee: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return average precision per member, its mean and 95 % interval, and the ensemble's curve.
 
     Parameters
     ----------
     scores : ndarray, shape (members, n)
+        Or (1, n): out-of-fold scores, each of one member.
     targets : ndarray of 0 and 1, shape (n,)
+    committee : ndarray, shape (n,), optional
+        Scores of all members together; by default the mean of `scores`.
 
     Returns
     -------
     dict
         ``ap`` (list, one a member), ``ap_mean``, ``ap_lo``, ``ap_hi`` (bootstrap over members and
-        objects), ``ap_ensemble`` (of the mean score) and ``pr_curve`` of the ensemble.
+        objects), ``ap_ensemble`` (of the committee) and ``pr_curve`` of the ensemble.
     """
     resampled = _resampled_ap(scores, targets, seed)
     each = [average_precision(s, targets) for s in scores]
-    precision, recall, _ = precision_recall_curve(targets, scores.mean(0))
+    committee = scores.mean(0) if committee is None else committee
+    precision, recall, _ = precision_recall_curve(targets, committee)
     thin = np.unique(np.linspace(0, len(recall) - 1, 200).astype(int))
     return {
         "ap": each, "ap_mean": float(np.mean(each)),
         "ap_lo": float(np.percentile(resampled, 2.5)), "ap_hi": float(np.percentile(resampled, 97.5)),
-        "ap_ensemble": average_precision(scores.mean(0), targets),
+        "ap_ensemble": average_precision(committee, targets),
         "pr_curve": {"recall": recall[thin].tolist(), "precision": precision[thin].tolist()},
     }  # fmt: skip
 

@@ -42,6 +42,8 @@ class Job:
     steps: int
     seed: int
     label: str
+    rows: np.ndarray | None = None
+    """Row numbers of the real galaxies that it is trained on; by default all."""
 
 
 def train_networks(jobs: Sequence[Job], device: torch.device, *, workers: int | None = None) -> list[Network]:
@@ -80,8 +82,9 @@ def train_networks(jobs: Sequence[Job], device: torch.device, *, workers: int | 
 
 
 def _train(job: Job, device: torch.device, advance: Advance) -> None:
+    real = job.real if job.rows is None else job.real.select(job.rows)
     network = train.train_classifier(
-        job.real, job.synthetic, job.settings, steps=job.steps, seed=job.seed, device=device, label=job.label,
+        real, job.synthetic, job.settings, steps=job.steps, seed=job.seed, device=device, label=job.label,
         advance=advance,
     )  # fmt: skip
     save_network(network, job.path)
@@ -108,7 +111,7 @@ def _train_in_processes(jobs: Sequence[Job], device: torch.device, workers: int,
                 stored[id(examples)] = _Stored.write(examples, Path(folder.name) / f"{len(stored)}")
         tasks = [
             (k, device, stored[id(job.real)], stored[id(job.synthetic)],
-             job.path, job.settings, job.steps, job.seed, job.label)
+             job.path, job.settings, job.steps, job.seed, job.label, job.rows)
             for k, job in enumerate(jobs)
         ]  # fmt: skip
         remedy = f"{WORKERS}={max(1, workers // 2)} in the environment"

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from galscan import home
+from galscan.classify import crossfit
 from galscan.classify import vetted as grading
-from galscan.classify.dataset import check_counts, read_table, split_objects, target_column, together
+from galscan.classify.dataset import check_counts, once, read_table, split_objects, target_column, together
 from galscan.errors import InputError
 from galscan.labels import Schema, load_schema
 from galscan.recipe import Recipe, load_recipe
@@ -37,6 +38,10 @@ class Plan:
     """What came of the grades, one entry for each of `vetted` (`galscan.classify.vetted.add_labels`)."""
     together: tuple[str, ...] = ()
     """Hashes of the recipes of all targets that one network learns, where they are several."""
+    folds: int = 0
+    """Folds of cross-fitting, one for each network; 0 for a fixed split."""
+    fixed_because: str = ""
+    """Why the split is fixed though the recipe says cross-fitting, in words."""
 
     @property
     def rules(self) -> LabelRules:
@@ -83,8 +88,13 @@ class Plan:
         ]
         labelled = int(t[self.schema.names].notna().any(axis=1).sum())
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
-        for split in ("train", "calibration", "test"):
-            part = t.loc[t["split"] == split, self.column]
+        if self.folds:
+            rows += [f"split        cross-fitting in {self.folds} folds: each network trains without one and scores it"]
+        elif self.fixed_because:
+            rows += [f"split        fixed: {self.fixed_because}"]
+        names = [crossfit.fold_name(k) for k in range(self.folds)] or ["train", "calibration", "test"]
+        for split in names:
+            part = t.loc[(t["split"] == split) & once(t), self.column]
             positive, negative, ambiguous = (int(n) for n in ((part == 1).sum(), (part == 0).sum(), part.isna().sum()))
             rows += [f"{split:<12} {positive:,} positive, {negative:,} negative, {ambiguous:,} ambiguous"]
         rows += grading.describe(self.vetted, self.grades)
@@ -174,13 +184,14 @@ def make_plan(
     rules = recipe.schemas[schema.name]
     table = read_table(stores[:named], schema, rules)
     check_counts(table, rules, recipe.name)
-    table["split"] = split_objects(table, recipe.split, seed)
+    folds, because = crossfit.folds_of(recipe, whole=synthetic and recipe.dream.positives > 0)
+    table["split"] = split_objects(table, recipe.split, seed, folds)
     grades: list[dict[str, Any]] = []
     if vetted:
         table, grades = grading.add_labels(table, stores, vetted)
     return Plan(
         recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed,
-        list(vetted), grades,
+        list(vetted), grades, folds=folds, fixed_because=because,
     )  # fmt: skip
 
 
@@ -219,7 +230,11 @@ def make_plans(
                 f"'{first.recipe.name}' from {first.schema.name} labels at {first.recipe.size} px: "
                 "train them one after the other"
             )
-    table = together({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed)
+    folds, because = crossfit.folds_of(
+        first.recipe, whole=synthetic and any(plan.recipe.dream.positives for plan in plans)
+    )
+    table = together({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed, folds)
     place = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))
     hashes = tuple(plan.recipe.hash for plan in plans)
-    return [replace(plan, table=table, out=place / plan.recipe.name, together=hashes) for plan in plans]
+    how = {"table": table, "together": hashes, "folds": folds, "fixed_because": because}
+    return [replace(plan, out=place / plan.recipe.name, **how) for plan in plans]

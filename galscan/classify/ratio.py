@@ -50,7 +50,7 @@ _A, _B, _W, _C, _FIRST = 0, 1, 2, 3, 4  # columns of the parameters; log slopes 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Rising curves: straight between the knots and on beyond them, bent over to a ceiling.
+    """Rising curves: straight between the knots and on beyond them, bent over to a ceiling and, below, to a floor.
 
     Attributes
     ----------
@@ -58,37 +58,45 @@ class Curves:
     values : ndarray, shape (R, m + 1)
         Of each curve at the knots, before it is bent.
     ceilings : ndarray, shape (R,)
+    floors : ndarray, shape (R,), or None
     """
 
     knots: np.ndarray
     values: np.ndarray
     ceilings: np.ndarray
+    floors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.values)
-
-    def __getitem__(self, some: slice) -> Curves:
-        return Curves(self.knots, self.values[some], self.ceilings[some])
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Return the value of each curve at each score, shape (R, n)."""
         where, part = _place(self.knots, np.asarray(scores, np.float64))
         line = self.values[:, where] + part * (self.values[:, where + 1] - self.values[:, where])
-        return -np.logaddexp(-line, -self.ceilings[:, None])
+        bent = -np.logaddexp(-line, -self.ceilings[:, None])
+        return bent if self.floors is None else np.logaddexp(bent, self.floors[:, None])
+
+    def bounded(self, floors: np.ndarray, ceilings: np.ndarray) -> Curves:
+        """Return the curves within a floor and a ceiling of each, shape (R,); their own ceilings hold where lower."""
+        return Curves(self.knots, self.values, np.minimum(self.ceilings, ceilings), floors)
 
 
 @dataclass(frozen=True)
 class Departure:
-    """How far the others of a survey are from the calibrated ones: a chi-square test of two samples.
+    """How far a survey's scores are from those of the calibration set: chi-square tests.
 
     Attributes
     ----------
     p_value : float
+        Of the negatives and the survey without its likeliest targets: two samples.
+    targets_p_value : float
+        Of the calibrated targets and those that the survey would have to hold.
     trust : float
         What a calibrated negative should count for, so that the departure would be what chance makes it.
     """
 
     p_value: float
+    targets_p_value: float
     trust: float
 
 
@@ -185,9 +193,10 @@ class Evidence:
         """Compare the negatives with the others of the survey: its objects without the likeliest targets.
 
         Cells are counted from the highest score down, each twice as many as the one before, as purity is decided
-        there; then by eighths.
+        there; then by eighths. Targets are in eighths, each of five at least.
         """
         p, _ = self.mode(1.0)
+        of_targets = self._departure_of_targets(p)
         log_odds = self.curves(p[None])(self.centres)[0]
         surveyed = self.total * np.exp(p[_B]) * self.drawn * (1 + np.exp(log_odds))
         share = self.sizes[0] / (self.sizes[0] + surveyed)  # of negatives among those and the survey
@@ -201,10 +210,27 @@ class Evidence:
         seen, mean, spread = (np.bincount(cell, x) for x in (self.others, expected, both * share * (1 - share)))
         filled = mean >= 1
         if filled.sum() < 2:
-            return Departure(1.0, 1.0)
+            return Departure(1.0, of_targets, 1.0)
         excess = float(((seen - mean)[filled] ** 2 / spread[filled]).sum())
         freedom = int(filled.sum()) - 1
-        return Departure(float(chdtrc(freedom, excess)), min(1.0, freedom / max(excess, 1e-300)))
+        return Departure(float(chdtrc(freedom, excess)), of_targets, min(1.0, freedom / max(excess, 1e-300)))
+
+    def _departure_of_targets(self, p: np.ndarray) -> float:
+        """Return the p-value of the calibrated targets' scores under the curve that fits all three samples."""
+        n0, n1, _ = self.sizes
+        ratio = self.curves(p[None], start=0)(self.centres)[0]
+        odds = self.curves(p[None])(self.centres)[0]
+        targets = n1 * np.exp(ratio)
+        weights = n0 + targets + self.total * np.exp(p[_B]) * self.drawn * (1 + np.exp(odds))
+        expected = self.all * targets / weights
+        expected *= n1 / expected.sum()
+        cells = int(min(8, n1 // 5))
+        if cells < 2:
+            return 1.0
+        cell = np.minimum((np.cumsum(expected) - 0.5 * expected) * cells / n1, cells - 1).astype(int)
+        seen, mean = (np.bincount(cell, x, cells) for x in (self.targets, expected))
+        filled = mean > 0
+        return float(chdtrc(filled.sum() - 1, ((seen - mean)[filled] ** 2 / mean[filled]).sum()))
 
     def mode(self, stiffness: float, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the likeliest parameters and a matrix L with L L' the covariance around them.

@@ -86,6 +86,13 @@ class Examples:
         theirs = np.where(others.hosts >= 0, others.hosts + len(self.images), -1)
         return Examples(images, target, answers, votes, self.groups, np.concatenate([self.hosts, theirs]))
 
+    def select(self, rows: np.ndarray) -> Examples:
+        """Return the galaxies of these row numbers; a host that is not among them is forgotten."""
+        place = np.full(len(self.images) + 1, -1)
+        place[rows] = np.arange(len(rows))
+        images, target, answers, votes = (column[rows] for column in self.columns)
+        return Examples(images, target, answers, votes, self.groups, place[self.hosts[rows]])
+
     @property
     def hosts(self) -> np.ndarray:
         """`host`, with a row for each galaxy also where none was injected."""

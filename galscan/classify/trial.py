@@ -19,7 +19,7 @@ import torch
 
 from galscan.classify import synthetic
 from galscan.classify.ablation import ARMS, CRITIC, IMAGES, MAP_KINDS, SYNTHETIC, Repeat, labelled_objects
-from galscan.classify.dataset import Galaxies, load_galaxies
+from galscan.classify.dataset import Galaxies, load_galaxies, once
 from galscan.classify.metrics import Scored
 from galscan.classify.model import Network
 from galscan.classify.parallel import Job, train_networks
@@ -41,7 +41,7 @@ def load(plan: Plan, repeats: Sequence[Repeat], *, unlabelled: bool) -> Galaxies
     """Read the pictures of all objects that a repeat uses and, if asked, a sample of those without labels."""
     used = pd.Index(np.unique(np.concatenate([r.side.index.to_numpy(object) for r in repeats])))
     labelled = labelled_objects(plan.table, plan.schema.names).index
-    keep = plan.table["id"].isin(used) | ~plan.table["id"].isin(labelled)
+    keep = plan.table["object"].isin(used) | ~plan.table["object"].isin(labelled)
     table = plan.table[keep].reset_index(drop=True)
     return load_galaxies(plan.stores, table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=unlabelled)
 
@@ -49,7 +49,7 @@ def load(plan: Plan, repeats: Sequence[Repeat], *, unlabelled: bool) -> Galaxies
 def without_labels(galaxies: Galaxies) -> np.ndarray:
     """Return which rows are of objects that have no labels in any store, and so are in no test set."""
     labelled = galaxies.labels.notna().any(axis=1)
-    return (~galaxies.table["id"].isin(galaxies.table.loc[labelled, "id"])).to_numpy()
+    return (~galaxies.table["object"].isin(galaxies.table.loc[labelled, "object"])).to_numpy()
 
 
 def common_generator(plan: Plan, galaxies: Galaxies, steps: int, work: Path, device: torch.device) -> None:
@@ -126,8 +126,8 @@ class Trial:
     def _taught(self) -> np.ndarray:
         """Return the rows that teach the networks: labelled, and of the training objects."""
         labelled = self.galaxies.labels.notna().any(axis=1).to_numpy()
-        rows = np.flatnonzero(self.repeat.has(self.galaxies.table["id"], "train") & labelled)
-        check_apart(self.galaxies.table["id"].iloc[rows], self.repeat)
+        rows = np.flatnonzero(self.repeat.has(self.galaxies.table["object"], "train") & labelled)
+        check_apart(self.galaxies.table["object"].iloc[rows], self.repeat)
         return rows
 
     def _examples(self) -> Examples:
@@ -140,8 +140,8 @@ class Trial:
     def _allowed(self) -> np.ndarray:
         """Return which rows may be used for anything that is trained (bool): noted in ``generator_ids.txt``."""
         table = self.galaxies.table
-        rows = self.repeat.has(table["id"], "train") | without_labels(self.galaxies)
-        ids = sorted(set(table.loc[rows, "id"]))
+        rows = self.repeat.has(table["object"], "train") | without_labels(self.galaxies)
+        ids = sorted(set(table.loc[rows, "object"]))
         write_text(self.folder / "generator_ids.txt", "".join(f"{i}\n" for i in ids))
         check_apart(pd.Series(ids, dtype=object), self.repeat)
         return rows
@@ -236,10 +236,12 @@ class Trial:
             return
         networks = self._networks(arm, real, synthetic)
         table = self.galaxies.table
-        rows = np.flatnonzero(self.repeat.has(table["id"], "test") & table["target"].notna())
+        known = table["target"].notna().to_numpy()
+        rows = np.flatnonzero(self.repeat.has(table["object"], "test") & known & once(table))
         with _timed(self.folder, "scores"):
             score = member_scores(networks, self.galaxies.images[rows], self.device).mean(0)[:, 0]
-        frame = table.loc[rows, ["id", "target"]].astype({"target": int}).assign(score=score)
+        frame = pd.DataFrame({"id": table["object"], "target": table["target"]}).loc[rows]
+        frame = frame.astype({"target": int}).assign(score=score)
         with atomic_path(path) as temporary:
             frame.to_parquet(temporary, index=False)
 

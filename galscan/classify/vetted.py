@@ -2,8 +2,9 @@
 
 They were graded because a model had scored them high, or low: they may teach, and never calibrate or test, where they
 would make the next model look as good as the last one was at choosing them. So the split of the labelled objects is
-made first and without them, and what it holds out keeps its label and its place, whatever people say of it. What the
-models of the scans themselves were calibrated or tested on is not taught either.
+made first and without them, and what it holds out keeps its label and its place, whatever people say of it. Under
+cross-fitting all labelled objects calibrate, and so keep both. What the models of the scans themselves held out of
+training is not trained on either.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from galscan.classify import crossfit
 from galscan.errors import InputError
 from galscan.files import digest
+from galscan.store import identity
+from galscan.store.identity import Objects
 from galscan.store.layout import Store, open_store
-
-HELD_OUT = ("calibration", "test")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Vetted:
         Columns store, row, id (text), target: 1, 0, or NaN where people were unsure or contradicted each other.
     stores : dict
         By name: path and content hash of the stores that were scanned.
-    held_out : frozenset of str, or None
-        Ids the model of the scan was calibrated or tested on; None where that model is gone.
+    held_out : Objects, or None
+        What the model of the scan was calibrated or tested on; None where that model is gone.
     """
 
     run: Path
@@ -47,7 +49,7 @@ class Vetted:
     fingerprint: str
     table: pd.DataFrame
     stores: dict[str, tuple[str, str]]
-    held_out: frozenset[str] | None
+    held_out: Objects | None
 
     @property
     def hash(self) -> str:
@@ -114,16 +116,20 @@ def add_labels(
         If a grade names an object that is not where it says.
     """
     graded = pd.concat([_placed(one, stores).assign(scan=k) for k, one in enumerate(vetted)], ignore_index=True)
+    graded["object"] = _objects(graded, table, identity.radius_of(stores))
     sure = graded.dropna(subset="target")
     # The same object in two scans, or in two stores: what they contradict each other in is nobody's label.
-    one_mind = sure.groupby("id")["target"].transform("nunique") == 1
+    one_mind = sure.groupby("object")["target"].transform("nunique") == 1
     graded.loc[sure.index[~one_mind], "target"] = np.nan
     sure = sure[one_mind]
 
-    labelled = table[table["target"].notna()].drop_duplicates("id").set_index("id")
-    before = sure["id"].map(labelled["target"].to_dict()).astype(float)
-    kept_out = sure["id"].isin(table.loc[table["split"].isin(HELD_OUT), "id"]).to_numpy()  # ambiguous ones as well
-    theirs = sure["id"].isin(frozenset().union(*(one.held_out or () for one in vetted))).to_numpy()
+    labelled = table[table["target"].notna()].drop_duplicates("object").set_index("object")
+    before = sure["object"].map(labelled["target"].to_dict()).astype(float)
+    fixed = crossfit.calibrates(table["split"]) | crossfit.tests(table["split"])
+    kept_out = sure["object"].isin(table.loc[fixed, "object"]).to_numpy()  # ambiguous ones as well
+    theirs = np.zeros(len(sure), bool)
+    for one in vetted:
+        theirs |= one.held_out.find_in(sure) >= 0 if one.held_out is not None else False
     taught = sure[~kept_out & ~theirs]
     fate = pd.DataFrame({
         "held_out": kept_out | theirs, "new": before.isna(), "agreed": before == sure["target"],
@@ -140,10 +146,10 @@ def add_labels(
         for k in range(len(vetted))
     ]
     # Nobody is to see them, also as galaxies without labels; but the split of the labelled stands.
-    table = table[~table["id"].isin(sure.loc[theirs & ~kept_out, "id"])]
-    said = taught.drop_duplicates("id").set_index("id")["target"]
-    here = table["id"].isin(said.index) & (table["target"].notna() | _rows_in(table, taught))
-    table.loc[here, "target"] = table.loc[here, "id"].map(said.to_dict()).astype(float)
+    table = table[~table["object"].isin(sure.loc[theirs & ~kept_out, "object"])]
+    said = taught.drop_duplicates("object").set_index("object")["target"]
+    here = table["object"].isin(said.index) & ((table["split"] == "train") | _rows_in(table, taught))
+    table.loc[here, "target"] = table.loc[here, "object"].map(said.to_dict()).astype(float)
     table.loc[here, "split"] = "train"
     absent = taught[~_rows_in(taught, table)].drop_duplicates(["survey", "row"]).assign(split="train", labelled=False)
     if len(absent):
@@ -152,17 +158,35 @@ def add_labels(
     return table.reset_index(drop=True), counts
 
 
+def _objects(graded: pd.DataFrame, table: pd.DataFrame, radius: float) -> np.ndarray:
+    """Return what the table calls the object of each grade; what it does not have gets a name of its own."""
+    found = Objects.of(table, radius=radius).find_in(graded)
+    new = found < 0
+    names = np.empty(len(graded), object)
+    names[~new] = table["object"].to_numpy(object)[found[~new]]
+    taken = set(table["object"])
+    own = identity.names_of(graded[new], radius=radius)
+    lineage = graded.loc[new, "lineage"]
+    names[new] = [f"{of}/{name}" if name in taken else name for of, name in zip(lineage, own, strict=True)]
+    return names
+
+
 def _placed(one: Vetted, stores: Sequence[Store]) -> pd.DataFrame:
-    """Return the graded objects with the number of their store, after asking it whether they are there."""
+    """Return the graded objects with their store's number and what it knows of them; it must have them there."""
     number = {name: _number(content, stores) for name, (_, content) in one.stores.items()}
-    for name, row, identity in one.table[["store", "row", "id"]].itertuples(index=False):
+    for name, row, named in one.table[["store", "row", "id"]].itertuples(index=False):
         store = stores[number[name]]
-        if not 0 <= row < store.count or str(store.column("id", slice(row, row + 1))[0]) != identity:
+        if not 0 <= row < store.count or str(store.column("id", slice(row, row + 1))[0]) != named:
             raise InputError(
-                f"{one.run} graded object '{identity:.60}' as row {row} of {store.path}, which holds another there; "
+                f"{one.run} graded object '{named:.60}' as row {row} of {store.path}, which holds another there; "
                 "its grade book does not belong to it"
             )
-    return one.table.assign(survey=one.table["store"].map(number))
+    graded = one.table.assign(survey=one.table["store"].map(number), ra=np.nan, dec=np.nan, lineage="")
+    for k, rows in graded.groupby("survey")["row"]:
+        for name in ("ra", "dec"):
+            graded.loc[rows.index, name] = stores[k].column(name)[rows.to_numpy()]
+        graded.loc[rows.index, "lineage"] = identity.lineage_of(stores[k])
+    return graded
 
 
 def _number(content: str, stores: Sequence[Store]) -> int:
@@ -183,7 +207,7 @@ def describe(vetted: Sequence[Vetted], counts: Sequence[dict[str, Any]]) -> list
             f"grades       {one.run}: {c['positive']:,} positive and {c['negative']:,} negative train, of "
             f"{c['graded']:,} graded; {c['unsure']:,} left out as unsure or contradicting",
             f"             {c['new']:,} new; {c['agreed']:,} agree with the labels, {c['contradicted']:,} contradict "
-            f"and replace them; {c['held_out']:,} held out before, and not taught",
+            f"and replace them; {c['held_out']:,} calibrate or test, and keep their label",
         ]
         if one.held_out is None:
             lines.append("             the model of that scan is gone: what it held out is not known")

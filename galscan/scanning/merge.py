@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from galscan import progress
 from galscan.candidates.purity import ScoreHistogram
 from galscan.errors import GalscanError
+from galscan.scanning import known_labels
+from galscan.scanning.known_labels import KnownLabels
 from galscan.scanning.parts import (
     AUDITED,
     CHOSEN,
@@ -37,10 +39,12 @@ ORDER = ["score", "store", "id", "index"]  # best first; the rest only so that t
 
 @dataclass(frozen=True)
 class Merged:
-    """A scan for one target, merged: the best rows, the histogram of all scores, and why objects were set aside."""
+    """A scan for one target, merged: the best rows, the histogram of scores, and why objects were quarantined."""
 
     top: pd.DataFrame
+    """With the column known: the label the model knows, in words; '' for most."""
     histogram: ScoreHistogram
+    """Of all but the objects of known label."""
     beyond: ScoreHistogram
     """Of what the first look discarded alone, as the audited have it."""
     scored: int
@@ -51,6 +55,8 @@ class Merged:
     audited: int
     lost: int
     """Of the audited, those that are among the best."""
+    known_beyond: tuple[int, int] = (0, 0)
+    """Objects of known label that are not among the best, and targets among them."""
 
 
 def pending(plan: Plan) -> list[Part]:
@@ -80,22 +86,31 @@ def _rows(path: Path, fingerprint: str) -> tuple[int, int] | None:
         return None
 
 
-def merge(plan: Plan) -> list[Merged]:
+def merge(plan: Plan, known: Sequence[KnownLabels] = ()) -> list[Merged]:
     """Merge all parts, for each target: bounded memory, and the same result in whatever order they were done.
+
+    Parameters
+    ----------
+    known : sequence of KnownLabels
+        What the model of each target knows of the stores; by default nothing.
 
     Raises
     ------
     GalscanError
         If a part is missing or damaged, or an object is not in exactly one table.
     """
-    lists = [_List(plan, target) for target in plan.targets]
+    known = known or [KnownLabels.none(len(plan.stores))] * len(plan.targets)
+    lists = [_List(plan, target, labels) for target, labels in zip(plan.targets, known, strict=True)]
     reasons: Counter[str] = Counter()
     set_apart = 0
     with progress.track("merge", len(plan.parts), "parts") as advance:
-        for path, why, scores, stage in _in_order(lambda part: _read_part(plan, part), plan.parts):
+        for part, read in zip(
+            plan.parts, _in_order(lambda part: _read_part(plan, part, known), plan.parts), strict=True
+        ):
+            path, why, scores, stage, index = read
             reasons.update(why)
             set_apart += len(why)
-            rows = [best.count(score, stage) for best, score in zip(lists, scores, strict=True)]
+            rows = [best.count(part, score, stage, index) for best, score in zip(lists, scores, strict=True)]
             if any(map(len, rows)):
                 table = pq.read_table(path)
                 for best, some in zip(lists, rows, strict=True):
@@ -107,23 +122,31 @@ def merge(plan: Plan) -> list[Merged]:
 class _List:
     """The best of one target so far, and the histogram of its scores."""
 
-    def __init__(self, plan: Plan, target: str):
-        self.plan = plan
+    def __init__(self, plan: Plan, target: str, known: KnownLabels):
+        self.plan, self.known = plan, known
         # Of several targets, each has its own score in the tables; in its list it is called as if it were alone.
         self.names = {of_target(name, target, plan.targets): name for name in TARGETED}
         self.others = {of_target(name, t, plan.targets) for t in plan.targets for name in TARGETED} - self.names.keys()
         self.histogram, self.beyond = ScoreHistogram.empty(), ScoreHistogram.empty()
         self.audited: list[np.ndarray] = []
         self.best: list[pd.DataFrame] = []
-        self.scored = self.held = self.discarded = 0
+        self.scored = self.held = self.discarded = self.discarded_unknown = 0
+        self.labels = [0, 0]  # objects of known label, and targets among them
         self.floor = -np.inf  # the score of the last of the best so far
 
-    def count(self, score: np.ndarray, stage: np.ndarray) -> np.ndarray:
-        """Take in the scores of a part, and how far each object came; return the rows that may be among the best."""
-        self.histogram.add(score[stage == FULL])
-        self.beyond.add(score[stage == AUDITED])
+    def count(self, part: Part, score: np.ndarray, stage: np.ndarray, index: np.ndarray | None) -> np.ndarray:
+        """Take in the scores of a part, and how far each object came; return the rows that may be among the best.
+
+        `index` is their rows in the store, None where no label is known.
+        """
+        labels = np.full(len(score), np.nan) if index is None else self.known.of(part.store, index)
+        free = np.isnan(labels)
+        self.labels = [self.labels[0] + int((~free).sum()), self.labels[1] + int((labels == 1).sum())]
+        self.histogram.add(score[(stage == FULL) & free])
+        self.beyond.add(score[(stage == AUDITED) & free])
         self.audited.append(score[stage == AUDITED])
         self.discarded += int((stage != FULL).sum())
+        self.discarded_unknown += int(((stage != FULL) & free).sum())
         self.scored += len(score)
         # Ties with the last of the best are kept until the sort, which decides them by name.
         return np.flatnonzero(score >= self.floor)
@@ -143,25 +166,43 @@ class _List:
         looked = np.concatenate(self.audited) if self.audited else np.empty(0, np.float32)
         lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
         # The audited stand for all that were discarded.
-        beyond = self.beyond.standing_for(self.discarded)
+        beyond = self.beyond.standing_for(self.discarded_unknown)
+        labels = self._labels(top)
+        ranked = int(np.isfinite(labels).sum()), int((labels == 1).sum())
         return Merged(
-            top, self.histogram + beyond, beyond, self.scored, quarantined, reasons, self.discarded,
-            len(looked), lost,
+            top.assign(known=known_labels.names(labels)), self.histogram + beyond, beyond, self.scored, quarantined,
+            reasons, self.discarded, len(looked), lost, (self.labels[0] - ranked[0], self.labels[1] - ranked[1]),
         )  # fmt: skip
 
+    def _labels(self, top: pd.DataFrame) -> np.ndarray:
+        """Return the known labels of the best."""
+        labels = np.full(len(top), np.nan)
+        for number, ref in enumerate(self.plan.stores):
+            here = np.flatnonzero(top["store"] == ref.name) if len(top) else np.empty(0, int)
+            labels[here] = self.known.of(number, top["index"].to_numpy()[here]) if len(here) else []
+        return labels
 
-def _read_part(plan: Plan, part: Part) -> tuple[Path, list[str], list[np.ndarray], np.ndarray]:
-    """Return where the scores of a part are, why objects were set aside, scores by target, how far each object came."""
+
+def _read_part(
+    plan: Plan, part: Part, known: Sequence[KnownLabels]
+) -> tuple[Path, list[str], list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """Return where the scores of a part are, why objects were quarantined, scores by target, how far each object came.
+
+    Last are their rows in the store, where some have a known label.
+    """
     (why,) = _columns(plan, quarantine_path(plan.out, part.number), ["reason"])
     path = scores_path(plan.out, part.number)
-    *scores, stage = _columns(plan, path, [*(of_target("score", t, plan.targets) for t in plan.targets), "stage"])
+    labelled = ["index"] if any(labels.any_in(part.store, part.start, part.stop) for labels in known) else []
+    names = [*(of_target("score", t, plan.targets) for t in plan.targets), "stage", *labelled]
+    columns = _columns(plan, path, names)
+    scores, stage = columns[: len(plan.targets)], columns[len(plan.targets)]
     if not _done(plan, part):
         raise GalscanError(
             f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
         )
     return (
         path, why.to_pylist(), [score.to_numpy() for score in scores],
-        stage.combine_chunks().to_numpy(zero_copy_only=False),
+        stage.combine_chunks().to_numpy(zero_copy_only=False), columns[-1].to_numpy() if labelled else None,
     )  # fmt: skip
 
 

@@ -13,8 +13,11 @@ import numpy as np
 from galscan import files, pictures
 from galscan.candidates import export, rank, table
 from galscan.candidates import purity as purities
+from galscan.classify import crossfit
 from galscan.errors import GalscanError, InputError
+from galscan.scanning import known_labels
 from galscan.scanning.plan import Plan
+from galscan.store import identity
 from galscan.store.layout import open_store
 
 if TYPE_CHECKING:
@@ -56,12 +59,18 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
         why = f"({', '.join(f'{n:,} {reason}' for reason, n in merged.reasons.items())}); look at {plan.out}/quarantine"
         raise GalscanError(f"none of the {plan.objects:,} objects could be scored {why}")
     settings = bundle.recipe.purity
+    known = known_labels.numbers(merged.top["known"].to_numpy())
     purity = purities.estimate(
-        bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64),
-        beyond=merged.beyond, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=plan.seed,
+        bundle.calibration, merged.histogram, merged.top["score"].to_numpy(dtype=np.float64), beyond=merged.beyond,
+        known=known, known_beyond=merged.known_beyond, unknown=_carried(plan, bundle), bootstrap=settings.bootstrap,
+        confidence=settings.confidence, seed=plan.seed,
     )  # fmt: skip
-    purity = replace(purity, notes=[*purity.notes, *_strangers(plan, bundle), *_looked(merged)])
-    candidates = rank.rank(merged.top, purity, bundle.train_ids())
+    lineages = {ref.name: ref.lineage or ref.name for ref in plan.stores}
+    top = merged.top.assign(lineage=merged.top["store"].map(lineages))
+    radius = max(ref.astrometry for ref in plan.stores)
+    notes = [*_other_stores(plan, bundle), *_known(merged, known), *_looked(merged), *_repeated(top, radius)]
+    purity = replace(purity, notes=[*purity.notes, *notes])
+    candidates = rank.rank(top, purity, bundle.in_train(top, radius), radius)
     with files.atomic_path(folder / "candidates.parquet") as temporary:
         candidates.to_parquet(temporary, index=False)
     summary = {
@@ -72,6 +81,7 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
         "purity": purities.summary(purity, settings.confidence),
         "histogram": merged.histogram.to_list(),
         "histogram_discarded": merged.beyond.to_list(),
+        "known_beyond": list(merged.known_beyond),
         "first_look": _kept(merged) if merged.discarded else None,
     }
     # What the header tells follows from the fingerprint: a resumed run gives the same bytes.
@@ -80,16 +90,47 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
     return summary
 
 
-def _strangers(plan: Plan, bundle: Bundle) -> list[str]:
-    """Return a note where surveys are scanned of which the calibration knows nothing."""
+def _carried(plan: Plan, bundle: Bundle) -> str:
+    """Return why the model's calibration tells nothing of what was scanned; '' where it may, or where nobody knows."""
+    calibrated = bundle.info.get("imaging")
+    if not calibrated:
+        return ""
+    every = {ref.name: identity.imaging_of(open_store(ref.path)) for ref in plan.stores}
+    other = [
+        name for name, imaging in every.items() if not any(identity.same_imaging(imaging, one) for one in calibrated)
+    ]
+    if not other:
+        return ""
+    surveys = ", ".join(dict.fromkeys(one["survey"] for one in calibrated))
+    return (
+        f"the model was calibrated with images of {surveys}, and {', '.join(other)} is of another survey, another size "
+        "on the sky or another rendering"
+    )
+
+
+def _other_stores(plan: Plan, bundle: Bundle) -> list[str]:
+    """Return a note where stores are scanned of which no object calibrated the model."""
     splits = bundle.splits()
-    known = sorted(splits.loc[splits["split"] == "calibration", "store"].unique())  # grades may have taught of others
-    strange = [ref.name for ref in plan.stores if ref.name not in known]
-    if not strange:
+    # Graded objects, which may be of other stores, calibrate nothing.
+    known = sorted(splits.loc[crossfit.calibrates(splits["split"]), "store"].unique())
+    other = [ref.name for ref in plan.stores if ref.name not in known]
+    if not other or _carried(plan, bundle):
         return []
     return [
-        f"No object of {', '.join(strange)} was among the calibration's, which are all of {', '.join(known)}. Other "
+        f"No object of {', '.join(other)} was among the calibration's, which are all of {', '.join(known)}. Other "
         "framing, depth or selection makes prevalence and purity wrong by more than their intervals: grade a sample."
+    ]
+
+
+def _known(merged: Merged, known: np.ndarray) -> list[str]:
+    """Return a note on objects whose label the model knows."""
+    ranked, (beyond, targets) = known[np.isfinite(known)], merged.known_beyond
+    if not (len(ranked) + beyond):
+        return []
+    return [
+        f"{len(ranked) + beyond:,} of the objects trained, calibrated or tested the model: {len(ranked):,} candidates "
+        f"('known'), {int((ranked == 1).sum()):,} of them targets, and {beyond:,} others, {targets:,} of them targets. "
+        "They count as what they are; estimates are of the rest."
     ]
 
 
@@ -112,6 +153,16 @@ def _looked(merged: Merged) -> list[str]:
         f"at random, were scored in full all the same, and {merged.lost:,} of these are candidates: "
         f"{100 * kept['kept']:.1f} % of the candidates survived it, with 95 % confidence at least "
         f"{100 * kept['kept_lo']:.0f} %. Prevalence and completeness count the discarded by the audited."
+    ]
+
+
+def _repeated(top: pd.DataFrame, radius: float) -> list[str]:
+    """Return a note where objects are among the candidates more than once."""
+    if not (count := int(rank.duplicates(top, radius).sum())):
+        return []
+    return [
+        f"{count:,} of the {len(top):,} candidates are an object that has a better rank already, from another store or "
+        "under another id ('duplicate'). Prevalence, purity and completeness count rows, these as well."
     ]
 
 

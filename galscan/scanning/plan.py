@@ -14,6 +14,7 @@ from galscan import files, home
 from galscan.classify.scoring import answer_names, embedding_size
 from galscan.errors import InputError, nearest
 from galscan.scanning.selection import ALL, Selection
+from galscan.store import identity
 from galscan.store.layout import CHUNK, Store
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class StoreRef:
     count: int
     size: int = 0
     """Pixels on a side of its images; 0 where that does not matter."""
+    lineage: str = ""
+    """Whose ids it has (`galscan.store.identity.lineage_of`)."""
+    astrometry: float = 0.0
+    """Arcsec to which its survey knows positions, where it declares that."""
 
 
 @dataclass(frozen=True)
@@ -231,12 +236,17 @@ def make_plan(
         cascade = not embeddings and without is None and sum(part.count for part in parts) >= LARGE
     return Plan(
         models=tuple(ModelRef(b.target, str(Path(b.path).absolute()), b.model_hash, b.recipe.hash) for b in bundles),
-        stores=tuple(StoreRef(s.name, s.location, s.content_hash, s.count, s.size) for s in stores),
+        stores=tuple(map(_reference, stores)),
         parts=parts, size=bundles[0].size, answers=tuple(answer_names(bundles)), top=top, precision=precision,
         batch=settings.batch, device=device, place=None if out is None else str(Path(out).absolute()),
         selection=selection, cascade=cascade, embedding=embedding_size(bundles[0]) if embeddings else 0,
         int8=int8,
     )  # fmt: skip
+
+
+def _reference(store: Store) -> StoreRef:
+    of = identity.lineage_of(store), identity.astrometry_of(store)
+    return StoreRef(store.name, store.location, store.content_hash, store.count, store.size, *of)
 
 
 def _check_int8(device: str, embeddings: bool) -> None:

@@ -95,8 +95,7 @@ class Run:
         lines = [
             f"{info['candidates']:,} candidates for '{info['target']}' ranked among {info['scanned']:,} galaxies{rate}"
             + "".join(f"; {count:,} set aside: {why}" for why, count in info["quarantine_reasons"].items()),
-            f"prevalence   {_percent(purity['prevalence'])} of the survey",
-            *(f"purity       {_percent(entry)} among the best {rank}" for rank, entry in purity["at"].items()),
+            *self._estimates(),
             *(
                 f"warning      {count:,} objects were never looked at: {why}; see {self.path / 'quarantine'}"
                 for why, count in self.set_aside.items()
@@ -105,6 +104,14 @@ class Run:
             *(f"{name:<12} {self.path / file}" for name, file in OUTPUTS.items()),
         ]
         return "\n".join(lines)
+
+    def _estimates(self) -> list[str]:
+        """Return prevalence and purity as lines, or why they are unknown and what would tell."""
+        purity = self.info["purity"]
+        if why := purity.get("unknown"):
+            return [f"purity       unknown: {why}", f"next         grade a sample: galscan vet {self.path}"]
+        at = (f"purity       {_percent(entry)} among the best {rank}" for rank, entry in purity["at"].items())
+        return [f"prevalence   {_percent(purity['prevalence'])} of the survey", *at]
 
 
 def open_run(path: Path | str) -> Run:
@@ -153,6 +160,16 @@ def is_like(info: Mapping[str, Any]) -> bool:
 def several(info: Mapping[str, Any]) -> bool:
     """Tell whether a scan is of several targets, each of which has a run of its own in its folder."""
     return len(info.get("targets", [])) > 1 and "tables" not in info
+
+
+def lineages(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by name, whose ids the stores of a run have (`galscan.store.identity.lineage_of`)."""
+    return {str(store["name"]): str(store.get("lineage") or store["name"]) for store in info["stores"]}
+
+
+def astrometry(info: Mapping[str, Any]) -> float:
+    """Return the coarsest astrometry (arcsec) that one of the stores of a run declares; 0 if none does."""
+    return max((float(store.get("astrometry", 0)) for store in info["stores"]), default=0.0)
 
 
 def check_one(path: Path, info: Mapping[str, Any]) -> None:

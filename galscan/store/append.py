@@ -17,12 +17,14 @@ import numpy as np
 from galscan import unfinished
 from galscan.errors import ConflictError
 from galscan.files import read_json, storage_errors, sync_directory
-from galscan.store import layout, shards
+from galscan.store import identity, layout, shards
 from galscan.store.layout import Store
 from galscan.store.manifest import MARKERS
 from galscan.store.plan import PLAN, begun, content, differences, plan_in, set_up
 from galscan.surveys import growth
 from galscan.surveys.base import Survey
+
+MOVED = 10  # matching radii: the same id so near is the same object with a new position
 
 
 def holds(store: Store, plan: dict[str, Any]) -> bool:
@@ -54,7 +56,8 @@ def new_rows(store: Store, survey: Survey, plan: dict[str, Any]) -> np.ndarray:
     Raises
     ------
     ConflictError
-        If size, survey, bands, stretch or label schemas are not those of the store, or ids are of another kind.
+        If size, survey, bands, stretch or label schemas are not those of the store, ids are of another kind, or one of
+        them is an object at another place of the sky.
     """
     if why := refusal(store, plan):
         raise ConflictError(f"{store.path} cannot take these objects: {why}; give them a store of their own: --out")
@@ -71,7 +74,34 @@ def new_rows(store: Store, survey: Survey, plan: dict[str, Any]) -> np.ndarray:
                 f"id '{longest}' has {len(longest)} characters, and {store.path} has room for {width}; give these "
                 "objects a store of their own: --out"
             )
-    return np.flatnonzero(~np.isin(wanted, present))
+    new = ~np.isin(wanted, present)
+    _check_places(store, survey, present, wanted, np.flatnonzero(~new))
+    return np.flatnonzero(new)
+
+
+def _check_places(store: Store, survey: Survey, present: np.ndarray, wanted: np.ndarray, rows: np.ndarray) -> None:
+    """Refuse objects whose ids the store has at another place of the sky: they would be taken for those.
+
+    Two ids at one place are two entries of a catalogue, which may be right: they are not refused.
+    """
+    places = growth.positions(survey)
+    if places is None or not len(rows):
+        return
+    order = np.argsort(present)
+    at = order[np.searchsorted(present, wanted[rows], sorter=order)]
+    old = np.stack([store.column(name)[at] for name in ("ra", "dec")])
+    new = np.stack([values[rows] for values in places])
+    apart = identity.separation(*old, *new)  # NaN where one of them has no position
+    limit = MOVED * identity.radius_of([store])
+    if not len(moved := np.flatnonzero(apart > limit)):
+        return
+    k = moved[np.argmax(apart[moved])]
+    (ra, dec), (to_ra, to_dec) = old[:, k], new[:, k]
+    raise ConflictError(
+        f"{len(moved):,} of these objects have an id that {store.path} has at another place: '{wanted[rows[k]]}' is at "
+        f"{ra:.5f} {dec:+.5f} there and at {to_ra:.5f} {to_dec:+.5f} here, more than {limit:g} arcsec away; give these "
+        "a store of their own: --out"
+    )
 
 
 def append(store: Store, survey: Survey, plan: dict[str, Any], workers: int) -> None:

@@ -79,6 +79,8 @@ class _Place(_Part):
     bands: str
     native_scale: Positive
     """Arcsec per pixel, below which there is nothing more to see."""
+    astrometry: Annotated[float, Field(gt=0, le=60)] | None = None
+    """Arcsec to which positions of one object agree, where it is more than 1.5 (`galscan.store.identity`)."""
     answer_kb: Positive = 10.0
     """What one answer weighs, about."""
     token: str = ""
@@ -99,6 +101,10 @@ class _Place(_Part):
         if self.token and not (self.url.startswith("https://") or _at_home(self.url)):
             raise ValueError("a token is sent over https only")
         return self
+
+    def places(self) -> dict[str, Any]:
+        """Return what provenance says of positions: the astrometry, where it is declared."""
+        return {} if self.astrometry is None else {"astrometry": self.astrometry}
 
     def manners(self) -> Manners:
         """Return how the service wants to be asked."""

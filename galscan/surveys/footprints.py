@@ -19,9 +19,10 @@ import numpy as np
 
 from galscan import progress
 from galscan.errors import InputError, nearest
+from galscan.sky import unit_vectors
 from galscan.surveys.images import BANDS, is_fits, split_band, stem
 from galscan.surveys.local import find_images
-from galscan.surveys.mosaics import Astrometry, Header, NoAstrometry, read_header, rotation, scale, unit_vectors
+from galscan.surveys.mosaics import Astrometry, Header, NoAstrometry, read_header, rotation, scale
 
 # Companions of an image, which cover the same sky and are no picture of it.
 COMPANIONS = {

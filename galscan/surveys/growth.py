@@ -17,7 +17,7 @@ from galscan.surveys.images import Rendering
 # Of what surveys say of themselves, that which tells the objects, not how their pixels are made.
 OBJECTS = frozenset({
     "path", "catalog", "catalog_sha256", "files_sha256", "images_without_row", "cone", "objects", "count",
-    "frames", "frames_sha256", "on_no_frame", "native_scale", "rotation_left",
+    "frames", "frames_sha256", "on_no_frame", "native_scale", "rotation_left", "astrometry",
 })  # fmt: skip
 ALIKE = 4.0  # the noise of new frames over that of the old ones, either way: beyond it, units differ
 BLOCK = 65_536
@@ -30,6 +30,12 @@ def ids(survey: Survey) -> np.ndarray:
         return np.asarray(known)
     blocks = (survey.objects(at, min(at + BLOCK, len(survey)))["id"] for at in range(0, len(survey), BLOCK))
     return np.concatenate([block.to_numpy().astype(survey.id_dtype) for block in blocks])
+
+
+def positions(survey: Survey) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return right ascension and declination (deg) of every object; None where the survey has no list of them."""
+    ra, dec = getattr(survey, "ra", None), getattr(survey, "dec", None)
+    return None if ra is None or dec is None else (np.asarray(ra, np.float64), np.asarray(dec, np.float64))
 
 
 def take(survey: Survey, rows: np.ndarray) -> Survey:

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from galscan.sky import unit_vectors
+
 BLOCK = 2880  # bytes; FITS files consist of such blocks
 MAX_HEADER = 1000 * BLOCK  # longer than any real header: what has no END by then is no FITS file
 MAX_HDUS = 1000
@@ -208,12 +210,6 @@ class Astrometry:
         from astropy.coordinates import ICRS
 
         return _transformed(lon, lat, self.system, ICRS())
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Return positions (deg) as points on the unit sphere, shape (n, 3)."""
-    a, d = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
 
 
 def _transformed(lon: np.ndarray, lat: np.ndarray, old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -194,7 +194,7 @@ class RemoteFrames(Cutting):
             "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
             "cone": list(self.cone) if self.cone else None, "objects": len(self), **self._about, **self._how(),
             "stretch": "declared in the survey's file", "licence": said.licence,
-            "acknowledgement": said.acknowledgement,
+            "acknowledgement": said.acknowledgement, **said.places(),
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:

@@ -170,7 +170,7 @@ class ServiceSurvey(Listed):
             "size": self.size, "resize": "hamming, bilinear when enlarging", "orientation": "north up, east left",
             "labels": list(self._schemas), "stretch": said.stretch or None,
             "rendering": said.rendering.rendering().describe() if said.rendering else None,
-            "licence": said.licence, "acknowledgement": said.acknowledgement,
+            "licence": said.licence, "acknowledgement": said.acknowledgement, **said.places(),
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:

@@ -201,7 +201,7 @@ def ablate(
         objects, seeds=seeds, folds=folds, positives=positives, negatives=negatives, max_test=max_test, seed=seed,
         reserved=reserved,
     )  # fmt: skip
-    unlabelled = int((~plan.table["id"].isin(objects.index)).sum())
+    unlabelled = int((~plan.table["object"].isin(objects.index)).sum())
     point = WorkingPoint(
         prevalence if prevalence is not None else float((objects == 1).sum() / objects.notna().sum()),
         purity, completeness,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from galscan import home
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle
 from galscan.classify.dataset import read_table
 from galscan.errors import InputError
@@ -18,7 +19,7 @@ from galscan.labels import Schema, load_schema, parse_rule
 from galscan.recipe import Recipe
 from galscan.resampling import pixels_text
 from galscan.settings import InjectRule, LabelRules, MapSettings
-from galscan.store import layout
+from galscan.store import identity, layout
 
 if TYPE_CHECKING:
     from galscan.generate.dreams import Dreams
@@ -110,10 +111,10 @@ def plan_injection(
         raise InputError(f"--model {bundle.path} takes {bundle.size} px images, the recipe is for {recipe.size} px")
     table = read_table(stores, schema, recipe.schemas[schema.name])
     if bundle is not None:
-        # What is made from an object that a model held out must never be seen in its training.
-        splits = bundle.splits()
-        held_out = set(splits.loc[splits["split"].isin(("calibration", "test")), "id"])
-        table = table[~table["id"].isin(held_out)].reset_index(drop=True)
+        # What is made from an object that a model held out must never be seen in its training. The diffusion model of
+        # maps in the folder of a cross-fitted model was fine-tuned without the first fold.
+        held_out = crossfit.kept_from(pd.Series(bundle.split_of(table, identity.radius_of(stores))))
+        table = table[~held_out].reset_index(drop=True)
     plan = Injection(
         recipe, schema, rule, stores, table, bundle, _maps(recipe, rule, bundle, generator), bool(generator)
     )

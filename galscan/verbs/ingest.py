@@ -105,7 +105,8 @@ def ingest(
     append : bool
         Add to a store that is there the objects that it does not have, told by id, after those that it has: of a larger
         catalog, another query or cone, more images. Size, framing, bands, labels and stretch must be those of the
-        store; a stretch that is measured (local FITS, frames) is taken from it. Where there is no store, one is made.
+        store, and no id may be at another place of the sky; a stretch that is measured (local FITS, frames) is taken
+        from it. Where there is no store, one is made.
     size : int, optional
         Pixels on a side of a cutout. Default: with `append` the size of the store, where there is one; else 96
         (`galscan.surveys.sizes.DEFAULT_SIZE`). Models may be of this size or smaller: images are resampled when read.

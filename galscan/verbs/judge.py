@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from galscan.classify import crossfit
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.classify.plan import Plan, make_plan
 from galscan.errors import InputError
 from galscan.files import file_digest, write_json, write_text
 from galscan.resampling import pixels_text
-from galscan.store import layout
+from galscan.store import identity, layout
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def judge(
     bundle = open_bundle(model) if model else None
     plan = make_plan(target, survey, store, out, None, True, bundle.seed if bundle else seed)
     plan = _held_out_as(plan, bundle) if bundle else plan
+    # There is one reference classifier; the first fold is what the synthetic galaxies of a cross-fitted model's folder
+    # are not made of.
+    plan = dataclasses.replace(plan, table=plan.table.assign(split=crossfit.as_fixed(plan.table["split"])))
     _check(plan, dreamt)
     steps = steps or plan.recipe.classifier.steps
     request = {
@@ -122,10 +126,10 @@ def judge(
 
 def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
     """Hold out what the model held out, so that the generator never saw it either."""
-    splits = bundle.splits()
-    known = dict(zip(splits["id"], splits["split"], strict=True))
-    others = plan.table["target"].notna().map({True: "train", False: ""})
-    table = plan.table.assign(split=plan.table["id"].map(known).fillna(others))
+    known = bundle.split_of(plan.table, identity.radius_of(plan.stores))
+    others = np.where(plan.table["target"].notna(), "train", "")
+    split = crossfit.as_fixed(pd.Series(np.where(known == "", others, known), plan.table.index))
+    table = plan.table.assign(split=split)
     for value, name in ((1, "positives"), (0, "negatives")):
         if not ((table["split"] == "test") & (table["target"] == value)).any():
             raise InputError(
@@ -180,8 +184,8 @@ def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, s
     galaxies = load_galaxies(
         plan.stores, plan.table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=True
     )
-    held_ids = set(galaxies.table.loc[galaxies.table["split"] == "test", "id"])
-    reference = np.flatnonzero(galaxies.table["id"].isin(held_ids))
+    tested = set(galaxies.table.loc[galaxies.table["split"] == "test", "object"])
+    reference = np.flatnonzero(galaxies.table["object"].isin(tested))
     critic = _critic(plan, galaxies, reference, work, device, steps, seed)
     dreams = read_dreams(dreamt.path, plan.schema.name)
     verdict = judges.judge(

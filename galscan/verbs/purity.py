@@ -73,7 +73,7 @@ def purity(
     told: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
-        "before": purities.summary(before, confidence), "after": purities.summary(after, confidence),
+        "before": purities.summary(before, confidence), "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     _write(opened, after, verdicts, told)
     from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed

@@ -17,6 +17,7 @@ from galscan.errors import InputError
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, outcome, prepare, quantised
 from galscan.scanning.cost import check_fit, describe
+from galscan.scanning.known_labels import find_known
 from galscan.scanning.plan import ModelRef, Plan, make_plan
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
 from galscan.scanning.selection import make_selection
@@ -152,9 +153,10 @@ def scan(
                 seconds.end("first look")
                 done = engine.run_scan(plan, client, parts, looks)
                 seconds.end("scan")
+        known = [find_known(plan, bundle) for bundle in bundles]
         results = [
             outcome.write_outcome(plan, bundle, merged, info)
-            for bundle, merged in zip(bundles, merge.merge(plan), strict=True)
+            for bundle, merged in zip(bundles, merge.merge(plan, known), strict=True)
         ]
         seconds.end("rank")
         info |= {

@@ -24,6 +24,7 @@ from galscan.classify.scoring import load_scorer
 from galscan.errors import GalscanError, InputError
 from galscan.resampling import resample
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run, tables
+from galscan.store import identity
 from galscan.store.layout import Store
 from galscan.surveys import images as pixels
 from galscan.surveys.base import Cutout, Failed
@@ -131,7 +132,11 @@ def similar(
         frame = frame[~pd.MultiIndex.from_frame(frame[["store", "index"]]).isin(examples)].head(top)
         if frame.empty:
             raise InputError(f"{source.path} scored nothing but the examples; there is nothing to rank")
-        listed = rank.rank(frame.reset_index(drop=True), _unknown(len(frame)), bundle.train_ids() if bundle else set())
+        frame = frame.reset_index(drop=True)
+        frame["lineage"] = frame["store"].map({name: identity.lineage_of(one) for name, one in stores.items()})
+        radius = identity.radius_of([*stores.values()])
+        taught = bundle.in_train(frame, radius) if bundle else np.zeros(len(frame), bool)
+        listed = rank.rank(frame, _unknown(len(frame)), taught, radius)
         info = _info(request, listed)
         files.write_json(request.out / INFO, info)
         with files.atomic_path(request.out / "candidates.parquet") as temporary:
@@ -214,7 +219,7 @@ def _embedded(source: Run, bundle: Bundle | None, images: np.ndarray, device: st
 def _unknown(count: int) -> Purity:
     """Return the purity of a list of which nothing of the kind is known."""
     none, each = float("nan"), np.full(count, np.nan)
-    return Purity(none, none, none, *[each] * 10, [])
+    return Purity(none, none, none, each, each, each, each, each, each, each, each, each, each, [])
 
 
 def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:

@@ -6,6 +6,7 @@ goes on where it stopped; the folder is renamed to ``MODEL`` when all is done.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from galscan.classify import crossfit
 from galscan.classify.plan import Plan, make_plans
 from galscan.errors import InputError
 from galscan.files import digest, read_json, write_json
 from galscan.labels import parse_rule
 from galscan.progress import track
 from galscan.settings import MapSettings
+from galscan.store import identity
 from galscan.unfinished import deliver, finished, work_on
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from galscan.classify.bundle import Bundle
@@ -42,7 +46,9 @@ LEAST = 2_000  # pictures, below which a first look has nothing to learn from
 SOME = 2_048  # of them are scored between two signs of life
 # What only a resumed training needs.
 SYNTHETIC = "synthetic.json"  # in a model's folder while it is made: what its synthetic training set holds
+CALIBRATION = "the calibration set shows"
 WAYS = ("real_only", "real_plus_dreamt")  # to train; a model's folder keeps the networks of the one not delivered, too
+FOLDERS = "fold-*"  # the synthetic training sets of all networks but the first, where they are cross-fitted
 LEFTOVERS = ("steps.json", "generator.json", "feature_maps.json", SYNTHETIC, "request.json")
 
 
@@ -60,8 +66,10 @@ def train_rare(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Bundle | list[Bundle] | None:
-    """Train a classifier for `target` on real and synthetic galaxies; calibrate and evaluate it on held-out real ones.
+    """Train a classifier for `target` on real and synthetic galaxies; calibrate and evaluate it on real ones.
 
+    By default by cross-fitting: every labelled galaxy trains all networks but one, and the score of that one calibrates
+    and tests (`galscan.classify.crossfit`); or on a part that is held out.
     The same networks are trained on several targets, one score each: a scan for all of them then costs hardly more than
     one for one. Each has a model folder of its own in `out`.
 
@@ -130,6 +138,8 @@ def train_rare(
         leftovers += place.glob(SHARED) if several else []  # each target's model has its own
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
+        for folder in (*place.glob(FOLDERS), *place.glob(f"*/{FOLDERS}")):
+            shutil.rmtree(folder)
     bundles = open_bundles(place)
     return bundles if several else bundles[0]
 
@@ -145,7 +155,7 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
 def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     """Run the stages; the order is the story."""
     from galscan.classify import bundle, calibrate, metrics, morphology, scoring, synthetic
-    from galscan.classify.dataset import load_galaxies, targets_of
+    from galscan.classify.dataset import load_galaxies, once, targets_of
     from galscan.classify.train import Examples
     from galscan.report_model import write_model_report
 
@@ -160,34 +170,66 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     targets = galaxies.table[[plan.column for plan in plans]].to_numpy(np.float32)
     labels = galaxies.counted(schema).iloc[train]
     real = Examples.from_labels(galaxies.images[train], targets[train], labels, answers, schema)
+    split, members = galaxies.table["split"], recipe.classifier.members
+    fresh = _Fresh(first, device)
     jobs = _Jobs(first, work, device)
-    networks = {"real_only": jobs.train("real_only", real, None)}
+    rows = [np.flatnonzero(crossfit.trains(split, k)[train]) if first.folds else None for k in range(members)]
+    networks = {"real_only": jobs.train("real_only", real, rows, [None] * members)}
     generated: dict[str, Any] = {}
     if first.synthetic:
         if drawing := [plan for plan in plans if plan.recipe.dream.positives]:
             generated = _generator(drawing[0], galaxies, work, device)  # the first need not draw whole images
-        parts = None
-        for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
-            reference = networks["real_only"][0].only(k)
-            made = _synthetic(plan, galaxies.of(plan.column), folder, work, reference, answers, device)
-            if made is not None:
-                # What was made for one target may be another as well, or certainly not be it.
-                kinds = [made.target if p is plan else targets_of(made.labels, schema, p.rules) for p in plans]
-                some = synthetic.examples_of(made, np.stack(kinds, 1), answers, schema)
-                parts = some if parts is None else parts.joined(some)
-        if parts is not None:
-            networks["real_plus_dreamt"] = jobs.train("real_plus_dreamt", real, parts)
+        sets: list[Examples | None] = []
+        for member in range(max(first.folds, 1)):
+            parts = None
+            for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
+                reference, theirs = networks["real_only"][member].only(k), folder / f"fold-{member}"
+                made = _synthetic(
+                    plan, galaxies.of(plan.column), theirs if member else folder, work, reference, answers, device,
+                    member, fresh.objects,
+                )  # fmt: skip
+                if made is not None:
+                    # What was made for one target may be another as well, or certainly not be it.
+                    kinds = [made.target if p is plan else targets_of(made.labels, schema, p.rules) for p in plans]
+                    some = synthetic.examples_of(made, np.stack(kinds, 1), answers, schema)
+                    parts = some if parts is None else parts.joined(some)
+            sets.append(parts)
+        if all(parts is not None for parts in sets):
+            networks["real_plus_dreamt"] = jobs.train(
+                "real_plus_dreamt", real, rows, sets if first.folds else sets * members
+            )
 
-    held = {split: galaxies.rows(split) for split in ("calibration", "test")}
-    outputs = {
-        (name, split): scoring.member_outputs(networks[name], galaxies.images[rows], device)
-        for name in networks for split, rows in held.items()
-    }  # fmt: skip
+    # Cross-fitted, the objects that calibrate are those that test.
+    held = {
+        name: np.flatnonzero(use(split) & once(galaxies.table))
+        for name, use in (("calibration", crossfit.calibrates), ("test", crossfit.tests))
+    }
+    outputs: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+    for name in networks:
+        for which, rows_of in held.items():
+            if first.folds and which == "test":
+                outputs[name, which] = outputs[name, "calibration"]
+            elif first.folds:
+                folds = crossfit.fold_numbers(split)[rows_of]
+                outputs[name, which] = crossfit.out_of_fold(networks[name], galaxies.images[rows_of], folds, device)
+            else:
+                outputs[name, which] = scoring.member_outputs(networks[name], galaxies.images[rows_of], device)
     labels = galaxies.counted(schema).iloc[held["test"]]
     known = {name: morphology.judge(outputs[name, "test"][1], labels, answers, schema) for name in networks}
 
     def of(name: str, split: str, k: int) -> np.ndarray:
         return outputs[name, split][0][:, :, k]
+
+    unlabelled = {name: fresh.scores(networks[name]) for name in networks} if first.folds else {}
+
+    def committee(name: str, split: str, k: int) -> tuple[np.ndarray, dict[str, Any] | None]:
+        """Return scores as a survey's objects are given them, by all networks, and how they were corrected."""
+        if not first.folds:
+            return of(name, split, k).mean(0), None
+        scores, told = crossfit.committee_scores(
+            of(name, split, k)[0], targets[held[split], k], unlabelled[name][..., k]
+        )
+        return scores, {"folds": first.folds, **told}
 
     def truth(split: str, k: int) -> np.ndarray:
         # What is ambiguous is no target: a survey holds such galaxies, too (`galscan.classify.calibrate`).
@@ -205,14 +247,18 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     both = "real_plus_dreamt" in networks
     on_calibration = gains("calibration") if both else []
     on_test = gains("test") if both else []
-    chosen, rule = _delivered(plans, on_calibration)
+    # Cross-fitted, what decides is also what is reported: of two ways one is chosen, and only where it is clear.
+    chosen, rule = _delivered(plans, on_calibration, "the out-of-fold scores show" if first.folds else CALIBRATION)
     _first_looks(first, networks[chosen], folders, device)
-    table = galaxies.table[galaxies.table["split"] != ""]
+    table = galaxies.table[split != ""]
     for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         report: dict[str, Any] = {
-            name: metrics.summarise(of(name, "test", k), truth("test", k), first.seed) if name in networks else None
+            name: None
+            if name not in networks
+            else metrics.summarise(of(name, "test", k), truth("test", k), first.seed, committee(name, "test", k)[0])
             for name in ("real_only", "real_plus_dreamt")
         }
+        scores, crossfitted = committee(chosen, "calibration", k)
         n_positive, n, unclear = int(truth("test", k).sum()), len(truth("test", k)), int(ambiguous("test", k).sum())
         report |= {
             "gain": on_test[k] if both else None,
@@ -224,6 +270,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
                 "ambiguous": unclear,
                 "prevalence": n_positive / n,
             },
+            "crossfit": crossfitted,
             "calibration_gain": on_calibration[k] if both else None,
             "morphology": known if answers else None,
             "classifier_steps": read_json(work / "steps.json")["steps"],
@@ -231,47 +278,56 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             "dreams": read_json(folder / SYNTHETIC) if first.synthetic else None,
             "seconds": round(time.monotonic() - started, 1),
         }
-        splits = table[["store", "id", "split"]].assign(target=table[plan.column])
+        splits = table[[name for name in bundle.SPLITS if name != "target"]].assign(target=table[plan.column])
         written = bundle.write_bundle(
             folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
             answers=answers, networks=[network.only(k) for network in networks[chosen]],
-            calibration=calibrate.fit(
-                of(chosen, "calibration", k).mean(0), truth("calibration", k), ambiguous("calibration", k)
-            ),
+            calibration=calibrate.fit(*crossfit.calibration_set(
+                scores, targets[held["calibration"], k], crossfitted["factors"] if crossfitted else None
+            )),
             splits=splits, metrics=report, extra={
                 "request": plan.request, "request_hash": digest(plan.request),
+                "radius": identity.radius_of(plan.stores), "imaging": _imaging(plan, splits),
                 **({"grades": plan.provenance} if plan.vetted else {}),
             },
         )  # fmt: skip
         write_model_report(written.path)
 
 
+def _imaging(plan: Plan, splits: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the imaging of the stores that calibrate; each once."""
+    names = set(splits.loc[crossfit.calibrates(splits["split"]), "store"])
+    every = [identity.imaging_of(store) for store in plan.stores if store.name in names]
+    return [one for k, one in enumerate(every) if one not in every[:k]]
+
+
 def _in_train(galaxies: Galaxies) -> np.ndarray:
-    """Return which rows may train a classifier: the training split, of which ambiguous ones teach morphology alone."""
-    return (galaxies.table["split"] == "train").to_numpy()
+    """Return which rows may train some classifier; ambiguous ones train its morphology alone."""
+    return crossfit.trains(galaxies.table["split"])
 
 
-def _delivered(plans: list[Plan], gains: list[dict[str, Any]]) -> tuple[str, str]:
+def _delivered(plans: list[Plan], gains: list[dict[str, Any]], shown: str = CALIBRATION) -> tuple[str, str]:
     """Return which networks are delivered, and the rule that decided, in words.
 
     With a dozen calibration positives hardly any gain is certain. So a feature whose gain the shipped benchmark proves
     is delivered unless the calibration set shows harm, another way to make galaxies only where it certainly helps
-    there. The test set reports, and decides nothing.
+    there. The test set of a fixed split reports, and decides nothing.
     """
     if not gains:
         return "real_only", "no synthetic galaxies"
     if any(gain["hi"] < 0 for gain in gains):
-        return "real_only", "the calibration set shows harm: the upper bound of the gain is below zero"
+        return "real_only", f"{shown} harm: the upper bound of the gain is below zero"
     if any(gain["lo"] > 0 for gain in gains):
-        return "real_plus_dreamt", "the calibration set shows a gain: its lower bound is above zero"
+        return "real_plus_dreamt", f"{shown} a gain: its lower bound is above zero"
     rules = [plan.rules.inject for plan in plans if not plan.recipe.dream.positives]
     if len(rules) == len(plans) and all(rule is not None and rule.feature in PROVEN for rule in rules):
-        return "real_plus_dreamt", "a feature proven by the benchmark, and the calibration set shows no harm"
-    return "real_only", "no feature proven by the benchmark, and the calibration set shows no certain gain"
+        return "real_plus_dreamt", f"a feature proven by the benchmark, and {shown} no harm"
+    return "real_only", f"no feature proven by the benchmark, and {shown} no certain gain"
 
 
 def _check_synthetic(plan: Plan) -> None:
     """Refuse weights, stretches and rules that nothing synthetic can be made with, before anything long begins."""
+    from galscan.classify.dataset import held_out
     from galscan.generate import kinds
     from galscan.generate import maps as feature_maps
     from galscan.generate.flux import stretch_of
@@ -287,11 +343,11 @@ def _check_synthetic(plan: Plan) -> None:
     if rule is not None:
         for store in plan.stores:
             stretch_of(store.attrs.get("provenance", {}), str(store.path))
-        rows = plan.table[~plan.table["split"].isin(("calibration", "test"))]
-        labels = {name: rows[name].to_numpy() for name in plan.schema.names}
+        labels = {name: plan.table[name].to_numpy() for name in plan.schema.names}
         hosts = parse_rule(rule.hosts, plan.schema.names).evaluate(labels)[0]
         # Of unlabelled galaxies only a trained network can tell.
-        if not hosts.any() and not rows[plan.schema.names].isna().all(axis=1).any():
+        hosts |= plan.table[plan.schema.names].isna().all(axis=1).to_numpy()
+        if not all(hosts[~held_out(plan.table, k)].any() for k in range(max(plan.folds, 1))):
             raise InputError(
                 f"no training galaxy satisfies 'inject.hosts' ({' '.join(rule.hosts.split())}): loosen the rule, "
                 "add a store with --store, or pass --no-synthetic"
@@ -323,9 +379,13 @@ def _synthetic(
     reference: Network,
     answers: list[str],
     device: torch.device,
+    member: int,
+    unused: frozenset[str],
 ) -> Dreams | None:
-    """Inject features and draw whole images; None if no target is left.
+    """Inject features and draw whole images for the network `member`, or for all; None if no target is left.
 
+    `reference` was not trained on that network's fold, and nothing is made of galaxies of it, or of those with `unused`
+    ids. So the network depends on its fold in no way, not even through the choice of hosts and mined negatives.
     Of whole images those go that a network trained on real galaxies alone finds failed.
     """
     from galscan.classify import synthetic
@@ -350,11 +410,11 @@ def _synthetic(
             # Where whole images are drawn as well, the recipe's generator is theirs.
             generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
             candidates = synthetic.candidates_of(
-                galaxies, _allowed(galaxies), plan.stores, reference, answers, schema, device
+                galaxies, galaxies.free(member, unused), plan.stores, reference, answers, schema, device
             )
             injected, told = synthetic.inject(
-                candidates, schema, rules, recipe.dream, generator, work, seed=plan.seed, device=device,
-                seconds=plan.seconds(MAPS_SHARE),
+                candidates, schema, rules, recipe.dream, generator, work, seed=plan.seed + 1009 * member,
+                device=device, seconds=plan.seconds(MAPS_SHARE / max(plan.folds, 1)),
             )  # fmt: skip
             parts.append(injected)
             counts |= told
@@ -381,33 +441,53 @@ def _synthetic(
             answer = [*rules.inject.values][:1] if rules.inject is not None else [*rules.dream.set][:2]
             sheet(made, work / "dreams.png", answer, f"synthetic {recipe.name}; last: synthetic negatives")
             provenance = {"seed": plan.seed, "recipe": recipe.hash}
+            provenance |= {"without": crossfit.fold_name(member)} if plan.folds else {}
             write_dreams(made, store, f"synthetic-{recipe.name}", schema, provenance)
         write_json(work / SYNTHETIC, counts)
     return read_dreams(store, schema.name) if store.is_dir() else None
 
 
-def _allowed(galaxies: Galaxies) -> np.ndarray:
-    """Return the row numbers of galaxies that may be hosts or be measured: of training, and without labels."""
-    held_out = set(galaxies.table.loc[galaxies.table["split"].isin(("calibration", "test")), "id"])
-    return np.flatnonzero(~galaxies.table["id"].isin(held_out))
+class _Fresh:
+    """Unlabelled objects that train nothing, on which the scatter of cross-fitted networks is measured."""
+
+    def __init__(self, plan: Plan, device: torch.device):
+        self.plan, self.device = plan, device
+        self.table = plan.table.iloc[:0]
+        if plan.folds:
+            self.table = crossfit.reserved(plan.table, synthetic=plan.synthetic, seed=plan.seed)
+        self.objects = frozenset(self.table["object"])
+
+    def scores(self, networks: list[Network]) -> np.ndarray:
+        """Return what each network scores, shape (members, n, targets)."""
+        from galscan.classify.dataset import load_galaxies
+        from galscan.classify.scoring import member_scores
+
+        plan = self.plan
+        galaxies = load_galaxies(
+            plan.stores, self.table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=True
+        )
+        return member_scores(networks, galaxies.images, self.device)
 
 
 class _Jobs:
-    """The networks of a plan, trained side by side; every ensemble does as many steps."""
+    """The networks of a plan, trained side by side; every committee does as many steps."""
 
     def __init__(self, plan: Plan, work: Path, device: torch.device):
         self.plan, self.work, self.device = plan, work, device
 
-    def train(self, name: str, real: Examples, made: Examples | None) -> list[Network]:
-        """Train an ensemble, or load what is there of it."""
+    def train(
+        self, name: str, real: Examples, rows: Sequence[np.ndarray | None], made: Sequence[Examples | None]
+    ) -> list[Network]:
+        """Train a committee, each network on its rows and on its synthetic galaxies, or load what is there of it."""
         from galscan.classify.parallel import Job, train_networks
 
         settings = self.plan.recipe.classifier
         steps = self._steps(real)
         jobs = [
             Job(
-                self.work / f"{name}-{member}.safetensors", real, made, settings, steps,
+                self.work / f"{name}-{member}.safetensors", real, made[member], settings, steps,
                 self.plan.seed * 1000 + member, f"{name.replace('_dreamt', '_synthetic').replace('_', ' ')} networks",
+                rows[member],
             )
             for member in range(settings.members)
         ]  # fmt: skip

@@ -73,7 +73,7 @@ def _prior(run: Run, found: list[design.Stratum]) -> dict[str, np.ndarray] | Non
         return None
     prior = prior_fractions(
         purity, forecast.scores(run), found, ScoreHistogram.from_list(run.info.get("histogram_discarded", [])),
-        known=design.known_labels(run), known_beyond=design.known_beyond(run),
+        known=design.known_labels(run),
     )  # fmt: skip
     return {name: draws[:: max(len(draws) // DRAWS, 1)][:DRAWS] for name, draws in prior.items()}
 

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from galscan.candidates.allocation import BEYOND, FEW
 from galscan.candidates.graded import Stratum
+from galscan.candidates.purity import AMBIGUOUS
 from galscan.errors import InputError
-from galscan.scanning.run import CANDIDATES, Run, is_like
+from galscan.scanning import known_labels as known
+from galscan.scanning.run import CANDIDATES, Run, astrometry, is_like, lineages
+from galscan.store.identity import Objects
 
 SIZE, BATCH, RANK = 200, 50, 1000
 BEST = "best"  # the stratum that is graded one and all, where one is wanted
@@ -36,7 +37,6 @@ POSITIVES, BLANKS = 6, 4
 AT_ONCE, TRIES = 256, 400  # rows drawn from the tables of scores at a time, and how often at most
 KINDS = SURVEY, POSITIVE, BLANK = ("survey", "positive", "blank")
 _COLUMNS = ["store", "row", "id", "ra", "dec", "stratum", "kind", "rank"]
-_LABELS = {"target": 1.0, "ambiguous": 0.0, "negative": 0.0}  # what a known label counts as
 
 
 def strata(
@@ -92,13 +92,8 @@ def known_labels(run: Run) -> np.ndarray | None:
 
     They are what the column ``known`` says, where the table has it. An ambiguous object is no target.
     """
-    if "known" not in pq.read_schema(run.path / CANDIDATES).names:
-        return None
-    words = pq.read_table(run.path / CANDIDATES, columns=["known"])["known"].cast("string")
-    label = np.full(len(words), np.nan)
-    for word, value in _LABELS.items():
-        label[pc.equal(words, word).to_numpy()] = value
-    return label
+    labels = known.read_labels(run.path / CANDIDATES)
+    return None if labels is None else np.where(labels == AMBIGUOUS, 0.0, labels)
 
 
 def known_beyond(run: Run) -> tuple[int, int]:
@@ -158,7 +153,7 @@ def draw(run: Run, found: list[Stratum], counts: Mapping[str, int], *, seed: int
             rows = frame.iloc[rng.permutation(free)[: counts[s.name]]]
             drawn = rows.rename(columns={"index": "row", "objid": "id"})[["store", "row", "id", "ra", "dec", "rank"]]
         else:
-            drawn = _beyond(run.tables, counts[s.name], s.discarded, taken, rng).assign(rank=0)
+            drawn = _beyond(run, counts[s.name], s.discarded, taken, rng).assign(rank=0)
         parts.append(drawn.assign(stratum=s.name, kind=SURVEY))
     rng = np.random.default_rng([seed, len(found)])
     shown = {key for part in parts for key in zip(part["store"].astype(str), part["row"], strict=True)}
@@ -173,32 +168,43 @@ def shuffled(items: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _beyond(
-    out: Path, count: int, discarded: bool, taken: set[tuple[str, int]], rng: np.random.Generator
+    run: Run, count: int, discarded: bool, taken: set[tuple[str, int]], rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Draw objects that are no candidates from the tables of scores, each with the same chance."""
-    paths = sorted((out / "scores").glob("part-*.parquet"))
+    """Draw objects that are no candidates from the tables of scores, each of unknown label with the same chance."""
+    paths = sorted((run.tables / "scores").glob("part-*.parquet"))
     sizes = np.array([pq.read_metadata(path).num_rows for path in paths])
-    marked = ["known"] if paths and "known" in pq.read_schema(paths[0]).names else []
+    labelled = _labelled(run) if known_beyond(run)[0] else None
+    of_store = lineages(run.info)
     got: list[pd.DataFrame] = []
     seen: set[tuple[str, int]] = set()
     for _ in range(TRIES if sizes.sum() and count else 0):
         parts = rng.choice(len(sizes), AT_ONCE, p=sizes / sizes.sum())
         rows = rng.integers(sizes[parts])
-        columns = ["store", "index", "id", "ra", "dec", "stage", *marked]
+        columns = ["store", "index", "id", "ra", "dec", "stage"]
         drawn = [pd.read_parquet(paths[k], columns=columns).iloc[rows[parts == k]] for k in np.unique(parts)]
         table = pd.concat(drawn).iloc[np.argsort(np.argsort(parts, kind="stable"))].astype({"store": str})
         fits = (table["stage"].to_numpy(object) != "full") == discarded
-        if marked:
-            fits &= table["known"].to_numpy(object) == ""
+        if labelled is not None:
+            fits &= labelled.find_in(table.assign(lineage=table["store"].map(of_store))) < 0
         for place in np.flatnonzero(fits):
             row = table.iloc[[place]]
             key = (str(row["store"].iloc[0]), int(row["index"].iloc[0]))
             if key not in taken and key not in seen:
                 seen.add(key)
-                got.append(row.drop(columns=["stage", *marked]).rename(columns={"index": "row"}))
+                got.append(row.drop(columns="stage").rename(columns={"index": "row"}))
             if len(got) == count:
                 return pd.concat(got, ignore_index=True)
     return pd.concat(got, ignore_index=True) if got else pd.DataFrame(columns=_COLUMNS)
+
+
+def _labelled(run: Run) -> Objects | None:
+    """Return the objects whose label the model of a run knows; None where the model is gone."""
+    from galscan.classify.bundle import open_bundle
+
+    try:
+        return open_bundle(str(run.info["model"])).objects(radius=astrometry(run.info))
+    except InputError:
+        return None
 
 
 def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> pd.DataFrame:
@@ -211,22 +217,24 @@ def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> p
         inside = [one | {"row": one["index"]} for one in run.info["like"] if "store" in one]
         return pd.DataFrame([inside[k] for k in rng.permutation(len(inside))[:POSITIVES]], columns=_COLUMNS[:5])
     from galscan.classify.bundle import open_bundle
+    from galscan.store.identity import lineage_of
     from galscan.store.layout import open_store
 
     try:
-        table = open_bundle(str(run.info["model"])).splits()
+        trained = open_bundle(str(run.info["model"])).objects("train", targets=True)
     except InputError:  # the model is gone: no controls then
         return pd.DataFrame(columns=_COLUMNS)
-    ids = set(table.loc[(table["split"] == "train") & (table["target"] == 1), "id"])
+    seen: set[int] = set()  # what several stores have is shown once
     rows: list[dict[str, Any]] = []
     for entry in run.info["stores"]:
         store = open_store(entry["path"])
-        names = np.array([str(i) for i in store.column("id")], object)
-        for row in np.flatnonzero(np.isin(names, list(ids))):
-            if (store.name, int(row)) not in shown:
-                where = slice(int(row), int(row) + 1)
-                ra, dec = (float(store.column(name, where)[0]) for name in ("ra", "dec"))
-                rows.append({"store": store.name, "row": int(row), "id": names[row], "ra": ra, "dec": dec})
+        names, ra, dec = (store.column(name) for name in ("id", "ra", "dec"))
+        found = trained.find(ra, dec, lineage_of(store), names)
+        for row in np.flatnonzero(found >= 0).tolist():
+            if (store.name, row) not in shown and int(found[row]) not in seen:
+                seen.add(int(found[row]))
+                place = {"ra": float(ra[row]), "dec": float(dec[row])}
+                rows.append({"store": store.name, "row": row, "id": str(names[row])} | place)
     chosen = rng.permutation(len(rows))[:POSITIVES]
     return pd.DataFrame([rows[k] for k in chosen], columns=_COLUMNS[:5])
 

@@ -9,7 +9,8 @@ from galscan.candidates import allocation, graded
 from galscan.candidates import purity as purities
 from galscan.classify.bundle import open_bundle
 from galscan.errors import InputError
-from galscan.scanning.run import Run, is_like
+from galscan.scanning import known_labels
+from galscan.scanning.run import CANDIDATES, Run, is_like
 from galscan.vetting import design
 
 
@@ -25,21 +26,17 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
     bundle = open_bundle(str(run.info["model"]))
     if bundle.model_hash != run.info["identity"]["model"]:
         raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
-    if "histogram" not in run.info:
-        raise InputError(f"{run.path} was scanned by a version that kept no histogram of its scores; scan it again")
-    confidence = bundle.recipe.purity.confidence if confidence is None else confidence
-    histogram = purities.ScoreHistogram.from_list(run.info["histogram"])
-    beyond = purities.ScoreHistogram.from_list(run.info.get("histogram_discarded", []))
     settings = bundle.recipe.purity
-    return purities.estimate(
-        bundle.calibration, histogram, scores(run), beyond=beyond, bootstrap=settings.bootstrap, confidence=confidence,
-        seed=int(run.info["seed"]),
+    confidence = settings.confidence if confidence is None else confidence
+    return purities.of_scan(
+        bundle.calibration, run.info, scores(run), known_labels.read_labels(run.path / CANDIDATES),
+        bootstrap=settings.bootstrap, confidence=confidence,
     ), confidence  # fmt: skip
 
 
 def scores(run: Run) -> np.ndarray:
     """Return the scores of the candidates, best first; float64, shape (K,)."""
-    return pq.read_table(run.path / "candidates.parquet", columns=["score"])["score"].to_numpy().astype(np.float64)
+    return pq.read_table(run.path / CANDIDATES, columns=["score"])["score"].to_numpy().astype(np.float64)
 
 
 def check(run: Run) -> None:
@@ -70,7 +67,7 @@ def size_for(run: Run, width: float, rank: int, best: int = 0) -> int:
     """
     purity, confidence = by_scores(run)
     top, found, known = scores(run), design.strata_of(run, best, rank), design.known_labels(run)
-    prior = graded.prior_fractions(purity, top, found, known=known, known_beyond=design.known_beyond(run))
+    prior = graded.prior_fractions(purity, top, found, known=known)
     entire = [design.BEST] if best else []
     size = allocation.suggest(
         purity, top, found, lambda n: allocation.allocate(found, prior, {}, n, rank, entire=entire), rank, width,

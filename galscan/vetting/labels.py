@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from galscan.classify.bundle import open_bundle
-from galscan.classify.vetted import HELD_OUT, Vetted
+from galscan.classify.vetted import Vetted
 from galscan.errors import InputError
 from galscan.scanning.run import Run, is_like, open_one
+from galscan.store.identity import Objects
 from galscan.vetting.design import SURVEY
 from galscan.vetting.grades import FILE, TARGET, GradeBook
 
@@ -48,7 +49,7 @@ def read_labels(run: str | Path) -> Vetted:
     like = is_like(opened.info)
     return Vetted(
         opened.path, None if like else str(opened.info["target"]), str(opened.info["fingerprint"]), table, stores,
-        frozenset() if like else _held_out(opened),
+        Objects(None, None, None, []) if like else _held_out(opened),
     )  # fmt: skip
 
 
@@ -72,13 +73,11 @@ def read_all(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
     return vetted
 
 
-def _held_out(run: Run) -> frozenset[str] | None:
+def _held_out(run: Run) -> Objects | None:
     """Return what the model of a scan was calibrated and tested on; None where it is gone or another by now."""
     try:
         bundle = open_bundle(str(run.info["model"]))
-        splits = bundle.splits()
+        held_out = bundle.objects("held_out")
     except InputError:
         return None
-    if bundle.model_hash != run.info["identity"]["model"]:
-        return None
-    return frozenset(splits.loc[splits["split"].isin(HELD_OUT), "id"])
+    return held_out if bundle.model_hash == run.info["identity"]["model"] else None

@@ -79,11 +79,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return figures
 
 
-def _recipe(work: Path, name: str, size: int, steps: int, extra: str = "") -> str:
-    """Write the shipped recipe with other pixels and steps."""
+def _recipe(work: Path, name: str, size: int, steps: int, generator: str = "") -> str:
+    """Write the shipped recipe with other pixels and steps, and with another generator where one is given."""
     text = load_recipe("dustlane").text.replace("size = 96", f"size = {size}", 1)
+    if generator:
+        before, rest = text.split("[generator]", 1)
+        text = f"{before}{generator}\n[dream]{rest.split('[dream]', 1)[1]}"
     path = work / f"{name}.toml"
-    path.write_text(f"{text}\n[classifier]\nsteps = {steps}\n{extra}", encoding="utf-8")
+    path.write_text(f"{text}\n[classifier]\nsteps = {steps}\n", encoding="utf-8")
     return str(path)
 
 

@@ -121,7 +121,9 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     index = pa.concat_tables(tables)["index"].to_numpy()
     vectors = np.concatenate([space.read(k) for k in range(space.parts)]).astype(np.float64)
     labels = store.labels("efigi").iloc[index].reset_index(drop=True)
-    fair = labels["t"].notna().to_numpy() & ~np.isin(store.column("id")[index].astype(str), list(bundle.train_ids()))
+    fair = labels["t"].notna().to_numpy() & ~np.isin(
+        store.column("id")[index].astype(str), list(bundle.objects("train").id)
+    )
     away = vectors - vectors.mean(0)
     spread, axes = np.linalg.eigh(np.cov(away.T))
     used = spread > 1e-6 * spread.max()
