@@ -8,9 +8,9 @@ logistic (the ratio of the classes levels off), and binormal with look-alikes, a
 to the targets. Widths are told beside three others: "ideal", the binomial interval of whoever knows the distribution
 of scores exactly; "law", that of an oracle who knows it but for place, scale, distance and prevalence; and "shape",
 that of an oracle who knows the shape of the log ratio, but neither its offset and slope nor how the others are
-distributed (both from the Fisher information). Of each survey 200 objects are graded without error, in batches of 50: those of the next
-batch are allocated by the grades so far, as `galscan vet` does. A million candidates are exported for their memory, and
-their purity is estimated with grades by `galscan.purity`, in a process of its own.
+distributed (both from the Fisher information). Of each survey 200 objects are graded without error, in batches of 50:
+those of the next batch are allocated by the grades so far, as `galscan vet` does. A million candidates are exported
+for their memory, and their purity is estimated with grades by `galscan.purity`, in a process of its own.
 
 Then the cells: surveys that hold 0, 1, 2 or 20 ambiguous objects for each target, which score between negatives and
 targets and calibrate in their natural proportion among what is no target; and with a first look, which hides the scores
