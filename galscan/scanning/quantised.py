@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from galscan import files
-from galscan.classify.cascade import find_cut
 
 NETWORK8, DECISION = "int8.xml", "int8.json"
 PICTURES = 300  # by which networks are quantised; other ones than those of the sample
@@ -49,6 +48,8 @@ def decide(own: np.ndarray, full: np.ndarray, reached: np.ndarray, share: float,
     InputError
         If the sample is too small for a bound.
     """
+    from galscan.classify.cascade import find_cut  # torch is large: whoever reads a finished run does without it
+
     found = [find_cut(own[:, k], full[:, k].astype(np.float64), share) for k in range(full.shape[1])]
     passed = (own[reached] >= [one["cut"] for one in found]).any(1)
     passes = float(passed.mean()) if len(passed) else 1.0
