@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import ks_2samp
@@ -164,6 +164,7 @@ def test_too_few_unlabelled_objects_correct_nothing():
     assert crossfit.describe(None) == ""
 
 
+@settings(max_examples=30)
 @given(
     arrays.arrays(float, st.integers(1, 40), elements=st.floats(-20, 20)),
     st.floats(0, 30),

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
 from scipy.stats import norm
 
 from galscan.recipe import Recipe
@@ -42,7 +41,7 @@ FOLD = "fold "  # and a number: the split of an object that is cross-fitted
 LEAST = 200  # objects, below which the networks' scatter is not known well enough to correct for it
 RESERVED = 8000  # unlabelled objects, at most, on which it is measured: the scores of rare targets must be among theirs
 GRID = 81  # places of `Scatter`
-ITERATIONS = 60  # of the EM algorithm that finds it
+ITERATIONS = 60  # of the EM algorithms that find it, and the distribution of each kind, at most
 BANDWIDTH = 2.0  # places over which its variance is smoothed
 BINS = 240  # of the out-of-fold scores of a kind
 
@@ -250,18 +249,29 @@ def _deconvolved(scores: np.ndarray, scatter: Scatter) -> tuple[np.ndarray, floa
     rough = np.diff(np.eye(GRID), 3, axis=0)
     weight = (first / step) ** 5
 
-    def loss(log: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(log: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the penalised likelihood's negative logarithm, its gradient, and the density."""
         density = np.exp(log - log.max())
         density /= density.sum()
         mixed, bent = chance @ density, rough @ log
-        slope = density * (chance.T @ (counts[seen] / mixed)) - counts.sum() * density
-        value = -counts[seen] @ np.log(mixed) + weight * (bent @ bent) / 2
-        return float(value), -slope + weight * (rough.T @ bent)
+        found = density * (chance.T @ (counts[seen] / mixed))
+        value = weight * (bent @ bent) / 2 - counts[seen] @ np.log(mixed)
+        return float(value), counts.sum() * density - found + weight * (rough.T @ bent), density
 
+    # Steps of Newton's method with the information of complete data, as of the EM algorithm, halved where too long.
     spread = max(scores.var() - np.interp(scores, grid, noise**2).mean(), scores.var() / scatter.members)
-    found = minimize(loss, -((grid - scores.mean()) ** 2) / (2 * spread), jac=True, method="L-BFGS-B")
-    density = np.exp(found.x - found.x.max())
-    density /= density.sum()
+    log = -((grid - scores.mean()) ** 2) / (2 * spread)
+    penalty = weight * rough.T @ rough
+    value, gradient, density = loss(log)
+    for _ in range(ITERATIONS):
+        information = counts.sum() * (np.diag(density + 1e-6) - np.outer(density, density)) + penalty
+        change, length = np.linalg.solve(information, gradient), 1.0
+        while (after := loss(log - length * change))[0] > value and length > 1e-3:
+            length /= 2
+        gained, log = value - after[0], log - length * change
+        value, gradient, density = after
+        if gained < 1e-3:
+            break
     one = norm.cdf((scores[:, None] - grid) / noise) @ density
     fine = np.linspace(low - first, high + first, 10 * GRID)
     whole = norm.cdf((fine[:, None] - grid) / (noise / np.sqrt(scatter.members))) @ density
@@ -346,7 +356,7 @@ def describe(crossfit: Mapping[str, Any] | None) -> str:
         )
     factors = ", ".join(f"{name} {factor:.2f}" for name, factor in crossfit["factors"].items())
     return (
-        f"{text}. Of the scatter of one network as much was taken out as the mean of all, by which a survey is scored, has "
-        f"less, by {crossfit['objects']:,} unlabelled objects that train nothing. The standard deviation shrank by "
+        f"{text}. Of the scatter of one network as much was taken out as the mean of all, by which a survey is scored, "
+        f"has less, by {crossfit['objects']:,} unlabelled objects that train nothing. The standard deviation shrank by "
         f"{factors}; scores calibrate with its square as their weight."
     )
