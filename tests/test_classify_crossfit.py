@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import ks_2samp
@@ -66,7 +66,7 @@ def test_out_of_fold_scores_are_those_of_the_network_of_the_fold():
     np.testing.assert_allclose(scores[0], each[folds, np.arange(20)], atol=1e-5)
 
 
-def simulated(truth: np.ndarray, rng: np.random.Generator, noise: float = 0.6) -> np.ndarray:
+def simulated(truth: np.ndarray, rng: np.random.Generator, noise: float = 0.9) -> np.ndarray:
     """Return scores of networks, (MEMBERS, n): a signal that they share, and noise that is larger where it is high."""
     signal = rng.normal(size=len(truth)) + 2.5 * truth
     offsets, slopes = np.array([-0.2, 0.1, 0.1]), np.array([0.95, 1.0, 1.05])
@@ -89,7 +89,7 @@ def test_corrected_scores_are_distributed_as_those_of_the_committee():
     for value in (1, 0):
         of_kind = truth == value
         assert ks_2samp(corrected[of_kind], fresh[of_kind]).pvalue > 0.01
-        assert corrected[of_kind].mean() == pytest.approx(own[of_kind].mean())
+        assert corrected[of_kind].mean() == pytest.approx(own[of_kind].mean(), abs=0.03)
         assert corrected[of_kind].std() == pytest.approx(fresh[of_kind].std(), rel=0.04)
     positive = truth == 1
     assert ks_2samp(own[positive], fresh[positive]).pvalue < 0.01
@@ -144,12 +144,13 @@ def test_corrected_scores_count_as_what_they_are_worth():
 
 def test_the_scatter_is_a_function_of_the_score():
     rng = np.random.default_rng(3)
-    mean = rng.normal(size=40_000)
-    scores = mean + np.where(mean > 1, 2.0, 0.5) * rng.normal(size=(MEMBERS, len(mean)))
+    true = rng.normal(size=40_000)
+    scores = true + np.where(true > 1, 1.5, 0.5) * rng.normal(size=(MEMBERS, len(true)))
     scatter = crossfit.scatter_of(scores)
     assert (np.diff(scatter.score) > 0).all() and scatter.members == MEMBERS and scatter.objects == 40_000
-    assert 0.25 < scatter.at(np.array([-1.0]))[0] < 0.45 and 0.9 < scatter.at(np.array([1.0]))[0] < 3
-    assert scatter.at(np.array([50.0]))[0] == scatter.variance[-1] > 1.0
+    # The mean of the networks is noisy, too: by it the variance at 0 would be a mixture of both.
+    for place, variance in ((-1.0, 0.25), (0.0, 0.25), (2.0, 2.25)):
+        assert np.interp(place, scatter.score, scatter.variance) == pytest.approx(variance, rel=0.3)
 
 
 def test_too_few_unlabelled_objects_correct_nothing():
@@ -163,20 +164,21 @@ def test_too_few_unlabelled_objects_correct_nothing():
     assert crossfit.describe(None) == ""
 
 
+@settings(max_examples=30)
 @given(
     arrays.arrays(float, st.integers(1, 40), elements=st.floats(-20, 20)),
     st.floats(0, 30),
     st.integers(2, 6),
     st.integers(0, 9),
 )
-def test_scores_are_shrunk_about_their_mean_and_never_below_what_independent_networks_would_have(
+def test_corrected_scores_keep_their_order_and_scatter_no_less_than_independent_networks_would(
     own, noise, members, seed
 ):
     kinds = np.random.default_rng(seed).integers(0, 3, len(own))
     scatter = crossfit.Scatter(np.array([-5.0, 5.0]), np.array([noise, noise]), members, 500)
     corrected, factors = crossfit.correct(own, kinds, scatter)
+    assert np.isfinite(corrected).all() and set(factors) == set(kinds)
     for kind, factor in factors.items():
         of_kind = kinds == kind
         assert np.sqrt(1 / members) - 1e-6 <= factor <= 1 + 1e-6
-        np.testing.assert_allclose(corrected[of_kind].mean(), own[of_kind].mean(), atol=1e-9)
         assert (np.diff(corrected[of_kind][np.argsort(own[of_kind], kind="stable")]) >= -1e-9).all()

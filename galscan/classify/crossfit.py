@@ -2,30 +2,23 @@
 
 Labelled objects are divided into as many folds as the committee has networks, and network k is trained on all folds but
 k. Each object is then scored by the one network that did not train on it: its out-of-fold score (cross-fitting:
-Chernozhukov et al. 2018, Econometrics Journal 21, C1; averaged over the folds' networks, as in their definition 2).
+Chernozhukov et al. 2018, Econometrics Journal 21, C1).
 Nothing that depends on fold k may reach network k: synthetic galaxies for it are made without hosts, maps or negatives
 of fold k, and the reference network that chooses hosts and negatives among the unlabelled galaxies is the real-only
 network that was not trained on fold k either. So each network has a synthetic training set of its own.
 
-A survey is scored by the mean of all K networks, which scatters less than one of them. Let s_k(x) be the score of
-network k and m(x) the mean. For a randomly chosen k, the law of total variance gives, for objects of one kind,
+A survey is scored by the mean m of all K networks, which scatters less than the score s of one of them. Both scatter
+about what infinitely many networks would give, t: s = t + e, with Var(e) = g(t). How much networks differ depends on
+the score, often tenfold in variance; so g is measured, on objects that trained no network (`scatter_of`). With it the
+distribution of t is deconvolved from the out-of-fold scores of each kind: the likeliest, with a penalty on the third
+derivative of its logarithm, so that it is normal where the data say nothing (Silverman 1982, Annals of Statistics 10,
+795; deconvolution with a smooth exponential family: Efron 2016, Biometrika 103, 1). Noise of variance g / K then gives
+the distribution of m, and each score s is moved to the same quantile of it (`correct`).
 
-    Var(s) = Var(m) + E[(1 - 1/K) sigma2],
-
-where sigma2(x) is the sample variance (K - 1 in the denominator) of the networks' scores of x. The mean of s is that of
-m. D = (1 - 1/K) sigma2 is measured, as a function of m, on objects that trained no network. If D were the same for all
-scores, out-of-fold scores of each kind would be shrunk about their mean to the variance Var(m), which makes an ensemble
-of estimates scatter as what they estimate (Louis 1984, Journal of the American Statistical Association 79, 393). It is
-not: networks differ most in some range of scores. To have noise of variance D added is to diffuse for one unit of time,
-df/dt = (D f)''/2, and the scores are moved back along the flow that transports their density f,
-
-    dx/dt = D'(x)/2 + D(x) (ln f)'(x)/2,
-
-with f normal at any time (the probability flow of Song et al. 2021, ICLR, arXiv:2011.13456, with a D that varies). For
-a constant D it is the shrinkage above. What is moved back still says less than as many scores of the whole committee
-would: the mean of n of them is known to Var(s)/n, and not to Var(m)/n. So n scores count as n Var(m)/Var(s) when they
-calibrate: as many equally spaced quantiles stand for them (`calibration_set`). Uncorrected, the kinds overlap more than
-in the survey, and purity is underestimated.
+What is deconvolved says less than as many scores of the whole committee would: the mean of n of them is known to
+Var(s)/n, and not to Var(m)/n. So n scores count as n Var(m)/Var(s) when they calibrate: as many equally spaced
+quantiles stand for them (`calibration_set`). Uncorrected, the kinds overlap more than in the survey, and purity is
+underestimated.
 """
 
 from __future__ import annotations
@@ -35,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from galscan.recipe import Recipe
 
@@ -46,9 +40,10 @@ if TYPE_CHECKING:
 FOLD = "fold "  # and a number: the split of an object that is cross-fitted
 LEAST = 200  # objects, below which the networks' scatter is not known well enough to correct for it
 RESERVED = 8000  # unlabelled objects, at most, on which it is measured: the scores of rare targets must be among theirs
-HIGHEST = 25  # objects of the highest scores in the first bin of `Scatter`
-STEPS = 20  # at least, of the flow along which scores are corrected
-FARTHEST = 0.05  # relative change of scores in a step
+GRID = 81  # places of `Scatter`
+ITERATIONS = 60  # of the EM algorithms that find it, and the distribution of each kind, at most
+BANDWIDTH = 2.0  # places over which its variance is smoothed
+BINS = 240  # of the out-of-fold scores of a kind
 
 
 # -- what a split says of an object ------------------------------------------------------------------------------------
@@ -162,24 +157,22 @@ def out_of_fold(
 
 
 class Scatter(NamedTuple):
-    """How one network scatters about the mean of all, by that mean."""
+    """How one network scatters about what infinitely many would give, by the latter."""
 
     score: np.ndarray
-    """Mean score in each bin, rising, shape (bins,)."""
+    """Places, equally spaced, shape (`GRID`,)."""
     variance: np.ndarray
-    """Sample variance of the networks' scores of one object, mean over the bin."""
+    """Of the score of one network there."""
     members: int
     objects: int
-
-    def at(self, scores: np.ndarray) -> np.ndarray:
-        """Return the variance at some scores; beyond the first and last bin it is theirs."""
-        return np.interp(scores, self.score, self.variance)
 
 
 def scatter_of(scores: np.ndarray) -> Scatter | None:
     """Measure the scatter of networks on objects that trained none of them; None where they are fewer than `LEAST`.
 
-    Bins are finer where scores are high, where few objects of a survey are, and its targets.
+    The variance by the mean of the networks would not do: that is noisy, too, and objects of equal mean differ by kind.
+    The EM algorithm finds the likeliest variance at each place, and how many objects are there (nonparametric maximum
+    likelihood: Laird 1978, Journal of the American Statistical Association 73, 805).
 
     Parameters
     ----------
@@ -188,21 +181,30 @@ def scatter_of(scores: np.ndarray) -> Scatter | None:
     members, n = scores.shape
     if n < LEAST or members < 2:
         return None
-    scores = scores.astype(np.float64)
-    order = np.argsort(-scores.mean(0), kind="stable")
-    edges = [HIGHEST]
-    while (after := edges[-1] + max(HIGHEST, min(edges[-1], n // 20))) <= n - HIGHEST:
-        edges.append(after)
-    bins = np.split(order, edges)[::-1]
-    means = np.array([scores[:, rows].mean() for rows in bins])
-    variances = np.array([scores[:, rows].var(axis=0, ddof=1).mean() for rows in bins])
-    return Scatter(means, variances, members, n)
+    mean = scores.mean(0, dtype=np.float64)
+    squares = ((scores - mean) ** 2).sum(0)
+    step = (mean.max() - mean.min()) / (GRID - 11)
+    grid = mean.min() + step * (np.arange(GRID) - 5)
+    distance = members * (mean[:, None] - grid) ** 2 + squares[:, None]
+    variance = np.full(GRID, max(squares.mean() / (members - 1), 1e-12))
+    density = np.full(GRID, 1 / GRID)
+    kernel = np.exp(-0.5 * ((np.arange(GRID)[:, None] - np.arange(GRID)) / BANDWIDTH) ** 2)
+    least = 1e-4 * variance[0]
+    for _ in range(ITERATIONS):
+        log = np.log(density + 1e-300) - members / 2 * np.log(variance) - distance / (2 * variance)
+        share = np.exp(log - log.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        density = share.mean(0)
+        # Where hardly an object is, it is the mean of all places.
+        found, weight = kernel @ (share * distance).sum(0), members * (kernel @ share.sum(0))
+        variance = np.maximum((found + 1e-3 * variance.mean()) / (weight + 1e-3), least)
+    return Scatter(grid, variance, members, n)
 
 
 def correct(
     scores: np.ndarray, kinds: np.ndarray, scatter: Scatter | None
 ) -> tuple[np.ndarray, dict[Any, float] | None]:
-    """Give out-of-fold scores of each kind the distribution of committee scores; their means and their order stay.
+    """Give out-of-fold scores of each kind the distribution of committee scores; their order stays.
 
     Without a `scatter` nothing is corrected: the kinds then overlap more than they do in the survey, and purity is
     underestimated rather than overestimated.
@@ -225,31 +227,59 @@ def correct(
     corrected, factors = scores.copy(), {}
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        corrected[rows] = _reversed(scores[rows], scatter)
-        before = scores[rows].std()
-        factors[kind] = float(corrected[rows].std() / before) if before > 0 else 1.0
+        corrected[rows], factors[kind] = _deconvolved(scores[rows], scatter)
     return corrected, factors
 
 
-def _reversed(scores: np.ndarray, scatter: Scatter) -> np.ndarray:
-    """Take the scatter of one network about the mean of all out of the scores of objects of one kind."""
-    if len(scores) < 2 or not scores.var() > 0:
-        return scores
-    mean, first = scores.mean(), scores.var(ddof=1)
-    now, order, left = scores.copy(), np.argsort(scores, kind="stable"), 1.0
-    # The mean of networks that have nothing in common scatters 1/K as much, and no less.
-    least = first / scatter.members
-    while left > 0 and (variance := now.var(ddof=1)) > least:
-        noise, width = scatter.at(now) * (1 - 1 / scatter.members), 0.25 * now.std()
-        slope = (scatter.at(now + width) - scatter.at(now - width)) * (1 - 1 / scatter.members) / (2 * width)
-        step = min(left, 1 / STEPS, FARTHEST * 2 * variance / max(noise.max(), 1e-300))
-        moved = now + step * (slope - noise * (now - mean) / variance) / 2
-        moved[order] = np.maximum.accumulate(moved[order])
-        now = mean + (moved - moved.mean())
-        left -= step
-    if (variance := now.var(ddof=1)) < least:
-        now = mean + (now - mean) * np.sqrt(least / variance)
-    return now
+def _deconvolved(scores: np.ndarray, scatter: Scatter) -> tuple[np.ndarray, float]:
+    """Move scores of objects of one kind to the quantiles of the mean of all networks; return them and the factor."""
+    first = scores.std()
+    if len(scores) < 2 or not first > 1e-9:
+        return scores, 1.0
+    # Places that reach as far as the scores of this kind do; what lies between two of them is noise.
+    low, high = scores.min() - first, scores.max() + first
+    grid = np.linspace(low, high, GRID)
+    step = grid[1] - grid[0]
+    noise = np.sqrt(np.interp(grid, scatter.score, scatter.variance) + step**2 / 12)
+    edges = np.linspace(low - first, high + first, BINS + 1)
+    counts = np.histogram(scores, edges)[0]
+    seen = np.flatnonzero(counts)
+    below = norm.cdf((edges[:, None] - grid) / noise)
+    chance = np.diff(below, axis=0)[seen] + 1e-12
+    rough = np.diff(np.eye(GRID), 3, axis=0)
+    weight = (first / step) ** 5
+
+    def loss(log: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the penalised likelihood's negative logarithm, its gradient, and the density."""
+        density = np.exp(log - log.max())
+        density /= density.sum()
+        mixed, bent = chance @ density, rough @ log
+        found = density * (chance.T @ (counts[seen] / mixed))
+        value = weight * (bent @ bent) / 2 - counts[seen] @ np.log(mixed)
+        return float(value), counts.sum() * density - found + weight * (rough.T @ bent), density
+
+    # Steps of Newton's method with the information of complete data, as of the EM algorithm, halved where too long.
+    spread = max(scores.var() - np.interp(scores, grid, noise**2).mean(), scores.var() / scatter.members)
+    log = -((grid - scores.mean()) ** 2) / (2 * spread)
+    penalty = weight * rough.T @ rough
+    value, gradient, density = loss(log)
+    for _ in range(ITERATIONS):
+        information = counts.sum() * (np.diag(density + 1e-6) - np.outer(density, density)) + penalty
+        change, length = np.linalg.solve(information, gradient), 1.0
+        while (after := loss(log - length * change))[0] > value and length > 1e-3:
+            length /= 2
+        gained, log = value - after[0], log - length * change
+        value, gradient, density = after
+        if gained < 1e-3:
+            break
+    one = norm.cdf((scores[:, None] - grid) / noise) @ density
+    fine = np.linspace(low - first, high + first, 10 * GRID)
+    whole = norm.cdf((fine[:, None] - grid) / (noise / np.sqrt(scatter.members))) @ density
+    moved = np.interp(one.clip(1e-12, 1 - 1e-12), whole + 1e-15 * np.arange(len(whole)), fine)
+    mean = density @ grid
+    own = density @ (grid - mean) ** 2
+    scattered = density @ noise**2
+    return moved, float(np.sqrt((own + scattered / scatter.members) / (own + scattered)))
 
 
 NAMES = {1.0: "targets", 0.0: "negatives", -1.0: "ambiguous"}
@@ -326,6 +356,7 @@ def describe(crossfit: Mapping[str, Any] | None) -> str:
         )
     factors = ", ".join(f"{name} {factor:.2f}" for name, factor in crossfit["factors"].items())
     return (
-        f"{text}, after its scatter about the mean of its kind was shrunk to that of all networks' mean ({factors}), "
-        f"by {crossfit['objects']:,} unlabelled objects. To calibrate, it counts as the square of that factor."
+        f"{text}. Of the scatter of one network as much was taken out as the mean of all, by which a survey is scored, "
+        f"has less, by {crossfit['objects']:,} unlabelled objects that train nothing. The standard deviation shrank by "
+        f"{factors}; scores calibrate with its square as their weight."
     )
