@@ -78,7 +78,12 @@ def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
     axes.set(xlabel="rank", ylabel=label, ylim=(-0.02, 1.02))
     if len(ranks) > 20:
         axes.set_xscale("log")
-        axes.set_xlim(1, len(ranks))
+        axes.set_xlim(1, ranks[-1])
+
+
+def _drawn(frame: pd.DataFrame) -> np.ndarray:
+    """Return which rows of a ranked list a curve is drawn through: a line through a million shows no more."""
+    return purities.nodes(len(frame)) - 1
 
 
 @styled
@@ -88,6 +93,8 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
     `before` is what the scores alone said, where `frame` is with grades.
     """
     figure, axes = new_axes()
+    some = _drawn(frame)
+    frame, before = frame.iloc[some], None if before is None else before.iloc[some]
     ranks = frame["rank"].to_numpy()
     said = "purity at this rank and above"
     if before is not None:
@@ -104,12 +111,12 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
         axes.axvline(accepted, color=ORANGE, linewidth=1.2)
         axes.annotate(
             f" {accepted:,} ", (accepted, 1.02), color=ORANGE, va="bottom", xycoords=axes.get_xaxis_transform(),
-            ha="right" if accepted > len(ranks) / 2 else "left",
+            ha="right" if accepted > ranks[-1] / 2 else "left",
         )  # fmt: skip
     _by_rank(axes, ranks, "purity")
     axes.legend(loc="lower left")
     ends = (
-        f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {len(frame):,}"
+        f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {ranks[-1]:,}"
         if frame["purity"].notna().any()
         else "unknown"
         if len(frame)
@@ -135,7 +142,8 @@ def completeness(
     `graded` is the table with grades, and the limits of its completeness at some ranks (rank, low, high).
     """
     figure, axes = new_axes()
-    ranks = frame["rank"].to_numpy()
+    some = _drawn(frame)
+    ranks = frame["rank"].to_numpy()[some]
     colour = BLUE if graded is None else GREY
     if bundle is not None and len(frame) and info.get("histogram"):
         # The table keeps no interval of completeness; the same seed gives the one of the scan again.
@@ -146,13 +154,13 @@ def completeness(
             bootstrap=settings.bootstrap, confidence=settings.confidence,
         )  # fmt: skip
         low, high = (again.published(f"completeness_{end}") for end in ("lo", "hi"))
-        axes.fill_between(ranks, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(ranks, frame["completeness"], color=colour, linewidth=2, label="by scores alone")
+        axes.fill_between(ranks, low[some], high[some], color=colour, alpha=0.18, linewidth=0)
+    axes.plot(ranks, frame["completeness"].iloc[some], color=colour, linewidth=2, label="by scores alone")
     shown = frame
     if graded is not None:
         shown, limits = graded
         axes.fill_between(limits["rank"], limits["low"], limits["high"], color=BLUE, alpha=0.22, linewidth=0)
-        axes.plot(ranks, shown["completeness"], color=BLUE, linewidth=2, label="with grades")
+        axes.plot(ranks, shown["completeness"].iloc[some], color=BLUE, linewidth=2, label="with grades")
         axes.legend(loc="upper left")
     _by_rank(axes, ranks, "completeness")
     known = shown["completeness"].dropna()

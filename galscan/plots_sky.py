@@ -13,6 +13,7 @@ from galscan.report_facts import Footprint
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+DRAWN = 20_000  # candidates at most: so many cover the sky, and more make a page that no browser opens
 FIELD = 25.0  # degrees from the middle, within which all is drawn as a field
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15)
 DARK = ["#9dbdd3", "#1f5f8b", "#0a2438"]  # the purer the darker: the best must not vanish on white
@@ -24,7 +25,7 @@ def sky(placed: pd.DataFrame, footprint: Footprint | None) -> Plot:
     """Draw candidates with a position over the cells that were scanned: the whole sky, or a field of it."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    placed = placed.sort_values("purity")  # the best on top
+    count, placed = len(placed), placed.sort_values("purity").tail(DRAWN)  # the best on top
     ra, dec = placed["ra"].to_numpy(), placed["dec"].to_numpy()
     middle, reach = _middle(ra, dec)
     field = reach < FIELD
@@ -51,12 +52,13 @@ def sky(placed: pd.DataFrame, footprint: Footprint | None) -> Plot:
             label.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8})
         axes.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["−60°", "−30°", "0°", "30°", "60°"], fontsize=8)
     figure.colorbar(drawn, ax=axes, label="purity", shrink=0.75, pad=0.06)
+    which_of = f"{count:,}" if count <= DRAWN else f"purest {DRAWN:,} of {count:,}"
     ground = "" if footprint is None else "; grey is where it was scanned"
     which = "Lambert's" if field else "Mollweide's"
     return as_plot(
         figure,
-        f"Sky map of {len(placed):,} candidates with known positions",
-        f"Where the {len(placed):,} candidates with coordinates are{ground}. ICRS in degrees, right ascension to the "
+        f"Sky map of {count:,} candidates with known positions",
+        f"Where the {which_of} candidates with coordinates are{ground}. ICRS in degrees, right ascension to the "
         f"left, {which} projection: equal areas are equal.",
     )
 

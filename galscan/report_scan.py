@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from galscan import pictures, plots, plots_sky, report_facts
 from galscan.candidates import purity as purities
+from galscan.candidates.rows import of_parquet
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError, NotFoundError
 from galscan.files import read_json, write_text
@@ -26,6 +28,10 @@ PICTURES = 48
 LAST = 6  # pictures of the lowest accepted ranks
 MISSED = 24
 GRADED = "candidates-graded.parquet"
+COUNTED = (
+    "store", "index", "rank", "score", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "completeness",
+    "in_train", "known",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def write_scan_report(run: str | Path) -> Path:
     if not (run / "run.json").is_file() or not (run / "candidates.parquet").is_file():
         raise NotFoundError(f"{run} is not a run with candidates; make one with: galscan scan")
     info = read_json(run / "run.json")
-    before = pd.read_parquet(run / "candidates.parquet")
+    before = _read(run / "candidates.parquet")
     graded = _graded(run, before)
     frame = before if graded is None else graded.frame
     bundle, stores = _model_of(info), _stores(info)
@@ -70,7 +76,8 @@ def write_scan_report(run: str | Path) -> Path:
         plots.scores(before, info, bundle, histogram),
     ]
     placed = frame[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"])]
-    last = frame.head(accepted).tail(LAST) if accepted > PICTURES else frame.head(0)
+    table = run / ("candidates.parquet" if graded is None else GRADED)
+    last = _rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
     rate = info.get("images_per_s")
     page = render(
         "scan.html.j2",
@@ -93,8 +100,8 @@ def write_scan_report(run: str | Path) -> Path:
         graded_notes=[n for n in graded.told["after"]["notes"] if not n.startswith("A first look")] if graded else [],
         graders=in_words(graded.told["graders"], graded.told.get("agreement", [])) if graded else [],
         figures=figures,
-        best=[_card(row, stores) for row in frame.head(PICTURES).to_dict("records")],
-        last=[_card(row, stores) for row in last.to_dict("records")],
+        best=[_card(row, stores) for row in _rows(table, 0, PICTURES)],
+        last=[_card(row, stores) for row in last],
         known=_if_readable(lambda: _known(run, info, before, bundle, stores, histogram)) if bundle else None,
         stores=info.get("stores", []),
         selection=info.get("selection", "all objects"),
@@ -324,11 +331,30 @@ def _picture(store: Any, index: int, stores: Mapping[str, Store]) -> dict[str, A
 # What is read
 
 
+def _read(path: Path) -> pd.DataFrame:
+    """Read the columns of a ranked list that the page counts and draws: a list may hold a million."""
+    names = [name for name in COUNTED if name in pq.read_schema(path).names]
+    return pq.read_table(path, columns=names, read_dictionary=["store", "known"]).to_pandas(self_destruct=True)
+
+
+def _rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
+    """Return some rows of a ranked list, with all their columns."""
+    rows = of_parquet(path)
+    found: list[dict[str, Any]] = []
+    at = 0
+    for piece in rows.pieces():
+        if at >= last:
+            break
+        found += piece.slice(max(first - at, 0), max(last - max(first, at), 0)).to_pandas().to_dict("records")
+        at += len(piece)
+    return found
+
+
 def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
     """Return what `galscan purity` wrote, where it is of these candidates."""
     if not (run / "purity.json").is_file() or not (run / GRADED).is_file():
         return None
-    frame = pd.read_parquet(run / GRADED)
+    frame = _read(run / GRADED)
     same = len(frame) == len(before) and np.array_equal(frame["score"], before["score"])
     return _Graded(frame, read_json(run / "purity.json")) if same else None
 

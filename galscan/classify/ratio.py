@@ -43,6 +43,7 @@ STIFFNESS = (0.3, 1.0, 3.0)  # standard deviation of the random walk of log slop
 RISE, RISE_SPREAD = np.log(9.0), 1.0  # log of how far the line rises between its outer knots, were its slopes alike
 CEILING, CEILING_SPREAD = np.log(0.8), 0.4  # log of the ceiling's height over the lowest knot, as a share of that rise
 ODDS = 0.5  # Beta(1/2, 1/2), Jeffreys' prior, of the purity at the median target
+AT_ONCE = 200  # curves that are evaluated together
 FREE = 100.0  # standard deviation of what is as good as flat
 PROPOSALS, TAIL, MOVES = 800, 5, 20  # draws a round, degrees of freedom, moves after resampling
 _A, _B, _W, _C, _FIRST = 0, 1, 2, 3, 4  # columns of the parameters; log slopes follow
@@ -72,9 +73,15 @@ class Curves:
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Return the value of each curve at each score, shape (R, n)."""
         where, part = _place(self.knots, np.asarray(scores, np.float64))
-        line = self.values[:, where] + part * (self.values[:, where + 1] - self.values[:, where])
-        bent = -np.logaddexp(-line, -self.ceilings[:, None])
-        return bent if self.floors is None else np.logaddexp(bent, self.floors[:, None])
+        bent = np.empty((len(self.values), *where.shape))
+        for first in range(0, len(bent), AT_ONCE):  # what lies between takes several times the memory of the result
+            some = slice(first, first + AT_ONCE)
+            values = self.values[some]
+            line = values[:, where] + part * (values[:, where + 1] - values[:, where])
+            bent[some] = -np.logaddexp(-line, -self.ceilings[some, None])
+            if self.floors is not None:
+                bent[some] = np.logaddexp(bent[some], self.floors[some, None])
+        return bent
 
     def bounded(self, floors: np.ndarray, ceilings: np.ndarray) -> Curves:
         """Return the curves within a floor and a ceiling of each, shape (R,); their own ceilings hold where lower."""

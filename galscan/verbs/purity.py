@@ -75,7 +75,9 @@ def purity(
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
         "before": purities.summary(before, confidence), "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
+    del before
     _write(opened, after, verdicts, told)
+    del after  # the report reads what it needs from the tables
     from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
 
     write_scan_report(opened.path)
