@@ -12,7 +12,10 @@ from scipy.ndimage import gaussian_filter, zoom
 import galscan
 from galscan.candidates import purity
 from galscan.classify import calibrate
+from galscan.classify.dataset import targets_of
 from galscan.classify.scoring import load_scorer
+from galscan.labels import load_schema
+from galscan.recipe import load_recipe
 from galscan.store.layout import Store, open_store
 from tests.helpers import tiny_recipe
 
@@ -201,3 +204,58 @@ def _framed(images: np.ndarray, factor: float) -> np.ndarray:
         edge = round(size * (factor - 1) / 2)
         images = np.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="reflect")
     return zoom(images, (1, size / images.shape[1], size / images.shape[2], 1), order=1)
+
+
+def votes(work: Path, surveys: int, seed: int, quick: bool) -> dict[str, Any]:
+    """Train on the votes of simulated volunteers for mergers and rings, and search galaxies that others voted on.
+
+    Most galaxies are ambiguous by the recipes' rules. Surveys are random 5,000 of 20,000; the truth is what the rules
+    say of the votes there. `coverage_votes` is how often it lies inside the intervals of purity at ranks 100 and 300,
+    the smaller of both targets.
+    """
+    size, count, each = (32, 2_000, 1_000) if quick else (64, 20_000, 5_000)
+    learn = galscan.ingest(
+        "simulated", out=work / "votes-labelled.zarr", count=count // 5, size=size, seed=seed + 21, labels=["gz2"]
+    )
+    sky = galscan.ingest(
+        "simulated", out=work / "votes-sky.zarr", count=count, size=size, seed=seed + 22, labels=["gz2"]
+    )
+    schema = load_schema("gz2")
+    figures: dict[str, Any] = {}
+    for target in ("merger", "ring"):
+        recipe = load_recipe(target)
+        text = recipe.text.replace(f"size = {recipe.size}", f"size = {size}", 1)
+        (work / f"votes-{target}.toml").write_text(
+            f"{text}\n[classifier]\nsteps = {4 if quick else 500}\n[first_look]\nsteps = 0\n", encoding="utf-8"
+        )
+        model = galscan.train_rare(
+            str(work / f"votes-{target}.toml"), store=learn.path, out=work / f"votes-{target}", synthetic=False,
+            seed=seed,
+        )  # fmt: skip
+        assert isinstance(model, galscan.Bundle)
+        scorer = load_scorer([model], device="cpu", precision="fp32")
+        pieces = range(0, sky.count, 2048)
+        scores = np.concatenate([scorer(sky.images(slice(at, at + 2048))).score[:, 0] for at in pieces])
+        answers = sky.labels("gz2").reindex(columns=schema.names)
+        truth = targets_of(answers, schema, recipe.schemas["gz2"])
+        told = []
+        for number in range(surveys):
+            rows = np.random.default_rng([seed, number]).permutation(sky.count)[:each]
+            order, histogram = rows[np.argsort(-scores[rows])][:300], purity.ScoreHistogram.empty()
+            histogram.add(scores[rows])
+            found = purity.estimate(model.calibration, histogram, scores[order].astype(float), seed=number)
+            hits, unclear = truth[order] == 1, np.isnan(truth[order])
+            told.append({"unknown": bool(found.unknown)} | {
+                f"{name}_{rank}": _inside(float(of[:rank].mean()), low[rank - 1], high[rank - 1])
+                for rank in (100, 300)
+                for name, of, low, high in (
+                    ("purity", hits, found.purity_lo, found.purity_hi),
+                    ("unclear", unclear, found.ambiguous_lo, found.ambiguous_hi),
+                )
+            } | {"value_100": float(found.purity[99]), "truth_100": float(hits[:100].mean())})  # fmt: skip
+        mean = pd.DataFrame(told).mean()
+        figures |= {f"votes_{target}": mean.round(3).to_dict()}
+        figures |= {f"votes_{target}_targets": int((truth == 1).sum())}
+        figures |= {f"votes_{target}_ambiguous": float(np.isnan(truth).mean())}
+    least = min(figures[f"votes_{t}"][f"purity_{r}"] for t in ("merger", "ring") for r in (100, 300))
+    return {"votes_surveys": surveys, "coverage_votes": least} | figures

@@ -1,6 +1,6 @@
 """Whether the intervals of purity hold, and how narrow they are: by scores alone, and with 200 objects graded.
 
-    python -m tests.benchmarks.purity [--quick] [--json] [--surveys N] [--cells N]
+    python -m tests.benchmarks.purity [--quick] [--json] [--surveys N] [--cells N] [--carried N] [--votes N]
 
 Simulated surveys of 200,000 objects with prevalences from 0.05 % to 5 %, 20 to 500 calibration positives, and a
 calibration set that is up to 30 times as rich in targets as the survey. Scores follow one of three laws: binormal,
@@ -12,9 +12,12 @@ distributed (both from the Fisher information). Of each survey 200 objects are g
 those of the next batch are allocated by the grades so far, as `galscan vet` does. A million candidates are exported
 for their memory, and their purity is estimated with grades by `galscan.purity`, in a process of its own.
 
-Then the cells: surveys that hold 0, 1, 2 or 20 ambiguous objects for each target, which score between negatives and
-targets and calibrate in their natural proportion among what is no target; and with a first look, which hides the scores
-of 70 % of the survey but for one in a hundred. Of each, in how many the truth lies inside the interval.
+Then the cells: surveys of the same three laws that hold 0, 1, 2 or 20 ambiguous objects for each target, which score
+between negatives and targets and calibrate in their natural proportion among what is no target; with and without a
+prefilter, which hides the scores of 70 % of the survey but for one in a hundred; with and without objects that the model
+was trained on, which score 1.5 too far from the others. Of each, in how many the truth lies inside the interval. Last,
+with networks and pictures: models for mergers and rings by the votes of simulated volunteers, and a model that is
+carried to other skies (`tests.benchmarks._purity_cells`).
 """
 
 from __future__ import annotations
@@ -46,16 +49,14 @@ from galscan.scanning.run import CANDIDATES
 from galscan.vetting import design
 from galscan.vetting.batches import extend
 from galscan.vetting.grades import FILE, GradeBook
+from tests.benchmarks import _purity_cells as cells
+from tests.benchmarks._purity_cells import LAWS, LOOK_ALIKES, OBJECTS, TOP
 from tests.benchmarks._record import arguments, record
 from tests.benchmarks.scan import measured_peak
 from tests.helpers import tiny_bundle, tiny_store
 
-AMBIGUOUS = (0, 1, 2, 20)  # for each target
-FIRST_LOOK, AUDIT = 0.7, 0.01
-OBJECTS, TOP, RANKS = 200_000, 1000, (100, 300, 1000)
-LAWS = ("binormal", "logistic", "look-alikes")
+RANKS = (100, 300, 1000)
 GRID = np.linspace(-12.0, 18.0, 3001)
-LOOK_ALIKES = 0.02
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -63,14 +64,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = arguments("purity", __doc__ or "")
     parser.add_argument("--surveys", type=int, default=500)
     parser.add_argument("--cells", type=int, default=200, help="surveys of each cell")
+    parser.add_argument("--carried", type=int, default=100, help="skies that a model is carried to")
+    parser.add_argument("--votes", type=int, default=30, help="surveys of simulated volunteers' galaxies")
     options = parser.parse_args(argv)
-    count, each = (8, 2) if options.quick else (options.surveys, options.cells)
+    count, each = (8, 1) if options.quick else (options.surveys, options.cells)
+    skies, voted = (6, 3) if options.quick else (options.carried, options.votes)
     seeds = range(options.seed * 10**6, options.seed * 10**6 + count)
-    cells = [(10**5 + seeds[0] + k, n, look) for n in AMBIGUOUS for look in (False, True) for k in range(each)]
+    options.work.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         told = pd.DataFrame(pool.map(_one, seeds, chunksize=4))
-        in_cells = pd.DataFrame(pool.map(_cell, cells, chunksize=4))
-    figures: dict[str, Any] = {"surveys": count, "surveys_of_a_cell": each} | _of_cells(in_cells)
+        in_cells = pd.DataFrame(pool.map(cells.cell, cells.cells(each, 10**5 + seeds[0]), chunksize=4))
+    figures: dict[str, Any] = {"surveys": count, "surveys_of_a_cell": each} | cells.of_cells(in_cells)
+    figures |= cells.votes(options.work, voted, options.seed, options.quick) if voted else {}
+    figures |= cells.carried(options.work, skies, options.seed, options.quick) if skies else {}
     for rank in RANKS:
         for kind in ("", "graded_"):
             figures[f"{kind}coverage_{rank}"] = float(told[f"{kind}covers_{rank}"].mean())
@@ -100,138 +106,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             for name, by in groups.items()
         },
         "departures_seen": float(told["departure"].mean()),
+        "unknown": float(told["unknown"].mean()),
         "seconds_each": statistics.median(told["seconds"]),
         "export_million_mb": _export(options.work, 50_000 if options.quick else 1_000_000),
         "purity_million_mb": _purity(options.work, 50_000 if options.quick else 1_000_000),
     }
     record("purity", options, figures)
     return figures
-
-
-def _cell(what: tuple[int, int, bool]) -> dict[str, Any]:
-    """Simulate one survey of a cell: its seed, ambiguous objects for each target, and whether there is a first look."""
-    seed, ambiguous, look = what
-    rng = np.random.default_rng(seed)
-    prevalence = float(np.exp(rng.uniform(np.log(5e-4), np.log(0.02))))
-    rate = min(float(np.exp(rng.uniform(0, np.log(30)))) * prevalence, 0.5)
-    positives = int(np.exp(rng.uniform(np.log(20), np.log(500))))
-    separation, between = rng.uniform(1.5, 4.0), rng.uniform(0.3, 0.8)
-    fraction = min(ambiguous * prevalence / (1 - prevalence), 0.9)  # of what is no target
-
-    def scores(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        unclear = (targets == 0) & (rng.random(len(targets)) < fraction)
-        return rng.normal(size=len(targets)) + separation * np.where(unclear, between, targets), unclear
-
-    targets = np.repeat([1, 0], [positives, round(positives * (1 - rate) / rate)])
-    calibrated, unclear = scores(targets)
-    calibration = calibrate.fit(calibrated, targets, unclear)
-    truth = (rng.random(OBJECTS) < prevalence).astype(int)
-    scored, unclear = scores(truth)
-    order = np.argsort(-scored)[:TOP]
-    histogram, beyond = purity.ScoreHistogram.empty(), purity.ScoreHistogram.empty()
-    if look:
-        below = scored < np.quantile(scored, FIRST_LOOK)
-        beyond.add(scored[below & (rng.random(OBJECTS) < AUDIT)])
-        beyond = beyond.standing_for(int(below.sum()))
-        histogram.add(scored[~below])
-        histogram = histogram + beyond
-    else:
-        histogram.add(scored)
-    found = purity.estimate(calibration, histogram, scored[order], beyond=beyond, seed=seed)
-    told: dict[str, Any] = {"ambiguous": ambiguous, "first_look": look}
-    for rank in (100, TOP):
-        for name, of, low, high in (
-            ("purity", truth, found.purity_lo, found.purity_hi),
-            ("unclear", unclear, found.ambiguous_lo, found.ambiguous_hi),
-        ):
-            share = float(of[order[:rank]].mean())
-            told[f"{name}_{rank}"] = low[rank - 1] - 1e-9 <= share <= high[rank - 1] + 1e-9
-    recall = truth[order].sum() / max(truth.sum(), 1)
-    told["completeness"] = found.completeness_lo[-1] - 1e-9 <= recall <= found.completeness_hi[-1] + 1e-9
-    return told
-
-
-def _of_cells(told: pd.DataFrame) -> dict[str, Any]:
-    """Return the smallest coverage of purity over ranks and cells, and the table of all."""
-    table = told.groupby(["ambiguous", "first_look"]).mean()
-    purities = table[["purity_100", f"purity_{TOP}"]].min(axis=1)
-    return {f"coverage_ambiguous_{n}": float(purities.loc[n].min()) for n in AMBIGUOUS} | {
-        "coverage_first_look": float(purities.xs(True, level="first_look").min()),
-        "coverage_cells": {
-            f"{n} ambiguous, {'with' if look else 'without'} a first look": row.round(3).to_dict()
-            for (n, look), row in table.iterrows()
-        },
-    }
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """A simulated survey as a scan finds it, with the truth."""
-
-    info: dict[str, Any]
-    before: purity.Purity
-    top: np.ndarray
-    ranked: np.ndarray
-    """Which of the candidates are targets, best first."""
-    beyond: np.ndarray
-    """Which of the other objects are."""
-    prevalence: float
-    separation: float
-    sizes: np.ndarray
-    """Calibrated negatives, calibrated positives, objects surveyed."""
-
-
-def _simulated(seed: int) -> _Survey:
-    """Simulate one survey, and estimate its purity by the scores alone."""
-    rng = np.random.default_rng(seed)
-    prevalence = float(np.exp(rng.uniform(np.log(5e-4), np.log(0.05))))
-    shift = float(np.exp(rng.uniform(0, np.log(30))))
-    positives = int(np.exp(rng.uniform(np.log(20), np.log(500))))
-    rate = min(shift * prevalence, 0.5)
-    law = LAWS[rng.integers(3)]
-    separation = rng.uniform(1.5, 4.0)
-
-    def scores(targets: np.ndarray) -> np.ndarray:
-        noise = (
-            rng.logistic(size=len(targets)) * np.sqrt(3) / np.pi if law == "logistic" else rng.normal(size=len(targets))
-        )
-        alike = (rng.random(len(targets)) < LOOK_ALIKES) * 0.5 if law == "look-alikes" else 0.0
-        return noise + separation * np.where(targets == 1, 1.0, alike)
-
-    targets = np.repeat([1, 0], [positives, round(positives * (1 - rate) / rate)])
-    calibration = calibrate.fit(scores(targets), targets)
-    truth = (rng.random(OBJECTS) < prevalence).astype(int)
-    scored = scores(truth)
-    order = np.argsort(-scored)
-    histogram = purity.ScoreHistogram.empty()
-    histogram.add(scored)
-    began = time.perf_counter()
-    before = purity.estimate(calibration, histogram, scored[order[:TOP]], seed=seed)
-    info = {
-        "positives": positives, "prevalence": prevalence, "shift": shift, "law": law,
-        "seconds": time.perf_counter() - began, "departure": any("two samples" in note for note in before.notes),
-    }  # fmt: skip
-    return _Survey(
-        info, before, scored[order[:TOP]], truth[order[:TOP]].astype(bool), truth[order[TOP:]].astype(bool),
-        prevalence, separation, np.array([len(targets) - positives, positives, OBJECTS]),
-    )  # fmt: skip
-
-
-def _graded(survey: _Survey, size: int, seed: int) -> purity.Purity:
-    """Grade so many without error, planned again after each batch as `galscan vet` does; return what is known then."""
-    rng = np.random.default_rng(seed)
-    strata = design.strata(TOP, OBJECTS - TOP, 0)
-    order = {s.name: rng.permutation(s.population) for s in strata}
-    prior = graded.prior_fractions(survey.before, survey.top, strata)
-    grades: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    while (done := sum(len(ranks) for ranks, _ in grades.values())) < size:
-        counts = {name: (int(found.sum()), len(found)) for name, (_, found) in grades.items()}
-        more = allocation.allocate(strata, prior, counts, min(design.BATCH, size - done), TOP, seed=seed)
-        for s in strata:
-            n = more[s.name] + counts.get(s.name, (0, 0))[1]
-            ranks = s.first + order[s.name][:n] if s.last else np.zeros(n, int)
-            grades[s.name] = ranks, survey.ranked[ranks - 1] if s.last else survey.beyond[order[s.name][:n]]
-    return graded.combine(survey.before, survey.top, strata, grades, seed=seed)
 
 
 def _one(seed: int) -> dict[str, Any]:
