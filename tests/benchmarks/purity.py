@@ -115,6 +115,77 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return figures
 
 
+@dataclass(frozen=True)
+class _Survey:
+    """A simulated survey as a scan finds it, with the truth."""
+
+    info: dict[str, Any]
+    before: purity.Purity
+    top: np.ndarray
+    ranked: np.ndarray
+    """Which of the candidates are targets, best first."""
+    beyond: np.ndarray
+    """Which of the other objects are."""
+    prevalence: float
+    separation: float
+    sizes: np.ndarray
+    """Calibrated negatives, calibrated positives, objects surveyed."""
+
+
+def _simulated(seed: int) -> _Survey:
+    """Simulate one survey, and estimate its purity by the scores alone."""
+    rng = np.random.default_rng(seed)
+    prevalence = float(np.exp(rng.uniform(np.log(5e-4), np.log(0.05))))
+    shift = float(np.exp(rng.uniform(0, np.log(30))))
+    positives = int(np.exp(rng.uniform(np.log(20), np.log(500))))
+    rate = min(shift * prevalence, 0.5)
+    law = LAWS[rng.integers(3)]
+    separation = rng.uniform(1.5, 4.0)
+
+    def scores(targets: np.ndarray) -> np.ndarray:
+        noise = (
+            rng.logistic(size=len(targets)) * np.sqrt(3) / np.pi if law == "logistic" else rng.normal(size=len(targets))
+        )
+        alike = (rng.random(len(targets)) < LOOK_ALIKES) * 0.5 if law == "look-alikes" else 0.0
+        return noise + separation * np.where(targets == 1, 1.0, alike)
+
+    targets = np.repeat([1, 0], [positives, round(positives * (1 - rate) / rate)])
+    calibration = calibrate.fit(scores(targets), targets)
+    truth = (rng.random(OBJECTS) < prevalence).astype(int)
+    scored = scores(truth)
+    order = np.argsort(-scored)
+    histogram = purity.ScoreHistogram.empty()
+    histogram.add(scored)
+    began = time.perf_counter()
+    before = purity.estimate(calibration, histogram, scored[order[:TOP]], seed=seed)
+    info = {
+        "positives": positives, "prevalence": prevalence, "shift": shift, "law": law,
+        "seconds": time.perf_counter() - began, "departure": any("two samples" in note for note in before.notes),
+        "unknown": bool(before.unknown),
+    }  # fmt: skip
+    return _Survey(
+        info, before, scored[order[:TOP]], truth[order[:TOP]].astype(bool), truth[order[TOP:]].astype(bool),
+        prevalence, separation, np.array([len(targets) - positives, positives, OBJECTS]),
+    )  # fmt: skip
+
+
+def _graded(survey: _Survey, size: int, seed: int) -> purity.Purity:
+    """Grade so many without error, planned again after each batch as `galscan vet` does; return what is known then."""
+    rng = np.random.default_rng(seed)
+    strata = design.strata(TOP, OBJECTS - TOP, 0)
+    order = {s.name: rng.permutation(s.population) for s in strata}
+    prior = graded.prior_fractions(survey.before, survey.top, strata)
+    grades: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    while (done := sum(len(ranks) for ranks, _ in grades.values())) < size:
+        counts = {name: (int(found.sum()), len(found)) for name, (_, found) in grades.items()}
+        more = allocation.allocate(strata, prior, counts, min(design.BATCH, size - done), TOP, seed=seed)
+        for s in strata:
+            n = more[s.name] + counts.get(s.name, (0, 0))[1]
+            ranks = s.first + order[s.name][:n] if s.last else np.zeros(n, int)
+            grades[s.name] = ranks, survey.ranked[ranks - 1] if s.last else survey.beyond[order[s.name][:n]]
+    return graded.combine(survey.before, survey.top, strata, grades, seed=seed)
+
+
 def _one(seed: int) -> dict[str, Any]:
     """Simulate one survey; say what the intervals say of it, and what is true."""
     survey = _simulated(seed)
