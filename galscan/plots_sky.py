@@ -25,7 +25,8 @@ def sky(placed: pd.DataFrame, footprint: Footprint | None) -> Plot:
     """Draw candidates with a position over the cells that were scanned: the whole sky, or a field of it."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    count, placed = len(placed), placed.sort_values("purity").tail(DRAWN)  # the best on top
+    count = len(placed)
+    placed = placed.iloc[np.argsort(placed["purity"].to_numpy(), kind="stable")[-DRAWN:]]  # the best on top
     ra, dec = placed["ra"].to_numpy(), placed["dec"].to_numpy()
     middle, reach = _middle(ra, dec)
     field = reach < FIELD

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from galscan import pictures, plots, plots_sky, report_facts
 from galscan.candidates import purity as purities
@@ -17,6 +17,7 @@ from galscan.candidates.rows import of_parquet
 from galscan.classify.bundle import Bundle, open_bundle
 from galscan.errors import GalscanError, InputError, NotFoundError
 from galscan.files import read_json, write_text
+from galscan.memory import release
 from galscan.report import count, interval, render
 from galscan.scanning import quantised
 from galscan.scanning.run import tables
@@ -28,18 +29,21 @@ PICTURES = 48
 LAST = 6  # pictures of the lowest accepted ranks
 MISSED = 24
 GRADED = "candidates-graded.parquet"
-COUNTED = (
-    "store", "index", "rank", "score", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "completeness",
-    "in_train", "known",
-)  # fmt: skip
+# Columns that the page counts and draws: of the list by the scores, and of the one that takes its place with grades.
+COUNTED = ("store", "index", "rank", "score", "known", "purity", "purity_lo", "purity_hi", "completeness")
+SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "completeness", "in_train")
 
 
 @dataclass(frozen=True)
 class _Graded:
     """What `galscan purity` left: the table with grades, and what it told."""
 
-    frame: pd.DataFrame
+    path: Path
     told: dict[str, Any]
+
+    @property
+    def completeness(self) -> pd.DataFrame:
+        return _read(self.path, ("completeness",))
 
     @property
     def limits(self) -> pd.DataFrame:
@@ -61,22 +65,27 @@ def write_scan_report(run: str | Path) -> Path:
     if not (run / "run.json").is_file() or not (run / "candidates.parquet").is_file():
         raise NotFoundError(f"{run} is not a run with candidates; make one with: galscan scan")
     info = read_json(run / "run.json")
-    before = _read(run / "candidates.parquet")
+    before = _read(run / "candidates.parquet", COUNTED)
     graded = _graded(run, before)
-    frame = before if graded is None else graded.frame
     bundle, stores = _model_of(info), _stores(info)
     histogram = purities.ScoreHistogram.from_list(info.get("histogram") or [])
     footprint = _if_readable(lambda: report_facts.footprint(tables(run, info)))
+    # First what takes most memory, before the rest is read: the list may hold a million.
+    completeness = plots.completeness(
+        before, info, bundle, None if graded is None else (graded.completeness, graded.limits)
+    )
+    release()
+    table = run / ("candidates.parquet" if graded is None else GRADED)
+    frame = _read(table, SHOWN)
     accepted, sentence = _sentence(frame, info, graded)
     purity = info.get("purity") or {}
     prevalence = (purity if graded is None else graded.told["after"]).get("prevalence") or {}
     figures = [
         plots.purity(frame, accepted, None if graded is None else before),
-        plots.completeness(before, info, bundle, None if graded is None else (frame, graded.limits)),
+        completeness,
         plots.scores(before, info, bundle, histogram),
     ]
-    placed = frame[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"])]
-    table = run / ("candidates.parquet" if graded is None else GRADED)
+    placed = frame.loc[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"]), ["ra", "dec", "purity"]]
     last = _rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
     rate = info.get("images_per_s")
     page = render(
@@ -331,10 +340,30 @@ def _picture(store: Any, index: int, stores: Mapping[str, Store]) -> dict[str, A
 # What is read
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """Read the columns of a ranked list that the page counts and draws: a list may hold a million."""
-    names = [name for name in COUNTED if name in pq.read_schema(path).names]
-    return pq.read_table(path, columns=names, read_dictionary=["store", "known"]).to_pandas(self_destruct=True)
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read those of some columns of a ranked list that it has, a piece at a time: it may hold a million."""
+    rows = of_parquet(path)
+    rows = rows.select([name for name in columns if name in rows.names])
+    words: dict[str, dict[Any, int]] = {name: {} for name in rows.names if rows.is_text(name)}
+    filled = {
+        field.name: np.empty(rows.count, np.int32 if field.name in words else field.type.to_pandas_dtype())
+        for field in rows.schema
+    }
+    at = 0
+    for piece in rows:
+        for name, values in filled.items():
+            column = piece[name].combine_chunks()
+            if name in words:  # few of them are different
+                codes, of = column.dictionary_encode(), words[name]
+                own = np.array([of.setdefault(word, len(of)) for word in codes.dictionary.to_pylist()], np.int32)
+                column = pa.array(own[codes.indices.to_numpy()])
+            values[at : at + len(piece)] = column.to_numpy(zero_copy_only=False)
+        at += len(piece)
+    release()
+    return pd.DataFrame({
+        name: pd.Categorical.from_codes(values, pd.Index(list(words[name]), dtype=object)) if name in words else values
+        for name, values in filled.items()
+    }, copy=False)  # fmt: skip
 
 
 def _rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
@@ -354,9 +383,8 @@ def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
     """Return what `galscan purity` wrote, where it is of these candidates."""
     if not (run / "purity.json").is_file() or not (run / GRADED).is_file():
         return None
-    frame = _read(run / GRADED)
-    same = len(frame) == len(before) and np.array_equal(frame["score"], before["score"])
-    return _Graded(frame, read_json(run / "purity.json")) if same else None
+    same = np.array_equal(_read(run / GRADED, ("score",))["score"], before["score"])
+    return _Graded(run / GRADED, read_json(run / "purity.json")) if same else None
 
 
 def _model_of(info: Mapping[str, Any]) -> Bundle | None:

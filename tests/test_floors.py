@@ -20,7 +20,7 @@ FLOORS = {
     "surveys": 1, "store.layout": 1,
     "errors": 0, "files": 0, "home": 0, "progress": 0, "pictures": 0, "recipe": 0, "labels": 0, "label_columns": 0,
     "rules": 0, "settings": 0, "starter": 0, "unfinished": 0, "sky": 0, "device": 0,
-    "resampling": 0,
+    "resampling": 0, "memory": 0,
 }  # fmt: skip
 TORCH = ("generate", "classify", "scanning.worker", "device")
 MODULES = sorted(".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py"))

@@ -146,19 +146,21 @@ def combine(
         probability[own - 1] = np.interp(own, middles, chance[inside])
         probability[ranks - 1] = is_target
     probability[~free] = label[~free]
-    found = hits.cumsum(axis=1)
+    found = np.cumsum(hits, axis=1, out=hits)
     everything += found[:, -1] if len(top) else 0
     purities = found / edges
+    low, high = np.quantile(purities, tails, axis=0)
+    mean = purities.mean(axis=0)
+    del hits, purities  # of a long list they are large, as all is that has a row a draw
     # A survey without a target misses none.
     recalls = np.where(everything[:, None] > 0, found / np.maximum(everything, 1)[:, None], 1.0)
-    low, high = np.quantile(purities, tails, axis=0)
     recall_low, recall_high = np.quantile(recalls, tails, axis=0)
 
     def by_rank(values: np.ndarray) -> np.ndarray:
         return np.interp(np.arange(1, len(top) + 1), edges, values) if len(top) else np.empty(0)
 
     prevalence = everything / total
-    after = by_rank(purities.mean(axis=0))
+    after = by_rank(mean)
     # Of what is no target the scores still say how much is ambiguous.
     left = (1 - after) / np.maximum(1 - purity.purity, 1e-9)
     unclear = {

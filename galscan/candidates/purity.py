@@ -36,7 +36,7 @@ What it cannot know
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ DENSE = 1000  # ranks reckoned one by one; below them every 200th part of a rank
 WIDEN = 0.05  # probability of so large a departure from label shift, below which negatives count for less
 FEW = 10
 DEPARTED = 0.001  # probability of so large a departure, below which purity is unknown
+AT_ONCE = 256  # nodes of which quantiles are taken together
 UNSEEN = 0.5  # objects
 AMBIGUOUS = -1.0  # a known label that is neither target (1) nor negative (0)
 AMBIGUITY = 500  # draws of what is ambiguous
@@ -228,7 +229,8 @@ def estimate(
     unknown = unknown or _departed(departure)
     everywhere = expit(draws(centres))
     ranks, at = np.arange(1, len(top) + 1), nodes(len(top))
-    each = expit(draws(top[at - 1]))
+    each = draws(top[at - 1])
+    expit(each, out=each)
     # Scores that say nothing leave the calibration's own prevalence, though every other is as good.
     chances, at_nodes = (
         p.mean(axis=0) if calibration.slope > 0 else np.full(p.shape[1], calibration.prevalence)
@@ -243,32 +245,41 @@ def estimate(
         return np.diff(np.cumsum(some)[at - 1], prepend=0)
 
     blocks = by_block(free)
-    hits = (rng.binomial(blocks, each) + by_block(target)).cumsum(axis=1)
+    hits = rng.binomial(blocks, each)
+    hits += by_block(target).astype(hits.dtype)
+    np.cumsum(hits, axis=1, out=hits)
     in_full = counts if beyond is None else counts - beyond.counts[occupied]
     in_all = (everywhere * in_full).sum(axis=1)
     if beyond is not None and beyond.total:
         in_all += beyond.total * _sampled(everywhere, beyond.seen[occupied], expit(draws(top[-1:])), rng)
     rest = histogram.total - int(free.sum())
-    below = rng.binomial(rest, np.clip((in_all - (each * blocks).sum(axis=1)) / max(rest, 1), 0, 1))
+    below = rng.binomial(rest, np.clip((in_all - np.einsum("dn,n->d", each, blocks)) / max(rest, 1), 0, 1))
+    del each  # of a long list it is large, as all is that has a row a draw
     found = below + known_beyond[1] + (hits[:, -1] if len(top) else 0)
-    # A survey without a target misses none.
-    recalls = np.where(found[:, None] > 0, hits / np.maximum(found, 1)[:, None], 1.0)
     prevalence_lo, prevalence_hi = np.quantile(found / total, tails) if total else (0.0, 1.0)
 
-    def between(draws: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        low, high = (np.interp(ranks, at, q) if len(top) else q for q in np.quantile(draws, tails, axis=0))
+    def between(draws: Callable[[slice], np.ndarray], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the interval at each rank from what `draws` gives of some nodes, a few hundred at a time."""
+        starts = range(0, len(at), AT_ONCE)
+        ends = np.concatenate([np.empty((2, 0)), *(
+            np.quantile(draws(slice(k, k + AT_ONCE)), tails, axis=0) for k in starts
+        )], axis=1)  # fmt: skip
+        low, high = (np.interp(ranks, at, end) if len(top) else end for end in ends)
         return np.minimum(low, value), np.maximum(high, value)
+
+    def recalls(some: slice) -> np.ndarray:  # a survey without a target misses none
+        return np.where(found[:, None] > 0, hits[:, some] / np.maximum(found, 1)[:, None], 1.0)
 
     purity = expected / ranks
     completeness = expected / max(targets, 1e-300)
-    purity_lo, purity_hi = between(hits / at, purity)
+    purity_lo, purity_hi = between(lambda some: hits[:, some] / at[some], purity)
     ambiguous = unclear_lo = unclear_hi = np.full(len(top), np.nan)
     some = min(bootstrap, AMBIGUITY)
     if (unclear := calibration.ambiguity(top[at - 1], some, rng)) is not None:
         no_targets = blocks + by_block(target) - np.diff(hits[:some], axis=1, prepend=0)
         others = (rng.binomial(no_targets, unclear) + by_block(unclear_ones)).cumsum(axis=1) / at
         ambiguous = np.interp(ranks, at, others.mean(axis=0)) if len(top) else np.empty(0)
-        unclear_lo, unclear_hi = between(others, ambiguous)
+        unclear_lo, unclear_hi = between(lambda some: others[:, some], ambiguous)
     completeness_lo, completeness_hi = between(recalls, completeness)
     pi = targets / total if total else calibration.prevalence
     limits = float(min(pi, prevalence_lo)), float(max(pi, prevalence_hi))

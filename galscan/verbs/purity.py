@@ -15,6 +15,7 @@ from galscan.candidates import export, formats, graded, table
 from galscan.candidates import purity as purities
 from galscan.candidates.rows import Rows, of_parquet
 from galscan.errors import InputError
+from galscan.memory import release
 from galscan.scanning.run import Run, open_one
 from galscan.vetting import design, forecast, grades
 
@@ -60,6 +61,7 @@ def purity(
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = forecast.by_scores(opened, confidence)
+    release()
     by_stratum = {
         str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
         for name, some in survey.groupby("stratum")
@@ -76,8 +78,10 @@ def purity(
         "before": purities.summary(before, confidence), "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     del before
+    release()
     _write(opened, after, verdicts, told)
-    del after  # the report reads what it needs from the tables
+    del after
+    release()  # the report reads what it needs from the tables
     from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
 
     write_scan_report(opened.path)
