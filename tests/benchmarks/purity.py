@@ -14,10 +14,10 @@ for their memory, and their purity is estimated with grades by `galscan.purity`,
 
 Then the cells: surveys of the same three laws that hold 0, 1, 2 or 20 ambiguous objects for each target, which score
 between negatives and targets and calibrate in their natural proportion among what is no target; with and without a
-prefilter, which hides the scores of 70 % of the survey but for one in a hundred; with and without objects that the model
-was trained on, which score 1.5 too far from the others. Of each, in how many the truth lies inside the interval. Last,
-with networks and pictures: models for mergers and rings by the votes of simulated volunteers, and a model that is
-carried to other skies (`tests.benchmarks._purity_cells`).
+prefilter, which hides the scores of 70 % of the survey but for one in a hundred; with and without objects that the
+model was trained on, which score 1.5 too far from the others. Of each, in how many the truth lies inside the interval.
+Last, with networks and pictures: models for mergers and rings by the votes of simulated volunteers, and a model that
+is carried to other skies (`tests.benchmarks._purity_cells`).
 """
 
 from __future__ import annotations
