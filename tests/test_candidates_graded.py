@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import beta, betabinom
@@ -305,3 +307,20 @@ def test_labels_that_do_not_fit_are_refused(known, beyond, message):
     _, before, top, *_ = survey(1, n=3000)
     with pytest.raises(InputError, match=message):
         combine(before, top, [Stratum("all", TOP, 1, TOP)], {}, known=known, known_beyond=beyond)
+
+
+def test_where_purity_is_unknown_grades_speak_alone():
+    """A model of another survey says 0.9 and 0.1; nothing of it is left, neither where people graded nor elsewhere."""
+    rng, before, top, _, _, n = survey(11)
+    carried = dataclasses.replace(before, unknown="another survey")
+    found, grades = grade(rng, np.zeros(TOP, bool), 0, n, size=100, best=50)
+    after = combine(carried, top, found, grades, draws=2000)
+    assert not after.unknown and np.isnan(after.ambiguous).all()
+    s = next(s for s in found if s.first == 51)
+    graded_ones = len(grades[s.name][0])
+    limit = beta(0.5, 0.5 + graded_ones).ppf(0.975)
+    assert after.purity_hi[49] == 0 and after.purity_hi[s.last - 1] == pytest.approx(
+        limit * (s.population - graded_ones) / s.last, rel=0.35
+    )
+    nothing = combine(carried, top, found, {}, draws=2000)
+    assert nothing.purity_lo[49] < 0.05 and nothing.purity_hi[49] > 0.95

@@ -453,7 +453,7 @@ def _notes(
     unclear = 0 if calibration.ambiguous is None else int(calibration.ambiguous.sum())
     notes = [
         f"The calibration rests on {positives:,} positives, {negatives - unclear:,} negatives and {unclear:,} "
-        "ambiguous objects, which count as no targets: real objects, none trained on.",
+        "ambiguous objects, which count as no targets: real objects, none scored by a network trained on it.",
     ]
     if unknown:
         return [
