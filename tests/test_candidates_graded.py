@@ -305,3 +305,14 @@ def test_labels_that_do_not_fit_are_refused(known, beyond, message):
     _, before, top, *_ = survey(1, n=3000)
     with pytest.raises(InputError, match=message):
         combine(before, top, [Stratum("all", TOP, 1, TOP)], {}, known=known, known_beyond=beyond)
+
+
+def test_where_all_is_fully_graded_completeness_and_prevalence_are_exact():
+    """Nothing is left to the finite-population term, of the list or of what is beyond it."""
+    before, top, found = exact()
+    grades = {
+        "all": (np.arange(1, 41), np.arange(40) < 10), "not ranked": (np.zeros(60, int), np.arange(60) < 5),
+    }  # fmt: skip
+    after = combine(before, top, found, grades, draws=200)
+    assert after.completeness_lo[-1] == after.completeness_hi[-1] == pytest.approx(10 / 15)
+    assert after.prevalence_lo == after.prevalence_hi == pytest.approx(0.15)
