@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 def release() -> None:
     """Give back what Arrow's allocator and the C library's hold unused; where neither can, nothing happens."""
+    gc.collect()  # figures, for one, refer to themselves
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none

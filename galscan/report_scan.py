@@ -30,8 +30,8 @@ LAST = 6  # pictures of the lowest accepted ranks
 MISSED = 24
 GRADED = "candidates-graded.parquet"
 # Columns that the page counts and draws: of the list by the scores, and of the one that takes its place with grades.
-COUNTED = ("store", "index", "rank", "score", "known", "purity", "purity_lo", "purity_hi", "completeness")
-SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "completeness", "in_train")
+COUNTED = ("store", "index", "rank", "score", "purity", "purity_lo", "purity_hi")
+SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "in_train")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def write_scan_report(run: str | Path) -> Path:
     if not (run / "run.json").is_file() or not (run / "candidates.parquet").is_file():
         raise NotFoundError(f"{run} is not a run with candidates; make one with: galscan scan")
     info = read_json(run / "run.json")
-    before = _read(run / "candidates.parquet", COUNTED)
+    before = _read(run / "candidates.parquet", ("rank", "score", "known", "completeness"))
     graded = _graded(run, before)
     bundle, stores = _model_of(info), _stores(info)
     histogram = purities.ScoreHistogram.from_list(info.get("histogram") or [])
@@ -74,7 +74,7 @@ def write_scan_report(run: str | Path) -> Path:
     completeness = plots.completeness(
         before, info, bundle, None if graded is None else (graded.completeness, graded.limits)
     )
-    release()
+    before = _read(run / "candidates.parquet", COUNTED)
     table = run / ("candidates.parquet" if graded is None else GRADED)
     frame = _read(table, SHOWN)
     accepted, sentence = _sentence(frame, info, graded)
@@ -85,8 +85,13 @@ def write_scan_report(run: str | Path) -> Path:
         completeness,
         plots.scores(before, info, bundle, histogram),
     ]
+    warning, ranked = _warning(frame, accepted), len(frame)
+    before = before[["store", "index", "rank", "score"]]
     placed = frame.loc[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"]), ["ra", "dec", "purity"]]
     last = _rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
+    best = _rows(table, 0, PICTURES)
+    del frame
+    release()
     rate = info.get("images_per_s")
     page = render(
         "scan.html.j2",
@@ -94,12 +99,12 @@ def write_scan_report(run: str | Path) -> Path:
         title=f"galscan: scan for {info.get('target', 'targets')}",
         target=info.get("target", "targets"),
         sentence=sentence,
-        warning=_warning(frame, accepted),
+        warning=warning,
         accepted=f"{accepted:,}",
         facts=[
             ("scored", count(info.get("scanned"))),
             ("set aside", count(info.get("quarantined"))),
-            ("ranked", count(len(frame))),
+            ("ranked", count(ranked)),
             ("graded", count(0 if graded is None else graded.told["graded"])),
             ("prevalence", interval(prevalence, percent=True)),
             ("rate", f"{rate:,.0f} images/s" if rate else "not measured"),
@@ -109,7 +114,7 @@ def write_scan_report(run: str | Path) -> Path:
         graded_notes=[n for n in graded.told["after"]["notes"] if not n.startswith("A first look")] if graded else [],
         graders=in_words(graded.told["graders"], graded.told.get("agreement", [])) if graded else [],
         figures=figures,
-        best=[_card(row, stores) for row in _rows(table, 0, PICTURES)],
+        best=[_card(row, stores) for row in best],
         last=[_card(row, stores) for row in last],
         known=_if_readable(lambda: _known(run, info, before, bundle, stores, histogram)) if bundle else None,
         stores=info.get("stores", []),

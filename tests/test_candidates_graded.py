@@ -324,3 +324,14 @@ def test_where_purity_is_unknown_grades_speak_alone():
     )
     nothing = combine(carried, top, found, {}, draws=2000)
     assert nothing.purity_lo[49] < 0.05 and nothing.purity_hi[49] > 0.95
+
+
+def test_where_all_is_fully_graded_completeness_and_prevalence_are_exact():
+    """Nothing is left to the finite-population term, of the list or of what is beyond it."""
+    before, top, found = exact()
+    grades = {
+        "all": (np.arange(1, 41), np.arange(40) < 10), "not ranked": (np.zeros(60, int), np.arange(60) < 5),
+    }  # fmt: skip
+    after = combine(before, top, found, grades, draws=200)
+    assert after.completeness_lo[-1] == after.completeness_hi[-1] == pytest.approx(10 / 15)
+    assert after.prevalence_lo == after.prevalence_hi == pytest.approx(0.15)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from galscan.classify.calibrate import Calibration, fit
+from galscan.classify.calibrate import Calibration, fit, fit_sigmoid
 from galscan.errors import InputError
 
 
@@ -148,3 +148,17 @@ def test_what_is_ambiguous_is_told_by_the_score_and_kept():
 def test_what_cannot_be_calibrated_is_named(scores, targets, words):
     with pytest.raises(InputError, match=words):
         fit(np.array(scores), np.array(targets))
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(3, 10), (1, 1), (40, 800)])
+def test_the_targets_of_platt_are_smoothed_by_one_of_each(positives, negatives):
+    """(n+ + 1) / (n+ + 2) and 1 / (n- + 2): where scores say nothing, their mean is all that is left."""
+    counts = np.array([float(positives)]), np.array([float(negatives)])
+    slope, intercept, prevalence = fit_sigmoid(np.zeros(1), *counts)
+    high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
+    wanted = (positives * high + negatives * low) / (positives + negatives)
+    assert slope == 0 and prevalence == pytest.approx(wanted) and expit(intercept) == pytest.approx(wanted)
+    # Two scores: the sigmoid goes through both smoothed targets.
+    slope, intercept, _ = fit_sigmoid(np.array([0.0, 1.0]), np.array([0.0, positives]), np.array([negatives, 0.0]))
+    assert expit(intercept) == pytest.approx(low, rel=1e-4)
+    assert expit(intercept + slope) == pytest.approx(high, rel=1e-4)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom, norm
 
 from galscan.classify.cascade import (
     BETTER,
     FirstLook,
     TinyNet,
     TinyNets,
+    find_cut,
     kept_bounds,
     load_first_look,
     load_looker,
@@ -178,3 +180,40 @@ def test_first_looks_that_were_taught_together_share_their_convolutions():
     seen = load_looker(looks, "cpu")(images)
     assert np.corrcoef(seen[:, 0], scores)[0, 1] > 0.3 and np.corrcoef(seen[:, 1], scores)[0, 1] < -0.3
     np.testing.assert_allclose(seen[:, 1], seen_by(looks[1], images), atol=1e-5)
+
+
+def test_the_bound_of_the_kept_is_that_of_clopper_and_pearson():
+    """One-sided at 95 %: with the largest rate of loss, so few lost ones have a probability of exactly 5 %."""
+    for lost, audited, discarded, candidates in ((0, 1000, 100_000, 1000), (1, 300, 5_000, 200), (7, 40, 900, 50)):
+        kept, least = kept_bounds(lost, audited, discarded, candidates)
+        rate = candidates * (1 / least - 1) / discarded
+        assert binom.cdf(lost, audited, rate) == pytest.approx(0.05, rel=1e-6)
+        assert candidates * (1 / kept - 1) / discarded == pytest.approx(lost / audited)
+
+
+def test_the_cut_has_the_margin_of_the_worst_error_and_of_the_unlucky_last():
+    """The largest of 598 errors below the fitted line, under the score at the rank that 95 % of samples reach."""
+    rng = np.random.default_rng(0)
+    full = rng.normal(size=20_000)
+    own = 2 * full + 1 + rng.normal(0, 0.3, len(full))
+    found = find_cut(own, full, 0.01)
+    better = np.argsort(-full)[:598]
+    slope, offset = np.polyfit(full[better], own[better], 1)
+    error = (offset + slope * full[better] - own[better]).max()
+    last = np.sort(full)[::-1][int(binom.ppf(0.95, 20_000, 0.01))]
+    assert found["error"] == pytest.approx(error) and error > 0.6
+    assert found["last"] == last < np.sort(full)[::-1][200]
+    assert found["cut"] == pytest.approx(offset + slope * last - error)
+    # With 597 errors the bound of Wilks would not hold: one in 200 may be larger than all with 5 %.
+    assert 0.995**598 <= 0.05 < 0.995**597
+
+
+def test_the_bound_of_the_errors_holds_in_95_of_100_samples():
+    """The worst of 598 exceeds all but one error in 200 in 95 % of samples: exact, whatever the law of errors."""
+    rng = np.random.default_rng(0)
+    beyond = []
+    for _ in range(400):
+        full = np.concatenate([np.full(BETTER, 5.0) + rng.normal(0, 1e-3, BETTER), np.zeros(BETTER)])
+        own = np.concatenate([5 + rng.normal(size=BETTER), np.zeros(BETTER)])
+        beyond.append(norm.sf(find_cut(own, full, 0.4)["error"]))
+    assert binom.ppf(1e-3, 400, 0.92) <= (np.array(beyond) <= 0.0056).sum() and np.median(beyond) < 0.003

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -174,3 +176,42 @@ def test_a_part_without_its_embeddings_is_not_done_where_they_are_asked_for(
     before = parts.scores_path(plan.out, 1).read_bytes()
     scan(plan, client)
     assert merge.pending(plan) == [] and parts.scores_path(plan.out, 1).read_bytes() == before
+
+
+def a_list(top: int) -> merge._List:
+    plan = SimpleNamespace(top=top, targets=["t"], stores=[])
+    return merge._List(plan, "t", SimpleNamespace(of=lambda store, index: np.full(len(index), np.nan)))
+
+
+def rows_of(best: merge._List, names: list[str], scores: list[float], stages: list[str] | None = None) -> np.ndarray:
+    """Let a part pass, as the merge does; return which of its rows were kept."""
+    score, stage = np.array(scores, np.float32), np.array(stages or [parts.FULL] * len(names), object)
+    some = best.count(None, score, stage, None)
+    columns = {"score": score, "store": ["s"] * len(names), "id": names, "index": np.arange(len(names))}
+    best.keep(pa.table({**columns, "first_look": score, "score_std": score}), some)
+    return some
+
+
+def test_what_ties_with_the_last_of_the_list_is_kept_until_names_decide():
+    """Whatever the order of the parts: of equal scores the one whose name comes first is in the list."""
+    late, early = [f"z{k}" for k in range(9)], ["a0", "a1"]
+    lists = [a_list(2), a_list(2)]
+    rows_of(lists[0], late, [1.0] * 9)
+    assert lists[0].floor == 1.0  # the list is full, and its last has this score
+    assert list(rows_of(lists[0], early, [1.0, 0.5])) == [0]
+    rows_of(lists[1], early, [1.0, 0.5])
+    rows_of(lists[1], late, [1.0] * 9)
+    for best in lists:
+        assert list(best.merged(0, {}).top["id"]) == ["a0", "z0"]
+
+
+def test_the_audited_stand_for_all_that_were_discarded_and_ties_are_lost():
+    """2 of 3 discarded objects for each that was audited: with the weight discarded / audited, whole counts."""
+    best = a_list(2)
+    stages = [parts.FULL] * 3 + [parts.AUDITED] * 4 + ["first look"] * 8
+    rows_of(best, [f"g{k}" for k in range(15)], [3.0, 2.0, 1.0, 2.0, 0.5, 0.5, -1.0] + [-np.inf] * 8, stages)
+    merged = best.merged(0, {})
+    assert (merged.discarded, merged.audited, merged.beyond.total, merged.histogram.total) == (12, 4, 12, 15)
+    centres = merged.beyond.centres
+    assert merged.beyond.counts[np.abs(centres - 0.5) < 0.06].sum() == 6 and merged.beyond.seen.sum() == 4
+    assert merged.lost == 1  # as good as the last of the list

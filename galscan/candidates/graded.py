@@ -117,6 +117,7 @@ def combine(
     unknown, facts = _of_blocks(blocks, free), _of_blocks(blocks, np.where(free, 0, label))
     counted = np.where(np.repeat(unknown > 0, blocks.size), free, True)  # scores of the known where there are no others
     mean_odds = _of_blocks(blocks, odds * counted) / np.maximum(_of_blocks(blocks, counted), 1)
+    del odds, counted
     hits = np.tile(facts.astype(np.int64), (draws, 1))
     chance = np.zeros(len(edges))  # of what is not graded
     probability = np.zeros(len(top))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def purity(
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = forecast.by_scores(opened, confidence)
+    by_scores = purities.summary(before, confidence)
+    # Of a long list each of these is large, and the grades change all that they say.
+    none = np.empty(0)
+    before = replace(
+        before, purity_lo=none, purity_hi=none, completeness=none, completeness_lo=none, completeness_hi=none
+    )
     release()
     by_stratum = {
         str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
@@ -75,7 +82,7 @@ def purity(
     told: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
-        "before": purities.summary(before, confidence), "after": purities.summary(after, confidence) | {"graded": True},
+        "before": by_scores, "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     del before
     release()
