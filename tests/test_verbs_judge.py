@@ -63,7 +63,8 @@ def model(folder, store, recipe) -> Path:
     )
     labels, images = other.labels("simulated"), other.images()
     target = ((labels["early_type"] >= 0.5) & (labels["dust_lane"] >= 0.5)).to_numpy(np.float32)
-    copied = plan.table.loc[crossfit.as_fixed(plan.table["split"]) == "train", "row"].iloc[3]
+    trained = (crossfit.as_fixed(plan.table["split"]) == "train") & plan.table["target"].notna()
+    copied = plan.table.loc[trained, "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
     write_dreams(Dreams.of_origin(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
     return path
