@@ -31,16 +31,25 @@ def test_what_each_split_is_used_for():
 
 
 def test_the_shipped_recipe_is_cross_fitted():
-    recipe = load_recipe("dustlane")
-    assert crossfit.folds_of(recipe, whole=False) == (recipe.classifier.members, "")
-    folds, why = crossfit.folds_of(recipe, whole=True)
+    recipe, some = load_recipe("dustlane"), table(30, 400)
+    assert crossfit.folds_of(recipe, some, synthetic=True, whole=False) == (recipe.classifier.members, "")
+    folds, why = crossfit.folds_of(recipe, some, synthetic=True, whole=True)
     assert folds == 0 and "whole images" in why
+
+
+def test_without_galaxies_that_show_the_scatter_the_split_is_fixed():
+    recipe = load_recipe("dustlane")
+    for unlabelled, synthetic, needed in ((399, True, 400), (199, False, 200)):
+        folds, why = crossfit.folds_of(recipe, table(30, unlabelled), synthetic=synthetic, whole=False)
+        assert folds == 0 and f"{needed} unlabelled galaxies" in why
+        assert crossfit.folds_of(recipe, table(30, needed), synthetic=synthetic, whole=False)[0]
 
 
 def table(labelled: int, unlabelled: int) -> pd.DataFrame:
     known = np.arange(labelled + unlabelled) < labelled
     target = np.where(known, 1.0, np.nan)
-    return pd.DataFrame({"id": [f"g{k}" for k in range(len(known))], "target": target, "labelled": known})
+    names = [f"g{k}" for k in range(len(known))]
+    return pd.DataFrame({"id": names, "object": names, "target": target, "labelled": known})
 
 
 def test_objects_that_show_the_scatter_have_no_label_in_any_store():

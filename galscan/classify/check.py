@@ -38,7 +38,7 @@ def read(recipe: Recipe, schema: Schema, stores: Sequence[Store], seed: int = 0)
     conditions = [yes & no, yes, no, not_yes & not_no, labelled]
     table["kind"] = np.select(conditions, ["both", *KINDS[:4]], "unlabelled")
     table["target"] = np.select([yes & ~no, no & ~yes], [1.0, 0.0], np.nan)
-    folds, _ = crossfit.folds_of(recipe, whole=recipe.dream.positives > 0)
+    folds, _ = crossfit.folds_of(recipe, table, synthetic=True, whole=recipe.dream.positives > 0)
     table["split"] = split_objects(table, recipe.split, seed, folds)
     return table
 

@@ -184,7 +184,9 @@ def make_plan(
     rules = recipe.schemas[schema.name]
     table = read_table(stores[:named], schema, rules)
     check_counts(table, rules, recipe.name)
-    folds, because = crossfit.folds_of(recipe, whole=synthetic and recipe.dream.positives > 0)
+    folds, because = crossfit.folds_of(
+        recipe, table, synthetic=synthetic, whole=synthetic and recipe.dream.positives > 0
+    )
     table["split"] = split_objects(table, recipe.split, seed, folds)
     grades: list[dict[str, Any]] = []
     if vetted:
@@ -231,7 +233,10 @@ def make_plans(
                 "train them one after the other"
             )
     folds, because = crossfit.folds_of(
-        first.recipe, whole=synthetic and any(plan.recipe.dream.positives for plan in plans)
+        first.recipe,
+        first.table,
+        synthetic=synthetic,
+        whole=synthetic and any(plan.recipe.dream.positives for plan in plans),
     )
     table = together({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed, folds)
     place = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))
