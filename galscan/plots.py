@@ -106,7 +106,9 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
     axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=said)
     if before is None:
         label = "probability of this candidate"
-        axes.plot(ranks, frame["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
+        # A known label is no probability, and would make the line jump.
+        own = frame[frame["known"] == ""] if "known" in frame else frame
+        axes.plot(own["rank"], own["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
     if accepted:
         axes.axvline(accepted, color=ORANGE, linewidth=1.2)
         axes.annotate(
