@@ -66,12 +66,12 @@ def allocate(
         """Grade so many of a stratum in all, as far as the sample goes."""
         more[k] += max(min(wanted - before[k] - more[k], most[k] - before[k] - more[k], size - more.sum()), 0)
 
-    for least in range(1, FEW + 1):  # one of each first, then a second
-        for k in range(len(strata)):
-            give(k, least)
     for k, s in enumerate(strata):
         if s.name in entire:
             give(k, s.population)
+    for least in range(1, FEW + 1):  # one of each first, then a second
+        for k in range(len(strata)):
+            give(k, least)
     if more.sum() < size:
         fractions = posterior_fractions(prior, counts, DRAWS, np.random.default_rng(seed))
         within = np.array([bool(s.last) and s.first <= rank for s in strata])
