@@ -68,7 +68,7 @@ def test_what_is_beyond_the_rank_gets_a_tenth_and_nothing_is_left_out():
 def test_the_best_are_graded_one_and_all_where_that_is_wanted():
     found, prior = layers(60, 940), certain(0.9, 0.4)
     assert allocate(found, prior, {}, 100, 1000, entire=["s0"])["s0"] == 60
-    assert allocate(found, prior, {}, 50, 1000, entire=["s0"]) == {"s0": 47, "s1": 3}
+    assert allocate(found, prior, {}, 50, 1000, entire=["s0"]) == {"s0": 50, "s1": 0}
 
 
 @given(
