@@ -92,7 +92,10 @@ def test_simulated_sky_to_fits(galscan, tmp_path):
     candidates = Table.read(tmp_path / "run" / "candidates.fits", hdu="CANDIDATES")
     assert not candidates["in_train"][candidates["objid"] >= 2 * 10**9].any()
     assert (np.diff(candidates["score"]) <= 0).all() and (np.diff(candidates["rank"]) == 1).all()
-    assert ((candidates["purity_lo"] <= candidates["purity"]) & (candidates["purity"] <= candidates["purity_hi"])).all()
+    low, purity, high = (np.ma.filled(candidates[f"purity{end}"], np.nan) for end in ("_lo", "", "_hi"))
+    # Networks of eight steps may score the sky otherwise than what calibrated them.
+    assert np.isnan(purity).all() if candidates.meta["PURITY"] == "unknown" else np.isfinite(purity).all()
+    assert not ((low > purity) | (purity > high)).any()
 
     exported = tmp_path / "best.fits"
     galscan("export", tmp_path / "run", "--top", 10, "--out", exported)
