@@ -35,6 +35,14 @@ def run(service, tmp_path: Path):
     return ingest
 
 
+def larger(place: Path) -> Path:
+    """Write a catalog of the 40 objects of `run`, where they are, and of 60 more."""
+    table, places = pd.read_csv(galaxies(place / "more.csv", 100)), ["ra", "dec"]
+    table.loc[:39, places] = pd.read_csv(place / "objects.csv")[places]
+    table.to_csv(place / "more.csv", index=False)
+    return place / "more.csv"
+
+
 def test_from_a_table_to_a_store(run, service, tmp_path, capsys):
     store = run(labels="efigi")
     told = pd.read_parquet(tmp_path / "s.manifest.parquet")
@@ -155,8 +163,7 @@ def right(store) -> bool:
 def test_a_larger_catalog_adds_what_is_new(run, service, tmp_path, capsys):
     first = run(labels="efigi")
     assert run(append=True, labels="efigi").content_hash == first.content_hash and len(service.log()) == 40
-    table, places = pd.read_csv(galaxies(tmp_path / "more.csv", 100)), ["ra", "dec"]
-    table.loc[:39, places] = pd.read_csv(tmp_path / "objects.csv")[places]
+    table = pd.read_csv(larger(tmp_path))
     table.sample(frac=1, random_state=1).to_csv(tmp_path / "more.csv", index=False)  # old and new ones mixed
     with pytest.raises(ConflictError, match="or add what it does not have with --append"):
         run(catalog=tmp_path / "more.csv", labels="efigi")
@@ -224,7 +231,7 @@ def test_a_wider_cone(service, tmp_path, capsys):
 @pytest.mark.slow
 def test_kill_9_while_a_service_adds(run, service, tmp_path):
     run()
-    table = galaxies(tmp_path / "more.csv", 100)
+    table = larger(tmp_path)
     service.behave()
     slow = service.survey("sdss", tmp_path, per_minute=600)
     line = f"ingest --survey {slow} --catalog {table} --out {tmp_path}/s.zarr --size 32 --append"
