@@ -96,9 +96,7 @@ def test_the_planted_copy_is_named(judged, store, model):
 
 def test_what_the_model_held_out_is_held_out(judged, model):
     splits = bundle.open_bundle(model).splits()
-    test = splits[
-        crossfit.as_fixed(splits["split"]) == "test"
-    ]  # of which none of the synthetic galaxies of the folder is made
+    test = splits[crossfit.as_fixed(splits["split"]) == "test"]  # nothing in the folder is made of these
     assert judged["counts"]["real"] == {
         "positive": int((test["target"] == 1).sum()),
         "negative": int((test["target"] == 0).sum()),
