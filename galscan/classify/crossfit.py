@@ -111,7 +111,7 @@ def folds_of(recipe: Recipe, table: pd.DataFrame, *, synthetic: bool, whole: boo
     if whole:
         return 0, "one generator of whole images is trained for all networks ([dream] positives)"
     if reserved(table, synthetic=synthetic, seed=0).empty:
-        # Calibrated without that correction the truth lies inside 72 % of intervals (tests/benchmarks/crossfit.py).
+        # Calibrated without that correction some 70 % of intervals hold the truth (tests/benchmarks/crossfit.py).
         least = 2 * LEAST if synthetic else LEAST
         return 0, f"cross-fitting needs {least} unlabelled galaxies, which tell how far the networks differ"
     return members, ""
