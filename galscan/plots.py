@@ -138,16 +138,20 @@ def completeness(
     info: Mapping[str, Any],
     bundle: Bundle | None,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    by_scores: pd.DataFrame | None = None,
 ) -> Plot:
     """Draw completeness against rank; with its interval where the model is at hand.
 
-    `graded` is the table with grades, and the limits of its completeness at some ranks (rank, low, high).
+    `graded` is the table with grades, and the limits of its completeness at some ranks (rank, low, high), `by_scores`
+    those by the scores alone, where they are known.
     """
     figure, axes = new_axes()
     some = _drawn(frame)
     ranks = frame["rank"].to_numpy()[some]
     colour = BLUE if graded is None else GREY
-    if bundle is not None and len(frame) and info.get("histogram"):
+    if by_scores is not None:
+        axes.fill_between(by_scores["rank"], by_scores["low"], by_scores["high"], color=colour, alpha=0.18, linewidth=0)
+    elif bundle is not None and len(frame) and info.get("histogram"):
         # The table keeps no interval of completeness; the same seed gives the one of the scan again.
         settings = bundle.recipe.purity
         again = purities.of_scan(

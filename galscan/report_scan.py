@@ -50,6 +50,12 @@ class _Graded:
         """Limits of completeness at some ranks; of none where an older version wrote it."""
         return pd.DataFrame(self.told.get("completeness") or {"rank": [], "low": [], "high": []}, dtype=float)
 
+    @property
+    def limits_by_scores(self) -> pd.DataFrame | None:
+        """Those by the scores alone; None where an older version wrote it."""
+        told = self.told.get("completeness_by_scores")
+        return None if told is None else pd.DataFrame(told, dtype=float)
+
 
 def write_scan_report(run: str | Path) -> Path:
     """Write ``report.html`` into a run folder; with the grades, where `galscan.purity` has taken them in.
@@ -72,8 +78,14 @@ def write_scan_report(run: str | Path) -> Path:
     footprint = _if_readable(lambda: report_facts.footprint(tables(run, info)))
     # First what takes most memory, before the rest is read: the list may hold a million.
     completeness = plots.completeness(
-        before, info, bundle, None if graded is None else (graded.completeness, graded.limits)
+        before,
+        info,
+        bundle,
+        None if graded is None else (graded.completeness, graded.limits),
+        None if graded is None else graded.limits_by_scores,
     )
+    del before
+    release()
     before = _read(run / "candidates.parquet", COUNTED)
     table = run / ("candidates.parquet" if graded is None else GRADED)
     frame = _read(table, SHOWN)

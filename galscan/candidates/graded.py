@@ -156,6 +156,8 @@ def combine(
     # A survey without a target misses none.
     recalls = np.where(everything[:, None] > 0, found / np.maximum(everything, 1)[:, None], 1.0)
     recall_low, recall_high = np.quantile(recalls, tails, axis=0)
+    recall = np.median(recalls, axis=0)
+    del found, recalls
 
     def by_rank(values: np.ndarray) -> np.ndarray:
         return np.interp(np.arange(1, len(top) + 1), edges, values) if len(top) else np.empty(0)
@@ -173,7 +175,7 @@ def combine(
         prevalence=float(np.median(prevalence)),
         prevalence_lo=float(np.quantile(prevalence, tails[0])), prevalence_hi=float(np.quantile(prevalence, tails[1])),
         probability=probability, purity=after, purity_lo=by_rank(low), purity_hi=by_rank(high),
-        completeness=by_rank(np.median(recalls, axis=0)), completeness_lo=by_rank(recall_low),
+        completeness=by_rank(recall), completeness_lo=by_rank(recall_low),
         completeness_hi=by_rank(recall_high),
         unknown="", notes=_notes(purity, strata, grades, prior, int((~free).sum()) + known_beyond[0]), **unclear,
     )  # fmt: skip

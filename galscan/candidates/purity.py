@@ -54,7 +54,7 @@ DENSE = 1000  # ranks reckoned one by one; below them every 200th part of a rank
 WIDEN = 0.05  # probability of so large a departure from label shift, below which negatives count for less
 FEW = 10
 DEPARTED = 0.001  # probability of so large a departure, below which purity is unknown
-AT_ONCE = 256  # nodes of which quantiles are taken together
+AT_ONCE, DRAWS_AT_ONCE = 256, 250  # nodes of which quantiles are taken together, and draws of the targets among them
 UNSEEN = 0.5  # objects
 AMBIGUOUS = -1.0  # a known label that is neither target (1) nor negative (0)
 AMBIGUITY = 500  # draws of what is ambiguous
@@ -229,32 +229,34 @@ def estimate(
     unknown = unknown or _departed(departure)
     everywhere = expit(draws(centres))
     ranks, at = np.arange(1, len(top) + 1), nodes(len(top))
-    each = draws(top[at - 1])
-    expit(each, out=each)
-    # Scores that say nothing leave the calibration's own prevalence, though every other is as good.
-    chances, at_nodes = (
-        p.mean(axis=0) if calibration.slope > 0 else np.full(p.shape[1], calibration.prevalence)
-        for p in (everywhere, each)
-    )
-    probability = np.where(free, np.interp(ranks, at, at_nodes) if len(top) else np.empty(0), target)
-    expected = np.cumsum(probability)
-    # The top scores are exact, the rest binned: rounding must not make a list more than complete.
-    targets = max(chances @ counts + target.sum(), expected[-1] if len(top) else 0.0) + known_beyond[1]
 
     def by_block(some: np.ndarray) -> np.ndarray:
         return np.diff(np.cumsum(some)[at - 1], prepend=0)
 
-    blocks = by_block(free)
-    hits = rng.binomial(blocks, each)
-    hits += by_block(target).astype(hits.dtype)
-    np.cumsum(hits, axis=1, out=hits)
+    blocks, known_hits = by_block(free), by_block(target)
+    # Of a long list all that has a row a draw and a column a node is large: some draws at a time.
+    hits = np.empty((bootstrap, len(at)), np.int32)
+    at_nodes, in_list = np.zeros(len(at)), np.zeros(bootstrap)
+    for first in range(0, bootstrap, DRAWS_AT_ONCE):
+        rows = slice(first, first + DRAWS_AT_ONCE)
+        each = expit(draws.some(rows)(top[at - 1]))
+        at_nodes += each.sum(axis=0) / bootstrap
+        in_list[rows] = np.einsum("dn,n->d", each, blocks)
+        hits[rows] = (rng.binomial(blocks, each) + known_hits).cumsum(axis=1)
+    # Scores that say nothing leave the calibration's own prevalence, though every other is as good.
+    chances = everywhere.mean(axis=0)
+    if not calibration.slope > 0:
+        chances, at_nodes = (np.full(len(p), calibration.prevalence) for p in (chances, at_nodes))
+    probability = np.where(free, np.interp(ranks, at, at_nodes) if len(top) else np.empty(0), target)
+    expected = np.cumsum(probability)
+    # The top scores are exact, the rest binned: rounding must not make a list more than complete.
+    targets = max(chances @ counts + target.sum(), expected[-1] if len(top) else 0.0) + known_beyond[1]
     in_full = counts if beyond is None else counts - beyond.counts[occupied]
     in_all = (everywhere * in_full).sum(axis=1)
     if beyond is not None and beyond.total:
         in_all += beyond.total * _sampled(everywhere, beyond.seen[occupied], expit(draws(top[-1:])), rng)
     rest = histogram.total - int(free.sum())
-    below = rng.binomial(rest, np.clip((in_all - np.einsum("dn,n->d", each, blocks)) / max(rest, 1), 0, 1))
-    del each  # of a long list it is large, as all is that has a row a draw
+    below = rng.binomial(rest, np.clip((in_all - in_list) / max(rest, 1), 0, 1))
     found = below + known_beyond[1] + (hits[:, -1] if len(top) else 0)
     prevalence_lo, prevalence_hi = np.quantile(found / total, tails) if total else (0.0, 1.0)
 
@@ -276,7 +278,7 @@ def estimate(
     ambiguous = unclear_lo = unclear_hi = np.full(len(top), np.nan)
     some = min(bootstrap, AMBIGUITY)
     if (unclear := calibration.ambiguity(top[at - 1], some, rng)) is not None:
-        no_targets = blocks + by_block(target) - np.diff(hits[:some], axis=1, prepend=0)
+        no_targets = blocks + known_hits - np.diff(hits[:some], axis=1, prepend=0)
         others = (rng.binomial(no_targets, unclear) + by_block(unclear_ones)).cumsum(axis=1) / at
         ambiguous = np.interp(ranks, at, others.mean(axis=0)) if len(top) else np.empty(0)
         unclear_lo, unclear_hi = between(lambda some: others[:, some], ambiguous)

@@ -70,6 +70,11 @@ class Curves:
     def __len__(self) -> int:
         return len(self.values)
 
+    def some(self, which: slice) -> Curves:
+        """Return some of the curves."""
+        floors = None if self.floors is None else self.floors[which]
+        return Curves(self.knots, self.values[which], self.ceilings[which], floors)
+
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Return the value of each curve at each score, shape (R, n)."""
         where, part = _place(self.knots, np.asarray(scores, np.float64))

@@ -62,7 +62,7 @@ def purity(
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = forecast.by_scores(opened, confidence)
-    by_scores = purities.summary(before, confidence)
+    by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
     # Of a long list each of these is large, and the grades change all that they say.
     none = np.empty(0)
     before = replace(
@@ -86,7 +86,7 @@ def purity(
     }  # fmt: skip
     del before
     release()
-    _write(opened, after, verdicts, told)
+    _write(opened, after, verdicts, told, limits | {"completeness": _limits(after)})
     del after
     release()  # the report reads what it needs from the tables
     from galscan.report_scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
@@ -95,13 +95,20 @@ def purity(
     return told | {"text": _text(told, opened.path)}
 
 
-def _write(run: Run, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any]) -> None:
-    info = run.info | {"purity": told["after"]}
-    # The report draws the limits of completeness, which have no column.
-    count = len(after.purity)
+def _limits(purity: purities.Purity) -> dict[str, list[float | None]]:
+    """Return the limits of completeness at some ranks: the report draws them, and they have no column."""
+    count = len(purity.purity)
     some = np.unique(np.geomspace(1, max(count, 1), 200).round().astype(int))[:count]
-    limits = {"rank": some, "low": after.completeness_lo[some - 1], "high": after.completeness_hi[some - 1]}
-    drawn = {"completeness": {name: values.tolist() for name, values in limits.items()}}
+    ends = {end: purity.published(f"completeness_{name}")[some - 1] for end, name in (("low", "lo"), ("high", "hi"))}
+    return {"rank": some.tolist()} | {
+        end: [float(x) if np.isfinite(x) else None for x in values] for end, values in ends.items()
+    }
+
+
+def _write(
+    run: Run, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any], drawn: dict[str, Any]
+) -> None:
+    info = run.info | {"purity": told["after"]}
     new = _graded(of_parquet(run.path / "candidates.parquet"), after, verdicts)
     files.write_json(run.path / "purity.json", told | drawn)
     table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
