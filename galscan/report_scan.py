@@ -31,7 +31,7 @@ MISSED = 24
 GRADED = "candidates-graded.parquet"
 # Columns that the page counts and draws: of the list by the scores, and of the one that takes its place with grades.
 COUNTED = ("store", "index", "rank", "score", "purity", "purity_lo", "purity_hi")
-SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "in_train")
+SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "known", "in_train")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tests.helpers import tiny_bundle, tiny_store
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory, scans_here):
     place = tmp_path_factory.mktemp("purity")
-    store = tiny_store(place / "sky.zarr", 700, 32, survey="sky")
+    store = tiny_store(place / "sky.zarr", 700, 32)
     model = tiny_bundle(place / "model").path
     galscan.scan(store=store.path, model=model, out=place / "run", top=120, workers=1)
     vet(place / "run", serve=False, best=30, size=48)

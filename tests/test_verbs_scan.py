@@ -496,6 +496,14 @@ def test_objects_of_known_label_are_data(place, here, tmp_path):
     assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})
 
 
+def test_a_number_that_another_store_uses_as_well_is_no_known_label(place, here, tmp_path):
+    """Of early versions' models nothing but ids is known: an object of another store has its number by chance."""
+    store = tiny_store(tmp_path / "other.zarr", 200, survey="other")
+    found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
+    assert {"1000", "1009"} <= set(found.candidates["objid"].astype(str))
+    assert (found.candidates["known"] == "").all() and found.info["known_beyond"] == [0, 0]
+
+
 def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_path):
     model = shutil.copytree(place / "models" / "dustlane", tmp_path / "model")
     info = json.loads((model / "model.json").read_text())

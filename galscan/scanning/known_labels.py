@@ -78,12 +78,21 @@ def read_labels(candidates: Path) -> np.ndarray | None:
 
 
 def find_known(plan: Plan, bundle: Bundle) -> KnownLabels:
-    """Return the objects in the stores of a plan whose label a model knows, by `galscan.store.identity`."""
+    """Return the objects in the stores of a plan whose label a model knows, by `galscan.store.identity`.
+
+    A model that kept no positions knows ids alone, and these of the stores it was trained with: a number that another
+    store uses as well is another object there, whose label is not known.
+    """
     splits = bundle.splits()
+    trained_with = None if "ra" in splits else set(splits["store"])
     labels = splits["target"].fillna(AMBIGUOUS).to_numpy(np.float64)
     known = bundle.objects(radius=max(ref.astrometry for ref in plan.stores))
     rows, found = [], []
     for ref in plan.stores:
+        if trained_with is not None and ref.name not in trained_with:
+            rows.append(np.empty(0, np.int64))
+            found.append(np.empty(0))
+            continue
         store, here = open_store(ref.path), []
         for start in range(0, store.count, CHUNK):
             some = slice(start, min(start + CHUNK, store.count))

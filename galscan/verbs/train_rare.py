@@ -384,8 +384,8 @@ def _synthetic(
 ) -> Dreams | None:
     """Inject features and draw whole images for the network `member`, or for all; None if no target is left.
 
-    `reference` was not trained on that network's fold, and nothing is made of galaxies of it, or of those with `unused`
-    ids. So the network depends on its fold in no way, not even through the choice of hosts and mined negatives.
+    `reference` was not trained on that network's fold, and nothing is made of galaxies of it, or of `unused` objects.
+    So the network depends on its fold in no way, not even through the choice of hosts and mined negatives.
     Of whole images those go that a network trained on real galaxies alone finds failed.
     """
     from galscan.classify import synthetic
