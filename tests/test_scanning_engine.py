@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -147,12 +148,30 @@ def test_a_part_that_kills_its_workers_or_never_ends_is_set_aside_whole(stores, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_becomes_interrupted_and_handlers_come_back(number):
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="run the same command again"), engine.interruptible():
         os.kill(os.getpid(), number)
         signal.pause()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     assert Interrupted.exit_code == 130
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_while_an_object_is_deleted_is_not_lost(stores, client, tmp_path):
+    """Python drops what is raised there: the scan looks at the event."""
+
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    plan = planned(stores, tmp_path / "run")
+    with pytest.raises(Interrupted), engine.interruptible() as stop:
+        gone = Deleted()
+        del gone
+        assert stop.is_set()
+        engine.run_scan(plan, client, plan.parts, stop=stop)
+    assert merge.pending(plan)
 
 
 def test_only_the_chosen_are_scored(stores, client, tmp_path):

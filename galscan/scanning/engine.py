@@ -43,7 +43,9 @@ class Progress:
     """Share of the workers' time that was spent in the networks."""
 
 
-def run_scan(plan: Plan, client: Client, parts: Iterable[Part], looks: Sequence[Path] = ()) -> Progress:
+def run_scan(
+    plan: Plan, client: Client, parts: Iterable[Part], looks: Sequence[Path] = (), stop: threading.Event | None = None
+) -> Progress:
     """Score `parts` on the workers of `client`; a part that is done stays done whatever happens later.
 
     A part that kills every worker that tries it is quarantined whole. Workers that are silent for too long are
@@ -51,6 +53,8 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], looks: Sequence[
 
     Raises
     ------
+    KeyboardInterrupt
+        If `stop` is set, the event of `interruptible`.
     GalscanError
         If a part cannot be done: a broken store, a lost cluster.
     StorageError
@@ -87,6 +91,8 @@ def run_scan(plan: Plan, client: Client, parts: Iterable[Part], looks: Sequence[
                     waiting.append(suspects.pop())
                     tried.add(waiting[0].number)
                     launch(1)
+                if stop is not None and stop.is_set():
+                    raise KeyboardInterrupt
                 try:
                     future = finished.get(timeout=TICK)
                 except queue.Empty:
@@ -178,18 +184,24 @@ def _report(plan: Plan, part: Part, future: Future, job: Job, strikes: int) -> P
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C and a polite kill into `Interrupted`, after everything inside has been closed."""
+def interruptible() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and a polite kill into `Interrupted`, after everything inside has been closed.
 
-    def stop(*_: Any) -> None:
+    The event that it yields is set as well: Python drops an exception that is raised while an object is deleted, and
+    those of Dask take their time over it.
+    """
+    stop = threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        stop.set()
         raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM) if main}
     try:
-        yield
+        yield stop
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the finished parts are kept, run the same command again to go on") from None
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -128,7 +128,7 @@ def scan(
         _say(describe(plan, who, prepare.measured_rate(plan) * here if here else None))
         return Run(plan.out, _plan_info(plan) | {"status": "planned"})
 
-    with engine.interruptible(), claim(plan) as before:
+    with engine.interruptible() as stop, claim(plan) as before:
         # Embeddings may have been removed for their size, or one that was damaged.
         if before is not None and before["status"] == "done" and not (plan.embedding and merge.pending(plan)):
             _say(f"{plan.out} holds this very scan, finished; nothing to do")
@@ -151,7 +151,7 @@ def scan(
                 seconds.end("prepare")
                 looks = _first_looks(plan, client) if plan.cascade or plan.int8 else []
                 seconds.end("first look")
-                done = engine.run_scan(plan, client, parts, looks)
+                done = engine.run_scan(plan, client, parts, looks, stop)
                 seconds.end("scan")
         known = [find_known(plan, bundle) for bundle in bundles]
         results = [
