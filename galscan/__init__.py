@@ -13,26 +13,26 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from galscan.classify.bundle import Bundle, open_bundle
-    from galscan.errors import GalscanError
-    from galscan.recipe import Recipe, load_recipe
+    from galscan.candidates.export.command import export
+    from galscan.commands.ablate import ablate
+    from galscan.commands.demo import demo
+    from galscan.commands.doctor import doctor
+    from galscan.commands.dream import dream
+    from galscan.commands.evaluate import judge
+    from galscan.commands.info import info
+    from galscan.commands.purity import purity
+    from galscan.commands.scan import scan
+    from galscan.commands.similar import similar
+    from galscan.commands.train_rare import train_rare
+    from galscan.commands.vet import vet
+    from galscan.core.errors import GalscanError
+    from galscan.labels.recipe import Recipe, load_recipe
+    from galscan.models.model import Bundle, open_bundle
     from galscan.scanning.run import Run, open_run
+    from galscan.store.ingest import ingest
     from galscan.store.layout import Store, open_store
-    from galscan.verbs.ablate import ablate
-    from galscan.verbs.demo import demo
-    from galscan.verbs.doctor import doctor
-    from galscan.verbs.dream import dream
-    from galscan.verbs.export import export
-    from galscan.verbs.info import info
-    from galscan.verbs.ingest import ingest
-    from galscan.verbs.judge import judge
-    from galscan.verbs.purity import purity
-    from galscan.verbs.scan import scan
-    from galscan.verbs.similar import similar
-    from galscan.verbs.target import check_target, list_targets, new_target
-    from galscan.verbs.train_generator import train_generator
-    from galscan.verbs.train_rare import train_rare
-    from galscan.verbs.vet import vet
+    from galscan.synthesis.train_generator import train_generator
+    from galscan.training.target import check_target, list_targets, new_target
 
 __version__ = "0.1.0"
 
@@ -72,32 +72,32 @@ __all__ = [
 
 # Loaded when first used, so that `galscan --help` and `import galscan` are instant.
 _HOMES = {
-    "Bundle": "galscan.classify.bundle",
-    "GalscanError": "galscan.errors",
-    "Recipe": "galscan.recipe",
+    "Bundle": "galscan.models.model",
+    "GalscanError": "galscan.core.errors",
+    "Recipe": "galscan.labels.recipe",
     "Run": "galscan.scanning.run",
     "Store": "galscan.store.layout",
-    "ablate": "galscan.verbs.ablate",
-    "check_target": "galscan.verbs.target",
-    "demo": "galscan.verbs.demo",
-    "doctor": "galscan.verbs.doctor",
-    "dream": "galscan.verbs.dream",
-    "export": "galscan.verbs.export",
-    "info": "galscan.verbs.info",
-    "ingest": "galscan.verbs.ingest",
-    "judge": "galscan.verbs.judge",
-    "list_targets": "galscan.verbs.target",
-    "load_recipe": "galscan.recipe",
-    "new_target": "galscan.verbs.target",
-    "open_bundle": "galscan.classify.bundle",
+    "ablate": "galscan.commands.ablate",
+    "check_target": "galscan.training.target",
+    "demo": "galscan.commands.demo",
+    "doctor": "galscan.commands.doctor",
+    "dream": "galscan.commands.dream",
+    "export": "galscan.candidates.export.command",
+    "info": "galscan.commands.info",
+    "ingest": "galscan.store.ingest",
+    "judge": "galscan.commands.evaluate",
+    "list_targets": "galscan.training.target",
+    "load_recipe": "galscan.labels.recipe",
+    "new_target": "galscan.training.target",
+    "open_bundle": "galscan.models.model",
     "open_run": "galscan.scanning.run",
     "open_store": "galscan.store.layout",
-    "purity": "galscan.verbs.purity",
-    "scan": "galscan.verbs.scan",
-    "similar": "galscan.verbs.similar",
-    "train_generator": "galscan.verbs.train_generator",
-    "train_rare": "galscan.verbs.train_rare",
-    "vet": "galscan.verbs.vet",
+    "purity": "galscan.commands.purity",
+    "scan": "galscan.commands.scan",
+    "similar": "galscan.commands.similar",
+    "train_generator": "galscan.synthesis.train_generator",
+    "train_rare": "galscan.commands.train_rare",
+    "vet": "galscan.commands.vet",
 }
 
 

@@ -1,6 +1,6 @@
 """``python -m galscan``: the same as the command ``galscan``."""
 
-from galscan.cli import main
+from galscan.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from galscan.scanning.parts import FINGERPRINT, quarantine_path, scores_path
+from galscan.scanning.partitions import FINGERPRINT, quarantine_path, scores_path
 from tests.helpers import tiny_bundle, tiny_store
 
 PROVENANCE = {

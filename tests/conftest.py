@@ -31,7 +31,7 @@ def galscan_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("GALSCAN_HOME", str(home))
     monkeypatch.delenv("GALSCAN_TRACEBACK", raising=False)
-    monkeypatch.setattr("galscan.labels._lent", {})
+    monkeypatch.setattr("galscan.labels.schema._lent", {})
     return home
 
 
@@ -111,6 +111,6 @@ def services():
 @pytest.fixture
 def service(services, monkeypatch):
     """Return the loopback services, well behaved, and a client that is not patient."""
-    monkeypatch.setattr("galscan.surveys.http.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("galscan.surveys.services.client.FIRST_PAUSE", 0.02)
     services.behave()
     return services

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from galscan.scanning.run import open_run
-from galscan.vetting.grades import FILE, GradeBook
+from galscan.vetting.gradebook import FILE, GradeBook
 from tests.chromium import chromium
 
 ROOT = Path(__file__).parents[1]

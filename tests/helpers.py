@@ -48,11 +48,12 @@ def tiny_bundle(
     """Write a model with random weights (or `networks`), calibrated with blobs like those of `tiny_store`."""
     import torch
 
-    from galscan.classify import bundle, calibrate
-    from galscan.classify.model import GalaxyNet
-    from galscan.classify.scoring import member_scores
-    from galscan.labels import load_schema
-    from galscan.recipe import load_recipe
+    from galscan.labels.recipe import load_recipe
+    from galscan.labels.schema import load_schema
+    from galscan.models import model
+    from galscan.models.ensemble import member_scores
+    from galscan.models.network import GalaxyNet
+    from galscan.stats import calibration
 
     recipe = load_recipe(target)
     answers = load_schema(schema).complete(recipe.schemas[schema].morphology)
@@ -66,9 +67,9 @@ def tiny_bundle(
         "store": "tiny", "id": [str(i) for i in (990, 991, *range(1000, 1010))],
         "split": ["calibration"] * 2 + ["train"] * 10, "target": [1, 0] + [1] * 5 + [0] * 5,
     })  # fmt: skip
-    return bundle.write_bundle(
+    return model.write_bundle(
         path, recipe=recipe, target=target, schema=schema, size=size, seed=seed, answers=answers,
-        networks=networks, calibration=calibrate.fit(scores, targets), splits=splits,
+        networks=networks, calibration=calibration.fit(scores, targets), splits=splits,
         metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
     )  # fmt: skip
 
@@ -119,7 +120,7 @@ def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32, *, whole: 
 
     As the recipe does, it injects a feature, or draws whole images; with `whole` it draws them in any case.
     """
-    from galscan.recipe import load_recipe
+    from galscan.labels.recipe import load_recipe
 
     recipe = load_recipe(target)
     text = re.sub(r"^size = \d+", f"size = {size}", recipe.text, count=1, flags=re.MULTILINE)
@@ -142,7 +143,7 @@ high = 9
 
 
 def keep_all(dreams, *_) -> pd.DataFrame:
-    """Stand in for `galscan.generate.judge.screen`: after three steps of training dreams are noise, which it drops."""
+    """Stand in for `galscan.synthesis.evaluation.screen`: after three steps of training dreams are noise, which it drops."""
     return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})
 
 

@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 from PIL import Image
 
 from galscan.surveys.base import Cutout, Failed
-from galscan.surveys.local import LocalSurvey
+from galscan.surveys.files.local import LocalSurvey
 
 OBJID = 588848901532418163  # loses its last digits as a float
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from galscan.classify.scoring import Scores
+from galscan.models.ensemble import Scores
 from galscan.scanning import engine, merge
-from galscan.scanning.parts import Job, quarantine_path, scores_path
+from galscan.scanning.partitions import Job, quarantine_path, scores_path
 from galscan.scanning.plan import ModelRef, Part, StoreRef, make_plan
-from tests.test_scanning_plan import bundle
+from tests.scanning.test_plan import bundle
 
 
 def coarse_scorer(images):

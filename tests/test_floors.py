@@ -98,9 +98,9 @@ def test_every_package_is_shipped():
 
 
 def test_a_climb_would_be_seen():
-    assert climbs("labels", ["galscan.surveys.base.Cutout", "galscan.errors.InputError", "numpy"]) == [
+    assert climbs("labels", ["galscan.surveys.base.Cutout", "galscan.core.errors.InputError", "numpy"]) == [
         "galscan.surveys.base.Cutout"
     ]
-    assert climbs("store.layout", ["galscan.store.ingest.ingest_survey"]) == ["galscan.store.ingest.ingest_survey"]
+    assert climbs("store.layout", ["galscan.store.build.ingest_survey"]) == ["galscan.store.build.ingest_survey"]
     with pytest.raises(AssertionError, match="on no floor"):
         floor("attic")

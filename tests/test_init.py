@@ -54,7 +54,7 @@ def test_importing_galscan_is_light():
 def test_shipped_data_is_found_from_anywhere(tmp_path):
     root = Path(galscan.__file__).parent.parent
     code = (
-        "from galscan.labels import schema_names; from galscan.recipe import recipe_names; "
+        "from galscan.labels.schema import schema_names; from galscan.labels.recipe import recipe_names; "
         "print(schema_names(), recipe_names())"
     )
     out = subprocess.run(

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from galscan.errors import InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError
 from galscan.scanning import worker
-from galscan.scanning.parts import quarantine_path, scores_path
+from galscan.scanning.partitions import quarantine_path, scores_path
 from galscan.scanning.plan import StoreRef
 from galscan.store import layout
 from galscan.store.layout import open_store

@@ -1,0 +1,1 @@
+"""Ranked candidates: columns, cross-matches, morphology, the sky they cover."""

@@ -18,9 +18,10 @@ from typing import Any, TextIO
 import numpy as np
 
 import galscan
-from galscan.candidates import fits_stream, scanned, table
-from galscan.errors import InputError
-from galscan.files import atomic_path
+from galscan.candidates import columns, scan_tables
+from galscan.candidates.export import fits
+from galscan.core.errors import InputError
+from galscan.core.files import atomic_path
 from galscan.store.layout import Store
 
 LARGEST = 29  # order of a MOC
@@ -82,7 +83,7 @@ def _cells(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int
         raise InputError("a MOC needs mocpy, which is not installed: pip install 'galscan[moc]'") from None
     from astropy import units
 
-    for _, part in scanned.parts(run, info, ["ra", "dec"], "coverage"):
+    for _, part in scan_tables.parts(run, info, ["ra", "dec"], "coverage"):
         ra, dec = part["ra"].to_numpy(), part["dec"].to_numpy()
         placed = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
         counts["objects"] += len(ra)
@@ -139,7 +140,7 @@ def _write_fits(path: Path, orders: Mapping[int, np.ndarray], told: Mapping[str,
 
     In the coding of version 1 (NUNIQ), which version 2 allows: TOPCAT and STILTS of some years ago read no other.
     """
-    header = fits_stream.structure("SCANNED", {"UNIQ": "K"}, 8, sum(map(len, orders.values())))
+    header = fits.structure("SCANNED", {"UNIQ": "K"}, 8, sum(map(len, orders.values())))
     for keyword, value in {
         "PIXTYPE": "HEALPIX", "ORDERING": "NUNIQ", "COORDSYS": "C", "MOCVERS": "2.0", "MOCDIM": "SPACE",
         "MOCORDER": (told["order"], "order of the smallest cells"), "MOCORD_S": told["order"],
@@ -148,11 +149,11 @@ def _write_fits(path: Path, orders: Mapping[int, np.ndarray], told: Mapping[str,
         "NNOPLACE": (told["without_position"], "scanned objects without a position"),
     }.items():  # fmt: skip
         header[keyword] = value
-    for keyword, value in table.cards(provenance).items():
+    for keyword, value in columns.cards(provenance).items():
         header[keyword] = value
     header["HISTORY"] = "The cell of each object that was scanned; what was quarantined is not covered."
     with open(path, "wb") as handle:
-        table.write_hdus(handle, header, _uniq(orders))
+        columns.write_hdus(handle, header, _uniq(orders))
 
 
 def _uniq(orders: Mapping[int, np.ndarray]) -> Iterator[np.ndarray]:
@@ -163,7 +164,7 @@ def _uniq(orders: Mapping[int, np.ndarray]) -> Iterator[np.ndarray]:
 
 def _order(info: Mapping[str, Any]) -> int:
     """Return the coarsest order whose cells are no wider than the stamps."""
-    widths = [width for store in scanned.open_stores(info).values() if math.isfinite(width := _stamp(store))]
+    widths = [width for store in scan_tables.open_stores(info).values() if math.isfinite(width := _stamp(store))]
     if not widths:
         raise InputError(
             "how wide the stamps are is not known (their store has no pixel scales); choose the order of the MOC, e.g. "

@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import binomtest
 
-from galscan.candidates import scanned
-from galscan.candidates.known import RADIUS, Known, check_radius, read_known, titles
-from galscan.candidates.rows import Rows, placed
+from galscan.candidates import scan_tables
+from galscan.candidates.external_catalogs import Asked, Place
+from galscan.candidates.reference_catalog import RADIUS, Known, check_radius, read_known, titles
 from galscan.candidates.run import open_candidates
-from galscan.candidates.services import Asked, Place
-from galscan.errors import InputError
-from galscan.scanning.parts import of_target
+from galscan.candidates.table_stream import Rows, placed
+from galscan.core.errors import InputError
+from galscan.core.sky import arcseconds, chord, unit_vectors
+from galscan.scanning.partitions import of_target
 from galscan.scanning.run import astrometry, is_like, lineages
-from galscan.sky import arcseconds, chord, unit_vectors
 
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
 NOT_ASKED = "not asked: "  # begins, in known_ref, the services that did not answer
@@ -208,11 +208,11 @@ def recovered(
         same = here.rename(columns={"objid": "id"})
         found.append(pairs.assign(fate=CANDIDATE, rank=here["rank"], score=here["score"], **_of(same)))
         least = float(piece["score"][-1].as_py())
-    for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} among the scored"):
+    for file, piece in scan_tables.parts(path, info, ["ra", "dec"], f"{known.title} among the scored"):
         if len(pairs := _pairs(known, piece, radius)):
             # A list of what is like some examples is not in the order of the scan's scores.
             own = {of_target(name, info["target"], info.get("targets", [])): name for name in ("score", "first_look")}
-            columns = scanned.columns_of(file, PLACE if is_like(info) else [*PLACE, *own])
+            columns = scan_tables.columns_of(file, PLACE if is_like(info) else [*PLACE, *own])
             here = columns.take(pairs["row"].to_numpy()).to_pandas().rename(columns=own)
             if is_like(info):
                 found.append(pairs.assign(fate=BELOW, **_of(here)))
@@ -222,9 +222,9 @@ def recovered(
                 fate=np.where(discarded, DISCARDED, BELOW), score=here["score"].fillna(here["first_look"]),
                 **_of(here),
             ))  # fmt: skip
-    for file, piece in scanned.parts(path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True):
+    for file, piece in scan_tables.parts(path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True):
         if len(pairs := _pairs(known, piece, radius)):
-            here = scanned.columns_of(file, [*PLACE, "reason"]).take(pairs["row"].to_numpy()).to_pandas()
+            here = scan_tables.columns_of(file, [*PLACE, "reason"]).take(pairs["row"].to_numpy()).to_pandas()
             found.append(pairs.assign(fate=QUARANTINED, reason=here["reason"], **_of(here)))
     return Recovered(known.title, radius, known.unplaced, _best(known, found, info), least)
 
@@ -271,7 +271,7 @@ def _best(known: Known, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.D
 
 def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
     """Return which matches the model was trained on; None if it has gone."""
-    from galscan.classify.bundle import open_bundle
+    from galscan.models.model import open_bundle
 
     try:
         bundle = open_bundle(str(info["model"]))

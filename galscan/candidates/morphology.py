@@ -1,10 +1,10 @@
 """The morphology of every galaxy that a scan looked at: expected votes with intervals, along the decision tree.
 
-What was scored is on disk, part by part, with the answers (`galscan.scanning.parts`); here it becomes one table,
+What was scored is on disk, part by part, with the answers (`galscan.scanning.partitions`); here it becomes one table,
 read and written piece by piece. Of a tree there are for each answer
 
     <answer>         expected fraction of those who are asked the question
-    <answer>_lo, _hi limits of its 90 % credible interval (`galscan.classify.votes`)
+    <answer>_lo, _hi limits of its 90 % credible interval (`galscan.models.votes`)
     <answer>_joint   times the fractions on the way to the question: of all who look at the galaxy
 
 and of other labels the answer alone.
@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan.candidates import scanned
-from galscan.candidates.rows import PIECE, Rows
-from galscan.classify.bundle import Bundle, open_bundle
-from galscan.errors import InputError
-from galscan.labels import Schema, load_schema, to_cumulative
-from galscan.scanning.parts import FULL, scores_path
+from galscan.candidates import scan_tables
+from galscan.candidates.table_stream import PIECE, Rows
+from galscan.core.errors import InputError
+from galscan.labels.schema import Schema, load_schema, to_cumulative
+from galscan.models.model import Bundle, open_bundle
+from galscan.scanning.partitions import FULL, scores_path
 from galscan.scanning.run import open_run, tables
 
 LEVEL = 0.9  # of the credible intervals
@@ -57,7 +57,7 @@ def morphology(run: str | Path) -> tuple[Rows, dict[str, Any]]:
     folder = tables(opened.path, info)
 
     def pieces() -> Iterator[pa.Table]:
-        for _, part in scanned.parts(opened.path, info, [*PLACE, "stage", *answers], "morphology"):
+        for _, part in scan_tables.parts(opened.path, info, [*PLACE, "stage", *answers], "morphology"):
             full = part.filter(pc.equal(part["stage"].cast(pa.string()), FULL))
             for start in range(0, len(full), PIECE):
                 yield _piece(full.slice(start, PIECE), answers, trees)
@@ -69,7 +69,7 @@ def morphology(run: str | Path) -> tuple[Rows, dict[str, Any]]:
 def _count(run: Path, info: Mapping[str, Any]) -> int:
     """Return how many objects were scored in full; refuse where a first look let few of them through."""
     full = 0
-    for _, part in scanned.parts(run, info, ["stage"], "objects"):
+    for _, part in scan_tables.parts(run, info, ["stage"], "objects"):
         full += int((part["stage"].combine_chunks().to_numpy(zero_copy_only=False) == FULL).sum())
     scored = info["scanned"]
     if full < scored:
@@ -87,7 +87,7 @@ def _tree(bundle: Bundle) -> Schema | None:
 
 def _piece(part: pa.Table, answers: Sequence[str], trees: Mapping[str, Schema]) -> pa.Table:
     """Return the columns of the catalog for some rows."""
-    from galscan.classify import votes
+    from galscan.models import votes
 
     table = {"store": part["store"].cast(pa.string()), "objid": part["id"], "ra": part["ra"], "dec": part["dec"]}
     voted = {name for schema in trees.values() for name in schema.names}

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from galscan.candidates.rows import Rows, of_parquet
-from galscan.errors import InputError, NotFoundError
-from galscan.files import read_json
+from galscan.candidates.table_stream import Rows, of_parquet
+from galscan.core.errors import InputError, NotFoundError
+from galscan.core.files import read_json
 from galscan.scanning.run import check_one, is_like
 
 GRADED = "candidates-graded"

@@ -25,13 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan import progress
-from galscan.candidates import scanned
-from galscan.errors import InputError
+from galscan.candidates import scan_tables
+from galscan.core import progress
+from galscan.core.errors import InputError
+from galscan.core.ordered_map import in_order
 from galscan.scanning.cluster import cores
-from galscan.scanning.parts import EMBEDDING, embeddings_path, scores_path
+from galscan.scanning.partitions import EMBEDDING, embeddings_path, scores_path
 from galscan.scanning.run import tables
-from galscan.surveys.in_order import in_order
 
 T = TypeVar("T")
 PIECE = 4096  # objects compared at a time
@@ -93,7 +93,7 @@ class Space:
         """
         path = embeddings_path(self.tables, part)
         try:
-            column = scanned.part(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
+            column = scan_tables.part(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
             whole = column.type == pa.binary(2 * self.numbers)
             whole &= len(column) == pq.read_metadata(scores_path(self.tables, part)).num_rows
         except InputError as error:
@@ -121,12 +121,12 @@ class Space:
 
         def look(part: int) -> pd.DataFrame:
             path = scores_path(self.tables, part)
-            column = scanned.part(path, self.info, ["id"])["id"]
+            column = scan_tables.part(path, self.info, ["id"])["id"]
             wanted = names[pa.types.is_integer(column.type)]
             rows = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
             if not len(rows):
                 return pd.DataFrame()
-            found = scanned.part(path, self.info, ["store", "index", "id", "ra", "dec"]).take(rows).to_pandas()
+            found = scan_tables.part(path, self.info, ["store", "index", "id", "ra", "dec"]).take(rows).to_pandas()
             return found.astype({"store": str, "id": str}).assign(part=part, row=rows)
 
         found = pd.concat(self._each(look, "examples"), ignore_index=True)
@@ -136,12 +136,12 @@ class Space:
         return found
 
     def _unknown(self, wanted: str) -> str:
-        for _, table in scanned.parts(self.run, self.info, ["id", "reason"], "set aside", quarantined=True):
+        for _, table in scan_tables.parts(self.run, self.info, ["id", "reason"], "set aside", quarantined=True):
             where = np.flatnonzero(pc.equal(table["id"].cast(pa.string()), wanted).to_numpy())
             if len(where):
                 why = table["reason"][int(where[0])].as_py()
                 return f"--like {wanted}: the scan set it aside ({why}), so that nothing is known of it; name another"
-        table = next((t for _, t in scanned.parts(self.run, self.info, ["id"], "ids") if len(t)), None)
+        table = next((t for _, t in scan_tables.parts(self.run, self.info, ["id"], "ids") if len(t)), None)
         such = f", which are called like '{table['id'][0].as_py()}'" if table is not None else ""
         return f"--like {wanted}: it is none of the {self.info['scanned']:,} objects that {self.run} scored{such}"
 
@@ -203,7 +203,7 @@ class Space:
 
         def take(part: int) -> pa.Table:
             places = np.flatnonzero(best.part == part)
-            found = scanned.part(scores_path(self.tables, part), self.info, columns).take(best.row[places])
+            found = scan_tables.part(scores_path(self.tables, part), self.info, columns).take(best.row[places])
             found = found.set_column(0, "store", found["store"].cast(pa.string()))
             return found.append_column("place", pa.array(places))
 

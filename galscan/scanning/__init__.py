@@ -1,0 +1,1 @@
+"""A scan: planned, spread over a Dask cluster, merged at bounded memory."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import galscan
-from galscan.errors import GalscanError, InputError, nearest
+from galscan.core.errors import GalscanError, InputError, nearest
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from galscan.errors import InputError
-from galscan.resampling import pixels_text
+from galscan.core.errors import InputError
+from galscan.core.resampling import pixels_text
 from galscan.scanning.plan import PIECE, Plan, StoreRef
 
 _WORKER_BYTES = 420 * 2**20  # torch, zarr and dask in one worker process before the first image

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from galscan import files, progress
-from galscan.errors import GalscanError, Interrupted
-from galscan.scanning.parts import FATAL, SILENT, Job, PartReport
+from galscan.core import files, progress
+from galscan.core.errors import GalscanError, Interrupted
+from galscan.scanning.partitions import FATAL, SILENT, Job, PartReport
 from galscan.scanning.plan import Part, Plan
 from galscan.scanning.worker import get_ready, score_part, set_aside
 

@@ -2,7 +2,7 @@
 
 They are data: no score tells more of them than their label does, and a network scores what it was trained on higher
 than the like of it. So they are no part of the histogram from which prevalence and purity are estimated
-(`galscan.candidates.purity`), and are counted as what they are.
+(`galscan.stats.purity`), and are counted as what they are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan.candidates.purity import AMBIGUOUS
+from galscan.stats.purity import AMBIGUOUS
 from galscan.store.layout import open_store
 
 if TYPE_CHECKING:
-    from galscan.classify.bundle import Bundle
+    from galscan.models.model import Bundle
     from galscan.scanning.plan import Plan
 
 CHUNK = 500_000  # rows of a store that are compared at a time
@@ -30,7 +30,7 @@ NAMES = {1.0: "target", AMBIGUOUS: "ambiguous", 0.0: "negative"}
 class KnownLabels:
     """Rows of known label of each store of a scan (in the order of the plan), ascending, and their labels.
 
-    Labels are 1 for targets, 0 for negatives, `galscan.candidates.purity.AMBIGUOUS`.
+    Labels are 1 for targets, 0 for negatives, `galscan.stats.purity.AMBIGUOUS`.
     """
 
     rows: tuple[np.ndarray, ...]

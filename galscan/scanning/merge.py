@@ -15,12 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from galscan import progress
-from galscan.candidates.purity import ScoreHistogram
-from galscan.errors import GalscanError
+from galscan.core import progress
+from galscan.core.errors import GalscanError
 from galscan.scanning import known_labels
 from galscan.scanning.known_labels import KnownLabels
-from galscan.scanning.parts import (
+from galscan.scanning.partitions import (
     AUDITED,
     CHOSEN,
     FINGERPRINT,
@@ -31,6 +30,7 @@ from galscan.scanning.parts import (
     scores_path,
 )
 from galscan.scanning.plan import Part, Plan
+from galscan.stats.purity import ScoreHistogram
 
 T = TypeVar("T")
 TARGETED = ("score", "score_std", "first_look")  # columns that each target has one of

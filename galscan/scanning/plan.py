@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import galscan
-from galscan import files, home
-from galscan.classify.scoring import answer_names, embedding_size
-from galscan.errors import InputError, nearest
+from galscan.core import files, home
+from galscan.core.errors import InputError, nearest
+from galscan.models.ensemble import answer_names, embedding_size
 from galscan.scanning.selection import ALL, Selection
 from galscan.store import identity
 from galscan.store.layout import CHUNK, Store
 
 if TYPE_CHECKING:
-    from galscan.classify.bundle import Bundle
+    from galscan.models.model import Bundle
 
 MAX_PARTS = 20_000  # schedulers and folders grow rough near 100,000
 LAST = 4  # parts that are cut in quarters
@@ -251,8 +251,8 @@ def _reference(store: Store) -> StoreRef:
 
 def _check_int8(device: str, embeddings: bool) -> None:
     """Refuse networks in 8 bits where they cannot be."""
-    from galscan.classify.compiled import has_nncf
-    from galscan.device import pick
+    from galscan.core.device import pick
+    from galscan.models.compiled import has_nncf
 
     if not has_nncf():
         raise InputError("--int8 needs nncf and OpenVINO; install them with: pip install 'galscan[int8]'")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from galscan import progress
-from galscan.classify.bundle import FIRST_LOOK
+from galscan.core import progress
+from galscan.models.model import FIRST_LOOK
 from galscan.scanning import quantised
 from galscan.scanning.engine import make_ready, window
-from galscan.scanning.parts import NETWORK, TINY, Job
+from galscan.scanning.partitions import NETWORK, TINY, Job
 from galscan.scanning.plan import Plan
 from galscan.scanning.worker import Sample, sample_part, usable_pictures
 from galscan.store.layout import CHUNK
@@ -35,10 +35,10 @@ def convert_networks(plan: Plan, out: Path) -> None:
     InputError
         If the model is not whole.
     """
-    from galscan.classify.bundle import open_bundle
-    from galscan.classify.cascade import TinyNets, load_first_look
-    from galscan.classify.compiled import convert, has_openvino
-    from galscan.classify.scoring import load_ensemble
+    from galscan.models.compiled import convert, has_openvino
+    from galscan.models.ensemble import load_ensemble
+    from galscan.models.model import open_bundle
+    from galscan.models.prefilter import TinyNets, load_first_look
 
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return
@@ -55,7 +55,7 @@ def convert_networks(plan: Plan, out: Path) -> None:
 
 def quantise_networks(plan: Plan, out: Path) -> None:
     """Write the converted networks in 8 bits too, or why that cannot be."""
-    from galscan.classify.compiled import quantise
+    from galscan.models.compiled import quantise
 
     if (out / quantised.NETWORK8).is_file() or quantised.decided(out) is not None:
         return
@@ -93,7 +93,7 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
     GalscanError
         If it cannot be read.
     """
-    from galscan.classify.cascade import PAYS, load_first_look, save_first_look, set_cut
+    from galscan.models.prefilter import PAYS, load_first_look, save_first_look, set_cut
 
     paths = [plan.folder(target) / FIRST_LOOK for target in plan.targets] if plan.cascade else []
     taught = [Path(model.path) / FIRST_LOOK for model in plan.models] if plan.cascade else []
@@ -154,7 +154,7 @@ def _drawn_chunks(plan: Plan, random: np.random.Generator, count: int) -> list[t
 
 def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
     """Score the first objects here, on one core, for some seconds; return how many a second, reading included."""
-    from galscan.device import one_thread
+    from galscan.core.device import one_thread
 
     with one_thread(), TemporaryDirectory() as folder:
         convert_networks(plan, Path(folder))

@@ -3,7 +3,7 @@
 They take less than half the time, and say nearly the same. Nearly is not enough for a score: purity is calibrated with
 what the full networks say, and other processors round otherwise. So none of their scores is delivered. They are one
 more first look: what they put surely below the last candidate is discarded (stage ``int8``), all else is scored in
-full. Where surely ends is found as it is for the first look (`galscan.classify.cascade.find_cut`), by their errors on
+full. Where surely ends is found as it is for the first look (`galscan.models.prefilter.find_cut`), by their errors on
 a sample of this survey, scored on the workers that will scan it: 99.5 % of the candidates pass, with 95 % confidence.
 Of what is discarded, one in a hundred is scored in full all the same, counted with what the first look discards.
 
@@ -11,7 +11,7 @@ Quantised networks that are far off are thus not wrong but slow: the larger thei
 the gate (`decide`): they are used where they and what passes them take four fifths of the full networks' time at most.
 
 What is lost is knowledge of the scores below the cut, for which one in a hundred stands: that a survey is unlike the
-calibration (`galscan.candidates.purity`) is noticed less often. So they look only where that is asked for.
+calibration (`galscan.stats.purity`) is noticed less often. So they look only where that is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from galscan import files
+from galscan.core import files
 
 NETWORK8, DECISION = "int8.xml", "int8.json"
 PICTURES = 300  # by which networks are quantised; other ones than those of the sample
@@ -48,7 +48,7 @@ def decide(own: np.ndarray, full: np.ndarray, reached: np.ndarray, share: float,
     InputError
         If the sample is too small for a bound.
     """
-    from galscan.classify.cascade import find_cut  # torch is large: whoever reads a finished run does without it
+    from galscan.models.prefilter import find_cut  # torch is large: whoever reads a finished run does without it
 
     found = [find_cut(own[:, k], full[:, k].astype(np.float64), share) for k in range(full.shape[1])]
     passed = (own[reached] >= [one["cut"] for one in found]).any(1)

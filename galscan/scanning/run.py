@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from galscan import files
-from galscan.errors import ConflictError, InputError, NotFoundError
-from galscan.scanning.parts import FATAL, SILENT
-from galscan.unfinished import held
+from galscan.core import files
+from galscan.core.errors import ConflictError, InputError, NotFoundError
+from galscan.core.staging import held
+from galscan.scanning.partitions import FATAL, SILENT
 
 INFO, FORMAT = "run.json", 1
 CANDIDATES = "candidates.parquet"

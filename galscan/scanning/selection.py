@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from galscan.errors import InputError, NotFoundError
-from galscan.labels import parse_rule
-from galscan.sky import check_cone, in_cone
+from galscan.core.errors import InputError, NotFoundError
+from galscan.core.sky import check_cone, in_cone
+from galscan.labels.schema import parse_rule
 from galscan.store.layout import Store
 
 COLUMNS = ("ra", "dec", "pixel_scale", "flags")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from galscan.errors import GalscanError
-from galscan.resampling import resample
+from galscan.core.errors import GalscanError
+from galscan.core.resampling import resample
 from galscan.scanning import quantised
-from galscan.scanning.parts import (
+from galscan.scanning.partitions import (
     AUDIT,
     AUDITED,
     DISCARDED,
@@ -38,7 +38,7 @@ from galscan.scanning.plan import PIECE, ModelRef, Part
 from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
 
 if TYPE_CHECKING:
-    from galscan.classify.scoring import Scorer, Scores
+    from galscan.models.ensemble import Scorer, Scores
 
 # What it discards is called, what it says of images, and below what it discards.
 _Look = tuple[str, Callable[[np.ndarray], np.ndarray], np.ndarray]
@@ -60,7 +60,7 @@ def score_part(part: Part, job: Job) -> PartReport:
     StorageError
         If the tables cannot be written.
     """
-    from galscan import device as devices
+    from galscan.core import device as devices
 
     started = time.perf_counter()
     scorer = load_scorer(job)
@@ -174,7 +174,7 @@ def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) ->
 
     They have the pixels that the networks take.
     """
-    from galscan.classify.cascade import teaches
+    from galscan.models.prefilter import teaches
 
     opened = open_store(job.stores[store].path)
     images, readable = _read(opened, rows)
@@ -187,7 +187,7 @@ def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) ->
 
 def _resampled(images: np.ndarray, job: Job) -> np.ndarray:
     """Return images with the pixels that the networks take."""
-    from galscan.device import pick
+    from galscan.core.device import pick
 
     if job.size in (0, images.shape[1]):
         return images
@@ -209,7 +209,7 @@ def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarra
 def _loaded_first_look(
     paths: tuple[str, ...], converted: str, device: str, precision: str
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    from galscan.classify.cascade import load_first_look, load_looker
+    from galscan.models.prefilter import load_first_look, load_looker
 
     looks = [load_first_look(Path(path)) for path in paths]
     seen = load_looker(looks, device, precision, Path(converted, TINY) if converted else None)
@@ -257,7 +257,8 @@ def get_ready(job: Job) -> None:
 
 @lru_cache(maxsize=2)  # in full, and in 8 bits
 def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str, embeddings: bool) -> Scorer:
-    from galscan.classify import bundle, scoring
+    from galscan.models import ensemble
+    from galscan.models import model as bundle
 
     bundles = [bundle.open_bundle(model.path) for model in models]
     for found, model in zip(bundles, models, strict=True):
@@ -265,7 +266,7 @@ def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted
             raise GalscanError(
                 f"the model {model.path} changed while it was used; run the same command again to use the new one"
             )
-    return scoring.load_scorer(bundles, device, precision, Path(converted) if converted else None, embeddings)
+    return ensemble.load_scorer(bundles, device, precision, Path(converted) if converted else None, embeddings)
 
 
 class _Piece(NamedTuple):
@@ -354,8 +355,8 @@ def _constant(images: np.ndarray) -> np.ndarray:
 
 def _score(scorer: Scorer, images: np.ndarray, batch: int) -> tuple[Scores, int]:
     """Score images in batches, halving the batch when the device has no memory for it; return the batch that went."""
-    from galscan import device
-    from galscan.classify.scoring import Scores
+    from galscan.core import device
+    from galscan.models.ensemble import Scores
 
     done: list[Scores] = []
     start = 0

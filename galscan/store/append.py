@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from galscan import unfinished
-from galscan.errors import ConflictError
-from galscan.files import read_json, storage_errors, sync_directory
-from galscan.store import identity, layout, shards
+from galscan.core import staging
+from galscan.core.errors import ConflictError
+from galscan.core.files import read_json, storage_errors, sync_directory
+from galscan.store import identity, layout, writer
 from galscan.store.layout import Store
 from galscan.store.manifest import MARKERS
 from galscan.store.plan import PLAN, begun, content, differences, plan_in, set_up
@@ -113,16 +113,16 @@ def append(store: Store, survey: Survey, plan: dict[str, Any], workers: int) -> 
         If they do not fit, or other work on the store is unfinished.
     """
     out = Path(store.path)
-    place, rows = unfinished.partial(out), new_rows(store, survey, plan)
+    place, rows = staging.partial(out), new_rows(store, survey, plan)
     if not len(rows):
         return
     came = {"rows": [store.count, store.count + len(rows)], "count": plan["count"], "survey": plan["survey"]}
     request = {k: v for k, v in plan.items() if k != "shard"} | {"onto": store.content_hash}
-    work = shards.Work(place, growth.take(survey, rows), store.shard, store.count, out)
+    work = writer.Work(place, growth.take(survey, rows), store.shard, store.count, out)
     if not begun(place, request):
         layout.overlay(store, place, work.count, appended=[*appended(store), came])
         set_up(place, request)
-    shards.run(work, workers, out)
+    writer.run(work, workers, out)
     whole = store.count // store.shard  # these stay as they are
     layout.finish(place, content(out, range(whole), place, work.shards))
     settle(out)
@@ -130,7 +130,7 @@ def append(store: Store, survey: Survey, plan: dict[str, Any], workers: int) -> 
 
 def settle(out: Path) -> None:
     """Move in what was to be added to the store at `out`, and forget that it was to be."""
-    place = unfinished.partial(out)
+    place = staging.partial(out)
     if (place / "zarr.json").is_file():
         with storage_errors(out):
             _move_in(place, out)
@@ -140,7 +140,7 @@ def settle(out: Path) -> None:
 
 def all_there(out: Path) -> bool:
     """Return whether all that was to be added to the store at `out` is there, so that only moving it in is left."""
-    place = unfinished.partial(out)
+    place = staging.partial(out)
     root, plan = place / "zarr.json", place / MARKERS / PLAN
     if not plan.is_file() or not (onto := read_json(plan).get("onto")):
         return False
@@ -156,11 +156,11 @@ def _move_in(place: Path, out: Path) -> None:
     for file in sorted(files, key=lambda f: f.name == "zarr.json"):  # metadata of arrays after their data
         target = out / file.relative_to(place)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shards.sync_file(file)
+        writer.sync_file(file)
         os.replace(file, target)
         folders |= {folder for folder in target.parents if out in folder.parents}
     for folder in folders:
         sync_directory(folder)
-    shards.sync_file(root)
+    writer.sync_file(root)
     os.replace(root, out / "zarr.json")
     sync_directory(out)

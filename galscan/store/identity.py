@@ -20,7 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from galscan.sky import arcseconds, chord, unit_vectors
+from galscan.core.sky import arcseconds, chord, unit_vectors
 
 if TYPE_CHECKING:
     from galscan.store.layout import Store

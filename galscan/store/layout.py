@@ -30,8 +30,8 @@ import pandas as pd
 import zarr
 from zarr.codecs import ZstdCodec
 
-from galscan.errors import InputError, NotFoundError, nearest
-from galscan.files import storage_errors
+from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.core.files import storage_errors
 
 # zarrs decodes in Rust, where it is installed; of object stores, and of text, it knows nothing.
 FAR, FAST = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"

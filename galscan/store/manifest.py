@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.files import atomic_path, read_json
+from galscan.core.files import atomic_path, read_json
 from galscan.store import layout
 from galscan.store.layout import Store
 

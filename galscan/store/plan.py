@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from galscan.errors import ConflictError
-from galscan.files import read_json, write_json
+from galscan.core.errors import ConflictError
+from galscan.core.files import read_json, write_json
 from galscan.store import layout
 from galscan.store.manifest import MARKERS, marker_path
 from galscan.surveys.base import Survey

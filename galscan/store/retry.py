@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import zarr
 
-from galscan import progress
-from galscan.errors import GalscanError, Interrupted
-from galscan.files import read_json, storage_errors
+from galscan.core import progress
+from galscan.core.errors import GalscanError, Interrupted
+from galscan.core.files import read_json, storage_errors
 from galscan.store import layout
 from galscan.store.manifest import failed_rows, marker_path
-from galscan.store.shards import collect, put
+from galscan.store.writer import collect, put
 from galscan.surveys import growth
 from galscan.surveys.base import Survey
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.errors import ConflictError
+from galscan.core.errors import ConflictError
 from galscan.surveys.base import Outcome, Survey
-from galscan.surveys.images import Rendering
+from galscan.surveys.files.images import Rendering
 
 # Of what surveys say of themselves, that which tells the objects, not how their pixels are made.
 OBJECTS = frozenset({

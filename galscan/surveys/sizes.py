@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galscan.errors import InputError
+from galscan.core.errors import InputError
 
 DEFAULT_SIZE = 96  # what no shipped recipe exceeds: a larger store is resampled when read, a smaller one refused
 MIN_SIZE, MAX_SIZE = 8, 1024

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.errors import InputError, NotFoundError, nearest
-from galscan.labels import load_schema
+from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.labels.schema import load_schema
 
 MAX_ID = 64  # characters
 EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  # no value, in CSV

@@ -1,0 +1,1 @@
+"""People grade candidates: the sample, the grade book, the page."""

@@ -2,7 +2,7 @@
 
 A book is begun with the objects of every stratum in a random order, and the plan: how many to grade in all, for the
 purity at which rank, and what the model expects of each stratum. Whenever all of the sample is graded, `extend` takes
-the next batch into it, allocated by the grades there are (`galscan.candidates.allocation`). It needs nothing but the
+the next batch into it, allocated by the grades there are (`galscan.stats.allocation`). It needs nothing but the
 book, so it goes on after any interruption, and comes to the same batches from the same grades.
 """
 
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.candidates import allocation
-from galscan.candidates.graded import prior_fractions
-from galscan.candidates.purity import ScoreHistogram
-from galscan.errors import InputError
+from galscan.core.errors import InputError
 from galscan.scanning.run import Run, is_like
-from galscan.vetting import design, forecast, grades
-from galscan.vetting.grades import GradeBook
+from galscan.stats import allocation
+from galscan.stats.graded import prior_fractions
+from galscan.stats.purity import ScoreHistogram
+from galscan.vetting import gradebook, planning, sampling
+from galscan.vetting.gradebook import GradeBook
 
 DRAWS, DIGITS = 500, 6  # of what the model expects, as the book keeps it
 
@@ -46,34 +46,34 @@ def begin(run: Run, path: Path, *, best: int | None, size: int, rank: int | None
     """
     if size < 1 or (best is not None and not 1 <= best <= size):
         raise InputError(f"--best {best}, --size {size}: grade at least one of the best, and at least as many in all")
-    rank = design.RANK if rank is None else rank
+    rank = sampling.RANK if rank is None else rank
     meta = {"fingerprint": str(run.info["fingerprint"]), "seed": str(seed)}
-    found = design.strata_of(run, best or 0, rank)
+    found = sampling.strata_of(run, best or 0, rank)
     prior = _prior(run, found)
     if prior is None:
-        found = design.strata_of(run, max(size // 2, 1) if best is None else best, rank)
-        items = design.draw(run, found, design.unplanned(found, size), seed=seed)
-        grades.create(path, design.shuffled(items, seed), found, meta)
+        found = sampling.strata_of(run, max(size // 2, 1) if best is None else best, rank)
+        items = sampling.draw(run, found, sampling.unplanned(found, size), seed=seed)
+        gradebook.create(path, sampling.shuffled(items, seed), found, meta)
         return
     plan = {
-        "size": size, "batch": design.BATCH, "rank": rank, "entire": [design.BEST] if best else [],
+        "size": size, "batch": sampling.BATCH, "rank": rank, "entire": [sampling.BEST] if best else [],
         "prior": {name: [float(f"{x:.{DIGITS}g}") for x in draws] for name, draws in prior.items()},
     }  # fmt: skip
-    queue = design.draw(run, found, design.queued(found, size), seed=seed)
-    grades.create(path, queue[:0], found, meta | {grades.PLAN: json.dumps(plan)}, queue)
+    queue = sampling.draw(run, found, sampling.queued(found, size), seed=seed)
+    gradebook.create(path, queue[:0], found, meta | {gradebook.PLAN: json.dumps(plan)}, queue)
 
 
-def _prior(run: Run, found: list[design.Stratum]) -> dict[str, np.ndarray] | None:
+def _prior(run: Run, found: list[sampling.Stratum]) -> dict[str, np.ndarray] | None:
     """Return what the model expects of each stratum; None where none does."""
     if is_like(run.info):
         return None
     try:
-        purity, _ = forecast.by_scores(run)
+        purity, _ = planning.by_scores(run)
     except InputError:  # the model is gone, or the scan kept too little
         return None
     prior = prior_fractions(
-        purity, forecast.scores(run), found, ScoreHistogram.from_list(run.info.get("histogram_discarded", [])),
-        known=design.known_labels(run),
+        purity, planning.scores(run), found, ScoreHistogram.from_list(run.info.get("histogram_discarded", [])),
+        known=sampling.known_labels(run),
     )  # fmt: skip
     return {name: draws[:: max(len(draws) // DRAWS, 1)][:DRAWS] for name, draws in prior.items()}
 
@@ -90,14 +90,14 @@ def extend(book: GradeBook) -> int:
     if plan is None or book.ungraded():
         return 0
     items, queue, strata = book.items(), book.queue(), book.strata()
-    survey = items[items["kind"] == design.SURVEY]
+    survey = items[items["kind"] == sampling.SURVEY]
     size = min(int(plan["batch"]), int(plan["size"]) - len(survey))
     if size <= 0:
         return 0
     verdicts = book.verdicts()
-    verdicts = verdicts[verdicts["kind"] == design.SURVEY].groupby("stratum")["target"]
+    verdicts = verdicts[verdicts["kind"] == sampling.SURVEY].groupby("stratum")["target"]
     hits, drawn = verdicts.sum().to_dict(), survey.groupby("stratum").size().to_dict()
-    ready = queue[queue["kind"] == design.SURVEY].groupby("stratum").size().to_dict()
+    ready = queue[queue["kind"] == sampling.SURVEY].groupby("stratum").size().to_dict()
     more = allocation.allocate(
         strata, {name: np.array(draws) for name, draws in plan["prior"].items()},
         {name: (int(hits.get(name, 0)), int(n)) for name, n in drawn.items()}, size, int(plan["rank"]),
@@ -105,14 +105,14 @@ def extend(book: GradeBook) -> int:
         seed=int(book.meta.get("seed", 0)),
     )  # fmt: skip
     done = (len(survey) + size) / int(plan["size"])
-    wanted = {(name, design.SURVEY): drawn.get(name, 0) + n for name, n in more.items()}
-    wanted |= {("", kind): round(done * (queue["kind"] == kind).sum()) for kind in (design.POSITIVE, design.BLANK)}
+    wanted = {(name, sampling.SURVEY): drawn.get(name, 0) + n for name, n in more.items()}
+    wanted |= {("", kind): round(done * (queue["kind"] == kind).sum()) for kind in (sampling.POSITIVE, sampling.BLANK)}
     taken = items.groupby(["stratum", "kind"]).size().to_dict()
     chosen = pd.concat(
         [some[taken.get(key, 0) : max(wanted[key], 0)] for key, some in queue.groupby(["stratum", "kind"])]
     )
-    book.add(design.shuffled(chosen, int(book.meta.get("seed", 0)) + len(items))["number"])
-    return int((chosen["kind"] == design.SURVEY).sum())
+    book.add(sampling.shuffled(chosen, int(book.meta.get("seed", 0)) + len(items))["number"])
+    return int((chosen["kind"] == sampling.SURVEY).sum())
 
 
 def plan_of(book: GradeBook) -> Mapping[str, Any] | None:
@@ -123,10 +123,10 @@ def plan_of(book: GradeBook) -> Mapping[str, Any] | None:
     InputError
         If it is damaged.
     """
-    if grades.PLAN not in book.meta:
+    if gradebook.PLAN not in book.meta:
         return None
     try:
-        plan = json.loads(book.meta[grades.PLAN])
+        plan = json.loads(book.meta[gradebook.PLAN])
         draws = {len(plan["prior"][s.name]) for s in book.strata()}
         numbers = np.array([plan["prior"][s.name] for s in book.strata()], float)
         if len(draws) != 1 or not ((numbers >= 0) & (numbers <= 1)).all() or not isinstance(plan["entire"], list):
@@ -143,7 +143,7 @@ def in_all(book: GradeBook) -> int:
     items, plan = book.items(), plan_of(book)
     if plan is None:
         return len(items)
-    survey = (items["kind"] == design.SURVEY).sum()
+    survey = (items["kind"] == sampling.SURVEY).sum()
     queue = book.queue()["kind"]
-    reachable = min(int(plan["size"]), int((queue == design.SURVEY).sum()))
-    return int(max(reachable, survey) + (queue != design.SURVEY).sum())
+    reachable = min(int(plan["size"]), int((queue == sampling.SURVEY).sum()))
+    return int(max(reachable, survey) + (queue != sampling.SURVEY).sum())

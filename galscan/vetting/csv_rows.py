@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from galscan.errors import InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError
 
 
 def harmless(text: str) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from galscan.classify.bundle import open_bundle
-from galscan.classify.vetted import Vetted
-from galscan.errors import InputError
+from galscan.core.errors import InputError
+from galscan.models.model import open_bundle
 from galscan.scanning.run import Run, is_like, open_one
 from galscan.store.identity import Objects
-from galscan.vetting.design import SURVEY
-from galscan.vetting.grades import FILE, TARGET, GradeBook
+from galscan.training.graded_labels import Vetted
+from galscan.vetting.gradebook import FILE, TARGET, GradeBook
+from galscan.vetting.sampling import SURVEY
 
 NONE = ("not", "artefact")  # grades that say it is no target
 

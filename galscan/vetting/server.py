@@ -25,11 +25,11 @@ import tornado.netutil
 import tornado.web
 from PIL import Image
 
-from galscan.errors import InputError
+from galscan.core.errors import InputError
 from galscan.store.layout import Store
 from galscan.vetting.batches import extend, in_all
-from galscan.vetting.design import BLANK
-from galscan.vetting.grades import ARTEFACTS, GRADES, GradeBook, in_words
+from galscan.vetting.gradebook import ARTEFACTS, GRADES, GradeBook, in_words
+from galscan.vetting.sampling import BLANK
 
 HOST = "127.0.0.1"
 LARGEST = 20_000  # bytes of a request
@@ -82,7 +82,7 @@ class _Handler(tornado.web.RequestHandler):
 
 class _Page(_Handler):
     def get(self) -> None:
-        text = (resources("galscan") / "templates" / "vet.html").read_text(encoding="utf-8")
+        text = (resources("galscan.vetting") / "page.html").read_text(encoding="utf-8")
         # What goes into the script is JSON in which nothing can close it.
         told = json.dumps({"title": self.title, "grades": GRADES, "artefacts": ARTEFACTS}).replace("<", "\\u003c")
         self.set_header("Content-Type", "text/html; charset=utf-8")

@@ -10,13 +10,13 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter, zoom
 
 import galscan
-from galscan.candidates import purity
-from galscan.classify import calibrate
-from galscan.classify.dataset import targets_of
-from galscan.classify.scoring import load_scorer
-from galscan.labels import load_schema
-from galscan.recipe import load_recipe
+from galscan.labels.recipe import load_recipe
+from galscan.labels.schema import load_schema
+from galscan.models.ensemble import load_scorer
+from galscan.stats import calibration as calibrate
+from galscan.stats import purity
 from galscan.store.layout import Store, open_store
+from galscan.training.dataset import targets_of
 from tests.helpers import tiny_recipe
 
 AMBIGUOUS = (0, 1, 2, 20)  # for each target

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import galscan
-from galscan.files import write_json
+from galscan.core.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "diffusers", "dask", "zarr", "numpy", "astropy")

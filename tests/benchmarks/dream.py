@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 
 import galscan
-from galscan.classify import metrics
-from galscan.classify.metrics import Scored, WorkingPoint
-from galscan.files import read_json
-from galscan.recipe import load_recipe
+from galscan.core.files import read_json
+from galscan.labels.recipe import load_recipe
+from galscan.stats import metrics
+from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.store.layout import open_store
 from tests.benchmarks._record import arguments, record
 from tests.helpers import tiny_recipe

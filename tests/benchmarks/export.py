@@ -22,8 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from galscan.scanning.parts import FINGERPRINT, scores_path
-from galscan.sky import designation
+from galscan.core.sky import designation
+from galscan.scanning.partitions import FINGERPRINT, scores_path
 from tests.benchmarks._record import arguments, record
 from tests.candidate_tables import info, write_run
 
@@ -95,7 +95,7 @@ def _export(run: Path, out: Path, *more: Any) -> tuple[float, float]:
     """Export in a process of its own; return the most memory it held, in MB, and its seconds."""
     # ru_maxrss of a child begins with what its parent held; VmHWM is of the program alone.
     program = (
-        "import re, sys; from galscan.cli import run; code = run(sys.argv[1:]); "
+        "import re, sys; from galscan.cli.main import run; code = run(sys.argv[1:]); "
         "print(re.search(r'VmHWM:\\s*([0-9]+)', open('/proc/self/status').read())[1]); sys.exit(code)"
     )
     command = [sys.executable, "-c", program, "export", str(run), "--out", str(out), *map(str, more)]

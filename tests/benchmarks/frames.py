@@ -121,7 +121,7 @@ def _build(work: Path, side: int, count: int, seed: int) -> Path:
     from astropy.io import fits
     from astropy.wcs import WCS
 
-    from galscan.surveys.simulated import SimulatedSurvey
+    from galscan.surveys.simulated.survey import SimulatedSurvey
 
     frames, done = work / "frames", work / "done"
     if done.exists():
@@ -176,7 +176,7 @@ def _difference(frames: Path, catalog: Path) -> float:
     from astropy.nddata import Cutout2D
     from astropy.wcs import WCS
 
-    from galscan.surveys.stamps import OpenFrame
+    from galscan.surveys.mosaics.stamps import OpenFrame
 
     table, worst = pd.read_csv(catalog).iloc[::25], 0.0
     opened = OpenFrame("mosaic", {b: frames / f"mosaic-{b}.fits" for b in BANDS})

@@ -36,20 +36,20 @@ import torch
 from PIL import Image
 
 import galscan
-from galscan.classify.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, together
-from galscan.classify.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
-from galscan.classify.model import GalaxyNet
-from galscan.classify.scoring import member_scores
-from galscan.classify.train import Examples, train_classifier
-from galscan.classify.weights import load_network, save_network
-from galscan.files import atomic_path, read_json, write_json, write_text
-from galscan.generate import kinds
-from galscan.generate.dreams import Dreams, dream_set, read_dreams, write_dreams
-from galscan.generate.judge import Critic, screen
-from galscan.labels import Schema, load_schema
-from galscan.pictures import contact_sheet
-from galscan.recipe import ClassifierSettings, DreamRule, DreamSettings, GeneratorSettings, LabelRules, Split
+from galscan.core.files import atomic_path, read_json, write_json, write_text
+from galscan.core.thumbnails import contact_sheet
+from galscan.labels.recipe import ClassifierSettings, DreamRule, DreamSettings, GeneratorSettings, LabelRules, Split
+from galscan.labels.schema import Schema, load_schema
+from galscan.models.ensemble import member_scores
+from galscan.models.network import GalaxyNet
+from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
+from galscan.stats.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
+from galscan.synthesis import backends
+from galscan.synthesis.evaluation import Critic, screen
+from galscan.synthesis.synthetic_set import Dreams, dream_set, read_dreams, write_dreams
+from galscan.training.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, together
+from galscan.training.train import Examples, train_classifier
 from tests.benchmarks._processes import side_by_side
 from tests.benchmarks._record import arguments, record
 
@@ -230,7 +230,7 @@ class Data:
         labels.loc[~shown] = np.nan
         table = self.galaxies.table.assign(target=self.galaxies.table["target"].where(shown), split="")
         side = Galaxies(self.galaxies.images[apart], table.iloc[apart], labels.iloc[apart])
-        kinds.teach(
+        backends.teach(
             side.generator_set(settings), self.schema, [self.survey], settings, out, name=name, seed=seed,
             device=CPU, start=start,
         )  # fmt: skip
@@ -238,7 +238,7 @@ class Data:
 
 def _common(name: str, folder: Path, settings: Settings) -> None:
     """Teach a generator the galaxies of a data set but for the test set, and no label. In a process of its own."""
-    if not kinds.find(folder, "common"):
+    if not backends.find(folder, "common"):
         with _timed(folder, "generator, common"):
             how = settings.generator.model_copy(update={"steps": settings.common})
             Data.load(name, folder).teach(np.empty(0, int), how, folder, "common", seed=0)
@@ -301,11 +301,11 @@ class Trial:
         path = self.folder / "dreams.zarr"
         if path.is_dir():
             return read_dreams(path, data.schema.name)
-        if not kinds.find(self.folder):
+        if not backends.find(self.folder):
             with _timed(self.folder, "generator"):
-                common = kinds.find(self.place, "common")
+                common = backends.find(self.place, "common")
                 data.teach(rows, self.settings.generator, self.folder, "generator", self.seed, common)
-        generator, survey = kinds.load(self.folder), data.galaxies.table["survey"].to_numpy()[rows]
+        generator, survey = backends.load(self.folder), data.galaxies.table["survey"].to_numpy()[rows]
         images, parts, dropped = data.galaxies.images[rows], [], Counter[str]()
         with _timed(self.folder, "dreams"):
             for k, rules in enumerate(data.rules):

@@ -23,8 +23,8 @@ import psutil
 from distributed import Client, LocalCluster
 
 import galscan
-from galscan.classify.scoring import Scores
-from galscan.scanning import engine, merge, parts, worker
+from galscan.models.ensemble import Scores
+from galscan.scanning import engine, merge, partitions, worker
 from galscan.scanning.cost import output_bytes
 from galscan.scanning.plan import make_plan
 from galscan.store import layout
@@ -132,7 +132,7 @@ def _model(size: int) -> Any:
     )  # fmt: skip
 
 
-def _by_brightness(job: parts.Job) -> Any:
+def _by_brightness(job: partitions.Job) -> Any:
     def score(images: np.ndarray) -> Scores:
         mean = images.mean(axis=(1, 2, 3)).astype(np.float32)
         return Scores(mean[:, None], np.zeros_like(mean)[:, None], mean[:, None])
@@ -140,8 +140,8 @@ def _by_brightness(job: parts.Job) -> Any:
     return score
 
 
-def _nothing(part: Any, job: parts.Job) -> parts.PartReport:
-    return parts.PartReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
+def _nothing(part: Any, job: partitions.Job) -> partitions.PartReport:
+    return partitions.PartReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
 
 
 @contextmanager

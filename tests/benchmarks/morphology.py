@@ -26,18 +26,18 @@ import pandas as pd
 import torch
 
 import galscan
-from galscan.classify.dataset import Galaxies, load_galaxies, read_table
-from galscan.classify.scoring import member_outputs
-from galscan.classify.synthetic import candidates_of, examples_of, inject
-from galscan.classify.train import Examples, train_classifier
-from galscan.classify.votes import groups_of, shares
-from galscan.classify.weights import load_network, save_network
-from galscan.labels import Schema, load_schema
-from galscan.recipe import load_recipe
+from galscan.labels.recipe import load_recipe
+from galscan.labels.schema import Schema, load_schema
+from galscan.labels.settings import DreamSettings, LabelRules, MapSettings
+from galscan.models.ensemble import member_outputs
+from galscan.models.votes import groups_of, shares
+from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
-from galscan.settings import DreamSettings, LabelRules, MapSettings
-from galscan.store.ingest import ingest_survey
-from galscan.surveys.simulated import SimulatedSurvey
+from galscan.store.build import ingest_survey
+from galscan.surveys.simulated.survey import SimulatedSurvey
+from galscan.training.dataset import Galaxies, load_galaxies, read_table
+from galscan.training.synthetic import candidates_of, examples_of, inject
+from galscan.training.train import Examples, train_classifier
 from tests.benchmarks import similar
 from tests.benchmarks._processes import side_by_side
 from tests.benchmarks._record import arguments, record
@@ -169,7 +169,7 @@ def _curve(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _coverage(raw: np.ndarray, labels: Any, answers: list[str], schema: Any) -> float:
     """Return the share of vote fractions within their 90 % intervals, of all questions that were asked."""
-    from galscan.classify.morphology import judge
+    from galscan.training.morphology import judge
 
     told = [q for q in judge(raw, labels, answers, schema)["questions"] if q["coverage"] is not None]
     asked = [q["n"] * len(q["answers"]) for q in told]

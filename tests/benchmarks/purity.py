@@ -42,13 +42,14 @@ from scipy.special import expit, logit
 from scipy.stats import binom, logistic, norm
 
 import galscan
-from galscan.candidates import allocation, graded, purity, table
-from galscan.classify import calibrate
-from galscan.files import write_json
+from galscan.candidates import columns
+from galscan.core.files import write_json
 from galscan.scanning.run import CANDIDATES
-from galscan.vetting import design
+from galscan.stats import allocation, graded, purity
+from galscan.stats import calibration as calibrate
+from galscan.vetting import sampling
 from galscan.vetting.batches import extend
-from galscan.vetting.grades import FILE, GradeBook
+from galscan.vetting.gradebook import FILE, GradeBook
 from tests.benchmarks import _purity_cells as cells
 from tests.benchmarks._purity_cells import LAWS, LOOK_ALIKES, OBJECTS, TOP
 from tests.benchmarks._record import arguments, record
@@ -172,13 +173,13 @@ def _simulated(seed: int) -> _Survey:
 def _graded(survey: _Survey, size: int, seed: int) -> purity.Purity:
     """Grade so many without error, planned again after each batch as `galscan vet` does; return what is known then."""
     rng = np.random.default_rng(seed)
-    strata = design.strata(TOP, OBJECTS - TOP, 0)
+    strata = sampling.strata(TOP, OBJECTS - TOP, 0)
     order = {s.name: rng.permutation(s.population) for s in strata}
     prior = graded.prior_fractions(survey.before, survey.top, strata)
     grades: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     while (done := sum(len(ranks) for ranks, _ in grades.values())) < size:
         counts = {name: (int(found.sum()), len(found)) for name, (_, found) in grades.items()}
-        more = allocation.allocate(strata, prior, counts, min(design.BATCH, size - done), TOP, seed=seed)
+        more = allocation.allocate(strata, prior, counts, min(sampling.BATCH, size - done), TOP, seed=seed)
         for s in strata:
             n = more[s.name] + counts.get(s.name, (0, 0))[1]
             ranks = s.first + order[s.name][:n] if s.last else np.zeros(n, int)
@@ -189,7 +190,7 @@ def _graded(survey: _Survey, size: int, seed: int) -> purity.Purity:
 def _one(seed: int) -> dict[str, Any]:
     """Simulate one survey; say what the intervals say of it, and what is true."""
     survey = _simulated(seed)
-    before, after = survey.before, _graded(survey, design.SIZE, seed)
+    before, after = survey.before, _graded(survey, sampling.SIZE, seed)
     told = survey.info | _oracles(
         _densities(survey.info["law"]), survey.separation, survey.prevalence, survey.sizes, survey.top
     )
@@ -288,7 +289,7 @@ def _export(work: Path, rows: int) -> float:
     })  # fmt: skip
     work.mkdir(parents=True, exist_ok=True)
     with measured_peak() as peak:
-        table.write_fits(frame, work / "million.fits", {"target": "dustlane"})
+        columns.write_fits(frame, work / "million.fits", {"target": "dustlane"})
     (work / "million.fits").unlink()
     return peak[0] / 1e6
 

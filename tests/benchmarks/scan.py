@@ -23,9 +23,9 @@ import numpy as np
 import psutil
 
 import galscan
-from galscan.classify.scoring import load_ensemble, load_scorer
-from galscan.device import one_thread
-from galscan.recipe import load_recipe
+from galscan.core.device import one_thread
+from galscan.labels.recipe import load_recipe
+from galscan.models.ensemble import load_ensemble, load_scorer
 from galscan.scanning.cluster import cores
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
@@ -179,7 +179,7 @@ def _time_forward(model: Path, images: np.ndarray, device: str, converted: Path 
 
 def _converted(model: Any, path: Path) -> Path | None:
     """Convert the networks as a scan does, where it does."""
-    from galscan.classify.compiled import convert, has_openvino
+    from galscan.models.compiled import convert, has_openvino
 
     if not has_openvino():
         return None
@@ -189,8 +189,8 @@ def _converted(model: Any, path: Path) -> Path | None:
 
 def _quantised(model: Any, store: Path, converted: Path | None, path: Path) -> Path | None:
     """Quantise the networks as a scan does, by pictures that are not those to come; None without nncf."""
-    from galscan.classify.cascade import teaching_sample
-    from galscan.classify.compiled import has_nncf, quantise
+    from galscan.models.compiled import has_nncf, quantise
+    from galscan.models.prefilter import teaching_sample
     from galscan.scanning.quantised import PICTURES
 
     if converted is None or not has_nncf():

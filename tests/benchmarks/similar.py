@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 import galscan
 from galscan.candidates.similar import Space, likeness, unit
-from galscan.scanning.parts import EMBEDDING, FINGERPRINT, as_bytes, embeddings_path, scores_path, write_rows
+from galscan.scanning.partitions import EMBEDDING, FINGERPRINT, as_bytes, embeddings_path, scores_path, write_rows
 from tests.benchmarks._record import arguments, record
 from tests.candidate_tables import info
 
@@ -111,7 +111,7 @@ def fabricate(run: Path, rows: int, seed: int) -> Path:
 
 def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     """Return how many of a kind are near five of it, as `galscan similar` compares and as others do."""
-    from galscan.rules import parse_rule
+    from galscan.labels.rules import parse_rule
 
     bundle = galscan.open_bundle(model)
     store = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=bundle.size, out=work / "ngc.zarr")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import galscan
-from galscan.recipe import load_recipe
+from galscan.labels.recipe import load_recipe
 from tests.benchmarks._record import arguments, record
 from tests.helpers import tiny_recipe
 

@@ -1,11 +1,11 @@
-"""The stretch of SDSS JPEGs, measured on real galaxies: what `galscan.generate.flux.JPEG_SOFTENING` rests on.
+"""The stretch of SDSS JPEGs, measured on real galaxies: what `galscan.synthesis.flux.JPEG_SOFTENING` rests on.
 
     python -m tests.benchmarks.stretch [--json]
 
 1. The colour (blue over red pixel, sky taken off) of clean ellipticals of ``ngc-sdss`` (``GALSCAN_TEST_DATA``, default
    ``../shared/data``) in elliptical rings, beside the innermost: a stretch of each band by itself would change it.
 2. In the lanes of dusty early types, how much more blue light is dimmed than red (ratio of optical depths), with each
-   softening; beside it the extinction law (`galscan.generate.dust_lane.extinction_law`, R_V = 3.1).
+   softening; beside it the extinction law (`galscan.synthesis.features.dust_lane.extinction_law`, R_V = 3.1).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from scipy import ndimage
 
 import galscan
-from galscan.generate import dust_lane
-from galscan.generate.flux import JPEG_SOFTENING, Stretch
-from galscan.generate.hosts import measure_hosts
 from galscan.store.layout import open_store
+from galscan.synthesis.features import dust_lane
+from galscan.synthesis.flux import JPEG_SOFTENING, Stretch
+from galscan.synthesis.hosts import measure_hosts
 from tests.benchmarks._record import arguments, record
 
 DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))

@@ -1,7 +1,7 @@
 """What people really give, through the real command line: one line that names the thing and the remedy.
 
 Nothing half-written is left, and no traceback is shown. Elsewhere, at the command line too: a scan interrupted, killed
-or on a full disk (tests/faults/test_scan_faults.py), options of the wrong type (tests/test_cli.py).
+or on a full disk (tests/faults/test_scan_faults.py), options of the wrong type (tests/cli/test_main.py).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from galscan import cli
-from galscan.generate.model import Generator, make_config, save_generator
-from galscan.labels import load_schema
+from galscan.cli import main
+from galscan.labels.schema import load_schema
 from galscan.scanning import cluster
 from galscan.store import layout
+from galscan.synthesis.diffusion.galaxy_model import Generator, make_config, save_generator
 from tests.candidate_tables import candidates, write_run
 from tests.helpers import tiny_bundle, tiny_recipe, tiny_store
 
@@ -52,8 +52,8 @@ def place(tmp_path_factory) -> Path:
     for name, text in CATALOGS.items():
         (place / name).write_bytes(text.encode("latin-1"))
     sky = "ingest --survey simulated --size 32 --count 300 --workers 1 --rare-fraction"
-    assert cli.run(shlex.split(f"{sky} 0.1 --out {place}/sky.zarr")) == 0
-    assert cli.run(shlex.split(f"{sky} 0 --out {place}/plain.zarr")) == 0
+    assert main.run(shlex.split(f"{sky} 0.1 --out {place}/sky.zarr")) == 0
+    assert main.run(shlex.split(f"{sky} 0 --out {place}/plain.zarr")) == 0
     (place / "home" / "surveys" / "sky.zarr").symlink_to(place / "sky.zarr")
     tiny_store(place / "tiny.zarr", 40)
     tiny_store(place / "large.zarr", 20, 48, survey="large")
@@ -284,7 +284,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in MISTAKES])
 def test_a_mistake_is_one_line_and_changes_nothing(line, words, place, tmp_path, capsys):
     before = tree(place, tmp_path)
-    assert cli.run(shlex.split(line.format(p=place, o=tmp_path))) == 2
+    assert main.run(shlex.split(line.format(p=place, o=tmp_path))) == 2
     error = said(capsys.readouterr().err)
     assert [word for word in words if word not in error] == []
     assert tree(place, tmp_path) == before
@@ -295,7 +295,7 @@ def test_what_may_not_be_read_is_named(place, tmp_path, capsys, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("os.scandir", closed)  # root may read everything
-    assert cli.run(shlex.split(LOCAL.format(p=place, o=tmp_path))) == 2
+    assert main.run(shlex.split(LOCAL.format(p=place, o=tmp_path))) == 2
     error = said(capsys.readouterr().err)
     assert f"no permission to read {place / 'im'}" in error and not list(tmp_path.iterdir())
 
@@ -317,7 +317,7 @@ def test_broken_images_are_counted_quarantined_and_do_not_stop_a_scan(place, tmp
     names = ["good0", "good1", "good2", "cut", "page", "wide", "even", "frame", "nan", "flat", "long", "noimage"]
     (tmp_path / "c.csv").write_text("\n".join(["id", *names]))
     ingest = f"ingest --survey local --path {folder} --catalog {tmp_path}/c.csv --size 32 --workers 1 --json"
-    assert cli.run(shlex.split(f"{ingest} --out {tmp_path}/s.zarr")) == 0
+    assert main.run(shlex.split(f"{ingest} --out {tmp_path}/s.zarr")) == 0
     out, err = capsys.readouterr()
     assert "4 cutouts stored" in err and "warning: 1 image(s) have no row" in err and "norow.jpg" in err
     expected = {"unreadable image": 2, "wrong shape": 2, "blank image": 2, "no finite pixels": 1, "no image": 1}
@@ -333,10 +333,10 @@ def test_broken_images_are_counted_quarantined_and_do_not_stop_a_scan(place, tmp
     ):
         monkeypatch.setattr(cluster, "connect", contextmanager(lambda *_, **__: (yield client)))
         scan = f"scan --store {tmp_path}/s.zarr --model {place}/model --out {tmp_path}/run --json"
-        assert cli.run(shlex.split(scan)) == 0
+        assert main.run(shlex.split(scan)) == 0
         facts = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (facts["scanned"], facts["quarantined"], facts["quarantine_reasons"]) == (4, 8, expected)
-        assert cli.run(shlex.split(f"{scan} --top 3")) == 2  # the folder now holds a real run
+        assert main.run(shlex.split(f"{scan} --top 3")) == 2  # the folder now holds a real run
         assert "top was 1000, now 3" in said(capsys.readouterr().err)
 
 
@@ -369,14 +369,14 @@ def test_a_full_disk_leaves_no_half_file_and_the_same_command_goes_on(line, limi
     before = tree(place)
     for limit in limits:
         with full_disk(limit):
-            assert cli.run(shlex.split(line)) == 1
+            assert main.run(shlex.split(line)) == 1
         error = said(capsys.readouterr().err)
         assert f"cannot write {tmp_path}/out" in error and "disk is full" in error and "same command again" in error
         assert [p.name for p in tmp_path.rglob("*") if p.name.endswith(".tmp")] == []
         assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".partial")] == []
     assert tree(place) == before
     if not line.startswith("train-rare"):  # which takes long, and is gone on with after Ctrl-C
-        assert cli.run(shlex.split(line)) == 0
+        assert main.run(shlex.split(line)) == 0
         assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -403,7 +403,7 @@ def test_ctrl_c_and_the_same_command_again(line, seen, place, tmp_path, capsys):
     assert "same command" in said(err)
     kept = mark.stat().st_mtime_ns
     assert not out.exists()
-    assert cli.run(given) == 0
+    assert main.run(given) == 0
     assert out.is_dir() and list(tmp_path.iterdir()) == [out]
     if given[0] == "ingest":  # it keeps its markers: the finished shard was not done again
         assert (out / seen).stat().st_mtime_ns == kept

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from galscan import cli, home
+from galscan.cli import main
+from galscan.core import home
 from tests.helpers import tiny_recipe
 
 
@@ -20,7 +21,7 @@ def galscan(capsys):
     """Return a function that runs one command line with --json and returns its object."""
 
     def run(*arguments: object) -> dict:
-        assert cli.run([*map(str, arguments), "--json"]) == 0, capsys.readouterr().err
+        assert main.run([*map(str, arguments), "--json"]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return run

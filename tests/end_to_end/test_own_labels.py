@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from galscan import cli
-from galscan.generate import judge
+from galscan.cli import main
+from galscan.synthesis import evaluation
 from tests.helpers import OWN_SCHEMA, TINY_SETTINGS, keep_all
 
 COUNT, SIZE = 120, 16
@@ -20,10 +20,10 @@ def test_a_target_of_ones_own_labels_is_scanned_for_on_a_machine_that_never_saw_
     tmp_path, monkeypatch, capsys, galscan_home
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(judge, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "screen", keep_all)
 
     def galscan(line: str, *more: str) -> dict:
-        assert cli.run([*line.split(), *more, "--json"]) == 0, capsys.readouterr().err
+        assert main.run([*line.split(), *more, "--json"]) == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     random = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def test_a_target_of_ones_own_labels_is_scanned_for_on_a_machine_that_never_saw_
 
     shutil.rmtree(galscan_home)
     (tmp_path / "notes.toml").unlink()
-    monkeypatch.setattr("galscan.labels._lent", {})
+    monkeypatch.setattr("galscan.labels.schema._lent", {})
     run = galscan("scan --store s.zarr --model model --out run --workers 1 --device cpu")
     assert run["scanned"] == COUNT and not (galscan_home / "labels").exists()
     assert galscan("export run --out found.fits") and (tmp_path / "found.fits").stat().st_size

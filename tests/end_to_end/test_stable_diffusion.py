@@ -9,11 +9,11 @@ import pytest
 from safetensors.torch import load_file
 
 import galscan
-from galscan import cli
-from galscan.files import read_json
-from galscan.generate import judge
-from galscan.store.ingest import ingest_survey
-from galscan.surveys.simulated import SimulatedSurvey
+from galscan.cli import main
+from galscan.core.files import read_json
+from galscan.store.build import ingest_survey
+from galscan.surveys.simulated.survey import SimulatedSurvey
+from galscan.synthesis import evaluation
 from tests.helpers import TINY_SETTINGS, keep_all, tiny_stable_diffusion
 
 pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
@@ -47,7 +47,7 @@ def recipe(folder) -> Path:
 @pytest.fixture(scope="module")
 def model(folder, store, recipe) -> galscan.Bundle:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "screen", keep_all)
+        patch.setattr(evaluation, "screen", keep_all)
         return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
 
 
@@ -70,12 +70,12 @@ def test_nothing_that_is_held_out_is_among_what_drawing_begins_with(model, store
 def test_it_dreams_more_and_dreams_are_judged(model, store, recipe, folder, capsys):
     out = folder / "d.zarr"
     line = f"dream --target {recipe} --model {model.path} --count 3 --weight dust_lane=1.5 --steps 2 --out {out}"
-    assert cli.run(line.split()) == 0
+    assert main.run(line.split()) == 0
     provenance = galscan.open_store(out).attrs["provenance"]
     assert provenance["guidance"] == 6.5 and provenance["steps"] == 2
     assert provenance["weights"] == {"dust_lane": 1.5, "dusty": 1.3}
     line = f"judge {out} --target {recipe} --model {model.path} --store {store} --steps 4 --out {folder / 'j'}"
-    assert cli.run([*line.split(), "--device", "cpu"]) == 0
+    assert main.run([*line.split(), "--device", "cpu"]) == 0
     assert read_json(folder / "j" / "judge.json")["request"]["model"] == model.model_hash
 
 
@@ -83,13 +83,13 @@ def test_it_dreams_more_and_dreams_are_judged(model, store, recipe, folder, caps
 def test_alone_it_is_trained_and_dreams(store, recipe, folder, tmp_path, capsys, lora):
     out = tmp_path / "galaxysd"
     line = f"train-generator --kind stable-diffusion --start {folder / 'tiny'} --store {store} --steps 2 --batch 4"
-    assert cli.run([*line.split(), *lora, "--resolution", "32", "--out", str(out), "--json"]) == 0
+    assert main.run([*line.split(), *lora, "--resolution", "32", "--out", str(out), "--json"]) == 0
     told = read_json(out / "training.json")
     assert told["steps"] == 2 and told["weights"] == "galaxysd" and told["bytes"] > 1e5
     assert (out / "pytorch_lora_weights.safetensors").exists() == bool(lora)
     assert {p.name for p in tmp_path.iterdir()} == {"galaxysd"}
     line = f"dream --target {recipe} --generator {out} --store {store} --count 2 --steps 2 --out {tmp_path / 'd'}"
-    assert cli.run(line.split()) == 0
+    assert main.run(line.split()) == 0
     assert len(list((tmp_path / "d" / "images").iterdir())) == 2
 
 
@@ -105,13 +105,13 @@ def test_alone_it_is_trained_and_dreams(store, recipe, folder, tmp_path, capsys,
 )
 def test_mistakes_are_one_line(line, message, store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["train-generator", "--store", str(store), *line.split()]) == 2
+    assert main.run(["train-generator", "--store", str(store), *line.split()]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in said and not list(tmp_path.iterdir())
 
 
 def test_an_ablation_with_it(recipe, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "screen", keep_all)
     result = galscan.ablate(
         str(recipe), store=store, out=tmp_path / "a", seeds=1, arms=["oversampled", "images"], method="images",
         device="cpu",

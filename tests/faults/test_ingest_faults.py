@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from galscan.errors import ConflictError, GalscanError, StorageError
-from galscan.store.ingest import ingest_survey
+from galscan.core.errors import ConflictError, GalscanError, StorageError
+from galscan.store.build import ingest_survey
 from galscan.store.layout import open_store
 from galscan.surveys.base import Cutout
 
@@ -61,8 +61,8 @@ SURVEY = Noise()
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from galscan.errors import GalscanError
-from galscan.store.ingest import ingest_survey
+from galscan.core.errors import GalscanError
+from galscan.store.build import ingest_survey
 from galscan.store.layout import open_store
 from test_ingest_faults import Noise
 try:

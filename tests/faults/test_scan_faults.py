@@ -21,11 +21,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from galscan.errors import ConflictError, InputError
-from galscan.scanning import parts
+from galscan.commands.scan import scan
+from galscan.core.errors import ConflictError, InputError
+from galscan.scanning import partitions
 from galscan.scanning.run import open_run
 from galscan.store import layout
-from galscan.verbs.scan import scan
 from tests.helpers import tiny_bundle, tiny_store
 
 COUNT, PARTS, GATE = 1800, 8, 5
@@ -137,9 +137,9 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store, model, t
     with pytest.raises(InputError, match="not finished"):
         open_run(out)
     (out / "scores" / ".part-00006.parquet.dead.tmp").write_bytes(b"half a part")
-    path = parts.scores_path(out, 2)  # and as if that were not enough, two parts are damaged
+    path = partitions.scores_path(out, 2)  # and as if that were not enough, two parts are damaged
     path.write_bytes(path.read_bytes()[:-100])
-    parts.quarantine_path(out, 3).unlink()
+    partitions.quarantine_path(out, 3).unlink()
     for path in out.rglob("*"):  # and the clock was a year ahead
         os.utime(path, (time.time() + 3e7, time.time() + 3e7))
     said = finish(command(store, model, out))
@@ -295,7 +295,7 @@ def sabotaged(tmp_path, what, part=GATE):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [("os.kill(os.getpid(), signal.SIGKILL)", parts.FATAL), ("time.sleep(1e6)", parts.SILENT)],
+    [("os.kill(os.getpid(), signal.SIGKILL)", partitions.FATAL), ("time.sleep(1e6)", partitions.SILENT)],
     ids=["kills", "hangs"],
 )
 def test_a_part_that_no_worker_survives_is_set_aside_and_the_rest_is_done(
@@ -307,10 +307,10 @@ def test_a_part_that_no_worker_survives_is_set_aside_and_the_rest_is_done(
     run = open_run(out)
     assert f"256 objects were never looked at: {reason}" in said and "Traceback" not in said
     assert run.set_aside == {reason: 256} and run.info["scanned"] + run.info["quarantined"] == COUNT
-    aside = pd.read_parquet(parts.quarantine_path(out, GATE))
+    aside = pd.read_parquet(partitions.quarantine_path(out, GATE))
     assert set(aside["reason"]) == {reason} and list(aside["id"]) == list(range(1000 + GATE * 256, 1256 + GATE * 256))
     for number in set(range(PARTS)) - {GATE}:
-        for path in (parts.scores_path, parts.quarantine_path):
+        for path in (partitions.scores_path, partitions.quarantine_path):
             name = str(path(out, number).relative_to(out))
             assert path(out, number).read_bytes() == reference[name]
     again = finish(command(store, model, out), 1)  # it says so again, and does nothing

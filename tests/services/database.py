@@ -9,7 +9,7 @@ import sqlite3
 
 import numpy as np
 
-from galscan.labels import load_schema
+from galscan.labels.schema import load_schema
 
 FIRST_ID = 1237645879551066262  # an objID of DR8 and later
 ROW_LIMIT = 500_000

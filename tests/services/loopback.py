@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.labels import shipped
+from galscan.labels.schema import shipped
 from tests.services import sky
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from PIL import Image
 
-from galscan.surveys.simulated import SimulatedSurvey
+from galscan.surveys.simulated.survey import SimulatedSurvey
 
 KINDS = 8  # galaxies that are drawn; each position shows one of them
 CELLS = 16

@@ -1,0 +1,238 @@
+"""The catalogue's columns with unit, UCD and meaning, and the FITS file astronomers open.
+
+`astropy.table.Table.write` hides column descriptions and UCDs in a YAML comment that TOPCAT does not read, and holds
+the whole table, so header and rows are written here. UCDs are of UCD1+ version 1.6.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from astropy.io import fits
+
+import galscan
+from galscan.candidates.export import fits as fits_stream
+from galscan.candidates.table_stream import Rows, as_ascii, ascii_text, of_frame
+from galscan.core.files import atomic_path
+from galscan.stats.purity import METHOD
+
+REFERENCE = "arXiv:2506.16233"
+
+
+class Column(NamedTuple):
+    """What is said about one column; `display` is a FITS TDISP format."""
+
+    name: str
+    unit: str
+    ucd: str
+    comment: str
+    display: str
+
+
+COLUMNS = (
+    Column("designation", "", "meta.id;meta.main", "IAU-style designation, truncated", "A19"),
+    Column("objid", "", "meta.id;src", "Identifier in the survey's catalogue", "I20"),
+    Column("store", "", "meta.dataset", "Cutout store the object is in", "A16"),
+    Column("index", "", "meta.number", "Row in that store, from 0", "I12"),
+    Column("ra", "deg", "pos.eq.ra;meta.main", "Right ascension, ICRS", "F12.7"),
+    Column("dec", "deg", "pos.eq.dec;meta.main", "Declination, ICRS", "F12.7"),
+    Column("rank", "", "stat.rank", "Rank by score, 1 is best", "I8"),
+    Column("score", "", "stat.value", "Mean logit of the ensemble, or likeness; orders, no probability", "F9.4"),
+    Column("score_std", "", "stat.error", "Standard deviation of the logit over members", "F9.4"),
+    Column("p_target", "", "stat.probability", "Probability of being a target at survey prevalence", "F8.5"),
+    Column("purity", "", "stat.confidenceLevel", "Expected fraction of targets down to this rank", "F8.5"),
+    Column("purity_lo", "", "stat.confidenceLevel", "Lower bound of purity", "F8.5"),
+    Column("purity_hi", "", "stat.confidenceLevel", "Upper bound of purity", "F8.5"),
+    Column("completeness", "", "stat.confidenceLevel", "Expected fraction of all targets down to this rank", "F8.5"),
+    Column("ambiguous", "", "stat.confidenceLevel", "Expected fraction of ambiguous ones to this rank", "F8.5"),
+    Column("ambiguous_lo", "", "stat.confidenceLevel", "Lower bound of ambiguous", "F8.5"),
+    Column("ambiguous_hi", "", "stat.confidenceLevel", "Upper bound of ambiguous", "F8.5"),
+    Column("known", "", "meta.code.class", "Label the model knew: target, ambiguous, negative; empty: none", "A9"),
+    Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
+    Column("duplicate", "", "meta.code", "True if this object has a better rank in another row", "L1"),
+    Column(
+        "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
+    ),
+    Column("known_ref", "", "meta.ref", "Lists that have it, the nearest first; services not asked", "A16"),
+    Column("known_sep", "arcsec", "pos.angDistance", "Separation from that object", "F8.3"),
+    Column("known_type", "", "src.class", "Object type of the nearest that a service gives one of", "A12"),
+    Column("grade", "", "meta.code.class", "Median grade people gave; empty if none did", "A8"),
+    Column("votes", "", "meta.number", "People who graded it", "I4"),
+    Column("comment", "", "meta.note", "What graders wrote", "A32"),
+    Column("flags", "", "meta.code.qual", "32: stamp beyond the image's edge; 64: upscaled", "I3"),
+)
+
+_CARDS = {  # provenance key -> keyword (8 letters at most), comment
+    "stores": ("SURVEY", "surveys scanned"),
+    "target": ("TARGET", "what was looked for"),
+    "model": ("MODELSHA", "SHA-256 of the model"),
+    "recipe": ("RECIPSHA", "SHA-256 of the recipe"),
+    "fingerprint": ("RUNSHA", "SHA-256 of everything that decides the run"),
+    "version": ("CODEVER", "galscan version of the scan"),
+    "precision": ("PRECISIO", "arithmetic of the network"),
+    "seed": ("SEED", "seed of the random numbers"),
+    "scanned": ("NSCANNED", "objects scored"),
+    "quarantined": ("NQUARANT", "objects set aside, not scored"),
+    "candidates": ("NRANKED", "candidates ranked by the scan"),
+    "prevalence": ("PREVAL", "estimated fraction of targets in the survey"),
+    "prevalence_lo": ("PREVALLO", "lower bound"),
+    "prevalence_hi": ("PREVALHI", "upper bound"),
+    "confidence": ("CONFLEV", "confidence level of all bounds"),
+    "purity": ("PURITY", "estimated, graded, or unknown: then all are NaN"),
+}
+
+
+_TFORM = {  # NumPy kind and size -> FITS, and the type in the file
+    "b1": ("L", "S1"), "u1": ("B", "u1"), "i1": ("I", ">i2"), "i2": ("I", ">i2"), "u2": ("J", ">i4"),
+    "i4": ("J", ">i4"), "u4": ("K", ">i8"), "i8": ("K", ">i8"), "f4": ("E", ">f4"), "f8": ("D", ">f8"),
+}  # fmt: skip
+
+
+def described(names: Iterable[str]) -> list[Column]:
+    """Return what is said about each column of a candidates table; unknown ones are morphology answers."""
+    known = {column.name: column for column in COLUMNS}
+    return [
+        known.get(str(name)) or Column(str(name), "", "src.morph.param", _of_answer(str(name)), "F9.4")
+        for name in names
+    ]
+
+
+def _of_answer(name: str) -> str:
+    """Return what a column of morphology holds, by its name (`galscan.candidates.morphology`)."""
+    endings = {
+        "_lo": "Morphology answer, lower 90 % limit",
+        "_hi": "Morphology answer, upper 90 % limit",
+        "_joint": "Morphology answer, share of all volunteers",
+        "_concentration": "Votes that the question's fractions are worth",
+    }
+    return next((text for end, text in endings.items() if name.endswith(end)), "Morphology answer, mean over members")
+
+
+def write_fits(
+    table: pd.DataFrame | Rows,
+    path: str | os.PathLike[str],
+    provenance: Mapping[str, Any],
+    answers: Sequence[str] = (),
+    name: str = "CANDIDATES",
+) -> Path:
+    """Write candidates as a FITS binary table, atomically. Equal input gives equal bytes but for the date.
+
+    Parameters
+    ----------
+    table : DataFrame or Rows
+        As `rank.rank` makes it; may be empty. Rows are read twice, a piece at a time.
+    provenance : mapping
+        Keys of the header cards (target, stores, model, recipe, fingerprint, version, seed, scanned, quarantined,
+        candidates, prevalence, prevalence_lo, prevalence_hi, confidence, purity, notes); any may be absent.
+    answers : sequence of str
+        Morphology answers in the table, for the header.
+    name : str
+        Of the extension.
+
+    Notes
+    -----
+    ``SOURCE_DATE_EPOCH`` (seconds) replaces the time of writing, for reproducible files.
+    """
+    rows = table if isinstance(table, Rows) else of_frame(table)
+    widths = {name: max(width, 19 if name == "designation" else 1) for name, width in rows.widths().items()}
+    kinds = {
+        name: (f"{widths[name]}A", f"S{widths[name]}") if name in widths else _TFORM[kind(rows.schema.field(name))]
+        for name in rows.names
+    }
+    dtype = np.dtype([(name, kind) for name, (_, kind) in kinds.items()])
+
+    forms = {name: form for name, (form, _) in kinds.items()}
+    header = fits_stream.structure(name, forms, dtype.itemsize, rows.count)
+    for number, column in enumerate(described(rows.names), 1):
+        form = forms[column.name]
+        if column.unit:
+            header[f"TUNIT{number}"] = column.unit
+        header[f"TDISP{number}"] = f"A{form[:-1]}" if form.endswith("A") else column.display
+        header[f"TUCD{number}"] = column.ucd
+        header[f"TCOMM{number}"] = column.comment
+    header["RADESYS"] = "ICRS"
+    for keyword, value in cards(provenance).items():
+        header[keyword] = value
+    header["NCANDID"] = (rows.count, "candidates in this table")
+    if (by := provenance.get("ranked_by", "score")) == "score":
+        header["PURMETH"] = METHOD[:66]
+        known = "are unknown" if provenance.get("purity") == "unknown" else "per rank"
+        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness {known}."
+    else:
+        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by {by}; purity and completeness are not known."
+    if answers:
+        header["HISTORY"] = f"Morphology answers: {ascii_text(', '.join(answers))}"
+    for note in provenance.get("notes", ()):
+        header["HISTORY"] = ascii_text(note)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        write_hdus(handle, header, _records(rows, dtype))
+    return Path(path)
+
+
+def kind(field: pa.Field) -> str:
+    """Return what numbers a column holds: ``f4`` for float32, ``b1`` for bool."""
+    dtype = np.dtype(field.type.to_pandas_dtype())
+    return f"{dtype.kind}{dtype.itemsize}"
+
+
+def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarray]) -> None:
+    """Write a FITS file of one table: a primary header that says who wrote it, and the table."""
+    when = _now()
+    primary = fits.PrimaryHDU()
+    primary.header["EXTEND"] = True
+    primary.header["DATE"] = (when, "UTC, when this file was written")
+    primary.header["ORIGIN"] = "galscan"
+    primary.header["CREATOR"] = f"galscan {galscan.__version__}"
+    primary.header["REFERENC"] = (REFERENCE, "method")
+    primary.add_checksum(when=when)
+    handle.write(primary.header.tostring(endcard=True, padding=True).encode("ascii"))
+    fits_stream.write_table(handle, header, records, when)
+
+
+def _records(rows: Rows, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Yield the rows as they are in the file."""
+    for piece in rows:
+        record = np.empty(len(piece), dtype)
+        for name in rows.names:
+            if rows.is_text(name):
+                record[name] = as_ascii(piece[name]).to_pylist()
+            elif pa.types.is_boolean(rows.schema.field(name).type):
+                record[name] = np.where(piece[name].to_numpy(), b"T", b"F")
+            else:
+                record[name] = piece[name].to_numpy()
+        yield record
+
+
+def cards(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return header cards: a value, with its comment where there is room."""
+    found: dict[str, Any] = {}
+    for key, (keyword, comment) in _CARDS.items():
+        if (value := _card(provenance.get(key))) is not None:
+            found[keyword] = (value, comment) if len(str(value)) + len(comment) < 60 else value
+    return found
+
+
+def _card(value: Any) -> Any:
+    """Return a value a header card can hold, or None for none; FITS has no NaN."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    text = ascii_text(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return text if len(text) <= 66 else text[:63] + "..."
+
+
+def _now() -> str:
+    """Return the time of writing in UTC, as FITS has it."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S")

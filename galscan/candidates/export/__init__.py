@@ -1,0 +1,1 @@
+"""Candidates in the formats of astronomers' tools, one module a format."""

@@ -1,0 +1,54 @@
+"""Candidates as a HATS catalogue: Parquet by HEALPix pixel, to cross-match with surveys of billions through LSDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import galscan
+from galscan.candidates.table_stream import Rows, placed
+from galscan.core.errors import InputError
+from galscan.core.staging import whole_folder
+
+_MARKER = "hats.properties"
+_ROWS = 100_000  # in a partition
+
+
+def hats(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the catalogue's folder; one of an earlier export is replaced. All rows are held in memory.
+
+    Returns
+    -------
+    dict
+        partitions, left_out: candidates without a position, which HATS cannot hold.
+
+    Raises
+    ------
+    InputError
+        If lsdb is missing, or no candidate has a position.
+    ConflictError
+        If `out` is a folder of something else.
+    """
+    try:
+        import lsdb
+    except ImportError:
+        raise InputError("HATS needs lsdb, which is not installed: pip install 'galscan[lsdb]'") from None
+    schema = rows.schema.remove_metadata()
+    pieces = [piece.filter(pa.array(placed(piece))).cast(schema) for piece in rows]
+    whole = pa.concat_tables([schema.empty_table(), *pieces])
+    if not len(whole):
+        raise InputError(f"none of the {rows.count:,} candidates has a position: HATS has no place for them")
+    catalog = lsdb.from_dataframe(
+        whole.to_pandas(), ra_column="ra", dec_column="dec", partition_rows=_ROWS, margin_threshold=None,
+        catalog_name=out.name, schema=schema,
+    )  # fmt: skip
+    with whole_folder(out, _MARKER) as folder:
+        catalog.write_catalog(
+            folder, catalog_name=out.name, as_collection=False, overwrite=True, progress_bar=False,
+            addl_hats_properties={"hats_creator": f"galscan {galscan.__version__}"}
+            | {f"galscan_{name}": str(provenance[name]) for name in ("target", "model", "fingerprint")},
+        )  # fmt: skip
+    return {"partitions": len(catalog.get_healpix_pixels()), "left_out": rows.count - len(whole)}

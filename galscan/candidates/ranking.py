@@ -1,0 +1,97 @@
+"""The ranked table: what a candidate's row says, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.core.errors import InputError
+from galscan.core.sky import designation
+from galscan.stats.purity import Purity
+from galscan.store import identity
+
+_FROM_SCAN = ("store", "index", "id", "ra", "dec", "score", "score_std")
+ESTIMATES = ("purity", "purity_lo", "purity_hi", "completeness", "ambiguous", "ambiguous_lo", "ambiguous_hi")
+_NO_ANSWERS = (*_FROM_SCAN, "known", "lineage", "flags", "first_look", "stage")
+
+
+def caption(row: Mapping[str, Any]) -> str:
+    """Return the rank of a candidate, and its probability or, where there is none, its score."""
+    p = row["p_target"]  # of a Parquet table, None
+    return f"{row['rank']}  {row['score']:.3f}" if p is None or np.isnan(p) else f"{row['rank']}  p={p:.2f}"
+
+
+def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float = 0.0) -> pd.DataFrame:
+    """Turn the best scores of a scan into the table of candidates.
+
+    Parameters
+    ----------
+    top : DataFrame
+        Columns store, index, id, ra, dec, score, score_std, perhaps known (`galscan.scanning.known_labels`), lineage
+        (`galscan.store.identity.lineage_of`; by default the store) and flags, then one an answer; best first.
+    purity : Purity
+        Of the same rows.
+    in_train : ndarray of bool
+        Which of the rows the model was trained on: finding those proves nothing, so they are marked.
+    radius : float
+        Arcsec within which two rows are one object, where it is more than `galscan.store.identity.RADIUS`.
+
+    Returns
+    -------
+    DataFrame
+        Columns as in `galscan.candidates.columns.COLUMNS` but for what graders and reference lists say (``flags`` only if
+        `top` has it), then the answers.
+        ``objid`` is int64 when every id is an integer, else text.
+
+    Raises
+    ------
+    InputError
+        If rows and purity do not belong together, or an answer has the name of a column.
+    """
+    if len(top) != len(purity.purity):
+        raise InputError(
+            f"rank: {len(top)} rows with the purity of {len(purity.purity)}; give those it was estimated from"
+        )
+    in_train = np.asarray(in_train, bool)
+    if len(top) != len(in_train):
+        raise InputError(f"rank: {len(top)} rows, and of {len(in_train)} it is said whether they trained the model")
+    ids = top["id"] if "id" in top else pd.Series([], dtype="int64")
+    if not len(top):
+        top = pd.DataFrame({name: pd.Series(dtype="float64") for name in _FROM_SCAN} | {c: top[c] for c in top})
+    text = ids.astype(str)
+    frame = {
+        "designation": designation(top["ra"].to_numpy(np.float64), top["dec"].to_numpy(np.float64)).astype(object),
+        "objid": ids.to_numpy(np.int64) if pd.api.types.is_integer_dtype(ids) else text.to_numpy(object),
+        "store": top["store"].astype(str).to_numpy(object),
+        "index": top["index"].to_numpy(np.int64),
+        "ra": top["ra"].to_numpy(np.float64),
+        "dec": top["dec"].to_numpy(np.float64),
+        "rank": np.arange(1, len(top) + 1, dtype=np.int64),
+        "score": top["score"].to_numpy(np.float32),
+        "score_std": top["score_std"].to_numpy(np.float32),
+        "p_target": purity.published("probability"),
+        **{name: purity.published(name) for name in ESTIMATES},
+        "known": top["known"].to_numpy(object) if "known" in top else np.full(len(top), ""),
+        "in_train": in_train,
+        "duplicate": duplicates(top, radius),
+    }
+    if "flags" in top:
+        frame["flags"] = top["flags"].to_numpy(np.uint8)
+    answers = [name for name in top.columns if name not in _NO_ANSWERS]
+    if taken := sorted({*answers} & {*frame}):
+        raise InputError(
+            f"rank: the answer '{taken[0]}' has the name of a column of the table; rename it in the label schema"
+        )
+    return pd.DataFrame(frame | {name: top[name].to_numpy(np.float32) for name in answers})
+
+
+def duplicates(top: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
+    """Return which rows (bool) are an object that has a better row already, from another store or under another id."""
+    if not len(top):
+        return np.zeros(0, bool)
+    lineage = top["lineage"] if "lineage" in top else top["store"].astype(str)
+    first = identity.groups(top["ra"], top["dec"], lineage, top["id"], radius=max(radius, identity.RADIUS))
+    return np.asarray(first != np.arange(len(top)))

@@ -1,0 +1,156 @@
+"""A table of candidates that is read piece by piece, as often as it is asked for: what every export is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from galscan.core.errors import InputError
+
+PIECE = 16_384  # rows held at a time: with four times as many a VOTable takes half as much memory again
+_BUFFER = 1 << 20  # bytes read ahead of each column, so that a row group of a million rows is not held either
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one schema, in order.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    count : int
+        How many rows there are.
+    pieces : callable
+        Starts reading from the first row, and gives tables of at most `PIECE` rows.
+    """
+
+    schema: pa.Schema
+    count: int
+    pieces: Callable[[], Iterator[pa.Table]]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return self.pieces()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return list(self.schema.names)
+
+    def is_text(self, name: str) -> bool:
+        """Tell whether a column holds text."""
+        kind = self.schema.field(name).type
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+    def head(self, count: int) -> Rows:
+        """Return the first so many rows."""
+        count = min(count, self.count)
+
+        def pieces() -> Iterator[pa.Table]:
+            left = count
+            for piece in self.pieces():
+                if left <= 0:
+                    return
+                yield piece.slice(0, left)
+                left -= len(piece)
+
+        return Rows(self.schema, count, pieces)
+
+    def changed(self, change: Callable[[pa.Table], pa.Table]) -> Rows:
+        """Return the rows with every piece changed; `change` keeps their number and is given an empty table as well."""
+        return Rows(change(self.schema.empty_table()).schema, self.count, lambda: map(change, self.pieces()))
+
+    def select(self, names: list[str]) -> Rows:
+        """Return only these columns."""
+        return self.changed(lambda piece: piece.select(names))
+
+    def widths(self) -> dict[str, int]:
+        """Return how many ASCII characters the longest text of each text column has; reads them all once."""
+        texts = [name for name in self.names if self.is_text(name)]
+        widest = dict.fromkeys(texts, 0)
+        for piece in self.select(texts) if texts else ():
+            for name in texts:
+                longest = pc.max(pc.binary_length(as_ascii(piece[name]))).as_py()
+                widest[name] = max(widest[name], longest or 0)
+        return widest
+
+
+def of_frame(frame: pd.DataFrame) -> Rows:
+    """Return the rows of a table in memory."""
+    schema = _plain(pa.Schema.from_pandas(frame, preserve_index=False))
+
+    def pieces() -> Iterator[pa.Table]:
+        for start in range(0, len(frame), PIECE):
+            some = frame.iloc[start : start + PIECE]
+            yield pa.Table.from_pandas(some, schema=schema, preserve_index=False)
+
+    return Rows(schema, len(frame), pieces)
+
+
+def of_parquet(path: Path) -> Rows:
+    """Return the rows of a Parquet file, of which a piece at a time is in memory.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read; while it is read, too.
+    """
+
+    def failed(error: Exception) -> InputError:
+        return InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); remove it, and run the command again that wrote it"
+        )
+
+    try:
+        with _opened(path) as file:
+            schema, count = _plain(file.schema_arrow), file.metadata.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise failed(error) from error
+
+    def pieces() -> Iterator[pa.Table]:
+        try:
+            with _opened(path) as file:
+                for batch in file.iter_batches(batch_size=PIECE):
+                    yield pa.Table.from_batches([batch]).cast(schema)
+        except (OSError, pa.ArrowException) as error:
+            raise failed(error) from error
+
+    return Rows(schema, count, pieces)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return `schema` with text where a column's words are numbered, or where it is empty and could be anything."""
+    for k, field in enumerate(schema):
+        if pa.types.is_null(field.type) or pa.types.is_dictionary(field.type):
+            schema = schema.set(k, field.with_type(pa.string()))
+    return schema
+
+
+def as_ascii(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return text as printable ASCII, all that FITS knows; what is missing is empty."""
+    column = pc.fill_null(column.cast(pa.string()), "")
+    if pc.any(pc.match_substring_regex(column, "[^ -~]")).as_py():
+        column = pa.chunked_array([pa.array([ascii_text(text) for text in column.to_pylist()], pa.string())])
+    return column
+
+
+def ascii_text(text: str) -> str:
+    """Return `text` as printable ASCII."""
+    text = text.encode("ascii", "backslashreplace").decode("ascii")
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def placed(piece: pa.Table) -> np.ndarray:
+    """Return which rows have a position, bool of shape (n,)."""
+    ra, dec = (piece[name].to_numpy() for name in ("ra", "dec"))
+    return np.asarray(np.isfinite(ra) & np.isfinite(dec))

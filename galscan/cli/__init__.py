@@ -1,0 +1,1 @@
+"""The command line: options, and the public function that each command calls."""

@@ -1,0 +1,236 @@
+"""Commands that train: a target, synthetic galaxies of it, a model, and how good the synthetic ones are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import galscan
+from galscan.cli.options import Device, DryRun, Json, Seed, Stores, Surveys, names, number, pairs
+from galscan.cli.output import show
+
+
+def train_rare(
+    target: Annotated[
+        str,
+        typer.Option("--target", help="A target (galscan target list) or a recipe.toml; several: ring,merger."),
+    ],
+    survey: Surveys = None,
+    store: Stores = None,
+    grades: Annotated[
+        list[Path] | None, typer.Option("--grades", help="Scan that people graded: its objects train, too; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The model's folder; default: in the data home.")] = None,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic/--no-synthetic", help="Train on synthetic galaxies as well.")
+    ] = True,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier of rare galaxies on real and synthetic ones."""
+    model = galscan.train_rare(
+        names(target) or "", survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
+        synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    show(model, as_json)
+
+
+def train_generator(
+    out: Annotated[Path, typer.Option("--out", help="The weights to write, .safetensors; Stable Diffusion: a folder.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="flow, stable-diffusion, or maps (of a feature, trained on its prior).")
+    ] = "flow",
+    feature: Annotated[str | None, typer.Option("--feature", help="Of maps; default: dust_lane.")] = None,
+    survey: Surveys = None,
+    store: Stores = None,
+    schema: Annotated[str | None, typer.Option("--schema", help="Labels that become conditions, e.g. efigi.")] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, max=512, help="Pixels on a side (simulated); default: 64.")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=16, help="Galaxies to simulate without --store (40,000), or maps (24,000)."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Steps of training; default: 4,500, maps 4,000, Stable Diffusion 10,000."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Galaxies or maps a step; default: 16, maps 32.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option("--lora", min=0, help="Stable Diffusion: train adapters of this rank alone.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", min=16, help="Stable Diffusion: pixels it works at; default: 424.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            help="Weights to start from: none, base, or a file; Stable Diffusion: a folder, or a "
+            "name on the Hugging Face hub.",
+        ),
+    ] = None,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generator alone: the base weights, or weights of your own. Run it again to resume."""
+    result = galscan.train_generator(
+        out, kind=kind, feature=feature, survey=survey or (), store=store or (), schema=schema, size=size, count=count,
+        steps=steps, batch=batch, lora=lora, resolution=resolution, start=start, budget=budget, seed=seed,
+        device=device, dry_run=dry_run,
+    )  # fmt: skip
+    show(result, as_json)
+
+
+def dream(
+    target: Annotated[str, typer.Option("--target", help="What to make: a target, or a recipe.toml.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder of PNG images, or a store if it ends in .zarr.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Trained model: its generator, and its predictions of hosts.")
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option("--generator", help="Other weights (with --store): a file, a folder, base; of maps also prior."),
+    ] = None,
+    store: Stores = None,
+    base: Annotated[str | None, typer.Option("--from", help="Real galaxies to start from: a rule.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="ANSWER=LOW:HIGH of whole images; repeatable.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weight", help="ANSWER=W: guide it W times as strongly (whole images).")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", min=0, help="Of whole images; 1 = none.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of whole images: from noise to picture.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make synthetic galaxies of a rare class: a feature injected into real ones, or whole images."""
+    ranges = {}
+    for answer, text in (pairs("--set", values) or {}).items():
+        low, _, high = text.partition(":")
+        ranges[answer] = (number("--set", low), number("--set", high or low))
+    pushed = {a: number("--weight", w) for a, w in (pairs("--weight", weights) or {}).items()}
+    result = galscan.dream(
+        target, count=count, out=out, model=model, generator=generator, store=store or (), base=base, values=ranges,
+        weights=pushed, guidance=guidance, steps=steps, seed=seed, device=device, dry_run=dry_run,
+    )  # fmt: skip
+    show(result, as_json)
+
+
+def judge(
+    dreams: Annotated[Path, typer.Argument(help="A store of synthetic galaxies, or a model, which holds one.")],
+    target: Annotated[str, typer.Option("--target", help="What they are: a target, or a recipe.toml.")],
+    survey: Surveys = None,
+    store: Stores = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-judge beside them.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Hold out what this model held out; default: their own.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of the reference classifier; default: the recipe's.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an evaluation that is there.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones held out."""
+    result = galscan.judge(
+        dreams, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
+        device=device, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    show(result, as_json)
+
+
+def ablate(
+    target: Annotated[str, typer.Option("--target", help="What to look for: a target, or a recipe.toml.")],
+    survey: Surveys = None,
+    store: Stores = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of results; default: in the data home.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeats with other divisions and networks.")] = 3,
+    folds: Annotated[int, typer.Option("--folds", min=1, help="1: hold out at random; more: cross-validation.")] = 1,
+    positives: Annotated[int | None, typer.Option("--positives", help="Positives that train; default: half.")] = None,
+    negatives: Annotated[
+        int | None, typer.Option("--negatives", help="Negatives that train; default: in proportion.")
+    ] = None,
+    reserved: Annotated[
+        int, typer.Option("--reserved", min=0, help="Positives never tested, though fewer train (0: none).")
+    ] = 0,
+    max_test: Annotated[int | None, typer.Option("--max-test", help="Negatives that are tested, at most.")] = None,
+    prevalence: Annotated[
+        float | None, typer.Option("--prevalence", help="Fraction of targets in the survey; default: as labelled.")
+    ] = None,
+    purity: Annotated[float, typer.Option("--purity", help="At which completeness and detections are reported.")] = 0.8,
+    completeness: Annotated[float, typer.Option("--completeness", help="At which purity is reported.")] = 0.5,
+    arms: Annotated[list[str] | None, typer.Option("--arms", help="Only this way to train; repeatable.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is reported.")] = None,
+    survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects of that survey.")] = 100_000,
+    members: Annotated[int, typer.Option("--members", min=1, help="Networks an arm and repeat.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Repeats at a time, one core each; 0: as many as there are cores.")
+    ] = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Compare training with and without synthetic galaxies on held-out real ones. Run it again to resume."""
+    result = galscan.ablate(
+        target, store=store or (), survey=survey or (), out=out, seeds=seeds, folds=folds, positives=positives,
+        negatives=negatives, reserved=reserved, max_test=max_test, prevalence=prevalence, purity=purity,
+        completeness=completeness, arms=arms or (), method=method, survey_size=survey_size, members=members,
+        workers=workers, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    show(result, as_json)
+
+
+def target_new(
+    name: Annotated[str, typer.Argument(help="Name of the target.")],
+    schema: Annotated[
+        list[str] | None, typer.Option("--schema", help="Labels to have rules for, e.g. gz2, efigi; repeatable.")
+    ] = None,
+    answer: Annotated[
+        list[str] | None, typer.Option("--answer", help="Answer that the target is about; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write; default: NAME.toml here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe to start from, with every key explained."""
+    show(galscan.new_target(name, schema=schema or ["gz2"], answer=answer or (), out=out), as_json)
+
+
+def target_check(
+    target: Annotated[str, typer.Argument(help="A recipe.toml, or a target by name.")],
+    survey: Surveys = None,
+    store: Stores = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG) of what the rules call what.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Prove a recipe on labelled galaxies, before training."""
+    told = show(galscan.check_target(target, survey=survey or (), store=store or (), sheet=sheet, seed=seed), as_json)
+    raise typer.Exit(2 if told["error"] else 0)
+
+
+def target_list(as_json: Json = False) -> None:
+    """List the targets that come with galscan."""
+    show(galscan.list_targets(), as_json)

@@ -1,0 +1,129 @@
+"""The command line: one verb is one function, which calls the public function of that name. No logic.
+
+The verbs are in `galscan.cli.survey` and `galscan.cli.learn`; how a line runs, and fails, is here. Nothing heavy is
+imported before a verb runs, so that ``galscan --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+import galscan
+from galscan.cli import learn, survey
+from galscan.core.errors import GalscanError
+
+app = typer.Typer(
+    name="galscan",
+    help="Find rare galaxies in surveys of millions: ingest, train-rare, scan, export.",
+    epilog="Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 interrupted (run it again, it goes on).",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"galscan {galscan.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_version)
+    ] = False,
+    tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error comes from.")] = False,
+) -> None:
+    pass  # --traceback is taken out of the arguments in `run`, so that it may stand anywhere
+
+
+target = typer.Typer()
+app.add_typer(
+    target, name="target", help="Say what to look for: write a target, prove it on labels, list those there are.",
+    epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",
+)  # fmt: skip
+
+VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("demo", survey.demo, "--out demo-run"),
+    ("ingest", survey.ingest, "--survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr"),
+    ("train-rare", learn.train_rare, "--target dustlane --survey ngc --budget 60"),
+    ("train-generator", learn.train_generator, "--out base.safetensors"),
+    ("dream", learn.dream, "--target dustlane --count 48 --out dreams/"),
+    ("judge", learn.judge, "models/dustlane --target dustlane --survey ngc"),
+    ("ablate", learn.ablate, "--target dustlane --survey ngc --seeds 5 --prevalence 0.005 --out ablation/"),
+    ("scan", survey.scan, "--survey sdss --target dustlane --out run/"),
+    ("similar", survey.similar, "--run run/ --like 1237648720693690487,1237651191354261600 --out like/"),
+    ("export", survey.export, "run/ --min-purity 0.5 --known kaviraj2012.csv --out candidates.fits"),
+    ("vet", survey.vet, "run/ --size 200"),
+    ("purity", survey.purity, "run/"),
+    ("target new", learn.target_new, "arcs --schema gz2 --answer t08_odd_feature_a20_lens_or_arc"),
+    ("target check", learn.target_check, "arcs.toml --store gz2.zarr --sheet arcs.png"),
+    ("target list", learn.target_list, ""),
+    ("info", survey.info, "ngc.zarr --sheet ngc.png"),
+    ("doctor", survey.doctor, ""),
+)
+"""Each verb, in the order of --help, and an example of its arguments."""
+
+for _name, _verb, _example in VERBS:
+    _group = target if _name.startswith("target ") else app
+    _group.command(_name.split()[-1], epilog=f"Example: galscan {_name} {_example}".rstrip())(_verb)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit code. Errors become one line on stderr."""
+    as_json = "--json" in arguments
+    debug = "--traceback" in arguments or os.environ.get("GALSCAN_TRACEBACK", "") not in ("", "0")
+
+    def fail(message: str, code: int) -> int:
+        message = " ".join(message.split())
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        if as_json:
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+        return code
+
+    interrupted = "interrupted; run the same command again, it goes on where it stopped"
+    try:
+        try:
+            given = [a for a in arguments if a != "--traceback"] or ["--help"]
+            code = app(given, prog_name="galscan", standalone_mode=False)
+            sys.stdout.flush()
+            return fail(interrupted, 130) if code == 130 else int(code or 0)
+        except (KeyboardInterrupt, typer.Abort):
+            return fail(interrupted, 130)
+        except BrokenPipeError:
+            raise
+        except GalscanError as error:
+            if debug:
+                traceback.print_exc()
+            return fail(str(error), error.exit_code)
+        except PermissionError as error:  # of reading; writing has its own words
+            if debug:
+                traceback.print_exc()
+            return fail(f"no permission to read {error.filename or error}; change its mode or name another place", 2)
+        except Exception as error:
+            if message := getattr(error, "format_message", None):  # a wrong option; typer moved this class about
+                context = getattr(error, "ctx", None)
+                where = context.command_path if context else "galscan"
+                return fail(f"{message().rstrip('.')} (see: {where} --help)", 2)
+            if debug:
+                traceback.print_exc()
+            return fail(
+                f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)", 1
+            )
+    except BrokenPipeError:  # the reader of a pipe left, as `head` does: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def main() -> NoReturn:
+    """Entry point of the command ``galscan``."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The public functions: each uses the packages below, and writes their report."""

@@ -1,0 +1,346 @@
+"""``galscan ablate``: what synthetic galaxies bring on a user's own, against every usual remedy for a rare class.
+
+Every stage leaves its result in ``OUT.partial`` and is skipped when it is there:
+
+    common.safetensors               generator of whole images trained on galaxies that are in no test set
+    repeat-XX/generator.safetensors  the same, trained on the repeat's training galaxies too (generator_ids.txt)
+    repeat-XX/feature_maps.safetensors diffusion model of feature maps, fine-tuned on those of the training galaxies
+    repeat-XX/KIND.zarr              the synthetic training set of a kind (KIND.json: how many)
+    repeat-XX/ARM-K.safetensors      network K of an arm      repeat-XX/ARM.parquet   id, target, score of the test set
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galscan.core import home
+from galscan.core.errors import InputError, nearest
+from galscan.core.files import atomic_path, digest, write_json
+from galscan.core.resampling import pixels_text
+from galscan.core.staging import deliver, finished, work_on
+from galscan.stats.metrics import WorkingPoint
+from galscan.training.ablation import arms as ablations
+from galscan.training.ablation.arms import ARMS, CRITIC, REAL_ONLY, VARIANTS, Repeat
+from galscan.training.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from galscan.training.ablation.experiment import Trial
+    from galscan.training.dataset import Galaxies
+
+LEAST_COMMON = 200  # unlabelled galaxies that make a common stage of the generator worth its while
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What will be compared on what; decided before anything long begins."""
+
+    plan: Plan
+    repeats: list[Repeat]
+    arms: tuple[str, ...]
+    method: str
+    point: WorkingPoint
+    survey_size: int
+    members: int
+    common: int
+    """Galaxies without labels, or 0 where they are too few for a common stage."""
+    out: Path
+    request: dict[str, Any]
+    workers: int
+    """Repeats at a time; 0: as many as cores."""
+
+    @property
+    def dreams(self) -> bool:
+        return any(ARMS[name].dreams for name in self.arms)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a generator of whole images is needed."""
+        return any(ARMS[name].drawn for name in self.arms)
+
+    @property
+    def generator_steps(self) -> tuple[int, int]:
+        """Steps of the common stage, and of each repeat."""
+        from galscan.training.ablation.experiment import whole_images
+
+        steps = whole_images(self.plan.recipe).steps
+        return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
+
+    def describe(self) -> str:
+        """Return the plan for people."""
+        r, (common, own) = self.plan.recipe, self.generator_steps
+        rows = [f"target       {r.name}: {r.title}"]
+        rows += [
+            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})"
+            for s in self.plan.stores
+        ]
+        for repeat in self.repeats:
+            counts = [
+                f"{side} {c['positives']:,} positive, {c['negatives']:,} negative" for side, c in repeat.counts.items()
+            ]
+            rows += [f"repeat {repeat.number:<5} seed {repeat.seed}, fold {repeat.fold}: {'; '.join(counts)}"]
+        rows += [f"arms         {', '.join(self.arms)} (method: {self.method})"]
+        rows += [
+            f"networks     {len(self.repeats) * len(self.arms) * self.members:,}, {r.classifier.steps:,} steps of "
+            f"{r.classifier.batch} each" + (f", on {r.classifier.network}" if r.classifier.encoder else "")
+        ]
+        if self.drawn:
+            first = f"{common:,} steps on {self.common:,} galaxies without labels, once; then " if common else ""
+            rows += [
+                f"generator    {first}{own:,} steps a repeat"
+                + ("" if common else f" from the start weights: fewer than {LEAST_COMMON} "
+                   "galaxies without labels, so no common stage"),
+            ]  # fmt: skip
+        if self.dreams:
+            from galscan.training.ablation.experiment import drawing
+
+            rows += [f"synthetic    {drawing(r).summary(self.plan.rules, whole=self.drawn)} a repeat"]
+        rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
+        return "\n".join([*rows, f"output       {self.out}"])
+
+
+def ablate(
+    target: str,
+    *,
+    store: str | Path | Sequence[str | Path] = (),
+    survey: str | Sequence[str] = (),
+    out: str | Path | None = None,
+    seeds: int = 3,
+    folds: int = 1,
+    positives: int | None = None,
+    negatives: int | None = None,
+    reserved: int = 0,
+    max_test: int | None = None,
+    prevalence: float | None = None,
+    purity: float = 0.8,
+    completeness: float = 0.5,
+    arms: Sequence[str] = (),
+    method: str | None = None,
+    survey_size: int = 100_000,
+    members: int = 1,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train with and without synthetic galaxies, several times over, and compare on real ones kept for it.
+
+    Parameters
+    ----------
+    target : str
+        A shipped recipe's name, or the path of a recipe (``.toml``).
+    store, survey : str or path, or sequence of them
+        As for `galscan.train_rare`.
+    out : path, optional
+        The folder of results; default ``runs/ablation-TARGET`` in the data home.
+    seeds, folds : int
+        Repeats are all pairs. With one fold, a random part of the objects trains and the rest is the test set;
+        with more, stratified cross-validation.
+    positives, negatives : int, optional
+        Positives that train (default: half, or all but the fold), and negatives (default: as many as there are to that
+        many positives). With 0 positives the target is known by its injected features alone.
+    reserved : int
+        With one fold, positives that are never tested, though fewer train: calls with 20, 8 and 0 then share a test
+        set.
+    max_test : int, optional
+        Negatives that are tested at most, drawn at random: figures are weighted to a prevalence.
+    prevalence : float, optional
+        Share of targets in the survey the figures are for; default the share among the labelled objects.
+    purity, completeness : float
+        The working points at which completeness and purity are told.
+    arms : sequence of str
+        Of `galscan.training.ablation.arms.ARMS`; default all but the variants of ``maps``. The method is always among
+        them, and where anything is synthetic the arm whose networks choose hosts and filter images.
+    method : str, optional
+        The arm whose gain is reported; default ``both`` where the recipe injects a feature, else ``images``.
+    survey_size : int
+        Objects of the survey for which detections are counted.
+    members : int
+        Networks an arm and repeat; their mean score counts.
+    workers : int, optional
+        Repeats at a time, each in a process with one thread, so that figures do not depend on it: networks this small
+        gain little from a second core. By default, or 0, as many as there are cores, and one on CUDA.
+    seed : int
+        Of everything: seeds 0, 1, ... of the repeats are counted from it.
+    overwrite : bool
+        Replace other results in `out`.
+    dry_run : bool
+        Print the plan and train nothing.
+
+    Returns
+    -------
+    dict
+        ``arms``, ``best_baseline``, ``gains``, ``repeats``, ``notes`` and the request; ``text`` is the table. With
+        `dry_run`, the request.
+
+    Raises
+    ------
+    InputError
+        If options, labels and stores do not fit together, or there are too few examples.
+    ConflictError
+        If `out` holds something else.
+    Interrupted
+        On Ctrl-C; the same call goes on where it stopped.
+    """
+    _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members)
+    _check(workers=workers, reserved=reserved, least=0)
+    _check(negatives=negatives, max_test=max_test, least=2)
+    for name, share in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
+        if share is not None and not 0 < share < 1:
+            raise InputError(f"--{name} {share:g}: give a fraction above 0 and below 1")
+    plan = make_plan(target, survey, store, out, None, True, seed)
+    chosen, method = _arms(arms, method, plan)
+    objects = ablations.labelled_objects(plan.table, plan.schema.names)
+    repeats = ablations.make_repeats(
+        objects, seeds=seeds, folds=folds, positives=positives, negatives=negatives, max_test=max_test, seed=seed,
+        reserved=reserved,
+    )  # fmt: skip
+    unlabelled = int((~plan.table["object"].isin(objects.index)).sum())
+    point = WorkingPoint(
+        prevalence if prevalence is not None else float((objects == 1).sum() / objects.notna().sum()),
+        purity, completeness,
+    )  # fmt: skip
+    request = {
+        "recipe": plan.recipe.hash, "stores": [[s.name, s.content_hash] for s in plan.stores], "seeds": seeds,
+        "folds": folds, "positives": positives, "negatives": negatives, "reserved": reserved,
+        "max_test": max_test, "seed": seed, "point": point._asdict(), "arms": list(chosen), "method": method,
+        "survey_size": survey_size, "members": members,
+    }  # fmt: skip
+    ablation = Ablation(
+        plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= LEAST_COMMON else 0,
+        Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request, workers or 0,
+    )  # fmt: skip
+    print(ablation.describe(), file=sys.stderr)
+    if dry_run:
+        return request
+    if (done := finished(ablation.out, "ablation.json", request, "ablation", overwrite=overwrite)) is not None:
+        return _told(done)
+    from galscan.core import device as devices
+
+    where = devices.pick(device)  # before anything is written
+    with work_on(ablation.out, request, "ablation", overwrite=overwrite) as work:
+        result = _run(ablation, work, where)
+        deliver(work, ablation.out)
+    return _told(result)
+
+
+def _check(least: int = 1, **counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < least:
+            raise InputError(f"--{name.replace('_', '-')} {count}: give at least {least}")
+
+
+def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[str, ...], str]:
+    """Return the arms in their order, and the method."""
+    injects = plan.rules.inject is not None
+    method = method or ("both" if injects else "images")
+    for name in (*arms, method):
+        if name not in ARMS:
+            raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")
+        if ARMS[name].injected and not injects:
+            raise InputError(f"arm '{name}': the recipe has no 'inject' rule for {plan.schema.name} labels; add one")
+    if method in REAL_ONLY:
+        raise InputError(
+            f"--method {method} is real-only; choose one of {', '.join(n for n in ARMS if n not in REAL_ONLY)}"
+        )
+    default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
+    wanted = {*(arms or default), method, CRITIC}  # the method is synthetic, and needs its reference
+    return tuple(name for name in ARMS if name in wanted), method
+
+
+def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]:
+    """Run the stages; the order is the story."""
+    from galscan.core import device as devices
+    from galscan.core.processes import default_workers, run_in_processes
+    from galscan.reports import ablation as report_ablation
+    from galscan.training.ablation import experiment
+
+    plan = ablation.plan
+    common_steps, _ = ablation.generator_steps
+    galaxies = experiment.load(plan, ablation.repeats, unlabelled=ablation.dreams)
+    if ablation.drawn and common_steps:
+        experiment.common_generator(plan, galaxies, common_steps, work, device)
+    trials = [_trial(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
+    left = [(ablation, one.repeat, work, device) for one in trials if not one.finished]
+    workers = min(ablation.workers or (default_workers() if device.type == "cpu" else 1), len(left))
+    if workers > 1:
+        run_in_processes(_repeat, left, workers, remedy=f"--workers {workers // 2}")
+    with devices.one_thread():  # as in a process of its own
+        scored, told = [one.scored() for one in trials], [one.told() for one in trials]
+    result = ablations.evaluate(
+        scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
+    ) | {
+        "target": plan.recipe.name, "title": plan.recipe.title, "schema": plan.schema.name, "size": plan.recipe.size,
+        "recipe_hash": plan.recipe.hash, "point": ablation.point._asdict(), "survey_size": ablation.survey_size,
+        "members": ablation.members, "steps": plan.recipe.classifier.steps, "repeats": told,
+        "notes": _notes(ablation, told), "seconds": experiment.seconds(work),
+        "request": ablation.request, "request_hash": digest(ablation.request),
+    }  # fmt: skip
+    with atomic_path(work / "ablation.csv") as temporary:
+        ablations.as_table(result).to_csv(temporary, index=False)
+    write_json(work / "ablation.json", result)
+    report_ablation.write_ablation_report(work)
+    return result
+
+
+def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: torch.device) -> Trial:
+    from galscan.training.ablation.experiment import Trial
+
+    _, steps = ablation.generator_steps
+    return Trial(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
+
+
+def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: torch.device) -> None:
+    """Runs in a process of its own."""
+    from galscan.training.ablation import experiment
+
+    galaxies = experiment.load(ablation.plan, [repeat], unlabelled=ablation.dreams)
+    _trial(ablation, repeat, galaxies, work, device).scored()
+
+
+def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what the figures rest on."""
+    point, n = ablation.point, len(told)
+    fewest = min(t["test"]["negatives"] for t in told)
+    each = (1 - point.prevalence) * ablation.survey_size / fewest
+    notes = [
+        f"Means over {n} repeat{'s' if n > 1 else ''}; 95 % intervals by resampling repeats and test objects, paired "
+        "between arms."
+        + " One repeat alone does not show how much chance in division and training matters."
+        * (n == 1),
+        f"Every figure is for a survey in which {point.prevalence:.3g} of the objects are targets. A test set holds at "
+        f"least {fewest:,} negatives; each stands for {each:,.0f} of the {ablation.survey_size:,} objects.",
+        "All arms see the same real training galaxies, the same number of batches, the same seeds and the same "
+        "classical augmentation (any rotation, flips, scale, shift, noise, brightness).",
+        "The best baseline is chosen for each figure by its mean on these same test sets, which favours the baseline; "
+        "the choice is not repeated in the resampling.",
+        "Statistics of the normalisation layers are of real training images in every arm.",
+    ]
+    if any(ARMS[name].injected for name in ablation.arms):
+        notes.append(
+            "Features are injected into real training galaxies, and into galaxies without labels that the real-only "
+            "network with morphology heads predicts to be hosts; each of these is a negative as it is. Maps are "
+            "measured on training galaxies alone."
+        )
+    if ablation.drawn:
+        notes.append(
+            "The generator of whole images never saw a test object of its repeat (generator_ids.txt); images that the "
+            "real-only network with morphology heads finds failed were dropped."
+        )
+    empty = {(t["repeat"], kind) for t in told for kind, note in t["synthetic"].items() if not note["kept_positive"]}
+    for repeat, kind in sorted(empty):
+        notes.append(
+            f"In repeat {repeat} no synthetic target of kind '{kind}' was left: its arms trained on real ones."
+        )
+    return notes
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a script wants, without the curves; ``text`` is for people."""
+    return {k: v for k, v in result.items() if k != "curves"} | {"text": ablations.as_text(result)}

@@ -1,0 +1,122 @@
+"""``galscan doctor``: can this installation do the work, and if not, what would mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import galscan
+from galscan.core import files, home
+from galscan.core.errors import GalscanError
+
+LOW_DISK = 5e9  # bytes; below it a survey of any size will not fit
+
+
+def doctor() -> dict[str, Any]:
+    """Check versions, devices, threads, memory, the data home, free disk and extras.
+
+    Returns
+    -------
+    dict
+        JSON-able. ``ok`` is false where something needed is missing or broken; ``problems`` says what and
+        how to mend it.
+    """
+    problems: list[str] = []
+    versions, extras = _packages(problems)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    result = {
+        "galscan": galscan.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": versions,
+        "devices": _devices(problems),
+        "cores": cores,
+        "threads": int(threads) if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit() else cores,
+        "memory_gb": _memory_gb(),
+        "home": _home(problems),
+        "extras": extras,
+    }
+    return {"ok": not problems, "problems": problems} | result
+
+
+def _packages(problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return installed versions, and for each extra "installed" or the line that installs it."""
+    try:
+        wanted = importlib.metadata.requires("galscan") or []
+    except importlib.metadata.PackageNotFoundError:  # run from the repository, not installed
+        return {name: _version(name) or "missing" for name in ("torch", "dask", "zarr", "numpy")}, {}
+    versions: dict[str, str] = {}
+    missing: dict[str, list[str]] = {}
+    for line in wanted:
+        requirement, _, marker = line.partition(";")
+        name = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
+        if name is None:
+            continue
+        extra = re.search(r"""extra\s*==\s*['"]([^'"]+)""", marker)
+        version = _version(name[0])
+        if extra:
+            missing.setdefault(extra[1], [])
+            if version is None:
+                missing[extra[1]].append(name[0])
+        elif version is None:
+            problems.append(f"{name[0]} is missing; pip install '{requirement.strip()}'")
+        else:
+            versions[name[0]] = version
+    extras = {
+        extra: f"without {', '.join(names)}: pip install 'galscan[{extra}]'" if names else "installed"
+        for extra, names in missing.items()
+    }
+    return versions, extras
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices(problems: list[str]) -> dict[str, Any]:
+    """Return what the networks can run on. A broken torch is a finding, not a crash."""
+    try:
+        from galscan.core import device
+
+        auto = device.pick("auto")
+        return {"auto": str(auto), "cuda": auto.type == "cuda", "fast_bf16": device.has_fast_bf16(auto)}
+    except Exception as error:  # any failure of a foreign library while it loads
+        problems.append(f"torch does not load ({type(error).__name__}: {error}); pip install --force-reinstall torch")
+        return {"auto": "none"}
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _home(problems: list[str]) -> dict[str, Any]:
+    """Try to write into the data home, as asking for permission can lie (quotas, read-only mounts)."""
+    path = home.data_home()
+    existed = path.exists()
+    probe = path / ".galscan-doctor"
+    writable = True
+    try:
+        files.write_text(probe, "written by galscan doctor; may be removed\n")
+        probe.unlink(missing_ok=True)
+        if not existed:
+            path.rmdir()
+    except (GalscanError, OSError) as error:
+        writable = False
+        problems.append(f"the data home {path} cannot be written ({error}); set GALSCAN_HOME to another folder")
+    present = next(p for p in [path, *path.absolute().parents, Path("/")] if p.exists())
+    free = shutil.disk_usage(present).free
+    if free < LOW_DISK:
+        problems.append(f"only {free / 1e9:.1f} GB free at {present}; free some, or set GALSCAN_HOME to a larger disk")
+    return {"path": str(path), "writable": writable, "free_gb": round(free / 1e9, 1)}

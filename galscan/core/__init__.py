@@ -1,0 +1,1 @@
+"""What every package uses: errors, atomic files, staging folders, the data home, progress, devices, the sky."""

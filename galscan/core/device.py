@@ -1,0 +1,89 @@
+"""cuda or cpu, number format, threads, out-of-memory: the one place that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from galscan.core.errors import InputError, nearest
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def pick(name: str = "auto") -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown, or CUDA is asked for and not there.
+    """
+    if name not in DEVICES:
+        raise InputError(f"unknown device '{name}'{nearest(name, DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device is visible here (see: galscan doctor); use --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def precision(name: str) -> torch.dtype:
+    """Return the number format called ``bf16`` or ``fp32``."""
+    try:
+        return PRECISIONS[name]
+    except KeyError:
+        raise InputError(f"unknown precision '{name}'{nearest(name, PRECISIONS)}") from None
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which networks run: `dtype` where it is safe, off for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Tell whether bfloat16 is computed by the hardware there; elsewhere it is emulated, and slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")) and _cpu_flag("avx512_bf16")
+
+
+def _cpu_flag(flag: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as handle:
+            return any(line.startswith("flags") and flag in line.split() for line in handle)
+    except OSError:
+        return False
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """Return the number format that trains fastest and safely on `device`."""
+    return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+
+
+def batch(name: str, pictures: int) -> int:
+    """Return how many pictures to compute at a time: `pictures` suit a processor's cache, a GPU wants many more."""
+    return pictures * 16 if pick(name).type == "cuda" else pictures
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core, as a worker does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether `error` is the device saying that it has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(
+            words in str(error).lower() for words in ("out of memory", "not enough memory")
+        )  # CUDA's words, the CPU's
+    )

@@ -1,0 +1,118 @@
+"""Atomic writing and hashing: the one way a file of galscan comes to be on disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from galscan.core.errors import GalscanError, InputError, NotFoundError, StorageError
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` raised inside the block into a `StorageError` that names `path` and the cure."""
+    try:
+        yield
+    except GalscanError:
+        raise
+    except Exception as error:
+        code = _error_number(error)
+        if code is None and not isinstance(error, OSError):
+            raise
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why = "the disk is full (or a quota is reached); free some space and run the same command again"
+        elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            why = "no permission to write there; choose another place"
+        else:
+            why = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"cannot write {path}: {why}") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """Return the system's number of an error; astropy and safetensors pass it on in words only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(said[1] or said[2]) if said else None
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it into place.
+
+    A reader never sees a half-written file, and a failure leaves nothing behind.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the place is not writable.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in `path` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` atomically as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` atomically as indented JSON (NaN is refused: it is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON written by `write_json`.
+
+    Raises
+    ------
+    NotFoundError
+        If the file does not exist.
+    InputError
+        If it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}); restore it or remove the folder") from error
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 (hex) of a JSON-able value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

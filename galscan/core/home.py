@@ -1,0 +1,139 @@
+"""The data home: where surveys, models and runs live when no path is given.
+
+``GALSCAN_HOME`` moves it; the default is the platform's user data folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from galscan.core.errors import InputError, NotFoundError, nearest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def data_home() -> Path:
+    """Return the data home (it may not exist yet)."""
+    if home := os.environ.get("GALSCAN_HOME"):
+        return Path(home).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("galscan"))
+
+
+def cache_home() -> Path:
+    """Return where answers of services are kept; it may be removed at any time."""
+    return data_home() / "cache"
+
+
+def contact(given: str | None) -> str:
+    """Return who services are told is asking: what was given, else what ``GALSCAN_CONTACT`` says."""
+    return os.environ.get("GALSCAN_CONTACT", "") if given is None else given
+
+
+def is_name(name: str) -> bool:
+    """Tell whether something may be called so: no path, nothing hidden."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _checked(kind: str, name: str) -> str:
+    if not is_name(name):
+        raise InputError(f"{kind} name {name!r}: use 1-64 letters, digits, dots, dashes and underscores")
+    return name
+
+
+def survey_path(name: str) -> Path:
+    """Return where the store of survey `name` lives, existing or not."""
+    return data_home() / "surveys" / f"{_checked('survey', name)}.zarr"
+
+
+def model_path(target: str) -> Path:
+    """Return where the model of `target` lives, existing or not."""
+    return data_home() / "models" / _checked("target", target)
+
+
+def run_path(name: str) -> Path:
+    """Return where the run `name` lives, existing or not."""
+    return data_home() / "runs" / _checked("run", name)
+
+
+def labels_path(schema: str) -> Path:
+    """Return where the user's own label schema of this name lives, existing or not."""
+    return data_home() / "labels" / f"{_checked('label schema', schema)}.toml"
+
+
+def find_survey(name: str) -> Path:
+    """Return the store of survey `name`, or say which command builds it.
+
+    Raises
+    ------
+    NotFoundError
+        If no such store is in the data home.
+    """
+    path = survey_path(name)
+    if path.is_dir():
+        return path
+    present = [p.stem for p in sorted((data_home() / "surveys").glob("*.zarr"))]
+    raise NotFoundError(
+        f"survey '{name}' has no store at {path}{nearest(name, present)}; "
+        f"build it: galscan ingest --survey local --path IMAGES --catalog TABLE --out {path}"
+    )
+
+
+def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path | str]:
+    """Return the paths of surveys given by name, then of stores given by path or URL; one or several of each.
+
+    Raises
+    ------
+    NotFoundError
+        If a survey is not in the data home.
+    """
+    names = [survey] if isinstance(survey, str) else list(survey)
+    stores = [store] if isinstance(store, str | Path) else store
+    return [find_survey(n) for n in names] + [s if "://" in str(s) else Path(s) for s in stores]
+
+
+def find_model(target: str) -> Path:
+    """Return the model of `target`, its own or one that was trained with others, or say which command trains it.
+
+    Raises
+    ------
+    NotFoundError
+        If no such model is in the data home.
+    """
+    path = model_path(target)
+    if (path / "model.json").is_file():
+        return path
+    if together := _trained_together([target]):
+        return together[0]
+    from galscan.labels.recipe import recipe_names  # it loads pydantic, which only this message needs
+
+    known = {*recipe_names(), *(p.parent.name for p in path.parent.glob("*/model.json"))}
+    if target not in known:
+        raise NotFoundError(f"unknown target '{target}'{nearest(target, known)}, and no model at {path}")
+    raise NotFoundError(f"no model for target '{target}' at {path}; train it: galscan train-rare --target {target}")
+
+
+def find_models(targets: Sequence[str]) -> list[Path]:
+    """Return the models of some targets: those that were trained together, where there are such.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no model of one of them.
+    """
+    together = _trained_together(targets) if len(targets) > 1 else []
+    return together or [find_model(target) for target in targets]
+
+
+def _trained_together(targets: Sequence[str]) -> list[Path]:
+    """Return the models of `targets` in the smallest folder of models trained together that has all of them."""
+    folders = []
+    for marker in (data_home() / "models").glob("*/models.json"):
+        paths = [marker.parent / target for target in targets]
+        if marker.parent.suffix != ".partial" and all((path / "model.json").is_file() for path in paths):
+            folders.append((sum(1 for _ in marker.parent.glob("*/model.json")), marker.parent.name, paths))
+    return min(folders)[2] if folders else []

@@ -1,0 +1,119 @@
+"""Pictures for people: contact sheets of cutouts, and PNG data for pages that carry their own images."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from galscan.core.errors import InputError
+from galscan.core.files import atomic_path
+
+_BACKGROUND = (18, 20, 26)
+_INK = (222, 226, 234)
+_FAINT = (150, 157, 170)
+_GAP = 10  # pixels between tiles
+_LINE = 15  # pixels a caption line
+_MARGIN = 16
+
+Colour = tuple[int, int, int]
+
+
+def contact_sheet(
+    images: np.ndarray | Sequence[np.ndarray],
+    path: str | os.PathLike[str],
+    *,
+    captions: Sequence[str] | None = None,
+    columns: int = 8,
+    title: str = "",
+    tile: int = 96,
+    borders: Sequence[Colour | None] | None = None,
+) -> Path:
+    """Write a PNG of `images` in rows of `columns` on a dark ground, atomically.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, size, size, 3), or sequence of ndarray, each of shape (size, size, 3)
+        Red, green, blue; n may be 0. Those of a sequence may differ in size.
+    captions : sequence of str, optional
+        One an image; a newline starts another line, a line too long for its tile is cut.
+    tile : int
+        Pixels on a side of each image in the sheet.
+    borders : sequence of (r, g, b) or None, optional
+        Colour of the frame around each image; None for no frame.
+
+    Raises
+    ------
+    InputError
+        If the shapes or lengths do not fit together.
+    """
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise InputError(
+                f"contact_sheet: an image is {image.dtype} {image.shape}; give uint8 of shape (size, size, 3)"
+            )
+    count = len(images)
+    for name, values in (("captions", captions), ("borders", borders)):
+        if values is not None and len(values) != count:
+            raise InputError(f"contact_sheet: {len(values)} {name} for {count} images; give one for each")
+    if columns < 1 or tile < 8:
+        raise InputError(f"contact_sheet: columns={columns}, tile={tile}; use at least 1 column and 8 pixels")
+
+    lines = [caption.split("\n") for caption in captions] if captions is not None else [[] for _ in range(count)]
+    depth = max((len(entry) for entry in lines), default=0)
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    step_x, step_y = tile + _GAP, tile + _GAP + depth * _LINE
+    head = 34 if title else 0
+    font, title_font = ImageFont.load_default(11), ImageFont.load_default(17)
+    title_width = int(title_font.getlength(title)) if title else 0
+    width = 2 * _MARGIN + max(columns * step_x - _GAP, min(title_width, 1600))
+    height = 2 * _MARGIN + head + max(rows * step_y - _GAP, 2 * _LINE)
+
+    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((_MARGIN, _MARGIN - 4), _fitted(title, title_font, width - 2 * _MARGIN), fill=_INK, font=title_font)
+    if count == 0:
+        draw.text((_MARGIN, _MARGIN + head), "no images", fill=_FAINT, font=font)
+    for k in range(count):
+        x, y = _MARGIN + (k % columns) * step_x, _MARGIN + head + (k // columns) * step_y
+        sheet.paste(Image.fromarray(images[k]).resize((tile, tile), Image.Resampling.LANCZOS), (x, y))
+        if borders is not None and (colour := borders[k]) is not None:
+            # Outside the pixels, so that the frame never hides a galaxy's edge.
+            draw.rectangle((x - 3, y - 3, x + tile + 2, y + tile + 2), outline=colour, width=3)
+        for n, line in enumerate(lines[k]):
+            ink = _INK if n == 0 else _FAINT
+            draw.text((x, y + tile + 3 + n * _LINE), _fitted(line, font, tile), fill=ink, font=font)
+
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG", optimize=False)
+    return Path(path)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return `text`, cut with three dots where it is wider than `width` pixels."""
+    text = text[:400]
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """Return `image` (uint8, (size, size, 3) or (size, size)) as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image, dtype=np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def data_uri(image: np.ndarray | bytes) -> str:
+    """Return a PNG (bytes), or an image as `png_bytes` takes it, as a ``data:`` address for an ``img`` tag."""
+    data = image if isinstance(image, bytes) else png_bytes(image)
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

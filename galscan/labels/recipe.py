@@ -1,0 +1,244 @@
+"""Recipes (``pipelines/*.toml``): everything that makes a target, as frozen and validated data.
+
+A new rare class is a new file, not new code. A key that is not known is an error that names the
+nearest right one; so is a rule that names a missing label or can never be true.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+
+from galscan.core.errors import InputError, nearest
+from galscan.core.files import digest
+from galscan.labels.schema import Schema, find_toml, load_schema, parse_rule, schema_names, toml_names
+from galscan.labels.settings import (
+    KINDS,
+    AnyGenerator,
+    ClassifierSettings,
+    DreamRule,
+    DreamSettings,
+    FirstLookSettings,
+    GeneratorSettings,
+    LabelRules,
+    Part,
+    PuritySettings,
+    ScanSettings,
+    Split,
+)
+
+
+class Recipe(Part):
+    """A target: rules by label schema, and the settings of every station. Get one with `load_recipe`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    title: str
+    science: str = ""
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = 64
+    schemas: Annotated[dict[str, LabelRules], Field(min_length=1)]
+    split: Split = Split()
+    """Shares of the labelled objects; they add up to 1."""
+    generator: AnyGenerator = GeneratorSettings()
+    """The network that draws galaxies."""
+    dream: DreamSettings = DreamSettings()
+    """How many galaxies are dreamt, and how."""
+    classifier: ClassifierSettings = ClassifierSettings()
+    """The networks that score galaxies."""
+    first_look: FirstLookSettings = FirstLookSettings()
+    """The tiny network that discards, in large scans, what surely is no candidate."""
+    scan: ScanSettings = ScanSettings()
+    """How a survey is scored."""
+    purity: PuritySettings = PuritySettings()
+    """How purity is estimated."""
+    _text: str = PrivateAttr("")
+
+    @property
+    def text(self) -> str:
+        """The TOML source, as written."""
+        return self._text
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the content: the same for the same settings, however the file is laid out."""
+        return digest(self.model_dump(mode="json"))
+
+    def schema_for(self, available: Iterable[str]) -> str:
+        """Return the recipe's first label schema among those `available`.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        held = sorted(set(available))
+        for name in self.schemas:
+            if name in held:
+                return name
+        raise InputError(
+            f"target '{self.name}' has rules for {', '.join(self.schemas)} labels, but the stores hold "
+            f"{', '.join(held) or 'none'}; ingest with --labels {next(iter(self.schemas))}, or add rules to the recipe"
+        )
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all shipped recipes, the targets."""
+    return toml_names("pipelines")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Load a shipped recipe by its target's name, or one from a path ending in ``.toml``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the nearest name is offered.
+    InputError
+        If the recipe is not valid; the message names the key and the remedy.
+    """
+    name = str(name_or_path)
+    source = find_toml("pipelines", "target", name)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {name} cannot be read: {error}") from error
+    return recipe_from_text(text, name)
+
+
+def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
+    """Parse and validate a recipe; `where` names its origin in messages.
+
+    Raises
+    ------
+    InputError
+        If it is not valid.
+    """
+    try:
+        recipe = Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {where} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"recipe {where}: {_explain(error.errors()[0])}") from None
+    recipe._text = text
+    try:
+        recipe.generator.check_size(recipe.size)
+    except InputError as error:
+        raise InputError(f"recipe {where}: {error}") from None
+    for schema, rules in recipe.schemas.items():
+        try:
+            _check_rules(schema, rules)
+        except InputError as error:
+            raise InputError(f"recipe {where}, schemas.{schema}: {error}") from None
+    return recipe
+
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
+    """Make a part of a recipe, or other declared data, from `values`; `where` names it in messages.
+
+    Raises
+    ------
+    InputError
+        If they are not valid.
+    """
+    try:
+        return part.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error.errors()[0], part)}") from None
+
+
+def _check_rules(name: str, rules: LabelRules) -> None:
+    if name.endswith(".toml"):
+        raise InputError("rules go by the name of a label schema; galscan ingest --labels FILE.toml makes it known")
+    if name not in (known := schema_names()):
+        raise InputError(f"unknown label schema '{name}'{nearest(name, known)}")
+    schema = load_schema(name)
+    for text in (rules.positive, rules.negative):
+        parse_rule(text, schema.names).check(schema.ranges)
+    _check_names("morphology", rules.morphology, schema)
+    if len(set(rules.morphology)) < len(rules.morphology):
+        raise InputError("morphology names a label twice")
+    check_dream("dream", rules.dream, schema)
+    for k, rule in enumerate(rules.hard_negatives):
+        check_dream(f"hard_negatives.{k}", rule, schema)
+    negatives = ((f"inject_negatives.{k}", one) for k, one in enumerate(rules.inject_negatives))
+    for where, injected in (("inject", rules.inject), *negatives):
+        if injected is None:
+            continue
+        for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.measure)):
+            parse_rule(text, schema.names).check(schema.ranges)
+        _check_names(f"{where}.values", injected.values, schema)
+        if where != "inject" and injected.measure:
+            raise InputError(f"{where}.measure: maps are measured for the target alone; leave it out")
+        for answer, ends in injected.values.items():
+            least, most = schema.ranges[answer]
+            if not all(least <= end <= most for end in ends):
+                raise InputError(f"{where}.values.{answer} = {list(ends)} must lie within {least:g}..{most:g}")
+    if rules.inject is not None and rules.inject.feature == "artefact":
+        raise InputError("inject.feature = 'artefact' makes no targets; name it in inject_negatives")
+    if rules.mined_negatives:
+        parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
+
+
+def check_dream(key: str, rule: DreamRule, schema: Schema) -> None:
+    """Refuse a dream rule that does not fit `schema`; `key` names it in messages.
+
+    Raises
+    ------
+    InputError
+        If it names an unknown label, can never be true, or sets an answer beyond its range.
+    """
+    parse_rule(rule.base, schema.names).check(schema.ranges)
+    _check_names(f"{key}.set", rule.set, schema)
+    _check_names(f"{key}.weights", rule.weights, schema)
+    for answer, (low, high) in rule.set.items():
+        least, most = schema.ranges[answer]
+        if not least <= low <= high <= most:
+            raise InputError(f"{key}.set.{answer} = [{low:g}, {high:g}] must rise and lie within {least:g}..{most:g}")
+
+
+def _check_names(key: str, names: Iterable[str], schema: Schema) -> None:
+    for answer in names:
+        if answer not in schema.names:
+            raise InputError(f"{key} names the unknown label '{answer}'{nearest(answer, schema.names)}")
+
+
+def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
+    """Return pydantic's first complaint as one line that names the key."""
+    path = [str(p) for p in error["loc"]]
+    # The generator's kind stands behind its table, and is no key; that of maps has a key of the same name.
+    kept = (p for before, p in zip(["", *path], path, strict=False) if before != "generator" or p not in KINDS)
+    where = ".".join(kept) or "the whole"
+    if error["type"] == "union_tag_invalid":
+        return f"{where}.kind: unknown generator '{error['ctx']['tag']}'{nearest(error['ctx']['tag'], KINDS)}"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{where}'{nearest(path[-1], _keys(path[:-1], root or Recipe))}"
+    if error["type"] == "missing":
+        return f"the key '{where}' is missing"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    given = f" (got {error['input']!r:.60})" if not isinstance(error["input"], dict) else ""
+    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{given}"
+
+
+def _keys(path: list[str], root: type[BaseModel]) -> list[str]:
+    """Return the keys that may stand in the table at `path`."""
+    part: Any = root
+    for step in path:
+        if part is Recipe and step == "schemas":
+            part = dict
+        elif part is dict:
+            part = LabelRules
+        elif step.isdigit():  # of a list of tables
+            part = get_args(part)[0]
+        elif step in KINDS:
+            part = KINDS[step]
+        else:
+            part = next(f.annotation for n, f in part.model_fields.items() if step in (n, f.alias))
+        if type(None) in get_args(part):
+            part = get_args(part)[0]
+    return [f.alias or n for n, f in part.model_fields.items()]

@@ -1,0 +1,345 @@
+"""Label schemas (``catalogs/*.toml``): which answers a set of labels has, and how to read them from a catalog.
+
+NaN means "not asked" everywhere. Reading is in `galscan.labels.columns`, rules over labels are in `galscan.labels.rules`; both
+are offered here as well.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from galscan.core import files, home
+from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.labels.columns import read_answers, to_conditional, to_cumulative, votes_column
+from galscan.labels.rules import Rule, parse_rule, target_mask
+
+__all__ = [
+    "Answer",
+    "Rule",
+    "Schema",
+    "Task",
+    "lend",
+    "load_schema",
+    "parse_rule",
+    "remember",
+    "schema_names",
+    "target_mask",
+    "to_conditional",
+    "to_cumulative",
+    "votes_column",
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One label: a number between `low` and `high`, or NaN where the question was not asked."""
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    title: str = ""
+    columns: tuple[str, ...] = ()
+    """Names of the catalog column it is read from, best first (attributes only)."""
+    task: str | None = None
+    missing: float | None = None
+    """A number in the catalog that means "undefined" (attributes only)."""
+    value: str | None = None
+    """The text that stands for it in the class column (classes only)."""
+    alias: str = ""
+    """What others call it, after their name of the question (trees only)."""
+    phrases: tuple[tuple[float, str], ...] = ()
+    """What a caption says of it, each from a value on (`galscan.synthesis.stable_diffusion.captions`)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question of a decision tree. ``answers`` maps an answer's name to the next task's id, or None."""
+
+    id: str
+    stem: str
+    title: str
+    answers: Mapping[str, str | None]
+    always: bool = False
+    """Asked of every object in the cumulative form, whatever the tree says."""
+    leading_vote: tuple[float, float] | None = None
+    """The leading answer's fraction above which this question counts as asked (10 and 20 votes)."""
+    aliases: tuple[str, ...] = ()
+    """What others call the question, best first."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How vote columns end: with fractions (best first) or the count of an answer, with all votes for a question."""
+
+    suffixes: tuple[str, ...]
+    count: str = "_count"
+    total: str = "_total-votes"
+    whole: bool = False
+    """Read a question only if the catalog has all its answers: another campaign may have asked it differently."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A set of labels and how to read it. Get one with `load_schema`."""
+
+    name: str
+    title: str
+    kind: str
+    reference: str
+    answers: tuple[Answer, ...]
+    tasks: tuple[Task, ...] = ()
+    column: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ("",)
+    aliases: Naming = Naming(("",))
+    min_votes: float = 0.0
+    min_reach: float = 0.0
+    assumed_votes: float = 20.0
+    """On a question, where the catalog does not count them (trees only)."""
+    names: list[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", [a.name for a in self.answers])
+
+    @property
+    def low(self) -> np.ndarray:
+        """Lowest value of every answer, shape (A,), float32."""
+        return np.array([a.low for a in self.answers], np.float32)
+
+    @property
+    def high(self) -> np.ndarray:
+        """Highest value of every answer, shape (A,), float32."""
+        return np.array([a.high for a in self.answers], np.float32)
+
+    @property
+    def naming(self) -> Naming:
+        """How its own columns of votes end."""
+        return Naming(self.suffixes)
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The answers of each question of a tree; none for other labels."""
+        return [list(task.answers) for task in self.tasks]
+
+    def complete(self, answers: Iterable[str]) -> list[str]:
+        """Return these answers and, of a tree, the others of their questions: fractions of one question add up to 1."""
+        whole = {name: group for group in self.groups for name in group}
+        return list(dict.fromkeys(name for answer in answers for name in whole.get(answer, [answer])))
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest value by answer name."""
+        return {a.name: (a.low, a.high) for a in self.answers}
+
+    def read(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Read the answers from a catalog.
+
+        Returns
+        -------
+        DataFrame
+            float32, the rows of `table`, one column for each answer found; NaN = not asked. Of a tree also how many
+            votes there were on each question (`votes_column`), where the catalog counts them.
+
+        Raises
+        ------
+        InputError
+            If no answer is found (the nearest columns are named), or a value is outside its range.
+        """
+        return read_answers(self, table)
+
+
+def shipped(kind: str) -> Traversable:
+    """Return the folder of shipped TOML files, ``catalogs`` or ``pipelines``."""
+    try:
+        return importlib.resources.files(f"galscan.{kind}")
+    except ModuleNotFoundError:  # run from the repository, where the folder lies beside the package
+        return Path(__file__).resolve().parents[2] / kind
+
+
+def find_toml(kind: str, what: str, name: str, others: Sequence[str] = ()) -> Traversable:
+    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for; `others` would do, too."""
+    names = sorted({*toml_names(kind), *others})
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise NotFoundError(f"{what} file {name} does not exist; give its path, or one of {', '.join(names)}")
+        return Path(name)
+    if name not in toml_names(kind):
+        raise NotFoundError(f"unknown {what} '{name}'{nearest(name, names)}")
+    return shipped(kind) / f"{name}.toml"
+
+
+def toml_names(kind: str) -> list[str]:
+    """Return the names of the shipped TOML files of a kind, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in shipped(kind).iterdir() if p.name.endswith(".toml"))
+
+
+def schema_names() -> list[str]:
+    """Return the names of all label schemas: those shipped, the user's own, and those that came with a model."""
+    own = (path.stem for path in home.data_home().glob("labels/*.toml"))
+    return sorted({*toml_names("catalogs"), *own, *_lent})
+
+
+def load_schema(name: str) -> Schema:
+    """Load a schema by name, or one from a path ending in ``.toml``.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the nearest name is offered.
+    InputError
+        If the file is not a schema.
+    """
+    return _parsed(schema_text(str(name)), str(name))
+
+
+def schema_text(name: str) -> str:
+    """Return the TOML of a schema.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the nearest name is offered.
+    InputError
+        If the file cannot be read.
+    """
+    if name in _lent:
+        return _lent[name]
+    named = home.is_name(name) and not name.endswith(".toml")
+    if named and name not in toml_names("catalogs") and home.labels_path(name).is_file():
+        source: Traversable = home.labels_path(name)
+    else:
+        source = find_toml("catalogs", "label schema", name, schema_names())
+    try:
+        return source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"label schema {name} cannot be read: {error}") from error
+
+
+def is_shipped(name: str) -> bool:
+    """Tell whether a schema comes with galscan."""
+    return name in toml_names("catalogs")
+
+
+def remember(name: str) -> Schema:
+    """Load a schema, as `load_schema` does; one from a path is found by its name from now on, in the data home.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none.
+    InputError
+        If the file is not a schema, or its name is that of another one.
+    """
+    schema = load_schema(name)
+    if str(name).endswith(".toml"):
+        _check_name(schema, str(name))
+        files.write_text(home.labels_path(schema.name), schema_text(str(name)))
+    return schema
+
+
+def lend(path: Path) -> None:
+    """Make the schema in `path` known by its name to this process: a model brings its own to wherever it is used.
+
+    Raises
+    ------
+    InputError
+        If the file is not a schema, or its name is that of another one.
+    """
+    schema = load_schema(str(path))
+    _check_name(schema, str(path))
+    _lent[schema.name] = schema_text(str(path))
+
+
+_lent: dict[str, str] = {}
+
+
+def _check_name(schema: Schema, source: str) -> None:
+    """Refuse a name that another schema has: rules for the one would be read as rules for the other."""
+    if is_shipped(schema.name):
+        raise InputError(f"{source}: a label schema that comes with galscan is called '{schema.name}'; name yours anew")
+    own = home.labels_path(schema.name)
+    if (own.is_file() or schema.name in _lent) and load_schema(schema.name) != schema:
+        raise InputError(
+            f"{source}: another label schema is called '{schema.name}'; name this one anew"
+            + (f", or remove {own}" if own.is_file() else "")
+        )
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, name: str) -> Schema:
+    try:
+        return _checked(_schema(tomllib.loads(text)))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"lacks the key {error}" if type(error) is KeyError else str(error)
+        raise InputError(f"label schema {name}: {what}") from error
+
+
+def _checked(schema: Schema) -> Schema:
+    """Refuse what TOML allows and no schema means: people write their own, and models bring theirs."""
+    for key in ("name", "title", "reference"):
+        if not isinstance(value := getattr(schema, key), str):
+            raise ValueError(f"{key} = {value!r} is no text")
+    if not schema.answers:
+        raise ValueError("it has no answers")
+    for answer in schema.answers:
+        if not isinstance(answer.name, str) or not answer.name or schema.names.count(answer.name) > 1:
+            raise ValueError(f"the answer {answer.name!r} is no text, or there twice")
+        if not all(type(limit) in (int, float) for limit in (answer.low, answer.high)) or not answer.low < answer.high:
+            raise ValueError(f"the answer '{answer.name}' goes from {answer.low!r} to {answer.high!r}")
+    return schema
+
+
+def _schema(raw: dict[str, Any]) -> Schema:
+    head = {k: raw.pop(k) for k in ("name", "title", "kind", "reference")}
+    if head["kind"] not in ("attributes", "classes", "tree"):
+        raise InputError(f"kind '{head['kind']}' is not attributes, classes or tree")
+    if head["kind"] == "tree":
+        tasks, answers = [], []
+        for task in raw.pop("task"):
+            stem = "_".join(part for part in (task["id"], task.get("stem")) if part)
+            full = {f"{stem}_{a['id']}": a for a in task["answers"]}
+            vote = task.get("leading_vote")
+            tasks.append(
+                Task(task["id"], task.get("stem", ""), task["title"], {n: a.get("next") for n, a in full.items()},
+                     task.get("always", False), tuple(vote) if vote else None, tuple(task.get("aliases", ())))
+            )  # fmt: skip
+            answers += [
+                Answer(
+                    n,
+                    title=a.get("title", ""),
+                    task=task["id"],
+                    alias=a.get("alias", a["id"]),
+                    phrases=_phrases(a.get("phrase", [])),
+                )
+                for n, a in full.items()
+            ]
+        said: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
+        raw["aliases"] = Naming(**said | {"suffixes": tuple(said["suffixes"])})
+        raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)
+    fields: list[dict[str, Any]] = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in a.items()} for a in raw.pop("answer")
+    ]
+    if head["kind"] == "attributes":
+        fields = [{"columns": (f["name"],)} | f for f in fields]
+    answers = [Answer(phrases=_phrases(f.pop("phrase", ())), **f) for f in fields]
+    return Schema(**head, answers=tuple(answers), column=tuple(raw.pop("column", ())), **raw)
+
+
+def _phrases(given: Any) -> tuple[tuple[float, str], ...]:
+    """Read ``phrase``: a text, said where the answer leads or is true, or pairs of a value and what is said from it."""
+    phrases = ((0.5, given),) if isinstance(given, str) else tuple((float(low), str(text)) for low, text in given)
+    if list(phrases) != sorted(phrases):
+        raise ValueError(f"the values of phrase = {given} do not rise")
+    if wrong := [text for _, text in phrases if not text.strip() or set(text) & set("{}:,")]:
+        raise ValueError(f"the phrase {wrong[0]!r} is empty, or has one of {{}}:, in it")
+    return phrases

@@ -1,0 +1,148 @@
+"""A recipe to start from: every key with a word on it, the labels' answers at hand, rules that work.
+
+Words and defaults of the settings are those of `galscan.labels.settings`, so they cannot come to differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from galscan.core.errors import InputError, nearest
+from galscan.core.home import model_path
+from galscan.labels.recipe import Recipe, recipe_from_text, recipe_names
+from galscan.labels.schema import Answer, Schema, Task, remember
+
+WIDTH = 116  # of words in the file
+
+
+def starting_recipe(name: str, schemas: Sequence[str], answers: Sequence[str] = ()) -> str:
+    """Return the text of a recipe for the target `name`, which `galscan.labels.recipe.recipe_from_text` accepts.
+
+    Parameters
+    ----------
+    name : str
+        As a recipe's: letters, digits, dots, dashes and underscores.
+    schemas : sequence of str
+        Label schemas to have rules for; one from a path is known by its name from now on.
+    answers : sequence of str
+        What the target is about; each is taken by every schema that has it. By default some answer serves as example.
+
+    Raises
+    ------
+    InputError
+        If the name cannot be one or is that of a shipped target, a schema or answer is unknown, or one is given twice.
+    """
+    model_path(name)  # refuses a name that cannot be one
+    if name in recipe_names():
+        raise InputError(f"'{name}' is a target that comes with galscan; give yours another name")
+    for what, given in (("--schema", schemas), ("--answer", answers)):
+        if len(set(given)) < len(given):
+            raise InputError(f"{what} names {', '.join(given)}: name each once")
+    loaded = {schema.name: schema for schema in map(remember, schemas)}
+    known = [answer for schema in loaded.values() for answer in schema.names]
+    for answer in answers:
+        if answer not in known:
+            raise InputError(f"unknown label '{answer}'{nearest(answer, known)}")
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("galscan.labels", ""), trim_blocks=True, undefined=StrictUndefined,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip  # it is no page: nothing to escape
+    text = environment.get_template("target.toml.j2").render(
+        name=name, sections=_sections(), schemas=[_block(key, schema, answers) for key, schema in loaded.items()]
+    )
+    recipe_from_text(text, name)
+    return text
+
+
+def _block(key: str, schema: Schema, wanted: Sequence[str]) -> dict[str, Any]:
+    """Return what the template says of one schema."""
+    about = next((a for a in schema.answers if a.name in wanted), None) or _example(schema)
+    asked = {t.id: _asked(schema, t) for t in schema.tasks}
+    given = asked.get(about.task or "", "")
+    least = next((t.leading_vote for t in schema.tasks if t.id == about.task), None)
+    kind = schema.kind
+
+    def at(share: float) -> str:
+        return f"{about.low + share * (about.high - about.low):g}"
+
+    low = {"tree": 0.1, "classes": 0.5, "attributes": 0.25}[kind]
+    rules = {
+        "positive": f"{about.name} >= {at(0.5)}", "negative": f"{about.name} < {at(low)}",
+        "base": f"{about.name} >= {at(0.5 if kind == 'classes' else 0.25)}", "hard": f"{about.name} < {at(low)}",
+    }  # fmt: skip
+    if given and least:  # a target was asked about by 20 volunteers; where fewer than 10 came so far, it is none
+        rules["positive"] += f" and {given} >= {least[1]}"
+        rules["negative"] += f" or {given} < {least[0]}"
+        rules["base"] += f" and {given} >= {least[0]}"
+    return rules | {
+        "key": key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key),
+        "title": schema.title, "reference": textwrap.wrap(schema.reference, WIDTH),
+        "width": max(map(len, schema.names)),
+        "answer": about.name, "about": about.title or about.name, "answers": schema.answers,
+        "set": [at(1.0 if kind == "classes" else 0.6), at(1.0)],
+        "morphology": [about.name, *(given.split(" + ") if given else [])],
+        "tasks": [
+            {"title": t.title, "asked": asked[t.id] if t.leading_vote else "", "least": t.leading_vote,
+             "answers": [a for a in schema.answers if a.task == t.id]}
+            for t in schema.tasks
+        ],
+    }  # fmt: skip
+
+
+def _example(schema: Schema) -> Answer:
+    first = next((t for t in schema.tasks if t.leading_vote), None)
+    return next(
+        (a for a in schema.answers if (a.task == first.id if first else (a.low, a.high) == (0, 1))), schema.answers[0]
+    )
+
+
+def _asked(schema: Schema, task: Task) -> str:
+    """Return the sum of the answers that lead to `task`, or nothing if it is asked of all.
+
+    Where all answers to a question lead on, what counts is that it was asked: those that lead to it stand for them.
+    """
+    if task.always or task is schema.tasks[0]:
+        return ""
+    leading, seen = _leading(schema, {task.id}), set()
+    while whole := [t for t in schema.tasks if t.id not in seen and set(t.answers) <= leading]:
+        seen.add(whole[0].id)
+        if whole[0] is schema.tasks[0]:
+            return ""
+        leading = leading - set(whole[0].answers) | _leading(schema, {whole[0].id})
+    return " + ".join(a for a in schema.names if a in leading)
+
+
+def _leading(schema: Schema, tasks: set[str]) -> set[str]:
+    return {a for t in schema.tasks for a, after in t.answers.items() if after in tasks}
+
+
+def _sections() -> list[dict[str, Any]]:
+    """Return the settings of a recipe with their words and defaults."""
+    return [
+        {
+            "key": key, "words": field.description,
+            "settings": [
+                {
+                    "key": name, "words": textwrap.wrap(_words(one), WIDTH),
+                    "value": None if one.default is None else json.dumps(one.default),
+                }
+                for name, one in type(field.default).model_fields.items()
+            ],
+        }
+        for key, field in Recipe.model_fields.items()
+        if hasattr(field.default, "model_fields_set")
+    ]  # fmt: skip
+
+
+def _words(setting: FieldInfo) -> str:
+    """Return what a setting's docstring says, and its choices if it has some."""
+    choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else ()
+    return " ".join(filter(None, [setting.description, " or ".join(map(json.dumps, choices))])).replace("``", "")

@@ -1,0 +1,1 @@
+"""Report pages of runs, models, ablations and evaluations."""

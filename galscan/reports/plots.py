@@ -1,0 +1,267 @@
+"""The figures of the report pages: SVG in a data address, with the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from galscan.models.model import Bundle
+from galscan.scanning import known_labels
+from galscan.stats import purity as purities
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P, R = ParamSpec("P"), TypeVar("R")
+BLUE, ORANGE, GREY = "#1f5f8b", "#b0601a", "#6b7684"  # dark enough on white for lines and for words
+STYLE: Any = {
+    "svg.hashsalt": "galscan",
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a95a3",
+    "axes.labelcolor": "#1d2733",
+    "xtick.color": "#55616f",
+    "ytick.color": "#55616f",
+    "axes.grid": True,
+    "grid.color": "#e6eaee",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+class Plot(NamedTuple):
+    """A curve as the page shows it."""
+
+    uri: str
+    alt: str
+    caption: str
+
+
+def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
+    """Return a figure as SVG in a data address: no date in it, and the same bytes for the same numbers."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", dpi=150)
+    return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
+
+
+def new_axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot(**options)
+
+
+def styled(draw: Any) -> Any:
+    """Draw with the page's style, whatever style the caller's matplotlib has."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: Any) -> Plot | None:
+        import matplotlib
+
+        with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(STYLE):
+            return draw(*args)  # type: ignore[no-any-return]
+
+    return wrapper
+
+
+def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
+    axes.set(xlabel="rank", ylabel=label, ylim=(-0.02, 1.02))
+    if len(ranks) > 20:
+        axes.set_xscale("log")
+        axes.set_xlim(1, ranks[-1])
+
+
+def _drawn(frame: pd.DataFrame) -> np.ndarray:
+    """Return which rows of a ranked list a curve is drawn through: a line through a million shows no more."""
+    return purities.nodes(len(frame)) - 1
+
+
+@styled
+def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = None) -> Plot:
+    """Draw purity against rank with its interval, and where the list of accepted candidates ends.
+
+    `before` is what the scores alone said, where `frame` is with grades.
+    """
+    figure, axes = new_axes()
+    some = _drawn(frame)
+    frame, before = frame.iloc[some], None if before is None else before.iloc[some]
+    ranks = frame["rank"].to_numpy()
+    said = "purity at this rank and above"
+    if before is not None:
+        band = axes.fill_between(ranks, before["purity_lo"], before["purity_hi"], color=GREY, alpha=0.18, linewidth=0)
+        band.set_label("by scores alone")
+        axes.plot(ranks, before["purity"], color=GREY, linewidth=1.4)
+        said = "with grades"
+    axes.fill_between(ranks, frame["purity_lo"], frame["purity_hi"], color=BLUE, alpha=0.22, linewidth=0)
+    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=said)
+    if before is None:
+        label = "probability of this candidate"
+        # A known label is no probability, and would make the line jump.
+        own = frame[frame["known"] == ""] if "known" in frame else frame
+        axes.plot(own["rank"], own["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
+    if accepted:
+        axes.axvline(accepted, color=ORANGE, linewidth=1.2)
+        axes.annotate(
+            f" {accepted:,} ", (accepted, 1.02), color=ORANGE, va="bottom", xycoords=axes.get_xaxis_transform(),
+            ha="right" if accepted > ranks[-1] / 2 else "left",
+        )  # fmt: skip
+    _by_rank(axes, ranks, "purity")
+    axes.legend(loc="lower left")
+    ends = (
+        f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {ranks[-1]:,}"
+        if frame["purity"].notna().any()
+        else "unknown"
+        if len(frame)
+        else "no candidates"
+    )
+    how = "" if before is None else ", with the grades and by the scores alone"
+    return as_plot(
+        figure,
+        f"Purity against rank with its interval{how}: {ends}",
+        f"Expected fraction of targets among the candidates down to a rank, and its interval{how}.",
+    )
+
+
+@styled
+def completeness(
+    frame: pd.DataFrame,
+    info: Mapping[str, Any],
+    bundle: Bundle | None,
+    graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    by_scores: pd.DataFrame | None = None,
+) -> Plot:
+    """Draw completeness against rank; with its interval where the model is at hand.
+
+    `graded` is the table with grades, and the limits of its completeness at some ranks (rank, low, high), `by_scores`
+    those by the scores alone, where they are known.
+    """
+    figure, axes = new_axes()
+    some = _drawn(frame)
+    ranks = frame["rank"].to_numpy()[some]
+    colour = BLUE if graded is None else GREY
+    if by_scores is not None:
+        axes.fill_between(by_scores["rank"], by_scores["low"], by_scores["high"], color=colour, alpha=0.18, linewidth=0)
+    elif bundle is not None and len(frame) and info.get("histogram"):
+        # The table keeps no interval of completeness; the same seed gives the one of the scan again.
+        settings = bundle.recipe.purity
+        again = purities.of_scan(
+            bundle.calibration, info, frame["score"].to_numpy(np.float64),
+            known_labels.numbers(frame["known"].to_numpy()) if "known" in frame else None,
+            bootstrap=settings.bootstrap, confidence=settings.confidence,
+        )  # fmt: skip
+        low, high = (again.published(f"completeness_{end}") for end in ("lo", "hi"))
+        axes.fill_between(ranks, low[some], high[some], color=colour, alpha=0.18, linewidth=0)
+    axes.plot(ranks, frame["completeness"].iloc[some], color=colour, linewidth=2, label="by scores alone")
+    shown = frame
+    if graded is not None:
+        shown, limits = graded
+        axes.fill_between(limits["rank"], limits["low"], limits["high"], color=BLUE, alpha=0.22, linewidth=0)
+        axes.plot(ranks, shown["completeness"].iloc[some], color=BLUE, linewidth=2, label="with grades")
+        axes.legend(loc="upper left")
+    _by_rank(axes, ranks, "completeness")
+    known = shown["completeness"].dropna()
+    ends = f"{known.iloc[-1]:.2f} at rank {len(frame):,}" if len(known) else "unknown"
+    how = "" if graded is None else ", with the grades and by the scores alone"
+    return as_plot(
+        figure,
+        f"Completeness against rank{how}: {ends}",
+        f"Expected fraction of all targets in the survey that a list down to a rank holds{how}.",
+    )
+
+
+@styled
+def scores(
+    frame: pd.DataFrame, info: Mapping[str, Any], bundle: Bundle | None, histogram: purities.ScoreHistogram
+) -> Plot:
+    """Draw the histogram of all scores, and what the calibration makes of it."""
+    figure, axes = new_axes()
+    centres, used = histogram.centres, np.flatnonzero(histogram.counts)
+    caption = "Scores of everything scanned."
+    if len(used):
+        span = slice(used[0], used[-1] + 1)
+        wide = max(1, round((span.stop - span.start) / 60))  # about 60 bars
+        starts = np.arange(0, span.stop - span.start, wide)
+        step = centres[1] - centres[0]
+        middle = centres[used[0]] + step * (starts + 0.5 * (wide - 1))
+        bars = np.add.reduceat(histogram.counts[span], starts)
+        axes.bar(middle, bars, width=wide * step, color="#cbd3dc", label="all objects")
+        prevalence = ((info.get("purity") or {}).get("prevalence") or {}).get("value")
+        if bundle is not None and prevalence:
+            _, negatives, targets = purities.fitted_mixture(bundle.calibration, histogram, prevalence)
+            for expected, colour, label in (
+                (negatives + targets, "#55616f", "expected by the calibration"), (targets, ORANGE, "expected targets"),
+            ):  # fmt: skip
+                line = np.maximum(np.add.reduceat(expected, starts), 1e-9)
+                axes.step(middle, line, where="mid", color=colour, linewidth=1.5, label=label)
+            caption = (
+                "Scores of everything scanned, and what the calibration expects of them: all objects, and the targets "
+                "among them. Where the upper line leaves the bars, the survey differs from the calibration set."
+            )
+        if len(frame):
+            last = float(frame["score"].iloc[-1])
+            axes.axvline(last, color=BLUE, linewidth=1.2, linestyle=":", label=f"last ranked ({len(frame):,})")
+        axes.set(yscale="log", ylim=(0.3, 2 * bars.max()))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)  # above the axes: it touches no bar
+    axes.set(xlabel="score (logit)", ylabel="objects")
+    return as_plot(figure, f"Histogram of {histogram.total:,} scores on a logarithmic scale", caption)
+
+
+@styled
+def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Plot | None:
+    """Draw precision against recall of the classifiers called `names`; None where no curve was recorded."""
+    figure, axes = new_axes()
+    drawn = False
+    for key, colour in (("real_only", GREY), ("real_plus_dreamt", BLUE)):
+        if curve := (metrics.get(key) or {}).get("pr_curve"):
+            axes.step(curve["recall"], curve["precision"], where="post", color=colour, linewidth=2, label=names[key])
+            drawn = True
+    if not drawn:
+        return None
+    if (prevalence := (metrics.get("test") or {}).get("prevalence")) is not None:
+        axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label="at random")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
+    axes.legend(loc="lower left")
+    return as_plot(
+        figure,
+        "Precision against recall on real galaxies",
+        "Precision and recall of all networks together, on "
+        + ("out-of-fold scores of real galaxies." if metrics.get("crossfit") else "held-out real galaxies."),
+    )
+
+
+@styled
+def calibration(bundle: Bundle) -> Plot:
+    """Draw observed against predicted fractions, in groups with about as many targets each, with binomial intervals."""
+    from scipy.stats import beta
+
+    calibration = bundle.calibration
+    predicted = calibration.probability(calibration.scores)
+    found = predicted[calibration.targets == 1]
+    # Groups of equal size would all lie near zero where targets are rare.
+    edges = np.unique(np.quantile(found, np.linspace(0, 1, max(2, min(8, len(found) // 5)) + 1)))
+    group = np.searchsorted(edges, predicted, side="right")
+    groups = [np.flatnonzero(group == g) for g in np.unique(group)]
+    x = np.array([predicted[g].mean() for g in groups])
+    hits, sizes = np.array([calibration.targets[g].sum() for g in groups]), np.array([len(g) for g in groups])
+    y = hits / sizes
+    low, high = beta.ppf(0.025, hits + 0.5, sizes - hits + 0.5), beta.ppf(0.975, hits + 0.5, sizes - hits + 0.5)
+    figure, axes = new_axes()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    axes.errorbar(x, y, yerr=np.clip([y - low, high - y], 0, 1), fmt="o", color=BLUE, markersize=5, linewidth=1.2)
+    axes.set(xlabel="predicted probability", ylabel="fraction of targets", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return as_plot(
+        figure,
+        "Observed fraction of targets against predicted probability",
+        f"Calibration on {hits.sum():,.0f} targets and {(sizes - hits).sum():,.0f} others; "
+        "bars are 95 % intervals, the dotted line is perfect. The sigmoid was fitted to these objects.",
+    )

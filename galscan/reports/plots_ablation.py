@@ -1,0 +1,109 @@
+"""The figures of an ablation: purity against completeness of every arm, and what each gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+
+from galscan.core.files import atomic_path
+from galscan.reports.plots import BLUE, GREY, ORANGE, STYLE, Plot, as_plot, new_axes, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 5
+
+
+def _curve_figure(result: Mapping[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    curves, best = result["curves"], result["best_baseline"]["ap"]
+    names = [name for name in curves if name != "completeness"]
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(2.5 * min(COLUMNS, len(names)), 2.35 * rows), layout="constrained")
+    panels = figure.subplots(rows, min(COLUMNS, len(names)), sharex=True, sharey=True, squeeze=False)
+    x = curves["completeness"]
+    for panel, name in zip(panels.flat, names, strict=False):
+        arm = result["arms"][name]
+        colour = BLUE if arm["dreams"] else ORANGE
+        if name != best:
+            panel.plot(x, curves[best]["purity"], color=GREY, linewidth=1.2, linestyle="--")
+        panel.fill_between(x, curves[name]["lo"], curves[name]["hi"], color=colour, alpha=0.18, linewidth=0)
+        panel.plot(x, curves[name]["purity"], color=colour, linewidth=2)
+        weight = "bold" if name == result["method"] else "normal"
+        panel.set_title(f"{name}  {arm['ap']['mean']:.3f}", fontsize=10, fontweight=weight)
+        panel.set(xlim=(0, 1), ylim=(-0.02, 1.05))
+    for panel in panels.flat[len(names) :]:
+        panel.set_visible(False)
+    figure.supxlabel("completeness", fontsize=10)
+    figure.supylabel("purity", fontsize=10)
+    return figure
+
+
+def _curve_words(result: Mapping[str, Any]) -> str:
+    best, prevalence = result["best_baseline"]["ap"], result["point"]["prevalence"]
+    return (
+        f"Purity against completeness of each arm at a prevalence of {prevalence:.3g}: line, the mean over "
+        f"{len(result['repeats'])} repeats; band, the least and the most of them. Blue arms are trained on "
+        f"synthetic galaxies as well, orange ones on real ones alone; dashed, '{best}', the best "
+        "baseline. Beside each name, its average precision."
+    )
+
+
+@styled
+def curves(result: Mapping[str, Any]) -> Plot:
+    """Draw purity against completeness, one panel an arm, with the spread over repeats."""
+    words = _curve_words(result)
+    return as_plot(_curve_figure(result), words.split(":")[0], words)
+
+
+def write_curves(result: Mapping[str, Any], path: Path) -> None:
+    """Write the same figure as `curves` as PNG."""
+    with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(STYLE):
+        figure = _curve_figure(result)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+
+
+@styled
+def gains(result: Mapping[str, Any], metric: str, words: str) -> Plot | None:
+    """Draw as a forest plot what each arm gains in `metric` over the best baseline and over real only.
+
+    None where no gain has a value.
+    """
+    names = list(result["gains"])[::-1]
+    figure, axes = new_axes(height=1.2 + 0.42 * len(names))
+    kinds = (
+        ("best_baseline", BLUE, "over the best baseline", 0.12),
+        ("attributes", ORANGE, "over attributes", -0.12),
+    )
+    ends = []
+    for label, colour, legend, shift in kinds:
+        told = [(y, g[label][metric]) for y, name in enumerate(names) if label in (g := result["gains"][name])]
+        told = [(y, g) for y, g in told if g["gain"] is not None]
+        if not told:
+            continue
+        y = np.array([y for y, _ in told]) + shift
+        value = 100 * np.array([g["gain"] for _, g in told])
+        low = 100 * np.array([g["lo"] if g["lo"] is not None else g["gain"] for _, g in told])
+        high = 100 * np.array([g["hi"] if g["hi"] is not None else g["gain"] for _, g in told])
+        axes.hlines(y, low, high, color=colour, linewidth=1.6)
+        axes.plot(value, y, "o", color=colour, markersize=5, label=legend)
+        axes.plot(value[open_ := [g["hi"] is None for _, g in told]], y[open_], ">", color=colour, markersize=9)
+        ends += [*low, *high]
+    if not ends:
+        return None
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=f"gain in {words} (%)", ylim=(-0.6, len(names) - 0.4))
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, fontsize=9)
+    return as_plot(
+        figure,
+        f"Gain in {words} of each arm with its interval, from {min(ends):.0f} % to {max(ends):.0f} %",
+        f"Relative gain in {words}, with its 95 % paired interval; an arrow has no upper end. Right of zero is better.",
+    )

@@ -1,0 +1,1 @@
+"""Calibration, density ratios, purity and completeness with intervals. NumPy and SciPy only."""

@@ -1,0 +1,225 @@
+"""Shards of a store, written by several processes: all arrays of a shard, then the marker that says it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from galscan.core import progress
+from galscan.core.errors import GalscanError, Interrupted
+from galscan.core.files import read_json, storage_errors, write_json
+from galscan.store.layout import Flag
+from galscan.store.manifest import marker_path
+from galscan.surveys.base import Cutout, NoCoverage, Survey
+
+Unusable = list[tuple[list[Any], bool]]  # (row, id, flag, reason) of an object without an image; whether that is final
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Objects to be written into the store at `place`, `shard` of them a shard.
+
+    The `first` rows are in the store `base` already, which grows: its last shard, if not full, is written anew.
+    """
+
+    place: Path
+    survey: Survey
+    shard: int
+    first: int = 0
+    base: Path | None = None
+
+    @property
+    def count(self) -> int:
+        return self.first + len(self.survey)
+
+    @property
+    def shards(self) -> range:
+        """The shards that are to be written."""
+        return range(self.first // self.shard, -(-self.count // self.shard))
+
+    def rows(self, shard: int) -> slice:
+        return slice(shard * self.shard, min(self.count, (shard + 1) * self.shard))
+
+
+def run(work: Work, workers: int, out: Path) -> None:
+    """Write the shards that have no marker yet.
+
+    Raises
+    ------
+    Interrupted
+        On Ctrl-C.
+    """
+    todo = [k for k in work.shards if not marker_path(work.place, k).is_file()]
+    left = sum(work.rows(k).stop - max(work.rows(k).start, work.first) for k in todo)
+    total = len(work.survey)
+    try:
+        with progress.track("ingest", total, "objects", done=total - left) as advance:
+            if min(workers, len(todo)) <= 1:
+                for k in todo:
+                    _write(work, k, advance)
+            else:
+                _run_pool(work, todo, min(workers, len(todo)), advance)
+    except KeyboardInterrupt:
+        done = sum(marker_path(work.place, k).is_file() for k in work.shards)
+        what = f"{len(work.shards)} {'new ' if work.first else ''}shards of {out}"
+        kept = ", which is as it was until they are all there" if work.first else ""
+        raise Interrupted(f"stopped after {done} of {what}{kept}; the same command goes on from there") from None
+
+
+def _run_pool(work: Work, todo: list[int], workers: int, advance: progress.Advance) -> None:
+    with _one_thread():
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (work,))
+        try:
+            for future in as_completed([pool.submit(_write_here, k) for k in todo]):
+                advance(future.result())
+        except BrokenProcessPool as error:
+            raise GalscanError(
+                f"a worker process died while writing {work.place} (out of memory?); "
+                "run the same command again with fewer --workers, it goes on where it stopped"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)  # shards in hand are finished, not thrown away
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let child processes start with one numerical thread each: there is one process a core already."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_worker: Work | None = None
+
+
+def _start_worker(work: Work) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _worker = work
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a killed parent must not leave writers behind
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def _write_here(shard: int) -> int:
+    if _worker is None:
+        raise GalscanError("an ingest worker was asked for a shard before it was started")
+    return _write(_worker, shard)
+
+
+def silent(n: int = 1, note: str = "") -> None: ...
+
+
+def _write(work: Work, shard: int, advance: progress.Advance = silent) -> int:
+    """Write one shard of every array, then its marker. Return the number of objects."""
+    rows = work.rows(shard)
+    start = max(rows.start, work.first)
+    columns, unusable = collect(work.survey, start - work.first, rows.stop - start, start, advance)
+    if work.base is not None and start > rows.start:
+        group = zarr.open_group(work.base, mode="r")
+        before = {name: np.asarray(group[name][rows.start : start]) for name in columns}  # type: ignore[index]
+        columns = {name: np.concatenate([before[name], columns[name].astype(before[name].dtype)]) for name in columns}
+        old = read_json(marker_path(work.base, shard))
+        final = set(old.get("no_coverage", ()))
+        unusable = [(entry, entry[0] in final) for entry in old["unusable"]] + unusable
+    put(work.place, shard, rows, columns, unusable)
+    return rows.stop - start
+
+
+def put(place: Path, shard: int, rows: slice, columns: dict[str, np.ndarray], unusable: Unusable) -> None:
+    """Write the columns of one shard, then its marker."""
+    digest = hashlib.sha256()
+    with storage_errors(place):
+        group = zarr.open_group(place, mode="r+")
+        for name in sorted(columns):
+            array: Any = group[name]
+            values = np.ascontiguousarray(columns[name].astype(array.dtype, copy=False))
+            array[rows] = values
+            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+            digest.update(values.data if values.dtype.kind != "U" else values.tobytes())
+            # The data must be on disk before the marker says so. Shards of nothing but fill values have no file.
+            file = place.joinpath(name, "c", str(shard), *"0" * (values.ndim - 1))
+            if file.is_file():
+                sync_file(file)
+    marker = {
+        "shard": shard, "rows": [rows.start, rows.stop], "sha256": digest.hexdigest(),
+        "unusable": [entry for entry, _ in unusable], "no_coverage": [entry[0] for entry, final in unusable if final],
+    }  # fmt: skip
+    write_json(marker_path(place, shard), marker)
+
+
+def sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def collect(
+    survey: Survey, start: int, n: int, row: int, advance: progress.Advance = silent
+) -> tuple[dict[str, np.ndarray], Unusable]:
+    """Return the columns of `n` objects from `start` on, and those without an image, as rows from `row` on."""
+    table = survey.objects(start, start + n)
+    images = np.zeros((n, survey.size, survey.size, 3), dtype=np.uint8)
+    flags = np.zeros(n, dtype=np.uint8)
+    scale = np.full(n, np.nan)
+    unusable: Unusable = []
+    seen = told = 0
+    shown = time.monotonic()
+    for k, outcome in zip(range(n), survey.cutouts(start, start + n), strict=False):
+        seen += 1
+        if (now := time.monotonic()) - shown > 0.5:  # telling each one would slow down a quick survey
+            advance(seen - told)
+            told, shown = seen, now
+        if isinstance(outcome, Cutout):
+            if outcome.image.shape != images.shape[1:] or outcome.image.dtype != np.uint8:
+                got = f"{outcome.image.shape} {outcome.image.dtype}"
+                raise GalscanError(f"survey '{survey.name}' gave {got}, not {images.shape[1:]} uint8")
+            images[k], scale[k], flags[k] = outcome.image, outcome.pixel_scale, int(outcome.flags)
+            continue
+        flag = Flag.MISSING if isinstance(outcome, NoCoverage) else outcome.flag
+        flags[k] = int(flag)
+        entry = [row + k, str(table["id"].iloc[k]), int(flag), outcome.reason]
+        unusable.append((entry, isinstance(outcome, NoCoverage)))
+    if seen > told:
+        advance(seen - told)
+    if seen != n or len(table) != n:
+        where = f"for rows {start} to {start + n}"
+        raise GalscanError(f"survey '{survey.name}' gave {len(table)} rows and {seen} cutouts {where}")
+    columns = {
+        "images": images, "id": table["id"].to_numpy().astype(survey.id_dtype), "ra": table["ra"].to_numpy(np.float64),
+        "dec": table["dec"].to_numpy(np.float64), "pixel_scale": scale, "flags": flags,
+    }  # fmt: skip
+    for schema, answers in survey.schemas().items():
+        columns |= {f"labels/{schema}/{a}": table[f"{schema}/{a}"].to_numpy(np.float32) for a in answers}
+    columns |= {f"truth/{t}": table[f"truth/{t}"].to_numpy(np.float32) for t in survey.truth()}
+    return columns, unusable

@@ -1,0 +1,62 @@
+"""What all surveys of a catalog have: its objects, each in a row of arrays, and their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from galscan.core.errors import InputError
+from galscan.surveys import tables
+
+
+class Listed:
+    """The half of a `galscan.surveys.base.Survey` that says what there is; its children say how it looks."""
+
+    catalog: Path | None
+    ids: np.ndarray
+    ra: np.ndarray
+    dec: np.ndarray
+    labels: pd.DataFrame
+    _schemas: dict[str, list[str]]
+
+    def _read_places(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
+        """Read ids and positions from the catalog.
+
+        Raises
+        ------
+        InputError
+            If it has no column of one of them, or what is there makes no sense.
+        """
+        where = str(self.catalog)
+        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
+        for wanted, column in role.items():
+            if column is None:
+                present = ", ".join(map(str, table.columns[:12]))
+                raise InputError(f"{where} has no {wanted} column; it has {present}; name it: --column {wanted}=...")
+        self.ids = tables.identifiers(table[role["id"]], where)
+        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+
+    @property
+    def id_dtype(self) -> np.dtype:
+        """int64, or text as wide as the longest id."""
+        return self.ids.dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def schemas(self) -> dict[str, list[str]]:
+        """Return the answers found in the catalog, by schema."""
+        return {k: list(v) for k, v in self._schemas.items()}
+
+    def truth(self) -> list[str]:
+        """Return nothing: only a simulation knows the truth."""
+        return []
+
+    def objects(self, start: int, stop: int) -> pd.DataFrame:
+        """Return rows of the catalog, in the survey's order."""
+        rows = slice(start, stop)
+        frame = pd.DataFrame({"id": self.ids[rows], "ra": self.ra[rows], "dec": self.dec[rows]}, copy=True)
+        return pd.concat([frame, self.labels.iloc[rows].reset_index(drop=True)], axis=1)

@@ -1,0 +1,1 @@
+"""Cutouts that people have on disk: pictures, FITS, and formats that hold many."""

@@ -1,0 +1,87 @@
+"""HDF5 files of the Multimodal Universe (``healpix=NNN/001-of-001.hdf5``), and of Galaxy10 DECaLS.
+
+Each object is a row of every dataset: ``object_id, ra, dec``, and ``image_array`` (object, band, y, x; row 0 at the
+bottom) with ``image_band`` and ``image_scale``; or ``images`` (object, y, x, colour), uint8 pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from galscan.core.errors import InputError
+from galscan.store.layout import Flag
+from galscan.surveys.base import Failed
+from galscan.surveys.files.arrays import ArraySurvey, Pixels, as_picture
+from galscan.surveys.files.images import BANDS
+from galscan.surveys.files.packed import find_files
+
+SUFFIXES = (".hdf5", ".h5")
+ARRAYS = ("image_array", "images", "rgb_image", "image_rgb", "rgb", "image")  # best first
+
+
+class MultimodalSurvey(ArraySurvey):
+    """A folder of HDF5 files, or one of them. See `galscan.surveys.files.packed.PackedSurvey`.
+
+    A single file without ids, as that of Galaxy10 DECaLS, has row numbers for them.
+    """
+
+    format: ClassVar[str] = "multimodal"
+    usual: ClassVar[Mapping[str, str]] = {"id": "object_id", "ra": "ra", "dec": "dec", "pixel_scale": "pxscale"}
+
+    def _find(self) -> list[str]:
+        return find_files(str(self.root), SUFFIXES)
+
+    def _connect(self, part: int) -> Any:
+        return _h5py().File(self._where(part), "r", locking="best-effort")
+
+    def _array(self, part: int) -> Any:
+        file = self._opened(part)
+        found = next((file[name] for name in ARRAYS if name in file and file[name].ndim == 4), None)
+        if found is None:
+            raise InputError(f"{self._where(part)} has no pictures; it needs image_array or images, with 4 dimensions")
+        return found
+
+    def _table(self, part: int) -> pd.DataFrame:
+        file, count = self._opened(part), self._array(part).shape[0]
+        columns: dict[str, Any] = {}
+        for name, data in file.items():
+            if getattr(data, "shape", None) == (count,) and data.dtype.kind in "iufbSO":
+                columns[name] = [_text(v) for v in data[:]] if data.dtype.kind in "SO" else data[:]
+        if "image_scale" in file and file["image_scale"].shape[:1] == (count,):
+            columns["pxscale"] = file["image_scale"][:].reshape(count, -1)[:, 0]
+        return pd.DataFrame(columns, index=range(count))
+
+    def _pixels(self, part: int, first: int, last: int) -> Iterator[Pixels]:
+        file, data = self._opened(part), self._array(part)
+        images = data[first:last]
+        names = file["image_band"][first:last] if "image_band" in file else None
+        for k, image in enumerate(images):
+            if image.dtype == np.uint8:
+                yield as_picture(image)
+            elif image.shape[0] > 8:
+                yield Failed(f"{image.shape[0]} planes, at most 8 bands are read", Flag.WRONG_SHAPE)
+            else:
+                bands = [str(b) for b in range(len(image))] if names is None else [_band(_text(b)) for b in names[k]]
+                yield dict(zip(bands, image.astype(np.float32), strict=True))
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace").strip("\0 ") if isinstance(value, bytes) else str(value)
+
+
+def _band(name: str) -> str:
+    """Return ``g`` for ``des-g`` and ``HSC-G``; other names as they are."""
+    last = name.lower().rsplit("-", 1)[-1]
+    return last if len(last) == 1 and last in BANDS else name.lower()
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError("HDF5 files need h5py, which is not installed: pip install 'galscan[hdf5]'") from None
+    return h5py

@@ -1,0 +1,1 @@
+"""Cutouts from large images: FITS headers, footprints on the sky, stamps."""

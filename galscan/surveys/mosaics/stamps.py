@@ -1,0 +1,239 @@
+"""Stamps out of frames: pixels read as they are asked for, bands put on each other, judged and coloured.
+
+Plain files are mapped into memory, ``.gz`` and ``.bz2`` unpacked once, and of tile-compressed files (``.fz``) a few
+tiles or all.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from galscan.store.layout import Flag
+from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.files.images import Rendering, blank_pixels, fit, sky_and_noise
+from galscan.surveys.mosaics.header import TYPES, Astrometry, quarters, read_header, scale, unpacked
+
+FEWEST, MOST = 8, 4096  # pixels of a frame across one cutout
+PIXELS = 64 * 64 * 32  # of one band, coloured together: they stay in the cache of a core
+SKY_ROWS = 32  # rows of a plane that tell the level of its sky
+
+
+class Plane:
+    """The pixels of one image, opened for cutting.
+
+    Raises
+    ------
+    ValueError, OSError, EOFError
+        If the file is broken; those that unpack tiles raise others, here or in `stamp`.
+    """
+
+    def __init__(self, path: Path):
+        self.header = read_header(path)
+        self.astrometry = Astrometry(self.header)
+        self._sky: float | None = None
+        self._hdus: Any = None
+        if self.header.tiles:
+            from astropy.io import fits
+
+            self._hdus = fits.open(path)
+            self._pixels: Any = self._hdus[self.header.hdu].section
+        else:
+            self._pixels = self._map(path)
+
+    def _map(self, path: Path) -> np.ndarray:
+        shape, offset, kind = self.header.shape, self.header.offset, np.dtype(TYPES[self.header.bitpix])
+        count = shape[0] * shape[1]
+        with unpacked(path) as file:
+            if isinstance(file, io.BufferedReader):
+                size = file.seek(0, io.SEEK_END)
+                if size < offset + count * kind.itemsize:
+                    raise ValueError(f"truncated: {size:,} bytes of {offset + count * kind.itemsize:,}")
+                # A plain array of the same memory: slicing the subclass costs as much as the copy.
+                return np.asarray(np.memmap(file, dtype=kind, mode="r", offset=offset, shape=shape))
+            file.seek(offset)
+            data = file.read(count * kind.itemsize)
+        if len(data) < count * kind.itemsize:
+            raise ValueError(f"truncated: {len(data):,} bytes of pixels of {count * kind.itemsize:,}")
+        return np.frombuffer(data, dtype=kind).reshape(shape)
+
+    def expect(self, rows: int) -> None:
+        """Say how many rows all stamps will have together: for many, all tiles are unpacked at once."""
+        if self._hdus is not None and rows > self.header.shape[0] / 2:
+            self._pixels = self._hdus[self.header.hdu].data
+            self.close()
+
+    def close(self) -> None:
+        if self._hdus is not None:
+            self._hdus.close()
+            self._hdus = None
+
+    def stamp(self, x: int, y: int, size: int) -> np.ndarray:
+        """Return the pixels from column `x` and row `y` on as float32, shape (size, size), NaN beyond the image."""
+        height, width = self.header.shape
+        left, right, low, high = max(x, 0), min(x + size, width), max(y, 0), min(y + size, height)
+        if right - left == size == high - low:
+            return self._physical(self._pixels[low:high, left:right])
+        stamp = np.full((size, size), np.nan, dtype=np.float32)
+        if left < right and low < high:
+            part = self._physical(self._pixels[low:high, left:right])
+            stamp[low - y : high - y, left - x : right - x] = part
+        return stamp
+
+    def sky(self) -> float:
+        """Return the level of the sky, from rows spread over the plane: the same whatever is cut."""
+        if self._sky is None:
+            rows = np.unique(np.linspace(0, self.header.shape[0] - 1, SKY_ROWS).round().astype(int))
+            values = np.concatenate([self._physical(self._pixels[r : r + 1, :]).ravel() for r in rows])
+            self._sky = sky_and_noise(values[np.isfinite(values)])[0]
+        return self._sky
+
+    def _physical(self, raw: np.ndarray) -> np.ndarray:
+        """Return values as float32, scaled in the precision that astropy would use."""
+        h = self.header
+        if h.tiles or (h.bitpix < 0 and h.bscale == 1 and h.bzero == 0):
+            return raw.astype(np.float32)  # astropy scaled the tiles
+        values: np.ndarray = raw.astype(np.float32 if h.bitpix in (8, 16, -32) else np.float64)
+        if h.bscale != 1:
+            values *= h.bscale
+        if h.bzero != 0:
+            values += h.bzero
+        if h.blank is not None:
+            values[raw == h.blank] = np.nan
+        return values.astype(np.float32, copy=False)
+
+
+class OpenFrame:
+    """The bands of one frame, opened for cutting. The first sets scale and direction.
+
+    Raises
+    ------
+    ValueError, OSError, EOFError
+        If a file is broken, or the bands are not on pixels of one size and direction.
+    """
+
+    def __init__(self, name: str, paths: Mapping[str, Path]):
+        self.name = name
+        self.planes = {band: Plane(path) for band, path in paths.items()}
+        self._first = next(iter(self.planes.values()))
+        height, width = self._first.header.shape
+        ra, dec = self._first.astrometry.sky(np.array([(width - 1) / 2]), np.array([(height - 1) / 2]))
+        grid = {b: p.astrometry.local(*p.astrometry.pixels(ra, dec))[0] for b, p in self.planes.items()}
+        (first, one), *others = grid.items()
+        for band, other in others:
+            if not np.abs(other - one).max() < 0.02 * np.abs(one).max():  # NaN is none either
+                sizes = " and ".join(f"{scale(g[None])[0]:.3g}" for g in (one, other))
+                raise ValueError(
+                    f"bands {first} and {band} differ in pixel size ({sizes} arcsec) or direction; resample one"
+                )
+
+    def expect(self, rows: int) -> None:
+        for plane in self.planes.values():
+            plane.expect(rows)
+
+    def close(self) -> None:
+        for plane in self.planes.values():
+            plane.close()
+
+    def raw(self, ra: np.ndarray, dec: np.ndarray, side: int) -> np.ndarray:
+        """Cut stamps of `side` pixels as they lie in the files, float32, shape (bands, n, side, side), NaN beyond."""
+        stack = np.empty((len(self.planes), len(ra), side, side), dtype=np.float32)
+        for plane, stamps in zip(self.planes.values(), stack, strict=True):
+            # The corner is that of astropy's Cutout2D.
+            corners = np.ceil(np.stack(plane.astrometry.pixels(ra, dec), axis=1) - side / 2)
+            for k, (x, y) in enumerate(np.nan_to_num(corners, nan=-side).astype(int).tolist()):
+                stamps[k] = plane.stamp(x, y, side)
+        return stack
+
+    def cut(
+        self, ra: np.ndarray, dec: np.ndarray, extent: np.ndarray | None, size: int, rendering: Rendering
+    ) -> list[Outcome]:
+        """Cut and colour one stamp a position.
+
+        Parameters
+        ----------
+        extent : array, optional
+            Arcsec on a side of each; default: `size` pixels of the frame.
+        """
+        x, y = self._first.astrometry.pixels(ra, dec)
+        local = self._first.astrometry.local(x, y)
+        local = np.where(np.isfinite(local), local, np.eye(2))  # beyond the projection there is nothing to set upright
+        scales = scale(local)
+        sides = np.full(len(ra), float(size)) if extent is None else np.rint(extent / scales)
+        outcomes: list[Outcome] = [
+            Failed(f"{side:,.0f} pixels of frame {self.name} across, {FEWEST} to {MOST} are cut", Flag.WRONG_SHAPE)
+            if np.isfinite(side)
+            else Failed("no radius to cut by", Flag.MISSING)
+            for side in sides
+        ]
+        for side in np.unique(sides[(sides >= FEWEST) & (sides <= MOST)]).astype(int).tolist():
+            rows = np.flatnonzero(sides == side)
+            for part in np.split(rows, range(step := max(1, PIXELS // side**2), len(rows), step)):
+                stack = self.raw(ra[part], dec[part], side)
+                pictures = self._pictures(stack, x[part], y[part], rendering)
+                for n, mirror, turns, picture in zip(part, *quarters(local[part]), pictures, strict=True):
+                    if not isinstance(picture, tuple):
+                        outcomes[n] = picture
+                        continue
+                    image = picture[0][:, ::-1] if mirror else picture[0]
+                    image = np.ascontiguousarray(np.rot90(image, turns)[::-1])  # FITS counts rows from the bottom
+                    if side == size:
+                        outcomes[n] = Cutout(image, float(scales[n]), picture[1])
+                    else:
+                        outcomes[n] = fit(Image.fromarray(image), size, float(scales[n]), source=side, flags=picture[1])
+        return outcomes
+
+    def _pictures(
+        self, stack: np.ndarray, x: np.ndarray, y: np.ndarray, rendering: Rendering
+    ) -> list[tuple[np.ndarray, Flag] | Outcome]:
+        """Colour stamps of one size: a picture and its flags, or the reason for none, each."""
+        blank: Any = np.zeros(stack.shape[1:], dtype=bool)
+        found: list[tuple[np.ndarray, Flag] | Outcome] = []
+        verdicts: dict[int, Outcome] = {}
+        for k in _suspects(stack):
+            blank[k] = np.any([blank_pixels(plane) for plane in stack[:, k]], axis=0)
+            if verdict := self._verdict(stack[:, k], blank[k], float(x[k]), float(y[k])):
+                verdicts[k] = verdict
+        flux = {}
+        for (band, plane), values in zip(self.planes.items(), stack, strict=True):
+            if rendering.subtract[band]:
+                values -= np.float32(plane.sky())
+            values /= np.float32(rendering.unit[band])
+            if blank.any():
+                values[blank] = 0  # blank in one band is blank in all, else the edge would be coloured
+            flux[band] = values
+        images, filled = rendering.colours(flux), blank.any(axis=(1, 2))
+        for k, image in enumerate(images):
+            found.append(verdicts.get(k) or (image, Flag.EDGE if filled[k] else Flag.OK))
+        return found
+
+    def _verdict(self, planes: np.ndarray, blank: np.ndarray, x: float, y: float) -> Outcome | None:
+        """Return why a stamp is unusable; None if it can be used."""
+        side = len(blank)
+        height, width = self._first.header.shape
+        spans = [min(c + side / 2, n) - max(c - side / 2, 0) for c, n in ((x + 0.5, width), (y + 0.5, height))]
+        if (share := np.nan_to_num(max(spans[0], 0) * max(spans[1], 0) / side**2)) < 0.5:
+            return NoCoverage(f"only {share:.0%} of the stamp is on frame {self.name}")
+        for band, plane in zip(self.planes, planes, strict=True):
+            if not np.isfinite(plane).any():
+                return Failed(f"no finite pixel in band {band} of frame {self.name}", Flag.NONFINITE)
+            if np.nanmin(plane) == np.nanmax(plane):
+                return Failed(f"all pixels in band {band} of frame {self.name} are equal", Flag.BLANK)
+        if (share := blank.mean()) > 0.5:
+            return Failed(f"{share:.0%} of the stamp's pixels are blank in frame {self.name}", Flag.BLANK)
+        return None
+
+
+def _suspects(stack: np.ndarray) -> list[int]:
+    """Return the stamps with pixels that are not finite, empty borders, or perhaps nothing but one value."""
+    odd = ~np.isfinite(stack).all(axis=(0, 2, 3))
+    for border in (stack[:, :, 0], stack[:, :, -1], stack[:, :, :, 0], stack[:, :, :, -1]):
+        odd |= (border == 0).all(axis=2).any(axis=0)
+    few = stack[:, :, ::5, ::5]
+    odd |= (few == few[:, :, :1, :1]).all(axis=(2, 3)).any(axis=0)
+    return np.flatnonzero(odd).tolist()

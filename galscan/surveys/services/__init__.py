@@ -1,0 +1,1 @@
+"""Catalogs and cutouts from the services of archives, by a rate-limited, retrying HTTP client."""

@@ -1,0 +1,316 @@
+"""Objects by query: SkyServer's SQL and VizieR's tables, through astroquery, page by page and resumable.
+
+What comes is a Parquet file with the columns ``id``, ``ra``, ``dec`` and all the others, for the user to keep.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import numpy as np
+import pandas as pd
+
+from galscan.core import home, staging
+from galscan.core.errors import ConflictError, GalscanError, InputError
+from galscan.core.files import atomic_path
+from galscan.core.sky import Cone, check_cone
+from galscan.labels.schema import load_schema
+from galscan.surveys import tables
+from galscan.surveys.configured import Objects, load_survey
+from galscan.surveys.services.client import Client, Manners
+from galscan.surveys.services.errors import FetchError, in_our_terms
+
+GZ2 = "gz2"
+VIZIER = "vizier:"
+ADDRESS = 2048  # characters that SkyServer takes after the question mark
+TIMEOUT = 630.0  # seconds; SkyServer ends a query itself after 600
+FRAME = "p.run, p.rerun, p.camcol, p.field"  # that an object was measured on, for survey sdss-frames
+BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # galaxies of a cone whose shape can be seen
+
+
+def objects(
+    survey: str,
+    query: str | None,
+    cone: Cone | None,
+    out: Path,
+    *,
+    contact: str = "",
+    ask: bool = True,
+) -> Path | None:
+    """Return the table of what `query` gives, asked for now unless it is there.
+
+    Parameters
+    ----------
+    survey : str
+        Its file says which SkyServer is asked; without such an entry, the file of ``sdss`` does.
+    query : str, optional
+        ``gz2``: the main sample of Galaxy Zoo 2 with its votes. ``vizier:TABLE``. ``SELECT ...``: any SQL that gives
+        objid (or id), ra and dec. None: the galaxies of `cone`.
+    out : path
+        The table; unfinished work goes beside it, a file a page.
+    ask : bool
+        False: ask nobody, and return None if the table is not there.
+
+    Raises
+    ------
+    InputError
+        If the query cannot work, or astroquery is missing.
+    ConflictError
+        If `out` holds the objects of another query.
+    GalscanError
+        If the service fails. Pages that came are kept; the same call goes on.
+    """
+    places = load_survey(survey).objects or load_survey("sdss").objects
+    if places is None:
+        raise InputError(f"survey file {survey} says no [objects] to ask --query of")
+    asker: _SkyServer | _VizieR
+    if (query or "").lower().startswith(VIZIER):
+        asker = _VizieR(places, (query or "")[len(VIZIER) :].strip(), contact)
+    else:
+        asker = _SkyServer(places, *_sql(query, cone), contact)
+    if out.is_file():
+        try:
+            held = pd.read_parquet(out, columns=["id"]).attrs.get("request")
+        except Exception:  # pyarrow has many kinds for what is not Parquet, or has no such column
+            held = None
+        if held != asker.request:
+            raise ConflictError(f"{out} holds the objects of another query; remove it or choose another --out")
+        return out
+    if not ask:
+        return None
+    with staging.work_on(out, asker.request, "query") as work:
+        frame = asker.fetch(work)
+        frame.attrs = {"request": asker.request}
+        with atomic_path(out) as temporary:
+            frame.to_parquet(temporary)
+        shutil.rmtree(work)
+    print(f"{out}: {len(frame):,} objects from {asker.host}", file=sys.stderr)
+    return out
+
+
+def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
+    """Return the SQL of a query and the id it is ordered by; no id where that has still to be found out."""
+    if query is None:
+        if cone is None:
+            raise InputError("a query is missing: --query or --cone")
+        check_cone(cone)
+        near = f"dbo.fGetNearbyObjEq({cone[0]:.6f},{cone[1]:.6f},{60 * cone[2]:.6f})"
+        return (
+            f"SELECT p.objID AS objid, p.ra, p.dec, p.petroR90_r, p.petroMag_r, {FRAME} FROM {near} AS n "
+            f"JOIN Galaxy AS p ON p.objID = n.objID WHERE {BRIGHT}"
+        ), "objid"
+    if query.strip().lower() == GZ2:
+        return GZ2, "objid"
+    text = " ".join(query.split()).rstrip("; ")
+    if not re.match(r"select\s", text, re.IGNORECASE):
+        raise InputError(f"--query {text[:40]!r} is not understood; give gz2, vizier:TABLE, or SQL: 'SELECT ...'")
+    for word, why in ((";", "one statement only"), (r"\binto\b", "nothing is stored there"), (r"\border\s+by\b(?!.*\))",
+                      "rows are ordered by id here")):  # fmt: skip
+        if re.search(word, text, re.IGNORECASE):
+            found = word if word == ";" else re.search(word, text, re.IGNORECASE)[0].upper()  # type: ignore[index]
+            raise InputError(f"--query holds '{found}'; leave it out: {why}")
+    return text, ""
+
+
+class _Asker:
+    """What both have in common: manners, and a session of astroquery that says who asks and stays in the house."""
+
+    host: str
+    request: dict[str, Any]
+
+    def __init__(self, host: str, per_minute: float, contact: str):
+        self.host = host
+        manners = Manners((host,), per_minute, connections=1, timeout=TIMEOUT)
+        self._client = Client(manners, cache=home.cache_home(), contact=contact)
+
+    def _prepare(self, asker: Any) -> None:
+        session = asker._session  # astroquery has no other way to say it
+        session.headers["User-Agent"] = f"{self._client.agent} {session.headers['User-Agent']}"
+        session.hooks["response"].append(self._stay)
+
+    def _stay(self, response: Any, *_: Any, **__: Any) -> None:
+        if response.is_redirect:
+            target = urlsplit(urljoin(response.url, response.headers["location"])).netloc.lower()
+            if target != self.host:
+                raise FetchError(f"sent on to {target}, which is not {self.host}")
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """Ask with patience.
+
+        Raises
+        ------
+        InputError
+            With what the service says of the query.
+        GalscanError
+            If there is no answer.
+        """
+        from astroquery.exceptions import RemoteServiceError
+
+        def attempt() -> Any:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # units and ids that astropy does not know
+                    return question()
+            except (GalscanError, RemoteServiceError):
+                raise
+            except (ValueError, OSError) as error:
+                if not hasattr(error, "response"):  # parsers, which met a page of HTML; errors of requests have one
+                    raise FetchError(f"the answer is no table ({type(error).__name__})") from None
+                raise in_our_terms(error) from None
+            except Exception as error:  # astroquery's own
+                raise in_our_terms(error) from None
+
+        try:
+            return self._client.patiently(self.host, attempt)
+        except RemoteServiceError as error:
+            said = re.sub(r"#Table1|error_message|<[^>]*>", " ", str(error))
+            raise InputError(f"{self.host} refuses the query: {' '.join(said.split())[:300]}") from None
+        except FetchError as error:
+            raise GalscanError(f"{self.host}: {error}; what came is kept, run the same command again") from None
+
+
+class _SkyServer(_Asker):
+    """SQL, in pages: each asks for what follows the last id of the one before."""
+
+    def __init__(self, places: Objects, sql: str, key: str, contact: str):
+        super().__init__(urlsplit(places.skyserver).netloc.lower(), places.per_minute, contact)
+        self._places, self._sql, self._key = places, sql, key
+        self.request = {"server": places.skyserver, "release": places.release, "query": sql}
+
+    def fetch(self, work: Path) -> pd.DataFrame:
+        """Return all rows; pages are files in `work`."""
+        pages = sorted(work.glob("page-*.parquet"))
+        count = sum(len(pd.read_parquet(p, columns=["id"])) for p in pages)
+        last = int(pd.read_parquet(pages[-1], columns=["id"])["id"].iloc[-1]) if pages else None
+        with _astroquery():
+            from astroquery.sdss import SDSSClass, conf
+
+            asker = SDSSClass()
+        self._prepare(asker)
+        with conf.set_temp("skyserver_baseurl", self._places.skyserver):
+            if not self._key:
+                self._key = self._find_key(asker)
+            while (page := self._page(asker, last)) is not None:
+                file = work / f"page-{len(pages):05d}.parquet"
+                with atomic_path(file) as temporary:
+                    page.to_parquet(temporary)
+                pages.append(file)
+                last, count = int(page["id"].iloc[-1]), count + len(page)
+                print(f"{self.host}: {count:,} objects", file=sys.stderr, flush=True)
+        if not pages:
+            raise InputError("the query gives no rows; widen it")
+        return pd.concat([pd.read_parquet(p) for p in pages], ignore_index=True)
+
+    def _table(self, asker: Any, sql: str) -> pd.DataFrame | None:
+        length = len(quote(sql)) + 40
+        if length > ADDRESS:
+            raise InputError(f"the query has {length:,} characters on its way, at most {ADDRESS:,} arrive; shorten it")
+        release = self._places.release
+        answer = self._ask(lambda: asker.query_sql(sql, timeout=TIMEOUT, data_release=release, cache=False))
+        return None if answer is None else tables.from_astropy(answer)
+
+    def _find_key(self, asker: Any) -> str:
+        """Return the column of ids; refuse a query that does not give it, or no position."""
+        row = self._table(asker, f"SELECT TOP 1 * FROM ({self._sql}) AS q")
+        if row is None:
+            raise InputError("the query gives no rows; widen it")
+        lower = {str(c).lower(): str(c) for c in row.columns}
+        key = next((lower[k] for k in ("objid", "id") if k in lower), None)
+        absent = [k for k in ("ra", "dec") if k not in lower] + ([] if key else ["objid (or id)"])
+        if absent or key is None:
+            given = ", ".join(map(str, row.columns[:12]))
+            raise InputError(f"the query gives {given}; it must give {' and '.join(absent)} as well")
+        return key
+
+    def _page(self, asker: Any, last: int | None) -> pd.DataFrame | None:
+        """Return the rows after `last`, None where there are no more."""
+        after, top = -(2**63) if last is None else last, self._places.page
+        if self._sql == GZ2:
+            # The sample's own positions are in single precision: take those of the photometry.
+            sql = (
+                f"SELECT TOP {top} z.dr8objid AS objid, p.ra AS photo_ra, p.dec AS photo_dec, p.petroR90_r, "
+                f"{FRAME}, z.* FROM zoo2MainSpecz AS z JOIN PhotoObjAll AS p ON p.objID = z.dr8objid "
+                f"WHERE z.dr8objid > {after} ORDER BY z.dr8objid"
+            )
+        else:
+            key = f"q.{self._key}"
+            sql = f"SELECT TOP {top} * FROM ({self._sql}) AS q WHERE {key} > {after} ORDER BY {key}"
+        page = self._table(asker, sql)
+        if page is None:
+            return None
+        if self._key not in page.columns or not pd.api.types.is_integer_dtype(page[self._key].dtype):
+            said = ", ".join(map(str, page.columns[:6]))
+            raise GalscanError(f"{self.host} answers with '{said[:120]}' where a table with whole numbers in "
+                               f"'{self._key}' was asked for; run the same command again later")  # fmt: skip
+        page = _gz2(page) if self._sql == GZ2 else page
+        ids = page[self._key].astype(np.int64)  # objID comes as uint64, which no FITS table has
+        if (last is not None and ids.iloc[0] <= last) or not (ids.diff().iloc[1:] > 0).all():
+            raise GalscanError(f"{self.host} does not give '{self._key}' once each and in order, so rows may be lost")
+        lower = {str(c).lower(): c for c in page.columns}
+        first = {"id": ids, "ra": page[lower["ra"]], "dec": page[lower["dec"]]}
+        return pd.concat([pd.DataFrame(first), page.drop(columns=[self._key, lower["ra"], lower["dec"]])], axis=1)
+
+
+def _gz2(page: pd.DataFrame) -> pd.DataFrame:
+    """Return what is needed of Galaxy Zoo 2's 230 columns: votes and fractions of every answer, size, sample."""
+    answers = load_schema(GZ2).names
+    wanted = ["objid", "ra", "dec", "petroR90_r", "dr7objid", "gz2class", "total_classifications", "total_votes"]
+    wanted += ["run", "rerun", "camcol", "field"]
+    wanted += [f"{a}_{kind}" for a in answers for kind in ("count", "weighted_fraction", "debiased")]
+    page = page.drop(columns=["ra", "dec"]).rename(columns={"photo_ra": "ra", "photo_dec": "dec"})
+    return page[[c for c in wanted if c in page.columns]]
+
+
+class _VizieR(_Asker):
+    """A table of VizieR, whole."""
+
+    def __init__(self, places: Objects, table: str, contact: str):
+        if not re.fullmatch(r"[A-Za-z0-9.+_/ -]{3,80}", table) or ".." in table:
+            raise InputError(f"--query vizier:{table}: give the name of a table, as vizier:J/MNRAS/435/2835/table5")
+        super().__init__(places.vizier.lower(), places.per_minute, contact)
+        self._name = table
+        self.request = {"server": self.host, "query": VIZIER + table}
+
+    def fetch(self, work: Path) -> pd.DataFrame:
+        """Return all rows of the table; positions are computed by VizieR, in degrees."""
+        columns = ["*", "_RAJ2000", "_DEJ2000"]
+        with _astroquery():
+            from astroquery import cache_conf
+            from astroquery.vizier import VizierClass
+
+            asker = VizierClass(columns=columns, row_limit=-1, timeout=TIMEOUT, vizier_server=self.host)
+        self._prepare(asker)
+        with cache_conf.set_temp("cache_active", False):
+            found = self._ask(lambda: asker.get_catalogs(self._name))
+        if not found:
+            raise InputError(f"VizieR has no table '{self._name}', or it has no rows")
+        if len(found) > 1:
+            names = ", ".join(list(found.keys())[:12])
+            raise InputError(f"'{self._name}' is {len(found)} tables; choose one: vizier:{names}")
+        frame = tables.from_astropy(found[0])
+        if "_RAJ2000" not in frame or "_DEJ2000" not in frame:
+            raise InputError(f"'{self._name}' of VizieR has no positions; give one that has")
+        key = tables.find_column(frame, "id", {}, self._name) or "recno"
+        if key not in frame:
+            frame = frame.assign(recno=np.arange(1, len(frame) + 1))
+        first = {"id": frame[key], "ra": frame["_RAJ2000"], "dec": frame["_DEJ2000"]}
+        rest = frame.drop(columns=[key, "_RAJ2000", "_DEJ2000"])
+        rest = rest.drop(columns=[c for c in rest if str(c).lower() in ("id", "ra", "dec")])
+        return pd.concat([pd.DataFrame(first), rest], axis=1)
+
+
+@contextmanager
+def _astroquery() -> Iterator[None]:
+    """Turn a missing astroquery into the line that installs it."""
+    try:
+        yield
+    except ImportError:
+        raise InputError("--query needs astroquery, which is not installed: pip install 'galscan[services]'") from None

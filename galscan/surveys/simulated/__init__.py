@@ -1,0 +1,1 @@
+"""A simulated survey whose truth is known."""

@@ -1,0 +1,221 @@
+"""An embedded sky with known truth: galaxies, dust lanes and nuisances drawn from a seed, any number of them.
+
+Object i depends on (seed, i) and the settings alone: every 256 objects form a block with a generator of its own,
+so a range can be asked for again, by another process, and comes out the same.
+
+What is drawn, and why a lane cannot be guessed from the shape: `galscan.surveys.simulated.population`. How: `_render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from galscan.core.errors import InputError
+from galscan.labels.schema import load_schema, votes_column
+from galscan.surveys.base import Cutout
+from galscan.surveys.simulated import population, volunteers
+from galscan.surveys.simulated import rendering as render
+from galscan.surveys.sizes import DEFAULT_SIZE
+
+ANSWERS = (
+    "early_type", "dust_lane", "spiral", "bar", "ring", "merger", "edge_on", "dusty", "inclination",
+    "bulge_to_total", "artefact", "size", "redness",
+)  # fmt: skip
+TRUTH = ("target_dustlane", "target_ring", "target_merger", "dust_tau", "dust_inclination", "axis_ratio")
+_QUARTERS = (
+    "early_type",
+    "dust_lane",
+    "spiral",
+    "bar",
+    "ring",
+    "merger",
+    "edge_on",
+    "dusty",
+    "artefact",
+)  # experts' steps
+
+
+@dataclass(frozen=True)
+class SimulatedSurvey:
+    """A survey of simulated galaxies, framed and stretched like SDSS pictures in Galaxy Zoo 2.
+
+    Ids are ``seed * 10**9 + index``, unique over seeds.
+
+    Parameters
+    ----------
+    count : int
+        Number of objects, up to 10**9.
+    size : int
+        Pixels on a side, even, 16 to 512. The frame (4 to 7 R90 across) stays the same, the pixels shrink.
+    seed : int
+        0 to 9 * 10**9.
+    rare_fraction : float
+        Fraction of early-type galaxies with a visible dust lane (truth ``target_dustlane``), 0 to 1.
+    lane_fraction : float
+        Fraction of spirals crossed by a dust lane as early types are, 0 to 1; in nature it is small.
+    labelled : float
+        Fraction of objects that carry labels, 0 to 1; the others' are all NaN.
+    votes : bool
+        Whether 10 to 40 volunteers voted on each of these as in Galaxy Zoo 2 (labels ``gz2``).
+
+    Raises
+    ------
+    InputError
+        If a setting is out of its range.
+    """
+
+    count: int
+    size: int = DEFAULT_SIZE
+    seed: int = 0
+    rare_fraction: float = 0.002
+    lane_fraction: float = 0.0
+    labelled: float = 1.0
+    votes: bool = False
+    name: str = "simulated"
+    id_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
+
+    def __post_init__(self) -> None:
+        for what, value, low, high in (
+            ("count", self.count, 1, 10**9), ("size", self.size, 16, 512), ("seed", self.seed, 0, 9 * 10**9),
+            ("rare_fraction", self.rare_fraction, 0, 1), ("lane_fraction", self.lane_fraction, 0, 1),
+            ("labelled", self.labelled, 0, 1),
+        ):  # fmt: skip
+            whole = what in ("count", "size", "seed")
+            kinds = (int, np.integer) if whole else (int, float, np.number)
+            if not isinstance(value, kinds) or not low <= value <= high:
+                number = "a whole number" if whole else "a number"
+                raise InputError(f"simulated survey: {what} is {value!r}; give {number} from {low:,} to {high:,}")
+            object.__setattr__(self, what, int(value) if whole else float(value))  # NumPy's numbers are no JSON
+        if self.size % 2:
+            raise InputError(
+                f"simulated survey: size is {self.size}, an odd number; give an even one, say {self.size + 1}"
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The id of every object."""
+        return self.seed * 10**9 + np.arange(self.count)
+
+    def describe(self) -> dict[str, Any]:
+        """Return every setting that decides the pixels."""
+        settings = asdict(self)
+        if not self.votes:  # as it was told before there were volunteers
+            del settings["votes"]
+        return {
+            "survey": "simulated", **settings, "bands": "gri",
+            "sky_noise": (render.GRAIN * render.SKY_NOISE).tolist(),
+            "stretch": {"kind": "Lupton asinh", "Q": render.SOFTENING, "scales": render.BAND_SCALE.tolist()},
+        }  # fmt: skip
+
+    def schemas(self) -> dict[str, list[str]]:
+        """Return the schema ``simulated`` and its answers, and ``gz2`` where there are votes."""
+        tree = load_schema("gz2")
+        voted = [*tree.names, *(votes_column(task.id) for task in tree.tasks)]
+        return {"simulated": list(ANSWERS)} | ({"gz2": voted} if self.votes else {})
+
+    def truth(self) -> list[str]:
+        """Return the names of the truth columns."""
+        return list(TRUTH)
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Yield each block that rows `start` to `stop` touch, and which of its objects they are."""
+        start, stop = max(0, start), min(stop, self.count)
+        for block in range(start // population.BLOCK, -(-stop // population.BLOCK) if stop > start else 0):
+            yield (
+                block,
+                slice(max(start - block * population.BLOCK, 0), min(stop - block * population.BLOCK, population.BLOCK)),
+            )
+
+    def _sky(self, block: int) -> dict[str, np.ndarray]:
+        return population.draw(self.seed, block, self.rare_fraction, self.lane_fraction)
+
+    def objects(self, start: int, stop: int) -> pd.DataFrame:
+        """Return rows `start` to `stop`: id, position, labels and truth (see `galscan.surveys.base.Survey`).
+
+        Dust strengths are measured on drawn galaxies, so this takes about a third of the time of the cutouts.
+        """
+        parts = []
+        for block, rows in self._blocks(start, stop):
+            sky = self._sky(block)
+            index = np.arange(population.BLOCK) + block * population.BLOCK
+            table = {"id": self.seed * 10**9 + index, "ra": sky["ra"], "dec": sky["dec"]}
+            answers = _answers(sky)
+            asked = sky["label_draw"] < self.labelled
+            for name in ANSWERS:
+                table[f"simulated/{name}"] = np.where(asked, answers[name], np.float32(np.nan))
+            if self.votes:
+                given = volunteers.votes(np.random.default_rng([self.seed, block, 2]), volunteers.chances(sky, answers))
+                table |= {f"gz2/{name}": np.where(asked, given[name], np.float32(np.nan)) for name in given}
+            targets = {
+                "target_dustlane": (answers["early_type"] >= 0.5) & (answers["dust_lane"] >= 0.5),
+                "target_ring": answers["ring"] >= 0.5, "target_merger": answers["merger"] >= 0.5,
+            }  # fmt: skip
+            for name in TRUTH:
+                table[f"truth/{name}"] = (targets[name] if name in targets else sky[name]).astype(np.float32)
+            parts.append(pd.DataFrame(table).iloc[rows])
+        if not parts:
+            labels = (f"{schema}/{name}" for schema, names in self.schemas().items() for name in names)
+            columns = ["id", "ra", "dec", *labels, *(f"truth/{t}" for t in TRUTH)]
+            kinds: dict[str, Any] = {c: np.float32 for c in columns} | {
+                "id": np.int64,
+                "ra": np.float64,
+                "dec": np.float64,
+            }
+            return pd.DataFrame({c: np.empty(0, kind) for c, kind in kinds.items()})
+        return pd.concat(parts, ignore_index=True)
+
+    def cutouts(self, start: int, stop: int) -> Iterator[Cutout]:
+        """Yield the picture of each object; a block is drawn a few galaxies at a time, so memory stays small."""
+        step = max(1, population.PIXELS // self.size**2)
+        for block, rows in self._blocks(start, stop):
+            sky = self._sky(block)
+            scales = render.pixel_scale(sky, self.size)
+            for first in range(rows.start // step * step, rows.stop, step):
+                batch = {name: values[first : first + step] for name, values in sky.items()}
+                rng = np.random.default_rng([self.seed, block, 1, first])
+                images = render.pictures(batch, self.size, rng)
+                for i in range(max(first, rows.start), min(first + step, rows.stop, population.BLOCK)):
+                    yield Cutout(images[i - first], pixel_scale=float(scales[i]))
+
+
+def _answers(sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the labels experts would give, float32: quarters for what is judged, hundredths for what is measured.
+
+    `dust_lane` and `dusty` are what shows (`galscan.surveys.simulated.rendering.lane_strength`), not the dust put in;
+    `dusty` counts it in any type of galaxy, `dust_lane` is the same where the galaxy has a lane to speak of:
+    not in irregulars and mergers.
+    """
+    early, lane = sky["early_type"], sky["lane"]
+    colour = np.where(
+        sky["disk"],
+        sky["bulge_to_total"] * sky["bulge_colour"] + (1 - sky["bulge_to_total"]) * sky["disk_colour"],
+        sky["bulge_colour"],
+    )
+    bulge = sky["bulge_to_total"]
+    answers = {
+        "early_type": np.select([early & sky["disk"] & (bulge < 0.4), early, bulge > 0.3], [0.75, 1.0, 0.25], 0.0),
+        "dust_lane": np.where(sky["irregular"] | sky["merger"], 0.5 * lane, lane),
+        "dusty": lane,
+        "spiral": sky["arms"] * np.clip((sky["disk_q"] - 0.12) * 4, 0, 1),
+        "bar": sky["bar"] * (sky["axis_ratio"] > 0.35),
+        "ring": sky["ring"],
+        "merger": sky["merger"],
+        "edge_on": np.clip((0.36 - sky["axis_ratio"]) / 0.1, 0, 1) * sky["disk"],
+        "inclination": 1 - sky["axis_ratio"],
+        "bulge_to_total": bulge,
+        "artefact": (sky["seam"] > 0) | (sky["trail"] > 0) | (sky["saturated"] > 0),
+        "size": sky["re"],
+        "redness": np.clip((colour - 0.2) / 0.7, 0, 1),
+    }
+    return {
+        name: (np.round(v * 4) / 4 if name in _QUARTERS else np.round(v, 2)).astype(np.float32)
+        for name, v in answers.items()
+    }

@@ -1,0 +1,1 @@
+"""Synthetic galaxies: features injected into real galaxies, whole images generated, and both evaluated."""

@@ -1,0 +1,1 @@
+"""Diffusion models of feature maps and of whole galaxies, under flow matching."""

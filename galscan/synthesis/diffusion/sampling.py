@@ -1,0 +1,244 @@
+"""Dream: draw galaxies for conditions, also for combinations that hardly ever occur.
+
+Guidance is one term for the whole condition and one for each answer that is to be pushed by itself
+(composable guidance, Liu et al. 2022, arXiv:2206.01714). It is switched off at both ends of the way, where
+it costs variety, or time, and buys nothing (Kynkaanniemi et al. 2024, arXiv:2404.07724).
+
+Every step begins with noise of its own, until the galaxy is settled. With one noise all the way, a network that has
+not been trained for days takes lumps of it for the galaxy, and each step makes them firmer; new noise averages them
+out (compare Karras et al. 2022, arXiv:2206.00364, section 4).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+
+from galscan.core import device as devices
+from galscan.core.errors import InputError
+from galscan.core.progress import track
+from galscan.labels.schema import parse_rule
+from galscan.labels.settings import DreamRule
+from galscan.synthesis.diffusion.galaxy_model import Generator, shifted
+from galscan.synthesis.galaxies import MEASURED, turn
+
+GUIDED = (0.2, 0.98)  # times between which guidance acts (1 = pure noise)
+SETTLED = 0.3  # time below which the way from noise to picture is straight; above, each step begins with new noise
+
+
+class Told(Protocol):
+    """What a generator was taught."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def schema(self) -> str: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+    @property
+    def surveys(self) -> tuple[str, ...]: ...
+
+
+class Dreamer(Protocol):
+    """A generator of any kind (`galscan.synthesis.backends`)."""
+
+    guidance: float
+    """What is good for it where nobody asks for something else; so is ``steps``."""
+    steps: int
+    batch: int
+    """Pictures that are drawn at a time."""
+
+    @property
+    def config(self) -> Told: ...
+
+    def draw(
+        self,
+        values: np.ndarray,
+        survey: np.ndarray,
+        *,
+        guidance: float,
+        weights: Mapping[str, float],
+        steps: int,
+        seed: int,
+        device: torch.device,
+    ) -> np.ndarray:
+        """Draw one picture for each of at most ``batch`` conditions, uint8 (n, S, S, 3); all else as in `dream`.
+
+        Picture k is the same however many conditions follow.
+        """
+
+
+def draw_conditions(
+    labels: pd.DataFrame, count: int, random: np.random.Generator, rule: DreamRule | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` label vectors to dream from real ones, so that everything else varies as it really does.
+
+    Where shapes are among them, each is turned by any angle: a galaxy has no up.
+
+    Parameters
+    ----------
+    labels : DataFrame, shape (n, answers)
+        Labels of real *training* galaxies, and what is measured on them; NaN = not asked.
+    rule : DreamRule, optional
+        Draw only from labelled galaxies for which ``rule.base`` holds, then set the answers of ``rule.set``
+        to values uniform in their ranges.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (count, answers)
+    rows : ndarray of int, shape (count,)
+        The row of `labels` each was drawn from.
+
+    Raises
+    ------
+    InputError
+        If no labelled galaxy satisfies ``rule.base``.
+    """
+    pool = np.arange(len(labels))
+    if rule is not None:
+        pool = np.flatnonzero(_starts(labels, rule))
+    if not len(pool):
+        wanted = f"satisfies '{rule.base}'" if rule is not None else "is labelled"
+        raise InputError(
+            f"no training galaxy {wanted}, from which dreams would start; label some, or pass --no-synthetic"
+        )
+    rows = random.choice(pool, size=count)
+    values = labels.to_numpy(np.float32)[rows]
+    if rule is not None:
+        for answer, (low, high) in rule.set.items():
+            values[:, labels.columns.get_loc(answer)] = random.uniform(low, high, count)
+    if set(MEASURED) <= set(labels.columns):
+        columns = [labels.columns.get_loc(name) for name in MEASURED]
+        values[:, columns] = turn(values[:, columns], random.uniform(0, np.pi, count))
+    return values, rows
+
+
+def has_start(labels: pd.DataFrame, rule: DreamRule) -> bool:
+    """Tell whether some galaxy satisfies ``rule.base``, so that `draw_conditions` can start from it."""
+    return bool(_starts(labels, rule).any())
+
+
+def _starts(labels: pd.DataFrame, rule: DreamRule) -> np.ndarray:
+    return parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})[0]
+
+
+def dream(
+    generator: Dreamer,
+    values: np.ndarray,
+    survey: np.ndarray,
+    *,
+    guidance: float | None = None,
+    weights: Mapping[str, float] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+    seconds: float | None = None,
+    label: str = "dream",
+) -> np.ndarray:
+    """Draw one image per condition.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, answers)
+        Answers in their own units; NaN = left open.
+    survey : ndarray of int, shape (n,)
+        Whose framing and depth to draw (-1 = any).
+    guidance : float, optional
+        1 = what was learnt, as it is; more = more typical and less varied. Default the generator's own.
+    weights : mapping of answer to float, optional
+        How strongly to insist on an answer. The flow pushes one of weight w by w - 1 times more than the rest, those of
+        one weight together, which matters where one says what the other says; Stable Diffusion weighs its words.
+    steps : int, optional
+        From noise to picture. Default the generator's own.
+    seconds : float, optional
+        Begin no further batch after so long.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, S, S, 3)
+        The first of the conditions only, at least one batch, where `seconds` did not suffice for all.
+    """
+    how: dict[str, Any] = {
+        "guidance": generator.guidance if guidance is None else guidance, "steps": steps or generator.steps,
+        "weights": weights or {}, "device": device or torch.device("cpu"),
+    }  # fmt: skip
+    size, batch = generator.config.size, generator.batch
+    started = time.monotonic()
+    images = np.empty((len(values), size, size, 3), np.uint8)
+    with track(label, len(values), "image") as advance:
+        for start in range(0, len(values), batch):
+            if start and seconds is not None and time.monotonic() - started > seconds:
+                return images[:start]
+            some = slice(start, start + batch)
+            drawn = generator.draw(values[some], survey[some], seed=seed * 1_000_003 + start, **how)
+            images[some] = drawn
+            advance(len(drawn))
+    return images
+
+
+@torch.inference_mode()
+def flow(
+    generator: Generator,
+    values: np.ndarray,
+    survey: np.ndarray,
+    *,
+    guidance: float,
+    weights: Mapping[str, float],
+    steps: int,
+    seed: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Draw a batch with the flow network: `Dreamer.draw`."""
+    generator = generator.to(device).eval()
+    config, n = generator.config, len(values)
+    pushed: dict[float, list[int]] = {}
+    for answer, weight in weights.items():
+        if weight != 1:
+            pushed.setdefault(weight, []).append(config.answers.index(answer))
+    condition = generator.encode_conditions(values, survey).to(device)
+    times = shifted(torch.linspace(1, 0, steps + 1, device=device))
+    dtype = devices.training_dtype(device)
+    # One seed and whole batches of noise: image k is the same however many are asked for.
+    random = torch.Generator().manual_seed(seed)
+    shape = (generator.batch, 3, config.size, config.size)
+    x = torch.randn(shape, generator=random)[:n].to(device)
+    for t, after in itertools.pairwise(times):
+        terms = [(condition, 1.0)]
+        if GUIDED[0] <= t <= GUIDED[1]:
+            terms = _guidance_terms(generator, condition, guidance, pushed)
+        with devices.autocast(device, dtype):
+            out = generator(
+                x.repeat(len(terms), 1, 1, 1), t.expand(n * len(terms)), torch.cat([c for c, _ in terms])
+            ).float()
+        factors = out.new_tensor([f for _, f in terms])
+        velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
+        picture, noise = x - t * velocity, x + (1 - t) * velocity
+        if after > SETTLED:
+            noise = torch.randn(shape, generator=random)[:n].to(device)
+        x = (1 - after) * picture + after * noise
+    return generator.decode_images(x).cpu().numpy()
+
+
+def _guidance_terms(
+    generator: Generator, condition: torch.Tensor, guidance: float, pushed: Mapping[float, Sequence[int]]
+) -> list[tuple[torch.Tensor, float]]:
+    """Return (condition, factor) pairs whose factors sum to 1; `pushed` holds the answers by their weight.
+
+    v = v(none) + g [v(all) - v(none)] + sum_w g (w - 1) [v(all) - v(all but those of weight w)]
+    """
+    extra = {w: guidance * (w - 1) for w in pushed}
+    terms = [(condition, guidance + sum(extra.values()))]
+    drop = torch.zeros(len(condition), len(generator.config.answers), dtype=torch.bool, device=condition.device)
+    for w, answers in pushed.items():
+        some = drop.clone()
+        some[:, answers] = True
+        terms.append((generator.mask(condition, some), -extra[w]))
+    if guidance != 1:
+        terms.append((generator.mask(condition, ~drop), 1 - guidance))
+    return terms

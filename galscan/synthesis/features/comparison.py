@@ -1,0 +1,161 @@
+"""Injected features beside those of real galaxies: depth, shape and colour, measured on both in the same way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.stats import ks_2samp
+
+from galscan.synthesis.features.base import find_feature
+from galscan.synthesis.features.dust_lane import REACH
+from galscan.synthesis.flux import Stretch
+from galscan.synthesis.hosts import Hosts, measure_hosts
+
+ANGLE = "angle"  # conditions named so say which way a feature lies: on real galaxies that is chance
+SHALLOW = 0.05  # optical depth in the blue band below which its ratio to another says nothing
+LEAST = 5  # galaxies on either side, below which two distributions are not compared
+RADII = np.linspace(0, 1.8, 19)  # edges of the ellipses along which light is compared, half-light radii
+
+
+def measure_features(
+    name: str, images: np.ndarray, survey: np.ndarray, stretches: Sequence[Stretch], bands: Sequence[str]
+) -> pd.DataFrame:
+    """Measure a feature on pictures, whether it was injected there or not.
+
+    Parameters
+    ----------
+    name : str
+        Of `galscan.synthesis.features.base.FEATURES`; it must have conditions.
+    images : ndarray of uint8, shape (n, S, S, 3)
+    survey : ndarray of int, shape (n,)
+        Index into `stretches` and `bands` of each picture.
+
+    Returns
+    -------
+    DataFrame, n rows
+        ``host``, whether the galaxy's geometry could be measured, and ``usable``, whether the feature could (bool). NaN
+        where it could not: the feature's conditions but for angles; ``colour_excess``, by how much the optical depth is
+        larger in blue than in red; ``reddening``, that as a fraction of the one in blue: 0 for what dims all colours
+        alike, 0.4 for the Galactic law between g and i.
+    """
+    feature, survey = find_feature(name), np.asarray(survey)
+    hosts = measure_hosts(images)
+    usable = np.zeros(len(images), bool)
+    values = np.full((len(images), len(feature.CONDITIONS)), np.nan)
+    depth = np.full((len(images), 3), np.nan)
+    for number, (stretch, of_bands) in enumerate(zip(stretches, bands, strict=True)):
+        rows = np.flatnonzero(survey == number)
+        if not len(rows):
+            continue
+        maps, usable[rows] = feature.measure(images[rows], hosts.select(rows), stretch, bands=of_bands)
+        kept = rows[usable[rows]]
+        shown = maps[usable[rows]]
+        values[kept] = feature.describe(shown)
+        depth[kept] = optical_depths(images[kept], hosts.select(kept), shown, stretch)
+    table = pd.DataFrame(values, columns=list(feature.CONDITIONS))
+    table = table[[column for column in table if ANGLE not in column]]
+    blue = np.where(depth[:, 2] > SHALLOW, depth[:, 2], np.nan)
+    table = table.assign(colour_excess=depth[:, 2] - depth[:, 0], reddening=1 - depth[:, 0] / blue)
+    table.insert(0, "host", hosts.measured)
+    table.insert(1, "usable", usable)
+    return table
+
+
+def optical_depths(images: np.ndarray, hosts: Hosts, maps: np.ndarray, stretch: Stretch) -> np.ndarray:
+    """Return the optical depth in each band where a map is deep.
+
+    Undimmed light is the mean (of logarithms) of what lies at the same distance from the centre, along the galaxy's own
+    ellipse, where the map is not deep. So a depth is relative to the rest of the galaxy, and may be negative.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, S, S, 3)
+    hosts : Hosts, n rows
+        All measured.
+    maps : ndarray, shape (n, 1, side, side)
+        In the frame of the host, over plus and minus `galscan.synthesis.features.dust_lane.REACH` half-light radii.
+
+    Returns
+    -------
+    ndarray of float, shape (n, 3)
+        Means of red, green and blue; NaN where the map is empty, or there is nothing beside it to compare with.
+    """
+    side = maps.shape[-1]
+    line = ((np.arange(side) + 0.5) / side * 2 - 1) * REACH
+    v, u = np.meshgrid(line, line, indexing="ij")
+    out = np.full((len(images), 3), np.nan)
+    for k, image in enumerate(images):
+        flux = stretch.to_flux(ndimage.gaussian_filter(image.astype(np.float32), (0.6, 0.6, 0)))
+        flux = flux - np.median(np.concatenate([flux[:2].reshape(-1, 3), flux[-2:].reshape(-1, 3)]), axis=0)
+        cos, sin, scale = np.cos(hosts.angle[k]), np.sin(hosts.angle[k]), hosts.radius[k]
+        where = [hosts.y[k] + scale * (u * sin + v * cos), hosts.x[k] + scale * (u * cos - v * sin)]
+        light = np.stack([ndimage.map_coordinates(flux[..., band], where, order=1) for band in range(3)], -1)
+        root = np.sqrt(max(hosts.axis_ratio[k], 0.2))
+        radius = np.hypot(u * root, v / root)
+        deep = maps[k, 0] > max(0.5 * np.quantile(maps[k, 0], 0.995), 1e-3)
+        log = np.log(light.clip(1e-4))
+        ring = np.digitize(radius, RADII)
+        clear = [~deep & (ring == number) for number in range(1, len(RADII))]
+        clear = [of for of in clear if of.sum() >= 5]
+        middles = [radius[of].mean() for of in clear]
+        inside = deep & (radius > min(middles, default=np.inf)) & (radius < max(middles, default=0))
+        if not inside.any():
+            continue
+        for band in range(3):
+            undimmed = np.interp(radius[inside], middles, [log[of][:, band].mean() for of in clear])
+            out[k, band] = (undimmed - log[inside][:, band]).mean()
+    return out
+
+
+def compare_features(synthetic: pd.DataFrame, real: pd.DataFrame, hosts: pd.DataFrame) -> dict[str, Any]:
+    """Compare what `measure_features` measured on synthetic and on real positives.
+
+    Returns
+    -------
+    dict
+        ``galaxies``: for synthetic, real and hosts ``n``, ``host_measured`` and ``feature_measured`` (that of the
+        untouched hosts says how often the measurement finds what is not there). ``quantities``: by name ``ks``, the
+        Kolmogorov-Smirnov distance, and its ``p`` (None for fewer than 5 galaxies), and for synthetic and real ``n``,
+        ``median``, ``low`` and ``high`` (16th and 84th percentile).
+    """
+    tables = {"synthetic": synthetic, "real": real, "hosts": hosts}
+    quantities: dict[str, Any] = {}
+    for name in (column for column in real if column not in ("host", "usable")):
+        values = {which: tables[which][name].dropna().to_numpy() for which in ("synthetic", "real")}
+        enough = min(map(len, values.values())) >= LEAST
+        test = ks_2samp(values["synthetic"], values["real"]) if enough else None
+        quantities[name] = {
+            "ks": None if test is None else float(test.statistic), "p": None if test is None else float(test.pvalue),
+            **{which: _spread(of) for which, of in values.items()},
+        }  # fmt: skip
+    return {
+        "galaxies": {
+            which: {
+                "n": len(table), "host_measured": int(table["host"].sum()),
+                "feature_measured": int(table["usable"].sum()),
+            } for which, table in tables.items()
+        },
+        "quantities": quantities,
+    }  # fmt: skip
+
+
+def _spread(values: np.ndarray) -> Mapping[str, Any]:
+    if not len(values):
+        return {"n": 0, "median": None, "low": None, "high": None}
+    low, median, high = (float(v) for v in np.percentile(values, [16, 50, 84]))
+    return {"n": len(values), "median": median, "low": low, "high": high}
+
+
+def same_pictures(images: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return for each picture the row of the one in `among` that has the very same pixels; -1 where there is none."""
+
+    def key(image: np.ndarray) -> bytes:
+        return hashlib.sha256(image.tobytes()).digest()
+
+    rows = {key(image): k for k, image in enumerate(among)}
+    return np.array([rows.get(key(image), -1) for image in images], int)

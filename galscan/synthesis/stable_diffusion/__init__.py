@@ -1,0 +1,1 @@
+"""Stable Diffusion that reads captions of galaxies."""

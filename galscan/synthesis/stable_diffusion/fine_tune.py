@@ -1,0 +1,174 @@
+"""Tune Stable Diffusion on galaxies and their captions: one loop, read from top to bottom.
+
+As in `galscan.synthesis.diffusion.galaxy_training`, every random choice comes from one generator whose state is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from galscan.core import device as devices
+from galscan.core.progress import track
+from galscan.core.staging import whole_folder
+from galscan.labels.schema import Schema
+from galscan.labels.settings import StableDiffusionSettings
+from galscan.models.augment import quarter_turns
+from galscan.synthesis.diffusion.checkpoint import Checkpoint
+from galscan.synthesis.galaxies import MEASURED, GalaxySet
+from galscan.synthesis.stable_diffusion.captions import wording
+from galscan.synthesis.stable_diffusion.model import (
+    CONFIG,
+    Pipeline,
+    StableDiffusion,
+    StableDiffusionConfig,
+    find_start,
+    number_format,
+    open_pipeline,
+)
+
+STARTS = 512  # training galaxies that are kept to begin drawing with
+# Where the adapters are: the attention of the network that draws, and of the one that reads.
+ADAPTED = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"]}
+
+
+def fine_tune(
+    galaxies: GalaxySet,
+    schema: Schema,
+    surveys: Sequence[str],
+    settings: StableDiffusionSettings,
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+    start: Path | None = None,
+) -> dict[str, float]:
+    """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to the folder `out`.
+
+    Parameters
+    ----------
+    galaxies : GalaxySet
+        Its columns are the answers of `schema` and what is measured.
+    start : path, optional
+        A folder to start from, instead of ``settings.start``.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
+
+    Raises
+    ------
+    InputError
+        If there is nothing to start from.
+    GalscanError
+        If it diverges.
+    """
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(len(galaxies.images), generator=random)[:STARTS]
+    images = torch.from_numpy(galaxies.images)
+    pipeline = open_pipeline(start or find_start(settings.start)).to(device)
+    config = StableDiffusionConfig(
+        size=images.shape[1], resolution=settings.resolution, schema=schema.name, wording=wording(schema),
+        answers=(*schema.names, *MEASURED), surveys=tuple(surveys), begin=settings.begin, base=str(settings.start),
+    )  # fmt: skip
+    painter = StableDiffusion(pipeline, config, images[kept])
+    networks = _trained(pipeline, settings)
+    weights = {
+        f"{name}.{key}": value
+        for name, network in networks.items()
+        for key, value in network.named_parameters() if value.requires_grad
+    }  # fmt: skip
+    average = {name: value.detach().clone() for name, value in weights.items()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    noising = _noising(pipeline)
+    told, _ = painter.tokens([*painter.captions(galaxies.values, galaxies.survey), ""])
+    told, nothing = told[:-1], told[-1]
+    weight = torch.from_numpy(galaxies.weight).double()
+    dtype = number_format(device)
+
+    at = Checkpoint(out.with_name(out.name + ".checkpoint.safetensors"), weights, average, optimizer, random)
+    at.resume()
+
+    with track("tune Stable Diffusion", settings.steps, "step", done=at.step) as advance:
+        while (done := at.behind(settings.steps, seconds)) < 1:
+            # One cycle: up in the first steps, then down along a cosine.
+            rise = min(1.0, (at.step + 1) / min(settings.warmup, math.ceil(settings.steps / 2)))
+            rate = settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
+
+            rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
+            shown = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
+            numbers = told[rows]
+            numbers[torch.rand(settings.batch, generator=random) < settings.drop] = nothing
+            t = torch.randint(noising.config.num_train_timesteps, (settings.batch,), generator=random).to(device)
+            with devices.autocast(device, dtype):
+                with torch.no_grad():
+                    x0 = painter.encode_images(shown.to(device), random).float()
+                noise = torch.randn(x0.shape, generator=random).to(device)
+                xt = noising.add_noise(x0, noise, t)
+                predicted = networks["unet"](xt, t, painter.embed(numbers.to(device))).sample
+            aim = noising.get_velocity(x0, noise, t) if _of_velocity(noising) else noise
+            loss = F.mse_loss(predicted.float(), aim)
+            advance(1, at.learn(loss, rate, settings.ema))
+            at.save_now_and_then()
+
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(average[name])
+    with whole_folder(out, CONFIG) as folder:
+        if settings.lora:
+            _save_adapters(networks, folder)
+            pipeline.unet = networks["unet"].merge_and_unload()
+            pipeline.text_encoder = networks["text_encoder"].merge_and_unload()
+        for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+            network.half()
+        painter.save(folder)
+    return at.done()
+
+
+def _trained(pipeline: Pipeline, settings: StableDiffusionSettings) -> dict[str, Any]:
+    """Return the networks that learn, ready for it: whole, or with adapters that alone do."""
+    pipeline.vae.requires_grad_(False)
+    networks = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    if settings.lora:
+        from peft import LoraConfig, get_peft_model
+
+        for name, network in networks.items():
+            adapters = LoraConfig(r=settings.lora, lora_alpha=settings.lora, target_modules=ADAPTED[name])
+            networks[name] = get_peft_model(network, adapters)
+    if settings.recompute:
+        pipeline.unet.enable_gradient_checkpointing()
+        pipeline.text_encoder.activation_checkpointing_enable()
+    for network in networks.values():
+        network.train()
+    return networks
+
+
+def _save_adapters(networks: dict[str, Any], folder: Path) -> None:
+    """Write the adapters alone, in the form that ``StableDiffusionPipeline.load_lora_weights`` reads."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    layers = {}
+    for name, network in networks.items():
+        adapters = {k.removeprefix("base_model.model."): v for k, v in get_peft_model_state_dict(network).items()}
+        layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(adapters)
+    StableDiffusionPipeline.save_lora_weights(folder, **layers)
+
+
+def _noising(pipeline: Pipeline) -> Any:
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_config(pipeline.scheduler.config)
+
+
+def _of_velocity(noising: Any) -> bool:
+    return bool(noising.config.prediction_type == "v_prediction")

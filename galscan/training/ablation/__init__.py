@@ -1,0 +1,1 @@
+"""What synthetic galaxies bring, beside other remedies for a rare class."""

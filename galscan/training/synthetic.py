@@ -1,0 +1,141 @@
+"""The synthetic training set of one target: features injected into real training galaxies, or whole images.
+
+Everything is made from galaxies that the caller names: of the training split, or without labels. A network trained on
+real galaxies alone predicts which unlabelled galaxies are hosts, and which are hard negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from galscan.core.files import read_json, write_json
+from galscan.labels.schema import Schema
+from galscan.labels.settings import DreamSettings, LabelRules, MapSettings
+from galscan.models.network import Network
+from galscan.store.layout import Store
+from galscan.synthesis.diffusion import maps as feature_maps
+from galscan.synthesis.diffusion.map_model import load_maps_model
+from galscan.synthesis.evaluation import Critic
+from galscan.synthesis.features.base import find_feature
+from galscan.synthesis.flux import stretch_of
+from galscan.synthesis.injection import Candidates, Maps, injected_set
+from galscan.synthesis.synthetic_set import Dreams
+from galscan.training.dataset import Galaxies
+from galscan.training.train import Examples
+
+MODEL = "feature_maps.safetensors"  # in a model's folder: the diffusion model of maps, and a note beside it (.json)
+
+
+def bands_of(store: Store) -> str:
+    """Return the bands of red, green and blue of a store: those it records, or those of SDSS pictures."""
+    known = set("ugrizy")
+    recorded = store.attrs.get("provenance", {}).get("bands")
+    bands = [b for b in (recorded or "") if b in known]
+    rendering = store.attrs.get("provenance", {}).get("rendering")
+    if isinstance(rendering, dict):
+        named = [str(rendering.get(colour) or "") for colour in ("red", "green", "blue")]
+        if set(named) <= known:
+            return "".join(named)
+    return "".join(reversed(bands)) if len(bands) == 3 else "irg"
+
+
+def candidates_of(
+    galaxies: Galaxies,
+    rows: np.ndarray,
+    stores: Sequence[Store],
+    network: Network | None,
+    answers: Sequence[str],
+    schema: Schema,
+    device: torch.device,
+) -> Candidates:
+    """Return what may be a host, with what a network trained on real galaxies predicts of it.
+
+    Parameters
+    ----------
+    rows : ndarray of int
+        Galaxies that are not held out.
+    network : Network or None
+        Of one target, and of `answers`.
+    """
+    images, table = galaxies.images[rows], galaxies.table.iloc[rows]
+    predicted, logit = pd.DataFrame(index=range(len(rows))), np.full(len(rows), np.nan)
+    if network is not None:
+        seen = Critic(network, answers, schema, device).look(images)
+        predicted, logit = seen.answers, seen.logit
+    where = [str(store.path) for store in stores]
+    stretches = [stretch_of(s.attrs.get("provenance", {}), name) for s, name in zip(stores, where, strict=True)]
+    return Candidates(
+        images, galaxies.labels.iloc[rows].reset_index(drop=True), predicted, logit, table["survey"].to_numpy(),
+        table["frame"].to_numpy(float), stretches, [bands_of(s) for s in stores],
+    )  # fmt: skip
+
+
+def inject(
+    candidates: Candidates,
+    schema: Schema,
+    rules: LabelRules,
+    settings: DreamSettings,
+    generator: MapSettings,
+    work: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+) -> tuple[Dreams, dict[str, Any]]:
+    """Measure maps, fine-tune their diffusion model (kept in `work`), and inject what it samples.
+
+    Returns
+    -------
+    synthetic : Dreams
+    counts : dict
+        As of `galscan.synthesis.injection.injected_set`, with ``measured_maps`` and ``maps`` ("diffusion" or "prior").
+
+    Raises
+    ------
+    InputError
+        If no host is left, or weights, rules and settings do not fit together.
+    """
+    rule = rules.inject
+    assert rule is not None
+    measured, rows = feature_maps.measured_maps(candidates, rule)
+    strength = _strength(candidates, rows, rule.values, schema)
+    model = None
+    note = work / MODEL.replace(".safetensors", ".json")
+    if generator.maps != "prior" and find_feature(rule.feature).CONDITIONS:
+        tuned = generator.steps > 0 and feature_maps.measured_weight(generator, len(measured)) > 0
+        if tuned and not note.is_file():
+            outcome = feature_maps.fine_tune(
+                measured, strength, rule, generator, work / MODEL, seed=seed, device=device, seconds=seconds
+            )
+            write_json(note, outcome)
+        model = load_maps_model(work / MODEL) if tuned else feature_maps.load_start(rule, generator)
+    sources: dict[str, Maps] = {
+        rule.feature: feature_maps.map_source(rule, generator, model, measured, strength, device=device)
+    }
+    for other in rules.inject_negatives:
+        sources.setdefault(other.feature, find_feature(other.feature).prior)
+    synthetic, counts = injected_set(candidates, rules, settings, sources, seed=seed)
+    told = {"measured_maps": len(measured), "maps": generator.maps if model is not None else "prior"}
+    return synthetic, counts | told | {"map_training": read_json(note) if note.is_file() else None}
+
+
+def _strength(
+    candidates: Candidates, rows: np.ndarray, values: dict[str, tuple[float, float]], schema: Schema
+) -> np.ndarray:
+    """Return how plainly people saw the feature, 0..1: the first answer that it changes, in its range."""
+    if not values:
+        return np.full(len(rows), np.nan, np.float32)
+    answer = next(iter(values))
+    low, high = schema.ranges[answer]
+    return ((candidates.labels[answer].to_numpy()[rows] - low) / (high - low)).astype(np.float32)
+
+
+def examples_of(synthetic: Dreams, target: np.ndarray, answers: Sequence[str], schema: Schema) -> Examples:
+    """Return a synthetic training set as examples; `target` has a column for each target."""
+    return Examples.from_labels(synthetic.images, target, synthetic.labels, answers, schema, synthetic.host)

@@ -1,0 +1,523 @@
+"""The scan verb: from stores and a model to a ranked catalogue, and every way of asking for it wrongly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+import galscan
+from galscan.candidates import ranking
+from galscan.cli import main
+from galscan.commands.scan import scan
+from galscan.core import home
+from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoundError
+from galscan.core.resampling import resample
+from galscan.models.model import open_bundle
+from galscan.scanning import cluster, run
+from galscan.stats.purity import ScoreHistogram
+from galscan.store import layout
+from galscan.store.ingest import ingest
+from galscan.store.layout import open_store
+from galscan.vetting import planning, sampling
+from tests.helpers import tiny_bundle, tiny_store
+
+
+@pytest.fixture
+def here(monkeypatch, client):
+    """Work in this process: the cluster's own tests start real workers."""
+    starts = []
+
+    @contextmanager
+    def connect(*args, **kwargs):
+        starts.append(args)
+        yield client
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    return starts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data home with two surveys and one model."""
+    place = tmp_path_factory.mktemp("home")
+    tiny_store(place / "surveys" / "sky.zarr", 700, survey="sky", unusable=4)
+    tiny_store(place / "surveys" / "more.zarr", 300, survey="more", seed=3)
+    tiny_bundle(place / "models" / "dustlane")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def data_home(monkeypatch, place):
+    monkeypatch.setenv("GALSCAN_HOME", str(place))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
+@pytest.fixture(scope="module")
+def finished(place, client, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GALSCAN_HOME", str(place))
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        patch.setattr(cluster, "connect", contextmanager(lambda *args, **kwargs: iter([client])))
+        return scan(survey=["sky", "more"], target="dustlane", out=out, top=100)
+
+
+def test_a_scan_leaves_candidates_counts_and_purity(finished):
+    info = finished.info
+    assert (info["status"], info["scanned"], info["quarantined"], info["candidates"]) == ("done", 996, 4, 100)
+    assert sum(info["quarantine_reasons"].values()) == 4
+    assert info["wall_s"] > 0 and info["images_per_s"] > 0
+    prevalence = info["purity"]["prevalence"]
+    assert 0 <= prevalence["low"] <= prevalence["value"] <= prevalence["high"] <= 1
+    assert sorted(info["purity"]["at"], key=int) == ["10", "100"]
+    json.dumps(info, allow_nan=False)
+    assert info == json.loads((finished.path / "run.json").read_text())
+
+
+def test_candidates_are_ranked_from_both_surveys(finished):
+    table = finished.candidates
+    assert list(table["rank"]) == list(range(1, 101))
+    assert table["score"].is_monotonic_decreasing
+    assert set(table["store"]) == {"sky", "more"}
+    assert table["p_target"].between(0, 1).all()
+    trained = table[table["in_train"]]
+    assert set(trained["objid"].astype(str)) <= set(open_bundle(home.model_path("dustlane")).objects("train").id)
+
+
+def test_the_fits_table_says_what_was_done_but_not_where(finished):
+    path = finished.path / "candidates.fits"
+    assert len(Table.read(path)) == 100
+    header = fits.getheader(path, 1)
+    assert header["RUNSHA"] == finished.info["fingerprint"]
+    assert (header["NSCANNED"], header["NQUARANT"]) == (996, 4)
+    assert str(finished.path).encode() not in path.read_bytes()
+
+
+def test_a_report_is_written(finished):
+    assert "dustlane" in (finished.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_contact_sheet_is_a_picture(finished):
+    from PIL import Image
+
+    with Image.open(finished.path / "contact.png") as sheet:
+        assert sheet.width > 8 * 90
+
+
+def test_the_same_command_again_returns_at_once(finished, monkeypatch, capfd):
+    def never(*args, **kwargs):
+        raise AssertionError("nothing is to be done")
+
+    monkeypatch.setattr(cluster, "connect", never)
+    again = scan(survey=["sky", "more"], target="dustlane", out=finished.path, top=100)
+    assert again.info == finished.info
+    assert "finished; nothing to do" in capfd.readouterr().err
+
+
+def test_another_folder_gets_the_same_bytes(finished, here, tmp_path):
+    other = scan(survey=["sky", "more"], target="dustlane", out=tmp_path / "other", top=100)
+    for name in ("candidates.fits", "candidates.parquet", "contact.png"):
+        assert (other.path / name).read_bytes() == (finished.path / name).read_bytes()
+
+
+def test_a_run_that_lost_only_its_last_word_needs_no_workers(here, tmp_path):
+    first = scan(survey="more", out=tmp_path / "run", top=10)
+    before = first.candidates
+    (first.path / "run.json").write_text(json.dumps(first.info | {"status": "running"}))
+    (first.path / "candidates.fits").unlink()
+    again = scan(survey="more", out=tmp_path / "run", top=10)
+    assert len(here) == 1
+    assert again.info["status"] == "done"
+    assert again.info["images_per_s"] is None  # this process scored nothing
+    pd.testing.assert_frame_equal(again.candidates, before)
+    assert (again.path / "candidates.fits").exists()
+
+
+def test_candidates_that_are_damaged_are_ranked_again_as_the_message_says(here, tmp_path):
+    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
+    table = scan(**options).path / "candidates.parquet"
+    before = table.read_bytes()
+    table.write_bytes(before[:-30])
+    with pytest.raises(InputError, match=r"damaged .*; remove it, and run the command again that wrote it") as error:
+        galscan.export(tmp_path / "run", tmp_path / "x.fits")
+    assert "\n" not in str(error.value)
+    table.unlink()
+    with pytest.raises(InputError, match=r"lost its candidates\.parquet; run its command again"):
+        run.open_run(tmp_path / "run")
+    assert scan(**options).info["status"] == "done" and len(here) == 1
+    assert table.read_bytes() == before
+
+
+def test_a_damaged_histogram_is_counted_again_as_the_message_says(here, tmp_path):
+    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
+    first = scan(**options)
+    (first.path / "run.json").write_text(json.dumps(first.info | {"histogram": [[10**9, 1]]}))
+    with pytest.raises(InputError, match=r"remove its candidates\.parquet, and run its scan command again"):
+        ScoreHistogram.from_list(run.open_run(first.path).info["histogram"])
+    (first.path / "candidates.parquet").unlink()
+    assert scan(**options).info["histogram"] == first.info["histogram"]
+
+
+def test_the_run_folder_is_in_the_data_home_by_default(here, place):
+    got = scan(survey="more", target="dustlane", top=5)
+    assert got.path.parent == place / "runs"
+    assert got.path.name == f"dustlane-more-{got.info['fingerprint'][:8]}"
+
+
+def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path, place, capfd):
+    before = sorted(place.rglob("*"))
+    got = scan(survey="sky", out=tmp_path / "run", workers=2, dry_run=True)
+    assert got.info["status"] == "planned"
+    assert not (tmp_path / "run").exists() and sorted(place.rglob("*")) == before
+    out, err = capfd.readouterr()
+    assert out == ""
+    for words in ("700 cutouts of 32 px", "2 processes", str(tmp_path / "run")):
+        assert words in err
+
+
+def test_a_summary_is_what_a_script_needs(finished):
+    summary = finished.summary()
+    assert summary["run"] == str(finished.path)
+    assert {"scanned", "quarantined", "candidates", "wall_s", "images_per_s", "fingerprint", "purity"} <= summary.keys()
+
+
+def test_neither_survey_nor_store(place):
+    with pytest.raises(InputError, match=r"--survey NAME \(there are: more, sky\), or a store with --store"):
+        scan(target="dustlane")
+
+
+def test_neither_target_nor_model(monkeypatch, tmp_path, place):
+    monkeypatch.setattr(home, "data_home", lambda: tmp_path)
+    store = place / "surveys" / "sky.zarr"
+    with pytest.raises(InputError, match="train one with galscan train-rare"):
+        scan(store=store)
+    for name in ("one", "two", "three.partial"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"which model.*one, two;"):
+        scan(store=store)
+
+
+def test_a_model_of_another_target_is_refused(place):
+    with pytest.raises(InputError, match=r"model of another target: it finds 'dustlane', not 'ring'"):
+        scan(survey="sky", target="ring", model=place / "models" / "dustlane")
+
+
+def test_what_does_not_exist_is_named(place, tmp_path):
+    with pytest.raises(NotFoundError, match="did you mean 'sky'"):
+        scan(survey="skyy", target="dustlane")
+    with pytest.raises(NotFoundError, match="no store at"):
+        scan(store=tmp_path / "none.zarr", target="dustlane")
+    with pytest.raises(NotFoundError, match="no model for target 'ring'"):
+        scan(survey="sky", target="ring")
+    with pytest.raises(NotFoundError, match="no model at"):
+        scan(survey="sky", model=tmp_path / "none")
+
+
+def test_larger_images_are_scored_as_a_store_of_them_resampled(here, tmp_path):
+    large = tiny_store(tmp_path / "large.zarr", 300, 48, survey="large", unusable=3)
+    small = tiny_store(tmp_path / "small.zarr", 300, 32, survey="small", unusable=3)
+    layout.zarr.open_group(small.path, mode="r+")["images"][:] = resample(large.images(), 32)
+    got, same = (scan(store=s.path, out=tmp_path / s.name, top=300) for s in (large, small))
+    columns = ["objid", "score", "score_std", "flags"]  # probabilities rest on resamples that the fingerprint seeds
+    pd.testing.assert_frame_equal(got.candidates[columns], same.candidates[columns])
+    assert got.info["quarantine_reasons"] == same.info["quarantine_reasons"] and got.info["scanned"] == 297
+    assert got.info["size"] == 32 and got.info["stores"][0]["size"] == 48
+
+
+def test_stores_of_several_sizes_in_one_scan(here, tmp_path):
+    large = tiny_store(tmp_path / "large.zarr", 300, 48, survey="large", seed=7)
+    got = scan(survey="more", store=large.path, out=tmp_path / "run", top=60)
+    assert got.info["scanned"] == 600 and set(got.candidates["store"]) == {"large", "more"}
+    galscan.info(tmp_path / "run", sheet=tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tmp_path):
+    stores = [tiny_store(tmp_path / f"{name}.zarr", 60, survey=name) for name in ("a", "b")]
+    model = tiny_bundle(tmp_path / "model")
+    splits = pd.read_parquet(model.path / "splits.parquet").tail(10).assign(lineage="another survey")
+    splits = splits.assign(id=[f"J{k}" for k in range(10)], object=[f"J{k}" for k in range(10)])
+    splits = splits.assign(**{name: stores[0].column(name)[:10] for name in ("ra", "dec")})
+    splits.to_parquet(model.path / "splits.parquet", index=False)
+    found = scan(store=[s.path for s in stores], model=model.path, out=tmp_path / "run", top=120)
+    table = found.candidates
+    assert table["index"][table["in_train"]].value_counts().to_dict() == dict.fromkeys(range(10), 2)
+    assert table["duplicate"].sum() == 60 and not table.drop_duplicates("index")["duplicate"].any()
+    assert any("60 of the 120 candidates are an object" in note for note in found.info["purity"]["notes"])
+    assert [entry["lineage"] for entry in found.info["stores"]] == ["a", "b"]
+
+
+def test_images_of_too_few_pixels_are_refused_and_nothing_is_written(tmp_path, capsys):
+    small = tiny_store(tmp_path / "small.zarr", 30, 24)
+    line = f"scan --store {small.path} --target dustlane --out {tmp_path}/run"
+    assert main.run(line.split()) == 2
+    err = capsys.readouterr().err
+    assert "holds 24 px cutouts" in err and "needs 32 px" in err and "--size 32" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["small.zarr"]
+
+
+def test_a_wrong_cluster_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'local'"):
+        scan(survey="sky", target="dustlane", cluster="lokal", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_store_that_has_grown_is_another(here, tmp_path, status):
+    out, options = tmp_path / "s.zarr", {"size": 32, "name": "grows", "workers": 1}
+    ingest("simulated", out=out, count=300, **options)
+    told = scan(store=out, target="dustlane", out=tmp_path / "run", top=5).info
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told | {"status": status}))
+    ingest("simulated", out=out, count=400, append=True, **options)
+    with pytest.raises(ConflictError, match=r"holds another scan: .*stores was grows \w+, now grows \w+; choose"):
+        scan(store=out, target="dustlane", out=tmp_path / "run", top=5)
+    assert scan(store=out, target="dustlane", out=tmp_path / "again", top=5).info["scanned"] == 400
+
+
+def test_a_run_folder_with_another_scan_is_refused(here, tmp_path):
+    scan(survey="more", out=tmp_path / "run", top=5)
+    with pytest.raises(ConflictError, match=r"holds another scan: top was 5, now 6"):
+        scan(survey="more", out=tmp_path / "run", top=6)
+    assert run.open_run(tmp_path / "run").info["top"] == 5
+
+
+def test_a_store_without_one_usable_image_gives_a_reason_and_no_candidates(here, tmp_path):
+    tiny_store(tmp_path / "dark.zarr", 30, survey="dark", unusable=30)
+    with pytest.raises(
+        GalscanError,
+        match=r"none of the 30 objects could be scored \(10 blank image, 10 no image, 10 unreadable image\)",
+    ):
+        scan(store=tmp_path / "dark.zarr", target="dustlane", out=tmp_path / "run")
+
+
+def test_a_choice_of_nothing_is_said_to_be_one(here, tmp_path):
+    with pytest.raises(InputError, match=r"none of the [\d,]+ objects is chosen by: where dec > 89"):
+        scan(survey="more", where="dec > 89", out=tmp_path / "run")
+
+
+def test_fewer_objects_than_candidates(here, tmp_path):
+    tiny_store(tmp_path / "few.zarr", 3, survey="few")
+    got = scan(store=tmp_path / "few.zarr", target="dustlane", out=tmp_path / "run")
+    assert got.info["candidates"] == len(got.candidates) == 3
+    assert got.info["purity"]["at"] == {}
+
+
+def test_surveys_the_calibration_never_saw_are_named(finished, here, tmp_path):
+    (note,) = [n for n in finished.info["purity"]["notes"] if n.startswith("No object of")]
+    assert "No object of sky, more was" in note and "all of tiny" in note
+    tiny_store(tmp_path / "tiny.zarr", 30, survey="tiny")
+    got = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
+    assert not [n for n in got.info["purity"]["notes"] if n.startswith("No object of")]
+
+
+def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsys):
+    run = scan(survey=["sky"], target="dustlane", out=tmp_path / "run", where="dec > 0", limit=600, top=50)
+    dec = open_store(place / "surveys" / "sky.zarr").column("dec")[:600]
+    assert run.info["scanned"] + run.info["quarantined"] == (dec > 0).sum()
+    assert (run.candidates["dec"] > 0).all() and "dec > 0" in run.info["selection"]
+    with pytest.raises(InputError, match=r"'decc'.*did you mean 'dec'"):
+        scan(survey=["sky"], target="dustlane", out=tmp_path / "no", where="decc > 0")
+    with pytest.raises(InputError, match="--cone"):
+        scan(survey=["sky"], target="dustlane", out=tmp_path / "no", cone=(0, 99, 1))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path, capsys):
+    from galscan.models.model import FIRST_LOOK
+    from galscan.models.prefilter import FirstLook, TinyNet, save_first_look
+
+    (tmp_path / "model").mkdir()
+    save_first_look(FirstLook(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    tiny_bundle(tmp_path / "model")
+    run = scan(survey=["sky"], model=tmp_path / "model", out=tmp_path / "run", cascade=True, top=50)
+    assert "no first look: a first look needs a sample of at least 1,196" in capsys.readouterr().err
+    assert run.info["scanned"] == 696 and run.info["first_look"] is None
+
+
+def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, monkeypatch, capsys):
+    from galscan.models import compiled
+
+    how = {"survey": ["sky"], "target": "dustlane", "out": tmp_path / "run", "device": "cpu", "int8": True}
+    monkeypatch.setattr(compiled, "has_nncf", lambda: False)
+    with pytest.raises(InputError, match=r"--int8 needs nncf.*pip install 'galscan\[int8\]'"):
+        scan(**how)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
+    run = scan(**how)
+    why = f"of {run.info['objects']} objects, 20,000 would pay its preparation"
+    assert run.info["int8"] == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
+    assert f"not used: {why}" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(ConflictError, match="int8 was True, now None"):
+        scan(**how | {"int8": False})
+
+
+def test_a_dry_run_measures_the_rate(here, tmp_path, capsys):
+    scan(survey=["sky"], target="dustlane", out=tmp_path / "run", dry_run=True, workers=1)
+    assert "objects/s" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cluster", ["local", "cuda"])
+def test_a_gpu_finds_the_same(cluster, here, tmp_path, cuda):
+    if cluster == "cuda":
+        pytest.importorskip("dask_cuda", reason="needs the extra 'cuda'")
+    how = {"survey": ["sky"], "target": "dustlane", "top": 100}
+    cpu = scan(**how, out=tmp_path / "cpu", device="cpu", workers=1)
+    gpu = scan(**how, out=tmp_path / "gpu", device="cuda", cluster=cluster, workers=1)
+    assert gpu.info["scanned"] == cpu.info["scanned"]
+    assert len(set(cpu.candidates["objid"]) & set(gpu.candidates["objid"])) >= 95  # ties and rounding at the end
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory):
+    """Models of three targets: two that share their trunk, and one of its own."""
+    import torch
+
+    from galscan.labels.recipe import load_recipe
+    from galscan.models.network import GalaxyNet
+
+    folder = tmp_path_factory.mktemp("targets")
+    torch.manual_seed(5)
+    joint = GalaxyNet(8, len(load_recipe("dustlane").schemas["simulated"].morphology), 2).eval()
+    tiny_bundle(folder / "dustlane", networks=[joint.only(0)])
+    tiny_bundle(folder / "merger", "merger", seed=2)
+    (folder / "both").mkdir()
+    tiny_bundle(folder / "both" / "dustlane", networks=[joint.only(0)])
+    tiny_bundle(folder / "both" / "demo", "demo", networks=[joint.only(1)])
+    (folder / "both" / "models.json").write_text('{"targets": ["dustlane", "demo"]}')
+    return folder
+
+
+def test_several_targets_come_of_one_scan_as_each_alone(here, targets, tmp_path):
+    run = scan(survey="sky", model=[targets / "both", targets / "merger"], out=tmp_path / "all", top=50)
+    assert run.targets == ["dustlane", "demo", "merger"] and len(list((run.path / "scores").iterdir())) == 3
+    for name, path in (("dustlane", targets / "dustlane"), ("merger", targets / "merger")):
+        alone, own = scan(survey="sky", model=path, out=tmp_path / name, top=50), run.of(name)
+        assert own.path == run.path / name and own.info["target"] == name
+        assert list(own.candidates["objid"]) == list(alone.candidates["objid"])
+        np.testing.assert_allclose(own.candidates["score"], alone.candidates["score"], atol=1e-4)
+        answers = run.info["answers"] if name == "dustlane" else ["merger"]
+        pd.testing.assert_frame_equal(own.candidates[answers[:7]], alone.candidates[answers[:7]], atol=1e-3)
+        assert own.info["scanned"] == alone.info["scanned"] == 696
+        for file in ("candidates.fits", "contact.png", "report.html"):
+            assert (own.path / file).is_file()
+    rows = pd.read_parquet(run.path / "scores")
+    assert {"score_dustlane", "score_std_demo", "first_look_merger"} <= {*rows} and "score" not in rows
+    told = run.summary()
+    assert list(told["runs"]) == run.targets and all(f"candidates for '{t}'" in told["text"] for t in run.targets)
+    assert (
+        scan(survey="sky", model=[targets / "both", targets / "merger"], out=tmp_path / "all", top=50).path == run.path
+    )
+
+
+def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path):
+    run = scan(survey="sky", model=targets / "both", out=tmp_path / "run", top=50)
+    for verb in (lambda path: galscan.export(path, tmp_path / "x.fits"), lambda path: run.candidates, galscan.purity):
+        with pytest.raises(InputError, match=r"several targets; name one of them: .*run/dustlane, .*run/demo"):
+            verb(run.path)
+    assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").told["objects"] == 696
+    assert galscan.export(run.path / "demo", tmp_path / "x.fits").rows == 50
+    store = open_store(run.info["stores"][0]["path"])
+    (tmp_path / "known.csv").write_text("name,ra,dec\n" + "".join(
+        f"g{k},{ra},{dec}\n" for k, (ra, dec) in enumerate(zip(store.column("ra"), store.column("dec"), strict=True))
+    ))  # fmt: skip
+    (known,) = galscan.export(run.path / "demo", tmp_path / "x.fits", known=tmp_path / "known.csv").recovered
+    assert known.summary()["scanned"] >= 690 and known.missed["score"].notna().sum() > 600
+    found = sampling.strata_of(run.of("demo"))
+    sample = sampling.draw(run.of("demo"), found, {s.name: 5 for s in found})
+    assert (sample["stratum"] == "not ranked").any()
+    with pytest.raises(InputError, match="not for 'ring'"):
+        run.of("ring")
+
+
+@pytest.mark.slow
+def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_path):
+    options = {"survey": "sky", "model": [targets / "both"], "top": 50}
+    whole = scan(out=tmp_path / "whole", **options)
+    half = scan(out=tmp_path / "half", **options)
+    for path in (half.path / "run.json", half.path / "demo" / "run.json"):
+        path.write_text(path.read_text().replace('"done"', '"running"'))
+    (half.path / "scores" / "part-00001.parquet").unlink()
+    again = scan(out=tmp_path / "half", **options)
+    (half.path / "demo" / "candidates.parquet").unlink()
+    assert scan(out=tmp_path / "half", **options).of("demo").info["status"] == "done"
+    for name in again.targets:
+        first, second = ((r.path / name / "candidates.fits").read_bytes() for r in (whole, again))
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": ["dustlane", "both"]}, "two models are of the target 'dustlane'"),
+        ({"model": ["both"], "target": ["dustlane", "ring"]}, "'dustlane, demo', not 'ring'"),
+    ],
+)
+def test_targets_that_do_not_fit_together_are_refused(targets, options, match):
+    options["model"] = [targets / name for name in options["model"]]
+    with pytest.raises(InputError, match=match):
+        scan(survey="sky", dry_run=True, **options)
+
+
+def test_a_target_is_found_among_those_trained_together(targets, place, monkeypatch, tmp_path):
+    import shutil
+
+    monkeypatch.setenv("GALSCAN_HOME", str(tmp_path))
+    shutil.copytree(targets / "both", tmp_path / "models" / "both")
+    shutil.copytree(targets / "merger", tmp_path / "models" / "merger")
+    planned = scan(store=place / "surveys" / "sky.zarr", target=["demo", "merger"], dry_run=True)
+    assert planned.info["model"] == [str(tmp_path / "models" / name) for name in ("both/demo", "merger")]
+    (tmp_path / "models" / "both" / "models.json").write_text('{"targets": ["../../etc"]}')
+    with pytest.raises(InputError, match=r"models\.json is damaged"):
+        scan(store=place / "surveys" / "sky.zarr", model=tmp_path / "models" / "both", dry_run=True)
+
+
+def test_objects_of_known_label_are_data(place, here, tmp_path):
+    """Ten of the store trained the model: they are candidates as what they are, and no part of the estimate."""
+    store = tiny_store(tmp_path / "tiny.zarr", 600)
+    found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
+    known = found.candidates[found.candidates["known"] != ""]
+    beyond, targets = found.info["known_beyond"]
+    assert len(known) + beyond == 10 and (known["known"] == "target").sum() + targets == 5
+    assert known["in_train"].all() and set(known["known"]) <= {"target", "negative"}
+    assert ScoreHistogram.from_list(found.info["histogram"]).total == 590 and found.info["scanned"] == 600
+    np.testing.assert_array_equal(known["p_target"], (known["known"] == "target").astype(float))
+    assert any("trained, calibrated or tested" in note for note in found.info["purity"]["notes"])
+    again = planning.by_scores(found)[0]
+    np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
+    column = fits.getdata(found.path / "candidates.fits", 1)["known"]
+    assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})
+
+
+def test_a_number_that_another_store_uses_as_well_is_no_known_label(place, here, tmp_path):
+    """Of early versions' models nothing but ids is known: an object of another store has its number by chance."""
+    store = tiny_store(tmp_path / "other.zarr", 200, survey="other")
+    found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
+    assert {"1000", "1009"} <= set(found.candidates["objid"].astype(str))
+    assert (found.candidates["known"] == "").all() and found.info["known_beyond"] == [0, 0]
+
+
+def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_path):
+    model = shutil.copytree(place / "models" / "dustlane", tmp_path / "model")
+    info = json.loads((model / "model.json").read_text())
+    info["imaging"] = [{"survey": "sdss", "frame": 40.0, "pixels": {}}]
+    (model / "model.json").write_text(json.dumps(info))
+    found = scan(survey="sky", model=model, out=tmp_path / "run", top=50)
+    columns = ["p_target", *ranking.ESTIMATES]
+    assert found.candidates[columns].isna().all(axis=None)
+    header = fits.getheader(found.path / "candidates.fits", 1)
+    assert header["PURITY"] == "unknown" and "PREVAL" not in header
+    assert "calibrated with images of sdss" in found.info["purity"]["unknown"]
+    assert "unknown" in found.summary()["text"] and f"galscan vet {found.path}" in found.summary()["text"]
+    assert "their purity is unknown" in (found.path / "report.html").read_text()
+    with pytest.raises(InputError, match="grade a sample"):
+        galscan.export(found.path, tmp_path / "some.fits", min_purity=0.5)
+    assert galscan.export(found.path, tmp_path / "some.fits", top=10).rows == 10

@@ -1,0 +1,85 @@
+"""Fewer pixels, the same galaxy: brightness stays, and a store is read as it would have been made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galscan.core.errors import InputError
+from galscan.core.resampling import SOME, pixels_text, resample
+from galscan.surveys.base import Cutout
+from galscan.surveys.files.images import from_pixels
+from tests.helpers import tiny_store
+
+SIZES = st.tuples(st.integers(8, 48), st.integers(8, 48)).map(lambda pair: (max(pair), min(pair)))
+
+
+def galaxies(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Draw blobs off the centre on a noisy sky."""
+    rng = np.random.default_rng(seed)
+    line = (np.arange(size) + 0.5) / size - 0.5
+    x, y = rng.uniform(-0.2, 0.2, (2, count, 1, 1))
+    radius = np.hypot(line[None, None] - x, line[None, :, None] - y)
+    light = np.exp(-(radius**2) / (2 * rng.uniform(0.04, 0.15, (count, 1, 1)) ** 2))
+    colour = rng.uniform(60, 230, (count, 1, 1, 3))
+    noise = rng.normal(10, 3, (count, size, size, 3))
+    return np.clip(light[..., None] * colour + noise, 0, 255).astype(np.uint8)
+
+
+@given(SIZES, st.integers(0, 99))
+def test_the_mean_brightness_of_each_band_stays(sizes, seed):
+    stored, size = sizes
+    images = galaxies(3, stored, seed)
+    small = resample(images, size)
+    assert small.shape == (3, size, size, 3) and small.dtype == np.uint8
+    np.testing.assert_allclose(small.mean((1, 2)), images.mean((1, 2)), atol=1.5)
+
+
+@given(SIZES, st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_constant_image_stays_constant(sizes, colour):
+    stored, size = sizes
+    images = np.broadcast_to(np.uint8(colour), (2, stored, stored, 3))
+    assert (resample(images, size) == np.uint8(colour)).all()
+
+
+def test_images_of_the_size_asked_for_are_returned_as_they_are():
+    images = galaxies(2, 16)
+    assert resample(images, 16) is images
+
+
+@given(SIZES, st.integers(0, 99))
+def test_it_is_what_ingest_does_with_the_same_image(sizes, seed):
+    stored, size = sizes
+    images = galaxies(2, stored, seed)
+    for image, small in zip(images, resample(images, size), strict=True):
+        ingested = from_pixels(image, size, 0.4)
+        assert isinstance(ingested, Cutout)
+        np.testing.assert_array_equal(small, ingested.image)
+
+
+@pytest.mark.parametrize("stored", [32, 48, 128])
+def test_a_store_read_at_fewer_pixels_looks_like_one_made_with_them(stored):
+    images = galaxies(20, 256)
+    twice, once = resample(resample(images, stored), 32).astype(int), resample(images, 32).astype(int)
+    # Two passes blur a little more than one; the sky and the light of galaxies are the same.
+    assert abs(twice.mean() - once.mean()) < 0.5 and np.abs(twice - once).mean() < 1.5
+
+
+def test_threads_and_views_change_nothing():
+    images = galaxies(2 * SOME + 7, 24)
+    whole = resample(images, 16)
+    np.testing.assert_array_equal(resample(images, 16, threads=3), whole)
+    np.testing.assert_array_equal(resample(images[:, ::-1], 16)[5], resample(images[5:6, ::-1].copy(), 16)[0])
+    assert resample(images[:0], 16).shape == (0, 16, 16, 3)
+
+
+def test_no_pixels_are_made_up(tmp_path):
+    store = tiny_store(tmp_path / "s.zarr", 3, 16)
+    with pytest.raises(InputError, match=r"16 px hold less than the 24 px asked for; ingest with --size 24"):
+        resample(store.images(), 24)
+
+
+def test_what_people_read():
+    assert pixels_text(64, 64) == "64 px" and pixels_text(128, 96) == "96 px, resampled from 128 px"

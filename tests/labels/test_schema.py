@@ -1,0 +1,93 @@
+"""Label schemas: those that are shipped load, and a broken one is told in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from galscan.core.errors import InputError, NotFoundError
+from galscan.labels.schema import is_shipped, lend, load_schema, remember, schema_names
+from tests.helpers import OWN_SCHEMA
+
+
+def test_every_shipped_schema_loads():
+    assert {"gz2", "gz_decals", "gz10", "efigi", "gz1", "gz2_leading", "simulated"} <= set(schema_names())
+    for name in schema_names():
+        schema = load_schema(name)
+        assert schema.name == name and schema.title and schema.reference
+        assert len(set(schema.names)) == len(schema.names) == len(schema.low)
+        assert (schema.low < schema.high).all()
+    assert len(load_schema("gz2").tasks) == 11 and len(load_schema("gz2").names) == 37
+    assert len(load_schema("efigi").names) == 17  # the type and 16 attributes
+
+
+def test_unknown_schema():
+    with pytest.raises(NotFoundError, match="did you mean 'efigi'"):
+        load_schema("efigy")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        load_schema("none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "none.toml|bad"),
+        ('name = "x"\ntitle = "x"\nkind = "x"\nreference = "x"', "kind 'x'"),
+        ('name = "x"\ntitle = "x"\nkind = "attributes"', "lacks the key 'reference'"),
+        ('name="x"\ntitle="x"\nkind="attributes"\nreference="x"\n[[answer]]\nname="a"\nhigth=2', "higth"),
+        (OWN_SCHEMA.replace('"mine"', "3"), "name = 3 is no text"),
+        (OWN_SCHEMA.replace('"my notebook"', "[1]"), r"reference = \[1\] is no text"),
+        (OWN_SCHEMA.replace("low = 1", 'low = "one"'), "'odd' goes from 'one' to 9"),
+        (OWN_SCHEMA.replace("low = 1", "low = 9"), "goes from 9 to 9"),
+        (OWN_SCHEMA.replace("low = 1", "low = nan"), "goes from nan to 9"),
+        (OWN_SCHEMA.replace('"odd"', "7"), "answer 7 is no text"),
+        (OWN_SCHEMA + '[[answer]]\nname = "odd"', "'odd' is no text, or there twice"),
+        (OWN_SCHEMA.partition("[[")[0] + "answer = []", "no answers"),
+        (OWN_SCHEMA.partition("[[")[0] + "answer = 5", "bad.toml"),
+    ],
+)
+def test_a_broken_schema_is_told_in_one_line(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_schema(str(path))
+
+
+def test_a_schema_of_ones_own_is_remembered_by_its_name(tmp_path, galscan_home):
+    path = tmp_path / "any name.toml"
+    path.write_text(OWN_SCHEMA)
+    with pytest.raises(NotFoundError, match="unknown label schema 'mine'"):
+        load_schema("mine")
+    assert remember("gz2") == load_schema("gz2") and not (galscan_home / "labels").exists()
+    for _ in range(2):
+        assert remember(str(path)).name == "mine"
+    path.unlink()
+    assert load_schema("mine").names == ["odd"] and "mine" in schema_names() and not is_shipped("mine")
+    with pytest.raises(NotFoundError, match="did you mean 'mine'"):
+        load_schema("mime")
+
+
+def test_a_schema_that_came_with_a_model_is_known_to_the_process_alone(tmp_path, galscan_home):
+    path = tmp_path / "schema.toml"
+    path.write_text(OWN_SCHEMA)
+    lend(path)
+    lend(path)
+    path.unlink()
+    assert load_schema("mine").names == ["odd"] and "mine" in schema_names()
+    assert not (galscan_home / "labels").exists()
+
+
+@pytest.mark.parametrize("take", [remember, lend])
+def test_a_name_stands_for_one_schema(take, tmp_path, galscan_home):
+    path = tmp_path / "x.toml"
+    path.write_text(OWN_SCHEMA)
+    remember(str(path))
+    path.write_text(OWN_SCHEMA.replace("high = 9", "high = 5"))
+    with pytest.raises(InputError, match=r"x.toml: another label schema is called 'mine'.*labels/mine.toml"):
+        take(path if take is lend else str(path))
+    assert load_schema("mine").ranges == {"odd": (1, 9)}
+    path.write_text(OWN_SCHEMA.replace('"mine"', '"efigi"'))
+    with pytest.raises(InputError, match="comes with galscan is called 'efigi'"):
+        take(path if take is lend else str(path))
+    path.write_text(OWN_SCHEMA.replace('"mine"', '"../mine"'))
+    with pytest.raises(InputError, match="use 1-64 letters"):
+        take(path if take is lend else str(path))

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.core.errors import InputError, NotFoundError
+from galscan.models.ensemble import load_scorer
+from galscan.models.model import open_bundle
+from tests.helpers import tiny_bundle
+
+
+def images(n: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (n, 32, 32, 3), dtype=np.uint8)
+
+
+def test_what_was_written_is_opened(tmp_path):
+    written = tiny_bundle(tmp_path / "m", members=2)
+    opened = open_bundle(tmp_path / "m")
+    assert opened.model_hash == written.model_hash
+    assert (opened.target, opened.schema, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
+    assert set(opened.objects("train").id) == {str(i) for i in range(1000, 1010)}
+    assert json.dumps(opened.summary())
+
+
+def test_another_seed_is_another_model(tmp_path):
+    assert tiny_bundle(tmp_path / "a").model_hash != tiny_bundle(tmp_path / "b", seed=1).model_hash
+
+
+def test_no_model_says_how_to_get_one(tmp_path):
+    with pytest.raises(NotFoundError, match="train-rare"):
+        open_bundle(tmp_path / "none")
+
+
+def test_an_interrupted_training_is_recognised(tmp_path):
+    (tmp_path / "m.partial").mkdir()
+    with pytest.raises(NotFoundError, match="interrupted"):
+        open_bundle(tmp_path / "m")
+
+
+def test_exchanged_weights_are_refused(tmp_path):
+    bundle = tiny_bundle(tmp_path / "a")
+    other = tiny_bundle(tmp_path / "b", seed=1)
+    (bundle.path / "classifier-0.safetensors").write_bytes((other.path / "classifier-0.safetensors").read_bytes())
+    with pytest.raises(InputError, match="not the file"):
+        load_scorer([bundle], "cpu")
+
+
+def test_missing_weights_and_foreign_formats_are_refused(tmp_path):
+    bundle = tiny_bundle(tmp_path / "a")
+    (bundle.path / "classifier-0.safetensors").unlink()
+    with pytest.raises(InputError, match="is missing"):
+        load_scorer([bundle], "cpu")
+    (bundle.path / "model.json").write_text('{"format": 99}')
+    with pytest.raises(InputError, match="format 1"):
+        open_bundle(bundle.path)
+
+
+HOSTILE = {
+    "a size that is text": {"size": "64"},
+    "a size no memory holds": {"size": 10**9},
+    "weights outside the folder": {"weights": {"../../etc/passwd": "0" * 64}},
+    "weights with a folder in the name": {"weights": {"/classifier-0.safetensors": "0" * 64}},
+    "no weights": {"weights": {}},
+    "a hash that is none": {"weights": {"classifier-0.safetensors": "x"}},
+    "answers that are no list": {"answers": "dust_lane"},
+    "answers that are numbers": {"answers": [1, 2]},
+    "calibration of another kind": {"calibration": []},
+    "calibration without scores": {"calibration": {"scores": None}},
+    "a slope that falls": {"calibration": {"slope": -1}},
+    "a slope without end": {"calibration": {"slope": 1e400}},
+    "a prevalence that is none": {"calibration": {"prevalence": 1.5}},
+    "targets of one class": {"calibration": {"targets": [1, 1]}},
+    "metrics that are text": {"metrics": "good"},
+    "splits of the wrong kind": {"splits": {"train": 7}},
+    "a radius that is none": {"radius": 0},
+    "a target that is a list": {"target": ["dustlane"]},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_tampered_model_is_refused_in_one_line(tmp_path, change):
+    path = tiny_bundle(tmp_path / "m").path / "model.json"
+    info = json.loads(path.read_text())
+    for key, value in change.items():
+        info[key] = info[key] | value if isinstance(value, dict) and key == "calibration" else value
+    path.write_text(json.dumps(info))
+    with pytest.raises(InputError, match="damaged") as error:
+        open_bundle(path.parent)
+    assert "\n" not in str(error.value)
+
+
+def test_answers_that_are_not_those_of_the_networks_are_refused(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path / "model.json"
+    info = json.loads(path.read_text())
+    for answers in (["dust_lane"], ["no_such_answer"] * 7):
+        path.write_text(json.dumps(info | {"answers": answers}))
+        with pytest.raises(InputError, match="answers are not those"):
+            load_scorer([open_bundle(path.parent)], "cpu", "fp32")
+
+
+def test_metrics_that_lack_their_parts_are_refused(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"test": {"positives": 3}}}))
+    with pytest.raises(InputError, match=r"metrics in .* are damaged"):
+        open_bundle(path.parent).summary()
+
+
+@pytest.mark.parametrize("content", [None, b"not parquet", b""])
+def test_damaged_splits_are_refused_in_one_line(tmp_path, content):
+    bundle = tiny_bundle(tmp_path / "m")
+    path = bundle.path / "splits.parquet"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"splits\.parquet is missing or damaged") as error:
+        bundle.in_train(pd.DataFrame({"id": [1], "ra": [1.0], "dec": [1.0], "lineage": "a"}))
+    assert "\n" not in str(error.value)
+
+
+def asked(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["id", "ra", "dec", "lineage"])
+
+
+def test_what_was_trained_on_is_found_by_position_under_another_name(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path
+    table = pd.read_parquet(path / "splits.parquet")
+    table["ra"], table["dec"], table["lineage"], table["object"] = np.arange(len(table)) + 10.0, 5.0, "a", table["id"]
+    table.to_parquet(path / "splits.parquet", index=False)
+    model, near = open_bundle(path), 1 / 3600
+    there = dict(zip(table["id"], table["ra"], strict=True))
+    rows = asked(
+        ("J0048", there["1000"], 5 + near, "b"), ("x", there["990"], 5 - near, "b"), ("1001", 200.0, 5.0, "a"),
+        ("1001", np.nan, np.nan, "a"), ("1001", np.nan, np.nan, "b"), ("y", there["1002"], 5 + 3 * near, "b"),
+    )  # fmt: skip
+    assert model.split_of(rows).tolist() == ["train", "calibration", "", "train", "", ""]
+    assert model.in_train(rows).tolist() == [True, False, False, True, False, False]
+    assert model.in_train(rows, radius=5)[-1]  # of a survey that knows positions to 5 arcsec
+    assert len(model.objects("train", targets=True)) == 5
+
+
+def test_a_model_that_kept_no_positions_knows_its_objects_by_id(tmp_path):
+    model = tiny_bundle(tmp_path / "m")
+    rows = asked(("1001", 200.0, 5.0, "a"), ("990", 1.0, 1.0, "b"), ("7", 1.0, 1.0, "b"))
+    assert model.split_of(rows).tolist() == ["train", "calibration", ""]

@@ -1,0 +1,134 @@
+"""The page of a model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from galscan.core import thumbnails
+from galscan.labels.recipe import load_recipe
+from galscan.reports.model import write_model_report
+from galscan.stats.calibration import fit
+from tests.pages import check_page
+
+
+def _metrics(ap):
+    return {
+        "ap": [ap, ap + 0.1],
+        "ap_mean": ap,
+        "ap_lo": ap - 0.1,
+        "ap_hi": ap + 0.1,
+        "pr_curve": {"recall": [0, 0.5, 1], "precision": [1, 0.6, 0.1]},
+    }
+
+
+def _model(path, metrics):
+    path.mkdir()
+    recipe = load_recipe("dustlane")
+    rng = np.random.default_rng(0)
+    targets = np.repeat([1, 0], [13, 207])
+    calibration = fit(rng.normal(np.where(targets == 1, 2, -2), 1.0), targets)
+    (path / "recipe.toml").write_text(recipe.text)
+    (path / "model.json").write_text(
+        json.dumps(
+            {
+                "format": 1,
+                "target": "dustlane",
+                "schema": "efigi",
+                "size": 64,
+                "seed": 0,
+                "answers": ["visible_dust"],
+                "weights": {"classifier-0.safetensors": "e" * 64},
+                "calibration": calibration.to_dict(),
+                "metrics": metrics,
+                "recipe_hash": recipe.hash,
+                "model_hash": "f" * 64,
+                "splits": {"train": {"positive": 26, "negative": 400}},
+                "versions": {"galscan": "0.1.0"},
+            }
+        )
+    )
+    thumbnails.contact_sheet(np.zeros((4, 16, 16, 3), np.uint8), path / "dreams.png")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("gain", "words", "printed"),
+    [
+        ({"mean": 0.2, "lo": 0.1, "hi": 0.3}, "synthetic galaxies helped", "+0.200"),
+        ({"mean": -0.2, "lo": -0.3, "hi": -0.1}, "synthetic galaxies did harm", "−0.200"),
+        ({"mean": 0.0, "lo": -0.1, "hi": 0.1}, "whether synthetic galaxies helped is not certain", "+0.000"),
+    ],
+)
+def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
+    metrics = {
+        "real_only": _metrics(0.4),
+        "real_plus_dreamt": _metrics(0.5),
+        "gain": gain,
+        "chosen": "real_plus_dreamt",
+        "test": {"positives": 13, "negatives": 200, "prevalence": 13 / 213},
+    }
+    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
+    check_page(text)
+    assert words in text and printed in text and "0.400" in text and "0.500" in text and "delivered" in text
+    assert text.count("data:image/svg+xml") == 2 and text.count("data:image/png") == 1
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {},
+        {"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
+        {"real_only": _metrics(0.4), "chosen": "real_only", "gain": None},
+    ],
+)
+def test_sparse_models(tmp_path, metrics):
+    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
+    check_page(text)
+    assert ("trained on real galaxies alone" in text) == bool(metrics.get("real_only"))
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        ({"copy": 2, "not the class": 31}, "269 of them targets; dropped: 2 copy, 31 not the class."),
+        ({}, "269 of them targets."),
+    ],
+)
+def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
+    dreams = {"all": 1900, "dropped": dropped, "kept": 1867, "kept_positive": 269}
+    text = write_model_report(_model(tmp_path / "model", {"dreams": dreams})).read_text(encoding="utf-8")
+    check_page(text)
+    assert f"1,867 synthetic galaxies were used, {words}" in text
+
+
+@pytest.mark.parametrize(
+    ("maps", "words"),
+    [("diffusion", "the diffusion model"), ("prior", "the prior"), ("both", "the prior and the diffusion model")],
+)
+def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
+    made = {
+        "all": 2400, "dropped": {}, "kept": 2400, "kept_positive": 1900, "hosts": 1010, "hosts_unlabelled": 800,
+        "maps": maps, "measured_maps": 41, "invisible": 100, "too_faint": 20, "hosts_not_measured": 7,
+    }  # fmt: skip
+    metrics = {"dreams": made, "delivery_rule": "a feature <proven>", "real_only": _metrics(0.4), "chosen": "real_only"}
+    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
+    check_page(text)
+    assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
+    assert f"maps from {words} (41 measured on training galaxies)" in text
+    assert "20 were too faint for a target and are negatives, 100 could not be seen and were left out" in text
+    assert "7 hosts could not be measured." in text
+    assert "decided by this rule: a feature &lt;proven&gt;." in text
+
+
+def test_grades_that_taught_are_told_with_their_hash(tmp_path):
+    path = _model(tmp_path / "model", {})
+    info = json.loads((path / "model.json").read_text())
+    source = {"run": "/x/<script>", "sha256": "9" * 64, "graded": 50, "positive": 20, "negative": 30, "agreed": 3}
+    (path / "model.json").write_text(json.dumps(info | {"grades": [source | {"contradicted": 1}]}))
+    text = write_model_report(path).read_text(encoding="utf-8")
+    check_page(text)
+    assert "&lt;script&gt;: 20 targets and 30 others, of 50 graded; 3 agree with the labels, 1 contradict them" in text
+    assert "never calibrate or test" in text and "9" * 64 in text

@@ -1,0 +1,205 @@
+"""Networks converted where that pays, and a first look that is cut by what did not teach it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.models.ensemble import load_scorer
+from galscan.models.model import FIRST_LOOK
+from galscan.scanning import engine, merge, partitions, prepare, quantised, worker
+from galscan.scanning.plan import Part, make_plan
+from galscan.scanning.selection import Selection
+from tests.helpers import tiny_bundle, tiny_store
+from tests.small_scans import coarse_scorer, noisy, planned
+
+
+@pytest.fixture(autouse=True)
+def by_brightness(monkeypatch):
+    monkeypatch.setattr(worker, "load_scorer", lambda job: coarse_scorer)
+
+
+@pytest.fixture
+def untaught(tmp_path):
+    """The folder of a model whose first look has learnt nothing."""
+    from galscan.models.prefilter import FirstLook, TinyNet, save_first_look
+
+    (tmp_path / "model").mkdir()
+    save_first_look(FirstLook(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    return tmp_path / "model"
+
+
+def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeypatch, untaught):
+    from galscan.models.prefilter import load_first_look, teaches
+
+    store = tiny_store(tmp_path / "s.zarr", 6000, 8)
+    seen = []
+    monkeypatch.setattr(worker, "_first_look", lambda job: (lambda images: seen.append(images) or noisy(images), 0.0))
+    plan = planned([store], tmp_path / "run", cascade=True, top=30, model=untaught)
+    (path,) = prepare.first_looks(plan, client)
+    look = load_first_look(path)
+    taught = teaches(store.column("id"))
+    assert 0.45 < taught.mean() < 0.55 and look.sample == (~taught).sum()  # all there are: fewer than it asks for
+    for image in np.concatenate(seen)[:50]:
+        assert not taught[(store.images() == image).all(axis=(1, 2, 3))].any()
+    best = coarse_scorer(store.images()).score[:, 0]
+    passed = noisy(store.images())[:, 0] >= look.cut
+    assert passed[np.argsort(-best)[:30]].all() and look.passes == pytest.approx(passed.mean(), abs=0.05) and look.pays
+    before = path.read_bytes()
+    assert prepare.first_looks(plan, client)[0].read_bytes() == before
+
+
+def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeypatch, untaught):
+    """Of a survey of which a third is chosen, the best make three times as large a share."""
+    from galscan.models import prefilter
+
+    shares = []
+    real = prefilter.set_cut
+    monkeypatch.setattr(prefilter, "set_cut", lambda *args: (shares.append(args[-1]), real(*args))[1])
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, 0.0))
+    store = tiny_store(tmp_path / "s.zarr", 9000, 8)
+    for name, where in (("all", ""), ("third", "dec > 20")):
+        chosen = Selection(where=where)
+        plan = planned([store], tmp_path / name, top=60, selection=chosen, cascade=True, model=untaught)
+        prepare.first_looks(plan, client)
+    chosen = float((store.column("dec") > 20).mean())
+    assert shares[0] == pytest.approx(60 / 9000, rel=0.1)
+    assert shares[1] == pytest.approx(60 / 9000 / chosen, rel=0.15) and 0.2 < chosen < 0.5
+
+
+def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
+    from galscan.models.model import open_bundle
+    from galscan.models.prefilter import FirstLook, TinyNet, save_first_look
+
+    pytest.importorskip("openvino", reason="needs the extra 'fast'")
+    store = tiny_store(tmp_path / "s.zarr", 300, 32)
+    (tmp_path / "m").mkdir()
+    save_first_look(FirstLook(TinyNet()), tmp_path / "m" / FIRST_LOOK)
+    plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32", cascade=True)
+    plan.out.mkdir()
+    prepare.convert_networks(plan, plan.out)
+    assert not partitions.Job.of(plan).converted
+    monkeypatch.setattr(prepare, "CONVERTED", 300)
+    prepare.convert_networks(plan, plan.out)
+    job = partitions.Job.of(plan, [plan.out / FIRST_LOOK])
+    assert job.converted and sorted(p.name for p in plan.out.iterdir()) == [
+        "first-look.bin", "first-look.xml", "network.bin", "network.xml",
+    ]  # fmt: skip
+    monkeypatch.undo()
+    save_first_look(FirstLook(TinyNet(), 0.5), plan.out / FIRST_LOOK)
+    images = store.images()
+    got, plain = worker.load_scorer(job)(images), load_scorer([open_bundle(tmp_path / "m")], "cpu", "fp32")(images)
+    np.testing.assert_allclose(got.score, plain.score, atol=1e-4)
+    assert worker._first_look(job)[1] == 0.5
+
+
+def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, capsys):
+    from galscan.models import compiled
+
+    def broken(*args):
+        raise RuntimeError("no plugin for this processor\nand more")
+
+    monkeypatch.setattr(compiled, "has_openvino", lambda: True)
+    monkeypatch.setattr(compiled, "convert", broken)
+    monkeypatch.setattr(prepare, "CONVERTED", 300)
+    store = tiny_store(tmp_path / "s.zarr", 300, 32)
+    plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32")
+    plan.out.mkdir()
+    prepare.convert_networks(plan, plan.out)
+    assert not partitions.Job.of(plan).converted
+    assert capsys.readouterr().err == (
+        "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch computes\n"
+    )
+
+
+def in_8_bits(tmp_path, monkeypatch, client, cost, cascade=None, untaught="/models/lane"):
+    """Prepare a scan whose networks in 8 bits are off by little and take `cost` of the full ones' time."""
+    from galscan.models import compiled
+
+    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
+    monkeypatch.setattr(worker, "_look8", lambda job: noisy)
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, 0.0))
+    real = worker.sample_part
+    monkeypatch.setattr(prepare, "sample_part", lambda *given: real(*given)._replace(seconds=(cost, 1.0)))
+    store = tiny_store(tmp_path / "s.zarr", 6000, 8)
+    plan = planned([store], tmp_path / "run", top=30, int8=True, cascade=cascade, model=untaught, device="cpu")
+    return store, plan, prepare.first_looks(plan, client)
+
+
+def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, monkeypatch):
+    store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.4, cascade=False)
+    told = quantised.decided(plan.out)
+    assert looks == [] and told["used"] and told["cost"] == pytest.approx(0.4) and told["passes"] < 0.35
+    assert partitions.Job.of(plan).int8 == (told["cuts"][0]["cut"],)
+    engine.run_scan(plan, client, merge.pending(plan))
+    (merged,) = merge.merge(plan)
+    exact = coarse_scorer(store.images()).score[:, 0]
+    best = np.sort(exact)[::-1][:30]
+    np.testing.assert_array_equal(merged.top["score"], best)  # scores of the full networks, and none is lost
+    stages = pd.concat(pd.read_parquet(path) for path in (plan.out / "scores").iterdir())
+    counts = stages["stage"].astype(str).value_counts()
+    assert set(counts.index) == {"full", "audit", "int8"} and counts["full"] < 0.35 * 6000
+    assert stages.loc[stages["stage"] == "int8", "score"].isna().all() and merged.discarded == 6000 - counts["full"]
+    again = prepare.first_looks(plan, client)
+    assert again == [] and quantised.decided(plan.out) == told
+
+
+def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, monkeypatch, untaught):
+    from galscan.models.prefilter import load_first_look
+
+    seen = []
+    store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.1, True, untaught)
+    told, cut = quantised.decided(plan.out), load_first_look(looks[0]).cut
+    assert len(looks) == 1 and 0 < told["cuts"][0]["passes"] < told["passes"]
+    job = replace(partitions.Job.of(plan, looks), int8=(cut + 0.5,))
+    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, np.float32([cut])))
+    monkeypatch.setattr(worker, "_look8", lambda job: lambda images: seen.append(len(images)) or noisy(images))
+    worker.score_part(Part(0, 0, 0, store.count), job)
+    stages = pd.read_parquet(partitions.scores_path(plan.out, 0)).astype({"stage": str})
+    first = stages.groupby("stage")["first_look"]
+    assert first.max()["first look"] < cut <= first.min()["int8"] and first.min()["full"] >= cut
+    assert (stages["stage"] == "int8").any() and sum(seen) == (stages["first_look"] >= cut).sum()
+
+
+def test_networks_in_8_bits_that_are_slow_are_left_out(client, tmp_path, monkeypatch):
+    _, plan, _ = in_8_bits(tmp_path, monkeypatch, client, 0.9, cascade=False)
+    assert not quantised.decided(plan.out)["used"] and partitions.Job.of(plan).int8 == ()
+    engine.run_scan(plan, client, merge.pending(plan))
+    assert merge.merge(plan)[0].discarded == 0
+
+
+def test_networks_are_quantised_with_what_may_teach(tmp_path, monkeypatch):
+    from galscan.models import compiled
+    from galscan.models.prefilter import teaches
+
+    seen = []
+    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
+    monkeypatch.setattr(compiled, "quantise", lambda converted, images, path: seen.append(images))
+    store = tiny_store(tmp_path / "s.zarr", 900, 8)
+    plan = planned([store], tmp_path / "run", int8=True, device="cpu")
+    (plan.out / partitions.NETWORK).touch()
+    prepare.quantise_networks(plan, plan.out)
+    taught = store.images()[teaches(store.column("id"))]
+    assert len(seen[0]) >= 200
+    assert all((taught == image).all(axis=(1, 2, 3)).any() for image in seen[0][::20])
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_networks_that_cannot_be_quantised_are_told_and_done_without(tmp_path, monkeypatch, converted):
+    from galscan.models import compiled
+
+    def broken(*args):
+        raise RuntimeError("no such operation\nand more")
+
+    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
+    monkeypatch.setattr(compiled, "quantise", broken)
+    plan = planned([tiny_store(tmp_path / "s.zarr", 300, 8)], tmp_path / "run", int8=True, device="cpu")
+    if converted:
+        (plan.out / partitions.NETWORK).touch()
+    prepare.quantise_networks(plan, plan.out)
+    why = "RuntimeError: no such operation" if converted else "of 300 objects, 20,000 would pay its preparation"
+    assert quantised.sentence(quantised.decided(plan.out)) == f"not used: {why}"
+    assert partitions.Job.of(plan).int8 == ()

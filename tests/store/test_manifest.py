@@ -1,0 +1,55 @@
+"""What became of each object, told from the markers of ingest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from galscan.store.build import ingest_survey
+from galscan.store.layout import Flag
+from galscan.store.manifest import _common, failed_rows, manifest, marker_path, outcomes, write_manifest
+from galscan.surveys.files.local import LocalSurvey
+from tests.store.test_build import Sky
+
+
+def test_reasons_are_kept(tmp_path: Path) -> None:
+    result = outcomes(ingest_survey(Sky(), tmp_path / "s.zarr", workers=1))
+    assert result["stored"] == 560 and result["unusable"] == {"no image": 70, "unreadable image": 70}
+    assert result["no_coverage"] == result["failed"] == 70
+    assert len(result["failures"]) == 70
+    assert (17, str(2**60 + 17), int(Flag.UNREADABLE), "file 17 is truncated") in result["details"]
+
+
+def test_the_manifest_names_every_object_once(tmp_path: Path) -> None:
+    store = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1)
+    write_manifest(store, tmp_path / "m.parquet")
+    told = pd.read_parquet(tmp_path / "m.parquet")
+    assert told["id"].tolist() == store.column("id").tolist() and told["ra"].tolist() == store.column("ra").tolist()
+    assert told["outcome"].value_counts().to_dict() == {"stored": 560, "no_coverage": 70, "failed": 70}
+    assert told["reason"][17] == "file 17 is truncated" and told["reason"][3] == "outside the footprint"
+    assert (told["reason"] == "").equals(told["outcome"] == "stored")
+    pd.testing.assert_frame_equal(told, manifest(store), check_dtype=False)
+
+
+def test_reasons_that_name_a_file_are_one_reason(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "1.png")
+    for name in ("22", "23", "500", "6"):
+        (tmp_path / f"{name}.png").write_bytes(b"broken")
+    (tmp_path / "catalog.csv").write_text("id\n1\n22\n23\n500\n6\n7\n8\n")
+    failures = outcomes(ingest_survey(LocalSurvey(tmp_path, size=16), tmp_path / "s.zarr", workers=1))["failures"]
+    assert [(f["objects"], f["such_as"]) for f in failures] == [(4, "22"), (2, "7"), (1, "1")]
+    assert "'ID.png'" in failures[0]["reason"] and failures[1]["reason"] == "no file named ID"
+    assert _common("HTTP 500 (2 tries)", "500") == "HTTP 500 (2 tries)"
+
+
+def test_stores_of_before_do_not_tell_what_is_final(tmp_path: Path) -> None:
+    store = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1)
+    path = marker_path(tmp_path / "s.zarr", 0)
+    marker = json.loads(path.read_text())
+    assert len(failed_rows(marker)) == 25
+    del marker["no_coverage"]
+    path.write_text(json.dumps(marker))
+    assert len(failed_rows(marker)) == 51 and outcomes(store)["failed"] == 70 + 26

@@ -1,0 +1,62 @@
+"""What goes wrong, in our terms: asked again, or not."""
+
+from __future__ import annotations
+
+import zlib
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galscan.surveys.services.errors import Again, FetchError, in_our_terms, retry_after, unpack
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("1.5", 1.5), (formatdate(1000 + 60, usegmt=True), 60), (formatdate(10, usegmt=True), 0), ("soon", None),
+     ("", None), ("-3", None)],
+)  # fmt: skip
+def test_retry_after_in_all_its_forms(value, seconds):
+    """Dates are taken by the server's clock, which may be wrong."""
+    assert retry_after({"Retry-After": value, "Date": formatdate(1000, usegmt=True)}) == seconds
+
+
+@given(st.text())
+def test_any_retry_after_is_a_number_or_nothing(value: str) -> None:
+    assert (seconds := retry_after({"Retry-After": value})) is None or seconds >= 0
+
+
+@given(st.binary(max_size=5000), st.integers(0, 5000))
+def test_what_is_unpacked_is_whole_or_refused(body: bytes, limit: int) -> None:
+    packed = zlib.compress(body, wbits=31)
+    if len(body) > limit:
+        with pytest.raises(FetchError, match="unpack to more than"):
+            unpack(packed, "gzip", limit)
+    else:
+        assert unpack(packed, "gzip", limit) == body
+    assert unpack(body, "identity", limit) == body
+
+
+def test_what_cannot_be_unpacked() -> None:
+    with pytest.raises(FetchError, match="packed as 'br', which was not asked for"):
+        unpack(b"x", "br", 100)
+    with pytest.raises(Again, match="cannot be unpacked"):
+        unpack(b"no gzip", "gzip", 100)
+
+
+def test_errors_of_other_clients() -> None:
+    requests = pytest.importorskip("requests")
+
+    def said(status: int, **headers: str) -> Exception:
+        answer = requests.Response()
+        answer.status_code = status
+        answer.headers.update(headers)
+        return in_our_terms(requests.HTTPError("...", response=answer))
+
+    busy = said(429, **{"Retry-After": "7"})
+    assert isinstance(busy, Again) and (busy.pause, busy.everybody, busy.heard) == (7, True, True)
+    assert isinstance(said(500), Again) and isinstance(said(404), FetchError)
+    for error in (requests.ConnectionError("refused"), requests.Timeout("late")):
+        assert isinstance(lost := in_our_terms(error), Again) and not lost.heard
+    assert isinstance(in_our_terms(ValueError("odd")), FetchError)

@@ -1,0 +1,204 @@
+"""Objects by query: astroquery's real clients against SkyServer and VizieR on loopback."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.core.errors import ConflictError, GalscanError, InputError
+from galscan.surveys import tables
+from galscan.surveys.services import queries
+from galscan.surveys.services.queries import objects
+from tests.services.database import positions
+from tests.services.loopback import certificate, loopback
+
+pytest.importorskip("astroquery", reason="needs the extra services")
+
+OBJECTS = 2000  # of the loopback services
+IDS, RA, DEC = positions(OBJECTS)
+
+
+@pytest.fixture
+def sdss(service, tmp_path: Path):
+    """Return the survey file of a SkyServer on loopback that gives 400 rows a page."""
+
+    def write(page: int = 400) -> str:
+        path = service.survey("sdss", tmp_path, page=page)
+        path.write_text(path.read_text().replace("per_minute = 20", "per_minute = 60000"))
+        return str(path)
+
+    return write
+
+
+def asked(service) -> list[str]:
+    return [path for _, path, _ in service.log() if "x_results" in path]
+
+
+def test_galaxy_zoo_2(service, sdss, tmp_path: Path) -> None:
+    """1,500 galaxies have votes; positions are those of the photometry, to the last digit; pages are in order."""
+    out = objects(sdss(), "gz2", None, tmp_path / "gz2.objects.parquet")
+    table = pd.read_parquet(out)
+    voted = np.arange(OBJECTS) % 4 > 0
+    order = np.argsort(IDS[voted])
+    assert table["id"].dtype == np.int64 and table["id"].tolist() == IDS[voted][order].tolist()
+    np.testing.assert_array_equal(table["ra"], RA[voted][order])
+    np.testing.assert_array_equal(table["dec"], DEC[voted][order])
+    assert len(asked(service)) == 5, "four pages, and one that is empty"
+    assert {"run", "rerun", "camcol", "field"} <= set(table)
+    assert len(table.columns) < 130 and "t08_odd_feature_a38_dust_lane_debiased" in table
+    schemas, labels = tables.read_labels(tables.read_table(out, {}), ["gz2"])
+    assert len(schemas["gz2"]) == 37 + 11 and labels.notna().any(axis=None)
+    assert [p.name for p in tmp_path.iterdir() if "objects" in p.name] == ["gz2.objects.parquet"]
+    service.behave()
+    assert objects(sdss(), "gz2", None, out) == out and not service.log(), "what is there is not asked for again"
+    with pytest.raises(ConflictError, match="holds the objects of another query"):
+        objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, out)
+    out.write_text("a table of somebody else")
+    with pytest.raises(ConflictError, match="holds the objects of another query"):
+        objects(sdss(), "gz2", None, out)
+
+
+def test_pages_that_came_are_kept(service, sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "o.parquet"
+    page = queries._SkyServer._page
+    seen: list[int | None] = []
+
+    def fails(self, asker, last):
+        seen.append(last)
+        if len(seen) == 3:
+            service.behave("500")
+        return page(self, asker, last)
+
+    monkeypatch.setattr(queries._SkyServer, "_page", fails)
+    with pytest.raises(GalscanError, match=r"HTTP 500 \(5 tries\); what came is kept"):
+        objects(sdss(), "gz2", None, out)
+    assert not out.exists() and len(list((tmp_path / "o.parquet.partial").glob("page-*"))) == 2
+    service.behave()
+    again = pd.read_parquet(objects(sdss(), "gz2", None, out))
+    assert seen[3] == seen[2] is not None and len(asked(service)) == 3
+    assert again["id"].is_unique and len(again) == 1500 and not (tmp_path / "o.parquet.partial").exists()
+
+
+def test_a_server_that_recovers(service, sdss, tmp_path: Path) -> None:
+    service.behave("500", "reset", "truncated", "429-after", share=0.4, seed=1, after=0)
+    assert len(pd.read_parquet(objects(sdss(150), "gz2", None, tmp_path / "o.parquet"))) == 1500
+
+
+def test_sql_of_the_user(service, sdss, tmp_path: Path) -> None:
+    sql = "SELECT objID, ra, dec, petroR90_r FROM Galaxy WHERE petroMag_r < 16; "
+    table = pd.read_parquet(objects(sdss(300), sql, None, tmp_path / "o.parquet"))
+    assert table["id"].is_monotonic_increasing and 800 < len(table) < 1200
+    row = int(np.flatnonzero(table["id"].iloc[0] == IDS)[0])
+    assert table["ra"].iloc[0] == RA[row] and list(table.columns) == ["id", "ra", "dec", "petroR90_r"]
+
+
+def test_a_region(service, sdss, tmp_path: Path) -> None:
+    table = pd.read_parquet(objects(sdss(), None, (180.0, 10.0, 20.0), tmp_path / "o.parquet"))
+    x, y, z = (
+        np.cos(np.radians(DEC)) * np.cos(np.radians(RA)),
+        np.cos(np.radians(DEC)) * np.sin(np.radians(RA)),
+        np.sin(np.radians(DEC)),
+    )
+    middle = np.array([np.cos(np.radians(10)) * -1, 0, np.sin(np.radians(10))])
+    inside = IDS[(np.column_stack([x, y, z]) @ middle) > np.cos(np.radians(20))]
+    assert 0 < len(table) <= len(inside) and set(table["id"]) <= set(inside.tolist()) and "petroR90_r" in table
+    assert {"run", "rerun", "camcol", "field"} <= set(table)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("gz3", "is not understood; give gz2, vizier:TABLE, or SQL"),
+        ("DROP TABLE Galaxy", "is not understood"),
+        ("SELECT objid, ra, dec FROM Galaxy; DROP TABLE Galaxy", "holds ';'; leave it out: one statement only"),
+        ("SELECT objid, ra, dec INTO mydb FROM Galaxy", "holds 'INTO'"),
+        ("SELECT objid, ra, dec FROM Galaxy ORDER BY ra", "holds 'ORDER BY'; leave it out: rows are ordered by id"),
+        ("SELECT ra, dec FROM Galaxy", r"the query gives ra, dec; it must give objid \(or id\) as well"),
+        ("SELECT objid FROM Galaxy", "it must give ra and dec as well"),
+        ("SELECT objid, ra, dec FROM Galaxy WHERE ra > 400", "the query gives no rows; widen it"),
+        ("SELECT objid, ra, dec FROM Galxy", "refuses the query: no such table: Galxy"),
+        (
+            "SELECT objid, ra, dec FROM Galaxy WHERE " + " OR ".join(f"objid = {n}" for n in range(300)),
+            "at most 2,048 arrive",
+        ),
+        ("vizier:", "give the name of a table"),
+        ("vizier:../../etc", "give the name of a table"),
+    ],
+)
+def test_queries_that_cannot_work(service, sdss, tmp_path: Path, query: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        objects(sdss(), query, None, tmp_path / "o.parquet")
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_a_cone_that_is_not_on_the_sky(sdss, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--cone 10,95,1: give right ascension"):
+        objects(sdss(), None, (10.0, 95.0, 1.0), tmp_path / "o.parquet")
+
+
+def test_a_page_of_html_is_no_table(service, sdss, tmp_path: Path) -> None:
+    service.behave("html")
+    with pytest.raises(GalscanError, match="the answer is no table"):
+        objects(sdss(), "gz2", None, tmp_path / "o.parquet")
+    assert not list(tmp_path.rglob("page-*"))
+
+
+def test_another_host_is_refused(service, sdss, tmp_path: Path) -> None:
+    service.behave("redirect")
+    with pytest.raises(GalscanError, match="sent on to localhost:"):
+        objects(sdss(), "gz2", None, tmp_path / "o.parquet")
+
+
+def test_nobody_is_asked_in_a_dry_run(service, sdss, tmp_path: Path) -> None:
+    assert objects(sdss(), "gz2", None, tmp_path / "o.parquet", ask=False) is None and not service.log()
+
+
+def test_without_astroquery(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = builtins.__import__
+
+    def no(name, *rest):
+        if name.startswith("astroquery"):
+            raise ImportError(name)
+        return found(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no)
+    with pytest.raises(InputError, match=r"pip install 'galscan\[services\]'"):
+        objects(sdss(), "gz2", None, tmp_path / "o.parquet")
+
+
+def test_vizier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS, as astroquery speaks to VizieR in no other way."""
+    pem = certificate(tmp_path)
+    if pem is None:
+        pytest.skip("needs openssl to make a certificate")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate.pem"))
+    with loopback("--objects", "8", "--certificate", str(pem)) as server:
+        declared = str(server.survey("sdss", tmp_path, vizier=f"127.0.0.1:{server.tls_port}"))
+        table = pd.read_parquet(objects(declared, "vizier:VII/118/ngc2000", None, tmp_path / "ngc.parquet"))
+        assert table["id"].tolist() == ["N0001", "N0002", "N0007"] and table["dec"].iloc[2] == -29.915
+        assert table["ra"].dtype == float and "RAJ2000" in table
+        with pytest.raises(InputError, match="VizieR has no table 'VII/999/none'"):
+            objects(declared, "vizier:VII/999/none", None, tmp_path / "none.parquet")
+
+
+def test_a_page_is_not_believed_blindly(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pd.DataFrame({"objid": [5, 4], "ra": 1.0, "dec": 1.0})
+    monkeypatch.setattr(queries._SkyServer, "_table", lambda self, asker, sql: rows)
+    with pytest.raises(GalscanError, match="once each and in order, so rows may be lost"):
+        objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, tmp_path / "o.parquet")
+
+
+@pytest.mark.network
+def test_the_real_skyserver(tmp_path: Path) -> None:
+    sql = "SELECT TOP 5 objid, ra, dec, petroR90_r FROM Galaxy WHERE ra BETWEEN 180 AND 180.1 AND dec BETWEEN 0 AND 0.1"
+    assert len(pd.read_parquet(objects("sdss", sql, None, tmp_path / "o.parquet"))) == 5
+
+
+@pytest.mark.network
+def test_the_real_vizier(tmp_path: Path) -> None:
+    table = pd.read_parquet(objects("sdss", "vizier:VII/118/names", None, tmp_path / "o.parquet"))
+    assert len(table) > 100

@@ -1,0 +1,51 @@
+"""The new objects of a survey, alone; and a stretch that is kept. What any survey must do is in test_surveys_base."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from galscan.core.errors import ConflictError
+from galscan.surveys.files.images import Rendering
+from galscan.surveys.growth import ids, like, take
+from galscan.surveys.simulated.survey import SimulatedSurvey
+from tests.store.test_build import Sky
+
+OLD = Rendering("i", "r", "g", {"g": 1.0, "r": 2.0, "i": 3.0}, {"g": False, "r": False, "i": False})
+
+
+def rendering(factor: float = 1.0, sky: bool = False, blue: str = "g") -> Rendering:
+    unit = {blue: factor, "r": 2.0, "i": 3.0}
+    return Rendering("i", "r", blue, unit, dict.fromkeys(unit, sky))
+
+
+def test_ids_of_surveys_that_do_and_do_not_know_them():
+    assert ids(Sky(count=5)).tolist() == [2**60 + i for i in range(5)]
+    survey = SimulatedSurvey(20, size=16, seed=3)
+    assert ids(survey).tolist() == survey.objects(0, 20)["id"].tolist()
+
+
+def test_all_of_a_survey_is_the_survey():
+    survey = Sky(count=5)
+    assert take(survey, np.arange(5)) is survey and len(take(survey, np.array([], int))) == 0
+    assert list(take(survey, np.array([1, 3])).cutouts(0, 0)) == []
+    assert take(survey, np.array([1, 3])).objects(2, 2).empty
+
+
+def test_the_stretch_of_the_store_is_kept():
+    kept = like(rendering(1.7), OLD.describe(), "s.zarr")
+    assert kept == OLD and like(rendering(1.7, blue="u"), OLD.describe(), "s.zarr") == rendering(1.7, blue="u")
+    assert like(None, OLD.describe(), "s.zarr") is None and like(OLD, None, "s.zarr") == OLD
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (rendering(30), r"noise of these images is 30 times that of s.zarr in band g, at most 4"),
+        (rendering(0.01), r"noise of these images is 0.01 times that of s.zarr"),
+        (rendering(sky=True), "still have their sky in band g, those of s.zarr do not"),
+    ],
+)
+def test_images_in_other_units_are_refused(new, said):
+    with pytest.raises(ConflictError, match=f"{said}.*a store of their own: --out"):
+        like(new, OLD.describe(), "s.zarr")

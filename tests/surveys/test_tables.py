@@ -1,0 +1,151 @@
+"""Reading catalogs: exact ids, columns by their usual names, one clear line for what cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.io.votable import from_table
+from astropy.table import Table
+
+from galscan.core.errors import InputError
+from galscan.surveys import tables
+from galscan.surveys.base import Cutout
+from galscan.surveys.files.local import LocalSurvey
+from tests.pictures_on_disk import OBJID, only, picture, write
+
+
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "fits", "vot", "parquet"])
+def test_objids_keep_every_digit_in_every_format(tmp_path: Path, form: str) -> None:
+    ids = [OBJID, OBJID + 1]
+    for i in ids:
+        picture(tmp_path / f"{i}.png")
+    table = pd.DataFrame({"objID": ids, "RA": [10.0, 20.0], "DEC": [-5.0, 5.0], "pixscale": [0.4, np.nan]})
+    path = tmp_path / f"catalog.{form}"
+    if form.startswith("csv"):
+        table.to_csv(path, index=False)
+    elif form == "parquet":
+        table.to_parquet(path)
+    else:
+        Table.from_pandas(table).write(path, format="votable" if form == "vot" else "fits")
+    survey = LocalSurvey(tmp_path, size=16)
+    assert survey.id_dtype == np.int64
+    objects = survey.objects(0, 2)
+    assert objects["id"].tolist() == ids and objects["ra"].tolist() == [10, 20] and objects["dec"].tolist() == [-5, 5]
+    first, second = survey.cutouts(0, 2)
+    assert first.pixel_scale == pytest.approx(0.8) and np.isnan(second.pixel_scale)  # 32 -> 16 pixels
+
+
+def test_nullable_and_unsigned_ids(tmp_path: Path) -> None:
+    picture(tmp_path / f"{OBJID}.png")
+    pd.DataFrame({"id": pd.array([OBJID], dtype="UInt64")}).to_parquet(tmp_path / "catalog.parquet")
+    assert LocalSurvey(tmp_path).ids.tolist() == [OBJID]
+    pd.DataFrame({"id": pd.array([OBJID, None], dtype="Int64")}).to_parquet(tmp_path / "catalog.parquet")
+    with pytest.raises(InputError, match=r"id column 'id' .* is empty in 1 row\(s\), the first is row 2"):
+        LocalSurvey(tmp_path)
+
+
+def test_float_ids_that_lost_digits_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    Table({"id": [float(OBJID)]}).write(tmp_path / "catalog.fits")
+    with pytest.raises(InputError, match="floating-point numbers, so digits are lost"):
+        LocalSurvey(tmp_path)
+
+
+def test_ids_a_spreadsheet_rounded_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    write(tmp_path / "catalog.csv", "id\n5.888489E+17\n")
+    with pytest.raises(InputError, match="spreadsheet rounded it"):
+        LocalSurvey(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "007", "J000001.2-01", "99999999999999999999", "NGC 1"])
+def test_text_ids_stay_as_they_are(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / f"{name}.png")
+    write(tmp_path / "catalog.csv", f"iauname\n{name}\n")
+    survey = LocalSurvey(tmp_path)
+    assert survey.ids.tolist() == [name] and survey.id_dtype.kind == "U"
+    assert isinstance(only(survey), Cutout)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id\n1\n2\n2\n2\n", r"'2' occurs more than once \(2 duplicate row"),
+        ("id\n" + "x" * 65 + "\n", "has 65 characters, at most 64"),
+        ("colour,size\n1,2\n", "no id column; it has colour, size; name it"),
+        ("dr7objid,dr8objid\n1,2\n", "several columns that may be the id: dr7objid, dr8objid; choose one"),
+        ("id,ra\n1,12:30:00\n", "column 'ra' .*'12:30:00' is not a number"),
+        ("id,ra,dec\n1,10,95\n", "dec of 1 is 95"),
+        ("id,file\n1,../outside.png\n", r"file '../outside.png' lies outside"),
+        ("id,file\n1,/etc/passwd.png\n", "file '/etc/passwd.png' lies outside"),
+        ("id\n77\n", "no row of .* has an image"),
+        ("id\n", "has no rows"),
+        ("", "cannot be read"),
+        ('id,ra\n"1,2\n', "cannot be read"),
+    ],
+)
+def test_catalogs_that_cannot_work(tmp_path: Path, text: str, message: str) -> None:
+    picture(tmp_path / "1.png")
+    write(tmp_path / "catalog.csv", text)
+    with pytest.raises(InputError, match=message):
+        LocalSurvey(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["fits", "parquet", "vot", "csv"])
+def test_garbage_catalog(tmp_path: Path, suffix: str) -> None:
+    picture(tmp_path / "1.png")
+    (tmp_path / f"t.{suffix}").write_bytes(b"\xff\xfe\x00garbage\x80")
+    with pytest.raises(InputError, match=f"t.{suffix} cannot be read"):
+        LocalSurvey(tmp_path, tmp_path / f"t.{suffix}")
+
+
+@pytest.mark.parametrize("form", ["fits", "vot"])
+def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> None:
+    """A table as VizieR gives it: main positions in sexagesimal text, computed ones beside them, others further on."""
+    names = ("recno", "NGC", "RAJ2000", "DEJ2000", "_RA", "_DE", "RAgal")
+    values = ([1, 2], ["N1", "N2"], ["00 07 16", "00 07 17"], ["+27", "+28"], [1.8, 1.9], [27.7, 27.8], [5.0, 6.0])
+    table = Table(list(values), names=names)
+    ucd = dict(zip(names, ("", "meta.id;meta.main", "pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "pos.eq.ra",
+                           "pos.eq.dec", ""), strict=True))  # fmt: skip
+    path = tmp_path / f"table.{form}"
+    if form == "fits":
+        hdu = fits.table_to_hdu(table)
+        hdu.header.update({f"TUCD{k}": ucd[c] for k, c in enumerate(names, 1)})
+        hdu.writeto(path)
+    else:
+        tree = from_table(table)
+        for field in tree.resources[0].tables[0].fields:
+            field.ucd = ucd[field.name] or None
+        tree.to_xml(str(path))
+    frame = tables.read_table(path, {})
+    found = [tables.find_column(frame, role, {}, "table") for role in ("id", "ra", "dec", "radius")]
+    assert found == ["NGC", "_RA", "_DE", None]
+    assert tables.find_column(frame, "ra", {"ra": "RAgal"}, "table") == "RAgal", "what the user says counts"
+    assert tables.find_column(frame.assign(ra=1.0), "ra", {}, "table") == "ra"
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "message"),
+    [("h", 12.0, "column 'ra' of .* is in 'h'; give positions in decimal degrees"),
+     ("rad", 1.0, "is in 'rad'"), ("deg", 400.0, "ra of 1 is 400; it must be within -360 to 360"),
+     ("deg", np.inf, "ra of 1 is inf")],
+)  # fmt: skip
+def test_positions_that_are_none(tmp_path: Path, unit: str, value: float, message: str) -> None:
+    table = Table({"id": [1], "ra": [value], "dec": [0.0]})
+    table["ra"].unit = unit
+    table.write(tmp_path / "t.fits")
+    frame = tables.read_table(tmp_path / "t.fits", {})
+    with pytest.raises(InputError, match=message):
+        tables.positions(frame, "ra", "dec", np.array([1]), "t.fits")
+
+
+def test_positions_are_wrapped(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"ra": [-10.0, 360.0, np.nan], "dec": [1.0, -90.0, 2.0]})
+    ra, dec = tables.positions(frame, "ra", "dec", np.arange(3), "t")
+    np.testing.assert_array_equal(ra, [350, 0, np.nan])
+    np.testing.assert_array_equal(dec, [1, -90, 2])
+    assert np.isnan(tables.positions(frame, None, "dec", np.arange(3), "t")[0]).all()

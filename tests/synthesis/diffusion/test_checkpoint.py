@@ -1,0 +1,138 @@
+"""That a training ends the same when resumed is shown in test_generate_train.py and test_generate_fine_tune.py."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from galscan.core.errors import GalscanError, InputError
+from galscan.synthesis.diffusion import checkpoint
+from galscan.synthesis.diffusion.checkpoint import Checkpoint
+
+
+def training(path, value: float) -> Checkpoint:
+    weights = {"w": torch.full((2,), value, requires_grad=True)}
+    optimizer = torch.optim.AdamW(weights.values(), lr=0.1)
+    return Checkpoint(
+        path, weights, {"w": torch.full((2,), -value)}, optimizer, torch.Generator().manual_seed(int(value))
+    )
+
+
+def test_all_of_it_comes_back(tmp_path):
+    first = training(tmp_path / "c.safetensors", 1.0)
+    first.weights["w"].sum().backward()
+    first.optimizer.step()
+    first.step, first.losses = 7, [0.5, 0.25]
+    first.save()
+    other = training(tmp_path / "c.safetensors", 2.0)
+    other.resume()
+    assert (other.step, other.losses) == (7, [0.5, 0.25]) and other.seconds >= first._before
+    for name in ("weights", "average"):
+        assert torch.equal(getattr(other, name)["w"], getattr(first, name)["w"])
+    assert torch.equal(other.random.get_state(), first.random.get_state())
+    for one, two in zip(first.optimizer.state.values(), other.optimizer.state.values(), strict=True):
+        assert all(torch.equal(one[k], two[k]) for k in ("exp_avg", "exp_avg_sq", "step"))
+    assert other.done()["loss"] == 0.25 and not list(tmp_path.iterdir())
+
+
+def test_nothing_to_resume_is_a_beginning(tmp_path):
+    at = training(tmp_path / "c.safetensors", 1.0)
+    at.resume()
+    assert at.step == 0 and at.weights["w"].tolist() == [1, 1] and at.done()["steps"] == 0
+
+
+def test_what_is_behind_goes_by_steps_or_time_whichever_is_further_on(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    at = training(tmp_path / "c.safetensors", 1.0)
+    at._started, at.step = 1000.0, 10
+    now[0] = 1030.0
+    assert at.behind(100, None) == 0.1 and at.behind(100, 60.0) == 0.5 and at.behind(20, 600.0) == 0.5
+    assert at.behind(10, None) == at.behind(100, 30.0) == at.behind(100, 20.0) == 1.0
+
+
+def test_a_step_goes_downhill_and_the_average_follows(tmp_path):
+    at = training(tmp_path / "c.safetensors", 1.0)
+    before = at.average["w"].clone()
+    assert at.learn(at.weights["w"].square().sum(), 0.01, 0.9) == "loss 2.0000"
+    assert (at.weights["w"] < 1).all() and at.step == 1
+    torch.testing.assert_close(at.average["w"], before + (1 - 2 / 11) * (at.weights["w"].detach() - before))
+
+
+def test_an_overflow_is_left_out_and_many_in_a_row_are_an_end(tmp_path):
+    at = training(tmp_path / "c.safetensors", 1.0)
+    for k in range(2 * checkpoint.PATIENCE):  # one in two is no row
+        at.learn(at.weights["w"].sum() * (1.0 if k % 2 else float("inf")), 0.01, 0.9)
+    assert at.weights["w"].isfinite().all() and len(at.losses) == checkpoint.PATIENCE
+    at.learn(at.weights["w"].sum(), 0.01, 0.9)
+    with pytest.raises(GalscanError, match=r"diverged at step 30 \(learning rate 0\.1\); remove .*c\.safetensors"):
+        for _ in range(checkpoint.PATIENCE):
+            at.learn(at.weights["w"].sum() * float("nan"), 0.01, 0.9)
+
+
+def with_tensors(path, change) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"progress": '{"step": 7, "seconds": 1.5}'})
+
+
+def with_progress(path, progress) -> None:
+    save_file(load_file(path), path, metadata={"progress": progress} if progress else None)
+
+
+TAMPERED = {
+    "empty": lambda p: p.write_bytes(b""),
+    "cut short": lambda p: p.write_bytes(p.read_bytes()[:-8]),
+    "a header that is none": lambda p: p.write_bytes(b"\xff" * 64),
+    "no progress": lambda p: with_progress(p, None),
+    "progress that is no JSON": lambda p: with_progress(p, "{"),
+    "progress that is a list": lambda p: with_progress(p, "[]"),
+    "a step that is text": lambda p: with_progress(p, '{"step": "7", "seconds": 1}'),
+    "a step before the first": lambda p: with_progress(p, '{"step": -1, "seconds": 1}'),
+    "time without end": lambda p: with_progress(p, '{"step": 7, "seconds": Infinity}'),
+    "no weights": lambda p: with_tensors(p, lambda t: t.pop("model.w")),
+    "weights of another shape": lambda p: with_tensors(p, lambda t: t.update({"model.w": torch.ones(1)})),
+    "an average of another shape": lambda p: with_tensors(p, lambda t: t.update({"average.w": torch.ones(2, 2)})),
+    "moments of another shape": lambda p: with_tensors(p, lambda t: t.update({"optimizer.0.exp_avg": torch.ones(3)})),
+    "moments of no weight": lambda p: with_tensors(p, lambda t: t.update({"optimizer.9.exp_avg": torch.ones(2)})),
+    "a name that is none": lambda p: with_tensors(p, lambda t: t.update({"optimizer.w": torch.ones(2)})),
+    "chance that is none": lambda p: with_tensors(p, lambda t: t.update({"random": torch.zeros(3, dtype=torch.uint8)})),
+    "no losses": lambda p: with_tensors(p, lambda t: t.pop("losses")),
+}
+
+
+@pytest.mark.parametrize("tamper", TAMPERED.values(), ids=TAMPERED)
+def test_a_tampered_file_is_refused_in_one_line_whose_advice_helps(tmp_path, tamper):
+    path = tmp_path / "c.safetensors"
+    first = training(path, 1.0)
+    first.learn(first.weights["w"].sum(), 0.1, 0.9)
+    first.save()
+    tamper(path)
+    with pytest.raises(InputError, match=r"c\.safetensors is not a readable checkpoint .*; remove it") as error:
+        training(path, 2.0).resume()
+    assert "\n" not in str(error.value)
+    path.unlink()
+    anew = training(path, 2.0)
+    anew.resume()
+    assert anew.step == 0 and anew.weights["w"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(("took", "pause"), [(1.0, 120.0), (60.0, 1200.0)])
+def test_writing_never_takes_more_than_its_share(tmp_path, monkeypatch, took, pause):
+    now = [1000.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    at, saved = training(tmp_path / "c.safetensors", 1.0), []
+
+    def slowly(self):
+        saved.append(now[0])
+        now[0] += took
+
+    monkeypatch.setattr(Checkpoint, "save", slowly)
+    for _ in range(400):
+        at.save_now_and_then()
+        now[0] += 10
+    steps = [b - a for a, b in itertools.pairwise(saved)]
+    assert saved[0] > 1000 + checkpoint.SECONDS and pause < min(steps) <= max(steps) <= pause + took + 10

@@ -1,0 +1,247 @@
+"""Maps come from the prior, or from a diffusion model that was trained on enough measured ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from galscan.core.errors import InputError
+from galscan.labels.settings import InjectRule, MapSettings
+from galscan.synthesis.diffusion import maps as module
+from galscan.synthesis.diffusion.map_model import MapFlow, make_config, save_maps_model
+from galscan.synthesis.diffusion.maps import (
+    ENOUGH_MEASURED,
+    LEAST_MEASURED,
+    conditions_of,
+    copies,
+    fine_tune,
+    load_start,
+    map_source,
+    measured_maps,
+    measured_weight,
+)
+from galscan.synthesis.features import base, dust_lane
+from galscan.synthesis.flux import Stretch
+from galscan.synthesis.hosts import measure_hosts
+from tests.synthesis.test_injection import SIZE, candidates
+
+CPU = torch.device("cpu")
+WIDTHS = (16, 32)
+RULE = InjectRule(feature="dust_lane", hosts="t <= 0", measure="visible_dust >= 0.5")
+PRIOR = dust_lane.prior(40, np.random.default_rng(8))
+K = len(dust_lane.CONDITIONS)
+
+
+def settings(**changes) -> MapSettings:
+    return MapSettings(kind="maps", **{"widths": WIDTHS, "start": "none", "maps": "diffusion"} | changes)
+
+
+def model(feature: str = "dust_lane", conditions=dust_lane.CONDITIONS, widths=WIDTHS) -> MapFlow:
+    torch.manual_seed(0)
+    return MapFlow(make_config(feature, conditions, PRIOR, widths)).eval()
+
+
+def saved(path, *args, **options):
+    network = model(*args, **options)
+    save_maps_model(network, network.state_dict(), path)
+    return path
+
+
+def test_weights_to_start_from(tmp_path, monkeypatch):
+    assert load_start(RULE, settings(start="none")) is None
+    path = saved(tmp_path / "a.safetensors")
+    assert load_start(RULE, settings(start=str(path))).config == model().config
+    monkeypatch.setattr(module, "base_weights", lambda name: path if name == "dust_lane" else None)
+    assert load_start(RULE, settings(start="base")).config == model().config
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "base_weights", lambda name: None)
+    starts = {
+        "base": settings(start="base"),
+        "absent": settings(start=str(tmp_path / "absent.safetensors")),
+        "feature": settings(start=str(saved(tmp_path / "f.safetensors", "ring"))),
+        "widths": settings(start=str(saved(tmp_path / "w.safetensors", widths=(32, 32)))),
+        "conditions": settings(start=str(saved(tmp_path / "c.safetensors", conditions={"length": (0.0, 1.0)}))),
+    }
+    for name, given in starts.items():
+        with pytest.raises(InputError) as caught:
+            load_start(RULE, given)
+        assert caught.value.exit_code == 2, name
+
+
+@pytest.mark.parametrize("widths", [(32, 16), (32, 48), (16, 16), (32,)])
+def test_widths_that_no_network_can_have_are_refused(widths):
+    with pytest.raises(ValueError, match="widths"):
+        settings(widths=widths)
+
+
+def test_few_measured_maps_count_less_and_too_few_not_at_all():
+    given = settings(measured_fraction=0.5)
+    assert measured_weight(given, 0) == measured_weight(given, LEAST_MEASURED - 1) == 0
+    assert measured_weight(given, LEAST_MEASURED) == pytest.approx(0.5 * LEAST_MEASURED / ENOUGH_MEASURED)
+    assert measured_weight(given, ENOUGH_MEASURED) == measured_weight(given, 10 * ENOUGH_MEASURED) == 0.5
+    assert measured_weight(settings(measured_fraction=0.0), 500) == 0
+
+
+def test_maps_are_measured_on_labelled_galaxies_that_satisfy_the_rule(monkeypatch):
+    calls = []
+
+    def stand_in(images, hosts, stretch, *, bands):
+        calls.append((len(images), stretch, bands))
+        maps = np.broadcast_to(images.mean((1, 2, 3)).reshape(-1, 1, 1, 1), (len(images), 1, 64, 64))
+        np.testing.assert_array_equal(hosts.radius, measure_hosts(images).radius)
+        return maps.astype(np.float32), images.mean((1, 2, 3)) > np.sort(images.mean((1, 2, 3)))[0]
+
+    monkeypatch.setattr(dust_lane, "measure", stand_in)
+    stretches = [Stretch(), Stretch(0.02)]
+    given = candidates(labelled=10, survey=np.resize([0, 1], 12), stretches=stretches, bands=["irg", "zrg"])
+    given.labels.loc[[1, 2, 4, 5, 7, 8], "visible_dust"] = 0.75
+    given.predicted["visible_dust"] = 0.9
+    maps, rows = measured_maps(given, RULE)
+    assert calls == [(3, stretches[0], "irg"), (3, stretches[1], "zrg")]
+    assert len(rows) == 4 and set(rows) < {1, 2, 4, 5, 7, 8} and maps.dtype == np.float32
+    np.testing.assert_allclose(maps[:, 0, 0, 0], given.images[rows].mean((1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [RULE, RULE.model_copy(update={"measure": ""})])
+def test_where_nothing_is_to_be_measured_there_are_no_maps(rule):
+    maps, rows = measured_maps(candidates(), rule)
+    assert maps.shape == (0, 1, 64, 64) and len(rows) == 0
+
+
+def test_conditions_say_where_a_map_is_from():
+    drawn = conditions_of("dust_lane", PRIOR[:3], measured=False)
+    measured = conditions_of("dust_lane", PRIOR[:3], measured=True, strength=np.array([0.1, np.nan, 0.9]))
+    np.testing.assert_array_equal(drawn[:, :K], dust_lane.describe(PRIOR[:3]))
+    assert drawn.shape == (3, K + 2) and (drawn[:, K] == 0).all() and np.isnan(drawn[:, K + 1]).all()
+    assert (measured[:, K] == 1).all()
+    np.testing.assert_allclose(measured[:, K + 1], [0.1, np.nan, 0.9], rtol=1e-6)
+    assert conditions_of("dust_lane", PRIOR[:0], measured=False).shape == (0, K + 2)
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(LEAST_MEASURED - 1, 0.0), (20, 0.1)])
+def test_measured_maps_are_trained_on_by_their_fraction(tmp_path, monkeypatch, count, fraction):
+    asked = {}
+
+    def stand_in(maps, values, weight, config, out, **options):
+        asked.update(options, maps=maps, values=values, weight=weight, config=config, out=out)
+        return {"steps": 5, "seconds": 1.0, "loss": 0.5}
+
+    monkeypatch.setattr(module, "train_maps", stand_in)
+    monkeypatch.setattr(module, "PRIOR", 30)
+    monkeypatch.setattr(base, "PRIOR_BLOCK", 30)
+    given = settings(measured_fraction=0.5, steps=5, batch=7)
+    outcome = fine_tune(
+        PRIOR[:count], np.linspace(0, 1, count), RULE, given, tmp_path / "m", seed=4, device=CPU, seconds=3.0
+    )
+    measured = count if fraction else 0
+    assert outcome["measured"] == count and outcome["measured_fraction"] == pytest.approx(fraction)
+    assert len(asked["maps"]) == len(asked["values"]) == len(asked["weight"]) == 30 + measured
+    assert asked["weight"].sum() == pytest.approx(1) and asked["weight"][30:].sum() == pytest.approx(fraction)
+    assert (asked["values"][30:, K] == 1).all() and (asked["values"][:30, K] == 0).all()
+    np.testing.assert_array_equal(asked["maps"][30:], PRIOR[:measured])
+    assert asked["config"].widths == WIDTHS and asked["config"].conditions[:K] == tuple(dust_lane.CONDITIONS)
+    assert (asked["steps"], asked["batch"], asked["seconds"], asked["start"]) == (5, 7, 3.0, None)
+
+
+def test_fine_tuning_begins_with_the_start_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PRIOR", 6)
+    monkeypatch.setattr(base, "PRIOR_BLOCK", 6)
+    given = settings(start=str(saved(tmp_path / "a.safetensors")), steps=1, batch=2)
+    nobody = np.empty((0, 1, 64, 64), np.float32)
+    fine_tune(nobody, np.empty(0), RULE, given, tmp_path / "b.safetensors", seed=0, device=CPU)
+    assert (
+        load_start(RULE, given.model_copy(update={"start": str(tmp_path / "b.safetensors")})).config == model().config
+    )
+
+
+@pytest.fixture
+def sampled(monkeypatch) -> list[np.ndarray]:
+    """Put maps of one value in the place of sampled ones; return the conditions asked for, call by call."""
+    calls = []
+
+    def stand_in(network, values, **options):
+        calls.append(values)
+        random = np.random.default_rng(options["seed"])
+        return 5 + random.random((len(values), 1, 64, 64), dtype=np.float32)
+
+    monkeypatch.setattr(module, "sample_maps", stand_in)
+    return calls
+
+
+def source(given: MapSettings, network=None, measured=0, **options):
+    strength = np.full(measured, 0.5, np.float32)
+    return map_source(RULE, given, network, PRIOR[:measured], strength, device=CPU, **options)
+
+
+def test_without_a_model_the_prior_is_drawn_from(sampled):
+    expected = dust_lane.prior(4, np.random.default_rng(5))
+    for given, network in ((settings(maps="prior"), model()), (settings(), None)):
+        np.testing.assert_array_equal(source(given, network, 20)(4, np.random.default_rng(5)), expected)
+    assert not sampled
+
+
+@pytest.mark.parametrize(("measured", "fraction"), [(LEAST_MEASURED - 1, 0), (40, 0.4)])
+def test_the_model_is_asked_for_maps_like_the_prior_s_and_like_measured_ones(sampled, measured, fraction):
+    found = source(settings(measured_fraction=1.0), model(), measured)(100, np.random.default_rng(0))
+    asked = sampled[0]
+    assert len(found) == 100 and (found > 1).all() and asked.shape == (100, K + 2)
+    assert asked[:, K].mean() == pytest.approx(fraction, abs=0.12) and set(asked[:, K]) <= {0, 1}
+    like = asked[:, K] == 1
+    assert (asked[like, K + 1] == 0.5).all() and np.isnan(asked[~like, K + 1]).all()
+    low, high = np.float32(list(dust_lane.CONDITIONS.values())).T
+    assert ((asked[:, :K] >= low) & (asked[:, :K] <= high)).all()
+    if fraction:
+        near = np.abs(asked[like, None, :K] - dust_lane.describe(PRIOR)).max(-1).min(1)
+        assert near.max() < 0.5 and (near > 0).any()  # with a little scatter
+
+
+def test_maps_are_sampled_once_and_mirrored(sampled, monkeypatch):
+    monkeypatch.setattr(module, "POOL", 6)
+    draw, random = source(settings(), model()), np.random.default_rng(0)
+    found = np.concatenate([draw(20, random), draw(10, random)])
+    assert [len(call) for call in sampled] == [6] and found.shape == (30, 1, 64, 64)
+    middle = np.sort(found.reshape(30, -1), axis=1)  # the same whichever way it is mirrored
+    assert 1 < len(np.unique(middle.round(4), axis=0)) <= 6 < len(np.unique(found.reshape(30, -1), axis=0))
+    assert draw(0, random).shape == (0, 1, 64, 64)
+
+
+def test_both_are_drawn_where_both_are_asked_for(sampled):
+    found = source(settings(maps="both", measured_fraction=1.0), model(), 40)(100, np.random.default_rng(0))
+    of_model = (found > 1).all((1, 2, 3))
+    assert of_model.mean() == pytest.approx(0.4, abs=0.13)
+    assert (sampled[0][:, K] == 1).all()  # the model is needed for those that are like measured ones alone
+    assert found[~of_model].max() < 6 and (found[~of_model].max((1, 2, 3)) > 0).all()
+
+
+def test_a_sampled_copy_of_a_measured_map_is_replaced(monkeypatch):
+    calls = []
+
+    def stand_in(network, values, **options):
+        calls.append(len(values))
+        made = dust_lane.prior(len(values), np.random.default_rng(options["seed"]))
+        if len(calls) == 1:
+            made[3] = PRIOR[7]
+        return made
+
+    monkeypatch.setattr(module, "sample_maps", stand_in)
+    found = source(settings(measured_fraction=1.0), model(), 40)(30, np.random.default_rng(0))
+    assert calls[0] == 30 and 1 <= calls[1] < 10
+    mirrored = [PRIOR[7][0], PRIOR[7][0, ::-1], PRIOR[7][0, :, ::-1], PRIOR[7][0, ::-1, ::-1]]
+    assert min(np.abs(one[0] - other).max() for one in found for other in mirrored) > 0.01
+
+
+def test_copies_are_found_and_others_are_not():
+    others = dust_lane.prior(25, np.random.default_rng(77))
+    sampled = np.concatenate([others[:10], PRIOR[4:5], others[10:], PRIOR[9:10] * 1.03])
+    found = copies(sampled, PRIOR)
+    assert {10, 26} <= set(found) and len(found) < 5
+    assert len(copies(sampled[:0], PRIOR)) == 0
+    # A galaxy that was measured twice makes no copy of its neighbours, and does not hide one either.
+    assert set(copies(sampled, np.concatenate([PRIOR, PRIOR[:3]]))) >= {10, 26}
+
+
+def test_small_pictures_are_enough_for_candidates():
+    assert measure_hosts(candidates().images).measured.all() and candidates().images.shape[1] == SIZE

@@ -1,0 +1,34 @@
+"""One repeat's parts; whole ones run in test_verbs_ablate.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.core.errors import GalscanError
+from galscan.core.files import write_json
+from galscan.training.ablation import experiment
+from galscan.training.ablation.arms import Repeat
+from galscan.training.dataset import Galaxies
+
+REPEAT = Repeat(3, 0, 0, pd.Series({"a": "train", "b": "test"}, dtype=object), {})
+
+
+def test_a_test_object_among_what_is_taught_is_refused():
+    experiment.check_apart(pd.Series(["a", "c"]), REPEAT)
+    with pytest.raises(GalscanError, match=r"repeat 3: 1 test objects \(first b\)"):
+        experiment.check_apart(pd.Series(["a", "b"]), REPEAT)
+
+
+def test_an_object_labelled_in_another_store_is_not_without_labels():
+    labels = pd.DataFrame({"t": [1.0, np.nan, np.nan]})
+    galaxies = Galaxies(np.zeros((3, 2, 2, 3), np.uint8), pd.DataFrame({"object": ["a", "a", "c"]}), labels)
+    assert experiment.without_labels(galaxies).tolist() == [False, False, True]
+
+
+def test_seconds_add_up_over_calls(tmp_path):
+    write_json(tmp_path / "seconds.json", {"dreams": 100.0})
+    with experiment._timed(tmp_path, "dreams"):
+        pass
+    assert experiment.seconds(tmp_path)["dreams"] == pytest.approx(100, abs=0.2)

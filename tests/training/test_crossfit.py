@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import ks_2samp
+
+from galscan.labels.recipe import load_recipe
+from galscan.models.ensemble import member_scores
+from galscan.models.network import GalaxyNet
+from galscan.stats import calibration, purity
+from galscan.training import crossfit
+
+MEMBERS = 3
+SPLIT = pd.Series(["train", "calibration", "test", "fold 0", "fold 1", "fold 11", ""])
+
+
+def test_what_each_split_is_used_for():
+    assert crossfit.fold_numbers(SPLIT).tolist() == [-1, -1, -1, 0, 1, 11, -1]
+    assert SPLIT[crossfit.trains(SPLIT)].tolist() == ["train", "fold 0", "fold 1", "fold 11"]
+    assert SPLIT[crossfit.trains(SPLIT, 1)].tolist() == ["train", "fold 0", "fold 11"]
+    assert SPLIT[crossfit.calibrates(SPLIT)].tolist() == ["calibration", "fold 0", "fold 1", "fold 11"]
+    assert SPLIT[crossfit.tests(SPLIT)].tolist() == ["test", "fold 0", "fold 1", "fold 11"]
+    assert SPLIT[crossfit.kept_from(SPLIT)].tolist() == ["calibration", "test", "fold 0"]
+    assert SPLIT[crossfit.kept_from(SPLIT, 1)].tolist() == ["calibration", "test", "fold 1"]
+    assert crossfit.as_fixed(SPLIT).tolist() == ["train", "calibration", "test", "test", "train", "train", ""]
+
+
+def test_the_shipped_recipe_is_cross_fitted():
+    recipe, some = load_recipe("dustlane"), table(30, 400)
+    assert crossfit.folds_of(recipe, some, synthetic=True, whole=False) == (recipe.classifier.members, "")
+    folds, why = crossfit.folds_of(recipe, some, synthetic=True, whole=True)
+    assert folds == 0 and "whole images" in why
+
+
+def test_without_galaxies_that_show_the_scatter_the_split_is_fixed():
+    recipe = load_recipe("dustlane")
+    for unlabelled, synthetic, needed in ((399, True, 400), (199, False, 200)):
+        folds, why = crossfit.folds_of(recipe, table(30, unlabelled), synthetic=synthetic, whole=False)
+        assert folds == 0 and f"{needed} unlabelled galaxies" in why
+        assert crossfit.folds_of(recipe, table(30, needed), synthetic=synthetic, whole=False)[0]
+
+
+def table(labelled: int, unlabelled: int) -> pd.DataFrame:
+    known = np.arange(labelled + unlabelled) < labelled
+    target = np.where(known, 1.0, np.nan)
+    names = [f"g{k}" for k in range(len(known))]
+    return pd.DataFrame({"id": names, "object": names, "target": target, "labelled": known})
+
+
+def test_objects_that_show_the_scatter_have_no_label_in_any_store():
+    both = pd.concat(
+        [table(300, 500), table(0, 400)], ignore_index=True
+    )  # of the second, 300 are labelled in the first
+    found = crossfit.reserved(both, synthetic=False, seed=0)
+    assert len(found) == 600 and not set(found["id"]) & {f"g{k}" for k in range(300)}
+    assert len(crossfit.reserved(both, synthetic=True, seed=0)) == 300  # the others are hosts
+    assert len(crossfit.reserved(table(10, 399), synthetic=True, seed=0)) == 0  # too few: all are hosts
+    assert len(crossfit.reserved(table(0, 20_000), synthetic=True, seed=0)) == crossfit.RESERVED
+
+
+def test_out_of_fold_scores_are_those_of_the_network_of_the_fold():
+    torch.manual_seed(0)
+    networks = [GalaxyNet(8, 2, 2).eval() for _ in range(MEMBERS)]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+    folds = rng.integers(0, MEMBERS, 20)
+    scores, answers = crossfit.out_of_fold(networks, images, folds, torch.device("cpu"))
+    each = member_scores(networks, images, torch.device("cpu"))
+    assert scores.shape == (1, 20, 2) and answers.shape == (1, 20, 2)
+    np.testing.assert_allclose(scores[0], each[folds, np.arange(20)], atol=1e-5)
+
+
+def simulated(truth: np.ndarray, rng: np.random.Generator, noise: float = 0.9) -> np.ndarray:
+    """Return scores of networks, (MEMBERS, n): a signal that they share, and noise that is larger where it is high."""
+    signal = rng.normal(size=len(truth)) + 2.5 * truth
+    offsets, slopes = np.array([-0.2, 0.1, 0.1]), np.array([0.95, 1.0, 1.05])
+    scale = noise * (1 + 0.3 * np.tanh(signal - 1))
+    return slopes[:, None] * signal + offsets[:, None] + scale * rng.normal(size=(MEMBERS, len(truth)))
+
+
+def out_of_fold(scores: np.ndarray) -> np.ndarray:
+    return scores[np.arange(scores.shape[1]) % MEMBERS, np.arange(scores.shape[1])]
+
+
+def test_corrected_scores_are_distributed_as_those_of_the_committee():
+    rng = np.random.default_rng(1)
+    truth = np.repeat([1.0, 0.0], [3000, 9000])
+    survey = (rng.random(20_000) < 0.01).astype(float)
+    own = out_of_fold(simulated(truth, rng))
+    corrected, told = crossfit.committee_scores(own, truth, simulated(survey, rng))
+    fresh = simulated(truth, rng).mean(0)
+    assert told["objects"] == 20_000 and set(told["factors"]) == {"targets", "negatives"}
+    for value in (1, 0):
+        of_kind = truth == value
+        assert ks_2samp(corrected[of_kind], fresh[of_kind]).pvalue > 0.01
+        assert corrected[of_kind].mean() == pytest.approx(own[of_kind].mean(), abs=0.03)
+        assert corrected[of_kind].std() == pytest.approx(fresh[of_kind].std(), rel=0.04)
+    positive = truth == 1
+    assert ks_2samp(own[positive], fresh[positive]).pvalue < 0.01
+    found, wanted = (calibration.fit(s, truth) for s in (corrected, fresh))
+    assert found.slope == pytest.approx(wanted.slope, rel=0.1)
+    assert calibration.fit(own, truth).slope < 0.85 * wanted.slope
+
+
+def test_the_truth_lies_inside_the_intervals():
+    inside = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        truth, survey = np.repeat([1, 0], [60, 600]), (rng.random(20_000) < 0.01).astype(int)
+        scores = simulated(survey, rng)
+        corrected, told = crossfit.committee_scores(out_of_fold(simulated(truth, rng)), truth, scores[:, :8000])
+        calibrating = crossfit.calibration_set(corrected, truth, told["factors"])
+        order, histogram = np.argsort(-scores.mean(0))[:200], purity.ScoreHistogram.empty()
+        histogram.add(scores.mean(0))
+        found = purity.estimate(calibration.fit(*calibrating), histogram, scores.mean(0)[order], seed=seed)
+        inside += [found.purity_lo[k - 1] <= survey[order[:k]].mean() <= found.purity_hi[k - 1] for k in (50, 200)]
+    assert np.mean(inside) > 0.85
+
+
+def test_ambiguous_objects_are_a_kind_of_their_own():
+    rng = np.random.default_rng(2)
+    targets = np.repeat([1.0, 0.0, np.nan], 200)
+    own = rng.normal(np.repeat([2.0, -2.0, 0.0], 200), np.repeat([1.0, 2.0, 3.0], 200))
+    _, told = crossfit.committee_scores(own, targets, rng.normal(0, 1, (MEMBERS, 1000)))
+    factors = told["factors"]
+    assert factors["targets"] < factors["negatives"] < factors["ambiguous"] < 1
+
+
+def test_corrected_scores_count_as_what_they_are_worth():
+    rng = np.random.default_rng(5)
+    targets = np.repeat([1.0, 0.0, np.nan], [50, 600, 200])
+    scores = rng.normal(np.nan_to_num(targets, nan=0.5), 1)
+    found, truth, unclear = crossfit.calibration_set(
+        scores, targets, {"targets": 0.8, "negatives": 0.9, "ambiguous": 0.7}
+    )
+    assert truth.sum() == 32 and unclear.sum() / (truth == 0).sum() == pytest.approx(0.25, abs=0.01)
+    assert len(truth) - 32 == pytest.approx(600 * 0.81 + 200 * 0.49, abs=1)
+    for kept, all_ in ((truth == 1, targets == 1), (unclear, np.isnan(targets))):
+        assert found[kept].mean() == pytest.approx(scores[all_].mean(), abs=0.03)
+        assert found[kept].std() == pytest.approx(scores[all_].std(), rel=0.05)
+    same, truth, unclear = crossfit.calibration_set(scores, targets, None)
+    np.testing.assert_array_equal(same, scores)
+    np.testing.assert_array_equal(truth, targets == 1)
+    np.testing.assert_array_equal(unclear, np.isnan(targets))
+    whole, *_ = crossfit.calibration_set(scores, targets, dict.fromkeys(crossfit.NAMES.values(), 1.0))
+    np.testing.assert_allclose(np.sort(whole), np.sort(scores))
+
+
+def test_the_scatter_is_a_function_of_the_score():
+    rng = np.random.default_rng(3)
+    true = rng.normal(size=40_000)
+    scores = true + np.where(true > 1, 1.5, 0.5) * rng.normal(size=(MEMBERS, len(true)))
+    scatter = crossfit.scatter_of(scores)
+    assert (np.diff(scatter.score) > 0).all() and scatter.members == MEMBERS and scatter.objects == 40_000
+    # The mean of the networks is noisy, too: by it the variance at 0 would be a mixture of both.
+    for place, variance in ((-1.0, 0.25), (0.0, 0.25), (2.0, 2.25)):
+        assert np.interp(place, scatter.score, scatter.variance) == pytest.approx(variance, rel=0.3)
+
+
+def test_too_few_unlabelled_objects_correct_nothing():
+    rng = np.random.default_rng(4)
+    own, truth = rng.normal(size=50), np.arange(50) % 2.0
+    for count in (0, crossfit.LEAST - 1):
+        corrected, told = crossfit.committee_scores(own, truth, rng.normal(size=(MEMBERS, count)))
+        np.testing.assert_array_equal(corrected, own)
+        assert told == {"objects": count, "factors": None}
+    assert "may be underestimated" in crossfit.describe({"folds": 3, **told})
+    assert crossfit.describe(None) == ""
+
+
+@settings(max_examples=30)
+@given(
+    arrays.arrays(float, st.integers(1, 40), elements=st.floats(-20, 20)),
+    st.floats(0, 30),
+    st.integers(2, 6),
+    st.integers(0, 9),
+)
+def test_corrected_scores_keep_their_order_and_scatter_no_less_than_independent_networks_would(
+    own, noise, members, seed
+):
+    kinds = np.random.default_rng(seed).integers(0, 3, len(own))
+    scatter = crossfit.Scatter(np.array([-5.0, 5.0]), np.array([noise, noise]), members, 500)
+    corrected, factors = crossfit.correct(own, kinds, scatter)
+    assert np.isfinite(corrected).all() and set(factors) == set(kinds)
+    for kind, factor in factors.items():
+        of_kind = kinds == kind
+        assert np.sqrt(1 / members) - 1e-6 <= factor <= 1 + 1e-6
+        assert (np.diff(corrected[of_kind][np.argsort(own[of_kind], kind="stable")]) >= -1e-9).all()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import galscan
+from galscan.cli import main
+from galscan.core.errors import ConflictError, InputError
+from galscan.labels.recipe import load_recipe, recipe_names
+from galscan.store.build import ingest_survey
+from galscan.surveys.simulated.survey import SimulatedSurvey
+from galscan.training.target import GREEN, GREY, RED, check_target, first_sentence, list_targets, new_target
+from tests.helpers import tiny_store
+
+RARE = {"dustlane", "ring", "merger", "edge_on_no_bulge", "barred_early", "strong_bar", "bulge_spiral"}
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory):
+    size = max(load_recipe(target).size for target in RARE)
+    survey = SimulatedSurvey(count=1200, size=size, seed=1, rare_fraction=0.05)
+    return ingest_survey(survey, tmp_path_factory.mktemp("target") / "sky.zarr", workers=1).path
+
+
+def test_new_writes_a_recipe_and_never_over_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = new_target("mine", schema=["simulated", "efigi"], answer="bar")
+    assert told["recipe"] == "mine.toml" and told["next"] == "galscan target check mine.toml --store STORE"
+    assert load_recipe("mine.toml").schemas["simulated"].positive == "bar >= 0.5"
+    before = (tmp_path / "mine.toml").read_bytes()
+    with pytest.raises(ConflictError, match=r"mine.toml is there and is not overwritten"):
+        new_target("mine")
+    assert (tmp_path / "mine.toml").read_bytes() == before
+    with pytest.raises(InputError, match=r"does not end in .toml"):
+        new_target("mine", out="mine")
+    new_target("mine", out=tmp_path / "deep" / "other.toml")
+    assert load_recipe(str(tmp_path / "deep" / "other.toml")).name == "mine"
+
+
+def test_a_new_target_can_be_checked_at_once(tmp_path, sky):
+    path = tmp_path / "mine.toml"
+    new_target("mine", schema="simulated", out=path)
+    assert check_target(str(path), store=sky)["error"] is None
+
+
+def test_list_is_all_that_is_shipped():
+    told = list_targets()
+    json.dumps(told)
+    assert [t["name"] for t in told["targets"]] == recipe_names()
+    for target in told["targets"]:
+        assert target["science"].endswith(".") and "(" not in target["science"].replace("(inner", "").replace(
+            "(coll", ""
+        )
+        assert f"{target['title']} ({', '.join(target['schemas'])})" in told["text"]
+
+
+def test_first_sentence():
+    assert first_sentence("\nOne thing (Ma et al. 2025, X 1)\nis so. Another.") == "One thing is so."
+    assert first_sentence("One thing. Two.") == "One thing." and first_sentence("One") == "One."
+
+
+@pytest.mark.parametrize("target", sorted(RARE))
+def test_shipped_targets_can_be_trained_on_the_simulated_sky(target, sky):
+    told = check_target(target, store=sky)
+    json.dumps(told)
+    assert told["schema"] == "simulated" and told["error"] is None, told["error"]
+    smallest = min(told["split"].values(), key=lambda part: part["negative"])  # a fold, or what calibrates or tests
+    assert smallest["positive"] >= 5 and smallest["negative"] >= 100
+    assert not [w for w in told["warnings"] if "would draw" in w or "nothing ambiguous" in w]
+
+
+def test_what_is_told(sky):
+    told = check_target("barred_early", store=sky)
+    text = told["text"]
+    assert "target       barred_early: Barred lenticular galaxy\nlabels       simulated" in text
+    assert "positive, all of" in text and "negative, any of" in text and text.endswith("trainable    yes")
+    assert text.count("<- excludes most") == 1 and "not asked" in text and "300 positive and 600 negative drawn" in text
+    assert told["synthetic"] == "300 positive and 600 negative drawn" and told["sources"][0]["key"] == "dream.from"
+    steps = told["positive"]["steps"]
+    assert steps[-1]["so_far"] == told["objects"][0]["positive"]
+
+
+def test_what_is_injected_is_summed_up(sky):
+    told = check_target("dustlane", store=sky)
+    assert told["synthetic"].startswith("2,000 positive and 500 negative injected into real galaxies")
+    assert "drawn" not in told["synthetic"] and f"synthetic    {told['synthetic']}" in told["text"]
+    found = {entry["key"]: entry for entry in told["sources"]}
+    rules = load_recipe("dustlane").schemas["simulated"]
+    assert found["inject.hosts"]["rule"] == rules.inject.hosts and found["inject.hosts"]["training"] > 100
+    assert found["inject.measure"]["training"] > 12  # below which there is nothing to fine-tune on
+    assert {"inject_negatives.0.hosts", "inject_negatives.1.hosts"} <= found.keys()
+    assert not [w for w in told["warnings"] if "nothing is made" in w]
+
+
+def test_a_sheet_shows_what_the_rules_mean(sky, tmp_path):
+    told = check_target("edge_on_no_bulge", store=sky, sheet=tmp_path / "sheet.png")
+    assert told["sheet"] == str(tmp_path / "sheet.png") and f"sheet        {told['sheet']}" in told["text"]
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
+    for colour in (GREEN, RED, GREY):
+        assert (pixels == colour).all(1).sum() > 24 * 4 * 128  # the frames of 24 pictures
+    again = check_target("edge_on_no_bulge", store=sky, sheet=tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes() and again["error"] is None
+
+
+def test_a_sheet_of_stores_of_several_sizes(tmp_path):
+    stores = [
+        ingest_survey(SimulatedSurvey(count=300, size=size, seed=size), tmp_path / f"{size}.zarr", workers=1).path
+        for size in (64, 72)
+    ]
+    told = check_target("edge_on_no_bulge", store=stores, sheet=tmp_path / "sheet.png")
+    assert told["error"] is None and (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_stores_that_cannot_be(sky, tmp_path):
+    with pytest.raises(InputError, match="name labelled stores with --store"):
+        check_target("ring")
+    with pytest.raises(InputError, match="rules for gz2 labels, but the stores hold simulated"):
+        check_target("lens", store=sky)
+    bare = tiny_store(tmp_path / "bare.zarr").path
+    assert check_target("ring", store=[sky, bare])["objects"][1]["unlabelled"] == 600
+
+
+def test_the_command(sky, tmp_path, capsys):
+    path = tmp_path / "few.toml"
+    assert main.run(["target", "new", "few", "--schema", "simulated", "--answer", "merger", "--out", str(path)]) == 0
+    capsys.readouterr()
+    text = path.read_text().replace('positive = "merger >= 0.5"', 'positive = "merger >= 0.5 and ring >= 0.5"')
+    path.write_text(text)
+    assert main.run(["target", "check", str(path), "--store", str(sky), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert "examples of 'few'" in json.loads(out)["error"] and "trainable    no: 0 positive" in err
+    assert main.run(["target", "check", "ring", "--store", str(sky)]) == 0
+    assert "trainable    yes" in capsys.readouterr().out
+    assert main.run(["target", "list"]) == 0 and "dustlane" in capsys.readouterr().out
+    assert galscan.check_target is check_target

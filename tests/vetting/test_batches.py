@@ -1,0 +1,194 @@
+"""Batch after batch: the next one follows from the grades, and any interruption leaves it where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galscan.core.errors import InputError
+from galscan.stats.graded import Stratum
+from galscan.vetting import batches, sampling
+from galscan.vetting.gradebook import PLAN, GradeBook, create
+
+STRATA = [Stratum("1-100", 100, 1, 100), Stratum("101-400", 300, 101, 400), Stratum("not ranked", 5000)]
+
+
+def planned(path, size=60, batch=20, **change):
+    """Begin a book of 400 candidates, of which the model expects half, and a tenth, to be targets."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for s, n in zip(STRATA, (60, 60, 12), strict=True):
+        order = rng.permutation(s.population)[:n] + s.first
+        rows += [
+            {"store": "sky", "row": int(k) + 10_000 * (not s.last), "stratum": s.name, "kind": "survey",
+             "rank": int(k) if s.last else 0}
+            for k in order
+        ]  # fmt: skip
+    rows += [{"store": "", "row": -1, "stratum": "", "kind": "blank", "rank": 0} for _ in range(4)]
+    rows += [{"store": "sky", "row": 20_000 + k, "stratum": "", "kind": "positive", "rank": 0} for k in range(6)]
+    queue = pd.DataFrame(rows).assign(ra=1.0, dec=2.0)
+    queue["id"] = [f"g{row.row}" if row.store else f"blank-{row.Index}" for row in queue.itertuples()]
+    prior = {s.name: list(np.full(50, p)) for s, p in zip(STRATA, (0.5, 0.1, 1e-4), strict=True)}
+    plan = {"size": size, "batch": batch, "rank": 400, "entire": [], "prior": prior} | change
+    items = queue[["store", "row", "id", "ra", "dec", "stratum", "kind", "rank"]]
+    create(path, items[:0], STRATA, {"fingerprint": "f", "seed": "3", PLAN: json.dumps(plan)}, items)
+    return path
+
+
+def grade(book, targets=lambda rank: rank and rank % 3 == 0, grader="ann"):
+    """Grade what is in the sample and not graded yet."""
+    done = set(book.current()["item"])
+    for row in book.items().itertuples():
+        if row.item not in done:
+            book.record(f"{grader}-{row.item:06d}", row.item, grader, "A" if targets(row.rank) else "not")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return planned(tmp_path / "grades.sqlite")
+
+
+def drawn(book):
+    items = book.items()
+    return items[items["kind"] == "survey"].groupby("stratum").size().to_dict()
+
+
+def test_batches_come_one_after_the_other_and_end_with_the_size(path):
+    with GradeBook(path, "f") as book:
+        assert batches.in_all(book) == 70 and book.items().empty
+        sizes = []
+        while more := batches.extend(book):
+            assert batches.extend(book) == 0  # nothing of it is graded
+            assert len(set(book.items()["rank"].diff().dropna())) > 2  # mixed
+            sizes.append(more)
+            grade(book)
+        assert sizes == [20, 20, 20] and batches.in_all(book) == len(book.items()) == 70
+        assert all(n >= 3 for n in drawn(book).values()) and sum(drawn(book).values()) == 60
+        items = book.items()
+        assert not items.duplicated(["store", "id"]).any() and (items["kind"] == "blank").sum() == 4
+        controls = items["kind"].ne("survey").to_numpy()
+        assert [controls[:20].any(), controls[30:50].any(), controls[50:].any()] == [True] * 3
+
+
+def test_of_every_stratum_the_next_ones_of_its_random_order_come(path):
+    with GradeBook(path, "f") as book:
+        while batches.extend(book):
+            grade(book)
+        queue, items = book.queue(), book.items()
+        for stratum, n in drawn(book).items():
+            order = list(queue.loc[queue["stratum"] == stratum, "id"])
+            assert set(items.loc[items["stratum"] == stratum, "id"]) == set(order[:n])
+
+
+def test_the_next_batch_follows_from_the_grades(tmp_path):
+    told = []
+    for name, targets in (("all", lambda rank: 0 < rank <= 100), ("some", lambda rank: rank > 100 and rank % 2)):
+        with GradeBook(planned(tmp_path / name), "f") as book:
+            while batches.extend(book):
+                grade(book, targets)
+            told.append(drawn(book))
+    # Where the upper ones are all alike, the lower ones need more, and less where they are what is open.
+    assert told[0] != told[1] and told[1]["101-400"] > told[0]["101-400"] - 10
+    assert min(told[0].values()) >= 3
+
+
+def test_it_goes_on_after_an_interruption_and_comes_to_the_same(path, tmp_path):
+    copy = shutil.copy(path, tmp_path / "copy.sqlite")
+    with GradeBook(path, "f") as book:
+        while batches.extend(book):
+            grade(book)
+        whole = book.items()
+    for _ in range(9):  # opened again before each step
+        with GradeBook(copy, "f") as book:
+            batches.extend(book)
+        with GradeBook(copy, "f") as book:
+            done = set(book.current()["item"])
+            for item in [i for i in book.items()["item"] if i not in done][:13]:
+                rank = int(book.items().set_index("item").loc[item, "rank"])
+                book.record(f"ann-{item:06d}", int(item), "ann", "A" if rank and rank % 3 == 0 else "not")
+    with GradeBook(copy, "f") as book:
+        pd.testing.assert_frame_equal(book.items(), whole)
+
+
+def test_a_batch_is_graded_when_each_object_is_by_anybody(path):
+    with GradeBook(path, "f") as book:
+        batches.extend(book)
+        items = [int(i) for i in book.items()["item"]]
+        for k, item in enumerate(items[:-1]):
+            book.record(f"key-{item:06d}", item, "ann" if k % 2 else "bob", "not")
+        assert book.ungraded() == 1 and batches.extend(book) == 0
+        book.record("key-last", items[-1], "eve", "not")
+        assert batches.extend(book) == 20
+        book.undo("eve")
+        assert book.ungraded() == 21 + len(book.items()) - len(items) - 20
+
+
+def test_a_book_of_an_older_version_has_its_whole_sample(tmp_path):
+    """Half graded, without queue or plan: it goes on as it was."""
+    path = planned(tmp_path / "old.sqlite")
+    with GradeBook(path, "f") as book:
+        batches.extend(book)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE queue")
+        db.execute("DELETE FROM meta WHERE name = 'plan'")
+    db.close()
+    with GradeBook(path, "f") as book:
+        count = len(book.items())
+        book.record("key-00001", 1, "ann", "A")
+        assert batches.extend(book) == 0 and batches.in_all(book) == count
+        grade(book)
+        assert batches.extend(book) == 0 and len(book.verdicts()) == count and book.queue().empty
+
+
+def test_grades_of_another_copy_bring_what_they_need_and_all_before_it(path, tmp_path):
+    """Two people grade copies of one sample, and see other batches: their union is a random sample all the same."""
+    other = shutil.copy(path, tmp_path / "other.sqlite")
+    with GradeBook(other, "f") as book:
+        while batches.extend(book):
+            grade(book, lambda rank: rank > 100, "bob")
+        book.write_csv(tmp_path / "bob.csv")
+        theirs = drawn(book)
+    with GradeBook(path, "f") as book:
+        batches.extend(book)
+        grade(book)
+        mine = drawn(book)
+        new, known = book.read_csv(tmp_path / "bob.csv")
+        assert (new, known) == (70, 0) and book.read_csv(tmp_path / "bob.csv") == (0, 70)
+        assert drawn(book) == {name: max(mine[name], theirs[name]) for name in mine}
+        queue, items = book.queue(), book.items()
+        for stratum, n in drawn(book).items():
+            order = list(queue.loc[queue["stratum"] == stratum, "id"])
+            assert set(items.loc[items["stratum"] == stratum, "id"]) == set(order[:n])
+        batches.extend(book)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["{", "[]", '{"size": 1}', {"size": 0}, {"batch": True}, {"rank": "1"}, {"prior": {}}, {"entire": None}, {"prior": {
+        s.name: [2.0] for s in STRATA}}],
+)  # fmt: skip
+def test_a_damaged_plan_is_said(tmp_path, plan):
+    path = planned(tmp_path / "grades.sqlite", **(plan if isinstance(plan, dict) else {}))
+    if isinstance(plan, str):
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE meta SET value = ? WHERE name = 'plan'", (plan,))
+        db.close()
+    with GradeBook(path, "f") as book, pytest.raises(InputError, match="has a damaged plan"):
+        batches.extend(book)
+
+
+def test_a_queue_that_was_changed_is_said(path):
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE queue SET rank = 900 WHERE number = 1")
+    db.close()
+    with pytest.raises(InputError, match="changed by another program"):
+        GradeBook(path, "f")
+
+
+def test_the_kinds_are_those_of_the_design():
+    assert set(sampling.KINDS) == {"survey", "positive", "blank"}
