@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from galscan.candidates import scan_tables
 from galscan.candidates.table_stream import PIECE, Rows
 from galscan.core.errors import InputError
-from galscan.labels.schema import Schema, load_schema, to_cumulative
+from galscan.labels.columns import to_cumulative
+from galscan.labels.schema import Schema, load_schema
 from galscan.models.model import Bundle, open_bundle
 from galscan.scanning.partitions import FULL, scores_path
 from galscan.scanning.run import open_run, tables

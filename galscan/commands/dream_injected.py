@@ -14,7 +14,8 @@ from galscan.core import home
 from galscan.core.errors import InputError
 from galscan.core.resampling import pixels_text
 from galscan.labels.recipe import Recipe
-from galscan.labels.schema import Schema, load_schema, parse_rule
+from galscan.labels.rules import parse_rule
+from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import InjectRule, LabelRules, MapSettings
 from galscan.models.model import Bundle
 from galscan.store import identity, layout

@@ -18,8 +18,9 @@ from galscan.scanning import run as runs
 from galscan.scanning.run import Run
 from galscan.store import layout
 from galscan.store.append import appended
-from galscan.store.layout import Flag, Store
+from galscan.store.layout import Store
 from galscan.store.manifest import marker_path, outcomes
+from galscan.surveys.base import Flag
 
 SHEET = 48  # pictures on a contact sheet
 FAILURES = 5  # reasons that are told

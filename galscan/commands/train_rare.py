@@ -19,7 +19,7 @@ from galscan.core.errors import InputError
 from galscan.core.files import digest, read_json, write_json
 from galscan.core.progress import track
 from galscan.core.staging import deliver, finished, work_on
-from galscan.labels.schema import parse_rule
+from galscan.labels.rules import parse_rule
 from galscan.labels.settings import MapSettings
 from galscan.store import identity
 from galscan.training import crossfit

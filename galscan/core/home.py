@@ -1,13 +1,15 @@
-"""The data home: where surveys, models and runs live when no path is given.
+"""The data home, where surveys, models and runs live when no path is given; and the data that galscan ships.
 
-``GALSCAN_HOME`` moves it; the default is the platform's user data folder.
+``GALSCAN_HOME`` moves the data home; the default is the platform's user data folder.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import re
 from collections.abc import Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from galscan.core.errors import InputError, NotFoundError, nearest
@@ -109,9 +111,7 @@ def find_model(target: str) -> Path:
         return path
     if together := _trained_together([target]):
         return together[0]
-    from galscan.labels.recipe import recipe_names  # it loads pydantic, which only this message needs
-
-    known = {*recipe_names(), *(p.parent.name for p in path.parent.glob("*/model.json"))}
+    known = {*toml_names("pipelines"), *(p.parent.name for p in path.parent.glob("*/model.json"))}
     if target not in known:
         raise NotFoundError(f"unknown target '{target}'{nearest(target, known)}, and no model at {path}")
     raise NotFoundError(f"no model for target '{target}' at {path}; train it: galscan train-rare --target {target}")
@@ -137,3 +137,28 @@ def _trained_together(targets: Sequence[str]) -> list[Path]:
         if marker.parent.suffix != ".partial" and all((path / "model.json").is_file() for path in paths):
             folders.append((sum(1 for _ in marker.parent.glob("*/model.json")), marker.parent.name, paths))
     return min(folders)[2] if folders else []
+
+
+def shipped(kind: str) -> Traversable:
+    """Return the folder of shipped TOML files, ``catalogs`` or ``pipelines``."""
+    try:
+        return importlib.resources.files(f"galscan.{kind}")
+    except ModuleNotFoundError:  # run from the repository, where the folder lies beside the package
+        return Path(__file__).resolve().parents[2] / kind
+
+
+def find_toml(kind: str, what: str, name: str, others: Sequence[str] = ()) -> Traversable:
+    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for; `others` would do, too."""
+    names = sorted({*toml_names(kind), *others})
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise NotFoundError(f"{what} file {name} does not exist; give its path, or one of {', '.join(names)}")
+        return Path(name)
+    if name not in toml_names(kind):
+        raise NotFoundError(f"unknown {what} '{name}'{nearest(name, names)}")
+    return shipped(kind) / f"{name}.toml"
+
+
+def toml_names(kind: str) -> list[str]:
+    """Return the names of the shipped TOML files of a kind, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in shipped(kind).iterdir() if p.name.endswith(".toml"))

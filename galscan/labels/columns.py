@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from galscan.labels.schema import Naming, Schema, Task
+from galscan.labels.schema import Naming, Schema, Task
 
 
 def votes_column(task: str) -> str:
@@ -24,7 +22,19 @@ def votes_column(task: str) -> str:
 
 
 def read_answers(schema: Schema, table: pd.DataFrame) -> pd.DataFrame:
-    """Read the answers of a schema from a catalog: `Schema.read`."""
+    """Read the answers of a schema from a catalog.
+
+    Returns
+    -------
+    DataFrame
+        float32, the rows of `table`, one column for each answer found; NaN = not asked. Of a tree also how many votes
+        there were on each question (`votes_column`), where the catalog counts them.
+
+    Raises
+    ------
+    InputError
+        If no answer is found (the nearest columns are named), or a value is outside its range.
+    """
     columns = {_plain(c): c for c in table.columns}
     reader = {"attributes": _read_attributes, "classes": _read_classes, "tree": _read_tree}[schema.kind]
     frame = reader(schema, table, columns)

@@ -14,7 +14,9 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import digest
-from galscan.labels.schema import Schema, find_toml, load_schema, parse_rule, schema_names, toml_names
+from galscan.core.home import find_toml, toml_names
+from galscan.labels.rules import parse_rule
+from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import (
     KINDS,
     AnyGenerator,

@@ -1,14 +1,13 @@
-"""Label schemas (``catalogs/*.toml``): which answers a set of labels has, and how to read them from a catalog.
+"""Label schemas (``catalogs/*.toml``): which answers a set of labels has.
 
-NaN means "not asked" everywhere. Reading is in `galscan.labels.columns`, rules over labels are in `galscan.labels.rules`; both
-are offered here as well.
+NaN means "not asked" everywhere. `galscan.labels.columns` reads answers from a catalog, `galscan.labels.rules` rules over
+them.
 """
 
 from __future__ import annotations
 
-import importlib.resources
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources.abc import Traversable
@@ -16,28 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from galscan.core import files, home
-from galscan.core.errors import InputError, NotFoundError, nearest
-from galscan.labels.columns import read_answers, to_conditional, to_cumulative, votes_column
-from galscan.labels.rules import Rule, parse_rule, target_mask
-
-__all__ = [
-    "Answer",
-    "Rule",
-    "Schema",
-    "Task",
-    "lend",
-    "load_schema",
-    "parse_rule",
-    "remember",
-    "schema_names",
-    "target_mask",
-    "to_conditional",
-    "to_cumulative",
-    "votes_column",
-]
+from galscan.core.errors import InputError
+from galscan.core.home import find_toml, toml_names
 
 
 @dataclass(frozen=True)
@@ -139,47 +120,6 @@ class Schema:
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value by answer name."""
         return {a.name: (a.low, a.high) for a in self.answers}
-
-    def read(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Read the answers from a catalog.
-
-        Returns
-        -------
-        DataFrame
-            float32, the rows of `table`, one column for each answer found; NaN = not asked. Of a tree also how many
-            votes there were on each question (`votes_column`), where the catalog counts them.
-
-        Raises
-        ------
-        InputError
-            If no answer is found (the nearest columns are named), or a value is outside its range.
-        """
-        return read_answers(self, table)
-
-
-def shipped(kind: str) -> Traversable:
-    """Return the folder of shipped TOML files, ``catalogs`` or ``pipelines``."""
-    try:
-        return importlib.resources.files(f"galscan.{kind}")
-    except ModuleNotFoundError:  # run from the repository, where the folder lies beside the package
-        return Path(__file__).resolve().parents[2] / kind
-
-
-def find_toml(kind: str, what: str, name: str, others: Sequence[str] = ()) -> Traversable:
-    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for; `others` would do, too."""
-    names = sorted({*toml_names(kind), *others})
-    if name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise NotFoundError(f"{what} file {name} does not exist; give its path, or one of {', '.join(names)}")
-        return Path(name)
-    if name not in toml_names(kind):
-        raise NotFoundError(f"unknown {what} '{name}'{nearest(name, names)}")
-    return shipped(kind) / f"{name}.toml"
-
-
-def toml_names(kind: str) -> list[str]:
-    """Return the names of the shipped TOML files of a kind, sorted."""
-    return sorted(p.name.removesuffix(".toml") for p in shipped(kind).iterdir() if p.name.endswith(".toml"))
 
 
 def schema_names() -> list[str]:

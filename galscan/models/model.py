@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest, read_json, write_json
 from galscan.core.home import is_name
-from galscan.labels import schema as labels
+from galscan.labels.schema import is_shipped, lend, schema_text
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.models.weights import save_network
 from galscan.stats.calibration import Calibration
@@ -260,7 +260,7 @@ def open_bundle(path: str | Path) -> Bundle:
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(f"{path / 'model.json'} is damaged ({what:.200}); restore it, or train again") from None
     if (path / SCHEMA).is_file():
-        labels.lend(path / SCHEMA)
+        lend(path / SCHEMA)
     try:
         recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
     except (OSError, UnicodeDecodeError):
@@ -313,8 +313,8 @@ def write_bundle(
     from galscan.core.files import atomic_path, digest, write_text
 
     write_text(path / "recipe.toml", recipe.text)
-    if not labels.is_shipped(schema):
-        write_text(path / SCHEMA, labels.schema_text(schema))
+    if not is_shipped(schema):
+        write_text(path / SCHEMA, schema_text(schema))
     weights = {}
     for k, network in enumerate(networks):
         name = f"classifier-{k}.safetensors"

@@ -34,7 +34,8 @@ from galscan.core.progress import track
 from galscan.core.resampling import resample
 from galscan.models.compiled import compiled
 from galscan.models.network import content_hash, to_unit
-from galscan.store.layout import CHUNK, UNUSABLE, Store
+from galscan.store.layout import CHUNK, Store
+from galscan.surveys.base import UNUSABLE
 
 KEPT = 0.995  # share of the full network's candidates that must survive
 CONFIDENCE = 0.95

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galscan.core.errors import InputError
-from galscan.labels.schema import parse_rule
+from galscan.labels.rules import parse_rule
 from galscan.models.model import Bundle
 from galscan.reports.page import duration
 from galscan.scanning.partitions import of_target

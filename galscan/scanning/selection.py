@@ -11,7 +11,7 @@ import numpy as np
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.sky import check_cone, in_cone
-from galscan.labels.schema import parse_rule
+from galscan.labels.rules import parse_rule
 from galscan.store.layout import Store
 
 COLUMNS = ("ra", "dec", "pixel_scale", "flags")

@@ -35,7 +35,8 @@ from galscan.scanning.partitions import (
     write_part,
 )
 from galscan.scanning.plan import PIECE, ModelRef, Part
-from galscan.store.layout import CHUNK, UNUSABLE, Flag, Store, open_store, reason
+from galscan.store.layout import CHUNK, Store, open_store
+from galscan.surveys.base import UNUSABLE, Flag, reason
 
 if TYPE_CHECKING:
     from galscan.models.ensemble import Scorer, Scores

@@ -14,7 +14,6 @@ Chunks of 256 and zstd level 1 without filters streamed fastest of the layouts m
 
 from __future__ import annotations
 
-import enum
 import importlib.util
 import os
 import shutil
@@ -49,35 +48,6 @@ CREDENTIALS = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
-
-
-class Flag(enum.IntFlag):
-    """What is known about one cutout. The low five bits are reasons never to score it."""
-
-    OK = 0
-    MISSING = 1  # no image, or no coverage
-    UNREADABLE = 2
-    WRONG_SHAPE = 4
-    NONFINITE = 8
-    BLANK = 16
-    EDGE = 32  # part of the stamp lies beyond the image and was filled
-    UPSCALED = 64  # the source had fewer pixels than the store
-
-
-UNUSABLE = Flag.MISSING | Flag.UNREADABLE | Flag.WRONG_SHAPE | Flag.NONFINITE | Flag.BLANK
-
-REASONS = {
-    Flag.MISSING: "no image",
-    Flag.UNREADABLE: "unreadable image",
-    Flag.WRONG_SHAPE: "wrong shape",
-    Flag.NONFINITE: "no finite pixels",
-    Flag.BLANK: "blank image",
-}
-
-
-def reason(flags: int) -> str:
-    """Return the words for the first unusable bit of `flags`, or an empty string."""
-    return next((text for flag, text in REASONS.items() if flags & flag), "")
 
 
 def shard_size(count: int) -> int:

@@ -22,9 +22,8 @@ import zarr
 from galscan.core import progress
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.files import read_json, storage_errors, write_json
-from galscan.store.layout import Flag
 from galscan.store.manifest import marker_path
-from galscan.surveys.base import Cutout, NoCoverage, Survey
+from galscan.surveys.base import Cutout, Flag, NoCoverage, Survey
 
 Unusable = list[tuple[list[Any], bool]]  # (row, id, flag, reason) of an object without an image; whether that is final
 

@@ -6,6 +6,7 @@ a galaxy: `Cutout`, `NoCoverage`, `Failed`.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,34 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from galscan.store.layout import Flag
+
+class Flag(enum.IntFlag):
+    """What is known about one cutout. The low five bits are reasons never to score it."""
+
+    OK = 0
+    MISSING = 1  # no image, or no coverage
+    UNREADABLE = 2
+    WRONG_SHAPE = 4
+    NONFINITE = 8
+    BLANK = 16
+    EDGE = 32  # part of the stamp lies beyond the image and was filled
+    UPSCALED = 64  # the source had fewer pixels than the store
+
+
+UNUSABLE = Flag.MISSING | Flag.UNREADABLE | Flag.WRONG_SHAPE | Flag.NONFINITE | Flag.BLANK
+
+REASONS = {
+    Flag.MISSING: "no image",
+    Flag.UNREADABLE: "unreadable image",
+    Flag.WRONG_SHAPE: "wrong shape",
+    Flag.NONFINITE: "no finite pixels",
+    Flag.BLANK: "blank image",
+}
+
+
+def reason(flags: int) -> str:
+    """Return the words for the first unusable bit of `flags`, or an empty string."""
+    return next((text for flag, text in REASONS.items() if flags & flag), "")
 
 
 @dataclass(frozen=True)

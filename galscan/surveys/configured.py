@@ -14,8 +14,8 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.core.home import shipped
 from galscan.labels.recipe import validated
-from galscan.labels.schema import shipped
 from galscan.surveys.files.images import Rendering
 from galscan.surveys.services.client import Manners
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.labels.columns import read_answers
 from galscan.labels.schema import load_schema
 
 MAX_ID = 64  # characters
@@ -262,7 +263,7 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, li
     schemas, parts, frame = {}, [], plain(frame)
     for name in dict.fromkeys(names):
         schema = load_schema(name)
-        part = schema.read(frame).astype(np.float32).reset_index(drop=True)
+        part = read_answers(schema, frame).astype(np.float32).reset_index(drop=True)
         schemas[schema.name] = list(part.columns)
         parts.append(part.add_prefix(f"{schema.name}/"))
     return schemas, pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(frame)))

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from scipy.stats import beta
 
-from galscan.labels.schema import Schema, parse_rule
+from galscan.labels.rules import parse_rule
+from galscan.labels.schema import Schema
 from galscan.labels.settings import LabelRules
 from galscan.models.network import Network, to_unit
 from galscan.models.votes import groups_of, shares

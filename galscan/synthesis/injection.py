@@ -15,7 +15,7 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.core.progress import track
-from galscan.labels.schema import parse_rule
+from galscan.labels.rules import parse_rule
 from galscan.labels.settings import DreamSettings, InjectRule, LabelRules
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.flux import Stretch

@@ -18,10 +18,13 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.core.resampling import resample
-from galscan.labels.schema import Schema, parse_rule, target_mask, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.rules import parse_rule, target_mask
+from galscan.labels.schema import Schema
 from galscan.labels.settings import GeneratorSettings, LabelRules, Split, StableDiffusionSettings
 from galscan.store import identity
-from galscan.store.layout import UNUSABLE, Store
+from galscan.store.layout import Store
+from galscan.surveys.base import UNUSABLE
 from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
 from galscan.training.crossfit import fold_name, kept_from
 

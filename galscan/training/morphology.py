@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from galscan.labels.schema import Schema, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.schema import Schema
 from galscan.models import votes as voting
 
 LEVEL = 0.9
@@ -28,7 +29,7 @@ def judge(raw: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], schema:
     raw : ndarray, shape (members, n, answers)
         Of the networks' morphology heads.
     labels : DataFrame
-        In their own units, NaN = not asked; of votes also how many there were (`galscan.labels.schema.votes_column`).
+        In their own units, NaN = not asked; of votes also how many there were (`galscan.labels.columns.votes_column`).
 
     Returns
     -------

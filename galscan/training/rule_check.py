@@ -10,7 +10,8 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.labels.recipe import Recipe
-from galscan.labels.schema import Rule, Schema, parse_rule
+from galscan.labels.rules import Rule, parse_rule
+from galscan.labels.schema import Schema
 from galscan.labels.settings import DreamRule, LabelRules
 from galscan.store.layout import Store
 from galscan.training import crossfit

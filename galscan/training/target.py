@@ -14,7 +14,8 @@ import pandas as pd
 from galscan.core import files, home, thumbnails
 from galscan.core.errors import ConflictError, InputError
 from galscan.labels.recipe import Recipe, load_recipe, recipe_names
-from galscan.labels.schema import Schema, load_schema, parse_rule
+from galscan.labels.rules import parse_rule
+from galscan.labels.schema import Schema, load_schema
 from galscan.labels.template import starting_recipe
 from galscan.store import layout
 from galscan.store.layout import Store

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from galscan.core import device as devices
 from galscan.core.progress import Advance, track
-from galscan.labels.schema import Schema, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.schema import Schema
 from galscan.labels.settings import ClassifierSettings
 from galscan.models.augment import noise_and_gain, quarter_turns, rotate_flip_scale
 from galscan.models.network import GalaxyNet, Network, to_unit
@@ -66,7 +67,7 @@ class Examples:
     ) -> Examples:
         """Build examples from labels in their own units, of which the networks are trained on `answers`.
 
-        Of votes that `labels` does not count (`galscan.labels.schema.votes_column`) there are ``schema.assumed_votes``.
+        Of votes that `labels` does not count (`galscan.labels.columns.votes_column`) there are ``schema.assumed_votes``.
         """
         columns = [schema.names.index(a) for a in answers]
         low, high = schema.low[columns], schema.high[columns]

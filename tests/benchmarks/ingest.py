@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 import galscan
-from galscan.store.layout import UNUSABLE, Store
+from galscan.store.layout import Store
+from galscan.surveys.base import UNUSABLE
 from tests.benchmarks import frames
 from tests.benchmarks._record import arguments, record
 from tests.services import sky

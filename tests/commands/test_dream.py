@@ -20,7 +20,7 @@ from galscan.core.files import read_json
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.store.build import ingest_survey
-from galscan.store.layout import Flag
+from galscan.surveys.base import Flag
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import synthetic_set as dreaming
 from galscan.synthesis.diffusion import sampling

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.labels.columns import to_conditional, to_cumulative, votes_column
+from galscan.labels.columns import read_answers, to_conditional, to_cumulative, votes_column
 from galscan.labels.schema import load_schema
 
 
 def test_attributes_know_what_undefined_is():
     table = pd.DataFrame({"EFIGI_T": [-1, 3, ""], "Visible Dust": [-1, 0.5, np.nan], "other": 1}).replace("", np.nan)
-    frame = load_schema("efigi").read(table)
+    frame = read_answers(load_schema("efigi"), table)
     assert list(frame) == ["t", "visible_dust"] and set(frame.dtypes) == {np.dtype("float32")}
     np.testing.assert_array_equal(frame["t"], [-1, 3, np.nan])  # a lenticular
     np.testing.assert_array_equal(frame["visible_dust"], [np.nan, 0.5, np.nan])
@@ -23,32 +23,34 @@ def test_attributes_know_what_undefined_is():
 
 def test_wrong_values_are_refused():
     with pytest.raises(InputError, match=r"visible_dust: 1 values outside 0..1 \(first 7\)"):
-        load_schema("efigi").read(pd.DataFrame({"visible_dust": [0.5, 7]}))
+        read_answers(load_schema("efigi"), pd.DataFrame({"visible_dust": [0.5, 7]}))
     with pytest.raises(InputError, match="not numeric"):
-        load_schema("efigi").read(pd.DataFrame({"visible_dust": ["strong"]}))
+        read_answers(load_schema("efigi"), pd.DataFrame({"visible_dust": ["strong"]}))
 
 
 @pytest.mark.parametrize("name", ["efigi", "gz1", "gz2", "gz2_leading"])
 def test_no_labels_at_all(name):
     with pytest.raises(InputError, match=f"no '{name}' label column"):
-        load_schema(name).read(pd.DataFrame({"id": [1], "labell": ["x"]}).rename(columns={"labell": "nothing"}))
+        read_answers(
+            load_schema(name), pd.DataFrame({"id": [1], "labell": ["x"]}).rename(columns={"labell": "nothing"})
+        )
 
 
 def test_the_nearest_column_is_offered():
     with pytest.raises(InputError, match="did you mean 'labell'"):
-        load_schema("gz1").read(pd.DataFrame({"labell": ["merger"]}))
+        read_answers(load_schema("gz1"), pd.DataFrame({"labell": ["merger"]}))
 
 
 def test_an_empty_catalog_has_empty_labels():
-    assert load_schema("efigi").read(pd.DataFrame({"efigi_t": []})).shape == (0, 1)
+    assert read_answers(load_schema("efigi"), pd.DataFrame({"efigi_t": []})).shape == (0, 1)
 
 
 def test_classes_are_one_hot():
-    frame = load_schema("gz1").read(pd.DataFrame({"label": ["merger", "", None, " elliptical "]}))
+    frame = read_answers(load_schema("gz1"), pd.DataFrame({"label": ["merger", "", None, " elliptical "]}))
     np.testing.assert_array_equal(frame["merger"], [1, np.nan, np.nan, 0])
     np.testing.assert_array_equal(frame["elliptical"], [0, np.nan, np.nan, 1])
     with pytest.raises(InputError, match="did you mean 'merger'"):
-        load_schema("gz1").read(pd.DataFrame({"label": ["mergers"]}))
+        read_answers(load_schema("gz1"), pd.DataFrame({"label": ["mergers"]}))
 
 
 # --- the decision tree ------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ def kaggle(values):
 
 
 def test_kaggles_votes_become_conditional():
-    row = load_schema("gz2").read(kaggle(KAGGLE_100008)).iloc[0]
+    row = read_answers(load_schema("gz2"), kaggle(KAGGLE_100008)).iloc[0]
     assert row["t01_smooth_or_features_a01_smooth"] == pytest.approx(0.383147)
     assert row["t04_spiral_a08_spiral"] == pytest.approx(0.418397819 / 0.616853)
     assert row["t10_arms_winding_a28_tight"] == pytest.approx(0.279952491 / 0.418397819)
@@ -78,7 +80,7 @@ def test_kaggles_votes_become_conditional():
 
 def test_an_incomplete_kaggle_table_is_refused():
     with pytest.raises(InputError, match=r"1 are missing, the first is Class6\.1"):
-        load_schema("gz2").read(kaggle(KAGGLE_100008).drop(columns="Class6.1"))
+        read_answers(load_schema("gz2"), kaggle(KAGGLE_100008).drop(columns="Class6.1"))
 
 
 ZOOBOT = {
@@ -92,7 +94,7 @@ ZOOBOT = {
 
 
 def test_the_columns_of_galaxy_datasets_are_read_as_ours():
-    frame = load_schema("gz2").read(pd.DataFrame(ZOOBOT))
+    frame = read_answers(load_schema("gz2"), pd.DataFrame(ZOOBOT))
     smooth = [c for c in frame if c.startswith("t01_smooth")]
     np.testing.assert_allclose(frame[smooth], [[0.3, 0.6, 0.1], [np.nan] * 3, [np.nan] * 3], rtol=1e-6)  # 5 are few
     np.testing.assert_array_equal(frame["t01_votes"], [20, 0, 5])
@@ -119,7 +121,9 @@ def test_every_name_of_galaxy_datasets_is_known():
         columns = [f"{question}{suffix}_{a}" for question, answers in tree.items() for a in answers.split()]
         votes = pd.DataFrame([np.arange(20, 20 + len(columns))], columns=columns)
         schema = load_schema(name)
-        frame = schema.read(votes).drop(columns=[votes_column(task.id) for task in schema.tasks], errors="ignore")
+        frame = read_answers(schema, votes).drop(
+            columns=[votes_column(task.id) for task in schema.tasks], errors="ignore"
+        )
         assert len(frame.columns) == len(columns) == len(schema.names) - missing
         for task in schema.tasks:
             if task.id != "t08":
@@ -130,7 +134,9 @@ def test_two_campaigns_are_one_tree_and_an_earlier_one_is_not():
     asked = {"smooth-or-featured-dr5_smooth": [9, 0], "smooth-or-featured-dr5_featured-or-disk": [9, 0],
              "smooth-or-featured-dr5_artifact": [2, 0], "smooth-or-featured-dr8_smooth": [0, 30],
              "smooth-or-featured-dr8_featured-or-disk": [0, 5], "smooth-or-featured-dr8_artifact": [0, 5]}  # fmt: skip
-    frame = load_schema("gz_decals").read(pd.DataFrame(asked | {"bar_yes": 9, "bar_no": 9, "bar_no_fraction": 0.5}))
+    frame = read_answers(
+        load_schema("gz_decals"), pd.DataFrame(asked | {"bar_yes": 9, "bar_no": 9, "bar_no_fraction": 0.5})
+    )
     assert list(frame) == [f"smooth_or_featured_{a}" for a in ("smooth", "featured_or_disk", "artifact", "votes")]
     np.testing.assert_array_equal(frame["smooth_or_featured_votes"], [20, 40])
     np.testing.assert_allclose(frame["smooth_or_featured_smooth"], [0.45, 0.75], rtol=1e-6)
@@ -181,22 +187,22 @@ def test_survey_votes_need_enough_volunteers():
     stem = "t06_odd_a14_yes", "t06_odd_a15_no"
     table = pd.DataFrame({f"{stem[0]}_fraction": [0.5, 0.5], f"{stem[1]}_fraction": [0.5, 0.5],
                           f"{stem[0]}_count": [4, 5], f"{stem[1]}_count": [5, 5]})  # fmt: skip
-    np.testing.assert_array_equal(load_schema("gz2").read(table)[stem[0]], [np.nan, 0.5])
+    np.testing.assert_array_equal(read_answers(load_schema("gz2"), table)[stem[0]], [np.nan, 0.5])
     table[f"{stem[0]}_debiased"] = 0.7  # better than the plain fraction
     table[f"{stem[1]}_debiased"] = 0.3
-    assert load_schema("gz2").read(table)[stem[0]].iloc[1] == pytest.approx(0.7)
+    assert read_answers(load_schema("gz2"), table)[stem[0]].iloc[1] == pytest.approx(0.7)
 
 
 def test_real_votes(real_data):
     table = pd.read_csv(real_data / "gz2-tables" / "gz2_stripe82_coadd_votes.csv.gz")
     schema = load_schema("gz2")
-    plain = schema.read(table[[c for c in table if not c.endswith(("_debiased", "_weighted_fraction"))]])
+    plain = read_answers(schema, table[[c for c in table if not c.endswith(("_debiased", "_weighted_fraction"))]])
     for task in schema.tasks:
         total = plain[list(task.answers)].sum(axis=1, min_count=1).dropna()
         assert len(total) > 500
         np.testing.assert_allclose(total, 1, atol=3e-3)  # the table has three decimals
     assert plain["t08_odd_feature_a38_dust_lane"].notna().mean() < 0.2  # most were never asked
-    whole = schema.read(table).astype(float)  # debiased: the shares of a question add up to 1 only roughly
+    whole = read_answers(schema, table).astype(float)  # debiased: the shares of a question add up to 1 only roughly
     counts = table[[c for c in table if c.startswith("t08") and c.endswith("_count")]].sum(axis=1)
     np.testing.assert_array_equal(whole.pop("t08_votes"), counts)
     whole = whole[schema.names]
@@ -206,7 +212,7 @@ def test_real_votes(real_data):
 
 
 def test_real_attributes(real_data):
-    frame = load_schema("efigi").read(pd.read_csv(real_data / "ngc-sdss" / "catalog.csv"))
+    frame = read_answers(load_schema("efigi"), pd.read_csv(real_data / "ngc-sdss" / "catalog.csv"))
     assert frame["t"].notna().sum() == frame["visible_dust"].notna().sum() == 882
     assert (frame["t"] == -1).sum() == 60
     assert ((frame["t"] <= 0) & (frame["visible_dust"] >= 0.5)).sum() == 53

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
+from galscan.labels.columns import read_answers
 from galscan.labels.recipe import check_dream, load_recipe, recipe_from_text, recipe_names
-from galscan.labels.schema import Schema, load_schema, parse_rule, target_mask
+from galscan.labels.rules import parse_rule, target_mask
+from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import DreamRule, GeneratorSettings, InjectRule
 
 STRIPE82 = "gz2-tables/gz2_stripe82_coadd_votes.csv.gz"
@@ -376,7 +378,7 @@ def test_schema_for():
 
 @cache
 def read_labels(catalog: Path, schema: str) -> pd.DataFrame:
-    return load_schema(schema).read(pd.read_csv(catalog))
+    return read_answers(load_schema(schema), pd.read_csv(catalog))
 
 
 @pytest.mark.parametrize(

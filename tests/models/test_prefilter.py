@@ -26,7 +26,7 @@ from galscan.models.prefilter import (
     teaches,
     teaching_sample,
 )
-from galscan.store.layout import UNUSABLE
+from galscan.surveys.base import UNUSABLE
 from tests.helpers import tiny_store
 
 

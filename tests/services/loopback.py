@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.labels.schema import shipped
+from galscan.core.home import shipped
 from tests.services import sky
 
 ROOT = Path(__file__).resolve().parents[2]

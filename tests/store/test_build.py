@@ -19,8 +19,7 @@ from galscan.core.errors import ConflictError, InputError, Interrupted
 from galscan.store import layout
 from galscan.store.build import ingest_survey
 from galscan.store.ingest import ingest
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 

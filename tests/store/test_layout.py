@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from galscan.core.errors import InputError, NotFoundError, StorageError
 from galscan.store import layout
-from galscan.store.layout import Flag
+from galscan.surveys.base import Flag
 
 
 def make(path: Path, count: int = 600, id_dtype: str = "int64", **more: object) -> zarr.Group:

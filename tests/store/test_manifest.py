@@ -9,8 +9,8 @@ import pandas as pd
 from PIL import Image
 
 from galscan.store.build import ingest_survey
-from galscan.store.layout import Flag
 from galscan.store.manifest import _common, failed_rows, manifest, marker_path, outcomes, write_manifest
+from galscan.surveys.base import Flag
 from galscan.surveys.files.local import LocalSurvey
 from tests.store.test_build import Sky
 

@@ -15,8 +15,7 @@ import zarr
 
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.store.build import ingest_survey
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from tests.store.test_build import Sky
 
 

@@ -16,8 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from galscan.store.layout import UNUSABLE, Flag
-from galscan.surveys.base import Cutout, Failed, NoCoverage, Survey
+from galscan.surveys.base import UNUSABLE, Cutout, Failed, Flag, NoCoverage, Survey
 from galscan.surveys.configured import Declared, load_survey, survey_names
 from galscan.surveys.files.cutana import CutanaSurvey
 from galscan.surveys.files.local import LocalSurvey

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.labels.schema import shipped
+from galscan.core.home import shipped
 from galscan.surveys.configured import DeclaredFrames, fill, load_survey, survey_names
 
 GOOD = (shipped("catalogs") / "surveys" / "sdss.toml").read_text(encoding="utf-8")

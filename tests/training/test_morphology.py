@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from galscan.labels.schema import load_schema, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.schema import load_schema
 from galscan.training import morphology
 
 TREE = load_schema("gz2")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galscan.labels.recipe import recipe_from_text
-from galscan.labels.schema import load_schema, parse_rule
+from galscan.labels.rules import parse_rule
+from galscan.labels.schema import load_schema
 from galscan.store import layout
 from galscan.training import crossfit, rule_check
 from galscan.training.dataset import split_objects

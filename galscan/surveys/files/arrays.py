@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from galscan.store.layout import Flag
-from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.files.images import Rendering, from_pixels, from_planes, measure
 from galscan.surveys.files.local import FRAMES
 from galscan.surveys.files.packed import PackedSurvey

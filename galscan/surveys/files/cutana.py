@@ -17,8 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Failed
+from galscan.surveys.base import Failed, Flag
 from galscan.surveys.files.arrays import ArraySurvey, Pixels, as_picture
 
 COLOURS = ("red", "green", "blue")

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from galscan.core.resampling import shrink
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed, Outcome
+from galscan.surveys.base import Cutout, Failed, Flag, Outcome
 
 PICTURES = (".jpg", ".jpeg", ".png")
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fits.bz2")

@@ -13,9 +13,8 @@ import pandas as pd
 
 from galscan.core.errors import InputError, NotFoundError, nearest
 from galscan.core.files import file_digest
-from galscan.store.layout import Flag
 from galscan.surveys import tables
-from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.catalog import Listed
 from galscan.surveys.files.archives import Zip
 from galscan.surveys.files.images import (  # fmt: skip

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Failed
+from galscan.surveys.base import Failed, Flag
 from galscan.surveys.files.arrays import ArraySurvey, Pixels, as_picture
 from galscan.surveys.files.images import BANDS
 from galscan.surveys.files.packed import find_files

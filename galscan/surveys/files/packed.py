@@ -14,9 +14,8 @@ import pandas as pd
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest
-from galscan.store.layout import Flag
 from galscan.surveys import tables
-from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.catalog import Listed
 from galscan.surveys.files.local import checked
 from galscan.surveys.sizes import DEFAULT_SIZE

@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.files.archives import LARGEST
 from galscan.surveys.files.images import Held, Rendering, calibrate, read_fits, read_picture
 from galscan.surveys.files.local import FRAMES

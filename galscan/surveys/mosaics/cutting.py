@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import GalscanError, InputError, NotFoundError, nearest
-from galscan.store.layout import Flag
 from galscan.surveys import tables
-from galscan.surveys.base import Failed, NoCoverage, Outcome
+from galscan.surveys.base import Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import Listed
 from galscan.surveys.files.images import Rendering
 from galscan.surveys.growth import narrowed

@@ -19,9 +19,8 @@ from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import digest, file_digest
 from galscan.core.sky import Cone, check_cone, in_cone
-from galscan.store.layout import Flag
 from galscan.surveys import tables
-from galscan.surveys.base import Failed, Outcome
+from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.configured import DeclaredFrames, load_survey
 from galscan.surveys.mosaics.cutting import ROLES, Cutting, check_framing
 from galscan.surveys.mosaics.download import Fetched

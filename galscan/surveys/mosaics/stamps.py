@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.files.images import Rendering, blank_pixels, fit, sky_and_noise
 from galscan.surveys.mosaics.header import TYPES, Astrometry, quarters, read_header, scale, unpacked
 

@@ -17,9 +17,8 @@ from galscan.core.errors import InputError, nearest
 from galscan.core.files import file_digest
 from galscan.core.ordered_map import in_order
 from galscan.core.sky import Cone, check_cone, in_cone
-from galscan.store.layout import Flag
 from galscan.surveys import tables
-from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import Listed
 from galscan.surveys.configured import Declared, fill, load_survey
 from galscan.surveys.files.images import Held, read_fits, read_picture

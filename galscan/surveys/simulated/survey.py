@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.labels.schema import load_schema, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.schema import load_schema
 from galscan.surveys.base import Cutout
 from galscan.surveys.simulated import population, volunteers
 from galscan.surveys.simulated import rendering as render

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import softmax
 
-from galscan.labels.schema import load_schema, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.schema import load_schema
 
 FEWEST, MOST = 10, 40  # volunteers a galaxy
 # Each question after all that lead to it.
@@ -61,7 +62,7 @@ def chances(sky: dict[str, np.ndarray], seen: dict[str, np.ndarray]) -> dict[str
 
 
 def votes(rng: np.random.Generator, chance: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Let volunteers vote; return columns as `galscan.labels.schema.Schema.read` makes them of a catalog, float32, shape (n,).
+    """Let volunteers vote; return columns as `galscan.labels.columns.read_answers` makes them of a catalog, float32, shape (n,).
 
     Fractions of each answer, NaN where fewer were asked than the schema wants, and votes on each question.
     """

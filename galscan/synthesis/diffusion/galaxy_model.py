@@ -247,7 +247,9 @@ def load_start(start: str) -> Generator | None:
     if start == "none":
         return None
     if start == "base":
-        with importlib.resources.as_file(importlib.resources.files("galscan.synthesis.diffusion") / "base.safetensors") as path:
+        with importlib.resources.as_file(
+            importlib.resources.files("galscan.synthesis.diffusion") / "base.safetensors"
+        ) as path:
             return load_generator(path)
     return load_generator(Path(start))
 

@@ -23,7 +23,7 @@ import torch
 from galscan.core import device as devices
 from galscan.core.errors import InputError
 from galscan.core.progress import track
-from galscan.labels.schema import parse_rule
+from galscan.labels.rules import parse_rule
 from galscan.labels.settings import DreamRule
 from galscan.synthesis.diffusion.galaxy_model import Generator, shifted
 from galscan.synthesis.galaxies import MEASURED, turn

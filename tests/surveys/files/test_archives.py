@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files import archives
 from galscan.surveys.files.archives import Zip
 from galscan.surveys.files.local import LocalSurvey

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files.arrays import Stretched, as_picture
 from galscan.surveys.files.cutana import CutanaSurvey
 from galscan.surveys.files.local import LocalSurvey

@@ -18,8 +18,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files.cutana import CutanaSurvey, find_archives
 from galscan.surveys.files.images import Rendering
 from galscan.surveys.mosaics.frames import FramesSurvey

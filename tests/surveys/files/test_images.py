@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files.images import Rendering, split_band
 from galscan.surveys.files.local import LocalSurvey
 from tests.pictures_on_disk import frame, only, picture, sky_frame, three_bands, write

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files.local import LocalSurvey
 from tests.pictures_on_disk import only, picture, three_bands, write
 

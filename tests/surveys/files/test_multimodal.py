@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files.multimodal import MultimodalSurvey
 from tests.packed_on_disk import legacysurvey, pictures, planes, sky, write_multimodal
 from tests.pictures_on_disk import OBJID

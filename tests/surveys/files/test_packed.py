@@ -11,8 +11,7 @@ import pytest
 
 import galscan
 from galscan.core.errors import ConflictError, InputError, NotFoundError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files.cutana import CutanaSurvey
 from galscan.surveys.files.packed import find_files
 from tests.packed_on_disk import pictures, write_cutana

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout
+from galscan.surveys.base import Cutout, Flag
 from galscan.surveys.files.local import LocalSurvey
 from galscan.surveys.files.path_matching import match_files
 from tests.pictures_on_disk import OBJID, picture, write

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.files import webdataset
 from galscan.surveys.files.webdataset import WebDatasetSurvey, split_key
 from tests.packed_on_disk import encoded, pictures, planes, write_shard

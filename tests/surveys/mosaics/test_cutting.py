@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.base import Cutout, Failed, Flag
 from galscan.surveys.mosaics.cutting import OPEN
 from galscan.surveys.mosaics.frames import FramesSurvey
 from tests.mosaics_on_disk import cut_short

@@ -15,9 +15,8 @@ from astropy.wcs import WCS
 import galscan
 from galscan.core.errors import InputError, NotFoundError
 from galscan.store.build import ingest_survey
-from galscan.store.layout import Flag
 from galscan.store.manifest import outcomes
-from galscan.surveys.base import Cutout, Failed, NoCoverage
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage
 from galscan.surveys.files.images import read_fits
 from galscan.surveys.mosaics.frames import FramesSurvey
 from tests.mosaics_on_disk import SCALE, cut_short, mosaic, pixels, tan, three_bands

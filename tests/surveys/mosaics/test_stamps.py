@@ -16,8 +16,7 @@ from astropy.wcs import WCS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed, NoCoverage
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage
 from galscan.surveys.files.images import Rendering, read_fits
 from galscan.surveys.mosaics.stamps import OpenFrame, Plane
 from tests.mosaics_on_disk import SCALE, bend, cut_short, mosaic, pixels, tan, three_bands

@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.labels.schema import shipped
-from galscan.store.layout import Flag
-from galscan.surveys.base import Cutout, Failed, NoCoverage, Outcome
+from galscan.core.home import shipped
+from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.services.cache import Answer
 from galscan.surveys.services.cutouts import ServiceSurvey
 from galscan.surveys.services.errors import HostDown

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from galscan.labels.schema import load_schema, votes_column
+from galscan.labels.columns import votes_column
+from galscan.labels.schema import load_schema
 from galscan.surveys.simulated import volunteers
 from galscan.surveys.simulated.survey import SimulatedSurvey
 

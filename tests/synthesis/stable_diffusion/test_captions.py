@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
+from galscan.labels.columns import read_answers
 from galscan.labels.schema import load_schema, schema_names
 from galscan.synthesis.stable_diffusion.captions import captions, parse, wording
 
@@ -141,7 +142,7 @@ def test_a_phrase_that_cannot_be_one_is_refused(tmp_path, phrase):
 def test_captions_of_real_votes(real_data):
     schema = load_schema("gz2")
     table = pd.read_csv(real_data / "gz2-tables" / "gz2_stripe82_coadd_votes.csv.gz")
-    values = schema.read(table).reindex(columns=schema.names).to_numpy()
+    values = read_answers(schema, table).reindex(columns=schema.names).to_numpy()
     said = pd.Series(captions(schema, values, ["sdss"] * len(values)))
     assert said.value_counts().index[0] == "sdss, smooth, in-between round galaxy"
     assert said.str.contains("dust lane").sum() == 19 and said.nunique() > 200
