@@ -12,6 +12,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from galscan.core.version import __version__
+
 if TYPE_CHECKING:
     from galscan.candidates.export.command import export
     from galscan.commands.ablate import ablate
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from galscan.store.layout import Store, open_store
     from galscan.synthesis.train_generator import train_generator
     from galscan.training.target import check_target, list_targets, new_target
-
-__version__ = "0.1.0"
 
 # Waiting OpenMP threads sleep instead of spinning, here and in the worker processes: on a machine that does
 # anything else, spinning makes small networks several times slower. Read when torch is loaded.

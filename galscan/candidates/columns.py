@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 from astropy.io import fits
 
-import galscan
 from galscan.candidates.export import fits as fits_stream
 from galscan.candidates.table_stream import Rows, as_ascii, ascii_text, of_frame
 from galscan.core.files import atomic_path
+from galscan.core.version import __version__
 from galscan.stats.purity import METHOD
 
 REFERENCE = "arXiv:2506.16233"
@@ -164,9 +164,9 @@ def write_fits(
     if (by := provenance.get("ranked_by", "score")) == "score":
         header["PURMETH"] = METHOD[:66]
         known = "are unknown" if provenance.get("purity") == "unknown" else "per rank"
-        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by score; purity and completeness {known}."
+        header["HISTORY"] = f"galscan {__version__}: ranked by score; purity and completeness {known}."
     else:
-        header["HISTORY"] = f"galscan {galscan.__version__}: ranked by {by}; purity and completeness are not known."
+        header["HISTORY"] = f"galscan {__version__}: ranked by {by}; purity and completeness are not known."
     if answers:
         header["HISTORY"] = f"Morphology answers: {ascii_text(', '.join(answers))}"
     for note in provenance.get("notes", ()):
@@ -189,7 +189,7 @@ def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarr
     primary.header["EXTEND"] = True
     primary.header["DATE"] = (when, "UTC, when this file was written")
     primary.header["ORIGIN"] = "galscan"
-    primary.header["CREATOR"] = f"galscan {galscan.__version__}"
+    primary.header["CREATOR"] = f"galscan {__version__}"
     primary.header["REFERENC"] = (REFERENCE, "method")
     primary.add_checksum(when=when)
     handle.write(primary.header.tostring(endcard=True, padding=True).encode("ascii"))

@@ -17,11 +17,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-import galscan
 from galscan.candidates import columns, scan_tables
 from galscan.candidates.export import fits
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path
+from galscan.core.version import __version__
 from galscan.store.layout import Store
 
 LARGEST = 29  # order of a MOC
@@ -144,7 +144,7 @@ def _write_fits(path: Path, orders: Mapping[int, np.ndarray], told: Mapping[str,
     for keyword, value in {
         "PIXTYPE": "HEALPIX", "ORDERING": "NUNIQ", "COORDSYS": "C", "MOCVERS": "2.0", "MOCDIM": "SPACE",
         "MOCORDER": (told["order"], "order of the smallest cells"), "MOCORD_S": told["order"],
-        "MOCTOOL": f"galscan {galscan.__version__}",
+        "MOCTOOL": f"galscan {__version__}",
         "CELLSIZE": (told["cell_arcsec"], "[arcsec] side of the smallest cells"),
         "NNOPLACE": (told["without_position"], "scanned objects without a position"),
     }.items():  # fmt: skip

@@ -14,12 +14,12 @@ from galscan.candidates import columns, ranking
 from galscan.candidates.export import formats
 from galscan.core import files, thumbnails
 from galscan.core.errors import GalscanError, InputError
+from galscan.models import roles
 from galscan.scanning import known_labels
 from galscan.scanning.plan import Plan
 from galscan.stats import purity as purities
 from galscan.store import identity
 from galscan.store.layout import open_store
-from galscan.training import crossfit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def _other_stores(plan: Plan, bundle: Bundle) -> list[str]:
     """Return a note where stores are scanned of which no object calibrated the model."""
     splits = bundle.splits()
     # Graded objects, which may be of other stores, calibrate nothing.
-    known = sorted(splits.loc[crossfit.calibrates(splits["split"]), "store"].unique())
+    known = sorted(splits.loc[roles.calibrates(splits["split"]), "store"].unique())
     other = [ref.name for ref in plan.stores if ref.name not in known]
     if not other or _carried(plan, bundle):
         return []

@@ -15,9 +15,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-import galscan
 from galscan.cli import learn, survey
 from galscan.core.errors import GalscanError
+from galscan.core.version import __version__
 
 app = typer.Typer(
     name="galscan",
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"galscan {galscan.__version__}")
+        print(f"galscan {__version__}")
         raise typer.Exit()
 
 

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import galscan
 from galscan.core import files, home
 from galscan.core.errors import GalscanError
+from galscan.core.version import __version__
 
 LOW_DISK = 5e9  # bytes; below it a survey of any size will not fit
 
@@ -31,7 +31,7 @@ def doctor() -> dict[str, Any]:
     versions, extras = _packages(problems)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     result = {
-        "galscan": galscan.__version__,
+        "galscan": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "versions": versions,

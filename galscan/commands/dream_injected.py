@@ -17,9 +17,9 @@ from galscan.labels.recipe import Recipe
 from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import InjectRule, LabelRules, MapSettings
+from galscan.models import roles
 from galscan.models.model import Bundle
 from galscan.store import identity, layout
-from galscan.training import crossfit
 from galscan.training.dataset import read_table
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def plan_injection(
     if bundle is not None:
         # What is made from an object that a model held out must never be seen in its training. The diffusion model of
         # maps in the folder of a cross-fitted model was fine-tuned without the first fold.
-        held_out = crossfit.kept_from(pd.Series(bundle.split_of(table, identity.radius_of(stores))))
+        held_out = roles.kept_from(pd.Series(bundle.split_of(table, identity.radius_of(stores))))
         table = table[~held_out].reset_index(drop=True)
     plan = Injection(
         recipe, schema, rule, stores, table, bundle, _maps(recipe, rule, bundle, generator), bool(generator)

@@ -16,9 +16,9 @@ from galscan.core.errors import InputError
 from galscan.core.files import file_digest, write_json, write_text
 from galscan.core.resampling import pixels_text
 from galscan.core.staging import deliver, finished, work_on
+from galscan.models import roles
 from galscan.models.model import Bundle, open_bundle
 from galscan.store import identity, layout
-from galscan.training import crossfit
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def judge(
     plan = _held_out_as(plan, bundle) if bundle else plan
     # There is one reference classifier; the first fold is what the synthetic galaxies of a cross-fitted model's folder
     # are not made of.
-    plan = dataclasses.replace(plan, table=plan.table.assign(split=crossfit.as_fixed(plan.table["split"])))
+    plan = dataclasses.replace(plan, table=plan.table.assign(split=roles.as_fixed(plan.table["split"])))
     _check(plan, dreamt)
     steps = steps or plan.recipe.classifier.steps
     request = {
@@ -128,7 +128,7 @@ def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
     """Hold out what the model held out, so that the generator never saw it either."""
     known = bundle.split_of(plan.table, identity.radius_of(plan.stores))
     others = np.where(plan.table["target"].notna(), "train", "")
-    split = crossfit.as_fixed(pd.Series(np.where(known == "", others, known), plan.table.index))
+    split = roles.as_fixed(pd.Series(np.where(known == "", others, known), plan.table.index))
     table = plan.table.assign(split=split)
     for value, name in ((1, "positives"), (0, "negatives")):
         if not ((table["split"] == "test") & (table["target"] == value)).any():

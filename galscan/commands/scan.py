@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import galscan
 from galscan.candidates import outcome
 from galscan.core import files, home
 from galscan.core.errors import InputError
+from galscan.core.version import __version__
 from galscan.models.ensemble import check_encoders
 from galscan.models.model import Bundle, open_bundle, open_bundles
 from galscan.scanning import cluster as clusters
@@ -283,7 +283,7 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
         **({"embedding": plan.embedding} if plan.embedding else {}),
         "selection": plan.selection.text(),
         "seed": plan.seed,
-        "versions": {"galscan": galscan.__version__},
+        "versions": {"galscan": __version__},
     }
 
 

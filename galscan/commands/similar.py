@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import galscan
 from galscan.candidates import columns, ranking, scan_tables
 from galscan.candidates.export import formats
 from galscan.candidates.similar import Space
@@ -22,6 +21,7 @@ from galscan.commands.scan import scan
 from galscan.core import files, home, thumbnails
 from galscan.core.errors import GalscanError, InputError
 from galscan.core.resampling import resample
+from galscan.core.version import __version__
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import Bundle, open_bundle
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run, tables
@@ -238,7 +238,7 @@ def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:
         "fingerprint": request.fingerprint, "identity": request.identity, "scan": _scan_of(info),
         "tables": os.path.abspath(tables(request.source.path, info)), "model": _first(info["model"]),
         **{key: info[key] for key in kept}, "top": request.top, "seed": int(request.fingerprint[:8], 16),
-        "versions": {"galscan": galscan.__version__}, "like": request.like,
+        "versions": {"galscan": __version__}, "like": request.like,
         # The examples are known already: the list is of the others.
         "scanned": info["scanned"] + before - inside, "quarantined": info["quarantined"],
         "quarantine_reasons": info["quarantine_reasons"], "candidates": len(listed), "first_look": None,

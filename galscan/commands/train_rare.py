@@ -21,9 +21,12 @@ from galscan.core.progress import track
 from galscan.core.staging import deliver, finished, work_on
 from galscan.labels.rules import parse_rule
 from galscan.labels.settings import MapSettings
+from galscan.models import roles
+from galscan.models.ensemble import out_of_fold
+from galscan.stats import crossfit
 from galscan.store import identity
-from galscan.training import crossfit
 from galscan.training.plan import Plan, make_plans
+from galscan.training.split import reserved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +72,7 @@ def train_rare(
     """Train a classifier for `target` on real and synthetic galaxies; calibrate and evaluate it on real ones.
 
     By default by cross-fitting: every labelled galaxy trains all networks but one, and the score of that one calibrates
-    and tests (`galscan.training.crossfit`); or on a part that is held out.
+    and tests (`galscan.stats.crossfit`); or on a part that is held out.
     The same networks are trained on several targets, one score each: a scan for all of them then costs hardly more than
     one for one. Each has a model folder of its own in `out`.
 
@@ -155,10 +158,11 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
 def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     """Run the stages; the order is the story."""
     from galscan.models import ensemble, model
+    from galscan.models.roles import once
     from galscan.reports.model import write_model_report
     from galscan.stats import calibration, metrics
     from galscan.training import morphology, synthetic
-    from galscan.training.dataset import load_galaxies, once, targets_of
+    from galscan.training.dataset import load_galaxies, targets_of
     from galscan.training.train import Examples
 
     first, started = plans[0], time.monotonic()
@@ -175,7 +179,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     split, members = galaxies.table["split"], recipe.classifier.members
     fresh = _Fresh(first, device)
     jobs = _Jobs(first, work, device)
-    rows = [np.flatnonzero(crossfit.trains(split, k)[train]) if first.folds else None for k in range(members)]
+    rows = [np.flatnonzero(roles.trains(split, k)[train]) if first.folds else None for k in range(members)]
     networks = {"real_only": jobs.train("real_only", real, rows, [None] * members)}
     generated: dict[str, Any] = {}
     if first.synthetic:
@@ -204,7 +208,7 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
     # Cross-fitted, the objects that calibrate are those that test.
     held = {
         name: np.flatnonzero(use(split) & once(galaxies.table))
-        for name, use in (("calibration", crossfit.calibrates), ("test", crossfit.tests))
+        for name, use in (("calibration", roles.calibrates), ("test", roles.tests))
     }
     outputs: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
     for name in networks:
@@ -212,8 +216,8 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
             if first.folds and which == "test":
                 outputs[name, which] = outputs[name, "calibration"]
             elif first.folds:
-                folds = crossfit.fold_numbers(split)[rows_of]
-                outputs[name, which] = crossfit.out_of_fold(networks[name], galaxies.images[rows_of], folds, device)
+                folds = roles.fold_numbers(split)[rows_of]
+                outputs[name, which] = out_of_fold(networks[name], galaxies.images[rows_of], folds, device)
             else:
                 outputs[name, which] = ensemble.member_outputs(networks[name], galaxies.images[rows_of], device)
     labels = galaxies.counted(schema).iloc[held["test"]]
@@ -298,14 +302,14 @@ def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
 
 def _imaging(plan: Plan, splits: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the imaging of the stores that calibrate; each once."""
-    names = set(splits.loc[crossfit.calibrates(splits["split"]), "store"])
+    names = set(splits.loc[roles.calibrates(splits["split"]), "store"])
     every = [identity.imaging_of(store) for store in plan.stores if store.name in names]
     return [one for k, one in enumerate(every) if one not in every[:k]]
 
 
 def _in_train(galaxies: Galaxies) -> np.ndarray:
     """Return which rows may train some classifier; ambiguous ones train its morphology alone."""
-    return crossfit.trains(galaxies.table["split"])
+    return roles.trains(galaxies.table["split"])
 
 
 def _delivered(plans: list[Plan], gains: list[dict[str, Any]], shown: str = CALIBRATION) -> tuple[str, str]:
@@ -332,7 +336,7 @@ def _check_synthetic(plan: Plan) -> None:
     from galscan.synthesis import backends
     from galscan.synthesis.diffusion import maps as feature_maps
     from galscan.synthesis.flux import stretch_of
-    from galscan.training.dataset import held_out
+    from galscan.training.split import held_out
 
     settings, rule = plan.recipe.generator, plan.rules.inject
     if isinstance(settings, MapSettings):
@@ -443,7 +447,7 @@ def _synthetic(
             answer = [*rules.inject.values][:1] if rules.inject is not None else [*rules.dream.set][:2]
             sheet(made, work / "dreams.png", answer, f"synthetic {recipe.name}; last: synthetic negatives")
             provenance = {"seed": plan.seed, "recipe": recipe.hash}
-            provenance |= {"without": crossfit.fold_name(member)} if plan.folds else {}
+            provenance |= {"without": roles.fold_name(member)} if plan.folds else {}
             write_dreams(made, store, f"synthetic-{recipe.name}", schema, provenance)
         write_json(work / SYNTHETIC, counts)
     return read_dreams(store, schema.name) if store.is_dir() else None
@@ -456,7 +460,7 @@ class _Fresh:
         self.plan, self.device = plan, device
         self.table = plan.table.iloc[:0]
         if plan.folds:
-            self.table = crossfit.reserved(plan.table, synthetic=plan.synthetic, seed=plan.seed)
+            self.table = reserved(plan.table, synthetic=plan.synthetic, seed=plan.seed)
         self.objects = frozenset(self.table["object"])
 
     def scores(self, networks: list[Network]) -> np.ndarray:

@@ -199,3 +199,28 @@ def member_outputs(networks: list[Network], images: np.ndarray, device: torch.de
                 for out, said in zip((scores, answers), network.read(features[trunk]), strict=True):
                     out[k, start : start + 256] = said.float().cpu().numpy()
     return scores, answers
+
+
+def out_of_fold(
+    networks: list[Network], images: np.ndarray, folds: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let each network score the objects that it was not trained on.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, S, S, 3)
+    folds : ndarray of int, shape (n,)
+        Of each image, 0 to ``len(networks) - 1``.
+
+    Returns
+    -------
+    scores, answers : ndarray of float32, shape (1, n, targets) and (1, n, answers)
+        As `galscan.models.ensemble.member_outputs`, of one network each.
+    """
+    scores = np.empty((1, len(images), networks[0].targets), np.float32)
+    answers = np.empty((1, len(images), networks[0].answers), np.float32)
+    for k, network in enumerate(networks):
+        rows = np.flatnonzero(folds == k)
+        for out, found in zip((scores, answers), member_outputs([network], images[rows], device), strict=True):
+            out[0, rows] = found[0]
+    return scores, answers

@@ -24,14 +24,14 @@ from pydantic import BaseModel, Field, ValidationError
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest, read_json, write_json
 from galscan.core.home import is_name
-from galscan.labels.schema import is_shipped, lend, schema_text
 from galscan.labels.recipe import Recipe, recipe_from_text
+from galscan.labels.schema import is_shipped, lend, schema_text
+from galscan.models import roles
+from galscan.models.roles import once
 from galscan.models.weights import save_network
 from galscan.stats.calibration import Calibration
 from galscan.store import identity
 from galscan.store.identity import Objects
-from galscan.training import crossfit
-from galscan.training.dataset import once
 
 if TYPE_CHECKING:
     from galscan.models.network import Network
@@ -68,8 +68,8 @@ class _Info(BaseModel, strict=True):
 
 _FIRST = ["store", "id", "split", "target"]  # all that early versions kept
 _USES = {
-    "train": crossfit.trains, "calibration": crossfit.calibrates, "test": crossfit.tests,
-    "held_out": lambda split: ~crossfit.trains(split),
+    "train": roles.trains, "calibration": roles.calibrates, "test": roles.tests,
+    "held_out": lambda split: ~roles.trains(split),
 }  # fmt: skip
 SPLITS = [*_FIRST, "ra", "dec", "lineage", "object"]
 
@@ -143,7 +143,7 @@ class Bundle:
             Columns store, id (text), split, target (1, 0, NaN = ambiguous) and, of models that kept them, ra, dec
             (deg), lineage and object, as of `galscan.training.dataset.read_table`. The split is train, calibration or
             test or, where the model is cross-fitted, "fold 0", "fold 1"... and train for graded objects;
-            `galscan.training.crossfit` says what each is used for.
+            `galscan.stats.crossfit` says what each is used for.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class Bundle:
 
     def in_train(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
         """Return which objects of a table (bool) a network was trained on; parameters as of `split_of`."""
-        return crossfit.trains(pd.Series(self.split_of(table, radius)))
+        return roles.trains(pd.Series(self.split_of(table, radius)))
 
     @property
     def radius(self) -> float:
@@ -309,8 +309,8 @@ def write_bundle(
     """
     import torch
 
-    from galscan import __version__
     from galscan.core.files import atomic_path, digest, write_text
+    from galscan.core.version import __version__
 
     write_text(path / "recipe.toml", recipe.text)
     if not is_shipped(schema):
@@ -331,7 +331,7 @@ def write_bundle(
             name: {kind: int((of & use(each["split"])).sum()) for kind, of in kinds.items()}
             for name, use in _USES.items() if name != "held_out"
         },
-        "folds": int(crossfit.fold_numbers(splits["split"]).max(initial=-1)) + 1,
+        "folds": int(roles.fold_numbers(splits["split"]).max(initial=-1)) + 1,
         "versions": {"galscan": __version__, "torch": torch.__version__},
         **(extra or {}),
     }  # fmt: skip

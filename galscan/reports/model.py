@@ -12,7 +12,7 @@ from galscan.core.files import write_text
 from galscan.models.model import open_bundle
 from galscan.reports import plots
 from galscan.reports.page import count, duration, number, render
-from galscan.training import crossfit
+from galscan.stats import crossfit
 
 
 def write_model_report(model: str | Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-import galscan
+from galscan.core.version import __version__
 
 
 def render(template: str, **values: Any) -> str:
@@ -22,7 +22,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(template).render(version=galscan.__version__, **values)
+    return environment.get_template(template).render(version=__version__, **values)
 
 
 def number(value: float | None, *, sign: bool = False) -> str:

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from galscan.core.errors import InputError
 from galscan.labels.rules import parse_rule
+from galscan.models import roles
 from galscan.models.model import Bundle
 from galscan.reports.page import duration
 from galscan.scanning.partitions import of_target
 from galscan.stats.purity import ScoreHistogram
 from galscan.store import identity
 from galscan.store.layout import Store
-from galscan.training import crossfit
 
 WHOLE_SKY = 4 * np.pi * (180 / np.pi) ** 2  # square degrees
 ROWS, COLUMNS = 800, 2560  # cells of the finest map, of one area each: 0.02 square degrees
@@ -162,7 +162,7 @@ def known_targets(
         return pd.DataFrame(columns=["store", "index", "id", "role", "fate", "rank", "about", "score", "why"])
     known = pd.concat(parts, ignore_index=True)
     split = bundle.split_of(known, identity.radius_of(stores))
-    known["role"] = np.select([crossfit.trains(pd.Series(split)), split != ""], [TAUGHT, HELD], UNSEEN)
+    known["role"] = np.select([roles.trains(pd.Series(split)), split != ""], [TAUGHT, HELD], UNSEEN)
     known = known.drop(columns=["ra", "dec", "lineage"])
     ranked = frame[["store", "index", "rank", "score"]].astype({"store": str})
     known = known.merge(ranked, on=["store", "index"], how="left")

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import galscan
 from galscan.core.errors import GalscanError, InputError, nearest
+from galscan.core.version import __version__
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -264,9 +264,9 @@ def _check_workers(client: Client, paths: list[str]) -> None:
     except ImportError as error:
         raise InputError(f"a worker cannot import galscan ({_line(error)}); install it there too") from error
     for worker, (version, missing) in sorted(answers.items()):
-        if version != galscan.__version__:
+        if version != __version__:
             raise InputError(
-                f"worker {worker} runs galscan {version}, this is {galscan.__version__}; install the same version there"
+                f"worker {worker} runs galscan {version}, this is {__version__}; install the same version there"
             )
         if missing:
             raise InputError(f"worker {worker} does not see {missing[0]}; put it where all workers can read it")
@@ -274,7 +274,7 @@ def _check_workers(client: Client, paths: list[str]) -> None:
 
 def _look(paths: list[str]) -> tuple[str, list[str]]:
     """Runs on a worker."""
-    return galscan.__version__, [path for path in paths if "://" not in path and not os.path.exists(path)]
+    return __version__, [path for path in paths if "://" not in path and not os.path.exists(path)]
 
 
 @contextmanager

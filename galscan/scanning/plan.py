@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import galscan
 from galscan.core import files, home
 from galscan.core.errors import InputError, nearest
+from galscan.core.version import __version__
 from galscan.models.ensemble import answer_names, embedding_size
 from galscan.scanning.selection import ALL, Selection
 from galscan.store import identity
@@ -127,7 +127,7 @@ class Plan:
             "model": _one_or_all([model.model_hash for model in self.models]),
             "recipe": _one_or_all([model.recipe_hash for model in self.models]),
             "stores": [[store.name, store.content_hash] for store in self.stores],
-            "version": galscan.__version__,
+            "version": __version__,
             "top": self.top,
             "precision": self.precision,
             "size": self.size,

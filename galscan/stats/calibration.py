@@ -46,7 +46,7 @@ class Calibration:
         Mean of the sigmoid's probabilities over the calibration set: the prior they are true for.
     scores, targets : ndarray of float64, shape (n,)
         The calibration set: real objects only. They trained nothing or, if cross-fitted, not the network that scored
-        them (`galscan.training.crossfit`). Targets are 0 or 1.
+        them (`galscan.stats.crossfit`). Targets are 0 or 1.
     ambiguous : ndarray of bool, shape (n,), or None
         Which of those that are no targets are ambiguous; None where that is not known.
     """

@@ -2,14 +2,13 @@
 
 The split comes first and goes by the object (`galscan.store.identity`), so that an object that is in two stores is on
 one side, also where they call it by different names. By default it is into folds, for cross-fitting
-(`galscan.training.crossfit`): no network, and nothing that is made for it, has to do with the objects of its fold, also
+(`galscan.stats.crossfit`): no network, and nothing that is made for it, has to do with the objects of its fold, also
 not as unlabelled galaxies. A fixed split holds objects out (calibration, test) that train nothing: neither a classifier
 nor a generator. What calibrates and tests counts once, in however many stores it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,14 +21,14 @@ from galscan.labels.columns import votes_column
 from galscan.labels.rules import parse_rule, target_mask
 from galscan.labels.schema import Schema
 from galscan.labels.settings import GeneratorSettings, LabelRules, Split, StableDiffusionSettings
+from galscan.models.roles import once
 from galscan.store import identity
 from galscan.store.layout import Store
 from galscan.surveys.base import UNUSABLE
 from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
-from galscan.training.crossfit import fold_name, kept_from
+from galscan.training.split import held_out, split_objects
 
 MAX_UNLABELLED = 20_000  # galaxies without labels that the generator learns from; more hardly teaches it
-AMBIGUOUS = -1.0  # stands for "labelled, and neither positive nor negative" where objects are divided
 HELD_OUT = ("calibration", "test")
 MIN_POSITIVES = 6  # two on each side of the split: below that nothing can be said of the result
 
@@ -136,27 +135,6 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
     return table
 
 
-def held_out(table: pd.DataFrame, member: int = 0) -> np.ndarray:
-    """Return which rows (bool) are of objects that a network must know nothing of (`crossfit.kept_from`).
-
-    Also where the row itself is in no split, as of a store whose labels say nothing of the object.
-    """
-    objects = table.loc[kept_from(table["split"], member), "object"]
-    return table["object"].isin(set(objects)).to_numpy()
-
-
-def once(table: pd.DataFrame) -> np.ndarray:
-    """Return which rows (bool) stand for their object where each is to count once.
-
-    It is the first row of each object and split; where stores do not agree on its target, the first of the highest, by
-    which it was split.
-    """
-    order = table.reset_index(drop=True).sort_values("target", ascending=False, kind="stable")
-    chosen = np.zeros(len(table), bool)
-    chosen[order.drop_duplicates(["object", "split"]).index] = True
-    return chosen
-
-
 def votes_of(schema: Schema) -> list[str]:
     """Return the names of the columns that hold how many votes there were on each question of a tree."""
     return [votes_column(task.id) for task in schema.tasks]
@@ -217,44 +195,6 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
                 f"least {MIN_POSITIVES} are needed: label more galaxies for which '{' '.join(rule.split())}', add a "
                 "store with --store, or loosen the rule"
             )
-
-
-def split_objects(table: pd.DataFrame, split: Split, seed: int, folds: int = 0) -> np.ndarray:
-    """Assign every labelled object to a fold, or to train, calibration or test, stratified, by a hash of its name.
-
-    Ambiguous objects, labelled but neither positive nor negative, are in every survey: they have their share of what
-    calibrates and tests, where they count as what they are, no targets.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns object, labelled and target: 0, 1 or, where there are several kinds of targets, a number for each.
-    folds : int
-        Of cross-fitting, equal in size (`galscan.training.crossfit.folds_of`); 0 for the fractions of `split`.
-
-    Returns
-    -------
-    ndarray of str, shape (n,)
-        '' for rows without label and target. Rows of one object have one split, whatever their target.
-    """
-    kind = table["target"].where(table["target"].notna() | ~table["labelled"], AMBIGUOUS)
-    objects = kind[kind.notna()].groupby(table["object"], sort=False).max()
-    keys = np.array([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in objects.index])
-    chosen = np.empty(len(objects), dtype=object)
-    for value in np.unique(objects):
-        of_class = np.flatnonzero(objects.to_numpy() == value)
-        order = of_class[np.argsort(keys[of_class])]
-        n = len(order)
-        if folds:
-            chosen[order] = [fold_name(k % folds) for k in range(n)]
-            continue
-        least = 0 if value == AMBIGUOUS else 2
-        held = [max(least, round(n * share)) for share in (split.calibration, split.test)]
-        chosen[order[: held[0]]] = "calibration"
-        chosen[order[held[0] : sum(held)]] = "test"
-        chosen[order[sum(held) :]] = "train"
-    names = dict(zip(objects.index, chosen, strict=True))
-    return np.array([names[i] if known else "" for i, known in zip(table["object"], kind.notna(), strict=True)])
 
 
 def load_galaxies(

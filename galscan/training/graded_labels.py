@@ -19,10 +19,10 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.core.files import digest
+from galscan.models import roles
 from galscan.store import identity
 from galscan.store.identity import Objects
 from galscan.store.layout import Store, open_store
-from galscan.training import crossfit
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def add_labels(
 
     labelled = table[table["target"].notna()].drop_duplicates("object").set_index("object")
     before = sure["object"].map(labelled["target"].to_dict()).astype(float)
-    fixed = crossfit.calibrates(table["split"]) | crossfit.tests(table["split"])
+    fixed = roles.calibrates(table["split"]) | roles.tests(table["split"])
     kept_out = sure["object"].isin(table.loc[fixed, "object"]).to_numpy()  # ambiguous ones as well
     theirs = np.zeros(len(sure), bool)
     for one in vetted:

@@ -15,10 +15,12 @@ from galscan.core.resampling import pixels_text
 from galscan.labels.recipe import Recipe, load_recipe
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import LabelRules
+from galscan.models import roles
+from galscan.models.roles import once
 from galscan.store import layout
-from galscan.training import crossfit
 from galscan.training import graded_labels as grading
-from galscan.training.dataset import check_counts, once, read_table, split_objects, target_column, together
+from galscan.training.dataset import check_counts, read_table, target_column, together
+from galscan.training.split import folds_of, split_objects
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Plan:
             rows += [f"split        cross-fitting in {self.folds} folds: each network trains without one and scores it"]
         elif self.fixed_because:
             rows += [f"split        fixed: {self.fixed_because}"]
-        names = [crossfit.fold_name(k) for k in range(self.folds)] or ["train", "calibration", "test"]
+        names = [roles.fold_name(k) for k in range(self.folds)] or ["train", "calibration", "test"]
         for split in names:
             part = t.loc[(t["split"] == split) & once(t), self.column]
             positive, negative, ambiguous = (int(n) for n in ((part == 1).sum(), (part == 0).sum(), part.isna().sum()))
@@ -184,9 +186,7 @@ def make_plan(
     rules = recipe.schemas[schema.name]
     table = read_table(stores[:named], schema, rules)
     check_counts(table, rules, recipe.name)
-    folds, because = crossfit.folds_of(
-        recipe, table, synthetic=synthetic, whole=synthetic and recipe.dream.positives > 0
-    )
+    folds, because = folds_of(recipe, table, synthetic=synthetic, whole=synthetic and recipe.dream.positives > 0)
     table["split"] = split_objects(table, recipe.split, seed, folds)
     grades: list[dict[str, Any]] = []
     if vetted:
@@ -232,7 +232,7 @@ def make_plans(
                 f"'{first.recipe.name}' from {first.schema.name} labels at {first.recipe.size} px: "
                 "train them one after the other"
             )
-    folds, because = crossfit.folds_of(
+    folds, because = folds_of(
         first.recipe,
         first.table,
         synthetic=synthetic,

@@ -13,9 +13,11 @@ from galscan.labels.recipe import Recipe
 from galscan.labels.rules import Rule, parse_rule
 from galscan.labels.schema import Schema
 from galscan.labels.settings import DreamRule, LabelRules
+from galscan.models import roles
+from galscan.models.roles import once
 from galscan.store.layout import Store
-from galscan.training import crossfit
-from galscan.training.dataset import check_counts, once, read_table, split_objects
+from galscan.training.dataset import check_counts, read_table
+from galscan.training.split import folds_of, split_objects
 
 KINDS = ("positive", "negative", "ambiguous", "not_asked", "unlabelled", "both")
 ADVISED = 20  # calibration positives, below which purity is hardly known
@@ -39,7 +41,7 @@ def read(recipe: Recipe, schema: Schema, stores: Sequence[Store], seed: int = 0)
     conditions = [yes & no, yes, no, not_yes & not_no, labelled]
     table["kind"] = np.select(conditions, ["both", *KINDS[:4]], "unlabelled")
     table["target"] = np.select([yes & ~no, no & ~yes], [1.0, 0.0], np.nan)
-    folds, _ = crossfit.folds_of(recipe, table, synthetic=True, whole=recipe.dream.positives > 0)
+    folds, _ = folds_of(recipe, table, synthetic=True, whole=recipe.dream.positives > 0)
     table["split"] = split_objects(table, recipe.split, seed, folds)
     return table
 
@@ -61,7 +63,7 @@ def _kinds(part: pd.DataFrame) -> dict[str, int]:
 
 def splits(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return how many positives, negatives and ambiguous objects each part of the split has."""
-    of_folds = {split for split in table["split"] if split.startswith(crossfit.FOLD)}
+    of_folds = {split for split in table["split"] if split.startswith(roles.FOLD)}
     return {
         split: {kind: int((part["target"] == value).sum()) for kind, value in (("positive", 1), ("negative", 0))}
         | {"ambiguous": int(part["target"].isna().sum())}
@@ -110,7 +112,7 @@ def starts(rules: LabelRules) -> Iterator[tuple[str, str]]:
 def sources(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> list[dict[str, Any]]:
     """Return how many galaxies satisfy each of `starts`, and how many of those may train a network."""
     columns = columns_of(table, schema)
-    held = table.loc[~crossfit.trains(table["split"]) & (table["split"] != ""), "object"]
+    held = table.loc[~roles.trains(table["split"]) & (table["split"] != ""), "object"]
     free = ~table["object"].isin(set(held)).to_numpy()
     found = []
     for key, text in starts(rules):
@@ -165,7 +167,7 @@ def warnings(recipe: Recipe, schema: Schema, table: pd.DataFrame) -> list[str]:
     rules, found = recipe.schemas[schema.name], []
     by_store = table.groupby("store", sort=False)["kind"].value_counts().unstack(fill_value=0)
     by_store = by_store.reindex(columns=KINDS, fill_value=0)
-    held = int((crossfit.calibrates(table["split"]) & (table["target"] == 1)).sum())
+    held = int((roles.calibrates(table["split"]) & (table["target"] == 1)).sum())
     if 0 < held < ADVISED:
         found.append(
             f"{held} positives to calibrate with: with fewer than {ADVISED} the intervals of purity are wide; label "

@@ -9,7 +9,7 @@
    whether the true purity lies inside.
 2. Simulated scores, no images: surveys of 200,000 objects in which each of three networks scores signal and noise of
    its own, with its own offset and slope. Labelled objects are scored by one network and corrected
-   (`galscan.training.crossfit`), or a quarter of them is scored by all, as in a fixed split; the survey is scored by
+   (`galscan.stats.crossfit`), or a quarter of them is scored by all, as in a fixed split; the survey is scored by
    all. Of each way, how often the true purity lies inside its interval, and how wide that is; beside cross-fitting
    without the correction ("uncorrected"), and all labelled objects scored by all networks, none of which was trained on
    them ("oracle"), which no training gives.
@@ -35,11 +35,11 @@ from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.models.ensemble import load_scorer
 from galscan.stats import calibration as calibrate
-from galscan.stats import metrics, purity
+from galscan.stats import crossfit, metrics, purity
 from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.store.layout import Store, open_store
-from galscan.training import crossfit
 from galscan.training.dataset import targets_of
+from galscan.training.split import RESERVED
 from tests.benchmarks._record import arguments, record
 
 DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
@@ -199,7 +199,7 @@ def _one(seed: int) -> dict[str, Any]:
     survey = (rng.random(OBJECTS) < prevalence).astype(int)
     own, _ = scored(survey)
     whole = own.mean(0)
-    sample = rng.choice(OBJECTS, crossfit.RESERVED, replace=False)
+    sample = rng.choice(OBJECTS, RESERVED, replace=False)
     # Folds are equal parts of each kind.
     out_of_fold = labelled[np.arange(len(truth)) % MEMBERS, np.arange(len(truth))]
     corrected, told_of = crossfit.committee_scores(out_of_fold, targets, own[:, sample])

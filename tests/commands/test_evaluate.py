@@ -15,13 +15,13 @@ from galscan.core.files import read_json
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.models import model as bundle
+from galscan.models import roles
 from galscan.models.network import GalaxyNet
 from galscan.stats import calibration
 from galscan.store.build import ingest_survey
 from galscan.store.layout import open_store
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis.synthetic_set import Dreams, write_dreams
-from galscan.training import crossfit
 from galscan.training.plan import make_plan
 from tests.helpers import tiny_recipe
 from tests.pages import check_page
@@ -65,7 +65,7 @@ def model(folder, store, recipe) -> Path:
     )
     labels, images = other.labels("simulated"), other.images()
     target = ((labels["early_type"] >= 0.5) & (labels["dust_lane"] >= 0.5)).to_numpy(np.float32)
-    trained = (crossfit.as_fixed(plan.table["split"]) == "train") & plan.table["target"].notna()
+    trained = (roles.as_fixed(plan.table["split"]) == "train") & plan.table["target"].notna()
     copied = plan.table.loc[trained, "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
     write_dreams(Dreams.of_origin(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
@@ -93,12 +93,12 @@ def test_the_planted_copy_is_named(judged, store, model):
     splits = bundle.open_bundle(model).splits()
     assert list(table) == ["dream", "target", "reason", "store", "id", "distance"] and len(table) == 120
     assert table["reason"][7] == "copy" and table["distance"][7] < 0.2
-    assert table["id"][7] == splits.loc[crossfit.as_fixed(splits["split"]) == "train", "id"].iloc[3]
+    assert table["id"][7] == splits.loc[roles.as_fixed(splits["split"]) == "train", "id"].iloc[3]
 
 
 def test_what_the_model_held_out_is_held_out(judged, model):
     splits = bundle.open_bundle(model).splits()
-    test = splits[crossfit.as_fixed(splits["split"]) == "test"]  # nothing in the folder is made of these
+    test = splits[roles.as_fixed(splits["split"]) == "test"]  # nothing in the folder is made of these
     assert judged["counts"]["real"] == {
         "positive": int((test["target"] == 1).sum()),
         "negative": int((test["target"] == 0).sum()),

@@ -15,6 +15,7 @@ from galscan.core.errors import ConflictError, InputError, Interrupted, NotFound
 from galscan.labels.recipe import load_recipe
 from galscan.labels.settings import InjectRule
 from galscan.models import ensemble
+from galscan.stats import crossfit
 from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import evaluation
@@ -22,8 +23,8 @@ from galscan.synthesis import synthetic_set as dreaming
 from galscan.synthesis.diffusion import galaxy_training as generators
 from galscan.synthesis.diffusion.galaxy_model import load_generator, save_generator
 from galscan.synthesis.galaxies import MEASURED, measure
-from galscan.training import crossfit
 from galscan.training import train as classifiers
+from galscan.training.split import reserved
 from tests import grading
 from tests.helpers import keep_all, tiny_recipe, tiny_store
 
@@ -226,7 +227,7 @@ def test_scores_are_corrected_by_unlabelled_galaxies_that_train_nothing(folder, 
     assert told["objects"] > 60 and set(told["factors"]) == {"targets", "negatives", "ambiguous"}
     assert all(np.sqrt(1 / 2) - 1e-9 <= factor <= 1 for factor in told["factors"].values())
     plan = verb.make_plans([recipe], (), store, None, None, True, 3)[0]
-    sky, unused = galscan.open_store(store), crossfit.reserved(plan.table, synthetic=True, seed=3)
+    sky, unused = galscan.open_store(store), reserved(plan.table, synthetic=True, seed=3)
     images = {image.tobytes() for image in sky.images()[unused["row"]]}
     assert len(images) == told["objects"] and len(given) == 6
     assert not any(image.tobytes() in images for examples in given for image in examples.images)

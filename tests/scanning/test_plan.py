@@ -101,7 +101,7 @@ def test_the_fingerprint_follows_what_decides_the_result_and_nothing_else():
 
 def test_the_version_is_part_of_the_fingerprint(monkeypatch):
     old = plans.make_plan([fake_store("a", 10)], [bundle()]).fingerprint
-    monkeypatch.setattr("galscan.__version__", "99.0")
+    monkeypatch.setattr("galscan.scanning.plan.__version__", "99.0")
     assert plans.make_plan([fake_store("a", 10)], [bundle()]).fingerprint != old
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from galscan.core.errors import InputError
 from galscan.labels.settings import Split
 from galscan.store.identity import Objects
-from galscan.training.dataset import split_objects
 from galscan.training.graded_labels import Vetted, add_labels, add_stores, describe
+from galscan.training.split import split_objects
 from tests.helpers import tiny_store
 
 

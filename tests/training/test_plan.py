@@ -12,7 +12,6 @@ from galscan.store.build import ingest_survey
 from galscan.store.identity import Objects
 from galscan.store.layout import open_store
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.training import crossfit
 from galscan.training.graded_labels import Vetted
 from galscan.training.plan import make_plan
 from tests.helpers import tiny_recipe, tiny_store
@@ -35,7 +34,7 @@ def plan(store, tmp_path: Path, fixed: bool = False, **changes):
 @pytest.fixture(autouse=True)
 def scatter_is_known(monkeypatch):
     """Cross-fit however few unlabelled galaxies there are."""
-    monkeypatch.setattr(crossfit, "reserved", lambda table, **_: table.head(1))
+    monkeypatch.setattr("galscan.training.split.reserved", lambda table, **_: table.head(1))
 
 
 def test_the_plan_counts_each_fold_of_cross_fitting(store, tmp_path):

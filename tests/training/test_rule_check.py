@@ -10,8 +10,8 @@ from galscan.labels.recipe import recipe_from_text
 from galscan.labels.rules import parse_rule
 from galscan.labels.schema import load_schema
 from galscan.store import layout
-from galscan.training import crossfit, rule_check
-from galscan.training.dataset import split_objects
+from galscan.training import rule_check
+from galscan.training.split import split_objects
 
 EFIGI = load_schema("efigi")
 TEXT = """
@@ -100,7 +100,7 @@ def test_who_is_both_is_named(store):
 @pytest.fixture(autouse=True)
 def scatter_is_known(monkeypatch):
     """Cross-fit however few unlabelled galaxies there are."""
-    monkeypatch.setattr(crossfit, "reserved", lambda table, **_: table.head(1))
+    monkeypatch.setattr("galscan.training.split.reserved", lambda table, **_: table.head(1))
 
 
 def test_the_split_is_the_one_that_training_makes(store):

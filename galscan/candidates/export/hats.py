@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-import galscan
 from galscan.candidates.table_stream import Rows, placed
 from galscan.core.errors import InputError
 from galscan.core.staging import whole_folder
+from galscan.core.version import __version__
 
 _MARKER = "hats.properties"
 _ROWS = 100_000  # in a partition
@@ -48,7 +48,7 @@ def hats(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]
     with whole_folder(out, _MARKER) as folder:
         catalog.write_catalog(
             folder, catalog_name=out.name, as_collection=False, overwrite=True, progress_bar=False,
-            addl_hats_properties={"hats_creator": f"galscan {galscan.__version__}"}
+            addl_hats_properties={"hats_creator": f"galscan {__version__}"}
             | {f"galscan_{name}": str(provenance[name]) for name in ("target", "model", "fingerprint")},
         )  # fmt: skip
     return {"partitions": len(catalog.get_healpix_pixels()), "left_out": rows.count - len(whole)}

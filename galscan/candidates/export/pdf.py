@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-import galscan
 from galscan.candidates import scan_tables
 from galscan.candidates.ranking import caption
 from galscan.candidates.table_stream import Rows
 from galscan.core import progress
 from galscan.core.files import atomic_path
+from galscan.core.version import __version__
 
 COLUMNS, LINES = 8, 10
 PAGE = COLUMNS * LINES
@@ -49,7 +49,7 @@ def pdf(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     wanted = ["rank", "p_target", "score", "designation", "store", "index", "in_train", "known_name"]
     rows = rows.select([name for name in wanted if name in rows.names])
     pages = -(-rows.count // PAGE)
-    footer = f"run {str(info.get('fingerprint'))[:12]}, galscan {galscan.__version__}"
+    footer = f"run {str(info.get('fingerprint'))[:12]}, galscan {__version__}"
     title = f"{info.get('target')}: {rows.count:,} candidates of {info.get('scanned', 0):,} galaxies"
     with (
         atomic_path(out) as temporary,
@@ -92,7 +92,7 @@ class _Document:
         self.starts = [0, 0, 0]  # of the objects: 0 is none, 1 will be the catalogue, 2 the tree of pages
         handle.write(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
         self.font = self._add("/Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding")
-        self.info = self._add(f"/Title ({_escaped(title)}) /Producer (galscan {galscan.__version__})")
+        self.info = self._add(f"/Title ({_escaped(title)}) /Producer (galscan {__version__})")
 
     def _add(self, entries: str, data: bytes | None = None, number: int | None = None) -> int:
         """Write an object, a dictionary with perhaps a stream of data; return its number."""

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import galscan
 from galscan.candidates import columns
 from galscan.candidates.table_stream import Rows, as_ascii, placed
 from galscan.core.files import atomic_path
+from galscan.core.version import __version__
 
 _VOTABLE = "http://www.ivoa.net/xml/VOTable/v1.3"  # the namespace of 1.4 as well
 _DATATYPES = {
@@ -41,7 +41,7 @@ def _votable_head(rows: Rows, provenance: Mapping[str, Any]) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>'
     yield f'<VOTABLE version="1.4" xmlns="{_VOTABLE}">'
     yield '<RESOURCE type="results">'
-    facts = {"creator": f"galscan {galscan.__version__}", "reference": columns.REFERENCE} | dict(provenance)
+    facts = {"creator": f"galscan {__version__}", "reference": columns.REFERENCE} | dict(provenance)
     notes = facts.pop("notes", ())
     for name, value in [*facts.items(), *(("note", note) for note in notes)]:
         if value is not None:
@@ -136,7 +136,7 @@ def ds9(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
     missing = without_coordinates(rows)
     with atomic_path(out) as temporary, open(temporary, "w", encoding="ascii") as handle:
         handle.write("# Region file format: DS9 version 4.1\n")
-        handle.write(f"# galscan {galscan.__version__}: candidates with their ranks\n")
+        handle.write(f"# galscan {__version__}: candidates with their ranks\n")
         if missing:
             handle.write(f"# {missing} of {rows.count} candidates have no coordinates and are left out\n")
         handle.write('global color=green width=1 font="helvetica 10 normal roman"\nicrs\n')

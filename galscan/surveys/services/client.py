@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import galscan
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path, storage_errors
+from galscan.core.version import __version__
 from galscan.surveys.services.cache import Answer, Answers
 from galscan.surveys.services.errors import (
     AGAIN,
@@ -96,7 +96,7 @@ class Client:
         if any(not c.isprintable() for c in contact + token):
             raise InputError("contact and token are one line each of printable characters")
         self.manners, self.token = manners, token
-        self.agent = f"galscan/{galscan.__version__}" + (f" ({contact})" if contact else "")
+        self.agent = f"galscan/{__version__}" + (f" ({contact})" if contact else "")
         self.answers = Answers(remember or cache / "answers")
         self._stopped = threading.Event()
         self._pace = {h: Pace(cache / "pace", h, manners.per_minute, PATIENCE, self._stopped) for h in manners.hosts}

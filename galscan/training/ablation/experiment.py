@@ -23,6 +23,7 @@ from galscan.labels.recipe import Recipe
 from galscan.labels.settings import DreamSettings, GeneratorSettings, MapSettings, StableDiffusionSettings
 from galscan.models.ensemble import member_scores
 from galscan.models.network import Network
+from galscan.models.roles import once
 from galscan.stats.metrics import Scored
 from galscan.synthesis import backends
 from galscan.synthesis.galaxies import GalaxySet
@@ -30,7 +31,7 @@ from galscan.synthesis.synthetic_set import Dreams, dream_set, read_dreams, writ
 from galscan.training import synthetic
 from galscan.training.ablation.arms import ARMS, CRITIC, IMAGES, MAP_KINDS, SYNTHETIC, Repeat, labelled_objects
 from galscan.training.committee import Job, train_networks
-from galscan.training.dataset import Galaxies, load_galaxies, once
+from galscan.training.dataset import Galaxies, load_galaxies
 from galscan.training.plan import Plan
 from galscan.training.train import Examples
 

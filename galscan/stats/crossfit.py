@@ -24,144 +24,16 @@ underestimated.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.stats import norm
 
-from galscan.labels.recipe import Recipe
-
-if TYPE_CHECKING:
-    import torch
-
-    from galscan.models.network import Network
-
-FOLD = "fold "  # and a number: the split of an object that is cross-fitted
 LEAST = 200  # objects, below which the networks' scatter is not known well enough to correct for it
-RESERVED = 8000  # unlabelled objects, at most, on which it is measured: the scores of rare targets must be among theirs
 GRID = 81  # places of `Scatter`
 ITERATIONS = 60  # of the EM algorithms that find it, and the distribution of each kind, at most
 BANDWIDTH = 2.0  # places over which its variance is smoothed
 BINS = 240  # of the out-of-fold scores of a kind
-
-
-# -- what a split says of an object ------------------------------------------------------------------------------------
-
-
-def fold_name(number: int) -> str:
-    """Return the split of the objects of a fold."""
-    return f"{FOLD}{number}"
-
-
-def fold_numbers(split: pd.Series) -> np.ndarray:
-    """Return the fold of each object, int, shape (n,); -1 where it is in none."""
-    text = split.astype(str)
-    return np.where(text.str.startswith(FOLD), text.str.removeprefix(FOLD), "-1").astype(int)
-
-
-def trains(split: pd.Series, member: int | None = None) -> np.ndarray:
-    """Return which objects may train a network (bool, shape (n,)): the one of this number, or any."""
-    folds = fold_numbers(split)
-    return ((split == "train") | (folds >= 0) & (folds != member)).to_numpy()
-
-
-def calibrates(split: pd.Series) -> np.ndarray:
-    """Return which objects calibrate, bool, shape (n,)."""
-    return (split == "calibration").to_numpy() | (fold_numbers(split) >= 0)
-
-
-def tests(split: pd.Series) -> np.ndarray:
-    """Return which objects the figures of a model are of, bool, shape (n,)."""
-    return (split == "test").to_numpy() | (fold_numbers(split) >= 0)
-
-
-def kept_from(split: pd.Series, member: int = 0) -> np.ndarray:
-    """Return which objects a network, and the synthetic galaxies made for it, know nothing of; bool, shape (n,).
-
-    Those of a model folder are of its first network: a generated galaxy that is evaluated beside real ones must not be
-    made of them.
-    """
-    return split.isin(("calibration", "test")).to_numpy() | (fold_numbers(split) == member)
-
-
-def as_fixed(split: pd.Series) -> pd.Series:
-    """Return the split with the first fold for a test set, for what evaluates with one network only."""
-    folds = fold_numbers(split)
-    return split.mask(folds == 0, "test").mask(folds > 0, "train")
-
-
-def folds_of(recipe: Recipe, table: pd.DataFrame, *, synthetic: bool, whole: bool) -> tuple[int, str]:
-    """Return how many folds a training has, 0 for a fixed split, and in words why it is fixed though the recipe is not.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As of `reserved`.
-    synthetic : bool
-        Whether synthetic galaxies are made.
-    whole : bool
-        Whether a generator draws whole images: it is trained once, on galaxies of all folds.
-    """
-    members = recipe.classifier.members
-    if recipe.split.method == "fixed":
-        return 0, ""
-    if members < 2:
-        return 0, "cross-fitting needs two networks or more ([classifier] members)"
-    if whole:
-        return 0, "one generator of whole images is trained for all networks ([dream] positives)"
-    if reserved(table, synthetic=synthetic, seed=0).empty:
-        # Calibrated without that correction some 70 % of intervals hold the truth (tests/benchmarks/crossfit.py).
-        least = 2 * LEAST if synthetic else LEAST
-        return 0, f"cross-fitting needs {least} unlabelled galaxies, which tell how far the networks differ"
-    return members, ""
-
-
-def reserved(table: pd.DataFrame, *, synthetic: bool, seed: int) -> pd.DataFrame:
-    """Return the rows of unlabelled objects on which the scatter of the networks is measured.
-
-    Nothing is made of them, as networks agree on what they were trained on: where synthetic galaxies need hosts, half
-    of the unlabelled objects remain for these. No rows where there are too few.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns object, target and labelled (bool).
-    """
-    labelled = table["labelled"].astype(bool) | table["target"].notna()
-    free = table[~table["object"].isin(table.loc[labelled, "object"])]
-    count = min(RESERVED, len(free) // 2 if synthetic else len(free))
-    return free.sample(count if count >= LEAST else 0, random_state=seed).sort_index().reset_index(drop=True)
-
-
-# -- scores ------------------------------------------------------------------------------------------------------------
-
-
-def out_of_fold(
-    networks: list[Network], images: np.ndarray, folds: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Let each network score the objects that it was not trained on.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-    folds : ndarray of int, shape (n,)
-        Of each image, 0 to ``len(networks) - 1``.
-
-    Returns
-    -------
-    scores, answers : ndarray of float32, shape (1, n, targets) and (1, n, answers)
-        As `galscan.models.ensemble.member_outputs`, of one network each.
-    """
-    from galscan.models.ensemble import member_outputs
-
-    scores = np.empty((1, len(images), networks[0].targets), np.float32)
-    answers = np.empty((1, len(images), networks[0].answers), np.float32)
-    for k, network in enumerate(networks):
-        rows = np.flatnonzero(folds == k)
-        for out, found in zip((scores, answers), member_outputs([network], images[rows], device), strict=True):
-            out[0, rows] = found[0]
-    return scores, answers
 
 
 class Scatter(NamedTuple):
