@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 from astropy.io import fits
 
-from galscan.candidates.export import fits as fits_stream
 from galscan.candidates.table_stream import Rows, as_ascii, ascii_text, of_frame
+from galscan.core import fits_stream
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
 from galscan.stats.purity import METHOD

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from galscan.candidates import columns, scan_tables
-from galscan.candidates.export import fits
+from galscan.core import fits_stream
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
@@ -140,7 +140,7 @@ def _write_fits(path: Path, orders: Mapping[int, np.ndarray], told: Mapping[str,
 
     In the coding of version 1 (NUNIQ), which version 2 allows: TOPCAT and STILTS of some years ago read no other.
     """
-    header = fits.structure("SCANNED", {"UNIQ": "K"}, 8, sum(map(len, orders.values())))
+    header = fits_stream.structure("SCANNED", {"UNIQ": "K"}, 8, sum(map(len, orders.values())))
     for keyword, value in {
         "PIXTYPE": "HEALPIX", "ORDERING": "NUNIQ", "COORDSYS": "C", "MOCVERS": "2.0", "MOCDIM": "SPACE",
         "MOCORDER": (told["order"], "order of the smallest cells"), "MOCORD_S": told["order"],

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import atomic_path, digest, write_json
-from galscan.core.resampling import pixels_text
 from galscan.core.staging import deliver, finished, work_on
 from galscan.stats.metrics import WorkingPoint
+from galscan.surveys.resampling import pixels_text
 from galscan.training.ablation import arms as ablations
 from galscan.training.ablation.arms import ARMS, CRITIC, REAL_ONLY, VARIANTS, Repeat
 from galscan.training.plan import Plan, make_plan

@@ -21,15 +21,15 @@ from galscan.commands import dream_injected
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.core.files import storage_errors, write_json
-from galscan.core.resampling import resample
 from galscan.labels.recipe import Recipe, check_dream, load_recipe, validated
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import DreamRule, DreamSettings
 from galscan.models.model import Bundle, open_bundle
 from galscan.store import layout
+from galscan.surveys.resampling import resample
 
 if TYPE_CHECKING:
-    from galscan.synthesis.diffusion.sampling import Dreamer
+    from galscan.synthesis.sampling import Dreamer
     from galscan.synthesis.synthetic_set import Dreams
 
 SHEET, COLUMNS = 48, 12  # synthetic galaxies on the sheet, and pictures in a row of it: pairs, where they have hosts
@@ -230,8 +230,8 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
 
 def _dream(source: _Source, rule: DreamRule, settings: DreamSettings, count: int, seed: int, device: str) -> Dreams:
     from galscan.core import device as devices
-    from galscan.synthesis.diffusion.sampling import draw_conditions
-    from galscan.synthesis.diffusion.sampling import dream as draw
+    from galscan.synthesis.sampling import draw_conditions
+    from galscan.synthesis.sampling import dream as draw
     from galscan.synthesis.synthetic_set import Dreams
 
     known = list(source.generator.config.surveys)

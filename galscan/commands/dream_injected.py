@@ -12,7 +12,6 @@ import pandas as pd
 
 from galscan.core import home
 from galscan.core.errors import InputError
-from galscan.core.resampling import pixels_text
 from galscan.labels.recipe import Recipe
 from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema
@@ -20,6 +19,7 @@ from galscan.labels.settings import InjectRule, LabelRules, MapSettings
 from galscan.models import roles
 from galscan.models.model import Bundle
 from galscan.store import identity, layout
+from galscan.surveys.resampling import pixels_text
 from galscan.training.dataset import read_table
 
 if TYPE_CHECKING:

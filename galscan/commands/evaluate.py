@@ -14,11 +14,11 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.core.files import file_digest, write_json, write_text
-from galscan.core.resampling import pixels_text
 from galscan.core.staging import deliver, finished, work_on
 from galscan.models import roles
 from galscan.models.model import Bundle, open_bundle
 from galscan.store import identity, layout
+from galscan.surveys.resampling import pixels_text
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:

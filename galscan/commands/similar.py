@@ -20,7 +20,6 @@ from galscan.candidates.similar import Space
 from galscan.commands.scan import scan
 from galscan.core import files, home, thumbnails
 from galscan.core.errors import GalscanError, InputError
-from galscan.core.resampling import resample
 from galscan.core.version import __version__
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import Bundle, open_bundle
@@ -30,6 +29,7 @@ from galscan.store import identity
 from galscan.store.layout import Store
 from galscan.surveys.base import Cutout, Failed
 from galscan.surveys.files import images as pixels
+from galscan.surveys.resampling import resample
 
 SHEET, EXAMPLES = 48, 8  # pictures on the contact sheet, and how many of them are examples at most
 EXAMPLE = (86, 156, 214)  # border of an example

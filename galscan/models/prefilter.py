@@ -31,11 +31,11 @@ from galscan.core import device as devices
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path
 from galscan.core.progress import track
-from galscan.core.resampling import resample
 from galscan.models.compiled import compiled
 from galscan.models.network import content_hash, to_unit
 from galscan.store.layout import CHUNK, Store
 from galscan.surveys.base import UNUSABLE
+from galscan.surveys.resampling import resample
 
 KEPT = 0.995  # share of the full network's candidates that must survive
 CONFIDENCE = 0.95

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from galscan.core.errors import InputError
-from galscan.core.resampling import pixels_text
 from galscan.scanning.plan import PIECE, Plan, StoreRef
+from galscan.surveys.resampling import pixels_text
 
 _WORKER_BYTES = 420 * 2**20  # torch, zarr and dask in one worker process before the first image
 

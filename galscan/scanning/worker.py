@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from galscan.core.errors import GalscanError
-from galscan.core.resampling import resample
 from galscan.scanning import quantised
 from galscan.scanning.partitions import (
     AUDIT,
@@ -37,6 +36,7 @@ from galscan.scanning.partitions import (
 from galscan.scanning.plan import PIECE, ModelRef, Part
 from galscan.store.layout import CHUNK, Store, open_store
 from galscan.surveys.base import UNUSABLE, Flag, reason
+from galscan.surveys.resampling import resample
 
 if TYPE_CHECKING:
     from galscan.models.ensemble import Scorer, Scores

@@ -19,8 +19,8 @@ from galscan.store import layout
 from galscan.store.build import ingest_survey, pending
 from galscan.store.layout import Store
 from galscan.store.manifest import outcomes, write_manifest
-from galscan.surveys.configured import DeclaredFrames, load_survey, survey_names
 from galscan.surveys.growth import like, take
+from galscan.surveys.services.configured import DeclaredFrames, load_survey, survey_names
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 SURVEYS = ("local", "frames", "simulated")

@@ -3,7 +3,7 @@
 ``flow``              the network of this project (`model`, `train`): one file, NAME.safetensors
 ``stable-diffusion``  GalaxySD (`stable_diffusion`, `fine_tune`): a folder, NAME
 
-Both dream by `galscan.synthesis.diffusion.sampling.dream`.
+Both dream by `galscan.synthesis.sampling.dream`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from galscan.labels.settings import GeneratorSettings, StableDiffusionSettings
 from galscan.synthesis.diffusion import galaxy_training
 from galscan.synthesis.diffusion.checkpoint import UNREADABLE
 from galscan.synthesis.diffusion.galaxy_model import Generator, load_generator, load_start, make_config
-from galscan.synthesis.diffusion.sampling import Dreamer
 from galscan.synthesis.galaxies import GalaxySet
+from galscan.synthesis.sampling import Dreamer
 from galscan.synthesis.stable_diffusion import fine_tune
 from galscan.synthesis.stable_diffusion.model import find_start, load_stable_diffusion
 

@@ -26,8 +26,8 @@ from galscan.core.files import atomic_path, digest, storage_errors
 from galscan.labels.schema import Schema
 from galscan.labels.settings import DreamRule, DreamSettings, LabelRules
 from galscan.store import layout
-from galscan.synthesis.diffusion.sampling import Dreamer, draw_conditions, dream, has_start
 from galscan.synthesis.galaxies import MEASURED
+from galscan.synthesis.sampling import Dreamer, draw_conditions, dream, has_start
 
 DRAWN, INJECTED, HOST, MINED = range(4)  # origins
 CONDITIONS = "conditions.parquet"  # in a model's folder: from what real galaxies its dreams are drawn

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.core.resampling import resample
 from galscan.labels.columns import votes_column
 from galscan.labels.rules import parse_rule, target_mask
 from galscan.labels.schema import Schema
@@ -25,6 +24,7 @@ from galscan.models.roles import once
 from galscan.store import identity
 from galscan.store.layout import Store
 from galscan.surveys.base import UNUSABLE
+from galscan.surveys.resampling import resample
 from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
 from galscan.training.split import held_out, split_objects
 

@@ -11,13 +11,13 @@ import pandas as pd
 
 from galscan.core import home
 from galscan.core.errors import InputError
-from galscan.core.resampling import pixels_text
 from galscan.labels.recipe import Recipe, load_recipe
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import LabelRules
 from galscan.models import roles
 from galscan.models.roles import once
 from galscan.store import layout
+from galscan.surveys.resampling import pixels_text
 from galscan.training import graded_labels as grading
 from galscan.training.dataset import check_counts, read_table, target_column, together
 from galscan.training.split import folds_of, split_objects

@@ -30,7 +30,6 @@ import pandas as pd
 import zarr
 
 import galscan
-from galscan.core.resampling import resample
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.models.ensemble import load_scorer
@@ -38,6 +37,7 @@ from galscan.stats import calibration as calibrate
 from galscan.stats import crossfit, metrics, purity
 from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.store.layout import Store, open_store
+from galscan.surveys.resampling import resample
 from galscan.training.dataset import targets_of
 from galscan.training.split import RESERVED
 from tests.benchmarks._record import arguments, record

@@ -22,8 +22,8 @@ from galscan.labels.schema import load_schema
 from galscan.store.build import ingest_survey
 from galscan.surveys.base import Flag
 from galscan.surveys.simulated.survey import SimulatedSurvey
+from galscan.synthesis import sampling
 from galscan.synthesis import synthetic_set as dreaming
-from galscan.synthesis.diffusion import sampling
 from galscan.synthesis.diffusion.galaxy_model import Generator, make_config, save_generator
 from galscan.synthesis.galaxies import MEASURED, SHAPE, measure
 from tests.helpers import tiny_bundle, tiny_recipe, tiny_store

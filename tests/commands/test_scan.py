@@ -18,13 +18,13 @@ from galscan.cli import main
 from galscan.commands.scan import scan
 from galscan.core import home
 from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoundError
-from galscan.core.resampling import resample
 from galscan.models.model import open_bundle
 from galscan.scanning import cluster, run
 from galscan.stats.purity import ScoreHistogram
 from galscan.store import layout
 from galscan.store.ingest import ingest
 from galscan.store.layout import open_store
+from galscan.surveys.resampling import resample
 from galscan.vetting import planning, sampling
 from tests.helpers import tiny_bundle, tiny_store
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from galscan.core.errors import InputError
-from galscan.core.resampling import resample
 from galscan.models.prefilter import (
     BETTER,
     FirstLook,
@@ -27,6 +26,7 @@ from galscan.models.prefilter import (
     teaching_sample,
 )
 from galscan.surveys.base import UNUSABLE
+from galscan.surveys.resampling import resample
 from tests.helpers import tiny_store
 
 

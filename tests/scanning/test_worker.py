@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from galscan.core.errors import GalscanError
-from galscan.core.resampling import resample
 from galscan.models.ensemble import load_scorer
 from galscan.scanning import worker
 from galscan.scanning.partitions import FATAL, FINGERPRINT, embeddings_path, scores_path
 from galscan.scanning.plan import PIECE, ModelRef, Part
 from galscan.store import layout
+from galscan.surveys.resampling import resample
 from tests.helpers import tiny_bundle, tiny_store
 from tests.small_scans import make_job, mean_scorer, tables, whole
 

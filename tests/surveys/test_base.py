@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from galscan.surveys.base import UNUSABLE, Cutout, Failed, Flag, NoCoverage, Survey
-from galscan.surveys.configured import Declared, load_survey, survey_names
 from galscan.surveys.files.cutana import CutanaSurvey
 from galscan.surveys.files.local import LocalSurvey
 from galscan.surveys.files.multimodal import MultimodalSurvey
@@ -25,6 +24,7 @@ from galscan.surveys.files.webdataset import WebDatasetSurvey
 from galscan.surveys.growth import ids, take
 from galscan.surveys.mosaics.frames import FramesSurvey
 from galscan.surveys.mosaics.remote import RemoteFrames
+from galscan.surveys.services.configured import Declared, load_survey, survey_names
 from galscan.surveys.services.cutouts import ServiceSurvey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from tests.mosaics_on_disk import cut_short, tan, three_bands

@@ -9,8 +9,8 @@ from galscan.labels.recipe import validated
 from galscan.labels.schema import load_schema
 from galscan.labels.settings import GeneratorSettings, StableDiffusionSettings
 from galscan.synthesis import backends
-from galscan.synthesis.diffusion.sampling import dream
 from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
+from galscan.synthesis.sampling import dream
 
 SCHEMA, CPU = load_schema("simulated"), torch.device("cpu")
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.core.resampling import resample
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.labels.settings import GeneratorSettings, Split
@@ -15,6 +14,7 @@ from galscan.models.roles import once
 from galscan.store import layout
 from galscan.store.build import ingest_survey
 from galscan.store.identity import names_of
+from galscan.surveys.resampling import resample
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.training.dataset import MIN_POSITIVES, check_counts, load_galaxies, read_table
 from galscan.training.split import held_out, split_objects

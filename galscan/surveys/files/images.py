@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from galscan.core.resampling import shrink
 from galscan.surveys.base import Cutout, Failed, Flag, Outcome
+from galscan.surveys.resampling import shrink
 
 PICTURES = (".jpg", ".jpeg", ".png")
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fits.bz2")

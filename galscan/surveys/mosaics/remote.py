@@ -21,11 +21,11 @@ from galscan.core.files import digest, file_digest
 from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.configured import DeclaredFrames, load_survey
 from galscan.surveys.mosaics.cutting import ROLES, Cutting, check_framing
 from galscan.surveys.mosaics.download import Fetched
 from galscan.surveys.mosaics.footprints import Frame
 from galscan.surveys.services.client import Client
+from galscan.surveys.services.configured import DeclaredFrames, load_survey
 from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE
 

@@ -20,12 +20,12 @@ from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import Listed
-from galscan.surveys.configured import Declared, fill, load_survey
 from galscan.surveys.files.images import Held, read_fits, read_picture
 from galscan.surveys.growth import narrowed
 from galscan.surveys.services import panstarrs
 from galscan.surveys.services.cache import Answer
 from galscan.surveys.services.client import Client
+from galscan.surveys.services.configured import Declared, fill, load_survey
 from galscan.surveys.services.errors import FetchError
 from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE, check_size

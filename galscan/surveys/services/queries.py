@@ -24,8 +24,8 @@ from galscan.core.files import atomic_path
 from galscan.core.sky import Cone, check_cone
 from galscan.labels.schema import load_schema
 from galscan.surveys import tables
-from galscan.surveys.configured import Objects, load_survey
 from galscan.surveys.services.client import Client, Manners
+from galscan.surveys.services.configured import Objects, load_survey
 from galscan.surveys.services.errors import FetchError, in_our_terms
 
 GZ2 = "gz2"

@@ -16,8 +16,9 @@ samples are drawn with both at zero, so that neither blur nor mirrored borders l
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from galscan.core import device as devices
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path
 from galscan.labels.schema import Schema
@@ -43,6 +45,10 @@ AUGMENTATION = 2  # condition entries: resampled or not, enlargement
 TIME_SHIFT = 3.3
 # What standardised pixels scatter by where size, shape and brightness are known: less than 1, as most are sky.
 SCATTER = 0.5
+GUIDED = (0.2, 0.98)  # times between which guidance acts (1 = pure noise)
+
+
+SETTLED = 0.3  # time below which the way from noise to picture is straight; above, each step begins with new noise
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,7 @@ class Generator(nn.Module):
         return drawn * asked
 
     def draw(self, values: np.ndarray, survey: np.ndarray, **how: Any) -> np.ndarray:
-        """Draw one picture for each condition (`galscan.synthesis.diffusion.sampling.flow`)."""
-        from galscan.synthesis.diffusion.sampling import flow
-
+        """Draw one picture for each condition (`flow`)."""
         return flow(self, values, survey, **how)
 
     # -- pixels and conditions in and out ------------------------------------------------------
@@ -286,3 +290,65 @@ def load_generator(path: Path) -> Generator:
             f"{path} is not a readable generator of this version ({reason:.200}); train it again"
         ) from error
     return generator.eval()
+
+
+@torch.inference_mode()
+def flow(
+    generator: Generator,
+    values: np.ndarray,
+    survey: np.ndarray,
+    *,
+    guidance: float,
+    weights: Mapping[str, float],
+    steps: int,
+    seed: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Draw a batch with the flow network: `Dreamer.draw`."""
+    generator = generator.to(device).eval()
+    config, n = generator.config, len(values)
+    pushed: dict[float, list[int]] = {}
+    for answer, weight in weights.items():
+        if weight != 1:
+            pushed.setdefault(weight, []).append(config.answers.index(answer))
+    condition = generator.encode_conditions(values, survey).to(device)
+    times = shifted(torch.linspace(1, 0, steps + 1, device=device))
+    dtype = devices.training_dtype(device)
+    # One seed and whole batches of noise: image k is the same however many are asked for.
+    random = torch.Generator().manual_seed(seed)
+    shape = (generator.batch, 3, config.size, config.size)
+    x = torch.randn(shape, generator=random)[:n].to(device)
+    for t, after in itertools.pairwise(times):
+        terms = [(condition, 1.0)]
+        if GUIDED[0] <= t <= GUIDED[1]:
+            terms = _guidance_terms(generator, condition, guidance, pushed)
+        with devices.autocast(device, dtype):
+            out = generator(
+                x.repeat(len(terms), 1, 1, 1), t.expand(n * len(terms)), torch.cat([c for c, _ in terms])
+            ).float()
+        factors = out.new_tensor([f for _, f in terms])
+        velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
+        picture, noise = x - t * velocity, x + (1 - t) * velocity
+        if after > SETTLED:
+            noise = torch.randn(shape, generator=random)[:n].to(device)
+        x = (1 - after) * picture + after * noise
+    return generator.decode_images(x).cpu().numpy()
+
+
+def _guidance_terms(
+    generator: Generator, condition: torch.Tensor, guidance: float, pushed: Mapping[float, Sequence[int]]
+) -> list[tuple[torch.Tensor, float]]:
+    """Return (condition, factor) pairs whose factors sum to 1; `pushed` holds the answers by their weight.
+
+    v = v(none) + g [v(all) - v(none)] + sum_w g (w - 1) [v(all) - v(all but those of weight w)]
+    """
+    extra = {w: guidance * (w - 1) for w in pushed}
+    terms = [(condition, guidance + sum(extra.values()))]
+    drop = torch.zeros(len(condition), len(generator.config.answers), dtype=torch.bool, device=condition.device)
+    for w, answers in pushed.items():
+        some = drop.clone()
+        some[:, answers] = True
+        terms.append((generator.mask(condition, some), -extra[w]))
+    if guidance != 1:
+        terms.append((generator.mask(condition, ~drop), 1 - guidance))
+    return terms

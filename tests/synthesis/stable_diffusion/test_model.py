@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.schema import load_schema
-from galscan.synthesis.diffusion.sampling import dream
 from galscan.synthesis.galaxies import MEASURED
+from galscan.synthesis.sampling import dream
 from galscan.synthesis.stable_diffusion import model as module
 from galscan.synthesis.stable_diffusion.captions import wording
 from galscan.synthesis.stable_diffusion.model import (

@@ -11,7 +11,7 @@ from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.candidates.export import fits as fits_stream
+from galscan.core import fits_stream
 
 MODULUS = 2**32 - 1  # of the ones' complement sum
 WHEN = "2023-11-14T22:13:20"

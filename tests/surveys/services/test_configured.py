@@ -6,7 +6,7 @@ import pytest
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.home import shipped
-from galscan.surveys.configured import DeclaredFrames, fill, load_survey, survey_names
+from galscan.surveys.services.configured import DeclaredFrames, fill, load_survey, survey_names
 
 GOOD = (shipped("catalogs") / "surveys" / "sdss.toml").read_text(encoding="utf-8")
 

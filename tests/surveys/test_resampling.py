@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.core.resampling import SOME, pixels_text, resample
 from galscan.surveys.base import Cutout
 from galscan.surveys.files.images import from_pixels
+from galscan.surveys.resampling import SOME, pixels_text, resample
 from tests.helpers import tiny_store
 
 SIZES = st.tuples(st.integers(8, 48), st.integers(8, 48)).map(lambda pair: (max(pair), min(pair)))

@@ -8,10 +8,10 @@ import torch
 from galscan.core import device as devices
 from galscan.core.errors import InputError
 from galscan.labels.settings import DreamRule
-from galscan.synthesis.diffusion import sampling
-from galscan.synthesis.diffusion.galaxy_model import Generator, shifted
-from galscan.synthesis.diffusion.sampling import GUIDED, SETTLED, _guidance_terms, draw_conditions, dream, has_start
+from galscan.synthesis import sampling
+from galscan.synthesis.diffusion.galaxy_model import GUIDED, SETTLED, Generator, _guidance_terms, shifted
 from galscan.synthesis.galaxies import MEASURED, SHAPE
+from galscan.synthesis.sampling import draw_conditions, dream, has_start
 from tests.synthesis.diffusion.test_galaxy_model import config, untrained, velocity
 
 LABELS = pd.DataFrame({"t": [-5.0, -2.0, 3.0, 5.0], "visible_dust": [0.0, np.nan, 0.75, 0.5]}, dtype=np.float32)
@@ -82,7 +82,7 @@ def test_guidance_one_without_weights_is_the_plain_condition(generator):
 @torch.inference_mode()
 def test_guidance_one_without_weights_is_the_plain_way_written_out(generator, monkeypatch, settled):
     """Euler's method where the galaxy is settled (everywhere, if that is time 1), and new noise before."""
-    monkeypatch.setattr(sampling, "SETTLED", settled)
+    monkeypatch.setattr("galscan.synthesis.diffusion.galaxy_model.SETTLED", settled)
     values, survey = np.array([[0.0, 1.0], [5.0, np.nan]]), np.array([0, 1])
     cpu = torch.device("cpu")
     condition = generator.encode_conditions(values, survey)
