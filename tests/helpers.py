@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.store import layout
+from galscan.surveys.base import Flag
 
 
 def tiny_store(
@@ -23,7 +24,7 @@ def tiny_store(
     flags = np.zeros(count, "uint8")
     if unusable:
         images[-unusable:] = 0
-        flags[-unusable:] = np.resize([layout.Flag.MISSING, layout.Flag.UNREADABLE, layout.Flag.BLANK], unusable)
+        flags[-unusable:] = np.resize([Flag.MISSING, Flag.UNREADABLE, Flag.BLANK], unusable)
     group["images"][:] = images
     group["id"][:] = np.arange(count) + 1000 * (seed + 1)
     group["ra"][:] = rng.uniform(0, 360, count)

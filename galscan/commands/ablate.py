@@ -28,8 +28,7 @@ from galscan.training.ablation.arms import ARMS, CRITIC, REAL_ONLY, VARIANTS, Re
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    import torch
-
+    from galscan.core.device import Device
     from galscan.training.ablation.experiment import Trial
     from galscan.training.dataset import Galaxies
 
@@ -254,7 +253,7 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
     return tuple(name for name in ARMS if name in wanted), method
 
 
-def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]:
+def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     """Run the stages; the order is the story."""
     from galscan.core import device as devices
     from galscan.core.processes import default_workers, run_in_processes
@@ -289,14 +288,14 @@ def _run(ablation: Ablation, work: Path, device: torch.device) -> dict[str, Any]
     return result
 
 
-def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: torch.device) -> Trial:
+def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device) -> Trial:
     from galscan.training.ablation.experiment import Trial
 
     _, steps = ablation.generator_steps
     return Trial(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
 
 
-def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: torch.device) -> None:
+def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device) -> None:
     """Runs in a process of its own."""
     from galscan.training.ablation import experiment
 

@@ -26,6 +26,7 @@ from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import DreamRule, DreamSettings
 from galscan.models.model import Bundle, open_bundle
 from galscan.store import layout
+from galscan.surveys.base import UNUSABLE
 from galscan.surveys.resampling import resample
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
         raise InputError(f"--generator {weights} needs --store with {schema.name} labels, to draw conditions from")
     parts, names = [], []
     for s in stores:
-        rows = np.flatnonzero((s.column("flags") & layout.UNUSABLE) == 0)
+        rows = np.flatnonzero((s.column("flags") & UNUSABLE) == 0)
         labels = s.labels(schema.name).reindex(columns=schema.names).iloc[rows].reset_index(drop=True)
         images = resample(s.images()[rows], min(s.size, network.config.size))
         measured = pd.DataFrame(measure(images), columns=list(MEASURED))

@@ -22,8 +22,7 @@ from galscan.surveys.resampling import pixels_text
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    import torch
-
+    from galscan.core.device import Device
     from galscan.synthesis.evaluation import Critic
     from galscan.synthesis.synthetic_set import Dreams
     from galscan.training.dataset import Galaxies
@@ -173,7 +172,7 @@ def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: in
     )
 
 
-def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: torch.device, steps: int, seed: int) -> dict[str, Any]:
+def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: Device, steps: int, seed: int) -> dict[str, Any]:
     from galscan.reports import evaluation
     from galscan.synthesis import evaluation as judges
     from galscan.synthesis.synthetic_set import read_dreams
@@ -240,7 +239,7 @@ def _feature(plan: Plan, dreams: Dreams, galaxies: Galaxies) -> tuple[dict[str, 
 
 
 def _critic(
-    plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: torch.device, steps: int, seed: int
+    plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: Device, steps: int, seed: int
 ) -> Critic:
     """Train the reference classifier on all labelled galaxies that are not held out, or load it where that is done."""
     from galscan.models.weights import load_network, save_network

@@ -20,7 +20,7 @@ from galscan.store import layout
 from galscan.store.append import appended
 from galscan.store.layout import Store
 from galscan.store.manifest import marker_path, outcomes
-from galscan.surveys.base import Flag
+from galscan.surveys.base import UNUSABLE, Flag
 
 SHEET = 48  # pictures on a contact sheet
 FAILURES = 5  # reasons that are told
@@ -92,7 +92,7 @@ def summarize(result: Store | Bundle | list[Bundle] | Run | Path | Mapping[str, 
         flags = result.column("flags")
         return {
             "store": str(result.path), "survey": result.name, "objects": result.count,
-            "unusable": int(((flags & layout.UNUSABLE) > 0).sum()), "size": result.size, "shards": result.n_shards,
+            "unusable": int(((flags & UNUSABLE) > 0).sum()), "size": result.size, "shards": result.n_shards,
             "labels": {schema: len(answers) for schema, answers in result.schemas.items()},
             "content_hash": result.content_hash,
         }  # fmt: skip

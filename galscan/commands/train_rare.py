@@ -30,8 +30,8 @@ from galscan.training.split import reserved
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
+    from galscan.core.device import Device
     from galscan.models.model import Bundle
     from galscan.models.network import Network
     from galscan.synthesis.synthetic_set import Dreams
@@ -155,7 +155,7 @@ def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
     return read_all(runs)
 
 
-def _train(plans: list[Plan], work: Path, device: torch.device) -> None:
+def _train(plans: list[Plan], work: Path, device: Device) -> None:
     """Run the stages; the order is the story."""
     from galscan.models import ensemble, model
     from galscan.models.roles import once
@@ -360,7 +360,7 @@ def _check_synthetic(plan: Plan) -> None:
             )
 
 
-def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: torch.device) -> dict[str, Any]:
+def _generator(plan: Plan, galaxies: Galaxies, work: Path, device: Device) -> dict[str, Any]:
     from galscan.synthesis import backends
 
     note, settings = work / "generator.json", plan.recipe.generator
@@ -384,7 +384,7 @@ def _synthetic(
     common: Path,
     reference: Network,
     answers: list[str],
-    device: torch.device,
+    device: Device,
     member: int,
     unused: frozenset[str],
 ) -> Dreams | None:
@@ -456,7 +456,7 @@ def _synthetic(
 class _Fresh:
     """Unlabelled objects that train nothing, on which the scatter of cross-fitted networks is measured."""
 
-    def __init__(self, plan: Plan, device: torch.device):
+    def __init__(self, plan: Plan, device: Device):
         self.plan, self.device = plan, device
         self.table = plan.table.iloc[:0]
         if plan.folds:
@@ -478,7 +478,7 @@ class _Fresh:
 class _Jobs:
     """The networks of a plan, trained side by side; every committee does as many steps."""
 
-    def __init__(self, plan: Plan, work: Path, device: torch.device):
+    def __init__(self, plan: Plan, work: Path, device: Device):
         self.plan, self.work, self.device = plan, work, device
 
     def train(
@@ -518,7 +518,7 @@ class _Jobs:
         return int(read_json(note)["steps"])
 
 
-def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], device: torch.device) -> None:
+def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], device: Device) -> None:
     """Teach a tiny network what the delivered ones say of each target; too few pictures, and there is none.
 
     Calibration and test objects may be among them: not their labels are learnt, nor is it of them that anything is

@@ -9,6 +9,7 @@ import torch
 
 from galscan.core.errors import InputError, nearest
 
+Device = torch.device
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -66,6 +67,11 @@ def training_dtype(device: torch.device) -> torch.dtype:
 def batch(name: str, pictures: int) -> int:
     """Return how many pictures to compute at a time: `pictures` suit a processor's cache, a GPU wants many more."""
     return pictures * 16 if pick(name).type == "cuda" else pictures
+
+
+def use_one_thread() -> None:
+    """Let this process compute with one thread: several processes side by side are faster than several threads."""
+    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from multiprocessing import resource_tracker
 from types import ModuleType
 from typing import Any
 
-import torch
-
+from galscan.core import device
 from galscan.core.errors import GalscanError, InputError
 
 WORKERS = "GALSCAN_WORKERS"  # environment variable: processes at a time, instead of one a core
@@ -93,7 +92,7 @@ def _start_process(shared: Any) -> None:
     global steps
     steps = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    device.use_one_thread()
     # Progress of a repeat goes out as lines: bars of several processes would overwrite each other.
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
     if (parent := multiprocessing.parent_process()) is not None:

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.files import atomic_path, read_json
-from galscan.store import layout
 from galscan.store.layout import Store
+from galscan.surveys.base import reason
 
 MARKERS = ".ingest"
 
@@ -53,7 +53,7 @@ def outcomes(store: Store) -> dict[str, Any]:
     details = [tuple(entry) for marker in found for entry in marker["unusable"]]
     unusable: dict[str, int] = {}
     for _, _, flag, _ in details:
-        unusable[layout.reason(flag)] = unusable.get(layout.reason(flag), 0) + 1
+        unusable[reason(flag)] = unusable.get(reason(flag), 0) + 1
     failed = {row for marker in found for row in failed_rows(marker)}
     reasons: dict[str, list[str]] = {}
     for row, identifier, _, why in details:

@@ -25,6 +25,7 @@ from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import KINDS, MapSettings, StableDiffusionSettings
 from galscan.store import layout
 from galscan.store.build import ingest_survey
+from galscan.surveys.base import UNUSABLE
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis.galaxies import GalaxySet, measure
 
@@ -294,7 +295,7 @@ def _train(
 
     images, values, survey = [], [], []
     for number, store in enumerate(stores):
-        usable = np.flatnonzero((store.column("flags") & layout.UNUSABLE) == 0)
+        usable = np.flatnonzero((store.column("flags") & UNUSABLE) == 0)
         labels = store.labels(schema.name).reindex(columns=schema.names) if schema.name in store.schemas else None
         images.append(store.images()[usable])
         blank = np.full((len(usable), len(schema.names)), np.nan, np.float32)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from galscan.core.errors import InputError
 from galscan.labels.schema import load_schema
-from galscan.models.ensemble import answer_names, embedding_size, load_scorer
+from galscan.models.ensemble import answer_names, embedding_size, load_scorer, member_scores, out_of_fold
+from galscan.models.network import GalaxyNet
 from tests.helpers import tiny_bundle
 
 
@@ -59,3 +61,16 @@ def test_an_embedding_is_as_long_as_what_the_heads_read(tmp_path):
     next(model.path.glob("classifier-*")).write_bytes(b"nothing")
     with pytest.raises(InputError, match="missing or damaged"):
         embedding_size(model)
+
+
+def test_out_of_fold_scores_are_those_of_the_network_of_the_fold():
+    members = 3
+    torch.manual_seed(0)
+    networks = [GalaxyNet(8, 2, 2).eval() for _ in range(members)]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+    folds = rng.integers(0, members, 20)
+    scores, answers = out_of_fold(networks, images, folds, torch.device("cpu"))
+    each = member_scores(networks, images, torch.device("cpu"))
+    assert scores.shape == (1, 20, 2) and answers.shape == (1, 20, 2)
+    np.testing.assert_allclose(scores[0], each[folds, np.arange(20)], atol=1e-5)

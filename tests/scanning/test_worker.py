@@ -14,6 +14,7 @@ from galscan.scanning import worker
 from galscan.scanning.partitions import FATAL, FINGERPRINT, embeddings_path, scores_path
 from galscan.scanning.plan import PIECE, ModelRef, Part
 from galscan.store import layout
+from galscan.surveys.base import Flag
 from galscan.surveys.resampling import resample
 from tests.helpers import tiny_bundle, tiny_store
 from tests.small_scans import make_job, mean_scorer, tables, whole
@@ -63,7 +64,7 @@ def test_constant_images_are_quarantined_though_no_flag_says_so(tmp_path, by_bri
     _, quarantine = tables(tmp_path / "run")
     assert list(quarantine["index"]) == [5, 6]
     assert set(quarantine["reason"]) == {"blank image"}
-    assert (quarantine["flags"].to_numpy() & np.uint8(layout.Flag.BLANK)).all()
+    assert (quarantine["flags"].to_numpy() & np.uint8(Flag.BLANK)).all()
 
 
 def test_larger_images_are_resampled_once_for_all_networks_and_faults_are_those_of_the_stored(tmp_path, monkeypatch):
@@ -191,7 +192,7 @@ def test_a_damaged_chunk_goes_to_quarantine_and_the_rest_is_scored(tmp_path, by_
     scores, quarantine = tables(tmp_path / "run", 1)
     assert list(quarantine["index"]) == list(range(1536, 1536 + 256))
     assert set(quarantine["reason"]) == {worker.DAMAGED}
-    assert (quarantine["flags"].to_numpy() & np.uint8(layout.Flag.UNREADABLE)).all()
+    assert (quarantine["flags"].to_numpy() & np.uint8(Flag.UNREADABLE)).all()
     assert len(scores) == 1536 - 256
 
 

@@ -1,79 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import ks_2samp
 
-from galscan.labels.recipe import load_recipe
-from galscan.models import roles
-from galscan.models.ensemble import member_scores
-from galscan.models.network import GalaxyNet
 from galscan.stats import calibration, crossfit, purity
-from galscan.training.split import RESERVED, folds_of, reserved
 
 MEMBERS = 3
-SPLIT = pd.Series(["train", "calibration", "test", "fold 0", "fold 1", "fold 11", ""])
-
-
-def test_what_each_split_is_used_for():
-    assert roles.fold_numbers(SPLIT).tolist() == [-1, -1, -1, 0, 1, 11, -1]
-    assert SPLIT[roles.trains(SPLIT)].tolist() == ["train", "fold 0", "fold 1", "fold 11"]
-    assert SPLIT[roles.trains(SPLIT, 1)].tolist() == ["train", "fold 0", "fold 11"]
-    assert SPLIT[roles.calibrates(SPLIT)].tolist() == ["calibration", "fold 0", "fold 1", "fold 11"]
-    assert SPLIT[roles.tests(SPLIT)].tolist() == ["test", "fold 0", "fold 1", "fold 11"]
-    assert SPLIT[roles.kept_from(SPLIT)].tolist() == ["calibration", "test", "fold 0"]
-    assert SPLIT[roles.kept_from(SPLIT, 1)].tolist() == ["calibration", "test", "fold 1"]
-    assert roles.as_fixed(SPLIT).tolist() == ["train", "calibration", "test", "test", "train", "train", ""]
-
-
-def test_the_shipped_recipe_is_cross_fitted():
-    recipe, some = load_recipe("dustlane"), table(30, 400)
-    assert folds_of(recipe, some, synthetic=True, whole=False) == (recipe.classifier.members, "")
-    folds, why = folds_of(recipe, some, synthetic=True, whole=True)
-    assert folds == 0 and "whole images" in why
-
-
-def test_without_galaxies_that_show_the_scatter_the_split_is_fixed():
-    recipe = load_recipe("dustlane")
-    for unlabelled, synthetic, needed in ((399, True, 400), (199, False, 200)):
-        folds, why = folds_of(recipe, table(30, unlabelled), synthetic=synthetic, whole=False)
-        assert folds == 0 and f"{needed} unlabelled galaxies" in why
-        assert folds_of(recipe, table(30, needed), synthetic=synthetic, whole=False)[0]
-
-
-def table(labelled: int, unlabelled: int) -> pd.DataFrame:
-    known = np.arange(labelled + unlabelled) < labelled
-    target = np.where(known, 1.0, np.nan)
-    names = [f"g{k}" for k in range(len(known))]
-    return pd.DataFrame({"id": names, "object": names, "target": target, "labelled": known})
-
-
-def test_objects_that_show_the_scatter_have_no_label_in_any_store():
-    both = pd.concat(
-        [table(300, 500), table(0, 400)], ignore_index=True
-    )  # of the second, 300 are labelled in the first
-    found = reserved(both, synthetic=False, seed=0)
-    assert len(found) == 600 and not set(found["id"]) & {f"g{k}" for k in range(300)}
-    assert len(reserved(both, synthetic=True, seed=0)) == 300  # the others are hosts
-    assert len(reserved(table(10, 399), synthetic=True, seed=0)) == 0  # too few: all are hosts
-    assert len(reserved(table(0, 20_000), synthetic=True, seed=0)) == RESERVED
-
-
-def test_out_of_fold_scores_are_those_of_the_network_of_the_fold():
-    torch.manual_seed(0)
-    networks = [GalaxyNet(8, 2, 2).eval() for _ in range(MEMBERS)]
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
-    folds = rng.integers(0, MEMBERS, 20)
-    scores, answers = out_of_fold(networks, images, folds, torch.device("cpu"))
-    each = member_scores(networks, images, torch.device("cpu"))
-    assert scores.shape == (1, 20, 2) and answers.shape == (1, 20, 2)
-    np.testing.assert_allclose(scores[0], each[folds, np.arange(20)], atol=1e-5)
 
 
 def simulated(truth: np.ndarray, rng: np.random.Generator, noise: float = 0.9) -> np.ndarray:

@@ -19,7 +19,7 @@ from galscan.core.errors import ConflictError, InputError, Interrupted
 from galscan.store import layout
 from galscan.store.build import ingest_survey
 from galscan.store.ingest import ingest
-from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
+from galscan.surveys.base import UNUSABLE, Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 
@@ -76,7 +76,7 @@ def test_everything_arrives(tmp_path: Path, text: bool) -> None:
     flags = store.column("flags")
     assert (flags[3::10] == Flag.MISSING).all() and (flags[7::10] == Flag.UNREADABLE).all() and flags[1] == Flag.EDGE
     images = store.images()
-    good = flags & int(layout.UNUSABLE) == 0
+    good = flags & int(UNUSABLE) == 0
     assert (images[good] == (index[good] % 250)[:, None, None, None]).all() and not images[~good].any()
     assert store.column("id").tolist() == ([f"G{i}" for i in index] if text else (index + 2**60).tolist())
     np.testing.assert_array_equal(store.column("ra"), index / 10)

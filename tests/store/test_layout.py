@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from galscan.core.errors import InputError, NotFoundError, StorageError
 from galscan.store import layout
-from galscan.surveys.base import Flag
+from galscan.surveys.base import UNUSABLE, Flag, reason
 
 
 def make(path: Path, count: int = 600, id_dtype: str = "int64", **more: object) -> zarr.Group:
@@ -131,8 +131,8 @@ def test_shards_cover_everything_and_hold_whole_chunks(count: int) -> None:
 
 @given(st.integers(0, 255))
 def test_a_flag_has_a_reason_exactly_if_unusable(flags: int) -> None:
-    assert bool(layout.reason(flags)) == bool(flags & layout.UNUSABLE)
+    assert bool(reason(flags)) == bool(flags & UNUSABLE)
 
 
 def test_notes_are_not_reasons() -> None:
-    assert layout.reason(Flag.EDGE | Flag.UPSCALED) == "" and layout.reason(Flag.BLANK | Flag.EDGE) == "blank image"
+    assert reason(Flag.EDGE | Flag.UPSCALED) == "" and reason(Flag.BLANK | Flag.EDGE) == "blank image"

@@ -8,7 +8,6 @@ import torch
 from galscan.core import device as devices
 from galscan.core.errors import InputError
 from galscan.labels.settings import DreamRule
-from galscan.synthesis import sampling
 from galscan.synthesis.diffusion.galaxy_model import GUIDED, SETTLED, Generator, _guidance_terms, shifted
 from galscan.synthesis.galaxies import MEASURED, SHAPE
 from galscan.synthesis.sampling import draw_conditions, dream, has_start

@@ -3,68 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.labels.settings import GeneratorSettings, Split
-from galscan.models.roles import once
 from galscan.store import layout
 from galscan.store.build import ingest_survey
 from galscan.store.identity import names_of
 from galscan.surveys.resampling import resample
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.training.dataset import MIN_POSITIVES, check_counts, load_galaxies, read_table
-from galscan.training.split import held_out, split_objects
+from galscan.training.split import split_objects
 
 SPLIT = Split()
-
-
-def table(positives: int, negatives: int, ambiguous: int = 0, unlabelled: int = 0) -> pd.DataFrame:
-    target = np.repeat([1.0, 0.0, np.nan, np.nan], [positives, negatives, ambiguous, unlabelled])
-    labelled = np.arange(len(target)) < len(target) - unlabelled
-    return pd.DataFrame({"object": [f"g{i}" for i in range(len(target))], "target": target, "labelled": labelled})
-
-
-@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(0, 20), st.integers(0, 5))
-def test_every_labelled_object_is_in_one_split(positives, negatives, ambiguous, unlabelled, seed):
-    t = table(positives, negatives, ambiguous, unlabelled)
-    split = split_objects(t, SPLIT, seed)
-    assert ((split == "") == ~t["labelled"]).all()
-    for value in (0, 1):
-        of_class = split[(t["target"] == value).to_numpy()]
-        assert {"train", "calibration", "test"} == set(of_class)
-    # Ambiguous ones calibrate and test in the proportion in which they are labelled, and move nobody else.
-    unclear = split[(t["target"].isna() & t["labelled"]).to_numpy()]
-    for name, fraction in (("calibration", SPLIT.calibration), ("test", SPLIT.test)):
-        assert abs((unclear == name).sum() - fraction * ambiguous) <= 1
-    sure = t["target"].notna().to_numpy()
-    np.testing.assert_array_equal(split[sure], split_objects(t[sure], SPLIT, seed))
-
-
-@given(st.integers(6, 60), st.integers(6, 200), st.integers(0, 300), st.integers(2, 6), st.integers(0, 5))
-def test_folds_are_equal_parts_of_every_kind(positives, negatives, ambiguous, folds, seed):
-    t = table(positives, negatives, ambiguous, unlabelled=5)
-    split = split_objects(t, SPLIT, seed, folds)
-    assert ((split == "") == ~t["labelled"]).all() and set(split) <= {"", *(f"fold {k}" for k in range(folds))}
-    for of_kind in (t["target"] == 1, t["target"] == 0, t["target"].isna() & t["labelled"]):
-        counts = [(split[of_kind.to_numpy()] == f"fold {k}").sum() for k in range(folds)]
-        assert sum(counts) == of_kind.sum() and max(counts) - min(counts) <= 1
-
-
-def test_a_split_does_not_depend_on_the_order_of_rows():
-    t = table(20, 50)
-    shuffled = t.sample(frac=1, random_state=0)
-    by_id = dict(zip(t["object"], split_objects(t, SPLIT, 0), strict=True))
-    assert by_id == dict(zip(shuffled["object"], split_objects(shuffled, SPLIT, 0), strict=True))
-
-
-def test_an_object_in_two_stores_is_on_one_side():
-    t = pd.concat([table(20, 50), table(20, 50)], ignore_index=True)
-    t["split"] = split_objects(t, SPLIT, 0)
-    assert (t.groupby("object")["split"].nunique() == 1).all()
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +142,3 @@ def test_row_numbers_of_two_stores_are_other_objects(two_names):
     assert t["object"].is_unique and t["object"].iloc[0] == "simulated/0"
     t["object"] = names_of(t.assign(lineage="one"))  # two ingests of one source
     assert t["object"].nunique() == len(t) // 2 and t["object"].iloc[0] == "0"
-
-
-def test_of_rows_that_do_not_agree_the_one_it_was_split_by_counts():
-    rows = [("a", "test", 0.0), ("a", "test", 1.0), ("a", "test", 1.0), ("b", "test", np.nan), ("b", "", np.nan)]
-    t = pd.DataFrame(rows, columns=["object", "split", "target"])
-    assert once(t).tolist() == [False, True, False, True, True]
-    assert held_out(t).tolist() == [True] * 5
