@@ -42,8 +42,8 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
     Returns
     -------
     DataFrame
-        Columns as in `galscan.candidates.columns.COLUMNS` but for what graders and reference lists say (``flags`` only if
-        `top` has it), then the answers.
+        Columns as in `galscan.candidates.columns.COLUMNS` but for what graders and reference lists say (``flags``
+        only if `top` has it), then the answers.
         ``objid`` is int64 when every id is an integer, else text.
 
     Raises

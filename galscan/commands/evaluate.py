@@ -73,8 +73,8 @@ def judge(
         What `galscan.synthesis.evaluation.judge` gives, but for ``each``, which is in ``dreams.csv``, and:
 
         - ``feature``: where one was injected, its ``name`` and what
-          `galscan.synthesis.features.comparison.compare_features` gives of synthetic and of all labelled real positives;
-          None where none was.
+          `galscan.synthesis.features.comparison.compare_features` gives of synthetic galaxies and of all labelled real
+          positives; None where none was.
         - ``target``, ``seconds``, ``weights`` (SHA-256 of the reference classifier), ``request``, ``out`` and ``text``.
 
     Raises

@@ -1,7 +1,7 @@
 """Label schemas (``catalogs/*.toml``): which answers a set of labels has.
 
-NaN means "not asked" everywhere. `galscan.labels.columns` reads answers from a catalog, `galscan.labels.rules` rules over
-them.
+NaN means "not asked" everywhere. `galscan.labels.columns` reads answers from a catalog, `galscan.labels.rules`
+rules over them.
 """
 
 from __future__ import annotations

@@ -149,10 +149,10 @@ class GeneratorSettings(_Taught):
 
 
 class StableDiffusionSettings(_Taught):
-    """Stable Diffusion, tuned on captions (`galscan.synthesis.stable_diffusion.fine_tune`); the defaults are those of Ma et al. 2025.
+    """Stable Diffusion, tuned on captions (`galscan.synthesis.stable_diffusion.fine_tune`).
 
-    arXiv:2506.16233, and the configuration their code was run with; what neither says is so marked.
-    """
+    The defaults are those of Ma et al. 2025, arXiv:2506.16233, and the configuration their code was run with; what
+    neither says is so marked. """
 
     kind: Literal["stable-diffusion"]
     start: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -179,7 +179,7 @@ class StableDiffusionSettings(_Taught):
 
 
 class MapSettings(Part):
-    """The diffusion model of feature maps, which are injected into real galaxies (`galscan.synthesis.diffusion.map_model`)."""
+    """The diffusion model of feature maps (`galscan.synthesis.diffusion.map_model`), injected into real galaxies."""
 
     kind: Literal["maps"]
     maps: Literal["both", "diffusion", "prior"] = "both"

@@ -98,7 +98,8 @@ class Calibration:
         """Draw the probability that an object which is no target is ambiguous, by its score.
 
         Of those that are no targets, the ambiguous score higher the more they resemble targets: posterior draws of
-        their density ratio to the negatives (`galscan.stats.density_ratio`), in the proportion in which both are labelled.
+        their density ratio to the negatives (`galscan.stats.density_ratio`), in the proportion in which both are
+        labelled.
 
         Returns
         -------

@@ -1,7 +1,7 @@
 """Purity and completeness once people have graded a sample of what was scanned.
 
-Each stratum of the sample (`galscan.vetting.sampling`) holds N objects, of which n were drawn at random and graded, k of
-them as targets. Its share of targets has a prior and a likelihood:
+Each stratum of the sample (`galscan.vetting.sampling`) holds N objects, of which n were drawn at random and graded, k
+of them as targets. Its share of targets has a prior and a likelihood:
 
     * The likelihood is of the design: k of n, binomial, whatever the scores say. What was graded counts as it is, and
       only the N - n others are uncertain: the finite-population correction, exactly.

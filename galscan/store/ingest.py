@@ -90,9 +90,9 @@ def ingest(
     keep_frames : path, optional
         Keep frames that are fetched in this folder, and take those that are there. Default: each goes after use.
     query : str, optional
-        Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer; see `galscan.surveys.services.queries`.
-        What comes is kept beside the store, as ``NAME.objects.parquet`` (with `append` also ``NAME.objects-2.parquet``
-        and so on).
+        Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer: see
+        `galscan.surveys.services.queries`. What comes is kept beside the store, as ``NAME.objects.parquet`` (with
+        `append` also ``NAME.objects-2.parquet`` and so on).
     cone : tuple of float, optional
         Right ascension, declination and radius in degrees: only objects therein; without catalog and query, the
         galaxies that SDSS has there.

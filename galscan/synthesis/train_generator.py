@@ -72,8 +72,9 @@ def train_generator(
         The weights, ``.safetensors``; how they were made is written beside them as ``.json``. For Stable Diffusion a
         folder, with the same inside as ``training.json``.
     kind : str
-        ``flow``, ``stable-diffusion`` (see `galscan.labels.settings.StableDiffusionSettings`), or ``maps``: the diffusion
-        model of a feature's maps (see `galscan.labels.settings.MapSettings`), trained on the feature's prior alone.
+        ``flow``, ``stable-diffusion`` (see `galscan.labels.settings.StableDiffusionSettings`), or ``maps``: the
+        diffusion model of a feature's maps (see `galscan.labels.settings.MapSettings`), trained on the feature's prior
+        alone.
     feature : str, optional
         Of ``maps``: a module of `galscan.synthesis.features.base`; default ``dust_lane``.
     survey, store : str or path, or sequence of them

@@ -127,7 +127,8 @@ def check_target(
         "positive": rule_check.waterfall(rules.positive, table, schema),
         "negative": rule_check.waterfall(rules.negative, table, schema),
         "sources": rule_check.sources(rules, table, schema), "synthetic": recipe.dream.summary(rules),
-        "warnings": rule_check.warnings(recipe, schema, table), "error": rule_check.problem(recipe, schema, table, stores),
+        "warnings": rule_check.warnings(recipe, schema, table),
+        "error": rule_check.problem(recipe, schema, table, stores),
     }  # fmt: skip
     if sheet is not None:
         told["sheet"] = str(_draw(recipe, schema, table, stores, seed, Path(sheet)))

@@ -67,7 +67,8 @@ class Examples:
     ) -> Examples:
         """Build examples from labels in their own units, of which the networks are trained on `answers`.
 
-        Of votes that `labels` does not count (`galscan.labels.columns.votes_column`) there are ``schema.assumed_votes``.
+        Of votes that `labels` does not count (`galscan.labels.columns.votes_column`) there are
+        ``schema.assumed_votes``.
         """
         columns = [schema.names.index(a) for a in answers]
         low, high = schema.low[columns], schema.high[columns]

@@ -24,7 +24,7 @@ COLOURS = ("red", "green", "blue")
 
 
 class CutanaSurvey(ArraySurvey):
-    """The output folder of a Cutana run, a batch of it, or one ``.zarr``: see `galscan.surveys.files.packed.PackedSurvey`."""
+    """The output folder of a Cutana run, a batch of it, or one ``.zarr`` (settings: `packed.PackedSurvey`)."""
 
     format: ClassVar[str] = "cutana"
     usual: ClassVar[Mapping[str, str]] = {

@@ -37,7 +37,8 @@ def open_local(
     format : {"images", "cutana", "multimodal", "webdataset"}, optional
         Default: what the files are.
     **settings
-        Of `galscan.surveys.files.local.LocalSurvey` and `galscan.surveys.files.packed.PackedSurvey`, which take the same.
+        Of `galscan.surveys.files.local.LocalSurvey` and `galscan.surveys.files.packed.PackedSurvey`, which
+        take the same.
 
     Raises
     ------

@@ -35,8 +35,8 @@ WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # what a table may put int
 class RemoteFrames(Cutting):
     """Objects of a table, cut from the frames of a survey that a file declares.
 
-    Cutouts are framed as by `galscan.surveys.mosaics.frames.FramesSurvey`. Their stretch is that of the survey's file, so that
-    no frame need be fetched to set it.
+    Cutouts are framed as by `galscan.surveys.mosaics.frames.FramesSurvey`. Their stretch is that of the survey's
+    file, so that no frame need be fetched to set it.
 
     Parameters
     ----------
@@ -49,7 +49,8 @@ class RemoteFrames(Cutting):
     keep : bool
         Leave them there, to be found again.
     labels, size, columns, name, pixel_scale, frame
-        As of `galscan.surveys.mosaics.frames.FramesSurvey`; `columns` may also say which one tells the frame, as ``run=RUN``.
+        As of `galscan.surveys.mosaics.frames.FramesSurvey`; `columns` may also name the one of the frame, as
+        ``run=RUN``.
     cone : tuple of float, optional
         Right ascension, declination and radius in degrees: only objects therein.
     contact : str

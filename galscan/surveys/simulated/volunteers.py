@@ -62,7 +62,7 @@ def chances(sky: dict[str, np.ndarray], seen: dict[str, np.ndarray]) -> dict[str
 
 
 def votes(rng: np.random.Generator, chance: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Let volunteers vote; return columns as `galscan.labels.columns.read_answers` makes them of a catalog, float32, shape (n,).
+    """Let volunteers vote; return columns as of `galscan.labels.columns.read_answers`, float32, shape (n,).
 
     Fractions of each answer, NaN where fewer were asked than the schema wants, and votes on each question.
     """

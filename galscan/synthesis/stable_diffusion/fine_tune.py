@@ -1,6 +1,7 @@
 """Tune Stable Diffusion on galaxies and their captions: one loop, read from top to bottom.
 
-As in `galscan.synthesis.diffusion.galaxy_training`, every random choice comes from one generator whose state is in the checkpoint.
+As in `galscan.synthesis.diffusion.galaxy_training`, every random choice comes from one generator whose
+state is in the checkpoint.
 """
 
 from __future__ import annotations
