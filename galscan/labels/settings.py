@@ -152,7 +152,8 @@ class StableDiffusionSettings(_Taught):
     """Stable Diffusion, tuned on captions (`galscan.synthesis.stable_diffusion.fine_tune`).
 
     The defaults are those of Ma et al. 2025, arXiv:2506.16233, and the configuration their code was run with; what
-    neither says is so marked. """
+    neither says is so marked.
+    """
 
     kind: Literal["stable-diffusion"]
     start: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"

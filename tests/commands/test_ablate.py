@@ -183,7 +183,7 @@ def test_folds_without_unlabelled_galaxies_and_where_no_image_is_left(tmp_path, 
 
 
 def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
-    request = galscan.verbs.ablate.ablate(recipe, store=store, out=folder / "no", dry_run=True, seeds=2, members=3)
+    request = galscan.ablate(recipe, store=store, out=folder / "no", dry_run=True, seeds=2, members=3)
     text = capsys.readouterr().err
     assert request["seeds"] == 2 and not list(folder.glob("no*"))
     assert "networks     54," in text and "2 steps on" in text and "galaxies without labels" in text

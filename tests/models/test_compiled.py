@@ -86,8 +86,8 @@ def test_nobody_is_told_that_openvino_is_used(tmp_path):
     """OpenVINO and nncf would send a message to Google Analytics, and keep an identity in the home folder."""
     pytest.importorskip("openvino", reason="needs the extra 'fast'")
     program = (
-        "import sys, torch\nfrom pathlib import Path\nfrom galscan.classify import compiled, cascade\n"
-        "path = Path(sys.argv[1], 'n.xml')\nlook = cascade.TinyNets([cascade.TinyNet()])\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom galscan.models import compiled, prefilter\n"
+        "path = Path(sys.argv[1], 'n.xml')\nlook = prefilter.TinyNets([prefilter.TinyNet()])\n"
         "compiled.convert(look, 32, path)\ncompiled.compiled(look, torch.device('cpu'), torch.float32, path)\n"
         "if compiled.has_nncf():\n    import nncf\n"
         "print(sorted(name for name in sys.modules if 'openvino_telemetry' in name and sys.modules[name]))"

@@ -2,9 +2,9 @@
 
 A map (`galscan.synthesis.features.base`) is 64 pixels on a side in the frame of a host galaxy. Its square root is
 standardised and folded four by four, as in `galscan.synthesis.diffusion.galaxy_model`: a sixteenth of the positions,
-sixteen times the channels. The condition is what the feature measures on a map, whether the map was measured on a
-real galaxy or drawn
-from the prior, and how strongly people said the feature shows; each with a flag that says whether it is given.
+sixteen times the channels. The condition is what the feature measures on a map, whether the map was measured on a real
+galaxy or drawn from the prior, and how strongly people said the feature shows; each with a flag that says whether it
+is given.
 """
 
 from __future__ import annotations
