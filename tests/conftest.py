@@ -99,6 +99,16 @@ def scans_here(client):
         yield
 
 
+@pytest.fixture(scope="module")
+def no_pages():
+    """Write no report of a scan, which takes longer than a small scan does: the page has tests of its own."""
+    from galscan.reports import scan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "write_scan_report", lambda run: Path(run, "report.html").write_text(""))
+        yield
+
+
 @pytest.fixture(scope="session")
 def services():
     """Return the survey services, on loopback, in a process of their own; each test begins with them well behaved."""

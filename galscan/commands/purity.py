@@ -66,12 +66,13 @@ def purity(
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = planning.by_scores(opened, confidence)
     by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
+    listed = len(before.purity)
     # Of a long list each of these is large, and the grades change all that they say.
     none = np.empty(0)
     before = replace(
         before, purity_lo=none, purity_hi=none, completeness=none, completeness_lo=none, completeness_hi=none
     )
-    release()
+    release(listed)
     by_stratum = {
         str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
         for name, some in survey.groupby("stratum")
@@ -88,10 +89,10 @@ def purity(
         "before": by_scores, "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     del before
-    release()
+    release(listed)
     _write(opened, after, verdicts, told, limits | {"completeness": _limits(after)})
     del after
-    release()  # the report reads what it needs from the tables
+    release(listed)  # the report reads what it needs from the tables
     from galscan.reports.scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
 
     write_scan_report(opened.path)

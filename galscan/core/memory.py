@@ -9,8 +9,16 @@ import sys
 import pyarrow as pa
 
 
-def release() -> None:
-    """Give back what Arrow's allocator and the C library's hold unused; where neither can, nothing happens."""
+LONG = 100_000  # rows of a list, below which its memory is not worth the second that it takes to look for it
+
+
+def release(rows: int) -> None:
+    """Give back what Arrow's allocator and the C library's hold unused after work on a list of so many rows.
+
+    Where neither can, and for a list that is not `LONG`, nothing happens.
+    """
+    if rows < LONG:
+        return
     gc.collect()  # figures, for one, refer to themselves
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":

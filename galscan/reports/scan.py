@@ -85,8 +85,9 @@ def write_scan_report(run: str | Path) -> Path:
         None if graded is None else (graded.completeness, graded.limits),
         None if graded is None else graded.limits_by_scores,
     )
+    listed = len(before)
     del before
-    release()
+    release(listed)
     before = _read(run / "candidates.parquet", COUNTED)
     table = run / ("candidates.parquet" if graded is None else GRADED)
     frame = _read(table, SHOWN)
@@ -104,7 +105,7 @@ def write_scan_report(run: str | Path) -> Path:
     last = _rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
     best = _rows(table, 0, PICTURES)
     del frame
-    release()
+    release(listed)
     rate = info.get("images_per_s")
     page = render(
         "scan.html.j2",
@@ -377,7 +378,7 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 column = pa.array(own[codes.indices.to_numpy()])
             values[at : at + len(piece)] = column.to_numpy(zero_copy_only=False)
         at += len(piece)
-    release()
+    release(rows.count)
     return pd.DataFrame({
         name: pd.Categorical.from_codes(values, pd.Index(list(words[name]), dtype=object)) if name in words else values
         for name, values in filled.items()

@@ -19,7 +19,7 @@ TREE = load_schema("gz2")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, scans_here):
+def run(tmp_path_factory, scans_here, no_pages):
     """A scan by a model of votes."""
     folder = tmp_path_factory.mktemp("morphology")
     tiny_bundle(folder / "model", schema="gz2", members=2)

@@ -21,7 +21,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory, scans_here):
+def scanned(tmp_path_factory, scans_here, no_pages):
     place = tmp_path_factory.mktemp("purity")
     store = tiny_store(place / "sky.zarr", 700, 32)
     model = tiny_bundle(place / "model").path

@@ -19,6 +19,7 @@ from galscan.commands.scan import scan
 from galscan.core import home
 from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoundError
 from galscan.models.model import open_bundle
+from galscan.reports.scan import write_scan_report
 from galscan.scanning import cluster, run
 from galscan.stats.purity import ScoreHistogram
 from galscan.store import layout
@@ -54,13 +55,13 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def data_home(monkeypatch, place):
+def data_home(monkeypatch, place, no_pages):
     monkeypatch.setenv("GALSCAN_HOME", str(place))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
 @pytest.fixture(scope="module")
-def finished(place, client, tmp_path_factory):
+def finished(place, client, tmp_path_factory, no_pages):
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GALSCAN_HOME", str(place))
@@ -101,7 +102,7 @@ def test_the_fits_table_says_what_was_done_but_not_where(finished):
 
 
 def test_a_report_is_written(finished):
-    assert "dustlane" in (finished.path / "report.html").read_text(encoding="utf-8")
+    assert "dustlane" in write_scan_report(finished.path).read_text(encoding="utf-8")
 
 
 def test_the_contact_sheet_is_a_picture(finished):
@@ -354,7 +355,7 @@ def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, mo
     run = scan(**how)
     why = f"of {run.info['objects']} objects, 20,000 would pay its preparation"
     assert run.info["int8"] == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
-    assert f"not used: {why}" in (tmp_path / "run" / "report.html").read_text()
+    assert f"not used: {why}" in write_scan_report(tmp_path / "run").read_text()
     with pytest.raises(ConflictError, match="int8 was True, now None"):
         scan(**how | {"int8": False})
 
@@ -517,7 +518,7 @@ def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_pat
     assert header["PURITY"] == "unknown" and "PREVAL" not in header
     assert "calibrated with images of sdss" in found.info["purity"]["unknown"]
     assert "unknown" in found.summary()["text"] and f"galscan vet {found.path}" in found.summary()["text"]
-    assert "their purity is unknown" in (found.path / "report.html").read_text()
+    assert "their purity is unknown" in write_scan_report(found.path).read_text()
     with pytest.raises(InputError, match="grade a sample"):
         galscan.export(found.path, tmp_path / "some.fits", min_purity=0.5)
     assert galscan.export(found.path, tmp_path / "some.fits", top=10).rows == 10

@@ -32,7 +32,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, scans_here):
+def place(tmp_path_factory, scans_here, no_pages):
     """A scan with embeddings of 700 objects, three of them unusable; 7 and 8 are the same picture."""
     place = tmp_path_factory.mktemp("similar")
     tiny_store(place / "sky.zarr", 700, 32, survey="sky", unusable=3)

@@ -582,7 +582,7 @@ def test_hosts_train_in_the_batches_of_what_is_made_of_them(folder, store, injec
 
 
 @pytest.fixture(scope="module")
-def graded(folder, model, scans_here) -> Path:
+def graded(folder, model, scans_here, no_pages) -> Path:
     """A scan of another sky with `model`, of which the best twenty are graded: the odd ranks are targets."""
     survey = SimulatedSurvey(count=300, size=32, seed=9, labelled=0.0, name="another sky")
     sky = ingest_survey(survey, folder / "new.zarr", workers=1)

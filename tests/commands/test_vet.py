@@ -27,7 +27,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory, scans_here):
+def scanned(tmp_path_factory, scans_here, no_pages):
     place = tmp_path_factory.mktemp("vet")
     store = tiny_store(place / "sky.zarr", 700, 32, unusable=3)
     scan(store=store.path, model=tiny_bundle(place / "model").path, out=place / "run", top=120, workers=1)

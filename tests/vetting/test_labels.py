@@ -18,7 +18,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory, scans_here) -> Path:
+def scanned(tmp_path_factory, scans_here, no_pages) -> Path:
     place = tmp_path_factory.mktemp("labels")
     store = tiny_store(place / "sky.zarr", 400, 32, survey="sky")
     galscan.scan(store=store.path, model=tiny_bundle(place / "model").path, out=place / "run", top=60, workers=1)

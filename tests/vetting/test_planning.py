@@ -20,7 +20,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, scans_here):
+def run(tmp_path_factory, scans_here, no_pages):
     place = tmp_path_factory.mktemp("forecast")
     store = tiny_store(place / "sky.zarr", 700, 32, survey="sky", unusable=3)
     return scan(store=store.path, model=tiny_bundle(place / "model").path, out=place / "run", top=120, workers=1)

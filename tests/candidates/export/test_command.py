@@ -14,7 +14,7 @@ from tests.helpers import tiny_bundle, tiny_store
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, scans_here):
+def run(tmp_path_factory, scans_here, no_pages):
     """A scan of 700 objects, of which three cannot be scored; 120 are ranked."""
     place = tmp_path_factory.mktemp("export")
     store = tiny_store(place / "sky.zarr", 700, 32, survey="sky", unusable=3)
