@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from galscan.candidates import scan_tables
 from galscan.core import progress
+from galscan.core.concurrency import ordered_map
 from galscan.core.errors import InputError
-from galscan.core.ordered_map import in_order
 from galscan.scanning.cluster import cores
 from galscan.scanning.partitions import EMBEDDING, embeddings_path, scores_path
 from galscan.scanning.run import tables
@@ -189,7 +189,7 @@ class Space:
         best = Best(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
         waiting = [best]
         with progress.track("search", self.parts, "parts") as advance:
-            for part, (found, rows) in enumerate(in_order(search, range(self.parts), self.threads)):
+            for part, (found, rows) in enumerate(ordered_map(search, range(self.parts), self.threads)):
                 waiting.append(Best(found, np.full(len(rows), part), rows))
                 if sum(len(some.row) for some in waiting) > 4 * top:
                     waiting = [_best(waiting, top)]
@@ -207,7 +207,7 @@ class Space:
             found = found.set_column(0, "store", found["store"].cast(pa.string()))
             return found.append_column("place", pa.array(places))
 
-        found = list(in_order(take, np.unique(best.part).tolist(), self.threads))
+        found = list(ordered_map(take, np.unique(best.part).tolist(), self.threads))
         if len({table.schema.field("id").type for table in found}) > 1:  # one survey numbers its objects, another not
             found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
         frame = pa.concat_tables(found).to_pandas().sort_values("place", ignore_index=True)
@@ -218,7 +218,7 @@ class Space:
         chosen = range(self.parts) if parts is None else parts
         done = []
         with progress.track(label, len(chosen), "parts") as advance:
-            for result in in_order(work, chosen, self.threads):
+            for result in ordered_map(work, chosen, self.threads):
                 done.append(result)
                 advance()
         return done

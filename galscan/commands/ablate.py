@@ -256,7 +256,7 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
 def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     """Run the stages; the order is the story."""
     from galscan.core import device as devices
-    from galscan.core.processes import default_workers, run_in_processes
+    from galscan.core.concurrency import default_workers, run_in_processes
     from galscan.reports import ablation as report_ablation
     from galscan.training.ablation import experiment
 

@@ -500,7 +500,7 @@ class _Jobs:
         return train_networks(jobs, self.device)
 
     def _steps(self, real: Examples) -> int:
-        from galscan.core.processes import default_workers
+        from galscan.core.concurrency import default_workers
         from galscan.training.train import affordable_steps
 
         note, settings = self.work / "steps.json", self.plan.recipe.classifier

@@ -8,7 +8,6 @@ import sys
 
 import pyarrow as pa
 
-
 LONG = 100_000  # rows of a list, below which its memory is not worth the second that it takes to look for it
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from galscan.core import concurrency
 from galscan.core import device as devices
-from galscan.core import processes
+from galscan.core.concurrency import WORKERS, default_workers, run_in_processes
 from galscan.core.files import storage_errors
-from galscan.core.processes import WORKERS, default_workers, run_in_processes
 from galscan.core.progress import Advance, track
 from galscan.labels.settings import ClassifierSettings
 from galscan.models.network import Network
@@ -152,6 +152,6 @@ def _train_stored(
     """Train one network in a process of a pool."""
 
     def advance(n: int = 1, note: str = "") -> None:
-        processes.steps[number] += n
+        concurrency.steps[number] += n
 
     _train(Job(path, real.read(), synthetic.read() if synthetic else None, *rest), device, advance)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from galscan.core import processes
+from galscan.core import concurrency
 from galscan.core.errors import StorageError
 from galscan.labels.settings import ClassifierSettings
 from galscan.training import committee, train
@@ -62,7 +62,7 @@ def progress(monkeypatch) -> list:
 
 
 def test_the_number_of_processes_does_not_change_weights(tmp_path, progress):
-    main, environment = sys.modules["__main__"], {name: os.environ.get(name) for name in processes.ONE_THREAD}
+    main, environment = sys.modules["__main__"], {name: os.environ.get(name) for name in concurrency.ONE_THREAD}
     found = {}
     for workers in (1, 2):
         folder = tmp_path / f"{workers}"

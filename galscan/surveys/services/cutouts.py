@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from galscan.core import home
+from galscan.core.concurrency import ordered_map
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import file_digest
-from galscan.core.ordered_map import in_order
 from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
@@ -185,7 +185,7 @@ class ServiceSurvey(Listed):
             self._client = self._open()
         client, rows = self._client, range(start, min(stop, len(self)))
         try:
-            yield from in_order(lambda n: self._outcome(client, n), rows, self.declared.connections)
+            yield from ordered_map(lambda n: self._outcome(client, n), rows, self.declared.connections)
         except GeneratorExit:  # whoever asked has enough
             raise
         except BaseException:

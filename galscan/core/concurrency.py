@@ -1,4 +1,4 @@
-"""A function of a module called side by side in processes with one thread each, which end when their parent does."""
+"""Work side by side: in processes with one thread each, which end when their parent does; in threads, in order."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from galscan.core import device
 from galscan.core.errors import GalscanError, InputError
 
 WORKERS = "GALSCAN_WORKERS"  # environment variable: processes at a time, instead of one a core
@@ -92,6 +93,8 @@ def _start_process(shared: Any) -> None:
     global steps
     steps = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from galscan.core import device
+
     device.use_one_thread()
     # Progress of a repeat goes out as lines: bars of several processes would overwrite each other.
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
@@ -123,3 +126,44 @@ def _as_processes_start() -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+T = TypeVar("T")
+
+
+def ordered_map(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> Iterator[T]:
+    """Yield ``work(item)`` in the order of `items`, `threads` at a time.
+
+    The threads are daemons: nobody wants to wait for a slow server after Ctrl-C. What `work` raises is raised where
+    its result would have come.
+    """
+    tasks: SimpleQueue[tuple[Future[T], Any] | None] = SimpleQueue()
+
+    def serve() -> None:
+        while (task := tasks.get()) is not None:
+            future, item = task
+            try:
+                future.set_result(work(item))
+            except BaseException as error:  # raised again where the result is asked for
+                future.set_exception(error)
+
+    for _ in range(threads):
+        threading.Thread(target=serve, daemon=True).start()
+    ahead: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            future: Future[T] = Future()
+            ahead.append(future)
+            tasks.put((future, item))
+            if len(ahead) > 8 * threads:  # far enough that a slow answer does not stop the others
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        while True:
+            try:
+                tasks.get_nowait()
+            except Empty:
+                break
+        for _ in range(threads):
+            tasks.put(None)
