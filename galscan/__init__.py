@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from galscan.commands.ablate import ablate
     from galscan.commands.demo import demo
     from galscan.commands.doctor import doctor
-    from galscan.commands.dream import dream
-    from galscan.commands.evaluate import judge
+    from galscan.commands.evaluate import evaluate
+    from galscan.commands.generate import generate
     from galscan.commands.info import info
     from galscan.commands.purity import purity
     from galscan.commands.scan import scan
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from galscan.commands.vet import vet
     from galscan.core.errors import GalscanError
     from galscan.labels.recipe import Recipe, load_recipe
-    from galscan.models.model import Bundle, open_bundle
+    from galscan.models.model import Model, open_model
     from galscan.scanning.run import Run, open_run
     from galscan.store.ingest import ingest
     from galscan.store.layout import Store, open_store
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
-    "Bundle",
     "GalscanError",
+    "Model",
     "Recipe",
     "Run",
     "Store",
@@ -51,15 +51,15 @@ __all__ = [
     "check_target",
     "demo",
     "doctor",
-    "dream",
+    "evaluate",
     "export",
+    "generate",
     "info",
     "ingest",
-    "judge",
     "list_targets",
     "load_recipe",
     "new_target",
-    "open_bundle",
+    "open_model",
     "open_run",
     "open_store",
     "purity",
@@ -72,8 +72,8 @@ __all__ = [
 
 # Loaded when first used, so that `galscan --help` and `import galscan` are instant.
 _HOMES = {
-    "Bundle": "galscan.models.model",
     "GalscanError": "galscan.core.errors",
+    "Model": "galscan.models.model",
     "Recipe": "galscan.labels.recipe",
     "Run": "galscan.scanning.run",
     "Store": "galscan.store.layout",
@@ -81,15 +81,15 @@ _HOMES = {
     "check_target": "galscan.training.target",
     "demo": "galscan.commands.demo",
     "doctor": "galscan.commands.doctor",
-    "dream": "galscan.commands.dream",
+    "evaluate": "galscan.commands.evaluate",
     "export": "galscan.candidates.export.command",
+    "generate": "galscan.commands.generate",
     "info": "galscan.commands.info",
     "ingest": "galscan.store.ingest",
-    "judge": "galscan.commands.evaluate",
     "list_targets": "galscan.training.target",
     "load_recipe": "galscan.labels.recipe",
     "new_target": "galscan.training.target",
-    "open_bundle": "galscan.models.model",
+    "open_model": "galscan.models.model",
     "open_run": "galscan.scanning.run",
     "open_store": "galscan.store.layout",
     "purity": "galscan.commands.purity",
@@ -101,7 +101,16 @@ _HOMES = {
 }
 
 
+# Names of version 0.1, for one version more.
+_RENAMED = {"Bundle": "Model", "dream": "generate", "judge": "evaluate", "open_bundle": "open_model"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        import warnings
+
+        warnings.warn(f"galscan.{name} is called galscan.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'galscan' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

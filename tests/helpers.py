@@ -68,7 +68,7 @@ def tiny_bundle(
         "store": "tiny", "id": [str(i) for i in (990, 991, *range(1000, 1010))],
         "split": ["calibration"] * 2 + ["train"] * 10, "target": [1, 0] + [1] * 5 + [0] * 5,
     })  # fmt: skip
-    return model.write_bundle(
+    return model.write_model(
         path, recipe=recipe, target=target, schema=schema, size=size, seed=seed, answers=answers,
         networks=networks, calibration=calibration.fit(scores, targets), splits=splits,
         metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
@@ -81,7 +81,7 @@ width = 8
 members = 2
 steps = 8
 batch = 16
-[first_look]
+[prefilter]
 steps = 0
 [purity]
 bootstrap = 30
@@ -94,7 +94,7 @@ widths = [32, 32]
 start = "none"
 steps = 3
 batch = 4
-[dream]
+[synthetic]
 injected = 0
 positives = 6
 negatives = 8
@@ -108,7 +108,7 @@ TINY_INJECTED = (
 [generator]
 kind = "maps"
 maps = "prior"
-[dream]
+[synthetic]
 injected = 32
 positives = 0
 """

@@ -10,7 +10,7 @@ import pandas as pd
 from galscan.models.ensemble import Scores
 from galscan.scanning import engine, merge
 from galscan.scanning.partitions import Job, quarantine_path, scores_path
-from galscan.scanning.plan import ModelRef, Part, StoreRef, make_plan
+from galscan.scanning.plan import ModelRef, Partition, StoreRef, make_plan
 from tests.scanning.test_plan import bundle
 
 
@@ -52,8 +52,8 @@ def make_job(store, out, **changes):
     return Job(**values | changes)
 
 
-def whole(store) -> Part:
-    return Part(0, 0, 0, store.count)
+def whole(store) -> Partition:
+    return Partition(0, 0, 0, store.count)
 
 
 def tables(out, part=0):

@@ -30,7 +30,18 @@ def test_unknown_name():
 
 
 def test_public_functions_are_documented():
-    verbs = ("demo", "doctor", "dream", "export", "info", "ingest", "judge", "scan", "train_generator", "train_rare")
+    verbs = (
+        "demo",
+        "doctor",
+        "generate",
+        "export",
+        "info",
+        "ingest",
+        "evaluate",
+        "scan",
+        "train_generator",
+        "train_rare",
+    )
     for name in (*verbs, "ablate", "new_target", "check_target", "list_targets"):
         assert len(getattr(galscan, name).__doc__) > 80
 

@@ -80,10 +80,10 @@ def test_a_part_is_scored_from_far_away(folder, address, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "load_scorer", lambda job: mean_scorer)
     Busy.asked = -(10**6)  # SimpleHTTPRequestHandler knows no ranges: the whole shard is sent, and never refused here
     far, near = open_store(f"{address}/sky.zarr"), open_store(folder / "sky.zarr")
-    worker.score_part(whole(near), make_job(near, tmp_path / "near"))
+    worker.score_partition(whole(near), make_job(near, tmp_path / "near"))
     ref = StoreRef(far.name, far.location, far.content_hash, far.count)
     try:
-        worker.score_part(whole(far), make_job(near, tmp_path / "far", stores=(ref,)))
+        worker.score_partition(whole(far), make_job(near, tmp_path / "far", stores=(ref,)))
     except ConnectionError as error:
         pytest.skip(f"this server cannot send ranges: {error}")
     for path in (scores_path, quarantine_path):
@@ -154,9 +154,9 @@ def test_s3_is_read_anonymously_and_scored_alike(folder, anonymous, tmp_path, mo
     monkeypatch.setattr(worker, "load_scorer", lambda job: mean_scorer)
     far, near = open_store("s3://galaxies/sky.zarr"), open_store(folder / "sky.zarr")
     np.testing.assert_array_equal(far.images(slice(300, 400)), near.images(slice(300, 400)))
-    worker.score_part(whole(near), make_job(near, tmp_path / "near"))
+    worker.score_partition(whole(near), make_job(near, tmp_path / "near"))
     ref = StoreRef(far.name, far.location, far.content_hash, far.count)
-    worker.score_part(whole(far), make_job(near, tmp_path / "far", stores=(ref,)))
+    worker.score_partition(whole(far), make_job(near, tmp_path / "far", stores=(ref,)))
     for path in (scores_path, quarantine_path):
         assert path(tmp_path / "far", 0).read_bytes() == path(tmp_path / "near", 0).read_bytes()
 
@@ -183,5 +183,5 @@ def test_a_server_that_goes_away_is_no_reason_for_quarantine(folder, anonymous, 
 
     monkeypatch.setattr(worker, "open_store", then_gone)
     with pytest.raises(ConnectionError, match=r"cannot be read \(error sending request\)"):
-        worker.score_part(whole(near), make_job(near, tmp_path / "run", stores=(ref,)))
+        worker.score_partition(whole(near), make_job(near, tmp_path / "run", stores=(ref,)))
     assert not scores_path(tmp_path / "run", 0).exists()

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from astropy.io import fits
 
-from galscan.candidates.table_stream import Rows, as_ascii, ascii_text, of_frame
+from galscan.candidates.table_stream import TableStream, as_ascii, ascii_text, of_frame
 from galscan.core import fits_stream
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
@@ -44,7 +44,7 @@ COLUMNS = (
     Column("ra", "deg", "pos.eq.ra;meta.main", "Right ascension, ICRS", "F12.7"),
     Column("dec", "deg", "pos.eq.dec;meta.main", "Declination, ICRS", "F12.7"),
     Column("rank", "", "stat.rank", "Rank by score, 1 is best", "I8"),
-    Column("score", "", "stat.value", "Mean logit of the ensemble, or likeness; orders, no probability", "F9.4"),
+    Column("score", "", "stat.value", "Mean logit of the ensemble, or similarity; orders, no probability", "F9.4"),
     Column("score_std", "", "stat.error", "Standard deviation of the logit over members", "F9.4"),
     Column("p_target", "", "stat.probability", "Probability of being a target at survey prevalence", "F8.5"),
     Column("purity", "", "stat.confidenceLevel", "Expected fraction of targets down to this rank", "F8.5"),
@@ -116,7 +116,7 @@ def _of_answer(name: str) -> str:
 
 
 def write_fits(
-    table: pd.DataFrame | Rows,
+    table: pd.DataFrame | TableStream,
     path: str | os.PathLike[str],
     provenance: Mapping[str, Any],
     answers: Sequence[str] = (),
@@ -140,7 +140,7 @@ def write_fits(
     -----
     ``SOURCE_DATE_EPOCH`` (seconds) replaces the time of writing, for reproducible files.
     """
-    rows = table if isinstance(table, Rows) else of_frame(table)
+    rows = table if isinstance(table, TableStream) else of_frame(table)
     widths = {name: max(width, 19 if name == "designation" else 1) for name, width in rows.widths().items()}
     kinds = {
         name: (f"{widths[name]}A", f"S{widths[name]}") if name in widths else _TFORM[kind(rows.schema.field(name))]
@@ -196,7 +196,7 @@ def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarr
     fits_stream.write_table(handle, header, records, when)
 
 
-def _records(rows: Rows, dtype: np.dtype) -> Iterator[np.ndarray]:
+def _records(rows: TableStream, dtype: np.dtype) -> Iterator[np.ndarray]:
     """Yield the rows as they are in the file."""
     for piece in rows:
         record = np.empty(len(piece), dtype)

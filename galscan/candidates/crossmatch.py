@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from scipy.stats import binomtest
 
 from galscan.candidates import scan_tables
-from galscan.candidates.external_catalogs import Asked, Place
-from galscan.candidates.reference_catalog import RADIUS, Known, check_radius, read_known, titles
+from galscan.candidates.external_catalogs import Place, ServiceMatches
+from galscan.candidates.reference_catalog import RADIUS, ReferenceCatalog, check_radius, read_known, titles
 from galscan.candidates.run import open_candidates
-from galscan.candidates.table_stream import Rows, placed
+from galscan.candidates.table_stream import TableStream, placed
 from galscan.core.errors import InputError
 from galscan.core.sky import arcseconds, chord, unit_vectors
 from galscan.scanning.partitions import of_target
@@ -38,7 +38,12 @@ PLACE = ["store", "id", "ra", "dec"]  # by which an object of a scan is recognis
 _SLACK = 1 + 1e-9  # the tree leaves out what is exactly at its bound
 
 
-def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS, services: Sequence[Asked] = ()) -> Rows:
+def annotate(
+    rows: TableStream,
+    lists: Sequence[ReferenceCatalog],
+    radius: float = RADIUS,
+    services: Sequence[ServiceMatches] = (),
+) -> TableStream:
     """Return the rows with ``known_name``, ``known_ref`` and ``known_sep``, after what is said of the object itself.
 
     The name and the separation (arcsec) are those of the nearest object of all lists and services; ``known_ref`` names
@@ -81,7 +86,7 @@ def annotate(rows: Rows, lists: Sequence[Known], radius: float = RADIUS, service
 
 
 def _nearest(
-    lists: Sequence[Known], services: Sequence[Asked], piece: pa.Table, radius: float
+    lists: Sequence[ReferenceCatalog], services: Sequence[ServiceMatches], piece: pa.Table, radius: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return of each source and row, (sources, rows): separation, name and type of the nearest, and what is unanswered.
 
@@ -111,7 +116,7 @@ def _places(piece: pa.Table, rows: np.ndarray) -> list[Place]:
     return list(zip(ra, dec, strict=True))
 
 
-def places(rows: Rows) -> list[Place]:
+def places(rows: TableStream) -> list[Place]:
     """Return the positions of all rows that have one, in order."""
     return [p for piece in rows.select(["ra", "dec"]) for p in _places(piece, np.flatnonzero(placed(piece)))]
 
@@ -120,12 +125,12 @@ def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
     return unit_vectors(piece["ra"].to_numpy()[rows], piece["dec"].to_numpy()[rows])
 
 
-def count_known(rows: Rows) -> int:
+def count_known(rows: TableStream) -> int:
     """Return how many of annotated rows are known."""
     return sum(int(pc.sum(pc.not_equal(piece["known_name"], "")).as_py() or 0) for piece in rows.select(["known_name"]))
 
 
-def count_not_asked(rows: Rows) -> int:
+def count_not_asked(rows: TableStream) -> int:
     """Return how many of annotated rows are not known, and a service that might know them did not answer."""
     count = 0
     for piece in rows.select(["known_name", "known_ref"]):
@@ -185,7 +190,7 @@ class Recovered:
 
 
 def recovered(
-    run: str | os.PathLike[str], catalog: str | os.PathLike[str] | Known, radius: float = RADIUS
+    run: str | os.PathLike[str], catalog: str | os.PathLike[str] | ReferenceCatalog, radius: float = RADIUS
 ) -> Recovered:
     """Look up every object of a known list in everything that a finished scan looked at.
 
@@ -198,7 +203,7 @@ def recovered(
         If the run is not finished or lost its scores, the list cannot be read, or the radius is out of range.
     """
     check_radius(radius)
-    known = catalog if isinstance(catalog, Known) else read_known(catalog)
+    known = catalog if isinstance(catalog, ReferenceCatalog) else read_known(catalog)
     path = Path(run)
     rows, info = open_candidates(path)
     found, least = [], float("nan")
@@ -234,7 +239,7 @@ def _of(rows: pd.DataFrame) -> dict[str, Any]:
     return {"id": rows["id"].astype(str), "store": rows["store"].astype(str), "x": rows["ra"], "y": rows["dec"]}
 
 
-def _pairs(known: Known, piece: pa.Table, radius: float) -> pd.DataFrame:
+def _pairs(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFrame:
     """Return every pair of a known object and a row within the radius: columns object, row, sep."""
     places = np.flatnonzero(placed(piece))
     points = _points(piece, places)
@@ -252,7 +257,7 @@ def _pairs(known: Known, piece: pa.Table, radius: float) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _best(known: Known, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.DataFrame:
+def _best(known: ReferenceCatalog, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.DataFrame:
     """Return one row an object of the list: what the best of its matches says."""
     empty = pd.DataFrame({"name": known.names, "ra": known.ra, "dec": known.dec})
     columns = ["object", "fate", "rank", "score", "sep", "reason", "id", "store", "x", "y"]
@@ -271,10 +276,10 @@ def _best(known: Known, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.D
 
 def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
     """Return which matches the model was trained on; None if it has gone."""
-    from galscan.models.model import open_bundle
+    from galscan.models.model import open_model
 
     try:
-        bundle = open_bundle(str(info["model"]))
+        bundle = open_model(str(info["model"]))
     except InputError:
         return None
     if bundle.model_hash != info["identity"]["model"]:

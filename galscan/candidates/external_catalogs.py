@@ -37,9 +37,9 @@ from galscan.core.errors import InputError, nearest
 from galscan.core.progress import track
 from galscan.core.sky import arcseconds, unit_vectors
 from galscan.surveys import tables
-from galscan.surveys.services.cache import Answer
-from galscan.surveys.services.client import Client, Manners
-from galscan.surveys.services.errors import FetchError, HostDown
+from galscan.surveys.services.cache import Response
+from galscan.surveys.services.client import Client, RequestPolicy
+from galscan.surveys.services.errors import FetchError, ServiceUnavailableError
 
 MOST = 5_000  # candidates asked for unless --top says how many
 DAYS = 30.0  # after which an answer is asked for again: these services grow
@@ -66,13 +66,13 @@ class Service:
 
     url: str
     places: int
-    manners: Manners
+    policy: RequestPolicy
 
 
 XMATCH = Service(
     "http://cdsxmatch.u-strasbg.fr/xmatch/api/v1/sync",
     1_000,
-    Manners(
+    RequestPolicy(
         ("cdsxmatch.u-strasbg.fr", "cdsxmatch.cds.unistra.fr"),
         per_minute=6,
         connections=1,
@@ -84,12 +84,12 @@ XMATCH = Service(
 NED = Service(
     "https://ned.ipac.caltech.edu/tap/sync",
     40,
-    Manners(("ned.ipac.caltech.edu",), per_minute=12, connections=1, timeout=90, tries=3, give_up=3),
+    RequestPolicy(("ned.ipac.caltech.edu",), per_minute=12, connections=1, timeout=90, tries=3, give_up=3),
 )
 
 
 @dataclass
-class Asked:
+class ServiceMatches:
     """What a service said.
 
     Attributes
@@ -142,7 +142,7 @@ def _service(name: str) -> Service:
 
 def minutes(names: Sequence[str], count: int) -> float:
     """Return how long it takes to ask for so many places, at the pace that is kept."""
-    return sum(math.ceil(count / (s := _service(name)).places) / s.manners.per_minute for name in names)
+    return sum(math.ceil(count / (s := _service(name)).places) / s.policy.per_minute for name in names)
 
 
 def check_count(names: Sequence[str], count: int, top: int | None) -> None:
@@ -161,13 +161,13 @@ def check_count(names: Sequence[str], count: int, top: int | None) -> None:
         )
 
 
-def ask(name: str, places: Iterable[Place], radius: float, contact: str = "") -> Asked:
+def ask(name: str, places: Iterable[Place], radius: float, contact: str = "") -> ServiceMatches:
     """Ask one service what it has within `radius` (arcsec) of each place; what was answered before is not asked again.
 
     Never raises for a service that fails: the places it left open are missing.
     """
-    service, asked = _service(name), Asked(name)
-    client = Client(service.manners, cache=home.cache_home(), contact=contact)
+    service, asked = _service(name), ServiceMatches(name)
+    client = Client(service.policy, cache=home.cache_home(), contact=contact)
     client.answers.prune()
     todo = list(dict.fromkeys(places))
     with track(name, len(todo), "candidates") as advance:
@@ -176,7 +176,7 @@ def ask(name: str, places: Iterable[Place], radius: float, contact: str = "") ->
             url, form, read = (_ned if name == "ned" else _xmatch)(service.url, name, some, radius)
             try:
                 found = client.get(url, read, form, DAYS)
-            except HostDown as error:
+            except ServiceUnavailableError as error:
                 asked.trouble = str(error).partition("; what was fetched")[0]
                 break
             except FetchError as error:
@@ -187,7 +187,7 @@ def ask(name: str, places: Iterable[Place], radius: float, contact: str = "") ->
     return asked
 
 
-Question = tuple[str, Mapping[str, object] | None, Callable[[Answer], dict[int, Match]]]
+Question = tuple[str, Mapping[str, object] | None, Callable[[Response], dict[int, Match]]]
 
 
 def _xmatch(url: str, name: str, places: Sequence[Place], radius: float) -> Question:
@@ -199,7 +199,7 @@ def _xmatch(url: str, name: str, places: Sequence[Place], radius: float) -> Ques
         "cat1": ("cat1.csv", table), "colRA1": _RA, "colDec1": _DEC, "cat2": name,
     }  # fmt: skip
 
-    def read(answer: Answer) -> dict[int, Match]:
+    def read(answer: Response) -> dict[int, Match]:
         columns, rows = _csv(answer, (_ROW, "angDist"))
         own = [c for c in columns if c not in (_ROW, _RA, _DEC, "angDist")]
         titled = _name_column(own)
@@ -225,7 +225,7 @@ def _ned(url: str, name: str, places: Sequence[Place], radius: float) -> Questio
     query = f"SELECT prefname,ra,dec,prefphytype FROM NEDTAP.objdir WHERE {circles}"
     there = unit_vectors(*np.array(places).T)
 
-    def read(answer: Answer) -> dict[int, Match]:
+    def read(answer: Response) -> dict[int, Match]:
         found: dict[int, Match] = {}
         for row in _csv(answer, ("prefname", "ra", "dec", "prefphytype"))[1]:
             ra, dec = _number(row["ra"]), _number(row["dec"])
@@ -242,7 +242,7 @@ def _ned(url: str, name: str, places: Sequence[Place], radius: float) -> Questio
     return f"{url}?{urlencode(asked)}", None, read
 
 
-def _csv(answer: Answer, wanted: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+def _csv(answer: Response, wanted: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     """Return columns and rows of an answer that is CSV, whole, and has the columns that were asked for.
 
     Raises
@@ -301,7 +301,7 @@ def _nearer(found: dict[int, Match], k: int, match: Match) -> None:
         found[k] = match
 
 
-def tell(asked: Asked, count: int) -> str:
+def tell(asked: ServiceMatches, count: int) -> str:
     """Return what people are told of a service that did not answer for `count` candidates."""
     return (
         f"{asked.title}: {count:,} candidates were not asked ({asked.trouble}); they are told neither known nor new; "

@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from galscan.candidates import scan_tables
-from galscan.candidates.table_stream import PIECE, Rows
+from galscan.candidates.table_stream import PIECE, TableStream
 from galscan.core.errors import InputError
 from galscan.labels.columns import to_cumulative
 from galscan.labels.schema import Schema, load_schema
-from galscan.models.model import Bundle, open_bundle
+from galscan.models.model import Model, open_model
 from galscan.scanning.partitions import FULL, scores_path
 from galscan.scanning.run import open_run, tables
 
@@ -35,7 +35,7 @@ PLACE = ("store", "id", "ra", "dec")
 FORMATS = ("fits", "votable", "parquet", "csv")
 
 
-def morphology(run: str | Path) -> tuple[Rows, dict[str, Any]]:
+def morphology(run: str | Path) -> tuple[TableStream, dict[str, Any]]:
     """Return the morphology of all galaxies that a finished scan looked at in full, and its run.json.
 
     Raises
@@ -49,7 +49,7 @@ def morphology(run: str | Path) -> tuple[Rows, dict[str, Any]]:
     opened = open_run(run)
     info, answers = opened.info, list(opened.info.get("answers", []))
     models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-    bundles = [open_bundle(path) for path in models]
+    bundles = [open_model(path) for path in models]
     if not answers:
         raise InputError(f"the model of {opened.path} predicts no morphology: its recipe names no answers")
     count = _count(opened.path, info)
@@ -64,7 +64,7 @@ def morphology(run: str | Path) -> tuple[Rows, dict[str, Any]]:
                 yield _piece(full.slice(start, PIECE), answers, trees)
 
     first = pq.read_schema(scores_path(folder, 0)).empty_table().select([*PLACE, *answers])
-    return Rows(_piece(first, answers, trees).schema, count, pieces), info
+    return TableStream(_piece(first, answers, trees).schema, count, pieces), info
 
 
 def _count(run: Path, info: Mapping[str, Any]) -> int:
@@ -81,7 +81,7 @@ def _count(run: Path, info: Mapping[str, Any]) -> int:
     return full
 
 
-def _tree(bundle: Bundle) -> Schema | None:
+def _tree(bundle: Model) -> Schema | None:
     schema = load_schema(bundle.schema)
     return schema if schema.kind == "tree" else None
 

@@ -24,14 +24,14 @@ from galscan.store.layout import open_store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from galscan.models.model import Bundle
+    from galscan.models.model import Model
     from galscan.scanning.merge import Merged
 
 SHEET = 48  # pictures on the contact sheet
 TRAINED_ON = (214, 138, 60)  # border of a candidate that the model was trained on: it proves nothing
 
 
-def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, Any]) -> dict[str, Any]:
+def write_outcome(plan: Plan, bundle: Model, merged: Merged, info: dict[str, Any]) -> dict[str, Any]:
     """Rank the candidates of a target and leave ``candidates.parquet``, ``candidates.fits`` and ``contact.png``.
 
     Parameters
@@ -91,7 +91,7 @@ def write_outcome(plan: Plan, bundle: Bundle, merged: Merged, info: dict[str, An
     return summary
 
 
-def _carried(plan: Plan, bundle: Bundle) -> str:
+def _carried(plan: Plan, bundle: Model) -> str:
     """Return why the model's calibration tells nothing of what was scanned; '' where it may, or where nobody knows."""
     calibrated = bundle.info.get("imaging")
     if not calibrated:
@@ -109,7 +109,7 @@ def _carried(plan: Plan, bundle: Bundle) -> str:
     )
 
 
-def _other_stores(plan: Plan, bundle: Bundle) -> list[str]:
+def _other_stores(plan: Plan, bundle: Model) -> list[str]:
     """Return a note where stores are scanned of which no object calibrated the model."""
     splits = bundle.splits()
     # Graded objects, which may be of other stores, calibrate nothing.

@@ -31,7 +31,7 @@ class Titled(Protocol):
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceCatalog:
     """Objects of one reference list that have a position.
 
     Attributes
@@ -62,7 +62,7 @@ class Known:
         return KDTree(unit_vectors(self.ra, self.dec))
 
 
-def read_known(path: str | os.PathLike[str]) -> Known:
+def read_known(path: str | os.PathLike[str]) -> ReferenceCatalog:
     """Read a reference list: a CSV, FITS, VOTable or Parquet table with positions in decimal degrees, ICRS.
 
     Positions are in columns called ``ra`` and ``dec`` or by another usual name (RAJ2000, ra_icrs, ...); the first of
@@ -98,7 +98,7 @@ def read_known(path: str | os.PathLike[str]) -> Known:
         )
     title = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     names = _names(frame, title)
-    return Known(title, names[placed], ra[placed], dec[placed], int((~placed).sum()), warnings)
+    return ReferenceCatalog(title, names[placed], ra[placed], dec[placed], int((~placed).sum()), warnings)
 
 
 def _position(frame: pd.DataFrame, role: str, where: str) -> tuple[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from galscan.candidates.table_stream import Rows, of_parquet
+from galscan.candidates.table_stream import TableStream, of_parquet
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import read_json
 from galscan.scanning.run import check_one, is_like
@@ -17,7 +17,7 @@ from galscan.scanning.run import check_one, is_like
 GRADED = "candidates-graded"
 
 
-def open_candidates(run: str | os.PathLike[str]) -> tuple[Rows, dict[str, Any]]:
+def open_candidates(run: str | os.PathLike[str]) -> tuple[TableStream, dict[str, Any]]:
     """Return the candidates of a finished run, and its run.json; with the grades, once ``galscan purity`` took them in.
 
     Raises
@@ -40,7 +40,7 @@ def open_candidates(run: str | os.PathLike[str]) -> tuple[Rows, dict[str, Any]]:
     return of_parquet(run / "candidates.parquet"), info
 
 
-def select(rows: Rows, *, top: int | None = None, min_purity: float | None = None) -> Rows:
+def select(rows: TableStream, *, top: int | None = None, min_purity: float | None = None) -> TableStream:
     """Return the candidates down to rank `top` and to the largest rank with purity >= `min_purity`.
 
     Raises
@@ -65,7 +65,7 @@ def select(rows: Rows, *, top: int | None = None, min_purity: float | None = Non
     return rows.head(keep)
 
 
-def purest(rows: Rows) -> float:
+def purest(rows: TableStream) -> float:
     """Return the largest purity of any rank; 0 where there is none."""
     return max((float(np.nanmax(piece["purity"].to_numpy())) for piece in rows.select(["purity"])), default=0.0)
 
@@ -98,6 +98,6 @@ def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
         "prevalence_hi": prevalence.get("high"),
         "confidence": purity.get("confidence"),
         "purity": _kind(purity),
-        "ranked_by": "likeness to examples" if is_like(info) else "score",
+        "ranked_by": "similarity to examples" if is_like(info) else "score",
         "notes": list(purity.get("notes", [])),
     }

@@ -36,26 +36,26 @@ from galscan.scanning.run import tables
 T = TypeVar("T")
 PIECE = 4096  # objects compared at a time
 CENTRE = 256  # parts that the survey's mean is taken over, at most
-DIGITS = 6  # of a likeness: more are noise, and equal pictures shall have equal ones
+DIGITS = 6  # of a similarity: more are noise, and equal pictures shall have equal ones
 
 
 @dataclass(frozen=True)
-class Best:
+class Nearest:
     """The nearest of a survey, best first; what is equally near is in the order of the survey.
 
     Attributes
     ----------
-    likeness : ndarray of float64, shape (n,)
+    similarity : ndarray of float64, shape (n,)
     part, row : ndarray of int64, shape (n,)
         Where it is in the tables of scores.
     """
 
-    likeness: np.ndarray
+    similarity: np.ndarray
     part: np.ndarray
     row: np.ndarray
 
 
-class Space:
+class EmbeddingSpace:
     """The embeddings of a finished scan.
 
     Parameters
@@ -172,32 +172,32 @@ class Space:
             raise InputError(f"{self.run} scored nothing that could be like something")
         return np.asarray(sum(sums) / sum(counts))
 
-    def nearest(self, examples: np.ndarray, top: int) -> Best:
+    def nearest(self, examples: np.ndarray, top: int) -> Nearest:
         """Return the `top` objects most like some examples (k, numbers), which may be among them."""
         centre = self.centre()
         towards = unit(examples.astype(np.float64) - centre).mean(0)
-        floor = -np.inf  # the likeness of the last of the best so far; old ones let pass a few too many
+        floor = -np.inf  # the similarity of the last of the best so far; old ones let pass a few too many
 
         def search(part: int) -> tuple[np.ndarray, np.ndarray]:
             vectors = self.read(part)
-            pieces = [likeness(vectors[k : k + PIECE], centre, towards) for k in range(0, len(vectors), PIECE)]
+            pieces = [similarity(vectors[k : k + PIECE], centre, towards) for k in range(0, len(vectors), PIECE)]
             all_ = np.concatenate(pieces) if pieces else np.empty(0)
             rows = np.flatnonzero(all_ >= floor)
             rows = rows[_first(all_[rows], top)]
             return all_[rows], rows
 
-        best = Best(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+        best = Nearest(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
         waiting = [best]
         with progress.track("search", self.parts, "parts") as advance:
             for part, (found, rows) in enumerate(ordered_map(search, range(self.parts), self.threads)):
-                waiting.append(Best(found, np.full(len(rows), part), rows))
+                waiting.append(Nearest(found, np.full(len(rows), part), rows))
                 if sum(len(some.row) for some in waiting) > 4 * top:
                     waiting = [_best(waiting, top)]
-                    floor = waiting[0].likeness[-1]
+                    floor = waiting[0].similarity[-1]
                 advance()
         return _best(waiting, top)
 
-    def rows(self, best: Best) -> pd.DataFrame:
+    def rows(self, best: Nearest) -> pd.DataFrame:
         """Return what the tables of scores say of the best, in their order: position, id, flags and answers."""
         columns = ["store", "index", "id", "ra", "dec", "flags", *self.info["answers"]]
 
@@ -224,7 +224,7 @@ class Space:
         return done
 
 
-def likeness(vectors: np.ndarray, centre: np.ndarray, towards: np.ndarray) -> np.ndarray:
+def similarity(vectors: np.ndarray, centre: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """Return the mean cosine of embeddings (n, d) with examples whose mean direction is `towards`; float64, (n,)."""
     away = vectors - centre
     length = np.sqrt(np.einsum("ij,ij->i", away, away))
@@ -245,8 +245,8 @@ def _first(values: np.ndarray, top: int) -> np.ndarray:
     return np.argsort(-values, kind="stable")
 
 
-def _best(waiting: Sequence[Best], top: int) -> Best:
+def _best(waiting: Sequence[Nearest], top: int) -> Nearest:
     """Return the best of several lists, whose parts rise from list to list."""
-    whole = Best(*(np.concatenate([getattr(b, name) for b in waiting]) for name in ("likeness", "part", "row")))
-    order = _first(whole.likeness, top)
-    return Best(whole.likeness[order], whole.part[order], whole.row[order])
+    whole = Nearest(*(np.concatenate([getattr(b, name) for b in waiting]) for name in ("similarity", "part", "row")))
+    order = _first(whole.similarity, top)
+    return Nearest(whole.similarity[order], whole.part[order], whole.row[order])

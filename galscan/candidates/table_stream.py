@@ -19,7 +19,7 @@ _BUFFER = 1 << 20  # bytes read ahead of each column, so that a row group of a m
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableStream:
     """Rows of one schema, in order.
 
     Attributes
@@ -48,7 +48,7 @@ class Rows:
         kind = self.schema.field(name).type
         return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
-    def head(self, count: int) -> Rows:
+    def head(self, count: int) -> TableStream:
         """Return the first so many rows."""
         count = min(count, self.count)
 
@@ -60,13 +60,13 @@ class Rows:
                 yield piece.slice(0, left)
                 left -= len(piece)
 
-        return Rows(self.schema, count, pieces)
+        return TableStream(self.schema, count, pieces)
 
-    def changed(self, change: Callable[[pa.Table], pa.Table]) -> Rows:
+    def changed(self, change: Callable[[pa.Table], pa.Table]) -> TableStream:
         """Return the rows with every piece changed; `change` keeps their number and is given an empty table as well."""
-        return Rows(change(self.schema.empty_table()).schema, self.count, lambda: map(change, self.pieces()))
+        return TableStream(change(self.schema.empty_table()).schema, self.count, lambda: map(change, self.pieces()))
 
-    def select(self, names: list[str]) -> Rows:
+    def select(self, names: list[str]) -> TableStream:
         """Return only these columns."""
         return self.changed(lambda piece: piece.select(names))
 
@@ -81,7 +81,7 @@ class Rows:
         return widest
 
 
-def of_frame(frame: pd.DataFrame) -> Rows:
+def of_frame(frame: pd.DataFrame) -> TableStream:
     """Return the rows of a table in memory."""
     schema = _plain(pa.Schema.from_pandas(frame, preserve_index=False))
 
@@ -90,10 +90,10 @@ def of_frame(frame: pd.DataFrame) -> Rows:
             some = frame.iloc[start : start + PIECE]
             yield pa.Table.from_pandas(some, schema=schema, preserve_index=False)
 
-    return Rows(schema, len(frame), pieces)
+    return TableStream(schema, len(frame), pieces)
 
 
-def of_parquet(path: Path) -> Rows:
+def of_parquet(path: Path) -> TableStream:
     """Return the rows of a Parquet file, of which a piece at a time is in memory.
 
     Raises
@@ -121,7 +121,7 @@ def of_parquet(path: Path) -> Rows:
         except (OSError, pa.ArrowException) as error:
             raise failed(error) from error
 
-    return Rows(schema, count, pieces)
+    return TableStream(schema, count, pieces)
 
 
 def _opened(path: Path) -> pq.ParquetFile:

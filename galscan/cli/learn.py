@@ -93,7 +93,7 @@ def train_generator(
     show(result, as_json)
 
 
-def dream(
+def generate(
     target: Annotated[str, typer.Option("--target", help="What to make: a target, or a recipe.toml.")],
     count: Annotated[int, typer.Option("--count", min=1, help="How many.")],
     out: Annotated[Path, typer.Option("--out", help="A folder of PNG images, or a store if it ends in .zarr.")],
@@ -125,19 +125,19 @@ def dream(
         low, _, high = text.partition(":")
         ranges[answer] = (number("--set", low), number("--set", high or low))
     pushed = {a: number("--weight", w) for a, w in (pairs("--weight", weights) or {}).items()}
-    result = galscan.dream(
+    result = galscan.generate(
         target, count=count, out=out, model=model, generator=generator, store=store or (), base=base, values=ranges,
         weights=pushed, guidance=guidance, steps=steps, seed=seed, device=device, dry_run=dry_run,
     )  # fmt: skip
     show(result, as_json)
 
 
-def judge(
+def evaluate(
     dreams: Annotated[Path, typer.Argument(help="A store of synthetic galaxies, or a model, which holds one.")],
     target: Annotated[str, typer.Option("--target", help="What they are: a target, or a recipe.toml.")],
     survey: Surveys = None,
     store: Stores = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-judge beside them.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-evaluation beside them.")] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Hold out what this model held out; default: their own.")
     ] = None,
@@ -151,7 +151,7 @@ def judge(
     as_json: Json = False,
 ) -> None:
     """Evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones held out."""
-    result = galscan.judge(
+    result = galscan.evaluate(
         dreams, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
         device=device, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip

@@ -57,8 +57,8 @@ VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("ingest", survey.ingest, "--survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr"),
     ("train-rare", learn.train_rare, "--target dustlane --survey ngc --budget 60"),
     ("train-generator", learn.train_generator, "--out base.safetensors"),
-    ("dream", learn.dream, "--target dustlane --count 48 --out dreams/"),
-    ("judge", learn.judge, "models/dustlane --target dustlane --survey ngc"),
+    ("generate", learn.generate, "--target dustlane --count 48 --out images/"),
+    ("evaluate", learn.evaluate, "models/dustlane --target dustlane --survey ngc"),
     ("ablate", learn.ablate, "--target dustlane --survey ngc --seeds 5 --prevalence 0.005 --out ablation/"),
     ("scan", survey.scan, "--survey sdss --target dustlane --out run/"),
     ("similar", survey.similar, "--run run/ --like 1237648720693690487,1237651191354261600 --out like/"),
@@ -72,6 +72,8 @@ VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("doctor", survey.doctor, ""),
 )
 """Each verb, in the order of --help, and an example of its arguments."""
+
+RENAMED = {"dream": "generate", "judge": "evaluate"}  # commands of version 0.1, for one version more
 
 for _name, _verb, _example in VERBS:
     _group = target if _name.startswith("target ") else app
@@ -94,6 +96,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         try:
             given = [a for a in arguments if a != "--traceback"] or ["--help"]
+            if (new := RENAMED.get(given[0])) is not None:
+                print(f"note: galscan {given[0]} is called galscan {new} now", file=sys.stderr)
+                given[0] = new
             code = app(given, prog_name="galscan", standalone_mode=False)
             sys.stdout.flush()
             return fail(interrupted, 130) if code == 130 else int(code or 0)

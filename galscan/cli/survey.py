@@ -179,7 +179,7 @@ def similar(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Rank a survey by likeness to examples, where nothing is labelled yet."""
+    """Rank a survey by similarity to examples, where nothing is labelled yet."""
     found = galscan.similar(
         like=[i for text in like or () for i in text.split(",")], image=image or (), run=run, survey=survey or (),
         store=store or (), target=target, model=model, top=top, out=out, device=device,

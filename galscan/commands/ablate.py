@@ -29,7 +29,7 @@ from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from galscan.core.device import Device
-    from galscan.training.ablation.experiment import Trial
+    from galscan.training.ablation.experiment import Repetition
     from galscan.training.dataset import Galaxies
 
 LEAST_COMMON = 200  # unlabelled galaxies that make a common stage of the generator worth its while
@@ -288,11 +288,11 @@ def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     return result
 
 
-def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device) -> Trial:
-    from galscan.training.ablation.experiment import Trial
+def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device) -> Repetition:
+    from galscan.training.ablation.experiment import Repetition
 
     _, steps = ablation.generator_steps
-    return Trial(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
+    return Repetition(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
 
 
 def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device) -> None:

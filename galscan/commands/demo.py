@@ -12,7 +12,7 @@ from galscan.commands.scan import scan
 from galscan.commands.train_rare import WAYS, train_rare
 from galscan.core.files import write_json
 from galscan.labels.recipe import load_recipe
-from galscan.models.model import Bundle, open_bundle
+from galscan.models.model import Model, open_model
 from galscan.store.ingest import ingest
 from galscan.store.layout import Store, open_store
 
@@ -52,7 +52,7 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     ingest("simulated", out=learn, count=LABELLED, size=size, seed=2 * seed, rare_fraction=LABELLED_RARE)
     ingest("simulated", out=sky, count=SURVEY, size=size, seed=2 * seed + 1, rare_fraction=SURVEY_RARE, labelled=0.0)
     train_rare("demo", store=learn, out=out / "model", budget=BUDGET, seed=seed)
-    model = open_bundle(out / "model")
+    model = open_model(out / "model")
     run = scan(store=sky, model=out / "model", out=out / "run")
 
     store = open_store(sky)
@@ -88,7 +88,7 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     return result | {"text": text(result)}
 
 
-def _scores(model: Bundle, store: Store) -> dict[str, np.ndarray]:
+def _scores(model: Model, store: Store) -> dict[str, np.ndarray]:
     """Score the survey with the networks of both ways to train; one where nothing synthetic was made."""
     from galscan.core.device import one_thread, pick
     from galscan.models.ensemble import load_networks, member_scores

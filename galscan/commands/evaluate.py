@@ -1,4 +1,4 @@
-"""``galscan judge``: evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones."""
+"""``galscan evaluate``: evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from galscan.core.errors import InputError
 from galscan.core.files import file_digest, write_json, write_text
 from galscan.core.staging import deliver, finished, work_on
 from galscan.models import roles
-from galscan.models.model import Bundle, open_bundle
+from galscan.models.model import Model, open_model
 from galscan.store import identity, layout
 from galscan.surveys.resampling import pixels_text
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from galscan.core.device import Device
-    from galscan.synthesis.evaluation import Critic
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.evaluation import ReferenceClassifier
+    from galscan.synthesis.synthetic_set import SyntheticSet
     from galscan.training.dataset import Galaxies
 
 LEFTOVERS = ("request.json", "reference.safetensors")  # what only a resumed evaluation needs
 
 
-def judge(
+def evaluate(
     dreams: str | Path,
     *,
     target: str,
@@ -56,7 +56,8 @@ def judge(
         The real galaxies: stores by path, surveys of the data home by name; by default all of these. Give those
         that hosts come from, or that the generator was trained on: only copies of these can be found.
     out : path, optional
-        The folder for ``judge.json``, ``dreams.csv`` and ``report.html``; default ``NAME-judge`` beside `dreams`.
+        The folder for ``evaluation.json``, ``dreams.csv`` and ``report.html``; default ``NAME-evaluation`` beside
+        `dreams`.
     model : path, optional
         The model they were made for: its test objects are held out here as well. Default the folder that they lie in,
         if it is a model; else objects are held out by `seed`.
@@ -70,7 +71,7 @@ def judge(
     Returns
     -------
     dict
-        What `galscan.synthesis.evaluation.judge` gives, but for ``each``, which is in ``dreams.csv``, and:
+        What `galscan.synthesis.evaluation.evaluate` gives, but for ``each``, which is in ``dreams.csv``, and:
 
         - ``feature``: where one was injected, its ``name`` and what
           `galscan.synthesis.features.comparison.compare_features` gives of synthetic galaxies and of all labelled real
@@ -91,9 +92,9 @@ def judge(
     path = Path(dreams)
     path = path / "dreams.zarr" if (path / "model.json").is_file() else path
     dreamt = layout.open_store(path)
-    out = Path(out) if out else path.absolute().with_name(f"{path.stem}-judge")
+    out = Path(out) if out else path.absolute().with_name(f"{path.stem}-evaluation")
     model = model or (path.parent if (path.parent / "model.json").is_file() else None)
-    bundle = open_bundle(model) if model else None
+    bundle = open_model(model) if model else None
     plan = make_plan(target, survey, store, out, None, True, bundle.seed if bundle else seed)
     plan = _held_out_as(plan, bundle) if bundle else plan
     # There is one reference classifier; the first fold is what the synthetic galaxies of a cross-fitted model's folder
@@ -112,18 +113,18 @@ def judge(
     from galscan.core import device as devices
 
     where = devices.pick(device)
-    if (done := finished(out, "judge.json", request, "evaluation", overwrite=overwrite)) is not None:
+    if (done := finished(out, "evaluation.json", request, "evaluation", overwrite=overwrite)) is not None:
         return _result(out, done)
     with work_on(out, request, "evaluation", overwrite=overwrite) as work:
-        verdict = _judge(plan, dreamt, work, where, steps, seed) | {"request": request}
-        write_json(work / "judge.json", verdict)
+        verdict = _evaluate(plan, dreamt, work, where, steps, seed) | {"request": request}
+        write_json(work / "evaluation.json", verdict)
         for leftover in LEFTOVERS:
             (work / leftover).unlink(missing_ok=True)
         deliver(work, out)
     return _result(out, verdict)
 
 
-def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
+def _held_out_as(plan: Plan, bundle: Model) -> Plan:
     """Hold out what the model held out, so that the generator never saw it either."""
     known = bundle.split_of(plan.table, identity.radius_of(plan.stores))
     others = np.where(plan.table["target"].notna(), "train", "")
@@ -140,9 +141,9 @@ def _held_out_as(plan: Plan, bundle: Bundle) -> Plan:
 
 def _check(plan: Plan, dreamt: layout.Store) -> None:
     if "target" not in dreamt.attrs["truth"] or not dreamt.attrs["provenance"].get("dreamt"):
-        raise InputError(f"{dreamt.path} does not hold synthetic galaxies; name what galscan dream or train-rare wrote")
+        raise InputError(f"{dreamt.path} holds no synthetic galaxies; name what galscan generate or train-rare wrote")
     if not (dreamt.column("truth/target") == 1).any():
-        raise InputError(f"{dreamt.path} holds no synthetic positive; make some with: galscan dream")
+        raise InputError(f"{dreamt.path} holds no synthetic positive; make some with: galscan generate")
     if plan.schema.name not in dreamt.schemas:
         raise InputError(
             f"{dreamt.path} was made under {', '.join(dreamt.schemas)} labels, the real galaxies have "
@@ -155,7 +156,7 @@ def _check(plan: Plan, dreamt: layout.Store) -> None:
         )
 
 
-def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: int) -> str:
+def _describe(plan: Plan, dreamt: layout.Store, bundle: Model | None, steps: int) -> str:
     counts = plan.table.groupby("split")["target"].agg(lambda t: f"{(t == 1).sum():,} and {(t == 0).sum():,}")
     return "\n".join(
         [f"galaxies     {dreamt.count:,} synthetic ones and hosts of '{plan.recipe.name}' ({dreamt.path})"]
@@ -172,10 +173,10 @@ def _describe(plan: Plan, dreamt: layout.Store, bundle: Bundle | None, steps: in
     )
 
 
-def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: Device, steps: int, seed: int) -> dict[str, Any]:
+def _evaluate(plan: Plan, dreamt: layout.Store, work: Path, device: Device, steps: int, seed: int) -> dict[str, Any]:
     from galscan.reports import evaluation
     from galscan.synthesis import evaluation as judges
-    from galscan.synthesis.synthetic_set import read_dreams
+    from galscan.synthesis.synthetic_set import read_synthetic_set
     from galscan.training.dataset import load_galaxies
 
     started = time.monotonic()
@@ -186,8 +187,8 @@ def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: Device, steps: 
     tested = set(galaxies.table.loc[galaxies.table["split"] == "test", "object"])
     reference = np.flatnonzero(galaxies.table["object"].isin(tested))
     critic = _critic(plan, galaxies, reference, work, device, steps, seed)
-    dreams = read_dreams(dreamt.path, plan.schema.name)
-    verdict = judges.judge(
+    dreams = read_synthetic_set(dreamt.path, plan.schema.name)
+    verdict = judges.evaluate(
         dreams, galaxies.images, galaxies.labels, galaxies.table["target"].to_numpy(), critic, plan.rules,
         plan.schema, reference=reference, seed=seed,
     )  # fmt: skip
@@ -203,11 +204,13 @@ def _judge(plan: Plan, dreamt: layout.Store, work: Path, device: Device, steps: 
     write_text(
         work / "dreams.csv", listed[["dream", "target", "reason", "store", "id", "distance"]].to_csv(index=False)
     )
-    evaluation.write_judge_report(work / "report.html", verdict, each, dreams, galaxies, plan, values)
+    evaluation.write_evaluation_report(work / "report.html", verdict, each, dreams, galaxies, plan, values)
     return verdict
 
 
-def _feature(plan: Plan, dreams: Dreams, galaxies: Galaxies) -> tuple[dict[str, Any] | None, dict[str, pd.DataFrame]]:
+def _feature(
+    plan: Plan, dreams: SyntheticSet, galaxies: Galaxies
+) -> tuple[dict[str, Any] | None, dict[str, pd.DataFrame]]:
     """Measure the injected feature on synthetic and on real positives; return the comparison, and the values."""
     from galscan.synthesis.features.base import find_feature
     from galscan.synthesis.features.comparison import compare_features, measure_features, same_pictures
@@ -240,10 +243,10 @@ def _feature(plan: Plan, dreams: Dreams, galaxies: Galaxies) -> tuple[dict[str, 
 
 def _critic(
     plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: Device, steps: int, seed: int
-) -> Critic:
+) -> ReferenceClassifier:
     """Train the reference classifier on all labelled galaxies that are not held out, or load it where that is done."""
     from galscan.models.weights import load_network, save_network
-    from galscan.synthesis.evaluation import Critic
+    from galscan.synthesis.evaluation import ReferenceClassifier
     from galscan.training.train import Examples, train_classifier
 
     if not (work / "reference.safetensors").is_file():
@@ -269,7 +272,7 @@ def _critic(
             label="train reference classifier",
         )
         save_network(network, work / "reference.safetensors")
-    return Critic(load_network(work / "reference.safetensors"), plan.answers, plan.schema, device)
+    return ReferenceClassifier(load_network(work / "reference.safetensors"), plan.answers, plan.schema, device)
 
 
 def _result(out: Path, verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 from galscan.candidates import ranking
 from galscan.core import thumbnails
 from galscan.core.errors import InputError, NotFoundError
-from galscan.models.model import Bundle, open_bundle
+from galscan.models.model import Model, open_model
 from galscan.scanning import run as runs
 from galscan.scanning.run import Run
 from galscan.store import layout
@@ -60,7 +60,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
             ids = store.column("id")
             _draw([(store, int(r), str(ids[r])) for r in rows], sheet, f"{store.name}: {len(rows)} of {store.count:,}")
     elif (path / "model.json").is_file():
-        result = {"kind": "model"} | open_bundle(path).summary()
+        result = {"kind": "model"} | open_model(path).summary()
         if sheet is not None:
             if not (path / "dreams.zarr").is_dir():
                 raise InputError(f"{path} was trained on real galaxies alone: it has no synthetic galaxies to show")
@@ -77,7 +77,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     return result | ({"sheet": str(sheet)} if sheet is not None else {})
 
 
-def summarize(result: Store | Bundle | list[Bundle] | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def summarize(result: Store | Model | list[Model] | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a public function returned as a JSON-able dict, for scripts."""
     if result is None:  # a dry run that made nothing
         return {"dry_run": True}

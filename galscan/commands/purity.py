@@ -14,7 +14,7 @@ import pyarrow as pa
 from galscan.candidates import columns as table
 from galscan.candidates.export import formats as export
 from galscan.candidates.export import tables
-from galscan.candidates.table_stream import Rows, of_parquet
+from galscan.candidates.table_stream import TableStream, of_parquet
 from galscan.core import files
 from galscan.core.errors import InputError
 from galscan.core.memory import release
@@ -119,7 +119,7 @@ def _write(
     tables.parquet(new, run.path / f"{export.GRADED}.parquet", export.provenance(info))  # last: export believes it
 
 
-def _graded(rows: Rows, after: purities.Purity, verdicts: pd.DataFrame) -> Rows:
+def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -> TableStream:
     """Return the candidates with the new purity, and what graders said; a piece at a time, as a list may be long."""
     ranked = verdicts[verdicts["rank"] > 0].set_index("rank")
     numbers = {

@@ -14,7 +14,7 @@ from galscan.core import files, home
 from galscan.core.errors import InputError
 from galscan.core.version import __version__
 from galscan.models.ensemble import check_encoders
-from galscan.models.model import Bundle, open_bundle, open_bundles
+from galscan.models.model import Model, open_model, open_models
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, prepare, quantised
 from galscan.scanning.cost import check_fit, describe
@@ -150,7 +150,7 @@ def scan(
                 prepare.quantise_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
                 seconds.end("prepare")
-                looks = _first_looks(plan, client) if plan.cascade or plan.int8 else []
+                looks = _prefilters(plan, client) if plan.cascade or plan.int8 else []
                 seconds.end("first look")
                 done = engine.run_scan(plan, client, parts, looks, stop)
                 seconds.end("scan")
@@ -196,12 +196,12 @@ class _Seconds:
         self.told[phase], self._last = round(now - self._last, 3), now
 
 
-def _first_looks(plan: Plan, client: Client) -> list[Path]:
+def _prefilters(plan: Plan, client: Client) -> list[Path]:
     """Set the cuts of what looks first; none where they would not pay."""
-    from galscan.models.prefilter import load_first_look
+    from galscan.models.prefilter import load_prefilter
 
     try:
-        paths = prepare.first_looks(plan, client)
+        paths = prepare.prefilters(plan, client)
     except InputError as error:  # too few objects, or too few of them chosen
         if plan.int8 and quantised.decided(plan.out) is None:
             quantised.refuse(plan.out, str(error))
@@ -211,7 +211,7 @@ def _first_looks(plan: Plan, client: Client) -> list[Path]:
         _say(f"int8: {quantised.sentence(decision)}")
     if not paths:
         return []
-    look = load_first_look(paths[0])
+    look = load_prefilter(paths[0])
     if look.pays:
         _say(f"first look: {100 * look.passes:.1f} % of the survey will be seen by the full network")
         return paths
@@ -229,12 +229,12 @@ def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path 
     return paths
 
 
-def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequence[Path | str] | None) -> list[Bundle]:
+def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequence[Path | str] | None) -> list[Model]:
     """Return the models asked for, one for each target, or the only one there is."""
     targets = [target] if isinstance(target, str) else list(target or ())
     paths = [model] if isinstance(model, str | Path) else list(model or ())
     if paths:
-        bundles = [bundle for path in paths for bundle in open_bundles(path)]
+        bundles = [bundle for path in paths for bundle in open_models(path)]
         if not targets:
             return bundles
         found = {bundle.target: bundle for bundle in bundles}
@@ -246,7 +246,7 @@ def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequenc
                 )
         return [found[name] for name in targets]
     if targets:
-        return [open_bundle(path) for path in home.find_models(targets)]
+        return [open_model(path) for path in home.find_models(targets)]
     folder = home.data_home() / "models"
     present = sorted(p.parent for p in folder.glob("*/model.json") if not p.parent.name.endswith(".partial"))
     if not present:
@@ -256,7 +256,7 @@ def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequenc
     if len(present) > 1:
         names = ", ".join(p.name for p in present)
         raise InputError(f"which model? choose with --target: {names}; or name one with --model PATH")
-    return [open_bundle(present[0])]
+    return [open_model(present[0])]
 
 
 def _plan_info(plan: Plan) -> dict[str, Any]:

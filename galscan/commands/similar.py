@@ -1,4 +1,4 @@
-"""``galscan similar``: a survey in the order of likeness to some examples, where nobody has labelled anything yet."""
+"""``galscan similar``: a survey in the order of similarity to some examples, where nobody has labelled anything yet."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pandas as pd
 
 from galscan.candidates import columns, ranking, scan_tables
 from galscan.candidates.export import formats
-from galscan.candidates.similar import Space
+from galscan.candidates.similar import EmbeddingSpace
 from galscan.commands.scan import scan
 from galscan.core import files, home, thumbnails
 from galscan.core.errors import GalscanError, InputError
 from galscan.core.version import __version__
 from galscan.models.ensemble import load_scorer
-from galscan.models.model import Bundle, open_bundle
+from galscan.models.model import Model, open_model
 from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run, tables
 from galscan.stats.purity import Purity
 from galscan.store import identity
@@ -73,7 +73,7 @@ def similar(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> Run:
-    """Rank a survey by likeness to some examples, as a network sees it, and leave what `galscan.vet` can show.
+    """Rank a survey by similarity to some examples, as a network sees it, and leave what `galscan.vet` can show.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def similar(
     Returns
     -------
     Run
-        Its candidates in the order of likeness, which is their score; probability and purity are not known (NaN).
+        Its candidates in the order of similarity, which is their score; probability and purity are not known (NaN).
 
     Raises
     ------
@@ -113,7 +113,7 @@ def similar(
     if top < 1:
         raise InputError(f"--top {top}: ask for at least 1 object")
     source = _source(run, survey, store, target, model, device)
-    space = Space(source.path, source.info)
+    space = EmbeddingSpace(source.path, source.info)
     known = space.locate(ids) if ids else pd.DataFrame(columns=["part", "row", "store", "index", "id", "ra", "dec"])
     stores = scan_tables.open_stores(source.info)
     stored = next(iter(stores.values())).size  # an image is read as ingest reads it, and resampled as the scan does
@@ -128,7 +128,7 @@ def similar(
         if read:
             vectors.append(_embedded(source, bundle, np.stack(read), device))
         best = space.nearest(np.concatenate(vectors), top + len(known))
-        frame = space.rows(best).assign(score=best.likeness, score_std=np.nan)
+        frame = space.rows(best).assign(score=best.similarity, score_std=np.nan)
         examples = pd.MultiIndex.from_frame(known[["store", "index"]])
         frame = frame[~pd.MultiIndex.from_frame(frame[["store", "index"]]).isin(examples)].head(top)
         if frame.empty:
@@ -195,16 +195,16 @@ def _told(known: pd.DataFrame, paths: Sequence[Path]) -> list[dict[str, Any]]:
     return rows + [{"file": str(path.absolute()), "sha256": files.file_digest(path)} for path in paths]
 
 
-def _model(source: Run) -> Bundle | None:
+def _model(source: Run) -> Model | None:
     """Return the model whose network saw the survey; None where it is gone or another by now."""
     try:
-        bundle = open_bundle(_first(source.info["model"]))
+        bundle = open_model(_first(source.info["model"]))
     except GalscanError:
         return None
     return bundle if bundle.model_hash == _first(source.info["identity"]["model"]) else None
 
 
-def _embedded(source: Run, bundle: Bundle | None, images: np.ndarray, device: str) -> np.ndarray:
+def _embedded(source: Run, bundle: Model | None, images: np.ndarray, device: str) -> np.ndarray:
     """Return what the network of a scan sees in pictures from elsewhere."""
     if bundle is None:
         raise InputError(
@@ -230,7 +230,7 @@ def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:
     kept = ("stores", "objects", "parts", "size", "answers", "precision", "device", "batch", "selection", "embedding")
     unknown = {"value": None, "low": None, "high": None}
     note = (
-        f"In the order of likeness to {len(request.like)} examples: the mean cosine of what the network saw of both, "
+        f"In the order of similarity to {len(request.like)} examples: the mean cosine of what the network saw of both, "
         "from the survey's mean. It is no probability; how many of them are of the examples' kind is not known."
     )
     return {

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from galscan.core.device import Device
-    from galscan.models.model import Bundle
+    from galscan.models.model import Model
     from galscan.models.network import Network
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.synthetic_set import SyntheticSet
     from galscan.training.dataset import Galaxies
-    from galscan.training.graded_labels import Vetted
+    from galscan.training.graded_labels import GradedLabels
     from galscan.training.train import Examples
 
 # Fractions of --budget: it is in the classifier that time pays most (tests/benchmarks/dream.py). A generator of whole
@@ -68,7 +68,7 @@ def train_rare(
     seed: int = 0,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> Bundle | list[Bundle] | None:
+) -> Model | list[Model] | None:
     """Train a classifier for `target` on real and synthetic galaxies; calibrate and evaluate it on real ones.
 
     By default by cross-fitting: every labelled galaxy trains all networks but one, and the score of that one calibrates
@@ -102,7 +102,7 @@ def train_rare(
     Returns
     -------
     Bundle, or list of Bundle
-        The model, as `galscan.open_bundle` gives it; of several targets, one for each.
+        The model, as `galscan.open_model` gives it; of several targets, one for each.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def train_rare(
     if dry_run:
         return None
     from galscan.core import device as devices
-    from galscan.models.model import TOGETHER, open_bundles
+    from galscan.models.model import TOGETHER, open_models
     from galscan.models.weights import SHARED
 
     where, several = devices.pick(device), len(plans) > 1
@@ -136,18 +136,18 @@ def train_rare(
             deliver(work, place)
         # Only now: without these an interruption up to here could not be resumed.
         leftovers = [path for pattern in LEFTOVERS for path in (*place.glob(pattern), *place.glob(f"*/{pattern}"))]
-        ways = WAYS if several else (open_bundles(place)[0].metrics["chosen"],)
+        ways = WAYS if several else (open_models(place)[0].metrics["chosen"],)
         leftovers += [path for way in ways for path in place.glob(f"{way}-*.safetensors")]
         leftovers += place.glob(SHARED) if several else []  # each target's model has its own
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         for folder in (*place.glob(FOLDERS), *place.glob(f"*/{FOLDERS}")):
             shutil.rmtree(folder)
-    bundles = open_bundles(place)
+    bundles = open_models(place)
     return bundles if several else bundles[0]
 
 
-def _graded(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
+def _graded(runs: str | Path | Sequence[str | Path]) -> list[GradedLabels]:
     if not runs:
         return []
     from galscan.vetting.labels import read_all
@@ -183,7 +183,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
     networks = {"real_only": jobs.train("real_only", real, rows, [None] * members)}
     generated: dict[str, Any] = {}
     if first.synthetic:
-        if drawing := [plan for plan in plans if plan.recipe.dream.positives]:
+        if drawing := [plan for plan in plans if plan.recipe.synthetic.positives]:
             generated = _generator(drawing[0], galaxies, work, device)  # the first need not draw whole images
         sets: list[Examples | None] = []
         for member in range(max(first.folds, 1)):
@@ -221,7 +221,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
             else:
                 outputs[name, which] = ensemble.member_outputs(networks[name], galaxies.images[rows_of], device)
     labels = galaxies.counted(schema).iloc[held["test"]]
-    known = {name: morphology.judge(outputs[name, "test"][1], labels, answers, schema) for name in networks}
+    known = {name: morphology.evaluate(outputs[name, "test"][1], labels, answers, schema) for name in networks}
 
     def of(name: str, split: str, k: int) -> np.ndarray:
         return outputs[name, split][0][:, :, k]
@@ -255,7 +255,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
     on_test = gains("test") if both else []
     # Cross-fitted, what decides is also what is reported: of two ways one is chosen, and only where it is clear.
     chosen, rule = _delivered(plans, on_calibration, "the out-of-fold scores show" if first.folds else CALIBRATION)
-    _first_looks(first, networks[chosen], folders, device)
+    _prefilters(first, networks[chosen], folders, device)
     table = galaxies.table[split != ""]
     for k, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         report: dict[str, Any] = {
@@ -285,7 +285,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
             "seconds": round(time.monotonic() - started, 1),
         }
         splits = table[[name for name in model.SPLITS if name != "target"]].assign(target=table[plan.column])
-        written = model.write_bundle(
+        written = model.write_model(
             folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
             answers=answers, networks=[network.only(k) for network in networks[chosen]],
             calibration=calibration.fit(*crossfit.calibration_set(
@@ -325,7 +325,7 @@ def _delivered(plans: list[Plan], gains: list[dict[str, Any]], shown: str = CALI
         return "real_only", f"{shown} harm: the upper bound of the gain is below zero"
     if any(gain["lo"] > 0 for gain in gains):
         return "real_plus_dreamt", f"{shown} a gain: its lower bound is above zero"
-    rules = [plan.rules.inject for plan in plans if not plan.recipe.dream.positives]
+    rules = [plan.rules.inject for plan in plans if not plan.recipe.synthetic.positives]
     if len(rules) == len(plans) and all(rule is not None and rule.feature in PROVEN for rule in rules):
         return "real_plus_dreamt", f"a feature proven by the benchmark, and {shown} no harm"
     return "real_only", f"no feature proven by the benchmark, and {shown} no certain gain"
@@ -342,9 +342,11 @@ def _check_synthetic(plan: Plan) -> None:
     if isinstance(settings, MapSettings):
         if rule is not None and settings.maps != "prior":
             feature_maps.load_start(rule, settings)
-        if plan.recipe.dream.positives:
-            raise InputError("generator.kind = 'maps' draws no whole images: set dream.positives = 0, or another kind")
-    elif plan.recipe.dream.positives:
+        if plan.recipe.synthetic.positives:
+            raise InputError(
+                "generator.kind = 'maps' draws no whole images: set synthetic.positives = 0, or another kind"
+            )
+    elif plan.recipe.synthetic.positives:
         backends.check_start(settings)
     if rule is not None:
         for store in plan.stores:
@@ -387,7 +389,7 @@ def _synthetic(
     device: Device,
     member: int,
     unused: frozenset[str],
-) -> Dreams | None:
+) -> SyntheticSet | None:
     """Inject features and draw whole images for the network `member`, or for all; None if no target is left.
 
     `reference` was not trained on that network's fold, and nothing is made of galaxies of it, or of `unused` objects.
@@ -395,62 +397,62 @@ def _synthetic(
     Of whole images those go that a network trained on real galaxies alone finds failed.
     """
     from galscan.synthesis import backends
-    from galscan.synthesis.evaluation import Critic, screen
+    from galscan.synthesis.evaluation import ReferenceClassifier, screen
     from galscan.synthesis.synthetic_set import (
         CONDITIONS,
-        Dreams,
-        dream_set,
-        read_dreams,
+        SyntheticSet,
+        generate_set,
+        read_synthetic_set,
         sheet,
         write_conditions,
-        write_dreams,
+        write_synthetic_set,
     )
     from galscan.training import synthetic
 
     schema, recipe, rules = plan.schema, plan.recipe, plan.rules
     store = work / "dreams.zarr"
     if not (work / SYNTHETIC).is_file():
-        parts: list[Dreams] = []
+        parts: list[SyntheticSet] = []
         counts: dict[str, Any] = {"dropped": {}}
-        if rules.inject is not None and recipe.dream.injected:
+        if rules.inject is not None and recipe.synthetic.injected:
             # Where whole images are drawn as well, the recipe's generator is theirs.
             generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
             candidates = synthetic.candidates_of(
                 galaxies, galaxies.free(member, unused), plan.stores, reference, answers, schema, device
             )
             injected, told = synthetic.inject(
-                candidates, schema, rules, recipe.dream, generator, work, seed=plan.seed + 1009 * member,
+                candidates, schema, rules, recipe.synthetic, generator, work, seed=plan.seed + 1009 * member,
                 device=device, seconds=plan.seconds(MAPS_SHARE / max(plan.folds, 1)),
             )  # fmt: skip
             parts.append(injected)
             counts |= told
-        if recipe.dream.positives:
+        if recipe.synthetic.positives:
             train = np.flatnonzero(_in_train(galaxies))
             images, table = galaxies.images[train], galaxies.table.iloc[train]
             conditions = galaxies.conditions(train)
             write_conditions(conditions, table["target"].to_numpy(), table["store"].to_numpy(), work / CONDITIONS)
-            drawn = dream_set(
+            drawn = generate_set(
                 backends.load(common), conditions, table["target"].to_numpy(),
-                table["survey"].to_numpy(), rules, recipe.dream, seed=plan.seed, device=device,
+                table["survey"].to_numpy(), rules, recipe.synthetic, seed=plan.seed, device=device,
                 seconds=plan.seconds(DREAM_SHARE),
             )  # fmt: skip
-            judged = screen(drawn, images, Critic(reference, answers, schema, device), rules, schema)
+            judged = screen(drawn, images, ReferenceClassifier(reference, answers, schema, device), rules, schema)
             counts["dropped"] = {
                 str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()
             }
             parts.append(drawn.select(judged["kept"].to_numpy()))
-        made = Dreams.joined(parts) if parts else None
+        made = SyntheticSet.joined(parts) if parts else None
         kept = 0 if made is None else int(made.synthetic.sum())
         counts |= {"all": kept + sum(counts["dropped"].values()), "kept": kept}
         counts["kept_positive"] = 0 if made is None else int((made.target == 1).sum())
         if made is not None and counts["kept_positive"]:
-            answer = [*rules.inject.values][:1] if rules.inject is not None else [*rules.dream.set][:2]
+            answer = [*rules.inject.values][:1] if rules.inject is not None else [*rules.synthetic.set][:2]
             sheet(made, work / "dreams.png", answer, f"synthetic {recipe.name}; last: synthetic negatives")
             provenance = {"seed": plan.seed, "recipe": recipe.hash}
             provenance |= {"without": roles.fold_name(member)} if plan.folds else {}
-            write_dreams(made, store, f"synthetic-{recipe.name}", schema, provenance)
+            write_synthetic_set(made, store, f"synthetic-{recipe.name}", schema, provenance)
         write_json(work / SYNTHETIC, counts)
-    return read_dreams(store, schema.name) if store.is_dir() else None
+    return read_synthetic_set(store, schema.name) if store.is_dir() else None
 
 
 class _Fresh:
@@ -509,16 +511,16 @@ class _Jobs:
             rounds = -(-settings.members // at_once)
             # Two ensembles share the budget also when only one is trained, so that --no-synthetic compares.
             share = 1 - FIRST_LOOK_SHARE
-            if self.plan.rules.inject is not None and self.plan.recipe.dream.injected:
+            if self.plan.rules.inject is not None and self.plan.recipe.synthetic.injected:
                 share -= MAPS_SHARE
-            if self.plan.recipe.dream.positives:
+            if self.plan.recipe.synthetic.positives:
                 share -= GENERATOR_SHARE + DREAM_SHARE
             each = self.plan.seconds(share / (2 * rounds))
             write_json(note, {"steps": affordable_steps(real, settings, device=self.device, seconds=each)})
         return int(read_json(note)["steps"])
 
 
-def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], device: Device) -> None:
+def _prefilters(plan: Plan, networks: list[Network], folders: list[Path], device: Device) -> None:
     """Teach a tiny network what the delivered ones say of each target; too few pictures, and there is none.
 
     Calibration and test objects may be among them: not their labels are learnt, nor is it of them that anything is
@@ -526,9 +528,9 @@ def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], devic
     """
     from galscan.models.ensemble import member_scores
     from galscan.models.model import FIRST_LOOK
-    from galscan.models.prefilter import FirstLook, save_first_look, teach, teaching_sample
+    from galscan.models.prefilter import Prefilter, save_prefilter, teach, teaching_sample
 
-    settings, paths = plan.recipe.first_look, [folder / FIRST_LOOK for folder in folders]
+    settings, paths = plan.recipe.prefilter, [folder / FIRST_LOOK for folder in folders]
     if all(path.is_file() for path in paths) or not settings.steps:
         return
     images = teaching_sample(plan.stores, settings.sample, plan.seed, plan.recipe.size)
@@ -544,4 +546,4 @@ def _first_looks(plan: Plan, networks: list[Network], folders: list[Path], devic
         images, scores, steps=settings.steps, seed=plan.seed, device=device, seconds=plan.seconds(FIRST_LOOK_SHARE)
     )
     for k, path in enumerate(paths):
-        save_first_look(FirstLook(network.only(k)), path)
+        save_prefilter(Prefilter(network.only(k)), path)

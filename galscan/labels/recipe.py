@@ -6,6 +6,8 @@ nearest right one; so is a rule that names a missing label or can never be true.
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, get_args
@@ -21,19 +23,22 @@ from galscan.labels.settings import (
     KINDS,
     AnyGenerator,
     ClassifierSettings,
-    DreamRule,
-    DreamSettings,
-    FirstLookSettings,
     GeneratorSettings,
     LabelRules,
-    Part,
+    PrefilterSettings,
     PuritySettings,
     ScanSettings,
+    Section,
     Split,
+    SyntheticRule,
+    SyntheticSettings,
+    renamed,
 )
 
+RENAMED = {"dream": "synthetic", "first_look": "prefilter"}  # tables of recipes since version 0.1
 
-class Recipe(Part):
+
+class Recipe(Section):
     """A target: rules by label schema, and the settings of every station. Get one with `load_recipe`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -45,11 +50,11 @@ class Recipe(Part):
     """Shares of the labelled objects; they add up to 1."""
     generator: AnyGenerator = GeneratorSettings()
     """The network that draws galaxies."""
-    dream: DreamSettings = DreamSettings()
-    """How many galaxies are dreamt, and how."""
+    synthetic: Annotated[SyntheticSettings, renamed("synthetic", "dream")] = SyntheticSettings()
+    """How many galaxies are generated, and how."""
     classifier: ClassifierSettings = ClassifierSettings()
     """The networks that score galaxies."""
-    first_look: FirstLookSettings = FirstLookSettings()
+    prefilter: Annotated[PrefilterSettings, renamed("prefilter", "first_look")] = PrefilterSettings()
     """The tiny network that discards, in large scans, what surely is no candidate."""
     scan: ScanSettings = ScanSettings()
     """How a survey is scored."""
@@ -65,7 +70,7 @@ class Recipe(Part):
     @property
     def hash(self) -> str:
         """SHA-256 of the content: the same for the same settings, however the file is laid out."""
-        return digest(self.model_dump(mode="json"))
+        return digest(self.model_dump(mode="json", by_alias=True))
 
     def schema_for(self, available: Iterable[str]) -> str:
         """Return the recipe's first label schema among those `available`.
@@ -106,7 +111,13 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {name} cannot be read: {error}") from error
-    return recipe_from_text(text, name)
+    recipe = recipe_from_text(text, name)
+    for old, new in RENAMED.items():
+        if re.search(rf"^\s*\[(schemas\.\w+\.)?{old}[.\]]", text, re.MULTILINE):
+            print(
+                f"note: {name}: [{old}] is called [{new}] now; version 0.3 will not know the old name", file=sys.stderr
+            )
+    return recipe
 
 
 def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
@@ -164,9 +175,9 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     _check_names("morphology", rules.morphology, schema)
     if len(set(rules.morphology)) < len(rules.morphology):
         raise InputError("morphology names a label twice")
-    check_dream("dream", rules.dream, schema)
+    check_synthetic("synthetic", rules.synthetic, schema)
     for k, rule in enumerate(rules.hard_negatives):
-        check_dream(f"hard_negatives.{k}", rule, schema)
+        check_synthetic(f"hard_negatives.{k}", rule, schema)
     negatives = ((f"inject_negatives.{k}", one) for k, one in enumerate(rules.inject_negatives))
     for where, injected in (("inject", rules.inject), *negatives):
         if injected is None:
@@ -186,7 +197,7 @@ def _check_rules(name: str, rules: LabelRules) -> None:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
 
 
-def check_dream(key: str, rule: DreamRule, schema: Schema) -> None:
+def check_synthetic(key: str, rule: SyntheticRule, schema: Schema) -> None:
     """Refuse a dream rule that does not fit `schema`; `key` names it in messages.
 
     Raises

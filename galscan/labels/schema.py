@@ -186,7 +186,7 @@ def remember(name: str) -> Schema:
     return schema
 
 
-def lend(path: Path) -> None:
+def register_schema(path: Path) -> None:
     """Make the schema in `path` known by its name to this process: a model brings its own to wherever it is used.
 
     Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from galscan.core.errors import InputError
 
@@ -14,7 +14,12 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Part(BaseModel):
+def renamed(new: str, old: str) -> Any:
+    """Return a field that recipes of version 0.1 call `old`; so does their hash, which names models and runs."""
+    return Field(validation_alias=AliasChoices(new, old), serialization_alias=old)
+
+
+class Section(BaseModel):
     """A table of a recipe: what is not known is an error, and nothing changes afterwards."""
 
     model_config = ConfigDict(
@@ -22,7 +27,7 @@ class Part(BaseModel):
     )
 
 
-class DreamRule(Part):
+class SyntheticRule(Section):
     """What to dream: conditions drawn from galaxies where ``base`` is true, with the ranges of ``set`` drawn anew."""
 
     base: str = Field(alias="from")
@@ -31,7 +36,7 @@ class DreamRule(Part):
     """How strongly to insist on an answer, relative to 1."""
 
 
-class InjectRule(Part):
+class InjectRule(Section):
     """Which feature is injected into which real galaxies."""
 
     feature: Literal["dust_lane", "artefact"]
@@ -50,15 +55,15 @@ class InjectRule(Part):
     """Rule of the training galaxies, of any type, on which maps of the feature are measured."""
 
 
-class LabelRules(Part):
+class LabelRules(Section):
     """What is positive and what negative under one label schema; the rest is ambiguous and left out."""
 
     positive: str
     negative: str
     morphology: tuple[str, ...] = ()
     """Answers the classifier predicts beside the target."""
-    dream: DreamRule
-    hard_negatives: tuple[DreamRule, ...] = ()
+    synthetic: Annotated[SyntheticRule, renamed("synthetic", "dream")]
+    hard_negatives: tuple[SyntheticRule, ...] = ()
     """What is dreamt on purpose to be confused with the target: half of the dreamt negatives, in equal parts."""
     inject: InjectRule | None = None
     """What makes targets of galaxies that are none: a feature injected into real hosts."""
@@ -69,7 +74,7 @@ class LabelRules(Part):
     trained on real galaxies takes for targets most."""
 
 
-class Split(Part):
+class Split(Section):
     """How the labelled objects are divided, by object, before anything else is done."""
 
     method: Literal["crossfit", "fixed"] = "crossfit"
@@ -93,7 +98,7 @@ class Split(Part):
         return self
 
 
-class _Taught(Part):
+class _TrainingSettings(Section):
     """What every generator's settings have."""
 
     steps: Count
@@ -109,7 +114,7 @@ class _Taught(Part):
         """Refuse pictures of a size that this generator cannot draw."""
 
 
-class GeneratorSettings(_Taught):
+class GeneratorSettings(_TrainingSettings):
     """The flow network of this project (`galscan.synthesis.diffusion.galaxy_model`)."""
 
     kind: Literal["flow"] = "flow"
@@ -148,7 +153,7 @@ class GeneratorSettings(_Taught):
             )
 
 
-class StableDiffusionSettings(_Taught):
+class StableDiffusionSettings(_TrainingSettings):
     """Stable Diffusion, tuned on captions (`galscan.synthesis.stable_diffusion.fine_tune`).
 
     The defaults are those of Ma et al. 2025, arXiv:2506.16233, and the configuration their code was run with; what
@@ -179,7 +184,7 @@ class StableDiffusionSettings(_Taught):
     """Compute what lies between the layers again, instead of keeping it: less memory, a third more time."""
 
 
-class MapSettings(Part):
+class MapSettings(Section):
     """The diffusion model of feature maps (`galscan.synthesis.diffusion.map_model`), injected into real galaxies."""
 
     kind: Literal["maps"]
@@ -237,7 +242,7 @@ AnyGenerator = Annotated[
 ]
 
 
-class DreamSettings(Part):
+class SyntheticSettings(Section):
     injected: Annotated[int, Field(ge=0)] = 2000
     """Targets made by injecting the feature of the rules' ``inject`` into real galaxies, with a quarter as many hard
     negatives where they have ``inject_negatives``."""
@@ -267,7 +272,7 @@ class DreamSettings(Part):
         return "; ".join(parts) or "none"
 
 
-class ClassifierSettings(Part):
+class ClassifierSettings(Section):
     width: Count = 16
     """Channels of the first layer of our own network; twice as many take about four times as long."""
     encoder: str = ""
@@ -328,14 +333,14 @@ class ClassifierSettings(Part):
         return f"{self.encoder} ({'frozen' if self.encoder_frozen else 'fine-tuned'})" if self.encoder else ""
 
 
-class FirstLookSettings(Part):
+class PrefilterSettings(Section):
     sample: Count = 30_000
     """Pictures, labelled or not, that teach a tiny network what the ensemble says of them."""
     steps: Annotated[int, Field(ge=0)] = 1600
     """Of 256 pictures; 0 for no first look."""
 
 
-class ScanSettings(Part):
+class ScanSettings(Section):
     batch: Count = 256
     """Galaxies that are scored at once."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -344,7 +349,7 @@ class ScanSettings(Part):
     """Candidates that are kept; --top says otherwise."""
 
 
-class PuritySettings(Part):
+class PuritySettings(Section):
     bootstrap: Annotated[int, Field(ge=20)] = 2000
     """Draws from which the intervals come."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

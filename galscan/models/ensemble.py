@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from galscan.core.errors import InputError
 from galscan.labels.schema import load_schema
-from galscan.models.model import Bundle
+from galscan.models.model import Model
 from galscan.models.weights import load_network
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ class Scores(NamedTuple):
 Scorer = Callable[[np.ndarray], Scores]
 
 
-def answer_names(bundles: Sequence[Bundle]) -> list[str]:
+def answer_names(bundles: Sequence[Model]) -> list[str]:
     """Return the morphology answers of some models, and how many votes each question is worth; the first one's each."""
     return list(dict.fromkeys(name for bundle in bundles for name in [*bundle.answers, *_worth(bundle)]))
 
 
-def _worth(bundle: Bundle) -> list[str]:
+def _worth(bundle: Model) -> list[str]:
     """Return the names of the columns that say how many votes the fractions of a question are worth."""
     tasks = load_schema(bundle.schema).tasks
     return [f"{task.id}_concentration" for task in tasks if set(task.answers) & set(bundle.answers)]
 
 
-def embedding_size(bundle: Bundle) -> int:
+def embedding_size(bundle: Model) -> int:
     """Return how many numbers the heads of a model's first network read; its weights are not loaded.
 
     Raises
@@ -66,7 +66,7 @@ def embedding_size(bundle: Bundle) -> int:
         raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
 
-def check_encoders(bundles: Sequence[Bundle]) -> None:
+def check_encoders(bundles: Sequence[Model]) -> None:
     """Refuse, before anything long begins, models whose networks could not be built here.
 
     Raises
@@ -81,7 +81,7 @@ def check_encoders(bundles: Sequence[Bundle]) -> None:
             require_timm(bundle.recipe.classifier.encoder)
 
 
-def load_networks(bundle: Bundle) -> list[Network]:
+def load_networks(bundle: Model) -> list[Network]:
     """Load the members of a model's ensemble, checked."""
     networks = [load_network(bundle.path / name, sha) for name, sha in bundle.info["weights"].items()]
     schema = load_schema(bundle.schema)
@@ -93,7 +93,7 @@ def load_networks(bundle: Bundle) -> list[Network]:
     return networks
 
 
-def load_ensemble(bundles: Sequence[Bundle], embeddings: bool = False) -> Ensemble:
+def load_ensemble(bundles: Sequence[Model], embeddings: bool = False) -> Ensemble:
     """Load the networks of some models, to give embeddings as well where these are asked for.
 
     Raises
@@ -107,7 +107,7 @@ def load_ensemble(bundles: Sequence[Bundle], embeddings: bool = False) -> Ensemb
 
 
 def load_scorer(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Model],
     device: str = "auto",
     precision: str | None = None,
     converted: Path | None = None,
@@ -153,7 +153,7 @@ def load_scorer(
     return score
 
 
-def _in_units(bundle: Bundle, raw: np.ndarray) -> dict[str, np.ndarray]:
+def _in_units(bundle: Model, raw: np.ndarray) -> dict[str, np.ndarray]:
     """Return what the members of a model say together, of its raw answers (n, members, answers), in their units."""
     from galscan.models import votes
 

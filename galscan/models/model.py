@@ -25,7 +25,7 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest, read_json, write_json
 from galscan.core.home import is_name
 from galscan.labels.recipe import Recipe, recipe_from_text
-from galscan.labels.schema import is_shipped, lend, schema_text
+from galscan.labels.schema import is_shipped, register_schema, schema_text
 from galscan.models import roles
 from galscan.models.roles import once
 from galscan.models.weights import save_network
@@ -75,8 +75,8 @@ SPLITS = [*_FIRST, "ra", "dec", "lineage", "object"]
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A trained model, opened. Build one with `open_bundle`."""
+class Model:
+    """A trained model, opened. Build one with `open_model`."""
 
     path: Path
     info: dict[str, Any]
@@ -235,7 +235,7 @@ def _results(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_model(path: str | Path) -> Model:
     """Open a model folder.
 
     Raises
@@ -260,15 +260,15 @@ def open_bundle(path: str | Path) -> Bundle:
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(f"{path / 'model.json'} is damaged ({what:.200}); restore it, or train again") from None
     if (path / SCHEMA).is_file():
-        lend(path / SCHEMA)
+        register_schema(path / SCHEMA)
     try:
         recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path} has lost its recipe.toml; train it again") from None
-    return Bundle(path, info, recipe, Calibration.from_dict(info["calibration"]))
+    return Model(path, info, recipe, Calibration.from_dict(info["calibration"]))
 
 
-def open_bundles(path: str | Path) -> list[Bundle]:
+def open_models(path: str | Path) -> list[Model]:
     """Open a model folder, or one of several targets that were trained together.
 
     Raises
@@ -280,15 +280,15 @@ def open_bundles(path: str | Path) -> list[Bundle]:
     """
     path = Path(path)
     if not (path / TOGETHER).is_file():
-        return [open_bundle(path)]
+        return [open_model(path)]
     told = read_json(path / TOGETHER)
     names = told.get("targets") if isinstance(told, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and is_name(n) for n in names):
         raise InputError(f"{path / TOGETHER} is damaged; restore it, or train again")
-    return [open_bundle(path / name) for name in names]
+    return [open_model(path / name) for name in names]
 
 
-def write_bundle(
+def write_model(
     path: Path,
     *,
     recipe: Recipe,
@@ -302,7 +302,7 @@ def write_bundle(
     splits: pd.DataFrame,
     metrics: dict[str, Any],
     extra: dict[str, Any] | None = None,
-) -> Bundle:
+) -> Model:
     """Write weights, recipe, splits and (last) model.json into `path`; return it opened.
 
     A first look that lies there already becomes part of it.
@@ -342,4 +342,4 @@ def write_bundle(
         + [file_digest(own) for own in [path / SCHEMA] if own.is_file()]
     )
     write_json(path / "model.json", info)
-    return open_bundle(path)
+    return open_model(path)

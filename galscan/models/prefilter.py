@@ -1,8 +1,8 @@
 """A first look: a tiny network that discards what surely is no candidate, so that the full one sees the rest.
 
-It learns with the model, from pictures with or without labels, to say what the full network says (`teach`). Where to
-cut is decided for each survey (`set_cut`), on objects that it did not learn from: which those are follows from their
-ids, so that none is both. Not by its scores of the best, of which a sample has too few, but by its *errors* on the
+It learns with the model, from pictures with or without labels, to say what the full network says (`teach`). Its
+threshold is set for each survey (`set_threshold`), on objects that it did not learn from: which those are follows from
+their ids, so that none is both. Not by its scores of the best, of which a sample has too few, but by its *errors* on the
 better ones: if the worst of 600 errors is e, then with 95 % confidence at most one in 200 is larger (the
 distribution-free tolerance bound of Wilks 1941, Ann. Math. Stat. 12, 91). What the full network would put among the
 candidates is then kept in 99.5 % of cases by the cut (score of the last candidate, as the first look would say it) - e,
@@ -100,7 +100,7 @@ class TinyNets(nn.Module):
 
 
 @dataclass(frozen=True)
-class FirstLook:
+class Prefilter:
     """A trained first look, and where it cuts.
 
     Attributes
@@ -137,8 +137,8 @@ class FirstLook:
         return {k: v for k, v in asdict(self).items() if k != "network"}
 
 
-def load_looker(
-    looks: Sequence[FirstLook], device: str = "auto", precision: str = "fp32", converted: Path | None = None
+def load_prefilter_scorer(
+    looks: Sequence[Prefilter], device: str = "auto", precision: str = "fp32", converted: Path | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from images (n, S, S, 3) uint8 to the scores of some first looks, float32, (n, looks)."""
     network = TinyNets([look.network for look in looks]).eval()
@@ -219,13 +219,13 @@ def teach(
     return network.eval().cpu()
 
 
-def set_cut(network: TinyNet, own: np.ndarray, full: np.ndarray, share: float) -> FirstLook:
-    """Return the first look with its cut (`find_cut`)."""
-    return FirstLook(network, **find_cut(own, full, share))
+def set_threshold(network: TinyNet, own: np.ndarray, full: np.ndarray, share: float) -> Prefilter:
+    """Return the first look with its cut (`find_threshold`)."""
+    return Prefilter(network, **find_threshold(own, full, share))
 
 
-def find_cut(own: np.ndarray, full: np.ndarray, share: float) -> dict[str, Any]:
-    """Return where to cut by scores that follow the full ones roughly: what `FirstLook` tells of its cut.
+def find_threshold(own: np.ndarray, full: np.ndarray, share: float) -> dict[str, Any]:
+    """Return where to cut by scores that follow the full ones roughly: what `Prefilter` tells of its cut.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def kept_bounds(lost: int, audited: int, discarded: int, candidates: int) -> tup
     return candidates / (candidates + expected), candidates / (candidates + most)
 
 
-def save_first_look(look: FirstLook, path: Path) -> None:
+def save_prefilter(look: Prefilter, path: Path) -> None:
     """Write a first look as safetensors, with its cut inside."""
     from safetensors.torch import save_file
 
@@ -284,8 +284,8 @@ def save_first_look(look: FirstLook, path: Path) -> None:
         save_file(tensors, temporary, metadata={"first_look": json.dumps(look.told() | {"width": look.network.width})})
 
 
-def load_first_look(path: Path) -> FirstLook:
-    """Read what `save_first_look` wrote.
+def load_prefilter(path: Path) -> Prefilter:
+    """Read what `save_prefilter` wrote.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def load_first_look(path: Path) -> FirstLook:
             raise ValueError("its cut is no number")
         network = TinyNet(width)
         network.load_state_dict(state)
-        return FirstLook(network.eval(), **told)
+        return Prefilter(network.eval(), **told)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable first look ({reason:.200}); remove it and run again") from error

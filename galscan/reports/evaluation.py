@@ -16,7 +16,7 @@ from galscan.synthesis.galaxies import MEASURED
 from galscan.training.plan import Plan
 
 if TYPE_CHECKING:
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.synthetic_set import SyntheticSet
     from galscan.training.dataset import Galaxies
 
 
@@ -29,11 +29,11 @@ class Group(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def write_judge_report(
+def write_evaluation_report(
     path: Path,
     verdict: Mapping[str, Any],
     each: pd.DataFrame,
-    dreams: Dreams,
+    dreams: SyntheticSet,
     galaxies: Galaxies,
     plan: Plan,
     features: Mapping[str, pd.DataFrame],
@@ -43,9 +43,9 @@ def write_judge_report(
     Parameters
     ----------
     verdict : mapping
-        What `galscan.commands.evaluate.judge` keeps as ``judge.json``.
+        What `galscan.commands.evaluate.evaluate` keeps as ``evaluation.json``.
     each : DataFrame
-        ``each`` of `galscan.synthesis.evaluation.judge`, one row for each synthetic galaxy; ``nearest`` are rows of
+        ``each`` of `galscan.synthesis.evaluation.evaluate`, one row for each synthetic galaxy; ``nearest`` are rows of
         `galaxies`.
     galaxies : Galaxies
         The real ones that `plan` names.
@@ -56,7 +56,9 @@ def write_judge_report(
     train = ~galaxies.table["split"].isin(["test"]).to_numpy()
     positive = (galaxies.table["target"] == 1).to_numpy()
     real, counts, rules = np.flatnonzero(train & positive), verdict["counts"], plan.rules
-    conditions = rules.inject.values if counts["origin"]["injected"] and rules.inject is not None else rules.dream.set
+    conditions = (
+        rules.inject.values if counts["origin"]["injected"] and rules.inject is not None else rules.synthetic.set
+    )
     synthetic = dreams.images[dreams.synthetic & (dreams.target == 1)]
     figures = [
         plots_evaluation.features(features, verdict["feature"]) if verdict["feature"] else None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from galscan.core import thumbnails
 from galscan.core.files import write_text
-from galscan.models.model import open_bundle
+from galscan.models.model import open_model
 from galscan.reports import plots
 from galscan.reports.page import count, duration, number, render
 from galscan.stats import crossfit
@@ -25,7 +25,7 @@ def write_model_report(model: str | Path) -> Path:
     InputError
         If it cannot be read.
     """
-    bundle = open_bundle(model)
+    bundle = open_model(model)
     info, metrics = bundle.info, bundle.metrics
     path, test, crossfitted = bundle.path, metrics.get("test") or {}, metrics.get("crossfit")
     rows, names = [], {"real_only": "real galaxies only", "real_plus_dreamt": "real and synthetic galaxies"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
-from galscan.models.model import Bundle
+from galscan.models.model import Model
 from galscan.scanning import known_labels
 from galscan.stats import purity as purities
 
@@ -136,7 +136,7 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
 def completeness(
     frame: pd.DataFrame,
     info: Mapping[str, Any],
-    bundle: Bundle | None,
+    bundle: Model | None,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     by_scores: pd.DataFrame | None = None,
 ) -> Plot:
@@ -181,7 +181,7 @@ def completeness(
 
 @styled
 def scores(
-    frame: pd.DataFrame, info: Mapping[str, Any], bundle: Bundle | None, histogram: purities.ScoreHistogram
+    frame: pd.DataFrame, info: Mapping[str, Any], bundle: Model | None, histogram: purities.ScoreHistogram
 ) -> Plot:
     """Draw the histogram of all scores, and what the calibration makes of it."""
     figure, axes = new_axes()
@@ -240,7 +240,7 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
 
 
 @styled
-def calibration(bundle: Bundle) -> Plot:
+def calibration(bundle: Model) -> Plot:
     """Draw observed against predicted fractions, in groups with about as many targets each, with binomial intervals."""
     from scipy.stats import beta
 

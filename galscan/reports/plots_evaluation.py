@@ -16,7 +16,7 @@ from galscan.reports.plots import BLUE, GREY, ORANGE, Plot, as_plot, styled
 from galscan.synthesis.galaxies import measure
 
 if TYPE_CHECKING:
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.synthetic_set import SyntheticSet
 
 SIDE_BY_SIDE, SHEET, DROPPED = 12, 24, 20  # pictures of each kind
 QUIZ = 24  # pictures of real and as many of synthetic galaxies to tell apart
@@ -55,7 +55,7 @@ class Quiz(NamedTuple):
     """Right answers that guessing reaches in fewer than 5 % of tries."""
 
 
-def quiz(dreams: Dreams, real_images: np.ndarray, real: np.ndarray) -> Quiz | None:
+def quiz(dreams: SyntheticSet, real_images: np.ndarray, real: np.ndarray) -> Quiz | None:
     """Show as many real as synthetic positives in random order, numbered; None where there are none.
 
     Parameters
@@ -83,7 +83,7 @@ def quiz(dreams: Dreams, real_images: np.ndarray, real: np.ndarray) -> Quiz | No
 
 
 def pictures(
-    dreams: Dreams, each: pd.DataFrame, real_images: np.ndarray, real: np.ndarray, shown: Sequence[str]
+    dreams: SyntheticSet, each: pd.DataFrame, real_images: np.ndarray, real: np.ndarray, shown: Sequence[str]
 ) -> list[list[Plot]]:
     """Show synthetic galaxies beside real ones, row by row.
 

@@ -16,7 +16,7 @@ from galscan.core import thumbnails
 from galscan.core.errors import GalscanError, InputError, NotFoundError
 from galscan.core.files import read_json, write_text
 from galscan.core.memory import release
-from galscan.models.model import Bundle, open_bundle
+from galscan.models.model import Model, open_model
 from galscan.reports import plots, plots_sky, scan_facts
 from galscan.reports.page import count, interval, render
 from galscan.scanning import quantised
@@ -229,7 +229,7 @@ def _looked(info: Mapping[str, Any]) -> str:
     )
 
 
-def _provenance(info: Mapping[str, Any], bundle: Bundle | None) -> list[tuple[str, Any]]:
+def _provenance(info: Mapping[str, Any], bundle: Model | None) -> list[tuple[str, Any]]:
     identity = info.get("identity") or {}
     told = [
         ("run", info.get("fingerprint")),
@@ -266,7 +266,7 @@ def _known(
     run: Path,
     info: Mapping[str, Any],
     frame: pd.DataFrame,
-    bundle: Bundle,
+    bundle: Model,
     stores: Mapping[str, Store],
     histogram: purities.ScoreHistogram,
 ) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _missed_card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[st
 def _set_aside(run: Path, info: Mapping[str, Any], stores: Mapping[str, Store]) -> list[dict[str, Any]]:
     """Return each reason, how many there are, and a few of them."""
     reasons = dict(sorted((info.get("quarantine_reasons") or {}).items(), key=lambda item: -item[1]))
-    examples = _if_readable(lambda: scan_facts.set_aside(tables(run, info), reasons)) or {}
+    examples = _if_readable(lambda: scan_facts.quarantine(tables(run, info), reasons)) or {}
     return [
         {
             "why": why, "count": number,
@@ -406,10 +406,10 @@ def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
     return _Graded(run / GRADED, read_json(run / "purity.json")) if same else None
 
 
-def _model_of(info: Mapping[str, Any]) -> Bundle | None:
+def _model_of(info: Mapping[str, Any]) -> Model | None:
     """Return the run's model, or None where it is gone or another by now."""
     try:
-        bundle = open_bundle(str(info["model"]))
+        bundle = open_model(str(info["model"]))
     except (GalscanError, KeyError, OSError):
         return None
     return bundle if bundle.model_hash == (info.get("identity") or {}).get("model") else None

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from galscan.core.errors import InputError
 from galscan.labels.rules import parse_rule
 from galscan.models import roles
-from galscan.models.model import Bundle
+from galscan.models.model import Model
 from galscan.reports.page import duration
 from galscan.scanning.partitions import of_target
 from galscan.stats.purity import ScoreHistogram
@@ -117,7 +117,7 @@ def _extent(used: np.ndarray) -> tuple[float, float] | None:
 # What it set aside
 
 
-def set_aside(run: Path, reasons: Mapping[str, int], each: int = 4) -> dict[str, pd.DataFrame]:
+def quarantine(run: Path, reasons: Mapping[str, int], each: int = 4) -> dict[str, pd.DataFrame]:
     """Return a few of the quarantined objects for each reason: store, index, id (text)."""
     found: dict[str, list[pd.DataFrame]] = {}
     missing = {why: min(count, each) for why, count in reasons.items()}
@@ -141,7 +141,7 @@ def set_aside(run: Path, reasons: Mapping[str, int], each: int = 4) -> dict[str,
 def known_targets(
     run: Path,
     frame: pd.DataFrame,
-    bundle: Bundle,
+    bundle: Model,
     stores: Sequence[Store],
     histogram: ScoreHistogram,
     targets: Sequence[str] = (),
@@ -186,7 +186,7 @@ def known_targets(
     )
 
 
-def _labelled_targets(store: Store, bundle: Bundle) -> pd.DataFrame:
+def _labelled_targets(store: Store, bundle: Model) -> pd.DataFrame:
     """Return the objects of a store that the model's own rules call targets."""
     schema = next((name for name in bundle.recipe.schemas if name in store.schemas), None)
     if schema is None:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from galscan.core import files, progress
 from galscan.core.errors import GalscanError, Interrupted
-from galscan.scanning.partitions import FATAL, SILENT, Job, PartReport
-from galscan.scanning.plan import Part, Plan
-from galscan.scanning.worker import get_ready, score_part, set_aside
+from galscan.scanning.partitions import FATAL, SILENT, Job, PartitionReport
+from galscan.scanning.plan import Partition, Plan
+from galscan.scanning.worker import get_ready, quarantine, score_partition
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -44,7 +44,11 @@ class Progress:
 
 
 def run_scan(
-    plan: Plan, client: Client, parts: Iterable[Part], looks: Sequence[Path] = (), stop: threading.Event | None = None
+    plan: Plan,
+    client: Client,
+    parts: Iterable[Partition],
+    looks: Sequence[Path] = (),
+    stop: threading.Event | None = None,
 ) -> Progress:
     """Score `parts` on the workers of `client`; a part that is done stays done whatever happens later.
 
@@ -63,9 +67,9 @@ def run_scan(
     parts = list(parts)
     job = Job.of(plan, looks)
     waiting = deque(parts)
-    suspects: list[Part] = []
+    suspects: list[Partition] = []
     tried: set[int] = set()
-    flying: dict[str, tuple[Part, Future]] = {}
+    flying: dict[str, tuple[Partition, Future]] = {}
     finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
     strikes: Counter[int] = Counter()
     scored = quarantined = 0
@@ -74,7 +78,7 @@ def run_scan(
 
     def launch(room: int) -> None:
         for part in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
-            future = client.submit(score_part, part, job, pure=False)
+            future = client.submit(score_partition, part, job, pure=False)
             flying[str(future.key)] = part, future
             future.add_done_callback(finished.put)
 
@@ -135,7 +139,7 @@ def window(client: Client) -> int:
     return 2 * sum(client.nthreads().values()) + 2
 
 
-def _wake(client: Client, flying: Mapping[str, tuple[Part, Future]], strikes: Counter[int]) -> None:
+def _wake(client: Client, flying: Mapping[str, tuple[Partition, Future]], strikes: Counter[int]) -> None:
     """Start the workers anew that have been silent for too long; a part at which that happens thrice is given up.
 
     The scheduler is asked, and no worker: one that is stuck may not answer. Of what a worker was given it is at the
@@ -165,17 +169,17 @@ def _is_fatal(future: Future) -> bool:
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
-def _report(plan: Plan, part: Part, future: Future, job: Job, strikes: int) -> PartReport:
+def _report(plan: Plan, part: Partition, future: Future, job: Job, strikes: int) -> PartitionReport:
     """Return what a part reported, set it aside if it is fatal, or raise its failure as one line that names it."""
     kept = "the finished parts are kept, run the same command again to go on"
     if future.status == "finished":
         return future.result()  # type: ignore[no-any-return]
     if strikes >= STRIKES:
-        return set_aside(part, job, SILENT)
+        return quarantine(part, job, SILENT)
     if future.status != "error":
         raise GalscanError(f"the cluster was lost at {plan.where(part)}; {kept}")
     if _is_fatal(future):
-        return set_aside(part, job, FATAL)
+        return quarantine(part, job, FATAL)
     error = future.exception()
     if isinstance(error, GalscanError):
         raise type(error)(f"{error} ({plan.where(part)}; {kept})") from error

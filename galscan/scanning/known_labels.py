@@ -19,7 +19,7 @@ from galscan.stats.purity import AMBIGUOUS
 from galscan.store.layout import open_store
 
 if TYPE_CHECKING:
-    from galscan.models.model import Bundle
+    from galscan.models.model import Model
     from galscan.scanning.plan import Plan
 
 CHUNK = 500_000  # rows of a store that are compared at a time
@@ -77,7 +77,7 @@ def read_labels(candidates: Path) -> np.ndarray | None:
     return labels
 
 
-def find_known(plan: Plan, bundle: Bundle) -> KnownLabels:
+def find_known(plan: Plan, bundle: Model) -> KnownLabels:
     """Return the objects in the stores of a plan whose label a model knows, by `galscan.store.identity`.
 
     A model that kept no positions knows ids alone, and these of the stores it was trained with: a number that another

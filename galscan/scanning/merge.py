@@ -29,7 +29,7 @@ from galscan.scanning.partitions import (
     quarantine_path,
     scores_path,
 )
-from galscan.scanning.plan import Part, Plan
+from galscan.scanning.plan import Partition, Plan
 from galscan.stats.purity import ScoreHistogram
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Merged:
     """Objects of known label that are not among the best, and targets among them."""
 
 
-def pending(plan: Plan) -> list[Part]:
+def pending(plan: Plan) -> list[Partition]:
     """Return the parts still to do; whatever a killed process left half-written is removed."""
     for folder in ("scores", "quarantine", "embeddings"):
         for leftover in Path(plan.out, folder).glob(".*.tmp"):
@@ -67,7 +67,7 @@ def pending(plan: Plan) -> list[Part]:
     return [part for part in plan.parts if not _done(plan, part)]
 
 
-def _done(plan: Plan, part: Part) -> bool:
+def _done(plan: Plan, part: Partition) -> bool:
     """Tell whether a part's tables are whole, of this plan, hold every chosen object once, and every embedding."""
     found = [_rows(path(plan.out, part.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
     counts = [rows for rows, _ in filter(None, found)]
@@ -134,7 +134,7 @@ class _List:
         self.labels = [0, 0]  # objects of known label, and targets among them
         self.floor = -np.inf  # the score of the last of the best so far
 
-    def count(self, part: Part, score: np.ndarray, stage: np.ndarray, index: np.ndarray | None) -> np.ndarray:
+    def count(self, part: Partition, score: np.ndarray, stage: np.ndarray, index: np.ndarray | None) -> np.ndarray:
         """Take in the scores of a part, and how far each object came; return the rows that may be among the best.
 
         `index` is their rows in the store, None where no label is known.
@@ -184,7 +184,7 @@ class _List:
 
 
 def _read_part(
-    plan: Plan, part: Part, known: Sequence[KnownLabels]
+    plan: Plan, part: Partition, known: Sequence[KnownLabels]
 ) -> tuple[Path, list[str], list[np.ndarray], np.ndarray, np.ndarray | None]:
     """Return where the scores of a part are, why objects were quarantined, scores by target, how far each object came.
 
@@ -206,7 +206,7 @@ def _read_part(
     )  # fmt: skip
 
 
-def _in_order(read: Callable[[Part], T], parts: Iterable[Part], threads: int = 8) -> Iterator[T]:
+def _in_order(read: Callable[[Partition], T], parts: Iterable[Partition], threads: int = 8) -> Iterator[T]:
     """Yield what `read` returns of each part, in their order, a few read ahead: waiting for the disk is most of it."""
     with ThreadPoolExecutor(threads, "galscan-merge") as pool:
         ahead: deque[Future[T]] = deque()

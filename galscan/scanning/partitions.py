@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from galscan.core import files
 from galscan.core.errors import GalscanError
 from galscan.scanning import quantised
-from galscan.scanning.plan import ModelRef, Part, Plan, StoreRef
+from galscan.scanning.plan import ModelRef, Partition, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import Store
 
@@ -51,7 +51,7 @@ class Job:
     precision: str
     batch: int
     selection: Selection = ALL
-    first_looks: tuple[str, ...] = ()
+    prefilters: tuple[str, ...] = ()
     """Files of the first looks, one for each model; none by default."""
     seed: int = 0
     converted: bool = False
@@ -64,12 +64,12 @@ class Job:
     """Pixels on a side that the networks take, to which images of larger stores are resampled; 0: as stored."""
 
     @classmethod
-    def of(cls, plan: Plan, first_looks: Sequence[Path] = ()) -> Job:
+    def of(cls, plan: Plan, prefilters: Sequence[Path] = ()) -> Job:
         """Return the job of a plan."""
         return cls(
             plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
-            tuple(map(str, first_looks)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
+            tuple(map(str, prefilters)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
             quantised.cuts(plan.out) if plan.int8 else (), plan.size,
         )  # fmt: skip
 
@@ -79,7 +79,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class PartReport:
+class PartitionReport:
     """What came of one part; goes into the ledger."""
 
     part: int
@@ -112,7 +112,7 @@ def embeddings_path(out: Path | str, part: int) -> Path:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Predictions:
     """What the networks saw of each object of a part: NaN and zeros, until they have looked."""
 
     score: np.ndarray
@@ -127,7 +127,7 @@ class Seen:
     """Which of `STAGES`, shape (n,)."""
 
     @classmethod
-    def nothing(cls, job: Job, count: int) -> Seen:
+    def nothing(cls, job: Job, count: int) -> Predictions:
         """Return what is seen before anybody looks."""
         score, spread, first = np.full((3, count, len(job.models)), np.nan, np.float32)
         answers = np.full((count, len(job.answers)), np.nan, np.float32)
@@ -146,7 +146,7 @@ class Seen:
 
 
 def write_part(
-    part: Part, job: Job, columns: dict[str, Any], reasons: np.ndarray, seen: Seen, chosen: np.ndarray
+    part: Partition, job: Job, columns: dict[str, Any], reasons: np.ndarray, seen: Predictions, chosen: np.ndarray
 ) -> tuple[int, int]:
     """Write the tables of a part, scores last, and return how many objects are in scores and in quarantine.
 

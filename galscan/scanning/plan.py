@@ -18,7 +18,7 @@ from galscan.store import identity
 from galscan.store.layout import CHUNK, Store
 
 if TYPE_CHECKING:
-    from galscan.models.model import Bundle
+    from galscan.models.model import Model
 
 MAX_PARTS = 20_000  # schedulers and folders grow rough near 100,000
 LAST = 4  # parts that are cut in quarters
@@ -55,7 +55,7 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
-class Part:
+class Partition:
     """One unit of work: the rows `start` to `stop` of store number `store`, which are whole chunks of it."""
 
     number: int
@@ -80,7 +80,7 @@ class Plan:
     models: tuple[ModelRef, ...]
     """One for each target."""
     stores: tuple[StoreRef, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[Partition, ...]
     size: int
     """Pixels on a side that the models take; images of larger stores are resampled to it."""
     answers: tuple[str, ...]
@@ -161,7 +161,7 @@ class Plan:
         """Return where the candidates of a target go: the run folder, or one in it where there are several targets."""
         return self.out / target if len(self.models) > 1 else self.out
 
-    def where(self, part: Part) -> str:
+    def where(self, part: Partition) -> str:
         """Return words for a message: which rows of which store."""
         store = self.stores[part.store]
         return f"part {part.number} (rows {part.start:,}-{part.stop - 1:,} of {store.path})"
@@ -169,7 +169,7 @@ class Plan:
 
 def make_plan(
     stores: Sequence[Store],
-    bundles: Sequence[Bundle],
+    bundles: Sequence[Model],
     *,
     top: int | None = None,
     precision: str | None = None,
@@ -226,7 +226,7 @@ def make_plan(
     without = next((bundle for bundle in bundles if bundle.first_look is None), None)
     if cascade and without is not None:
         raise InputError(
-            f"--cascade: {without.path} has no first look; train it with more pictures, or more [first_look] steps"
+            f"--cascade: {without.path} has no first look; train it with more pictures, or more [prefilter] steps"
         )
     if cascade and embeddings:
         raise InputError("--cascade: what a first look discards has no embedding; leave it out, or --embeddings")
@@ -262,7 +262,7 @@ def _check_int8(device: str, embeddings: bool) -> None:
         raise InputError("--int8: what networks in 8 bits discard has no embedding; leave it out, or --embeddings")
 
 
-def _check(stores: Sequence[Store], bundle: Bundle) -> None:
+def _check(stores: Sequence[Store], bundle: Model) -> None:
     """Refuse stores that this model cannot score, or that would make two candidates indistinguishable."""
     if not stores:
         raise InputError("nothing to scan: name a survey with --survey, or a store with --store")
@@ -285,7 +285,7 @@ def _check(stores: Sequence[Store], bundle: Bundle) -> None:
         seen[store.name] = store
 
 
-def _check_models(bundles: Sequence[Bundle]) -> None:
+def _check_models(bundles: Sequence[Model]) -> None:
     """Refuse models that cannot look at the same pictures, or whose candidates could not be told apart."""
     first, seen = bundles[0], set()
     for bundle in bundles:
@@ -302,7 +302,7 @@ def _one_or_all(values: list[str]) -> str | list[str]:
     return values[0] if len(values) == 1 else values
 
 
-def _parts(stores: Sequence[Store], limit: int | None) -> list[Part]:
+def _parts(stores: Sequence[Store], limit: int | None) -> list[Partition]:
     """Group shards so that there are about `MAX_PARTS` parts at most; the last few are quarters of such.
 
     Whole shards are read fastest, and by quarters all workers end at nearly the same time.
@@ -317,4 +317,4 @@ def _parts(stores: Sequence[Store], limit: int | None) -> list[Part]:
     for index, start, stop in [pieces.pop() for _ in range(min(LAST, len(pieces)))][::-1]:
         quarter = -(-(stop - start) // (4 * CHUNK)) * CHUNK
         pieces += [(index, at, min(at + quarter, stop)) for at in range(start, stop, quarter)]
-    return [Part(number, *piece) for number, piece in enumerate(pieces)]
+    return [Partition(number, *piece) for number, piece in enumerate(pieces)]

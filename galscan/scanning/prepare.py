@@ -17,7 +17,7 @@ from galscan.scanning import quantised
 from galscan.scanning.engine import make_ready, window
 from galscan.scanning.partitions import NETWORK, TINY, Job
 from galscan.scanning.plan import Plan
-from galscan.scanning.worker import Sample, sample_part, usable_pictures
+from galscan.scanning.worker import Sample, sample_partition, usable_pictures
 from galscan.store.layout import CHUNK
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ def convert_networks(plan: Plan, out: Path) -> None:
     """
     from galscan.models.compiled import convert, has_openvino
     from galscan.models.ensemble import load_ensemble
-    from galscan.models.model import open_bundle
-    from galscan.models.prefilter import TinyNets, load_first_look
+    from galscan.models.model import open_model
+    from galscan.models.prefilter import TinyNets, load_prefilter
 
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return
-    bundles = [open_bundle(model.path) for model in plan.models]
+    bundles = [open_model(model.path) for model in plan.models]
     firsts, networks = [bundle.first_look for bundle in bundles], load_ensemble(bundles, plan.embedding > 0)
     try:
         if all(firsts):
-            looks = [load_first_look(path) for path in firsts if path is not None]
+            looks = [load_prefilter(path) for path in firsts if path is not None]
             convert(TinyNets([look.network for look in looks]), plan.size, out / TINY)
         convert(networks, plan.size, out / NETWORK)
     except Exception as error:  # of its own kinds: an installation that does not suit this machine
@@ -79,7 +79,7 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]:.200}"
 
 
-def first_looks(plan: Plan, client: Client) -> list[Path]:
+def prefilters(plan: Plan, client: Client) -> list[Path]:
     """Cut what looks before the full networks for this survey, by one random sample of it.
 
     The models' first looks: their files are returned, an earlier call's again. An object passes that one of them lets
@@ -93,7 +93,7 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
     GalscanError
         If it cannot be read.
     """
-    from galscan.models.prefilter import PAYS, load_first_look, save_first_look, set_cut
+    from galscan.models.prefilter import PAYS, load_prefilter, save_prefilter, set_threshold
 
     paths = [plan.folder(target) / FIRST_LOOK for target in plan.targets] if plan.cascade else []
     taught = [Path(model.path) / FIRST_LOOK for model in plan.models] if plan.cascade else []
@@ -114,7 +114,7 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
     with progress.track("first look: sample", wanted, "objects") as advance:
         for start in range(0, len(order), window(client)):
             some = [chunks[k] for k in order[start : start + window(client)]]
-            for said in client.gather([client.submit(sample_part, *chunk, job, pure=False) for chunk in some]):
+            for said in client.gather([client.submit(sample_partition, *chunk, job, pure=False) for chunk in some]):
                 samples.append(said)
                 advance(min(len(said.full), max(wanted - got, 0)))  # the last chunks bring more than is wanted
                 got += len(said.full)
@@ -125,7 +125,7 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
     # Half of what is read may set the cut (`cascade.teaches`); of the rest, the share that is chosen and can be scored.
     share = plan.top / max(plan.objects * 2 * got / max(read, 1), 1)
     looks = [
-        set_cut(load_first_look(path).network, own[:, k], full[:, k].astype(np.float64), share)
+        set_threshold(load_prefilter(path).network, own[:, k], full[:, k].astype(np.float64), share)
         for k, path in enumerate(taught)
     ]
     passed = np.ones(len(full), bool)
@@ -137,7 +137,7 @@ def first_looks(plan: Plan, client: Client) -> list[Path]:
         reached = passed | (passes > PAYS)  # then every object
         quantised.keep(plan.out, quantised.decide(own8, full, reached, share, float(seconds8 / seconds)))
     for look, path in zip(looks, paths, strict=True):
-        save_first_look(replace(look, passes=passes), path)
+        save_prefilter(replace(look, passes=passes), path)
     return paths
 
 
@@ -159,10 +159,10 @@ def measured_rate(plan: Plan, seconds: float = 3.0) -> float:
     with one_thread(), TemporaryDirectory() as folder:
         convert_networks(plan, Path(folder))
         job, part = replace(Job.of(plan), out=folder, converted=Path(folder, NETWORK).is_file()), plan.parts[0]
-        sample_part(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
+        sample_partition(part.store, slice(part.start, min(part.start + 32, part.stop)), job)  # loads the network
         started, done = time.perf_counter(), 0
         for start in range(part.start, part.stop, CHUNK):
-            done += len(sample_part(part.store, slice(start, min(start + CHUNK, part.stop)), job).full)
+            done += len(sample_partition(part.store, slice(start, min(start + CHUNK, part.stop)), job).full)
             if time.perf_counter() - started > seconds:
                 break
         return done / (time.perf_counter() - started)

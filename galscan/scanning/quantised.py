@@ -3,8 +3,8 @@
 They take less than half the time, and say nearly the same. Nearly is not enough for a score: purity is calibrated with
 what the full networks say, and other processors round otherwise. So none of their scores is delivered. They are one
 more first look: what they put surely below the last candidate is discarded (stage ``int8``), all else is scored in
-full. Where surely ends is found as it is for the first look (`galscan.models.prefilter.find_cut`), by their errors on
-a sample of this survey, scored on the workers that will scan it: 99.5 % of the candidates pass, with 95 % confidence.
+full. Where surely ends is found as it is for the first look (`galscan.models.prefilter.find_threshold`), by their errors
+on a sample of this survey, scored on the workers that will scan it: 99.5 % of the candidates pass, with 95 % confidence.
 Of what is discarded, one in a hundred is scored in full all the same, counted with what the first look discards.
 
 Quantised networks that are far off are thus not wrong but slow: the larger their errors, the more must pass. That is
@@ -48,9 +48,9 @@ def decide(own: np.ndarray, full: np.ndarray, reached: np.ndarray, share: float,
     InputError
         If the sample is too small for a bound.
     """
-    from galscan.models.prefilter import find_cut  # torch is large: whoever reads a finished run does without it
+    from galscan.models.prefilter import find_threshold  # torch is large: whoever reads a finished run does without it
 
-    found = [find_cut(own[:, k], full[:, k].astype(np.float64), share) for k in range(full.shape[1])]
+    found = [find_threshold(own[:, k], full[:, k].astype(np.float64), share) for k in range(full.shape[1])]
     passed = (own[reached] >= [one["cut"] for one in found]).any(1)
     passes = float(passed.mean()) if len(passed) else 1.0
     return {

@@ -65,14 +65,14 @@ class Run:
         return tables(self.path, self.info)
 
     @property
-    def set_aside(self) -> dict[str, int]:
+    def quarantine(self) -> dict[str, int]:
         """Objects of parts that no worker survived or ended, by the reason."""
         reasons: dict[str, int] = self.info.get("quarantine_reasons", {})
         return {why: count for why, count in reasons.items() if why in (FATAL, SILENT)}
 
     def summary(self) -> dict[str, Any]:
         """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
-        told = {"run": str(self.path), "set_aside": self.set_aside}
+        told = {"run": str(self.path), "set_aside": self.quarantine}
         told |= {k: v for k, v in self.info.items() if k not in ("run", "identity", "histogram", "histogram_discarded")}
         if self.info["status"] != "done":
             return told
@@ -98,7 +98,7 @@ class Run:
             *self._estimates(),
             *(
                 f"warning      {count:,} objects were never looked at: {why}; see {self.path / 'quarantine'}"
-                for why, count in self.set_aside.items()
+                for why, count in self.quarantine.items()
             ),
             *(f"note         {note}" for note in purity["notes"]),
             *(f"{name:<12} {self.path / file}" for name, file in OUTPUTS.items()),

@@ -28,12 +28,12 @@ from galscan.scanning.partitions import (
     STAGES,
     TINY,
     Job,
-    PartReport,
-    Seen,
+    PartitionReport,
+    Predictions,
     columns_of,
     write_part,
 )
-from galscan.scanning.plan import PIECE, ModelRef, Part
+from galscan.scanning.plan import PIECE, ModelRef, Partition
 from galscan.store.layout import CHUNK, Store, open_store
 from galscan.surveys.base import UNUSABLE, Flag, reason
 from galscan.surveys.resampling import resample
@@ -51,7 +51,7 @@ LARGEST = float(np.finfo(np.float16).max)
 RESAMPLERS = 8  # threads that resample images for a GPU, which scores faster than one of them can; one for a CPU
 
 
-def score_part(part: Part, job: Job) -> PartReport:
+def score_partition(part: Partition, job: Job) -> PartitionReport:
     """Score or quarantine every object of a part, and write its tables.
 
     Raises
@@ -71,8 +71,8 @@ def score_part(part: Part, job: Job) -> PartReport:
     flags = columns["flags"]
     fit = chosen & ((flags & np.uint8(UNUSABLE)) == 0)
     reasons = _REASONS[flags]
-    seen = Seen.nothing(job, part.count)
-    looks: list[_Look] = [(DISCARDED, *_first_look(job))] if job.first_looks else []
+    seen = Predictions.nothing(job, part.count)
+    looks: list[_Look] = [(DISCARDED, *_prefilter(job))] if job.prefilters else []
     looks += [(DISCARDED8, _look8(job), np.array(job.int8, np.float32))] if job.int8 else []
     audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
     full = batch = devices.batch(job.device, job.batch)
@@ -127,17 +127,19 @@ def score_part(part: Part, job: Job) -> PartReport:
     reasons[(reasons == "") & _looked(seen.stage) & ~finite] = NONFINITE_SCORE
     counts = write_part(part, job, columns, reasons, seen, chosen)
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    return PartReport(part.number, *counts, time.perf_counter() - started, busy, worker)
+    return PartitionReport(part.number, *counts, time.perf_counter() - started, busy, worker)
 
 
-def set_aside(part: Part, job: Job, why: str) -> PartReport:
+def quarantine(part: Partition, job: Job, why: str) -> PartitionReport:
     """Quarantine a part whole, without a look at its pictures: whoever looked did not survive it."""
     started = time.perf_counter()
     store, rows = _open(part, job), slice(part.start, part.stop)
     columns = columns_of(store, job.stores[part.store].name, rows)
     reasons = np.full(part.count, why, object)
-    counts = write_part(part, job, columns, reasons, Seen.nothing(job, part.count), job.selection.mask(store, rows))
-    return PartReport(part.number, *counts, time.perf_counter() - started, 0.0, socket.gethostname())
+    counts = write_part(
+        part, job, columns, reasons, Predictions.nothing(job, part.count), job.selection.mask(store, rows)
+    )
+    return PartitionReport(part.number, *counts, time.perf_counter() - started, 0.0, socket.gethostname())
 
 
 class Sample(NamedTuple):
@@ -150,12 +152,12 @@ class Sample(NamedTuple):
     """Of the networks in 8 bits, and of the full ones."""
 
 
-def sample_part(store: int, rows: slice, job: Job) -> Sample:
+def sample_partition(store: int, rows: slice, job: Job) -> Sample:
     """Return what the looks, if there are any, and the full networks say of the usable ones of some pictures.
 
     Of what may have taught a look nothing is returned: it would flatter it.
     """
-    images = usable_pictures(store, rows, job, False if job.first_looks or job.int8 else None)
+    images = usable_pictures(store, rows, job, False if job.prefilters or job.int8 else None)
     if not len(images):
         nothing = np.empty((0, len(job.models)), np.float32)
         return Sample(nothing, nothing, nothing)
@@ -165,7 +167,7 @@ def sample_part(store: int, rows: slice, job: Job) -> Sample:
     between = time.perf_counter()
     own8 = look8(images) if look8 else full
     seconds = time.perf_counter() - between, between - before
-    own = _first_look(job)[0](images) if job.first_looks else full
+    own = _prefilter(job)[0](images) if job.prefilters else full
     finite = (np.isfinite(full) & np.isfinite(own8) & np.isfinite(own)).all(1)
     return Sample(own[finite], own8[finite], full[finite], seconds)
 
@@ -200,24 +202,24 @@ def _looked(stage: np.ndarray) -> np.ndarray:
     return ~np.isin(stage, [STAGES.index(DISCARDED), STAGES.index(DISCARDED8)])
 
 
-def _first_look(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+def _prefilter(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
     """Return the first looks of a job as one, and their cuts, loaded once a process."""
     with _loading:
-        return _loaded_first_look(job.first_looks, job.out if job.converted else "", job.device, job.precision)
+        return _loaded_prefilter(job.prefilters, job.out if job.converted else "", job.device, job.precision)
 
 
 @lru_cache(maxsize=1)
-def _loaded_first_look(
+def _loaded_prefilter(
     paths: tuple[str, ...], converted: str, device: str, precision: str
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    from galscan.models.prefilter import load_first_look, load_looker
+    from galscan.models.prefilter import load_prefilter, load_prefilter_scorer
 
-    looks = [load_first_look(Path(path)) for path in paths]
-    seen = load_looker(looks, device, precision, Path(converted, TINY) if converted else None)
+    looks = [load_prefilter(Path(path)) for path in paths]
+    seen = load_prefilter_scorer(looks, device, precision, Path(converted, TINY) if converted else None)
     return seen, np.array([look.cut for look in looks], np.float32)
 
 
-def _open(part: Part, job: Job) -> Store:
+def _open(part: Partition, job: Job) -> Store:
     """Open the store of a part, which must be the one that was planned."""
     ref = job.stores[part.store]
     store = open_store(ref.path)
@@ -261,7 +263,7 @@ def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted
     from galscan.models import ensemble
     from galscan.models import model as bundle
 
-    bundles = [bundle.open_bundle(model.path) for model in models]
+    bundles = [bundle.open_model(model.path) for model in models]
     for found, model in zip(bundles, models, strict=True):
         if found.model_hash != model.model_hash:
             raise GalscanError(
@@ -285,7 +287,7 @@ class _Piece(NamedTuple):
     """Which of the stored images have one value everywhere, in each band."""
 
 
-def _pieces(store: Store, part: Part, chosen: np.ndarray, fit: np.ndarray, job: Job) -> Iterator[_Piece]:
+def _pieces(store: Store, part: Partition, chosen: np.ndarray, fit: np.ndarray, job: Job) -> Iterator[_Piece]:
     """Yield a part piece by piece, one read and resampled ahead; what is not `fit` is not resampled.
 
     Pieces of which nothing is chosen are not read.

@@ -89,7 +89,7 @@ class WorkingPoint(NamedTuple):
     """At which purity is told."""
 
 
-class Standing(NamedTuple):
+class Ranking(NamedTuple):
     """Where the targets of a ranking stand among the others.
 
     Only thresholds at a target's score matter: a list that goes on to the next other object is less pure and no more
@@ -113,11 +113,11 @@ class Standing(NamedTuple):
         return completeness, true / np.maximum(true + false, 1e-300)  # a list of objects that count nothing: 0
 
 
-def standing(scores: np.ndarray, targets: np.ndarray) -> Standing:
+def standing(scores: np.ndarray, targets: np.ndarray) -> Ranking:
     """Rank objects with `scores` (n,) and `targets` (n,) of 0 and 1."""
     levels = np.unique(scores[targets == 1])
     threshold = len(levels) - np.searchsorted(levels, scores, side="right")
-    return Standing(threshold[targets == 1], threshold[targets == 0], len(levels))
+    return Ranking(threshold[targets == 1], threshold[targets == 0], len(levels))
 
 
 def average_precision_at(scores: np.ndarray, targets: np.ndarray, prevalence: float) -> float:

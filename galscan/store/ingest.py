@@ -20,7 +20,7 @@ from galscan.store.build import ingest_survey, pending
 from galscan.store.layout import Store
 from galscan.store.manifest import outcomes, write_manifest
 from galscan.surveys.growth import like, take
-from galscan.surveys.services.configured import DeclaredFrames, load_survey, survey_names
+from galscan.surveys.services.configured import ConfiguredFrames, load_survey, survey_names
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 SURVEYS = ("local", "frames", "simulated")
@@ -134,7 +134,7 @@ def ingest(
     kind = survey if survey in SURVEYS else "service"
     if kind == "service" and survey not in survey_names() and not survey.endswith(".toml"):
         raise InputError(f"unknown survey '{survey}'{nearest(survey, (*SURVEYS, *survey_names()))}")
-    if kind == "service" and isinstance(load_survey(survey), DeclaredFrames):
+    if kind == "service" and isinstance(load_survey(survey), ConfiguredFrames):
         kind = "remote"
     options = {
         "path": path, "catalog": catalog, "labels": (labels,) if isinstance(labels, str) else tuple(labels),
@@ -248,7 +248,7 @@ def _table(
         raise InputError("--catalog and --query exclude each other; give one")
     if catalog is None:
         said = load_survey(survey)
-        if isinstance(said, DeclaredFrames) and said.objects is None:
+        if isinstance(said, ConfiguredFrames) and said.objects is None:
             columns = ", ".join(said.keys)
             raise InputError(f"survey '{survey}' needs objects with {columns}: --catalog TABLE; {said.advice}")
         if query is None and settings["cone"] is None:

@@ -12,7 +12,7 @@ from galscan.core.errors import InputError
 from galscan.surveys import tables
 
 
-class Listed:
+class CatalogSurvey:
     """The half of a `galscan.surveys.base.Survey` that says what there is; its children say how it looks."""
 
     catalog: Path | None

@@ -3,7 +3,7 @@
 ``flow``              the network of this project (`model`, `train`): one file, NAME.safetensors
 ``stable-diffusion``  GalaxySD (`stable_diffusion`, `fine_tune`): a folder, NAME
 
-Both dream by `galscan.synthesis.sampling.dream`.
+Both dream by `galscan.synthesis.sampling.sample_images`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from galscan.synthesis.diffusion import galaxy_training
 from galscan.synthesis.diffusion.checkpoint import UNREADABLE
 from galscan.synthesis.diffusion.galaxy_model import Generator, load_generator, load_start, make_config
 from galscan.synthesis.galaxies import GalaxySet
-from galscan.synthesis.sampling import Dreamer
+from galscan.synthesis.sampling import ImageGenerator
 from galscan.synthesis.stable_diffusion import fine_tune
 from galscan.synthesis.stable_diffusion.model import find_start, load_stable_diffusion
 
@@ -88,7 +88,7 @@ def find(folder: Path, name: str = "generator") -> Path | None:
     return next((path for path in (_file(folder, name), folder / name) if path.exists()), None)
 
 
-def load(folder: Path, name: str = "generator") -> Dreamer:
+def load(folder: Path, name: str = "generator") -> ImageGenerator:
     """Open what `teach` kept in `folder`.
 
     Raises
@@ -99,7 +99,7 @@ def load(folder: Path, name: str = "generator") -> Dreamer:
     return load_stable_diffusion(folder / name) if (folder / name).is_dir() else load_generator(_file(folder, name))
 
 
-def load_named(weights: str) -> Dreamer:
+def load_named(weights: str) -> ImageGenerator:
     """Open a generator by what a user calls it: "base", a file, or a folder.
 
     Raises

@@ -24,7 +24,7 @@ from galscan.synthesis import similarity
 from galscan.synthesis.features.comparison import same_pictures
 from galscan.synthesis.galaxies import measure
 from galscan.synthesis.neighbours import luminance, nearest, spacing
-from galscan.synthesis.synthetic_set import DRAWN, HOST, INJECTED, Dreams
+from galscan.synthesis.synthetic_set import DRAWN, HOST, INJECTED, SyntheticSet
 
 COPY = "copy"
 UNLIKE = "unlike any galaxy"
@@ -35,7 +35,7 @@ MOST_NEGATIVES = 4000  # held-out real galaxies
 CLASSES = {"positive": 1, "negative": 0}
 
 
-class Look(NamedTuple):
+class Prediction(NamedTuple):
     """What the critic sees: features (n, d) float32, answers in their own units (n rows), target logits (n,)."""
 
     features: np.ndarray
@@ -43,7 +43,7 @@ class Look(NamedTuple):
     logit: np.ndarray
 
 
-class Critic:
+class ReferenceClassifier:
     """The reference classifier: a network trained on real galaxies alone, never on a synthetic one.
 
     Parameters
@@ -63,7 +63,7 @@ class Critic:
         self.low, self.high = ranges.T
 
     @torch.inference_mode()
-    def look(self, images: np.ndarray) -> Look:
+    def look(self, images: np.ndarray) -> Prediction:
         """Look at images (n, S, S, 3) uint8."""
         parts = []
         for start in range(0, len(images), 256):
@@ -73,13 +73,13 @@ class Critic:
             parts.append([v.float().cpu() for v in seen])
         features, fractions, logit = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
         values = self.low + fractions * (self.high - self.low)
-        return Look(features, pd.DataFrame(values, columns=self.answers), logit[:, 0])
+        return Prediction(features, pd.DataFrame(values, columns=self.answers), logit[:, 0])
 
 
-class Seen(NamedTuple):
+class Comparison(NamedTuple):
     """Galaxies held against the training galaxies; distances in units of the 1st percentile of real ones."""
 
-    look: Look
+    look: Prediction
     features: np.ndarray  # standardised, (n, d)
     measured: np.ndarray  # `galscan.synthesis.galaxies.measure`, (n, 4)
     pixels: np.ndarray  # distance to the nearest training picture, (n,)
@@ -87,10 +87,10 @@ class Seen(NamedTuple):
     apart: np.ndarray  # distance to the nearest training galaxy in feature space, (n,)
 
 
-class Gallery:
+class ReferenceSet:
     """The real training galaxies that all others are held against."""
 
-    def __init__(self, images: np.ndarray, critic: Critic):
+    def __init__(self, images: np.ndarray, critic: ReferenceClassifier):
         self.critic = critic
         self.maps = luminance(images)
         raw = critic.look(images).features
@@ -107,22 +107,24 @@ class Gallery:
     def _standardised(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.mean) / self.spread).astype(np.float32)
 
-    def hold(self, images: np.ndarray) -> Seen:
+    def hold(self, images: np.ndarray) -> Comparison:
         """Hold images (n, S, S, 3) uint8, of which none is a training galaxy, against the gallery."""
         look, device = self.critic.look(images), self.critic.device
         features = self._standardised(look.features)
         pixels, neighbour = nearest(luminance(images), self.maps, device=device)
         apart, _ = nearest(torch.from_numpy(features), torch.from_numpy(self.features), device=device)
-        return Seen(look, features, measure(images), pixels / self.p1[0], neighbour, apart / self.p1[1])
+        return Comparison(look, features, measure(images), pixels / self.p1[0], neighbour, apart / self.p1[1])
 
 
-def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: LabelRules, schema: Schema) -> pd.DataFrame:
+def screen(
+    dreams: SyntheticSet, real_images: np.ndarray, critic: ReferenceClassifier, rules: LabelRules, schema: Schema
+) -> pd.DataFrame:
     """Find the synthetic galaxies that clearly failed, each with the reason.
 
     - "copy": nearer to a training picture than 1 % of real galaxies are to another one.
     - "unlike any galaxy": farther from all real galaxies, for the critic, than 99.5 % of them are from another
       one; or darker or brighter than 99.8 % of them.
-    - "not the class": a positive for which the critic's answer is off what ``dream.set`` demanded by more than
+    - "not the class": a positive for which the critic's answer is off what ``synthetic.set`` demanded by more than
       0.4 of the answer's range.
     - "looks positive": a negative for which the critic's answers satisfy the positive rule.
 
@@ -139,16 +141,18 @@ def screen(dreams: Dreams, real_images: np.ndarray, critic: Critic, rules: Label
     DataFrame
         Columns kept (bool) and reason (text, empty if kept); one row a dream.
     """
-    gallery = Gallery(real_images, critic)
+    gallery = ReferenceSet(real_images, critic)
     return _screen(dreams, gallery.hold(dreams.images), gallery, rules, schema)
 
 
-def _screen(dreams: Dreams, seen: Seen, gallery: Gallery, rules: LabelRules, schema: Schema) -> pd.DataFrame:
+def _screen(
+    dreams: SyntheticSet, seen: Comparison, gallery: ReferenceSet, rules: LabelRules, schema: Schema
+) -> pd.DataFrame:
     positive, drawn = dreams.target == 1, dreams.origin == DRAWN
     dark, bright = gallery.brightness
     brightness, answers = seen.measured[:, 0], seen.look.answers
     contradicted = np.zeros(len(dreams), bool)
-    for answer in rules.dream.set.keys() & set(answers):
+    for answer in rules.synthetic.set.keys() & set(answers):
         low, high = schema.ranges[answer]
         off = np.abs(dreams.labels[answer].to_numpy() - answers[answer].to_numpy())
         contradicted |= off > CONTRADICTION * (high - low)
@@ -171,12 +175,12 @@ def _satisfied(answers: pd.DataFrame, rules: LabelRules, schema: Schema) -> np.n
     return rule.evaluate({name: answers[name].to_numpy() for name in rule.names})[0]
 
 
-def judge(
-    dreams: Dreams,
+def evaluate(
+    dreams: SyntheticSet,
     real_images: np.ndarray,
     real_labels: pd.DataFrame,
     real_target: np.ndarray,
-    critic: Critic,
+    critic: ReferenceClassifier,
     rules: LabelRules,
     schema: Schema,
     *,
@@ -188,7 +192,7 @@ def judge(
     Parameters
     ----------
     dreams : Dreams
-        A synthetic training set. Only what is synthetic in it (`Dreams.synthetic`) is evaluated; hosts serve for
+        A synthetic training set. Only what is synthetic in it (`SyntheticSet.synthetic`) is evaluated; hosts serve for
         comparison, and mined negatives are left out: both are real.
     real_images : ndarray of uint8, shape (n, S, S, 3)
     real_labels : DataFrame, n rows
@@ -226,8 +230,8 @@ def judge(
     """
     train = np.setdiff1d(np.arange(len(real_images)), reference)
     held = _thinned(reference[np.isfinite(real_target[reference])], real_target, seed)
-    gallery = Gallery(real_images[train], critic)
-    real = Dreams.of_origin(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
+    gallery = ReferenceSet(real_images[train], critic)
+    real = SyntheticSet.of_origin(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
     synthetic, hosts = dreams.select(dreams.synthetic), dreams.images[dreams.origin == HOST]
     sets = {"synthetic": synthetic, "real": real}
     seen = {name: gallery.hold(galaxies.images) for name, galaxies in sets.items()}
@@ -241,7 +245,9 @@ def judge(
         others = {which: seen[which].features[sets[which].target == value] for which in sets}
         compared[name] = similarity.compare(examples, others, axes, random)
     train_of = {name: train[real_target[train] == value] for name, value in CLASSES.items()}
-    base = parse_rule(rules.dream.base, schema.names).evaluate({a: real_labels[a].to_numpy() for a in schema.names})[0]
+    base = parse_rule(rules.synthetic.base, schema.names).evaluate(
+        {a: real_labels[a].to_numpy() for a in schema.names}
+    )[0]
     labelled = train[real_labels.iloc[train].notna().any(axis=1)]
     drawn = {which: galaxies.origin == DRAWN for which, galaxies in sets.items()}
     logits = {which: seen[which].look.logit[sets[which].target == 1] for which in sets}
@@ -322,7 +328,9 @@ def _fraction(mask: np.ndarray) -> dict[str, Any]:
     return {"n": n, "count": hits, "fraction": hits / n, "low": float(low), "high": float(high)}
 
 
-def _adherence(sets: dict[str, Dreams], seen: dict[str, Seen], rules: LabelRules, schema: Schema) -> dict[str, Any]:
+def _adherence(
+    sets: dict[str, SyntheticSet], seen: dict[str, Comparison], rules: LabelRules, schema: Schema
+) -> dict[str, Any]:
     """Tell how many are what they were asked to be, and how well each answer was followed."""
     out: dict[str, Any] = {"answers": {}}
     for which, galaxies in sets.items():

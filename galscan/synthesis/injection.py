@@ -16,11 +16,11 @@ import pandas as pd
 from galscan.core.errors import InputError
 from galscan.core.progress import track
 from galscan.labels.rules import parse_rule
-from galscan.labels.settings import DreamSettings, InjectRule, LabelRules
+from galscan.labels.settings import InjectRule, LabelRules, SyntheticSettings
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts, measure_hosts
-from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED, Dreams
+from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED, SyntheticSet
 
 SEEING = 1.3  # arcsec, full width at half maximum: the median of SDSS in r, where a store does not say
 DEEPENED, DEEPER = 3, 1.5  # how often, and by how much, a feature is made deeper that shows less than was asked
@@ -97,8 +97,8 @@ class Candidates:
 
 
 def injected_set(
-    candidates: Candidates, rules: LabelRules, settings: DreamSettings, sources: dict[str, Maps], *, seed: int
-) -> tuple[Dreams, dict[str, Any]]:
+    candidates: Candidates, rules: LabelRules, settings: SyntheticSettings, sources: dict[str, Maps], *, seed: int
+) -> tuple[SyntheticSet, dict[str, Any]]:
     """Inject targets and hard negatives, with their hosts as they are, and add mined negatives.
 
     Parameters
@@ -146,8 +146,8 @@ def injected_set(
     mined = mined_rows(candidates, rules.mined_negatives, settings.mined)
     counts["mined"] = len(mined)
     nothing = pd.DataFrame(np.nan, index=range(len(mined)), columns=candidates.labels.columns, dtype=np.float32)
-    parts.append(Dreams.of_origin(candidates.images[mined], nothing, np.zeros(len(mined), np.float32), MINED))
-    return Dreams.joined(parts), counts
+    parts.append(SyntheticSet.of_origin(candidates.images[mined], nothing, np.zeros(len(mined), np.float32), MINED))
+    return SyntheticSet.joined(parts), counts
 
 
 def mined_rows(candidates: Candidates, rule: str, count: int) -> np.ndarray:
@@ -188,13 +188,13 @@ def _inject(
     random: np.random.Generator,
     counts: dict[str, Any],
     advance: Callable[..., None],
-) -> Dreams:
+) -> SyntheticSet:
     """Inject until `count` targets are made, or negatives where the `value` is 0.
 
     A feature that can be seen, but is too faint for the positive rule, makes a negative: a network that learns from
     plain ones alone ranks every hint of one as high. Of these there are at most a quarter of `count`.
     """
-    parts: list[Dreams] = []
+    parts: list[SyntheticSet] = []
     used: list[np.ndarray] = []
     left, faint = count, count // 4
     for _ in range(ROUNDS):
@@ -209,14 +209,14 @@ def _inject(
         advance(len(wanted))
         if not left:
             break
-    made, below = Dreams.joined(parts), np.concatenate(used)
+    made, below = SyntheticSet.joined(parts), np.concatenate(used)
     if value != 1:
         return made
     hosts, host = np.unique(below, return_inverse=True)
-    untouched = Dreams.of_origin(
+    untouched = SyntheticSet.of_origin(
         candidates.images[hosts], candidates.labels.iloc[hosts], np.zeros(len(hosts), np.float32), HOST
     )
-    joined = Dreams.joined([made, untouched])
+    joined = SyntheticSet.joined([made, untouched])
     joined.host[: len(made)] = len(made) + host
     return joined
 
@@ -230,7 +230,7 @@ def _inject_once(
     sources: dict[str, Maps],
     random: np.random.Generator,
     counts: dict[str, Any],
-) -> tuple[Dreams, np.ndarray]:
+) -> tuple[SyntheticSet, np.ndarray]:
     """Inject into each of the hosts `below`; return what is kept, and the hosts of that."""
     feature, n = find_feature(rule.feature), len(below)
     images = np.empty((n, *candidates.images.shape[1:]), np.uint8)
@@ -265,6 +265,6 @@ def _inject_once(
             parse_rule(rules.positive, list(known)).evaluate({name: known[name].to_numpy() for name in known})[1]
         ] = 0
     rows = np.flatnonzero(seen)
-    made = Dreams.of_origin(images[rows], labels.iloc[rows], target[rows], INJECTED)
+    made = SyntheticSet.of_origin(images[rows], labels.iloc[rows], target[rows], INJECTED)
     made.depth[:] = depth[rows]
     return made, below[rows]

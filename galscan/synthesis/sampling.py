@@ -22,11 +22,11 @@ import torch
 from galscan.core.errors import InputError
 from galscan.core.progress import track
 from galscan.labels.rules import parse_rule
-from galscan.labels.settings import DreamRule
+from galscan.labels.settings import SyntheticRule
 from galscan.synthesis.galaxies import MEASURED, turn
 
 
-class Told(Protocol):
+class GeneratorSpec(Protocol):
     """What a generator was taught."""
 
     @property
@@ -39,7 +39,7 @@ class Told(Protocol):
     def surveys(self) -> tuple[str, ...]: ...
 
 
-class Dreamer(Protocol):
+class ImageGenerator(Protocol):
     """A generator of any kind (`galscan.synthesis.backends`)."""
 
     guidance: float
@@ -49,7 +49,7 @@ class Dreamer(Protocol):
     """Pictures that are drawn at a time."""
 
     @property
-    def config(self) -> Told: ...
+    def config(self) -> GeneratorSpec: ...
 
     def draw(
         self,
@@ -62,14 +62,14 @@ class Dreamer(Protocol):
         seed: int,
         device: torch.device,
     ) -> np.ndarray:
-        """Draw one picture for each of at most ``batch`` conditions, uint8 (n, S, S, 3); all else as in `dream`.
+        """Draw one picture for each of at most ``batch`` conditions, uint8 (n, S, S, 3); see `sample_images`.
 
         Picture k is the same however many conditions follow.
         """
 
 
-def draw_conditions(
-    labels: pd.DataFrame, count: int, random: np.random.Generator, rule: DreamRule | None = None
+def sample_conditions(
+    labels: pd.DataFrame, count: int, random: np.random.Generator, rule: SyntheticRule | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` label vectors to dream from real ones, so that everything else varies as it really does.
 
@@ -113,17 +113,17 @@ def draw_conditions(
     return values, rows
 
 
-def has_start(labels: pd.DataFrame, rule: DreamRule) -> bool:
-    """Tell whether some galaxy satisfies ``rule.base``, so that `draw_conditions` can start from it."""
+def has_start(labels: pd.DataFrame, rule: SyntheticRule) -> bool:
+    """Tell whether some galaxy satisfies ``rule.base``, so that `sample_conditions` can start from it."""
     return bool(_starts(labels, rule).any())
 
 
-def _starts(labels: pd.DataFrame, rule: DreamRule) -> np.ndarray:
+def _starts(labels: pd.DataFrame, rule: SyntheticRule) -> np.ndarray:
     return parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})[0]
 
 
-def dream(
-    generator: Dreamer,
+def sample_images(
+    generator: ImageGenerator,
     values: np.ndarray,
     survey: np.ndarray,
     *,

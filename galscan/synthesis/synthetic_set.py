@@ -24,17 +24,17 @@ from galscan.core import thumbnails
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import atomic_path, digest, storage_errors
 from galscan.labels.schema import Schema
-from galscan.labels.settings import DreamRule, DreamSettings, LabelRules
+from galscan.labels.settings import LabelRules, SyntheticRule, SyntheticSettings
 from galscan.store import layout
 from galscan.synthesis.galaxies import MEASURED
-from galscan.synthesis.sampling import Dreamer, draw_conditions, dream, has_start
+from galscan.synthesis.sampling import ImageGenerator, has_start, sample_conditions, sample_images
 
 DRAWN, INJECTED, HOST, MINED = range(4)  # origins
 CONDITIONS = "conditions.parquet"  # in a model's folder: from what real galaxies its dreams are drawn
 
 
 @dataclass(frozen=True)
-class Dreams:
+class SyntheticSet:
     """Synthetic galaxies with what they were meant to be, and real ones that are trained on with them.
 
     Attributes
@@ -61,14 +61,16 @@ class Dreams:
     depth: np.ndarray
 
     @classmethod
-    def of_origin(cls, images: np.ndarray, labels: pd.DataFrame, target: np.ndarray, origin: int = DRAWN) -> Dreams:
+    def of_origin(
+        cls, images: np.ndarray, labels: pd.DataFrame, target: np.ndarray, origin: int = DRAWN
+    ) -> SyntheticSet:
         """Return galaxies of one origin, without hosts."""
         n = len(images)
         labels = labels.reset_index(drop=True)
         return cls(images, labels, target, np.full(n, origin), np.full(n, -1), np.full(n, np.nan, np.float32))
 
     @classmethod
-    def joined(cls, parts: Sequence[Dreams]) -> Dreams:
+    def joined(cls, parts: Sequence[SyntheticSet]) -> SyntheticSet:
         """Return all of `parts`, in their order."""
         before = np.cumsum([0, *(len(p) for p in parts)])
         return cls(
@@ -86,29 +88,29 @@ class Dreams:
         """Which are synthetic, bool, shape (n,): the others are real galaxies that they are trained with."""
         return self.origin <= INJECTED
 
-    def select(self, rows: np.ndarray) -> Dreams:
+    def select(self, rows: np.ndarray) -> SyntheticSet:
         """Return those of these row numbers, or where this mask is true; a host that is not among them is forgotten."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         place = np.full(len(self) + 1, -1)
         place[rows] = np.arange(len(rows))
-        return Dreams(
+        return SyntheticSet(
             self.images[rows], self.labels.iloc[rows].reset_index(drop=True), self.target[rows], self.origin[rows],
             place[self.host[rows]], self.depth[rows],
         )  # fmt: skip
 
 
-def dream_set(
-    generator: Dreamer,
+def generate_set(
+    generator: ImageGenerator,
     conditions: pd.DataFrame,
     target: np.ndarray,
     survey: np.ndarray,
     rules: LabelRules,
-    settings: DreamSettings,
+    settings: SyntheticSettings,
     *,
     seed: int,
     device: torch.device,
     seconds: float | None = None,
-) -> Dreams:
+) -> SyntheticSet:
     """Dream positives, and negatives of which half are hard on purpose.
 
     Parameters
@@ -129,7 +131,9 @@ def dream_set(
     """
     hard = rules.hard_negatives
     n_hard = settings.negatives // 2 // len(hard) if hard else 0
-    tasks: list[tuple[str, float, DreamRule | None, int]] = [("positives", 1.0, rules.dream, settings.positives)]
+    tasks: list[tuple[str, float, SyntheticRule | None, int]] = [
+        ("positives", 1.0, rules.synthetic, settings.positives)
+    ]
     tasks += [("negatives", 0.0, None, settings.negatives - n_hard * len(hard))]
     tasks += [(f"hard negatives {k + 1}", 0.0, rule, n_hard) for k, rule in enumerate(hard) if n_hard]
     random = np.random.default_rng(seed)
@@ -141,11 +145,11 @@ def dream_set(
         pool = everything if rule is not None else np.flatnonzero(np.asarray(target) == 0)
         if number > 1 and rule is not None and not has_start(conditions, rule):
             continue  # this survey shows none of that kind, and dreams none
-        drawn, rows = draw_conditions(conditions.iloc[pool], count, random, rule)
+        drawn, rows = sample_conditions(conditions.iloc[pool], count, random, rule)
         # Plain negatives are as the survey has them, unless nobody asked for more than is good for the generator.
         guidance = settings.guidance if rule or settings.guidance is None else 1.0
         images.append(
-            dream(
+            sample_images(
                 generator, drawn, np.asarray(survey)[pool[rows]], guidance=guidance,
                 weights=rule.weights if rule else {}, steps=settings.steps, seed=seed * 101 + number, device=device,
                 seconds=None if seconds is None else seconds * count / whole, label=f"dream {name}",
@@ -154,10 +158,12 @@ def dream_set(
         values.append(drawn[: len(images[-1])])
         targets.append(np.full(len(images[-1]), value, np.float32))
     labels = pd.DataFrame(np.concatenate(values), columns=conditions.columns).drop(columns=list(MEASURED))
-    return Dreams.of_origin(np.concatenate(images), labels, np.concatenate(targets))
+    return SyntheticSet.of_origin(np.concatenate(images), labels, np.concatenate(targets))
 
 
-def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenance: dict[str, Any]) -> None:
+def write_synthetic_set(
+    dreams: SyntheticSet, path: Path, name: str, schema: Schema, provenance: dict[str, Any]
+) -> None:
     """Keep dreams with their conditions as a store of their own."""
     partial = path.with_name(path.name + ".partial")
     group = layout.create(
@@ -176,8 +182,8 @@ def write_dreams(dreams: Dreams, path: Path, name: str, schema: Schema, provenan
     os.replace(partial, path)
 
 
-def read_dreams(path: Path | str, schema: str) -> Dreams:
-    """Read what `write_dreams` wrote.
+def read_synthetic_set(path: Path | str, schema: str) -> SyntheticSet:
+    """Read what `write_synthetic_set` wrote.
 
     Raises
     ------
@@ -185,11 +191,11 @@ def read_dreams(path: Path | str, schema: str) -> Dreams:
         If there is no such store.
     """
     store = layout.open_store(path)
-    drawn = Dreams.of_origin(store.images(), store.labels(schema), store.column("truth/target"))
+    drawn = SyntheticSet.of_origin(store.images(), store.labels(schema), store.column("truth/target"))
     if "origin" not in store.attrs["truth"]:
         return drawn
     origin, host = (store.column(f"truth/{name}").astype(int) for name in ("origin", "host"))
-    return Dreams(drawn.images, drawn.labels, drawn.target, origin, host, store.column("truth/depth"))
+    return SyntheticSet(drawn.images, drawn.labels, drawn.target, origin, host, store.column("truth/depth"))
 
 
 def write_conditions(conditions: pd.DataFrame, target: np.ndarray, survey: np.ndarray, path: Path) -> None:
@@ -198,7 +204,7 @@ def write_conditions(conditions: pd.DataFrame, target: np.ndarray, survey: np.nd
     Parameters
     ----------
     conditions : DataFrame, n rows
-        As `dream_set` takes them.
+        As `generate_set` takes them.
     target : ndarray, shape (n,)
     survey : ndarray of str, shape (n,)
         Name of the store each is in.
@@ -226,7 +232,7 @@ def read_conditions(path: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
         raise InputError(f"{path} is damaged ({error}); train the model again") from error
 
 
-def sheet(dreams: Dreams, path: Path, answers: list[str], title: str, *, rows: np.ndarray | None = None) -> Path:
+def sheet(dreams: SyntheticSet, path: Path, answers: list[str], title: str, *, rows: np.ndarray | None = None) -> Path:
     """Draw a contact sheet of 32 positives, injected and drawn, and 16 negatives (or of `rows`), with some answers."""
     if rows is None:
         made = [

@@ -26,7 +26,7 @@ from galscan.store.layout import Store, open_store
 
 
 @dataclass(frozen=True)
-class Vetted:
+class GradedLabels:
     """The graded objects of one finished scan (`galscan.vetting.labels.read_labels`).
 
     Attributes
@@ -58,7 +58,7 @@ class Vetted:
         return digest([[str(s), int(r), str(i), int(t)] for s, r, i, t in rows.itertuples(index=False)])
 
 
-def add_stores(stores: Sequence[Store], vetted: Sequence[Vetted]) -> list[Store]:
+def add_stores(stores: Sequence[Store], vetted: Sequence[GradedLabels]) -> list[Store]:
     """Return the stores, and those of the scans that are not among them: of these only what was graded is used.
 
     A store is known by its content, wherever it lies by now.
@@ -91,7 +91,7 @@ def add_stores(stores: Sequence[Store], vetted: Sequence[Vetted]) -> list[Store]
 
 
 def add_labels(
-    table: pd.DataFrame, stores: Sequence[Store], vetted: Sequence[Vetted]
+    table: pd.DataFrame, stores: Sequence[Store], vetted: Sequence[GradedLabels]
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Put grades into a table of objects that has been split.
 
@@ -171,7 +171,7 @@ def _objects(graded: pd.DataFrame, table: pd.DataFrame, radius: float) -> np.nda
     return names
 
 
-def _placed(one: Vetted, stores: Sequence[Store]) -> pd.DataFrame:
+def _placed(one: GradedLabels, stores: Sequence[Store]) -> pd.DataFrame:
     """Return the graded objects with their store's number and what it knows of them; it must have them there."""
     number = {name: _number(content, stores) for name, (_, content) in one.stores.items()}
     for name, row, named in one.table[["store", "row", "id"]].itertuples(index=False):
@@ -199,7 +199,7 @@ def _rows_in(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
     return np.asarray(keys[0].isin(keys[1]))
 
 
-def describe(vetted: Sequence[Vetted], counts: Sequence[dict[str, Any]]) -> list[str]:
+def describe(vetted: Sequence[GradedLabels], counts: Sequence[dict[str, Any]]) -> list[str]:
     """Return in words what the grades bring, for the plan."""
     lines = []
     for one, c in zip(vetted, counts, strict=True):

@@ -21,7 +21,7 @@ LEVEL = 0.9
 BINS = 5  # of a reliability curve
 
 
-def judge(raw: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], schema: Schema) -> dict[str, Any]:
+def evaluate(raw: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], schema: Schema) -> dict[str, Any]:
     """Compare what networks say with labels.
 
     Parameters

@@ -35,7 +35,7 @@ class Plan:
     budget: float | None  # minutes
     synthetic: bool
     seed: int
-    vetted: list[grading.Vetted] = field(default_factory=list)
+    vetted: list[grading.GradedLabels] = field(default_factory=list)
     grades: list[dict[str, Any]] = field(default_factory=list)
     """What came of the grades, one entry for each of `vetted` (`galscan.training.graded_labels.add_labels`)."""
     together: tuple[str, ...] = ()
@@ -102,13 +102,13 @@ class Plan:
         rows += grading.describe(self.vetted, self.grades)
         rows += [f"generator    {self._generator()}"]
         if self.synthetic:
-            rows += [f"synthetic    {r.dream.summary(self.rules)}"]
+            rows += [f"synthetic    {r.synthetic.summary(self.rules)}"]
         rows += [
             f"classifiers  {r.classifier.members} real-only"
             + (f" and {r.classifier.members} real + synthetic" if self.synthetic else "")
             + (f" on {r.classifier.network}" if r.classifier.encoder else "")
         ]
-        look = r.first_look
+        look = r.prefilter
         rows += [
             f"first look   {look.steps:,} steps on up to {look.sample:,} pictures"
             if look.steps
@@ -122,8 +122,8 @@ class Plan:
         return "\n".join([*rows, f"output       {self.out}"])
 
     def _generator(self) -> str:
-        r, injects = self.recipe, self.rules.inject is not None and self.recipe.dream.injected > 0
-        if not self.synthetic or not (r.dream.positives or (r.generator.kind == "maps" and injects)):
+        r, injects = self.recipe, self.rules.inject is not None and self.recipe.synthetic.injected > 0
+        if not self.synthetic or not (r.synthetic.positives or (r.generator.kind == "maps" and injects)):
             return "none"
         if r.generator.kind == "maps" and r.generator.maps == "prior":
             return "none: maps are drawn from the prior"
@@ -138,7 +138,7 @@ def make_plan(
     budget: float | None,
     synthetic: bool,
     seed: int,
-    vetted: Sequence[grading.Vetted] = (),
+    vetted: Sequence[grading.GradedLabels] = (),
 ) -> Plan:
     """Resolve names, read the labels and split the objects; grades come in when that is done.
 
@@ -186,7 +186,7 @@ def make_plan(
     rules = recipe.schemas[schema.name]
     table = read_table(stores[:named], schema, rules)
     check_counts(table, rules, recipe.name)
-    folds, because = folds_of(recipe, table, synthetic=synthetic, whole=synthetic and recipe.dream.positives > 0)
+    folds, because = folds_of(recipe, table, synthetic=synthetic, whole=synthetic and recipe.synthetic.positives > 0)
     table["split"] = split_objects(table, recipe.split, seed, folds)
     grades: list[dict[str, Any]] = []
     if vetted:
@@ -205,7 +205,7 @@ def make_plans(
     budget: float | None,
     synthetic: bool,
     seed: int,
-    vetted: Sequence[grading.Vetted] = (),
+    vetted: Sequence[grading.GradedLabels] = (),
 ) -> list[Plan]:
     """Make the plans of one target, or of several that one network is to learn: their objects are split once for all.
 
@@ -236,7 +236,7 @@ def make_plans(
         first.recipe,
         first.table,
         synthetic=synthetic,
-        whole=synthetic and any(plan.recipe.dream.positives for plan in plans),
+        whole=synthetic and any(plan.recipe.synthetic.positives for plan in plans),
     )
     table = together({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed, folds)
     place = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))

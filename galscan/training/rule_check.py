@@ -12,7 +12,7 @@ from galscan.core.errors import InputError
 from galscan.labels.recipe import Recipe
 from galscan.labels.rules import Rule, parse_rule
 from galscan.labels.schema import Schema
-from galscan.labels.settings import DreamRule, LabelRules
+from galscan.labels.settings import LabelRules, SyntheticRule
 from galscan.models import roles
 from galscan.models.roles import once
 from galscan.store.layout import Store
@@ -41,7 +41,7 @@ def read(recipe: Recipe, schema: Schema, stores: Sequence[Store], seed: int = 0)
     conditions = [yes & no, yes, no, not_yes & not_no, labelled]
     table["kind"] = np.select(conditions, ["both", *KINDS[:4]], "unlabelled")
     table["target"] = np.select([yes & ~no, no & ~yes], [1.0, 0.0], np.nan)
-    folds, _ = folds_of(recipe, table, synthetic=True, whole=recipe.dream.positives > 0)
+    folds, _ = folds_of(recipe, table, synthetic=True, whole=recipe.synthetic.positives > 0)
     table["split"] = split_objects(table, recipe.split, seed, folds)
     return table
 
@@ -100,7 +100,7 @@ def waterfall(text: str, table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
 
 def starts(rules: LabelRules) -> Iterator[tuple[str, str]]:
     """Yield the rules that say of which galaxies synthetic ones are made, with the keys they stand under."""
-    yield "dream.from", rules.dream.base
+    yield "synthetic.from", rules.synthetic.base
     yield from ((f"hard_negatives.{k}.from", rule.base) for k, rule in enumerate(rules.hard_negatives))
     named = [("inject", rules.inject)] if rules.inject is not None else []
     for key, rule in [*named, *((f"inject_negatives.{k}", rule) for k, rule in enumerate(rules.inject_negatives))]:
@@ -148,10 +148,10 @@ def problem(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequenc
     except InputError as error:
         return str(error)
     start = sources(rules, table, schema)[0]
-    if recipe.dream.positives and not start["training"]:
+    if recipe.synthetic.positives and not start["training"]:
         return (
-            f"no training galaxy satisfies dream.from, '{start['rule']}': loosen it, or draw none "
-            "([dream] positives = 0)"
+            f"no training galaxy satisfies synthetic.from, '{start['rule']}': loosen it, or draw none "
+            "([synthetic] positives = 0)"
         )
     for store in stores:
         if store.size < recipe.size:
@@ -181,10 +181,10 @@ def warnings(recipe: Recipe, schema: Schema, table: pd.DataFrame) -> list[str]:
     if not _gap(rules, schema):
         found.append("the rules leave nothing ambiguous: borderline galaxies are called one or the other; leave a gap")
     found += _seldom(rules, table, schema)
-    if recipe.dream.positives:
+    if recipe.synthetic.positives:
         found += _drawn(rules, table, schema)
     for entry in sources(rules, table, schema)[1:]:
-        settings = recipe.dream
+        settings = recipe.synthetic
         wanted = {"hard": settings.positives, "mine": settings.mined}.get(entry["key"][:4], settings.injected)
         if wanted and not entry["training"]:
             found.append(f"no training galaxy satisfies {entry['key']}, '{entry['rule']}': nothing is made of it")
@@ -217,20 +217,23 @@ def _seldom(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[
 def _drawn(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[str]:
     """Say where what is drawn as a target would be none by the rules, or what is drawn as none would be one."""
     positive = parse_rule(rules.positive, schema.names)
-    told = [("dream", rules.dream), *((f"hard_negatives.{k}", rule) for k, rule in enumerate(rules.hard_negatives))]
+    told = [
+        ("synthetic", rules.synthetic),
+        *((f"hard_negatives.{k}", rule) for k, rule in enumerate(rules.hard_negatives)),
+    ]
     for key, rule in told:
         labels = columns_of(table, schema)
         pool = parse_rule(rule.base, schema.names).evaluate(labels)[0]
         if not pool.any():
             continue
         share = float(positive.evaluate(_conditions(labels, pool, rule))[0].mean())
-        if key == "dream" and share < 0.5:
+        if key == "synthetic" and share < 0.5:
             yield f"of what {key} would draw {share:.0%} satisfies the positive rule; set the answers that it asks for"
-        elif key != "dream" and share > 0.05:
+        elif key != "synthetic" and share > 0.05:
             yield f"of what {key} would draw {share:.0%} satisfies the positive rule; set an answer that forbids it"
 
 
-def _conditions(labels: Columns, pool: np.ndarray, rule: DreamRule) -> dict[str, np.ndarray]:
+def _conditions(labels: Columns, pool: np.ndarray, rule: SyntheticRule) -> dict[str, np.ndarray]:
     """Return what would be drawn, with the middle of each range."""
     middle = {name: np.full(pool.sum(), (low + high) / 2) for name, (low, high) in rule.set.items()}
     return {name: values[pool] for name, values in labels.items()} | middle

@@ -34,7 +34,7 @@ def folds_of(recipe: Recipe, table: pd.DataFrame, *, synthetic: bool, whole: boo
     if members < 2:
         return 0, "cross-fitting needs two networks or more ([classifier] members)"
     if whole:
-        return 0, "one generator of whole images is trained for all networks ([dream] positives)"
+        return 0, "one generator of whole images is trained for all networks ([synthetic] positives)"
     if reserved(table, synthetic=synthetic, seed=0).empty:
         # Calibrated without that correction some 70 % of intervals hold the truth (tests/benchmarks/crossfit.py).
         least = 2 * crossfit.LEAST if synthetic else crossfit.LEAST

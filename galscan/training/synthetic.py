@@ -16,16 +16,16 @@ import torch
 
 from galscan.core.files import read_json, write_json
 from galscan.labels.schema import Schema
-from galscan.labels.settings import DreamSettings, LabelRules, MapSettings
+from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
 from galscan.models.network import Network
 from galscan.store.layout import Store
 from galscan.synthesis.diffusion import maps as feature_maps
 from galscan.synthesis.diffusion.map_model import load_maps_model
-from galscan.synthesis.evaluation import Critic
+from galscan.synthesis.evaluation import ReferenceClassifier
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.flux import stretch_of
 from galscan.synthesis.injection import Candidates, Maps, injected_set
-from galscan.synthesis.synthetic_set import Dreams
+from galscan.synthesis.synthetic_set import SyntheticSet
 from galscan.training.dataset import Galaxies
 from galscan.training.train import Examples
 
@@ -66,7 +66,7 @@ def candidates_of(
     images, table = galaxies.images[rows], galaxies.table.iloc[rows]
     predicted, logit = pd.DataFrame(index=range(len(rows))), np.full(len(rows), np.nan)
     if network is not None:
-        seen = Critic(network, answers, schema, device).look(images)
+        seen = ReferenceClassifier(network, answers, schema, device).look(images)
         predicted, logit = seen.answers, seen.logit
     where = [str(store.path) for store in stores]
     stretches = [stretch_of(s.attrs.get("provenance", {}), name) for s, name in zip(stores, where, strict=True)]
@@ -80,14 +80,14 @@ def inject(
     candidates: Candidates,
     schema: Schema,
     rules: LabelRules,
-    settings: DreamSettings,
+    settings: SyntheticSettings,
     generator: MapSettings,
     work: Path,
     *,
     seed: int,
     device: torch.device,
     seconds: float | None = None,
-) -> tuple[Dreams, dict[str, Any]]:
+) -> tuple[SyntheticSet, dict[str, Any]]:
     """Measure maps, fine-tune their diffusion model (kept in `work`), and inject what it samples.
 
     Returns
@@ -136,6 +136,6 @@ def _strength(
     return ((candidates.labels[answer].to_numpy()[rows] - low) / (high - low)).astype(np.float32)
 
 
-def examples_of(synthetic: Dreams, target: np.ndarray, answers: Sequence[str], schema: Schema) -> Examples:
+def examples_of(synthetic: SyntheticSet, target: np.ndarray, answers: Sequence[str], schema: Schema) -> Examples:
     """Return a synthetic training set as examples; `target` has a column for each target."""
     return Examples.from_labels(synthetic.images, target, synthetic.labels, answers, schema, synthetic.host)

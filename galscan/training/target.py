@@ -126,7 +126,7 @@ def check_target(
         "objects": rule_check.counts(table), "split": rule_check.splits(table),
         "positive": rule_check.waterfall(rules.positive, table, schema),
         "negative": rule_check.waterfall(rules.negative, table, schema),
-        "sources": rule_check.sources(rules, table, schema), "synthetic": recipe.dream.summary(rules),
+        "sources": rule_check.sources(rules, table, schema), "synthetic": recipe.synthetic.summary(rules),
         "warnings": rule_check.warnings(recipe, schema, table),
         "error": rule_check.problem(recipe, schema, table, stores),
     }  # fmt: skip

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from galscan.core.errors import InputError
-from galscan.models.model import open_bundle
+from galscan.models.model import open_model
 from galscan.scanning.run import Run, is_like, open_one
 from galscan.store.identity import Objects
-from galscan.training.graded_labels import Vetted
+from galscan.training.graded_labels import GradedLabels
 from galscan.vetting.gradebook import FILE, TARGET, GradeBook
 from galscan.vetting.sampling import SURVEY
 
 NONE = ("not", "artefact")  # grades that say it is no target
 
 
-def read_labels(run: str | Path) -> Vetted:
+def read_labels(run: str | Path) -> GradedLabels:
     """Return what people said of a scan's objects: 1 for a target, 0 for none, NaN where that is not sure.
 
     The majority's grade counts; an object of which one says that it is a target and another that it is none is not
@@ -47,13 +47,13 @@ def read_labels(run: str | Path) -> Vetted:
         raise InputError(f"{opened.path / FILE} names the store '{strange[0]:.60}', which that scan did not look at")
     # What is like some examples was graded for whatever it is to teach, and no model of that was judged by any of it.
     like = is_like(opened.info)
-    return Vetted(
+    return GradedLabels(
         opened.path, None if like else str(opened.info["target"]), str(opened.info["fingerprint"]), table, stores,
         Objects(None, None, None, []) if like else _held_out(opened),
     )  # fmt: skip
 
 
-def read_all(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
+def read_all(runs: str | Path | Sequence[str | Path]) -> list[GradedLabels]:
     """Return `read_labels` of each run.
 
     Raises
@@ -76,7 +76,7 @@ def read_all(runs: str | Path | Sequence[str | Path]) -> list[Vetted]:
 def _held_out(run: Run) -> Objects | None:
     """Return what the model of a scan was calibrated and tested on; None where it is gone or another by now."""
     try:
-        bundle = open_bundle(str(run.info["model"]))
+        bundle = open_model(str(run.info["model"]))
         held_out = bundle.objects("held_out")
     except InputError:
         return None

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from galscan.core.errors import InputError
-from galscan.models.model import open_bundle
+from galscan.models.model import open_model
 from galscan.scanning import known_labels
 from galscan.scanning.run import CANDIDATES, Run, is_like
 from galscan.stats import allocation, graded
@@ -23,7 +23,7 @@ def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purit
         If the model of the scan has gone, or the scan is of a version that kept too little.
     """
     check(run)
-    bundle = open_bundle(str(run.info["model"]))
+    bundle = open_model(str(run.info["model"]))
     if bundle.model_hash != run.info["identity"]["model"]:
         raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
     settings = bundle.recipe.purity
@@ -49,7 +49,7 @@ def check(run: Run) -> None:
     """
     if is_like(run.info):
         raise InputError(
-            f"{run.path} is a list by likeness to examples, and no calibration tells what a likeness is worth: its "
+            f"{run.path} is a list by similarity to examples, and no calibration tells what a similarity is worth: its "
             "purity is not estimated. A model's is: teach one with the grades, galscan train-rare --target NEW.toml "
             f"--grades {run.path}"
         )

@@ -199,10 +199,10 @@ def _beyond(
 
 def _labelled(run: Run) -> Objects | None:
     """Return the objects whose label the model of a run knows; None where the model is gone."""
-    from galscan.models.model import open_bundle
+    from galscan.models.model import open_model
 
     try:
-        return open_bundle(str(run.info["model"])).objects(radius=astrometry(run.info))
+        return open_model(str(run.info["model"])).objects(radius=astrometry(run.info))
     except InputError:
         return None
 
@@ -216,12 +216,12 @@ def _known(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> p
     if is_like(run.info):
         inside = [one | {"row": one["index"]} for one in run.info["like"] if "store" in one]
         return pd.DataFrame([inside[k] for k in rng.permutation(len(inside))[:POSITIVES]], columns=_COLUMNS[:5])
-    from galscan.models.model import open_bundle
+    from galscan.models.model import open_model
     from galscan.store.identity import lineage_of
     from galscan.store.layout import open_store
 
     try:
-        trained = open_bundle(str(run.info["model"])).objects("train", targets=True)
+        trained = open_model(str(run.info["model"])).objects("train", targets=True)
     except InputError:  # the model is gone: no controls then
         return pd.DataFrame(columns=_COLUMNS)
     seen: set[int] = set()  # what several stores have is shown once

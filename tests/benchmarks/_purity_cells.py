@@ -144,7 +144,7 @@ def carried(work: Path, cases: int, seed: int, quick: bool) -> dict[str, Any]:
     model = galscan.train_rare(
         recipe, store=learn, out=work / "carried-model", budget=0.1 if quick else 4, synthetic=False, seed=seed
     )
-    assert isinstance(model, galscan.Bundle)
+    assert isinstance(model, galscan.Model)
     scorer = load_scorer([model], device="cpu", precision="fp32")
     store = open_store(sky)
     told = pd.DataFrame([_carry(store, model, scorer, seed, k) for k in range(cases)])
@@ -160,7 +160,7 @@ def carried(work: Path, cases: int, seed: int, quick: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _carry(store: Store, model: galscan.Bundle, scorer: Any, seed: int, number: int) -> dict[str, Any]:
+def _carry(store: Store, model: galscan.Model, scorer: Any, seed: int, number: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, number])
     kind = CHANGES[number % len(CHANGES)]
     truth = store.column("truth/target_dustlane") > 0.5
@@ -226,13 +226,13 @@ def votes(work: Path, surveys: int, seed: int, quick: bool) -> dict[str, Any]:
         recipe = load_recipe(target)
         text = recipe.text.replace(f"size = {recipe.size}", f"size = {size}", 1)
         (work / f"votes-{target}.toml").write_text(
-            f"{text}\n[classifier]\nsteps = {4 if quick else 500}\n[first_look]\nsteps = 0\n", encoding="utf-8"
+            f"{text}\n[classifier]\nsteps = {4 if quick else 500}\n[prefilter]\nsteps = 0\n", encoding="utf-8"
         )
         model = galscan.train_rare(
             str(work / f"votes-{target}.toml"), store=learn.path, out=work / f"votes-{target}", synthetic=False,
             seed=seed,
         )  # fmt: skip
-        assert isinstance(model, galscan.Bundle)
+        assert isinstance(model, galscan.Model)
         scorer = load_scorer([model], device="cpu", precision="fp32")
         pieces = range(0, sky.count, 2048)
         scores = np.concatenate([scorer(sky.images(slice(at, at + 2048))).score[:, 0] for at in pieces])

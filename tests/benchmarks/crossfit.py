@@ -75,7 +75,7 @@ def _real(work: Path, repeats: int, steps: int, size: int, seed: int) -> dict[st
     text = recipe.text.replace(f"size = {recipe.size}", f"size = {size}", 1)
     paths = {way: work / f"{way}.toml" for way in WAYS}
     for way, path in paths.items():
-        settings = f"[split]\nmethod = '{way}'\n[classifier]\nsteps = {steps}\n[first_look]\nsteps = 0\n"
+        settings = f"[split]\nmethod = '{way}'\n[classifier]\nsteps = {steps}\n[prefilter]\nsteps = 0\n"
         path.write_text(f"{text}\n{settings}", encoding="utf-8")
     ngc = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=size, out=work / "ngc.zarr")
     targets = targets_of(ngc.labels("efigi").reindex(columns=schema.names), schema, recipe.schemas["efigi"])
@@ -95,7 +95,7 @@ def _real(work: Path, repeats: int, steps: int, size: int, seed: int) -> dict[st
             model = galscan.train_rare(
                 str(path), store=store, out=work / f"{way}-{number}", synthetic=False, seed=seed + number, device="cpu"
             )
-            assert isinstance(model, galscan.Bundle)
+            assert isinstance(model, galscan.Model)
             scores[way] = load_scorer([model], device="cpu", precision="fp32")(images).score[:, 0]
             told |= {f"{way}_{key}": value for key, value in _interval(model, scores[way], truth[aside], seed).items()}
             told |= {f"{way}_ap": metrics.average_precision(scores[way], truth[aside])}
@@ -137,7 +137,7 @@ def _without_labels(store: Store, rows: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _interval(model: galscan.Bundle, scores: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
+def _interval(model: galscan.Model, scores: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
     """Return the width of the interval of purity at `RANK`, and whether the truth lies inside."""
     histogram = purity.ScoreHistogram.empty()
     histogram.add(scores)

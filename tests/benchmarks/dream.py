@@ -1,6 +1,6 @@
 """What synthetic galaxies bring: on real galaxies, and on a simulated survey at its natural prevalence.
 
-    python -m tests.benchmarks.dream [--quick] [--json] [--seeds N]
+    python -m tests.benchmarks.synthetic [--quick] [--json] [--seeds N]
 
 1. The 882 NGC galaxies with EFIGI labels (``GALSCAN_TEST_DATA``, default ``../shared/data``), divided at random: 20, 8
    or none of the 53 dusty early types train, with 400 others; the rest, the same objects each time, is searched.
@@ -9,7 +9,7 @@
 In both, training on real galaxies alone stands beside training with features injected into real galaxies as the recipe
 does it; in the real half also with maps of the physical prior, maps that the diffusion model samples, and both, and
 with whole images of a diffusion model (``--image-seeds``). All have the same number of steps. The synthetic training
-set of the first division is then evaluated by a network that never saw one (``galscan judge``). Ratios have 95 %
+set of the first division is then evaluated by a network that never saw one (``galscan evaluate``). Ratios have 95 %
 intervals over divisions and test galaxies, paired.
 """
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--arms", default=",".join(INJECTED), help="ways to inject, of prior, maps and both")
     parser.add_argument(
         "--evaluation", choices=("both", "real", "none"), default="both",
-        help="halves of which galscan judge evaluates the synthetic galaxies: the simulated one takes long",
+        help="halves of which galscan evaluate evaluates the synthetic galaxies: the simulated one takes long",
     )  # fmt: skip
     options = parser.parse_args(argv)
     quick, seed = options.quick, options.seed
@@ -84,7 +84,7 @@ def _recipe(work: Path, name: str, size: int, steps: int, generator: str = "") -
     text = load_recipe("dustlane").text.replace("size = 96", f"size = {size}", 1)
     if generator:
         before, rest = text.split("[generator]", 1)
-        text = f"{before}{generator}\n[dream]{rest.split('[dream]', 1)[1]}"
+        text = f"{before}{generator}\n[synthetic]{rest.split('[synthetic]', 1)[1]}"
     path = work / f"{name}.toml"
     path.write_text(f"{text}\n[classifier]\nsteps = {steps}\n", encoding="utf-8")
     return str(path)
@@ -145,7 +145,7 @@ def _real(
     figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
     if not evaluate:
         return figures
-    judged = galscan.judge(
+    judged = galscan.evaluate(
         runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation",
         seed=how["seed"], steps=20 if quick else STEPS["real"],
     )  # fmt: skip
@@ -203,7 +203,7 @@ def _simulated(
     }  # fmt: skip
     if not evaluate:
         return figures
-    judged = galscan.judge(
+    judged = galscan.evaluate(
         runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=sky, out=work / "simulated-evaluation",
         seed=how["seed"], steps=20 if quick else STEPS["simulated"],
     )  # fmt: skip

@@ -38,7 +38,14 @@ from PIL import Image
 import galscan
 from galscan.core.files import atomic_path, read_json, write_json, write_text
 from galscan.core.thumbnails import contact_sheet
-from galscan.labels.recipe import ClassifierSettings, DreamRule, DreamSettings, GeneratorSettings, LabelRules, Split
+from galscan.labels.recipe import (
+    ClassifierSettings,
+    GeneratorSettings,
+    LabelRules,
+    Split,
+    SyntheticRule,
+    SyntheticSettings,
+)
 from galscan.labels.schema import Schema, load_schema
 from galscan.models.ensemble import member_scores
 from galscan.models.network import GalaxyNet
@@ -46,8 +53,8 @@ from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
 from galscan.stats.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
 from galscan.synthesis import backends
-from galscan.synthesis.evaluation import Critic, screen
-from galscan.synthesis.synthetic_set import Dreams, dream_set, read_dreams, write_dreams
+from galscan.synthesis.evaluation import ReferenceClassifier, screen
+from galscan.synthesis.synthetic_set import SyntheticSet, generate_set, read_synthetic_set, write_synthetic_set
 from galscan.training.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, together
 from galscan.training.train import Examples, train_classifier
 from tests.benchmarks._processes import side_by_side
@@ -82,16 +89,16 @@ class Settings(NamedTuple):
     generator: GeneratorSettings
     common: int
     """Steps of the generator that all repeats begin with; ``generator.steps`` are those of each."""
-    dream: DreamSettings
+    dream: SyntheticSettings
 
 
 FULL = Settings(
     ClassifierSettings(steps=300), GeneratorSettings(steps=250, rare_share=0.3), 1_500,
-    DreamSettings(injected=0, positives=120, negatives=60, steps=14),
+    SyntheticSettings(injected=0, positives=120, negatives=60, steps=14),
 )  # fmt: skip
 QUICK = Settings(
     ClassifierSettings(steps=8, width=8), GeneratorSettings(steps=4), 4,
-    DreamSettings(injected=0, positives=16, negatives=8, steps=4),
+    SyntheticSettings(injected=0, positives=16, negatives=8, steps=4),
 )  # fmt: skip
 
 
@@ -111,11 +118,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for name in CLASSES:
         _prepare(name, work / name, 1_000 if quick else None, settings)
     trials = [
-        Trial(name, work / name, count, options.seed + seed, settings)
+        Repetition(name, work / name, count, options.seed + seed, settings)
         for count in counts for seed in range(seeds) for name in CLASSES
     ]  # fmt: skip
     side_by_side(_common, [(name, work / name, settings) for name in CLASSES], options.workers)
-    side_by_side(Trial.run, [(trial,) for trial in trials], options.workers)
+    side_by_side(Repetition.run, [(trial,) for trial in trials], options.workers)
     for trial in trials:
         if trial.seed == options.seed:
             trial.sheet(work / f"{trial.dataset}-{trial.count}.png")
@@ -193,7 +200,7 @@ class Data:
         rules = [
             LabelRules(
                 positive=f"{answer} >= 0.5", negative=f"{answer} < 0.5", morphology=tuple(schema.names),
-                dream=DreamRule(base=f"{answer} >= 0.5", weights={answer: 1.5}),
+                dream=SyntheticRule(base=f"{answer} >= 0.5", weights={answer: 1.5}),
             )
             for answer in schema.names
         ]  # fmt: skip
@@ -245,7 +252,7 @@ def _common(name: str, folder: Path, settings: Settings) -> None:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Repetition:
     """One repeat with so many labels; every stage leaves its result in `folder`."""
 
     dataset: str
@@ -296,11 +303,11 @@ class Trial:
             save_network(network, path)
         return load_network(path)
 
-    def _dreams(self, data: Data, rows: np.ndarray, network: GalaxyNet) -> Dreams:
+    def _dreams(self, data: Data, rows: np.ndarray, network: GalaxyNet) -> SyntheticSet:
         """Draw galaxies of every class, and return those that a network trained on real ones does not find failed."""
         path = self.folder / "dreams.zarr"
         if path.is_dir():
-            return read_dreams(path, data.schema.name)
+            return read_synthetic_set(path, data.schema.name)
         if not backends.find(self.folder):
             with _timed(self.folder, "generator"):
                 common = backends.find(self.place, "common")
@@ -309,18 +316,18 @@ class Trial:
         images, parts, dropped = data.galaxies.images[rows], [], Counter[str]()
         with _timed(self.folder, "dreams"):
             for k, rules in enumerate(data.rules):
-                dreams = dream_set(
+                dreams = generate_set(
                     generator, data.galaxies.conditions(rows), data.targets[rows, k], survey, rules,
-                    self.settings.dream, seed=self.seed * len(data.rules) + k, device=CPU,
+                    self.settings.synthetic, seed=self.seed * len(data.rules) + k, device=CPU,
                 )  # fmt: skip
-                critic = Critic(network.only(k), data.schema.names, data.schema, CPU)
+                critic = ReferenceClassifier(network.only(k), data.schema.names, data.schema, CPU)
                 judged = screen(dreams, images, critic, rules, data.schema)
                 dropped.update(judged.loc[~judged["kept"], "reason"])
                 parts.append(dreams.select(judged["kept"].to_numpy()))
-        kept = Dreams.joined(parts)
+        kept = SyntheticSet.joined(parts)
         write_json(self.folder / "dreams.json", {"kept": len(kept), "dropped": dict(dropped)})
         if len(kept):
-            write_dreams(kept, path, f"dreams-{self.dataset}", data.schema, {"seed": self.seed})
+            write_synthetic_set(kept, path, f"dreams-{self.dataset}", data.schema, {"seed": self.seed})
         return kept
 
     def scored(self, answer: str) -> Scored:
@@ -334,7 +341,10 @@ class Trial:
         if not (self.folder / "dreams.zarr").is_dir():
             return
         data = Data.load(self.dataset, self.place)
-        rows, dreams = data.labelled(self.count, self.seed), read_dreams(self.folder / "dreams.zarr", data.schema.name)
+        rows, dreams = (
+            data.labelled(self.count, self.seed),
+            read_synthetic_set(self.folder / "dreams.zarr", data.schema.name),
+        )
         images, captions = [], []
         for k, answer in enumerate(CLASSES[self.dataset]):
             real = np.resize(rows[data.targets[rows, k] == 1], 8)
@@ -367,7 +377,7 @@ def _seconds(work: Path) -> dict[str, float]:
 GAINS = ("gain", "gain_over_better", "completeness_gain")
 
 
-def _figures(trials: list[Trial], seed: int) -> dict[str, Any]:
+def _figures(trials: list[Repetition], seed: int) -> dict[str, Any]:
     """Return a row for each class and number of labels, and the mean gains over all classes."""
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
@@ -388,7 +398,7 @@ def _figures(trials: list[Trial], seed: int) -> dict[str, Any]:
     return figures | {"table": rows}
 
 
-def _row(trials: list[Trial], answer: str, seed: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def _row(trials: list[Repetition], answer: str, seed: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Return the figures of a class, its `GAINS`, and draws of them, (draws, gains)."""
     repeats = [trial.scored(answer) for trial in trials]
     truth = repeats[0].targets
@@ -417,7 +427,7 @@ def _told(names: Sequence[str], values: np.ndarray, draws: np.ndarray) -> dict[s
     return {f"{name}{mark}": round(float(row[k]), 4) for k, name in enumerate(names) for row, mark in told}
 
 
-def _kept(trials: list[Trial]) -> dict[str, int]:
+def _kept(trials: list[Repetition]) -> dict[str, int]:
     """Return how many images were kept, and dropped for which reason, in all of some trials."""
     whole: Counter[str] = Counter()
     for trial in trials:

@@ -80,7 +80,7 @@ def _a_billion(out: Path, parts: int | None) -> dict[str, Any]:
     plan = make_plan([_unwritten(BILLION)], [_model(64)], out=out, cascade=False)
     planned = time.perf_counter() - started
     plan.out.mkdir(parents=True)
-    engine.score_part = _nothing
+    engine.score_partition = _nothing
     before = psutil.Process().memory_info().rss
     with measured_peak() as peak, _cluster() as (cluster, client):
         started = time.perf_counter()
@@ -140,8 +140,8 @@ def _by_brightness(job: partitions.Job) -> Any:
     return score
 
 
-def _nothing(part: Any, job: partitions.Job) -> partitions.PartReport:
-    return partitions.PartReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
+def _nothing(part: Any, job: partitions.Job) -> partitions.PartitionReport:
+    return partitions.PartitionReport(part.number, part.count, 0, 0.0, 0.0, "nobody")
 
 
 @contextmanager

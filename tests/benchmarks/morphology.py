@@ -28,7 +28,7 @@ import torch
 import galscan
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import Schema, load_schema
-from galscan.labels.settings import DreamSettings, LabelRules, MapSettings
+from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
 from galscan.models.ensemble import member_outputs
 from galscan.models.votes import groups_of, shares
 from galscan.models.weights import load_network, save_network
@@ -113,7 +113,7 @@ def _learn(store: Path, size: int, steps: int, seed: int, injected: int, path: P
     if injected:
         candidates = candidates_of(voted.galaxies, train, [galscan.open_store(store)], None, [], voted.schema, CPU)
         made, _ = inject(
-            candidates, voted.schema, voted.rules, DreamSettings(injected=injected, mined=0),
+            candidates, voted.schema, voted.rules, SyntheticSettings(injected=injected, mined=0),
             MapSettings(kind="maps", maps="prior"), path.parent, seed=seed, device=CPU,
         )  # fmt: skip
         synthetic = examples_of(made, made.target, voted.schema.names, voted.schema)
@@ -169,9 +169,9 @@ def _curve(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _coverage(raw: np.ndarray, labels: Any, answers: list[str], schema: Any) -> float:
     """Return the share of vote fractions within their 90 % intervals, of all questions that were asked."""
-    from galscan.training.morphology import judge
+    from galscan.training.morphology import evaluate
 
-    told = [q for q in judge(raw, labels, answers, schema)["questions"] if q["coverage"] is not None]
+    told = [q for q in evaluate(raw, labels, answers, schema)["questions"] if q["coverage"] is not None]
     asked = [q["n"] * len(q["answers"]) for q in told]
     return float(np.average([q["coverage"] for q in told], weights=asked))
 

@@ -168,7 +168,7 @@ def _time_forward(model: Path, images: np.ndarray, device: str, converted: Path 
 
     if device == "cpu":
         torch.set_num_threads(1)
-    bundle = galscan.open_bundle(model)
+    bundle = galscan.open_model(model)
     score, batch = load_scorer([bundle], device, converted=converted), bundle.recipe.scan.batch
     score(images[:batch])
     started = time.perf_counter()
@@ -202,7 +202,7 @@ def _quantised(model: Any, store: Path, converted: Path | None, path: Path) -> P
 def _speedup(model: Path, images: np.ndarray, converted: Path | None, quantised: Path) -> float:
     """Return how much faster one thread is in 8 bits than in full: both take turns, as the machine may not be quiet."""
     with one_thread():
-        bundle = galscan.open_bundle(model)
+        bundle = galscan.open_model(model)
         scorers = [load_scorer([bundle], "cpu", converted=path) for path in (converted, quantised)]
         batch, seconds = bundle.recipe.scan.batch, [0.0, 0.0]
         for score in scorers:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import galscan
-from galscan.candidates.similar import Space, likeness, unit
+from galscan.candidates.similar import EmbeddingSpace, similarity, unit
 from galscan.scanning.partitions import EMBEDDING, FINGERPRINT, as_bytes, embeddings_path, scores_path, write_rows
 from tests.benchmarks._record import arguments, record
 from tests.candidate_tables import info
@@ -113,10 +113,10 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     """Return how many of a kind are near five of it, as `galscan similar` compares and as others do."""
     from galscan.labels.rules import parse_rule
 
-    bundle = galscan.open_bundle(model)
+    bundle = galscan.open_model(model)
     store = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=bundle.size, out=work / "ngc.zarr")
     run = galscan.scan(store=store.path, model=model, out=work / "run", embeddings=True)
-    space = Space(run.path, run.info)
+    space = EmbeddingSpace(run.path, run.info)
     tables = [pq.read_table(scores_path(run.path, k), columns=["index"]) for k in range(space.parts)]
     index = pa.concat_tables(tables)["index"].to_numpy()
     vectors = np.concatenate([space.read(k) for k in range(space.parts)]).astype(np.float64)
@@ -141,7 +141,7 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
         for _ in range(100):
             drawn = rng.choice(np.flatnonzero(is_kind), EXAMPLES, replace=False)
             towards = unit(vectors[drawn] - centre).mean(0)
-            orders = {"galscan": likeness(vectors, centre, towards)}
+            orders = {"galscan": similarity(vectors, centre, towards)}
             for way, values in ways.items():
                 cosines = unit(values) @ unit(values)[drawn].T
                 orders |= {f"{way}_mean": cosines.mean(1), f"{way}_best": cosines.max(1)}

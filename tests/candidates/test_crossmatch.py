@@ -13,7 +13,7 @@ from scipy.stats import beta
 
 from galscan.candidates import crossmatch, table_stream
 from galscan.candidates.crossmatch import BELOW, CANDIDATE, DISCARDED, ELSEWHERE, QUARANTINED, recovered
-from galscan.candidates.reference_catalog import Known
+from galscan.candidates.reference_catalog import ReferenceCatalog
 from galscan.core.errors import InputError
 from galscan.store.layout import open_store
 from tests.candidate_tables import candidates, scanned_run
@@ -21,13 +21,13 @@ from tests.candidate_tables import candidates, scanned_run
 ARCSEC = 1 / 3600
 
 
-def listed(ra, dec, names=None, title="k") -> Known:
+def listed(ra, dec, names=None, title="k") -> ReferenceCatalog:
     ra, dec = np.asarray(ra, float), np.asarray(dec, float)
     names = np.array([f"{title}{n}" for n in range(len(ra))] if names is None else names, object)
-    return Known(title, names, ra, dec, 0, [])
+    return ReferenceCatalog(title, names, ra, dec, 0, [])
 
 
-def read(table: table_stream.Rows) -> pd.DataFrame:
+def read(table: table_stream.TableStream) -> pd.DataFrame:
     return pd.concat([piece.to_pandas() for piece in table], ignore_index=True)
 
 
@@ -86,7 +86,7 @@ def store(run):
     return open_store(run.parent / "sky.zarr")
 
 
-def of_rows(store, numbers, off=ARCSEC) -> Known:
+def of_rows(store, numbers, off=ARCSEC) -> ReferenceCatalog:
     """Return a list of objects of the store, an arcsecond off."""
     ra, dec = store.column("ra")[numbers], store.column("dec")[numbers]
     return listed(ra, dec + off, [f"row {n}" for n in numbers])
@@ -94,7 +94,9 @@ def of_rows(store, numbers, off=ARCSEC) -> Known:
 
 def test_everything_that_became_of_a_list(run, store):
     known = of_rows(store, [20, 4, 100, 550, 595, 3])
-    known = Known("k", np.append(known.names, "far"), np.append(known.ra, 0.0), np.append(known.dec, 89.0), 2, [])
+    known = ReferenceCatalog(
+        "k", np.append(known.names, "far"), np.append(known.ra, 0.0), np.append(known.dec, 89.0), 2, []
+    )
     found = recovered(run, known, 3)
     objects = found.objects.set_index("name")
     assert objects["fate"].to_dict() == {

@@ -18,7 +18,7 @@ from galscan.candidates import external_catalogs as asking
 from galscan.candidates.export.formats import export_run
 from galscan.core import home
 from galscan.core.errors import InputError
-from galscan.surveys.services.client import Manners
+from galscan.surveys.services.client import RequestPolicy
 from tests.candidate_tables import candidates, write_run
 
 ARCSEC = 1 / 3600
@@ -26,11 +26,13 @@ PGC = "vizier:VII/237/pgc"
 
 
 def loopback_services(url: str, **changes: object) -> dict[str, asking.Service]:
-    manners = Manners((url.removeprefix("http://"),), per_minute=60_000, connections=1, timeout=2.0, tries=2, give_up=2)
-    manners = replace(manners, **changes)  # type: ignore[arg-type]
+    policy = RequestPolicy(
+        (url.removeprefix("http://"),), per_minute=60_000, connections=1, timeout=2.0, tries=2, give_up=2
+    )
+    policy = replace(policy, **changes)  # type: ignore[arg-type]
     return {
-        "XMATCH": asking.Service(f"{url}/xmatch/api/v1/sync", 5, manners),
-        "NED": asking.Service(f"{url}/tap/sync", 5, manners),
+        "XMATCH": asking.Service(f"{url}/xmatch/api/v1/sync", 5, policy),
+        "NED": asking.Service(f"{url}/tap/sync", 5, policy),
     }
 
 

@@ -12,7 +12,7 @@ from galscan.candidates.morphology import morphology
 from galscan.core.errors import InputError
 from galscan.labels.schema import load_schema
 from galscan.models.ensemble import load_scorer
-from galscan.models.model import open_bundle
+from galscan.models.model import open_model
 from tests.helpers import tiny_bundle, tiny_store
 
 TREE = load_schema("gz2")
@@ -32,7 +32,7 @@ def test_every_galaxy_that_was_scored_is_in_it_once(run):
     table = pd.concat([piece.to_pandas() for piece in rows])
     store = galscan.open_store(run.info["stores"][0]["path"])
     assert rows.count == len(table) == 691 and set(table["objid"]) == set(store.column("id")[:691])
-    said = load_scorer([open_bundle(run.info["model"])], "cpu", "fp32")(store.images(slice(0, 691)))
+    said = load_scorer([open_model(run.info["model"])], "cpu", "fp32")(store.images(slice(0, 691)))
     names = run.info["answers"]
     np.testing.assert_allclose(table[names].to_numpy(), said.answers, rtol=2e-2, atol=2e-3)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galscan.candidates.similar import DIGITS, Space, likeness, unit
+from galscan.candidates.similar import DIGITS, EmbeddingSpace, similarity, unit
 from galscan.core.errors import InputError
 from galscan.scanning.partitions import (
     EMBEDDING,
@@ -28,7 +28,7 @@ from tests.candidate_tables import info
 SEEN = {FINGERPRINT: info()["fingerprint"].encode()}
 
 
-def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Space:
+def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> EmbeddingSpace:
     """Write a scan of these embeddings; ids number the objects from 100 on, each store from row 0 on."""
     at, number = 0, 100
     for k, vectors in enumerate(parts):
@@ -46,11 +46,11 @@ def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Space:
         nobody = {"id": np.arange(1), "reason": pa.array(["blank image"])}
         write_rows(quarantine_path(run, k), SEEN, nobody, np.array([k == 0]))
         at, number = at + n, number + n
-    return Space(run, info(parts=len(parts), embedding=parts[0].shape[1], scanned=at))
+    return EmbeddingSpace(run, info(parts=len(parts), embedding=parts[0].shape[1], scanned=at))
 
 
 def all_of_them(parts: list[np.ndarray], examples: np.ndarray) -> np.ndarray:
-    """Return the likeness of everything, one cosine after the other."""
+    """Return the similarity of everything, one cosine after the other."""
     vectors = np.concatenate(parts).astype(np.float16).astype(np.float64)
     away, wanted = vectors - vectors.mean(0), examples - vectors.mean(0)
     lengths = np.maximum(np.linalg.norm(away, axis=1)[:, None] * np.linalg.norm(wanted, axis=1), 1e-12)
@@ -74,10 +74,10 @@ def test_the_nearest_are_those_that_comparing_with_everything_gives(sizes, top, 
         rows = space.rows(best)
     every = all_of_them(parts, wanted)
     assert len(rows) == min(top, len(every))
-    np.testing.assert_allclose(best.likeness, -np.sort(-every)[:top], atol=2 * 10.0**-DIGITS)
-    np.testing.assert_allclose(best.likeness, every[rows["index"]], atol=2 * 10.0**-DIGITS)
+    np.testing.assert_allclose(best.similarity, -np.sort(-every)[:top], atol=2 * 10.0**-DIGITS)
+    np.testing.assert_allclose(best.similarity, every[rows["index"]], atol=2 * 10.0**-DIGITS)
     assert rows["index"].is_unique and (rows["id"] == rows["index"] + 100).all()
-    same = np.diff(best.likeness) == 0
+    same = np.diff(best.similarity) == 0
     assert (np.diff(rows["index"])[same] > 0).all()  # equals are in the order of the survey
     np.testing.assert_array_equal(rows["visible_dust"], rows["index"])
 
@@ -86,13 +86,13 @@ def test_many_equals_across_parts_are_cut_in_the_order_of_the_survey(tmp_path):
     parts = [np.tile([[1.0, 2.0], [2.0, 1.0]], (50, 1)) for _ in range(12)]
     space = write(tmp_path, parts)
     best = space.nearest(np.array([[1.0, 2.0]]), 7)
-    assert list(space.rows(best)["index"]) == [0, 2, 4, 6, 8, 10, 12] and (best.likeness == best.likeness[0]).all()
+    assert list(space.rows(best)["index"]) == [0, 2, 4, 6, 8, 10, 12] and (best.similarity == best.similarity[0]).all()
 
 
 def test_what_is_the_survey_s_mean_is_like_nothing():
     centre = np.array([1.0, 2.0])
     towards = unit(np.array([[1.0, 0.0]])).mean(0)
-    told = likeness(np.array([[1.0, 2.0], [3.0, 2.0], [0.0, 2.0]]), centre, towards)
+    told = similarity(np.array([[1.0, 2.0], [3.0, 2.0], [0.0, 2.0]]), centre, towards)
     assert list(told) == [0.0, 1.0, -1.0]
     assert np.isfinite(unit(np.zeros((2, 3)))).all()
 
@@ -162,7 +162,7 @@ def test_a_damaged_part_is_named(damage, tmp_path):
 def test_a_scan_without_embeddings_says_how_to_make_them(tmp_path):
     told = info(model=["/m/a", "/m/b"])
     with pytest.raises(InputError, match=r"scan --store /nowhere/sdss.zarr --model /m/a --model /m/b --embeddings"):
-        Space(tmp_path, told)
+        EmbeddingSpace(tmp_path, told)
 
 
 def test_a_scan_that_scored_nothing_has_nothing_alike(tmp_path):

@@ -12,8 +12,8 @@ def test_options_arrive(answer):
     calls = answer("train_rare", {})
     assert main.run(["train-rare", "--target", "ring", "--no-synthetic", "--budget", "1.5"]) == 0
     assert calls["args"] == ("ring",) and calls["synthetic"] is False and calls["budget"] == 1.5
-    calls = answer("dream", {})
-    line = "dream --target ring --count 3 --out d --set a=0.2:0.7 --set b=1 --weight a=1.5 --from a>=0.5"
+    calls = answer("generate", {})
+    line = "generate --target ring --count 3 --out d --set a=0.2:0.7 --set b=1 --weight a=1.5 --from a>=0.5"
     assert main.run(line.split()) == 0
     assert calls["args"] == ("ring",) and (calls["count"], calls["out"], calls["base"]) == (3, Path("d"), "a>=0.5")
     assert calls["values"] == {"a": (0.2, 0.7), "b": (1.0, 1.0)} and calls["weights"] == {"a": 1.5}

@@ -21,7 +21,7 @@ from galscan.stats import calibration
 from galscan.store.build import ingest_survey
 from galscan.store.layout import open_store
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.synthesis.synthetic_set import Dreams, write_dreams
+from galscan.synthesis.synthetic_set import SyntheticSet, write_synthetic_set
 from galscan.training.plan import make_plan
 from tests.helpers import tiny_recipe
 from tests.pages import check_page
@@ -52,7 +52,7 @@ def model(folder, store, recipe) -> Path:
     splits = plan.table.loc[plan.table["target"].notna(), ["store", "id", "split", "target"]]
     targets = np.repeat([1, 0], 10)
     path = folder / "model"
-    bundle.write_bundle(
+    bundle.write_model(
         path, recipe=load_recipe(recipe), target="dustlane", schema="simulated", size=32, seed=5,
         answers=list(plan.answers), networks=[GalaxyNet(8, len(plan.answers)).eval()],
         calibration=calibration.fit(targets.astype(float), targets), splits=splits,
@@ -68,20 +68,22 @@ def model(folder, store, recipe) -> Path:
     trained = (roles.as_fixed(plan.table["split"]) == "train") & plan.table["target"].notna()
     copied = plan.table.loc[trained, "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
-    write_dreams(Dreams.of_origin(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5})
+    write_synthetic_set(
+        SyntheticSet.of_origin(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5}
+    )
     return path
 
 
 @pytest.fixture(scope="module")
 def judged(folder, store, recipe, model) -> dict:
-    return verb.judge(model, target=recipe, store=store, out=folder / "judged", steps=4, device="cpu")
+    return verb.evaluate(model, target=recipe, store=store, out=folder / "judged", steps=4, device="cpu")
 
 
 def test_the_folder_is_whole(judged, model):
     out = Path(judged["out"])
-    assert {p.name for p in out.iterdir()} == {"judge.json", "report.html", "dreams.csv"}
+    assert {p.name for p in out.iterdir()} == {"evaluation.json", "report.html", "dreams.csv"}
     assert not out.with_name("judged.partial").exists()
-    verdict = read_json(out / "judge.json")
+    verdict = read_json(out / "evaluation.json")
     assert verdict == {k: v for k, v in judged.items() if k not in ("out", "text")}
     assert verdict["counts"]["synthetic"]["positive"] + verdict["counts"]["synthetic"]["negative"] == 120
     assert "each" not in verdict and verdict["request"]["steps"] == 4 and verdict["request"]["split_seed"] == 5
@@ -90,14 +92,14 @@ def test_the_folder_is_whole(judged, model):
 
 def test_the_planted_copy_is_named(judged, store, model):
     table = pd.read_csv(Path(judged["out"]) / "dreams.csv", keep_default_na=False, dtype={"id": str})
-    splits = bundle.open_bundle(model).splits()
+    splits = bundle.open_model(model).splits()
     assert list(table) == ["dream", "target", "reason", "store", "id", "distance"] and len(table) == 120
     assert table["reason"][7] == "copy" and table["distance"][7] < 0.2
     assert table["id"][7] == splits.loc[roles.as_fixed(splits["split"]) == "train", "id"].iloc[3]
 
 
 def test_what_the_model_held_out_is_held_out(judged, model):
-    splits = bundle.open_bundle(model).splits()
+    splits = bundle.open_model(model).splits()
     test = splits[roles.as_fixed(splits["split"]) == "test"]  # nothing in the folder is made of these
     assert judged["counts"]["real"] == {
         "positive": int((test["target"] == 1).sum()),
@@ -117,10 +119,10 @@ def test_the_page_stands_alone(judged):
 
 def test_the_same_again_is_returned_another_is_refused(judged, model, store, recipe, capsys):
     options = {"target": recipe, "store": store, "out": judged["out"], "device": "cpu"}
-    assert verb.judge(model, steps=4, **options) == judged
+    assert verb.evaluate(model, steps=4, **options) == judged
     assert "nothing to do" in capsys.readouterr().err
     with pytest.raises(ConflictError, match="another evaluation"):
-        verb.judge(model, steps=5, **options)
+        verb.evaluate(model, steps=5, **options)
 
 
 def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folder, monkeypatch):
@@ -135,57 +137,57 @@ def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folde
     with monkeypatch.context() as patch:
         patch.setattr(judges, "judge", stop)
         with pytest.raises(Interrupted, match="same command"):
-            verb.judge(model, steps=4, **options)
+            verb.evaluate(model, steps=4, **options)
     assert (work / "reference.safetensors").is_file() and not (folder / "again").exists()
     with pytest.raises(ConflictError, match="unfinished evaluation"):
-        verb.judge(model, steps=5, **options)
+        verb.evaluate(model, steps=5, **options)
     monkeypatch.setattr("galscan.training.train.train_classifier", stop)
-    again = verb.judge(model, steps=4, **options)
+    again = verb.evaluate(model, steps=4, **options)
     assert {k: again[k] for k in ("adherence", "copies", "screen")} == {
         k: judged[k] for k in ("adherence", "copies", "screen")
     }
 
 
 def test_a_plan_is_printed_and_nothing_written(model, store, recipe, capsys):
-    request = verb.judge(model / "dreams.zarr", target=recipe, store=store, dry_run=True)
+    request = verb.evaluate(model / "dreams.zarr", target=recipe, store=store, dry_run=True)
     told = capsys.readouterr().err
-    assert "dreams-judge" in told and "as by the model" in told and request["steps"] == 8
+    assert "dreams-evaluation" in told and "as by the model" in told and request["steps"] == 8
     assert not list(model.glob("*judge*"))
 
 
 def test_dreams_by_themselves_are_split_by_seed(model, store, recipe, tmp_path, capsys):
     shutil.copytree(model / "dreams.zarr", tmp_path / "d.zarr")
-    verb.judge(tmp_path / "d.zarr", target=recipe, store=store, seed=9, dry_run=True)
+    verb.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, dry_run=True)
     assert "by seed 9" in capsys.readouterr().err
-    verb.judge(tmp_path / "d.zarr", target=recipe, store=store, seed=9, model=model, dry_run=True)
+    verb.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, model=model, dry_run=True)
     assert "as by the model" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_path):
     options = {"target": recipe, "store": store, "device": "cpu"}
     with pytest.raises(NotFoundError, match="no store"):
-        verb.judge(tmp_path / "nothing.zarr", **options)
+        verb.evaluate(tmp_path / "nothing.zarr", **options)
     with pytest.raises(InputError, match="does not hold synthetic galaxies"):
-        verb.judge(store, **options)
+        verb.evaluate(store, **options)
     with pytest.raises(InputError, match="--steps 0"):
-        verb.judge(model, steps=0, **options)
+        verb.evaluate(model, steps=0, **options)
     with pytest.raises(InputError, match="held out for its test"):
-        verb.judge(model, **options | {"store": folder / "other.zarr"})
+        verb.evaluate(model, **options | {"store": folder / "other.zarr"})
     (tmp_path / "taken").mkdir()
     with pytest.raises(ConflictError, match="not a finished evaluation"):
-        verb.judge(model, out=tmp_path / "taken", overwrite=True, **options)
-    dreams = Dreams.of_origin(
+        verb.evaluate(model, out=tmp_path / "taken", overwrite=True, **options)
+    dreams = SyntheticSet.of_origin(
         np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3)
     )
-    write_dreams(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})
+    write_synthetic_set(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})
     with pytest.raises(InputError, match="no synthetic positive"):
-        verb.judge(tmp_path / "none.zarr", **options)
+        verb.evaluate(tmp_path / "none.zarr", **options)
 
 
 def test_larger_real_images_are_resampled(folder, recipe, model, capfd):
     sky = SimulatedSurvey(count=300, size=48, seed=1, rare_fraction=0.15, labelled=0.9)
     large = ingest_survey(sky, folder / "large.zarr", workers=1).path
-    told = verb.judge(model, target=recipe, store=large, out=folder / "large", steps=2, device="cpu")
+    told = verb.evaluate(model, target=recipe, store=large, out=folder / "large", steps=2, device="cpu")
     assert told["counts"]["real"]["positive"] > 0
     assert "300 objects, 32 px, resampled from 48 px" in capfd.readouterr().err
 
@@ -204,7 +206,7 @@ def test_injected_ones_are_evaluated_beside_their_hosts(folder, tmp_path, capsys
     line = f"judge {tmp_path / 'd.zarr'} --target {recipe} --store {store} --steps 3 --device cpu --json"
     capsys.readouterr()
     assert main.run(line.split()) == 0
-    told = read_json(tmp_path / "d-judge" / "judge.json")
+    told = read_json(tmp_path / "d-evaluation" / "evaluation.json")
     assert told["counts"]["synthetic"] == {"positive": 30, "negative": 0}
     hosts = open_store(tmp_path / "d.zarr").count - 30
     assert told["counts"]["hosts"]["all"] == hosts and 0 < told["counts"]["hosts"]["trained_on"] <= hosts
@@ -219,9 +221,9 @@ def test_injected_ones_are_evaluated_beside_their_hosts(folder, tmp_path, capsys
     }  # fmt: skip
     found = {which: entry["feature_measured"] / entry["n"] for which, entry in feature["galaxies"].items()}
     assert found["synthetic"] > found["hosts"]
-    table = pd.read_csv(tmp_path / "d-judge" / "dreams.csv")
+    table = pd.read_csv(tmp_path / "d-evaluation" / "dreams.csv")
     assert len(table) == 30 and (table["target"] == 1).all()
-    page = (tmp_path / "d-judge" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "d-evaluation" / "report.html").read_text(encoding="utf-8")
     check_page(page)
     assert "Real or synthetic?" in page and "<details><summary>Answer key" in page and "Are they copies?" not in page
     assert "Hosts as they are" in page and "dreamt" not in page.lower() and "critic" not in page.lower()

@@ -18,7 +18,7 @@ from galscan.cli import main
 from galscan.commands.scan import scan
 from galscan.core import home
 from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoundError
-from galscan.models.model import open_bundle
+from galscan.models.model import open_model
 from galscan.reports.scan import write_scan_report
 from galscan.scanning import cluster, run
 from galscan.stats.purity import ScoreHistogram
@@ -89,7 +89,7 @@ def test_candidates_are_ranked_from_both_surveys(finished):
     assert set(table["store"]) == {"sky", "more"}
     assert table["p_target"].between(0, 1).all()
     trained = table[table["in_train"]]
-    assert set(trained["objid"].astype(str)) <= set(open_bundle(home.model_path("dustlane")).objects("train").id)
+    assert set(trained["objid"].astype(str)) <= set(open_model(home.model_path("dustlane")).objects("train").id)
 
 
 def test_the_fits_table_says_what_was_done_but_not_where(finished):
@@ -333,10 +333,10 @@ def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsy
 
 def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path, capsys):
     from galscan.models.model import FIRST_LOOK
-    from galscan.models.prefilter import FirstLook, TinyNet, save_first_look
+    from galscan.models.prefilter import Prefilter, TinyNet, save_prefilter
 
     (tmp_path / "model").mkdir()
-    save_first_look(FirstLook(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / FIRST_LOOK)
     tiny_bundle(tmp_path / "model")
     run = scan(survey=["sky"], model=tmp_path / "model", out=tmp_path / "run", cascade=True, top=50)
     assert "no first look: a first look needs a sample of at least 1,196" in capsys.readouterr().err

@@ -167,10 +167,10 @@ def test_stores_and_a_model_are_scanned_once_and_searched_as_often_as_wanted(pla
 
 
 def test_other_scans_stay_what_they_were_asked_for(place):
-    from galscan.models.model import open_bundle
+    from galscan.models.model import open_model
     from galscan.scanning.plan import make_plan
 
-    stores, bundles = [open_store(place / "sky.zarr")], [open_bundle(place / "model")]
+    stores, bundles = [open_store(place / "sky.zarr")], [open_model(place / "model")]
     assert "embeddings" not in make_plan(stores, bundles).identity
     assert make_plan(stores, bundles, embeddings=True).identity["embeddings"] == 64
 
@@ -206,14 +206,14 @@ def test_the_vetting_page_shows_it_and_its_grades_teach_any_target(place, like, 
             one.record(f"key-{item:05d}", int(item), "ann", "A" if item % 3 else "not")
     taught = read_labels(like)
     assert taught.target is None and len(taught.held_out) == 0 and len(taught.table) == len(items) - 6
-    with pytest.raises(InputError, match="no calibration tells what a likeness is worth"):
+    with pytest.raises(InputError, match="no calibration tells what a similarity is worth"):
         purity(like)
 
 
 def test_exports_say_what_the_order_is(like, tmp_path):
     export(like, tmp_path / "x.fits")
     header = fits.getheader(tmp_path / "x.fits", 1)
-    assert "PURMETH" not in header and "ranked by likeness to examples" in str(header["HISTORY"])
+    assert "PURMETH" not in header and "ranked by similarity to examples" in str(header["HISTORY"])
     assert len(Table.read(tmp_path / "x.fits")) == 80
     for name in ("x.vot", "x.csv", "x.pdf", "x.reg", "x.moc.json"):
         assert export(like, tmp_path / name).path.stat().st_size > 100

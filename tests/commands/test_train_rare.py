@@ -63,7 +63,7 @@ def taught() -> list:
 
 
 @pytest.fixture(scope="module")
-def model(folder, store, taught) -> galscan.Bundle:
+def model(folder, store, taught) -> galscan.Model:
     """Train with whole images, which a tiny generator draws."""
     recipe, real = tiny_recipe(folder / "dustlane.toml", whole=True), generators.train_generator
 
@@ -78,7 +78,7 @@ def model(folder, store, taught) -> galscan.Bundle:
 
 
 @pytest.fixture(scope="module")
-def injected(folder, store) -> galscan.Bundle:
+def injected(folder, store) -> galscan.Model:
     """Train with dust lanes injected into real galaxies; maps are the prior's."""
     recipe = str(tiny_recipe(folder / "injected.toml"))
     return galscan.train_rare(recipe, store=store, out=folder / "injected", device="cpu", seed=3)
@@ -105,12 +105,12 @@ def test_the_bundle_is_whole(model):
 
 def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     from galscan.models.model import FIRST_LOOK
-    from galscan.models.prefilter import load_first_look, teaches
+    from galscan.models.prefilter import load_prefilter, teaches
 
     assert model.first_look is None
     monkeypatch.setattr(verb, "LEAST", 100)
     recipe = tiny_recipe(folder / "looking.toml", whole=True)
-    recipe.write_text(recipe.read_text().replace("[first_look]\nsteps = 0", "[first_look]\nsteps = 3\nsample = 300"))
+    recipe.write_text(recipe.read_text().replace("[prefilter]\nsteps = 0", "[prefilter]\nsteps = 3\nsample = 300"))
     seen, member_scores = [], ensemble.member_scores
     spy = lambda networks, images, device: seen.append(images) or member_scores(networks, images, device)  # noqa: E731
     monkeypatch.setattr(ensemble, "member_scores", spy)
@@ -119,7 +119,7 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     sky = galscan.open_store(store)
     owner = {image.tobytes(): k for k, image in enumerate(sky.images())}
     assert len(seen[-1]) == 300 and teaches(sky.column("id"))[[owner[i.tobytes()] for i in seen[-1]]].all()
-    assert load_first_look(taught.first_look).cut == -np.inf
+    assert load_prefilter(taught.first_look).cut == -np.inf
     taught.first_look.write_bytes(b"another")
     with pytest.raises(InputError, match="not the file the model was written with"):
         _ = taught.first_look
@@ -386,7 +386,7 @@ def test_no_synthetic_trains_no_generator(tmp_path, store, whole):
 @pytest.mark.parametrize("where", ["dreams", "real plus synthetic networks 3001"])
 def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch, where):
     out, recipe = folder / f"again at {where}", str(folder / "dustlane.toml")
-    train, generator, dream_set = classifiers.train_classifier, generators.train_generator, dreaming.dream_set
+    train, generator, generate_set = classifiers.train_classifier, generators.train_generator, dreaming.generate_set
     stop, done = [True], []
 
     def maybe(label):
@@ -400,7 +400,7 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
         classifiers, "train_classifier", lambda *a, **k: (maybe(f"{k['label']} {k['seed']}"), train(*a, **k))[1]
     )
     monkeypatch.setattr(generators, "train_generator", lambda *a, **k: (maybe("generator"), generator(*a, **k))[1])
-    monkeypatch.setattr(dreaming, "dream_set", lambda *a, **k: (maybe("dreams"), dream_set(*a, **k))[1])
+    monkeypatch.setattr(dreaming, "generate_set", lambda *a, **k: (maybe("dreams"), generate_set(*a, **k))[1])
     with pytest.raises(Interrupted, match="same command"):
         galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3)
     assert not out.exists()
@@ -538,7 +538,7 @@ def test_injected_features_need_no_generator(injected):
 
 
 def test_injected_galaxies_keep_the_labels_of_their_hosts_but_for_the_feature(injected):
-    made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
+    made = dreaming.read_synthetic_set(injected.path / "dreams.zarr", "simulated")
     positive = np.flatnonzero(made.target == 1)
     host = made.host[positive]
     assert (made.origin[positive] == dreaming.INJECTED).all() and (made.origin[host] == dreaming.HOST).all()
@@ -560,7 +560,7 @@ def test_no_object_held_out_is_a_host_or_a_mined_negative(injected, store):
     """Checked by pixels."""
     sky, splits = galscan.open_store(store), injected.splits()
     owner = {image.tobytes(): name for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)}
-    made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
+    made = dreaming.read_synthetic_set(injected.path / "dreams.zarr", "simulated")
     ids = {owner[image.tobytes()] for image in made.images[~made.synthetic]}
     held_out = set(splits.loc[splits["split"] == "fold 0", "id"])  # what is kept was made for the first network
     assert len(ids) > 4 and len(held_out) > 100 and not ids & held_out
@@ -574,7 +574,7 @@ def test_hosts_train_in_the_batches_of_what_is_made_of_them(folder, store, injec
     recipe = str(folder / "injected.toml")
     again = galscan.train_rare(recipe, store=store, out=folder / "injected again", device="cpu", seed=3)
     assert again.model_hash == injected.model_hash
-    made = dreaming.read_dreams(injected.path / "dreams.zarr", "simulated")
+    made = dreaming.read_synthetic_set(injected.path / "dreams.zarr", "simulated")
     assert given[:2] == [None, None] and len(given) == 4
     np.testing.assert_array_equal(given[2].host, made.host)
     np.testing.assert_array_equal(given[2].target[:, 0], made.target)
@@ -667,7 +667,7 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
     )
     assert both[0].metrics["chosen"] == both[1].metrics["chosen"] and (both[1].path / "report.html").is_file()
     assert galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)[1].path == both[1].path
-    drawn = galscan.dream(recipes[1], model=both[1].path, out=folder / "drawn", count=4, steps=2, device="cpu")
+    drawn = galscan.generate(recipes[1], model=both[1].path, out=folder / "drawn", count=4, steps=2, device="cpu")
     assert drawn["count"] == 4
 
 

@@ -111,9 +111,9 @@ def said(err: str) -> str:
 LOCAL = "ingest --survey local --workers 1 --size 16 --path {p}/im --out {o}/s.zarr"
 TRAIN = "train-rare --target {p}/recipe.toml --store {p}/sky.zarr --device cpu"
 TEACH = "train-generator --count 16 --steps 1 --device cpu"
-DREAM = "dream --target {p}/whole.toml --count 3 --steps 1 --device cpu"
+DREAM = "generate --target {p}/whole.toml --count 3 --steps 1 --device cpu"
 WITH = " --generator {p}/g.safetensors --store {p}/sky.zarr --out {o}/d"
-JUDGE = "judge {p}/sky.zarr --device cpu"
+JUDGE = "evaluate {p}/sky.zarr --device cpu"
 ABLATE = "ablate --target {p}/recipe.toml --store {p}/sky.zarr --device cpu --out {o}/a"
 SCAN = "scan --store {p}/tiny.zarr --model {p}/model --workers 1"
 MISTAKES = [
@@ -186,7 +186,7 @@ MISTAKES = [
     ("train-rare --target {p}/recipe.toml --store {p}/tiny.zarr --out {o}/m", "the stores hold none", "simulated"),
     ("train-rare --target dustlane --store {p}/sky.zarr --out {o}/m", "32 px", "96 px", "--size 96"),
     ("train-rare --target {p}/both.toml --store {p}/sky.zarr --out {o}/m --device cpu",
-     "'maps' draws no whole images", "dream.positives = 0"),
+     "'maps' draws no whole images", "synthetic.positives = 0"),
     ("train-rare --target {p}/recipe.toml --store {p}/none.zarr --out {o}/m", "none.zarr holds no objects", "ingest"),
     (SCAN + " --store {p}/small.zarr --out {o}/run", "24 px", "32 px", "--size 32"),
     (SCAN + " --store {p}/none.zarr --out {o}/run", "none.zarr holds no objects", "ingest"),
@@ -221,27 +221,27 @@ MISTAKES = [
     (DREAM.replace("{p}/whole.toml", "ring") + " --out {o}/d", "no model for target 'ring'", "train-rare"),
     (DREAM + " --out {o}/d --model {p}/im", "no model at", "train-rare"),
     (DREAM + " --out {o}/d --model {p}/model", "conditions.parquet is missing", "--no-synthetic"),
-    (DREAM + WITH + " --set dust_lan=0:1", "dream.set names the unknown label 'dust_lan'", "did you mean 'dust_lane'"),
+    (DREAM + WITH + " --set dust_lan=0:1", "synthetic.set names the unknown label 'dust_lan'", "mean 'dust_lane'"),
     (DREAM + WITH + " --set dust_lane", "--set 'dust_lane' is not of the form NAME=VALUE"),
     (DREAM + WITH + " --set dust_lane=low:1", "--set: 'low' is not a number"),
-    (DREAM + WITH + " --set dust_lane=1:0", "dream.set.dust_lane = [1, 0] must rise and lie within 0..1"),
-    (DREAM + WITH + " --set dust_lane=0:2", "dream.set.dust_lane = [0, 2] must rise and lie within 0..1"),
+    (DREAM + WITH + " --set dust_lane=1:0", "synthetic.set.dust_lane = [1, 0] must rise and lie within 0..1"),
+    (DREAM + WITH + " --set dust_lane=0:2", "synthetic.set.dust_lane = [0, 2] must rise and lie within 0..1"),
     (DREAM + WITH + " --weight dust_lane=much", "--weight: 'much' is not a number"),
-    (DREAM + WITH + " --weight dust=2", "dream.weights names the unknown label 'dust'", "did you mean 'dusty'"),
+    (DREAM + WITH + " --weight dust=2", "synthetic.weights names the unknown label 'dust'", "did you mean 'dusty'"),
     (DREAM + WITH + " --from 'early_typ > 0'", "early_typ", "did you mean 'early_type'"),
     (DREAM + WITH + " --from 'early_type > 1'", "impossible rule"),
     (DREAM + WITH + " --from 'merger > 0.1 and merger < 0.9'", "no training galaxy satisfies 'merger > 0.1"),
-    (DREAM + WITH + " --count 0", "--count", "dream --help"),
-    (DREAM + WITH + " --guidance -1", "--guidance", "dream --help"),
-    (DREAM + WITH + " --seed -1", "--seed", "dream --help"),
+    (DREAM + WITH + " --count 0", "--count", "generate --help"),
+    (DREAM + WITH + " --guidance -1", "--guidance", "generate --help"),
+    (DREAM + WITH + " --seed -1", "--seed", "generate --help"),
     (DREAM + WITH.replace("/d", "/no/d"), "does not exist; make it first"),
     *((DREAM + WITH.replace("{o}/d", f"{{p}}/{x}"), f"{x} exists", "another --out") for x in ("run", "tiny.zarr")),
     # judging
     (JUDGE.replace("sky", "no") + " --target {p}/recipe.toml", "no store at", "no.zarr"),
     (JUDGE + " --target dustlan --store {p}/sky.zarr", "'dustlan'", "did you mean 'dustlane'"),
     (JUDGE + " --target {p}/recipe.toml --store {p}/no.zarr", "no store at", "no.zarr", "galscan ingest"),
-    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr does not hold synthetic", "galscan dream"),
-    (JUDGE + " --target {p}/recipe.toml --steps 0", "--steps", "judge --help"),
+    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr does not hold synthetic", "galscan generate"),
+    (JUDGE + " --target {p}/recipe.toml --steps 0", "--steps", "evaluate --help"),
     (JUDGE.replace("sky.zarr", "im") + " --target {p}/recipe.toml", "/im is not a Zarr group"),
     # comparing
     (ABLATE.replace("{p}/recipe.toml", "dustlan"), "'dustlan'", "did you mean 'dustlane'"),

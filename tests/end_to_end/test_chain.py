@@ -66,7 +66,7 @@ def test_simulated_sky_to_fits(galscan, tmp_path):
     assert model["metrics"]["dreams"]["injected"] > 0 and model["metrics"]["generator"] is None
     made = tmp_path / "synthetic.zarr"
     told = galscan(
-        "dream", "--target", "dustlane", "--model", home.model_path("dustlane"), "--store", labelled, "--count", 6,
+        "generate", "--target", "dustlane", "--model", home.model_path("dustlane"), "--store", labelled, "--count", 6,
         "--out", made, "--device", "cpu",
     )  # fmt: skip
     assert 0.4 <= told["answers"]["dust_lane"] <= 1 and galscan("info", made)["objects"] == 6 + told["hosts"]

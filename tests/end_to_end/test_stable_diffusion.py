@@ -36,7 +36,7 @@ def recipe(folder) -> Path:
     """Write the shipped recipe with a tiny network and settings that train in seconds."""
     tiny = tiny_stable_diffusion(folder / "tiny", room=77)
     generator = f'[generator]\nkind = "stable-diffusion"\nstart = "{tiny}"\nsteps = 3\nbatch = 4\nresolution = 32\n'
-    rest = TINY_SETTINGS[TINY_SETTINGS.index("[dream]") :]
+    rest = TINY_SETTINGS[TINY_SETTINGS.index("[synthetic]") :]
     text = galscan.load_recipe("dustlane-galaxysd").text
     head, rules = text[: text.index("[generator]")], text[text.index("[schemas.gz2]") :]
     path = folder / "tiny.toml"
@@ -45,7 +45,7 @@ def recipe(folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder, store, recipe) -> galscan.Bundle:
+def model(folder, store, recipe) -> galscan.Model:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "screen", keep_all)
         return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
@@ -69,14 +69,14 @@ def test_nothing_that_is_held_out_is_among_what_drawing_begins_with(model, store
 
 def test_it_dreams_more_and_dreams_are_judged(model, store, recipe, folder, capsys):
     out = folder / "d.zarr"
-    line = f"dream --target {recipe} --model {model.path} --count 3 --weight dust_lane=1.5 --steps 2 --out {out}"
+    line = f"generate --target {recipe} --model {model.path} --count 3 --weight dust_lane=1.5 --steps 2 --out {out}"
     assert main.run(line.split()) == 0
     provenance = galscan.open_store(out).attrs["provenance"]
     assert provenance["guidance"] == 6.5 and provenance["steps"] == 2
     assert provenance["weights"] == {"dust_lane": 1.5, "dusty": 1.3}
-    line = f"judge {out} --target {recipe} --model {model.path} --store {store} --steps 4 --out {folder / 'j'}"
+    line = f"evaluate {out} --target {recipe} --model {model.path} --store {store} --steps 4 --out {folder / 'j'}"
     assert main.run([*line.split(), "--device", "cpu"]) == 0
-    assert read_json(folder / "j" / "judge.json")["request"]["model"] == model.model_hash
+    assert read_json(folder / "j" / "evaluation.json")["request"]["model"] == model.model_hash
 
 
 @pytest.mark.parametrize("lora", [[], ["--lora", "2"]])
@@ -88,7 +88,7 @@ def test_alone_it_is_trained_and_dreams(store, recipe, folder, tmp_path, capsys,
     assert told["steps"] == 2 and told["weights"] == "galaxysd" and told["bytes"] > 1e5
     assert (out / "pytorch_lora_weights.safetensors").exists() == bool(lora)
     assert {p.name for p in tmp_path.iterdir()} == {"galaxysd"}
-    line = f"dream --target {recipe} --generator {out} --store {store} --count 2 --steps 2 --out {tmp_path / 'd'}"
+    line = f"generate --target {recipe} --generator {out} --store {store} --count 2 --steps 2 --out {tmp_path / 'd'}"
     assert main.run(line.split()) == 0
     assert len(list((tmp_path / "d" / "images").iterdir())) == 2
 

@@ -11,10 +11,10 @@ import pytest
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.columns import read_answers
-from galscan.labels.recipe import check_dream, load_recipe, recipe_from_text, recipe_names
+from galscan.labels.recipe import check_synthetic, load_recipe, recipe_from_text, recipe_names
 from galscan.labels.rules import parse_rule, target_mask
 from galscan.labels.schema import Schema, load_schema
-from galscan.labels.settings import DreamRule, GeneratorSettings, InjectRule
+from galscan.labels.settings import GeneratorSettings, InjectRule, SyntheticRule
 
 STRIPE82 = "gz2-tables/gz2_stripe82_coadd_votes.csv.gz"
 SMALL = """
@@ -24,7 +24,7 @@ title = "X"
 positive = "visible_dust >= 0.5"
 negative = "visible_dust == 0"
 morphology = ["t"]
-[schemas.efigi.dream]
+[schemas.efigi.synthetic]
 from = "t <= 0"
 set = { visible_dust = [0.6, 1.0] }
 weights = { visible_dust = 1.3 }
@@ -153,7 +153,7 @@ def test_a_path_works_as_well(tmp_path):
         ('title = "X"', 'title = "X"\nsize = 60', "size: .*multiple of 8.*got 60"),
         ('title = "X"', 'title = "X"\ntext = "y"', "unknown key 'text'"),
         ("morphology", "morfology", "unknown key 'schemas.efigi.morfology'; did you mean 'morphology'"),
-        ("weights", "weight", "unknown key 'schemas.efigi.dream.weight'; did you mean 'weights'"),
+        ("weights", "weight", "unknown key 'schemas.efigi.synthetic.weight'; did you mean 'weights'"),
         (
             "[schemas.efigi]",
             "[generator]\nstep = 3\n[schemas.efigi]",
@@ -172,8 +172,8 @@ def test_a_path_works_as_well(tmp_path):
         ("t <= 0", "t < -6", "impossible rule"),
         ("[0.6, 1.0]", "[1.0, 0.6]", "must rise and lie within 0..1"),
         ("[0.6, 1.0]", "[0.6, 1.1]", "must rise and lie within 0..1"),
-        ("[0.6, 1.0]", "[0.6]", "dream.set"),
-        ("set = { visible_dust", "set = { invisible_dust", "dream.set names the unknown label"),
+        ("[0.6, 1.0]", "[0.6]", "synthetic.set"),
+        ("set = { visible_dust", "set = { invisible_dust", "synthetic.set names the unknown label"),
         ("weights = { visible_dust", "weights = { visible", "dream.weights names the unknown label"),
         ("1.3", "-1", "weights.visible_dust"),
         ("[schemas.efigi]", '[classifier]\nsampling = "all"\n[schemas.efigi]', "classifier.sampling: .*'natural'"),
@@ -190,7 +190,7 @@ def test_a_path_works_as_well(tmp_path):
             "[classifier]\npositive_fraction = 0.7\nsynthetic_positives = 0.35\n[schemas.efigi]",
             "positive_fraction, synthetic_positives and synthetic_negatives add up to 1.2; stay below 1: the rest",
         ),
-        ("[schemas.efigi]", "[dream]\ninjected = -1\n[schemas.efigi]", "dream.injected: .*got -1"),
+        ("[schemas.efigi]", "[synthetic]\ninjected = -1\n[schemas.efigi]", "synthetic.injected: .*got -1"),
         ("[schemas.efigi]", "[generator]\nstart = 3\n[schemas.efigi]", "generator.start: .*got 3"),
         ("[schemas.efigi]", "[generator]\nwidths = [32]\n[schemas.efigi]", "generator.widths: "),
         ("[schemas.efigi]", "[generator]\naugment = 2\n[schemas.efigi]", "generator.augment: .*got 2"),
@@ -244,7 +244,7 @@ def test_a_wrong_hard_negative_is_told_by_its_number(old, new, message):
 def test_hard_negatives_and_starting_weights_are_read():
     recipe = recipe_from_text(SMALL + HARD)
     first, second = recipe.schemas["efigi"].hard_negatives
-    assert first == DreamRule.model_validate({"from": "t > 0", "set": {"visible_dust": (0.5, 0.9)}})
+    assert first == SyntheticRule.model_validate({"from": "t > 0", "set": {"visible_dust": (0.5, 0.9)}})
     assert second.base == "t <= -3" and second.weights == {"t": 2.0}
     assert recipe.hash != recipe_from_text(SMALL).hash
     assert recipe.generator.start == GeneratorSettings().start == "base"
@@ -280,13 +280,13 @@ def test_what_is_injected_is_read():
     assert recipe.hash != recipe_from_text(SMALL).hash
     falling = recipe_from_text(injecting("[0.4, 1.0]", "[1.0, 0.4]")).schemas["efigi"].inject
     assert falling.values["visible_dust"] == (1.0, 0.4)  # an answer that the feature makes less likely
-    words = recipe.dream.summary(rules)
+    words = recipe.synthetic.summary(rules)
     assert words.startswith(
         "2,000 positive and 500 negative injected into real galaxies; "
         "up to 500 too faint for a target, as negatives; 200 negatives mined; 300 posi"
     )
-    assert "drawn" not in recipe.dream.summary(rules, whole=False)
-    none = recipe.dream.model_copy(update={"injected": 0})  # and then nothing is mined either
+    assert "drawn" not in recipe.synthetic.summary(rules, whole=False)
+    none = recipe.synthetic.model_copy(update={"injected": 0})  # and then nothing is mined either
     assert none.summary(rules) == "300 positive and 600 negative drawn" and none.summary(rules, whole=False) == "none"
 
 
@@ -337,8 +337,8 @@ def test_a_wrong_injection_is_reported_by_its_key(old, new, message):
 def test_every_shipped_dream_can_be_dreamt():
     for name in recipe_names():
         for schema, rules in load_recipe(name).schemas.items():
-            for rule in (rules.dream, *rules.hard_negatives):
-                check_dream("dream", rule, load_schema(schema))
+            for rule in (rules.synthetic, *rules.hard_negatives):
+                check_synthetic("synthetic", rule, load_schema(schema))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_every_shipped_dream_can_be_dreamt():
 )
 def test_a_dream_that_does_not_fit_the_schema_is_refused(rule, message):
     with pytest.raises(InputError, match=message):
-        check_dream("here", DreamRule.model_validate(rule), load_schema("efigi"))
+        check_synthetic("here", SyntheticRule.model_validate(rule), load_schema("efigi"))
 
 
 def test_unknown_schema_and_none():
@@ -415,7 +415,7 @@ def test_rules_on_real_labels(real_data, target, schema, catalog, positives, neg
     columns = {c: labels[c].to_numpy() for c in labels}
     mask = target_mask(parse_rule(rules.positive, columns), parse_rule(rules.negative, columns), columns)
     assert (int((mask == 1).sum()), int((mask == 0).sum())) == (positives, negatives)
-    assert parse_rule(rules.dream.base, columns).evaluate(columns)[0].sum() >= positives / 2
+    assert parse_rule(rules.synthetic.base, columns).evaluate(columns)[0].sum() >= positives / 2
 
 
 @pytest.mark.parametrize(("schema", "catalog"), [("gz2", STRIPE82), ("efigi", "ngc-sdss/catalog.csv")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.labels.schema import is_shipped, lend, load_schema, remember, schema_names
+from galscan.labels.schema import is_shipped, load_schema, register_schema, remember, schema_names
 from tests.helpers import OWN_SCHEMA
 
 
@@ -69,25 +69,25 @@ def test_a_schema_of_ones_own_is_remembered_by_its_name(tmp_path, galscan_home):
 def test_a_schema_that_came_with_a_model_is_known_to_the_process_alone(tmp_path, galscan_home):
     path = tmp_path / "schema.toml"
     path.write_text(OWN_SCHEMA)
-    lend(path)
-    lend(path)
+    register_schema(path)
+    register_schema(path)
     path.unlink()
     assert load_schema("mine").names == ["odd"] and "mine" in schema_names()
     assert not (galscan_home / "labels").exists()
 
 
-@pytest.mark.parametrize("take", [remember, lend])
+@pytest.mark.parametrize("take", [remember, register_schema])
 def test_a_name_stands_for_one_schema(take, tmp_path, galscan_home):
     path = tmp_path / "x.toml"
     path.write_text(OWN_SCHEMA)
     remember(str(path))
     path.write_text(OWN_SCHEMA.replace("high = 9", "high = 5"))
     with pytest.raises(InputError, match=r"x.toml: another label schema is called 'mine'.*labels/mine.toml"):
-        take(path if take is lend else str(path))
+        take(path if take is register_schema else str(path))
     assert load_schema("mine").ranges == {"odd": (1, 9)}
     path.write_text(OWN_SCHEMA.replace('"mine"', '"efigi"'))
     with pytest.raises(InputError, match="comes with galscan is called 'efigi'"):
-        take(path if take is lend else str(path))
+        take(path if take is register_schema else str(path))
     path.write_text(OWN_SCHEMA.replace('"mine"', '"../mine"'))
     with pytest.raises(InputError, match="use 1-64 letters"):
-        take(path if take is lend else str(path))
+        take(path if take is register_schema else str(path))

@@ -7,7 +7,7 @@ import pytest
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.labels.schema import Schema, load_schema, schema_names
-from galscan.labels.settings import DreamRule, InjectRule, LabelRules
+from galscan.labels.settings import InjectRule, LabelRules, SyntheticRule
 from galscan.labels.template import starting_recipe
 from tests.helpers import OWN_SCHEMA
 
@@ -28,7 +28,7 @@ def test_every_key_is_there_and_what_is_commented_out_is_what_holds_anyway():
     text = starting_recipe("mine", ["efigi"])
     uncommented = re.sub(r"^#(?=[a-z\[])", "", text, flags=re.M)
     assert uncommented != text
-    for part in (Recipe, LabelRules, DreamRule, InjectRule):
+    for part in (Recipe, LabelRules, SyntheticRule, InjectRule):
         for key in keys(part) - {"schemas"}:
             assert re.search(rf"^(\[+(schemas\.efigi\.)?{key}\]+$|{key} =)", uncommented, re.M), key
     given, whole = recipe_from_text(text), recipe_from_text(uncommented)
@@ -61,7 +61,7 @@ def test_every_answer_can_be_what_it_is_about(answer):
 
 def test_a_range_of_its_own_scales_the_example():
     rules = recipe_from_text(starting_recipe("mine", ["efigi"], ["t"])).schemas["efigi"]
-    assert (rules.positive, rules.negative) == ("t >= 2.5", "t < -1.75") and rules.dream.set["t"] == (4.2, 11)
+    assert (rules.positive, rules.negative) == ("t >= 2.5", "t < -1.75") and rules.synthetic.set["t"] == (4.2, 11)
 
 
 def test_a_schema_of_ones_own(tmp_path):

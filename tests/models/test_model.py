@@ -8,7 +8,7 @@ import pytest
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.models.ensemble import load_scorer
-from galscan.models.model import open_bundle
+from galscan.models.model import open_model
 from tests.helpers import tiny_bundle
 
 
@@ -18,7 +18,7 @@ def images(n: int = 5) -> np.ndarray:
 
 def test_what_was_written_is_opened(tmp_path):
     written = tiny_bundle(tmp_path / "m", members=2)
-    opened = open_bundle(tmp_path / "m")
+    opened = open_model(tmp_path / "m")
     assert opened.model_hash == written.model_hash
     assert (opened.target, opened.schema, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
     assert set(opened.objects("train").id) == {str(i) for i in range(1000, 1010)}
@@ -31,13 +31,13 @@ def test_another_seed_is_another_model(tmp_path):
 
 def test_no_model_says_how_to_get_one(tmp_path):
     with pytest.raises(NotFoundError, match="train-rare"):
-        open_bundle(tmp_path / "none")
+        open_model(tmp_path / "none")
 
 
 def test_an_interrupted_training_is_recognised(tmp_path):
     (tmp_path / "m.partial").mkdir()
     with pytest.raises(NotFoundError, match="interrupted"):
-        open_bundle(tmp_path / "m")
+        open_model(tmp_path / "m")
 
 
 def test_exchanged_weights_are_refused(tmp_path):
@@ -55,7 +55,7 @@ def test_missing_weights_and_foreign_formats_are_refused(tmp_path):
         load_scorer([bundle], "cpu")
     (bundle.path / "model.json").write_text('{"format": 99}')
     with pytest.raises(InputError, match="format 1"):
-        open_bundle(bundle.path)
+        open_model(bundle.path)
 
 
 HOSTILE = {
@@ -88,7 +88,7 @@ def test_a_tampered_model_is_refused_in_one_line(tmp_path, change):
         info[key] = info[key] | value if isinstance(value, dict) and key == "calibration" else value
     path.write_text(json.dumps(info))
     with pytest.raises(InputError, match="damaged") as error:
-        open_bundle(path.parent)
+        open_model(path.parent)
     assert "\n" not in str(error.value)
 
 
@@ -98,14 +98,14 @@ def test_answers_that_are_not_those_of_the_networks_are_refused(tmp_path):
     for answers in (["dust_lane"], ["no_such_answer"] * 7):
         path.write_text(json.dumps(info | {"answers": answers}))
         with pytest.raises(InputError, match="answers are not those"):
-            load_scorer([open_bundle(path.parent)], "cpu", "fp32")
+            load_scorer([open_model(path.parent)], "cpu", "fp32")
 
 
 def test_metrics_that_lack_their_parts_are_refused(tmp_path):
     path = tiny_bundle(tmp_path / "m").path / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"test": {"positives": 3}}}))
     with pytest.raises(InputError, match=r"metrics in .* are damaged"):
-        open_bundle(path.parent).summary()
+        open_model(path.parent).summary()
 
 
 @pytest.mark.parametrize("content", [None, b"not parquet", b""])
@@ -127,7 +127,7 @@ def test_what_was_trained_on_is_found_by_position_under_another_name(tmp_path):
     table = pd.read_parquet(path / "splits.parquet")
     table["ra"], table["dec"], table["lineage"], table["object"] = np.arange(len(table)) + 10.0, 5.0, "a", table["id"]
     table.to_parquet(path / "splits.parquet", index=False)
-    model, near = open_bundle(path), 1 / 3600
+    model, near = open_model(path), 1 / 3600
     there = dict(zip(table["id"], table["ra"], strict=True))
     rows = asked(
         ("J0048", there["1000"], 5 + near, "b"), ("x", there["990"], 5 - near, "b"), ("1001", 200.0, 5.0, "a"),

@@ -12,15 +12,15 @@ from scipy.stats import binom, norm
 from galscan.core.errors import InputError
 from galscan.models.prefilter import (
     BETTER,
-    FirstLook,
+    Prefilter,
     TinyNet,
     TinyNets,
-    find_cut,
+    find_threshold,
     kept_bounds,
-    load_first_look,
-    load_looker,
-    save_first_look,
-    set_cut,
+    load_prefilter,
+    load_prefilter_scorer,
+    save_prefilter,
+    set_threshold,
     teach,
     teaches,
     teaching_sample,
@@ -40,8 +40,8 @@ def survey(n: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarra
     return images, (strength + rng.normal(0, 0.05, n)).astype(np.float32)
 
 
-def seen_by(look: FirstLook, images: np.ndarray) -> np.ndarray:
-    return load_looker([look], "cpu")(images)[:, 0]
+def seen_by(look: Prefilter, images: np.ndarray) -> np.ndarray:
+    return load_prefilter_scorer([look], "cpu")(images)[:, 0]
 
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def taught(steps: int = 70):
 def look():
     network = taught()
     images, scores = survey(1500, seed=5)
-    return set_cut(network, seen_by(FirstLook(network), images), scores, 0.01)
+    return set_threshold(network, seen_by(Prefilter(network), images), scores, 0.01)
 
 
 def test_it_keeps_the_best_and_discards_most(look):
@@ -106,26 +106,26 @@ def test_the_sample_that_trains_has_the_pixels_of_the_full_network(tmp_path):
 
 
 def test_it_survives_the_disk(look, tmp_path):
-    save_first_look(look, tmp_path / "f.safetensors")
-    opened = load_first_look(tmp_path / "f.safetensors")
+    save_prefilter(look, tmp_path / "f.safetensors")
+    opened = load_prefilter(tmp_path / "f.safetensors")
     assert opened.told() == look.told()
     images, _ = survey(50, seed=3)
     np.testing.assert_array_equal(seen_by(opened, images), seen_by(look, images))
     (tmp_path / "f.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a readable first look"):
-        load_first_look(tmp_path / "f.safetensors")
+        load_prefilter(tmp_path / "f.safetensors")
     with pytest.raises(InputError, match="not a readable first look"):
-        load_first_look(tmp_path / "none.safetensors")
+        load_prefilter(tmp_path / "none.safetensors")
 
 
 def test_where_it_can_say_nothing_it_does_not_pay():
     noise = np.random.default_rng(0).normal(size=(2, 2 * BETTER))
-    assert not set_cut(TinyNet(), *noise, 0.01).pays
+    assert not set_threshold(TinyNet(), *noise, 0.01).pays
 
 
 def test_a_sample_too_small_is_refused():
     with pytest.raises(InputError, match="at least 1,196 objects"):
-        set_cut(TinyNet(), *np.zeros((2, 2 * BETTER - 1)), 0.01)
+        set_threshold(TinyNet(), *np.zeros((2, 2 * BETTER - 1)), 0.01)
 
 
 def test_the_bound_is_that_of_wilks():
@@ -137,7 +137,7 @@ def test_the_cut_keeps_what_it_promises(noise, seed):
     """Scores alone: where errors are alike everywhere, at least 99.5 % of the best survive, in 19 of 20 cases."""
     rng = np.random.default_rng(seed)
     draw = lambda n: (full := rng.normal(0, 1, n), full + rng.normal(0, noise, n))  # noqa: E731
-    cut = set_cut(TinyNet(), *reversed(draw(4000)), 0.002).cut
+    cut = set_threshold(TinyNet(), *reversed(draw(4000)), 0.002).cut
     full, own = draw(40_000)
     best = np.argsort(-full)[:80]
     assert (own[best] >= cut).mean() >= 0.93  # far below only where the one in twenty is far off
@@ -168,16 +168,16 @@ def test_a_first_look_that_boasts_is_refused(tmp_path, told):
     tensors = {name: value.contiguous() for name, value in TinyNet().state_dict().items()}
     save_file(tensors, tmp_path / "f.safetensors", metadata={"first_look": json.dumps(told)})
     with pytest.raises(InputError, match="not a readable first look"):
-        load_first_look(tmp_path / "f.safetensors")
+        load_prefilter(tmp_path / "f.safetensors")
 
 
 def test_first_looks_that_were_taught_together_share_their_convolutions():
     images, scores = survey(600)
     both = teach(images, np.stack([scores, -scores], 1), steps=60, seed=1, device=CPU)
-    looks = [FirstLook(both.only(k)) for k in range(2)]
+    looks = [Prefilter(both.only(k)) for k in range(2)]
     assert len(TinyNets([look.network for look in looks]).trunks) == 1
     assert len(TinyNets([looks[0].network, TinyNet()]).trunks) == 2
-    seen = load_looker(looks, "cpu")(images)
+    seen = load_prefilter_scorer(looks, "cpu")(images)
     assert np.corrcoef(seen[:, 0], scores)[0, 1] > 0.3 and np.corrcoef(seen[:, 1], scores)[0, 1] < -0.3
     np.testing.assert_allclose(seen[:, 1], seen_by(looks[1], images), atol=1e-5)
 
@@ -196,7 +196,7 @@ def test_the_cut_has_the_margin_of_the_worst_error_and_of_the_unlucky_last():
     rng = np.random.default_rng(0)
     full = rng.normal(size=20_000)
     own = 2 * full + 1 + rng.normal(0, 0.3, len(full))
-    found = find_cut(own, full, 0.01)
+    found = find_threshold(own, full, 0.01)
     better = np.argsort(-full)[:598]
     slope, offset = np.polyfit(full[better], own[better], 1)
     error = (offset + slope * full[better] - own[better]).max()
@@ -215,5 +215,5 @@ def test_the_bound_of_the_errors_holds_in_95_of_100_samples():
     for _ in range(400):
         full = np.concatenate([np.full(BETTER, 5.0) + rng.normal(0, 1e-3, BETTER), np.zeros(BETTER)])
         own = np.concatenate([5 + rng.normal(size=BETTER), np.zeros(BETTER)])
-        beyond.append(norm.sf(find_cut(own, full, 0.4)["error"]))
+        beyond.append(norm.sf(find_threshold(own, full, 0.4)["error"]))
     assert binom.ppf(1e-3, 400, 0.92) <= (np.array(beyond) <= 0.0056).sum() and np.median(beyond) < 0.003

@@ -11,7 +11,7 @@ from PIL import Image
 from galscan.reports import plots_evaluation
 from galscan.synthesis.features.comparison import compare_features
 from galscan.synthesis.similarity import light
-from galscan.synthesis.synthetic_set import HOST, INJECTED, Dreams
+from galscan.synthesis.synthetic_set import HOST, INJECTED, SyntheticSet
 from tests.reports.test_plots import svg
 
 
@@ -43,7 +43,9 @@ def test_an_answer_nothing_can_be_said_of_is_drawn_without_a_point():
 
 
 def test_pictures_show_the_dropped_with_their_number():
-    dreams = Dreams.of_origin(images(6, 90), pd.DataFrame({"dusty": np.linspace(0, 1, 6)}), np.repeat([1.0, 0.0], 3))
+    dreams = SyntheticSet.of_origin(
+        images(6, 90), pd.DataFrame({"dusty": np.linspace(0, 1, 6)}), np.repeat([1.0, 0.0], 3)
+    )
     each = pd.DataFrame({"reason": ["", "copy", "", "", "copy", ""], "nearest": range(6), "distance": 1.0})
     rows = plots_evaluation.pictures(dreams, each, images(8, 200), np.array([0, 3]), ["dusty"])
     assert [len(row) for row in rows] == [1, 2, 2] and "2 of 2 synthetic galaxies" in rows[2][1].caption
@@ -51,13 +53,13 @@ def test_pictures_show_the_dropped_with_their_number():
     assert [len(row) for row in kept] == [1, 2, 1]
 
 
-def injected(count: int, level: int) -> Dreams:
+def injected(count: int, level: int) -> SyntheticSet:
     """Make `count` targets of one grey level, each with a host that is black."""
     pixels = np.repeat(np.array([level, 0], np.uint8), count)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
     origin = np.repeat([INJECTED, HOST], count)
     host = np.where(origin == INJECTED, count + np.arange(2 * count) % count, -1)
     labels = pd.DataFrame({"dusty": np.linspace(0, 1, 2 * count)})
-    return Dreams(pixels, labels, (origin == INJECTED).astype(np.float32), origin, host, np.full(2 * count, 0.3))
+    return SyntheticSet(pixels, labels, (origin == INJECTED).astype(np.float32), origin, host, np.full(2 * count, 0.3))
 
 
 def test_the_answer_key_is_right_and_the_order_is_always_the_same():
@@ -84,9 +86,13 @@ def test_as_many_real_as_synthetic_galaxies_are_shown():
 
 def test_injected_ones_are_shown_with_their_hosts_and_not_as_copies():
     made = injected(4, 250)
-    seams = Dreams.of_origin(images(2, 90), made.labels[:2], np.zeros(2, np.float32), INJECTED)  # negatives, no hosts
+    seams = SyntheticSet.of_origin(
+        images(2, 90), made.labels[:2], np.zeros(2, np.float32), INJECTED
+    )  # negatives, no hosts
     each = pd.DataFrame({"reason": [""] * 6, "nearest": range(6), "distance": 0.1})
-    rows = plots_evaluation.pictures(Dreams.joined([made, seams]), each, images(8, 200), np.array([0, 3]), ["dusty"])
+    rows = plots_evaluation.pictures(
+        SyntheticSet.joined([made, seams]), each, images(8, 200), np.array([0, 3]), ["dusty"]
+    )
     assert [len(row) for row in rows] == [1, 2]
     assert "the host of each" in rows[0][0].caption and "nearest" not in rows[0][0].caption
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows[0][0].uri.partition(",")[2]))))

@@ -56,18 +56,18 @@ def test_each_reason_has_a_few_examples(tmp_path):
         here = rows[k * 25 : k * 25 + 25]
         table = {"store": "sky", "index": here, "id": here + 1000, "reason": reasons[here]}
         pd.DataFrame(table).to_parquet(tmp_path / "quarantine" / f"part-{k:05d}.parquet")
-    found = facts.set_aside(tmp_path, {"rare": 10, "early": 45, "late": 45}, each=3)
+    found = facts.quarantine(tmp_path, {"rare": 10, "early": 45, "late": 45}, each=3)
     assert {why: list(some["id"]) for why, some in found.items()} == {
         "rare": ["1000", "1010", "1020"], "early": ["1001", "1002", "1003"], "late": ["1051", "1052", "1053"],
     }  # fmt: skip
-    assert facts.set_aside(tmp_path, {}) == {} == facts.set_aside(tmp_path / "nothing", {"rare": 1})
+    assert facts.quarantine(tmp_path, {}) == {} == facts.quarantine(tmp_path / "nothing", {"rare": 1})
 
 
 def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
     """Of 21: four are candidates, twelve below the list, two discarded, one set aside, two were not chosen."""
-    from galscan.models.model import open_bundle
+    from galscan.models.model import open_model
 
-    store, bundle = labelled_store(tmp_path / "sky.zarr"), open_bundle(tiny_bundle(tmp_path / "model").path)
+    store, bundle = labelled_store(tmp_path / "sky.zarr"), open_model(tiny_bundle(tmp_path / "model").path)
     rows = np.array([*range(4, 18), 300])
     scored = pd.DataFrame({"store": "sky", "index": rows, "id": rows + 1000, "score": -rows / 10.0 - 0.01})
     stage = pd.Categorical(np.where(rows < 16, "full", "first look"), categories=["full", "audit", "first look"])
@@ -94,10 +94,10 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
 
 
 def test_a_store_without_labels_tells_of_none(tmp_path):
-    from galscan.models.model import open_bundle
+    from galscan.models.model import open_model
     from tests.helpers import tiny_store
 
-    bundle = open_bundle(tiny_bundle(tmp_path / "model").path)
+    bundle = open_model(tiny_bundle(tmp_path / "model").path)
     frame = pd.DataFrame({"store": [], "index": [], "rank": [], "score": []})
     store = tiny_store(tmp_path / "sky.zarr", 20)
     assert facts.known_targets(tmp_path, frame, bundle, [store], ScoreHistogram.empty()).empty

@@ -17,7 +17,7 @@ import pytest
 from galscan.core.errors import GalscanError, Interrupted, StorageError
 from galscan.models.model import FIRST_LOOK
 from galscan.scanning import engine, merge, partitions, worker
-from galscan.scanning.plan import Part
+from galscan.scanning.plan import Partition
 from galscan.scanning.selection import Selection
 from tests.helpers import tiny_store
 from tests.small_scans import coarse_scorer, noisy, planned, scan
@@ -72,7 +72,7 @@ def test_a_scan_goes_on_from_the_parts_that_are_there(stores, client, tmp_path):
 
 def test_few_parts_are_in_flight_however_many_there_are(stores, client, tmp_path):
     plan = planned(stores[:1], tmp_path / "run")
-    many = [Part(k, 0, k, k + 1) for k in range(60)]
+    many = [Partition(k, 0, k, k + 1) for k in range(60)]
     plan = dataclasses.replace(plan, parts=tuple(many))
     in_flight = []
     real = client.submit
@@ -191,7 +191,7 @@ def test_only_the_chosen_are_scored(stores, client, tmp_path):
 def cascaded(store, client, out, monkeypatch, **options):
     """Scan with a first look; return plan and merged."""
     cut = float(np.quantile(coarse_scorer(store.images()).score, 0.95)) - 0.5
-    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, cut))
+    monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, cut))
     plan = planned([store], out, cascade=True, **options)
     engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
     return plan, merge.merge(plan)[0]

@@ -11,7 +11,7 @@ import pytest
 from galscan.core.errors import GalscanError, StorageError
 from galscan.scanning import partitions, worker
 from galscan.scanning.partitions import FINGERPRINT, of_target, quarantine_path, scores_path
-from galscan.scanning.plan import Part
+from galscan.scanning.plan import Partition
 from galscan.store import layout
 from tests.helpers import tiny_store
 from tests.small_scans import make_job, mean_scorer, tables, whole
@@ -29,14 +29,14 @@ def test_text_ids_stay_text(tmp_path):
     group["images"][:] = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
     layout.finish(path, "x")
     store = layout.open_store(path)
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     assert list(tables(tmp_path / "run")[0]["id"]) == ["NGC 1", "IC 2", "007"]
 
 
 def test_the_same_part_has_the_same_bytes_and_carries_the_fingerprint(tmp_path):
     store = tiny_store(tmp_path / "s.zarr", 300, 16, unusable=3)
     for name in ("a", "b"):
-        worker.score_part(whole(store), make_job(store, tmp_path / name))
+        worker.score_partition(whole(store), make_job(store, tmp_path / name))
     for path in (scores_path, quarantine_path):
         assert path(tmp_path / "a", 0).read_bytes() == path(tmp_path / "b", 0).read_bytes()
         assert pq.read_metadata(path(tmp_path / "a", 0)).metadata[FINGERPRINT] == b"f" * 64
@@ -50,7 +50,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_score(tmp_path, monkeypatch):
 
     monkeypatch.setattr(partitions.pq, "write_table", full)
     with pytest.raises(StorageError, match="disk is full"):
-        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+        worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     assert [p for p in (tmp_path / "run").rglob("*") if p.is_file()] == []
 
 
@@ -59,7 +59,7 @@ def test_quarantine_is_written_before_scores(tmp_path, monkeypatch):
     real = os.replace
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
     monkeypatch.setattr(os, "replace", lambda a, b: (written.append(b.parent.name), real(a, b)))
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     assert written == ["quarantine", "scores"]
 
 
@@ -73,11 +73,11 @@ def test_lost_ids_are_an_error_and_not_objects_of_one_name(kind, tmp_path):
     layout.finish(tmp_path / "s.zarr", "s")
     store = layout.open_store(tmp_path / "s.zarr")
     job = make_job(store, tmp_path / "run")
-    assert worker.score_part(whole(store), job).scored == 600
+    assert worker.score_partition(whole(store), job).scored == 600
     (tmp_path / "s.zarr" / "id" / "c" / "1").unlink()
-    lost = Part(1, 0, store.shard, min(2 * store.shard, 600))
+    lost = Partition(1, 0, store.shard, min(2 * store.shard, 600))
     with pytest.raises(GalscanError, match=r"lost the ids of rows 256 to 511; restore the files below .*s\.zarr/id"):
-        worker.score_part(lost, job)
+        worker.score_partition(lost, job)
     assert not scores_path(tmp_path / "run", 1).exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import FIRST_LOOK
 from galscan.scanning import engine, merge, partitions, prepare, quantised, worker
-from galscan.scanning.plan import Part, make_plan
+from galscan.scanning.plan import Partition, make_plan
 from galscan.scanning.selection import Selection
 from tests.helpers import tiny_bundle, tiny_store
 from tests.small_scans import coarse_scorer, noisy, planned
@@ -25,22 +25,22 @@ def by_brightness(monkeypatch):
 @pytest.fixture
 def untaught(tmp_path):
     """The folder of a model whose first look has learnt nothing."""
-    from galscan.models.prefilter import FirstLook, TinyNet, save_first_look
+    from galscan.models.prefilter import Prefilter, TinyNet, save_prefilter
 
     (tmp_path / "model").mkdir()
-    save_first_look(FirstLook(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / FIRST_LOOK)
     return tmp_path / "model"
 
 
 def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeypatch, untaught):
-    from galscan.models.prefilter import load_first_look, teaches
+    from galscan.models.prefilter import load_prefilter, teaches
 
     store = tiny_store(tmp_path / "s.zarr", 6000, 8)
     seen = []
-    monkeypatch.setattr(worker, "_first_look", lambda job: (lambda images: seen.append(images) or noisy(images), 0.0))
+    monkeypatch.setattr(worker, "_prefilter", lambda job: (lambda images: seen.append(images) or noisy(images), 0.0))
     plan = planned([store], tmp_path / "run", cascade=True, top=30, model=untaught)
-    (path,) = prepare.first_looks(plan, client)
-    look = load_first_look(path)
+    (path,) = prepare.prefilters(plan, client)
+    look = load_prefilter(path)
     taught = teaches(store.column("id"))
     assert 0.45 < taught.mean() < 0.55 and look.sample == (~taught).sum()  # all there are: fewer than it asks for
     for image in np.concatenate(seen)[:50]:
@@ -49,7 +49,7 @@ def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeyp
     passed = noisy(store.images())[:, 0] >= look.cut
     assert passed[np.argsort(-best)[:30]].all() and look.passes == pytest.approx(passed.mean(), abs=0.05) and look.pays
     before = path.read_bytes()
-    assert prepare.first_looks(plan, client)[0].read_bytes() == before
+    assert prepare.prefilters(plan, client)[0].read_bytes() == before
 
 
 def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeypatch, untaught):
@@ -57,27 +57,27 @@ def test_the_share_of_candidates_is_that_of_the_chosen(client, tmp_path, monkeyp
     from galscan.models import prefilter
 
     shares = []
-    real = prefilter.set_cut
-    monkeypatch.setattr(prefilter, "set_cut", lambda *args: (shares.append(args[-1]), real(*args))[1])
-    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, 0.0))
+    real = prefilter.set_threshold
+    monkeypatch.setattr(prefilter, "set_threshold", lambda *args: (shares.append(args[-1]), real(*args))[1])
+    monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, 0.0))
     store = tiny_store(tmp_path / "s.zarr", 9000, 8)
     for name, where in (("all", ""), ("third", "dec > 20")):
         chosen = Selection(where=where)
         plan = planned([store], tmp_path / name, top=60, selection=chosen, cascade=True, model=untaught)
-        prepare.first_looks(plan, client)
+        prepare.prefilters(plan, client)
     chosen = float((store.column("dec") > 20).mean())
     assert shares[0] == pytest.approx(60 / 9000, rel=0.1)
     assert shares[1] == pytest.approx(60 / 9000 / chosen, rel=0.15) and 0.2 < chosen < 0.5
 
 
 def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
-    from galscan.models.model import open_bundle
-    from galscan.models.prefilter import FirstLook, TinyNet, save_first_look
+    from galscan.models.model import open_model
+    from galscan.models.prefilter import Prefilter, TinyNet, save_prefilter
 
     pytest.importorskip("openvino", reason="needs the extra 'fast'")
     store = tiny_store(tmp_path / "s.zarr", 300, 32)
     (tmp_path / "m").mkdir()
-    save_first_look(FirstLook(TinyNet()), tmp_path / "m" / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet()), tmp_path / "m" / FIRST_LOOK)
     plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32", cascade=True)
     plan.out.mkdir()
     prepare.convert_networks(plan, plan.out)
@@ -89,11 +89,11 @@ def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
         "first-look.bin", "first-look.xml", "network.bin", "network.xml",
     ]  # fmt: skip
     monkeypatch.undo()
-    save_first_look(FirstLook(TinyNet(), 0.5), plan.out / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet(), 0.5), plan.out / FIRST_LOOK)
     images = store.images()
-    got, plain = worker.load_scorer(job)(images), load_scorer([open_bundle(tmp_path / "m")], "cpu", "fp32")(images)
+    got, plain = worker.load_scorer(job)(images), load_scorer([open_model(tmp_path / "m")], "cpu", "fp32")(images)
     np.testing.assert_allclose(got.score, plain.score, atol=1e-4)
-    assert worker._first_look(job)[1] == 0.5
+    assert worker._prefilter(job)[1] == 0.5
 
 
 def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, capsys):
@@ -121,12 +121,12 @@ def in_8_bits(tmp_path, monkeypatch, client, cost, cascade=None, untaught="/mode
 
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     monkeypatch.setattr(worker, "_look8", lambda job: noisy)
-    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, 0.0))
-    real = worker.sample_part
-    monkeypatch.setattr(prepare, "sample_part", lambda *given: real(*given)._replace(seconds=(cost, 1.0)))
+    monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, 0.0))
+    real = worker.sample_partition
+    monkeypatch.setattr(prepare, "sample_partition", lambda *given: real(*given)._replace(seconds=(cost, 1.0)))
     store = tiny_store(tmp_path / "s.zarr", 6000, 8)
     plan = planned([store], tmp_path / "run", top=30, int8=True, cascade=cascade, model=untaught, device="cpu")
-    return store, plan, prepare.first_looks(plan, client)
+    return store, plan, prepare.prefilters(plan, client)
 
 
 def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, monkeypatch):
@@ -143,21 +143,21 @@ def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, 
     counts = stages["stage"].astype(str).value_counts()
     assert set(counts.index) == {"full", "audit", "int8"} and counts["full"] < 0.35 * 6000
     assert stages.loc[stages["stage"] == "int8", "score"].isna().all() and merged.discarded == 6000 - counts["full"]
-    again = prepare.first_looks(plan, client)
+    again = prepare.prefilters(plan, client)
     assert again == [] and quantised.decided(plan.out) == told
 
 
 def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, monkeypatch, untaught):
-    from galscan.models.prefilter import load_first_look
+    from galscan.models.prefilter import load_prefilter
 
     seen = []
     store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.1, True, untaught)
-    told, cut = quantised.decided(plan.out), load_first_look(looks[0]).cut
+    told, cut = quantised.decided(plan.out), load_prefilter(looks[0]).cut
     assert len(looks) == 1 and 0 < told["cuts"][0]["passes"] < told["passes"]
     job = replace(partitions.Job.of(plan, looks), int8=(cut + 0.5,))
-    monkeypatch.setattr(worker, "_first_look", lambda job: (noisy, np.float32([cut])))
+    monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, np.float32([cut])))
     monkeypatch.setattr(worker, "_look8", lambda job: lambda images: seen.append(len(images)) or noisy(images))
-    worker.score_part(Part(0, 0, 0, store.count), job)
+    worker.score_partition(Partition(0, 0, 0, store.count), job)
     stages = pd.read_parquet(partitions.scores_path(plan.out, 0)).astype({"stage": str})
     first = stages.groupby("stage")["first_look"]
     assert first.max()["first look"] < cut <= first.min()["int8"] and first.min()["full"] >= cut

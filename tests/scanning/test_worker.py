@@ -12,7 +12,7 @@ from galscan.core.errors import GalscanError
 from galscan.models.ensemble import load_scorer
 from galscan.scanning import worker
 from galscan.scanning.partitions import FATAL, FINGERPRINT, embeddings_path, scores_path
-from galscan.scanning.plan import PIECE, ModelRef, Part
+from galscan.scanning.plan import PIECE, ModelRef, Partition
 from galscan.store import layout
 from galscan.surveys.base import Flag
 from galscan.surveys.resampling import resample
@@ -31,7 +31,7 @@ def by_brightness(monkeypatch):
 
 def test_every_object_is_scored_once_with_its_own_image(tmp_path, by_brightness):
     store = tiny_store(tmp_path / "s.zarr", 2 * PIECE + 300, 16, unusable=7)
-    report = worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    report = worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run")
     assert (report.scored, report.quarantined) == (len(scores), len(quarantine)) == (store.count - 7, 7)
     assert sorted([*scores["index"], *quarantine["index"]]) == list(range(store.count))
@@ -47,7 +47,7 @@ def test_every_object_is_scored_once_with_its_own_image(tmp_path, by_brightness)
 
 def test_only_the_rows_of_the_part_are_touched(tmp_path, by_brightness):
     store = tiny_store(tmp_path / "s.zarr", 700, 16)
-    worker.score_part(Part(3, 0, 256, 512), make_job(store, tmp_path / "run"))
+    worker.score_partition(Partition(3, 0, 256, 512), make_job(store, tmp_path / "run"))
     scores, _ = tables(tmp_path / "run", 3)
     assert list(scores["index"]) == list(range(256, 512))
 
@@ -60,7 +60,7 @@ def test_constant_images_are_quarantined_though_no_flag_says_so(tmp_path, by_bri
     stripe = np.full((16, 16, 3), 9)
     stripe[0, 0, 0] = 200
     group["images"][7] = stripe  # constant but for one pixel: there is something in it
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     _, quarantine = tables(tmp_path / "run")
     assert list(quarantine["index"]) == [5, 6]
     assert set(quarantine["reason"]) == {"blank image"}
@@ -75,7 +75,7 @@ def test_larger_images_are_resampled_once_for_all_networks_and_faults_are_those_
         return mean_scorer(images)
 
     monkeypatch.setattr(worker, "load_scorer", lambda job: scorer)
-    monkeypatch.setattr(worker, "_first_look", lambda job: (lambda images: scorer(images).score, np.float32([60])))
+    monkeypatch.setattr(worker, "_prefilter", lambda job: (lambda images: scorer(images).score, np.float32([60])))
     store = tiny_store(tmp_path / "s.zarr", PIECE + 60, 24, unusable=9)
     group = layout.zarr.open_group(store.path, mode="r+")
     group["images"][5], group["images"][6] = 77, 0
@@ -91,7 +91,9 @@ def test_larger_images_are_resampled_once_for_all_networks_and_faults_are_those_
         return resample(images, *given)
 
     monkeypatch.setattr(worker, "resample", counted)
-    worker.score_part(whole(store), make_job(store, tmp_path / "run", size=16, first_looks=("one",), precision="fp32"))
+    worker.score_partition(
+        whole(store), make_job(store, tmp_path / "run", size=16, prefilters=("one",), precision="fp32")
+    )
     scores, quarantine = tables(tmp_path / "run")
     assert sum(resampled) == store.count - 9
     assert list(quarantine["index"])[:2] == [5, 6] and 7 in set(scores["index"])
@@ -110,7 +112,7 @@ def test_a_score_that_is_no_number_is_quarantined(tmp_path, monkeypatch):
 
     monkeypatch.setattr(worker, "load_scorer", lambda job: odd)
     store = tiny_store(tmp_path / "s.zarr", 100, 16)
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run")
     assert list(quarantine["index"]) == list(range(0, 100, 10))
     assert set(quarantine["reason"]) == {worker.NONFINITE_SCORE}
@@ -119,7 +121,7 @@ def test_a_score_that_is_no_number_is_quarantined(tmp_path, monkeypatch):
 
 def test_a_store_without_one_usable_image_gives_an_empty_part(tmp_path, by_brightness):
     store = tiny_store(tmp_path / "s.zarr", 30, 16, unusable=30)
-    report = worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    report = worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run")
     assert (len(scores), len(quarantine), report.scored) == (0, 30, 0)
     assert list(scores.columns) == [
@@ -151,7 +153,7 @@ def test_a_device_out_of_memory_gets_smaller_batches_and_the_same_scores(tmp_pat
 
     monkeypatch.setattr(worker, "load_scorer", lambda job: small_device)
     store = tiny_store(tmp_path / "s.zarr", 200, 16)
-    worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+    worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     scores, _ = tables(tmp_path / "run")
     assert len(scores) == 200
     np.testing.assert_allclose(scores["score"], store.images().mean(axis=(1, 2, 3)), rtol=1e-6)
@@ -167,7 +169,7 @@ def test_a_device_without_memory_for_one_image_is_one_clear_error(tmp_path, monk
     monkeypatch.setattr(worker, "load_scorer", lambda job: full)
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
     with pytest.raises(GalscanError, match="even 1 image"):
-        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+        worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
 
 
 def test_other_errors_of_the_network_are_not_taken_for_lack_of_memory(tmp_path, monkeypatch):
@@ -177,7 +179,7 @@ def test_other_errors_of_the_network_are_not_taken_for_lack_of_memory(tmp_path, 
     monkeypatch.setattr(worker, "load_scorer", lambda job: broken)
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
     with pytest.raises(RuntimeError, match="shapes"):
-        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+        worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
 
 
 def test_a_damaged_chunk_goes_to_quarantine_and_the_rest_is_scored(tmp_path, by_brightness):
@@ -187,8 +189,8 @@ def test_a_damaged_chunk_goes_to_quarantine_and_the_rest_is_scored(tmp_path, by_
     data = bytearray(shard.read_bytes())
     data[40:80] = bytes(40)  # within the first chunk of the second shard
     shard.write_bytes(data)
-    part = Part(1, 0, 1536, 3072)
-    worker.score_part(part, make_job(store, tmp_path / "run"))
+    part = Partition(1, 0, 1536, 3072)
+    worker.score_partition(part, make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run", 1)
     assert list(quarantine["index"]) == list(range(1536, 1536 + 256))
     assert set(quarantine["reason"]) == {worker.DAMAGED}
@@ -204,7 +206,7 @@ def test_a_failing_disk_is_an_error_and_not_a_reason_for_quarantine(tmp_path, by
 
     monkeypatch.setattr(layout.Store, "images", fail)
     with pytest.raises(OSError, match="Input/output"):
-        worker.score_part(whole(store), make_job(store, tmp_path / "run"))
+        worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
     assert not scores_path(tmp_path / "run", 0).exists()
 
 
@@ -213,7 +215,7 @@ def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness)
     job = make_job(store, tmp_path / "run")
     tiny_store(tmp_path / "s.zarr", 20, 16, seed=1)
     with pytest.raises(GalscanError, match="changed while"):
-        worker.score_part(whole(store), job)
+        worker.score_partition(whole(store), job)
 
 
 def test_the_network_is_loaded_once_and_must_be_the_planned_one(tmp_path):
@@ -229,7 +231,7 @@ def test_a_real_network_scores_as_it_does_by_hand(tmp_path):
     bundle = tiny_bundle(tmp_path / "model", size=32)
     store = tiny_store(tmp_path / "s.zarr", 150)
     job = make_job(store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers))
-    worker.score_part(whole(store), job)
+    worker.score_partition(whole(store), job)
     scores, _ = tables(tmp_path / "run")
     by_hand = load_scorer([bundle], "cpu", "fp32")(store.images())
     np.testing.assert_allclose(scores["score"], by_hand.score[:, 0], atol=1e-4)
@@ -242,7 +244,7 @@ def test_embeddings_are_row_by_row_those_of_the_scores(tmp_path):
     job = make_job(
         store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers), embedding=64, batch=64
     )
-    worker.score_part(whole(store), job)
+    worker.score_partition(whole(store), job)
     scores, _ = tables(tmp_path / "run")
     table = pq.read_table(embeddings_path(tmp_path / "run", 0))
     got = np.frombuffer(table["embedding"].combine_chunks().buffers()[1], "<f2").reshape(-1, 64)
@@ -258,7 +260,7 @@ def test_a_part_without_one_usable_image_or_set_aside_has_no_embedding(tmp_path)
     bundle = tiny_bundle(tmp_path / "model", size=32)
     store = tiny_store(tmp_path / "s.zarr", 30, unusable=30)
     job = make_job(store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers), embedding=64)
-    for do in (lambda: worker.score_part(whole(store), job), lambda: worker.set_aside(whole(store), job, FATAL)):
+    for do in (lambda: worker.score_partition(whole(store), job), lambda: worker.quarantine(whole(store), job, FATAL)):
         do()
         path = embeddings_path(tmp_path / "run", 0)
         assert pq.read_metadata(path).num_rows == len(tables(tmp_path / "run")[0]) == 0

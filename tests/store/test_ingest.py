@@ -16,7 +16,7 @@ import galscan
 from galscan.cli import main
 from galscan.core.errors import ConflictError, InputError, Interrupted
 from galscan.store.manifest import outcomes
-from galscan.surveys.services.errors import HostDown
+from galscan.surveys.services.errors import ServiceUnavailableError
 from galscan.surveys.sizes import DEFAULT_SIZE
 from tests.mosaics_on_disk import pixels, tan, three_bands
 from tests.services import sky
@@ -83,7 +83,7 @@ def test_what_failed_is_asked_for_again(run, service, capsys):
 def test_a_dead_host_ends_it_and_nothing_is_lost(run, service, tmp_path):
     run(settings={"give_up": 3}, out=tmp_path / "calm.zarr")
     service.behave("500")
-    with pytest.raises(HostDown, match=r"is left alone, \d failures in a row, at last HTTP 500"):
+    with pytest.raises(ServiceUnavailableError, match=r"is left alone, \d failures in a row, at last HTTP 500"):
         run(settings={"give_up": 3}, cache=False)
     assert not (tmp_path / "s.zarr").exists()
     service.behave()

@@ -24,7 +24,7 @@ from galscan.surveys.files.webdataset import WebDatasetSurvey
 from galscan.surveys.growth import ids, take
 from galscan.surveys.mosaics.frames import FramesSurvey
 from galscan.surveys.mosaics.remote import RemoteFrames
-from galscan.surveys.services.configured import Declared, load_survey, survey_names
+from galscan.surveys.services.configured import ConfiguredSurvey, load_survey, survey_names
 from galscan.surveys.services.cutouts import ServiceSurvey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from tests.mosaics_on_disk import cut_short, tan, three_bands
@@ -94,7 +94,7 @@ def webdataset(tmp_path: Path) -> Survey:
     return WebDatasetSurvey(tmp_path, labels=("efigi",), size=16)
 
 
-SERVICES = [name for name in survey_names() if isinstance(load_survey(name), Declared)]
+SERVICES = [name for name in survey_names() if isinstance(load_survey(name), ConfiguredSurvey)]
 FILES = [local, zipped, cutana, multimodal, webdataset]
 SURVEYS: list[Callable[[Path], Survey] | str] = [*FILES, simulated, frames, *SERVICES, "sdss-frames"]
 

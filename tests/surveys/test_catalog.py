@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.surveys.catalog import Listed
+from galscan.surveys.catalog import CatalogSurvey
 
 
-class Mine(Listed):
+class Mine(CatalogSurvey):
     def __init__(self, table: pd.DataFrame, **columns: str):
         self.catalog = Path("mine.csv")
         self._read_places(table, columns)

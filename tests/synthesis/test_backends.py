@@ -10,7 +10,7 @@ from galscan.labels.schema import load_schema
 from galscan.labels.settings import GeneratorSettings, StableDiffusionSettings
 from galscan.synthesis import backends
 from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
-from galscan.synthesis.sampling import dream
+from galscan.synthesis.sampling import sample_images
 
 SCHEMA, CPU = load_schema("simulated"), torch.device("cpu")
 
@@ -48,7 +48,7 @@ def test_any_kind_is_taught_kept_opened_tuned_on_and_dreams(settings, tmp_path):
         assert (generator.config.schema, generator.config.size, generator.config.surveys) == ("simulated", 16, ("sky",))
         assert generator.config.answers == (*SCHEMA.names, *MEASURED)
     values, survey = galaxies().values[:3], np.array([0, 0, -1])
-    images = dream(generator, values, survey, weights={"dust_lane": 1.3}, steps=2, device=CPU)
+    images = sample_images(generator, values, survey, weights={"dust_lane": 1.3}, steps=2, device=CPU)
     assert images.shape == (3, 16, 16, 3) and len({i.tobytes() for i in images}) == 3
 
 
@@ -63,10 +63,10 @@ def test_the_generators_own_guidance_and_steps_are_the_default(monkeypatch):
             asked.update(how)
             return np.zeros((len(values), 8, 8, 3), np.uint8)
 
-    dream(Sketcher(), np.zeros((5, 1)), np.zeros(5, int), seed=2)
+    sample_images(Sketcher(), np.zeros((5, 1)), np.zeros(5, int), seed=2)
     assert (asked["guidance"], asked["steps"], asked["weights"]) == (4.5, 7, {})
     assert asked["seed"] == 2 * 1_000_003 + 4
-    dream(Sketcher(), np.zeros((1, 1)), np.zeros(1, int), guidance=0.0, steps=3)
+    sample_images(Sketcher(), np.zeros((1, 1)), np.zeros(1, int), guidance=0.0, steps=3)
     assert (asked["guidance"], asked["steps"]) == (0.0, 3)
 
 

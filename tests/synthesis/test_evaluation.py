@@ -13,8 +13,8 @@ from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.synthesis import evaluation as judges
 from galscan.synthesis import similarity
-from galscan.synthesis.evaluation import Critic, judge, screen
-from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED, Dreams
+from galscan.synthesis.evaluation import ReferenceClassifier, evaluate, screen
+from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED, SyntheticSet
 
 SCHEMA = load_schema("simulated")
 RULES = load_recipe("dustlane").schemas["simulated"]
@@ -38,7 +38,7 @@ class Colours(nn.Module):
         return 20 * (self._seen(features).amin(1, keepdim=True) - 0.4)
 
 
-def galaxies(count: int, seed: int, *, early=None, lane=None, light: float = 1.0) -> Dreams:
+def galaxies(count: int, seed: int, *, early=None, lane=None, light: float = 1.0) -> SyntheticSet:
     """Draw blobs, each with three companions somewhere, whose colours are their labels."""
     random = np.random.default_rng(seed)
     early = random.choice([0.1, 0.9], count) if early is None else np.full(count, early)
@@ -57,7 +57,7 @@ def galaxies(count: int, seed: int, *, early=None, lane=None, light: float = 1.0
     labels = pd.DataFrame(np.nan, index=range(count), columns=SCHEMA.names, dtype=np.float32)
     labels["early_type"], labels["dust_lane"] = early.astype(np.float32), lane.astype(np.float32)
     target = ((early >= 0.5) & (lane >= 0.5)).astype(np.float32)
-    return Dreams.of_origin(((roots + noise).clip(0, 1) ** 2 * 255).round().astype(np.uint8), labels, target)
+    return SyntheticSet.of_origin(((roots + noise).clip(0, 1) ** 2 * 255).round().astype(np.uint8), labels, target)
 
 
 @pytest.fixture(autouse=True)
@@ -67,27 +67,27 @@ def few_draws(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def critic() -> Critic:
-    return Critic(Colours(), ANSWERS, SCHEMA, torch.device("cpu"))
+def critic() -> ReferenceClassifier:
+    return ReferenceClassifier(Colours(), ANSWERS, SCHEMA, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def real() -> Dreams:
+def real() -> SyntheticSet:
     return galaxies(360, 0)
 
 
-def positives(count: int = 60, **options) -> Dreams:
+def positives(count: int = 60, **options) -> SyntheticSet:
     return galaxies(count, 1, early=0.9, lane=0.9, **options)
 
 
-def replaced(dreams: Dreams, rows, images: np.ndarray) -> Dreams:
+def replaced(dreams: SyntheticSet, rows, images: np.ndarray) -> SyntheticSet:
     changed = dreams.images.copy()
     changed[rows] = images
-    return Dreams.of_origin(changed, dreams.labels, dreams.target)
+    return SyntheticSet.of_origin(changed, dreams.labels, dreams.target)
 
 
-def verdict(dreams: Dreams, real: Dreams, critic: Critic) -> dict:
-    return judge(
+def verdict(dreams: SyntheticSet, real: SyntheticSet, critic: ReferenceClassifier) -> dict:
+    return evaluate(
         dreams, real.images, real.labels, real.target, critic, RULES, SCHEMA, reference=np.arange(240, 360), seed=0
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def test_the_critic_sees_what_is_painted(critic, real):
 
 def test_answers_are_in_their_own_units(critic, real):
     efigi = load_schema("efigi")
-    seen = Critic(Colours(), ["t", "visible_dust"], efigi, torch.device("cpu")).look(real.images).answers
+    seen = ReferenceClassifier(Colours(), ["t", "visible_dust"], efigi, torch.device("cpu")).look(real.images).answers
     assert seen["t"].min() < -3 and seen["t"].max() > 8 and seen["visible_dust"].between(0, 1).all()
 
 
@@ -140,7 +140,7 @@ def test_a_negative_that_looks_positive_is_dropped(critic, real):
     wrong = replaced(dreams, slice(4), positives(4).images)
     reasons = screen(wrong, real.images, critic, RULES, SCHEMA)["reason"]
     assert (reasons[:4] == "looks positive").all() and not (reasons[4:] == "looks positive").any()
-    blind = Critic(Colours(), ["early_type", "spiral"], SCHEMA, torch.device("cpu"))
+    blind = ReferenceClassifier(Colours(), ["early_type", "spiral"], SCHEMA, torch.device("cpu"))
     assert not (screen(wrong, real.images, blind, RULES, SCHEMA)["reason"] == "looks positive").any()
 
 
@@ -188,7 +188,7 @@ def test_a_galaxy_held_out_is_no_training_galaxy(critic, real):
 def test_dreams_of_another_class_are_seen(critic, real):
     wrong = galaxies(60, 4, early=0.9, lane=0.1)
     asked = positives()
-    out = verdict(Dreams.of_origin(wrong.images, asked.labels, asked.target), real, critic)
+    out = verdict(SyntheticSet.of_origin(wrong.images, asked.labels, asked.target), real, critic)
     told = out["adherence"]
     assert told["synthetic_positive"]["in_class_by_answers"]["fraction"] == 0
     assert told["synthetic_positive"]["in_class_by_target"]["fraction"] == 0
@@ -200,7 +200,7 @@ def test_dreams_of_another_class_are_seen(critic, real):
 def test_noise_fails_everywhere(critic, real):
     noise = np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)
     asked = positives()
-    out = verdict(Dreams.of_origin(noise, asked.labels, asked.target), real, critic)
+    out = verdict(SyntheticSet.of_origin(noise, asked.labels, asked.target), real, critic)
     near, spread = out["fidelity"]["positive"], out["diversity"]["positive"]
     assert near["synthetic"]["kid"] > 10 * abs(near["real"]["kid"]) + 1
     assert spread["synthetic"]["coverage"] < 0.1 < spread["real"]["coverage"]
@@ -227,7 +227,7 @@ def test_fractions_carry_an_interval():
     assert entry["fraction"] == 0.25 and 0.05 < entry["low"] < 0.25 < entry["high"] < 0.55
 
 
-def injected(real: Dreams) -> Dreams:
+def injected(real: SyntheticSet) -> SyntheticSet:
     """Make targets of clean early types, of which two are training galaxies, with these hosts and a mined negative."""
     clean = np.flatnonzero((real.labels["early_type"] > 0.5) & (real.labels["dust_lane"] < 0.5))
     hosts = np.concatenate([real.images[clean[:2]], galaxies(18, 3, early=0.9, lane=0.1).images])
@@ -235,7 +235,7 @@ def injected(real: Dreams) -> Dreams:
     labels = pd.concat([made.labels, made.labels[:20], mined.labels], ignore_index=True)
     origin = np.repeat([INJECTED, HOST, MINED], [40, 20, 5])
     host = np.where(origin == INJECTED, 40 + np.arange(65) % 20, -1)
-    return Dreams(
+    return SyntheticSet(
         np.concatenate([made.images, hosts, mined.images]), labels, (origin == INJECTED).astype(np.float32), origin,
         host, np.where(origin == INJECTED, 0.3, np.nan),
     )  # fmt: skip
@@ -263,7 +263,7 @@ def test_the_median_of_the_real_ones_is_a_threshold_that_does_not_depend_on_cali
         def target(self, features: torch.Tensor) -> torch.Tensor:
             return super().target(features) - 100
 
-    strict = Critic(Shifted(), ANSWERS, SCHEMA, torch.device("cpu"))
+    strict = ReferenceClassifier(Shifted(), ANSWERS, SCHEMA, torch.device("cpu"))
     plain, shifted = (verdict(positives(), real, c)["acceptance"] for c in (critic, strict))
     assert plain["synthetic"]["at_zero"]["fraction"] > 0.9 and shifted["synthetic"]["at_zero"]["count"] == 0
     assert plain["synthetic"]["at_median"] == shifted["synthetic"]["at_median"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.labels.settings import DreamSettings, LabelRules
+from galscan.labels.settings import LabelRules, SyntheticSettings
 from galscan.synthesis import injection
 from galscan.synthesis.features import artefact, dust_lane
 from galscan.synthesis.flux import Stretch
@@ -54,7 +54,7 @@ SOURCES = {"dust_lane": bars, "artefact": artefact.prior}
 
 
 def made(given: Candidates, count: int = 20, *, seed: int = 0, mined: int = 0, sources=SOURCES, **changes):
-    return injected_set(given, rules(**changes), DreamSettings(injected=count, mined=mined), sources, seed=seed)
+    return injected_set(given, rules(**changes), SyntheticSettings(injected=count, mined=mined), sources, seed=seed)
 
 
 def row_of(image: np.ndarray, given: Candidates) -> int:

@@ -7,14 +7,14 @@ import torch
 
 from galscan.core import device as devices
 from galscan.core.errors import InputError
-from galscan.labels.settings import DreamRule
+from galscan.labels.settings import SyntheticRule
 from galscan.synthesis.diffusion.galaxy_model import GUIDED, SETTLED, Generator, _guidance_terms, shifted
 from galscan.synthesis.galaxies import MEASURED, SHAPE
-from galscan.synthesis.sampling import draw_conditions, dream, has_start
+from galscan.synthesis.sampling import has_start, sample_conditions, sample_images
 from tests.synthesis.diffusion.test_galaxy_model import config, untrained, velocity
 
 LABELS = pd.DataFrame({"t": [-5.0, -2.0, 3.0, 5.0], "visible_dust": [0.0, np.nan, 0.75, 0.5]}, dtype=np.float32)
-RULE = DreamRule.model_validate({"from": "t <= 0", "set": {"visible_dust": [0.6, 1.0]}})
+RULE = SyntheticRule.model_validate({"from": "t <= 0", "set": {"visible_dust": [0.6, 1.0]}})
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +23,23 @@ def generator() -> Generator:
 
 
 def test_conditions_start_from_real_galaxies_that_satisfy_the_rule():
-    values, rows = draw_conditions(LABELS, 50, np.random.default_rng(0), RULE)
+    values, rows = sample_conditions(LABELS, 50, np.random.default_rng(0), RULE)
     assert set(rows) == {0, 1}
     assert set(values[:, 0]) == {-5.0, -2.0}
     assert (values[:, 1] >= 0.6).all() and (values[:, 1] <= 1.0).all()
 
 
 def test_without_a_rule_conditions_are_rows():
-    values, rows = draw_conditions(LABELS, 20, np.random.default_rng(0))
+    values, rows = sample_conditions(LABELS, 20, np.random.default_rng(0))
     np.testing.assert_array_equal(values, LABELS.to_numpy()[rows])
 
 
 def test_shapes_are_turned_by_any_angle():
     random = np.random.default_rng(0)
     labels = pd.DataFrame(random.uniform(0.1, 0.3, (5, 7)).astype(np.float32), columns=["bar", *MEASURED])
-    rule = DreamRule.model_validate({"from": "bar >= 0"})
+    rule = SyntheticRule.model_validate({"from": "bar >= 0"})
     for given in (None, rule):
-        values, rows = draw_conditions(labels, 200, np.random.default_rng(1), given)
+        values, rows = sample_conditions(labels, 200, np.random.default_rng(1), given)
         real = labels.to_numpy()[rows]
         shape = [labels.columns.get_loc(name) for name in SHAPE[1:]]
         np.testing.assert_array_equal(np.delete(values, shape, 1), np.delete(real, shape, 1))
@@ -49,26 +49,26 @@ def test_shapes_are_turned_by_any_angle():
 
 
 def test_nothing_to_start_from_is_said():
-    rule = DreamRule.model_validate({"from": "t <= -6"})
+    rule = SyntheticRule.model_validate({"from": "t <= -6"})
     with pytest.raises(InputError, match="t <= -6"):
-        draw_conditions(LABELS, 5, np.random.default_rng(0), rule)
+        sample_conditions(LABELS, 5, np.random.default_rng(0), rule)
 
 
 def test_has_start_tells_whether_there_is_something_to_start_from():
     assert has_start(LABELS, RULE)
     for rule in ("t <= -6", "visible_dust > 0.8", "t <= -2 and visible_dust > 0"):  # not asked is no yes
-        assert not has_start(LABELS, DreamRule.model_validate({"from": rule}))
+        assert not has_start(LABELS, SyntheticRule.model_validate({"from": rule}))
     assert not has_start(LABELS[:0], RULE)
 
 
 def test_dreams_do_not_depend_on_how_many_are_asked_for(generator, monkeypatch):
     monkeypatch.setattr(generator, "batch", 4)
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
-    six = dream(generator, values, survey, steps=2, seed=5)
+    six = sample_images(generator, values, survey, steps=2, seed=5)
     assert six.shape == (6, 16, 16, 3) and six.dtype == np.uint8
     for n in (3, 4, 5):
-        np.testing.assert_array_equal(dream(generator, values[:n], survey[:n], steps=2, seed=5), six[:n])
-    assert not np.array_equal(dream(generator, values[:4], survey[:4], steps=2, seed=6), six[:4])
+        np.testing.assert_array_equal(sample_images(generator, values[:n], survey[:n], steps=2, seed=5), six[:n])
+    assert not np.array_equal(sample_images(generator, values[:4], survey[:4], steps=2, seed=6), six[:4])
 
 
 def test_guidance_one_without_weights_is_the_plain_condition(generator):
@@ -97,9 +97,9 @@ def test_guidance_one_without_weights_is_the_plain_way_written_out(generator, mo
         else:
             x = x + (there - here) * v
     plain = generator.decode_images(x).numpy().astype(int)
-    drawn = dream(generator, values, survey, guidance=1.0, steps=4, seed=2).astype(int)
+    drawn = sample_images(generator, values, survey, guidance=1.0, steps=4, seed=2).astype(int)
     assert np.abs(drawn - plain).max() <= 1 and plain.std() > 5
-    assert np.abs(dream(generator, values, survey, guidance=4.0, steps=4, seed=2) - plain).max() > 1
+    assert np.abs(sample_images(generator, values, survey, guidance=4.0, steps=4, seed=2) - plain).max() > 1
 
 
 def test_guidance_acts_between_its_times_only(generator, monkeypatch):
@@ -110,7 +110,7 @@ def test_guidance_acts_between_its_times_only(generator, monkeypatch):
         return torch.zeros_like(x)
 
     monkeypatch.setattr(Generator, "forward", spy)
-    dream(generator, np.zeros((3, 2)), np.zeros(3, int), guidance=2.0, weights={"t": 2.0}, steps=40)
+    sample_images(generator, np.zeros((3, 2)), np.zeros(3, int), guidance=2.0, weights={"t": 2.0}, steps=40)
     assert len(asked) == 40 and asked[0][0] == 1.0
     assert {n for t, n in asked if GUIDED[0] <= t <= GUIDED[1]} == {9}
     assert {n for t, n in asked if t < GUIDED[0]} == {n for t, n in asked if t > GUIDED[1]} == {3}
@@ -151,26 +151,26 @@ def test_answers_of_one_weight_are_pushed_together(generator, monkeypatch):
     mask = generator.mask
     monkeypatch.setattr(generator, "mask", lambda c, drop: (dropped.append(drop[0].tolist()), mask(c, drop))[1])
     weights = {"t": 2.0, "visible_dust": 2.0}
-    dream(generator, np.array([[0.0, 1.0]]), np.array([0]), weights=weights, steps=4)
+    sample_images(generator, np.array([[0.0, 1.0]]), np.array([0]), weights=weights, steps=4)
     assert dropped and all(both == [True, True] for both in dropped)
     dropped.clear()
-    dream(generator, np.array([[0.0, 1.0]]), np.array([0]), weights=weights | {"t": 3.0}, steps=4)
+    sample_images(generator, np.array([[0.0, 1.0]]), np.array([0]), weights=weights | {"t": 3.0}, steps=4)
     assert {tuple(d) for d in dropped} == {(True, False), (False, True)}
 
 
 def test_a_weight_of_one_changes_nothing(generator):
     values, survey = np.tile([[0.0, 1.0]], (2, 1)), np.zeros(2, int)
-    plain = dream(generator, values, survey, guidance=1.5, steps=2)
+    plain = sample_images(generator, values, survey, guidance=1.5, steps=2)
     np.testing.assert_array_equal(
-        dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 1.0}, steps=2), plain
+        sample_images(generator, values, survey, guidance=1.5, weights={"visible_dust": 1.0}, steps=2), plain
     )
     assert not np.array_equal(
-        dream(generator, values, survey, guidance=1.5, weights={"visible_dust": 3.0}, steps=2), plain
+        sample_images(generator, values, survey, guidance=1.5, weights={"visible_dust": 3.0}, steps=2), plain
     )
 
 
 def test_time_that_does_not_suffice_ends_after_a_batch(generator, monkeypatch):
     monkeypatch.setattr(generator, "batch", 4)
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
-    assert len(dream(generator, values, survey, steps=1, seconds=0.0)) == 4
-    assert len(dream(generator, values, survey, steps=1, seconds=60.0)) == 6
+    assert len(sample_images(generator, values, survey, steps=1, seconds=0.0)) == 4
+    assert len(sample_images(generator, values, survey, steps=1, seconds=60.0)) == 6

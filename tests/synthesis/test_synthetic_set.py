@@ -10,7 +10,7 @@ from PIL import Image
 from galscan.core import thumbnails
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.schema import load_schema
-from galscan.labels.settings import DreamSettings, LabelRules
+from galscan.labels.settings import LabelRules, SyntheticSettings
 from galscan.store.layout import open_store
 from galscan.synthesis import synthetic_set as module
 from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
@@ -20,13 +20,13 @@ from galscan.synthesis.synthetic_set import (
     HOST,
     INJECTED,
     MINED,
-    Dreams,
-    dream_set,
+    SyntheticSet,
+    generate_set,
     read_conditions,
-    read_dreams,
+    read_synthetic_set,
     sheet,
     write_conditions,
-    write_dreams,
+    write_synthetic_set,
 )
 
 SCHEMA = load_schema("simulated")
@@ -69,11 +69,11 @@ def asked(monkeypatch) -> list[dict]:
     return calls
 
 
-def drawn(table: pd.DataFrame, rules: LabelRules = RULES, *, positives=6, negatives=12, **options) -> Dreams:
-    settings = DreamSettings(positives=positives, negatives=negatives, guidance=2.0, steps=7)
+def drawn(table: pd.DataFrame, rules: LabelRules = RULES, *, positives=6, negatives=12, **options) -> SyntheticSet:
+    settings = SyntheticSettings(positives=positives, negatives=negatives, guidance=2.0, steps=7)
     given = {"seed": 3, "device": CPU} | options
     target, survey = TARGET[: len(table)], SURVEY[: len(table)]
-    return dream_set(None, table, target, survey, rules, settings, **given)
+    return generate_set(None, table, target, survey, rules, settings, **given)
 
 
 def test_half_of_the_negatives_are_hard(asked):
@@ -142,7 +142,7 @@ def test_the_seed_decides_and_another_draws_others(asked):
 
 
 def test_time_is_shared_and_labels_are_cut_with_the_images(asked, monkeypatch):
-    whole = module.dream
+    whole = module.synthetic
     monkeypatch.setattr(module, "dream", lambda *a, **k: whole(*a, **k)[:2])
     dreams = drawn(conditions(), seconds=18.0)
     assert [c["seconds"] for c in asked] == pytest.approx([6.0, 6.0, 3.0, 3.0])
@@ -155,8 +155,8 @@ def test_a_generator_draws_them():
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     generator = Generator(make_config(images, SCHEMA, ["a", "b", "c"], (32, 32)))
-    settings = DreamSettings(positives=2, negatives=4, guidance=1.5, steps=1)
-    dreams = dream_set(generator, conditions(), TARGET, SURVEY, RULES, settings, seed=0, device=CPU)
+    settings = SyntheticSettings(positives=2, negatives=4, guidance=1.5, steps=1)
+    dreams = generate_set(generator, conditions(), TARGET, SURVEY, RULES, settings, seed=0, device=CPU)
     assert dreams.images.shape == (6, 16, 16, 3) and dreams.images.dtype == np.uint8
     assert len({image.tobytes() for image in dreams.images}) == 6
 
@@ -165,17 +165,17 @@ def test_a_generator_draws_them():
 
 
 @pytest.fixture
-def some() -> Dreams:
+def some() -> SyntheticSet:
     random = np.random.default_rng(1)
     labels = pd.DataFrame(random.random((9, len(SCHEMA.names)), np.float32), columns=SCHEMA.names)
     labels.loc[3, "bar"] = np.nan
     images = random.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
-    return Dreams.of_origin(images, labels, np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0]))
+    return SyntheticSet.of_origin(images, labels, np.float32([1, 1, 1, 1, 0, 0, 0, 0, 0]))
 
 
 def test_dreams_survive_the_disk(some, tmp_path):
-    write_dreams(some, tmp_path / "d.zarr", "dreams-x", SCHEMA, {"seed": 7})
-    back = read_dreams(tmp_path / "d.zarr", "simulated")
+    write_synthetic_set(some, tmp_path / "d.zarr", "dreams-x", SCHEMA, {"seed": 7})
+    back = read_synthetic_set(tmp_path / "d.zarr", "simulated")
     np.testing.assert_array_equal(back.images, some.images)
     pd.testing.assert_frame_equal(back.labels, some.labels)
     np.testing.assert_array_equal(back.target, some.target)
@@ -183,19 +183,22 @@ def test_dreams_survive_the_disk(some, tmp_path):
     assert store.name == "dreams-x" and store.attrs["provenance"] == {"dreamt": True, "seed": 7}
     assert [p.name for p in tmp_path.iterdir()] == ["d.zarr"]
     with pytest.raises(NotFoundError):
-        read_dreams(tmp_path / "e.zarr", "simulated")
+        read_synthetic_set(tmp_path / "e.zarr", "simulated")
 
 
 def test_the_content_hash_is_of_the_pixels_and_of_how_they_were_made(some, tmp_path):
-    def content(name: str, dreams: Dreams, seed: int) -> str:
-        write_dreams(dreams, tmp_path / name, "dreams", SCHEMA, {"seed": seed})
+    def content(name: str, dreams: SyntheticSet, seed: int) -> str:
+        write_synthetic_set(dreams, tmp_path / name, "dreams", SCHEMA, {"seed": seed})
         return open_store(tmp_path / name).content_hash
 
     images = some.images.copy()
     images[5, 3, 3, 1] ^= 1
     same = content("a", some, 0)
     assert content("b", some, 0) == same
-    assert len({same, content("c", Dreams.of_origin(images, some.labels, some.target), 0), content("d", some, 1)}) == 3
+    assert (
+        len({same, content("c", SyntheticSet.of_origin(images, some.labels, some.target), 0), content("d", some, 1)})
+        == 3
+    )
 
 
 def test_some_can_be_selected(some):
@@ -245,18 +248,18 @@ def test_the_sheet_shows_both_kinds_with_what_was_asked(some, tmp_path, monkeypa
 
 
 @pytest.fixture
-def injected(some) -> Dreams:
+def injected(some) -> SyntheticSet:
     """Return four injected galaxies and an injected negative, three hosts of the four, and a mined negative."""
     origin = np.array([INJECTED] * 5 + [HOST] * 3 + [MINED])
     host = np.array([5, 6, 7, 5, -1, -1, -1, -1, -1])
     depth = np.where(origin == INJECTED, np.linspace(0.1, 0.5, 9), np.nan).astype(np.float32)
-    return Dreams(some.images, some.labels, some.target, origin, host, depth)
+    return SyntheticSet(some.images, some.labels, some.target, origin, host, depth)
 
 
 def test_what_is_drawn_has_no_host(some):
     assert (some.origin == DRAWN).all() and (some.host == -1).all() and np.isnan(some.depth).all()
     assert some.synthetic.all()
-    hosts = Dreams.of_origin(some.images, some.labels[::-1], some.target, HOST)
+    hosts = SyntheticSet.of_origin(some.images, some.labels[::-1], some.target, HOST)
     assert not hosts.synthetic.any() and list(hosts.labels.index) == list(range(9))
 
 
@@ -265,17 +268,17 @@ def test_hosts_and_mined_negatives_are_real(injected):
 
 
 def test_injected_ones_survive_the_disk_with_their_hosts(injected, tmp_path):
-    write_dreams(injected, tmp_path / "d.zarr", "synthetic-x", SCHEMA, {"seed": 7})
-    back = read_dreams(tmp_path / "d.zarr", "simulated")
+    write_synthetic_set(injected, tmp_path / "d.zarr", "synthetic-x", SCHEMA, {"seed": 7})
+    back = read_synthetic_set(tmp_path / "d.zarr", "simulated")
     for name in ("images", "target", "origin", "host", "depth"):
         np.testing.assert_array_equal(getattr(back, name), getattr(injected, name))
     assert back.host.dtype.kind == back.origin.dtype.kind == "i"
 
 
 def test_a_store_of_an_earlier_version_is_read_as_drawn(injected, tmp_path):
-    write_dreams(injected, tmp_path / "d.zarr", "dreams-x", SCHEMA, {})
+    write_synthetic_set(injected, tmp_path / "d.zarr", "dreams-x", SCHEMA, {})
     zarr.open_group(tmp_path / "d.zarr", mode="r+").attrs["truth"] = ["target", "laid"]
-    back = read_dreams(tmp_path / "d.zarr", "simulated")
+    back = read_synthetic_set(tmp_path / "d.zarr", "simulated")
     assert (back.origin == DRAWN).all() and (back.host == -1).all() and np.isnan(back.depth).all()
     np.testing.assert_array_equal(back.target, injected.target)
 
@@ -286,16 +289,16 @@ def test_hosts_follow_what_is_selected_and_joined(injected):
     assert few.origin.tolist() == [HOST, INJECTED, INJECTED, INJECTED]
     np.testing.assert_array_equal(few.depth, injected.depth[[7, 2, 0, 4]])
     assert injected.select(injected.origin != MINED).host.tolist() == [5, 6, 7, 5, -1, -1, -1, -1]
-    both = Dreams.joined([few, injected])
+    both = SyntheticSet.joined([few, injected])
     assert both.host.tolist() == [-1, 0, -1, -1, 9, 10, 11, 9, -1, -1, -1, -1, -1] and len(both) == 13
     np.testing.assert_array_equal(both.images[both.host[4]], injected.images[5])
-    assert len(Dreams.joined([injected.select(np.empty(0, int))])) == 0
+    assert len(SyntheticSet.joined([injected.select(np.empty(0, int))])) == 0
 
 
 def test_the_sheet_shows_injected_ones_before_drawn_ones_and_no_hosts(some, injected, tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(thumbnails, "contact_sheet", lambda images, path, **k: shown.update(k, images=images) or path)
-    both = Dreams.joined([some.select(np.repeat(np.arange(9), 12)), injected.select(np.repeat(np.arange(9), 12))])
+    both = SyntheticSet.joined([some.select(np.repeat(np.arange(9), 12)), injected.select(np.repeat(np.arange(9), 12))])
     sheet(both, tmp_path / "s.png", ["dust_lane"], "")
     first = [injected.images[0]] * 12 + [injected.images[1]] * 4
     expected = [*first, *[some.images[0]] * 12, *[some.images[1]] * 4, *[injected.images[4]] * 8, *[some.images[4]] * 8]

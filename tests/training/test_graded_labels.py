@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from galscan.core.errors import InputError
 from galscan.labels.settings import Split
 from galscan.store.identity import Objects
-from galscan.training.graded_labels import Vetted, add_labels, add_stores, describe
+from galscan.training.graded_labels import GradedLabels, add_labels, add_stores, describe
 from galscan.training.split import split_objects
 from tests.helpers import tiny_store
 
@@ -51,12 +51,14 @@ def labelled(seed: int = 0) -> pd.DataFrame:
 NONE = Objects(None, None, None, [])
 
 
-def vetted(targets: dict[int, float], store: Column = SKY, held_out: Objects | None = NONE, run: str = "run") -> Vetted:
+def vetted(
+    targets: dict[int, float], store: Column = SKY, held_out: Objects | None = NONE, run: str = "run"
+) -> GradedLabels:
     rows = np.array([*targets], int)
     table = pd.DataFrame({"store": store.name, "row": rows, "id": store.column("id")[rows]})
     table["target"] = np.array([*targets.values()], float)
     stores = {store.name: (store.name, store.content_hash)}
-    return Vetted(Path(run), "dustlane", f"fingerprint of {run}", table, stores, held_out)
+    return GradedLabels(Path(run), "dustlane", f"fingerprint of {run}", table, stores, held_out)
 
 
 grades = st.dictionaries(st.integers(0, 199), st.sampled_from([1.0, 0.0, np.nan]), min_size=1, max_size=80)
@@ -183,7 +185,7 @@ def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
     run = vetted({3: 1.0}, store=Column("sky"))
 
     def of(path, content):
-        return Vetted(run.run, run.target, "f", run.table, {"sky": (str(path), content)}, None)
+        return GradedLabels(run.run, run.target, "f", run.table, {"sky": (str(path), content)}, None)
 
     moved = of(tmp_path / "gone.zarr", store.content_hash)
     assert add_stores([store], [moved]) == [store]

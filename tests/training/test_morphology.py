@@ -25,7 +25,7 @@ def raw(fractions, worth=20.0):
 def test_completeness_and_purity_are_of_the_leading_answer():
     labels = pd.DataFrame({ODD[0]: [0.9, 0.8, 0.2, 0.1, np.nan], ODD[1]: [0.1, 0.2, 0.8, 0.9, np.nan]})
     labels[votes_column("t06")] = [10, 10, 10, 10, 0]
-    told = morphology.judge(raw([0.7, 0.4, 0.6, 0.1, 0.5]), labels, ODD, TREE)
+    told = morphology.evaluate(raw([0.7, 0.4, 0.6, 0.1, 0.5]), labels, ODD, TREE)
     (question,) = told["questions"]
     assert (question["id"], question["n"], question["accuracy"]) == ("t06", 4, 0.5)
     yes, no = question["answers"]
@@ -43,26 +43,26 @@ def test_coverage_is_that_of_the_volunteers_who_voted():
     votes = rng.integers(10, 41, 3000)
     found = rng.binomial(votes, p) / votes
     labels = pd.DataFrame({ODD[0]: found, ODD[1]: 1 - found, votes_column("t06"): votes})
-    honest = morphology.judge(raw(np.full(3000, 0.5), 8.0), labels, ODD, TREE)["questions"][0]
+    honest = morphology.evaluate(raw(np.full(3000, 0.5), 8.0), labels, ODD, TREE)["questions"][0]
     assert 0.9 <= honest["coverage"] < 0.96
-    boastful = morphology.judge(raw(np.full(3000, 0.5), 500.0), labels, ODD, TREE)["questions"][0]
+    boastful = morphology.evaluate(raw(np.full(3000, 0.5), 500.0), labels, ODD, TREE)["questions"][0]
     assert boastful["coverage"] < 0.75
 
 
 def test_nothing_asked_and_nothing_counted_is_told_as_such():
     nothing = pd.DataFrame(np.nan, index=range(3), columns=ODD)
-    (question,) = morphology.judge(raw([0.5] * 3), nothing, ODD, TREE)["questions"]
+    (question,) = morphology.evaluate(raw([0.5] * 3), nothing, ODD, TREE)["questions"]
     assert (question["n"], question["accuracy"], question["coverage"]) == (0, None, None)
     assert question["answers"][0]["reliability"] == []
     uncounted = pd.DataFrame({ODD[0]: [0.6], ODD[1]: [0.4]})
-    assert morphology.judge(raw([0.6]), uncounted, ODD, TREE)["questions"][0]["coverage"] is None
+    assert morphology.evaluate(raw([0.6]), uncounted, ODD, TREE)["questions"][0]["coverage"] is None
 
 
 def test_attributes_have_an_error_in_their_own_units():
     schema = load_schema("efigi")
     labels = pd.DataFrame({"t": [-6.0, 10.0, np.nan], "visible_dust": [0.0, 1.0, 0.5]})
     said = np.zeros((2, 3, 2))  # the middle of each range
-    told = morphology.judge(said, labels, ["t", "visible_dust"], schema)["answers"]
+    told = morphology.evaluate(said, labels, ["t", "visible_dust"], schema)["answers"]
     low, high = schema.ranges["t"]
     assert told[0]["n"] == 2 and told[0]["error"] == pytest.approx(np.abs((low + high) / 2 - np.array([-6, 10])).mean())
     assert told[1]["error"] == pytest.approx(1 / 3) and sum(n for *_, n in told[1]["reliability"]) == 3

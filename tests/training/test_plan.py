@@ -12,7 +12,7 @@ from galscan.store.build import ingest_survey
 from galscan.store.identity import Objects
 from galscan.store.layout import open_store
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.training.graded_labels import Vetted
+from galscan.training.graded_labels import GradedLabels
 from galscan.training.plan import make_plan
 from tests.helpers import tiny_recipe, tiny_store
 
@@ -115,7 +115,7 @@ def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, 
     held = before.table[before.table["split"] == "test"].iloc[:2]
     graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
     stores = {opened.name: (str(store), opened.content_hash)}
-    one = Vetted(Path("run"), "dustlane", "f", graded, stores, Objects(None, None, None, []))
+    one = GradedLabels(Path("run"), "dustlane", "f", graded, stores, Objects(None, None, None, []))
     p = plan(store, tmp_path, fixed=True, vetted=[one])
     train = p.table[p.table["split"] == "train"]
     assert set(new["id"][:2]) <= set(train.loc[train["target"] == 1, "id"])

@@ -22,7 +22,7 @@ size = 16
 positive = "t <= 0 and visible_dust >= 0.5"
 negative = "t > 0 or visible_dust == 0"
 morphology = ["t"]
-[schemas.efigi.dream]
+[schemas.efigi.synthetic]
 from = "t <= 0"
 set = { visible_dust = [0.6, 1.0] }
 [[schemas.efigi.hard_negatives]]
@@ -108,7 +108,7 @@ def test_the_split_is_the_one_that_training_makes(store):
     table = rule_check.read(recipe, EFIGI, [store], seed=3)
     assert (table["split"] == split_objects(table, recipe.split, 3)).all()  # whole images: it is fixed
     assert set(rule_check.splits(table)) == {"train", "calibration", "test"}
-    injects = recipe_from_text(TEXT + "[dream]\npositives = 0\n")
+    injects = recipe_from_text(TEXT + "[synthetic]\npositives = 0\n")
     folds = rule_check.read(injects, EFIGI, [store], seed=3)
     assert (folds["split"] == split_objects(folds, injects.split, 3, injects.classifier.members)).all()
     counts = rule_check.splits(folds)
@@ -120,7 +120,7 @@ def test_the_split_is_the_one_that_training_makes(store):
     ("old", "new", "words"),
     [
         ("dust >= 0.5", "dust >= 0.5 and inclination >= 0.5", "0 positive examples of 'x' among 180 labelled"),
-        ('from = "t <= 0"', 'from = "inclination > 0"', "no training galaxy satisfies dream.from, 'inclination > 0'"),
+        ('from = "t <= 0"', 'from = "inclination > 0"', "no training galaxy satisfies synthetic.from"),
         ("size = 16", "size = 32", "holds 16 px cutouts, the recipe needs 32 px; ingest with --size 32 or more"),
     ],
 )  # fmt: skip
@@ -129,8 +129,8 @@ def test_what_makes_training_impossible(store, old, new, words):
     table = rule_check.read(recipe, EFIGI, [store])
     told = rule_check.problem(recipe, EFIGI, table, [store])
     assert words in told and "\n" not in told
-    none = recipe_from_text(TEXT.replace(old, new, 1) + "[dream]\npositives = 0\n")
-    if "dream.from" in words:  # nothing is then drawn
+    none = recipe_from_text(TEXT.replace(old, new, 1) + "[synthetic]\npositives = 0\n")
+    if "synthetic.from" in words:  # nothing is then drawn
         assert rule_check.problem(none, EFIGI, rule_check.read(none, EFIGI, [store]), [store]) is None
 
 
@@ -176,7 +176,7 @@ hosts = "t > 9"
 feature = "artefact"
 hosts = "t <= 0"
 """
-MINED = TEXT.replace("[schemas.efigi.dream]", 'mined_negatives = "t >= 8"\n[schemas.efigi.dream]')
+MINED = TEXT.replace("[schemas.efigi.synthetic]", 'mined_negatives = "t >= 8"\n[schemas.efigi.synthetic]')
 
 
 def test_hosts_and_what_is_measured_are_counted_and_missed(store):
@@ -192,7 +192,7 @@ def test_hosts_and_what_is_measured_are_counted_and_missed(store):
     missing = "no training galaxy satisfies {}, '{}': nothing is made of it"
     of_hosts, mined = missing.format("inject_negatives.0.hosts", "t > 9"), missing.format("mined_negatives", "t >= 8")
     assert [w for w in told(MINED + INJECT, store) if "nothing is made" in w] == [of_hosts, mined]
-    without = "\n[dream]\ninjected = 0\n"
+    without = "\n[synthetic]\ninjected = 0\n"
     assert [w for w in told(MINED + INJECT + without, store) if "nothing is made" in w] == [mined]
     without += "mined = 0\n"
     assert not [w for w in told(MINED + INJECT + without, store) if "nothing is made" in w]
@@ -211,7 +211,9 @@ def test_sources_and_hard_ones(store):
     table = rule_check.read(recipe, EFIGI, [store])
     t, dust = table["t"], table["visible_dust"]
     dream, hard = rule_check.sources(recipe.schemas["efigi"], table, EFIGI)
-    assert (dream["key"], dream["match"]) == ("dream.from", (t <= 0).sum()) and 0 < dream["training"] < dream["match"]
+    assert (dream["key"], dream["match"]) == ("synthetic.from", (t <= 0).sum()) and 0 < dream["training"] < dream[
+        "match"
+    ]
     assert (hard["key"], hard["match"]) == ("hard_negatives.0.from", (t > 0).sum())
     grade = rule_check.hardness(recipe.schemas["efigi"], table, EFIGI)
     assert (grade[(t > 0) & (dust >= 0.5)] == 2).all() and (grade[(t > 0) & (dust < 0.5)] == 0).all()

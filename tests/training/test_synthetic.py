@@ -13,11 +13,11 @@ import torch
 from galscan.core.errors import InputError
 from galscan.core.files import read_json
 from galscan.labels.schema import load_schema
-from galscan.labels.settings import DreamSettings, MapSettings
+from galscan.labels.settings import MapSettings, SyntheticSettings
 from galscan.models.network import GalaxyNet
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis.diffusion.maps import LEAST_MEASURED
-from galscan.synthesis.evaluation import Critic
+from galscan.synthesis.evaluation import ReferenceClassifier
 from galscan.synthesis.features import dust_lane
 from galscan.synthesis.flux import JPEG_SOFTENING, stretch_of
 from galscan.synthesis.synthetic_set import HOST, INJECTED
@@ -67,7 +67,7 @@ def test_candidates_are_the_galaxies_named_with_what_a_network_predicts_of_them(
     found = candidates_of(real, rows, stores, network, ANSWERS, SCHEMA, CPU)
     np.testing.assert_array_equal(found.images, real.images[rows])
     pd.testing.assert_frame_equal(found.labels, real.labels.iloc[rows].reset_index(drop=True))
-    expected = Critic(network, ANSWERS, SCHEMA, CPU).look(real.images[rows])
+    expected = ReferenceClassifier(network, ANSWERS, SCHEMA, CPU).look(real.images[rows])
     pd.testing.assert_frame_equal(found.predicted, expected.answers)
     np.testing.assert_array_equal(found.logit, expected.logit)
     assert found.survey.tolist() == [1, 0, 1] and found.frame.tolist() == real.table["frame"].iloc[rows].tolist()
@@ -100,7 +100,7 @@ def settings(**changes) -> MapSettings:
 
 
 def injected(given, generator, work, *, seed: int = 0):
-    return inject(given, SCHEMA, RULES, DreamSettings(injected=8, mined=0), generator, work, seed=seed, device=CPU)
+    return inject(given, SCHEMA, RULES, SyntheticSettings(injected=8, mined=0), generator, work, seed=seed, device=CPU)
 
 
 def dusty(count: int):
@@ -173,7 +173,7 @@ def test_a_rule_that_changes_no_answer_has_no_strength(trained, tmp_path):
     changes = {"inject": RULES.inject.model_copy(update={"values": {}}), "positive": "t <= 0"}
     plain = RULES.model_copy(update=changes)
     options = {"seed": 0, "device": CPU}
-    synthetic, _ = inject(given, SCHEMA, plain, DreamSettings(injected=4, mined=0), settings(), tmp_path, **options)
+    synthetic, _ = inject(given, SCHEMA, plain, SyntheticSettings(injected=4, mined=0), settings(), tmp_path, **options)
     assert np.isnan(trained[0]["strength"]).all()
     assert (synthetic.labels["visible_dust"][synthetic.target == 1] == 0).all() and synthetic.target.any()
 

@@ -78,7 +78,7 @@ def test_what_is_told(sky):
     assert "target       barred_early: Barred lenticular galaxy\nlabels       simulated" in text
     assert "positive, all of" in text and "negative, any of" in text and text.endswith("trainable    yes")
     assert text.count("<- excludes most") == 1 and "not asked" in text and "300 positive and 600 negative drawn" in text
-    assert told["synthetic"] == "300 positive and 600 negative drawn" and told["sources"][0]["key"] == "dream.from"
+    assert told["synthetic"] == "300 positive and 600 negative drawn" and told["sources"][0]["key"] == "synthetic.from"
     steps = told["positive"]["steps"]
     assert steps[-1]["so_far"] == told["objects"][0]["positive"]
 

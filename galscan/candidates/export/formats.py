@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from galscan.candidates import columns
 from galscan.candidates.export import tables as formats
 from galscan.candidates.run import GRADED, open_candidates, provenance, purest, select
-from galscan.candidates.table_stream import Rows
+from galscan.candidates.table_stream import TableStream
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, nearest
 from galscan.scanning.run import is_like, tables
@@ -196,7 +196,9 @@ def export_run(
         return Exported(out, chosen, rows.count, rows.count, told=told)
     every, info = open_candidates(run)
     if min_purity is not None and is_like(info):
-        raise InputError(f"--min-purity {min_purity}: how pure a list by likeness is, is not known; cut it with --top")
+        raise InputError(
+            f"--min-purity {min_purity}: how pure a list by similarity is, is not known; cut it with --top"
+        )
     if min_purity is not None and (why := (info.get("purity") or {}).get("unknown")):
         raise InputError(
             f"--min-purity {min_purity}: purity is unknown, as {why}; grade a sample (galscan vet {run}, then galscan "
@@ -223,7 +225,7 @@ def export_run(
 class _Matched:
     """Rows with what is known of them, and what is told of that."""
 
-    rows: Rows
+    rows: TableStream
     known: int | None = None
     recovered: list[Recovered] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
@@ -233,7 +235,7 @@ class _Matched:
 def _match(
     run: Path,
     info: Mapping[str, Any],
-    rows: Rows,
+    rows: TableStream,
     top: int | None,
     known: Sequence[str | os.PathLike[str]],
     crossmatch: str | Sequence[str],
@@ -269,7 +271,7 @@ def _match(
 
 
 def _write(
-    chosen: str, rows: Rows, out: Path, info: dict[str, Any], facts: dict[str, Any], name: str = "CANDIDATES"
+    chosen: str, rows: TableStream, out: Path, info: dict[str, Any], facts: dict[str, Any], name: str = "CANDIDATES"
 ) -> dict[str, Any]:
     """Write one format; what a format needs is loaded with it."""
     if chosen == "fits":

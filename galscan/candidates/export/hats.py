@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from galscan.candidates.table_stream import Rows, placed
+from galscan.candidates.table_stream import TableStream, placed
 from galscan.core.errors import InputError
 from galscan.core.staging import whole_folder
 from galscan.core.version import __version__
@@ -17,7 +17,7 @@ _MARKER = "hats.properties"
 _ROWS = 100_000  # in a partition
 
 
-def hats(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def hats(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Write the catalogue's folder; one of an earlier export is replaced. All rows are held in memory.
 
     Returns

@@ -18,7 +18,7 @@ from PIL import Image
 
 from galscan.candidates import scan_tables
 from galscan.candidates.ranking import caption
-from galscan.candidates.table_stream import Rows
+from galscan.candidates.table_stream import TableStream
 from galscan.core import progress
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
@@ -35,7 +35,7 @@ _QUALITY = 93
 _LETTERS = 24  # of a caption, which the next would otherwise touch
 
 
-def pdf(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+def pdf(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """Write pages of 8 x 10 candidates in the order of their ranks, with rank, probability and designation.
 
     Ten pages are in memory, however many there are.
@@ -72,7 +72,7 @@ def pdf(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     return {"pages": max(pages, 1)}
 
 
-def _some(rows: Rows, count: int) -> Iterator[pa.Table]:
+def _some(rows: TableStream, count: int) -> Iterator[pa.Table]:
     """Yield so many rows at a time, across the borders of pieces."""
     rest: pa.Table | None = None
     for piece in rows:

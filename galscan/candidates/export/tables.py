@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from galscan.candidates import columns
-from galscan.candidates.table_stream import Rows, as_ascii, placed
+from galscan.candidates.table_stream import TableStream, as_ascii, placed
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
 
@@ -28,7 +28,7 @@ FORMULA = "^([=+@\\t\\r-])"  # how text begins that a spreadsheet would run
 _KNOWN = "cyan"  # of regions, on the black of DS9
 
 
-def votable(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
+def votable(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> None:
     """Write a VOTable 1.4."""
     with atomic_path(out) as temporary, open(temporary, "wb") as handle:
         handle.write("\n".join(_votable_head(rows, provenance)).encode())
@@ -37,7 +37,7 @@ def votable(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
         handle.write(b"\n</TABLEDATA></DATA>\n</TABLE>\n</RESOURCE>\n</VOTABLE>\n")
 
 
-def _votable_head(rows: Rows, provenance: Mapping[str, Any]) -> Iterator[str]:
+def _votable_head(rows: TableStream, provenance: Mapping[str, Any]) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>'
     yield f'<VOTABLE version="1.4" xmlns="{_VOTABLE}">'
     yield '<RESOURCE type="results">'
@@ -75,7 +75,7 @@ def _markup(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _joined(
-    rows: Rows,
+    rows: TableStream,
     escape: Callable[[pa.ChunkedArray], pa.ChunkedArray],
     nothing: str,
     before: str,
@@ -101,7 +101,7 @@ def _joined(
         yield "".join(lines.to_pylist())
 
 
-def parquet(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
+def parquet(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> None:
     """Write Parquet, with units, UCDs and meanings as metadata of the fields, and where it comes from of the table."""
     fields = [
         rows.schema.field(c.name).with_metadata({"unit": c.unit, "ucd": c.ucd, "description": c.comment})
@@ -114,7 +114,7 @@ def parquet(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
             writer.write_table(piece.cast(schema))
 
 
-def csv(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
+def csv(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> None:
     """Write CSV that no spreadsheet runs."""
     with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
         handle.write(",".join(rows.names) + "\n")
@@ -128,7 +128,7 @@ def _quoted(text: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.match_substring_regex(text, '[",\r\n]'), quoted, text)
 
 
-def ds9(rows: Rows, out: Path, provenance: Mapping[str, Any]) -> None:
+def ds9(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> None:
     """Write DS9 regions with the ranks; what is known has its name and another colour.
 
     What has no position is left out.
@@ -157,6 +157,6 @@ def _label(rank: int, name: str) -> str:
     return f" color={_KNOWN} text={{{rank}: {name.translate({ord('{'): '(', ord('}'): ')'})}}}"
 
 
-def without_coordinates(rows: Rows) -> int:
+def without_coordinates(rows: TableStream) -> int:
     """Count the candidates that have no place on the sky."""
     return sum(int(np.count_nonzero(~placed(piece))) for piece in rows.select(["ra", "dec"]))

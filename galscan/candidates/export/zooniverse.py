@@ -21,7 +21,7 @@ from PIL import Image
 
 from galscan.candidates import scan_tables
 from galscan.candidates.export.tables import FORMULA
-from galscan.candidates.table_stream import Rows
+from galscan.candidates.table_stream import TableStream
 from galscan.core import progress
 from galscan.core.files import storage_errors
 from galscan.core.staging import whole_folder
@@ -34,7 +34,7 @@ NOTHING = "none"  # no cell is empty: panoptes-cli takes one for the name of a f
 _COLUMNS = ("designation", "objid", "store", "index", "ra", "dec", "known_name", "known_ref")
 
 
-def zooniverse(rows: Rows, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+def zooniverse(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """Write the folder; one of an earlier export is replaced.
 
     Returns

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from galscan.core.errors import InputError
-from galscan.surveys.files.images import Held, is_image
+from galscan.surveys.files.images import FileInMemory, is_image
 
 LARGEST = 300_000_000  # bytes of one image: the most pixels that are decoded, as floats
 
@@ -41,7 +41,7 @@ class Zip:
         """Return all images in a fixed order: path -> bytes."""
         return {name: self._infos[name].file_size for name in sorted(self._infos)}
 
-    def get(self, name: str) -> Held:
+    def get(self, name: str) -> FileInMemory:
         """Read one image.
 
         Raises
@@ -52,7 +52,7 @@ class Zip:
         info = self._infos[name]
         if info.file_size > LARGEST:
             raise ValueError(f"{info.file_size:,} bytes, at most {LARGEST:,} are unpacked")
-        return Held(self._open().read(info), name.rsplit("/", 1)[-1])
+        return FileInMemory(self._open().read(info), name.rsplit("/", 1)[-1])
 
 
 def _counts(info: zipfile.ZipInfo) -> bool:

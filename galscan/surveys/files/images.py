@@ -55,7 +55,7 @@ def split_band(path: str) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-class Held(io.BytesIO):
+class FileInMemory(io.BytesIO):
     """A file in memory, of an archive or a service; its name may tell the band."""
 
     def __init__(self, data: bytes, name: str):
@@ -63,7 +63,7 @@ class Held(io.BytesIO):
         self.name = name
 
 
-def read_picture(path: Path | Held, size: int, pixel_scale: float) -> Outcome:
+def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Outcome:
     """Read a JPEG or PNG. EXIF orientation is ignored on purpose: only a camera tool would have set it."""
     try:
         with warnings.catch_warnings():
@@ -189,7 +189,7 @@ def choose_bands(bands: Sequence[str]) -> tuple[str, str, str]:
     return bands[-1], bands[len(bands) // 2], bands[0]
 
 
-def read_planes(paths: Sequence[Path | Held]) -> tuple[dict[str, np.ndarray], float, tuple[float, float]]:
+def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndarray], float, tuple[float, float]]:
     """Read the bands of one object: planes by band, pixel scale (arcsec) and centre (ra, dec in deg), NaN if unknown.
 
     One file with several planes, or one file a band. Planes of a file that does not name its bands
@@ -243,7 +243,7 @@ def _wcs(header: Any, shape: tuple[int, ...]) -> tuple[float, tuple[float, float
         return nothing
 
 
-def calibrate(objects: Iterable[Sequence[Path | Held]], bands: Sequence[str]) -> Rendering | None:
+def calibrate(objects: Iterable[Sequence[Path | FileInMemory]], bands: Sequence[str]) -> Rendering | None:
     """Measure sky, noise and colour of a survey on its first objects. None if no frame can be read."""
 
     def readable() -> Iterable[dict[str, np.ndarray]]:
@@ -324,7 +324,9 @@ def blank_pixels(plane: np.ndarray) -> np.ndarray:
     return blank
 
 
-def read_fits(paths: Sequence[Path | Held], size: int, pixel_scale: float, rendering: Rendering | None) -> Outcome:
+def read_fits(
+    paths: Sequence[Path | FileInMemory], size: int, pixel_scale: float, rendering: Rendering | None
+) -> Outcome:
     """Read and colour the bands of one object."""
     try:
         planes, scale, _ = read_planes(paths)

@@ -15,11 +15,11 @@ from galscan.core.errors import InputError, NotFoundError, nearest
 from galscan.core.files import file_digest
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.catalog import Listed
+from galscan.surveys.catalog import CatalogSurvey
 from galscan.surveys.files.archives import Zip
 from galscan.surveys.files.images import (  # fmt: skip
     BANDS,
-    Held,
+    FileInMemory,
     Rendering,
     calibrate,
     is_fits,
@@ -38,7 +38,7 @@ CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "cat
 FRAMES = 32  # objects whose frames set the stretch of a FITS survey
 
 
-class LocalSurvey(Listed):
+class LocalSurvey(CatalogSurvey):
     """A folder (searched recursively) of images, and the catalog that names them.
 
     Parameters
@@ -179,14 +179,14 @@ class LocalSurvey(Listed):
         common = [b for b in BANDS if 2 * sum(b in have for have in bands) >= len(bands)]
         return calibrate(self._readable(fits[:FRAMES]), common) if fits else None
 
-    def _readable(self, sources: Sequence[Sequence[str]]) -> Iterator[Sequence[Path | Held]]:
+    def _readable(self, sources: Sequence[Sequence[str]]) -> Iterator[Sequence[Path | FileInMemory]]:
         for source in sources:
             try:
                 yield self._paths(source)
             except Exception:  # what an archive cannot give has its reason when its turn comes
                 continue
 
-    def _paths(self, source: Sequence[str]) -> Sequence[Path | Held]:
+    def _paths(self, source: Sequence[str]) -> Sequence[Path | FileInMemory]:
         return [self._zip.get(f) for f in source] if self._zip else [self.root / f for f in source]
 
     # --------------------------------------------------------------------------------- what a survey is

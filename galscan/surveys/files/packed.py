@@ -16,7 +16,7 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.catalog import Listed
+from galscan.surveys.catalog import CatalogSurvey
 from galscan.surveys.files.local import checked
 from galscan.surveys.sizes import DEFAULT_SIZE
 
@@ -24,7 +24,7 @@ BATCH = 64  # objects read at once
 ROLES = ("id", "ra", "dec", "pixel_scale")
 
 
-class PackedSurvey(Listed, ABC):
+class PackedSurvey(CatalogSurvey, ABC):
     """Objects in files of one format, in the order in which they lie there.
 
     Parameters

@@ -20,7 +20,7 @@ import pandas as pd
 from galscan.core.errors import InputError
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.files.archives import LARGEST
-from galscan.surveys.files.images import Held, Rendering, calibrate, read_fits, read_picture
+from galscan.surveys.files.images import FileInMemory, Rendering, calibrate, read_fits, read_picture
 from galscan.surveys.files.local import FRAMES
 from galscan.surveys.files.packed import PackedSurvey, find_files
 
@@ -71,7 +71,7 @@ class WebDatasetSurvey(PackedSurvey):
         self._images.append(np.array(list(shard.images.values()), dtype=np.int64))
         return shard.table()
 
-    def _image(self, part: int, row: int) -> Held | Failed:
+    def _image(self, part: int, row: int) -> FileInMemory | Failed:
         offset, size, fits = self._images[part][row].tolist()
         if offset < 0:
             return Failed("no image of this key", Flag.MISSING)
@@ -82,7 +82,7 @@ class WebDatasetSurvey(PackedSurvey):
         data = file.read(size)
         if len(data) < size:
             return Failed(f"truncated: {len(data):,} bytes of {size:,}")
-        return Held(data, "image.fits" if fits else "image")
+        return FileInMemory(data, "image.fits" if fits else "image")
 
     def _outcomes(self, part: int, first: int, scales: np.ndarray) -> Iterator[Outcome]:
         for row, scale in enumerate(scales.tolist(), first):
@@ -102,7 +102,7 @@ class WebDatasetSurvey(PackedSurvey):
         places = zip(self.part.tolist(), self.row.tolist(), strict=True)
         fits = ((part, row) for part, row in places if part >= 0 and self._images[part][row, 2])
         held = [self._image(part, row) for part, row in islice(fits, FRAMES)]
-        return calibrate([[h] for h in held if isinstance(h, Held)], []) if held else None
+        return calibrate([[h] for h in held if isinstance(h, FileInMemory)], []) if held else None
 
 
 class _Shard:

@@ -15,12 +15,12 @@ import pandas as pd
 from galscan.core.errors import GalscanError, InputError, NotFoundError, nearest
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, NoCoverage, Outcome
-from galscan.surveys.catalog import Listed
+from galscan.surveys.catalog import CatalogSurvey
 from galscan.surveys.files.images import Rendering
 from galscan.surveys.growth import narrowed
 from galscan.surveys.mosaics.footprints import Frame, Source
 from galscan.surveys.mosaics.stamps import FEWEST, MOST, OpenFrame
-from galscan.surveys.services.errors import Absent, FetchError
+from galscan.surveys.services.errors import FetchError, MissingError
 from galscan.surveys.sizes import check_size
 
 ROLES = ("id", "ra", "dec", "radius")
@@ -30,7 +30,7 @@ AHEAD = 2  # frames that a source is told of before they are needed
 BATCH = 256  # objects of a frame in one go
 
 
-class Cutting(Listed, ABC):
+class FrameCutouts(CatalogSurvey, ABC):
     """What surveys of frames have in common: objects in the order of their frames, and the cutting itself.
 
     A subclass sets the attributes, and says what a frame is (`_frame`) and what becomes of objects without (`_beyond`).
@@ -133,7 +133,7 @@ class Cutting(Listed, ABC):
     def take(self, rows: np.ndarray) -> Self:
         """Return the survey of these rows alone: of frames that none of them is on nothing is read."""
         part: Self = narrowed(self, rows, "ids", "ra", "dec", "number", "labels", *(["radius"] if self.framing else []))
-        Cutting.__init__(part)
+        FrameCutouts.__init__(part)
         return part
 
     # --------------------------------------------------------------------------------------------- cutting
@@ -178,7 +178,7 @@ class Cutting(Listed, ABC):
                     opened.expect((last - first) * self.size)
                 yield from opened.cut(self.ra[rows], self.dec[rows], self._extent(rows), self.size, self.rendering)
                 continue
-            except Absent:
+            except MissingError:
                 outcome = NoCoverage(f"the survey has no frame {frame.name}")
             except FetchError as error:
                 outcome = Failed(f"frame {frame.name}: {error}")

@@ -19,14 +19,14 @@ from galscan.surveys.base import NoCoverage, Outcome
 from galscan.surveys.files.images import Rendering, choose_bands, measure
 from galscan.surveys.files.local import CATALOGS
 from galscan.surveys.mosaics import footprints
-from galscan.surveys.mosaics.cutting import ROLES, Cutting, check_framing, words_of
+from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing, words_of
 from galscan.surveys.mosaics.footprints import Folder, Frame
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 SAMPLE = 16  # frames that set the stretch, with four objects each
 
 
-class FramesSurvey(Cutting):
+class FramesSurvey(FrameCutouts):
     """Objects of a catalog, cut from frames.
 
     A cutout has `size` pixels of its frame as they are, unless `pixel_scale` or `frame` asks for another scale: then

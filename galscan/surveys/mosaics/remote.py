@@ -21,18 +21,18 @@ from galscan.core.files import digest, file_digest
 from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.mosaics.cutting import ROLES, Cutting, check_framing
+from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing
 from galscan.surveys.mosaics.download import Fetched
 from galscan.surveys.mosaics.footprints import Frame
 from galscan.surveys.services.client import Client
-from galscan.surveys.services.configured import DeclaredFrames, load_survey
+from galscan.surveys.services.configured import ConfiguredFrames, load_survey
 from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # what a table may put into an address
 
 
-class RemoteFrames(Cutting):
+class RemoteFrames(FrameCutouts):
     """Objects of a table, cut from the frames of a survey that a file declares.
 
     Cutouts are framed as by `galscan.surveys.mosaics.frames.FramesSurvey`. Their stretch is that of the survey's
@@ -81,7 +81,7 @@ class RemoteFrames(Cutting):
         super().__init__()
         columns, self.survey = dict(columns or {}), Path(survey).stem
         said = load_survey(survey)
-        if not isinstance(said, DeclaredFrames):
+        if not isinstance(said, ConfiguredFrames):
             raise InputError(f"survey file {survey} is of cutouts, not of frames")
         check_framing(size, columns, (*ROLES, *said.keys), pixel_scale, frame)
         if said.needs_contact and not contact:
@@ -214,5 +214,5 @@ class RemoteFrames(Cutting):
             raise
 
 
-def _client(said: DeclaredFrames, contact: str) -> Client:
-    return Client(said.manners(), cache=home.cache_home(), contact=contact, token=said.secret())
+def _client(said: ConfiguredFrames, contact: str) -> Client:
+    return Client(said.policy(), cache=home.cache_home(), contact=contact, token=said.secret())

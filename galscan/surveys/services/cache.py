@@ -17,7 +17,7 @@ CACHE_GB = 20.0  # unless GALSCAN_CACHE_GB says otherwise
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What a service said: status 200, or 404 or 410 for "there is no such thing"."""
 
     url: str
@@ -35,7 +35,7 @@ class Answer:
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:120]
 
 
-class Answers:
+class ResponseCache:
     """A folder of answers."""
 
     def __init__(self, folder: Path):
@@ -47,7 +47,7 @@ class Answers:
         key = hashlib.sha256((f"POST {url}\n{sent}" if sent else f"GET {url}").encode()).hexdigest()
         return self._folder / key[:2] / key
 
-    def recall(self, url: str, sent: str = "", days: float | None = None) -> Answer | None:
+    def recall(self, url: str, sent: str = "", days: float | None = None) -> Response | None:
         """Return what was answered before; None if nothing was, if it is damaged, or older than so many days."""
         place = self._place(url, sent)
         try:
@@ -56,12 +56,12 @@ class Answers:
             head, _, body = place.read_bytes().partition(b"\n")
             known = json.loads(head)
             if known["url"] == url and known["sha256"] == hashlib.sha256(body).hexdigest():
-                return Answer(url, known["status"], known["kind"], body)
+                return Response(url, known["status"], known["kind"], body)
         except (OSError, ValueError, KeyError, TypeError):  # not there, or torn when the power failed
             pass
         return None
 
-    def keep(self, url: str, answer: Answer, sent: str = "") -> None:
+    def keep(self, url: str, answer: Response, sent: str = "") -> None:
         """Write an answer. It is not synced to disk: its hash tells a torn one, which is asked for again."""
         place = self._place(url, sent)
         digest = hashlib.sha256(answer.body).hexdigest()

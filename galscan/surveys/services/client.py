@@ -1,8 +1,9 @@
-"""The one door to the network: polite, patient, suspicious, and it remembers what it was told.
+"""A rate-limited, retrying HTTP client with a cache; every request to a survey service is made by it.
 
-A host is asked by one process and one thread after another, `Manners.per_minute` at most; what has a chance of healing
-is asked again, later and later; a host that fails again and again is left alone. Only declared hosts are asked, also
-where an answer sends us elsewhere, and no body is believed before its size and end have been checked.
+Requests to a host are limited to `RequestPolicy.per_minute` over all threads and processes. Failures that may pass are
+retried with exponential backoff; after repeated failures a circuit breaker opens, and the host gets no more requests.
+Only hosts of the policy get requests, also after a redirect, and a body is used only after its size and end have been
+checked.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from urllib.parse import urljoin, urlsplit
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path, storage_errors
 from galscan.core.version import __version__
-from galscan.surveys.services.cache import Answer, Answers
+from galscan.surveys.services.cache import Response, ResponseCache
 from galscan.surveys.services.errors import (
     AGAIN,
     BUSY,
-    Absent,
-    Again,
     FetchError,
-    HostDown,
+    MissingError,
+    RetryableError,
+    ServiceUnavailableError,
     network_errors,
     retry_after,
     unpack,
 )
-from galscan.surveys.services.rate_limit import Pace
+from galscan.surveys.services.rate_limit import RateLimiter
 
 REDIRECTS = (301, 302, 303, 307, 308)
 PATIENCE = 900.0  # seconds: a host that asks for a longer pause is left alone
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Manners:
+class RequestPolicy:
     """How a service wants to be asked.
 
     Attributes
@@ -91,19 +92,21 @@ class Client:
     """
 
     def __init__(
-        self, manners: Manners, *, cache: Path, contact: str = "", token: str = "", remember: Path | None = None
+        self, policy: RequestPolicy, *, cache: Path, contact: str = "", token: str = "", remember: Path | None = None
     ):
         if any(not c.isprintable() for c in contact + token):
             raise InputError("contact and token are one line each of printable characters")
-        self.manners, self.token = manners, token
+        self.policy, self.token = policy, token
         self.agent = f"galscan/{__version__}" + (f" ({contact})" if contact else "")
-        self.answers = Answers(remember or cache / "answers")
+        self.answers = ResponseCache(remember or cache / "answers")
         self._stopped = threading.Event()
-        self._pace = {h: Pace(cache / "pace", h, manners.per_minute, PATIENCE, self._stopped) for h in manners.hosts}
+        self._pace = {
+            h: RateLimiter(cache / "pace", h, policy.per_minute, PATIENCE, self._stopped) for h in policy.hosts
+        }
         self._lock = threading.Lock()
         self._managers: dict[str, Any] = {}
-        self._failures = dict.fromkeys(manners.hosts, 0)
-        self._heard = dict.fromkeys(manners.hosts, False)
+        self._failures = dict.fromkeys(policy.hosts, 0)
+        self._heard = dict.fromkeys(policy.hosts, False)
         self._good: dict[str, tuple[str, Mapping[str, Any] | None]] = {}  # what was had from each host
         self._down: set[str] = set()
         self._doubt = threading.Lock()
@@ -118,7 +121,7 @@ class Client:
     def get(
         self,
         url: str,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         form: Mapping[str, Any] | None = None,
         days: float | None = None,
     ) -> T:
@@ -171,7 +174,7 @@ class Client:
         def attempt() -> None:
             with atomic_path(path) as temporary:
                 if self._ask(url, path=temporary).absent:
-                    raise Absent("there is no such file")
+                    raise MissingError("there is no such file")
                 check(temporary)
             self._good[host] = url, None
 
@@ -182,25 +185,29 @@ class Client:
 
         Clients of others (astroquery) know no manners: `attempt` raises `in_our_terms` what they raise.
         """
-        for k in range(self.manners.tries):
+        for k in range(self.policy.tries):
             if self._stopped.is_set():
-                raise HostDown("stopped")
-            if self._failures[host] >= self.manners.give_up and not self._alive(host):
-                raise HostDown(self._words(host, f"{self._failures[host]} failures in a row, at last {self._last}"))
+                raise ServiceUnavailableError("stopped")
+            if self._failures[host] >= self.policy.give_up and not self._alive(host):
+                raise ServiceUnavailableError(
+                    self._words(host, f"{self._failures[host]} failures in a row, at last {self._last}")
+                )
             self._pace[host].wait()
             try:
                 value = attempt()
-            except Again as error:
+            except RetryableError as error:
                 why, self._heard[host] = str(error), self._heard[host] or error.heard
                 pause = max(error.pause or 0.0, FIRST_PAUSE * 2**k * random.uniform(0.5, 1.0))
                 if pause > PATIENCE:
-                    self._last, self._failures[host] = why, self.manners.give_up
+                    self._last, self._failures[host] = why, self.policy.give_up
                     self._down.add(host)
-                    raise HostDown(self._words(host, f"it asks for a pause of {pause / 60:,.0f} minutes")) from None
-                if k + 1 < self.manners.tries:
+                    raise ServiceUnavailableError(
+                        self._words(host, f"it asks for a pause of {pause / 60:,.0f} minutes")
+                    ) from None
+                if k + 1 < self.policy.tries:
                     self._say(host, why, pause)
                     self._pace[host].pause(pause) if error.everybody else self._stopped.wait(pause)
-            except Absent:  # an answer, and no failure
+            except MissingError:  # an answer, and no failure
                 with self._lock:
                     self._failures[host], self._heard[host] = 0, True
                 raise
@@ -214,8 +221,8 @@ class Client:
                 return value
         self._failed(host, why)
         if not self._heard[host]:  # nothing ever came from there: wrong address, or no network
-            raise HostDown(self._words(host, f"nothing came from there ({why}; is there a network?)"))
-        raise FetchError(f"{why} ({self.manners.tries} tries)")
+            raise ServiceUnavailableError(self._words(host, f"nothing came from there ({why}; is there a network?)"))
+        raise FetchError(f"{why} ({self.policy.tries} tries)")
 
     # --------------------------------------------------------------------------------------------- one request
 
@@ -227,23 +234,23 @@ class Client:
                 f"sent on to what is no address ({error})" if sent_by else f"{url[:80]}: {error}"
             ) from None
         host = parts.netloc.lower()
-        if parts.scheme not in ("http", "https") or host not in self.manners.hosts:
+        if parts.scheme not in ("http", "https") or host not in self.policy.hosts:
             if sent_by:
                 raise FetchError(f"sent on to {host or url[:60]}, which is not among the hosts of the survey's file")
             raise InputError(
-                f"{url[:80]} is not of a host in the survey's file ({', '.join(self.manners.hosts)}); add it to hosts "
+                f"{url[:80]} is not of a host in the survey's file ({', '.join(self.policy.hosts)}); add it to hosts "
                 "there if you trust it"
             )
         if sent_by and urlsplit(sent_by).scheme == "https" and parts.scheme == "http":
             raise FetchError(f"sent on from https to http at {host}")
         return host
 
-    def _ask(self, url: str, form: Mapping[str, Any] | None = None, path: Path | None = None) -> Answer:
+    def _ask(self, url: str, form: Mapping[str, Any] | None = None, path: Path | None = None) -> Response:
         """Ask once, following redirects within the declared hosts; each hop waits its turn.
 
         With a `path` the body goes there as it is, and not into memory.
         """
-        deadline = time.monotonic() + self.manners.timeout
+        deadline = time.monotonic() + self.policy.timeout
         for hop in range(5):
             if hop:
                 self._pace[self._host(url)].wait()
@@ -256,14 +263,16 @@ class Client:
                     continue
                 if response.status in AGAIN:
                     pause = retry_after(response.headers)
-                    raise Again(f"HTTP {response.status}", pause, everybody=response.status in BUSY)
+                    raise RetryableError(f"HTTP {response.status}", pause, everybody=response.status in BUSY)
                 if path is not None and response.status == 200:
                     body = self._save(response, deadline, path)
                 else:
                     body = self._body(response, deadline)
             finally:
                 response.close()
-            answer = Answer(url, response.status, response.headers.get("Content-Type", "").split(";")[0].lower(), body)
+            answer = Response(
+                url, response.status, response.headers.get("Content-Type", "").split(";")[0].lower(), body
+            )
             if answer.status not in (200, 404, 410):
                 raise FetchError(f"HTTP {answer.status}: {answer.words()}".rstrip(": "))
             return answer
@@ -273,9 +282,9 @@ class Client:
         import urllib3
 
         headers = {"User-Agent": self.agent, "Accept-Encoding": "identity"}
-        if self.token and urlsplit(url).netloc.lower() == self.manners.hosts[0]:
+        if self.token and urlsplit(url).netloc.lower() == self.policy.hosts[0]:
             headers["Authorization"] = f"Bearer {self.token}"
-        wait = urllib3.Timeout(connect=min(20.0, self.manners.timeout), read=self.manners.timeout)
+        wait = urllib3.Timeout(connect=min(20.0, self.policy.timeout), read=self.policy.timeout)
         with network_errors():
             return self._manager(url).request(
                 "POST" if form else "GET", url, fields=form or None, headers=headers, timeout=wait, retries=False,
@@ -291,14 +300,14 @@ class Client:
         proxy = "" if urllib.request.proxy_bypass(parts.hostname or "") else proxy
         with self._lock:
             if proxy not in self._managers:
-                size = {"maxsize": self.manners.connections}
+                size = {"maxsize": self.policy.connections}
                 self._managers[proxy] = (
                     urllib3.ProxyManager(proxy, **size) if proxy else urllib3.PoolManager(**size)  # type: ignore[arg-type]
                 )
             return self._managers[proxy]
 
     def _body(self, response: Any, deadline: float) -> bytes:
-        limit, body = int(self.manners.max_mb * 1e6), b"".join(self._chunks(response, deadline))
+        limit, body = int(self.policy.max_mb * 1e6), b"".join(self._chunks(response, deadline))
         packed = response.headers.get("Content-Encoding", "identity").strip().lower()
         return unpack(body, packed, limit)
 
@@ -311,10 +320,10 @@ class Client:
 
     def _chunks(self, response: Any, deadline: float) -> Iterator[bytes]:
         """Read a body to its end, within time and size."""
-        limit = int(self.manners.max_mb * 1e6)
+        limit = int(self.policy.max_mb * 1e6)
         promised = response.headers.get("Content-Length", "")
         if promised.isdigit() and int(promised) > limit:
-            raise FetchError(f"{int(promised) / 1e6:,.0f} MB are offered, at most {self.manners.max_mb:g} MB are read")
+            raise FetchError(f"{int(promised) / 1e6:,.0f} MB are offered, at most {self.policy.max_mb:g} MB are read")
         size = 0
         while True:
             with network_errors():  # not around what is done with a chunk: a full disk is no fault of the network
@@ -322,28 +331,28 @@ class Client:
             if not chunk:
                 break
             if (size := size + len(chunk)) > limit:
-                raise FetchError(f"more than {self.manners.max_mb:g} MB")
+                raise FetchError(f"more than {self.policy.max_mb:g} MB")
             if time.monotonic() > deadline:
-                raise Again(f"not all there after {self.manners.timeout:g} s")
+                raise RetryableError(f"not all there after {self.policy.timeout:g} s")
             if self._stopped.is_set():
-                raise HostDown("stopped")
+                raise ServiceUnavailableError("stopped")
             yield chunk
         if promised.isdigit() and size != int(promised):
-            raise Again("cut off before its end")
+            raise RetryableError("cut off before its end")
 
     # ----------------------------------------------------------------------------------------------- failures
 
     def _alive(self, host: str) -> bool:
         """Ask once for something that came before: a place where everything fails is no dead host."""
         with self._doubt:
-            if self._failures[host] < self.manners.give_up:  # another thread was told so meanwhile
+            if self._failures[host] < self.policy.give_up:  # another thread was told so meanwhile
                 return True
             if host in self._down or host not in self._good:
                 return False
             self._pace[host].wait()
             try:
                 self._ask(*self._good[host])
-            except (Again, FetchError):
+            except (RetryableError, FetchError):
                 self._down.add(host)
                 return False
             self._failures[host] = 0

@@ -17,17 +17,17 @@ from galscan.core.errors import InputError, NotFoundError, nearest
 from galscan.core.home import shipped
 from galscan.labels.recipe import validated
 from galscan.surveys.files.images import Rendering
-from galscan.surveys.services.client import Manners
+from galscan.surveys.services.client import RequestPolicy
 
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=60_000)]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Framing(_Part):
+class Framing(_Section):
     """How large a piece of sky a cutout shows."""
 
     radii: Positive = 8.48
@@ -36,7 +36,7 @@ class Framing(_Part):
     """Arcsec per stored pixel, where it gives none."""
 
 
-class Colours(_Part):
+class Colours(_Section):
     """How FITS bands become colours; see `galscan.surveys.files.images.Rendering`."""
 
     red: str
@@ -53,7 +53,7 @@ class Colours(_Part):
         return Rendering(self.red, self.green, self.blue, self.unit, subtract, self.stretch, self.softening)
 
 
-class Objects(_Part):
+class Objects(_Section):
     """The database that --query asks."""
 
     skyserver: str
@@ -63,7 +63,7 @@ class Objects(_Part):
     page: Annotated[int, Field(ge=1, le=500_000)] = 20_000
 
 
-class _Place(_Part):
+class _Configured(_Section):
     """What all surveys have in common: whom to ask, in what manner, and what to say of it."""
 
     title: str
@@ -106,10 +106,10 @@ class _Place(_Part):
         """Return what provenance says of positions: the astrometry, where it is declared."""
         return {} if self.astrometry is None else {"astrometry": self.astrometry}
 
-    def manners(self) -> Manners:
+    def policy(self) -> RequestPolicy:
         """Return how the service wants to be asked."""
         names = ("hosts", "per_minute", "connections", "timeout", "tries", "give_up", "max_mb")
-        return Manners(**{name: getattr(self, name) for name in names})
+        return RequestPolicy(**{name: getattr(self, name) for name in names})
 
     def secret(self) -> str:
         """Return the token.
@@ -124,7 +124,7 @@ class _Place(_Part):
         return os.environ.get(self.token, "") if self.token else ""
 
 
-class Declared(_Place):
+class ConfiguredSurvey(_Configured):
     """A survey of cutouts. What a request may say: ``{ra} {dec} {scale} {pixels} {fov} {native} {layer} {bands}``."""
 
     service: Literal["picture", "panstarrs"]
@@ -143,7 +143,7 @@ class Declared(_Place):
     framing: Framing
 
     @model_validator(mode="after")
-    def _coherent(self) -> Declared:
+    def _coherent(self) -> ConfiguredSurvey:
         allowed = {"ra", "dec", "scale", "pixels", "fov", "native", "layer", "bands"}
         stacks = self.service == "panstarrs" and self.format == "fits"
         cut = {"file"} if stacks else {"red", "green", "blue"} if self.service == "panstarrs" else set()
@@ -166,7 +166,7 @@ class Declared(_Place):
             raise ValueError(f"pixels = {list(self.pixels)} must rise")
         return self
 
-    def with_layer(self, layer: str | None) -> Declared:
+    def with_layer(self, layer: str | None) -> ConfiguredSurvey:
         """Return the survey with another layer.
 
         Raises
@@ -183,7 +183,7 @@ class Declared(_Place):
         return self.model_copy(update={"layer": layer})
 
 
-class DeclaredFrames(_Place):
+class ConfiguredFrames(_Configured):
     """A survey of frames, one file a band. What `url` may say: ``{band}``, and columns of the table of objects.
 
     Numbers may be padded, ``{run:06d}``, and words cut off, ``{brickname:.3}``.
@@ -197,7 +197,7 @@ class DeclaredFrames(_Place):
     """How to come by the columns."""
 
     @model_validator(mode="after")
-    def _coherent(self) -> DeclaredFrames:
+    def _coherent(self) -> ConfiguredFrames:
         parts = urlsplit(self.url)
         if parts.netloc.lower() not in self.hosts:
             raise ValueError(f"url is at {parts.netloc or self.url[:40]}, which is not among hosts")
@@ -257,7 +257,7 @@ def survey_names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in (shipped("catalogs") / "surveys").iterdir())
 
 
-def load_survey(name: str) -> Declared | DeclaredFrames:
+def load_survey(name: str) -> ConfiguredSurvey | ConfiguredFrames:
     """Load a shipped survey file by name, or one from a path ending in ``.toml``.
 
     Raises
@@ -282,4 +282,8 @@ def load_survey(name: str) -> Declared | DeclaredFrames:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"survey file {name} cannot be read: {error}") from error
     where = f"survey file {name}"
-    return validated(DeclaredFrames, where, raw) if raw.get("service") == "frames" else validated(Declared, where, raw)
+    return (
+        validated(ConfiguredFrames, where, raw)
+        if raw.get("service") == "frames"
+        else validated(ConfiguredSurvey, where, raw)
+    )

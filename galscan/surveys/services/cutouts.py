@@ -19,13 +19,13 @@ from galscan.core.files import file_digest
 from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
-from galscan.surveys.catalog import Listed
-from galscan.surveys.files.images import Held, read_fits, read_picture
+from galscan.surveys.catalog import CatalogSurvey
+from galscan.surveys.files.images import FileInMemory, read_fits, read_picture
 from galscan.surveys.growth import narrowed
 from galscan.surveys.services import panstarrs
-from galscan.surveys.services.cache import Answer
+from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import Client
-from galscan.surveys.services.configured import Declared, fill, load_survey
+from galscan.surveys.services.configured import ConfiguredSurvey, fill, load_survey
 from galscan.surveys.services.errors import FetchError
 from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE, check_size
@@ -45,7 +45,7 @@ class Unusable(FetchError):
         self.flag = flag
 
 
-class ServiceSurvey(Listed):
+class ServiceSurvey(CatalogSurvey):
     """Cutouts of the objects in a table, from a survey that a file declares.
 
     Parameters
@@ -99,7 +99,7 @@ class ServiceSurvey(Listed):
         check_size(size)
         self.source, self.size = Path(source).stem, size
         said = load_survey(source)
-        if not isinstance(said, Declared):
+        if not isinstance(said, ConfiguredSurvey):
             raise InputError(f"survey file {source} is of frames, not of cutouts")
         self.declared = said.with_layer(layer)
         if self.declared.needs_contact and not contact:
@@ -214,7 +214,7 @@ class ServiceSurvey(Listed):
     def _open(self) -> Client:
         said = self.declared
         client = Client(
-            said.manners(), cache=home.cache_home(), contact=self.contact, token=said.secret(), remember=self.remember
+            said.policy(), cache=home.cache_home(), contact=self.contact, token=said.secret(), remember=self.remember
         )
         client.answers.prune()
         return client
@@ -269,13 +269,15 @@ class ServiceSurvey(Listed):
             planes.append(plane)
         return self._judged(self._coloured(planes, said.native_scale), native * said.native_scale, native)
 
-    def _plane(self, band: str, pixels: int, answer: Answer) -> Held | None:
+    def _plane(self, band: str, pixels: int, answer: Response) -> FileInMemory | None:
         if answer.absent:
             return None
         self._check_kind(answer)
-        return Held(panstarrs.nanomaggies(answer.body, float(self.declared.zero_point or 0), pixels), f"plane_{band}")
+        return FileInMemory(
+            panstarrs.nanomaggies(answer.body, float(self.declared.zero_point or 0), pixels), f"plane_{band}"
+        )
 
-    def _read(self, answer: Answer, side: float, pixels: int) -> Outcome:
+    def _read(self, answer: Response, side: float, pixels: int) -> Outcome:
         """Return what an answer holds.
 
         Raises
@@ -287,7 +289,7 @@ class ServiceSurvey(Listed):
             return NoCoverage("the service has nothing there")
         said = self.declared
         self._check_kind(answer)
-        file = Held(answer.body, f"answer_{said.bands}" if len(said.bands) == 1 else "answer")
+        file = FileInMemory(answer.body, f"answer_{said.bands}" if len(said.bands) == 1 else "answer")
         outcome = (
             read_picture(file, self.size, side / pixels)
             if said.rendering is None
@@ -295,12 +297,12 @@ class ServiceSurvey(Listed):
         )
         return self._judged(outcome, side, pixels)
 
-    def _check_kind(self, answer: Answer) -> None:
+    def _check_kind(self, answer: Response) -> None:
         if not answer.body.startswith(MAGIC[self.declared.format]):
             kind = self.declared.format.upper()
             raise Unusable(f"no {kind} but {answer.kind or 'something'}: {answer.words()}")
 
-    def _coloured(self, files: list[Held], scale: float) -> Outcome:
+    def _coloured(self, files: list[FileInMemory], scale: float) -> Outcome:
         assert self.declared.rendering is not None
         return read_fits(files, self.size, scale, self.declared.rendering.rendering())
 

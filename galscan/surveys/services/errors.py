@@ -19,15 +19,15 @@ class FetchError(GalscanError):
     """A request that will not succeed: the reason of one object, not the end of all."""
 
 
-class Absent(FetchError):
+class MissingError(FetchError):
     """There is no such thing; final."""
 
 
-class HostDown(GalscanError):
+class ServiceUnavailableError(GalscanError):
     """A host is left alone; what was fetched is kept."""
 
 
-class Again(GalscanError):
+class RetryableError(GalscanError):
     """An attempt failed in a way that time may heal.
 
     `pause` is what the host asked for, in seconds, `everybody` whether other requests are to wait as well, and `heard`
@@ -44,15 +44,15 @@ def in_our_terms(error: Exception) -> Exception:
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if status in AGAIN:
-        return Again(f"HTTP {status}", retry_after(response.headers), everybody=status in BUSY)
+        return RetryableError(f"HTTP {status}", retry_after(response.headers), everybody=status in BUSY)
     names = {kind.__name__ for kind in type(error).__mro__}
     if status is None and names & {"Timeout", "TimeoutError", "ConnectionError", "ChunkedEncodingError"}:
-        return Again(_line(error), heard=False)
+        return RetryableError(_line(error), heard=False)
     return FetchError(f"HTTP {status}" if status else f"{type(error).__name__}: {_line(error)}")
 
 
 class network_errors:
-    """Turn what urllib3 raises into `Again`, or `FetchError` where asking again cannot help."""
+    """Turn what urllib3 raises into `RetryableError`, or `FetchError` where asking again cannot help."""
 
     def __enter__(self) -> None: ...
 
@@ -64,11 +64,11 @@ class network_errors:
         if isinstance(error, raised.LocationParseError) or "CERTIFICATE" in str(error):
             raise FetchError(f"{type(error).__name__}: {_line(error)}") from None
         if isinstance(error, raised.TimeoutError | TimeoutError):
-            raise Again("no answer in time", heard=False) from None
+            raise RetryableError("no answer in time", heard=False) from None
         if "IncompleteRead" in str(error):
-            raise Again("cut off before its end") from None
+            raise RetryableError("cut off before its end") from None
         if isinstance(error, raised.HTTPError | OSError):
-            raise Again(f"{type(error).__name__}: {_line(error)}", heard=False) from None
+            raise RetryableError(f"{type(error).__name__}: {_line(error)}", heard=False) from None
 
 
 def _line(error: BaseException) -> str:
@@ -85,7 +85,7 @@ def unpack(body: bytes, packed: str, limit: int) -> bytes:
     try:
         unpacked = zlib.decompressobj(47 if "gzip" in packed else 15).decompress(body, limit + 1)
     except zlib.error as error:
-        raise Again(f"cannot be unpacked ({error})") from None
+        raise RetryableError(f"cannot be unpacked ({error})") from None
     if len(unpacked) > limit:
         raise FetchError(f"{len(body):,} bytes that unpack to more than {limit / 1e6:g} MB")
     return unpacked

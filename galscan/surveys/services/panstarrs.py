@@ -7,13 +7,13 @@ import warnings
 
 import numpy as np
 
-from galscan.surveys.services.cache import Answer
+from galscan.surveys.services.cache import Response
 from galscan.surveys.services.errors import FetchError
 
 LUPTITUDE = 2.5 / np.log(10)
 
 
-def files(answer: Answer, bands: str) -> dict[str, str] | None:
+def files(answer: Response, bands: str) -> dict[str, str] | None:
     """Return the file of each band out of the answer of ps1filenames.py; None where one has none.
 
     Raises

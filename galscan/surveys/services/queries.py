@@ -24,7 +24,7 @@ from galscan.core.files import atomic_path
 from galscan.core.sky import Cone, check_cone
 from galscan.labels.schema import load_schema
 from galscan.surveys import tables
-from galscan.surveys.services.client import Client, Manners
+from galscan.surveys.services.client import Client, RequestPolicy
 from galscan.surveys.services.configured import Objects, load_survey
 from galscan.surveys.services.errors import FetchError, in_our_terms
 
@@ -120,7 +120,7 @@ def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
     return text, ""
 
 
-class _Asker:
+class _Client:
     """What both have in common: manners, and a session of astroquery that says who asks and stays in the house."""
 
     host: str
@@ -128,8 +128,8 @@ class _Asker:
 
     def __init__(self, host: str, per_minute: float, contact: str):
         self.host = host
-        manners = Manners((host,), per_minute, connections=1, timeout=TIMEOUT)
-        self._client = Client(manners, cache=home.cache_home(), contact=contact)
+        policy = RequestPolicy((host,), per_minute, connections=1, timeout=TIMEOUT)
+        self._client = Client(policy, cache=home.cache_home(), contact=contact)
 
     def _prepare(self, asker: Any) -> None:
         session = asker._session  # astroquery has no other way to say it
@@ -177,7 +177,7 @@ class _Asker:
             raise GalscanError(f"{self.host}: {error}; what came is kept, run the same command again") from None
 
 
-class _SkyServer(_Asker):
+class _SkyServer(_Client):
     """SQL, in pages: each asks for what follows the last id of the one before."""
 
     def __init__(self, places: Objects, sql: str, key: str, contact: str):
@@ -269,7 +269,7 @@ def _gz2(page: pd.DataFrame) -> pd.DataFrame:
     return page[[c for c in wanted if c in page.columns]]
 
 
-class _VizieR(_Asker):
+class _VizieR(_Client):
     """A table of VizieR, whole."""
 
     def __init__(self, places: Objects, table: str, contact: str):

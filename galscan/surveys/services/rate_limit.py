@@ -17,7 +17,7 @@ from galscan.core.files import storage_errors
 SLACK = 0.03  # requests travel unevenly: ask this much slower, so that no window at the server sees too many
 
 
-class Pace:
+class RateLimiter:
     """A bucket of one token, which fills `per_minute` times a minute.
 
     When the next request may leave is written in a file, by the system's monotonic clock: two ingests at once share

@@ -304,7 +304,7 @@ def flow(
     seed: int,
     device: torch.device,
 ) -> np.ndarray:
-    """Draw a batch with the flow network: `Dreamer.draw`."""
+    """Draw a batch with the flow network: `ImageGenerator.draw`."""
     generator = generator.to(device).eval()
     config, n = generator.config, len(values)
     pushed: dict[float, list[int]] = {}

@@ -172,7 +172,7 @@ class StableDiffusion:
         seed: int,
         device: torch.device,
     ) -> np.ndarray:
-        """Draw one picture for each condition (see `galscan.synthesis.sampling.dream`); each has a seed of its own."""
+        """Draw one picture for each condition, each of its own seed (see `galscan.synthesis.sampling`)."""
         return self.paint(
             self.captions(values, survey, weights), guidance=guidance, steps=steps, seed=seed, device=device
         )

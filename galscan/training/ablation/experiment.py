@@ -20,14 +20,14 @@ import torch
 from galscan.core.errors import GalscanError
 from galscan.core.files import atomic_path, read_json, write_json, write_text
 from galscan.labels.recipe import Recipe
-from galscan.labels.settings import DreamSettings, GeneratorSettings, MapSettings, StableDiffusionSettings
+from galscan.labels.settings import GeneratorSettings, MapSettings, StableDiffusionSettings, SyntheticSettings
 from galscan.models.ensemble import member_scores
 from galscan.models.network import Network
 from galscan.models.roles import once
 from galscan.stats.metrics import Scored
 from galscan.synthesis import backends
 from galscan.synthesis.galaxies import GalaxySet
-from galscan.synthesis.synthetic_set import Dreams, dream_set, read_dreams, write_dreams
+from galscan.synthesis.synthetic_set import SyntheticSet, generate_set, read_synthetic_set, write_synthetic_set
 from galscan.training import synthetic
 from galscan.training.ablation.arms import ARMS, CRITIC, IMAGES, MAP_KINDS, SYNTHETIC, Repeat, labelled_objects
 from galscan.training.committee import Job, train_networks
@@ -67,7 +67,7 @@ def common_generator(plan: Plan, galaxies: Galaxies, steps: int, work: Path, dev
 
 
 @dataclass(frozen=True)
-class Trial:
+class Repetition:
     """One repeat, with all it needs."""
 
     plan: Plan
@@ -176,14 +176,14 @@ class Trial:
             told |= {"kept": int(made.synthetic.sum()), "kept_positive": int((made.target == 1).sum())}
             if told["kept_positive"]:
                 provenance = {"seed": self.seed, "recipe": plan.recipe.hash, "kind": kind}
-                write_dreams(made, path, f"{kind}-{plan.recipe.name}", plan.schema, provenance)
+                write_synthetic_set(made, path, f"{kind}-{plan.recipe.name}", plan.schema, provenance)
             write_json(self.folder / f"{kind}.json", told)
         if not path.is_dir():
             return None
-        found = read_dreams(path, plan.schema.name)
+        found = read_synthetic_set(path, plan.schema.name)
         return synthetic.examples_of(found, found.target, plan.answers, plan.schema)
 
-    def _injected(self, kind: str, real: Examples) -> tuple[Dreams, dict[str, Any]]:
+    def _injected(self, kind: str, real: Examples) -> tuple[SyntheticSet, dict[str, Any]]:
         """Inject features into hosts that the reference network, trained on real galaxies alone, helps to choose."""
         plan, recipe = self.plan, self.plan.recipe
         network = self._networks(CRITIC, real, None)[0]
@@ -195,26 +195,26 @@ class Trial:
             generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
             generator = generator.model_copy(update={"maps": MAP_KINDS[kind]})
             return synthetic.inject(
-                candidates, plan.schema, plan.rules, recipe.dream, generator, self.folder, seed=self.seed,
+                candidates, plan.schema, plan.rules, recipe.synthetic, generator, self.folder, seed=self.seed,
                 device=self.device,
             )  # fmt: skip
 
-    def _drawn(self, real: Examples, rows: np.ndarray) -> tuple[Dreams, dict[str, int]]:
+    def _drawn(self, real: Examples, rows: np.ndarray) -> tuple[SyntheticSet, dict[str, int]]:
         """Let a generator draw; return what the critic keeps, and how many it drops for which reason."""
-        from galscan.synthesis.evaluation import Critic, screen
+        from galscan.synthesis.evaluation import ReferenceClassifier, screen
 
         plan, table = self.plan, self.galaxies.table.iloc[rows]
         network = self._networks(CRITIC, real, None)[0]
         self._generator()
         with _timed(self.folder, "dreams"):
-            dreams = dream_set(
+            dreams = generate_set(
                 backends.load(self.folder), self.galaxies.conditions(rows),
                 table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, drawing(plan.recipe),
                 seed=self.seed, device=self.device,
             )  # fmt: skip
             judged = screen(
-                dreams, self.galaxies.images[rows], Critic(network, plan.answers, plan.schema, self.device),
-                plan.rules, plan.schema,
+                dreams, self.galaxies.images[rows],
+                ReferenceClassifier(network, plan.answers, plan.schema, self.device), plan.rules, plan.schema,
             )  # fmt: skip
         dropped = {str(k): int(n) for k, n in judged.loc[~judged["kept"], "reason"].value_counts().items()}
         return dreams.select(judged["kept"].to_numpy()), dropped
@@ -293,8 +293,8 @@ def whole_images(recipe: Recipe) -> GeneratorSettings | StableDiffusionSettings:
     return GeneratorSettings() if isinstance(recipe.generator, MapSettings) else recipe.generator
 
 
-def drawing(recipe: Recipe) -> DreamSettings:
+def drawing(recipe: Recipe) -> SyntheticSettings:
     """Return how many whole images are drawn: as the recipe says, or by default where it draws none."""
-    if recipe.dream.positives:
-        return recipe.dream
-    return recipe.dream.model_copy(update={"positives": DreamSettings().positives})
+    if recipe.synthetic.positives:
+        return recipe.synthetic
+    return recipe.synthetic.model_copy(update={"positives": SyntheticSettings().positives})

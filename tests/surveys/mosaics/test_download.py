@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from galscan.surveys.mosaics.download import Fetched
-from galscan.surveys.services.client import Client, Manners
-from galscan.surveys.services.errors import Absent, FetchError
+from galscan.surveys.services.client import Client, RequestPolicy
+from galscan.surveys.services.errors import FetchError, MissingError
 from tests.mosaics_on_disk import mosaic, pixels, tan
 from tests.services.loopback import Loopback
 
@@ -21,8 +21,8 @@ def source(service: Loopback, folder: Path, *, keep: bool = False, **settings: o
         if not (path := folder / f"site/sas/{n}.fits").exists():
             mosaic(path, pixels((20, 30), n), tan(10.0, 0.0, (20, 30)))
     service.frames(folder / "site")
-    manners = Manners((service.host,), **{"per_minute": 60_000, "tries": 2, "timeout": 20.0} | settings)  # type: ignore[arg-type]
-    return Fetched(folder / "here", "http", partial(Client, manners, cache=folder / "cache"), keep=keep)
+    policy = RequestPolicy((service.host,), **{"per_minute": 60_000, "tries": 2, "timeout": 20.0} | settings)  # type: ignore[arg-type]
+    return Fetched(folder / "here", "http", partial(Client, policy, cache=folder / "cache"), keep=keep)
 
 
 def names(service: Loopback) -> list[str]:
@@ -61,7 +61,7 @@ def test_kept_and_rejected(service, tmp_path):
 
 def test_what_cannot_be_had(service, tmp_path):
     here = source(service, tmp_path)
-    with pytest.raises(Absent, match="there is no such file"):
+    with pytest.raises(MissingError, match="there is no such file"):
         here.locate(f"{service.host}/sas/9.fits")
     service.behave("html")
     with pytest.raises(FetchError, match="what came is no FITS image"):

@@ -21,7 +21,7 @@ from galscan.core.errors import InputError
 from galscan.surveys.base import Cutout, Failed, NoCoverage
 from galscan.surveys.mosaics.frames import FramesSurvey
 from galscan.surveys.mosaics.remote import RemoteFrames
-from galscan.surveys.services.errors import HostDown
+from galscan.surveys.services.errors import ServiceUnavailableError
 from tests.mosaics_on_disk import SCALE, mosaic, pixels, tan
 from tests.services.loopback import Loopback
 
@@ -137,7 +137,7 @@ def test_a_host_that_is_down_stops_the_work(service, tmp_path):
     declared, table = played(service, tmp_path, tries=1, give_up=2)
     survey = RemoteFrames(str(declared), table, tmp_path / "passing", size=32)
     service.behave("500")
-    with pytest.raises(HostDown, match="is left alone, 2 failures in a row, at last HTTP 500"):
+    with pytest.raises(ServiceUnavailableError, match="is left alone, 2 failures in a row, at last HTTP 500"):
         outcomes(survey)
     service.behave()
     assert all(isinstance(o, Cutout) for o in outcomes(pickle.loads(pickle.dumps(survey))).values())
@@ -145,7 +145,7 @@ def test_a_host_that_is_down_stops_the_work(service, tmp_path):
 
 def test_a_frame_too_large_is_not_read(service, tmp_path):
     declared, table = played(service, tmp_path, max_mb=0.01)
-    with pytest.raises(HostDown, match=r"0 MB are offered, at most 0\.01 MB are read"):
+    with pytest.raises(ServiceUnavailableError, match=r"0 MB are offered, at most 0\.01 MB are read"):
         outcomes(RemoteFrames(str(declared), table, tmp_path / "passing", size=32))
     assert not [p for p in (tmp_path / "passing").rglob("*") if p.is_file()]
 

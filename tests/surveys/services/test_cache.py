@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from galscan.core.errors import InputError, StorageError
-from galscan.surveys.services.cache import Answer, Answers
+from galscan.surveys.services.cache import Response, ResponseCache
 
 
-def fill(folder: Path, count: int) -> Answers:
-    answers = Answers(folder)
+def fill(folder: Path, count: int) -> ResponseCache:
+    answers = ResponseCache(folder)
     for n in range(count):
-        answers.keep(f"http://h/{n}", Answer(f"http://h/{n}", 200, "image/jpeg", bytes([n]) * 1000))
+        answers.keep(f"http://h/{n}", Response(f"http://h/{n}", 200, "image/jpeg", bytes([n]) * 1000))
     return answers
 
 
@@ -25,7 +25,7 @@ def files(folder: Path) -> list[Path]:
 
 def test_what_was_kept_comes_back(tmp_path):
     answers = fill(tmp_path, 3)
-    assert answers.recall("http://h/1") == Answer("http://h/1", 200, "image/jpeg", b"\1" * 1000)
+    assert answers.recall("http://h/1") == Response("http://h/1", 200, "image/jpeg", b"\1" * 1000)
     assert answers.recall("http://h/9") is None
 
 
@@ -39,9 +39,9 @@ def test_a_damaged_file_is_no_answer(tmp_path, damage):
 
 
 def test_addresses_do_not_become_paths(tmp_path):
-    answers = Answers(tmp_path / "a")
+    answers = ResponseCache(tmp_path / "a")
     url = "http://h/../../../../etc/passwd\0%00?x=" + "y" * 5000
-    answers.keep(url, Answer(url, 200, "", b"1"))
+    answers.keep(url, Response(url, 200, "", b"1"))
     assert answers.recall(url).body == b"1" and len(files(tmp_path / "a")) == len(files(tmp_path)) == 1
 
 
@@ -61,7 +61,7 @@ def test_the_oldest_go(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
-        Answers(tmp_path / "file" / "answers")
+        ResponseCache(tmp_path / "file" / "answers")
 
 
 def test_an_old_answer_is_none_to_who_wants_a_new_one(tmp_path):

@@ -11,24 +11,24 @@ import pytest
 
 from galscan.core.errors import InputError
 from galscan.surveys.services import client as http
-from galscan.surveys.services.cache import Answer
-from galscan.surveys.services.client import Client, Manners
-from galscan.surveys.services.errors import FetchError, HostDown
+from galscan.surveys.services.cache import Response
+from galscan.surveys.services.client import Client, RequestPolicy
+from galscan.surveys.services.errors import FetchError, ServiceUnavailableError
 from tests.services.loopback import Loopback
 
 PICTURE = "/dr17/SkyServerWS/ImgCutout/getjpeg?ra=150&dec=2&scale=0.4&width=64&height=64"
 
 
 def client(service: Loopback, tmp_path: Path, **settings: object) -> Client:
-    manners = {"hosts": (service.host,), "per_minute": 60_000, "timeout": 1.0, "tries": 3} | settings
-    return Client(Manners(**manners), cache=tmp_path, contact="me@example.org")  # type: ignore[arg-type]
+    policy = {"hosts": (service.host,), "per_minute": 60_000, "timeout": 1.0, "tries": 3} | settings
+    return Client(RequestPolicy(**policy), cache=tmp_path, contact="me@example.org")  # type: ignore[arg-type]
 
 
-def body(answer: Answer) -> bytes:
+def body(answer: Response) -> bytes:
     return answer.body
 
 
-def picture(answer: Answer) -> bytes:
+def picture(answer: Response) -> bytes:
     if not answer.body.startswith(b"\xff\xd8"):
         raise FetchError(f"no picture but {answer.words()}")
     return answer.body
@@ -37,7 +37,7 @@ def picture(answer: Answer) -> bytes:
 def test_an_answer_is_fetched_once(service, tmp_path):
     first = client(service, tmp_path).get(service.url + PICTURE, picture)
     assert first == client(service, tmp_path).get(service.url + PICTURE, picture) and len(service.log()) == 1
-    fresh = Client(Manners((service.host,), 60_000), cache=tmp_path, remember=tmp_path / "elsewhere")
+    fresh = Client(RequestPolicy((service.host,), 60_000), cache=tmp_path, remember=tmp_path / "elsewhere")
     assert fresh.get(service.url + PICTURE, picture) == first and len(service.log()) == 2
 
 
@@ -66,7 +66,7 @@ def test_a_form_heals_too(service, tmp_path, mode):
 def test_who_asks_is_said(service, tmp_path):
     assert client(service, tmp_path).agent == "galscan/0.1.0 (me@example.org)"
     with pytest.raises(InputError, match="one line"):
-        Client(Manners((service.host,)), cache=tmp_path, contact="me\r\nX-Evil: 1")
+        Client(RequestPolicy((service.host,)), cache=tmp_path, contact="me\r\nX-Evil: 1")
 
 
 def test_a_file_comes_whole_or_not_at_all(service, tmp_path):
@@ -163,7 +163,7 @@ def test_redirects_within_the_house(service, tmp_path):
 
 def test_a_token_goes_to_the_first_host_alone(service, tmp_path, monkeypatch):
     sent = []
-    asker = Client(Manners((service.host, f"localhost:{service.port}"), 60_000), cache=tmp_path, token="secret")
+    asker = Client(RequestPolicy((service.host, f"localhost:{service.port}"), 60_000), cache=tmp_path, token="secret")
     manager = asker._manager(service.url)
     request = manager.request
     monkeypatch.setattr(manager, "request", lambda *a, **k: (sent.append((a[1], k["headers"])), request(*a, **k))[1])
@@ -180,11 +180,11 @@ def test_a_host_that_fails_again_and_again_is_left_alone(service, tmp_path):
         with pytest.raises(FetchError):
             asker.get(f"{service.url}{PICTURE}&n={n}", picture)
     with pytest.raises(
-        HostDown, match="is left alone, 3 failures in a row, at last HTTP 500; what was fetched is kept"
+        ServiceUnavailableError, match="is left alone, 3 failures in a row, at last HTTP 500; what was fetched is kept"
     ):
         asker.get(f"{service.url}{PICTURE}&n=3", picture)
     assert len(service.log()) == 7, "two tries each, and a last one for what had come before"
-    with pytest.raises(HostDown):
+    with pytest.raises(ServiceUnavailableError):
         asker.get(f"{service.url}{PICTURE}&n=4", picture)
     assert len(service.log()) == 7
     assert asker.get(service.url + PICTURE, picture), "what is there already needs no host"
@@ -209,8 +209,8 @@ def test_nobody_there(tmp_path, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(HostDown, match="nothing came from there"):
-            Client(Manners((host,), 60_000, tries=2), cache=tmp_path).get(f"http://{host}/", body)
+        with pytest.raises(ServiceUnavailableError, match="nothing came from there"):
+            Client(RequestPolicy((host,), 60_000, tries=2), cache=tmp_path).get(f"http://{host}/", body)
 
 
 def test_retry_after_is_honoured(service, tmp_path):
@@ -236,9 +236,9 @@ def test_retry_after_is_honoured(service, tmp_path):
 def test_a_pause_that_is_too_long_ends_it(service, tmp_path):
     service.behave(after=7200)
     asker = client(service, tmp_path)
-    with pytest.raises(HostDown, match="it asks for a pause of 120 minutes"):
+    with pytest.raises(ServiceUnavailableError, match="it asks for a pause of 120 minutes"):
         asker.get(f"{service.url}/_mode/429-after{PICTURE}", picture)
-    with pytest.raises(HostDown, match="left alone"):
+    with pytest.raises(ServiceUnavailableError, match="left alone"):
         asker.get(service.url + PICTURE, picture)
     assert len(service.log()) == 1
 
@@ -256,6 +256,6 @@ def test_stop_ends_every_wait(service, tmp_path):
 def test_a_proxy_is_used_where_the_environment_names_one(service, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", service.url)
     monkeypatch.setenv("no_proxy", "")
-    asker = Client(Manners(("sky.example",), 60_000), cache=tmp_path)
+    asker = Client(RequestPolicy(("sky.example",), 60_000), cache=tmp_path)
     assert asker.get(f"http://sky.example{PICTURE}", picture)
     assert service.log()[0][1] == f"http://sky.example{PICTURE}"

@@ -6,7 +6,7 @@ import pytest
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.home import shipped
-from galscan.surveys.services.configured import DeclaredFrames, fill, load_survey, survey_names
+from galscan.surveys.services.configured import ConfiguredFrames, fill, load_survey, survey_names
 
 GOOD = (shipped("catalogs") / "surveys" / "sdss.toml").read_text(encoding="utf-8")
 
@@ -32,13 +32,13 @@ def test_shipped_surveys():
         survey = load_survey(name)
         assert survey.per_minute <= 60 and survey.url.startswith("https://") and survey.acknowledgement
         assert survey.licence and (survey.rendering or survey.stretch)
-        assert isinstance(survey, DeclaredFrames) or survey.framing.radii == 8.48
+        assert isinstance(survey, ConfiguredFrames) or survey.framing.radii == 8.48
 
 
 def test_frames_have_the_addresses_of_their_archives():
     """Of frames that are there: names as the archives give them."""
     sdss, legacy = load_survey("sdss-frames"), load_survey("legacy-bricks")
-    assert isinstance(sdss, DeclaredFrames) and isinstance(legacy, DeclaredFrames)
+    assert isinstance(sdss, ConfiguredFrames) and isinstance(legacy, ConfiguredFrames)
     assert sdss.keys == ["rerun", "run", "camcol", "field"] and sdss.whole == {"run", "field"}
     assert sdss.file("r", {"rerun": 301, "run": 2505, "camcol": 3, "field": 38}) == (
         "data.sdss.org/sas/dr17/eboss/photoObj/frames/301/2505/3/frame-r-002505-3-0038.fits.bz2"

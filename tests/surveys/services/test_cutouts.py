@@ -17,9 +17,9 @@ import pytest
 from galscan.core.errors import InputError
 from galscan.core.home import shipped
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
-from galscan.surveys.services.cache import Answer
+from galscan.surveys.services.cache import Response
 from galscan.surveys.services.cutouts import ServiceSurvey
-from galscan.surveys.services.errors import HostDown
+from galscan.surveys.services.errors import ServiceUnavailableError
 from tests.services import sky
 from tests.services.loopback import galaxies
 
@@ -225,7 +225,7 @@ def test_fits_of_one_band_and_of_none(service, tmp_path):
     assert isinstance(first, Cutout) and sky.read_code(first.image) == sky.code(*HERE)
     assert (first.image[..., 0] == first.image[..., 2]).all()
     assert second == NoCoverage("a blank picture (no finite pixel in band r)")
-    with pytest.raises(HostDown, match=r"at last HTTP 400: .*HiPS CDS/P/NO not found"):
+    with pytest.raises(ServiceUnavailableError, match=r"at last HTTP 400: .*HiPS CDS/P/NO not found"):
         survey = ServiceSurvey(str(path), galaxies(tmp_path / "many.csv", 40), layer="CDS/P/NO")
         outcomes(survey)
 
@@ -249,7 +249,7 @@ def test_only_the_edge_of_a_picture_is_black(service, tmp_path):
     survey = ServiceSurvey(str(service.survey("sdss", tmp_path)), table(tmp_path, [HERE]), size=64)
     image = np.full((128, 128, 3), 60, np.uint8)
     image[:, :10] = 0
-    outcome = survey._read(Answer("", 200, "image/jpeg", sky.jpeg(image)), 50.0, 128)
+    outcome = survey._read(Response("", 200, "image/jpeg", sky.jpeg(image)), 50.0, 128)
     assert isinstance(outcome, Cutout) and outcome.flags == Flag.EDGE
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.surveys.services.errors import Again, FetchError, in_our_terms, retry_after, unpack
+from galscan.surveys.services.errors import FetchError, RetryableError, in_our_terms, retry_after, unpack
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_what_is_unpacked_is_whole_or_refused(body: bytes, limit: int) -> None:
 def test_what_cannot_be_unpacked() -> None:
     with pytest.raises(FetchError, match="packed as 'br', which was not asked for"):
         unpack(b"x", "br", 100)
-    with pytest.raises(Again, match="cannot be unpacked"):
+    with pytest.raises(RetryableError, match="cannot be unpacked"):
         unpack(b"no gzip", "gzip", 100)
 
 
@@ -55,8 +55,8 @@ def test_errors_of_other_clients() -> None:
         return in_our_terms(requests.HTTPError("...", response=answer))
 
     busy = said(429, **{"Retry-After": "7"})
-    assert isinstance(busy, Again) and (busy.pause, busy.everybody, busy.heard) == (7, True, True)
-    assert isinstance(said(500), Again) and isinstance(said(404), FetchError)
+    assert isinstance(busy, RetryableError) and (busy.pause, busy.everybody, busy.heard) == (7, True, True)
+    assert isinstance(said(500), RetryableError) and isinstance(said(404), FetchError)
     for error in (requests.ConnectionError("refused"), requests.Timeout("late")):
-        assert isinstance(lost := in_our_terms(error), Again) and not lost.heard
+        assert isinstance(lost := in_our_terms(error), RetryableError) and not lost.heard
     assert isinstance(in_our_terms(ValueError("odd")), FetchError)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from galscan.surveys.services.cache import Answer
+from galscan.surveys.services.cache import Response
 from galscan.surveys.services.errors import FetchError
 from galscan.surveys.services.panstarrs import files, nanomaggies
 
@@ -18,8 +18,8 @@ LIST = b"""projcell subcell ra dec filter mjd type filename shortname badflag
 """
 
 
-def answer(body: bytes) -> Answer:
-    return Answer("http://x", 200, "text/plain", body)
+def answer(body: bytes) -> Response:
+    return Response("http://x", 200, "text/plain", body)
 
 
 def image(values: np.ndarray, **header: float) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from galscan.core.errors import GalscanError
-from galscan.surveys.services.rate_limit import SLACK, Pace
+from galscan.surveys.services.rate_limit import SLACK, RateLimiter
 
 SCRIPT = """
 import sys, threading, time
@@ -30,7 +30,7 @@ def test_threads_and_processes_share_it(tmp_path):
     others = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     times = [float(t) for other in others for t in other.communicate()[0].split()]
     mine: list[float] = []
-    pace = Pace(tmp_path, "host", 1200, 900, threading.Event())
+    pace = RateLimiter(tmp_path, "host", 1200, 900, threading.Event())
 
     def walk():
         for _ in range(5):
@@ -51,29 +51,29 @@ def test_threads_and_processes_share_it(tmp_path):
 
 
 def test_hosts_do_not_wait_for_each_other(tmp_path):
-    slow, other = (Pace(tmp_path, host, 1, 900, threading.Event()) for host in ("a:80", "b:80"))
+    slow, other = (RateLimiter(tmp_path, host, 1, 900, threading.Event()) for host in ("a:80", "b:80"))
     assert slow._turn() == other._turn() == 0 and slow._turn() > 50
 
 
 def test_a_pause_holds_and_is_not_shortened(tmp_path):
-    pace = Pace(tmp_path, "host", 6000, 900, threading.Event())
+    pace = RateLimiter(tmp_path, "host", 6000, 900, threading.Event())
     pace.pause(30)
     pace.pause(1)
     assert 29 < pace._turn() <= 30
-    assert 29 < Pace(tmp_path, "host", 6000, 900, threading.Event())._turn() <= 30, "another process keeps it"
+    assert 29 < RateLimiter(tmp_path, "host", 6000, 900, threading.Event())._turn() <= 30, "another process keeps it"
 
 
 def test_a_clock_that_started_anew(tmp_path):
     """The monotonic clock begins again with the machine; what was written before may lie far ahead."""
     (tmp_path / "host").write_bytes(struct.pack("<d", time.monotonic() + 5000))
-    assert Pace(tmp_path, "host", 60, 900, threading.Event())._turn() == 0
+    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event())._turn() == 0
     (tmp_path / "host").write_bytes(b"torn")
-    assert Pace(tmp_path, "host", 60, 900, threading.Event())._turn() == 0
+    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event())._turn() == 0
 
 
 def test_stop(tmp_path):
     stopped = threading.Event()
-    pace = Pace(tmp_path, "host", 1, 900, stopped)
+    pace = RateLimiter(tmp_path, "host", 1, 900, stopped)
     pace.wait()
     stopped.set()
     with pytest.raises(GalscanError, match="stopped"):
@@ -81,4 +81,4 @@ def test_stop(tmp_path):
 
 
 def test_a_little_slower_than_allowed(tmp_path):
-    assert Pace(tmp_path, "host", 60, 900, threading.Event()).interval == pytest.approx(1 + SLACK)
+    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event()).interval == pytest.approx(1 + SLACK)

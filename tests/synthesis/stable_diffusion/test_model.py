@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.schema import load_schema
 from galscan.synthesis.galaxies import MEASURED
-from galscan.synthesis.sampling import dream
+from galscan.synthesis.sampling import sample_images
 from galscan.synthesis.stable_diffusion import model as module
 from galscan.synthesis.stable_diffusion.captions import wording
 from galscan.synthesis.stable_diffusion.model import (
@@ -132,11 +132,11 @@ def test_pictures_are_resampled_both_ways(generator):
 def test_pictures_do_not_depend_on_how_many_are_asked_for(tiny, begin):
     generator = painter(tiny, begin=begin)
     values, survey = conditions(3), np.zeros(3, int)
-    three = dream(generator, values, survey, steps=2, seed=5, device=CPU)
+    three = sample_images(generator, values, survey, steps=2, seed=5, device=CPU)
     assert three.shape == (3, 8, 8, 3) and three.dtype == np.uint8
-    two = dream(generator, values[:2], survey[:2], steps=2, seed=5, device=CPU)
+    two = sample_images(generator, values[:2], survey[:2], steps=2, seed=5, device=CPU)
     assert np.abs(two.astype(int) - three[:2]).max() <= 1  # sums in another order
-    assert not np.array_equal(dream(generator, values, survey, steps=2, seed=6, device=CPU), three)
+    assert not np.array_equal(sample_images(generator, values, survey, steps=2, seed=6, device=CPU), three)
 
 
 def test_it_draws_as_the_pipeline_of_diffusers_does(tiny, monkeypatch):

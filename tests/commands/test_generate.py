@@ -70,7 +70,7 @@ def model(folder, weights, conditions) -> Path:
 @pytest.fixture
 def asked(monkeypatch) -> dict:
     """Watch what the sampler is asked for."""
-    seen, real = {}, sampling.dream
+    seen, real = {}, sampling.generate
 
     def spy(generator, values, survey, **options):
         seen.update(options, values=values, survey=survey)
@@ -80,13 +80,13 @@ def asked(monkeypatch) -> dict:
     return seen
 
 
-def dream(with_model: Path | None, out: Path, **changes) -> dict:
+def generate(with_model: Path | None, out: Path, **changes) -> dict:
     options = {"count": 6, "model": with_model, "steps": 2, "device": "cpu", "out": out}
-    return galscan.dream("dustlane", **(options | changes))
+    return galscan.generate("dustlane", **(options | changes))
 
 
 def test_a_folder_of_pictures_with_what_was_asked(model, conditions, tmp_path):
-    told = dream(model, tmp_path / "d")
+    told = generate(model, tmp_path / "d")
     assert {p.name for p in (tmp_path / "d").iterdir()} == {"images", "conditions.csv", "dream.json", "sheet.png"}
     table = pd.read_csv(tmp_path / "d" / "conditions.csv")
     assert list(table) == [*SCHEMA.names, "file"] and len(table) == 6
@@ -102,19 +102,19 @@ def test_a_folder_of_pictures_with_what_was_asked(model, conditions, tmp_path):
 
 
 def test_a_store_with_its_sheet_beside_it(model, tmp_path):
-    told = dream(model, tmp_path / "d.zarr", seed=4)
+    told = generate(model, tmp_path / "d.zarr", seed=4)
     store = galscan.open_store(tmp_path / "d.zarr")
     assert (store.count, store.size, store.name) == (6, 16, "d") and (store.column("truth/target") == 1).all()
     assert store.labels("simulated")["dust_lane"].between(0.6, 1).all()
     assert store.attrs["provenance"]["dreamt"] is True and store.attrs["provenance"]["seed"] == 4
-    assert store.attrs["provenance"]["from"] == load_recipe("dustlane").schemas["simulated"].dream.base
+    assert store.attrs["provenance"]["from"] == load_recipe("dustlane").schemas["simulated"].synthetic.base
     assert told["sheet"] == str(tmp_path / "d.png")
     assert {p.name for p in tmp_path.iterdir()} == {"d.zarr", "d.png"}
 
 
 def test_conditions_are_those_of_real_galaxies_but_for_what_is_set(model, conditions, tmp_path, asked):
-    rule = load_recipe("dustlane").schemas["simulated"].dream
-    dream(model, tmp_path / "d", count=30)
+    rule = load_recipe("dustlane").schemas["simulated"].synthetic
+    generate(model, tmp_path / "d", count=30)
     free = [k for k, name in enumerate(conditions) if name not in (*rule.set, *SHAPE[1:])]  # shapes are turned
     known = {tuple(row[free]): k for k, row in enumerate(conditions.to_numpy(np.float32))}
     rows = np.array([known[tuple(row[free])] for row in asked["values"]])
@@ -124,13 +124,13 @@ def test_conditions_are_those_of_real_galaxies_but_for_what_is_set(model, condit
 
 
 def test_rule_ranges_and_weights_can_be_given(model, tmp_path, asked):
-    told = dream(
+    told = generate(
         model, tmp_path / "d", base="spiral >= 0.25", values={"dust_lane": (0.2, 0.3), "bar": (1, 1)},
         weights={"dust_lane": 4.0, "bar": 2}, guidance=0.5,
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "d" / "conditions.csv")
     assert (table["spiral"] >= 0.25).all() and (table["bar"] == 1).all() and table["dust_lane"].between(0.2, 0.3).all()
-    shipped = load_recipe("dustlane").schemas["simulated"].dream
+    shipped = load_recipe("dustlane").schemas["simulated"].synthetic
     assert told["from"] == "spiral >= 0.25" and asked["guidance"] == 0.5
     assert told["set"] == {**shipped.set, "dust_lane": (0.2, 0.3), "bar": (1, 1)}  # beside those of the recipe
     assert asked["weights"] == told["weights"] == {**shipped.weights, "dust_lane": 4.0, "bar": 2.0}
@@ -142,7 +142,7 @@ def pictures(folder: Path) -> list[bytes]:
 
 def test_the_seed_decides(model, tmp_path):
     for name, seed in (("one", 5), ("same", 5), ("other", 6)):
-        dream(model, tmp_path / name, seed=seed)
+        generate(model, tmp_path / name, seed=seed)
     assert pictures(tmp_path / "one") == pictures(tmp_path / "same")
     assert not set(pictures(tmp_path / "one")) & set(pictures(tmp_path / "other"))
     tables = {name: (tmp_path / name / "conditions.csv").read_text() for name in ("one", "same", "other")}
@@ -150,10 +150,10 @@ def test_the_seed_decides(model, tmp_path):
 
 
 def test_a_generator_alone_draws_its_conditions_from_stores(weights, store, conditions, tmp_path, asked):
-    told = dream(None, tmp_path / "d", generator=str(weights), store=store, count=20)
+    told = generate(None, tmp_path / "d", generator=str(weights), store=store, count=20)
     labelled = conditions.dropna()
     table = pd.read_csv(tmp_path / "d" / "conditions.csv")
-    rule = load_recipe("dustlane").schemas["simulated"].dream
+    rule = load_recipe("dustlane").schemas["simulated"].synthetic
     free = [name for name in SCHEMA.names if name not in rule.set]
     known = {tuple(np.float32(row)) for row in labelled[free].to_numpy()}
     assert {tuple(np.float32(row)) for row in table[free].to_numpy()} <= known
@@ -168,7 +168,7 @@ def test_galaxies_that_cannot_be_used_lend_no_condition(weights, store, tmp_path
     marks = flags[:]
     marks[early[1:]] = Flag.BLANK
     flags[:] = marks
-    dream(None, tmp_path / "d", generator=str(weights), store=tmp_path / "s.zarr")
+    generate(None, tmp_path / "d", generator=str(weights), store=tmp_path / "s.zarr")
     free = [k for k, name in enumerate(SCHEMA.names) if name in ("size", "redness", "inclination")]
     assert len({tuple(row[free]) for row in asked["values"]}) == 1
 
@@ -176,7 +176,7 @@ def test_galaxies_that_cannot_be_used_lend_no_condition(weights, store, tmp_path
 def test_the_model_of_the_home_is_the_default(model, tmp_path):
     home.model_path("dustlane").parent.mkdir(parents=True)
     home.model_path("dustlane").symlink_to(model)
-    dream(None, tmp_path / "d")
+    generate(None, tmp_path / "d")
     assert len(pictures(tmp_path / "d")) == 6
 
 
@@ -184,13 +184,13 @@ def test_a_recipe_of_ones_own_with_the_model_of_another(model, tmp_path, asked):
     text = load_recipe("dustlane").text.replace('name = "dustlane"', 'name = "mine"')
     (tmp_path / "mine.toml").write_text(text.replace("dust_lane = [0.6, 1.0]", "dust_lane = [0.3, 0.4]"))
     options = {"count": 3, "out": tmp_path / "d", "model": model, "steps": 1, "device": "cpu"}
-    galscan.dream(str(tmp_path / "mine.toml"), **options)
+    galscan.generate(str(tmp_path / "mine.toml"), **options)
     lane = asked["values"][:, SCHEMA.names.index("dust_lane")]
     assert (lane >= 0.3).all() and (lane <= 0.4).all()
 
 
 def test_a_plan_is_printed_and_nothing_written(model, tmp_path, capsys):
-    plan = dream(model, tmp_path / "d", dry_run=True, values={"bar": (0, 0.5)})
+    plan = generate(model, tmp_path / "d", dry_run=True, values={"bar": (0, 0.5)})
     text = capsys.readouterr().err
     assert "early_type >= 0.5" in text and "bar" in text and "count        6" in text
     assert plan["set"]["bar"] == (0, 0.5) and plan["steps"] == 2 and not list(tmp_path.iterdir())
@@ -206,7 +206,7 @@ def test_ctrl_c_leaves_nothing(model, tmp_path, monkeypatch, where, name):
 
     monkeypatch.setattr(sampling if where == "dream" else dreaming, where, stop)
     with pytest.raises(Interrupted, match="nothing was written"):
-        dream(model, tmp_path / name)
+        generate(model, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -234,7 +234,7 @@ def test_the_command_line(model, tmp_path, capsys, asked):
     ("changes", "error", "words"),
     [
         ({"count": 0}, InputError, "--count 0: give 1 or more"),
-        ({"values": {"dust_lan": (0, 1)}}, InputError, "dream.set names .*did you mean 'dust_lane'"),
+        ({"values": {"dust_lan": (0, 1)}}, InputError, "synthetic.set names .*did you mean 'dust_lane'"),
         ({"values": {"dust_lane": (0.9, 0.1)}}, InputError, r"dream\.set\.dust_lane = \[0.9, 0.1\] must rise"),
         ({"values": {"dust_lane": (0, 1.5)}}, InputError, r"must rise and lie within 0\.\.1"),
         ({"weights": {"dusti": 2}}, InputError, "dream.weights names .*did you mean 'dusty'"),
@@ -249,21 +249,21 @@ def test_the_command_line(model, tmp_path, capsys, asked):
 )
 def test_mistakes_are_one_line_with_a_remedy(model, tmp_path, changes, error, words):
     with pytest.raises(error, match=words) as told:
-        dream(model, tmp_path / "d", **changes)
+        generate(model, tmp_path / "d", **changes)
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
 def test_a_generator_alone_needs_galaxies_with_its_labels(weights, tmp_path):
     with pytest.raises(InputError, match="needs --store with simulated labels"):
-        dream(None, tmp_path / "d", generator=str(weights))
+        generate(None, tmp_path / "d", generator=str(weights))
     with pytest.raises(InputError, match="needs --store with simulated labels"):
-        dream(None, tmp_path / "d", generator=str(weights), store=tiny_store(tmp_path / "t.zarr", 20).path)
+        generate(None, tmp_path / "d", generator=str(weights), store=tiny_store(tmp_path / "t.zarr", 20).path)
     whole = str(tiny_recipe(tmp_path / "whole.toml", whole=True))
     options = {"count": 3, "out": tmp_path / "d", "device": "cpu"}
     with pytest.raises(InputError, match="--generator none: name weights"):
-        galscan.dream(whole, generator="none", **options)
+        galscan.generate(whole, generator="none", **options)
     with pytest.raises(InputError, match=r"no\.safetensors is not a readable generator"):
-        galscan.dream(whole, generator=str(tmp_path / "no.safetensors"), **options)
+        galscan.generate(whole, generator=str(tmp_path / "no.safetensors"), **options)
     assert not (tmp_path / "d").exists()
 
 
@@ -271,7 +271,7 @@ def test_a_model_trained_without_dreams_cannot_dream(tmp_path):
     plain = tiny_bundle(tmp_path / "plain").path
     whole = str(tiny_recipe(tmp_path / "whole.toml", whole=True))
     with pytest.raises(NotFoundError, match=r"conditions\.parquet is missing: .*--no-synthetic"):
-        galscan.dream(whole, model=plain, count=3, out=tmp_path / "d", device="cpu")
+        galscan.generate(whole, model=plain, count=3, out=tmp_path / "d", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["d", "d.zarr"])
@@ -279,10 +279,10 @@ def test_what_is_there_is_left_alone(model, tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.tex").write_text("x")
     with pytest.raises(ConflictError, match="choose another --out"):
-        dream(model, tmp_path / name)
+        generate(model, tmp_path / name)
     assert (tmp_path / name / "thesis.tex").read_text() == "x"
     with pytest.raises(InputError, match="does not exist; make it first"):
-        dream(model, tmp_path / "no" / "d")
+        generate(model, tmp_path / "no" / "d")
 
 
 @pytest.mark.parametrize(("name", "there"), [("d.zarr", "d.png"), ("d", "d.partial/request.json")])
@@ -291,7 +291,7 @@ def test_what_is_there_beside_it_is_left_alone(model, tmp_path, name, there):
     (tmp_path / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).write_text("mine")
     with pytest.raises(ConflictError, match=f"{there.split('/')[0]} exists; choose another --out"):
-        dream(model, tmp_path / name)
+        generate(model, tmp_path / name)
     assert (tmp_path / there).read_text() == "mine" and not (tmp_path / name).exists()
 
 
@@ -306,5 +306,5 @@ def test_what_is_there_beside_it_is_left_alone(model, tmp_path, name, there):
 )
 def test_impossible_numbers_are_refused(model, tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
-        dream(model, tmp_path / "d", **changes)
+        generate(model, tmp_path / "d", **changes)
     assert not list(tmp_path.iterdir())

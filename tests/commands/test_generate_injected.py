@@ -20,7 +20,7 @@ from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis.diffusion.map_model import MapFlow, make_config, save_maps_model
 from galscan.synthesis.features.base import find_feature
-from galscan.synthesis.synthetic_set import HOST, INJECTED, read_dreams
+from galscan.synthesis.synthetic_set import HOST, INJECTED, read_synthetic_set
 from tests.helpers import tiny_bundle, tiny_recipe, tiny_store
 
 SIZE, SCHEMA = 48, load_schema("simulated")
@@ -76,9 +76,9 @@ def model(folder, recipe, store) -> Path:
     return path
 
 
-def dream(recipe: str, store: Path | None, out: Path, **changes) -> dict:
+def generate(recipe: str, store: Path | None, out: Path, **changes) -> dict:
     options = {"count": 9, "store": store or (), "generator": "prior", "device": "cpu", "out": out}
-    return galscan.dream(recipe, **(options | changes))
+    return galscan.generate(recipe, **(options | changes))
 
 
 def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tm
     assert main.run([*line.split(), "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out.splitlines()[-1])
-    made, sky = read_dreams(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
+    made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
     injected, hosts = np.flatnonzero(made.origin == INJECTED), np.flatnonzero(made.origin == HOST)
     assert len(injected) == 12 == told["count"] and len(hosts) == told["hosts"] == len(made) - 12
     assert (made.target[injected] == 1).all() and (made.target[hosts] == 0).all()
@@ -112,7 +112,7 @@ def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tm
 
 
 def test_a_folder_holds_pictures_hosts_and_their_conditions(recipe, store, tmp_path):
-    dream(recipe, store, tmp_path / "d")
+    generate(recipe, store, tmp_path / "d")
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
         "images", "hosts", "conditions.csv", "dream.json", "sheet.png",
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_the_sheet_shows_each_host_before_its_target(recipe, store, tmp_path, mo
         thumbnails, "contact_sheet", lambda images, path, **options: shown.update(options, images=images)
     )
     with pytest.raises(FileNotFoundError):  # no sheet was written
-        dream(recipe, store, tmp_path / "d.zarr", count=5)
+        generate(recipe, store, tmp_path / "d.zarr", count=5)
     hosts, made = shown["images"][::2].astype(int), shown["images"][1::2].astype(int)
     assert len(hosts) == len(made) == 5 and (hosts.sum((1, 2, 3)) > made.sum((1, 2, 3))).all()
     assert [caption.split("\n")[0].split()[0] for caption in shown["captions"]] == ["host", "depth"] * 5
@@ -142,8 +142,10 @@ def test_the_sheet_shows_each_host_before_its_target(recipe, store, tmp_path, mo
 
 def test_the_seed_decides(recipe, store, tmp_path):
     for name, seed in (("one", 5), ("same", 5), ("other", 6)):
-        dream(recipe, store, tmp_path / f"{name}.zarr", seed=seed)
-    one, same, other = (read_dreams(tmp_path / f"{n}.zarr", "simulated").images for n in ("one", "same", "other"))
+        generate(recipe, store, tmp_path / f"{name}.zarr", seed=seed)
+    one, same, other = (
+        read_synthetic_set(tmp_path / f"{n}.zarr", "simulated").images for n in ("one", "same", "other")
+    )
     np.testing.assert_array_equal(one, same)
     assert one.shape != other.shape or (one != other).any()
 
@@ -157,40 +159,40 @@ def test_weights_of_maps_are_the_base_ones_a_file_or_the_prior(recipe, store, we
             sampled.append(network.config.widths), real(network, values, steps=1, **options)
         )[1],
     )  # fmt: skip
-    told = dream(recipe, store, tmp_path / "d", generator=str(weights), count=3)
+    told = generate(recipe, store, tmp_path / "d", generator=str(weights), count=3)
     assert told["maps"] == str(weights) and set(sampled) == {(16, 32)}
-    plan = dream(recipe, store, tmp_path / "e", generator=None, dry_run=True)
+    plan = generate(recipe, store, tmp_path / "e", generator=None, dry_run=True)
     assert plan["maps"] == "prior"  # as this recipe says
     sampling = tmp_path / "sampling.toml"
     sampling.write_text(Path(recipe).read_text().replace('maps = "prior"', 'maps = "diffusion"'))
-    assert dream(str(sampling), store, tmp_path / "e", generator=None, dry_run=True)["maps"] == "base"
-    assert dream(str(sampling), store, tmp_path / "e", dry_run=True)["maps"] == "prior"
+    assert generate(str(sampling), store, tmp_path / "e", generator=None, dry_run=True)["maps"] == "base"
+    assert generate(str(sampling), store, tmp_path / "e", dry_run=True)["maps"] == "prior"
     sampling.write_text(Path(recipe).read_text().replace('maps = "prior"', 'maps = "both"'))
-    plan = dream(str(sampling), store, tmp_path / "e", generator=None, dry_run=True)
+    plan = generate(str(sampling), store, tmp_path / "e", generator=None, dry_run=True)
     assert plan["maps"] == "base, mixed with the prior"
     assert not (tmp_path / "e").exists()
 
 
 def test_a_model_predicts_unlabelled_hosts_and_keeps_held_out_ones_out(recipe, store, model, tmp_path):
-    told = dream(recipe, store, tmp_path / "d.zarr", model=model, count=40)
-    made, sky = read_dreams(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
+    told = generate(recipe, store, tmp_path / "d.zarr", model=model, count=40)
+    made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
     rows = {image.tobytes(): k for k, image in enumerate(sky.images())}
     hosts = np.array([rows[image.tobytes()] for image in made.images[made.origin == HOST]])
     unlabelled = sky.labels("simulated").isna().all(axis=1).to_numpy()
     assert (hosts >= 60).all()  # the model held out the others
     assert unlabelled[hosts].any() and told["hosts_unlabelled"] > 0
-    alone = dream(recipe, store, tmp_path / "e.zarr", count=9)
+    alone = generate(recipe, store, tmp_path / "e.zarr", count=9)
     assert alone["hosts_unlabelled"] == 0
 
 
 def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
-    told = dream(recipe, store, tmp_path / "d.zarr", base="early_type == 0.75 and dust_lane == 0")
-    made = read_dreams(tmp_path / "d.zarr", "simulated")
+    told = generate(recipe, store, tmp_path / "d.zarr", base="early_type == 0.75 and dust_lane == 0")
+    made = read_synthetic_set(tmp_path / "d.zarr", "simulated")
     assert (made.labels["early_type"] == 0.75).all() and told["hosts"] == (made.origin == HOST).sum()
     with pytest.raises(
         InputError, match=r"0 of --count 9 were made: .* do not satisfy 'early_type >= 0.5 and dust_lane"
     ):
-        dream(recipe, store, tmp_path / "e.zarr", base="early_type < 0.5 and dust_lane == 0")
+        generate(recipe, store, tmp_path / "e.zarr", base="early_type < 0.5 and dust_lane == 0")
     assert not (tmp_path / "e.zarr").exists()
 
 
@@ -211,16 +213,16 @@ def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
 def test_mistakes_are_one_line_with_a_remedy(recipe, store, tmp_path, changes, words):
     options = {"store": store} | changes
     with pytest.raises(InputError, match=words) as told:
-        dream(recipe, options.pop("store"), tmp_path / "d", **options)
+        generate(recipe, options.pop("store"), tmp_path / "d", **options)
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
 def test_stores_that_do_not_fit_are_refused(recipe, store, tmp_path):
     with pytest.raises(InputError, match="holds 48 px cutouts, the recipe of 'dustlane' needs 96 px"):
-        dream("dustlane", store, tmp_path / "d")
+        generate("dustlane", store, tmp_path / "d")
     bare = tiny_store(tmp_path / "bare.zarr", 9, SIZE).path
     with pytest.raises(InputError, match="the stores hold none; ingest with --labels"):
-        dream(recipe, bare, tmp_path / "d")
+        generate(recipe, bare, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
@@ -229,7 +231,7 @@ def test_a_feature_that_is_hardly_ever_seen_is_refused(recipe, store, tmp_path, 
 
     monkeypatch.setattr(dust_lane, "LEAST_DEPTH", 0.99)
     with pytest.raises(InputError, match="0 of --count 9 were made: on the other hosts the feature cannot be seen"):
-        dream(recipe, store, tmp_path / "d")
+        generate(recipe, store, tmp_path / "d")
     assert not list(tmp_path.iterdir())
 
 
@@ -240,7 +242,7 @@ def test_weights_of_whole_images_still_draw_them(recipe, store, tmp_path):
     torch.manual_seed(0)
     network = Generator(make_config(galscan.open_store(store).images()[:, ::3, ::3], SCHEMA, ["sky"], (32, 32)))
     save_generator(network, network.state_dict(), tmp_path / "g.safetensors")
-    told = dream(recipe, store, tmp_path / "d.zarr", generator=str(tmp_path / "g.safetensors"), steps=1, count=2)
-    made = read_dreams(tmp_path / "d.zarr", "simulated")
+    told = generate(recipe, store, tmp_path / "d.zarr", generator=str(tmp_path / "g.safetensors"), steps=1, count=2)
+    made = read_synthetic_set(tmp_path / "d.zarr", "simulated")
     assert told["steps"] == 1 and "maps" not in told and made.images.shape == (2, 16, 16, 3)
     assert made.synthetic.all() and (made.host < 0).all()

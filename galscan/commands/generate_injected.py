@@ -1,4 +1,4 @@
-"""``galscan dream`` for targets whose feature is injected into real galaxies that satisfy the recipe's rule."""
+"""``galscan generate`` for targets whose feature is injected into real galaxies that satisfy the recipe's rule."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import InjectRule, LabelRules, MapSettings
 from galscan.models import roles
-from galscan.models.model import Bundle
+from galscan.models.model import Model
 from galscan.store import identity, layout
 from galscan.surveys.resampling import pixels_text
 from galscan.training.dataset import read_table
 
 if TYPE_CHECKING:
     from galscan.synthesis.injection import Candidates, Maps
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.synthetic_set import SyntheticSet
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Injection:
     stores: list[layout.Store]
     table: pd.DataFrame
     """Galaxies that may be hosts, as `galscan.training.dataset.read_table` gives them."""
-    bundle: Bundle | None
+    bundle: Model | None
     maps: str
     """"prior", "base", or the path of a diffusion model of maps."""
     named: bool
@@ -50,7 +50,7 @@ class Injection:
         return rules.model_copy(update={"inject": self.rule, "inject_negatives": (), "mined_negatives": ""})
 
 
-def injects(recipe: Recipe, bundle: Bundle | None, generator: str | None) -> bool:
+def injects(recipe: Recipe, bundle: Model | None, generator: str | None) -> bool:
     """Return whether a recipe's target is made by injection, and not by a generator of whole images that is named."""
     from galscan.synthesis import backends
 
@@ -63,7 +63,7 @@ def injects(recipe: Recipe, bundle: Bundle | None, generator: str | None) -> boo
 
 def plan_injection(
     recipe: Recipe,
-    bundle: Bundle | None,
+    bundle: Model | None,
     generator: str | None,
     store: str | Path | Sequence[str | Path],
     base: str | None,
@@ -142,7 +142,7 @@ def describe(plan: Injection) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[Dreams, dict[str, Any]]:
+def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[SyntheticSet, dict[str, Any]]:
     """Inject the feature until `count` targets show it; return these with their hosts, and how many of what there were.
 
     Raises
@@ -151,7 +151,7 @@ def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[
         If no host is left, or the feature makes hardly any of them a target.
     """
     from galscan.core import device as devices
-    from galscan.labels.settings import DreamSettings
+    from galscan.labels.settings import SyntheticSettings
     from galscan.synthesis.injection import injected_set
     from galscan.synthesis.synthetic_set import HOST, INJECTED
 
@@ -162,7 +162,7 @@ def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[
         raise _no_host(plan)
     sources: dict[str, Maps] = {plan.rule.feature: _source(plan, candidates, where)}
     synthetic, counts = injected_set(
-        candidates, plan.rules, DreamSettings(injected=count, mined=0), sources, seed=seed
+        candidates, plan.rules, SyntheticSettings(injected=count, mined=0), sources, seed=seed
     )  # fmt: skip
     targets = np.flatnonzero((synthetic.origin == INJECTED) & (synthetic.target == 1))
     synthetic, made = synthetic.select(np.union1d(targets, synthetic.host[targets])), len(targets)
@@ -185,7 +185,7 @@ def _no_host(plan: Injection) -> InputError:
     )
 
 
-def _maps(recipe: Recipe, rule: InjectRule, bundle: Bundle | None, generator: str | None) -> str:
+def _maps(recipe: Recipe, rule: InjectRule, bundle: Model | None, generator: str | None) -> str:
     """Return where maps come from: what is named, the model's own weights, the base weights, or the prior."""
     from galscan.synthesis.diffusion.map_training import load_weights
     from galscan.synthesis.features.base import find_feature

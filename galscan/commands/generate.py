@@ -1,7 +1,7 @@
-"""``galscan dream``: make synthetic galaxies of a rare class, also of a combination that hardly any survey shows.
+"""``galscan generate``: make synthetic galaxies of a rare class, also of a combination that hardly any survey shows.
 
-Where the recipe's generator is of maps, its feature is injected into real galaxies (`galscan.commands.dream_injected`);
-else a generator draws whole images.
+Where the recipe's generator is of maps, its feature is injected into real galaxies
+(`galscan.commands.generate_injected`); else a generator draws whole images.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from galscan.commands import dream_injected
+from galscan.commands import generate_injected
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.core.files import storage_errors, write_json
-from galscan.labels.recipe import Recipe, check_dream, load_recipe, validated
+from galscan.labels.recipe import Recipe, check_synthetic, load_recipe, validated
 from galscan.labels.schema import Schema, load_schema
-from galscan.labels.settings import DreamRule, DreamSettings
-from galscan.models.model import Bundle, open_bundle
+from galscan.labels.settings import SyntheticRule, SyntheticSettings
+from galscan.models.model import Model, open_model
 from galscan.store import layout
 from galscan.surveys.base import UNUSABLE
 from galscan.surveys.resampling import resample
 
 if TYPE_CHECKING:
-    from galscan.synthesis.sampling import Dreamer
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.sampling import ImageGenerator
+    from galscan.synthesis.synthetic_set import SyntheticSet
 
 SHEET, COLUMNS = 48, 12  # synthetic galaxies on the sheet, and pictures in a row of it: pairs, where they have hosts
 
@@ -42,12 +42,12 @@ class _Source:
 
     recipe: Recipe
     schema: Schema
-    generator: Dreamer
+    generator: ImageGenerator
     conditions: pd.DataFrame
     surveys: np.ndarray  # name of each condition's survey
 
 
-def dream(
+def generate(
     target: str,
     *,
     count: int,
@@ -125,14 +125,14 @@ def dream(
     plan: dict[str, Any] = {"target": target, "count": count, "out": str(out)}
     bundle = _bundle(target, model, generator, store)
     recipe = bundle.recipe if bundle and target == bundle.target else load_recipe(target)
-    if dream_injected.injects(recipe, bundle, generator):
+    if generate_injected.injects(recipe, bundle, generator):
         useless = {"set": values, "weight": weights, "guidance": guidance, "steps": steps}
-        injection = dream_injected.plan_injection(recipe, bundle, generator, store, base, useless)
-        plan |= dream_injected.describe(injection) | {"seed": seed}
+        injection = generate_injected.plan_injection(recipe, bundle, generator, store, base, useless)
+        plan |= generate_injected.describe(injection) | {"seed": seed}
         schema, shown = injection.schema, [*injection.rule.values][:1]
 
-        def make() -> tuple[Dreams, dict[str, Any]]:
-            return dream_injected.make_injected(injection, count, seed, device)
+        def make() -> tuple[SyntheticSet, dict[str, Any]]:
+            return generate_injected.make_injected(injection, count, seed, device)
     else:
         source = _source(target, model, generator, store)
         rule, settings = _rule(source, base, values, weights, guidance, steps)
@@ -142,8 +142,8 @@ def dream(
         }  # fmt: skip
         schema, shown = source.schema, [*rule.set][:2]
 
-        def make() -> tuple[Dreams, dict[str, Any]]:
-            return _dream(source, rule, settings, count, seed, device), {}
+        def make() -> tuple[SyntheticSet, dict[str, Any]]:
+            return _generate(source, rule, settings, count, seed, device), {}
 
     print("\n".join(f"{key:<12} {value}" for key, value in plan.items()), file=sys.stderr)
     if dry_run:
@@ -160,14 +160,14 @@ def dream(
     return plan | {"answers": {a: float(m) for a, m in means.items() if np.isfinite(m)}, "sheet": str(picture)}
 
 
-def _bundle(target: str, model: str | Path | None, generator: str | None, store: Any) -> Bundle | None:
+def _bundle(target: str, model: str | Path | None, generator: str | None, store: Any) -> Model | None:
     """Open the model that is named; the one of the data home where neither weights nor stores are named either."""
     if model is not None:
-        return open_bundle(Path(model))
+        return open_model(Path(model))
     if generator is not None or home.find_stores((), store):
         return None
     try:
-        return open_bundle(home.find_model(target))
+        return open_model(home.find_model(target))
     except NotFoundError:
         return None
 
@@ -179,19 +179,19 @@ def _rule(
     weights: Mapping[str, float] | None,
     guidance: float | None,
     steps: int | None,
-) -> tuple[DreamRule, DreamSettings]:
+) -> tuple[SyntheticRule, SyntheticSettings]:
     """Return what whole images are drawn of, and how."""
     given = {"guidance": source.generator.guidance, "steps": source.generator.steps}
-    given |= source.recipe.dream.model_dump(exclude_none=True)
+    given |= source.recipe.synthetic.model_dump(exclude_none=True)
     given |= {k: v for k, v in (("guidance", guidance), ("steps", steps)) if v is not None}
-    settings = validated(DreamSettings, "dream", given)
-    shipped = source.recipe.schemas[source.schema.name].dream
+    settings = validated(SyntheticSettings, "synthetic", given)
+    shipped = source.recipe.schemas[source.schema.name].synthetic
     rule = validated(
-        DreamRule, "dream",
+        SyntheticRule, "synthetic",
         {"from": base or shipped.base, "set": shipped.set | dict(values or {}),
          "weights": shipped.weights | dict(weights or {})},
     )  # fmt: skip
-    check_dream("dream", rule, source.schema)
+    check_synthetic("synthetic", rule, source.schema)
     return rule, settings
 
 
@@ -201,7 +201,7 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
     from galscan.synthesis.synthetic_set import CONDITIONS, read_conditions
 
     if weights is None:
-        bundle = open_bundle(Path(model) if model is not None else home.find_model(target))
+        bundle = open_model(Path(model) if model is not None else home.find_model(target))
         conditions, _, surveys = read_conditions(bundle.path / CONDITIONS)
         # That of models trained together lies beside them.
         generator = backends.load(bundle.path if backends.find(bundle.path) else bundle.path.parent)
@@ -229,36 +229,38 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
     return _Source(recipe, schema, network, pd.concat(parts, ignore_index=True), np.array(names))
 
 
-def _dream(source: _Source, rule: DreamRule, settings: DreamSettings, count: int, seed: int, device: str) -> Dreams:
+def _generate(
+    source: _Source, rule: SyntheticRule, settings: SyntheticSettings, count: int, seed: int, device: str
+) -> SyntheticSet:
     from galscan.core import device as devices
-    from galscan.synthesis.sampling import draw_conditions
-    from galscan.synthesis.sampling import dream as draw
-    from galscan.synthesis.synthetic_set import Dreams
+    from galscan.synthesis.sampling import sample_conditions
+    from galscan.synthesis.sampling import sample_images as draw
+    from galscan.synthesis.synthetic_set import SyntheticSet
 
     known = list(source.generator.config.surveys)
     conditions = source.conditions[list(source.generator.config.answers)]
-    values, rows = draw_conditions(conditions, count, np.random.default_rng(seed), rule)
+    values, rows = sample_conditions(conditions, count, np.random.default_rng(seed), rule)
     survey = np.array([known.index(name) if name in known else -1 for name in source.surveys[rows]])
     images = draw(
         source.generator, values, survey, guidance=settings.guidance, weights=rule.weights, steps=settings.steps,
         seed=seed, device=devices.pick(device),
     )  # fmt: skip
     labels = pd.DataFrame(values, columns=conditions.columns)[source.schema.names]
-    return Dreams.of_origin(images, labels, np.ones(count, np.float32))
+    return SyntheticSet.of_origin(images, labels, np.ones(count, np.float32))
 
 
 def _write(
-    dreams: Dreams, schema: Schema, name: str, shown: list[str], out: Path, partial: Path, plan: dict[str, Any]
+    dreams: SyntheticSet, schema: Schema, name: str, shown: list[str], out: Path, partial: Path, plan: dict[str, Any]
 ) -> Path:
     """Write a store and a sheet beside it, or a folder with the sheet inside; return the sheet's path."""
     from PIL import Image
 
-    from galscan.synthesis.synthetic_set import write_dreams
+    from galscan.synthesis.synthetic_set import write_synthetic_set
 
     if out.suffix == ".zarr":
         picture = out.with_suffix(".png")
         provenance = {k: v for k, v in plan.items() if k != "out"}
-        write_dreams(dreams, partial / out.name, out.stem, schema, provenance)
+        write_synthetic_set(dreams, partial / out.name, out.stem, schema, provenance)
         _sheet(dreams, partial / picture.name, shown, name)
         os.replace(partial / picture.name, picture)
         os.replace(partial / out.name, out)
@@ -280,7 +282,7 @@ def _write(
     return out / "sheet.png"
 
 
-def _sheet(dreams: Dreams, path: Path, shown: list[str], name: str) -> Path:
+def _sheet(dreams: SyntheticSet, path: Path, shown: list[str], name: str) -> Path:
     """Draw 48 synthetic galaxies with their conditions, each of those that have one beside its host."""
     from galscan.core.thumbnails import contact_sheet
     from galscan.synthesis.synthetic_set import sheet
