@@ -2,12 +2,12 @@
 
 It learns with the model, from pictures with or without labels, to say what the full network says (`teach`). Its
 threshold is set for each survey (`set_threshold`), on objects that it did not learn from: which those are follows from
-their ids, so that none is both. Not by its scores of the best, of which a sample has too few, but by its *errors* on the
-better ones: if the worst of 600 errors is e, then with 95 % confidence at most one in 200 is larger (the
+their ids, so that none is both. Not by its scores of the best, of which a sample has too few, but by its *errors* on
+the better ones: if the worst of 600 errors is e, then with 95 % confidence at most one in 200 is larger (the
 distribution-free tolerance bound of Wilks 1941, Ann. Math. Stat. 12, 91). What the full network would put among the
-candidates is then kept in 99.5 % of cases by the cut (score of the last candidate, as the first look would say it) - e,
-if errors on the very best are no larger than on the better ones. That assumption is checked in the field: of what is
-discarded, one in a hundred is scored in full all the same, in every scan (`galscan.scanning.worker`).
+candidates is then kept in 99.5 % of cases by the cut (score of the last candidate, as the first look would say it) -
+e, if errors on the very best are no larger than on the better ones. That assumption is checked in the field: of what
+is discarded, one in a hundred is scored in full all the same, in every scan (`galscan.scanning.worker`).
 """
 
 from __future__ import annotations

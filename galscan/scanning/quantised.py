@@ -3,9 +3,10 @@
 They take less than half the time, and say nearly the same. Nearly is not enough for a score: purity is calibrated with
 what the full networks say, and other processors round otherwise. So none of their scores is delivered. They are one
 more first look: what they put surely below the last candidate is discarded (stage ``int8``), all else is scored in
-full. Where surely ends is found as it is for the first look (`galscan.models.prefilter.find_threshold`), by their errors
-on a sample of this survey, scored on the workers that will scan it: 99.5 % of the candidates pass, with 95 % confidence.
-Of what is discarded, one in a hundred is scored in full all the same, counted with what the first look discards.
+full. Where surely ends is found as it is for the first look (`galscan.models.prefilter.find_threshold`), by their
+errors on a sample of this survey, scored on the workers that will scan it: 99.5 % of the candidates pass, with 95 %
+confidence. Of what is discarded, one in a hundred is scored in full all the same, counted with what the first look
+discards.
 
 Quantised networks that are far off are thus not wrong but slow: the larger their errors, the more must pass. That is
 the gate (`decide`): they are used where they and what passes them take four fifths of the full networks' time at most.
