@@ -1,4 +1,4 @@
-"""What may be done to a galaxy without changing its class: a galaxy has no up."""
+"""Augmentation of training images: rotation, flip, scale, shift, noise and gain."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def rotate_flip_scale(
 ) -> torch.Tensor:
     """Rotate by any angle, flip, scale by up to `scale` and shift by up to `shift` of the frame.
 
-    Pixels beyond the frame are mirrored, so that no black corner tells that a rotation took place.
-    `resample` does the same and tells by how much each was enlarged.
+    Pixels beyond the frame are mirrored, so that black corners do not reveal a rotation. `resample` also returns the
+    scale factors.
 
     Parameters
     ----------
     pixels : tensor, shape (n, 3, S, S)
     random : torch.Generator
-        On the CPU; the only source of chance.
+        On the CPU; the only source of randomness.
     """
     return resample(pixels, random, scale=scale, shift=shift)[0]
 
@@ -28,7 +28,7 @@ def rotate_flip_scale(
 def resample(
     pixels: torch.Tensor, random: torch.Generator, *, scale: float, shift: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do as `rotate_flip_scale`; return the pixels and by how much each picture was enlarged, (n,)."""
+    """As `rotate_flip_scale`; also return the relative enlargement of each image, shape (n,)."""
     n = len(pixels)
     angle = torch.rand(n, generator=random) * 2 * math.pi
     zoom = 1 + (torch.rand(n, generator=random) * 2 - 1) * scale
@@ -44,7 +44,7 @@ def resample(
 
 
 def quarter_turns(pixels: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Turn by a multiple of 90 degrees and flip, one way for the whole batch: exact, no resampling."""
+    """Rotate by a multiple of 90 degrees and flip, the same for the whole batch: exact, no resampling."""
     pixels = torch.rot90(pixels, int(torch.randint(4, (), generator=random)), (2, 3))
     return pixels.flip(3) if torch.rand((), generator=random) < 0.5 else pixels
 
@@ -52,12 +52,12 @@ def quarter_turns(pixels: torch.Tensor, random: torch.Generator) -> torch.Tensor
 def noise_and_gain(
     pixels: torch.Tensor, random: torch.Generator, *, noise: float = 0.02, gain: float = 0.1
 ) -> torch.Tensor:
-    """Add pixel noise and change the brightness a little, for networks that will see other depths.
+    """Add pixel noise and change the brightness a little, for networks that are applied to surveys of other depths.
 
     `pixels` (n, 3, S, S) are in 0..1; the result may leave that range by a few `noise`.
     """
     n = len(pixels)
     factor = 1 + (torch.rand(n, 1, 1, 1, generator=random) * 2 - 1) * gain
     level = torch.rand(n, 1, 1, 1, generator=random) * noise
-    static = torch.randn(pixels.shape, generator=random)
-    return pixels * factor.to(pixels.device) + (static * level).to(pixels.device)
+    gaussian = torch.randn(pixels.shape, generator=random)
+    return pixels * factor.to(pixels.device) + (gaussian * level).to(pixels.device)

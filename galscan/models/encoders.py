@@ -1,7 +1,7 @@
-"""Encoders of others behind our heads: Zoobot and whatever else timm builds, frozen or fine-tuned (extra ``encoders``).
+"""Pretrained encoders with galscan's heads: Zoobot and other timm models, frozen or fine-tuned (extra ``encoders``).
 
-Their weights are fetched, or read from a folder, when training begins. A trained network holds them itself, so that it
-can be loaded where there is no network; timm then only builds what they fit into, and is imported where it is needed.
+Pretrained weights are downloaded, or read from a folder, when training begins. A trained network stores all its
+weights, so that it can be loaded offline; timm then only builds the architecture. timm is imported where it is needed.
 """
 
 from __future__ import annotations
@@ -31,63 +31,65 @@ RGB = Field(min_length=3, max_length=3)
 
 
 class Architecture(BaseModel):
-    """What timm builds an encoder from, and what the encoder is shown. A model may come from a stranger."""
+    """Architecture and input normalisation of an encoder, validated as model files may come from untrusted sources."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    """As the recipe said."""
+    """Name in the recipe."""
     architecture: str
-    """As timm calls it."""
+    """Name in timm."""
     args: dict[str, JsonValue] = {}
     size: Annotated[int, Field(ge=0, le=4096)]
-    """Pixels on a side, to which pictures are resampled; 0 = as they are."""
+    """Pixels on a side to which images are resampled; 0 = not resampled."""
     mean: Annotated[list[float], RGB]
     std: Annotated[list[Annotated[float, Field(gt=0)]], RGB]
 
     @field_validator("args")
     @classmethod
-    def _nothing_is_fetched(cls, args: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _no_downloads(cls, args: dict[str, JsonValue]) -> dict[str, JsonValue]:
         for key in args:
             if key.startswith(("pretrained", "checkpoint", "cache")):
-                raise ValueError(f"'{key}' is no part of an architecture")
+                raise ValueError(f"'{key}' is not an argument of an architecture")
         return args
 
 
 class EncoderNet(Network):
-    """An encoder of timm, and our heads.
+    """A timm encoder with galscan's heads.
 
     Parameters
     ----------
-    told : Architecture
+    architecture : Architecture
     encoder : Module
-        Built so: maps pictures (n, 3, S, S) to features (n, ``head_hidden_size``).
+        Built from `architecture`: maps images (n, 3, S, S) to features (n, ``head_hidden_size``).
     answers, targets : int
         As of `galscan.models.network.GalaxyNet`.
     frozen : bool
-        Whether it stays as it is, the statistics of its normalisation layers included.
+        Whether the encoder is not trained; this includes the statistics of its normalisation layers.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, told: Architecture, encoder: nn.Module, answers: int, targets: int = 1, frozen: bool = False):
+    def __init__(
+        self, architecture: Architecture, encoder: nn.Module, answers: int, targets: int = 1, frozen: bool = False
+    ):
         super().__init__()
-        self.told, self.frozen, self.shared = told, frozen, "encoder." if frozen else ""
+        self.architecture, self.frozen, self.shared = architecture, frozen, "encoder." if frozen else ""
         self.encoder = encoder.requires_grad_(not frozen)
-        for name, values in (("mean", told.mean), ("std", told.std)):
+        for name, values in (("mean", architecture.mean), ("std", architecture.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self._add_heads(_width(encoder), answers, targets)
 
     @property
     def config(self) -> dict[str, Any]:
-        told = {"encoder": self.told.model_dump(mode="json"), "frozen": self.frozen}
-        return told | {"answers": self.answers, "targets": self.targets}
+        config = {"encoder": self.architecture.model_dump(mode="json"), "frozen": self.frozen}
+        return config | {"answers": self.answers, "targets": self.targets}
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        x = images.clamp(min=0).square()  # as it was stored: `to_unit` took the root
-        if self.told.size:
-            x = F.interpolate(x, (self.told.size,) * 2, mode="bilinear", antialias=True)
+        x = images.clamp(min=0).square()  # stored pixel values; `to_unit` took the root
+        if self.architecture.size:
+            x = F.interpolate(x, (self.architecture.size,) * 2, mode="bilinear", antialias=True)
         features: torch.Tensor = self.encoder((x - self.mean) / self.std)
         return features
 
@@ -97,25 +99,25 @@ class EncoderNet(Network):
         return self
 
     def trunk_hash(self) -> str:
-        told = json.dumps(self.told.model_dump(mode="json", exclude={"name"}), sort_keys=True)
-        return hashlib.sha256((told + content_hash(self.encoder)).encode()).hexdigest()
+        description = json.dumps(self.architecture.model_dump(mode="json", exclude={"name"}), sort_keys=True)
+        return hashlib.sha256((description + content_hash(self.encoder)).encode()).hexdigest()
 
 
 def check_encoder(name: str) -> None:
-    """Refuse an encoder that timm does not know, or that cannot be used here; nothing is fetched.
+    """Check that timm has an encoder of this name and that it can be used; nothing is downloaded.
 
     Raises
     ------
     NotFoundError
-        If there is no such folder, or no such name.
+        If there is no such folder or name.
     InputError
-        If timm is not installed, or does not work.
+        If timm is not installed or does not work.
     """
     _find(name)
 
 
 def start_network(settings: ClassifierSettings, size: int, answers: int, targets: int) -> EncoderNet:
-    """Return a network to train: the recipe's encoder with its weights, and new heads.
+    """Return a network to train: the recipe's pretrained encoder with new heads.
 
     Parameters
     ----------
@@ -125,36 +127,36 @@ def start_network(settings: ClassifierSettings, size: int, answers: int, targets
     Raises
     ------
     NotFoundError
-        If the encoder is not there, or its weights are not to be had.
+        If the encoder or its weights do not exist.
     InputError
-        If it cannot be used.
+        If they cannot be used.
     """
-    told, encoder = _pretrained(settings.encoder, settings.encoder_size, size)
-    return EncoderNet(told, copy.deepcopy(encoder), answers, targets, settings.encoder_frozen)
+    architecture, encoder = _pretrained(settings.encoder, settings.encoder_size, size)
+    return EncoderNet(architecture, copy.deepcopy(encoder), answers, targets, settings.encoder_frozen)
 
 
 def build_network(config: dict[str, Any]) -> EncoderNet:
-    """Build a network of `EncoderNet.config`; its weights are yet to be loaded.
+    """Build a network from `EncoderNet.config`, with random weights.
 
     Raises
     ------
     InputError
-        If that cannot be done here.
+        If it cannot be built with the installed timm.
     """
     try:
-        told = Architecture.model_validate(config["encoder"])
+        spec = Architecture.model_validate(config["encoder"])
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    timm = require_timm(told.name)
-    if not timm.is_model(told.architecture):
+    timm = require_timm(spec.name)
+    if not timm.is_model(spec.architecture):
         raise InputError(
-            f"timm {timm.__version__} knows no '{told.architecture:.60}', which the encoder '{told.name:.60}' is; "
+            f"timm {timm.__version__} has no model '{spec.architecture:.60}', the encoder '{spec.name:.60}'; "
             "install a newer timm"
         )
-    with _told(f"the encoder '{told.name:.60}' cannot be built by timm {timm.__version__}", ""):
-        encoder = timm.create_model(told.architecture, pretrained=False, num_classes=0, **told.args)
-    return EncoderNet(told, encoder, config["answers"], config["targets"], bool(config["frozen"]))
+    with _as_input_error(f"the encoder '{spec.name:.60}' cannot be built by timm {timm.__version__}", ""):
+        encoder = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.args)
+    return EncoderNet(spec, encoder, config["answers"], config["targets"], bool(config["frozen"]))
 
 
 def require_timm(name: str) -> Any:
@@ -163,31 +165,31 @@ def require_timm(name: str) -> Any:
     Raises
     ------
     InputError
-        With what mends it, if it is not installed or does not work: it imports torchvision, and torchvision works with
-        one build of torch only.
+        If it is not installed or does not work, with the remedy: it imports torchvision, and torchvision works with one
+        build of torch only.
     """
-    wanted = f"torchvision must be built for torch {torch.__version__}"
+    requirement = f"torchvision must be built for torch {torch.__version__}"
     try:
         import timm
     except ModuleNotFoundError as error:
         if error.name == "timm":
             raise InputError(
                 f"the encoder '{name:.60}' needs timm, which is not installed: pip install 'galscan[encoders]' "
-                f"({wanted}, from the same index as torch)"
+                f"({requirement}, from the same index as torch)"
             ) from None
-        why: Exception = error
+        import_error: Exception = error
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        why = error
+        import_error = error
     else:
         return timm
     raise InputError(
-        f"the encoder '{name:.60}' needs timm, which does not work here ({_line(why)}): {wanted}; from the index that "
-        "torch came from, pip install --force-reinstall --no-deps torchvision"
+        f"the encoder '{name:.60}' needs timm, which cannot be imported ({_first_line(import_error)}): {requirement}; "
+        "from the same index as torch, pip install --force-reinstall --no-deps torchvision"
     )
 
 
 def _find(name: str) -> str:
-    """Return what timm calls the encoder that a recipe names."""
+    """Return the timm name of the encoder that a recipe names."""
     timm = require_timm(name)
     if name.startswith(HUB):
         return name
@@ -197,56 +199,62 @@ def _find(name: str) -> str:
             return f"{FOLDER}{folder}"
         hub = "" if name.startswith((FOLDER, "/", ".", "~")) or name.count("/") != 1 else f", or hf-hub:{name}"
         raise NotFoundError(
-            f"classifier.encoder = '{name}': no config.json in {folder}; name a folder in the form of timm{hub}"
+            f"classifier.encoder = '{name}': no config.json in {folder}; give a folder in timm's format{hub}"
         )
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists those there are"
-        raise NotFoundError(f"classifier.encoder = '{name}' is no model of timm {timm.__version__}{hint}")
-    held = timm.list_pretrained(architecture)
-    if not held or (tag and name not in held):
-        there = f"there are {', '.join(held)}" if held else "there are none for it; name a folder"
-        raise NotFoundError(f"classifier.encoder = '{name}': timm has no such weights; {there}")
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists all"
+        raise NotFoundError(f"classifier.encoder = '{name}' is not a model of timm {timm.__version__}{hint}")
+    pretrained = timm.list_pretrained(architecture)
+    if not pretrained or (tag and name not in pretrained):
+        available = f"available: {', '.join(pretrained)}" if pretrained else "none are available; give a folder"
+        raise NotFoundError(f"classifier.encoder = '{name}': timm has no such pretrained weights; {available}")
     return name
 
 
-@lru_cache(maxsize=1)  # a training starts from the same one many times
-def _pretrained(name: str, shown: int, size: int) -> tuple[Architecture, nn.Module]:
-    timm, found = require_timm(name), _find(name)
-    failed, remedy = f"classifier.encoder = '{name}' cannot be loaded", ""
-    if not found.startswith(FOLDER):
-        place = found.partition(":")[2] or f"timm/{(timm.get_pretrained_cfg(found).tag and found) or found}"
-        remedy = f"; fetch it where there is a network (hf download {place} --local-dir DIR), and name DIR"
-    # Building draws random numbers, and only the first time: a network is not to depend on that.
-    with torch.random.fork_rng(devices=[]), _told(failed, remedy):
+@lru_cache(maxsize=1)  # all networks of an ensemble start from the same encoder
+def _pretrained(name: str, input_size: int, size: int) -> tuple[Architecture, nn.Module]:
+    timm, timm_name = require_timm(name), _find(name)
+    failure, remedy = f"classifier.encoder = '{name}' cannot be loaded", ""
+    if not timm_name.startswith(FOLDER):
+        repository = (
+            timm_name.partition(":")[2] or f"timm/{(timm.get_pretrained_cfg(timm_name).tag and timm_name) or timm_name}"
+        )
+        remedy = f"; with internet access run: hf download {repository} --local-dir DIR, then give DIR"
+    # timm draws random numbers on the first build only: they must not change the random state of the training.
+    with torch.random.fork_rng(devices=[]), _as_input_error(failure, remedy):
         with torch.device("meta"):
-            cfg = timm.create_model(found, pretrained=False, num_classes=0).pretrained_cfg
-        args, resized = _args(timm, found), {}
+            cfg = timm.create_model(timm_name, pretrained=False, num_classes=0).pretrained_cfg
+        args, resized = _args(timm, timm_name), {}
         if cfg.get("fixed_input_size"):
-            own = cfg["input_size"][-1]
-            shown = shown or own
-            resized = {"img_size": shown} if shown != own else {}
-        encoder = timm.create_model(found, pretrained=True, num_classes=0, **resized)
-    # Zoobot learnt from pixels in 0..1, whatever its configurations inherited from timm.
+            fixed_size = cfg["input_size"][-1]
+            input_size = input_size or fixed_size
+            resized = {"img_size": input_size} if input_size != fixed_size else {}
+        encoder = timm.create_model(timm_name, pretrained=True, num_classes=0, **resized)
+    # Zoobot was trained on pixels in 0..1, whatever its configuration inherited from timm.
     scaling = ([0.0] * 3, [1.0] * 3) if "zoobot" in name.lower() else (list(cfg["mean"]), list(cfg["std"]))
-    told = Architecture(
-        name=name, architecture=cfg["architecture"], args=args | resized, size=shown if shown != size else 0,
+    architecture = Architecture(
+        name=name, architecture=cfg["architecture"], args=args | resized, size=input_size if input_size != size else 0,
         mean=scaling[0], std=scaling[1],
     )  # fmt: skip
-    side = shown or size
-    with _told(f"classifier.encoder = '{name}' takes no colour pictures of {side} px", "; try encoder_size = 224"):
-        given = encoder.eval()(torch.zeros(1, 3, side, side)).shape
-        if given != (1, _width(encoder)):
-            raise ValueError(f"it gives {tuple(given)}")
-    return told, encoder
+    side = input_size or size
+    with _as_input_error(
+        f"classifier.encoder = '{name}' does not take colour images of {side} px", "; try encoder_size = 224"
+    ):
+        output_shape = encoder.eval()(torch.zeros(1, 3, side, side)).shape
+        if output_shape != (1, _width(encoder)):
+            raise ValueError(f"its output has shape {tuple(output_shape)}")
+    return architecture, encoder
 
 
-def _args(timm: Any, found: str) -> dict[str, Any]:
-    """Return with which arguments an encoder of the hub, or of a folder, was built."""
-    if found.startswith(FOLDER):
-        return dict(read_json(Path(found.removeprefix(FOLDER), "config.json")).get("model_args") or {})
-    return dict(timm.models.load_model_config_from_hf(found.partition(":")[2])[2]) if found.startswith(HUB) else {}
+def _args(timm: Any, timm_name: str) -> dict[str, Any]:
+    """Return the arguments with which an encoder of the hub or of a folder was built."""
+    if timm_name.startswith(FOLDER):
+        return dict(read_json(Path(timm_name.removeprefix(FOLDER), "config.json")).get("model_args") or {})
+    return (
+        dict(timm.models.load_model_config_from_hf(timm_name.partition(":")[2])[2]) if timm_name.startswith(HUB) else {}
+    )
 
 
 def _width(encoder: nn.Module) -> int:
@@ -254,16 +262,16 @@ def _width(encoder: nn.Module) -> int:
 
 
 @contextmanager
-def _told(what: str, remedy: str) -> Iterator[None]:
-    """Tell what timm, the hub's client or its HTTP client complain of in one line: their errors share no parent."""
+def _as_input_error(failure: str, remedy: str) -> Iterator[None]:
+    """Turn any error of timm, the hub's client or its HTTP client into an `InputError` of one line."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:
-        raise InputError(f"{what} ({_line(error)}){remedy}") from error
+    except Exception as error:  # these errors share no base class
+        raise InputError(f"{failure} ({_first_line(error)}){remedy}") from error
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{lines[0] if lines else type(error).__name__:.160}".rstrip(".:")

@@ -1,4 +1,4 @@
-"""What the networks of a model, or of several, say of pictures."""
+"""Predictions of the ensembles of one or several models: load the networks, score images, combine members."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Scores(NamedTuple):
-    """What a scorer says of n images: float32 arrays of shape (n, targets), (n, targets) and (n, answers)."""
+    """Predictions for n images: float32 arrays of shape (n, targets), (n, targets) and (n, answers)."""
 
     score: np.ndarray
     """Mean logit over the ensemble's members: a rank, not a probability."""
@@ -30,34 +30,37 @@ class Scores(NamedTuple):
     answers: np.ndarray
     """Morphology answers (`answer_names`) in their own units, mean over members."""
     embedding: np.ndarray | None = None
-    """What the first network's heads read, float32 of shape (n, `embedding_size`); only where it was asked for."""
+    """Features of the first network, float32 of shape (n, `embedding_size`); None unless requested."""
 
 
 Scorer = Callable[[np.ndarray], Scores]
 
 
-def answer_names(bundles: Sequence[Model]) -> list[str]:
-    """Return the morphology answers of some models, and how many votes each question is worth; the first one's each."""
-    return list(dict.fromkeys(name for bundle in bundles for name in [*bundle.answers, *_worth(bundle)]))
+def answer_names(models: Sequence[Model]) -> list[str]:
+    """Return the names of the columns of `Scores.answers`: morphology answers, and concentrations of vote questions.
+
+    Where several models have an answer, the first model's is taken.
+    """
+    return list(dict.fromkeys(name for model in models for name in [*model.answers, *_concentration_names(model)]))
 
 
-def _worth(bundle: Model) -> list[str]:
-    """Return the names of the columns that say how many votes the fractions of a question are worth."""
-    tasks = load_schema(bundle.schema).tasks
-    return [f"{task.id}_concentration" for task in tasks if set(task.answers) & set(bundle.answers)]
+def _concentration_names(model: Model) -> list[str]:
+    """Return the names of the columns with the Dirichlet concentration of each vote question."""
+    tasks = load_schema(model.schema).tasks
+    return [f"{task.id}_concentration" for task in tasks if set(task.answers) & set(model.answers)]
 
 
-def embedding_size(bundle: Model) -> int:
-    """Return how many numbers the heads of a model's first network read; its weights are not loaded.
+def embedding_size(model: Model) -> int:
+    """Return the number of features of a model's first network; reads only the header of its weights file.
 
     Raises
     ------
     InputError
-        If they cannot be read.
+        If the file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = bundle.path / next(iter(bundle.info["weights"]))
+    path = model.path / next(iter(model.info["weights"]))
     try:
         with safe_open(path, framework="np") as handle:
             return int(handle.get_slice("target.weight").get_shape()[1])
@@ -66,48 +69,53 @@ def embedding_size(bundle: Model) -> int:
         raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
 
-def check_encoders(bundles: Sequence[Model]) -> None:
-    """Refuse, before anything long begins, models whose networks could not be built here.
+def check_encoders(models: Sequence[Model]) -> None:
+    """Check, before anything expensive begins, that the encoders of the models can be built.
 
     Raises
     ------
     InputError
         If timm, which a model's encoder needs, is not installed or does not work.
     """
-    for bundle in bundles:
-        if bundle.recipe.classifier.encoder:
+    for model in models:
+        if model.recipe.classifier.encoder:
             from galscan.models.encoders import require_timm
 
-            require_timm(bundle.recipe.classifier.encoder)
+            require_timm(model.recipe.classifier.encoder)
 
 
-def load_networks(bundle: Model) -> list[Network]:
-    """Load the members of a model's ensemble, checked."""
-    networks = [load_network(bundle.path / name, sha) for name, sha in bundle.info["weights"].items()]
-    schema = load_schema(bundle.schema)
-    if not set(bundle.answers) <= set(schema.names) or {n.answers for n in networks} != {len(bundle.answers)}:
+def load_networks(model: Model) -> list[Network]:
+    """Load the members of a model's ensemble, and check their hashes and answers."""
+    networks = [load_network(model.path / name, sha) for name, sha in model.info["weights"].items()]
+    schema = load_schema(model.schema)
+    if not set(model.answers) <= set(schema.names) or {n.answers for n in networks} != {len(model.answers)}:
         raise InputError(
-            f"{bundle.path}: its answers are not those of its networks and of the schema '{schema.name}'; "
+            f"{model.path}: its answers are not those of its networks and of the schema '{schema.name}'; "
             "restore model.json, or train again"
         )
     return networks
 
 
-def load_ensemble(bundles: Sequence[Model], embeddings: bool = False) -> Ensemble:
-    """Load the networks of some models, to give embeddings as well where these are asked for.
+def load_ensemble(models: Sequence[Model], embeddings: bool = False) -> Ensemble:
+    """Load the networks of some models as one module.
+
+    Parameters
+    ----------
+    embeddings : bool
+        Whether it also returns embeddings.
 
     Raises
     ------
     InputError
-        If a weights file is not the one its bundle was written with, or the answers are not theirs.
+        If a weights file is not the one the model was written with, or the answers do not match the networks.
     """
     from galscan.models.network import Ensemble
 
-    return Ensemble(*(load_networks(bundle) for bundle in bundles), embeddings=embeddings).eval()
+    return Ensemble(*(load_networks(model) for model in models), embeddings=embeddings).eval()
 
 
 def load_scorer(
-    bundles: Sequence[Model],
+    models: Sequence[Model],
     device: str = "auto",
     precision: str | None = None,
     converted: Path | None = None,
@@ -117,35 +125,36 @@ def load_scorer(
 
     Parameters
     ----------
-    bundles : sequence of Bundle
-        What they have in common is computed once.
+    models : sequence of Model
+        Trunks that they share are computed once.
     converted : Path, optional
-        What `galscan.models.compiled.convert` made of their `load_ensemble`, if it did.
+        Their `load_ensemble` as converted by `galscan.models.compiled.convert`.
     embeddings : bool
-        Whether the scores are to hold them, too.
+        Whether the scores include embeddings.
 
     Raises
     ------
     InputError
-        If a weights file is not the one its bundle was written with.
+        If a weights file is not the one the model was written with.
     """
     from galscan.core import device as devices
     from galscan.models.compiled import compiled
 
-    where, dtype = devices.pick(device), devices.precision(precision or bundles[0].recipe.scan.precision)
-    ensemble = load_ensemble(bundles, embeddings)
-    speakers = [bundles[k] for k in ensemble.speakers]
-    run = compiled(ensemble, where, dtype, converted)
+    torch_device, dtype = devices.pick(device), devices.precision(precision or models[0].recipe.scan.precision)
+    ensemble = load_ensemble(models, embeddings)
+    answering = [models[k] for k in ensemble.answer_models]
+    run = compiled(ensemble, torch_device, dtype, converted)
 
     def score(images: np.ndarray) -> Scores:
         outputs = run(images)
-        logits, told = outputs[: len(bundles)], outputs[len(bundles) :][: len(speakers)]
+        logits, raw_answers = outputs[: len(models)], outputs[len(models) :][: len(answering)]
         answers: dict[str, np.ndarray] = {}
-        for bundle, raw in zip(speakers, told, strict=True):
-            answers = _in_units(bundle, raw) | answers
-        columns = [answers[name] for name in answer_names(bundles)]
+        for model, raw in zip(answering, raw_answers, strict=True):
+            answers = _in_units(model, raw) | answers
+        columns = [answers[name] for name in answer_names(models)]
         return Scores(
-            np.stack([one.mean(1) for one in logits], 1), np.stack([one.std(1) for one in logits], 1),
+            np.stack([of_model.mean(1) for of_model in logits], 1),
+            np.stack([of_model.std(1) for of_model in logits], 1),
             np.stack(columns, 1) if columns else np.empty((len(images), 0), np.float32),
             outputs[-1] if embeddings else None,
         )  # fmt: skip
@@ -153,18 +162,18 @@ def load_scorer(
     return score
 
 
-def _in_units(bundle: Model, raw: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the members of a model say together, of its raw answers (n, members, answers), in their units."""
+def _in_units(model: Model, raw: np.ndarray) -> dict[str, np.ndarray]:
+    """Combine the members' raw answers (n, members, answers) of a model into answers in their own units."""
     from galscan.models import votes
 
-    schema = load_schema(bundle.schema)
-    if groups := votes.groups_of(bundle.answers, schema):
-        fractions, worth = votes.expected(raw, groups)
-        return dict(zip([*bundle.answers, *_worth(bundle)], [*fractions.T, *worth.T], strict=True))
-    columns = [schema.names.index(a) for a in bundle.answers]
+    schema = load_schema(model.schema)
+    if groups := votes.groups_of(model.answers, schema):
+        fractions, concentration = votes.expected(raw, groups)
+        return dict(zip([*model.answers, *_concentration_names(model)], [*fractions.T, *concentration.T], strict=True))
+    columns = [schema.names.index(a) for a in model.answers]
     low, high = schema.low[columns], schema.high[columns]
-    shares = expit(raw).mean(1)
-    return dict(zip(bundle.answers, (low + shares * (high - low)).astype(np.float32).T, strict=True))
+    fractions = expit(raw).mean(1)
+    return dict(zip(model.answers, (low + fractions * (high - low)).astype(np.float32).T, strict=True))
 
 
 def member_scores(networks: list[Network], images: np.ndarray, device: torch.device) -> np.ndarray:
@@ -175,7 +184,7 @@ def member_scores(networks: list[Network], images: np.ndarray, device: torch.dev
 def member_outputs(networks: list[Network], images: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Return logits of targets, (members, n, targets), and raw answers, (members, n, answers), float32.
 
-    An encoder that several networks have in common sees the images once.
+    An encoder shared by several networks is evaluated once.
 
     Parameters
     ----------
@@ -196,31 +205,31 @@ def member_outputs(networks: list[Network], images: np.ndarray, device: torch.de
             for k, (network, trunk) in enumerate(zip(networks, trunks, strict=True)):
                 if trunk not in features:
                     features[trunk] = network.features(pixels)
-                for out, said in zip((scores, answers), network.read(features[trunk]), strict=True):
-                    out[k, start : start + 256] = said.float().cpu().numpy()
+                for array, output in zip((scores, answers), network.heads(features[trunk]), strict=True):
+                    array[k, start : start + 256] = output.float().cpu().numpy()
     return scores, answers
 
 
 def out_of_fold(
     networks: list[Network], images: np.ndarray, folds: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let each network score the objects that it was not trained on.
+    """Score each object with the network that was not trained on it.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
     folds : ndarray of int, shape (n,)
-        Of each image, 0 to ``len(networks) - 1``.
+        Fold of each image, 0 to ``len(networks) - 1``.
 
     Returns
     -------
     scores, answers : ndarray of float32, shape (1, n, targets) and (1, n, answers)
-        As `galscan.models.ensemble.member_outputs`, of one network each.
+        As from `member_outputs`, with one network per object.
     """
     scores = np.empty((1, len(images), networks[0].targets), np.float32)
     answers = np.empty((1, len(images), networks[0].answers), np.float32)
     for k, network in enumerate(networks):
         rows = np.flatnonzero(folds == k)
-        for out, found in zip((scores, answers), member_outputs([network], images[rows], device), strict=True):
-            out[0, rows] = found[0]
+        for array, outputs in zip((scores, answers), member_outputs([network], images[rows], device), strict=True):
+            array[0, rows] = outputs[0]
     return scores, answers

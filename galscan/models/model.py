@@ -1,14 +1,14 @@
-"""What train-rare leaves and scan loads: one folder, no pickle, every part hashed.
+"""Model folder written by train-rare and loaded by scan: no pickle, every file hashed.
 
     model.json               target, schema, size, calibration, metrics, hashes, versions
     recipe.toml              the recipe as it was used
-    classifier-<k>.safetensors, first-look.safetensors, generator.safetensors
-    encoder-<hash>.safetensors                 a frozen encoder, which the networks have in common
+    classifier-<k>.safetensors, first-look.safetensors (prefilter), generator.safetensors
+    encoder-<hash>.safetensors                 a frozen encoder shared by the networks
     splits.parquet           name, position, split or fold, and target of every labelled object
-    schema.toml              of labels that do not come with galscan
+    schema.toml              of a label schema that is not shipped with galscan
     dreams.png  report.html
 
-Opening one needs no torch; only `load_scorer` loads the networks.
+Opening a model does not import torch; only `galscan.models.ensemble.load_scorer` loads the networks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from galscan.core.home import is_name
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.labels.schema import is_shipped, register_schema, schema_text
 from galscan.models import roles
-from galscan.models.roles import once
+from galscan.models.roles import one_row_per_object
 from galscan.models.weights import save_network
 from galscan.stats.calibration import Calibration
 from galscan.store import identity
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FIRST_LOOK = "first-look.safetensors"
-SCHEMA = "schema.toml"  # of labels that do not come with galscan
-TOGETHER = "models.json"  # of a folder that holds the models of several targets, trained together
+SCHEMA = "schema.toml"  # of a label schema that is not shipped with galscan
+MODELS_INDEX = "models.json"  # index of a folder with the models of several targets, trained jointly
 
 
 class _Info(BaseModel, strict=True):
-    """What ``model.json`` must hold. A model may come from a stranger: nothing in it is believed unseen."""
+    """Schema of ``model.json``, validated strictly because models may come from untrusted sources."""
 
     target: str
     schema_: str = Field(alias="schema")
@@ -66,17 +66,17 @@ class _Info(BaseModel, strict=True):
     folds: Annotated[int, Field(ge=0)] = 0
 
 
-_FIRST = ["store", "id", "split", "target"]  # all that early versions kept
+_MINIMAL_SPLITS = ["store", "id", "split", "target"]  # the only columns of early versions
 _USES = {
     "train": roles.trains, "calibration": roles.calibrates, "test": roles.tests,
     "held_out": lambda split: ~roles.trains(split),
 }  # fmt: skip
-SPLITS = [*_FIRST, "ra", "dec", "lineage", "object"]
+SPLITS = [*_MINIMAL_SPLITS, "ra", "dec", "lineage", "object"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, opened. Build one with `open_model`."""
+    """A trained model, opened with `open_model`."""
 
     path: Path
     info: dict[str, Any]
@@ -122,12 +122,12 @@ class Model:
 
     @property
     def first_look(self) -> Path | None:
-        """The first look's file, checked; None where the model has none.
+        """Path of the prefilter's file, checked against its hash; None if the model has no prefilter.
 
         Raises
         ------
         InputError
-            If it is not the one the bundle was written with.
+            If it is not the file the model was written with.
         """
         sha, path = self.info.get("first_look"), self.path / FIRST_LOOK
         if sha is not None and not (path.is_file() and file_digest(path) == sha):
@@ -135,15 +135,15 @@ class Model:
         return path if sha is not None else None
 
     def splits(self) -> pd.DataFrame:
-        """Return the labelled objects, a row for each store that has them.
+        """Return the labelled objects, one row for each store that contains them.
 
         Returns
         -------
         DataFrame
-            Columns store, id (text), split, target (1, 0, NaN = ambiguous) and, of models that kept them, ra, dec
-            (deg), lineage and object, as of `galscan.training.dataset.read_table`. The split is train, calibration or
-            test or, where the model is cross-fitted, "fold 0", "fold 1"... and train for graded objects;
-            `galscan.stats.crossfit` says what each is used for.
+            Columns store, id (text), split, target (1, 0, NaN = ambiguous) and, except for models of early versions,
+            ra, dec (deg), lineage and object, as of `galscan.training.dataset.read_table`. The split is train,
+            calibration or test or, where the model is cross-fitted, "fold 0", "fold 1"... and train for graded objects;
+            see `galscan.stats.crossfit`.
 
         Raises
         ------
@@ -153,59 +153,70 @@ class Model:
         path = self.path / "splits.parquet"
         try:
             table = pd.read_parquet(path)
-            return table[SPLITS if {*SPLITS} <= {*table.columns} else _FIRST]
+            return table[SPLITS if {*SPLITS} <= {*table.columns} else _MINIMAL_SPLITS]
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
 
     def objects(self, use: str | None = None, *, targets: bool = False, radius: float = 0.0) -> Objects:
-        """Return the labelled objects, or those of one use; with `targets` only those that the labels call targets.
+        """Return the labelled objects, for matching.
 
-        A use is "train", "calibration", "test", or "held_out": what trained no network.
+        Objects of a model without positions are matched by id alone.
 
-        Those of a model that kept no positions are known by their ids alone. `radius` (arcsec) holds where it is larger
-        than the model's.
+        Parameters
+        ----------
+        use : {"train", "calibration", "test", "held_out"}, optional
+            Only objects of this use; "held_out" objects trained no network.
+        targets : bool
+            Only objects labelled as targets.
+        radius : float
+            Matching radius (arcsec), used if it is larger than the model's.
         """
         table = self.splits()
         keep = (True if use is None else _USES[use](table["split"])) & ((table["target"] == 1) | (not targets))
         return Objects.of(table[keep], radius=max(radius, self.radius))
 
     def split_of(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
-        """Return the split that each object of a table is in, '' for what the model does not know.
+        """Return the split of each object of a table, '' for objects that are not among the labelled objects.
 
         Parameters
         ----------
         table : DataFrame
             Columns ra, dec, lineage (`galscan.store.identity.lineage_of`) and id.
         radius : float
-            Arcsec, where it is larger than the model's: `galscan.store.identity.radius_of` the stores of the table.
+            Arcsec, used if it is larger than the model's: `galscan.store.identity.radius_of` the stores of the table.
         """
         splits = self.splits()["split"].to_numpy(object)
         found = self.objects(radius=radius).find_in(table)
         return np.where(found < 0, "", splits[found] if len(splits) else "")
 
     def in_train(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
-        """Return which objects of a table (bool) a network was trained on; parameters as of `split_of`."""
+        """Return which objects of a table (bool) trained a network; parameters as of `split_of`."""
         return roles.trains(pd.Series(self.split_of(table, radius)))
 
     @property
     def radius(self) -> float:
-        """Arcsec within which two positions are one object."""
+        """Matching radius (arcsec): positions closer than this are one object."""
         return float(self.info.get("radius", identity.RADIUS))
 
     @property
     def folds(self) -> int:
-        """Folds of cross-fitting; 0 where the split was fixed."""
+        """Number of cross-fitting folds; 0 where the split was fixed."""
         return int(self.info.get("folds", 0))
 
     def summary(self) -> dict[str, Any]:
-        """Return what a script wants to know, JSON-able; ``text`` is the same in a few lines for people."""
+        """Return a JSON-able summary; ``text`` is the same in a few lines for people."""
         keys = ("target", "schema", "size", "seed", "model_hash", "splits")
         metrics = {
             name: {k: v for k, v in value.items() if k != "pr_curve"} if isinstance(value, dict) else value
             for name, value in self.metrics.items()
         }
-        told = {"model": str(self.path), "members": self.members, **{k: self.info[k] for k in keys}, "metrics": metrics}
+        result = {
+            "model": str(self.path),
+            "members": self.members,
+            **{k: self.info[k] for k in keys},
+            "metrics": metrics,
+        }
         network = self.recipe.classifier.network
         lines = [f"model        {self.path}  ({self.target}, {self.size} px, {self.members} networks)"]
         lines += [f"encoder      {network}"] if network else []
@@ -213,25 +224,27 @@ class Model:
             lines += [_results(self.metrics)] if self.metrics.get("test") else []
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the metrics in {self.path / 'model.json'} are damaged; train the model again") from error
-        return told | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
+        return result | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
 
 
 def _results(report: dict[str, Any]) -> str:
-    """Return the comparison of the real-only and the real + synthetic classifier as lines of text."""
+    """Return text lines that compare the classifiers trained on real only and on real + synthetic galaxies."""
     test = report["test"]
     lines = [
         f"average precision on {test['positives']} positives, {test['negatives']} negatives and "
-        f"{test.get('ambiguous', 0)} ambiguous (no targets), real, "
+        f"{test.get('ambiguous', 0)} ambiguous (counted as no targets), real, "
         f"{'out-of-fold' if report.get('crossfit') else 'held out'}:"
     ]
-    for name, words in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
+    for name, label in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
         if (m := report[name]) is not None:
-            each = " ".join(f"{ap:.3f}" for ap in m["ap"])
-            mark = "  <- delivered" if report["chosen"] == name else ""
-            lines.append(f"  {words:<16} {m['ap_mean']:.3f}  [{m['ap_lo']:.3f}, {m['ap_hi']:.3f}]  seeds: {each}{mark}")
+            per_seed = " ".join(f"{ap:.3f}" for ap in m["ap"])
+            mark = "  <- chosen" if report["chosen"] == name else ""
+            lines.append(
+                f"  {label:<16} {m['ap_mean']:.3f}  [{m['ap_lo']:.3f}, {m['ap_hi']:.3f}]  seeds: {per_seed}{mark}"
+            )
     if report["gain"] is not None:
-        g = report["gain"]
-        lines.append(f"  {'gain':<16} {g['mean']:+.3f}  [{g['lo']:+.3f}, {g['hi']:+.3f}]")
+        gain = report["gain"]
+        lines.append(f"  {'gain':<16} {gain['mean']:+.3f}  [{gain['lo']:+.3f}, {gain['hi']:+.3f}]")
     return "\n".join(lines)
 
 
@@ -243,7 +256,7 @@ def open_model(path: str | Path) -> Model:
     NotFoundError
         If there is no model at `path`.
     InputError
-        If it is not one that this version can read.
+        If this version cannot read it.
     """
     path = Path(path)
     if not (path / "model.json").is_file():
@@ -257,34 +270,34 @@ def open_model(path: str | Path) -> Model:
         _Info.model_validate(info)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise InputError(f"{path / 'model.json'} is damaged ({what:.200}); restore it, or train again") from None
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise InputError(f"{path / 'model.json'} is damaged ({problem:.200}); restore it, or train again") from None
     if (path / SCHEMA).is_file():
         register_schema(path / SCHEMA)
     try:
         recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path} has lost its recipe.toml; train it again") from None
+        raise InputError(f"{path} has no readable recipe.toml; restore it, or train the model again") from None
     return Model(path, info, recipe, Calibration.from_dict(info["calibration"]))
 
 
 def open_models(path: str | Path) -> list[Model]:
-    """Open a model folder, or one of several targets that were trained together.
+    """Open a model folder, or a folder with the models of several targets that were trained jointly.
 
     Raises
     ------
     NotFoundError
         If there is no model at `path`.
     InputError
-        If it is not one that this version can read.
+        If this version cannot read it.
     """
     path = Path(path)
-    if not (path / TOGETHER).is_file():
+    if not (path / MODELS_INDEX).is_file():
         return [open_model(path)]
-    told = read_json(path / TOGETHER)
-    names = told.get("targets") if isinstance(told, dict) else None
+    index = read_json(path / MODELS_INDEX)
+    names = index.get("targets") if isinstance(index, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and is_name(n) for n in names):
-        raise InputError(f"{path / TOGETHER} is damaged; restore it, or train again")
+        raise InputError(f"{path / MODELS_INDEX} is damaged; restore it, or train again")
     return [open_model(path / name) for name in names]
 
 
@@ -303,9 +316,9 @@ def write_model(
     metrics: dict[str, Any],
     extra: dict[str, Any] | None = None,
 ) -> Model:
-    """Write weights, recipe, splits and (last) model.json into `path`; return it opened.
+    """Write weights, recipe, splits and (last) model.json into `path`; return the opened model.
 
-    A first look that lies there already becomes part of it.
+    A prefilter file that is already in the folder becomes part of the model.
     """
     import torch
 
@@ -322,13 +335,17 @@ def write_model(
         weights[name] = file_digest(path / name)
     with atomic_path(path / "splits.parquet") as temporary:
         splits.to_parquet(temporary, index=False)
-    each = splits[once(splits)] if "object" in splits else splits
-    kinds = {"positive": each["target"] == 1, "negative": each["target"] == 0, "ambiguous": each["target"].isna()}
+    objects = splits[one_row_per_object(splits)] if "object" in splits else splits
+    classes = {
+        "positive": objects["target"] == 1,
+        "negative": objects["target"] == 0,
+        "ambiguous": objects["target"].isna(),
+    }
     info = {
         "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
         "splits": {
-            name: {kind: int((of & use(each["split"])).sum()) for kind, of in kinds.items()}
+            name: {k: int((in_class & use(objects["split"])).sum()) for k, in_class in classes.items()}
             for name, use in _USES.items() if name != "held_out"
         },
         "folds": int(roles.fold_numbers(splits["split"]).max(initial=-1)) + 1,
@@ -339,7 +356,7 @@ def write_model(
         info["first_look"] = file_digest(path / FIRST_LOOK)
     info["model_hash"] = digest(
         [weights, info.get("first_look"), recipe.hash, info["calibration"], schema, size, answers]
-        + [file_digest(own) for own in [path / SCHEMA] if own.is_file()]
+        + [file_digest(file) for file in [path / SCHEMA] if file.is_file()]
     )
     write_json(path / "model.json", info)
     return open_model(path)

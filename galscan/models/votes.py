@@ -1,11 +1,12 @@
-"""Votes along a decision tree: what volunteers would say of a galaxy, and how sure that is.
+"""Volunteer votes along a decision tree: Dirichlet-multinomial likelihood, expected vote fractions, intervals.
 
 A network gives one number z for each answer; exp(z) are the parameters of a Dirichlet distribution over the answers of
-a question, and votes are drawn from it: the Dirichlet-multinomial likelihood of Walmsley et al. 2020 (MNRAS 491, 1554)
-and 2022 (MNRAS 509, 3966). Three of four votes and thirty of forty are the same fraction and not the same evidence,
-which a loss of fractions cannot know; and a question that nobody was asked teaches nothing.
+a question, and votes follow the Dirichlet-multinomial likelihood of Walmsley et al. 2020 (MNRAS 491, 1554) and 2022
+(MNRAS 509, 3966). Three of four votes and thirty of forty are the same fraction but different evidence, which a loss
+on fractions ignores; a question without votes contributes nothing to the loss.
 
-What is expected of a question is the softmax of its z, and the sum of exp(z) says how many votes that is worth.
+The expected fractions of a question are the softmax of its z; the sum of exp(z) is their concentration, the
+equivalent number of votes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from galscan.core.errors import InputError
 from galscan.labels.schema import Schema
 
 Groups = Sequence[Sequence[int]]
-"""Columns of the answers of each question."""
+"""Column indices of the answers of each question."""
 
-LIMIT = 8.0  # of |z|: from a hopeless answer to one that three thousand volunteers agree on
+LIMIT = 8.0  # of |z|: from a negligible answer to one that is worth three thousand unanimous votes
 
 
 def negative_log_likelihood(
@@ -34,27 +35,29 @@ def negative_log_likelihood(
     ----------
     z : Tensor, shape (n, answers)
     fractions : Tensor, shape (n, answers)
-        Of the votes on each question; NaN = not asked.
+        Vote fractions of each question; NaN = not asked.
     votes : Tensor, shape (n, questions)
-        On each question; need not be whole. None, and the question teaches nothing.
+        Votes on each question; need not be integers. A question with 0 votes is ignored.
     """
-    total, asked = z.new_zeros(()), z.new_zeros(())
+    total, answered = z.new_zeros(()), z.new_zeros(())
     for k, columns in enumerate(groups):
-        share, count = fractions[:, columns], votes[:, k]
-        known = share.isfinite().all(1) & (count > 0)
+        fraction, count = fractions[:, columns], votes[:, k]
+        known = fraction.isfinite().all(1) & (count > 0)
         n = torch.where(known, count, 1.0)
-        of_each = torch.nan_to_num(share) * n[:, None] * known[:, None]
+        answer_votes = torch.nan_to_num(fraction) * n[:, None] * known[:, None]
         alpha = z[:, columns].clamp(-LIMIT, LIMIT).exp()
-        whole = alpha.sum(1)
-        log_p = torch.lgamma(n + 1) + torch.lgamma(whole) - torch.lgamma(n + whole)
-        log_p = log_p + (torch.lgamma(of_each + alpha) - torch.lgamma(alpha) - torch.lgamma(of_each + 1)).sum(1)
+        concentration = alpha.sum(1)
+        log_p = torch.lgamma(n + 1) + torch.lgamma(concentration) - torch.lgamma(n + concentration)
+        log_p = log_p + (torch.lgamma(answer_votes + alpha) - torch.lgamma(alpha) - torch.lgamma(answer_votes + 1)).sum(
+            1
+        )
         total = total - (log_p * known).sum()
-        asked = asked + known.sum()
-    return total / asked.clamp(min=1)
+        answered = answered + known.sum()
+    return total / answered.clamp(min=1)
 
 
-def shares(z: torch.Tensor, groups: Groups) -> torch.Tensor:
-    """Return what a network expects of each answer, (n, answers) in 0..1: by question where there are `groups`."""
+def expected_fractions(z: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """Return the expected fraction of each answer, (n, answers) in 0..1: by question where there are `groups`."""
     if not groups:
         return z.sigmoid()
     out = torch.empty_like(z)
@@ -64,24 +67,24 @@ def shares(z: torch.Tensor, groups: Groups) -> torch.Tensor:
 
 
 def groups_of(answers: Sequence[str], schema: Schema) -> list[list[int]]:
-    """Return where the answers of each question are among `answers`; nothing where they are no votes.
+    """Return the indices within `answers` of the answers of each question; empty if the answers are not votes.
 
     Raises
     ------
     InputError
         If an answer of a question is missing.
     """
-    asked = [group for group in schema.groups if set(group) & set(answers)]
-    if missing := [name for group in asked for name in group if name not in answers]:
+    questions = [group for group in schema.groups if set(group) & set(answers)]
+    if missing := [name for group in questions for name in group if name not in answers]:
         raise InputError(f"'{missing[0]}' is missing among the answers of its question")
-    return [[list(answers).index(name) for name in group] for group in asked]
+    return [[list(answers).index(name) for name in group] for group in questions]
 
 
 def expected(z: np.ndarray, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
-    """Return what some networks together expect: fractions, and how many votes they are worth.
+    """Return the fractions that several networks expect together, and their concentration.
 
-    The mixture of the members' Dirichlets is told by the Dirichlet with its mean and, summed over a question's answers,
-    its variance: where members disagree, it is worth fewer votes.
+    The mixture of the members' Dirichlet distributions is approximated by the Dirichlet with its mean and, summed over
+    a question's answers, its variance: where members disagree, the concentration is lower.
 
     Parameters
     ----------
@@ -96,17 +99,19 @@ def expected(z: np.ndarray, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
     fractions = np.full((len(z), z.shape[2]), np.nan, np.float32)
     concentration = np.empty((len(z), len(groups)), np.float32)
     for k, columns in enumerate(groups):
-        whole = alpha[:, :, columns].sum(2)
-        each = alpha[:, :, columns] / whole[:, :, None]
-        mean = each.mean(1)
-        variance = (each * (1 - each) / (1 + whole[:, :, None])).mean(1) + each.var(1)
+        member_concentration = alpha[:, :, columns].sum(2)
+        member_fractions = alpha[:, :, columns] / member_concentration[:, :, None]
+        mean = member_fractions.mean(1)
+        variance = (member_fractions * (1 - member_fractions) / (1 + member_concentration[:, :, None])).mean(
+            1
+        ) + member_fractions.var(1)
         fractions[:, columns] = mean
         concentration[:, k] = (mean * (1 - mean)).sum(1) / np.maximum(variance.sum(1), 1e-12) - 1
     return fractions, np.maximum(concentration, 1e-3)
 
 
 def interval(fraction: np.ndarray, concentration: np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-    """Return the limits of the credible interval of an answer's fraction: quantiles of its beta distribution."""
+    """Return the limits of the credible interval of an answer's fraction: quantiles of its Beta distribution."""
     fraction = np.clip(fraction, 1e-6, 1 - 1e-6)
     a, b = fraction * concentration, (1 - fraction) * concentration
     return betaincinv(a, b, 0.5 * (1 - level)), betaincinv(a, b, 0.5 * (1 + level))
@@ -115,9 +120,10 @@ def interval(fraction: np.ndarray, concentration: np.ndarray, level: float = 0.9
 def vote_interval(
     fraction: np.ndarray, concentration: np.ndarray, votes: np.ndarray, level: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the limits within which the fraction of `votes` volunteers will be: those of the beta-binomial.
+    """Return the interval of the fraction that `votes` volunteers will give: quantiles of the beta-binomial
+    distribution.
 
-    The smallest that hold at least `level`, as equally divided between both tails as whole votes allow.
+    It is the smallest that holds at least `level`, with tails as equal as integer votes allow.
 
     Parameters
     ----------

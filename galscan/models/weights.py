@@ -1,4 +1,4 @@
-"""One network in a file, no pickle; the encoder that several have in common, once beside them."""
+"""Safetensors files of single networks, and of a frozen encoder shared by several of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from galscan.models.network import Network
 
-SHARED = "encoder-*.safetensors"  # with the beginning of `Network.trunk_hash`
+SHARED = "encoder-*.safetensors"  # filled with the beginning of `Network.trunk_hash`
 
 
 def save_network(network: Network, path: Path) -> None:
-    """Write one network, with what is needed to build it again inside."""
+    """Write one network, with the arguments that rebuild it in the metadata."""
     from safetensors.torch import save_file
 
     from galscan.core.files import atomic_path
@@ -27,24 +27,24 @@ def save_network(network: Network, path: Path) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     config = network.config
     if network.shared:
-        common = {key: tensors.pop(key) for key in [*tensors] if key.startswith(network.shared)}
-        beside = path.with_name(SHARED.replace("*", network.trunk_hash()[:16]))
-        if not beside.is_file():
-            with atomic_path(beside) as temporary:
-                save_file(common, temporary)
-        config |= {"beside": beside.name, "sha256": file_digest(beside)}
+        encoder = {key: tensors.pop(key) for key in [*tensors] if key.startswith(network.shared)}
+        encoder_path = path.with_name(SHARED.replace("*", network.trunk_hash()[:16]))
+        if not encoder_path.is_file():
+            with atomic_path(encoder_path) as temporary:
+                save_file(encoder, temporary)
+        config |= {"beside": encoder_path.name, "sha256": file_digest(encoder_path)}
     with atomic_path(path) as temporary:
         # One key: safetensors writes several in random order, and the hash would differ from run to run.
         save_file(tensors, temporary, metadata={"config": json.dumps(config)})
 
 
 def load_network(path: Path, sha: str | None = None) -> Network:
-    """Load one network, checked against its hash; what it is comes from the file itself.
+    """Load one network, checked against its hash; it is rebuilt from the metadata of the file.
 
     Raises
     ------
     InputError
-        If it is missing, damaged or another one, or if what it needs is not installed.
+        If the file is missing, damaged or does not match `sha`, or if a package it needs is not installed.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -55,8 +55,8 @@ def load_network(path: Path, sha: str | None = None) -> Network:
             config = json.loads(handle.metadata()["config"])
             state: dict[str, torch.Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         if "beside" in config:
-            state |= _beside(path, config)
-        # First without memory: a file that boasts of a huge network is found out by its tensors.
+            state |= _load_encoder(path, config)
+        # First on the meta device, without memory: a file that claims a huge network fails on its tensors.
         with torch.device("meta"):
             _build(config).load_state_dict(state, assign=True)
         network = _build(config)
@@ -76,12 +76,12 @@ def _check(path: Path, sha: str | None) -> None:
         raise InputError(f"{path} is not the file the model was written with; restore it or train again")
 
 
-def _beside(path: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _load_encoder(path: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     name = config["beside"]
     if not re.fullmatch(SHARED.replace(".", r"\.").replace("*", "[0-9a-f]{16}"), name):
-        raise ValueError(f"an encoder in '{name:.60}'")
+        raise ValueError(f"encoder file name '{name:.60}'")
     _check(path.with_name(name), config["sha256"])
     return load_file(path.with_name(name))
 

@@ -145,7 +145,7 @@ def test_a_tampered_architecture_is_refused(changes):
 def test_features_are_those_of_timm_on_pixels_scaled_as_the_encoder_wants(folder, architecture, size, shown, args):
     path, model = folder(architecture, f"{architecture}-{args.get('img_size', 0)}", **args)
     network = start_network(settings(path, encoder_size=size), 32, 2, 1).eval()
-    assert network.told.size == shown
+    assert network.architecture.size == shown
     x = pictures().permute(0, 3, 1, 2) / 255
     if shown:
         x = torch.nn.functional.interpolate(x, (shown, shown), mode="bilinear", antialias=True)
@@ -205,7 +205,7 @@ def test_a_frozen_encoder_stays_and_is_shared_by_its_networks(folder, tmp_path):
 
 def test_heads_learn_on_a_frozen_encoder(folder):
     path, _ = folder("test_convnext")  # random, too, but its features are normalised
-    with pytest.raises(InputError, match=r"takes no colour pictures of 16 px .*try encoder_size"):
+    with pytest.raises(InputError, match=r"does not take colour images of 16 px .*try encoder_size"):
         train_classifier(examples(), None, settings(path), steps=1, seed=0, device=CPU)
     shown = settings(path, encoder_frozen=True, encoder_size=32)
     network = train_classifier(examples(), None, shown, steps=60, seed=0, device=CPU)
@@ -252,8 +252,8 @@ def test_other_pixels_make_another_trunk(folder):
 
 def test_what_cannot_be_had_is_refused_in_one_line(folder, tmp_path):
     for name, said in (
-        ("resnet81", "no model of timm .*did you mean .*resnet18"),
-        ("resnet18.a1_in1", "there are resnet18.a1_in1k"),
+        ("resnet81", "not a model of timm .*did you mean .*resnet18"),
+        ("resnet18.a1_in1", "available: resnet18.a1_in1k"),
         ("mwalmsley/zoobot-encoder-convnext_nano", "or hf-hub:mwalmsley/zoobot-encoder-convnext_nano"),
         (f"local-dir:{tmp_path}", "no config.json"),
     ):
@@ -268,15 +268,15 @@ def test_what_cannot_be_had_is_refused_in_one_line(folder, tmp_path):
         start_network(settings(path), 32, 1, 1)
     assert "\n" not in str(error.value)
     grey, _ = folder("test_resnet", "grey", in_chans=1)
-    with pytest.raises(InputError, match="takes no colour pictures of 32 px"):
+    with pytest.raises(InputError, match="does not take colour images of 32 px"):
         start_network(settings(grey), 32, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"architecture": "resnet_of_tomorrow"}, "knows no 'resnet_of_tomorrow'"),
+    [({"architecture": "resnet_of_tomorrow"}, "has no model 'resnet_of_tomorrow'"),
      ({"architecture": "test_convnext"}, "not a readable"), ({"args": {"depth": 3}}, "cannot be built"),
-     ({"architecture": "local-dir:/etc"}, "knows no"), ({"args": {"checkpoint_path": "x"}}, "no part of")],
+     ({"architecture": "local-dir:/etc"}, "has no model"), ({"args": {"checkpoint_path": "x"}}, "not an argument of")],
 )  # fmt: skip
 def test_a_tampered_network_is_refused_in_one_line(folder, tmp_path, changes, said):
     path, _ = folder("test_resnet")

@@ -32,7 +32,7 @@ def test_what_models_share_is_computed_once_and_they_say_what_each_says_alone():
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
     with torch.inference_mode():
         together = Ensemble(*models).eval()
-        assert (len(together.trunks), together.speakers) == (3, [0, 3])
+        assert (len(together.trunks), together.answer_models) == (3, [0, 3])
         *logits, answers, others = together(images)
         assert answers.shape == (5, 2, 4) and others.shape == (5, 1, 2)
         for k, model in enumerate(models):

@@ -16,14 +16,14 @@ from galscan.models.prefilter import (
     TinyNet,
     TinyNets,
     find_threshold,
-    kept_bounds,
     load_prefilter,
     load_prefilter_scorer,
+    may_train_prefilter,
+    prefilter_sample,
     save_prefilter,
     set_threshold,
-    teach,
-    teaches,
-    teaching_sample,
+    survival_bounds,
+    train_prefilter,
 )
 from galscan.surveys.base import UNUSABLE
 from galscan.surveys.resampling import resample
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 def taught(steps: int = 70):
     images, scores = survey(1800)
-    return teach(images, scores[:, None], steps=steps, seed=1, device=CPU)
+    return train_prefilter(images, scores[:, None], steps=steps, seed=1, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -79,36 +79,38 @@ def test_little_time_means_few_steps(monkeypatch):
     done = []
     monkeypatch.setattr(prefilter.F, "smooth_l1_loss", lambda a, b: done.append(1) or ((a - b) ** 2).mean())
     images, scores = survey(300)
-    teach(images, scores[:, None], steps=10**6, seed=1, device=CPU, seconds=0.01)
+    train_prefilter(images, scores[:, None], steps=10**6, seed=1, device=CPU, seconds=0.01)
     assert len(done) == 20
 
 
 def test_half_of_all_objects_teach_whatever_their_ids():
     numbers = np.arange(4000)
-    assert 0.45 < teaches(numbers).mean() < 0.55
-    np.testing.assert_array_equal(teaches(numbers), teaches(np.array([str(n) for n in numbers], object)))
+    assert 0.45 < may_train_prefilter(numbers).mean() < 0.55
+    np.testing.assert_array_equal(
+        may_train_prefilter(numbers), may_train_prefilter(np.array([str(n) for n in numbers], object))
+    )
 
 
 def test_the_sample_that_teaches_is_usable_and_random(tmp_path):
     stores = [tiny_store(tmp_path / "a.zarr", 900, 8, unusable=200), tiny_store(tmp_path / "b.zarr", 700, 8, seed=1)]
-    images = teaching_sample(stores, 10**6, 0)
-    may = [teaches(s.column("id")) & ((s.column("flags") & UNUSABLE) == 0) for s in stores]
+    images = prefilter_sample(stores, 10**6, 0)
+    may = [may_train_prefilter(s.column("id")) & ((s.column("flags") & UNUSABLE) == 0) for s in stores]
     assert len(images) == sum(m.sum() for m in may)
-    few = teaching_sample(stores, 100, 0)
-    assert len(few) == 100 and not np.array_equal(few, teaching_sample(stores, 100, 1))
+    few = prefilter_sample(stores, 100, 0)
+    assert len(few) == 100 and not np.array_equal(few, prefilter_sample(stores, 100, 1))
 
 
 def test_the_sample_that_trains_has_the_pixels_of_the_full_network(tmp_path):
     stores = [tiny_store(tmp_path / "a.zarr", 60, 16), tiny_store(tmp_path / "b.zarr", 60, 24, seed=1)]
-    images = teaching_sample(stores, 10**6, 0, size=16)
-    may = [resample(s.images()[teaches(s.column("id"))], 16) for s in stores]
+    images = prefilter_sample(stores, 10**6, 0, size=16)
+    may = [resample(s.images()[may_train_prefilter(s.column("id"))], 16) for s in stores]
     assert sorted(i.tobytes() for i in images) == sorted(i.tobytes() for i in np.concatenate(may))
 
 
 def test_it_survives_the_disk(look, tmp_path):
     save_prefilter(look, tmp_path / "f.safetensors")
     opened = load_prefilter(tmp_path / "f.safetensors")
-    assert opened.told() == look.told()
+    assert opened.metadata() == look.metadata()
     images, _ = survey(50, seed=3)
     np.testing.assert_array_equal(seen_by(opened, images), seen_by(look, images))
     (tmp_path / "f.safetensors").write_bytes(b"nothing")
@@ -149,12 +151,12 @@ def test_pictures_of_any_size_are_seen(size):
 
 
 def test_what_the_audit_says_of_the_kept():
-    assert kept_bounds(0, 0, 0, 100) == (1.0, 1.0)
-    kept, least = kept_bounds(0, 1000, 100_000, 1000)
+    assert survival_bounds(0, 0, 0, 100) == (1.0, 1.0)
+    kept, least = survival_bounds(0, 1000, 100_000, 1000)
     assert kept == 1.0 and least == pytest.approx(1000 / (1000 + 300), abs=0.01)  # three over n, times the discarded
-    kept, least = kept_bounds(1, 1000, 100_000, 900)
+    kept, least = survival_bounds(1, 1000, 100_000, 900)
     assert kept == pytest.approx(0.9) and least < kept
-    assert kept_bounds(5, 5, 5, 10)[1] == pytest.approx(10 / 15)
+    assert survival_bounds(5, 5, 5, 10)[1] == pytest.approx(10 / 15)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_a_first_look_that_boasts_is_refused(tmp_path, told):
 
 def test_first_looks_that_were_taught_together_share_their_convolutions():
     images, scores = survey(600)
-    both = teach(images, np.stack([scores, -scores], 1), steps=60, seed=1, device=CPU)
+    both = train_prefilter(images, np.stack([scores, -scores], 1), steps=60, seed=1, device=CPU)
     looks = [Prefilter(both.only(k)) for k in range(2)]
     assert len(TinyNets([look.network for look in looks]).trunks) == 1
     assert len(TinyNets([looks[0].network, TinyNet()]).trunks) == 2
@@ -185,7 +187,7 @@ def test_first_looks_that_were_taught_together_share_their_convolutions():
 def test_the_bound_of_the_kept_is_that_of_clopper_and_pearson():
     """One-sided at 95 %: with the largest rate of loss, so few lost ones have a probability of exactly 5 %."""
     for lost, audited, discarded, candidates in ((0, 1000, 100_000, 1000), (1, 300, 5_000, 200), (7, 40, 900, 50)):
-        kept, least = kept_bounds(lost, audited, discarded, candidates)
+        kept, least = survival_bounds(lost, audited, discarded, candidates)
         rate = candidates * (1 / least - 1) / discarded
         assert binom.cdf(lost, audited, rate) == pytest.approx(0.05, rel=1e-6)
         assert candidates * (1 / kept - 1) / discarded == pytest.approx(lost / audited)
