@@ -1,11 +1,11 @@
-"""``galscan ablate``: what synthetic galaxies bring on a user's own, against every usual remedy for a rare class.
+"""``galscan ablate``: gain by synthetic galaxies over the usual methods for a rare class, on a user's own survey.
 
-Every stage leaves its result in ``OUT.partial`` and is skipped when it is there:
+Every stage writes its result to ``OUT.partial`` and is skipped when it is there:
 
-    common.safetensors               generator of whole images trained on galaxies that are in no test set
-    repeat-XX/generator.safetensors  the same, trained on the repeat's training galaxies too (generator_ids.txt)
+    common.safetensors               generator of whole images, trained on galaxies that are in no test set
+    repeat-XX/generator.safetensors  the same, further trained on the repeat's training galaxies (generator_ids.txt)
     repeat-XX/feature_maps.safetensors diffusion model of feature maps, fine-tuned on those of the training galaxies
-    repeat-XX/KIND.zarr              the synthetic training set of a kind (KIND.json: how many)
+    repeat-XX/KIND.zarr              the synthetic training set of a kind (KIND.json: its counts)
     repeat-XX/ARM-K.safetensors      network K of an arm      repeat-XX/ARM.parquet   id, target, score of the test set
 """
 
@@ -24,7 +24,7 @@ from galscan.core.staging import deliver, finished, work_on
 from galscan.stats.metrics import WorkingPoint
 from galscan.surveys.resampling import pixels_text
 from galscan.training.ablation import arms as ablations
-from galscan.training.ablation.arms import ARMS, CRITIC, REAL_ONLY, VARIANTS, Repeat
+from galscan.training.ablation.arms import ARMS, REAL_ONLY, REFERENCE, VARIANTS, Repeat
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from galscan.training.ablation.experiment import Repetition
     from galscan.training.dataset import Galaxies
 
-LEAST_COMMON = 200  # unlabelled galaxies that make a common stage of the generator worth its while
+MIN_COMMON = 200  # unlabelled galaxies; with fewer the generator has no common stage
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What will be compared on what; decided before anything long begins."""
+    """The plan of an ablation, made before any training."""
 
     plan: Plan
     repeats: list[Repeat]
@@ -47,32 +47,32 @@ class Ablation:
     survey_size: int
     members: int
     common: int
-    """Galaxies without labels, or 0 where they are too few for a common stage."""
+    """Number of galaxies without labels, or 0 where they are too few for a common stage."""
     out: Path
     request: dict[str, Any]
     workers: int
-    """Repeats at a time; 0: as many as cores."""
+    """Number of repeats run in parallel; 0: the number of cores."""
 
     @property
-    def dreams(self) -> bool:
-        return any(ARMS[name].dreams for name in self.arms)
+    def synthetic(self) -> bool:
+        return any(ARMS[name].synthetic for name in self.arms)
 
     @property
-    def drawn(self) -> bool:
+    def generated(self) -> bool:
         """Whether a generator of whole images is needed."""
-        return any(ARMS[name].drawn for name in self.arms)
+        return any(ARMS[name].generated for name in self.arms)
 
     @property
     def generator_steps(self) -> tuple[int, int]:
-        """Steps of the common stage, and of each repeat."""
+        """Training steps of the common stage and of each repeat."""
         from galscan.training.ablation.experiment import whole_images
 
         steps = whole_images(self.plan.recipe).steps
         return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
 
     def describe(self) -> str:
-        """Return the plan for people."""
-        r, (common, own) = self.plan.recipe, self.generator_steps
+        """Return the plan as text."""
+        r, (common_steps, repeat_steps) = self.plan.recipe, self.generator_steps
         rows = [f"target       {r.name}: {r.title}"]
         rows += [
             f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})"
@@ -88,17 +88,21 @@ class Ablation:
             f"networks     {len(self.repeats) * len(self.arms) * self.members:,}, {r.classifier.steps:,} steps of "
             f"{r.classifier.batch} each" + (f", on {r.classifier.network}" if r.classifier.encoder else "")
         ]
-        if self.drawn:
-            first = f"{common:,} steps on {self.common:,} galaxies without labels, once; then " if common else ""
+        if self.generated:
+            first = (
+                f"{common_steps:,} steps on {self.common:,} galaxies without labels, once; then "
+                if common_steps
+                else ""
+            )
             rows += [
-                f"generator    {first}{own:,} steps a repeat"
-                + ("" if common else f" from the start weights: fewer than {LEAST_COMMON} "
+                f"generator    {first}{repeat_steps:,} steps a repeat"
+                + ("" if common_steps else f" from the start weights: fewer than {MIN_COMMON} "
                    "galaxies without labels, so no common stage"),
             ]  # fmt: skip
-        if self.dreams:
+        if self.synthetic:
             from galscan.training.ablation.experiment import drawing
 
-            rows += [f"synthetic    {drawing(r).summary(self.plan.rules, whole=self.drawn)} a repeat"]
+            rows += [f"synthetic    {drawing(r).summary(self.plan.rules, whole=self.generated)} a repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 
@@ -128,47 +132,47 @@ def ablate(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Train with and without synthetic galaxies, several times over, and compare on real ones kept for it.
+    """Train with and without synthetic galaxies, several times, and compare on held-out real galaxies.
 
     Parameters
     ----------
     target : str
-        A shipped recipe's name, or the path of a recipe (``.toml``).
+        Name of a shipped recipe, or path of a recipe (``.toml``).
     store, survey : str or path, or sequence of them
         As for `galscan.train_rare`.
     out : path, optional
-        The folder of results; default ``runs/ablation-TARGET`` in the data home.
+        Folder of the results; default ``runs/ablation-TARGET`` in the data home.
     seeds, folds : int
-        Repeats are all pairs. With one fold, a random part of the objects trains and the rest is the test set;
-        with more, stratified cross-validation.
+        There is one repeat for each pair of seed and fold. With one fold, a random part of the objects trains and the
+        rest is the test set; with more, stratified cross-validation.
     positives, negatives : int, optional
-        Positives that train (default: half, or all but the fold), and negatives (default: as many as there are to that
-        many positives). With 0 positives the target is known by its injected features alone.
+        Number of training positives (default half, or all but the fold) and training negatives (default in the
+        proportion of the labelled objects). With 0 positives only injected galaxies are positive in training.
     reserved : int
-        With one fold, positives that are never tested, though fewer train: calls with 20, 8 and 0 then share a test
-        set.
+        With one fold, this many positives are kept out of the test set, even if fewer train: calls with 20, 8 and 0
+        training positives then have the same test set.
     max_test : int, optional
-        Negatives that are tested at most, drawn at random: figures are weighted to a prevalence.
+        Maximum number of test negatives, chosen at random; metrics are weighted to a prevalence.
     prevalence : float, optional
-        Share of targets in the survey the figures are for; default the share among the labelled objects.
+        Fraction of targets in the survey that the metrics are for; default the fraction among labelled objects.
     purity, completeness : float
-        The working points at which completeness and purity are told.
+        Working points: completeness is reported at this purity, and purity at this completeness.
     arms : sequence of str
-        Of `galscan.training.ablation.arms.ARMS`; default all but the variants of ``maps``. The method is always among
-        them, and where anything is synthetic the arm whose networks choose hosts and filter images.
+        Names in `galscan.training.ablation.arms.ARMS`; default all but the variants of ``maps``. The method and the
+        arm whose networks choose hosts and filter images are always included.
     method : str, optional
         The arm whose gain is reported; default ``both`` where the recipe injects a feature, else ``images``.
     survey_size : int
-        Objects of the survey for which detections are counted.
+        Number of objects in the survey for which detections are counted.
     members : int
-        Networks an arm and repeat; their mean score counts.
+        Number of networks per arm and repeat; their mean score is used.
     workers : int, optional
-        Repeats at a time, each in a process with one thread, so that figures do not depend on it: networks this small
-        gain little from a second core. By default, or 0, as many as there are cores, and one on CUDA.
+        Repeats run in parallel, each in a process with one thread, so that results do not depend on `workers`:
+        networks this small gain little from a second core. Default, or 0: the number of cores; one on CUDA.
     seed : int
-        Of everything: seeds 0, 1, ... of the repeats are counted from it.
+        Seed of everything random; the seeds of the repeats are counted from it.
     overwrite : bool
-        Replace other results in `out`.
+        Replace different results in `out`.
     dry_run : bool
         Print the plan and train nothing.
 
@@ -185,14 +189,14 @@ def ablate(
     ConflictError
         If `out` holds something else.
     Interrupted
-        On Ctrl-C; the same call goes on where it stopped.
+        On Ctrl-C; the same call resumes.
     """
     _check(seeds=seeds, folds=folds, survey_size=survey_size, members=members)
     _check(workers=workers, reserved=reserved, least=0)
     _check(negatives=negatives, max_test=max_test, least=2)
-    for name, share in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
-        if share is not None and not 0 < share < 1:
-            raise InputError(f"--{name} {share:g}: give a fraction above 0 and below 1")
+    for name, fraction in (("prevalence", prevalence), ("purity", purity), ("completeness", completeness)):
+        if fraction is not None and not 0 < fraction < 1:
+            raise InputError(f"--{name} {fraction:g}: give a fraction above 0 and below 1")
     plan = make_plan(target, survey, store, out, None, True, seed)
     chosen, method = _arms(arms, method, plan)
     objects = ablations.labelled_objects(plan.table, plan.schema.names)
@@ -212,21 +216,21 @@ def ablate(
         "survey_size": survey_size, "members": members,
     }  # fmt: skip
     ablation = Ablation(
-        plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= LEAST_COMMON else 0,
+        plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= MIN_COMMON else 0,
         Path(out) if out else home.run_path(f"ablation-{plan.recipe.name}"), request, workers or 0,
     )  # fmt: skip
     print(ablation.describe(), file=sys.stderr)
     if dry_run:
         return request
     if (done := finished(ablation.out, "ablation.json", request, "ablation", overwrite=overwrite)) is not None:
-        return _told(done)
+        return _summary(done)
     from galscan.core import device as devices
 
-    where = devices.pick(device)  # before anything is written
+    torch_device = devices.pick(device)  # may fail: before anything is written
     with work_on(ablation.out, request, "ablation", overwrite=overwrite) as work:
-        result = _run(ablation, work, where)
+        result = _run(ablation, work, torch_device)
         deliver(work, ablation.out)
-    return _told(result)
+    return _summary(result)
 
 
 def _check(least: int = 1, **counts: int | None) -> None:
@@ -236,7 +240,7 @@ def _check(least: int = 1, **counts: int | None) -> None:
 
 
 def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[str, ...], str]:
-    """Return the arms in their order, and the method."""
+    """Return the names of the arms, in the order of `ARMS`, and the method."""
     injects = plan.rules.inject is not None
     method = method or ("both" if injects else "images")
     for name in (*arms, method):
@@ -249,12 +253,16 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
             f"--method {method} is real-only; choose one of {', '.join(n for n in ARMS if n not in REAL_ONLY)}"
         )
     default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
-    wanted = {*(arms or default), method, CRITIC}  # the method is synthetic, and needs its reference
+    wanted = {
+        *(arms or default),
+        method,
+        REFERENCE,
+    }  # the method needs synthetic galaxies, and these a reference classifier
     return tuple(name for name in ARMS if name in wanted), method
 
 
 def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
-    """Run the stages; the order is the story."""
+    """Run the stages of the ablation in order."""
     from galscan.core import device as devices
     from galscan.core.concurrency import default_workers, run_in_processes
     from galscan.reports import ablation as report_ablation
@@ -262,23 +270,26 @@ def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
 
     plan = ablation.plan
     common_steps, _ = ablation.generator_steps
-    galaxies = experiment.load(plan, ablation.repeats, unlabelled=ablation.dreams)
-    if ablation.drawn and common_steps:
+    galaxies = experiment.load(plan, ablation.repeats, unlabelled=ablation.synthetic)
+    if ablation.generated and common_steps:
         experiment.common_generator(plan, galaxies, common_steps, work, device)
-    trials = [_trial(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
-    left = [(ablation, one.repeat, work, device) for one in trials if not one.finished]
-    workers = min(ablation.workers or (default_workers() if device.type == "cpu" else 1), len(left))
+    repetitions = [_repetition(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
+    pending = [(ablation, repetition.repeat, work, device) for repetition in repetitions if not repetition.finished]
+    workers = min(ablation.workers or (default_workers() if device.type == "cpu" else 1), len(pending))
     if workers > 1:
-        run_in_processes(_repeat, left, workers, remedy=f"--workers {workers // 2}")
-    with devices.one_thread():  # as in a process of its own
-        scored, told = [one.scored() for one in trials], [one.told() for one in trials]
+        run_in_processes(_run_repeat, pending, workers, remedy=f"--workers {workers // 2}")
+    with devices.one_thread():  # as in the worker processes
+        scored, counts = (
+            [repetition.scored() for repetition in repetitions],
+            [repetition.counts() for repetition in repetitions],
+        )
     result = ablations.evaluate(
         scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
     ) | {
         "target": plan.recipe.name, "title": plan.recipe.title, "schema": plan.schema.name, "size": plan.recipe.size,
         "recipe_hash": plan.recipe.hash, "point": ablation.point._asdict(), "survey_size": ablation.survey_size,
-        "members": ablation.members, "steps": plan.recipe.classifier.steps, "repeats": told,
-        "notes": _notes(ablation, told), "seconds": experiment.seconds(work),
+        "members": ablation.members, "steps": plan.recipe.classifier.steps, "repeats": counts,
+        "notes": _notes(ablation, counts), "seconds": experiment.seconds(work),
         "request": ablation.request, "request_hash": digest(ablation.request),
     }  # fmt: skip
     with atomic_path(work / "ablation.csv") as temporary:
@@ -288,58 +299,58 @@ def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     return result
 
 
-def _trial(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device) -> Repetition:
+def _repetition(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device) -> Repetition:
     from galscan.training.ablation.experiment import Repetition
 
     _, steps = ablation.generator_steps
     return Repetition(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
 
 
-def _repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device) -> None:
-    """Runs in a process of its own."""
+def _run_repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device) -> None:
+    """Train and score one repeat, in a worker process."""
     from galscan.training.ablation import experiment
 
-    galaxies = experiment.load(ablation.plan, [repeat], unlabelled=ablation.dreams)
-    _trial(ablation, repeat, galaxies, work, device).scored()
+    galaxies = experiment.load(ablation.plan, [repeat], unlabelled=ablation.synthetic)
+    _repetition(ablation, repeat, galaxies, work, device).scored()
 
 
-def _notes(ablation: Ablation, told: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what the figures rest on."""
-    point, n = ablation.point, len(told)
-    fewest = min(t["test"]["negatives"] for t in told)
+def _notes(ablation: Ablation, counts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the assumptions behind the metrics, for the report."""
+    point, n = ablation.point, len(counts)
+    fewest = min(c["test"]["negatives"] for c in counts)
     each = (1 - point.prevalence) * ablation.survey_size / fewest
     notes = [
         f"Means over {n} repeat{'s' if n > 1 else ''}; 95 % intervals by resampling repeats and test objects, paired "
         "between arms."
-        + " One repeat alone does not show how much chance in division and training matters."
+        + " One repeat alone does not show the scatter from split to split and from training to training."
         * (n == 1),
-        f"Every figure is for a survey in which {point.prevalence:.3g} of the objects are targets. A test set holds at "
+        f"All metrics are for a survey in which {point.prevalence:.3g} of the objects are targets. A test set holds at "
         f"least {fewest:,} negatives; each stands for {each:,.0f} of the {ablation.survey_size:,} objects.",
-        "All arms see the same real training galaxies, the same number of batches, the same seeds and the same "
+        "All arms are trained on the same real galaxies, with the same number of batches, the same seeds and the same "
         "classical augmentation (any rotation, flips, scale, shift, noise, brightness).",
-        "The best baseline is chosen for each figure by its mean on these same test sets, which favours the baseline; "
+        "The best baseline is chosen for each metric by its mean on these same test sets, which favours the baseline; "
         "the choice is not repeated in the resampling.",
-        "Statistics of the normalisation layers are of real training images in every arm.",
+        "BatchNorm statistics are computed on real training images in every arm.",
     ]
     if any(ARMS[name].injected for name in ablation.arms):
         notes.append(
             "Features are injected into real training galaxies, and into galaxies without labels that the real-only "
-            "network with morphology heads predicts to be hosts; each of these is a negative as it is. Maps are "
-            "measured on training galaxies alone."
+            "network with morphology heads predicts to be hosts; each host is also a negative. Maps are measured on "
+            "training galaxies only."
         )
-    if ablation.drawn:
+    if ablation.generated:
         notes.append(
-            "The generator of whole images never saw a test object of its repeat (generator_ids.txt); images that the "
-            "real-only network with morphology heads finds failed were dropped."
+            "The generator of whole images was not trained on the test objects of its repeat (generator_ids.txt); "
+            "images that the real-only network with morphology heads rejects were dropped."
         )
-    empty = {(t["repeat"], kind) for t in told for kind, note in t["synthetic"].items() if not note["kept_positive"]}
+    empty = {(c["repeat"], kind) for c in counts for kind, kept in c["synthetic"].items() if not kept["kept_positive"]}
     for repeat, kind in sorted(empty):
         notes.append(
-            f"In repeat {repeat} no synthetic target of kind '{kind}' was left: its arms trained on real ones."
+            f"In repeat {repeat} no synthetic target of kind '{kind}' was left: its arms were trained on real galaxies."
         )
     return notes
 
 
-def _told(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what a script wants, without the curves; ``text`` is for people."""
+def _summary(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the results without the curves, and as ``text``."""
     return {k: v for k, v in result.items() if k != "curves"} | {"text": ablations.as_text(result)}

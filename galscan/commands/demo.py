@@ -1,4 +1,4 @@
-"""``galscan demo``: the whole chain on an embedded survey whose truth is known, in a few minutes."""
+"""``galscan demo``: the whole chain on a simulated survey whose truth is known, in a few minutes."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from typing import Any
 import numpy as np
 
 from galscan.commands.scan import scan
-from galscan.commands.train_rare import WAYS, train_rare
+from galscan.commands.train_rare import TRAINING_SETS, train_rare
 from galscan.core.files import write_json
 from galscan.labels.recipe import load_recipe
 from galscan.models.model import Model, open_model
 from galscan.store.ingest import ingest
 from galscan.store.layout import Store, open_store
 
-LABELLED, SURVEY = 1_000, 20_000  # objects that are labelled, as many as a person labels in an evening, and to search
-LABELLED_RARE, SURVEY_RARE = 0.04, 0.005  # samples that people label are richer than the sky
+LABELLED, SURVEY = 1_000, 20_000  # number of labelled objects (a person's work of an evening), and of scanned objects
+LABELLED_RARE, SURVEY_RARE = 0.04, 0.005  # rare fractions: labelled samples usually have a higher one than surveys
 BUDGET = 5.0  # minutes of training
 RANKS = (10, 30, 100, 300)
 DELIVERED = {"real_only": "real only", "real_plus_dreamt": "real + synthetic"}
-PURITY = 0.8  # of the list whose completeness is compared
+PURITY = 0.8  # at which completeness is compared
 
 
 def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
-    """Draw a labelled and an unlabelled sky, train on the first, scan the second, and compare with the truth.
+    """Simulate a labelled and an unlabelled sky, train on the first, scan the second, and compare with the truth.
 
     Parameters
     ----------
     out : path, optional
-        Folder for everything it makes; default ``galscan-demo`` here. The same call again resumes, or returns at once
-        what is there.
+        Output folder; default ``galscan-demo`` in the current folder. The same call resumes, or returns a finished
+        result at once.
     seed : int
-        Of skies, networks and synthetic galaxies.
+        Seed of skies, networks and synthetic galaxies.
 
     Returns
     -------
     dict
-        ``table`` (one entry a rank: estimated purity with interval, true purity, completeness, and the targets that
-        networks trained on real galaxies alone, or on synthetic ones as well, have found by then), ``completeness`` (of
-        both at a true purity of 0.8, and their ratio with its 95 % interval; None without synthetic galaxies),
-        ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt`` (on the few held-out ones), ``dreams`` (what the
-        synthetic training set holds), ``wall_s`` and paths.
+        ``table`` (one entry per rank: estimated purity with interval, true purity, completeness, and the number of
+        targets down to this rank for networks trained on real galaxies only and on synthetic ones as well),
+        ``completeness`` (of both at a true purity of 0.8, and their ratio with its 95 % interval; None without
+        synthetic galaxies), ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt`` (on held-out galaxies),
+        ``dreams`` (summary of the synthetic training set), ``wall_s`` and paths.
     """
     started = time.monotonic()
     out = Path(out or "galscan-demo")
-    learn, sky = out / "labelled.zarr", out / "survey.zarr"
-    # Two seeds: the survey shares no object with what the networks have seen.
+    labelled, sky = out / "labelled.zarr", out / "survey.zarr"
+    # Two seeds: the survey shares no object with the training set.
     size = load_recipe("demo").size
-    ingest("simulated", out=learn, count=LABELLED, size=size, seed=2 * seed, rare_fraction=LABELLED_RARE)
+    ingest("simulated", out=labelled, count=LABELLED, size=size, seed=2 * seed, rare_fraction=LABELLED_RARE)
     ingest("simulated", out=sky, count=SURVEY, size=size, seed=2 * seed + 1, rare_fraction=SURVEY_RARE, labelled=0.0)
-    train_rare("demo", store=learn, out=out / "model", budget=BUDGET, seed=seed)
+    train_rare("demo", store=labelled, out=out / "model", budget=BUDGET, seed=seed)
     model = open_model(out / "model")
     run = scan(store=sky, model=out / "model", out=out / "run")
 
@@ -73,11 +73,12 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
             } | {f"found_{name}": int(n[rank - 1]) for name, n in ranked.items()}
         )  # fmt: skip
     metrics = model.metrics
-    both = metrics["real_plus_dreamt"]  # None where no synthetic target was made
+    with_synthetic = metrics["real_plus_dreamt"]  # None where no synthetic target was made
     result = {
         "table": table, "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
         "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
-        "ap_real_only": metrics["real_only"]["ap_mean"], "ap_real_plus_dreamt": both and both["ap_mean"],
+        "ap_real_only": metrics["real_only"]["ap_mean"],
+        "ap_real_plus_dreamt": with_synthetic and with_synthetic["ap_mean"],
         "dreams": metrics["dreams"], "labelled": LABELLED,
         "chosen": metrics["chosen"], "images_per_s": run.info["images_per_s"], "seed": seed,
         "wall_s": round(time.monotonic() - started, 1), "fits": str(run.path / "candidates.fits"),
@@ -89,25 +90,25 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
 
 
 def _scores(model: Model, store: Store) -> dict[str, np.ndarray]:
-    """Score the survey with the networks of both ways to train; one where nothing synthetic was made."""
+    """Score the survey with both committees: trained on real galaxies only, and on synthetic ones too if there are."""
     from galscan.core.device import one_thread, pick
     from galscan.models.ensemble import load_networks, member_scores
     from galscan.models.weights import load_network
 
     chosen = model.metrics["chosen"]
     networks = {}
-    for name, way in zip(("real_only", "synthetic"), WAYS, strict=True):
-        if way == chosen:
+    for name, training_set in zip(("real_only", "synthetic"), TRAINING_SETS, strict=True):
+        if training_set == chosen:
             networks[name] = load_networks(model)
-        elif files := sorted(model.path.glob(f"{way}-*.safetensors")):
+        elif files := sorted(model.path.glob(f"{training_set}-*.safetensors")):
             networks[name] = [load_network(path) for path in files]
     images, device = store.images(), pick("auto")
-    with one_thread():  # two of them are slower than one where anything else runs
+    with one_thread():  # on a busy machine two threads are slower than one
         return {name: member_scores(each, images, device).mean(0)[:, 0] for name, each in networks.items()}
 
 
 def _gain(scores: dict[str, np.ndarray], truth: np.ndarray, seed: int) -> dict[str, float | None]:
-    """Return the completeness of lists of a true purity of `PURITY`, and the ratio with its paired interval."""
+    """Return the completeness of both committees at a true purity of `PURITY`, and the ratio with its interval."""
     from galscan.stats import metrics
 
     point = metrics.WorkingPoint(float(truth.mean()), PURITY, 0.5)
@@ -123,7 +124,7 @@ def _gain(scores: dict[str, np.ndarray], truth: np.ndarray, seed: int) -> dict[s
 
 
 def text(result: dict[str, Any]) -> str:
-    """Return the result as tables for people: estimates beside the truth, and what synthetic galaxies brought."""
+    """Return the result as tables: estimates beside the truth, and the gain by synthetic galaxies."""
     lines = [
         "",
         f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, "
@@ -140,14 +141,14 @@ def text(result: dict[str, Any]) -> str:
     if gain is None:
         lines += ["", "no synthetic target was made: the networks are trained on real galaxies alone"]
     else:
-        lines += ["", "  targets among the best          real only   real + synthetic"]
+        lines += ["", "  targets in the top              real only   real + synthetic"]
         lines += [f"  {r['rank']:>4}{r['found_real_only']:>34}{r['found_synthetic']:>19}" for r in result["table"]]
         lines += [f"  completeness at purity {PURITY:g}{gain['real_only']:>14.2f}{gain['synthetic']:>19.2f}"]
         if gain["ratio"] is not None:
             high = "no upper end" if gain["ratio_hi"] is None else f"{gain['ratio_hi']:.2f}"
             low = "?" if gain["ratio_lo"] is None else f"{gain['ratio_lo']:.2f}"
             lines += [f"  {gain['ratio']:.2f} times as complete (95 % interval over galaxies {low} to {high})"]
-        lines += [f"  delivered, and scanned with: {DELIVERED[result['chosen']]}"]
+        lines += [f"  delivered and used for the scan: {DELIVERED[result['chosen']]}"]
     lines += [
         "",
         f"FITS           {result['fits']}",

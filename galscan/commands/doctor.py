@@ -1,4 +1,4 @@
-"""``galscan doctor``: can this installation do the work, and if not, what would mend it."""
+"""``galscan doctor``: check the installation and suggest fixes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from galscan.core import files, home
 from galscan.core.errors import GalscanError
 from galscan.core.version import __version__
 
-LOW_DISK = 5e9  # bytes; below it a survey of any size will not fit
+LOW_DISK = 5e9  # bytes
 
 
 def doctor() -> dict[str, Any]:
@@ -24,8 +24,8 @@ def doctor() -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-able. ``ok`` is false where something needed is missing or broken; ``problems`` says what and
-        how to mend it.
+        JSON-serialisable. ``ok`` is false where something required is missing or broken; ``problems`` lists what, and
+        how to fix it.
     """
     problems: list[str] = []
     versions, extras = _packages(problems)
@@ -46,7 +46,7 @@ def doctor() -> dict[str, Any]:
 
 
 def _packages(problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return installed versions, and for each extra "installed" or the line that installs it."""
+    """Return installed versions, and for each extra "installed" or the command that installs it."""
     try:
         wanted = importlib.metadata.requires("galscan") or []
     except importlib.metadata.PackageNotFoundError:  # run from the repository, not installed
@@ -83,13 +83,13 @@ def _version(name: str) -> str | None:
 
 
 def _devices(problems: list[str]) -> dict[str, Any]:
-    """Return what the networks can run on. A broken torch is a finding, not a crash."""
+    """Return the devices for the networks; a torch that cannot be imported is reported as a problem."""
     try:
         from galscan.core import device
 
         auto = device.pick("auto")
         return {"auto": str(auto), "cuda": auto.type == "cuda", "fast_bf16": device.has_fast_bf16(auto)}
-    except Exception as error:  # any failure of a foreign library while it loads
+    except Exception as error:  # importing torch may raise any exception
         problems.append(f"torch does not load ({type(error).__name__}: {error}); pip install --force-reinstall torch")
         return {"auto": "none"}
 
@@ -102,7 +102,7 @@ def _memory_gb() -> float | None:
 
 
 def _home(problems: list[str]) -> dict[str, Any]:
-    """Try to write into the data home, as asking for permission can lie (quotas, read-only mounts)."""
+    """Check the data home by writing a file: permission bits do not show quotas and read-only mounts."""
     path = home.data_home()
     existed = path.exists()
     probe = path / ".galscan-doctor"

@@ -1,4 +1,4 @@
-"""``galscan evaluate``: evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones."""
+"""``galscan evaluate``: compare synthetic with held-out real galaxies by a classifier trained on real ones only."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from galscan.synthesis.synthetic_set import SyntheticSet
     from galscan.training.dataset import Galaxies
 
-LEFTOVERS = ("request.json", "reference.safetensors")  # what only a resumed evaluation needs
+LEFTOVERS = ("request.json", "reference.safetensors")  # files that only a resumed evaluation needs
 
 
 def evaluate(
-    dreams: str | Path,
+    synthetic: str | Path,
     *,
     target: str,
     store: str | Path | Sequence[str | Path] = (),
@@ -44,38 +44,38 @@ def evaluate(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Train a reference classifier on real galaxies alone, and evaluate synthetic ones of `target` by it.
+    """Train a reference classifier on real galaxies only, and evaluate synthetic galaxies of `target` with it.
 
     Parameters
     ----------
-    dreams : path
-        A store of synthetic galaxies (``.zarr``), or a model's folder, which holds one.
+    synthetic : path
+        A store of synthetic galaxies (``.zarr``), or a model folder, which contains one.
     target : str
-        A shipped recipe's name, or the path of a recipe (``.toml``).
+        Name of a shipped recipe, or path of a recipe (``.toml``).
     store, survey : str or path, or sequence of them
-        The real galaxies: stores by path, surveys of the data home by name; by default all of these. Give those
-        that hosts come from, or that the generator was trained on: only copies of these can be found.
+        The real galaxies: stores by path, surveys in the data home by name; default all surveys in the data home.
+        Give the stores of the hosts and of the generator's training set: copies are searched for only in these.
     out : path, optional
-        The folder for ``evaluation.json``, ``dreams.csv`` and ``report.html``; default ``NAME-evaluation`` beside
-        `dreams`.
+        Folder of ``evaluation.json``, ``dreams.csv`` and ``report.html``; default ``NAME-evaluation`` beside
+        `synthetic`.
     model : path, optional
-        The model they were made for: its test objects are held out here as well. Default the folder that they lie in,
-        if it is a model; else objects are held out by `seed`.
+        The model the synthetic galaxies were made for: its test objects are held out here as well. Default the parent
+        folder, if it is a model; else `seed` chooses the held-out objects.
     steps : int, optional
-        Of the reference classifier's training; default the recipe's for a classifier.
+        Training steps of the reference classifier; default the recipe's for a classifier.
     overwrite : bool
-        Replace another evaluation in `out`.
+        Replace a different evaluation in `out`.
     dry_run : bool
         Print the plan, write nothing and return the request.
 
     Returns
     -------
     dict
-        What `galscan.synthesis.evaluation.evaluate` gives, but for ``each``, which is in ``dreams.csv``, and:
+        The result of `galscan.synthesis.evaluation.evaluate` without ``each``, which is written to ``dreams.csv``, and:
 
-        - ``feature``: where one was injected, its ``name`` and what
-          `galscan.synthesis.features.comparison.compare_features` gives of synthetic galaxies and of all labelled real
-          positives; None where none was.
+        - ``feature``: the ``name`` of the injected feature and the result of
+          `galscan.synthesis.features.comparison.compare_features` for synthetic galaxies and all labelled real
+          positives; None without an injected feature.
         - ``target``, ``seconds``, ``weights`` (SHA-256 of the reference classifier), ``request``, ``out`` and ``text``.
 
     Raises
@@ -85,133 +85,134 @@ def evaluate(
     ConflictError
         If `out` holds something else.
     Interrupted
-        On Ctrl-C; the same call resumes with the reference classifier that is trained.
+        On Ctrl-C; the same call resumes; a trained reference classifier is reused.
     """
     if steps is not None and steps < 1:
         raise InputError(f"--steps {steps}: give 1 or more")
-    path = Path(dreams)
+    path = Path(synthetic)
     path = path / "dreams.zarr" if (path / "model.json").is_file() else path
-    dreamt = layout.open_store(path)
+    synthetic_store = layout.open_store(path)
     out = Path(out) if out else path.absolute().with_name(f"{path.stem}-evaluation")
     model = model or (path.parent if (path.parent / "model.json").is_file() else None)
-    bundle = open_model(model) if model else None
-    plan = make_plan(target, survey, store, out, None, True, bundle.seed if bundle else seed)
-    plan = _held_out_as(plan, bundle) if bundle else plan
-    # There is one reference classifier; the first fold is what the synthetic galaxies of a cross-fitted model's folder
-    # are not made of.
-    plan = dataclasses.replace(plan, table=plan.table.assign(split=roles.as_fixed(plan.table["split"])))
-    _check(plan, dreamt)
+    trained_model = open_model(model) if model else None
+    plan = make_plan(target, survey, store, out, None, True, trained_model.seed if trained_model else seed)
+    plan = _held_out_as(plan, trained_model) if trained_model else plan
+    # One reference classifier needs a fixed split. Its test set is the first fold: the synthetic galaxies in the
+    # folder of a cross-fitted model are made without it.
+    plan = dataclasses.replace(plan, table=plan.table.assign(split=roles.with_fixed_split(plan.table["split"])))
+    _check(plan, synthetic_store)
     steps = steps or plan.recipe.classifier.steps
     request = {
-        "dreams": [dreamt.name, dreamt.content_hash, dreamt.count], "recipe": plan.recipe.hash,
-        "model": bundle.model_hash if bundle else None, "stores": [[s.name, s.content_hash] for s in plan.stores],
+        "dreams": [synthetic_store.name, synthetic_store.content_hash, synthetic_store.count],
+        "recipe": plan.recipe.hash, "model": trained_model.model_hash if trained_model else None,
+        "stores": [[s.name, s.content_hash] for s in plan.stores],
         "split_seed": plan.seed, "steps": steps, "seed": seed,
     }  # fmt: skip
-    print(_describe(plan, dreamt, bundle, steps), file=sys.stderr)
+    print(_describe(plan, synthetic_store, trained_model, steps), file=sys.stderr)
     if dry_run:
         return request
     from galscan.core import device as devices
 
-    where = devices.pick(device)
+    torch_device = devices.pick(device)
     if (done := finished(out, "evaluation.json", request, "evaluation", overwrite=overwrite)) is not None:
         return _result(out, done)
     with work_on(out, request, "evaluation", overwrite=overwrite) as work:
-        verdict = _evaluate(plan, dreamt, work, where, steps, seed) | {"request": request}
-        write_json(work / "evaluation.json", verdict)
+        result = _evaluate(plan, synthetic_store, work, torch_device, steps, seed) | {"request": request}
+        write_json(work / "evaluation.json", result)
         for leftover in LEFTOVERS:
             (work / leftover).unlink(missing_ok=True)
         deliver(work, out)
-    return _result(out, verdict)
+    return _result(out, result)
 
 
-def _held_out_as(plan: Plan, bundle: Model) -> Plan:
-    """Hold out what the model held out, so that the generator never saw it either."""
-    known = bundle.split_of(plan.table, identity.radius_of(plan.stores))
-    others = np.where(plan.table["target"].notna(), "train", "")
-    split = roles.as_fixed(pd.Series(np.where(known == "", others, known), plan.table.index))
+def _held_out_as(plan: Plan, model: Model) -> Plan:
+    """Hold out the test objects of the model, which its generator was not trained on either."""
+    known = model.split_of(plan.table, identity.radius_of(plan.stores))
+    default = np.where(plan.table["target"].notna(), "train", "")
+    split = roles.with_fixed_split(pd.Series(np.where(known == "", default, known), plan.table.index))
     table = plan.table.assign(split=split)
     for value, name in ((1, "positives"), (0, "negatives")):
         if not ((table["split"] == "test") & (table["target"] == value)).any():
             raise InputError(
-                f"the stores hold no {name} that the model {bundle.path} held out for its test; "
+                f"the stores hold no {name} of the test set of the model {model.path}; "
                 "name the stores it was trained on with --store"
             )
     return dataclasses.replace(plan, table=table)
 
 
-def _check(plan: Plan, dreamt: layout.Store) -> None:
-    if "target" not in dreamt.attrs["truth"] or not dreamt.attrs["provenance"].get("dreamt"):
-        raise InputError(f"{dreamt.path} holds no synthetic galaxies; name what galscan generate or train-rare wrote")
-    if not (dreamt.column("truth/target") == 1).any():
-        raise InputError(f"{dreamt.path} holds no synthetic positive; make some with: galscan generate")
-    if plan.schema.name not in dreamt.schemas:
+def _check(plan: Plan, store: layout.Store) -> None:
+    if "target" not in store.attrs["truth"] or not store.attrs["provenance"].get("dreamt"):
         raise InputError(
-            f"{dreamt.path} was made under {', '.join(dreamt.schemas)} labels, the real galaxies have "
-            f"'{plan.schema.name}'; name the stores that its hosts come from with --store"
+            f"{store.path} holds no synthetic galaxies; name a store that galscan generate or train-rare wrote"
         )
-    if dreamt.size != plan.recipe.size:
+    if not (store.column("truth/target") == 1).any():
+        raise InputError(f"{store.path} holds no synthetic positives; make some with: galscan generate")
+    if plan.schema.name not in store.schemas:
         raise InputError(
-            f"{dreamt.path} holds synthetic images of {dreamt.size} px, the recipe trains at {plan.recipe.size} px; "
-            f"generate them with a model of {plan.recipe.size} px, or take a recipe with size = {dreamt.size}"
+            f"{store.path} has {', '.join(store.schemas)} labels, the real galaxies have '{plan.schema.name}' labels; "
+            "name the stores that its hosts come from with --store"
+        )
+    if store.size != plan.recipe.size:
+        raise InputError(
+            f"{store.path} holds synthetic images of {store.size} px, the recipe trains at {plan.recipe.size} px; "
+            f"generate them with a model of {plan.recipe.size} px, or use a recipe with size = {store.size}"
         )
 
 
-def _describe(plan: Plan, dreamt: layout.Store, bundle: Model | None, steps: int) -> str:
+def _describe(plan: Plan, store: layout.Store, model: Model | None, steps: int) -> str:
     counts = plan.table.groupby("split")["target"].agg(lambda t: f"{(t == 1).sum():,} and {(t == 0).sum():,}")
     return "\n".join(
-        [f"galaxies     {dreamt.count:,} synthetic ones and hosts of '{plan.recipe.name}' ({dreamt.path})"]
+        [f"galaxies     {store.count:,} of '{plan.recipe.name}', synthetic ones and hosts ({store.path})"]
         + [
             f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, plan.recipe.size)} ({s.path})"
             for s in plan.stores
         ]
         + [
             f"held out     {counts['test']} positives and negatives, "
-            + (f"as by the model {bundle.path}" if bundle else f"by seed {plan.seed}"),
+            + (f"as in the model {model.path}" if model else f"by seed {plan.seed}"),
             f"reference    one classifier, {steps:,} steps on all other labelled galaxies, real ones only",
             f"output       {plan.out}",
         ]
     )
 
 
-def _evaluate(plan: Plan, dreamt: layout.Store, work: Path, device: Device, steps: int, seed: int) -> dict[str, Any]:
+def _evaluate(plan: Plan, store: layout.Store, work: Path, device: Device, steps: int, seed: int) -> dict[str, Any]:
     from galscan.reports import evaluation
-    from galscan.synthesis import evaluation as judges
+    from galscan.synthesis import evaluation as synthetic_evaluation
     from galscan.synthesis.synthetic_set import read_synthetic_set
     from galscan.training.dataset import load_galaxies
 
     started = time.monotonic()
-    # With the galaxies that have no labels: a generator is trained on these, too, and may have copied one.
+    # With unlabelled galaxies: a generator is trained on these, too, and may have copied one.
     galaxies = load_galaxies(
         plan.stores, plan.table, plan.schema.names, plan.recipe.size, seed=plan.seed, unlabelled=True
     )
     tested = set(galaxies.table.loc[galaxies.table["split"] == "test", "object"])
     reference = np.flatnonzero(galaxies.table["object"].isin(tested))
-    critic = _critic(plan, galaxies, reference, work, device, steps, seed)
-    dreams = read_synthetic_set(dreamt.path, plan.schema.name)
-    verdict = judges.evaluate(
-        dreams, galaxies.images, galaxies.labels, galaxies.table["target"].to_numpy(), critic, plan.rules,
+    classifier = _reference_classifier(plan, galaxies, reference, work, device, steps, seed)
+    synthetic_set = read_synthetic_set(store.path, plan.schema.name)
+    result = synthetic_evaluation.evaluate(
+        synthetic_set, galaxies.images, galaxies.labels, galaxies.table["target"].to_numpy(), classifier, plan.rules,
         plan.schema, reference=reference, seed=seed,
     )  # fmt: skip
-    feature, values = _feature(plan, dreams, galaxies)
-    verdict |= {"feature": feature, "target": plan.recipe.name, "seconds": round(time.monotonic() - started, 1)}
-    verdict["weights"] = {"reference": file_digest(work / "reference.safetensors")}
-    each = pd.DataFrame(verdict.pop("each"))
+    feature, values = _feature(plan, synthetic_set, galaxies)
+    result |= {"feature": feature, "target": plan.recipe.name, "seconds": round(time.monotonic() - started, 1)}
+    result["weights"] = {"reference": file_digest(work / "reference.safetensors")}
+    each = pd.DataFrame(result.pop("each"))
     nearest, rows = galaxies.table.iloc[each["nearest"]], each["row"].to_numpy()
-    listed = each.assign(
-        dream=dreamt.column("id")[rows], target=dreams.target[rows].astype(int), store=nearest["store"].to_numpy(),
-        id=nearest["id"].to_numpy(),
+    table = each.assign(
+        dream=store.column("id")[rows], target=synthetic_set.target[rows].astype(int),
+        store=nearest["store"].to_numpy(), id=nearest["id"].to_numpy(),
     )  # fmt: skip
-    write_text(
-        work / "dreams.csv", listed[["dream", "target", "reason", "store", "id", "distance"]].to_csv(index=False)
-    )
-    evaluation.write_evaluation_report(work / "report.html", verdict, each, dreams, galaxies, plan, values)
-    return verdict
+    write_text(work / "dreams.csv", table[["dream", "target", "reason", "store", "id", "distance"]].to_csv(index=False))
+    evaluation.write_evaluation_report(work / "report.html", result, each, synthetic_set, galaxies, plan, values)
+    return result
 
 
 def _feature(
-    plan: Plan, dreams: SyntheticSet, galaxies: Galaxies
+    plan: Plan, synthetic_set: SyntheticSet, galaxies: Galaxies
 ) -> tuple[dict[str, Any] | None, dict[str, pd.DataFrame]]:
-    """Measure the injected feature on synthetic and on real positives; return the comparison, and the values."""
+    """Measure the injected feature on synthetic and real positives; return the comparison and the values."""
     from galscan.synthesis.features.base import find_feature
     from galscan.synthesis.features.comparison import compare_features, measure_features, same_pictures
     from galscan.synthesis.flux import stretch_of
@@ -219,32 +220,32 @@ def _feature(
     from galscan.training.synthetic import bands_of
 
     rule = plan.rules.inject
-    positive = np.flatnonzero((dreams.origin == INJECTED) & (dreams.target == 1))
+    positive = np.flatnonzero((synthetic_set.origin == INJECTED) & (synthetic_set.target == 1))
     if rule is None or not len(positive) or not find_feature(rule.feature).CONDITIONS:
         return None, {}
     stretches = [stretch_of(s.attrs.get("provenance", {}), str(s.path)) for s in plan.stores]
     bands, survey = [bands_of(s) for s in plan.stores], galaxies.table["survey"].to_numpy()
-    # A synthetic galaxy has the stretch and the bands of its host's store; those of the first, where that is not named.
-    host = np.flatnonzero(dreams.origin == HOST)
-    known = np.full(len(dreams) + 1, -1)
-    known[host] = same_pictures(dreams.images[host], galaxies.images)
+    # A synthetic galaxy has the stretch and the bands of its host's store; if that is not named, of the first store.
+    host = np.flatnonzero(synthetic_set.origin == HOST)
+    known = np.full(len(synthetic_set) + 1, -1)
+    known[host] = same_pictures(synthetic_set.images[host], galaxies.images)
     of_host = np.append(survey, 0)[known]
     real = np.flatnonzero(galaxies.table["target"] == 1)
     values = {
         which: measure_features(rule.feature, images, of, stretches, bands)
         for which, images, of in (
-            ("synthetic", dreams.images[positive], of_host[dreams.host[positive]]),
+            ("synthetic", synthetic_set.images[positive], of_host[synthetic_set.host[positive]]),
             ("real", galaxies.images[real], survey[real]),
-            ("hosts", dreams.images[host], of_host[host]),
+            ("hosts", synthetic_set.images[host], of_host[host]),
         )
     }
     return {"name": rule.feature, **compare_features(**values)}, values
 
 
-def _critic(
+def _reference_classifier(
     plan: Plan, galaxies: Galaxies, reference: np.ndarray, work: Path, device: Device, steps: int, seed: int
 ) -> ReferenceClassifier:
-    """Train the reference classifier on all labelled galaxies that are not held out, or load it where that is done."""
+    """Train the reference classifier on all labelled galaxies that are not held out, or load it if it is trained."""
     from galscan.models.weights import load_network, save_network
     from galscan.synthesis.evaluation import ReferenceClassifier
     from galscan.training.train import Examples, train_classifier
@@ -252,7 +253,7 @@ def _critic(
     if not (work / "reference.safetensors").is_file():
         labelled = np.flatnonzero(galaxies.labels.notna().any(axis=1))
         rows = np.setdiff1d(labelled, reference)
-        # The same classifier whatever a recipe tries on its own: the reference is not to change with what it evaluates.
+        # The reference does not depend on the recipe's sampling, loss and encoder, so that evaluations are comparable.
         settings = plan.recipe.classifier
         settings = settings.model_copy(
             update={"sampling": "oversampled", "loss": "plain", "encoder": ""}
@@ -275,7 +276,7 @@ def _critic(
     return ReferenceClassifier(load_network(work / "reference.safetensors"), plan.answers, plan.schema, device)
 
 
-def _result(out: Path, verdict: Mapping[str, Any]) -> dict[str, Any]:
+def _result(out: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     from galscan.reports import evaluation
 
-    return {"out": str(out), **verdict, "text": f"{evaluation.summary(verdict)}\nreport  {out / 'report.html'}"}
+    return {"out": str(out), **result, "text": f"{evaluation.summary(result)}\nreport  {out / 'report.html'}"}

@@ -1,7 +1,7 @@
-"""``galscan generate``: make synthetic galaxies of a rare class, also of a combination that hardly any survey shows.
+"""``galscan generate``: make synthetic galaxies of a rare class, also with properties that are rare in any survey.
 
-Where the recipe's generator is of maps, its feature is injected into real galaxies
-(`galscan.commands.generate_injected`); else a generator draws whole images.
+With a generator of maps the recipe's feature is injected into real galaxies (`galscan.commands.generate_injected`);
+otherwise a generator samples whole images.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from galscan.synthesis.sampling import ImageGenerator
     from galscan.synthesis.synthetic_set import SyntheticSet
 
-SHEET, COLUMNS = 48, 12  # synthetic galaxies on the sheet, and pictures in a row of it: pairs, where they have hosts
+SHEET, COLUMNS = 48, 12  # synthetic galaxies on the contact sheet, and images per row (galaxies with hosts: in pairs)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A generator of whole images, and the real galaxies whose other answers are the conditions."""
+    """A generator of whole images, and the labels of real galaxies to condition it on."""
 
     recipe: Recipe
     schema: Schema
     generator: ImageGenerator
     conditions: pd.DataFrame
-    surveys: np.ndarray  # name of each condition's survey
+    surveys: np.ndarray  # survey name of each row of `conditions`
 
 
 def generate(
@@ -64,58 +64,58 @@ def generate(
     device: str = "auto",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Make synthetic galaxies of `target` and write them with their conditions and a sheet.
+    """Make synthetic galaxies of `target` and write them with their conditions and a contact sheet.
 
-    Where the recipe injects a feature, every synthetic galaxy is a real one of `store` for which the rule
-    ``inject.hosts`` holds, and differs from it in the feature alone. Whole images are drawn with conditions of real
-    galaxies for which the recipe's ``from`` holds - inclination, size, colour and all else - and the answers of ``set``
-    drawn from ranges. So a synthetic class is as varied as the survey.
+    If the recipe injects a feature, every synthetic galaxy is a real one from `store` that satisfies the rule
+    ``inject.hosts``, and differs from it only in the feature. Whole images are conditioned on real galaxies that
+    satisfy the recipe's rule ``from`` (inclination, size, colour, ...), with the answers in ``set`` sampled from
+    ranges. So a synthetic class is as varied as the survey.
 
     Parameters
     ----------
     target : str
-        A recipe's name or path.
+        Name or path of a recipe.
     count : int
-        How many.
+        Number of synthetic galaxies.
     out : path
-        A store if it ends in ``.zarr``, else a folder of PNG images with ``conditions.csv``. Hosts of injected features
-        are written as well, as they are.
+        A store if it ends in ``.zarr``, else a folder of PNG images with ``conditions.csv``. The unchanged hosts of
+        injected features are written, too.
     model : path, optional
         A trained model. Its first network predicts which unlabelled galaxies may be hosts, and its diffusion model
-        samples maps; what it held out is no host. Of a model with a generator of whole images, that one draws; this
-        is by default that of `target` in the data home.
+        samples maps; objects it held out are not used as hosts. Without injection its generator samples the images.
+        Default the model of `target` in the data home, if neither `generator` nor `store` is given.
     generator : str, optional
-        Other weights. Of maps: a file, ``base`` (the default without a model), or ``prior`` for the physical prior. Of
-        whole images: a file, a folder (Stable Diffusion) or ``base``; conditions are then those of `store`.
+        Other weights. For maps: a file, ``base`` (the default without a model), or ``prior`` for the physical prior.
+        For whole images: a file, a folder (Stable Diffusion) or ``base``; conditions are then taken from `store`.
     store : path, or sequence of them
-        Real galaxies: hosts, or where conditions come from.
+        Real galaxies that are hosts or provide conditions.
     base : str, optional
-        Instead of the recipe's ``inject.hosts`` or ``from``: a rule over labels that the real galaxies must satisfy.
+        Rule over labels that the real galaxies must satisfy, instead of the recipe's ``inject.hosts`` or ``from``.
     values, weights, guidance, steps : optional
-        Of whole images only: ranges of answers (low, high) beside or instead of the recipe's ``set``; how much stronger
-        single answers are guided than the rest; guidance of the whole condition, 1 = none; steps from noise to picture.
+        For whole images only: ranges of answers (low, high) beside or instead of the recipe's ``set``; relative
+        guidance weights of single answers; guidance scale of the whole condition, 1 = none; number of sampling steps.
     dry_run : bool
         Print the plan, write nothing.
 
     Returns
     -------
     dict
-        ``out``, ``sheet``, ``count``, ``answers`` (mean of each in the conditions), and the settings; of injected
-        features ``hosts``, ``hosts_to_choose``, ``hosts_unlabelled``, ``hosts_not_measured``, ``invisible`` and
-        ``too_faint``, too (`galscan.synthesis.injection.injected_set`).
+        ``out``, ``sheet``, ``count``, ``answers`` (mean of each in the conditions), and the settings; for injected
+        features also ``hosts``, ``hosts_to_choose``, ``hosts_unlabelled``, ``hosts_not_measured``, ``invisible`` and
+        ``too_faint`` (`galscan.synthesis.injection.injected_set`).
 
     Raises
     ------
     InputError
         If rules, labels, weights and options do not fit together, or no host is left.
     ConflictError
-        If `out` is there.
+        If `out` exists.
     Interrupted
         On Ctrl-C; nothing is left behind.
     """
     out = Path(out)
-    partial, picture = out.with_name(out.name + ".partial"), out.with_suffix(".png")
-    for path in (out, partial, *([picture] if out.suffix == ".zarr" else [])):
+    partial, sheet_path = out.with_name(out.name + ".partial"), out.with_suffix(".png")
+    for path in (out, partial, *([sheet_path] if out.suffix == ".zarr" else [])):
         if path.exists():
             raise ConflictError(f"{path} exists; choose another --out, or remove it")
     if count < 1:
@@ -123,13 +123,13 @@ def generate(
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     plan: dict[str, Any] = {"target": target, "count": count, "out": str(out)}
-    bundle = _bundle(target, model, generator, store)
-    recipe = bundle.recipe if bundle and target == bundle.target else load_recipe(target)
-    if generate_injected.injects(recipe, bundle, generator):
-        useless = {"set": values, "weight": weights, "guidance": guidance, "steps": steps}
-        injection = generate_injected.plan_injection(recipe, bundle, generator, store, base, useless)
+    trained_model = _trained_model(target, model, generator, store)
+    recipe = trained_model.recipe if trained_model and target == trained_model.target else load_recipe(target)
+    if generate_injected.injects(recipe, trained_model, generator):
+        image_options = {"set": values, "weight": weights, "guidance": guidance, "steps": steps}
+        injection = generate_injected.plan_injection(recipe, trained_model, generator, store, base, image_options)
         plan |= generate_injected.describe(injection) | {"seed": seed}
-        schema, shown = injection.schema, [*injection.rule.values][:1]
+        schema, shown_answers = injection.schema, [*injection.rule.values][:1]
 
         def make() -> tuple[SyntheticSet, dict[str, Any]]:
             return generate_injected.make_injected(injection, count, seed, device)
@@ -140,7 +140,7 @@ def generate(
             "from": rule.base, "set": rule.set, "weights": rule.weights, "guidance": settings.guidance,
             "steps": settings.steps, "seed": seed,
         }  # fmt: skip
-        schema, shown = source.schema, [*rule.set][:2]
+        schema, shown_answers = source.schema, [*rule.set][:2]
 
         def make() -> tuple[SyntheticSet, dict[str, Any]]:
             return _generate(source, rule, settings, count, seed, device), {}
@@ -149,19 +149,19 @@ def generate(
     if dry_run:
         return plan
     try:
-        dreams, counts = make()
+        synthetic_set, counts = make()
         plan |= counts
-        picture = _write(dreams, schema, recipe.name, shown, out, partial, plan)
+        sheet_path = _write(synthetic_set, schema, recipe.name, shown_answers, out, partial, plan)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    means = dreams.labels[dreams.synthetic].mean()
-    return plan | {"answers": {a: float(m) for a, m in means.items() if np.isfinite(m)}, "sheet": str(picture)}
+    means = synthetic_set.labels[synthetic_set.synthetic].mean()
+    return plan | {"answers": {a: float(m) for a, m in means.items() if np.isfinite(m)}, "sheet": str(sheet_path)}
 
 
-def _bundle(target: str, model: str | Path | None, generator: str | None, store: Any) -> Model | None:
-    """Open the model that is named; the one of the data home where neither weights nor stores are named either."""
+def _trained_model(target: str, model: str | Path | None, generator: str | None, store: Any) -> Model | None:
+    """Open the given model; without weights and stores that of `target` in the data home, if there is one."""
     if model is not None:
         return open_model(Path(model))
     if generator is not None or home.find_stores((), store):
@@ -180,7 +180,7 @@ def _rule(
     guidance: float | None,
     steps: int | None,
 ) -> tuple[SyntheticRule, SyntheticSettings]:
-    """Return what whole images are drawn of, and how."""
+    """Return the rule for the conditions of whole images, and the sampling settings."""
     given = {"guidance": source.generator.guidance, "steps": source.generator.steps}
     given |= source.recipe.synthetic.model_dump(exclude_none=True)
     given |= {k: v for k, v in (("guidance", guidance), ("steps", steps)) if v is not None}
@@ -201,12 +201,14 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
     from galscan.synthesis.synthetic_set import CONDITIONS, read_conditions
 
     if weights is None:
-        bundle = open_model(Path(model) if model is not None else home.find_model(target))
-        conditions, _, surveys = read_conditions(bundle.path / CONDITIONS)
-        # That of models trained together lies beside them.
-        generator = backends.load(bundle.path if backends.find(bundle.path) else bundle.path.parent)
-        recipe = bundle.recipe if target == bundle.target else load_recipe(target)
-        schema = load_schema(bundle.schema)
+        trained_model = open_model(Path(model) if model is not None else home.find_model(target))
+        conditions, _, surveys = read_conditions(trained_model.path / CONDITIONS)
+        # Models trained together share a generator, in the parent folder.
+        generator = backends.load(
+            trained_model.path if backends.find(trained_model.path) else trained_model.path.parent
+        )
+        recipe = trained_model.recipe if target == trained_model.target else load_recipe(target)
+        schema = load_schema(trained_model.schema)
         recipe.schema_for([schema.name])
         return _Source(recipe, schema, generator, conditions, surveys)
     if model is not None:
@@ -217,7 +219,7 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
     stores = [layout.open_store(p) for p in home.find_stores((), store)]
     stores = [s for s in stores if schema.name in s.schemas]
     if not stores:
-        raise InputError(f"--generator {weights} needs --store with {schema.name} labels, to draw conditions from")
+        raise InputError(f"--generator {weights} needs --store with {schema.name} labels, for the conditions")
     parts, names = [], []
     for s in stores:
         rows = np.flatnonzero((s.column("flags") & UNUSABLE) == 0)
@@ -233,15 +235,14 @@ def _generate(
     source: _Source, rule: SyntheticRule, settings: SyntheticSettings, count: int, seed: int, device: str
 ) -> SyntheticSet:
     from galscan.core import device as devices
-    from galscan.synthesis.sampling import sample_conditions
-    from galscan.synthesis.sampling import sample_images as draw
+    from galscan.synthesis.sampling import sample_conditions, sample_images
     from galscan.synthesis.synthetic_set import SyntheticSet
 
     known = list(source.generator.config.surveys)
     conditions = source.conditions[list(source.generator.config.answers)]
     values, rows = sample_conditions(conditions, count, np.random.default_rng(seed), rule)
     survey = np.array([known.index(name) if name in known else -1 for name in source.surveys[rows]])
-    images = draw(
+    images = sample_images(
         source.generator, values, survey, guidance=settings.guidance, weights=rule.weights, steps=settings.steps,
         seed=seed, device=devices.pick(device),
     )  # fmt: skip
@@ -250,51 +251,59 @@ def _generate(
 
 
 def _write(
-    dreams: SyntheticSet, schema: Schema, name: str, shown: list[str], out: Path, partial: Path, plan: dict[str, Any]
+    synthetic_set: SyntheticSet,
+    schema: Schema,
+    name: str,
+    shown_answers: list[str],
+    out: Path,
+    partial: Path,
+    plan: dict[str, Any],
 ) -> Path:
-    """Write a store and a sheet beside it, or a folder with the sheet inside; return the sheet's path."""
+    """Write a store with a contact sheet beside it, or a folder that contains the sheet; return the sheet's path."""
     from PIL import Image
 
     from galscan.synthesis.synthetic_set import write_synthetic_set
 
     if out.suffix == ".zarr":
-        picture = out.with_suffix(".png")
+        sheet_path = out.with_suffix(".png")
         provenance = {k: v for k, v in plan.items() if k != "out"}
-        write_synthetic_set(dreams, partial / out.name, out.stem, schema, provenance)
-        _sheet(dreams, partial / picture.name, shown, name)
-        os.replace(partial / picture.name, picture)
+        write_synthetic_set(synthetic_set, partial / out.name, out.stem, schema, provenance)
+        _sheet(synthetic_set, partial / sheet_path.name, shown_answers, name)
+        os.replace(partial / sheet_path.name, sheet_path)
         os.replace(partial / out.name, out)
-        return picture
-    folder = np.where(dreams.synthetic, "images", "hosts")
-    names = np.array([f"{where}/{k:06d}.png" for k, where in enumerate(folder)])
+        return sheet_path
+    folder = np.where(synthetic_set.synthetic, "images", "hosts")
+    names = np.array([f"{subfolder}/{k:06d}.png" for k, subfolder in enumerate(folder)])
     with storage_errors(partial):
-        for where in np.unique(folder):
-            (partial / where).mkdir(parents=True)
-        for file, image in zip(names, dreams.images, strict=True):
+        for subfolder in np.unique(folder):
+            (partial / subfolder).mkdir(parents=True)
+        for file, image in zip(names, synthetic_set.images, strict=True):
             Image.fromarray(image).save(partial / file)
-        table = dreams.labels.assign(file=names)
-        if (dreams.host >= 0).any():
-            table = table.assign(host=np.where(dreams.host >= 0, names[dreams.host], ""), depth=dreams.depth)
-        table[dreams.synthetic].to_csv(partial / "conditions.csv", index=False)
-    _sheet(dreams, partial / "sheet.png", shown, name)
+        table = synthetic_set.labels.assign(file=names)
+        if (synthetic_set.host >= 0).any():
+            table = table.assign(
+                host=np.where(synthetic_set.host >= 0, names[synthetic_set.host], ""), depth=synthetic_set.depth
+            )
+        table[synthetic_set.synthetic].to_csv(partial / "conditions.csv", index=False)
+    _sheet(synthetic_set, partial / "sheet.png", shown_answers, name)
     write_json(partial / "dream.json", plan)
     os.replace(partial, out)
     return out / "sheet.png"
 
 
-def _sheet(dreams: SyntheticSet, path: Path, shown: list[str], name: str) -> Path:
-    """Draw 48 synthetic galaxies with their conditions, each of those that have one beside its host."""
+def _sheet(synthetic_set: SyntheticSet, path: Path, shown_answers: list[str], name: str) -> Path:
+    """Draw a contact sheet of 48 synthetic galaxies with their conditions; injected ones beside their hosts."""
     from galscan.core.thumbnails import contact_sheet
     from galscan.synthesis.synthetic_set import sheet
 
-    rows = np.flatnonzero(dreams.synthetic)
+    rows = np.flatnonzero(synthetic_set.synthetic)
     rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:SHEET])]
-    if not (dreams.host[rows] >= 0).all():
-        return sheet(dreams, path, shown, f"synthetic {name}, with their conditions", rows=rows)
-    pairs = np.stack([dreams.host[rows], rows], 1).ravel()
+    if not (synthetic_set.host[rows] >= 0).all():
+        return sheet(synthetic_set, path, shown_answers, f"synthetic {name}, with their conditions", rows=rows)
+    pairs = np.stack([synthetic_set.host[rows], rows], 1).ravel()
     captions = []
     for k in rows:
-        values = "".join(f"\n{answer} {dreams.labels[answer].iloc[k]:.2f}" for answer in shown)
-        captions += ["host" + "\n" * len(shown), f"depth {dreams.depth[k]:.2f}{values}"]
-    title = f"synthetic {name}: each host as it is, and with the feature injected"
-    return contact_sheet(dreams.images[pairs], path, captions=captions, columns=COLUMNS, title=title)
+        values = "".join(f"\n{answer} {synthetic_set.labels[answer].iloc[k]:.2f}" for answer in shown_answers)
+        captions += ["host" + "\n" * len(shown_answers), f"depth {synthetic_set.depth[k]:.2f}{values}"]
+    title = f"synthetic {name}: each host unchanged, and with the feature injected"
+    return contact_sheet(synthetic_set.images[pairs], path, captions=captions, columns=COLUMNS, title=title)

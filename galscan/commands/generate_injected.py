@@ -1,4 +1,4 @@
-"""``galscan generate`` for targets whose feature is injected into real galaxies that satisfy the recipe's rule."""
+"""``galscan generate`` for targets whose feature is injected into real galaxies."""
 
 from __future__ import annotations
 
@@ -29,54 +29,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Injection:
-    """What is injected into which galaxies, decided before anything long begins."""
+    """The plan of an injection: feature, hosts and source of maps."""
 
     recipe: Recipe
     schema: Schema
     rule: InjectRule
     stores: list[layout.Store]
     table: pd.DataFrame
-    """Galaxies that may be hosts, as `galscan.training.dataset.read_table` gives them."""
-    bundle: Model | None
+    """Galaxies that may be hosts, as returned by `galscan.training.dataset.read_table`."""
+    model: Model | None
     maps: str
     """"prior", "base", or the path of a diffusion model of maps."""
     named: bool
-    """Whether that was named, and is not to be mixed with the prior as the recipe may say."""
+    """Whether `maps` was given by the user; then it is not mixed with the prior, whatever the recipe sets."""
 
     @property
     def rules(self) -> LabelRules:
-        """The recipe's rules with nothing but this injection."""
+        """The recipe's rules with this injection only."""
         rules = self.recipe.schemas[self.schema.name]
         return rules.model_copy(update={"inject": self.rule, "inject_negatives": (), "mined_negatives": ""})
 
 
-def injects(recipe: Recipe, bundle: Model | None, generator: str | None) -> bool:
-    """Return whether a recipe's target is made by injection, and not by a generator of whole images that is named."""
+def injects(recipe: Recipe, model: Model | None, generator: str | None) -> bool:
+    """Return whether the target is made by injection, and not by a given generator of whole images."""
     from galscan.synthesis import backends
 
     if not isinstance(recipe.generator, MapSettings) or all(rules.inject is None for rules in recipe.schemas.values()):
         return False
-    if bundle is not None and any(backends.find(folder) for folder in (bundle.path, bundle.path.parent)):
+    if model is not None and any(backends.find(folder) for folder in (model.path, model.path.parent)):
         return False
-    return generator is None or not backends.draws_whole_images(generator)
+    return generator is None or not backends.generates_whole_images(generator)
 
 
 def plan_injection(
     recipe: Recipe,
-    bundle: Model | None,
+    model: Model | None,
     generator: str | None,
     store: str | Path | Sequence[str | Path],
     base: str | None,
-    useless: Mapping[str, Any],
+    image_options: Mapping[str, Any],
 ) -> Injection:
-    """Decide what is injected into which galaxies, from labels alone.
+    """Plan an injection from labels, without reading images.
 
     Parameters
     ----------
     base : str, optional
-        Rule of the hosts, instead of the recipe's.
-    useless : mapping of str to any
-        Options that a generator of whole images has; none may be given.
+        Rule for the hosts, instead of the recipe's.
+    image_options : mapping of str to any
+        Options of generators of whole images; an error is raised for any that has a value.
 
     Raises
     ------
@@ -86,15 +86,15 @@ def plan_injection(
     stores = [layout.open_store(path) for path in home.find_stores((), store)]
     if not stores:
         raise InputError(
-            f"--store is missing: '{recipe.name}' injects a feature into real galaxies; name a store that holds some"
+            f"--store is missing: '{recipe.name}' injects a feature into real galaxies; name a store that holds them"
         )
-    for option, value in useless.items():
+    for option, value in image_options.items():
         if value not in (None, {}, ()):
             raise InputError(
-                f"--{option} is of generators that draw whole images; '{recipe.name}' injects a feature into real "
-                "galaxies, as 'inject' of its recipe says: leave it out"
+                f"--{option} is an option for generators of whole images; '{recipe.name}' injects a feature into real "
+                "galaxies ('inject' in its recipe): leave it out"
             )
-    schema = load_schema(bundle.schema if bundle else recipe.schema_for(s for one in stores for s in one.schemas))
+    schema = load_schema(model.schema if model else recipe.schema_for(s for opened in stores for s in opened.schemas))
     recipe.schema_for([schema.name])
     rule = recipe.schemas[schema.name].inject
     if rule is None:
@@ -102,37 +102,35 @@ def plan_injection(
     if base is not None:
         parse_rule(base, schema.names).check(schema.ranges)
         rule = rule.model_copy(update={"hosts": base, "unlabelled_hosts": ""})
-    for one in stores:
-        if one.size < recipe.size:
+    for opened in stores:
+        if opened.size < recipe.size:
             raise InputError(
-                f"{one.path} holds {one.size} px cutouts, the recipe of '{recipe.name}' needs {recipe.size} px; ingest "
-                f"with --size {recipe.size} or more, or take a recipe with size = {one.size} or less"
+                f"{opened.path} holds {opened.size} px cutouts, the recipe of '{recipe.name}' needs {recipe.size} px; "
+                f"ingest with --size {recipe.size} or more, or use a recipe with size = {opened.size} or less"
             )
-    if bundle is not None and bundle.size != recipe.size:
-        raise InputError(f"--model {bundle.path} takes {bundle.size} px images, the recipe is for {recipe.size} px")
+    if model is not None and model.size != recipe.size:
+        raise InputError(f"--model {model.path} takes {model.size} px images, the recipe is for {recipe.size} px")
     table = read_table(stores, schema, recipe.schemas[schema.name])
-    if bundle is not None:
-        # What is made from an object that a model held out must never be seen in its training. The diffusion model of
-        # maps in the folder of a cross-fitted model was fine-tuned without the first fold.
-        held_out = roles.kept_from(pd.Series(bundle.split_of(table, identity.radius_of(stores))))
+    if model is not None:
+        # Nothing made from an object that a model held out may enter its training. The diffusion model of maps in the
+        # folder of a cross-fitted model was fine-tuned without the first fold.
+        held_out = roles.held_out_from(pd.Series(model.split_of(table, identity.radius_of(stores))))
         table = table[~held_out].reset_index(drop=True)
-    plan = Injection(
-        recipe, schema, rule, stores, table, bundle, _maps(recipe, rule, bundle, generator), bool(generator)
-    )
-    if not labelled_hosts(plan) and (bundle is None or table[schema.names].notna().any(axis=1).all()):
+    plan = Injection(recipe, schema, rule, stores, table, model, _maps(recipe, rule, model, generator), bool(generator))
+    if not labelled_hosts(plan) and (model is None or table[schema.names].notna().any(axis=1).all()):
         raise _no_host(plan)
     return plan
 
 
 def labelled_hosts(plan: Injection) -> int:
-    """Return how many labelled galaxies satisfy the rule, whether they can be measured or not."""
+    """Return the number of labelled galaxies that satisfy the rule, including those that cannot be measured."""
     columns = {name: plan.table[name].to_numpy() for name in plan.schema.names}
     return int(parse_rule(plan.rule.hosts, plan.schema.names).evaluate(columns)[0].sum())
 
 
 def describe(plan: Injection) -> dict[str, Any]:
-    """Return the plan for people, and for what is written."""
-    predicted = f", and unlabelled ones as {plan.bundle.path} predicts" if plan.bundle else ""
+    """Return the plan as it is printed and written to the output."""
+    predicted = f", and unlabelled ones as {plan.model.path} predicts" if plan.model else ""
     mixed = not plan.named and plan.maps != "prior" and getattr(plan.recipe.generator, "maps", "") == "both"
     return {
         "feature": plan.rule.feature, "hosts": " ".join(plan.rule.hosts.split()), "values": plan.rule.values,
@@ -143,24 +141,24 @@ def describe(plan: Injection) -> dict[str, Any]:
 
 
 def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[SyntheticSet, dict[str, Any]]:
-    """Inject the feature until `count` targets show it; return these with their hosts, and how many of what there were.
+    """Inject the feature until `count` targets show it; return these with their hosts, and counts of the hosts.
 
     Raises
     ------
     InputError
-        If no host is left, or the feature makes hardly any of them a target.
+        If no host is left, or the hosts yield fewer than `count` targets.
     """
     from galscan.core import device as devices
     from galscan.labels.settings import SyntheticSettings
     from galscan.synthesis.injection import injected_set
     from galscan.synthesis.synthetic_set import HOST, INJECTED
 
-    where = devices.pick(device)
-    candidates = _candidates(plan, seed, where)
+    torch_device = devices.pick(device)
+    candidates = _candidates(plan, seed, torch_device)
     rows = candidates.satisfying(plan.rule.hosts, plan.rule.unlabelled_hosts or plan.rule.hosts)
     if not len(rows) or not candidates.hosts(rows).measured.any():
         raise _no_host(plan)
-    sources: dict[str, Maps] = {plan.rule.feature: _source(plan, candidates, where)}
+    sources: dict[str, Maps] = {plan.rule.feature: _source(plan, candidates, torch_device)}
     synthetic, counts = injected_set(
         candidates, plan.rules, SyntheticSettings(injected=count, mined=0), sources, seed=seed
     )  # fmt: skip
@@ -169,34 +167,38 @@ def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[
     if made < count:
         positive = " ".join(plan.rules.positive.split())
         raise InputError(
-            f"{made:,} of --count {count:,} were made: on the other hosts the feature cannot be seen, or they do not "
+            f"{made:,} of --count {count:,} were made: in the other hosts the feature is not visible, or they do not "
             f"satisfy '{positive}' with it; give another rule with --from, or another store with --store"
         )
-    told = {key: counts[key] for key in ("hosts_unlabelled", "hosts_not_measured", "invisible", "too_faint")}
-    return synthetic, {"hosts": int((synthetic.origin == HOST).sum()), "hosts_to_choose": counts["hosts"], **told}
+    host_counts = {key: counts[key] for key in ("hosts_unlabelled", "hosts_not_measured", "invisible", "too_faint")}
+    return synthetic, {
+        "hosts": int((synthetic.origin == HOST).sum()),
+        "hosts_to_choose": counts["hosts"],
+        **host_counts,
+    }
 
 
 def _no_host(plan: Injection) -> InputError:
     hosts = " ".join(plan.rule.hosts.split())
-    help_ = "" if plan.bundle else ", name a --model that predicts labels of unlabelled ones"
+    remedy = "" if plan.model else ", name a --model that predicts the labels of unlabelled ones"
     return InputError(
-        f"no galaxy of the stores satisfies '{hosts}' and can be measured: give another rule with --from{help_}, or "
+        f"no galaxy of the stores satisfies '{hosts}' and can be measured: give another rule with --from{remedy}, or "
         "another store with --store"
     )
 
 
-def _maps(recipe: Recipe, rule: InjectRule, bundle: Model | None, generator: str | None) -> str:
-    """Return where maps come from: what is named, the model's own weights, the base weights, or the prior."""
+def _maps(recipe: Recipe, rule: InjectRule, model: Model | None, generator: str | None) -> str:
+    """Return the source of the maps: the given one, the model's weights, the base weights, or the prior."""
     from galscan.synthesis.diffusion.map_training import load_weights
     from galscan.synthesis.features.base import find_feature
     from galscan.training.synthetic import MODEL
 
     assert isinstance(recipe.generator, MapSettings)
     if generator is None:
-        own = bundle.path / MODEL if bundle else None
+        fine_tuned = model.path / MODEL if model else None
         if not find_feature(rule.feature).CONDITIONS or recipe.generator.maps == "prior":
             return "prior"
-        generator = str(own) if own is not None and own.is_file() else "base"
+        generator = str(fine_tuned) if fine_tuned is not None and fine_tuned.is_file() else "base"
     if generator != "prior":
         load_weights(rule.feature, generator)
     return generator
@@ -207,12 +209,12 @@ def _candidates(plan: Injection, seed: int, device: Any) -> Candidates:
     from galscan.training.dataset import load_galaxies
     from galscan.training.synthetic import candidates_of
 
-    bundle, schema = plan.bundle, plan.schema
+    model, schema = plan.model, plan.schema
     galaxies = load_galaxies(
-        plan.stores, plan.table, schema.names, plan.recipe.size, seed=seed, unlabelled=bundle is not None
+        plan.stores, plan.table, schema.names, plan.recipe.size, seed=seed, unlabelled=model is not None
     )
-    network = load_networks(bundle)[0] if bundle else None
-    answers = bundle.answers if bundle else []
+    network = load_networks(model)[0] if model else None
+    answers = model.answers if model else []
     return candidates_of(galaxies, np.arange(len(galaxies.images)), plan.stores, network, answers, schema, device)
 
 
@@ -223,12 +225,12 @@ def _source(plan: Injection, candidates: Candidates, device: Any) -> Maps:
 
     settings = plan.recipe.generator
     assert isinstance(settings, MapSettings)
-    model = None if plan.maps == "prior" else load_weights(plan.rule.feature, plan.maps)
-    # Only weights that were fine-tuned on measured maps know how these differ from the prior's.
-    own = plan.bundle is not None and plan.maps == str(plan.bundle.path / MODEL)
-    rule = plan.rule if own else plan.rule.model_copy(update={"measure": ""})
+    map_model = None if plan.maps == "prior" else load_weights(plan.rule.feature, plan.maps)
+    # Only weights that were fine-tuned on measured maps model how these differ from the prior's.
+    fine_tuned = plan.model is not None and plan.maps == str(plan.model.path / MODEL)
+    rule = plan.rule if fine_tuned else plan.rule.model_copy(update={"measure": ""})
     maps, rows = measured_maps(candidates, rule)
     strength = np.full(len(rows), np.nan, np.float32)
     if plan.named:
         settings = settings.model_copy(update={"maps": "diffusion"})
-    return map_source(rule, settings, model, maps, strength, device=device)
+    return map_source(rule, settings, map_model, maps, strength, device=device)

@@ -1,4 +1,4 @@
-"""``galscan info``: what a store, a model or a run holds."""
+"""``galscan info``: summary of a store, a model or a run."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from galscan.store.layout import Store
 from galscan.store.manifest import marker_path, outcomes
 from galscan.surveys.base import UNUSABLE, Flag
 
-SHEET = 48  # pictures on a contact sheet
-FAILURES = 5  # reasons that are told
+SHEET = 48  # images on a contact sheet
+FAILURES = 5  # reasons listed separately
 
 
 def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Say what is at `path`, told by what it contains, not by its name.
+    """Summarise the store, model or run at `path`; its content, not its name, decides which of these it is.
 
     Parameters
     ----------
     path : path
         A store, a model or a run (finished or not).
     sheet : path, optional
-        Write a contact sheet (PNG) there: cutouts evenly spaced over a store, a model's synthetic galaxies, or the top
-        candidates of a run.
+        Also write a contact sheet (PNG) to this path: cutouts evenly spaced over a store, a model's synthetic
+        galaxies, or the top candidates of a run.
 
     Returns
     -------
     dict
-        JSON-able; ``kind`` is ``store``, ``model`` or ``run``.
+        JSON-serialisable; ``kind`` is ``store``, ``model`` or ``run``.
 
     Raises
     ------
     NotFoundError
-        If there is nothing.
+        If `path` does not exist.
     InputError
-        If it is none of the three, or has no pictures to show.
+        If it is none of the three, or has no images to show.
     """
     path = Path(path)
     if not path.exists():
@@ -58,34 +58,36 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
         if sheet is not None:
             rows = np.unique(np.linspace(0, store.count - 1, min(SHEET, store.count)).round().astype(int))
             ids = store.column("id")
-            _draw([(store, int(r), str(ids[r])) for r in rows], sheet, f"{store.name}: {len(rows)} of {store.count:,}")
+            _write_sheet(
+                [(store, int(r), str(ids[r])) for r in rows], sheet, f"{store.name}: {len(rows)} of {store.count:,}"
+            )
     elif (path / "model.json").is_file():
         result = {"kind": "model"} | open_model(path).summary()
         if sheet is not None:
             if not (path / "dreams.zarr").is_dir():
-                raise InputError(f"{path} was trained on real galaxies alone: it has no synthetic galaxies to show")
-            dreams = layout.open_store(path / "dreams.zarr")
-            target = dreams.column("truth/target")
-            cells = [(dreams, r, f"target {target[r]:.0f}") for r in range(min(SHEET, dreams.count))]
-            _draw(cells, sheet, f"{result['target']}: synthetic galaxies")
+                raise InputError(f"{path} was trained on real galaxies only: it has no synthetic galaxies to show")
+            synthetic = layout.open_store(path / "dreams.zarr")
+            target = synthetic.column("truth/target")
+            cells = [(synthetic, r, f"target {target[r]:.0f}") for r in range(min(SHEET, synthetic.count))]
+            _write_sheet(cells, sheet, f"{result['target']}: synthetic galaxies")
     elif (found := runs.read_info(path)) is not None:
         result = {"kind": "run"} | Run(path, found).summary()
         if sheet is not None:
-            _draw_run(runs.open_one(path), sheet)
+            _write_run_sheet(runs.open_single_target(path), sheet)
     else:
         raise InputError(f"{path} is not a store, a model or a run of galscan")
     return result | ({"sheet": str(sheet)} if sheet is not None else {})
 
 
 def summarize(result: Store | Model | list[Model] | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a public function returned as a JSON-able dict, for scripts."""
+    """Return the result of any public function as a JSON-serialisable dict."""
     if result is None:  # a dry run that made nothing
         return {"dry_run": True}
     if isinstance(result, Mapping):
         return dict(result)
     if isinstance(result, list):
-        each = {bundle.target: bundle.summary() for bundle in result}
-        return {"models": each, "text": "\n".join(one["text"] for one in each.values())}
+        summaries = {model.target: model.summary() for model in result}
+        return {"models": summaries, "text": "\n".join(summary["text"] for summary in summaries.values())}
     if isinstance(result, Path):
         return {"file": str(result), "bytes": result.stat().st_size}
     if isinstance(result, Store):
@@ -113,39 +115,39 @@ def _store(store: Store) -> dict[str, Any]:
         "flags": {str(f.name).lower(): n for f in Flag if f and (n := int(((flags & f) > 0).sum()))},
         "provenance": store.attrs["provenance"],
         "appended": [
-            {"objects": came["rows"][1] - came["rows"][0], "of": came["count"]}
-            | {key: came["survey"].get(key) for key in ("catalog", "path", "cone") if key in came["survey"]}
-            for came in appended(store)
+            {"objects": batch["rows"][1] - batch["rows"][0], "of": batch["count"]}
+            | {key: batch["survey"].get(key) for key in ("catalog", "path", "cone") if key in batch["survey"]}
+            for batch in appended(store)
         ],
     }  # fmt: skip
 
 
 def _outcomes(store: Store) -> dict[str, Any]:
-    """Return what became of the objects, and how to ask again; nothing where no ingest has told it."""
+    """Return the outcomes of the ingest and how to retry failures; empty where no ingest recorded them."""
     if not marker_path(Path(store.path), 0).is_file():
         return {}
-    told = outcomes(store)
-    again = "the command that made the store, with --retry-failed, asks for what failed once more; no coverage is final"
-    most, others = told["failures"][:FAILURES], told["failures"][FAILURES:]
-    if others:
-        others = [others[0] | {"objects": sum(f["objects"] for f in others), "reason": "other reasons"}]
+    counts = outcomes(store)
+    retry = "run the ingest again with --retry-failed to retry failed objects; those without coverage are not retried"
+    top, rest = counts["failures"][:FAILURES], counts["failures"][FAILURES:]
+    if rest:
+        rest = [rest[0] | {"objects": sum(f["objects"] for f in rest), "reason": "other reasons"}]
     return {
-        "outcomes": {key: told[key] for key in ("stored", "no_coverage", "failed")},
-        "failures": most + others,
-        "retry": again if told["failed"] else None,
+        "outcomes": {key: counts[key] for key in ("stored", "no_coverage", "failed")},
+        "failures": top + rest,
+        "retry": retry if counts["failed"] else None,
     }
 
 
-def _draw_run(run: Run, sheet: str | os.PathLike[str]) -> None:
-    """Draw the best candidates, from the stores that were scanned."""
+def _write_run_sheet(run: Run, sheet: str | os.PathLike[str]) -> None:
+    """Draw the top candidates, with images from the scanned stores."""
     stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
-    best: pd.DataFrame = run.candidates.head(SHEET)
-    cells = [(stores[str(row["store"])], int(row["index"]), ranking.caption(row)) for row in best.to_dict("records")]
-    _draw(cells, sheet, f"{run.info['target']}: the best {len(best)}")
+    top: pd.DataFrame = run.candidates.head(SHEET)
+    cells = [(stores[str(row["store"])], int(row["index"]), ranking.caption(row)) for row in top.to_dict("records")]
+    _write_sheet(cells, sheet, f"{run.info['target']}: the top {len(top)}")
 
 
-def _draw(cells: list[tuple[Store, int, str]], sheet: str | os.PathLike[str], title: str) -> None:
+def _write_sheet(cells: list[tuple[Store, int, str]], sheet: str | os.PathLike[str], title: str) -> None:
     if not cells:
-        raise InputError("there is nothing to draw on a contact sheet")
+        raise InputError("no objects to draw on a contact sheet; leave --sheet out")
     images = [store.images(slice(row, row + 1))[0] for store, row, _ in cells]
     thumbnails.contact_sheet(images, Path(sheet), captions=[caption for _, _, caption in cells], title=title)

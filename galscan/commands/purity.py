@@ -1,4 +1,4 @@
-"""``galscan purity``: what a scan's purity and completeness are, now that some of it was graded."""
+"""``galscan purity``: estimate the purity and completeness of a scan with the grades of a sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from galscan.candidates.table_stream import TableStream, of_parquet
 from galscan.core import files
 from galscan.core.errors import InputError
 from galscan.core.memory import release
-from galscan.scanning.run import Run, open_one
+from galscan.scanning.run import Run, open_single_target
 from galscan.stats import graded
 from galscan.stats import purity as purities
 from galscan.vetting import gradebook, planning, sampling
@@ -29,32 +29,33 @@ def purity(
 ) -> dict[str, Any]:
     """Estimate purity and completeness again with the grades of `galscan.vet`, and write them beside the old ones.
 
-    ``candidates-graded.fits`` and ``.parquet`` get the new columns, with grade, votes and comment; what the scan wrote
-    stays as it is.
+    ``candidates-graded.fits`` and ``.parquet`` hold the new estimates, with grade, votes and comment; the files of the
+    scan are not changed.
 
     Parameters
     ----------
     run : path
-        A finished scan with grades.
+        Folder of a finished scan with grades.
     target : sequence of str, optional
-        Which grades count as a target; A and B by default.
+        Grades that count as a target; default A and B.
     confidence : float, optional
-        Of the intervals; what the model's recipe says by default.
+        Confidence level of the intervals; default the recipe's.
     draws : int
-        From the posterior.
+        Number of draws from the posterior.
 
     Returns
     -------
     dict
-        JSON-able: purity and prevalence before and after, at a few ranks; ``text`` is the same for people.
+        JSON-serialisable: purity and prevalence by scores alone and with grades, at a few ranks; ``text`` is the same
+        as a table.
 
     Raises
     ------
     InputError
-        If there are no grades, the run is another one, or its model has gone.
+        If there are no grades, they belong to a different run, or the model is missing.
     """
     target = gradebook.TARGET if target is None else target
-    opened = open_one(run)
+    opened = open_single_target(run)
     planning.check(opened)
     if draws < 100 or (confidence is not None and not 0 < confidence < 1):
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
@@ -66,16 +67,16 @@ def purity(
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = planning.by_scores(opened, confidence)
     by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
-    listed = len(before.purity)
-    # Of a long list each of these is large, and the grades change all that they say.
-    none = np.empty(0)
+    n_candidates = len(before.purity)
+    # Each of these arrays is large for a long list, and none is used below.
+    empty = np.empty(0)
     before = replace(
-        before, purity_lo=none, purity_hi=none, completeness=none, completeness_lo=none, completeness_hi=none
+        before, purity_lo=empty, purity_hi=empty, completeness=empty, completeness_lo=empty, completeness_hi=empty
     )
-    release(listed)
+    release(n_candidates)
     by_stratum = {
-        str(name): (some["rank"].to_numpy(int), some["target"].to_numpy(bool))
-        for name, some in survey.groupby("stratum")
+        str(name): (stratum["rank"].to_numpy(int), stratum["target"].to_numpy(bool))
+        for name, stratum in survey.groupby("stratum")
     }
     after = graded.combine(
         before, planning.scores(opened), strata, by_stratum,
@@ -83,44 +84,44 @@ def purity(
         known=sampling.known_labels(opened), known_beyond=sampling.known_beyond(opened), draws=draws,
         confidence=confidence, seed=int(opened.info["seed"]),
     )  # fmt: skip
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
         "before": by_scores, "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     del before
-    release(listed)
-    _write(opened, after, verdicts, told, limits | {"completeness": _limits(after)})
+    release(n_candidates)
+    _write(opened, after, verdicts, summary, limits | {"completeness": _limits(after)})
     del after
-    release(listed)  # the report reads what it needs from the tables
-    from galscan.reports.scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
+    release(n_candidates)  # the report reads the tables again
+    from galscan.reports.scan import write_scan_report  # imports Matplotlib, which is slow
 
     write_scan_report(opened.path)
-    return told | {"text": _text(told, opened.path)}
+    return summary | {"text": _text(summary, opened.path)}
 
 
 def _limits(purity: purities.Purity) -> dict[str, list[float | None]]:
-    """Return the limits of completeness at some ranks: the report draws them, and they have no column."""
+    """Return the interval limits of completeness at selected ranks, for the report; the tables have no such columns."""
     count = len(purity.purity)
-    some = np.unique(np.geomspace(1, max(count, 1), 200).round().astype(int))[:count]
-    ends = {end: purity.published(f"completeness_{name}")[some - 1] for end, name in (("low", "lo"), ("high", "hi"))}
-    return {"rank": some.tolist()} | {
+    ranks = np.unique(np.geomspace(1, max(count, 1), 200).round().astype(int))[:count]
+    ends = {end: purity.published(f"completeness_{name}")[ranks - 1] for end, name in (("low", "lo"), ("high", "hi"))}
+    return {"rank": ranks.tolist()} | {
         end: [float(x) if np.isfinite(x) else None for x in values] for end, values in ends.items()
     }
 
 
 def _write(
-    run: Run, after: purities.Purity, verdicts: pd.DataFrame, told: dict[str, Any], drawn: dict[str, Any]
+    run: Run, after: purities.Purity, verdicts: pd.DataFrame, summary: dict[str, Any], limits: dict[str, Any]
 ) -> None:
-    info = run.info | {"purity": told["after"]}
+    info = run.info | {"purity": summary["after"]}
     new = _graded(of_parquet(run.path / "candidates.parquet"), after, verdicts)
-    files.write_json(run.path / "purity.json", told | drawn)
+    files.write_json(run.path / "purity.json", summary | limits)
     table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
-    tables.parquet(new, run.path / f"{export.GRADED}.parquet", export.provenance(info))  # last: export believes it
+    tables.parquet(new, run.path / f"{export.GRADED}.parquet", export.provenance(info))  # last: export reads this file
 
 
 def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -> TableStream:
-    """Return the candidates with the new purity, and what graders said; a piece at a time, as a list may be long."""
+    """Return the candidates with the new purity and the grades, as a stream: a list may be long."""
     ranked = verdicts[verdicts["rank"] > 0].set_index("rank")
     numbers = {
         "p_target": after.probability, "purity": after.purity, "purity_lo": after.purity_lo,
@@ -128,33 +129,33 @@ def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -
         "ambiguous": after.ambiguous, "ambiguous_lo": after.ambiguous_lo, "ambiguous_hi": after.ambiguous_hi,
     }  # fmt: skip
 
-    def change(piece: pa.Table) -> pa.Table:
+    def add_columns(piece: pa.Table) -> pa.Table:
         rank = piece["rank"].to_numpy()
-        said = ranked.reindex(rank)
+        grades = ranked.reindex(rank)
         columns = {name: pa.array(values[rank - 1]) for name, values in numbers.items()} | {
-            "grade": pa.array(said["grade"].fillna("").tolist(), pa.string()),
-            "votes": pa.array(said["votes"].fillna(0).to_numpy(np.int64)),
-            "comment": pa.array(said["comment"].fillna("").tolist(), pa.string()),
+            "grade": pa.array(grades["grade"].fillna("").tolist(), pa.string()),
+            "votes": pa.array(grades["votes"].fillna(0).to_numpy(np.int64)),
+            "comment": pa.array(grades["comment"].fillna("").tolist(), pa.string()),
         }
         for name, values in columns.items():
             at = piece.schema.get_field_index(name)
             piece = piece.append_column(name, values) if at < 0 else piece.set_column(at, name, values)
         return piece
 
-    return rows.changed(change)
+    return rows.changed(add_columns)
 
 
-def _text(told: dict[str, Any], path: Path) -> str:
-    before, after = told["before"], told["after"]
-    counted = ", ".join(told["counts_as_target"])
-    lines = [f"{told['graded']:,} objects graded, {told['targets']:,} of them targets ({counted})"]
+def _text(summary: dict[str, Any], path: Path) -> str:
+    before, after = summary["before"], summary["after"]
+    target_grades = ", ".join(summary["counts_as_target"])
+    lines = [f"{summary['graded']:,} objects graded, {summary['targets']:,} of them targets ({target_grades})"]
     lines.append(f"{'':<24}{'by scores alone':<26}with grades")
     rows = [("prevalence", before["prevalence"], after["prevalence"])]
-    rows += [(f"purity of the best {rank}", before["at"][rank], entry) for rank, entry in after["at"].items()]
-    unclear = after["ambiguous_at"]
-    rows += [(f"ambiguous in these {rank}", before["ambiguous_at"][rank], entry) for rank, entry in unclear.items()]
+    rows += [(f"purity of the top {rank}", before["at"][rank], entry) for rank, entry in after["at"].items()]
+    ambiguous = after["ambiguous_at"]
+    rows += [(f"ambiguous in the top {rank}", before["ambiguous_at"][rank], entry) for rank, entry in ambiguous.items()]
     lines += [f"{name:<24}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
-    lines += gradebook.in_words(told["graders"], told["agreement"])
+    lines += gradebook.in_words(summary["graders"], summary["agreement"])
     lines += [f"note         {note}" for note in after["notes"]]
     return "\n".join([*lines, *(f"{kind:<12} {path / export.GRADED}.{kind}" for kind in ("fits", "parquet"))])
 

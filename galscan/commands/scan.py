@@ -1,4 +1,4 @@
-"""``galscan scan``: score surveys with a model, rank the candidates, and say how pure they are."""
+"""``galscan scan``: score surveys with a model, rank the candidates and estimate their purity."""
 
 from __future__ import annotations
 
@@ -48,10 +48,9 @@ def scan(
     device: str = "auto",
     dry_run: bool = False,
 ) -> Run:
-    """Score every cutout of some stores and leave ranked candidates of each target with purity estimates.
+    """Score every cutout of some stores and write ranked candidates of each target with purity estimates.
 
-    An interrupted scan goes on where it stopped when the same command is given again; a finished one is
-    returned at once.
+    The same call resumes an interrupted scan; a finished scan is returned at once.
 
     Parameters
     ----------
@@ -60,11 +59,11 @@ def scan(
     store : path or sequence of paths
         Stores anywhere.
     target : str or sequence of str, optional
-        Which models of the data home to use; where a `model` is given too, what it must have been trained for. Every
-        cutout is read once for all of them, and what models that were trained together share is computed once.
+        Targets of the models to use from the data home; with `model`, the targets to select from it. Every cutout is
+        read once for all targets, and layers shared by models that were trained together are computed once.
     model : path or sequence of paths, optional
-        Model folders; that of several targets trained together stands for all of them. Without `target` and `model`,
-        the only model in the data home.
+        Model folders; the folder of several targets trained together selects all of them. Without `target` and
+        `model`, the only model in the data home.
     out : path, optional
         The run folder; by default one in the data home, named after target, surveys and fingerprint.
     cluster : str
@@ -72,34 +71,34 @@ def scan(
     workers : int, optional
         Processes (or GPUs) to use; all by default.
     top : int, optional
-        Candidates to rank; what the recipe says by default.
+        Number of candidates to rank; default the recipe's.
     where : str, optional
-        Scan only objects for which this holds: a rule over ra, dec, pixel_scale, flags and the store's labels.
+        Scan only objects that satisfy this rule over ra, dec, pixel_scale, flags and the store's labels.
     cone : tuple of float, optional
-        Scan only within a radius of a point: right ascension, declination, radius, in degrees.
+        Scan only within a radius of a position: right ascension, declination, radius, in degrees.
     moc : path, optional
         Scan only within a multi-order coverage map.
     limit : int, optional
-        Scan only the first so many rows.
+        Scan only this number of rows, from the first on.
     cascade : bool, optional
-        Whether a tiny network discards first what surely is no candidate (`galscan.models.prefilter`); by default
-        where the survey has 100,000 objects or more.
+        Whether a prefilter, a small network, first rejects objects that cannot be candidates
+        (`galscan.models.prefilter`); default for surveys of 100,000 objects or more.
     embeddings : bool
-        Write what the network sees in every object as well, for `galscan.similar`. There is no first look then, which
-        would discard what nobody has searched for yet.
+        Also write the network's features of every object, for `galscan.similar`. There is no prefilter then: objects
+        it rejects would have no features.
     int8 : bool
-        On CPUs: let the networks look in integers of 8 bits first, where that is measured to pay, and score in full
-        what they do not put surely below the candidates (`galscan.scanning.quantised`).
+        On CPUs: run the networks quantised to 8-bit integers first, where a sample shows that this saves time, and
+        score in full only objects that may be candidates (`galscan.scanning.quantised`).
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     dry_run : bool
-        Check everything, say what would be done on stderr, and do nothing.
+        Check everything and print the plan to stderr; write nothing.
 
     Returns
     -------
     Run
-        The finished run (for a dry run: its plan, status ``planned``); of several targets, ``run.of(target)`` is the
-        one of each.
+        The finished run (for a dry run: its plan, status ``planned``); with several targets, ``run.of(target)`` is
+        the run of one.
 
     Raises
     ------
@@ -108,114 +107,118 @@ def scan(
     ConflictError
         If `out` holds something else.
     GalscanError
-        If the scan could not be finished; what was done is kept.
+        If the scan could not be finished; finished partitions are kept.
     Interrupted
-        On Ctrl-C; the same command goes on.
+        On Ctrl-C; the same call resumes.
     """
     started = time.perf_counter()
     clusters.check(cluster, workers)
     paths = _store_paths(survey, store)
-    bundles = _open_models(target, model)
-    check_encoders(bundles)
+    models = _open_models(target, model)
+    check_encoders(models)
     plan = make_plan(
-        [open_store(path) for path in paths], bundles, top=top, device=device, out=out,
+        [open_store(path) for path in paths], models, top=top, device=device, out=out,
         selection=make_selection(where, cone, moc), limit=limit, cascade=cascade, embeddings=embeddings,
         int8=int8,
     )  # fmt: skip
-    who = clusters.describe(cluster, workers)
-    here = (workers or clusters.cores()) if cluster == "local" else None
-    check_fit(plan, here, clusters.memory(), merge.disk_free(plan.out) + merge.written(plan))
+    cluster_text = clusters.describe(cluster, workers)
+    processes = (workers or clusters.cores()) if cluster == "local" else None
+    check_fit(plan, processes, clusters.memory(), merge.disk_free(plan.out) + merge.written(plan))
     if dry_run:
-        _say(describe(plan, who, prepare.measured_rate(plan) * here if here else None))
+        _say(describe(plan, cluster_text, prepare.measured_rate(plan) * processes if processes else None))
         return Run(plan.out, _plan_info(plan) | {"status": "planned"})
 
-    with engine.interruptible() as stop, claim(plan) as before:
-        # Embeddings may have been removed for their size, or one that was damaged.
-        if before is not None and before["status"] == "done" and not (plan.embedding and merge.pending(plan)):
-            _say(f"{plan.out} holds this very scan, finished; nothing to do")
+    with engine.interruptible() as stop, claim(plan) as previous:
+        # Embeddings may have been deleted to save space, or because one was damaged; then the scan resumes.
+        if previous is not None and previous["status"] == "done" and not (plan.embedding and merge.pending(plan)):
+            _say(f"{plan.out} holds this scan, finished; nothing to do")
             return open_run(plan.out)
         info = _plan_info(plan)
         files.write_json(plan.out / INFO, info)
-        parts = merge.pending(plan)
-        if len(parts) < len(plan.parts):
-            _say(f"going on: {len(plan.parts) - len(parts):,} of {len(plan.parts):,} parts are there")
-        done, seconds = engine.Progress(), _Seconds(started)
-        if parts:
-            _say(f"scanning {plan.objects:,} objects with {who}")
+        pending = merge.pending(plan)
+        if len(pending) < len(plan.partitions):
+            finished = len(plan.partitions) - len(pending)
+            _say(f"resuming: {finished:,} of {len(plan.partitions):,} partitions are scored")
+        progress, timer = engine.Progress(), _PhaseTimer(started)
+        if pending:
+            _say(f"scanning {plan.objects:,} objects with {cluster_text}")
             shared: list[Path | str] = [
-                plan.out / INFO, *(bundle.path / "model.json" for bundle in bundles), *(ref.path for ref in plan.stores)
+                plan.out / INFO, *(opened.path / "model.json" for opened in models), *(ref.path for ref in plan.stores)
             ]  # fmt: skip
             prepare.convert_networks(plan, plan.out)
             if plan.int8:
                 prepare.quantise_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
-                seconds.end("prepare")
-                looks = _prefilters(plan, client) if plan.cascade or plan.int8 else []
-                seconds.end("first look")
-                done = engine.run_scan(plan, client, parts, looks, stop)
-                seconds.end("scan")
-        known = [find_known(plan, bundle) for bundle in bundles]
+                timer.end("prepare")
+                prefilters = _prefilters(plan, client) if plan.cascade or plan.int8 else []
+                timer.end("first look")
+                progress = engine.run_scan(plan, client, pending, prefilters, stop)
+                timer.end("scan")
+        known = [find_known(plan, opened) for opened in models]
         results = [
-            outcome.write_outcome(plan, bundle, merged, info)
-            for bundle, merged in zip(bundles, merge.merge(plan, known), strict=True)
+            outcome.write_outcome(plan, opened, merged, info)
+            for opened, merged in zip(models, merge.merge(plan, known), strict=True)
         ]
-        seconds.end("rank")
+        timer.end("rank")
         info |= {
-            **({"int8": quantised.decided(plan.out)} if plan.int8 else {}),
+            **({"int8": quantised.read_decision(plan.out)} if plan.int8 else {}),
             "wall_s": round(time.perf_counter() - started, 3),
-            "seconds": seconds.told,
-            "images_per_s": round(done.scored / done.seconds, 1) if done.seconds else None,
-            "busy": round(done.busy, 3) if done.seconds else None,
+            "seconds": timer.seconds,
+            "images_per_s": round(progress.scored / progress.seconds, 1) if progress.seconds else None,
+            "busy": round(progress.busy, 3) if progress.seconds else None,
         }
         for ref, result in zip(plan.models, results, strict=True):
-            _finish(plan.folder(ref.target), info | result | (_alone(plan, ref) if len(results) > 1 else {}))
+            _finish(
+                plan.folder(ref.target), info | result | (_single_target_info(plan, ref) if len(results) > 1 else {})
+            )
         if len(results) > 1:
             counts = {key: results[0][key] for key in ("scanned", "quarantined", "quarantine_reasons")}
             files.write_json(plan.out / INFO, info | counts | {"status": "done"})
         return open_run(plan.out)
 
 
-def _alone(plan: Plan, model: ModelRef) -> dict[str, Any]:
-    """Return what ``run.json`` of one of several targets says otherwise: it is as if the scan were for it alone."""
-    own = {"model": model.model_hash, "recipe": model.recipe_hash}
+def _single_target_info(plan: Plan, model: ModelRef) -> dict[str, Any]:
+    """Return the entries of ``run.json`` that are specific to one of several targets."""
+    hashes = {"model": model.model_hash, "recipe": model.recipe_hash}
     return {
         "target": model.target, "model": model.path, "run": str(plan.folder(model.target)),
-        "identity": plan.identity | own, "tables": "..",
+        "identity": plan.identity | hashes, "tables": "..",
     }  # fmt: skip
 
 
-class _Seconds:
-    """What each phase of a run took."""
+class _PhaseTimer:
+    """Wall time of each phase of a run, in seconds."""
 
     def __init__(self, started: float):
-        self.told: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self._last = started
 
     def end(self, phase: str) -> None:
         now = time.perf_counter()
-        self.told[phase], self._last = round(now - self._last, 3), now
+        self.seconds[phase], self._last = round(now - self._last, 3), now
 
 
 def _prefilters(plan: Plan, client: Client) -> list[Path]:
-    """Set the cuts of what looks first; none where they would not pay."""
+    """Set the thresholds of the prefilters and return their paths; none where they would save no time."""
     from galscan.models.prefilter import load_prefilter
 
     try:
         paths = prepare.prefilters(plan, client)
-    except InputError as error:  # too few objects, or too few of them chosen
-        if plan.int8 and quantised.decided(plan.out) is None:
-            quantised.refuse(plan.out, str(error))
-        _say(f"no first look: {error}; every object is scored in full")
+    except InputError as error:  # too few objects, or too few of them selected
+        if plan.int8 and quantised.read_decision(plan.out) is None:
+            quantised.write_refusal(plan.out, str(error))
+        _say(f"no prefilter: {error}; every object is scored in full")
         return []
-    if (decision := quantised.decided(plan.out)) is not None:
-        _say(f"int8: {quantised.sentence(decision)}")
+    if (decision := quantised.read_decision(plan.out)) is not None:
+        _say(f"int8: {quantised.describe(decision)}")
     if not paths:
         return []
-    look = load_prefilter(paths[0])
-    if look.pays:
-        _say(f"first look: {100 * look.passes:.1f} % of the survey will be seen by the full network")
+    prefilter = load_prefilter(paths[0])
+    if prefilter.pays:
+        _say(f"prefilter: {100 * prefilter.passes:.1f} % of the survey pass it and are scored in full")
         return paths
-    _say(f"first look: {100 * look.passes:.0f} % would pass it, which saves nothing; every object is scored in full")
+    passed = f"{100 * prefilter.passes:.0f} %"
+    _say(f"prefilter: {passed} of the survey would pass it, which saves no time; every object is scored in full")
     return []
 
 
@@ -224,25 +227,25 @@ def _store_paths(survey: str | Sequence[str], store: Path | str | Sequence[Path 
     paths = home.find_stores(survey, store)
     if not paths:
         present = sorted(p.stem for p in (home.data_home() / "surveys").glob("*.zarr"))
-        known = f" (there are: {', '.join(present)})" if present else ""
+        known = f" (in the data home: {', '.join(present)})" if present else ""
         raise InputError(f"nothing to scan: name a survey with --survey NAME{known}, or a store with --store PATH")
     return paths
 
 
 def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequence[Path | str] | None) -> list[Model]:
-    """Return the models asked for, one for each target, or the only one there is."""
+    """Return the requested models, one for each target; by default the only model in the data home."""
     targets = [target] if isinstance(target, str) else list(target or ())
     paths = [model] if isinstance(model, str | Path) else list(model or ())
     if paths:
-        bundles = [bundle for path in paths for bundle in open_models(path)]
+        models = [opened for path in paths for opened in open_models(path)]
         if not targets:
-            return bundles
-        found = {bundle.target: bundle for bundle in bundles}
+            return models
+        found = {opened.target: opened for opened in models}
         for name in targets:
             if name not in found:
                 raise InputError(
-                    f"{', '.join(str(path) for path in paths)} is a model of another target: it finds "
-                    f"'{', '.join(found)}', not '{name}'; leave --target out, or name another --model"
+                    f"{', '.join(str(path) for path in paths)} is a model for '{', '.join(found)}', not for '{name}'; "
+                    "leave --target out, or name another --model"
                 )
         return [found[name] for name in targets]
     if targets:
@@ -255,12 +258,12 @@ def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequenc
         )
     if len(present) > 1:
         names = ", ".join(p.name for p in present)
-        raise InputError(f"which model? choose with --target: {names}; or name one with --model PATH")
+        raise InputError(f"{len(present)} models in {folder}: choose one with --target: {names}; or with --model PATH")
     return [open_model(present[0])]
 
 
 def _plan_info(plan: Plan) -> dict[str, Any]:
-    """Return what ``run.json`` says before anything is scored."""
+    """Return the content of ``run.json`` before the first object is scored."""
     return {
         "format": FORMAT,
         "status": "running",
@@ -272,7 +275,7 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
         "model": plan.models[0].path if len(plan.models) == 1 else [model.path for model in plan.models],
         "stores": [asdict(store) for store in plan.stores],
         "objects": plan.objects,
-        "parts": len(plan.parts),
+        "parts": len(plan.partitions),
         "size": plan.size,
         "answers": list(plan.answers),
         "top": plan.top,
@@ -288,9 +291,9 @@ def _plan_info(plan: Plan) -> dict[str, Any]:
 
 
 def _finish(out: Path, info: dict[str, Any]) -> None:
-    """Write the report, and last of all that the run is done."""
+    """Write the report; only then set the status to done."""
     files.write_json(out / INFO, info)
-    from galscan.reports.scan import write_scan_report  # Matplotlib is slow to import: not before it is needed
+    from galscan.reports.scan import write_scan_report  # imports Matplotlib, which is slow
 
     write_scan_report(out)
     files.write_json(out / INFO, info | {"status": "done"})

@@ -1,4 +1,4 @@
-"""``galscan similar``: a survey in the order of similarity to some examples, where nobody has labelled anything yet."""
+"""``galscan similar``: rank a survey by similarity to examples, without labels."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from galscan.surveys.base import Cutout, Failed
 from galscan.surveys.files import images as pixels
 from galscan.surveys.resampling import resample
 
-SHEET, EXAMPLES = 48, 8  # pictures on the contact sheet, and how many of them are examples at most
-EXAMPLE = (86, 156, 214)  # border of an example
+SHEET, EXAMPLES = 48, 8  # images on the contact sheet, and the maximum number of examples among them
+EXAMPLE = (86, 156, 214)  # border colour of an example
 
 
 @dataclass(frozen=True)
 class _Request:
-    """A list that is wanted: equal fingerprints give equal lists."""
+    """A requested list; equal fingerprints give equal lists."""
 
     source: Run
     like: list[dict[str, Any]]
     top: int
-    place: Path | None
+    folder: Path | None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         info = self.source.info
-        of = {key: _first(info["identity"][key]) for key in ("model", "recipe")}
-        same = [[one[key] for key in ("store", "index", "sha256") if key in one] for one in self.like]
-        return info["identity"] | of | {"scan": _scan_of(info), "like": sorted(same, key=str), "top": self.top}
+        hashes = {key: _first(info["identity"][key]) for key in ("model", "recipe")}
+        examples = [[entry[key] for key in ("store", "index", "sha256") if key in entry] for entry in self.like]
+        return info["identity"] | hashes | {"scan": _scan_of(info), "like": sorted(examples, key=str), "top": self.top}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -57,7 +57,7 @@ class _Request:
 
     @property
     def out(self) -> Path:
-        return self.place or home.run_path(f"similar-{self.source.path.name[:40].strip('-.')}-{self.fingerprint[:8]}")
+        return self.folder or home.run_path(f"similar-{self.source.path.name[:40].strip('-.')}-{self.fingerprint[:8]}")
 
 
 def similar(
@@ -73,35 +73,35 @@ def similar(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> Run:
-    """Rank a survey by similarity to some examples, as a network sees it, and leave what `galscan.vet` can show.
+    """Rank a survey by similarity to examples in the feature space of a network; the result is a run.
 
     Parameters
     ----------
     like : ids
-        Objects of the survey. They are not in the list themselves.
+        Examples from the survey, by object id. They are not ranked themselves.
     image : paths
-        Pictures from elsewhere, one object in the middle of each, in a frame like the survey's: JPEG, PNG or FITS.
+        Images of other examples, each with the object in the centre and framed as in the survey: JPEG, PNG or FITS.
     run : path, optional
         A scan with embeddings (``galscan scan --embeddings``).
     survey, store, target, model : optional
-        Instead of `run`: what to scan with which model, as for `galscan.scan`. That scan is kept in the data home, and
-        found there the next time.
+        Instead of `run`: what to scan with which model, as for `galscan.scan`. The scan is written to the data home
+        and reused by later calls.
     top : int
-        How many.
+        Number of objects to rank.
     out : path, optional
-        The folder of the list; in the data home by default.
+        Output folder; default in the data home.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
 
     Returns
     -------
     Run
-        Its candidates in the order of similarity, which is their score; probability and purity are not known (NaN).
+        Its candidates in order of similarity, which is their score; probability and purity are unknown (NaN).
 
     Raises
     ------
     InputError
-        If there is no example, an id is not in the survey, a picture cannot be read, or the scan has no embeddings.
+        If there is no example, an id is not in the survey, an image cannot be read, or the scan has no embeddings.
     ConflictError
         If `out` holds something else.
     """
@@ -109,129 +109,133 @@ def similar(
     ids = list(dict.fromkeys(str(i).strip() for i in ([like] if isinstance(like, str | int) else like)))
     paths = [Path(p) for p in ([image] if isinstance(image, str | os.PathLike) else image)]
     if not (ids or paths) or "" in ids:
-        raise InputError("like what? name objects of the survey with --like ID,ID, or a picture with --image FILE")
+        raise InputError("no examples: name objects of the survey with --like ID,ID, or an image with --image FILE")
     if top < 1:
-        raise InputError(f"--top {top}: ask for at least 1 object")
+        raise InputError(f"--top {top}: give at least 1")
     source = _source(run, survey, store, target, model, device)
     space = EmbeddingSpace(source.path, source.info)
     known = space.locate(ids) if ids else pd.DataFrame(columns=["part", "row", "store", "index", "id", "ra", "dec"])
     stores = scan_tables.open_stores(source.info)
-    stored = next(iter(stores.values())).size  # an image is read as ingest reads it, and resampled as the scan does
-    read = [_read(path, stored, stores) for path in paths]
-    request = _Request(source, _told(known, paths), top, None if out is None else Path(out))
-    with claim(request) as before:
-        if before is not None and before["status"] == "done":
-            print(f"{request.out} holds this very list; nothing to do", file=sys.stderr, flush=True)
+    stored = next(iter(stores.values())).size  # images are read as in ingest, and resampled as in the scan
+    images = [_read(path, stored, stores) for path in paths]
+    request = _Request(source, _examples(known, paths), top, None if out is None else Path(out))
+    with claim(request) as previous:
+        if previous is not None and previous["status"] == "done":
+            print(f"{request.out} holds this list, finished; nothing to do", file=sys.stderr, flush=True)
             return open_run(request.out)
-        bundle = _model(source)
+        scan_model = _model(source)
         vectors = [space.at(known)] if len(known) else []
-        if read:
-            vectors.append(_embedded(source, bundle, np.stack(read), device))
-        best = space.nearest(np.concatenate(vectors), top + len(known))
-        frame = space.rows(best).assign(score=best.similarity, score_std=np.nan)
+        if images:
+            vectors.append(_embeddings(source, scan_model, np.stack(images), device))
+        nearest = space.nearest(np.concatenate(vectors), top + len(known))
+        frame = space.rows(nearest).assign(score=nearest.similarity, score_std=np.nan)
         examples = pd.MultiIndex.from_frame(known[["store", "index"]])
         frame = frame[~pd.MultiIndex.from_frame(frame[["store", "index"]]).isin(examples)].head(top)
         if frame.empty:
-            raise InputError(f"{source.path} scored nothing but the examples; there is nothing to rank")
+            raise InputError(f"{source.path} holds only the examples; scan a larger survey")
         frame = frame.reset_index(drop=True)
-        frame["lineage"] = frame["store"].map({name: identity.lineage_of(one) for name, one in stores.items()})
+        frame["lineage"] = frame["store"].map({name: identity.lineage_of(opened) for name, opened in stores.items()})
         radius = identity.radius_of([*stores.values()])
-        taught = bundle.in_train(frame, radius) if bundle else np.zeros(len(frame), bool)
-        listed = ranking.rank(frame, _unknown(len(frame)), taught, radius)
-        info = _info(request, listed)
+        in_train = scan_model.in_train(frame, radius) if scan_model else np.zeros(len(frame), bool)
+        ranked = ranking.rank(frame, _unknown(len(frame)), in_train, radius)
+        info = _info(request, ranked)
         files.write_json(request.out / INFO, info)
         with files.atomic_path(request.out / "candidates.parquet") as temporary:
-            listed.to_parquet(temporary, index=False)
-        columns.write_fits(listed, request.out / "candidates.fits", formats.provenance(info), info["answers"])
-        _contact_sheet(request.out, known, read, listed, stores)
+            ranked.to_parquet(temporary, index=False)
+        columns.write_fits(ranked, request.out / "candidates.fits", formats.provenance(info), info["answers"])
+        _contact_sheet(request.out, known, images, ranked, stores)
         info |= {"wall_s": round(time.perf_counter() - started, 3), "status": "done"}
         files.write_json(request.out / INFO, info)
         return open_run(request.out)
 
 
 def _source(run: Any, survey: Any, store: Any, target: Any, model: Any, device: str) -> Run:
-    """Return the scan to search in: one that is there, or one made now."""
+    """Return the scan to search: the given one, or a new scan with embeddings."""
     if run is None:
         return scan(survey=survey, store=store, target=target, model=model, embeddings=True, device=device)
     if survey or store or target or model:
-        raise InputError("--run has its own stores and model: name it alone, or stores and a model without it")
+        raise InputError("--run already names stores and a model: give either --run, or stores and a model")
     return open_run(run)
 
 
 def _read(path: Path, size: int, stores: Mapping[str, Store]) -> np.ndarray:
-    """Read a picture as ingest does; a FITS file in the colours of the first store that was made of FITS."""
+    """Read an image as in ingest; a FITS file is rendered as in the first store that was made from FITS."""
     if not path.is_file():
         raise InputError(f"--image {path}: there is no such file")
     if not pixels.is_image(path.name):
-        raise InputError(f"--image {path}: not a JPEG, PNG or FITS file, by its name")
+        raise InputError(f"--image {path}: the file name ends in none of the suffixes of JPEG, PNG and FITS")
     if not pixels.is_fits(path.name):
         found = pixels.read_picture(path, size, np.nan)
     else:
         found = pixels.read_fits([path], size, np.nan, _rendering(path, stores))
     if not isinstance(found, Cutout):
-        why = found.reason if isinstance(found, Failed) else "nothing in it"
-        raise InputError(f"--image {path}: {why}; give a square cutout with the object in its middle")
+        reason = found.reason if isinstance(found, Failed) else "nothing in it"
+        raise InputError(f"--image {path}: {reason}; give a square cutout with the object in its centre")
     return np.asarray(found.image)
 
 
 def _rendering(path: Path, stores: Mapping[str, Store]) -> pixels.Rendering | None:
     try:
         planes = pixels.read_planes([path])[0]
-    except Exception:  # astropy raises many kinds; what is wrong is said when the file is read
+    except Exception:  # astropy raises many kinds; the error is reported when the file is read
         return None
     for store in stores.values():
-        told = store.attrs["provenance"].get("rendering")
-        if isinstance(told, dict):
-            given = pixels.Rendering(**{k: v for k, v in told.items() if k in pixels.Rendering.__dataclass_fields__})
-            if set(given.bands) <= set(planes):
-                return given
+        entry = store.attrs["provenance"].get("rendering")
+        if isinstance(entry, dict):
+            fields = pixels.Rendering.__dataclass_fields__
+            rendering = pixels.Rendering(**{k: v for k, v in entry.items() if k in fields})
+            if set(rendering.bands) <= set(planes):
+                return rendering
     return pixels.measure([planes], [])
 
 
-def _told(known: pd.DataFrame, paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the examples as run.json tells them."""
-    places = known[["store", "index", "id", "ra", "dec"]].astype(object)
-    rows = [{k: None if v != v else v for k, v in row.items()} for row in places.to_dict("records")]
+def _examples(known: pd.DataFrame, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the examples as entries of ``run.json``."""
+    objects = known[["store", "index", "id", "ra", "dec"]].astype(object)
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in objects.to_dict("records")]
     return rows + [{"file": str(path.absolute()), "sha256": files.file_digest(path)} for path in paths]
 
 
 def _model(source: Run) -> Model | None:
-    """Return the model whose network saw the survey; None where it is gone or another by now."""
+    """Return the model of a scan; None if it is missing or has changed."""
     try:
-        bundle = open_model(_first(source.info["model"]))
+        model = open_model(_first(source.info["model"]))
     except GalscanError:
         return None
-    return bundle if bundle.model_hash == _first(source.info["identity"]["model"]) else None
+    return model if model.model_hash == _first(source.info["identity"]["model"]) else None
 
 
-def _embedded(source: Run, bundle: Model | None, images: np.ndarray, device: str) -> np.ndarray:
-    """Return what the network of a scan sees in pictures from elsewhere."""
-    if bundle is None:
+def _embeddings(source: Run, model: Model | None, images: np.ndarray, device: str) -> np.ndarray:
+    """Return the embeddings of images that are not in the survey, by the network of a scan."""
+    if model is None:
         raise InputError(
-            f"{_first(source.info['model'])} is not the model of this scan any more: pictures cannot be seen as it saw "
-            "the survey; restore it, or name objects of the survey with --like"
+            f"{_first(source.info['model'])} is missing or has changed since the scan, so --image has no embedding: "
+            "restore it, or name objects of the survey with --like"
         )
     images = resample(images, int(source.info["size"]))
-    seen = load_scorer([bundle], device, source.info["precision"], embeddings=True)(images).embedding
-    assert seen is not None
-    return seen.astype(np.float16)
+    embedding = load_scorer([model], device, source.info["precision"], embeddings=True)(images).embedding
+    assert embedding is not None
+    return embedding.astype(np.float16)
 
 
 def _unknown(count: int) -> Purity:
-    """Return the purity of a list of which nothing of the kind is known."""
-    none, each = float("nan"), np.full(count, np.nan)
-    return Purity(none, none, none, each, each, each, each, each, each, each, each, each, each, [])
+    """Return a purity in which every value is unknown (NaN)."""
+    nan, column = float("nan"), np.full(count, np.nan)
+    return Purity(nan, nan, nan, column, column, column, column, column, column, column, column, column, column, [])
 
 
-def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:
-    """Return what ``run.json`` says."""
+def _info(request: _Request, ranked: pd.DataFrame) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
     info = request.source.info
-    inside, before = (sum("store" in one for one in some) for some in (request.like, info.get("like", [])))
+    examples, previous_examples = (
+        sum("store" in entry for entry in like) for like in (request.like, info.get("like", []))
+    )
     kept = ("stores", "objects", "parts", "size", "answers", "precision", "device", "batch", "selection", "embedding")
     unknown = {"value": None, "low": None, "high": None}
     note = (
-        f"In the order of similarity to {len(request.like)} examples: the mean cosine of what the network saw of both, "
-        "from the survey's mean. It is no probability; how many of them are of the examples' kind is not known."
+        f"In order of similarity to {len(request.like)} examples: the mean cosine similarity of their embeddings, "
+        "relative to the survey's mean. It is not a probability; how many of the objects are of the examples' kind is "
+        "not known."
     )
     return {
         "format": FORMAT, "status": "running", "target": "similar", "targets": ["similar"], "run": str(request.out),
@@ -239,35 +243,36 @@ def _info(request: _Request, listed: pd.DataFrame) -> dict[str, Any]:
         "tables": os.path.abspath(tables(request.source.path, info)), "model": _first(info["model"]),
         **{key: info[key] for key in kept}, "top": request.top, "seed": int(request.fingerprint[:8], 16),
         "versions": {"galscan": __version__}, "like": request.like,
-        # The examples are known already: the list is of the others.
-        "scanned": info["scanned"] + before - inside, "quarantined": info["quarantined"],
-        "quarantine_reasons": info["quarantine_reasons"], "candidates": len(listed), "first_look": None,
+        # The examples themselves are not ranked.
+        "scanned": info["scanned"] + previous_examples - examples, "quarantined": info["quarantined"],
+        "quarantine_reasons": info["quarantine_reasons"], "candidates": len(ranked), "first_look": None,
         "purity": {"confidence": None, "prevalence": unknown, "at": {}, "notes": [note]},
     }  # fmt: skip
 
 
 def _contact_sheet(
-    out: Path, known: pd.DataFrame, read: Sequence[np.ndarray], listed: pd.DataFrame, stores: Mapping[str, Store]
+    out: Path, known: pd.DataFrame, images: Sequence[np.ndarray], ranked: pd.DataFrame, stores: Mapping[str, Store]
 ) -> None:
-    """Draw the examples, and what is most like them."""
-    given = known.head(max(EXAMPLES - len(read), 0))
-    best = listed.head(SHEET - len(given) - len(read[:EXAMPLES]))
-    places = [(str(s), int(i)) for some in (given, best) for s, i in zip(some["store"], some["index"], strict=True)]
-    images = dict(scan_tables.pictures(stores, places))
-    shown = [*read[:EXAMPLES], *(images[k] for k in range(len(places)))]
-    first = len(shown) - len(best)
+    """Draw a contact sheet of the examples and the objects most similar to them."""
+    examples = known.head(max(EXAMPLES - len(images), 0))
+    top = ranked.head(SHEET - len(examples) - len(images[:EXAMPLES]))
+    rows = [(str(s), int(i)) for table in (examples, top) for s, i in zip(table["store"], table["index"], strict=True)]
+    cutouts = dict(scan_tables.pictures(stores, rows))
+    shown = [*images[:EXAMPLES], *(cutouts[k] for k in range(len(rows)))]
+    n_examples = len(shown) - len(top)
     thumbnails.contact_sheet(
-        shown, out / "contact.png", title=f"like the first {first}: the best {len(best)} of {len(listed):,}",
-        captions=[*["example"] * first, *(ranking.caption(row) for row in best.to_dict("records"))],
-        borders=[*[EXAMPLE] * first, *[None] * len(best)],
+        shown, out / "contact.png",
+        title=f"similar to the {n_examples} examples: the top {len(top)} of {len(ranked):,}",
+        captions=[*["example"] * n_examples, *(ranking.caption(row) for row in top.to_dict("records"))],
+        borders=[*[EXAMPLE] * n_examples, *[None] * len(top)],
     )  # fmt: skip
 
 
 def _scan_of(info: Mapping[str, Any]) -> str:
-    """Return the fingerprint of the scan whose tables a run has."""
+    """Return the fingerprint of the scan whose tables a run uses."""
     return str(info.get("scan", info["fingerprint"]))
 
 
 def _first(value: Any) -> str:
-    """Return what belongs to the first of several models, or the only one."""
+    """Return the entry of the first model, where there may be several."""
     return str(value[0] if isinstance(value, list) else value)

@@ -164,7 +164,7 @@ def test_an_error_is_one_line(error, code, words, answer, capsys):
         (["generate", "--target", "ring", "--out", "d"], "--count"),
         (["generate", "--target", "ring", "--count", "0", "--out", "d"], "--count"),
         (["generate", "--target", "ring", "--count", "3", "--out", "d", "--guidance", "-1"], "--guidance"),
-        (["evaluate", "--target", "ring"], "Missing argument 'dreams'"),
+        (["evaluate", "--target", "ring"], "Missing argument 'synthetic'"),
         (["ablate"], "--target"),
         (["ingest", "--survey", "loca"], "did you mean 'local'"),
         (["info", "/no/such/place"], "does not exist"),

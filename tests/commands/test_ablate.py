@@ -17,7 +17,7 @@ from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import evaluation
 from galscan.training import train as training
 from galscan.training.ablation import experiment
-from galscan.training.ablation.arms import BASELINES, CRITIC
+from galscan.training.ablation.arms import BASELINES, REFERENCE
 from tests.helpers import keep_all, tiny_recipe
 from tests.pages import check_page
 
@@ -25,7 +25,7 @@ OPTIONS = {"seeds": 2, "positives": 12, "max_test": 40, "arms": ["plain", "overs
            "method": "images", "prevalence": 0.02, "device": "cpu", "seed": 5}  # fmt: skip
 
 
-SCREEN = evaluation.screen
+SCREEN = evaluation.filter_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def of_both(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def lenient():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "screen", keep_all)
+        patch.setattr(evaluation, "filter_synthetic", keep_all)
         yield
 
 
@@ -162,7 +162,7 @@ def test_folds_without_unlabelled_galaxies_and_where_no_image_is_left(tmp_path, 
         kept.append(judged["kept"].sum())
         return judged.assign(reason=judged["reason"].where(judged["kept"], "failed"))
 
-    monkeypatch.setattr(evaluation, "screen", screen)
+    monkeypatch.setattr(evaluation, "filter_synthetic", screen)
     sky = SimulatedSurvey(count=150, size=32, seed=2, rare_fraction=0.15)
     store = ingest_survey(sky, tmp_path / "s.zarr", workers=1).path
     result = ablate(
@@ -190,9 +190,9 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
     assert "32 positive and 8 negative injected into real galaxies; " in text
     assert "6 positive and 8 negative drawn a repeat" in text
     assert request["method"] == ablate(recipe, store=store, dry_run=True)["method"] == "both"
-    assert request["arms"] == [*BASELINES, CRITIC, "prior", "maps", "both", "images"] and request["reserved"] == 0
+    assert request["arms"] == [*BASELINES, REFERENCE, "prior", "maps", "both", "images"] and request["reserved"] == 0
     alone = ablate(recipe, store=store, dry_run=True, arms=["fewer"], method="fewer")
-    assert alone["arms"] == [CRITIC, "fewer"]  # its network chooses hosts, and is what it is compared with
+    assert alone["arms"] == [REFERENCE, "fewer"]  # its network chooses hosts, and is what it is compared with
     capsys.readouterr()
 
 
@@ -202,7 +202,7 @@ def test_what_a_recipe_does_not_inject_is_compared_by_whole_images(folder, store
     (folder / "no rule.toml").write_text(kept)
     bare = str(folder / "no rule.toml")
     request = ablate(bare, store=store, out=folder / "no", dry_run=True, seeds=1)
-    assert request["method"] == "images" and request["arms"] == [*BASELINES, CRITIC, "images"]
+    assert request["method"] == "images" and request["arms"] == [*BASELINES, REFERENCE, "images"]
     assert "injected" not in capsys.readouterr().err
     with pytest.raises(InputError, match="arm 'maps': the recipe has no 'inject' rule for simulated labels; add one"):
         ablate(bare, store=store, out=folder / "no", arms=["plain", "maps"])

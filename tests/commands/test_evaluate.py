@@ -65,7 +65,7 @@ def model(folder, store, recipe) -> Path:
     )
     labels, images = other.labels("simulated"), other.images()
     target = ((labels["early_type"] >= 0.5) & (labels["dust_lane"] >= 0.5)).to_numpy(np.float32)
-    trained = (roles.as_fixed(plan.table["split"]) == "train") & plan.table["target"].notna()
+    trained = (roles.with_fixed_split(plan.table["split"]) == "train") & plan.table["target"].notna()
     copied = plan.table.loc[trained, "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
     write_synthetic_set(
@@ -95,12 +95,12 @@ def test_the_planted_copy_is_named(judged, store, model):
     splits = bundle.open_model(model).splits()
     assert list(table) == ["dream", "target", "reason", "store", "id", "distance"] and len(table) == 120
     assert table["reason"][7] == "copy" and table["distance"][7] < 0.2
-    assert table["id"][7] == splits.loc[roles.as_fixed(splits["split"]) == "train", "id"].iloc[3]
+    assert table["id"][7] == splits.loc[roles.with_fixed_split(splits["split"]) == "train", "id"].iloc[3]
 
 
 def test_what_the_model_held_out_is_held_out(judged, model):
     splits = bundle.open_model(model).splits()
-    test = splits[roles.as_fixed(splits["split"]) == "test"]  # nothing in the folder is made of these
+    test = splits[roles.with_fixed_split(splits["split"]) == "test"]  # nothing in the folder is made of these
     assert judged["counts"]["real"] == {
         "positive": int((test["target"] == 1).sum()),
         "negative": int((test["target"] == 0).sum()),
@@ -171,7 +171,7 @@ def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_p
         verb.evaluate(store, **options)
     with pytest.raises(InputError, match="--steps 0"):
         verb.evaluate(model, steps=0, **options)
-    with pytest.raises(InputError, match="held out for its test"):
+    with pytest.raises(InputError, match="of the test set of the model"):
         verb.evaluate(model, **options | {"store": folder / "other.zarr"})
     (tmp_path / "taken").mkdir()
     with pytest.raises(ConflictError, match="not a finished evaluation"):

@@ -200,8 +200,8 @@ def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
     ("changes", "words"),
     [
         ({"store": ()}, "--store is missing: 'dustlane' injects a feature into real galaxies"),
-        ({"weights": {"dust_lane": 2}}, "--weight is of generators that draw whole images"),
-        ({"guidance": 2.0}, "--guidance is of generators that draw whole images"),
+        ({"weights": {"dust_lane": 2}}, "--weight is an option for generators of whole images"),
+        ({"guidance": 2.0}, "--guidance is an option for generators of whole images"),
         ({"steps": 3}, "--steps is of generators"),
         ({"values": {"dust_lane": (0, 1)}}, "--set is of generators"),
         ({"base": "early_type >= 0.5 and size < 0.001"}, "no galaxy of the stores satisfies 'early_type"),

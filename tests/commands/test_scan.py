@@ -353,7 +353,7 @@ def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, mo
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     run = scan(**how)
-    why = f"of {run.info['objects']} objects, 20,000 would pay its preparation"
+    why = f"{run.info['objects']} objects are too few, at least 20,000 are needed for it to save time"
     assert run.info["int8"] == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
     assert f"not used: {why}" in write_scan_report(tmp_path / "run").read_text()
     with pytest.raises(ConflictError, match="int8 was True, now None"):

@@ -126,11 +126,11 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("similar --run {run}", "like what? name objects of the survey with --like"),
-        ("similar --run {run} --like 1007,", "like what?"),
+        ("similar --run {run}", "no examples: name objects of the survey with --like"),
+        ("similar --run {run} --like 1007,", "no examples: "),
         ("similar --run {run} --like 5", "none of the 697 objects"),
         ("similar --run {run} --like 1699", "set it aside"),
-        ("similar --run {run} --like 1007 --model {model}", "--run has its own stores and model"),
+        ("similar --run {run} --like 1007 --model {model}", "--run already names stores and a model"),
         ("similar --run {run} --like 1007 --top 0", "--top"),
         ("similar --run {model} --like 1007", "is not the folder of a scan"),
         ("similar --like 1007", "nothing to scan"),
@@ -153,7 +153,7 @@ def test_a_model_that_is_another_by_now_sees_no_pictures_but_ids_still_do(place,
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(told | {"model": str(tmp_path / "gone")}))
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="is not the model of this scan any more"):
+    with pytest.raises(InputError, match="is missing or has changed since the scan"):
         similar(run=tmp_path / "run", image=tmp_path / "a.png", out=tmp_path / "x")
     assert not similar(run=tmp_path / "run", like=1007, top=9, out=tmp_path / "y").candidates["in_train"].any()
 

@@ -72,7 +72,7 @@ def model(folder, store, taught) -> galscan.Model:
         return real(galaxies, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "screen", most)
+        patch.setattr(evaluation, "filter_synthetic", most)
         patch.setattr(generators, "train_generator", spy)
         return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
 
@@ -98,17 +98,17 @@ def test_the_bundle_is_whole(model):
         "dreams.zarr",
     } <= names
     assert not [n for n in names if n.startswith(("steps", "request", "synthetic", "feature_maps", "generator.json"))]
-    (other,) = {*verb.WAYS} - {model.metrics["chosen"]}  # to compare with what is delivered
+    (other,) = {*verb.TRAINING_SETS} - {model.metrics["chosen"]}  # to compare with what is delivered
     assert {n for n in names if n.startswith("real_")} == {f"{other}-{k}.safetensors" for k in range(2)}
     assert not model.path.with_name("model.partial").exists()
 
 
 def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     from galscan.models.model import FIRST_LOOK
-    from galscan.models.prefilter import load_prefilter, teaches
+    from galscan.models.prefilter import load_prefilter, may_train_prefilter
 
     assert model.first_look is None
-    monkeypatch.setattr(verb, "LEAST", 100)
+    monkeypatch.setattr(verb, "MIN_PREFILTER_IMAGES", 100)
     recipe = tiny_recipe(folder / "looking.toml", whole=True)
     recipe.write_text(recipe.read_text().replace("[prefilter]\nsteps = 0", "[prefilter]\nsteps = 3\nsample = 300"))
     seen, member_scores = [], ensemble.member_scores
@@ -118,7 +118,7 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     assert taught.first_look == taught.path / FIRST_LOOK and taught.model_hash != model.model_hash
     sky = galscan.open_store(store)
     owner = {image.tobytes(): k for k, image in enumerate(sky.images())}
-    assert len(seen[-1]) == 300 and teaches(sky.column("id"))[[owner[i.tobytes()] for i in seen[-1]]].all()
+    assert len(seen[-1]) == 300 and may_train_prefilter(sky.column("id"))[[owner[i.tobytes()] for i in seen[-1]]].all()
     assert load_prefilter(taught.first_look).cut == -np.inf
     taught.first_look.write_bytes(b"another")
     with pytest.raises(InputError, match="not the file the model was written with"):
@@ -132,7 +132,7 @@ def test_real_only_and_synthetic_stand_side_by_side(model):
     assert metrics["chosen"] == ("real_plus_dreamt" if metrics["calibration_gain"]["lo"] > 0 else "real_only")
     assert "calibration set shows" in metrics["delivery_rule"]
     text = model.summary()["text"]
-    assert "real only" in text and "real + synthetic" in text and "gain" in text and "<- delivered" in text
+    assert "real only" in text and "real + synthetic" in text and "gain" in text and "<- chosen" in text
     assert metrics["delivery_rule"] in (model.path / "report.html").read_text()
 
 
@@ -325,7 +325,7 @@ def test_the_filter_has_a_network_trained_on_real_galaxies(folder, store, model,
     monkeypatch.setattr(
         generators, "train_generator", lambda *a, **k: (order.append("generator"), generator(*a, **k))[1]
     )
-    monkeypatch.setattr(evaluation, "screen", screen)
+    monkeypatch.setattr(evaluation, "filter_synthetic", screen)
     galscan.train_rare(str(folder / "dustlane.toml"), store=store, out=folder / "order", device="cpu", seed=3)
     assert order == [
         ("real only networks", 3000, False), ("real only networks", 3001, False), "generator", "filter",
@@ -339,7 +339,7 @@ def test_where_no_dream_of_a_kind_is_left_the_real_galaxies_alone_count(tmp_path
         kept = (dreams.target == 0) & (left != "none")
         return pd.DataFrame({"kept": kept, "reason": np.where(kept, "", "unlike any galaxy")})
 
-    monkeypatch.setattr(evaluation, "screen", screen)
+    monkeypatch.setattr(evaluation, "filter_synthetic", screen)
     out, recipe = tmp_path / "m", str(tiny_recipe(tmp_path / "r.toml", whole=True))
     metrics = galscan.train_rare(recipe, store=store, out=out, device="cpu").metrics
     assert metrics["real_plus_dreamt"] is None and metrics["gain"] is None and metrics["chosen"] == "real_only"
@@ -395,7 +395,7 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
             raise KeyboardInterrupt
         done.append(label)
 
-    monkeypatch.setattr(evaluation, "screen", most)
+    monkeypatch.setattr(evaluation, "filter_synthetic", most)
     monkeypatch.setattr(
         classifiers, "train_classifier", lambda *a, **k: (maybe(f"{k['label']} {k['seed']}"), train(*a, **k))[1]
     )
@@ -417,7 +417,7 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
 
 
 def test_interrupted_between_the_images_and_the_note_of_them(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(evaluation, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     recipe, write = str(tiny_recipe(tmp_path / "r.toml", whole=True)), verb.write_json
 
     def stop(path, value):
@@ -436,7 +436,7 @@ def test_interrupted_between_the_images_and_the_note_of_them(tmp_path, store, mo
 
 @pytest.mark.parametrize("target", ["ring", "merger"])
 def test_other_targets_run_by_recipe_alone(folder, store, target, monkeypatch):
-    monkeypatch.setattr(evaluation, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     recipe = tiny_recipe(folder / f"{target}.toml", target)
     model = galscan.train_rare(str(recipe), store=store, out=folder / target, device="cpu")
     assert model.target == target and model.metrics["real_plus_dreamt"] is not None
@@ -501,7 +501,7 @@ def test_no_positives_says_how_many_and_what_helps(tmp_path):
 def test_a_plan_of_maps_that_draws_whole_images_as_well_is_refused_before_anything_is_written(tmp_path, store):
     recipe = tiny_recipe(tmp_path / "r.toml")
     recipe.write_text(recipe.read_text().replace("positives = 0", "positives = 4"))
-    with pytest.raises(InputError, match=r"'maps' draws no whole images: set dream\.positives = 0") as error:
+    with pytest.raises(InputError, match=r"'maps' generates no whole images: set synthetic\.positives = 0") as error:
         galscan.train_rare(str(recipe), store=store, out=tmp_path / "m", device="cpu")
     assert "\n" not in str(error.value) and [p.name for p in tmp_path.iterdir()] == ["r.toml"]
 
@@ -632,7 +632,7 @@ def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, g
 
 
 def test_synthetic_galaxies_come_with_grades_too(tmp_path, folder, store, graded, monkeypatch):
-    monkeypatch.setattr(evaluation, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     out = galscan.train_rare(
         str(folder / "dustlane.toml"), store=store, out=tmp_path / "m", device="cpu", seed=3, grades=graded
     )
@@ -641,7 +641,7 @@ def test_synthetic_galaxies_come_with_grades_too(tmp_path, folder, store, graded
 
 def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
     recipes = [str(tiny_recipe(folder / f"{t}.toml", t)) for t in ("dustlane", "ring")]
-    monkeypatch.setattr(evaluation, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     both = galscan.train_rare(recipes, store=store, out=folder / "both", device="cpu", seed=3)
     assert (
         [b.target for b in both]

@@ -20,7 +20,7 @@ def test_a_target_of_ones_own_labels_is_scanned_for_on_a_machine_that_never_saw_
     tmp_path, monkeypatch, capsys, galscan_home
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluation, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
 
     def galscan(line: str, *more: str) -> dict:
         assert main.run([*line.split(), *more, "--json"]) == 0, capsys.readouterr().err

@@ -47,7 +47,7 @@ def recipe(folder) -> Path:
 @pytest.fixture(scope="module")
 def model(folder, store, recipe) -> galscan.Model:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "screen", keep_all)
+        patch.setattr(evaluation, "filter_synthetic", keep_all)
         return galscan.train_rare(str(recipe), store=store, out=folder / "model", device="cpu", seed=3)
 
 
@@ -111,7 +111,7 @@ def test_mistakes_are_one_line(line, message, store, tmp_path, monkeypatch, caps
 
 
 def test_an_ablation_with_it(recipe, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "screen", keep_all)
+    monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     result = galscan.ablate(
         str(recipe), store=store, out=tmp_path / "a", seeds=1, arms=["oversampled", "images"], method="images",
         device="cpu",
