@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is not a failure; the clock of the whole suite is pytest-timeout's.
 # The same examples every time: a commit is judged by what it changed. `make explore` looks for new ones.
 _patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-settings.register_profile("galscan", _patient, derandomize=True)
+settings.register_profile("galscan", _patient, derandomize=True, max_examples=30)
 settings.register_profile("explore", _patient, max_examples=400)
 settings.load_profile("galscan")
 
