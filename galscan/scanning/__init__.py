@@ -1,1 +1,1 @@
-"""A scan: planned, spread over a Dask cluster, merged at bounded memory."""
+"""Scans of a survey: planned, run on a Dask cluster, merged in bounded memory."""

@@ -1,6 +1,6 @@
-"""Who does the work: processes of this machine, its GPUs, or a Dask cluster that runs already or is started.
+"""Dask clusters: processes or GPUs of this machine, Slurm jobs, Kubernetes, or a running scheduler.
 
-The only module that knows dask_cuda, dask_jobqueue and dask_kubernetes. Everything else sees a `distributed.Client`.
+Only this module imports dask_cuda, dask_jobqueue and dask_kubernetes; all others use a `distributed.Client`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 KINDS = ("local", "cuda", "slurm")
 SCHEMES = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 KUBERNETES = "kubernetes:"
-TIMEOUT = "10s"  # for a scheduler to answer
+TIMEOUT = "10s"  # for the connection to a scheduler
 
-# Dask's nanny returns freed memory to the system at once, which halves the speed of a network on the CPU:
-# every batch pays for fresh pages. One worker a core, so one thread for each library.
+# Dask's nanny lets malloc return freed memory to the system at once; mapping it again for every batch halves the speed
+# of a network on the CPU. There is one worker per core, so each library gets one thread.
 WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -39,10 +39,10 @@ WORKER_ENVIRONMENT = {
     "RAYON_NUM_THREADS": "1",  # of zarrs
 }
 CONFIGURATION = {
-    # Dask gives a worker up for good that is away 15 s after it died, also while its nanny is starting it anew: on a
-    # busy machine, or with a part that kills one worker after the other, that leaves a scan without workers.
+    # By default Dask removes a worker 15 s after it died, even while its nanny restarts it. On a busy machine, or if a
+    # partition kills several workers, the scan would be left without workers.
     "distributed.deploy.lost-worker-timeout": "168h",
-    # It looks at its workers a hundred times a second, for pages that nobody opens: that takes 5 % of every core.
+    # By default the profiler samples workers a hundred times a second for the dashboard: 5 % of every core.
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "500ms",
     "distributed.admin.tick.interval": "500ms",
@@ -51,84 +51,86 @@ CONFIGURATION = {
 
 
 def check(cluster: str, workers: int | None = None) -> None:
-    """Refuse a cluster or a number of workers that cannot be, before anything starts.
+    """Check the options for cluster and workers, before anything starts.
 
     Raises
     ------
     InputError
-        If `cluster` is none that is known, or `workers` is below 1 or has no meaning.
+        If `cluster` is unknown, or `workers` is missing, below 1 or not supported by the cluster.
     """
     known = (*KINDS, "tcp://HOST:PORT", f"{KUBERNETES}NAME", "FILE.json")
     if cluster not in KINDS and not cluster.startswith((*SCHEMES, KUBERNETES)) and not cluster.endswith(".json"):
         raise InputError(f"cluster '{cluster}' is unknown{nearest(cluster, known)}")
     if cluster == KUBERNETES:
-        raise InputError(f"--cluster {cluster}: say which, e.g. {KUBERNETES}galscan (kubectl get daskclusters)")
+        raise InputError(f"--cluster {cluster}: add its name, e.g. {KUBERNETES}galscan (kubectl get daskclusters)")
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: at least 1 is needed")
     if workers is not None and cluster not in KINDS:
-        raise InputError(f"--workers has no meaning with {cluster}: the cluster has the workers it has; leave it out")
+        raise InputError(f"--workers cannot be used with {cluster}: its workers are already running; omit it")
     if workers is None and cluster == "slurm":
-        raise InputError("--cluster slurm: say with --workers how many worker jobs to ask for")
+        raise InputError("--cluster slurm: set the number of worker jobs with --workers")
 
 
 def describe(cluster: str, workers: int | None) -> str:
-    """Return who will do the work, in words."""
+    """Return a description of the workers."""
     if cluster == "local":
         return f"{workers or cores()} processes on this machine"
     if cluster == "cuda":
         return f"{workers or 'all'} GPUs of this machine"
     if cluster == "slurm":
-        return f"{workers} jobs of Slurm"
+        return f"{workers} Slurm jobs"
     return f"those of {cluster}"
 
 
 def cores() -> int:
-    """Return the cores this process may use (a container may allow fewer than the machine has)."""
+    """Return the number of cores this process may use; in a container it may be below that of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Return the bytes of memory that may still be used here (a container may be allowed less than the machine has)."""
+    """Return the available memory in bytes; in a container it may be below that of the machine."""
     import psutil
     from distributed.system import MEMORY_LIMIT
 
     return min(int(psutil.virtual_memory().available), int(MEMORY_LIMIT))
 
 
-def dask_variables(*parts: str) -> dict[str, str]:
-    """Return `CONFIGURATION`, or parts of it, as environment variables for workers that others start."""
+def dask_variables(*partitions: str) -> dict[str, str]:
+    """Return `CONFIGURATION`, or its keys with these prefixes, as environment variables for external workers."""
     names = {key: "DASK_" + key.upper().replace(".", "__").replace("-", "_") for key in CONFIGURATION}
-    return {names[key]: str(value) for key, value in CONFIGURATION.items() if not parts or key.startswith(parts)}
+    return {
+        names[key]: str(value) for key, value in CONFIGURATION.items() if not partitions or key.startswith(partitions)
+    }
 
 
 @contextmanager
 def connect(
     cluster: str = "local", workers: int | None = None, *, paths: Sequence[Path | str] = ()
 ) -> Iterator[Client]:
-    """Start or join a cluster, and close it at the end (one that was joined goes on running).
+    """Start a cluster and close it at the end, or connect to a running one and leave it running.
 
     Parameters
     ----------
     cluster : str
-        ``local``; ``cuda``; ``slurm`` (jobs as Dask's configuration for jobqueue.slurm says); ``kubernetes:NAME`` (a
-        cluster of the Dask operator); the address of a Dask scheduler; or the file that a scheduler wrote.
+        ``local``; ``cuda``; ``slurm`` (with Dask's configuration of jobqueue.slurm); ``kubernetes:NAME`` (a cluster of
+        the Dask operator); the address of a Dask scheduler; or a scheduler file.
     workers : int, optional
         Processes to start; all cores, or all GPUs, by default.
     paths : sequence of paths
-        What every worker must see; checked on clusters that were joined.
+        Files and folders that every worker must be able to read; checked on running clusters.
 
     Raises
     ------
     InputError
-        For an unknown cluster, a missing extra, an address where nobody answers, or a path workers do not see.
+        For an unknown cluster, a missing extra, an address without a scheduler, or a path that a worker cannot read.
     GalscanError
         If there is no GPU, or the cluster has no workers.
     """
     import dask
-    import distributed  # noqa: F401  # its configuration has to be there before some of it is set
+    import distributed  # noqa: F401  # its default configuration must be loaded before values are set
 
     check(cluster, workers)
-    # Dask's words are for its developers ("Removing worker ... caused the cluster to lose ..."); ours follow.
+    # Dask's log messages do not help users of galscan, which reports these errors itself.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIGURATION))
@@ -149,7 +151,7 @@ def connect(
 def _local(workers: int | None) -> Iterator[Client]:
     from distributed import LocalCluster
 
-    with _surroundings() as folder:
+    with _worker_environment() as folder:
         cluster = LocalCluster(
             n_workers=workers or cores(), threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
             local_directory=folder, silence_logs=logging.CRITICAL,
@@ -167,17 +169,17 @@ def _cuda(workers: int | None) -> Iterator[Client]:
             "--cluster cuda needs dask-cuda, which is not installed: pip install 'galscan[cuda]'; "
             "without it, --cluster local --device cuda uses one GPU"
         ) from None
-    with _surroundings() as folder:
+    with _worker_environment() as folder:
         try:
-            # Two parts in flight a GPU: one is read and written while the other is computed.
+            # Two partitions at a time per GPU: one is read or written while the other is scored.
             cluster = LocalCUDACluster(
                 n_workers=workers, threads_per_worker=2, dashboard_address="127.0.0.1:0", local_directory=folder,
                 silence_logs=logging.CRITICAL,
             )  # fmt: skip
-        except Exception as error:  # pynvml and dask_cuda each have their own way of saying that there is none
+        except Exception as error:  # pynvml and dask_cuda raise different errors if there is no GPU
             raise GalscanError(
                 f"--cluster cuda found no usable NVIDIA GPU ({type(error).__name__}: {_line(error)}); "
-                "look at nvidia-smi, or use --cluster local"
+                "check nvidia-smi, or use --cluster local"
             ) from error
         with _closing(cluster) as client:
             yield client
@@ -185,21 +187,21 @@ def _cuda(workers: int | None) -> Iterator[Client]:
 
 @contextmanager
 def _slurm(jobs: int) -> Iterator[str]:
-    """Ask Slurm for worker jobs; queue, memory and wall time are those of Dask's configuration (deploy/slurm)."""
+    """Submit worker jobs to Slurm, with queue, memory and wall time from Dask's configuration (deploy/slurm)."""
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError:
         raise InputError(
             "--cluster slurm needs dask-jobqueue, which is not installed: pip install 'galscan[slurm]'; or submit "
-            "deploy/slurm/galscan.sbatch, which needs nothing"
+            "deploy/slurm/galscan.sbatch, which works without it"
         ) from None
     environment = [f"export {name}={value}" for name, value in (WORKER_ENVIRONMENT | dask_variables()).items()]
     try:
         cluster = SLURMCluster(job_script_prologue=environment, silence_logs=logging.CRITICAL)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"--cluster slurm: dask-jobqueue is not told enough ({_line(error)}); write cores, memory and walltime "
-            "into ~/.config/dask/jobqueue.yaml (deploy/slurm/jobqueue.yaml is an example)"
+            f"--cluster slurm: the configuration of dask-jobqueue is incomplete ({_line(error)}); write cores, memory "
+            "and walltime into ~/.config/dask/jobqueue.yaml (deploy/slurm/jobqueue.yaml is an example)"
         ) from error
     with cluster:
         cluster.scale(jobs=jobs)
@@ -208,7 +210,7 @@ def _slurm(jobs: int) -> Iterator[str]:
 
 @contextmanager
 def _kubernetes(name: str) -> Iterator[str]:
-    """Join a cluster that the Dask operator runs; it goes on running."""
+    """Connect to a cluster of the Dask operator, and leave it running at the end."""
     try:
         from dask_kubernetes.operator import KubeCluster
     except ImportError:
@@ -217,9 +219,9 @@ def _kubernetes(name: str) -> Iterator[str]:
         ) from None
     try:
         cluster = KubeCluster.from_name(name, shutdown_on_close=False)
-    except Exception as error:  # of its own kinds, and those of the client of Kubernetes below it
+    except Exception as error:  # dask_kubernetes and its Kubernetes client raise errors of many classes
         raise InputError(
-            f"no Dask cluster '{name}' can be joined ({type(error).__name__}: {_line(error)}); look at: "
+            f"cannot connect to the Dask cluster '{name}' ({type(error).__name__}: {_line(error)}); check with: "
             "kubectl get daskclusters"
         ) from error
     with cluster:
@@ -233,19 +235,20 @@ def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
 
     if address.endswith(".json") and not Path(address).is_file():
         raise InputError(
-            f"there is no scheduler file {address}; a scheduler writes it: dask scheduler --scheduler-file"
+            f"there is no scheduler file {address}; start a scheduler that writes it: dask scheduler --scheduler-file"
         )
-    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    scheduler = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     if address.startswith("tls://") and dask.config.get("distributed.comm.tls.client.cert") is None:
         raise InputError(
-            f"{address} wants certificates: name them in Dask's configuration, as distributed.comm.tls.ca-file, "
+            f"{address} needs certificates: set them in Dask's configuration, as distributed.comm.tls.ca-file, "
             "client.cert and client.key (or DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT, ...__CLIENT__KEY)"
         )
     try:
-        client = Client(**where, timeout=TIMEOUT, set_as_default=False)
+        client = Client(**scheduler, timeout=TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        why = f"({_line(error)}); check the address and that it runs"
-        raise InputError(f"no Dask scheduler answers at {address} {why}") from error
+        raise InputError(
+            f"no Dask scheduler responds at {address} ({_line(error)}); check the address and that it is running"
+        ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=60)
@@ -258,31 +261,33 @@ def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
 
 
 def _check_workers(client: Client, paths: list[str]) -> None:
-    """Ask every worker which version of galscan it runs and whether it sees every path."""
+    """Check that every worker runs this version of galscan and can read every path."""
     try:
-        answers = client.run(_look, paths)
+        states = client.run(_worker_state, paths)
     except ImportError as error:
         raise InputError(f"a worker cannot import galscan ({_line(error)}); install it there too") from error
-    for worker, (version, missing) in sorted(answers.items()):
+    for worker, (version, missing) in sorted(states.items()):
         if version != __version__:
             raise InputError(
                 f"worker {worker} runs galscan {version}, this is {__version__}; install the same version there"
             )
         if missing:
-            raise InputError(f"worker {worker} does not see {missing[0]}; put it where all workers can read it")
+            raise InputError(
+                f"worker {worker} cannot read {missing[0]}; move it to a filesystem that all workers share"
+            )
 
 
-def _look(paths: list[str]) -> tuple[str, list[str]]:
-    """Runs on a worker."""
+def _worker_state(paths: list[str]) -> tuple[str, list[str]]:
+    """Return galscan's version and the missing paths on the worker that runs this."""
     return __version__, [path for path in paths if "://" not in path and not os.path.exists(path)]
 
 
 @contextmanager
-def _surroundings() -> Iterator[str]:
-    """Set the environment that worker processes inherit, and give a scratch folder; both are undone at the end.
+def _worker_environment() -> Iterator[str]:
+    """Set the environment that worker processes inherit, and yield a scratch folder; both are removed at the end.
 
-    The environment and not Dask's configuration: Dask lets an exported variable win over its configuration,
-    and leaves what it sets behind in this process.
+    Dask's configuration of the environment is not used: exported variables override it, and Dask does not restore the
+    variables it sets in this process.
     """
     before = dict(os.environ)
     os.environ.update(WORKER_ENVIRONMENT)
@@ -296,29 +301,29 @@ def _surroundings() -> Iterator[str]:
 
 @contextmanager
 def _closing(cluster: Any) -> Iterator[Client]:
-    """Give a client of `cluster`, and close both, also when the last tasks are still running."""
+    """Yield a client of `cluster`; close both at the end, also while tasks are running."""
     from distributed import Client
 
     try:
         with Client(cluster, set_as_default=False) as client:
-            client.register_plugin(_deaf_to_ctrl_c(), name="galscan-signals")
+            client.register_plugin(_ignore_sigint(), name="galscan-signals")
             yield client
     finally:
-        # The window of Ctrl-C reaches here too: workers are told to stop, then made to.
+        # Also after Ctrl-C: workers that do not stop within the timeout are killed.
         with contextlib.suppress(TimeoutError):
             cluster.close(timeout=10)
 
 
-def _deaf_to_ctrl_c() -> Any:
-    """A terminal sends Ctrl-C to all processes of a command; workers leave it to the one that started them."""
+def _ignore_sigint() -> Any:
+    """Return a plugin that lets workers ignore SIGINT, which terminals send to all processes of a command."""
     from distributed import WorkerPlugin
 
-    class Deaf(WorkerPlugin):
+    class IgnoreSigint(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    return Deaf()
+    return IgnoreSigint()
 
 
 def _line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""The scan itself: a bounded window of parts in flight on a Dask cluster, and a ledger of what came of each.
+"""Scheduling of a scan's partitions on a Dask cluster, with a ledger of their results.
 
-There is never one graph of all parts: the scheduler knows a few parts a worker, whatever the survey's size.
+Only a bounded window of partitions is submitted at a time, so the load of the scheduler does not grow with the survey.
 """
 
 from __future__ import annotations
@@ -21,55 +21,55 @@ from galscan.core import files, progress
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.scanning.partitions import FATAL, SILENT, Job, PartitionReport
 from galscan.scanning.plan import Partition, Plan
-from galscan.scanning.worker import get_ready, quarantine, score_partition
+from galscan.scanning.worker import load_networks, quarantine_partition, score_partition
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-TICK = 1.0  # seconds between looks at the clock
-# Workers are woken when no part has ended for so many seconds, for 20 times the longest, and for so many an object.
+TICK = 1.0  # seconds between checks for stalled workers
+# Workers are restarted when no partition has ended for the largest of PATIENCE seconds, 20 times the longest partition
+# so far, and SLOWEST seconds per object.
 PATIENCE, SLOWEST = 300.0, 0.1
-STRIKES = 3
+STRIKES = 3  # restarts after which a partition is quarantined
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What one process did: objects scored and quarantined, and the seconds from ready workers to the last part."""
+    """Objects scored and quarantined by one process, and the seconds from ready workers to the last partition."""
 
     scored: int = 0
     quarantined: int = 0
     seconds: float = 0.0
     busy: float = 0.0
-    """Share of the workers' time that was spent in the networks."""
+    """Fraction of the workers' time spent in the networks."""
 
 
 def run_scan(
     plan: Plan,
     client: Client,
-    parts: Iterable[Partition],
-    looks: Sequence[Path] = (),
+    partitions: Iterable[Partition],
+    prefilters: Sequence[Path] = (),
     stop: threading.Event | None = None,
 ) -> Progress:
-    """Score `parts` on the workers of `client`; a part that is done stays done whatever happens later.
+    """Score `partitions` on the workers of `client`; finished partitions are kept if the scan stops.
 
-    A part that kills every worker that tries it is quarantined whole. Workers that are silent for too long are
-    started anew.
+    A partition that kills its workers is quarantined as a whole. Stalled workers are restarted.
 
     Raises
     ------
     KeyboardInterrupt
-        If `stop` is set, the event of `interruptible`.
+        If `stop`, the event of `interruptible`, is set.
     GalscanError
-        If a part cannot be done: a broken store, a lost cluster.
+        If a partition cannot be scored: a damaged store, a lost cluster.
     StorageError
         If the run folder cannot be written.
     """
-    parts = list(parts)
-    job = Job.of(plan, looks)
-    waiting = deque(parts)
+    partitions = list(partitions)
+    job = Job.of(plan, prefilters)
+    waiting = deque(partitions)
     suspects: list[Partition] = []
     tried: set[int] = set()
-    flying: dict[str, tuple[Partition, Future]] = {}
+    submitted: dict[str, tuple[Partition, Future]] = {}
     finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
     strikes: Counter[int] = Counter()
     scored = quarantined = 0
@@ -77,21 +77,21 @@ def run_scan(
     longest, last = 0.0, time.perf_counter()
 
     def launch(room: int) -> None:
-        for part in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
-            future = client.submit(score_partition, part, job, pure=False)
-            flying[str(future.key)] = part, future
+        for partition in [waiting.popleft() for _ in range(min(room, len(waiting)))]:
+            future = client.submit(score_partition, partition, job, pure=False)
+            submitted[str(future.key)] = partition, future
             future.add_done_callback(finished.put)
 
-    make_ready(client, job)
+    load_on_workers(client, job)
     started = time.perf_counter()
-    todo = sum(part.count for part in parts)
+    remaining = sum(partition.count for partition in partitions)
     ledger_path = plan.out / "ledger.jsonl"
-    tracked = progress.track("scan", plan.objects, "objects", done=plan.objects - todo)
+    tracked = progress.track("scan", plan.objects, "objects", done=plan.objects - remaining)
     with tracked as advance, open(ledger_path, "a", encoding="utf-8") as ledger:
         try:
             launch(window(client))
-            while flying or suspects:
-                if not flying:  # a worker that dies takes what it was given with it: who is to blame shows alone
+            while submitted or suspects:
+                if not submitted:  # a dying worker fails all its partitions; run alone, the one that kills it is found
                     waiting.append(suspects.pop())
                     tried.add(waiting[0].number)
                     launch(1)
@@ -100,17 +100,17 @@ def run_scan(
                 try:
                     future = finished.get(timeout=TICK)
                 except queue.Empty:
-                    slowest = SLOWEST * max(part.count for part, _ in flying.values())
+                    slowest = SLOWEST * max(partition.count for partition, _ in submitted.values())
                     if time.perf_counter() - last > max(PATIENCE, slowest, 20 * longest):
-                        _wake(client, flying, strikes)
+                        _restart_stalled(client, submitted, strikes)
                         last = time.perf_counter()
                     continue
-                part, _ = flying.pop(str(future.key))
-                if _is_fatal(future) and part.number not in tried:
-                    suspects.append(part)
-                    launch(window(client) - len(flying))
+                partition, _ = submitted.pop(str(future.key))
+                if _is_fatal(future) and partition.number not in tried:
+                    suspects.append(partition)
+                    launch(window(client) - len(submitted))
                     continue
-                report = _report(plan, part, future, job, strikes[part.number])
+                report = _report(plan, partition, future, job, strikes[partition.number])
                 scored += report.scored
                 quarantined += report.quarantined
                 busy += report.busy
@@ -118,46 +118,48 @@ def run_scan(
                 with files.storage_errors(ledger_path):
                     ledger.write(json.dumps(asdict(report)) + "\n")
                     ledger.flush()
-                advance(part.count)
-                launch(window(client) - len(flying))
+                advance(partition.count)
+                launch(window(client) - len(submitted))
         except BaseException:
-            client.cancel([future for _, future in flying.values()], force=True)
+            client.cancel([future for _, future in submitted.values()], force=True)
             raise
     seconds = time.perf_counter() - started
     return Progress(scored, quarantined, seconds, busy / (seconds * max(sum(client.nthreads().values()), 1)))
 
 
-def make_ready(client: Client, job: Job) -> None:
-    """Load the network on every worker; what is wrong with model or device is said once, before any part."""
-    for answer in client.run(get_ready, job, on_error="return").values():
-        if isinstance(answer, GalscanError):
-            raise answer
+def load_on_workers(client: Client, job: Job) -> None:
+    """Load the networks on every worker, so that an error of model or device is raised once, before any partition."""
+    for result in client.run(load_networks, job, on_error="return").values():
+        if isinstance(result, GalscanError):
+            raise result
 
 
 def window(client: Client) -> int:
-    """Return how many parts may be in flight: enough that no worker waits, few enough for any scheduler."""
+    """Return how many partitions may be submitted at a time: enough to keep all worker threads busy."""
     return 2 * sum(client.nthreads().values()) + 2
 
 
-def _wake(client: Client, flying: Mapping[str, tuple[Partition, Future]], strikes: Counter[int]) -> None:
-    """Start the workers anew that have been silent for too long; a part at which that happens thrice is given up.
+def _restart_stalled(client: Client, submitted: Mapping[str, tuple[Partition, Future]], strikes: Counter[int]) -> None:
+    """Restart stalled workers; cancel a partition at its third restart.
 
-    The scheduler is asked, and no worker: one that is stuck may not answer. Of what a worker was given it is at the
-    part that was launched first.
+    Only the scheduler is queried, as a stalled worker may not respond. A worker is taken to be at the first submitted
+    of its partitions.
     """
-    order = list(flying)
+    order = list(submitted)
     stuck = []
     working = client.processing()
-    if not working:  # a scan without workers would wait for ever
-        raise GalscanError("the cluster has no worker left; the finished parts are kept, run the same command again")
+    if not working:  # otherwise the scan would wait for ever
+        raise GalscanError(
+            "the cluster has no worker left; the finished partitions are kept, run the same command again to resume"
+        )
     for worker, keys in working.items():
-        at = min((order.index(str(key)) for key in keys if str(key) in flying), default=None)
+        at = min((order.index(str(key)) for key in keys if str(key) in submitted), default=None)
         if at is None:
             continue
-        part, future = flying[order[at]]
+        partition, future = submitted[order[at]]
         stuck.append(worker)
-        strikes[part.number] += 1
-        if strikes[part.number] == STRIKES:
+        strikes[partition.number] += 1
+        if strikes[partition.number] == STRIKES:
             future.cancel(force=True)
     if stuck:
         client.restart_workers(stuck, timeout=60, raise_for_error=False)
@@ -169,30 +171,30 @@ def _is_fatal(future: Future) -> bool:
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
-def _report(plan: Plan, part: Partition, future: Future, job: Job, strikes: int) -> PartitionReport:
-    """Return what a part reported, set it aside if it is fatal, or raise its failure as one line that names it."""
-    kept = "the finished parts are kept, run the same command again to go on"
+def _report(plan: Plan, partition: Partition, future: Future, job: Job, strikes: int) -> PartitionReport:
+    """Return a partition's report, quarantine it if it is fatal, or raise its error with the rows it concerns."""
+    kept = "the finished partitions are kept, run the same command again to resume"
     if future.status == "finished":
         return future.result()  # type: ignore[no-any-return]
     if strikes >= STRIKES:
-        return quarantine(part, job, SILENT)
+        return quarantine_partition(partition, job, SILENT)
     if future.status != "error":
-        raise GalscanError(f"the cluster was lost at {plan.where(part)}; {kept}")
+        raise GalscanError(f"the cluster was lost at {plan.where(partition)}; {kept}")
     if _is_fatal(future):
-        return quarantine(part, job, FATAL)
+        return quarantine_partition(partition, job, FATAL)
     error = future.exception()
     if isinstance(error, GalscanError):
-        raise type(error)(f"{error} ({plan.where(part)}; {kept})") from error
+        raise type(error)(f"{error} ({plan.where(partition)}; {kept})") from error
     message = (str(error).strip().splitlines() or ["no message"])[0]
-    raise GalscanError(f"{plan.where(part)} failed with {type(error).__name__}: {message}; {kept}") from error
+    raise GalscanError(f"{plan.where(partition)} failed with {type(error).__name__}: {message}; {kept}") from error
 
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and a polite kill into `Interrupted`, after everything inside has been closed.
+    """Turn SIGINT and SIGTERM into `Interrupted`, after the body has cleaned up.
 
-    The event that it yields is set as well: Python drops an exception that is raised while an object is deleted, and
-    those of Dask take their time over it.
+    The signal also sets the event that is yielded: Python drops an exception raised while an object is being deleted,
+    which can take long for those of Dask.
     """
     stop = threading.Event()
 
@@ -205,7 +207,9 @@ def interruptible() -> Iterator[threading.Event]:
     try:
         yield stop
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; the finished parts are kept, run the same command again to go on") from None
+        raise Interrupted(
+            "interrupted; the finished partitions are kept, run the same command again to resume"
+        ) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,8 +1,7 @@
-"""Objects of a scan whose label the model knows, as it was trained, calibrated or tested with them.
+"""Objects of a scan whose label is known, because they are in the model's training, calibration or test set.
 
-They are data: no score tells more of them than their label does, and a network scores what it was trained on higher
-than the like of it. So they are no part of the histogram from which prevalence and purity are estimated
-(`galscan.stats.purity`), and are counted as what they are.
+A network scores its training objects higher than similar unseen ones, so objects of known label are left out of the
+score histogram from which prevalence and purity are estimated (`galscan.stats.purity`); they count by their labels.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
     from galscan.models.model import Model
     from galscan.scanning.plan import Plan
 
-CHUNK = 500_000  # rows of a store that are compared at a time
+CHUNK = 500_000  # rows of a store matched at a time
 NAMES = {1.0: "target", AMBIGUOUS: "ambiguous", 0.0: "negative"}
 
 
 @dataclass(frozen=True, eq=False)
 class KnownLabels:
-    """Rows of known label of each store of a scan (in the order of the plan), ascending, and their labels.
+    """For each store of a scan, in the plan's order, the rows of known label (ascending) and their labels.
 
-    Labels are 1 for targets, 0 for negatives, `galscan.stats.purity.AMBIGUOUS`.
+    Labels are 1 for targets, 0 for negatives, or `galscan.stats.purity.AMBIGUOUS`.
     """
 
     rows: tuple[np.ndarray, ...]
@@ -38,7 +37,7 @@ class KnownLabels:
 
     @classmethod
     def none(cls, stores: int) -> KnownLabels:
-        """Return what a model knows that knows nothing of so many stores."""
+        """Return an instance without known labels, for this number of stores."""
         return cls((np.empty(0, np.int64),) * stores, (np.empty(0),) * stores)
 
     def any_in(self, store: int, start: int, stop: int) -> bool:
@@ -47,7 +46,7 @@ class KnownLabels:
         return bool(high > low)
 
     def of(self, store: int, index: np.ndarray) -> np.ndarray:
-        """Return the labels of rows of a store, NaN where none is known; float64, as `index`."""
+        """Return the labels of rows of a store, NaN where unknown; float64 with the shape of `index`."""
         rows, index = self.rows[store], np.asarray(index)
         if not len(rows):
             return np.full(len(index), np.nan)
@@ -56,18 +55,18 @@ class KnownLabels:
 
 
 def names(labels: np.ndarray) -> np.ndarray:
-    """Return labels in words: target, ambiguous, negative, and '' for NaN; object array."""
+    """Return the names of labels: target, ambiguous, negative, and '' for NaN; object array."""
     return np.array([NAMES.get(value, "") for value in np.asarray(labels, float).tolist()], object)
 
 
 def numbers(words: np.ndarray) -> np.ndarray:
-    """Return the labels that `names` wrote as words; float64, NaN for ''."""
+    """Return labels from their names, the inverse of `names`; float64, NaN for ''."""
     values = {name: value for value, name in NAMES.items()}
     return np.array([values.get(str(word), np.nan) for word in words], np.float64)
 
 
 def read_labels(candidates: Path) -> np.ndarray | None:
-    """Return the labels that a table of candidates (Parquet) has in its column known; None without the column."""
+    """Return the labels in the column known of a candidates table (Parquet); None without that column."""
     if "known" not in pq.read_schema(candidates).names:
         return None
     words = pq.read_table(candidates, columns=["known"])["known"].cast("string")
@@ -77,28 +76,29 @@ def read_labels(candidates: Path) -> np.ndarray | None:
     return labels
 
 
-def find_known(plan: Plan, bundle: Model) -> KnownLabels:
-    """Return the objects in the stores of a plan whose label a model knows, by `galscan.store.identity`.
+def find_known(plan: Plan, model: Model) -> KnownLabels:
+    """Return the objects in a plan's stores whose label a model knows, matched by `galscan.store.identity`.
 
-    A model that kept no positions knows ids alone, and these of the stores it was trained with: a number that another
-    store uses as well is another object there, whose label is not known.
+    A model without stored positions is matched by id alone, and only in the stores it was trained with: the same id in
+    another store is another object.
     """
-    splits = bundle.splits()
+    splits = model.splits()
     trained_with = None if "ra" in splits else set(splits["store"])
     labels = splits["target"].fillna(AMBIGUOUS).to_numpy(np.float64)
-    known = bundle.objects(radius=max(ref.astrometry for ref in plan.stores))
-    rows, found = [], []
+    known = model.objects(radius=max(ref.astrometry for ref in plan.stores))
+    all_rows, all_labels = [], []
     for ref in plan.stores:
         if trained_with is not None and ref.name not in trained_with:
-            rows.append(np.empty(0, np.int64))
-            found.append(np.empty(0))
+            all_rows.append(np.empty(0, np.int64))
+            all_labels.append(np.empty(0))
             continue
-        store, here = open_store(ref.path), []
+        store, matches = open_store(ref.path), []
         for start in range(0, store.count, CHUNK):
-            some = slice(start, min(start + CHUNK, store.count))
-            ra, dec, ids = (store.column(name, some) for name in ("ra", "dec", "id"))
-            here.append(known.find(ra, dec, ref.lineage or ref.name, ids))
-        object_of = np.concatenate(here) if here else np.empty(0, int)
-        rows.append(np.flatnonzero(object_of >= 0))
-        found.append(labels[object_of[rows[-1]]])
-    return KnownLabels(tuple(rows), tuple(found))
+            chunk = slice(start, min(start + CHUNK, store.count))
+            ra, dec, ids = (store.column(name, chunk) for name in ("ra", "dec", "id"))
+            matches.append(known.find(ra, dec, ref.lineage or ref.name, ids))
+        object_of = np.concatenate(matches) if matches else np.empty(0, int)
+        rows = np.flatnonzero(object_of >= 0)
+        all_rows.append(rows)
+        all_labels.append(labels[object_of[rows]])
+    return KnownLabels(tuple(all_rows), tuple(all_labels))

@@ -1,4 +1,4 @@
-"""What the parts left on disk: which of them are whole, and the best of all, merged at bounded memory."""
+"""Merging of a scan's partitions: completeness checks, and the ranked top list, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from galscan.core.errors import GalscanError
 from galscan.scanning import known_labels
 from galscan.scanning.known_labels import KnownLabels
 from galscan.scanning.partitions import (
-    AUDITED,
     CHOSEN,
     FINGERPRINT,
     FULL,
+    RESCORED,
     embeddings_path,
     of_target,
     quarantine_path,
@@ -33,129 +33,135 @@ from galscan.scanning.plan import Partition, Plan
 from galscan.stats.purity import ScoreHistogram
 
 T = TypeVar("T")
-TARGETED = ("score", "score_std", "first_look")  # columns that each target has one of
-ORDER = ["score", "store", "id", "index"]  # best first; the rest only so that ties have one order
+TARGETED = ("score", "score_std", "first_look")  # columns that exist once per target
+ORDER = ["score", "store", "id", "index"]  # score descending; the others break ties in a fixed order
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A scan for one target, merged: the best rows, the histogram of scores, and why objects were quarantined."""
+    """Merged results of a scan for one target: top rows, score histograms, quarantine reasons."""
 
     top: pd.DataFrame
-    """With the column known: the label the model knows, in words; '' for most."""
+    """Its column known holds the label the model knows (target, ambiguous, negative), mostly ''."""
     histogram: ScoreHistogram
-    """Of all but the objects of known label."""
-    beyond: ScoreHistogram
-    """Of what the first look discarded alone, as the audited have it."""
+    """Of all objects without a known label."""
+    discarded_histogram: ScoreHistogram
+    """Of the discarded objects alone, estimated from those that were rescored."""
     scored: int
     quarantined: int
     reasons: dict[str, int]
     discarded: int
-    """By the first look, those that were audited included."""
-    audited: int
+    """Objects below the thresholds of prefilter or 8-bit networks, including those that were rescored."""
+    rescored: int
     lost: int
-    """Of the audited, those that are among the best."""
+    """Rescored objects that are in the top list."""
     known_beyond: tuple[int, int] = (0, 0)
-    """Objects of known label that are not among the best, and targets among them."""
+    """Objects of known label outside the top list, and how many of them are targets."""
 
 
 def pending(plan: Plan) -> list[Partition]:
-    """Return the parts still to do; whatever a killed process left half-written is removed."""
+    """Return the partitions not yet complete, and remove temporary files of killed processes."""
     for folder in ("scores", "quarantine", "embeddings"):
         for leftover in Path(plan.out, folder).glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-    return [part for part in plan.parts if not _done(plan, part)]
+    return [partition for partition in plan.partitions if not _is_complete(plan, partition)]
 
 
-def _done(plan: Plan, part: Partition) -> bool:
-    """Tell whether a part's tables are whole, of this plan, hold every chosen object once, and every embedding."""
-    found = [_rows(path(plan.out, part.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
+def _is_complete(plan: Plan, partition: Partition) -> bool:
+    """Tell whether a partition's tables are of this plan and hold every selected object, and its embedding, once."""
+    found = [_rows(path(plan.out, partition.number), plan.fingerprint) for path in (scores_path, quarantine_path)]
     counts = [rows for rows, _ in filter(None, found)]
-    if plan.embedding and _rows(embeddings_path(plan.out, part.number), plan.fingerprint) != found[0]:
+    if plan.embedding and _rows(embeddings_path(plan.out, partition.number), plan.fingerprint) != found[0]:
         return False
-    return len(counts) == 2 and all(chosen == sum(counts) for _, chosen in filter(None, found))
+    return len(counts) == 2 and all(selected == sum(counts) for _, selected in filter(None, found))
 
 
 def _rows(path: Path, fingerprint: str) -> tuple[int, int] | None:
-    """Return the rows of a table and how many were chosen, or None if it is missing, damaged or of another run."""
+    """Return a table's rows, and the partition's selected objects; None if it is missing, damaged or of another run."""
     try:
         footer = pq.read_metadata(path)
-        marks = footer.metadata or {}
-        return (footer.num_rows, int(marks[CHOSEN])) if marks.get(FINGERPRINT) == fingerprint.encode() else None
+        metadata = footer.metadata or {}
+        return (footer.num_rows, int(metadata[CHOSEN])) if metadata.get(FINGERPRINT) == fingerprint.encode() else None
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
 
 
 def merge(plan: Plan, known: Sequence[KnownLabels] = ()) -> list[Merged]:
-    """Merge all parts, for each target: bounded memory, and the same result in whatever order they were done.
+    """Merge all partitions, for each target, in bounded memory; the result does not depend on their order.
 
     Parameters
     ----------
     known : sequence of KnownLabels
-        What the model of each target knows of the stores; by default nothing.
+        Objects of the stores whose label the model of each target knows; by default none.
 
     Raises
     ------
     GalscanError
-        If a part is missing or damaged, or an object is not in exactly one table.
+        If a partition is missing or damaged, or an object is not in exactly one table.
     """
     known = known or [KnownLabels.none(len(plan.stores))] * len(plan.targets)
-    lists = [_List(plan, target, labels) for target, labels in zip(plan.targets, known, strict=True)]
+    rankings = [_Ranking(plan, target, labels) for target, labels in zip(plan.targets, known, strict=True)]
     reasons: Counter[str] = Counter()
-    set_apart = 0
-    with progress.track("merge", len(plan.parts), "parts") as advance:
-        for part, read in zip(
-            plan.parts, _in_order(lambda part: _read_part(plan, part, known), plan.parts), strict=True
+    quarantined = 0
+    with progress.track("merge", len(plan.partitions), "parts") as advance:
+        for partition, read in zip(
+            plan.partitions,
+            _in_order(lambda partition: _read_part(plan, partition, known), plan.partitions),
+            strict=True,
         ):
-            path, why, scores, stage, index = read
-            reasons.update(why)
-            set_apart += len(why)
-            rows = [best.count(part, score, stage, index) for best, score in zip(lists, scores, strict=True)]
+            path, quarantine_reasons, scores, stage, index = read
+            reasons.update(quarantine_reasons)
+            quarantined += len(quarantine_reasons)
+            rows = [
+                ranking.count(partition, score, stage, index) for ranking, score in zip(rankings, scores, strict=True)
+            ]
             if any(map(len, rows)):
                 table = pq.read_table(path)
-                for best, some in zip(lists, rows, strict=True):
-                    best.keep(table, some)
+                for ranking, row in zip(rankings, rows, strict=True):
+                    ranking.keep(table, row)
             advance()
-    return [best.merged(set_apart, dict(sorted(reasons.items()))) for best in lists]
+    return [ranking.merged(quarantined, dict(sorted(reasons.items()))) for ranking in rankings]
 
 
-class _List:
-    """The best of one target so far, and the histogram of its scores."""
+class _Ranking:
+    """Running top list and score histograms of one target."""
 
     def __init__(self, plan: Plan, target: str, known: KnownLabels):
         self.plan, self.known = plan, known
-        # Of several targets, each has its own score in the tables; in its list it is called as if it were alone.
+        # With several targets the columns end with the target's name, which the ranking drops.
         self.names = {of_target(name, target, plan.targets): name for name in TARGETED}
-        self.others = {of_target(name, t, plan.targets) for t in plan.targets for name in TARGETED} - self.names.keys()
-        self.histogram, self.beyond = ScoreHistogram.empty(), ScoreHistogram.empty()
-        self.audited: list[np.ndarray] = []
+        self.other_targets = {
+            of_target(name, t, plan.targets) for t in plan.targets for name in TARGETED
+        } - self.names.keys()
+        self.histogram, self.discarded_histogram = ScoreHistogram.empty(), ScoreHistogram.empty()
+        self.rescored: list[np.ndarray] = []
         self.best: list[pd.DataFrame] = []
         self.scored = self.held = self.discarded = self.discarded_unknown = 0
         self.labels = [0, 0]  # objects of known label, and targets among them
-        self.floor = -np.inf  # the score of the last of the best so far
+        self.floor = -np.inf  # lowest score of the top list so far
 
-    def count(self, part: Partition, score: np.ndarray, stage: np.ndarray, index: np.ndarray | None) -> np.ndarray:
-        """Take in the scores of a part, and how far each object came; return the rows that may be among the best.
+    def count(self, partition: Partition, score: np.ndarray, stage: np.ndarray, index: np.ndarray | None) -> np.ndarray:
+        """Add the scores and stages of a partition; return the rows that may enter the top list.
 
         `index` is their rows in the store, None where no label is known.
         """
-        labels = np.full(len(score), np.nan) if index is None else self.known.of(part.store, index)
-        free = np.isnan(labels)
-        self.labels = [self.labels[0] + int((~free).sum()), self.labels[1] + int((labels == 1).sum())]
-        self.histogram.add(score[(stage == FULL) & free])
-        self.beyond.add(score[(stage == AUDITED) & free])
-        self.audited.append(score[stage == AUDITED])
+        labels = np.full(len(score), np.nan) if index is None else self.known.of(partition.store, index)
+        unknown = np.isnan(labels)
+        self.labels = [self.labels[0] + int((~unknown).sum()), self.labels[1] + int((labels == 1).sum())]
+        self.histogram.add(score[(stage == FULL) & unknown])
+        self.discarded_histogram.add(score[(stage == RESCORED) & unknown])
+        self.rescored.append(score[stage == RESCORED])
         self.discarded += int((stage != FULL).sum())
-        self.discarded_unknown += int(((stage != FULL) & free).sum())
+        self.discarded_unknown += int(((stage != FULL) & unknown).sum())
         self.scored += len(score)
-        # Ties with the last of the best are kept until the sort, which decides them by name.
+        # Ties with the lowest score are kept until the sort, which breaks them by the other columns of ORDER.
         return np.flatnonzero(score >= self.floor)
 
     def keep(self, table: pa.Table, rows: np.ndarray) -> None:
-        """Take in some rows of a part."""
+        """Add rows of a partition's score table."""
         if len(rows):
-            own = table.drop_columns(sorted(self.others)).rename_columns(self.names)
-            self.best.append(own.take(rows).to_pandas().astype({"store": "str"}))
+            scores = table.drop_columns(sorted(self.other_targets)).rename_columns(self.names)
+            self.best.append(scores.take(rows).to_pandas().astype({"store": "str"}))
             self.held += len(rows)
         if self.held > 4 * self.plan.top:
             self.best = [_sort(self.best, self.plan.top)]
@@ -163,57 +169,59 @@ class _List:
 
     def merged(self, quarantined: int, reasons: dict[str, int]) -> Merged:
         top = _sort(self.best, self.plan.top)
-        looked = np.concatenate(self.audited) if self.audited else np.empty(0, np.float32)
-        lost = int((looked >= top["score"].iloc[-1]).sum()) if len(top) else 0
-        # The audited stand for all that were discarded.
-        beyond = self.beyond.standing_for(self.discarded_unknown)
+        rescored = np.concatenate(self.rescored) if self.rescored else np.empty(0, np.float32)
+        lost = int((rescored >= top["score"].iloc[-1]).sum()) if len(top) else 0
+        # The rescored objects are a random sample of all discarded ones.
+        discarded_histogram = self.discarded_histogram.scaled_to(self.discarded_unknown)
         labels = self._labels(top)
         ranked = int(np.isfinite(labels).sum()), int((labels == 1).sum())
         return Merged(
-            top.assign(known=known_labels.names(labels)), self.histogram + beyond, beyond, self.scored, quarantined,
-            reasons, self.discarded, len(looked), lost, (self.labels[0] - ranked[0], self.labels[1] - ranked[1]),
+            top.assign(known=known_labels.names(labels)), self.histogram + discarded_histogram, discarded_histogram,
+            self.scored, quarantined, reasons, self.discarded, len(rescored), lost,
+            (self.labels[0] - ranked[0], self.labels[1] - ranked[1]),
         )  # fmt: skip
 
     def _labels(self, top: pd.DataFrame) -> np.ndarray:
-        """Return the known labels of the best."""
+        """Return the known labels of the top list, NaN where none is known."""
         labels = np.full(len(top), np.nan)
         for number, ref in enumerate(self.plan.stores):
-            here = np.flatnonzero(top["store"] == ref.name) if len(top) else np.empty(0, int)
-            labels[here] = self.known.of(number, top["index"].to_numpy()[here]) if len(here) else []
+            rows = np.flatnonzero(top["store"] == ref.name) if len(top) else np.empty(0, int)
+            labels[rows] = self.known.of(number, top["index"].to_numpy()[rows]) if len(rows) else []
         return labels
 
 
 def _read_part(
-    plan: Plan, part: Partition, known: Sequence[KnownLabels]
+    plan: Plan, partition: Partition, known: Sequence[KnownLabels]
 ) -> tuple[Path, list[str], list[np.ndarray], np.ndarray, np.ndarray | None]:
-    """Return where the scores of a part are, why objects were quarantined, scores by target, how far each object came.
+    """Return the path of a partition's scores, quarantine reasons, scores by target, stages, and rows in the store.
 
-    Last are their rows in the store, where some have a known label.
+    The rows are None where no object of the partition has a known label.
     """
-    (why,) = _columns(plan, quarantine_path(plan.out, part.number), ["reason"])
-    path = scores_path(plan.out, part.number)
-    labelled = ["index"] if any(labels.any_in(part.store, part.start, part.stop) for labels in known) else []
+    (reasons,) = _columns(plan, quarantine_path(plan.out, partition.number), ["reason"])
+    path = scores_path(plan.out, partition.number)
+    labelled = (
+        ["index"] if any(labels.any_in(partition.store, partition.start, partition.stop) for labels in known) else []
+    )
     names = [*(of_target("score", t, plan.targets) for t in plan.targets), "stage", *labelled]
     columns = _columns(plan, path, names)
     scores, stage = columns[: len(plan.targets)], columns[len(plan.targets)]
-    if not _done(plan, part):
+    if not _is_complete(plan, partition):
         raise GalscanError(
-            f"{plan.where(part)}: {path} does not hold every object; remove it and run the same command again"
+            f"{plan.where(partition)}: {path} does not hold every object; remove it and run the same command again"
         )
     return (
-        path, why.to_pylist(), [score.to_numpy() for score in scores],
+        path, reasons.to_pylist(), [score.to_numpy() for score in scores],
         stage.combine_chunks().to_numpy(zero_copy_only=False), columns[-1].to_numpy() if labelled else None,
     )  # fmt: skip
 
 
-def _in_order(read: Callable[[Partition], T], parts: Iterable[Partition], threads: int = 8) -> Iterator[T]:
-    """Yield what `read` returns of each part, in their order, a few read ahead: waiting for the disk is most of it."""
+def _in_order(read: Callable[[Partition], T], partitions: Iterable[Partition], threads: int = 8) -> Iterator[T]:
+    """Yield ``read(partition)`` in order; threads read ahead, as most of the time is spent waiting for the disk."""
     with ThreadPoolExecutor(threads, "galscan-merge") as pool:
         ahead: deque[Future[T]] = deque()
-        rest = iter(parts)
         try:
-            for part in rest:
-                ahead.append(pool.submit(read, part))
+            for partition in partitions:
+                ahead.append(pool.submit(read, partition))
                 if len(ahead) == 2 * threads:
                     yield ahead.popleft().result()
             while ahead:
@@ -224,9 +232,9 @@ def _in_order(read: Callable[[Partition], T], parts: Iterable[Partition], thread
 
 
 def _columns(plan: Plan, path: Path, names: list[str]) -> list[pa.ChunkedArray]:
-    """Read columns of a part, with their checksums verified."""
+    """Read columns of a partition's table, and verify their checksums."""
     if _rows(path, plan.fingerprint) is None:
-        raise GalscanError(f"{path} is missing or damaged; run the same command again, it will be done again")
+        raise GalscanError(f"{path} is missing or damaged; run the same command again, which writes it again")
     try:
         table = pq.read_table(path, columns=names, page_checksum_verification=True)
         return [table[name] for name in names]
@@ -235,17 +243,17 @@ def _columns(plan: Plan, path: Path, names: list[str]) -> list[pa.ChunkedArray]:
 
 
 def _sort(frames: list[pd.DataFrame], top: int) -> pd.DataFrame:
-    """Return the best `top` rows of some frames, best first."""
+    """Return the top rows of all frames, best first."""
     if not frames:
         return pd.DataFrame()
-    if len({frame["id"].dtype.kind for frame in frames}) > 1:  # one survey numbers its objects, another names them
+    if len({frame["id"].dtype.kind for frame in frames}) > 1:  # ids are integers in one survey, text in another
         frames = [frame.astype({"id": "str"}) for frame in frames]
-    whole = pd.concat(frames, ignore_index=True)
-    return whole.sort_values(ORDER, ascending=[False, True, True, True], ignore_index=True).head(top)
+    rows = pd.concat(frames, ignore_index=True)
+    return rows.sort_values(ORDER, ascending=[False, True, True, True], ignore_index=True).head(top)
 
 
 def written(plan: Plan) -> int:
-    """Return the bytes of the parts that are there already."""
+    """Return the bytes of the partition tables already written."""
     return sum(path.stat().st_size for path in plan.out.glob("*/part-*.parquet"))
 
 

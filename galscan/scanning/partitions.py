@@ -1,11 +1,11 @@
-"""A part of a scan: the job that all have in common, and the tables each leaves.
+"""Partitions of a scan: the job that they share, and the Parquet tables that each writes.
 
-A part is done when its scores file exists; its quarantine file, and that of its embeddings where they are asked for,
-were written before, so that a reader who sees the one can count on the others.
+A partition is complete when its scores file exists: its quarantine file, and its embeddings file if requested, are
+written before.
 
-Embeddings have a row for each row of the scores. They are Parquet as everything else of a part, for its checksums and
-marks; values of a fixed number of bytes, which are read three times as fast as lists of numbers; and of half precision,
-whose three digits are more than two looks at one galaxy have in common, at half the bytes.
+Embeddings have one row for each row of the scores. They are Parquet, for its checksums and schema metadata, with
+values of fixed byte width, which are read three times as fast as lists of numbers. Half precision halves the size; its
+three digits exceed the repeatability of an embedding between two images of one galaxy.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from galscan.scanning.plan import ModelRef, Partition, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import Store
 
-# Why a whole part is set aside. Whoever scans it again should give its workers more memory, or mend the store.
+# Why a whole partition is quarantined. Remedies: more memory for the workers, or a repaired store.
 FATAL, SILENT = "part kills its worker", "part never ends"
-# The networks as converted for CPUs.
-NETWORK, TINY = "network.xml", "first-look.xml"
-# How far an object came. What was discarded has no score, and one in a hundred of it is scored all the same.
-STAGES = FULL, AUDITED, DISCARDED, DISCARDED8 = ("full", "audit", "first look", "int8")
-AUDIT = 0.01
+# The networks converted to OpenVINO for CPUs.
+NETWORK, PREFILTER_NETWORK = "network.xml", "first-look.xml"
+# The last cascade stage of an object. Discarded objects have no score, but for a random 1 % that are scored in full.
+STAGES = FULL, RESCORED, DISCARDED, DISCARDED8 = ("full", "audit", "first look", "int8")
+RESCORED_FRACTION = 0.01
 EMBEDDING = "embedding"  # the column of embeddings: half precision, little-endian
-# Keys in the Parquet schema's metadata: of which scan, and how many objects of the part were chosen.
+# Keys in the Parquet schema's metadata: fingerprint of the scan, and number of selected objects of the partition.
 FINGERPRINT, CHOSEN = b"galscan.fingerprint", b"galscan.chosen"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all parts of a scan have in common, small enough to travel with each."""
+    """What all partitions of a scan share; small, as it is sent to the workers with each."""
 
     models: tuple[ModelRef, ...]
     stores: tuple[StoreRef, ...]
@@ -52,16 +52,16 @@ class Job:
     batch: int
     selection: Selection = ALL
     prefilters: tuple[str, ...] = ()
-    """Files of the first looks, one for each model; none by default."""
+    """Files of the prefilters, one for each model; none by default."""
     seed: int = 0
     converted: bool = False
-    """Whether the run folder holds the networks as OpenVINO likes them (`convert_networks`)."""
+    """Whether the run folder holds the networks converted to OpenVINO (`convert_networks`)."""
     embedding: int = 0
-    """Numbers an embedding has; 0 where none is written."""
+    """Dimension of an embedding; 0 where none is written."""
     int8: tuple[float, ...] = ()
-    """Where the networks in 8 bits cut, target by target; nothing where they do not look (`quantised`)."""
+    """Thresholds of the 8-bit networks, by target; empty where they are not used (`quantised`)."""
     size: int = 0
-    """Pixels on a side that the networks take, to which images of larger stores are resampled; 0: as stored."""
+    """Input size of the networks in pixels, to which images of larger stores are resampled; 0: as stored."""
 
     @classmethod
     def of(cls, plan: Plan, prefilters: Sequence[Path] = ()) -> Job:
@@ -70,7 +70,7 @@ class Job:
             plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
             tuple(map(str, prefilters)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
-            quantised.cuts(plan.out) if plan.int8 else (), plan.size,
+            quantised.thresholds(plan.out) if plan.int8 else (), plan.size,
         )  # fmt: skip
 
     @property
@@ -80,84 +80,89 @@ class Job:
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """What came of one part; goes into the ledger."""
+    """Result of one partition; one line of the ledger."""
 
     part: int
     scored: int
     quarantined: int
     seconds: float
     busy: float
-    """Seconds of these in the networks."""
+    """Those of the `seconds` that the networks took."""
     worker: str
 
 
 def of_target(column: str, target: str, targets: Sequence[str]) -> str:
-    """Return the name of a column in the tables of scores: that of its target where there are several targets."""
+    """Return the name of a column in the score tables; with several targets it ends with the target's name."""
     return f"{column}_{target}" if len(targets) > 1 else column
 
 
-def scores_path(out: Path | str, part: int) -> Path:
-    """Return where the scores of a part are."""
-    return Path(out, "scores", f"part-{part:05d}.parquet")
+def scores_path(out: Path | str, partition: int) -> Path:
+    """Return the path of a partition's scores."""
+    return Path(out, "scores", f"part-{partition:05d}.parquet")
 
 
-def quarantine_path(out: Path | str, part: int) -> Path:
-    """Return where the quarantined objects of a part are."""
-    return Path(out, "quarantine", f"part-{part:05d}.parquet")
+def quarantine_path(out: Path | str, partition: int) -> Path:
+    """Return the path of a partition's quarantined objects."""
+    return Path(out, "quarantine", f"part-{partition:05d}.parquet")
 
 
-def embeddings_path(out: Path | str, part: int) -> Path:
-    """Return where the embeddings of a part are: row by row those of its scores."""
-    return Path(out, "embeddings", f"part-{part:05d}.parquet")
+def embeddings_path(out: Path | str, partition: int) -> Path:
+    """Return the path of a partition's embeddings, whose rows match those of its scores."""
+    return Path(out, "embeddings", f"part-{partition:05d}.parquet")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the networks saw of each object of a part: NaN and zeros, until they have looked."""
+    """Outputs of the networks for each object of a partition; NaN, or zero for embeddings, where not computed."""
 
     score: np.ndarray
-    """By target, as its spread and the first look's, shape (n, targets)."""
+    """Shape (n, targets), like `spread` and `prefilter`."""
     spread: np.ndarray
-    first: np.ndarray
+    prefilter: np.ndarray
     answers: np.ndarray
     """Shape (n, answers)."""
     embedding: np.ndarray
     """Shape (n, d)."""
     stage: np.ndarray
-    """Which of `STAGES`, shape (n,)."""
+    """Index in `STAGES`, shape (n,)."""
 
     @classmethod
-    def nothing(cls, job: Job, count: int) -> Predictions:
-        """Return what is seen before anybody looks."""
-        score, spread, first = np.full((3, count, len(job.models)), np.nan, np.float32)
+    def empty(cls, job: Job, count: int) -> Predictions:
+        """Return arrays without predictions."""
+        score, spread, prefilter = np.full((3, count, len(job.models)), np.nan, np.float32)
         answers = np.full((count, len(job.answers)), np.nan, np.float32)
         embedding = np.zeros((count, job.embedding), np.float16)
-        return cls(score, spread, first, answers, embedding, np.full(count, STAGES.index(FULL), np.int8))
+        return cls(score, spread, prefilter, answers, embedding, np.full(count, STAGES.index(FULL), np.int8))
 
     def columns(self, job: Job) -> dict[str, Any]:
-        """Return the columns that the table of scores ends with."""
-        told = {
+        """Return the last columns of the score table."""
+        scores = {
             of_target(name, target, job.targets): values[:, k]
             for k, target in enumerate(job.targets)
-            for name, values in (("score", self.score), ("score_std", self.spread), ("first_look", self.first))
+            for name, values in (("score", self.score), ("score_std", self.spread), ("first_look", self.prefilter))
         }
         stage = pa.DictionaryArray.from_arrays(self.stage, list(STAGES))
-        return told | {"stage": stage} | {name: self.answers[:, k] for k, name in enumerate(job.answers)}
+        return scores | {"stage": stage} | {name: self.answers[:, k] for k, name in enumerate(job.answers)}
 
 
-def write_part(
-    part: Partition, job: Job, columns: dict[str, Any], reasons: np.ndarray, seen: Predictions, chosen: np.ndarray
+def write_partition(
+    partition: Partition,
+    job: Job,
+    columns: dict[str, Any],
+    reasons: np.ndarray,
+    predictions: Predictions,
+    selected: np.ndarray,
 ) -> tuple[int, int]:
-    """Write the tables of a part, scores last, and return how many objects are in scores and in quarantine.
+    """Write the tables of a partition, scores last; return the numbers of scored and of quarantined objects.
 
     Parameters
     ----------
     columns
-        What both tables begin with (`columns_of`).
+        First columns of both tables (`columns_of`).
     reasons : ndarray of object, shape (n,)
         Why an object is quarantined; "" where it is not.
-    chosen : ndarray of bool, shape (n,)
-        Which objects the scan is of.
+    selected : ndarray of bool, shape (n,)
+        Which objects the scan selects.
 
     Raises
     ------
@@ -165,20 +170,33 @@ def write_part(
         If they cannot be written.
     """
     kept = reasons == ""
-    marks = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(chosen.sum()).encode()}
+    metadata = {FINGERPRINT: job.fingerprint.encode(), CHOSEN: str(selected.sum()).encode()}
     reason = pa.array(reasons, pa.string())
-    write_rows(quarantine_path(job.out, part.number), marks, {**columns, "reason": reason}, chosen & ~kept)
+    write_rows(quarantine_path(job.out, partition.number), metadata, {**columns, "reason": reason}, selected & ~kept)
     if job.embedding:
-        write_rows(embeddings_path(job.out, part.number), marks, {EMBEDDING: as_bytes(seen.embedding)}, chosen & kept)
-    write_rows(scores_path(job.out, part.number), marks, {**columns, **seen.columns(job)}, chosen & kept)
-    return int((chosen & kept).sum()), int((chosen & ~kept).sum())
+        write_rows(
+            embeddings_path(job.out, partition.number),
+            metadata,
+            {EMBEDDING: as_bytes(predictions.embedding)},
+            selected & kept,
+        )
+    write_rows(
+        scores_path(job.out, partition.number), metadata, {**columns, **predictions.columns(job)}, selected & kept
+    )
+    return int((selected & kept).sum()), int((selected & ~kept).sum())
 
 
 def columns_of(store: Store, name: str, rows: slice) -> dict[str, Any]:
-    """Return the columns both tables begin with; without ids there are none."""
+    """Return the first columns of both tables.
+
+    Raises
+    ------
+    GalscanError
+        If the store has lost the ids of these rows.
+    """
     ids = store.column("id", rows)
     count = rows.stop - rows.start
-    if count > 1 and (ids == ids.dtype.type()).all():  # what is missing is read as zeros
+    if count > 1 and (ids == ids.dtype.type()).all():  # Zarr reads missing chunks as zeros
         raise GalscanError(
             f"{store.path} has lost the ids of rows {rows.start:,} to {rows.stop - 1:,}; restore the files below "
             f"{store.path}/id, or ingest the survey again"
@@ -200,13 +218,13 @@ def as_bytes(embedding: np.ndarray) -> pa.FixedSizeBinaryArray:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * numbers), count, [None, pa.py_buffer(little)])
 
 
-def write_rows(path: Path, marks: dict[bytes, bytes], columns: dict[str, Any], mask: np.ndarray) -> None:
-    """Write the masked rows; the same rows give the same bytes."""
-    table = pa.table(columns).filter(pa.array(mask)).replace_schema_metadata(marks)
-    # Embeddings are like noise: to compress them, or to look for repeated or extreme ones, takes time for nothing.
-    plain = EMBEDDING in columns
+def write_rows(path: Path, metadata: dict[bytes, bytes], columns: dict[str, Any], mask: np.ndarray) -> None:
+    """Write the rows where `mask` is true; equal rows give equal bytes."""
+    table = pa.table(columns).filter(pa.array(mask)).replace_schema_metadata(metadata)
+    # Embeddings hardly compress, and their dictionaries and statistics are of no use.
+    is_embedding = EMBEDDING in columns
     with files.atomic_path(path) as temporary:
         pq.write_table(
-            table, temporary, compression="none" if plain else "zstd", use_dictionary=not plain,
-            write_statistics=not plain, write_page_checksum=True,
+            table, temporary, compression="none" if is_embedding else "zstd", use_dictionary=not is_embedding,
+            write_statistics=not is_embedding, write_page_checksum=True,
         )  # fmt: skip

@@ -1,18 +1,18 @@
-"""The same networks in integers of 8 bits look before the full ones do, where that is measured to pay.
+"""Networks quantised to 8-bit integers as a second prefilter, used where they are measured to save time.
 
-They take less than half the time, and say nearly the same. Nearly is not enough for a score: purity is calibrated with
-what the full networks say, and other processors round otherwise. So none of their scores is delivered. They are one
-more first look: what they put surely below the last candidate is discarded (stage ``int8``), all else is scored in
-full. Where surely ends is found as it is for the first look (`galscan.models.prefilter.find_threshold`), by their
-errors on a sample of this survey, scored on the workers that will scan it: 99.5 % of the candidates pass, with 95 %
-confidence. Of what is discarded, one in a hundred is scored in full all the same, counted with what the first look
-discards.
+They take less than half the time of the full networks, with nearly equal scores. These are not used as results: purity
+is calibrated with the full networks, and rounding differs between processors. Objects whose 8-bit score is surely
+below that of the last candidate are discarded (stage ``int8``); all others are scored in full. The threshold is set as
+for the prefilter (`galscan.models.prefilter.find_threshold`), from the errors on a sample of this survey scored on the
+scan's workers: 99.5 % of the candidates pass, with 95 % confidence. A random 1 % of the discarded objects are scored
+in full, and counted with those discarded by the prefilter.
 
-Quantised networks that are far off are thus not wrong but slow: the larger their errors, the more must pass. That is
-the gate (`decide`): they are used where they and what passes them take four fifths of the full networks' time at most.
+Large quantisation errors therefore cost time but not candidates: the larger the errors, the more objects must pass.
+8-bit networks are used (`decide`) if they and the full scoring of what passes take at most 80 % of the time of full
+scoring alone.
 
-What is lost is knowledge of the scores below the cut, for which one in a hundred stands: that a survey is unlike the
-calibration (`galscan.stats.purity`) is noticed less often. So they look only where that is asked for.
+Scores below the threshold are known only for the random 1 %, so a survey that differs from the calibration
+(`galscan.stats.purity`) is detected less often. 8-bit networks are therefore off by default.
 """
 
 from __future__ import annotations
@@ -26,67 +26,67 @@ import numpy as np
 from galscan.core import files
 
 NETWORK8, DECISION = "int8.xml", "int8.json"
-PICTURES = 300  # by which networks are quantised; other ones than those of the sample
-LIMIT = 0.8  # of the full networks' time; who saves less would pay a candidate in two hundred for nothing
+IMAGES = 300  # images used for quantisation; none of them is in the sample
+LIMIT = 0.8  # of the full networks' time; a smaller gain is not worth losing 0.5 % of the candidates
 
 
-def decide(own: np.ndarray, full: np.ndarray, reached: np.ndarray, share: float, cost: float) -> dict[str, Any]:
-    """Return whether networks in 8 bits are used, where they cut, and by which figures; JSON-able.
+def decide(scores8: np.ndarray, full: np.ndarray, reached: np.ndarray, fraction: float, cost: float) -> dict[str, Any]:
+    """Return whether 8-bit networks are used, with thresholds and measured figures; JSON-able.
 
     Parameters
     ----------
-    own, full : ndarray, shape (n, targets)
-        Their scores, and those of the full networks, of a random sample with which they were not quantised.
+    scores8, full : ndarray, shape (n, targets)
+        Scores of the 8-bit and of the full networks, for a random sample that was not used for quantisation.
     reached : ndarray of bool, shape (n,)
-        What comes as far as to them: what the first look lets pass.
-    share : float
-        Share of the survey that will be candidates.
+        Which objects pass the prefilter, and so reach the 8-bit networks.
+    fraction : float
+        Fraction of the survey that will be candidates.
     cost : float
-        Their time, in that of the full networks.
+        Time of the 8-bit networks, as a fraction of that of the full ones.
 
     Raises
     ------
     InputError
         If the sample is too small for a bound.
     """
-    from galscan.models.prefilter import find_threshold  # torch is large: whoever reads a finished run does without it
+    from galscan.models.prefilter import find_threshold  # imported here as torch is not needed to read a finished run
 
-    found = [find_threshold(own[:, k], full[:, k].astype(np.float64), share) for k in range(full.shape[1])]
-    passed = (own[reached] >= [one["cut"] for one in found]).any(1)
-    passes = float(passed.mean()) if len(passed) else 1.0
+    found = [find_threshold(scores8[:, k], full[:, k].astype(np.float64), fraction) for k in range(full.shape[1])]
+    passed = (scores8[reached] >= [threshold["cut"] for threshold in found]).any(1)
+    pass_fraction = float(passed.mean()) if len(passed) else 1.0
+    time = cost + pass_fraction
     return {
-        "used": cost + passes <= LIMIT, "time": cost + passes, "limit": LIMIT, "cost": cost, "passes": passes,
-        "cuts": found,
+        "used": time <= LIMIT, "time": time, "limit": LIMIT, "cost": cost, "passes": pass_fraction, "cuts": found,
     }  # fmt: skip
 
 
-def keep(out: Path, decision: Mapping[str, Any]) -> None:
-    """Write down what was decided for a run; it stays, whoever goes on with it."""
+def write_decision(out: Path, decision: Mapping[str, Any]) -> None:
+    """Write the decision into a run folder, where a resumed scan finds it."""
     files.write_json(out / DECISION, dict(decision))
 
 
-def refuse(out: Path, why: str) -> None:
-    """Write down that networks in 8 bits cannot be used in a run at all."""
-    keep(out, {"used": False, "why": why})
+def write_refusal(out: Path, why: str) -> None:
+    """Write into a run folder that 8-bit networks cannot be used, and why."""
+    write_decision(out, {"used": False, "why": why})
 
 
-def decided(out: Path) -> dict[str, Any] | None:
-    """Return what was decided for a run, None where nothing was yet."""
+def read_decision(out: Path) -> dict[str, Any] | None:
+    """Return the decision of a run, None if there is none yet."""
     return files.read_json(out / DECISION) if (out / DECISION).is_file() else None
 
 
-def cuts(out: Path) -> tuple[float, ...]:
-    """Return below which of their scores, target by target, an object is discarded; nothing where they are not used."""
-    decision = decided(out)
-    return tuple(one["cut"] for one in decision["cuts"]) if decision and decision["used"] else ()
+def thresholds(out: Path) -> tuple[float, ...]:
+    """Return the 8-bit score below which an object is discarded, by target; empty where 8-bit networks are not used."""
+    decision = read_decision(out)
+    return tuple(threshold["cut"] for threshold in decision["cuts"]) if decision and decision["used"] else ()
 
 
-def sentence(decision: Mapping[str, Any]) -> str:
-    """Say what was decided, and by which figures."""
+def describe(decision: Mapping[str, Any]) -> str:
+    """Return a line with the decision and its figures."""
     if "why" in decision:
         return f"not used: {decision['why']}"
-    time, limit, cost, passes = (f"{100 * decision[key]:.0f} %" for key in ("time", "limit", "cost", "passes"))
+    time, limit, cost, pass_fraction = (f"{100 * decision[key]:.0f} %" for key in ("time", "limit", "cost", "passes"))
     return (
-        f"{'used' if decision['used'] else 'not used'}: with them the networks take {time} of their time (limit "
-        f"{limit}): {cost} in 8 bits, and {passes} of what reaches them passes"
+        f"{'used' if decision['used'] else 'not used'}: scoring takes {time} of the full networks' time (limit "
+        f"{limit}): {cost} in 8 bits, and {pass_fraction} of the objects that reach them pass"
     )

@@ -1,4 +1,4 @@
-"""Which objects of a survey are scanned: those in a region of the sky, and those for which a condition holds."""
+"""Selection of the objects to scan, by a region of the sky or a condition on their columns."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Selection:
     Attributes
     ----------
     where : str
-        A rule over the store's columns and labels, by their names, as in a recipe. Where a value is not known the
-        object is not chosen.
+        A rule over the store's columns and labels, by their names, as in a recipe. Objects with an unknown value are
+        not selected.
     cone : tuple of float, optional
-        Right ascension and declination of the middle, and the radius, in degrees.
+        Right ascension and declination of the centre, and the radius, in degrees.
     moc : str
         A multi-order coverage map (IVOA MOC 2.0) in its ASCII form.
     """
@@ -40,55 +40,55 @@ class Selection:
         return self != Selection()
 
     def check(self, store: Store) -> None:
-        """Refuse a condition on what `store` does not hold.
+        """Check that `store` has the columns and positions that the selection needs.
 
         Raises
         ------
         InputError
-            Naming the column, and the nearest that is there; or that no object has a position.
+            If a column is missing, with the nearest name that exists; or if no object has a position.
         """
         if self.where:
             try:
-                parse_rule(self.where, _known(store))
+                parse_rule(self.where, _columns(store))
             except InputError as error:
                 raise InputError(f"--where, {store.path}: {error}") from None
         if (self.cone is not None or self.moc) and not any(
             np.isfinite(store.column("ra", store.rows(shard))).any() for shard in range(store.n_shards)
         ):
-            raise InputError(f"{store.path} has no positions to choose by; leave out --cone and --moc")
+            raise InputError(f"{store.path} has no positions to select by; omit --cone and --moc")
 
     def mask(self, store: Store, rows: slice) -> np.ndarray:
-        """Return which of the rows are chosen, bool of shape (n,); no pixels are read."""
-        chosen = np.ones(rows.stop - rows.start, bool)
+        """Return which of the rows are selected, bool of shape (n,); no pixels are read."""
+        selected = np.ones(rows.stop - rows.start, bool)
         if self.where:
-            known = _known(store)
-            rule = parse_rule(self.where, known)
-            chosen &= rule.evaluate({name: store.column(known[name], rows) for name in rule.names})[0]
+            columns = _columns(store)
+            rule = parse_rule(self.where, columns)
+            selected &= rule.evaluate({name: store.column(columns[name], rows) for name in rule.names})[0]
         if self.cone is not None or self.moc:
             ra, dec = store.column("ra", rows), store.column("dec", rows)
             if self.cone is not None:
-                chosen &= in_cone(ra, dec, self.cone)
+                selected &= in_cone(ra, dec, self.cone)
             if self.moc:
-                chosen &= _inside(self.moc, ra, dec)
-        return chosen
+                selected &= _in_moc(self.moc, ra, dec)
+        return selected
 
     def described(self) -> dict[str, Any]:
-        """Return what decides the choice, JSON-able."""
+        """Return the attributes, JSON-able."""
         return {"where": self.where, "cone": list(self.cone) if self.cone else None, "moc": self.moc}
 
     def text(self) -> str:
-        """Return the choice in words."""
-        parts = [f"where {self.where}"] if self.where else []
+        """Return a description of the selection."""
+        conditions = [f"where {self.where}"] if self.where else []
         if self.cone is not None:
-            parts.append("within {2:g} deg of {0:g} {1:+g}".format(*self.cone))
-        return "; ".join([*parts, "within the MOC"] if self.moc else parts) or "all objects"
+            conditions.append("within {2:g} deg of {0:g} {1:+g}".format(*self.cone))
+        return "; ".join([*conditions, "within the MOC"] if self.moc else conditions) or "all objects"
 
 
 ALL = Selection()
 
 
 def make_selection(where: str | None, cone: tuple[float, float, float] | None, moc: Path | str | None) -> Selection:
-    """Return the selection that options ask for; `moc` is a file.
+    """Return the selection given by command-line options; `moc` is a file.
 
     Raises
     ------
@@ -100,8 +100,8 @@ def make_selection(where: str | None, cone: tuple[float, float, float] | None, m
     return Selection(where or "", cone, _read_moc(Path(moc)) if moc is not None else "")
 
 
-def _known(store: Store) -> dict[str, str]:
-    """Return what conditions may name, and the column of each."""
+def _columns(store: Store) -> dict[str, str]:
+    """Return the names allowed in conditions, and the store's column of each."""
     labels = {answer: f"labels/{schema}/{answer}" for schema, answers in store.schemas.items() for answer in answers}
     return labels | {name: name for name in COLUMNS}
 
@@ -122,11 +122,11 @@ def _read_moc(path: Path) -> str:
         kind = {".fits": "fits", ".fit": "fits", ".json": "json"}.get(path.suffix.lower(), "ascii")
         moc = mocpy.MOC.load(path, format=kind)
         text = str(moc.to_string(format="ascii"))
-    except Exception as error:  # mocpy raises what its core in Rust says, of many kinds
+    except Exception as error:  # mocpy passes on errors of many classes from its Rust core
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is not a MOC that can be read ({reason:.200})") from error
+        raise InputError(f"{path} is not a readable MOC ({reason:.200})") from error
     if moc.empty():
-        raise InputError(f"{path} is a MOC of nothing; give one that covers some sky")
+        raise InputError(f"{path} is an empty MOC; give one that covers some sky")
     return text
 
 
@@ -135,10 +135,10 @@ def _moc(text: str) -> Any:
     return _mocpy().MOC.from_string(text, format="ascii")
 
 
-def _inside(text: str, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+def _in_moc(text: str, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     from astropy import units
 
-    placed = np.isfinite(ra) & np.isfinite(dec)
+    known = np.isfinite(ra) & np.isfinite(dec)
     inside = np.zeros(len(ra), bool)
-    inside[placed] = _moc(text).contains_lonlat(ra[placed] * units.deg, dec[placed] * units.deg)
+    inside[known] = _moc(text).contains_lonlat(ra[known] * units.deg, dec[known] * units.deg)
     return inside

@@ -1,6 +1,6 @@
-"""One shard of a store becomes one part of the scores; this is all that runs on a worker.
+"""Scoring of one partition on a Dask worker.
 
-Nothing is kept between parts but the network.
+Only the loaded networks are kept between partitions.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 from galscan.core.errors import GalscanError
 from galscan.scanning import quantised
 from galscan.scanning.partitions import (
-    AUDIT,
-    AUDITED,
     DISCARDED,
     DISCARDED8,
     NETWORK,
+    PREFILTER_NETWORK,
+    RESCORED,
+    RESCORED_FRACTION,
     STAGES,
-    TINY,
     Job,
     PartitionReport,
     Predictions,
     columns_of,
-    write_part,
+    write_partition,
 )
 from galscan.scanning.plan import PIECE, ModelRef, Partition
 from galscan.store.layout import CHUNK, Store, open_store
@@ -41,23 +41,23 @@ from galscan.surveys.resampling import resample
 if TYPE_CHECKING:
     from galscan.models.ensemble import Scorer, Scores
 
-# What it discards is called, what it says of images, and below what it discards.
-_Look = tuple[str, Callable[[np.ndarray], np.ndarray], np.ndarray]
+# Stage name of the objects it rejects, scoring function of images, thresholds by target.
+_Filter = tuple[str, Callable[[np.ndarray], np.ndarray], np.ndarray]
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
 _REASONS = np.array([reason(flags) for flags in range(256)], object)
 LARGEST = float(np.finfo(np.float16).max)
-RESAMPLERS = 8  # threads that resample images for a GPU, which scores faster than one of them can; one for a CPU
+RESAMPLERS = 8  # resampling threads where a GPU scores: it is faster than one of them; one thread on a CPU
 
 
-def score_partition(part: Partition, job: Job) -> PartitionReport:
-    """Score or quarantine every object of a part, and write its tables.
+def score_partition(partition: Partition, job: Job) -> PartitionReport:
+    """Score or quarantine every object of a partition, and write its tables.
 
     Raises
     ------
     GalscanError
-        If the model or the store is not the one that was planned.
+        If the model or the store changed since the scan was planned.
     StorageError
         If the tables cannot be written.
     """
@@ -65,131 +65,135 @@ def score_partition(part: Partition, job: Job) -> PartitionReport:
 
     started = time.perf_counter()
     scorer = load_scorer(job)
-    store, rows = _open(part, job), slice(part.start, part.stop)
-    columns = columns_of(store, job.stores[part.store].name, rows)
-    chosen = job.selection.mask(store, rows)
+    store, rows = _open(partition, job), slice(partition.start, partition.stop)
+    columns = columns_of(store, job.stores[partition.store].name, rows)
+    selected = job.selection.mask(store, rows)
     flags = columns["flags"]
-    fit = chosen & ((flags & np.uint8(UNUSABLE)) == 0)
+    fit = selected & ((flags & np.uint8(UNUSABLE)) == 0)
     reasons = _REASONS[flags]
-    seen = Predictions.nothing(job, part.count)
-    looks: list[_Look] = [(DISCARDED, *_prefilter(job))] if job.prefilters else []
-    looks += [(DISCARDED8, _look8(job), np.array(job.int8, np.float32))] if job.int8 else []
-    audited = np.random.default_rng([job.seed, part.number]).random(part.count) < AUDIT
+    predictions = Predictions.empty(job, partition.count)
+    filters: list[_Filter] = [(DISCARDED, *_prefilter(job))] if job.prefilters else []
+    filters += [(DISCARDED8, _int8_scorer(job), np.array(job.int8, np.float32))] if job.int8 else []
+    rescored = np.random.default_rng([job.seed, partition.number]).random(partition.count) < RESCORED_FRACTION
     full = batch = devices.batch(job.device, job.batch)
     busy = 0.0
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # rows and images that passed, until they fill a batch
 
     def score_waiting() -> None:
         nonlocal batch, busy
-        rows, images = (np.concatenate(both) for both in zip(*waiting, strict=True))
+        rows, images = (np.concatenate(arrays) for arrays in zip(*waiting, strict=True))
         waiting.clear()
         before = time.perf_counter()
-        got, batch = _score(scorer, images, batch)
+        scores, batch = _score(scorer, images, batch)
         busy += time.perf_counter() - before
-        seen.score[rows], seen.spread[rows], seen.answers[rows] = got.score, got.score_std, got.answers
-        if got.embedding is not None:
-            seen.embedding[rows] = np.clip(got.embedding, -LARGEST, LARGEST)
+        predictions.score[rows] = scores.score
+        predictions.spread[rows], predictions.answers[rows] = scores.score_std, scores.answers
+        if scores.embedding is not None:
+            predictions.embedding[rows] = np.clip(scores.embedding, -LARGEST, LARGEST)
 
-    for here, images, readable, dark, constant in _pieces(store, part, chosen, fit, job):
-        usable = fit[here]
+    for piece, images, readable, dark, constant in _pieces(store, partition, selected, fit, job):
+        usable = fit[piece]
         for bad, flag, why in (
             (usable & ~readable, Flag.UNREADABLE, DAMAGED),
-            # Pixels that are missing are read as zeros; ingest marks what is dark by itself.
+            # Zarr reads missing chunks as zeros; images that are zero in the survey are flagged at ingest.
             (usable & readable & dark, Flag.MISSING, GONE),
             (usable & readable & constant, Flag.BLANK, reason(Flag.BLANK)),
         ):
-            flags[here][bad] |= np.uint8(flag)
-            reasons[here][bad] = why
+            flags[piece][bad] |= np.uint8(flag)
+            reasons[piece][bad] = why
             usable = usable & ~bad
         use = np.flatnonzero(usable)
-        rest = use  # what no look put below its cut
-        for name, look, cut in looks:
-            if not len(rest):
+        passed = use
+        for name, score, threshold in filters:
+            if not len(passed):
                 break
             before = time.perf_counter()
-            own = look(images[rest])
+            filter_scores = score(images[passed])
             busy += time.perf_counter() - before
             if name == DISCARDED:
-                seen.first[here][rest] = own
-            below = (own < cut).all(1)  # what has no number for a score is for the full network to see
-            again = audited[here][rest]
-            seen.stage[here][rest[below & again]] = STAGES.index(AUDITED)
-            seen.stage[here][rest[below & ~again]] = STAGES.index(name)
-            rest = rest[~below]
-        use = use[_looked(seen.stage[here][use])]
+                predictions.prefilter[piece][passed] = filter_scores
+            below = (filter_scores < threshold).all(1)  # False for NaN: such objects go to the full networks
+            sampled = rescored[piece][passed]
+            predictions.stage[piece][passed[below & sampled]] = STAGES.index(RESCORED)
+            predictions.stage[piece][passed[below & ~sampled]] = STAGES.index(name)
+            passed = passed[~below]
+        use = use[_scored_in_full(predictions.stage[piece][use])]
         if len(use):
-            waiting.append((use + here.start, images[use]))
+            waiting.append((use + piece.start, images[use]))
         if sum(len(rows) for rows, _ in waiting) >= full:
             score_waiting()
     if waiting:
         score_waiting()
-    finite = (np.isfinite(seen.score) & np.isfinite(seen.spread)).all(1)
-    reasons[(reasons == "") & _looked(seen.stage) & ~finite] = NONFINITE_SCORE
-    counts = write_part(part, job, columns, reasons, seen, chosen)
+    finite = (np.isfinite(predictions.score) & np.isfinite(predictions.spread)).all(1)
+    reasons[(reasons == "") & _scored_in_full(predictions.stage) & ~finite] = NONFINITE_SCORE
+    counts = write_partition(partition, job, columns, reasons, predictions, selected)
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    return PartitionReport(part.number, *counts, time.perf_counter() - started, busy, worker)
+    return PartitionReport(partition.number, *counts, time.perf_counter() - started, busy, worker)
 
 
-def quarantine(part: Partition, job: Job, why: str) -> PartitionReport:
-    """Quarantine a part whole, without a look at its pictures: whoever looked did not survive it."""
+def quarantine_partition(partition: Partition, job: Job, why: str) -> PartitionReport:
+    """Quarantine all objects of a partition without reading its images, which killed or stalled the workers."""
     started = time.perf_counter()
-    store, rows = _open(part, job), slice(part.start, part.stop)
-    columns = columns_of(store, job.stores[part.store].name, rows)
-    reasons = np.full(part.count, why, object)
-    counts = write_part(
-        part, job, columns, reasons, Predictions.nothing(job, part.count), job.selection.mask(store, rows)
+    store, rows = _open(partition, job), slice(partition.start, partition.stop)
+    columns = columns_of(store, job.stores[partition.store].name, rows)
+    reasons = np.full(partition.count, why, object)
+    counts = write_partition(
+        partition, job, columns, reasons, Predictions.empty(job, partition.count), job.selection.mask(store, rows)
     )
-    return PartitionReport(part.number, *counts, time.perf_counter() - started, 0.0, socket.gethostname())
+    return PartitionReport(partition.number, *counts, time.perf_counter() - started, 0.0, socket.gethostname())
 
 
 class Sample(NamedTuple):
-    """What is said of some pictures: scores of shape (n, targets), those of the full networks where a look is not."""
+    """Scores of a sample of images, each of shape (n, targets).
 
-    first: np.ndarray
+    Where there is no prefilter or no 8-bit network, its scores are those of the full networks.
+    """
+
+    prefilter: np.ndarray
     int8: np.ndarray
     full: np.ndarray
     seconds: tuple[float, float] = (0.0, 0.0)
-    """Of the networks in 8 bits, and of the full ones."""
+    """Time of the 8-bit networks, and of the full ones."""
 
 
 def sample_partition(store: int, rows: slice, job: Job) -> Sample:
-    """Return what the looks, if there are any, and the full networks say of the usable ones of some pictures.
+    """Score usable images with the prefilter, the 8-bit networks (where the job has them) and the full networks.
 
-    Of what may have taught a look nothing is returned: it would flatter it.
+    Objects that may have been in a prefilter's training set are left out, as they would bias its threshold.
     """
-    images = usable_pictures(store, rows, job, False if job.prefilters or job.int8 else None)
+    images = usable_images(store, rows, job, False if job.prefilters or job.int8 else None)
     if not len(images):
-        nothing = np.empty((0, len(job.models)), np.float32)
-        return Sample(nothing, nothing, nothing)
-    scorer, look8 = load_scorer(job), _look8(job) if job.int8 else None
+        empty = np.empty((0, len(job.models)), np.float32)
+        return Sample(empty, empty, empty)
+    scorer, int8_scorer = load_scorer(job), _int8_scorer(job) if job.int8 else None
     before = time.perf_counter()
     full = _score(scorer, images, job.batch)[0].score
     between = time.perf_counter()
-    own8 = look8(images) if look8 else full
+    int8 = int8_scorer(images) if int8_scorer else full
     seconds = time.perf_counter() - between, between - before
-    own = _prefilter(job)[0](images) if job.prefilters else full
-    finite = (np.isfinite(full) & np.isfinite(own8) & np.isfinite(own)).all(1)
-    return Sample(own[finite], own8[finite], full[finite], seconds)
+    prefilter = _prefilter(job)[0](images) if job.prefilters else full
+    finite = (np.isfinite(full) & np.isfinite(int8) & np.isfinite(prefilter)).all(1)
+    return Sample(prefilter[finite], int8[finite], full[finite], seconds)
 
 
-def usable_pictures(store: int, rows: slice, job: Job, teaching: bool | None) -> np.ndarray:
-    """Return the usable ones of some pictures: of those that may teach a look, of those that may not, or of all.
+def usable_images(store: int, rows: slice, job: Job, training: bool | None) -> np.ndarray:
+    """Return the usable images of some rows, resampled to the size that the networks take.
 
-    They have the pixels that the networks take.
+    With `training` True, only those that may be in a prefilter's training set; with False, only the others.
     """
-    from galscan.models.prefilter import teaches
+    from galscan.models.prefilter import may_train_prefilter
 
     opened = open_store(job.stores[store].path)
     images, readable = _read(opened, rows)
     usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
     usable &= job.selection.mask(opened, rows)
-    if teaching is not None:
-        usable &= teaches(opened.column("id", rows)) == teaching
+    if training is not None:
+        usable &= may_train_prefilter(opened.column("id", rows)) == training
     return _resampled(images[usable], job)
 
 
 def _resampled(images: np.ndarray, job: Job) -> np.ndarray:
-    """Return images with the pixels that the networks take."""
+    """Return images resampled to the size that the networks take."""
     from galscan.core.device import pick
 
     if job.size in (0, images.shape[1]):
@@ -197,13 +201,13 @@ def _resampled(images: np.ndarray, job: Job) -> np.ndarray:
     return resample(images, job.size, RESAMPLERS if pick(job.device).type == "cuda" else 1)
 
 
-def _looked(stage: np.ndarray) -> np.ndarray:
-    """Return what the full networks look at."""
+def _scored_in_full(stage: np.ndarray) -> np.ndarray:
+    """Return which objects the full networks score."""
     return ~np.isin(stage, [STAGES.index(DISCARDED), STAGES.index(DISCARDED8)])
 
 
 def _prefilter(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """Return the first looks of a job as one, and their cuts, loaded once a process."""
+    """Return the prefilters of a job as one scoring function, and their thresholds; loaded once per process."""
     with _loading:
         return _loaded_prefilter(job.prefilters, job.out if job.converted else "", job.device, job.precision)
 
@@ -214,17 +218,18 @@ def _loaded_prefilter(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
     from galscan.models.prefilter import load_prefilter, load_prefilter_scorer
 
-    looks = [load_prefilter(Path(path)) for path in paths]
-    seen = load_prefilter_scorer(looks, device, precision, Path(converted, TINY) if converted else None)
-    return seen, np.array([look.cut for look in looks], np.float32)
+    prefilters = [load_prefilter(Path(path)) for path in paths]
+    network = Path(converted, PREFILTER_NETWORK) if converted else None
+    scorer = load_prefilter_scorer(prefilters, device, precision, network)
+    return scorer, np.array([prefilter.cut for prefilter in prefilters], np.float32)
 
 
-def _open(part: Partition, job: Job) -> Store:
-    """Open the store of a part, which must be the one that was planned."""
-    ref = job.stores[part.store]
+def _open(partition: Partition, job: Job) -> Store:
+    """Open the store of a partition, and check that it has not changed since the scan was planned."""
+    ref = job.stores[partition.store]
     store = open_store(ref.path)
     if store.content_hash != ref.content_hash:
-        raise GalscanError(f"{ref.path} changed while it was scanned; run the same command again to scan it as it is")
+        raise GalscanError(f"{ref.path} changed during the scan; run the same command again to scan the new version")
     return store
 
 
@@ -232,81 +237,81 @@ _loading = threading.Lock()
 
 
 def load_scorer(job: Job) -> Scorer:
-    """Return the networks of a job, loaded once a process however many threads ask.
+    """Return the networks of a job; loaded once per process, also with several threads.
 
     Raises
     ------
     GalscanError
-        If a model on disk is not the planned one.
+        If a model on disk changed since the scan was planned.
     """
     with _loading:
         converted = str(Path(job.out, NETWORK)) if job.converted else ""
         return _scorer(job.models, job.device, job.precision, converted, job.embedding > 0)
 
 
-def _look8(job: Job) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the networks in 8 bits as a function from images to scores (n, targets); the full where they cannot be."""
+def _int8_scorer(job: Job) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the 8-bit networks as a function from images to scores (n, targets); the full ones where 8 bits fail."""
     with _loading:
         scorer = _scorer(job.models, job.device, job.precision, str(Path(job.out, quantised.NETWORK8)), False)
     return lambda images: _score(scorer, images, job.batch)[0].score
 
 
-def get_ready(job: Job) -> None:
-    """Load the networks before the first part, so that its time is not taken for scoring."""
+def load_networks(job: Job) -> None:
+    """Load the networks before the first partition, so that loading is not counted as scoring time."""
     load_scorer(job)
     if job.int8:
-        _look8(job)
+        _int8_scorer(job)
 
 
-@lru_cache(maxsize=2)  # in full, and in 8 bits
+@lru_cache(maxsize=2)  # full precision and 8 bits
 def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str, embeddings: bool) -> Scorer:
     from galscan.models import ensemble
-    from galscan.models import model as bundle
+    from galscan.models.model import open_model
 
-    bundles = [bundle.open_model(model.path) for model in models]
-    for found, model in zip(bundles, models, strict=True):
-        if found.model_hash != model.model_hash:
+    opened = [open_model(ref.path) for ref in models]
+    for model, ref in zip(opened, models, strict=True):
+        if model.model_hash != ref.model_hash:
             raise GalscanError(
-                f"the model {model.path} changed while it was used; run the same command again to use the new one"
+                f"the model {ref.path} changed during the scan; run the same command again to use the new version"
             )
-    return ensemble.load_scorer(bundles, device, precision, Path(converted) if converted else None, embeddings)
+    return ensemble.load_scorer(opened, device, precision, Path(converted) if converted else None, embeddings)
 
 
 class _Piece(NamedTuple):
-    """Some rows of a part."""
+    """A block of rows of a partition, read at once."""
 
-    here: slice
-    """Counted from the part's start."""
+    rows: slice
+    """Counted from the partition's start."""
     images: np.ndarray
-    """With the pixels that the networks take; zero where they were resampled and the row is not fit to be scored."""
+    """Of the size that the networks take; where resampled, rows not fit for scoring are zero."""
     readable: np.ndarray
     """Which of the stored images could be read, shape (n,)."""
     dark: np.ndarray
     """Which of the stored images are zero everywhere."""
     constant: np.ndarray
-    """Which of the stored images have one value everywhere, in each band."""
+    """Which of the stored images are constant in each band."""
 
 
-def _pieces(store: Store, part: Partition, chosen: np.ndarray, fit: np.ndarray, job: Job) -> Iterator[_Piece]:
-    """Yield a part piece by piece, one read and resampled ahead; what is not `fit` is not resampled.
+def _pieces(store: Store, partition: Partition, selected: np.ndarray, fit: np.ndarray, job: Job) -> Iterator[_Piece]:
+    """Yield a partition in pieces; the next one is read and resampled in a thread. Only rows of `fit` are resampled.
 
-    Pieces of which nothing is chosen are not read.
+    Pieces without selected objects are not read.
     """
-    starts = range(part.start, part.stop, PIECE)
-    pieces = [slice(start - part.start, min(start + PIECE, part.stop) - part.start) for start in starts]
-    pieces = [here for here in pieces if chosen[here].any()]
+    starts = range(partition.start, partition.stop, PIECE)
+    pieces = [slice(start - partition.start, min(start + PIECE, partition.stop) - partition.start) for start in starts]
+    pieces = [rows for rows in pieces if selected[rows].any()]
     if not pieces:
         return
 
-    def read(here: slice) -> _Piece:
-        images, readable = _read(store, slice(here.start + part.start, here.stop + part.start))
-        dark, constant = ~np.asarray(images.any(axis=(1, 2, 3))), _constant(images)  # before they are resampled
+    def read(rows: slice) -> _Piece:
+        images, readable = _read(store, slice(rows.start + partition.start, rows.stop + partition.start))
+        dark, constant = ~np.asarray(images.any(axis=(1, 2, 3))), _constant(images)  # before resampling
         if job.size and job.size != store.size:
             small = np.zeros((len(images), job.size, job.size, 3), np.uint8)
-            wanted = fit[here] & readable
+            wanted = fit[rows] & readable
             small[wanted] = _resampled(images[wanted], job)
             images = small
-        return _Piece(here, images, readable, dark, constant)
+        return _Piece(rows, images, readable, dark, constant)
 
     with ThreadPoolExecutor(1, "galscan-read") as pool:
         ahead = pool.submit(read, pieces[0])
@@ -318,37 +323,37 @@ def _pieces(store: Store, part: Partition, chosen: np.ndarray, fit: np.ndarray, 
 
 
 def _read(store: Store, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Read images; chunks that cannot be decoded come back as zeros, and as not readable.
+    """Read images; chunks that cannot be decoded are returned as zeros and marked unreadable.
 
-    A failing disk or network raises: those heal, and a survey must not go to quarantine for them.
+    Errors of a disk or a network are raised instead: they may be transient, and must not quarantine good data.
     """
     try:
         return store.images(rows), np.ones(rows.stop - rows.start, bool)
-    except Exception as error:  # the codecs raise ValueError, RuntimeError, ...: the bytes themselves are wrong
-        if _heals(error):
+    except Exception as error:  # damaged bytes: the codecs raise ValueError, RuntimeError, ...
+        if _is_transient(error):
             raise
         images = np.zeros((rows.stop - rows.start, store.size, store.size, 3), np.uint8)
         readable = np.zeros(len(images), bool)
         for start in range(rows.start, rows.stop, CHUNK):
             chunk = slice(start, min(start + CHUNK, rows.stop))
-            here = slice(chunk.start - rows.start, chunk.stop - rows.start)
+            local = slice(chunk.start - rows.start, chunk.stop - rows.start)
             try:
-                images[here], readable[here] = store.images(chunk), True
+                images[local], readable[local] = store.images(chunk), True
             except Exception as error:
-                if _heals(error):
+                if _is_transient(error):
                     raise
         return images, readable
 
 
-def _heals(error: Exception) -> bool:
-    """Tell whether an error is of a disk or a network; zarrs calls damaged data an `OSError` too, without a number."""
+def _is_transient(error: Exception) -> bool:
+    """Tell whether an error comes from a disk or a network; for damaged data zarrs raises `OSError` without errno."""
     return isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _constant(images: np.ndarray) -> np.ndarray:
-    """Return which images have one value all over in every band, shape (n,).
+    """Return which images are constant in every band, shape (n,).
 
-    The middle row is looked at first: few real images pass, so that the rest is seldom read.
+    The middle row is tested first, as it rules out nearly all real images at little cost.
     """
     first = images[:, :1, :1]
     constant = (images[:, images.shape[1] // 2][:, None] == first).all(axis=(1, 2, 3))
@@ -357,7 +362,7 @@ def _constant(images: np.ndarray) -> np.ndarray:
 
 
 def _score(scorer: Scorer, images: np.ndarray, batch: int) -> tuple[Scores, int]:
-    """Score images in batches, halving the batch when the device has no memory for it; return the batch that went."""
+    """Score images in batches, halved when the device runs out of memory; also return the batch size used."""
     from galscan.core import device
     from galscan.models.ensemble import Scores
 
@@ -371,18 +376,18 @@ def _score(scorer: Scorer, images: np.ndarray, batch: int) -> tuple[Scores, int]
         except RuntimeError as error:
             if not device.is_out_of_memory(error):
                 raise
-        # Outside the handler: the error holds the frames that hold the memory.
+        # Outside the handler: the error's traceback keeps the memory alive.
         if batch == 1:
-            raise GalscanError("the device has no memory for even 1 image; use another device, or fewer workers")
+            raise GalscanError("the device has no memory for a batch of 1 image; use another device, or fewer workers")
         _free()
         batch //= 2
-    score, spread, answers = (np.concatenate(values) for values in zip(*(one[:3] for one in done), strict=True))
-    seen = [one.embedding for one in done if one.embedding is not None]
-    return Scores(score, spread, answers, np.concatenate(seen) if seen else None), batch
+    score, spread, answers = (np.concatenate(values) for values in zip(*(scores[:3] for scores in done), strict=True))
+    embeddings = [scores.embedding for scores in done if scores.embedding is not None]
+    return Scores(score, spread, answers, np.concatenate(embeddings) if embeddings else None), batch
 
 
 def _free() -> None:
-    """Give back what the device's allocator keeps for later, so that a smaller batch finds room."""
+    """Empty the device allocator's cache, so that a smaller batch fits."""
     import torch
 
     if torch.cuda.is_available():

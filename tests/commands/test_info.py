@@ -130,5 +130,5 @@ def test_summaries(tmp_path, run):
     assert summarize({"a": 1}) == {"a": 1}
     summary = summarize(Run(run, json.loads((run / "run.json").read_text())))
     assert summary["run"] == str(run)
-    assert "2 candidates for 'ring' ranked among 296 galaxies; 4 set aside: no image" in summary["text"]
-    assert "50 % (25-75) among the best 10" in summary["text"] and "1 % (0-?)" in summary["text"]
+    assert "2 candidates for 'ring' ranked among 296 galaxies; 4 quarantined: no image" in summary["text"]
+    assert "50 % (25-75) in the top 10" in summary["text"] and "1 % (0-?)" in summary["text"]

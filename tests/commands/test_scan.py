@@ -458,7 +458,7 @@ def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_p
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": ["dustlane", "both"]}, "two models are of the target 'dustlane'"),
+        ({"model": ["dustlane", "both"]}, "two models are for the target 'dustlane'"),
         ({"model": ["both"], "target": ["dustlane", "ring"]}, "'dustlane, demo', not 'ring'"),
     ],
 )

@@ -137,7 +137,7 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
         ("vet {like} --width 0.1", "purity is not estimated"),
         ("export {like} --min-purity 0.5 --out x.fits", "cut it with --top"),
         ("purity {like}", "galscan train-rare --target NEW.toml --grades"),
-        ("scan --store {sky} --model {model} --embeddings --cascade", "has no first look|has no embedding"),
+        ("scan --store {sky} --model {model} --embeddings --cascade", "has no prefilter|have no embedding"),
     ],
 )
 def test_mistakes_are_one_line(line, words, place, like, capsys):

@@ -305,7 +305,7 @@ def test_a_part_that_no_worker_survives_is_set_aside_and_the_rest_is_done(
     process = command(store, model, out, **sabotaged(tmp_path, what))
     said = finish(process, 1, 240)
     run = open_run(out)
-    assert f"256 objects were never looked at: {reason}" in said and "Traceback" not in said
+    assert f"256 objects were not scored: {reason}" in said and "Traceback" not in said
     assert run.quarantine == {reason: 256} and run.info["scanned"] + run.info["quarantined"] == COUNT
     aside = pd.read_parquet(partitions.quarantine_path(out, GATE))
     assert set(aside["reason"]) == {reason} and list(aside["id"]) == list(range(1000 + GATE * 256, 1256 + GATE * 256))

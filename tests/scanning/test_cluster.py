@@ -94,7 +94,7 @@ def test_cuda_without_a_gpu_is_one_line(monkeypatch):
 def test_an_address_where_nobody_answers_is_one_line(monkeypatch):
     monkeypatch.setattr(cluster, "TIMEOUT", "300ms")
     with (
-        pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9") as caught,
+        pytest.raises(InputError, match=r"no Dask scheduler responds at tcp://127\.0\.0\.1:9") as caught,
         cluster.connect("tcp://127.0.0.1:9"),
     ):
         pass
@@ -141,7 +141,7 @@ def test_a_cluster_behind_tls_is_joined_with_the_certificates_of_the_configurati
     how = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with LocalCluster(**how, protocol="tls", security=security) as it:
         with (
-            pytest.raises(InputError, match=r"tls://.* wants certificates"),
+            pytest.raises(InputError, match=r"tls://.* needs certificates"),
             cluster.connect(it.scheduler_address),
         ):
             pass
@@ -153,14 +153,14 @@ def test_a_path_that_a_worker_does_not_see_is_named_with_the_worker(running, tmp
     (address,) = running.scheduler_info["workers"]
     missing = tmp_path / "elsewhere"
     with (
-        pytest.raises(InputError, match=f"worker {address} does not see {missing}"),
+        pytest.raises(InputError, match=f"worker {address} cannot read {missing}"),
         cluster.connect(running.scheduler_address, paths=[tmp_path, missing]),
     ):
         pass
 
 
 def test_a_worker_of_another_version_is_refused(running, monkeypatch):
-    monkeypatch.setattr(cluster, "_look", lambda paths: ("0.0.1", []))
+    monkeypatch.setattr(cluster, "_worker_state", lambda paths: ("0.0.1", []))
     with (
         pytest.raises(InputError, match=r"runs galscan 0\.0\.1.*install the same version"),
         cluster.connect(running.scheduler_address),

@@ -43,8 +43,8 @@ def test_every_object_of_every_store_is_scored_or_quarantined_once(stores, clien
     assert (done.scored, done.quarantined) == (1795, 5)
     assert done.seconds > 0 and 0 < done.busy < 1
     seen = [
-        pd.read_parquet(path(plan.out, part.number), columns=["store", "index"])
-        for part in plan.parts
+        pd.read_parquet(path(plan.out, partition.number), columns=["store", "index"])
+        for partition in plan.partitions
         for path in (partitions.scores_path, partitions.quarantine_path)
     ]
     rows = pd.concat([frame.astype({"store": "str"}) for frame in seen])
@@ -52,28 +52,32 @@ def test_every_object_of_every_store_is_scored_or_quarantined_once(stores, clien
         (store.name, row) for store in stores for row in range(store.count)
     )
     ledger = [json.loads(line) for line in (plan.out / "ledger.jsonl").read_text().splitlines()]
-    assert sorted(line["part"] for line in ledger) == [part.number for part in plan.parts]
+    assert sorted(line["part"] for line in ledger) == [partition.number for partition in plan.partitions]
     assert sum(line["scored"] for line in ledger) == 1795
     assert merge.pending(plan) == []
 
 
 def test_a_scan_goes_on_from_the_parts_that_are_there(stores, client, tmp_path):
     plan = planned(stores, tmp_path / "run")
-    first = list(plan.parts)[:3]
+    first = list(plan.partitions)[:3]
     engine.run_scan(plan, client, first)
-    before = {part.number: partitions.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
+    before = {
+        partition.number: partitions.scores_path(plan.out, partition.number).stat().st_mtime_ns for partition in first
+    }
     (plan.out / "scores" / ".part-00004.parquet.abcd.tmp").write_bytes(b"half")
-    assert merge.pending(plan) == list(plan.parts)[3:]
+    assert merge.pending(plan) == list(plan.partitions)[3:]
     assert not list((plan.out / "scores").glob(".*.tmp"))
     scan(plan, client)
-    assert before == {part.number: partitions.scores_path(plan.out, part.number).stat().st_mtime_ns for part in first}
+    assert before == {
+        partition.number: partitions.scores_path(plan.out, partition.number).stat().st_mtime_ns for partition in first
+    }
     assert merge.merge(plan)[0].scored == 1795
 
 
 def test_few_parts_are_in_flight_however_many_there_are(stores, client, tmp_path):
     plan = planned(stores[:1], tmp_path / "run")
     many = [Partition(k, 0, k, k + 1) for k in range(60)]
-    plan = dataclasses.replace(plan, parts=tuple(many))
+    plan = dataclasses.replace(plan, partitions=tuple(many))
     in_flight = []
     real = client.submit
 
@@ -102,7 +106,7 @@ def test_an_error_names_the_part_and_says_that_the_rest_is_kept(stores, client, 
     monkeypatch.setattr(worker, "load_scorer", lambda job: second_fails)
     with pytest.raises(
         GalscanError,
-        match=r"part 1 \(rows 256-511 of .*a\.zarr\) failed with RuntimeError: shapes do not match; .*kept",
+        match=r"partition 1 \(rows 256-511 of .*a\.zarr\) failed with RuntimeError: shapes do not match; .*kept",
     ) as caught:
         scan(plan, client)
     assert "\n" not in str(caught.value)
@@ -117,7 +121,7 @@ def test_a_full_disk_on_a_worker_stays_a_storage_error_of_one_line(stores, clien
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(partitions.pq, "write_table", full)
-    with pytest.raises(StorageError, match=r"disk is full.*part \d") as caught:
+    with pytest.raises(StorageError, match=r"disk is full.*partition \d") as caught:
         scan(plan, client)
     assert "\n" not in str(caught.value)
 
@@ -133,16 +137,16 @@ def test_a_part_that_kills_its_workers_or_never_ends_is_set_aside_whole(stores, 
         def exception(self):
             return KilledWorker("key", None, 3)
 
-    job, part = partitions.Job.of(plan), plan.parts[2]
-    report = engine._report(plan, part, Future(), job, 0)
-    assert (report.scored, report.quarantined) == (0, part.count)
+    job, partition = partitions.Job.of(plan), plan.partitions[2]
+    report = engine._report(plan, partition, Future(), job, 0)
+    assert (report.scored, report.quarantined) == (0, partition.count)
     table = pd.read_parquet(partitions.quarantine_path(plan.out, 2))
     assert set(table["reason"]) == {partitions.FATAL} and list(table["index"]) == list(range(512, 768))
-    assert len(pd.read_parquet(partitions.scores_path(plan.out, 2))) == 0 and merge._done(plan, part)
+    assert len(pd.read_parquet(partitions.scores_path(plan.out, 2))) == 0 and merge._is_complete(plan, partition)
     Future.status = "cancelled"
-    with pytest.raises(GalscanError, match=r"cluster was lost at part 2 .*kept"):
-        engine._report(plan, part, Future(), job, 0)
-    engine._report(plan, plan.parts[1], Future(), job, engine.STRIKES)
+    with pytest.raises(GalscanError, match=r"cluster was lost at partition 2 .*kept"):
+        engine._report(plan, partition, Future(), job, 0)
+    engine._report(plan, plan.partitions[1], Future(), job, engine.STRIKES)
     assert set(pd.read_parquet(partitions.quarantine_path(plan.out, 1))["reason"]) == {partitions.SILENT}
 
 
@@ -170,7 +174,7 @@ def test_ctrl_c_while_an_object_is_deleted_is_not_lost(stores, client, tmp_path)
         gone = Deleted()
         del gone
         assert stop.is_set()
-        engine.run_scan(plan, client, plan.parts, stop=stop)
+        engine.run_scan(plan, client, plan.partitions, stop=stop)
     assert merge.pending(plan)
 
 
@@ -200,17 +204,17 @@ def cascaded(store, client, out, monkeypatch, **options):
 def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monkeypatch):
     store = tiny_store(tmp_path / "s.zarr", 6000, 8, unusable=10)
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch, top=40)
-    rows = pd.concat([pd.read_parquet(partitions.scores_path(plan.out, p.number)) for p in plan.parts])
+    rows = pd.concat([pd.read_parquet(partitions.scores_path(plan.out, p.number)) for p in plan.partitions])
     by_stage = rows.groupby("stage", observed=True)
     assert len(rows) == merged.scored == 5990 and set(rows["stage"]) == {"full", "audit", "first look"}
     assert by_stage["score"].count()["first look"] == 0
     assert by_stage["first_look"].max()["first look"] < by_stage["first_look"].min()["full"]
     assert np.isfinite(rows.loc[rows["stage"] != "first look", "score"]).all()
-    assert merged.discarded == (rows["stage"] != "full").sum() and merged.audited == (rows["stage"] == "audit").sum()
-    assert 0.004 < merged.audited / merged.discarded < 0.02
+    assert merged.discarded == (rows["stage"] != "full").sum() and merged.rescored == (rows["stage"] == "audit").sum()
+    assert 0.004 < merged.rescored / merged.discarded < 0.02
     # The audited stand for all that were discarded, so that the distribution of scores stays whole.
-    assert merged.histogram.total == 5990 and merged.beyond.total == merged.discarded
-    assert merged.beyond.seen.sum() == merged.audited
+    assert merged.histogram.total == 5990 and merged.discarded_histogram.total == merged.discarded
+    assert merged.discarded_histogram.n_scored.sum() == merged.rescored
     full = planned([store], tmp_path / "full", top=40)
     scan(full, client)
     best = merge.merge(full)[0].top
@@ -228,5 +232,5 @@ def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
 
 
 def test_a_cluster_without_workers_is_not_waited_for():
-    with pytest.raises(GalscanError, match="no worker left; the finished parts are kept"):
-        engine._wake(SimpleNamespace(processing=dict), {}, Counter())
+    with pytest.raises(GalscanError, match="no worker left; the finished partitions are kept"):
+        engine._restart_stalled(SimpleNamespace(processing=dict), {}, Counter())

@@ -63,7 +63,7 @@ def test_the_best_are_the_best_and_ties_have_one_order(stores, client, tmp_path)
     scan(plan, client)
     merged = merge.merge(plan)[0]
     everything = pd.concat(
-        [pd.read_parquet(partitions.scores_path(plan.out, p.number)).astype({"store": "str"}) for p in plan.parts]
+        [pd.read_parquet(partitions.scores_path(plan.out, p.number)).astype({"store": "str"}) for p in plan.partitions]
     )
     expected = everything.sort_values(["score", "store", "id"], ascending=[False, True, True], ignore_index=True)
     assert (
@@ -97,9 +97,9 @@ def test_the_merge_does_not_depend_on_the_order_of_parts(stores, client, tmp_pat
     scan(plan, client)
     expected = merge.merge(plan)[0]
     for seed in range(3):
-        shuffled = list(plan.parts)
+        shuffled = list(plan.partitions)
         random.Random(seed).shuffle(shuffled)
-        merged = merge.merge(dataclasses.replace(plan, parts=tuple(shuffled)))[0]
+        merged = merge.merge(dataclasses.replace(plan, partitions=tuple(shuffled)))[0]
         pd.testing.assert_frame_equal(merged.top, expected.top)
         np.testing.assert_array_equal(merged.histogram.counts, expected.histogram.counts)
 
@@ -133,7 +133,7 @@ def test_numbered_and_named_objects_can_be_scanned_together(client, tmp_path):
 def test_a_part_that_is_not_whole_is_done_again(stores, client, tmp_path, damage, where):
     plan = planned(stores[:1], tmp_path / "run")
     scan(plan, client)
-    last = plan.parts[-1]  # the one with quarantined objects
+    last = plan.partitions[-1]  # the one with quarantined objects
     whole = where(plan.out, last.number).read_bytes()
     damage(where(plan.out, last.number))
     assert merge.pending(plan) == [last]
@@ -172,18 +172,18 @@ def test_a_part_without_its_embeddings_is_not_done_where_they_are_asked_for(
     scan(plan, client)
     assert merge.pending(plan) == []
     damage(partitions.embeddings_path(plan.out, 1))
-    assert [part.number for part in merge.pending(plan)] == [1]
+    assert [partition.number for partition in merge.pending(plan)] == [1]
     before = partitions.scores_path(plan.out, 1).read_bytes()
     scan(plan, client)
     assert merge.pending(plan) == [] and partitions.scores_path(plan.out, 1).read_bytes() == before
 
 
-def a_list(top: int) -> merge._List:
+def a_list(top: int) -> merge._Ranking:
     plan = SimpleNamespace(top=top, targets=["t"], stores=[])
-    return merge._List(plan, "t", SimpleNamespace(of=lambda store, index: np.full(len(index), np.nan)))
+    return merge._Ranking(plan, "t", SimpleNamespace(of=lambda store, index: np.full(len(index), np.nan)))
 
 
-def rows_of(best: merge._List, names: list[str], scores: list[float], stages: list[str] | None = None) -> np.ndarray:
+def rows_of(best: merge._Ranking, names: list[str], scores: list[float], stages: list[str] | None = None) -> np.ndarray:
     """Let a part pass, as the merge does; return which of its rows were kept."""
     score, stage = np.array(scores, np.float32), np.array(stages or [partitions.FULL] * len(names), object)
     some = best.count(None, score, stage, None)
@@ -208,10 +208,18 @@ def test_what_ties_with_the_last_of_the_list_is_kept_until_names_decide():
 def test_the_audited_stand_for_all_that_were_discarded_and_ties_are_lost():
     """2 of 3 discarded objects for each that was audited: with the weight discarded / audited, whole counts."""
     best = a_list(2)
-    stages = [partitions.FULL] * 3 + [partitions.AUDITED] * 4 + ["first look"] * 8
+    stages = [partitions.FULL] * 3 + [partitions.RESCORED] * 4 + ["first look"] * 8
     rows_of(best, [f"g{k}" for k in range(15)], [3.0, 2.0, 1.0, 2.0, 0.5, 0.5, -1.0] + [-np.inf] * 8, stages)
     merged = best.merged(0, {})
-    assert (merged.discarded, merged.audited, merged.beyond.total, merged.histogram.total) == (12, 4, 12, 15)
-    centres = merged.beyond.centres
-    assert merged.beyond.counts[np.abs(centres - 0.5) < 0.06].sum() == 6 and merged.beyond.seen.sum() == 4
+    assert (merged.discarded, merged.rescored, merged.discarded_histogram.total, merged.histogram.total) == (
+        12,
+        4,
+        12,
+        15,
+    )
+    centres = merged.discarded_histogram.centres
+    assert (
+        merged.discarded_histogram.counts[np.abs(centres - 0.5) < 0.06].sum() == 6
+        and merged.discarded_histogram.n_scored.sum() == 4
+    )
     assert merged.lost == 1  # as good as the last of the list

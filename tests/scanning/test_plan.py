@@ -43,13 +43,18 @@ def fake_store(name: str, count: int, size: int = 32):
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
 def test_every_row_is_in_exactly_one_part(counts):
     plan = plans.make_plan([fake_store(f"s{k}", count) for k, count in enumerate(counts)], [bundle()])
-    assert [part.number for part in plan.parts] == list(range(len(plan.parts)))
+    assert [partition.number for partition in plan.partitions] == list(range(len(plan.partitions)))
     for k, count in enumerate(counts):
-        rows = [row for part in plan.parts if part.store == k for row in range(part.start, part.stop)]
+        rows = [
+            row
+            for partition in plan.partitions
+            if partition.store == k
+            for row in range(partition.start, partition.stop)
+        ]
         assert rows == list(range(count))
     assert plan.objects == sum(counts)
     assert plan.bytes == sum(counts) * 32 * 32 * 3
-    assert all(0 < part.count <= layout.MAX_SHARD for part in plan.parts)
+    assert all(0 < partition.count <= layout.MAX_SHARD for partition in plan.partitions)
 
 
 @given(st.lists(st.integers(10**6, 3 * 10**9), min_size=1, max_size=4), st.integers(1, 10**10))
@@ -57,16 +62,16 @@ def test_every_row_is_in_exactly_one_part(counts):
 def test_a_billion_objects_stay_under_so_many_parts_and_all_but_the_last_are_whole_shards(counts, limit):
     stores = [fake_store(f"s{k}", count) for k, count in enumerate(counts)]
     plan = plans.make_plan(stores, [bundle()], limit=limit)
-    assert len(plan.parts) <= plans.MAX_PARTS + len(stores) + 3 * plans.LAST
+    assert len(plan.partitions) <= plans.MAX_PARTITIONS + len(stores) + 3 * plans.LAST
     assert plan.objects == min(sum(counts), limit)
-    assert all(part.start % layout.MAX_SHARD == 0 for part in plan.parts[: -4 * plans.LAST])
-    assert all(part.start % layout.CHUNK == 0 for part in plan.parts)
-    assert all(a.stop == b.start for a, b in pairwise(plan.parts) if a.store == b.store)
+    assert all(partition.start % layout.MAX_SHARD == 0 for partition in plan.partitions[: -4 * plans.LAST])
+    assert all(partition.start % layout.CHUNK == 0 for partition in plan.partitions)
+    assert all(a.stop == b.start for a, b in pairwise(plan.partitions) if a.store == b.store)
 
 
 def test_the_last_parts_are_small_so_that_workers_end_together():
     plan = plans.make_plan([fake_store("a", 100_000)], [bundle()])
-    counts = [part.count for part in plan.parts]
+    counts = [partition.count for partition in plan.partitions]
     assert set(counts[:-16]) == {layout.MAX_SHARD} and set(counts[-16:-4]) == {layout.MAX_SHARD // 4}
     assert sum(counts[-4:]) == 100_000 % layout.MAX_SHARD and max(counts[-4:]) == 512
 
@@ -76,7 +81,7 @@ def test_a_first_look_is_for_large_surveys():
     assert [plans.make_plan(s, [bundle()]).cascade for s in (small, large)] == [False, True]
     without = bundle(first_look=None)
     assert not plans.make_plan(large, [without]).cascade
-    with pytest.raises(InputError, match="--cascade: /models/lane has no first look"):
+    with pytest.raises(InputError, match="--cascade: /models/lane has no prefilter"):
         plans.make_plan(large, [without], cascade=True)
     on, off = (plans.make_plan(large, [bundle()], cascade=c) for c in (True, False))
     assert (on.cascade, off.cascade) == (True, False) and on.fingerprint != off.fingerprint
@@ -169,13 +174,13 @@ def test_embeddings_are_counted_named_and_keep_the_first_look_away(monkeypatch):
     assert plain.cascade and not seen.cascade and plain.fingerprint != seen.fingerprint
     assert "embeddings" not in plain.identity
     assert cost.output_bytes(seen) - cost.output_bytes(plain) == 256_000_000
-    assert "128 numbers an object, 256 MB" in cost.describe(seen, "2 processes")
+    assert "128 numbers per object, 256 MB" in cost.describe(seen, "2 processes")
     cost.check_fit(plain, None, 0, 100_000_000)
     with pytest.raises(InputError, match="--limit") as refused:
         cost.check_fit(seen, None, 0, 100_000_000)
     limit = int(str(refused.value).split("--limit ")[1].replace(",", ""))
     cost.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
-    with pytest.raises(InputError, match="--cascade: what a first look discards has no embedding"):
+    with pytest.raises(InputError, match="--cascade: objects discarded by a prefilter have no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, cascade=True)
 
 
@@ -192,7 +197,7 @@ def test_8_bits_are_asked_for_and_refused_where_they_cannot_be(monkeypatch, tmp_
     assert rough.cascade and "int8" not in plain.identity and plain.fingerprint != rough.fingerprint
     assert "networks in 8 bits" in cost.describe(rough, "2 processes")
     monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
-    with pytest.raises(InputError, match="--int8: what networks in 8 bits discard has no embedding"):
+    with pytest.raises(InputError, match="--int8: objects discarded by 8-bit networks have no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, **how)
     monkeypatch.setattr("galscan.core.device.pick", lambda name: SimpleNamespace(type="cuda"))
     with pytest.raises(InputError, match=r"--int8 is for CPUs.*--device cpu"):

@@ -33,7 +33,7 @@ def untaught(tmp_path):
 
 
 def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeypatch, untaught):
-    from galscan.models.prefilter import load_prefilter, teaches
+    from galscan.models.prefilter import load_prefilter, may_train_prefilter
 
     store = tiny_store(tmp_path / "s.zarr", 6000, 8)
     seen = []
@@ -41,7 +41,7 @@ def test_the_cut_is_set_by_what_did_not_teach_and_kept(client, tmp_path, monkeyp
     plan = planned([store], tmp_path / "run", cascade=True, top=30, model=untaught)
     (path,) = prepare.prefilters(plan, client)
     look = load_prefilter(path)
-    taught = teaches(store.column("id"))
+    taught = may_train_prefilter(store.column("id"))
     assert 0.45 < taught.mean() < 0.55 and look.sample == (~taught).sum()  # all there are: fewer than it asks for
     for image in np.concatenate(seen)[:50]:
         assert not taught[(store.images() == image).all(axis=(1, 2, 3))].any()
@@ -131,7 +131,7 @@ def in_8_bits(tmp_path, monkeypatch, client, cost, cascade=None, untaught="/mode
 
 def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, monkeypatch):
     store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.4, cascade=False)
-    told = quantised.decided(plan.out)
+    told = quantised.read_decision(plan.out)
     assert looks == [] and told["used"] and told["cost"] == pytest.approx(0.4) and told["passes"] < 0.35
     assert partitions.Job.of(plan).int8 == (told["cuts"][0]["cut"],)
     engine.run_scan(plan, client, merge.pending(plan))
@@ -144,7 +144,7 @@ def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, 
     assert set(counts.index) == {"full", "audit", "int8"} and counts["full"] < 0.35 * 6000
     assert stages.loc[stages["stage"] == "int8", "score"].isna().all() and merged.discarded == 6000 - counts["full"]
     again = prepare.prefilters(plan, client)
-    assert again == [] and quantised.decided(plan.out) == told
+    assert again == [] and quantised.read_decision(plan.out) == told
 
 
 def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, monkeypatch, untaught):
@@ -152,7 +152,7 @@ def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, 
 
     seen = []
     store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.1, True, untaught)
-    told, cut = quantised.decided(plan.out), load_prefilter(looks[0]).cut
+    told, cut = quantised.read_decision(plan.out), load_prefilter(looks[0]).cut
     assert len(looks) == 1 and 0 < told["cuts"][0]["passes"] < told["passes"]
     job = replace(partitions.Job.of(plan, looks), int8=(cut + 0.5,))
     monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, np.float32([cut])))
@@ -166,14 +166,14 @@ def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, 
 
 def test_networks_in_8_bits_that_are_slow_are_left_out(client, tmp_path, monkeypatch):
     _, plan, _ = in_8_bits(tmp_path, monkeypatch, client, 0.9, cascade=False)
-    assert not quantised.decided(plan.out)["used"] and partitions.Job.of(plan).int8 == ()
+    assert not quantised.read_decision(plan.out)["used"] and partitions.Job.of(plan).int8 == ()
     engine.run_scan(plan, client, merge.pending(plan))
     assert merge.merge(plan)[0].discarded == 0
 
 
 def test_networks_are_quantised_with_what_may_teach(tmp_path, monkeypatch):
     from galscan.models import compiled
-    from galscan.models.prefilter import teaches
+    from galscan.models.prefilter import may_train_prefilter
 
     seen = []
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
@@ -182,7 +182,7 @@ def test_networks_are_quantised_with_what_may_teach(tmp_path, monkeypatch):
     plan = planned([store], tmp_path / "run", int8=True, device="cpu")
     (plan.out / partitions.NETWORK).touch()
     prepare.quantise_networks(plan, plan.out)
-    taught = store.images()[teaches(store.column("id"))]
+    taught = store.images()[may_train_prefilter(store.column("id"))]
     assert len(seen[0]) >= 200
     assert all((taught == image).all(axis=(1, 2, 3)).any() for image in seen[0][::20])
 
@@ -200,6 +200,10 @@ def test_networks_that_cannot_be_quantised_are_told_and_done_without(tmp_path, m
     if converted:
         (plan.out / partitions.NETWORK).touch()
     prepare.quantise_networks(plan, plan.out)
-    why = "RuntimeError: no such operation" if converted else "of 300 objects, 20,000 would pay its preparation"
-    assert quantised.sentence(quantised.decided(plan.out)) == f"not used: {why}"
+    why = (
+        "RuntimeError: no such operation"
+        if converted
+        else "300 objects are too few, at least 20,000 are needed for it to save time"
+    )
+    assert quantised.describe(quantised.read_decision(plan.out)) == f"not used: {why}"
     assert partitions.Job.of(plan).int8 == ()

@@ -36,7 +36,7 @@ def test_networks_that_are_not_faster_are_not_used():
     for cost, used in ((0.5, True), (0.8, False), (1.0, False)):
         told = decide(own, full, cost)
         assert told["used"] is used and told["time"] == pytest.approx(cost + told["passes"])
-        assert quantised.sentence(told).startswith("used" if used else "not used")
+        assert quantised.describe(told).startswith("used" if used else "not used")
 
 
 def test_what_passes_is_reckoned_among_what_comes_so_far():
@@ -80,12 +80,12 @@ def test_a_sample_that_is_too_small_is_refused():
 
 
 def test_a_decision_is_kept_and_cuts_only_where_it_says_so(tmp_path):
-    assert quantised.decided(tmp_path) is None and quantised.cuts(tmp_path) == ()
+    assert quantised.read_decision(tmp_path) is None and quantised.thresholds(tmp_path) == ()
     told = decide(*survey(0.1))
-    quantised.keep(tmp_path, told)
-    assert quantised.decided(tmp_path) == told and quantised.cuts(tmp_path) == (told["cuts"][0]["cut"],)
-    quantised.keep(tmp_path, decide(*survey(0.1), cost=2.0))
-    assert quantised.cuts(tmp_path) == ()
-    quantised.refuse(tmp_path, "no plugin")
-    assert quantised.cuts(tmp_path) == ()
-    assert quantised.sentence(quantised.decided(tmp_path)) == "not used: no plugin"
+    quantised.write_decision(tmp_path, told)
+    assert quantised.read_decision(tmp_path) == told and quantised.thresholds(tmp_path) == (told["cuts"][0]["cut"],)
+    quantised.write_decision(tmp_path, decide(*survey(0.1), cost=2.0))
+    assert quantised.thresholds(tmp_path) == ()
+    quantised.write_refusal(tmp_path, "no plugin")
+    assert quantised.thresholds(tmp_path) == ()
+    assert quantised.describe(quantised.read_decision(tmp_path)) == "not used: no plugin"

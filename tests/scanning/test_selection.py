@@ -84,6 +84,6 @@ def test_where_nothing_is_known_nothing_is_chosen(store):
 def test_a_place_among_objects_without_positions_is_refused(tmp_path):
     store = tiny_store(tmp_path / "nowhere.zarr", 300)
     layout.zarr.open_group(store.path, mode="r+")["ra"][:] = np.nan
-    with pytest.raises(InputError, match=r"nowhere\.zarr has no positions to choose by; leave out --cone and --moc"):
+    with pytest.raises(InputError, match=r"nowhere\.zarr has no positions to select by; omit --cone and --moc"):
         make_selection(None, (0, 0, 180), None).check(store)
     make_selection("pixel_scale > 0.3", None, None).check(store)

@@ -100,7 +100,7 @@ def test_larger_images_are_resampled_once_for_all_networks_and_faults_are_those_
     assert {images.shape[1:] for images in seen} == {(16, 16, 3)}
     full = scores[scores["stage"].isin(["full", "audit"])]
     np.testing.assert_array_equal(full["score"], mean_scorer(small[full["index"]]).score[:, 0])
-    got = worker.usable_pictures(0, slice(0, 20), make_job(store, tmp_path / "run", size=16), None)
+    got = worker.usable_images(0, slice(0, 20), make_job(store, tmp_path / "run", size=16), None)
     np.testing.assert_array_equal(got, small[[*range(5), *range(7, 20)]])
 
 
@@ -189,8 +189,8 @@ def test_a_damaged_chunk_goes_to_quarantine_and_the_rest_is_scored(tmp_path, by_
     data = bytearray(shard.read_bytes())
     data[40:80] = bytes(40)  # within the first chunk of the second shard
     shard.write_bytes(data)
-    part = Partition(1, 0, 1536, 3072)
-    worker.score_partition(part, make_job(store, tmp_path / "run"))
+    partition = Partition(1, 0, 1536, 3072)
+    worker.score_partition(partition, make_job(store, tmp_path / "run"))
     scores, quarantine = tables(tmp_path / "run", 1)
     assert list(quarantine["index"]) == list(range(1536, 1536 + 256))
     assert set(quarantine["reason"]) == {worker.DAMAGED}
@@ -214,7 +214,7 @@ def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness)
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
     job = make_job(store, tmp_path / "run")
     tiny_store(tmp_path / "s.zarr", 20, 16, seed=1)
-    with pytest.raises(GalscanError, match="changed while"):
+    with pytest.raises(GalscanError, match="changed during the scan"):
         worker.score_partition(whole(store), job)
 
 
@@ -223,7 +223,7 @@ def test_the_network_is_loaded_once_and_must_be_the_planned_one(tmp_path):
     store = tiny_store(tmp_path / "s.zarr", 20)
     job = make_job(store, tmp_path / "run", models=(ref_of(bundle),))
     assert worker.load_scorer(job) is worker.load_scorer(job)
-    with pytest.raises(GalscanError, match="changed while"):
+    with pytest.raises(GalscanError, match="changed during the scan"):
         worker.load_scorer(make_job(store, tmp_path / "run", models=(replace(ref_of(bundle), model_hash="another"),)))
 
 
@@ -260,7 +260,10 @@ def test_a_part_without_one_usable_image_or_set_aside_has_no_embedding(tmp_path)
     bundle = tiny_bundle(tmp_path / "model", size=32)
     store = tiny_store(tmp_path / "s.zarr", 30, unusable=30)
     job = make_job(store, tmp_path / "run", models=(ref_of(bundle),), answers=tuple(bundle.answers), embedding=64)
-    for do in (lambda: worker.score_partition(whole(store), job), lambda: worker.quarantine(whole(store), job, FATAL)):
+    for do in (
+        lambda: worker.score_partition(whole(store), job),
+        lambda: worker.quarantine_partition(whole(store), job, FATAL),
+    ):
         do()
         path = embeddings_path(tmp_path / "run", 0)
         assert pq.read_metadata(path).num_rows == len(tables(tmp_path / "run")[0]) == 0
