@@ -1,4 +1,4 @@
-"""What services said, kept on disk: one file a request, named by its hash, removable at any time."""
+"""Cache of HTTP responses on disk: one file per request, named by its hash; may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import json
 import os
 import re
 import time
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from galscan.core.errors import InputError
 from galscan.core.files import storage_errors
 
-CACHE_GB = 20.0  # unless GALSCAN_CACHE_GB says otherwise
+CACHE_GB = 20.0  # default of GALSCAN_CACHE_GB
+ABSENT_DAYS = 30.0  # after which a cached 404 is requested again: surveys grow
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a service said: status 200, or 404 or 410 for "there is no such thing"."""
+    """An HTTP response: status 200, or 404 or 410 if the resource does not exist."""
 
     url: str
     status: int
@@ -29,51 +32,60 @@ class Response:
     def absent(self) -> bool:
         return self.status != 200
 
-    def words(self) -> str:
-        """Return the beginning of a body that is text, in one line without markup."""
+    def excerpt(self) -> str:
+        """Return the beginning of a text body, on one line, without markup."""
         text = re.sub(r"<[^>]*>", " ", self.body[:2000].decode("utf-8", "replace"))
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:120]
 
 
 class ResponseCache:
-    """A folder of answers."""
+    """A folder of cached responses."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def _place(self, url: str, sent: str = "") -> Path:
-        key = hashlib.sha256((f"POST {url}\n{sent}" if sent else f"GET {url}").encode()).hexdigest()
+    def _path(self, url: str, form: str = "") -> Path:
+        key = hashlib.sha256((f"POST {url}\n{form}" if form else f"GET {url}").encode()).hexdigest()
         return self._folder / key[:2] / key
 
-    def recall(self, url: str, sent: str = "", days: float | None = None) -> Response | None:
-        """Return what was answered before; None if nothing was, if it is damaged, or older than so many days."""
-        place = self._place(url, sent)
+    def get(self, url: str, form: str = "", days: float | None = None) -> Response | None:
+        """Return the cached response; None if there is none, it is damaged, or it is older than `days`.
+
+        A response that the resource does not exist is valid for `ABSENT_DAYS` at most.
+        """
+        path = self._path(url, form)
         try:
-            if days is not None and time.time() - place.stat().st_mtime > 86_400 * days:
+            age = (time.time() - path.stat().st_mtime) / 86_400
+            if days is not None and age > days:
                 return None
-            head, _, body = place.read_bytes().partition(b"\n")
-            known = json.loads(head)
-            if known["url"] == url and known["sha256"] == hashlib.sha256(body).hexdigest():
-                return Response(url, known["status"], known["kind"], body)
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or torn when the power failed
+            head, _, body = path.read_bytes().partition(b"\n")
+            metadata = json.loads(head)
+            if metadata["url"] == url and metadata["sha256"] == hashlib.sha256(body).hexdigest():
+                response = Response(url, metadata["status"], metadata["kind"], body)
+                return None if response.absent and age > ABSENT_DAYS else response
+        except (OSError, ValueError, KeyError, TypeError):  # not cached, or truncated by a power failure
             pass
         return None
 
-    def keep(self, url: str, answer: Response, sent: str = "") -> None:
-        """Write an answer. It is not synced to disk: its hash tells a torn one, which is asked for again."""
-        place = self._place(url, sent)
-        digest = hashlib.sha256(answer.body).hexdigest()
-        head = {"url": url, "status": answer.status, "kind": answer.kind, "sha256": digest}
-        temporary = place.with_name(f".{place.name}.tmp")
-        with storage_errors(place):
-            place.parent.mkdir(exist_ok=True)
-            temporary.write_bytes(json.dumps(head).encode() + b"\n" + answer.body)
-            os.replace(temporary, place)
+    def put(self, url: str, response: Response, form: str = "") -> None:
+        """Write a response, without fsync: a truncated file fails its hash and is requested again."""
+        path = self._path(url, form)
+        digest = hashlib.sha256(response.body).hexdigest()
+        head = {"url": url, "status": response.status, "kind": response.kind, "sha256": digest}
+        # A name of its own: several processes may write the same response at once.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with storage_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                temporary.write_bytes(json.dumps(head).encode() + b"\n" + response.body)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def prune(self) -> int:
-        """Remove the oldest until they take less than GALSCAN_CACHE_GB (default 20). Return how many went.
+        """Remove the oldest responses until they take less than GALSCAN_CACHE_GB (default 20); return their number.
 
         Raises
         ------
@@ -85,12 +97,16 @@ class ResponseCache:
             limit = float(text or CACHE_GB) * 1e9
         except ValueError:
             raise InputError(f"GALSCAN_CACHE_GB is {text!r}; give a number of gigabytes") from None
-        files = [(stat.st_mtime, stat.st_size, f) for f in self._folder.glob("??/*") for stat in [f.stat()]]
-        total, gone = sum(size for _, size, _ in files), 0
+        files = []
+        for file in self._folder.glob("??/[!.]*"):
+            with suppress(FileNotFoundError):  # another process removed it
+                stat = file.stat()
+                files.append((stat.st_mtime, stat.st_size, file))
+        total, removed = sum(size for _, size, _ in files), 0
         for _, size, file in sorted(files) if total > limit else ():
             if total <= 0.9 * limit:
                 break
             file.unlink(missing_ok=True)
             total -= size
-            gone += 1
-        return gone
+            removed += 1
+        return removed

@@ -1,4 +1,4 @@
-"""Surveys as data (``catalogs/surveys/*.toml``): where cutouts or frames are, and how to ask for them and show them."""
+"""Configuration of surveys (``catalogs/surveys/*.toml``): URLs, request policy, framing and rendering."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class _Section(BaseModel):
 
 
 class Framing(_Section):
-    """How large a piece of sky a cutout shows."""
+    """Angular size of a cutout."""
 
     radii: Positive = 8.48
-    """Side over radius, where the catalog gives one."""
+    """Side of a cutout over the object's radius, where the catalog has radii."""
     pixel_scale: Positive
-    """Arcsec per stored pixel, where it gives none."""
+    """Arcsec per stored pixel, where the catalog has no radii."""
 
 
 class Colours(_Section):
-    """How FITS bands become colours; see `galscan.surveys.files.images.Rendering`."""
+    """Combination of FITS bands to an RGB image; see `galscan.surveys.files.images.Rendering`."""
 
     red: str
     green: str = ""
@@ -48,13 +48,13 @@ class Colours(_Section):
     subtract_sky: bool = False
 
     def rendering(self) -> Rendering:
-        """Return it as images are coloured by it."""
+        """Return the settings as a `Rendering`."""
         subtract = dict.fromkeys(self.unit, self.subtract_sky)
         return Rendering(self.red, self.green, self.blue, self.unit, subtract, self.stretch, self.softening)
 
 
 class Objects(_Section):
-    """The database that --query asks."""
+    """The database that --query uses."""
 
     skyserver: str
     release: Annotated[int, Field(ge=8)]
@@ -64,7 +64,7 @@ class Objects(_Section):
 
 
 class _Configured(_Section):
-    """What all surveys have in common: whom to ask, in what manner, and what to say of it."""
+    """Settings common to all configured surveys: hosts, request policy, provenance."""
 
     title: str
     release: str
@@ -78,13 +78,13 @@ class _Configured(_Section):
     max_mb: Positive = 50.0
     bands: str
     native_scale: Positive
-    """Arcsec per pixel, below which there is nothing more to see."""
+    """Arcsec per pixel of the survey's images; finer sampling adds no detail."""
     astrometry: Annotated[float, Field(gt=0, le=60)] | None = None
-    """Arcsec to which positions of one object agree, where it is more than 1.5 (`galscan.store.identity`)."""
+    """Arcsec to which positions of one object agree, if more than 1.5 (`galscan.store.identity`)."""
     answer_kb: Positive = 10.0
-    """What one answer weighs, about."""
+    """Typical size of a response in kB."""
     token: str = ""
-    """The environment variable that holds a token, for services that ask for one."""
+    """Environment variable that holds the token, for services that require one."""
     needs_contact: bool = False
     licence: str = ""
     acknowledgement: str = ""
@@ -92,78 +92,80 @@ class _Configured(_Section):
     objects: Objects | None = None
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _check_common(self) -> Self:
         if self.rendering is not None:
             used = {self.rendering.red, self.rendering.green, self.rendering.blue} - {""}
             for band in sorted(used):
                 if band not in self.bands or band not in self.rendering.unit:
-                    raise ValueError(f"rendering uses band '{band}', which bands or rendering.unit do not have")
-        if self.token and not (self.url.startswith("https://") or _at_home(self.url)):
+                    raise ValueError(f"rendering uses band '{band}', which is not in bands and rendering.unit")
+        if self.token and not (self.url.startswith("https://") or _is_local(self.url)):
             raise ValueError("a token is sent over https only")
         return self
 
-    def places(self) -> dict[str, Any]:
-        """Return what provenance says of positions: the astrometry, where it is declared."""
+    def astrometry_metadata(self) -> dict[str, Any]:
+        """Return the astrometric tolerance for the provenance, if it is configured."""
         return {} if self.astrometry is None else {"astrometry": self.astrometry}
 
     def policy(self) -> RequestPolicy:
-        """Return how the service wants to be asked."""
+        """Return the request policy of the service."""
         names = ("hosts", "per_minute", "connections", "timeout", "tries", "give_up", "max_mb")
         return RequestPolicy(**{name: getattr(self, name) for name in names})
 
     def secret(self) -> str:
-        """Return the token.
+        """Return the value of the token, "" if the service needs none.
 
         Raises
         ------
         InputError
-            If the environment does not hold it.
+            If the environment variable is not set.
         """
         if self.token and not os.environ.get(self.token):
-            raise InputError(f"this survey needs a token: export {self.token}=... with the one the service gave you")
+            raise InputError(f"this survey needs a token; set it: export {self.token}=...")
         return os.environ.get(self.token, "") if self.token else ""
 
 
 class ConfiguredSurvey(_Configured):
-    """A survey of cutouts. What a request may say: ``{ra} {dec} {scale} {pixels} {fov} {native} {layer} {bands}``."""
+    """A survey of cutouts. Fields of `url`: ``{ra} {dec} {scale} {pixels} {fov} {native} {layer} {bands}``."""
 
     service: Literal["picture", "panstarrs"]
-    """picture: one request a cutout. panstarrs: one that names the files of a place, then one that cuts ``{red} {green}
-    {blue}`` out of them, or for FITS one a band that cuts ``{native}`` pixels out of its ``{file}``."""
+    """picture: one request per cutout. panstarrs: one request for the names of the files at a position, then one for
+    the cutout from ``{red} {green} {blue}``, or for FITS one per band for ``{native}`` pixels of its ``{file}``."""
     files: str = ""
     zero_point: float | None = None
-    """Magnitude of one count a second, where FITS files count over an exposure (panstarrs)."""
+    """Magnitude of one count per second, for FITS files in counts per exposure (panstarrs)."""
     format: Literal["jpeg", "png", "fits"]
     pixels: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    """Least and most pixels on a side that the service gives."""
+    """Minimum and maximum pixels on a side that the service delivers."""
     layer: str = ""
     layers: tuple[str, ...] = ()
-    """Those that are known; empty: any."""
+    """Allowed layers; empty: any."""
     stretch: str = ""
     framing: Framing
 
     @model_validator(mode="after")
-    def _coherent(self) -> ConfiguredSurvey:
-        allowed = {"ra", "dec", "scale", "pixels", "fov", "native", "layer", "bands"}
+    def _check_cutouts(self) -> ConfiguredSurvey:
+        common = {"ra", "dec", "scale", "pixels", "fov", "native", "layer", "bands"}
         stacks = self.service == "panstarrs" and self.format == "fits"
-        cut = {"file"} if stacks else {"red", "green", "blue"} if self.service == "panstarrs" else set()
-        for key, text, known in (("url", self.url, allowed | cut), ("files", self.files, allowed)):
-            if unknown := _fields(text) - known:
-                raise ValueError(f"{key} asks for {{{sorted(unknown)[0]}}}{nearest(sorted(unknown)[0], known)}")
+        extra = {"file"} if stacks else {"red", "green", "blue"} if self.service == "panstarrs" else set()
+        for key, text, allowed in (("url", self.url, common | extra), ("files", self.files, common)):
+            if unknown := _fields(text) - allowed:
+                raise ValueError(f"{key} has the field {{{sorted(unknown)[0]}}}{nearest(sorted(unknown)[0], allowed)}")
             if text and urlsplit(text).netloc.lower() not in self.hosts:
                 raise ValueError(f"{key} is at {urlsplit(text).netloc or text[:40]}, which is not among hosts")
         if not {"ra", "dec"} <= _fields(self.url):
-            raise ValueError("url must have the places {ra} and {dec}")
+            raise ValueError("url must have the fields {ra} and {dec}")
         if (self.service == "panstarrs") != bool(self.files):
-            raise ValueError("files goes with service = 'panstarrs', and only with it")
+            raise ValueError("files is required with service = 'panstarrs' and not allowed otherwise")
         if stacks and not {"file", "native"} <= _fields(self.url):
-            raise ValueError("url must have the places {file} and {native}")
+            raise ValueError("url must have the fields {file} and {native}")
         if stacks != (self.zero_point is not None):
-            raise ValueError("zero_point goes with service = 'panstarrs' and format = 'fits', and only with them")
+            raise ValueError(
+                "zero_point is required with service = 'panstarrs' and format = 'fits' and not allowed otherwise"
+            )
         if (self.format == "fits") != (self.rendering is not None):
-            raise ValueError("a table [rendering] goes with format = 'fits', and only with it")
+            raise ValueError("a table [rendering] is required with format = 'fits' and not allowed otherwise")
         if self.pixels[0] > self.pixels[1]:
-            raise ValueError(f"pixels = {list(self.pixels)} must rise")
+            raise ValueError(f"pixels = {list(self.pixels)} must increase")
         return self
 
     def with_layer(self, layer: str | None) -> ConfiguredSurvey:
@@ -172,7 +174,7 @@ class ConfiguredSurvey(_Configured):
         Raises
         ------
         InputError
-            If it has no such layer, or none at all.
+            If the survey has no layers, or not this one.
         """
         if layer is None:
             return self
@@ -184,60 +186,61 @@ class ConfiguredSurvey(_Configured):
 
 
 class ConfiguredFrames(_Configured):
-    """A survey of frames, one file a band. What `url` may say: ``{band}``, and columns of the table of objects.
+    """A survey of frames, one file per band. Fields of `url`: ``{band}``, and columns of the table of objects.
 
-    Numbers may be padded, ``{run:06d}``, and words cut off, ``{brickname:.3}``.
+    Numbers may be padded, ``{run:06d}``, and text truncated, ``{brickname:.3}``.
     """
 
     service: Literal["frames"]
     rendering: Colours
     defaults: dict[str, int | str] = {}
-    """What a column is where the table has none."""
+    """Values of columns that the table may lack."""
     advice: str
-    """How to come by the columns."""
+    """How to obtain the columns, for error messages."""
 
     @model_validator(mode="after")
-    def _coherent(self) -> ConfiguredFrames:
+    def _check_frames(self) -> ConfiguredFrames:
         parts = urlsplit(self.url)
         if parts.netloc.lower() not in self.hosts:
             raise ValueError(f"url is at {parts.netloc or self.url[:40]}, which is not among hosts")
         if parts.query or parts.fragment or ".." in self.url:
             raise ValueError("url must be the path of a file, without ? # and ..")
-        for name, spec in self._places():
+        for name, spec in self._format_fields():
             if not name.isidentifier() or not re.fullmatch(r"(0\d{1,2}d|\.\d{1,2})?", spec):
                 raise ValueError(
-                    f"url asks for {{{name}{':' * bool(spec)}{spec}}}; write {{band}}, {{run:06d}} or {{name:.3}}"
+                    f"url has the field {{{name}{':' * bool(spec)}{spec}}}; write {{band}}, {{run:06d}} or {{name:.3}}"
                 )
         if "band" not in _fields(self.url) or not self.keys:
-            raise ValueError("url must have the place {band}, and columns that tell the frame")
+            raise ValueError("url must have the field {band}, and columns that identify the frame")
         if unknown := sorted(self.defaults.keys() - set(self.keys)):
-            raise ValueError(f"defaults has '{unknown[0]}', which url does not ask for{nearest(unknown[0], self.keys)}")
+            raise ValueError(f"defaults has '{unknown[0]}', which is no field of url{nearest(unknown[0], self.keys)}")
         used = {self.rendering.red, self.rendering.green, self.rendering.blue} - {""}
         if set(self.bands) != used:
-            raise ValueError(f"bands = '{self.bands}' must be those that rendering uses, {''.join(sorted(used))}")
+            raise ValueError(f"bands = '{self.bands}' must be those of rendering, {''.join(sorted(used))}")
         return self
 
-    def _places(self) -> list[tuple[str, str]]:
-        _fields(self.url)  # which says so if they cannot be parsed
+    def _format_fields(self) -> list[tuple[str, str]]:
+        """Return names and format specs of the fields of `url`."""
+        _fields(self.url)  # raises ValueError with the template if it cannot be parsed
         return [(name, spec or "") for _, name, spec, _ in string.Formatter().parse(self.url) if name is not None]
 
     @property
     def keys(self) -> list[str]:
-        """The columns that tell the frame, in the order of the address."""
-        return [name for name in dict.fromkeys(name for name, _ in self._places()) if name != "band"]
+        """The columns that identify a frame, in the order of the URL."""
+        return [name for name in dict.fromkeys(name for name, _ in self._format_fields()) if name != "band"]
 
     @property
-    def whole(self) -> set[str]:
-        """Those of `keys` that are whole numbers."""
-        return {name for name, spec in self._places() if spec.endswith("d")}
+    def integer_keys(self) -> set[str]:
+        """Those of `keys` that are integers."""
+        return {name for name, spec in self._format_fields() if spec.endswith("d")}
 
     def file(self, band: str, values: Mapping[str, int | str]) -> str:
         """Return host and path of the file of one band."""
         return self.url.partition("://")[2].format(band=band, **values)
 
 
-def fill(template: str, **values: Any) -> str:
-    """Return an address with its places filled: what comes from a catalog or a service is quoted."""
+def fill_url(template: str, **values: Any) -> str:
+    """Return a URL with its fields filled in and quoted."""
     return template.format(**{k: quote(str(v), safe="/" if k == "layer" else "") for k, v in values.items()})
 
 
@@ -248,7 +251,7 @@ def _fields(template: str) -> set[str]:
         raise ValueError(f"{template[:60]}: {error}") from None
 
 
-def _at_home(url: str) -> bool:
+def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
@@ -263,7 +266,7 @@ def load_survey(name: str) -> ConfiguredSurvey | ConfiguredFrames:
     Raises
     ------
     NotFoundError
-        If there is none.
+        If there is no such file.
     InputError
         If it is not valid; the message names the key and the remedy.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a service, and whether time may heal it."""
+"""Errors of requests to services, and which of them can be retried."""
 
 from __future__ import annotations
 
@@ -11,64 +11,70 @@ from typing import Any
 
 from galscan.core.errors import GalscanError
 
-AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that time may heal
-BUSY = (429, 503)  # the whole host asks for a pause
+RETRYABLE = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of temporary failures
+BUSY = (429, 503)  # status codes that pause all requests to the host
 
 
 class FetchError(GalscanError):
-    """A request that will not succeed: the reason of one object, not the end of all."""
+    """A request failed for good; it concerns one object, and other requests may succeed."""
 
 
 class MissingError(FetchError):
-    """There is no such thing; final."""
+    """The resource does not exist; not retried."""
 
 
 class ServiceUnavailableError(GalscanError):
-    """A host is left alone; what was fetched is kept."""
+    """The circuit breaker of a host is open: it gets no more requests."""
 
 
 class RetryableError(GalscanError):
-    """An attempt failed in a way that time may heal.
+    """An attempt failed and may succeed later.
 
-    `pause` is what the host asked for, in seconds, `everybody` whether other requests are to wait as well, and `heard`
-    whether anything came from there.
+    Attributes
+    ----------
+    pause : float or None
+        Seconds that the host requested by Retry-After.
+    host_busy : bool
+        Whether all requests to the host are to wait.
+    responded : bool
+        Whether the host sent any response.
     """
 
-    def __init__(self, reason: str, pause: float | None = None, *, everybody: bool = False, heard: bool = True):
+    def __init__(self, reason: str, pause: float | None = None, *, host_busy: bool = False, responded: bool = True):
         super().__init__(reason)
-        self.pause, self.everybody, self.heard = pause, everybody, heard
+        self.pause, self.host_busy, self.responded = pause, host_busy, responded
 
 
-def in_our_terms(error: Exception) -> Exception:
-    """Return what to raise in `Client.patiently` for an exception of requests or astroquery."""
+def translate_error(error: Exception) -> Exception:
+    """Return the error of this module for an exception of requests or astroquery."""
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
-    if status in AGAIN:
-        return RetryableError(f"HTTP {status}", retry_after(response.headers), everybody=status in BUSY)
+    if status in RETRYABLE:
+        return RetryableError(f"HTTP {status}", retry_after(response.headers), host_busy=status in BUSY)
     names = {kind.__name__ for kind in type(error).__mro__}
     if status is None and names & {"Timeout", "TimeoutError", "ConnectionError", "ChunkedEncodingError"}:
-        return RetryableError(_line(error), heard=False)
+        return RetryableError(_line(error), responded=False)
     return FetchError(f"HTTP {status}" if status else f"{type(error).__name__}: {_line(error)}")
 
 
 class network_errors:
-    """Turn what urllib3 raises into `RetryableError`, or `FetchError` where asking again cannot help."""
+    """Turn errors of urllib3 into `RetryableError`, or into `FetchError` where a retry cannot help."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import urllib3.exceptions as raised
+        import urllib3.exceptions as urllib3_errors
 
         if error is None:
             return
-        if isinstance(error, raised.LocationParseError) or "CERTIFICATE" in str(error):
+        if isinstance(error, urllib3_errors.LocationParseError) or "CERTIFICATE" in str(error):
             raise FetchError(f"{type(error).__name__}: {_line(error)}") from None
-        if isinstance(error, raised.TimeoutError | TimeoutError):
-            raise RetryableError("no answer in time", heard=False) from None
+        if isinstance(error, urllib3_errors.TimeoutError | TimeoutError):
+            raise RetryableError("request timed out", responded=False) from None
         if "IncompleteRead" in str(error):
-            raise RetryableError("cut off before its end") from None
-        if isinstance(error, raised.HTTPError | OSError):
-            raise RetryableError(f"{type(error).__name__}: {_line(error)}", heard=False) from None
+            raise RetryableError("response truncated") from None
+        if isinstance(error, urllib3_errors.HTTPError | OSError):
+            raise RetryableError(f"{type(error).__name__}: {_line(error)}", responded=False) from None
 
 
 def _line(error: BaseException) -> str:
@@ -76,23 +82,29 @@ def _line(error: BaseException) -> str:
     return " ".join(text.split())[:160]
 
 
-def unpack(body: bytes, packed: str, limit: int) -> bytes:
-    """Undo a Content-Encoding we did not ask for, and stop where it would fill the memory."""
-    if packed in ("", "identity"):
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress a body whose Content-Encoding was not requested; at most `limit` bytes, against compression bombs."""
+    if encoding in ("", "identity"):
         return body
-    if packed not in ("gzip", "x-gzip", "deflate"):
-        raise FetchError(f"packed as '{packed[:20]}', which was not asked for")
-    try:
-        unpacked = zlib.decompressobj(47 if "gzip" in packed else 15).decompress(body, limit + 1)
-    except zlib.error as error:
-        raise RetryableError(f"cannot be unpacked ({error})") from None
-    if len(unpacked) > limit:
-        raise FetchError(f"{len(body):,} bytes that unpack to more than {limit / 1e6:g} MB")
-    return unpacked
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise FetchError(f"unexpected Content-Encoding '{encoding[:20]}'")
+    decompressed, rest = b"", body
+    while rest:  # gzip allows several members, one after the other (RFC 1952, 2.2)
+        stream = zlib.decompressobj(47 if "gzip" in encoding else 15)
+        try:
+            decompressed += stream.decompress(rest, limit + 1 - len(decompressed))
+        except zlib.error as error:
+            raise RetryableError(f"response cannot be decompressed ({error})") from None
+        if len(decompressed) > limit:
+            raise FetchError(f"{len(body):,} bytes decompress to more than {limit / 1e6:g} MB")
+        if not stream.eof:
+            raise RetryableError("response is truncated: its compressed body does not end")
+        rest = stream.unused_data
+    return decompressed
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a Retry-After header asks for: a number, or a date by the server's own clock."""
+    """Return the seconds of a Retry-After header: a number, or a date by the server's own clock."""
     value = (headers.get("Retry-After") or "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)

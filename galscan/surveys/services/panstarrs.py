@@ -1,4 +1,4 @@
-"""Pan-STARRS1 stacks: which files show a place, and what their pixels count."""
+"""Pan-STARRS1 stacks: the files that cover a position, and the flux calibration of their pixels."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from galscan.surveys.services.errors import FetchError
 LUPTITUDE = 2.5 / np.log(10)
 
 
-def files(answer: Response, bands: str) -> dict[str, str] | None:
-    """Return the file of each band out of the answer of ps1filenames.py; None where one has none.
+def files(response: Response, bands: str) -> dict[str, str] | None:
+    """Return the file of each band from a response of ps1filenames.py; None if a band has none.
 
     Raises
     ------
     FetchError
-        If it is no such list.
+        If the response is not a list of files.
     """
-    lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line.split() for line in response.body.decode("utf-8", "replace").splitlines() if line.strip()]
     if not lines or not {"filter", "filename"} <= set(lines[0]):
-        raise FetchError(f"no list of files but {answer.words()}")
+        raise FetchError(f"expected a list of files, got {response.excerpt()}")
     rows = [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
     found = {row.get("filter"): row.get("filename", "") for row in rows}
     return {band: found[band] for band in bands} if all(found.get(band) for band in bands) else None
 
 
 def nanomaggies(body: bytes, zero_point: float, pixels: int) -> bytes:
-    """Return a cutout of a stack, which counts over its exposure, as FITS in nanomaggies.
+    """Convert a cutout of a stack from counts per exposure to nanomaggies; return it as FITS.
 
-    Stacks are kept as asinh magnitudes (BSOFTEN, BOFFSET). Cutouts come linear, and are believed to where their header
-    says nothing else: https://outerspace.stsci.edu/display/PANSTARRS/PS1+Stack+images.
+    Stacks are stored as asinh magnitudes (BSOFTEN, BOFFSET). Cutouts are linear; they are taken as linear unless the
+    header has BSOFTEN: https://outerspace.stsci.edu/display/PANSTARRS/PS1+Stack+images.
 
     Raises
     ------
     FetchError
-        If it cannot be read, says no exposure, or has not `pixels` on a side.
+        If the file cannot be read, has no exposure time, or does not have `pixels` on a side.
     """
     from astropy.io import fits
 
@@ -54,9 +54,9 @@ def nanomaggies(body: bytes, zero_point: float, pixels: int) -> bytes:
         except Exception as error:  # astropy raises many kinds on a broken file
             raise FetchError(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from None
         if values.shape != (pixels, pixels):
-            raise FetchError(f"{' x '.join(map(str, values.shape))} pixels, not the {pixels} asked for")
+            raise FetchError(f"{' x '.join(map(str, values.shape))} pixels, not the {pixels} requested")
         if not exposure > 0:
-            raise FetchError(f"an exposure (EXPTIME) of {exposure:g} s")
+            raise FetchError(f"the exposure time (EXPTIME) is {exposure:g} s")
         for key in ("BSOFTEN", "BOFFSET", "BSCALE", "BZERO", "BLANK"):
             header.remove(key, ignore_missing=True)
         values *= 10 ** (0.4 * (22.5 - zero_point)) / exposure

@@ -1,6 +1,6 @@
-"""Objects by query: SkyServer's SQL and VizieR's tables, through astroquery, page by page and resumable.
+"""Catalog queries: SQL of SkyServer and tables of VizieR, through astroquery, page by page and resumable.
 
-What comes is a Parquet file with the columns ``id``, ``ra``, ``dec`` and all the others, for the user to keep.
+The result is a Parquet file with the columns ``id``, ``ra``, ``dec`` and all others of the query.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from galscan.labels.schema import load_schema
 from galscan.surveys import tables
 from galscan.surveys.services.client import Client, RequestPolicy
 from galscan.surveys.services.configured import Objects, load_survey
-from galscan.surveys.services.errors import FetchError, in_our_terms
+from galscan.surveys.services.errors import FetchError, translate_error
 
 GZ2 = "gz2"
 VIZIER = "vizier:"
-ADDRESS = 2048  # characters that SkyServer takes after the question mark
+MAX_QUERY_STRING = 2048  # characters that SkyServer accepts after the question mark
 TIMEOUT = 630.0  # seconds; SkyServer ends a query itself after 600
-FRAME = "p.run, p.rerun, p.camcol, p.field"  # that an object was measured on, for survey sdss-frames
-BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # galaxies of a cone whose shape can be seen
+FRAME = "p.run, p.rerun, p.camcol, p.field"  # the frame an object was measured on, for survey sdss-frames
+BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # default cut of cone queries: resolved galaxies
 
 
 def objects(
@@ -43,61 +43,61 @@ def objects(
     out: Path,
     *,
     contact: str = "",
-    ask: bool = True,
+    download: bool = True,
 ) -> Path | None:
-    """Return the table of what `query` gives, asked for now unless it is there.
+    """Return the path of the table of query results; run the query unless the table exists.
 
     Parameters
     ----------
     survey : str
-        Its file says which SkyServer is asked; without such an entry, the file of ``sdss`` does.
+        Survey whose file names the SkyServer; without such an entry, that of ``sdss`` is used.
     query : str, optional
-        ``gz2``: the main sample of Galaxy Zoo 2 with its votes. ``vizier:TABLE``. ``SELECT ...``: any SQL that gives
+        ``gz2``: the main sample of Galaxy Zoo 2 with its votes. ``vizier:TABLE``. ``SELECT ...``: any SQL that returns
         objid (or id), ra and dec. None: the galaxies of `cone`.
     out : path
-        The table; unfinished work goes beside it, a file a page.
-    ask : bool
-        False: ask nobody, and return None if the table is not there.
+        The table; pages are files in a staging folder beside it.
+    download : bool
+        False: send no request, and return None if the table does not exist.
 
     Raises
     ------
     InputError
-        If the query cannot work, or astroquery is missing.
+        If the query is not valid, or astroquery is missing.
     ConflictError
         If `out` holds the objects of another query.
     GalscanError
-        If the service fails. Pages that came are kept; the same call goes on.
+        If the service fails. Downloaded pages are kept; the same call resumes.
     """
-    places = load_survey(survey).objects or load_survey("sdss").objects
-    if places is None:
-        raise InputError(f"survey file {survey} says no [objects] to ask --query of")
-    asker: _SkyServer | _VizieR
+    database = load_survey(survey).objects or load_survey("sdss").objects
+    if database is None:
+        raise InputError(f"survey file {survey} has no table [objects], which --query needs")
+    source: _SkyServer | _VizieR
     if (query or "").lower().startswith(VIZIER):
-        asker = _VizieR(places, (query or "")[len(VIZIER) :].strip(), contact)
+        source = _VizieR(database, (query or "")[len(VIZIER) :].strip(), contact)
     else:
-        asker = _SkyServer(places, *_sql(query, cone), contact)
+        source = _SkyServer(database, *_sql(query, cone), contact)
     if out.is_file():
         try:
-            held = pd.read_parquet(out, columns=["id"]).attrs.get("request")
-        except Exception:  # pyarrow has many kinds for what is not Parquet, or has no such column
-            held = None
-        if held != asker.request:
+            request = pd.read_parquet(out, columns=["id"]).attrs.get("request")
+        except Exception:  # pyarrow raises many types for files that are not Parquet or have no such column
+            request = None
+        if request != source.request:
             raise ConflictError(f"{out} holds the objects of another query; remove it or choose another --out")
         return out
-    if not ask:
+    if not download:
         return None
-    with staging.work_on(out, asker.request, "query") as work:
-        frame = asker.fetch(work)
-        frame.attrs = {"request": asker.request}
+    with staging.work_on(out, source.request, "query") as work:
+        frame = source.fetch(work)
+        frame.attrs = {"request": source.request}
         with atomic_path(out) as temporary:
             frame.to_parquet(temporary)
         shutil.rmtree(work)
-    print(f"{out}: {len(frame):,} objects from {asker.host}", file=sys.stderr)
+    print(f"{out}: {len(frame):,} objects from {source.host}", file=sys.stderr)
     return out
 
 
 def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
-    """Return the SQL of a query and the id it is ordered by; no id where that has still to be found out."""
+    """Return the SQL of a query and the id column it is ordered by, "" if that is not known yet."""
     if query is None:
         if cone is None:
             raise InputError("a query is missing: --query or --cone")
@@ -111,17 +111,17 @@ def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
         return GZ2, "objid"
     text = " ".join(query.split()).rstrip("; ")
     if not re.match(r"select\s", text, re.IGNORECASE):
-        raise InputError(f"--query {text[:40]!r} is not understood; give gz2, vizier:TABLE, or SQL: 'SELECT ...'")
-    for word, why in ((";", "one statement only"), (r"\binto\b", "nothing is stored there"), (r"\border\s+by\b(?!.*\))",
-                      "rows are ordered by id here")):  # fmt: skip
+        raise InputError(f"--query {text[:40]!r} is not valid; give gz2, vizier:TABLE, or SQL: 'SELECT ...'")
+    for word, why in ((";", "one statement only"), (r"\binto\b", "no tables are created"), (r"\border\s+by\b(?!.*\))",
+                      "rows are ordered by id")):  # fmt: skip
         if re.search(word, text, re.IGNORECASE):
             found = word if word == ";" else re.search(word, text, re.IGNORECASE)[0].upper()  # type: ignore[index]
-            raise InputError(f"--query holds '{found}'; leave it out: {why}")
+            raise InputError(f"--query contains '{found}'; remove it: {why}")
     return text, ""
 
 
 class _Client:
-    """What both have in common: manners, and a session of astroquery that says who asks and stays in the house."""
+    """Base of both services: rate limit, retries, and an astroquery session with our User-Agent and one host."""
 
     host: str
     request: dict[str, Any]
@@ -131,74 +131,67 @@ class _Client:
         policy = RequestPolicy((host,), per_minute, connections=1, timeout=TIMEOUT)
         self._client = Client(policy, cache=home.cache_home(), contact=contact)
 
-    def _prepare(self, asker: Any) -> None:
-        session = asker._session  # astroquery has no other way to say it
+    def _configure(self, astroquery_client: Any) -> None:
+        """Set the User-Agent and forbid redirects to other hosts; astroquery has no public way to do it."""
+        session = astroquery_client._session
         session.headers["User-Agent"] = f"{self._client.agent} {session.headers['User-Agent']}"
-        session.hooks["response"].append(self._stay)
+        session.hooks["response"].append(self._check_redirect)
 
-    def _stay(self, response: Any, *_: Any, **__: Any) -> None:
+    def _check_redirect(self, response: Any, *_: Any, **__: Any) -> None:
         if response.is_redirect:
             target = urlsplit(urljoin(response.url, response.headers["location"])).netloc.lower()
             if target != self.host:
-                raise FetchError(f"sent on to {target}, which is not {self.host}")
+                raise FetchError(f"redirected to {target}, which is not {self.host}")
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        """Ask with patience.
-
-        Raises
-        ------
-        InputError
-            With what the service says of the query.
-        GalscanError
-            If there is no answer.
-        """
+    def _query(self, run: Callable[[], Any]) -> Any:
+        """Run a query with retries; raise `InputError` with the service's own message if it rejects the query."""
         from astroquery.exceptions import RemoteServiceError
 
         def attempt() -> Any:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # units and ids that astropy does not know
-                    return question()
+                    return run()
             except (GalscanError, RemoteServiceError):
                 raise
             except (ValueError, OSError) as error:
-                if not hasattr(error, "response"):  # parsers, which met a page of HTML; errors of requests have one
-                    raise FetchError(f"the answer is no table ({type(error).__name__})") from None
-                raise in_our_terms(error) from None
+                if not hasattr(error, "response"):  # from a parser that got HTML; errors of requests have a response
+                    raise FetchError(f"the response is not a table ({type(error).__name__})") from None
+                raise translate_error(error) from None
             except Exception as error:  # astroquery's own
-                raise in_our_terms(error) from None
+                raise translate_error(error) from None
 
         try:
-            return self._client.patiently(self.host, attempt)
+            return self._client.retry(self.host, attempt)
         except RemoteServiceError as error:
-            said = re.sub(r"#Table1|error_message|<[^>]*>", " ", str(error))
-            raise InputError(f"{self.host} refuses the query: {' '.join(said.split())[:300]}") from None
+            message = re.sub(r"#Table1|error_message|<[^>]*>", " ", str(error))
+            raise InputError(f"{self.host} rejects the query: {' '.join(message.split())[:300]}") from None
         except FetchError as error:
-            raise GalscanError(f"{self.host}: {error}; what came is kept, run the same command again") from None
+            raise GalscanError(f"{self.host}: {error}; downloaded pages are kept, run the same command again") from None
 
 
 class _SkyServer(_Client):
-    """SQL, in pages: each asks for what follows the last id of the one before."""
+    """SQL in pages, each starting after the last id of the page before."""
 
-    def __init__(self, places: Objects, sql: str, key: str, contact: str):
-        super().__init__(urlsplit(places.skyserver).netloc.lower(), places.per_minute, contact)
-        self._places, self._sql, self._key = places, sql, key
-        self.request = {"server": places.skyserver, "release": places.release, "query": sql}
+    def __init__(self, database: Objects, sql: str, key: str, contact: str):
+        super().__init__(urlsplit(database.skyserver).netloc.lower(), database.per_minute, contact)
+        self._database, self._sql, self._key = database, sql, key
+        self.request = {"server": database.skyserver, "release": database.release, "query": sql}
 
     def fetch(self, work: Path) -> pd.DataFrame:
-        """Return all rows; pages are files in `work`."""
+        """Return all rows; pages are written to `work`."""
         pages = sorted(work.glob("page-*.parquet"))
         count = sum(len(pd.read_parquet(p, columns=["id"])) for p in pages)
         last = int(pd.read_parquet(pages[-1], columns=["id"])["id"].iloc[-1]) if pages else None
         with _astroquery():
             from astroquery.sdss import SDSSClass, conf
 
-            asker = SDSSClass()
-        self._prepare(asker)
-        with conf.set_temp("skyserver_baseurl", self._places.skyserver):
+            service = SDSSClass()
+        self._configure(service)
+        with conf.set_temp("skyserver_baseurl", self._database.skyserver):
             if not self._key:
-                self._key = self._find_key(asker)
-            while (page := self._page(asker, last)) is not None:
+                self._key = self._find_key(service)
+            while (page := self._page(service, last)) is not None:
                 file = work / f"page-{len(pages):05d}.parquet"
                 with atomic_path(file) as temporary:
                     page.to_parquet(temporary)
@@ -206,35 +199,37 @@ class _SkyServer(_Client):
                 last, count = int(page["id"].iloc[-1]), count + len(page)
                 print(f"{self.host}: {count:,} objects", file=sys.stderr, flush=True)
         if not pages:
-            raise InputError("the query gives no rows; widen it")
+            raise InputError("the query returns no rows; widen it")
         return pd.concat([pd.read_parquet(p) for p in pages], ignore_index=True)
 
-    def _table(self, asker: Any, sql: str) -> pd.DataFrame | None:
+    def _table(self, service: Any, sql: str) -> pd.DataFrame | None:
         length = len(quote(sql)) + 40
-        if length > ADDRESS:
-            raise InputError(f"the query has {length:,} characters on its way, at most {ADDRESS:,} arrive; shorten it")
-        release = self._places.release
-        answer = self._ask(lambda: asker.query_sql(sql, timeout=TIMEOUT, data_release=release, cache=False))
-        return None if answer is None else tables.from_astropy(answer)
+        if length > MAX_QUERY_STRING:
+            raise InputError(
+                f"the query has {length:,} characters in the URL, at most {MAX_QUERY_STRING:,} are accepted; shorten it"
+            )
+        release = self._database.release
+        table = self._query(lambda: service.query_sql(sql, timeout=TIMEOUT, data_release=release, cache=False))
+        return None if table is None else tables.from_astropy(table)
 
-    def _find_key(self, asker: Any) -> str:
-        """Return the column of ids; refuse a query that does not give it, or no position."""
-        row = self._table(asker, f"SELECT TOP 1 * FROM ({self._sql}) AS q")
+    def _find_key(self, service: Any) -> str:
+        """Return the id column; refuse a query without ids or positions."""
+        row = self._table(service, f"SELECT TOP 1 * FROM ({self._sql}) AS q")
         if row is None:
-            raise InputError("the query gives no rows; widen it")
+            raise InputError("the query returns no rows; widen it")
         lower = {str(c).lower(): str(c) for c in row.columns}
         key = next((lower[k] for k in ("objid", "id") if k in lower), None)
         absent = [k for k in ("ra", "dec") if k not in lower] + ([] if key else ["objid (or id)"])
         if absent or key is None:
-            given = ", ".join(map(str, row.columns[:12]))
-            raise InputError(f"the query gives {given}; it must give {' and '.join(absent)} as well")
+            present = ", ".join(map(str, row.columns[:12]))
+            raise InputError(f"the query returns {present}; it must also return {' and '.join(absent)}")
         return key
 
-    def _page(self, asker: Any, last: int | None) -> pd.DataFrame | None:
-        """Return the rows after `last`, None where there are no more."""
-        after, top = -(2**63) if last is None else last, self._places.page
+    def _page(self, service: Any, last: int | None) -> pd.DataFrame | None:
+        """Return the rows after `last`, None if there are no more."""
+        after, top = -(2**63) if last is None else last, self._database.page
         if self._sql == GZ2:
-            # The sample's own positions are in single precision: take those of the photometry.
+            # Positions of zoo2MainSpecz are in single precision: use those of the photometry.
             sql = (
                 f"SELECT TOP {top} z.dr8objid AS objid, p.ra AS photo_ra, p.dec AS photo_dec, p.petroR90_r, "
                 f"{FRAME}, z.* FROM zoo2MainSpecz AS z JOIN PhotoObjAll AS p ON p.objID = z.dr8objid "
@@ -243,24 +238,27 @@ class _SkyServer(_Client):
         else:
             key = f"q.{self._key}"
             sql = f"SELECT TOP {top} * FROM ({self._sql}) AS q WHERE {key} > {after} ORDER BY {key}"
-        page = self._table(asker, sql)
+        page = self._table(service, sql)
         if page is None:
             return None
         if self._key not in page.columns or not pd.api.types.is_integer_dtype(page[self._key].dtype):
-            said = ", ".join(map(str, page.columns[:6]))
-            raise GalscanError(f"{self.host} answers with '{said[:120]}' where a table with whole numbers in "
-                               f"'{self._key}' was asked for; run the same command again later")  # fmt: skip
+            present = ", ".join(map(str, page.columns[:6]))
+            raise GalscanError(f"{self.host} returned '{present[:120]}' instead of a table with integers in "
+                               f"'{self._key}'; run the same command again later")  # fmt: skip
         page = _gz2(page) if self._sql == GZ2 else page
         ids = page[self._key].astype(np.int64)  # objID comes as uint64, which no FITS table has
         if (last is not None and ids.iloc[0] <= last) or not (ids.diff().iloc[1:] > 0).all():
-            raise GalscanError(f"{self.host} does not give '{self._key}' once each and in order, so rows may be lost")
+            raise GalscanError(
+                f"{self.host} returned values of '{self._key}' that repeat or are not sorted, so rows may be lost; "
+                "run the same command again later"
+            )
         lower = {str(c).lower(): c for c in page.columns}
         first = {"id": ids, "ra": page[lower["ra"]], "dec": page[lower["dec"]]}
         return pd.concat([pd.DataFrame(first), page.drop(columns=[self._key, lower["ra"], lower["dec"]])], axis=1)
 
 
 def _gz2(page: pd.DataFrame) -> pd.DataFrame:
-    """Return what is needed of Galaxy Zoo 2's 230 columns: votes and fractions of every answer, size, sample."""
+    """Return the columns of Galaxy Zoo 2 that are used, of 230: votes and fractions of every answer, size, sample."""
     answers = load_schema(GZ2).names
     wanted = ["objid", "ra", "dec", "petroR90_r", "dr7objid", "gz2class", "total_classifications", "total_votes"]
     wanted += ["run", "rerun", "camcol", "field"]
@@ -270,12 +268,12 @@ def _gz2(page: pd.DataFrame) -> pd.DataFrame:
 
 
 class _VizieR(_Client):
-    """A table of VizieR, whole."""
+    """All rows of a table of VizieR."""
 
-    def __init__(self, places: Objects, table: str, contact: str):
+    def __init__(self, database: Objects, table: str, contact: str):
         if not re.fullmatch(r"[A-Za-z0-9.+_/ -]{3,80}", table) or ".." in table:
             raise InputError(f"--query vizier:{table}: give the name of a table, as vizier:J/MNRAS/435/2835/table5")
-        super().__init__(places.vizier.lower(), places.per_minute, contact)
+        super().__init__(database.vizier.lower(), database.per_minute, contact)
         self._name = table
         self.request = {"server": self.host, "query": VIZIER + table}
 
@@ -286,18 +284,18 @@ class _VizieR(_Client):
             from astroquery import cache_conf
             from astroquery.vizier import VizierClass
 
-            asker = VizierClass(columns=columns, row_limit=-1, timeout=TIMEOUT, vizier_server=self.host)
-        self._prepare(asker)
+            service = VizierClass(columns=columns, row_limit=-1, timeout=TIMEOUT, vizier_server=self.host)
+        self._configure(service)
         with cache_conf.set_temp("cache_active", False):
-            found = self._ask(lambda: asker.get_catalogs(self._name))
+            found = self._query(lambda: service.get_catalogs(self._name))
         if not found:
             raise InputError(f"VizieR has no table '{self._name}', or it has no rows")
         if len(found) > 1:
             names = ", ".join(list(found.keys())[:12])
-            raise InputError(f"'{self._name}' is {len(found)} tables; choose one: vizier:{names}")
+            raise InputError(f"'{self._name}' has {len(found)} tables; choose one: vizier:{names}")
         frame = tables.from_astropy(found[0])
         if "_RAJ2000" not in frame or "_DEJ2000" not in frame:
-            raise InputError(f"'{self._name}' of VizieR has no positions; give one that has")
+            raise InputError(f"table '{self._name}' of VizieR has no positions; choose one that has")
         key = tables.find_column(frame, "id", {}, self._name) or "recno"
         if key not in frame:
             frame = frame.assign(recno=np.arange(1, len(frame) + 1))
@@ -309,7 +307,7 @@ class _VizieR(_Client):
 
 @contextmanager
 def _astroquery() -> Iterator[None]:
-    """Turn a missing astroquery into the line that installs it."""
+    """Raise `InputError` with the install command if astroquery is missing."""
     try:
         yield
     except ImportError:

@@ -1,4 +1,4 @@
-"""The pace at which a host is asked: one request after another, over all threads and processes of a data home."""
+"""Rate limiter of requests to a host, shared by all threads and processes of a data home."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from galscan.core.errors import GalscanError
 from galscan.core.files import storage_errors
 
-SLACK = 0.03  # requests travel unevenly: ask this much slower, so that no window at the server sees too many
+SLACK = 0.03  # fraction by which requests are slowed down: network delays vary, and bunch requests at the server
 
 
 class RateLimiter:
-    """A bucket of one token, which fills `per_minute` times a minute.
+    """Token bucket of size one, filled `per_minute` times a minute.
 
-    When the next request may leave is written in a file, by the system's monotonic clock: two ingests at once share
-    the pace, and one that was killed and started again goes on with it.
+    The time of the next request, by the system's monotonic clock, is stored in a file: two ingests at the same time
+    share the limit, and a resumed one keeps it.
     """
 
     def __init__(self, folder: Path, host: str, per_minute: float, longest: float, stopped: threading.Event):
@@ -38,31 +38,31 @@ class RateLimiter:
             os.close(self._handle)
 
     def wait(self) -> None:
-        """Return when the next request may leave.
+        """Wait until the next request may be sent.
 
         Raises
         ------
         GalscanError
-            If all is to stop.
+            If the client was stopped.
         """
-        while (left := self._turn()) > 0:
+        while (left := self._acquire()) > 0:
             if self._stopped.wait(left):
                 raise GalscanError("stopped")
 
     def pause(self, seconds: float) -> None:
-        """Let nothing leave for so long."""
-        self._turn(seconds)
+        """Send no request for `seconds`."""
+        self._acquire(seconds)
 
-    def _turn(self, pause: float = 0.0) -> float:
-        """Take the token, or return the seconds until there is one; with `pause`, take it away for so long."""
+    def _acquire(self, pause: float = 0.0) -> float:
+        """Take the token, or return the seconds until there is one; with `pause`, block it for that time."""
         with self._lock:
-            with contextlib.suppress(OSError):  # a file system without locks: threads keep the pace all the same
+            with contextlib.suppress(OSError):  # a file system without locks: only threads share the limit
                 fcntl.flock(self._handle, fcntl.LOCK_EX)
             try:
                 now = time.monotonic()
                 data = os.pread(self._handle, 8, 0)
                 left = struct.unpack("<d", data)[0] - now if len(data) == 8 else 0.0
-                if not 0 < left <= self._longest:  # due; or of the time before the machine was started anew
+                if not 0 < left <= self._longest:  # due, or written before a reboot
                     left = 0.0
                 if pause > left or (not pause and left == 0):
                     os.pwrite(self._handle, struct.pack("<d", now + (pause or self.interval)), 0)

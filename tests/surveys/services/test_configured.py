@@ -6,7 +6,7 @@ import pytest
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.home import shipped
-from galscan.surveys.services.configured import ConfiguredFrames, fill, load_survey, survey_names
+from galscan.surveys.services.configured import ConfiguredFrames, fill_url, load_survey, survey_names
 
 GOOD = (shipped("catalogs") / "surveys" / "sdss.toml").read_text(encoding="utf-8")
 
@@ -39,7 +39,7 @@ def test_frames_have_the_addresses_of_their_archives():
     """Of frames that are there: names as the archives give them."""
     sdss, legacy = load_survey("sdss-frames"), load_survey("legacy-bricks")
     assert isinstance(sdss, ConfiguredFrames) and isinstance(legacy, ConfiguredFrames)
-    assert sdss.keys == ["rerun", "run", "camcol", "field"] and sdss.whole == {"run", "field"}
+    assert sdss.keys == ["rerun", "run", "camcol", "field"] and sdss.integer_keys == {"run", "field"}
     assert sdss.file("r", {"rerun": 301, "run": 2505, "camcol": 3, "field": 38}) == (
         "data.sdss.org/sas/dr17/eboss/photoObj/frames/301/2505/3/frame-r-002505-3-0038.fits.bz2"
     )
@@ -51,9 +51,9 @@ def test_frames_have_the_addresses_of_their_archives():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("frame-{band}", "frame", "url must have the place {band}"),
-        ("{run:06d}", "{run!r}/{run.real}", r"url asks for {run.real}"),
-        ("{run:06d}", "{run:{camcol}}", "url asks for {run:{camcol}}"),
+        ("frame-{band}", "frame", "url must have the field {band}"),
+        ("{run:06d}", "{run!r}/{run.real}", r"url has the field {run.real}"),
+        ("{run:06d}", "{run:{camcol}}", "url has the field {run:{camcol}}"),
         ("{run:06d}", "../{run:06d}", "without"),
         ("rerun = 301", "reruns = 301", "defaults has 'reruns', which url does not ask for; did you mean 'rerun'"),
         ('bands = "gri"', 'bands = "griz"', "bands = 'griz' must be those that rendering uses"),
@@ -84,14 +84,14 @@ def test_unknown_names():
         ("page = 20000", "pages = 20000", "unknown key 'objects.pages'; did you mean 'page'"),
         ("per_minute = 60", "per_minute = 0", "per_minute: input should be greater than 0"),
         ("hosts = [\"skyserver", "hosts = [\"sky", "url is at skyserver.sdss.org, which is not among hosts"),
-        ("{ra}", "{right}", r"url asks for {right}"),
-        ("ra={ra}&dec={dec}", "", r"url must have the places {ra} and {dec}"),
-        ("{ra}", "{ra.__class__}", "url asks for {ra.__class__}"),
+        ("{ra}", "{right}", r"url has the field {right}"),
+        ("ra={ra}&dec={dec}", "", r"url must have the fields {ra} and {dec}"),
+        ("{ra}", "{ra.__class__}", "url has the field {ra.__class__}"),
         ("{ra}", "{ra", "url|expected"),
-        ('format = "jpeg"', 'format = "fits"', r"a table \[rendering\] goes with format = 'fits'"),
+        ('format = "jpeg"', 'format = "fits"', r"a table \[rendering\] is required with format = 'fits'"),
         ('format = "jpeg"', 'format = "gif"', "format: input should be 'jpeg', 'png' or 'fits'"),
-        ("pixels = [64, 2048]", "pixels = [64, 8]", "must rise"),
-        ('service = "picture"', 'service = "panstarrs"', "files goes with"),
+        ("pixels = [64, 2048]", "pixels = [64, 8]", "must increase"),
+        ('service = "picture"', 'service = "panstarrs"', "files is required with"),
         ("native_scale = 0.396127", "native_scale = nan", "native_scale: input should be"),
         ("title =", "title", "cannot be read"),
     ],
@@ -115,6 +115,6 @@ def test_a_token_over_http_is_refused(tmp_path):
 
 
 def test_what_fills_an_address_is_quoted():
-    assert fill("https://h/x?a={red}&l={layer}", red="/a b&c=d#../", layer="CDS/P/x y") == (
+    assert fill_url("https://h/x?a={red}&l={layer}", red="/a b&c=d#../", layer="CDS/P/x y") == (
         "https://h/x?a=%2Fa%20b%26c%3Dd%23..%2F&l=CDS/P/x%20y"
     )

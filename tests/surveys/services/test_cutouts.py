@@ -47,7 +47,7 @@ def test_each_object_gets_its_own_picture(service, tmp_path, name):
     for (ra, dec), outcome in zip(zip(survey.ra, survey.dec, strict=True), outcomes(survey), strict=True):
         if sky.covered(ra, dec):
             assert isinstance(outcome, Cutout) and sky.read_code(outcome.image) == sky.code(ra, dec)
-            assert outcome.pixel_scale == pytest.approx(survey.declared.framing.pixel_scale)
+            assert outcome.pixel_scale == pytest.approx(survey.config.framing.pixel_scale)
             seen += 1
         else:
             assert isinstance(outcome, NoCoverage)
@@ -92,7 +92,7 @@ def test_stacks_are_asked_for_band_by_band(service, tmp_path):
     assert outcome.pixel_scale == pytest.approx(173 * 0.25 / 64), "43.248 arcsec are 172.99 of its pixels"
     assert survey.plan()["requests"] == 4
     wide = ServiceSurvey(str(service.survey("panstarrs-fits", tmp_path)), tmp_path / "objects.csv", frame=500)
-    assert outcomes(wide) == [Failed("10,200 pixels across, 8 to 4,000 are cut", Flag.WRONG_SHAPE)]
+    assert outcomes(wide) == [Failed("10,200 pixels across; the service delivers 8 to 4,000", Flag.WRONG_SHAPE)]
 
 
 def test_stacks_are_as_bright_as_frames_of_another_depth(service, tmp_path):
@@ -117,11 +117,11 @@ def stacks_rendering() -> str:
 @pytest.mark.parametrize(
     ("mode", "kind", "reason"),
     [
-        ("black", NoCoverage, "a blank picture"),
-        ("404", NoCoverage, "the service has nothing there"),
-        ("html", Failed, "no list of files but|no FITS but text/html"),
-        ("truncated", Failed, "cut off before its end"),
-        ("shorter", Failed, "no list of files but|no FITS but image/jpeg"),
+        ("black", NoCoverage, "blank image"),
+        ("404", NoCoverage, "the service has no image there"),
+        ("html", Failed, "expected a list of files, got|expected FITS, got text/html"),
+        ("truncated", Failed, "response truncated"),
+        ("shorter", Failed, "expected a list of files, got|expected FITS, got image/jpeg"),
         ("500", Failed, "HTTP 500"),
     ],
 )
@@ -134,7 +134,7 @@ def test_what_a_bad_answer_of_stacks_becomes(service, tmp_path, mode, kind, reas
     service.behave(mode, well=well)
     (outcome,) = survey.cutouts(0, 1)
     if mode == "404" and well == 0:
-        kind, reason = Failed, "no list of files but"  # a place that is not covered has a list, which is empty
+        kind, reason = Failed, "expected a list of files, got"  # a place that is not covered has a list, which is empty
     assert isinstance(outcome, kind) and re.search(reason, outcome.reason), outcome
     service.behave()
     if kind is Failed:
@@ -180,17 +180,17 @@ def test_objects_that_cannot_be_asked_for(service, tmp_path):
 @pytest.mark.parametrize(
     ("mode", "kind", "reason"),
     [
-        ("black", NoCoverage, "a blank picture"),
-        ("404", NoCoverage, "the service has nothing there"),
-        ("html", Failed, "no JPEG but text/html: Maintenance We are back soon"),
-        ("bomb", Failed, "that unpack to more than 1 MB"),
+        ("black", NoCoverage, "blank image"),
+        ("404", NoCoverage, "the service has no image there"),
+        ("html", Failed, "expected JPEG, got text/html: Maintenance We are back soon"),
+        ("bomb", Failed, "decompress to more than 1 MB"),
         ("redirect", Failed, "which is not among the hosts of the survey's file"),
         ("500", Failed, r"HTTP 500 \(2 tries\)"),
-        ("truncated", Failed, "cut off before its end"),
+        ("truncated", Failed, "response truncated"),
         ("shorter", Failed, "truncated|OSError"),
-        ("longer", Failed, "cut off before its end"),
-        ("slow", Failed, "no answer in time"),
-        ("drip", Failed, "not all there after 0.5 s"),
+        ("longer", Failed, "response truncated"),
+        ("slow", Failed, "request timed out"),
+        ("drip", Failed, "response incomplete after 0.5 s"),
     ],
 )
 def test_what_a_bad_answer_becomes(service, tmp_path, mode, kind, reason):
@@ -211,7 +211,7 @@ def test_what_a_bad_answer_becomes(service, tmp_path, mode, kind, reason):
 def test_a_size_that_was_cut_down_in_silence(service, tmp_path):
     declared = service.survey("legacy-dr10-jpeg", tmp_path, pixels=[3100, 4000], timeout=30.0)
     survey = ServiceSurvey(str(declared), table(tmp_path, [HERE]), size=64, pixel_scale=1.0)
-    assert outcomes(survey) == [Failed("3000 x 3000 pixels, not the 3100 asked for", Flag.WRONG_SHAPE)]
+    assert outcomes(survey) == [Failed("3000 x 3000 pixels, not the 3100 requested", Flag.WRONG_SHAPE)]
 
 
 def test_fits_of_one_band_and_of_none(service, tmp_path):
@@ -224,7 +224,7 @@ def test_fits_of_one_band_and_of_none(service, tmp_path):
     first, second = outcomes(survey)
     assert isinstance(first, Cutout) and sky.read_code(first.image) == sky.code(*HERE)
     assert (first.image[..., 0] == first.image[..., 2]).all()
-    assert second == NoCoverage("a blank picture (no finite pixel in band r)")
+    assert second == NoCoverage("blank image (no finite pixel in band r)")
     with pytest.raises(ServiceUnavailableError, match=r"at last HTTP 400: .*HiPS CDS/P/NO not found"):
         survey = ServiceSurvey(str(path), galaxies(tmp_path / "many.csv", 40), layer="CDS/P/NO")
         outcomes(survey)
@@ -277,7 +277,7 @@ def test_the_price_is_told(service, tmp_path):
 def test_credentials(service, tmp_path, monkeypatch):
     declared = service.survey("sdss", tmp_path, token="SKY_TOKEN", needs_contact=True)
     path = table(tmp_path, [HERE])
-    with pytest.raises(InputError, match="wants to know who asks: --contact"):
+    with pytest.raises(InputError, match="needs a contact e-mail: --contact"):
         ServiceSurvey(str(declared), path)
     with pytest.raises(InputError, match="needs a token: export SKY_TOKEN="):
         ServiceSurvey(str(declared), path, contact="me@example.org")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from email.utils import formatdate
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.surveys.services.errors import FetchError, RetryableError, in_our_terms, retry_after, unpack
+from galscan.surveys.services.errors import FetchError, RetryableError, decompress, retry_after, translate_error
 
 
 @pytest.mark.parametrize(
@@ -32,17 +33,28 @@ def test_what_is_unpacked_is_whole_or_refused(body: bytes, limit: int) -> None:
     packed = zlib.compress(body, wbits=31)
     if len(body) > limit:
         with pytest.raises(FetchError, match="unpack to more than"):
-            unpack(packed, "gzip", limit)
+            decompress(packed, "gzip", limit)
     else:
-        assert unpack(packed, "gzip", limit) == body
-    assert unpack(body, "identity", limit) == body
+        assert decompress(packed, "gzip", limit) == body
+    assert decompress(body, "identity", limit) == body
 
 
 def test_what_cannot_be_unpacked() -> None:
-    with pytest.raises(FetchError, match="packed as 'br', which was not asked for"):
-        unpack(b"x", "br", 100)
-    with pytest.raises(RetryableError, match="cannot be unpacked"):
-        unpack(b"no gzip", "gzip", 100)
+    with pytest.raises(FetchError, match="unexpected Content-Encoding 'br'"):
+        decompress(b"x", "br", 100)
+    with pytest.raises(RetryableError, match="cannot be decompressed"):
+        decompress(b"no gzip", "gzip", 100)
+
+
+def test_a_compressed_body_must_end_and_may_have_several_members():
+    one, two = gzip.compress(b"a" * 50), gzip.compress(b"b" * 50)
+    assert decompress(one + two, "gzip", 100) == b"a" * 50 + b"b" * 50
+    with pytest.raises(RetryableError, match="truncated"):
+        decompress(one[:-4], "gzip", 100)
+    with pytest.raises(FetchError, match="decompress to more than"):
+        decompress(one + two, "gzip", 99)
+    with pytest.raises(RetryableError, match="cannot be decompressed"):
+        decompress(one + b"rest", "gzip", 100)
 
 
 def test_errors_of_other_clients() -> None:
@@ -52,11 +64,11 @@ def test_errors_of_other_clients() -> None:
         answer = requests.Response()
         answer.status_code = status
         answer.headers.update(headers)
-        return in_our_terms(requests.HTTPError("...", response=answer))
+        return translate_error(requests.HTTPError("...", response=answer))
 
     busy = said(429, **{"Retry-After": "7"})
-    assert isinstance(busy, RetryableError) and (busy.pause, busy.everybody, busy.heard) == (7, True, True)
+    assert isinstance(busy, RetryableError) and (busy.pause, busy.host_busy, busy.responded) == (7, True, True)
     assert isinstance(said(500), RetryableError) and isinstance(said(404), FetchError)
     for error in (requests.ConnectionError("refused"), requests.Timeout("late")):
-        assert isinstance(lost := in_our_terms(error), RetryableError) and not lost.heard
-    assert isinstance(in_our_terms(ValueError("odd")), FetchError)
+        assert isinstance(lost := translate_error(error), RetryableError) and not lost.responded
+    assert isinstance(translate_error(ValueError("odd")), FetchError)

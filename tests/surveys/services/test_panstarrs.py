@@ -37,7 +37,7 @@ def test_the_files_of_a_place():
     assert files(answer(LIST), "gr") == {b: f"/rings.v3.skycell/1784/059/x.stk.{b}.unconv.fits" for b in "gr"}
     assert files(answer(LIST), "gri") is None and files(answer(LIST.splitlines()[0]), "g") is None
     for body in (b"", b"<html>sorry</html>", b"\xff\xfe"):
-        with pytest.raises(FetchError, match="no list of files but"):
+        with pytest.raises(FetchError, match="expected a list of files, got"):
             files(answer(body), "g")
 
 
@@ -61,7 +61,7 @@ def test_asinh_magnitudes_are_unpacked():
     [
         (image(np.zeros((4, 4))), "EXPTIME"),
         (image(np.zeros((4, 4)), EXPTIME=0.0), r"an exposure \(EXPTIME\) of 0 s"),
-        (image(np.zeros((4, 3)), EXPTIME=1.0), "4 x 3 pixels, not the 4 asked for"),
+        (image(np.zeros((4, 3)), EXPTIME=1.0), "4 x 3 pixels, not the 4 requested"),
         (image(np.zeros((4, 4)), EXPTIME=1.0)[:2000], "Error"),
         (b"SIMPLE  = nonsense", "Error|No SIMPLE"),
     ],
