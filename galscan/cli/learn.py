@@ -1,4 +1,4 @@
-"""Commands that train: a target, synthetic galaxies of it, a model, and how good the synthetic ones are."""
+"""Commands for recipes, training, synthetic galaxies and their evaluation."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ def train_rare(
     survey: Surveys = None,
     store: Stores = None,
     grades: Annotated[
-        list[Path] | None, typer.Option("--grades", help="Scan that people graded: its objects train, too; repeatable.")
+        list[Path] | None,
+        typer.Option("--grades", help="Graded scan; its graded objects are added to the training set; repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The model's folder; default: in the data home.")] = None,
-    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Maximum minutes of training.")] = None,
     synthetic: Annotated[
         bool, typer.Option("--synthetic/--no-synthetic", help="Train on synthetic galaxies as well.")
     ] = True,
     device: Device = "auto",
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier of rare galaxies on real and synthetic ones."""
+    """Train a classifier for a rare class on real and synthetic galaxies."""
     model = galscan.train_rare(
         names(target) or "", survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
         synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
@@ -42,16 +43,16 @@ def train_rare(
 
 
 def train_generator(
-    out: Annotated[Path, typer.Option("--out", help="The weights to write, .safetensors; Stable Diffusion: a folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Weights to write, .safetensors; Stable Diffusion: a folder.")],
     kind: Annotated[
         str, typer.Option("--kind", help="flow, stable-diffusion, or maps (of a feature, trained on its prior).")
     ] = "flow",
-    feature: Annotated[str | None, typer.Option("--feature", help="Of maps; default: dust_lane.")] = None,
+    feature: Annotated[str | None, typer.Option("--feature", help="Feature of the maps; default: dust_lane.")] = None,
     survey: Surveys = None,
     store: Stores = None,
-    schema: Annotated[str | None, typer.Option("--schema", help="Labels that become conditions, e.g. efigi.")] = None,
+    schema: Annotated[str | None, typer.Option("--schema", help="Labels used as conditions, e.g. efigi.")] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=16, max=512, help="Pixels on a side (simulated); default: 64.")
+        int | None, typer.Option("--size", min=16, max=512, help="Image size in pixels (simulated); default: 64.")
     ] = None,
     count: Annotated[
         int | None,
@@ -59,16 +60,16 @@ def train_generator(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Steps of training; default: 4,500, maps 4,000, Stable Diffusion 10,000."),
+        typer.Option("--steps", min=1, help="Training steps; default: 4,500, maps 4,000, Stable Diffusion 10,000."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Galaxies or maps a step; default: 16, maps 32.")
+        int | None, typer.Option("--batch", min=1, help="Galaxies or maps per step; default: 16, maps 32.")
     ] = None,
     lora: Annotated[
-        int | None, typer.Option("--lora", min=0, help="Stable Diffusion: train adapters of this rank alone.")
+        int | None, typer.Option("--lora", min=0, help="Stable Diffusion: train only LoRA adapters of this rank.")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option("--resolution", min=16, help="Stable Diffusion: pixels it works at; default: 424.")
+        int | None, typer.Option("--resolution", min=16, help="Stable Diffusion: image size in pixels; default: 424.")
     ] = None,
     start: Annotated[
         str | None,
@@ -78,13 +79,13 @@ def train_generator(
             "name on the Hugging Face hub.",
         ),
     ] = None,
-    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Minutes of training at most.")] = None,
+    budget: Annotated[float | None, typer.Option("--budget", min=0, help="Maximum minutes of training.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator alone: the base weights, or weights of your own. Run it again to resume."""
+    """Train only a generator: the base weights, or your own. Run the same command to resume."""
     result = galscan.train_generator(
         out, kind=kind, feature=feature, survey=survey or (), store=store or (), schema=schema, size=size, count=count,
         steps=steps, batch=batch, lora=lora, resolution=resolution, start=start, budget=budget, seed=seed,
@@ -94,8 +95,8 @@ def train_generator(
 
 
 def generate(
-    target: Annotated[str, typer.Option("--target", help="What to make: a target, or a recipe.toml.")],
-    count: Annotated[int, typer.Option("--count", min=1, help="How many.")],
+    target: Annotated[str, typer.Option("--target", help="Target by name, or a recipe.toml.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of synthetic galaxies.")],
     out: Annotated[Path, typer.Option("--out", help="A folder of PNG images, or a store if it ends in .zarr.")],
     model: Annotated[
         Path | None, typer.Option("--model", help="Trained model: its generator, and its predictions of hosts.")
@@ -105,93 +106,105 @@ def generate(
         typer.Option("--generator", help="Other weights (with --store): a file, a folder, base; of maps also prior."),
     ] = None,
     store: Stores = None,
-    base: Annotated[str | None, typer.Option("--from", help="Real galaxies to start from: a rule.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--from", help="Rule that the real galaxies (hosts or conditions) must satisfy.")
+    ] = None,
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="ANSWER=LOW:HIGH of whole images; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="ANSWER=LOW:HIGH, range of a condition (whole images); repeatable."),
     ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option("--weight", help="ANSWER=W: guide it W times as strongly (whole images).")
+        list[str] | None,
+        typer.Option("--weight", help="ANSWER=W, guidance weight of an answer (whole images); repeatable."),
     ] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", min=0, help="Of whole images; 1 = none.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of whole images: from noise to picture.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=0, help="Guidance scale (whole images); 1 = none.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps (whole images).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make synthetic galaxies of a rare class: a feature injected into real ones, or whole images."""
+    """Make synthetic galaxies of a rare class: a feature injected into real galaxies, or whole images."""
     ranges = {}
     for answer, text in (pairs("--set", values) or {}).items():
         low, _, high = text.partition(":")
         ranges[answer] = (number("--set", low), number("--set", high or low))
-    pushed = {a: number("--weight", w) for a, w in (pairs("--weight", weights) or {}).items()}
+    guidance_weights = {a: number("--weight", w) for a, w in (pairs("--weight", weights) or {}).items()}
     result = galscan.generate(
         target, count=count, out=out, model=model, generator=generator, store=store or (), base=base, values=ranges,
-        weights=pushed, guidance=guidance, steps=steps, seed=seed, device=device, dry_run=dry_run,
+        weights=guidance_weights, guidance=guidance, steps=steps, seed=seed, device=device, dry_run=dry_run,
     )  # fmt: skip
     show(result, as_json)
 
 
 def evaluate(
-    dreams: Annotated[Path, typer.Argument(help="A store of synthetic galaxies, or a model, which holds one.")],
-    target: Annotated[str, typer.Option("--target", help="What they are: a target, or a recipe.toml.")],
+    synthetic: Annotated[Path, typer.Argument(help="A store of synthetic galaxies, or a model folder.")],
+    target: Annotated[str, typer.Option("--target", help="Their target by name, or a recipe.toml.")],
     survey: Surveys = None,
     store: Stores = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: NAME-evaluation beside them.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Output folder; default: NAME-evaluation beside the store.")
+    ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Hold out what this model held out; default: their own.")
+        Path | None,
+        typer.Option("--model", help="Use the test set of this model; default: the model they were made for."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Of the reference classifier; default: the recipe's.")
+        int | None,
+        typer.Option("--steps", min=1, help="Training steps of the reference classifier; default: the recipe's."),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an evaluation that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing evaluation.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate synthetic galaxies by a classifier trained on real ones alone, beside real ones held out."""
+    """Compare synthetic with held-out real galaxies, by a classifier trained on real galaxies only."""
     result = galscan.evaluate(
-        dreams, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
+        synthetic, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
         device=device, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     show(result, as_json)
 
 
 def ablate(
-    target: Annotated[str, typer.Option("--target", help="What to look for: a target, or a recipe.toml.")],
+    target: Annotated[str, typer.Option("--target", help="Target by name, or a recipe.toml.")],
     survey: Surveys = None,
     store: Stores = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of results; default: in the data home.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeats with other divisions and networks.")] = 3,
-    folds: Annotated[int, typer.Option("--folds", min=1, help="1: hold out at random; more: cross-validation.")] = 1,
-    positives: Annotated[int | None, typer.Option("--positives", help="Positives that train; default: half.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder; default: in the data home.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of random splits.")] = 3,
+    folds: Annotated[int, typer.Option("--folds", min=1, help="1: random hold-out; more: cross-validation.")] = 1,
+    positives: Annotated[int | None, typer.Option("--positives", help="Training positives; default: half.")] = None,
     negatives: Annotated[
-        int | None, typer.Option("--negatives", help="Negatives that train; default: in proportion.")
+        int | None, typer.Option("--negatives", help="Training negatives; default: in proportion.")
     ] = None,
     reserved: Annotated[
-        int, typer.Option("--reserved", min=0, help="Positives never tested, though fewer train (0: none).")
+        int, typer.Option("--reserved", min=0, help="Positives kept out of the test set, even if fewer train.")
     ] = 0,
-    max_test: Annotated[int | None, typer.Option("--max-test", help="Negatives that are tested, at most.")] = None,
+    max_test: Annotated[int | None, typer.Option("--max-test", help="Maximum number of test negatives.")] = None,
     prevalence: Annotated[
         float | None, typer.Option("--prevalence", help="Fraction of targets in the survey; default: as labelled.")
     ] = None,
-    purity: Annotated[float, typer.Option("--purity", help="At which completeness and detections are reported.")] = 0.8,
-    completeness: Annotated[float, typer.Option("--completeness", help="At which purity is reported.")] = 0.5,
-    arms: Annotated[list[str] | None, typer.Option("--arms", help="Only this way to train; repeatable.")] = None,
+    purity: Annotated[float, typer.Option("--purity", help="Purity at which completeness is reported.")] = 0.8,
+    completeness: Annotated[
+        float, typer.Option("--completeness", help="Completeness at which purity is reported.")
+    ] = 0.5,
+    arms: Annotated[list[str] | None, typer.Option("--arms", help="Only this arm; repeatable.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="The arm whose gain is reported.")] = None,
-    survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects of that survey.")] = 100_000,
-    members: Annotated[int, typer.Option("--members", min=1, help="Networks an arm and repeat.")] = 1,
+    survey_size: Annotated[int, typer.Option("--survey-size", min=1, help="Objects in that survey.")] = 100_000,
+    members: Annotated[int, typer.Option("--members", min=1, help="Networks per arm and repeat.")] = 1,
     workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Repeats at a time, one core each; 0: as many as there are cores.")
+        int, typer.Option("--workers", min=0, help="Repeats run in parallel, one core each; 0: all cores.")
     ] = 0,
     device: Device = "auto",
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compare training with and without synthetic galaxies on held-out real ones. Run it again to resume."""
+    """Compare training with and without synthetic galaxies on held-out real ones. Run the same command to resume."""
     result = galscan.ablate(
         target, store=store or (), survey=survey or (), out=out, seeds=seeds, folds=folds, positives=positives,
         negatives=negatives, reserved=reserved, max_test=max_test, prevalence=prevalence, purity=purity,
@@ -204,15 +217,15 @@ def ablate(
 def target_new(
     name: Annotated[str, typer.Argument(help="Name of the target.")],
     schema: Annotated[
-        list[str] | None, typer.Option("--schema", help="Labels to have rules for, e.g. gz2, efigi; repeatable.")
+        list[str] | None, typer.Option("--schema", help="Label schema of the rules, e.g. gz2, efigi; repeatable.")
     ] = None,
     answer: Annotated[
-        list[str] | None, typer.Option("--answer", help="Answer that the target is about; repeatable.")
+        list[str] | None, typer.Option("--answer", help="Answer that defines the target; repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write; default: NAME.toml here.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Recipe to write; default: NAME.toml.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a recipe to start from, with every key explained."""
+    """Write a template of a recipe, with every key explained."""
     show(galscan.new_target(name, schema=schema or ["gz2"], answer=answer or (), out=out), as_json)
 
 
@@ -221,16 +234,19 @@ def target_check(
     survey: Surveys = None,
     store: Stores = None,
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG) of what the rules call what.")
+        Path | None,
+        typer.Option("--sheet", help="Write a contact sheet (PNG) of positives, negatives and ambiguous galaxies."),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Prove a recipe on labelled galaxies, before training."""
-    told = show(galscan.check_target(target, survey=survey or (), store=store or (), sheet=sheet, seed=seed), as_json)
-    raise typer.Exit(2 if told["error"] else 0)
+    """Check a recipe on labelled galaxies, before training."""
+    summary = show(
+        galscan.check_target(target, survey=survey or (), store=store or (), sheet=sheet, seed=seed), as_json
+    )
+    raise typer.Exit(2 if summary["error"] else 0)
 
 
 def target_list(as_json: Json = False) -> None:
-    """List the targets that come with galscan."""
+    """List the shipped targets."""
     show(galscan.list_targets(), as_json)

@@ -1,7 +1,7 @@
-"""The command line: one verb is one function, which calls the public function of that name. No logic.
+"""Entry point of the command line: registers the commands, runs one, and maps errors to exit codes.
 
-The verbs are in `galscan.cli.survey` and `galscan.cli.learn`; how a line runs, and fails, is here. Nothing heavy is
-imported before a verb runs, so that ``galscan --help`` answers at once.
+Each command is a function in `galscan.cli.survey` or `galscan.cli.learn` that calls the public function of the same
+name. Slow imports happen only when a command runs, so that ``galscan --help`` is fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from galscan.core.version import __version__
 app = typer.Typer(
     name="galscan",
     help="Find rare galaxies in surveys of millions: ingest, train-rare, scan, export.",
-    epilog="Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 interrupted (run it again, it goes on).",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted (run the same command to resume).",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,8 +30,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"galscan {__version__}")
         raise typer.Exit()
 
@@ -39,20 +39,20 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_version)
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
     ] = False,
     tracebacks: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error comes from.")] = False,
 ) -> None:
-    pass  # --traceback is taken out of the arguments in `run`, so that it may stand anywhere
+    pass  # `run` removes --traceback from the arguments, so that it may come after the command
 
 
 target = typer.Typer()
 app.add_typer(
-    target, name="target", help="Say what to look for: write a target, prove it on labels, list those there are.",
+    target, name="target", help="Recipes of targets: write a new one, check it on labels, list the shipped ones.",
     epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",
 )  # fmt: skip
 
-VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("demo", survey.demo, "--out demo-run"),
     ("ingest", survey.ingest, "--survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr"),
     ("train-rare", learn.train_rare, "--target dustlane --survey ngc --budget 60"),
@@ -71,17 +71,17 @@ VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("info", survey.info, "ngc.zarr --sheet ngc.png"),
     ("doctor", survey.doctor, ""),
 )
-"""Each verb, in the order of --help, and an example of its arguments."""
+"""Each command, in the order of --help, with an example of its arguments."""
 
-RENAMED = {"dream": "generate", "judge": "evaluate"}  # commands of version 0.1, for one version more
+RENAMED = {"dream": "generate", "judge": "evaluate"}  # old names of commands, still accepted
 
-for _name, _verb, _example in VERBS:
+for _name, _command, _example in COMMANDS:
     _group = target if _name.startswith("target ") else app
-    _group.command(_name.split()[-1], epilog=f"Example: galscan {_name} {_example}".rstrip())(_verb)
+    _group.command(_name.split()[-1], epilog=f"Example: galscan {_name} {_example}".rstrip())(_command)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; return its exit code. Errors become one line on stderr."""
+    """Run one command line and return its exit code; errors are printed as one line on stderr."""
     as_json = "--json" in arguments
     debug = "--traceback" in arguments or os.environ.get("GALSCAN_TRACEBACK", "") not in ("", "0")
 
@@ -92,12 +92,12 @@ def run(arguments: Sequence[str]) -> int:
             print(json.dumps({"error": message, "exit_code": code}), flush=True)
         return code
 
-    interrupted = "interrupted; run the same command again, it goes on where it stopped"
+    interrupted = "interrupted; run the same command again to resume"
     try:
         try:
             given = [a for a in arguments if a != "--traceback"] or ["--help"]
             if (new := RENAMED.get(given[0])) is not None:
-                print(f"note: galscan {given[0]} is called galscan {new} now", file=sys.stderr)
+                print(f"note: galscan {given[0]} is now called galscan {new}", file=sys.stderr)
                 given[0] = new
             code = app(given, prog_name="galscan", standalone_mode=False)
             sys.stdout.flush()
@@ -110,12 +110,14 @@ def run(arguments: Sequence[str]) -> int:
             if debug:
                 traceback.print_exc()
             return fail(str(error), error.exit_code)
-        except PermissionError as error:  # of reading; writing has its own words
+        except PermissionError as error:  # from reading; errors from writing have their own messages
             if debug:
                 traceback.print_exc()
-            return fail(f"no permission to read {error.filename or error}; change its mode or name another place", 2)
+            return fail(f"no permission to read {error.filename or error}; change its mode or name another path", 2)
         except Exception as error:
-            if message := getattr(error, "format_message", None):  # a wrong option; typer moved this class about
+            if message := getattr(
+                error, "format_message", None
+            ):  # a usage error; the module of its class differs between versions of typer
                 context = getattr(error, "ctx", None)
                 where = context.command_path if context else "galscan"
                 return fail(f"{message().rstrip('.')} (see: {where} --help)", 2)
@@ -124,7 +126,7 @@ def run(arguments: Sequence[str]) -> int:
             return fail(
                 f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)", 1
             )
-    except BrokenPipeError:  # the reader of a pipe left, as `head` does: nothing to say, and nobody to say it to
+    except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does: exit silently
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -1,4 +1,4 @@
-"""Options that several verbs have, and texts of options turned into values."""
+"""Options shared by several commands, and parsers of option values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 from galscan.core.errors import InputError, nearest
 
 Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes; default: as many as there are cores.")
+    int | None, typer.Option("--workers", min=1, help="Number of processes; default: the number of cores.")
 ]
 
 
@@ -24,14 +24,14 @@ def _known_device(name: str) -> str:
 
 
 Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", callback=_known_device, help="Where the networks run.")
+    str, typer.Option("--device", metavar="auto|cpu|cuda", callback=_known_device, help="Device of the networks.")
 ]
 Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in the data home, by name; repeatable.")]
 Stores = Annotated[list[str] | None, typer.Option("--store", help="Store, by path or URL; repeatable.")]
 
 
 def names(text: str | None) -> str | list[str] | None:
-    """Return one name, or several that commas divide."""
+    """Return one name, or a list of comma-separated names."""
     return text.split(",") if text and "," in text else text
 
 

@@ -1,4 +1,4 @@
-"""Results on the screen: a few lines for people, one JSON object for scripts."""
+"""Output of results: text for people, one JSON object for scripts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 
 def show(result: Any, as_json: bool) -> dict[str, Any]:
-    """Print a result: for people, or (its last line) for a script; return what the script gets."""
+    """Print a result as text and, with --json, as one JSON object on the last line; return the content of the JSON."""
     from galscan.commands.info import summarize
 
     summary = summarize(result)
     text = summary.pop("text", None) or "\n".join(_lines(summary))
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
-        print(json.dumps(_plain(summary), allow_nan=False), flush=True)
+        print(json.dumps(_to_json(summary), allow_nan=False), flush=True)
     return dict(summary)
 
 
@@ -30,17 +30,17 @@ def _lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
         elif isinstance(item, list) and item and all(isinstance(row, Mapping) for row in item):
             lines += [f"{indent}{key}", *_table(item, indent + "  ")]
         else:
-            lines.append(f"{indent}{key:<{width}}  {_words(item)}")
+            lines.append(f"{indent}{key:<{width}}  {_as_text(item)}")
     return lines
 
 
 def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> list[str]:
-    cells = [list(rows[0]), *([_words(row.get(key)) for key in rows[0]] for row in rows)]
+    cells = [list(rows[0]), *([_as_text(row.get(key)) for key in rows[0]] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [indent + "  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
 
 
-def _words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -48,18 +48,18 @@ def _words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value)) or "none"
+        return ", ".join(map(_as_text, value)) or "none"
     return "none" if value is None or value == {} else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return `value` in types that JSON has; a number that is not finite becomes null."""
+def _to_json(value: Any) -> Any:
+    """Return `value` in JSON types; numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(v) for v in value]
+        return [_to_json(v) for v in value]
     if hasattr(value, "tolist"):  # a NumPy number or array
-        return _plain(value.tolist())
+        return _to_json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -65,9 +65,9 @@ class Ablation:
     @property
     def generator_steps(self) -> tuple[int, int]:
         """Training steps of the common stage and of each repeat."""
-        from galscan.training.ablation.experiment import whole_images
+        from galscan.training.ablation.experiment import generator_settings
 
-        steps = whole_images(self.plan.recipe).steps
+        steps = generator_settings(self.plan.recipe).steps
         return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
 
     def describe(self) -> str:
@@ -100,9 +100,9 @@ class Ablation:
                    "galaxies without labels, so no common stage"),
             ]  # fmt: skip
         if self.synthetic:
-            from galscan.training.ablation.experiment import drawing
+            from galscan.training.ablation.experiment import image_settings
 
-            rows += [f"synthetic    {drawing(r).summary(self.plan.rules, whole=self.generated)} a repeat"]
+            rows += [f"synthetic    {image_settings(r).summary(self.plan.rules, whole=self.generated)} a repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 

@@ -261,7 +261,7 @@ def _reference_classifier(
         )
         examples = Examples.from_labels(
             galaxies.images[rows], galaxies.table["target"].to_numpy()[rows],
-            galaxies.counted(plan.schema).iloc[rows], plan.answers, plan.schema,
+            galaxies.labels_and_votes(plan.schema).iloc[rows], plan.answers, plan.schema,
         )  # fmt: skip
         network = train_classifier(
             examples,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from galscan.candidates import columns as table
 from galscan.candidates.export import formats as export
 from galscan.candidates.export import tables
-from galscan.candidates.table_stream import TableStream, of_parquet
+from galscan.candidates.table_stream import TableStream, from_parquet
 from galscan.core import files
 from galscan.core.errors import InputError
 from galscan.core.memory import release
@@ -114,7 +114,7 @@ def _write(
     run: Run, after: purities.Purity, verdicts: pd.DataFrame, summary: dict[str, Any], limits: dict[str, Any]
 ) -> None:
     info = run.info | {"purity": summary["after"]}
-    new = _graded(of_parquet(run.path / "candidates.parquet"), after, verdicts)
+    new = _graded(from_parquet(run.path / "candidates.parquet"), after, verdicts)
     files.write_json(run.path / "purity.json", summary | limits)
     table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
     tables.parquet(new, run.path / f"{export.GRADED}.parquet", export.provenance(info))  # last: export reads this file
@@ -142,7 +142,7 @@ def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -
             piece = piece.append_column(name, values) if at < 0 else piece.set_column(at, name, values)
         return piece
 
-    return rows.changed(add_columns)
+    return rows.map(add_columns)
 
 
 def _text(summary: dict[str, Any], path: Path) -> str:

@@ -257,7 +257,7 @@ def _contact_sheet(
     examples = known.head(max(EXAMPLES - len(images), 0))
     top = ranked.head(SHEET - len(examples) - len(images[:EXAMPLES]))
     rows = [(str(s), int(i)) for table in (examples, top) for s, i in zip(table["store"], table["index"], strict=True)]
-    cutouts = dict(scan_tables.pictures(stores, rows))
+    cutouts = dict(scan_tables.read_images(stores, rows))
     shown = [*images[:EXAMPLES], *(cutouts[k] for k in range(len(rows)))]
     n_examples = len(shown) - len(top)
     thumbnails.contact_sheet(

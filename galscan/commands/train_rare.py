@@ -174,7 +174,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
     train = np.flatnonzero(_in_train(galaxies))
     answers = list(dict.fromkeys(answer for plan in plans for answer in plan.answers))
     targets = galaxies.table[[plan.column for plan in plans]].to_numpy(np.float32)
-    labels = galaxies.counted(schema).iloc[train]
+    labels = galaxies.labels_and_votes(schema).iloc[train]
     real = Examples.from_labels(galaxies.images[train], targets[train], labels, answers, schema)
     split, members = galaxies.table["split"], recipe.classifier.members
     reserved_objects = _ReservedObjects(first, device)
@@ -223,7 +223,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
                 outputs[name, subset] = out_of_fold(networks[name], galaxies.images[subset_rows], folds, device)
             else:
                 outputs[name, subset] = ensemble.member_outputs(networks[name], galaxies.images[subset_rows], device)
-    labels = galaxies.counted(schema).iloc[held_out["test"]]
+    labels = galaxies.labels_and_votes(schema).iloc[held_out["test"]]
     morphology_metrics = {
         name: morphology.evaluate(outputs[name, "test"][1], labels, answers, schema) for name in networks
     }
@@ -429,7 +429,7 @@ def _synthetic(
             # Where whole images are generated as well, the recipe's generator is that of the images.
             generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
             candidates = synthetic.candidates_of(
-                galaxies, galaxies.free(member, unused), plan.stores, reference, answers, schema, device
+                galaxies, galaxies.not_held_out(member, unused), plan.stores, reference, answers, schema, device
             )
             injected, injection_counts = synthetic.inject(
                 candidates, schema, rules, recipe.synthetic, generator, work, seed=plan.seed + 1009 * member,

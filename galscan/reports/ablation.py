@@ -1,4 +1,4 @@
-"""The page of an ablation."""
+"""Report page of an ablation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from galscan.training.ablation import arms
 
 
 def write_ablation_report(path: str | Path) -> Path:
-    """Write ``report.html`` and ``curves.png`` into the folder of an ablation (also one still being written).
+    """Write ``report.html`` and ``curves.png`` into the folder of an ablation.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def write_ablation_report(path: str | Path) -> Path:
     page = render(
         "ablation.html.j2",
         kind="ablation",
-        title=f"galscan: what synthetic galaxies bring for {result['target']}",
+        title=f"galscan: gain by synthetic galaxies for {result['target']}",
         target=result["title"],
         verdict=arms.verdict(result),
         facts=[
@@ -53,7 +53,7 @@ def write_ablation_report(path: str | Path) -> Path:
             ("recipe", result["recipe_hash"]),
             *((f"store {name}", content) for name, content in result["request"]["stores"]),
             ("labels", result["schema"]),
-            ("batches a network", f"{result['steps']:,}"),
+            ("steps per network", f"{result['steps']:,}"),
         ],
     )
     write_text(path / "report.html", page)
@@ -61,5 +61,5 @@ def write_ablation_report(path: str | Path) -> Path:
 
 
 def _range(counts: Iterable[int]) -> str:
-    least, most = min(counts := list(counts)), max(counts)
-    return f"{least:,}" if least == most else f"{least:,}–{most:,}"
+    low, high = min(counts := list(counts)), max(counts)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"

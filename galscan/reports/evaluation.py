@@ -1,4 +1,4 @@
-"""The page of evaluated synthetic galaxies, and its words and tables, which the command line prints as well."""
+"""Report page of an evaluation of synthetic galaxies, and its tables as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Group(NamedTuple):
-    """A table: what it is about, what it means, the heads of its columns, and rows of a name and a cell for each."""
+    """A table with a title, a note, column heads, and rows of a name and one cell per column."""
 
     title: str
     note: str
@@ -31,9 +31,9 @@ class Group(NamedTuple):
 
 def write_evaluation_report(
     path: Path,
-    verdict: Mapping[str, Any],
+    result: Mapping[str, Any],
     each: pd.DataFrame,
-    dreams: SyntheticSet,
+    synthetic_set: SyntheticSet,
     galaxies: Galaxies,
     plan: Plan,
     features: Mapping[str, pd.DataFrame],
@@ -42,124 +42,122 @@ def write_evaluation_report(
 
     Parameters
     ----------
-    verdict : mapping
-        What `galscan.commands.evaluate.evaluate` keeps as ``evaluation.json``.
+    result : mapping
+        The content of ``evaluation.json`` (`galscan.commands.evaluate.evaluate`).
     each : DataFrame
-        ``each`` of `galscan.synthesis.evaluation.evaluate`, one row for each synthetic galaxy; ``nearest`` are rows of
+        ``each`` of `galscan.synthesis.evaluation.evaluate`, one row per synthetic galaxy; ``nearest`` are rows of
         `galaxies`.
     galaxies : Galaxies
-        The real ones that `plan` names.
+        The real galaxies of `plan`.
     features : mapping
-        What was measured of the injected feature on ``synthetic`` and on ``real`` positives; empty where none was
-        injected.
+        Measurements of the injected feature on ``synthetic`` and on ``real`` positives; empty where none was injected.
     """
     train = ~galaxies.table["split"].isin(["test"]).to_numpy()
     positive = (galaxies.table["target"] == 1).to_numpy()
-    real, counts, rules = np.flatnonzero(train & positive), verdict["counts"], plan.rules
+    real, counts, rules = np.flatnonzero(train & positive), result["counts"], plan.rules
     conditions = (
         rules.inject.values if counts["origin"]["injected"] and rules.inject is not None else rules.synthetic.set
     )
-    synthetic = dreams.images[dreams.synthetic & (dreams.target == 1)]
+    synthetic = synthetic_set.images[synthetic_set.synthetic & (synthetic_set.target == 1)]
     figures = [
-        plots_evaluation.features(features, verdict["feature"]) if verdict["feature"] else None,
-        plots_evaluation.profiles(verdict["light"]["positive"]),
+        plots_evaluation.features(features, result["feature"]) if result["feature"] else None,
+        plots_evaluation.profiles(result["light"]["positive"]),
         plots_evaluation.histograms(synthetic, galaxies.images[real]),
-        plots_evaluation.adherence(verdict["adherence"]["answers"]),
+        plots_evaluation.adherence(result["adherence"]["answers"]),
     ]
     page = render(
         "evaluation.html.j2",
         kind="evaluation",
         title=f"galscan: synthetic galaxies of {plan.recipe.name}",
         target=plan.recipe.title,
-        sentence=_sentence(verdict),
+        sentence=_sentence(result),
         facts=[
             *(
-                (f"{words}: positive, negative", f"{counts[which]['positive']:,}, {counts[which]['negative']:,}")
-                for words, which in (("synthetic", "synthetic"), ("real, held out", "real"), ("training", "training"))
+                (f"{text}: positive, negative", f"{counts[which]['positive']:,}, {counts[which]['negative']:,}")
+                for text, which in (("synthetic", "synthetic"), ("real, held out", "real"), ("training", "training"))
             ),
-            ("training: in all", f"{counts['training']['all']:,}"),
+            ("training: total", f"{counts['training']['all']:,}"),
             *([("hosts", f"{counts['hosts']['all']:,}")] if counts["hosts"]["all"] else []),
             ("labels", plan.schema.name),
-            ("time", duration(verdict["seconds"])),
+            ("time", duration(result["seconds"])),
         ],
-        groups=[group._asdict() for group in _groups(verdict)],
-        quiz=plots_evaluation.quiz(dreams, galaxies.images, np.flatnonzero(positive)),
-        pictures=plots_evaluation.pictures(dreams, each, galaxies.images, real, list(conditions)[:1]),
+        groups=[group._asdict() for group in _groups(result)],
+        quiz=plots_evaluation.quiz(synthetic_set, galaxies.images, np.flatnonzero(positive)),
+        pictures=plots_evaluation.pictures(synthetic_set, each, galaxies.images, real, list(conditions)[:1]),
         figures=[figure for figure in figures if figure],
         provenance=[
             ("recipe", plan.recipe.hash),
-            ("reference classifier", verdict["weights"]["reference"]),
+            ("reference classifier", result["weights"]["reference"]),
             *((f"store {s.name}", s.content_hash) for s in plan.stores),
         ],
     )
     write_text(path, page)
 
 
-def summary(verdict: Mapping[str, Any]) -> str:
-    """Return an evaluation for people: a sentence and the tables."""
-    groups = _groups(verdict)
+def summary(result: Mapping[str, Any]) -> str:
+    """Return the headline and the tables as text."""
+    groups = _groups(result)
     width = max(len(name) for group in groups for name, *_ in group.rows)
-    lines = [_sentence(verdict)]
+    lines = [_sentence(result)]
     for group in groups:
         lines += [f"{group.title:<{width + 2}}" + "".join(f"{column.lower():>28}" for column in group.columns)]
         lines += [f"  {name:<{width}}" + "".join(f"{cell:>28}" for cell in cells) for name, *cells in group.rows]
     return "\n".join(lines)
 
 
-def _sentence(verdict: Mapping[str, Any]) -> str:
-    accepted, copies = verdict["acceptance"], verdict["copies"]["pixels"]["synthetic"]["below_p1"]
+def _sentence(result: Mapping[str, Any]) -> str:
+    accepted, copies = result["acceptance"], result["copies"]["pixels"]["synthetic"]["below_p1"]
     synthetic, real, hosts = (accepted[which]["at_zero"] for which in ("synthetic", "real", "hosts"))
     text = (
         f"The reference classifier accepts {_percent(synthetic['fraction'])} of {synthetic['n']:,} synthetic "
-        f"positives, and {_percent(real['fraction'])} of {real['n']:,} real ones held out"
+        f"positives and {_percent(real['fraction'])} of {real['n']:,} held-out real positives"
     )
     if hosts["n"]:
-        text += f"; of the {hosts['n']:,} hosts as they are {_percent(hosts['fraction'])}"
+        text += f"; it accepts {_percent(hosts['fraction'])} of the {hosts['n']:,} unchanged hosts"
     if copies["n"]:
-        text += f"; {copies['count']:,} of {copies['n']:,} drawn whole are nearly copies of a training picture"
+        text += f"; {copies['count']:,} of {copies['n']:,} whole images are near copies of a training image"
     return f"{text}."
 
 
-def _groups(verdict: Mapping[str, Any]) -> list[Group]:
-    """Return the figures in groups."""
+def _groups(result: Mapping[str, Any]) -> list[Group]:
+    """Return the metrics as tables."""
     values = {
-        "d": verdict["fidelity"]["dimensions"]["kid"], "axes": verdict["fidelity"]["dimensions"]["fid"],
-        **verdict["counts"]["training"],
+        "d": result["fidelity"]["dimensions"]["kid"], "axes": result["fidelity"]["dimensions"]["fid"],
+        **result["counts"]["training"],
     }  # fmt: skip
-    groups = [_acceptance(verdict)]
-    if verdict["feature"]:
-        groups.append(_feature(verdict["feature"]))
-    drawn = verdict["counts"]["origin"]["drawn"]
+    groups = [_acceptance(result)]
+    if result["feature"]:
+        groups.append(_feature(result["feature"]))
+    whole_images = result["counts"]["origin"]["drawn"]
     for title, note, figures in TABLES:
-        if figures[0][1].startswith("copies/") and not drawn:
+        if figures[0][1].startswith("copies/") and not whole_images:
             continue
         rows: list[tuple[str, ...]] = []
         for name, path, shown in figures:
             for kind in ("positive", "negative") if "{kind}" in path else ("",):
-                cells = (shown(_at(verdict, path.format(which=w, kind=kind))) for w in ("synthetic", "real"))
+                cells = (shown(_at(result, path.format(which=w, kind=kind))) for w in ("synthetic", "real"))
                 rows.append((f"{kind}s, {name}" if kind else name, *cells))
         groups.append(Group(title, note.format(**values), ("Synthetic", "Real, held out"), rows))
     return groups
 
 
-def _acceptance(verdict: Mapping[str, Any]) -> Group:
-    accepted, hosts = verdict["acceptance"], verdict["counts"]["hosts"]
+def _acceptance(result: Mapping[str, Any]) -> Group:
+    accepted, hosts = result["acceptance"], result["counts"]["hosts"]
     sets = ["synthetic", "real"] + (["hosts"] if hosts["all"] else [])
     note = (
-        "Fractions with 95 % intervals. The reference classifier was trained on real galaxies alone; at the median of "
-        "the real positives' logits half of these are accepted, however it is calibrated."
+        "Fractions with 95 % intervals. The reference classifier was trained on real galaxies only. At the median "
+        "logit of the real positives half of these are accepted, whatever its calibration."
     )
     if hosts["all"]:
         note += (
-            f" Hosts must not be accepted. The classifier was trained on {hosts['trained_on']:,} of the "
-            f"{hosts['all']:,} hosts as real galaxies, most of them negatives: it may reject what was injected into "
-            "these too often."
+            f" Hosts should be rejected. The classifier was trained on {hosts['trained_on']:,} of the {hosts['all']:,} "
+            "hosts as real galaxies, most of them negatives: it may reject galaxies injected into these too often."
         )
     rows = [
         (name, *(_fraction(accepted[which][key]) for which in sets))
         for name, key in (("positives, logit above 0", "at_zero"), ("positives, at the real ones' median", "at_median"))
     ]
-    columns = ("Synthetic", "Real, held out", "Hosts as they are")[: len(sets)]
+    columns = ("Synthetic", "Real, held out", "Unchanged hosts")[: len(sets)]
     return Group("Does the reference classifier accept them?", note, columns, rows)
 
 
@@ -178,20 +176,20 @@ def _feature(feature: Mapping[str, Any]) -> Group:
         rows.append((plots_evaluation.QUANTITIES.get(name, name), *cells, ks))
     note = (
         f"The feature '{feature['name']}', measured in the same way on synthetic and on all labelled real positives: "
-        "medians, and what two thirds lie within. The distance is that of Kolmogorov and Smirnov: 0 for equal "
+        "medians, and the ranges that hold two thirds. The distance is the Kolmogorov-Smirnov statistic: 0 for equal "
         "distributions, 1 for distributions that do not overlap."
     )
     if galaxies["hosts"]["n"]:
         note += (
-            f" Where there is nothing the measurement still finds a feature on "
-            f"{galaxies['hosts']['feature_measured']:,} of {galaxies['hosts']['n']:,} hosts as they are."
+            f" False detections: a feature is measured on {galaxies['hosts']['feature_measured']:,} of "
+            f"{galaxies['hosts']['n']:,} unchanged hosts."
         )
     columns = ("Synthetic", "Real, all labelled", "Distance")
     return Group("Are depth, shape and colour those of real ones?", note, columns, rows)
 
 
 def _at(value: Any, path: str) -> Any:
-    """Return what lies at `path`, or None where it ends early: there were too few galaxies."""
+    """Return the value at `path`, or None where a level is None because there were too few galaxies."""
     for key in path.split("/"):
         value = value and value[key]
     return value
@@ -221,11 +219,11 @@ def _spread(entry: Mapping[str, float] | None) -> str:
     return "–" if entry is None else f"{entry['mean']:.3f} ± {entry['std']:.3f}"
 
 
-Figure = tuple[str, str, Callable[[Any], str]]  # name, place in the verdict, how it is written
+Figure = tuple[str, str, Callable[[Any], str]]  # name, path in the result, format
 TABLES: tuple[tuple[str, str, tuple[Figure, ...]], ...] = (
     (
         "Are they of the class?",
-        "Fractions with 95 % intervals, by what the reference classifier predicts.",
+        "Fractions with 95 % intervals, by the predictions of the reference classifier.",
         (
             ("in the class, by answers", "adherence/{which}_{kind}/in_class_by_answers", _fraction),
             ("in the class, by target score", "adherence/{which}_{kind}/in_class_by_target", _fraction),
@@ -234,10 +232,10 @@ TABLES: tuple[tuple[str, str, tuple[Figure, ...]], ...] = (
     ),
     (
         "Are they similar to real ones, and as varied?",
-        "Against {positive:,} positives and {negative:,} negatives that the reference classifier was trained on, in "
-        "its {d} features. KID is the figure to read: 0 for equal sets, however many are compared. FID (on {axes} "
-        "principal axes, only for more galaxies than that), density and coverage are computed of equally many. "
-        "Synthetic negatives are hard ones on purpose, which no survey has in that proportion.",
+        "Compared with {positive:,} positives and {negative:,} negatives of the training set of the reference "
+        "classifier, in its {d} features. KID is the main metric: 0 for equal sets, whatever the sample size. FID (on "
+        "{axes} principal axes, only for more galaxies than that), density and coverage are computed on samples of "
+        "equal size. Synthetic negatives are hard ones by design, more frequent than in any survey.",
         (
             ("KID", "fidelity/{kind}/{which}/kid", _figure),
             ("KID, scatter over subsets", "fidelity/{kind}/{which}/kid_std", _figure),
@@ -249,27 +247,28 @@ TABLES: tuple[tuple[str, str, tuple[Figure, ...]], ...] = (
     ),
     (
         "Are they copies?",
-        "Of those drawn whole. A copy is nearer to a training galaxy than 1 % of these are to another one, so about 1 "
-        "% are by chance. The nearest of all is given in units of that distance.",
+        "Whole images only. A copy is an image nearer to a training galaxy than the 1st percentile of the distances "
+        "between training galaxies, so about 1 % are copies by chance. The smallest distance is in units of that "
+        "percentile.",
         (
             ("copies, by pixels", "copies/pixels/{which}/below_p1", _fraction),
-            ("nearest of all, by pixels", "copies/pixels/{which}/min_ratio", _figure),
+            ("smallest distance, by pixels", "copies/pixels/{which}/min_ratio", _figure),
             ("copies, by features", "copies/features/{which}/below_p1", _fraction),
-            ("nearest of all, by features", "copies/features/{which}/min_ratio", _figure),
+            ("smallest distance, by features", "copies/features/{which}/min_ratio", _figure),
         ),
     ),
     (
-        "Is their light right?",
-        "Profile: the largest difference of the mean radial profile from that of training galaxies, over the scatter "
-        "among these. The others are means and their scatter from one galaxy to another, as measured on the picture.",
+        "Do brightness and profile match?",
+        "Profile: the largest difference of the mean radial profile from that of training galaxies, in units of their "
+        "scatter. The other values are means and standard deviations of measurements on the images.",
         (
-            ("profile off by", "light/{kind}/{which}/max_deviation", _figure),
+            ("profile difference", "light/{kind}/{which}/max_deviation", _figure),
             *((name.removeprefix("image_"), f"light/{{kind}}/{{which}}/measured/{name}", _spread) for name in MEASURED),
         ),
     ),
     (
-        "What would be dropped?",
-        "Clear failures only, by the rules of the screening before training.",
+        "How many would be dropped?",
+        "Clear failures only, by the filter applied before training.",
         (
             ("galaxies", "screen/{which}/n", _figure),
             ("kept", "screen/{which}/kept", _figure),

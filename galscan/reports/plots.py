@@ -1,4 +1,4 @@
-"""The figures of the report pages: SVG in a data address, with the same bytes for the same numbers."""
+"""Figures of the report pages: SVG in a data URI, reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 P, R = ParamSpec("P"), TypeVar("R")
-BLUE, ORANGE, GREY = "#1f5f8b", "#b0601a", "#6b7684"  # dark enough on white for lines and for words
+BLUE, ORANGE, GREY = "#1f5f8b", "#b0601a", "#6b7684"  # dark enough on white for lines and text
 STYLE: Any = {
     "svg.hashsalt": "galscan",
     "svg.fonttype": "path",
@@ -40,7 +40,7 @@ STYLE: Any = {
 
 
 class Plot(NamedTuple):
-    """A curve as the page shows it."""
+    """A figure for a page."""
 
     uri: str
     alt: str
@@ -48,7 +48,7 @@ class Plot(NamedTuple):
 
 
 def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
-    """Return a figure as SVG in a data address: no date in it, and the same bytes for the same numbers."""
+    """Return a figure as SVG in a data URI, without a date so that equal figures have equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", dpi=150)
     return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
@@ -62,7 +62,7 @@ def new_axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[F
 
 
 def styled(draw: Any) -> Any:
-    """Draw with the page's style, whatever style the caller's matplotlib has."""
+    """Draw with the style of the pages, independent of the caller's matplotlib settings."""
 
     @functools.wraps(draw)
     def wrapper(*args: Any) -> Plot | None:
@@ -81,34 +81,34 @@ def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
         axes.set_xlim(1, ranks[-1])
 
 
-def _drawn(frame: pd.DataFrame) -> np.ndarray:
-    """Return which rows of a ranked list a curve is drawn through: a line through a million shows no more."""
+def _plotted_rows(frame: pd.DataFrame) -> np.ndarray:
+    """Return the rows of a ranked list that a curve is drawn through; a subset of a long list."""
     return purities.nodes(len(frame)) - 1
 
 
 @styled
 def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = None) -> Plot:
-    """Draw purity against rank with its interval, and where the list of accepted candidates ends.
+    """Draw purity against rank with its interval, and the rank of the last accepted candidate.
 
-    `before` is what the scores alone said, where `frame` is with grades.
+    If `frame` holds estimates with grades, `before` holds those by the scores alone.
     """
     figure, axes = new_axes()
-    some = _drawn(frame)
-    frame, before = frame.iloc[some], None if before is None else before.iloc[some]
+    rows = _plotted_rows(frame)
+    frame, before = frame.iloc[rows], None if before is None else before.iloc[rows]
     ranks = frame["rank"].to_numpy()
-    said = "purity at this rank and above"
+    purity_label = "purity down to this rank"
     if before is not None:
         band = axes.fill_between(ranks, before["purity_lo"], before["purity_hi"], color=GREY, alpha=0.18, linewidth=0)
         band.set_label("by scores alone")
         axes.plot(ranks, before["purity"], color=GREY, linewidth=1.4)
-        said = "with grades"
+        purity_label = "with grades"
     axes.fill_between(ranks, frame["purity_lo"], frame["purity_hi"], color=BLUE, alpha=0.22, linewidth=0)
-    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=said)
+    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=purity_label)
     if before is None:
         label = "probability of this candidate"
-        # A known label is no probability, and would make the line jump.
-        own = frame[frame["known"] == ""] if "known" in frame else frame
-        axes.plot(own["rank"], own["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
+        # Objects with a known label have probability 0 or 1, which would make the line jump.
+        unlabelled = frame[frame["known"] == ""] if "known" in frame else frame
+        axes.plot(unlabelled["rank"], unlabelled["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
     if accepted:
         axes.axvline(accepted, color=ORANGE, linewidth=1.2)
         axes.annotate(
@@ -136,37 +136,37 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
 def completeness(
     frame: pd.DataFrame,
     info: Mapping[str, Any],
-    bundle: Model | None,
+    model: Model | None,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     by_scores: pd.DataFrame | None = None,
 ) -> Plot:
-    """Draw completeness against rank; with its interval where the model is at hand.
+    """Draw completeness against rank; with its interval if the model is available.
 
-    `graded` is the table with grades, and the limits of its completeness at some ranks (rank, low, high), `by_scores`
-    those by the scores alone, where they are known.
+    `graded` is the table with grades, and the limits of its completeness at selected ranks (rank, low, high);
+    `by_scores` holds the limits by the scores alone, if known.
     """
     figure, axes = new_axes()
-    some = _drawn(frame)
-    ranks = frame["rank"].to_numpy()[some]
+    rows = _plotted_rows(frame)
+    ranks = frame["rank"].to_numpy()[rows]
     colour = BLUE if graded is None else GREY
     if by_scores is not None:
         axes.fill_between(by_scores["rank"], by_scores["low"], by_scores["high"], color=colour, alpha=0.18, linewidth=0)
-    elif bundle is not None and len(frame) and info.get("histogram"):
-        # The table keeps no interval of completeness; the same seed gives the one of the scan again.
-        settings = bundle.recipe.purity
-        again = purities.of_scan(
-            bundle.calibration, info, frame["score"].to_numpy(np.float64),
+    elif model is not None and len(frame) and info.get("histogram"):
+        # The table holds no interval of completeness; it is recomputed with the seed of the scan.
+        settings = model.recipe.purity
+        estimate = purities.estimate_from_run(
+            model.calibration, info, frame["score"].to_numpy(np.float64),
             known_labels.numbers(frame["known"].to_numpy()) if "known" in frame else None,
             bootstrap=settings.bootstrap, confidence=settings.confidence,
         )  # fmt: skip
-        low, high = (again.published(f"completeness_{end}") for end in ("lo", "hi"))
-        axes.fill_between(ranks, low[some], high[some], color=colour, alpha=0.18, linewidth=0)
-    axes.plot(ranks, frame["completeness"].iloc[some], color=colour, linewidth=2, label="by scores alone")
+        low, high = (estimate.published(f"completeness_{end}") for end in ("lo", "hi"))
+        axes.fill_between(ranks, low[rows], high[rows], color=colour, alpha=0.18, linewidth=0)
+    axes.plot(ranks, frame["completeness"].iloc[rows], color=colour, linewidth=2, label="by scores alone")
     shown = frame
     if graded is not None:
         shown, limits = graded
         axes.fill_between(limits["rank"], limits["low"], limits["high"], color=BLUE, alpha=0.22, linewidth=0)
-        axes.plot(ranks, shown["completeness"].iloc[some], color=BLUE, linewidth=2, label="with grades")
+        axes.plot(ranks, shown["completeness"].iloc[rows], color=BLUE, linewidth=2, label="with grades")
         axes.legend(loc="upper left")
     _by_rank(axes, ranks, "completeness")
     known = shown["completeness"].dropna()
@@ -181,12 +181,12 @@ def completeness(
 
 @styled
 def scores(
-    frame: pd.DataFrame, info: Mapping[str, Any], bundle: Model | None, histogram: purities.ScoreHistogram
+    frame: pd.DataFrame, info: Mapping[str, Any], model: Model | None, histogram: purities.ScoreHistogram
 ) -> Plot:
-    """Draw the histogram of all scores, and what the calibration makes of it."""
+    """Draw the histogram of all scores, and that expected from the calibration."""
     figure, axes = new_axes()
     centres, used = histogram.centres, np.flatnonzero(histogram.counts)
-    caption = "Scores of everything scanned."
+    caption = "Scores of all scanned objects."
     if len(used):
         span = slice(used[0], used[-1] + 1)
         wide = max(1, round((span.stop - span.start) / 60))  # about 60 bars
@@ -196,22 +196,22 @@ def scores(
         bars = np.add.reduceat(histogram.counts[span], starts)
         axes.bar(middle, bars, width=wide * step, color="#cbd3dc", label="all objects")
         prevalence = ((info.get("purity") or {}).get("prevalence") or {}).get("value")
-        if bundle is not None and prevalence:
-            _, negatives, targets = purities.fitted_mixture(bundle.calibration, histogram, prevalence)
+        if model is not None and prevalence:
+            _, negatives, targets = purities.fitted_mixture(model.calibration, histogram, prevalence)
             for expected, colour, label in (
                 (negatives + targets, "#55616f", "expected by the calibration"), (targets, ORANGE, "expected targets"),
             ):  # fmt: skip
                 line = np.maximum(np.add.reduceat(expected, starts), 1e-9)
                 axes.step(middle, line, where="mid", color=colour, linewidth=1.5, label=label)
             caption = (
-                "Scores of everything scanned, and what the calibration expects of them: all objects, and the targets "
-                "among them. Where the upper line leaves the bars, the survey differs from the calibration set."
+                "Scores of all scanned objects, with the histograms expected from the calibration: all objects, and "
+                "targets. Where the upper line deviates from the bars, the survey differs from the calibration set."
             )
         if len(frame):
             last = float(frame["score"].iloc[-1])
             axes.axvline(last, color=BLUE, linewidth=1.2, linestyle=":", label=f"last ranked ({len(frame):,})")
         axes.set(yscale="log", ylim=(0.3, 2 * bars.max()))
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)  # above the axes: it touches no bar
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)  # above the axes, so that it covers no bar
     axes.set(xlabel="score (logit)", ylabel="objects")
     return as_plot(figure, f"Histogram of {histogram.total:,} scores on a logarithmic scale", caption)
 
@@ -220,12 +220,12 @@ def scores(
 def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Plot | None:
     """Draw precision against recall of the classifiers called `names`; None where no curve was recorded."""
     figure, axes = new_axes()
-    drawn = False
+    has_curve = False
     for key, colour in (("real_only", GREY), ("real_plus_dreamt", BLUE)):
         if curve := (metrics.get(key) or {}).get("pr_curve"):
             axes.step(curve["recall"], curve["precision"], where="post", color=colour, linewidth=2, label=names[key])
-            drawn = True
-    if not drawn:
+            has_curve = True
+    if not has_curve:
         return None
     if (prevalence := (metrics.get("test") or {}).get("prevalence")) is not None:
         axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label="at random")
@@ -234,17 +234,17 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
     return as_plot(
         figure,
         "Precision against recall on real galaxies",
-        "Precision and recall of all networks together, on "
+        "Precision and recall of the ensemble, on "
         + ("out-of-fold scores of real galaxies." if metrics.get("crossfit") else "held-out real galaxies."),
     )
 
 
 @styled
-def calibration(bundle: Model) -> Plot:
+def calibration(model: Model) -> Plot:
     """Draw observed against predicted fractions, in groups with about as many targets each, with binomial intervals."""
     from scipy.stats import beta
 
-    calibration = bundle.calibration
+    calibration = model.calibration
     predicted = calibration.probability(calibration.scores)
     found = predicted[calibration.targets == 1]
     # Groups of equal size would all lie near zero where targets are rare.
@@ -262,6 +262,6 @@ def calibration(bundle: Model) -> Plot:
     return as_plot(
         figure,
         "Observed fraction of targets against predicted probability",
-        f"Calibration on {hits.sum():,.0f} targets and {(sizes - hits).sum():,.0f} others; "
-        "bars are 95 % intervals, the dotted line is perfect. The sigmoid was fitted to these objects.",
+        f"Calibration on {hits.sum():,.0f} targets and {(sizes - hits).sum():,.0f} negatives; "
+        "bars are 95 % intervals, the dotted line is perfect calibration. The calibration was fitted to these objects.",
     )

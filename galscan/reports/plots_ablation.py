@@ -1,4 +1,4 @@
-"""The figures of an ablation: purity against completeness of every arm, and what each gains."""
+"""Figures of an ablation: purity against completeness of every arm, and the gain of each arm."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def _curve_figure(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _curve_words(result: Mapping[str, Any]) -> str:
+def _curve_caption(result: Mapping[str, Any]) -> str:
     best, prevalence = result["best_baseline"]["ap"], result["point"]["prevalence"]
     return (
         f"Purity against completeness of each arm at a prevalence of {prevalence:.3g}: line, the mean over "
-        f"{len(result['repeats'])} repeats; band, the least and the most of them. Blue arms are trained on "
-        f"synthetic galaxies as well, orange ones on real ones alone; dashed, '{best}', the best "
+        f"{len(result['repeats'])} repeats; band, their range. Blue arms are trained on "
+        f"synthetic galaxies as well, orange ones on real ones only; dashed, '{best}', the best "
         "baseline. Beside each name, its average precision."
     )
 
 
 @styled
 def curves(result: Mapping[str, Any]) -> Plot:
-    """Draw purity against completeness, one panel an arm, with the spread over repeats."""
-    words = _curve_words(result)
-    return as_plot(_curve_figure(result), words.split(":")[0], words)
+    """Draw purity against completeness, one panel per arm, with the range over repeats."""
+    caption = _curve_caption(result)
+    return as_plot(_curve_figure(result), caption.split(":")[0], caption)
 
 
 def write_curves(result: Mapping[str, Any], path: Path) -> None:
@@ -70,40 +70,41 @@ def write_curves(result: Mapping[str, Any], path: Path) -> None:
 
 
 @styled
-def gains(result: Mapping[str, Any], metric: str, words: str) -> Plot | None:
-    """Draw as a forest plot what each arm gains in `metric` over the best baseline and over real only.
+def gains(result: Mapping[str, Any], metric: str, title: str) -> Plot | None:
+    """Draw a forest plot of the gain of each arm in `metric`, over the best baseline and over `attributes`.
 
-    None where no gain has a value.
+    None if no gain has a value. `title` is the name of the metric in the figure.
     """
     names = list(result["gains"])[::-1]
     figure, axes = new_axes(height=1.2 + 0.42 * len(names))
-    kinds = (
+    baselines = (
         ("best_baseline", BLUE, "over the best baseline", 0.12),
         ("attributes", ORANGE, "over attributes", -0.12),
     )
     ends = []
-    for label, colour, legend, shift in kinds:
-        told = [(y, g[label][metric]) for y, name in enumerate(names) if label in (g := result["gains"][name])]
-        told = [(y, g) for y, g in told if g["gain"] is not None]
-        if not told:
+    for label, colour, legend, shift in baselines:
+        points = [(y, g[label][metric]) for y, name in enumerate(names) if label in (g := result["gains"][name])]
+        points = [(y, g) for y, g in points if g["gain"] is not None]
+        if not points:
             continue
-        y = np.array([y for y, _ in told]) + shift
-        value = 100 * np.array([g["gain"] for _, g in told])
-        low = 100 * np.array([g["lo"] if g["lo"] is not None else g["gain"] for _, g in told])
-        high = 100 * np.array([g["hi"] if g["hi"] is not None else g["gain"] for _, g in told])
+        y = np.array([y for y, _ in points]) + shift
+        value = 100 * np.array([g["gain"] for _, g in points])
+        low = 100 * np.array([g["lo"] if g["lo"] is not None else g["gain"] for _, g in points])
+        high = 100 * np.array([g["hi"] if g["hi"] is not None else g["gain"] for _, g in points])
         axes.hlines(y, low, high, color=colour, linewidth=1.6)
         axes.plot(value, y, "o", color=colour, markersize=5, label=legend)
-        axes.plot(value[open_ := [g["hi"] is None for _, g in told]], y[open_], ">", color=colour, markersize=9)
+        axes.plot(value[open_ := [g["hi"] is None for _, g in points]], y[open_], ">", color=colour, markersize=9)
         ends += [*low, *high]
     if not ends:
         return None
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=f"gain in {words} (%)", ylim=(-0.6, len(names) - 0.4))
+    axes.set(xlabel=f"gain in {title} (%)", ylim=(-0.6, len(names) - 0.4))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, fontsize=9)
     return as_plot(
         figure,
-        f"Gain in {words} of each arm with its interval, from {min(ends):.0f} % to {max(ends):.0f} %",
-        f"Relative gain in {words}, with its 95 % paired interval; an arrow has no upper end. Right of zero is better.",
+        f"Gain in {title} of each arm with its interval, from {min(ends):.0f} % to {max(ends):.0f} %",
+        f"Relative gain in {title} with its 95 % paired interval; an arrow marks an interval without upper limit. "
+        "Positive is better.",
     )

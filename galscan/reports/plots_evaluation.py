@@ -1,4 +1,4 @@
-"""The figures of the page on synthetic galaxies: pictures, features, light, profiles, and how conditions hold."""
+"""Figures of the page on synthetic galaxies: images, features, radial profiles, histograms and adherence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from galscan.synthesis.galaxies import measure
 if TYPE_CHECKING:
     from galscan.synthesis.synthetic_set import SyntheticSet
 
-SIDE_BY_SIDE, SHEET, DROPPED = 12, 24, 20  # pictures of each kind
-QUIZ = 24  # pictures of real and as many of synthetic galaxies to tell apart
+SIDE_BY_SIDE, SHEET, DROPPED = 12, 24, 20  # number of images of each kind
+QUIZ = 24  # number of real and of synthetic galaxies in the quiz
 BANDS = (("red", "#b3413a"), ("green", "#3d8a4e"), ("blue", BLUE))
-QUANTITIES = {  # what is measured of a feature, in words
+QUANTITIES = {  # axis labels of the measurements of a feature
     "log_depth": "depth, ln of attenuation",
     "log_length": "length, ln of half-light radii",
     "axis_ratio": "width over length",
@@ -49,14 +49,14 @@ class Quiz(NamedTuple):
     """Real and synthetic galaxies to tell apart, and the answer key."""
 
     plot: Plot
-    synthetic: list[int]  # numbers of the synthetic ones, from 1
+    synthetic: list[int]  # numbers on the sheet, from 1
     real: list[int]
     enough: int
-    """Right answers that guessing reaches in fewer than 5 % of tries."""
+    """Number of right answers that a guesser reaches with a probability below 5 %."""
 
 
-def quiz(dreams: SyntheticSet, real_images: np.ndarray, real: np.ndarray) -> Quiz | None:
-    """Show as many real as synthetic positives in random order, numbered; None where there are none.
+def quiz(synthetic_set: SyntheticSet, real_images: np.ndarray, real: np.ndarray) -> Quiz | None:
+    """Draw equal numbers of real and synthetic positives in random order, numbered; None without any.
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ def quiz(dreams: SyntheticSet, real_images: np.ndarray, real: np.ndarray) -> Qui
         Rows of `real_images` that are real positives.
     """
     random = np.random.default_rng(0)  # the same order each time
-    positive = np.flatnonzero(dreams.synthetic & (dreams.target == 1))
+    positive = np.flatnonzero(synthetic_set.synthetic & (synthetic_set.target == 1))
     count = min(QUIZ, len(positive), len(real))
     if not count:
         return None
     chosen = [random.choice(rows, count, replace=False) for rows in (positive, real)]
-    images = np.concatenate([dreams.images[chosen[0]], real_images[chosen[1]]])
+    images = np.concatenate([synthetic_set.images[chosen[0]], real_images[chosen[1]]])
     order = random.permutation(2 * count)
     synthetic = order < count
     numbers = np.arange(1, 2 * count + 1)
@@ -83,92 +83,97 @@ def quiz(dreams: SyntheticSet, real_images: np.ndarray, real: np.ndarray) -> Qui
 
 
 def pictures(
-    dreams: SyntheticSet, each: pd.DataFrame, real_images: np.ndarray, real: np.ndarray, shown: Sequence[str]
+    synthetic_set: SyntheticSet, each: pd.DataFrame, real_images: np.ndarray, real: np.ndarray, shown: Sequence[str]
 ) -> list[list[Plot]]:
-    """Show synthetic galaxies beside real ones, row by row.
+    """Draw synthetic galaxies beside real ones, row by row.
 
     Parameters
     ----------
     each : DataFrame
-        Columns reason, nearest (row of `real_images`) and distance (of it, in units of the 1st percentile of real
-        distances); one row for each synthetic galaxy of `dreams`, in their order.
+        Columns reason, nearest (row of `real_images`) and distance (to that image, in units of the 1st percentile of
+        real distances); one row per synthetic galaxy, in the order of the set.
     real : ndarray of int
         Rows of `real_images` that are real positives.
     shown : sequence of str
-        Conditions whose values are written below a synthetic galaxy.
+        Conditions whose values are written below each synthetic galaxy.
     """
-    from galscan.synthesis.synthetic_set import DRAWN
+    from galscan.synthesis.synthetic_set import GENERATED
 
-    # In random order, but the same one each time: stores are often sorted.
+    # In a fixed random order: stores are often sorted.
     real = np.random.default_rng(0).permutation(real)
-    rows = np.flatnonzero(dreams.synthetic)
-    positive = np.random.default_rng(1).permutation(np.flatnonzero(dreams.target[rows] == 1))  # rows of `each`
+    rows = np.flatnonzero(synthetic_set.synthetic)
+    positive = np.random.default_rng(1).permutation(np.flatnonzero(synthetic_set.target[rows] == 1))  # rows of `each`
     first, nearest = positive[:SIDE_BY_SIDE], each["nearest"].to_numpy()
-    host = dreams.host[rows[first]]
-    beside = [dreams.images[h] if h >= 0 else real_images[nearest[k]] for k, h in zip(first, host, strict=True)]
-    apart = ["host" if h >= 0 else f"distance {each['distance'][k]:.2f}" for k, h in zip(first, host, strict=True)]
-    drawn = dreams.origin[rows] == DRAWN
+    host = synthetic_set.host[rows[first]]
+    compared = [
+        synthetic_set.images[h] if h >= 0 else real_images[nearest[k]] for k, h in zip(first, host, strict=True)
+    ]
+    captions = ["host" if h >= 0 else f"distance {each['distance'][k]:.2f}" for k, h in zip(first, host, strict=True)]
+    generated = synthetic_set.origin[rows] == GENERATED
     middle = []
     if (host >= 0).any():
-        middle += ["the host of each, as it is"]
+        middle += ["the unchanged host of each"]
     if (host < 0).any():
         middle += [
-            "the training picture nearest to each that was drawn whole, whichever way it is turned, and how far it is "
-            "(below 1: nearer than 1 % of real galaxies are to another)"
+            "the training image nearest to each whole image, in any orientation, and its distance (below 1: nearer "
+            "than the 1st percentile of distances between real galaxies)"
         ]
-    others = _first(real_images[real], len(first))
-    values = ["  ".join(f"{dreams.labels[a].iloc[i]:.2f}" for a in shown) for i in rows[positive[:SHEET]]]
-    words = f", with the condition for {' and '.join(shown)}" if shown else ""
+    real_positives = _first(real_images[real], len(first))
+    values = ["  ".join(f"{synthetic_set.labels[a].iloc[i]:.2f}" for a in shown) for i in rows[positive[:SHEET]]]
+    conditions = f", with the condition for {' and '.join(shown)}" if shown else ""
     sheets = [
         [
             _sheet(
-                np.concatenate([dreams.images[rows[first]], *(b[None] for b in beside), others]),
-                [*values[: len(first)], *apart, *[""] * len(first)], max(len(first), 1), 74,
-                f"Top: synthetic positives{words}. Middle: {'; or '.join(middle) or 'none'}. Bottom: real positives.",
+                np.concatenate([
+                    synthetic_set.images[rows[first]], *(image[None] for image in compared), real_positives
+                ]),
+                [*values[: len(first)], *captions, *[""] * len(first)], max(len(first), 1), 74,
+                f"Top: synthetic positives{conditions}. Middle: {'; or '.join(middle) or 'none'}. "
+                "Bottom: real positives.",
             )
         ],
         [
-            _sheet(dreams.images[rows[positive[:SHEET]]], values, 6, 72, f"Synthetic positives{words}."),
+            _sheet(synthetic_set.images[rows[positive[:SHEET]]], values, 6, 72, f"Synthetic positives{conditions}."),
             _sheet(real_images[real[:SHEET]], None, 6, 72, "Real positives."),
         ],
     ]  # fmt: skip
     last = []
-    if drawn.any():
-        k = int(np.where(drawn, each["distance"], np.inf).argmin())
+    if generated.any():
+        k = int(np.where(generated, each["distance"], np.inf).argmin())
         last.append(
             _sheet(
-                np.stack([dreams.images[rows[k]], real_images[nearest[k]]]), ["synthetic", "real"], 2, 200,
-                f"The synthetic galaxy most like a copy, and the training picture it is nearest to: "
-                f"{each['distance'][k]:.2f} of the distance that 1 % of real galaxies fall below.",
+                np.stack([synthetic_set.images[rows[k]], real_images[nearest[k]]]), ["synthetic", "real"], 2, 200,
+                f"The synthetic galaxy nearest to a training image, and that image: their distance is "
+                f"{each['distance'][k]:.2f} of the 1st percentile of distances between real galaxies.",
             )
         )  # fmt: skip
     dropped = np.flatnonzero(each["reason"] != "")
     chosen = np.random.default_rng(0).permutation(dropped)[:DROPPED]
     if len(dropped):
-        said = [f"{each['reason'][k]}\n{'positive' if dreams.target[rows[k]] == 1 else 'negative'}" for k in chosen]
-        caption = (
-            f"{len(chosen):,} of {len(dropped):,} synthetic galaxies that the screening drops, each with the reason."
-        )
-        last.append(_sheet(dreams.images[rows[chosen]], said, 5, 90, caption))
+        captions = [
+            f"{each['reason'][k]}\n{'positive' if synthetic_set.target[rows[k]] == 1 else 'negative'}" for k in chosen
+        ]
+        caption = f"{len(chosen):,} of {len(dropped):,} synthetic galaxies dropped by the filter, with the reasons."
+        last.append(_sheet(synthetic_set.images[rows[chosen]], captions, 5, 90, caption))
     return [*sheets, last] if last else sheets
 
 
 def _first(images: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` of the images; black ones where there are fewer."""
+    """Return the first `count` images, padded with black ones."""
     missing = max(0, count - len(images))
     return np.concatenate([images[:count], np.zeros((missing, *images.shape[1:]), np.uint8)])
 
 
 @styled
 def features(values: Mapping[str, pd.DataFrame], comparison: Mapping[str, Any]) -> Plot | None:
-    """Draw how a feature's depth, shape and colour are distributed in synthetic and in real positives.
+    """Draw histograms of a feature's depth, shape and colour in synthetic and in real positives.
 
     Parameters
     ----------
     values : mapping
-        ``synthetic`` and ``real``: what `galscan.synthesis.features.comparison.measure_features` gives.
+        ``synthetic`` and ``real``: tables from `galscan.synthesis.features.comparison.measure_features`.
     comparison : mapping
-        What `galscan.synthesis.features.comparison.compare_features` gives of these.
+        Result of `galscan.synthesis.features.comparison.compare_features` for these.
     """
     quantities = comparison["quantities"]
     if not any(entry["synthetic"]["n"] and entry["real"]["n"] for entry in quantities.values()):
@@ -176,7 +181,7 @@ def features(values: Mapping[str, pd.DataFrame], comparison: Mapping[str, Any]) 
     figure, panels = _panels(len(quantities), 2.6 * len(quantities), 3.0)
     for axes, (name, entry) in zip(panels, quantities.items(), strict=True):
         both = {which: values[which][name].dropna().to_numpy() for which in ("real", "synthetic")}
-        low, high = np.percentile(np.concatenate(list(both.values())), [1, 99])  # a few stand far out
+        low, high = np.percentile(np.concatenate(list(both.values())), [1, 99])  # without outliers
         edges = np.linspace(low, high + 1e-3, 15)
         shown = {which: of.clip(low, high) for which, of in both.items()}
         axes.hist(shown["real"], edges, density=True, color=GREY, alpha=0.45, label="real")
@@ -198,14 +203,14 @@ def features(values: Mapping[str, pd.DataFrame], comparison: Mapping[str, Any]) 
         f"Histograms of the feature's depth, shape and colour in synthetic and real positives; KS distances: "
         f"{distances}",
         f"The feature as measured in the same way on {count['synthetic']['feature_measured']:,} synthetic and "
-        f"{count['real']['feature_measured']:,} real positives, each to an area of 1. KS: the largest difference of "
-        "the two cumulative distributions, 0 for equal ones.",
+        f"{count['real']['feature_measured']:,} real positives, each normalised to an area of 1. KS: the largest "
+        "difference of the two cumulative distributions, 0 for equal ones.",
     )
 
 
 @styled
 def profiles(light: Mapping[str, Any]) -> Plot | None:
-    """Draw the mean radial profile of synthetic and of training positives in each band, and the scatter of these."""
+    """Draw the mean radial profiles of synthetic and of training positives in each band, with the real scatter."""
     synthetic, real = light["synthetic"], light["training"]
     if synthetic["profile"] is None or real["profile"] is None:
         return None
@@ -218,19 +223,19 @@ def profiles(light: Mapping[str, Any]) -> Plot | None:
         axes.plot(rings, other, color=colour, linewidth=2, linestyle="--", label="synthetic")
         axes.set(xlabel="radius / half the frame", ylabel=f"{band}, square root", ylim=(0, None))
         axes.legend(loc="upper right")
-    most = synthetic["max_deviation"]
+    deviation = synthetic["max_deviation"]
     return as_plot(
         figure,
-        f"Mean radial profiles of synthetic and real positives in three bands; they differ by at most {most:.2f} "
-        "scatters",
+        f"Mean radial profiles of synthetic and real positives in three bands; the largest difference is "
+        f"{deviation:.2f} of the scatter",
         f"Mean radial profiles of {synthetic['n']:,} synthetic and {real['n']:,} real positives. The band is the "
-        f"scatter from one real galaxy to another; the means differ by at most {most:.2f} of it.",
+        f"scatter between real galaxies; the means differ by at most {deviation:.2f} of it.",
     )
 
 
 @styled
 def histograms(synthetic_images: np.ndarray, real_images: np.ndarray) -> Plot:
-    """Draw brightness and colour of synthetic and real positives, each to an area of 1."""
+    """Draw histograms of brightness and colour of synthetic and real positives, each normalised to an area of 1."""
     synthetic, real = measure(synthetic_images), measure(real_images)
     figure, panels = _panels(2)
     for k, (axes, name) in enumerate(zip(panels, ("brightness", "colour, (red − blue) / (red + blue)"), strict=True)):
@@ -250,19 +255,19 @@ def histograms(synthetic_images: np.ndarray, real_images: np.ndarray) -> Plot:
 
 @styled
 def adherence(answers: Mapping[str, Any]) -> Plot | None:
-    """Draw by answer how prediction and condition correlate, for synthetic and for real galaxies."""
+    """Draw the correlation of prediction and condition for each answer, for synthetic and for real galaxies."""
     if not answers:
         return None
     figure, (axes,) = _panels(1, 8.4, 0.9 + 0.42 * len(answers))
-    places = np.arange(len(answers))[::-1]
+    y = np.arange(len(answers))[::-1]
     for which, colour, shift in (("real", GREY, -0.13), ("synthetic", ORANGE, 0.13)):
         found = [np.nan if (c := entry[which]["correlation"]) is None else c for entry in answers.values()]
-        axes.hlines(places + shift, 0, found, color=colour, linewidth=1.4)
+        axes.hlines(y + shift, 0, found, color=colour, linewidth=1.4)
         axes.plot(
-            found, places + shift, "o", color=colour, markersize=6, label="real, held out" if which == "real" else which
+            found, y + shift, "o", color=colour, markersize=6, label="real, held out" if which == "real" else which
         )
     axes.axvline(0, color="#b8c1cb", linewidth=1)
-    axes.set_yticks(places, list(answers))
+    axes.set_yticks(y, list(answers))
     axes.set(xlabel="correlation of condition (real: label) and prediction", xlim=(-1.02, 1.02))
     axes.legend(loc="lower left")
     return as_plot(
@@ -272,7 +277,7 @@ def adherence(answers: Mapping[str, Any]) -> Plot | None:
             f"{a} {e['synthetic']['correlation'] or 0:.2f} and {e['real']['correlation'] or 0:.2f}"
             for a, e in answers.items()
         ),
-        "How each condition holds: the correlation of the condition with what the reference classifier predicts, over "
-        "all synthetic galaxies. Beside it the same of held-out real galaxies and their labels: the classifier is no "
-        "better than that.",
+        "Adherence: the correlation of each condition with the prediction of the reference classifier, over all "
+        "synthetic galaxies. For comparison the correlation of label and prediction over held-out real galaxies, an "
+        "upper limit set by the classifier.",
     )

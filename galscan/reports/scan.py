@@ -1,4 +1,4 @@
-"""The page of a scan: what was looked at, what came out, what was missed, and what all of it rests on."""
+"""Report page of a scan: candidates, purity and completeness, known targets, coverage, quarantine, provenance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from galscan.candidates.table_stream import of_parquet
+from galscan.candidates.table_stream import from_parquet
 from galscan.core import thumbnails
 from galscan.core.errors import GalscanError, InputError, NotFoundError
 from galscan.core.files import read_json, write_text
@@ -26,21 +26,21 @@ from galscan.store.layout import Store, open_store
 from galscan.vetting.gradebook import in_words
 
 T = TypeVar("T")
-PICTURES = 48
-LAST = 6  # pictures of the lowest accepted ranks
-MISSED = 24
+PICTURES = 48  # images of top candidates
+LAST = 6  # images of the lowest accepted ranks
+MISSED = 24  # images of missed known targets
 GRADED = "candidates-graded.parquet"
-# Columns that the page counts and draws: of the list by the scores, and of the one that takes its place with grades.
+# Columns needed of the list ranked by scores, and of the displayed list, which has the grades where there are any.
 COUNTED = ("store", "index", "rank", "score", "purity", "purity_lo", "purity_hi")
 SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "known", "in_train")
 
 
 @dataclass(frozen=True)
 class _Graded:
-    """What `galscan purity` left: the table with grades, and what it told."""
+    """Output of `galscan purity`: path of the table with grades, and the content of purity.json."""
 
     path: Path
-    told: dict[str, Any]
+    summary: dict[str, Any]
 
     @property
     def completeness(self) -> pd.DataFrame:
@@ -48,20 +48,20 @@ class _Graded:
 
     @property
     def limits(self) -> pd.DataFrame:
-        """Limits of completeness at some ranks; of none where an older version wrote it."""
-        return pd.DataFrame(self.told.get("completeness") or {"rank": [], "low": [], "high": []}, dtype=float)
+        """Interval limits of completeness at selected ranks; empty in files of older versions."""
+        return pd.DataFrame(self.summary.get("completeness") or {"rank": [], "low": [], "high": []}, dtype=float)
 
     @property
     def limits_by_scores(self) -> pd.DataFrame | None:
-        """Those by the scores alone; None where an older version wrote it."""
-        told = self.told.get("completeness_by_scores")
-        return None if told is None else pd.DataFrame(told, dtype=float)
+        """The same by the scores alone; None in files of older versions."""
+        limits = self.summary.get("completeness_by_scores")
+        return None if limits is None else pd.DataFrame(limits, dtype=float)
 
 
 def write_scan_report(run: str | Path) -> Path:
-    """Write ``report.html`` into a run folder; with the grades, where `galscan.purity` has taken them in.
+    """Write ``report.html`` into a run folder; with the grades, if `galscan.purity` has used them.
 
-    Parts that cannot be had any more (a store or a model that moved) are left out and said to be absent.
+    Sections whose store or model is missing are left out or marked as absent.
 
     Raises
     ------
@@ -74,38 +74,38 @@ def write_scan_report(run: str | Path) -> Path:
     info = read_json(run / "run.json")
     before = _read(run / "candidates.parquet", ("rank", "score", "known", "completeness"))
     graded = _graded(run, before)
-    bundle, stores = _model_of(info), _stores(info)
+    model, stores = _model_of(info), _stores(info)
     histogram = purities.ScoreHistogram.from_list(info.get("histogram") or [])
     footprint = _if_readable(lambda: scan_facts.footprint(tables(run, info)))
-    # First what takes most memory, before the rest is read: the list may hold a million.
+    # This plot takes most memory, so it is drawn before other tables are read: the list may hold a million.
     completeness = plots.completeness(
         before,
         info,
-        bundle,
+        model,
         None if graded is None else (graded.completeness, graded.limits),
         None if graded is None else graded.limits_by_scores,
     )
-    listed = len(before)
+    n_candidates = len(before)
     del before
-    release(listed)
+    release(n_candidates)
     before = _read(run / "candidates.parquet", COUNTED)
     table = run / ("candidates.parquet" if graded is None else GRADED)
     frame = _read(table, SHOWN)
     accepted, sentence = _sentence(frame, info, graded)
     purity = info.get("purity") or {}
-    prevalence = (purity if graded is None else graded.told["after"]).get("prevalence") or {}
+    prevalence = (purity if graded is None else graded.summary["after"]).get("prevalence") or {}
     figures = [
         plots.purity(frame, accepted, None if graded is None else before),
         completeness,
-        plots.scores(before, info, bundle, histogram),
+        plots.scores(before, info, model, histogram),
     ]
     warning, ranked = _warning(frame, accepted), len(frame)
     before = before[["store", "index", "rank", "score"]]
-    placed = frame.loc[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"]), ["ra", "dec", "purity"]]
+    with_position = frame.loc[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"]), ["ra", "dec", "purity"]]
     last = _rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
-    best = _rows(table, 0, PICTURES)
+    top = _rows(table, 0, PICTURES)
     del frame
-    release(listed)
+    release(n_candidates)
     rate = info.get("images_per_s")
     page = render(
         "scan.html.j2",
@@ -117,62 +117,68 @@ def write_scan_report(run: str | Path) -> Path:
         accepted=f"{accepted:,}",
         facts=[
             ("scored", count(info.get("scanned"))),
-            ("set aside", count(info.get("quarantined"))),
+            ("quarantined", count(info.get("quarantined"))),
             ("ranked", count(ranked)),
-            ("graded", count(0 if graded is None else graded.told["graded"])),
+            ("graded", count(0 if graded is None else graded.summary["graded"])),
             ("prevalence", interval(prevalence, percent=True)),
             ("rate", f"{rate:,.0f} images/s" if rate else "not measured"),
         ],
         ranks=_ranks(purity, graded),
-        notes=[n for n in purity.get("notes", []) if not n.startswith("A first look")],
-        graded_notes=[n for n in graded.told["after"]["notes"] if not n.startswith("A first look")] if graded else [],
-        graders=in_words(graded.told["graders"], graded.told.get("agreement", [])) if graded else [],
+        notes=_notes(purity),
+        graded_notes=_notes(graded.summary["after"]) if graded else [],
+        graders=in_words(graded.summary["graders"], graded.summary.get("agreement", [])) if graded else [],
         figures=figures,
-        best=[_card(row, stores) for row in best],
+        top=[_card(row, stores) for row in top],
         last=[_card(row, stores) for row in last],
-        known=_if_readable(lambda: _known(run, info, before, bundle, stores, histogram)) if bundle else None,
+        known=_if_readable(lambda: _known(run, info, before, model, stores, histogram)) if model else None,
         stores=info.get("stores", []),
         selection=info.get("selection", "all objects"),
-        where=_where(footprint),
-        sky=plots_sky.sky(placed, footprint) if len(placed) else None,
-        looked=_looked(info),
-        reasons=_set_aside(run, info, stores),
+        coverage=_coverage(footprint),
+        sky=plots_sky.sky(with_position, footprint) if len(with_position) else None,
+        prefilter=_prefilter(info),
+        reasons=_quarantined(run, info, stores),
         timing=scan_facts.timing(tables(run, info), info),
-        provenance=_provenance(info, bundle),
+        provenance=_provenance(info, model),
     )
     write_text(run / "report.html", page)
     return run / "report.html"
 
 
-# What is said in words
+# Text
+
+
+def _notes(purity: Mapping[str, Any]) -> list[str]:
+    """Return the notes without that on the prefilter, which has a section of its own."""
+    return [note for note in purity.get("notes", []) if not note.startswith(("A first look", "A prefilter"))]
 
 
 def _sentence(frame: pd.DataFrame, info: Mapping[str, Any], graded: _Graded | None) -> tuple[int, str]:
-    """Return how many candidates are accepted, and the result in a sentence."""
+    """Return the number of accepted candidates and the headline."""
     scanned = f"{info.get('scanned') or 0:,} galaxies"
     if graded is not None:
-        scanned += f", {graded.told['graded']:,} of which people graded"
+        scanned += f", {graded.summary['graded']:,} of them graded"
     if frame.empty:
         return 0, f"No candidates among {scanned}."
     if frame["purity"].isna().all():
-        why = (info.get("purity") or {}).get("unknown")
-        return 0, f"{len(frame):,} candidates among {scanned}; their purity is unknown{f': {why}' if why else ''}."
+        reason = (info.get("purity") or {}).get("unknown")
+        end = f": {reason}" if reason else ""
+        return 0, f"{len(frame):,} candidates among {scanned}; their purity is unknown{end}."
     purity = frame["purity"].to_numpy()
     for limit in (0.8, 0.5):
         if accepted := int((purity >= limit).sum()):
             row = frame.iloc[accepted - 1]
             noun = "candidate" if accepted == 1 else "candidates"
-            # The list may end before purity falls that low.
-            end = " (and the ranked list ends there)" if accepted == len(frame) else ""
+            # The list may end before purity falls below the limit.
+            end = " (all that are ranked)" if accepted == len(frame) else ""
             limits = f"{row['purity_lo']:.2f} to {row['purity_hi']:.2f}"
             return (
                 accepted,
                 f"{accepted:,} {noun} at an expected purity of {row['purity']:.2f} ({limits}) among {scanned}{end}.",
             )
-    best = min(10, len(frame))
-    row = frame.iloc[best - 1]
+    top = min(10, len(frame))
+    row = frame.iloc[top - 1]
     return 0, (
-        f"No list among {scanned} reaches a purity of one half: of the best {best:,}, {row['purity']:.0%} "
+        f"No list among {scanned} reaches a purity of 0.5: of the top {top:,}, {row['purity']:.0%} "
         f"are expected to be targets "
         f"({row['purity_lo']:.0%} to {row['purity_hi']:.0%})."
     )
@@ -180,99 +186,98 @@ def _sentence(frame: pd.DataFrame, info: Mapping[str, Any], graded: _Graded | No
 
 def _warning(frame: pd.DataFrame, accepted: int) -> str:
     trained = int(frame.head(accepted or len(frame))["in_train"].sum())
-    warning = "Every figure is an estimate; look at the pictures before believing it."
+    warning = "All values are estimates; inspect the images before using the list."
     if trained:
         which = "these" if accepted else "the"
-        warning += f" {trained:,} of {which} candidates were in the model's training set; purity counts them too."
+        warning += f" {trained:,} of {which} candidates were in the model's training set; purity includes them."
     return warning
 
 
 def _ranks(purity: Mapping[str, Any], graded: _Graded | None) -> list[tuple[str, str, str, str]]:
     """Return purity at a few ranks, by the scores alone and with the grades, and the fraction of ambiguous objects."""
-    last = graded.told["after"] if graded else purity
-    after, unclear = (graded.told["after"]["at"] if graded else {}), last.get("ambiguous_at", {})
+    latest = graded.summary["after"] if graded else purity
+    after, ambiguous = (graded.summary["after"]["at"] if graded else {}), latest.get("ambiguous_at", {})
     return [
-        (f"{int(rank):,}", interval(at), interval(after.get(rank, {})), interval(unclear.get(rank, {})))
+        (f"{int(rank):,}", interval(at), interval(after.get(rank, {})), interval(ambiguous.get(rank, {})))
         for rank, at in purity.get("at", {}).items()
     ]
 
 
-def _where(footprint: scan_facts.Footprint | None) -> list[tuple[str, str]]:
+def _coverage(footprint: scan_facts.Footprint | None) -> list[tuple[str, str]]:
     if footprint is None:
         return []
     rounded = float(f"{footprint.area:.2g}") if footprint.area else 0.0
     area = f"{rounded:,.{0 if rounded >= 10 else 2}f} deg², in cells of {footprint.cell:.2g} deg²" if rounded else ""
     (south, north), ra = footprint.dec, footprint.ra
-    east = f"{ra[0]:.1f}° to {ra[1]:.1f}°" if ra else "all around"
+    ra_text = f"{ra[0]:.1f}° to {ra[1]:.1f}°" if ra else "0° to 360°"
     return [
-        ("area", f"about {area}" if area else "too few objects to tell"),
-        ("right ascension", east),
+        ("area", f"about {area}" if area else "unknown, too few objects"),
+        ("right ascension", ra_text),
         ("declination", f"{south:.1f}° to {north:.1f}°".replace("-", "−")),
     ]
 
 
-def _looked(info: Mapping[str, Any]) -> str:
-    """Say what the first look discarded, and what that cost."""
-    looked = info.get("first_look")
-    if not looked:
+def _prefilter(info: Mapping[str, Any]) -> str:
+    """Describe the prefilter: rejected objects, and the fraction of candidates that pass it."""
+    entry = info.get("first_look")
+    if not entry:
         return ""
-    discarded, scanned = looked["discarded"], info["scanned"]
-    who = ["a tiny network, taught what the full ones say,"] if info.get("cascade", True) else []
-    who += ["the networks in integers of 8 bits"] if (info.get("int8") or {}).get("used") else []
-    which = " and then ".join(who)
+    rejected, scanned = entry["discarded"], info["scanned"]
+    stages = ["a small network trained on the scores of the full ones"] if info.get("cascade", True) else []
+    stages += ["the networks quantised to 8 bits"] if (info.get("int8") or {}).get("used") else []
     return (
-        f"{which[:1].upper()}{which[1:]} looked first and discarded {discarded:,} of {scanned:,} "
-        f"objects ({discarded / scanned:.1%}). What that cost was measured: {looked['audited']:,} of the discarded, "
-        f"drawn at random, were scored in full all the same, and {looked['lost']:,} of these are candidates. So "
-        f"{looked['kept']:.1%} of the candidates that a scan in full would rank survived it; with 95 % confidence at "
-        f"least {looked['kept_lo']:.0%}. Prevalence and completeness count the discarded by the audited."
+        f"The prefilter, {' followed by '.join(stages)}, rejected {rejected:,} of {scanned:,} objects "
+        f"({rejected / scanned:.1%}). Of these {entry['audited']:,}, selected at random, were scored in full as a "
+        f"check; {entry['lost']:,} of them are candidates. So the prefilter passes {entry['kept']:.1%} of the "
+        f"candidates of a full scan, at 95 % confidence at least {entry['kept_lo']:.0%}. In prevalence and "
+        "completeness the checked objects represent all rejected ones."
     )
 
 
-def _provenance(info: Mapping[str, Any], bundle: Model | None) -> list[tuple[str, Any]]:
+def _provenance(info: Mapping[str, Any], model: Model | None) -> list[tuple[str, Any]]:
     identity = info.get("identity") or {}
-    told = [
+    entries = [
         ("run", info.get("fingerprint")),
         ("model", identity.get("model")),
         ("recipe", identity.get("recipe")),
         ("galscan", (info.get("versions") or {}).get("galscan")),
         ("precision", info.get("precision")),
         ("device", info.get("device")),
-        *([("8 bits", quantised.sentence(info["int8"]))] if info.get("int8") else []),
+        *([("8 bits", quantised.describe(info["int8"]))] if info.get("int8") else []),
         ("cutout size", f"{info.get('size')} px"),
-        ("parts", info.get("parts")),
+        ("partitions", info.get("parts")),
         ("purity method", purities.METHOD),
     ]
-    if bundle is None:
-        return [*told, ("model's file", "gone, or another by now: no interval of completeness, no known targets")]
-    calibration = bundle.calibration.targets
-    taught = bundle.info["splits"]["train"]
+    if model is None:
+        return [*entries, ("model file", "missing or changed: no interval of completeness, no known targets")]
+    calibration = model.calibration.targets
+    train = model.info["splits"]["train"]
     return [
-        *told,
-        ("learnt from", f"{taught['positive']:,} targets and {taught['negative']:,} others, labels '{bundle.schema}'"),
+        *entries,
+        ("trained on", f"{train['positive']:,} targets and {train['negative']:,} negatives, labels '{model.schema}'"),
         (
             "calibrated on",
-            f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} others, "
-            + ("out-of-fold" if bundle.folds else "held out"),
+            f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} negatives, "
+            + ("out-of-fold" if model.folds else "held out"),
         ),
-        *((f"graded in {Path(g['run']).name}", g["sha256"]) for g in bundle.info.get("grades", [])),
+        *((f"graded in {Path(g['run']).name}", g["sha256"]) for g in model.info.get("grades", [])),
     ]
 
 
-# What is shown
+# Images
 
 
 def _known(
     run: Path,
     info: Mapping[str, Any],
     frame: pd.DataFrame,
-    bundle: Model,
+    model: Model,
     stores: Mapping[str, Store],
     histogram: purities.ScoreHistogram,
 ) -> dict[str, Any]:
-    """Return what became of the targets that labels tell of, counted and, where they were missed, shown."""
+    """Return counts of labelled targets by outcome, and images of the missed ones."""
     known = scan_facts.known_targets(
-        tables(run, info), frame, bundle, list(stores.values()), histogram, info.get("targets", [bundle.target])
+        tables(run, info), frame, model, list(stores.values()), histogram, info.get("targets", [model.target])
     )
     by_role = known.groupby(["role", "fate"]).size()
     fates = [fate for fate in scan_facts.FATES if (known["fate"] == fate).any()]
@@ -281,12 +286,12 @@ def _known(
         for role in scan_facts.ROLES
         if (known["role"] == role).any()
     ]
-    missed = known[~known["fate"].isin([scan_facts.CANDIDATE, scan_facts.ELSEWHERE])]
-    fair = known[(known["role"] != scan_facts.TAUGHT) & (known["fate"] != scan_facts.ELSEWHERE)]
-    found = int((fair["fate"] == scan_facts.CANDIDATE).sum())
+    missed = known[~known["fate"].isin([scan_facts.CANDIDATE, scan_facts.NOT_SCANNED])]
+    independent = known[(known["role"] != scan_facts.TRAINED) & (known["fate"] != scan_facts.NOT_SCANNED)]
+    found, total = int((independent["fate"] == scan_facts.CANDIDATE).sum()), len(independent)
     return {
         "all": len(known), "fates": fates, "rows": rows, "missed": len(missed),
-        "fair": f"{found:,} of {len(fair):,} ({found / len(fair):.0%})" if len(fair) else "",
+        "independent": f"{found:,} of {total:,} ({found / total:.0%})" if total else "",
         "cards": [_missed_card(row, stores) for row in missed.head(MISSED).to_dict("records")],
     }  # fmt: skip
 
@@ -294,47 +299,48 @@ def _known(
 def _missed_card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[str, Any]:
     score = f"score {row['score']:.2f}".replace("-", "−") if np.isfinite(row["score"]) else ""
     about = f"about rank {row['about']:,}" if row["about"] and score else ""
-    where = f"{row['fate']}: {row['why']}" if row["why"] else row["fate"]
-    lines = [where, ", ".join(filter(None, (score, about)))]
+    outcome = f"{row['fate']}: {row['why']}" if row["why"] else row["fate"]
+    lines = [outcome, ", ".join(filter(None, (score, about)))]
     return {
         "name": _name(row, stores), "rank": "", "lines": [line for line in lines if line],
-        "in_train": row["role"] == scan_facts.TAUGHT, "tag": row["role"],
-        "alt": f"Cutout of {row['id']}, a known target: {where}", **_picture(row["store"], row["index"], stores),
+        "in_train": row["role"] == scan_facts.TRAINED, "tag": row["role"],
+        "alt": f"Cutout of {row['id']}, a known target: {outcome}", **_picture(row["store"], row["index"], stores),
     }  # fmt: skip
 
 
-def _set_aside(run: Path, info: Mapping[str, Any], stores: Mapping[str, Store]) -> list[dict[str, Any]]:
-    """Return each reason, how many there are, and a few of them."""
+def _quarantined(run: Path, info: Mapping[str, Any], stores: Mapping[str, Store]) -> list[dict[str, Any]]:
+    """Return each quarantine reason with its count and a few images."""
     reasons = dict(sorted((info.get("quarantine_reasons") or {}).items(), key=lambda item: -item[1]))
     examples = _if_readable(lambda: scan_facts.quarantine(tables(run, info), reasons)) or {}
     return [
         {
-            "why": why, "count": number,
+            "reason": reason, "count": number,
             "cards": [
                 {
                     "name": _name(row, stores), "rank": "", "lines": [], "in_train": False, "tag": "",
-                    "alt": f"Cutout of {row['id']}, set aside: {why}", **_picture(row["store"], row["index"], stores),
+                    "alt": f"Cutout of {row['id']}, quarantined: {reason}",
+                    **_picture(row["store"], row["index"], stores),
                 }
-                for row in (examples[why].to_dict("records") if why in examples else ())
+                for row in (examples[reason].to_dict("records") if reason in examples else ())
             ],
         }
-        for why, number in reasons.items()
+        for reason, number in reasons.items()
     ]  # fmt: skip
 
 
 def _card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[str, Any]:
     name = row["designation"] or str(row["objid"])
     votes = "1 vote" if row.get("votes") == 1 else f"{row.get('votes', 0)} votes"
-    said = f"grade {row['grade']}, {votes}" if row.get("grade") else ""
+    grade = f"grade {row['grade']}, {votes}" if row.get("grade") else ""
     return {
         "name": name, "rank": f"{row['rank']:,}", "in_train": bool(row["in_train"]), "tag": "trained on",
-        "lines": [_numbers(row), *filter(None, [said])],
+        "lines": [_numbers(row), *filter(None, [grade])],
         "alt": f"Cutout of {name}, rank {row['rank']:,}", **_picture(row["store"], row["index"], stores),
     }  # fmt: skip
 
 
 def _numbers(row: Mapping[Any, Any]) -> str:
-    """Return what a card says of a candidate: its label where that is known, and purity; its score where it is not."""
+    """Return label or probability of a candidate, and purity; its score if purity is unknown."""
     if np.isnan(row["purity"]):
         return f"score {row['score']:.2f}".replace("-", "−")
     label = f"known: {row['known']}" if row.get("known") else f"p {row['p_target']:.2f}"
@@ -346,48 +352,53 @@ def _name(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> str:
 
 
 def _picture(store: Any, index: int, stores: Mapping[str, Store]) -> dict[str, Any]:
-    """Return the picture of an object; none where its store is gone, or it cannot be read or shows nothing at all."""
+    """Return the image of an object; none if its store is missing, or it cannot be read or is blank."""
     opened = stores.get(str(store))
     if opened is None or not 0 <= index < opened.count:
-        return {"uri": "", "size": 0, "absent": "picture not at hand"}
+        return {"uri": "", "size": 0, "absent": "image not available"}
     images = _if_readable(lambda: opened.images(slice(int(index), int(index) + 1)))
     if images is None or not images.any():
-        return {"uri": "", "size": 0, "absent": "nothing to show"}
+        return {"uri": "", "size": 0, "absent": "empty image"}
     return {"uri": thumbnails.data_uri(images[0]), "size": opened.size, "absent": ""}
 
 
-# What is read
+# Reading
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read those of some columns of a ranked list that it has, a piece at a time: it may hold a million."""
-    rows = of_parquet(path)
+    """Read the given columns of a ranked list, where they exist, in pieces: it may hold a million rows."""
+    rows = from_parquet(path)
     rows = rows.select([name for name in columns if name in rows.names])
-    words: dict[str, dict[Any, int]] = {name: {} for name in rows.names if rows.is_text(name)}
+    categories: dict[str, dict[Any, int]] = {name: {} for name in rows.names if rows.is_text(name)}
     filled = {
-        field.name: np.empty(rows.count, np.int32 if field.name in words else field.type.to_pandas_dtype())
+        field.name: np.empty(rows.count, np.int32 if field.name in categories else field.type.to_pandas_dtype())
         for field in rows.schema
     }
     at = 0
     for piece in rows:
         for name, values in filled.items():
             column = piece[name].combine_chunks()
-            if name in words:  # few of them are different
-                codes, of = column.dictionary_encode(), words[name]
-                own = np.array([of.setdefault(word, len(of)) for word in codes.dictionary.to_pylist()], np.int32)
-                column = pa.array(own[codes.indices.to_numpy()])
+            if name in categories:  # few distinct values
+                encoded, codes = column.dictionary_encode(), categories[name]
+                mapped = np.array(
+                    [codes.setdefault(text, len(codes)) for text in encoded.dictionary.to_pylist()], np.int32
+                )
+                column = pa.array(mapped[encoded.indices.to_numpy()])
             values[at : at + len(piece)] = column.to_numpy(zero_copy_only=False)
         at += len(piece)
     release(rows.count)
-    return pd.DataFrame({
-        name: pd.Categorical.from_codes(values, pd.Index(list(words[name]), dtype=object)) if name in words else values
+    columns_read = {
+        name: pd.Categorical.from_codes(values, pd.Index(list(categories[name]), dtype=object))
+        if name in categories
+        else values
         for name, values in filled.items()
-    }, copy=False)  # fmt: skip
+    }
+    return pd.DataFrame(columns_read, copy=False)
 
 
 def _rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
-    """Return some rows of a ranked list, with all their columns."""
-    rows = of_parquet(path)
+    """Return the rows `first` to `last` (exclusive) of a ranked list, with all columns."""
+    rows = from_parquet(path)
     found: list[dict[str, Any]] = []
     at = 0
     for piece in rows.pieces():
@@ -399,7 +410,7 @@ def _rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
 
 
 def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
-    """Return what `galscan purity` wrote, where it is of these candidates."""
+    """Return the output of `galscan purity` if it belongs to these candidates, else None."""
     if not (run / "purity.json").is_file() or not (run / GRADED).is_file():
         return None
     same = np.array_equal(_read(run / GRADED, ("score",))["score"], before["score"])
@@ -407,12 +418,12 @@ def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
 
 
 def _model_of(info: Mapping[str, Any]) -> Model | None:
-    """Return the run's model, or None where it is gone or another by now."""
+    """Return the run's model, or None if it is missing or has changed."""
     try:
-        bundle = open_model(str(info["model"]))
+        model = open_model(str(info["model"]))
     except (GalscanError, KeyError, OSError):
         return None
-    return bundle if bundle.model_hash == (info.get("identity") or {}).get("model") else None
+    return model if model.model_hash == (info.get("identity") or {}).get("model") else None
 
 
 def _stores(info: Mapping[str, Any]) -> dict[str, Store]:
@@ -422,13 +433,13 @@ def _stores(info: Mapping[str, Any]) -> dict[str, Store]:
             store = open_store(entry["path"])
         except (GalscanError, KeyError, OSError):
             continue
-        if store.content_hash == entry.get("content_hash"):  # a rebuilt store would show other galaxies
+        if store.content_hash == entry.get("content_hash"):  # a rebuilt store may hold other galaxies
             stores[str(entry.get("name"))] = store
     return stores
 
 
 def _if_readable(read: Callable[[], T]) -> T | None:
-    """Return what `read` does, or None: a page is written also where a table or a chunk is damaged by now."""
+    """Return the result of `read`, or None if a table or a chunk is missing or damaged: the page is written anyway."""
     try:
         return read()
     except (InputError, OSError, ValueError, KeyError, RuntimeError):

@@ -1,7 +1,6 @@
-"""What the page of a scan says of the scan itself, read from the run's own tables: where it looked, what it set aside,
-and what became of the targets that were known.
+"""Summaries for the page of a scan, read from the run's tables: coverage, quarantine, known targets and timing.
 
-Nothing here needs more memory than a map of the sky, and all of it goes part by part.
+Tables are read one partition at a time; memory is bounded by that of a sky map.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from galscan.store import identity
 from galscan.store.layout import Store
 
 WHOLE_SKY = 4 * np.pi * (180 / np.pi) ** 2  # square degrees
-ROWS, COLUMNS = 800, 2560  # cells of the finest map, of one area each: 0.02 square degrees
-COARSER = (1, 2, 4, 8, 16, 32)
-ENOUGH = 8  # objects in a cell that has any: then few cells are empty by chance
-PARTS = 1000  # read for the map at most, spread over the survey
-FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
-    "candidate", "scored below the list", "discarded by the first look", "set aside", "not scanned"
+ROWS, COLUMNS = 800, 2560  # cells of the finest map, of equal area: 0.02 square degrees
+FACTORS = (1, 2, 4, 8, 16, 32)  # by which the map is coarsened
+MIN_PER_CELL = 8  # mean number of objects in occupied cells, above which few cells are empty by chance
+MAX_PARTITIONS = 1000  # read for the map at most, evenly spread over the survey
+FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, NOT_SCANNED = (
+    "candidate", "scored below the list", "rejected by the prefilter", "quarantined", "not scanned"
 )  # fmt: skip
-TAUGHT, HELD, UNSEEN = ROLES = ("trained on", "calibrated or tested on", "never seen by the model")
+TRAINED, HELD_OUT, INDEPENDENT = ROLES = ("trained on", "calibrated or tested on", "in no split of the model")
 
 
-# Where it looked
+# Coverage
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,17 @@ class Footprint:
     counts : ndarray of int, shape (rows, columns)
         From the south pole and from right ascension 0.
     ra : tuple of float, or None
-        Where it begins and ends, eastwards, degrees; None all around the sky.
+        Western and eastern limit, degrees; None if the coverage has no wide gap in right ascension.
     dec : tuple of float
-        Least and greatest, degrees.
-    placed : int
-        Objects with a position among those that were read.
+        Minimum and maximum, degrees.
+    n_positions : int
+        Number of objects with a position in the partitions read.
     """
 
     counts: np.ndarray
     ra: tuple[float, float] | None
     dec: tuple[float, float]
-    placed: int
+    n_positions: int
 
     @property
     def cell(self) -> float:
@@ -69,20 +68,20 @@ class Footprint:
 
     @property
     def area(self) -> float | None:
-        """Area of the cells that hold something, square degrees; None where objects are too few to tell."""
-        used = np.count_nonzero(self.counts)
-        return used * self.cell if used and self.placed / used >= ENOUGH else None
+        """Area of the occupied cells, square degrees; None with too few objects."""
+        occupied = np.count_nonzero(self.counts)
+        return occupied * self.cell if occupied and self.n_positions / occupied >= MIN_PER_CELL else None
 
 
 def footprint(run: Path) -> Footprint | None:
-    """Return where the scored objects are, in the finest cells that few objects leave empty by chance; None unplaced.
+    """Return a map of the scored objects, in the finest cells few of which are empty by chance; None without positions.
 
-    Of a survey in very many parts some are read, evenly spread.
+    Of more than `MAX_PARTITIONS` partitions an evenly spread sample is read.
     """
     paths = sorted((run / "scores").glob("part-*.parquet"))
     counts = np.zeros((ROWS, COLUMNS), np.int32)
     limits: list[tuple[float, float]] = []
-    for path in paths[:: max(1, -(-len(paths) // PARTS))]:
+    for path in paths[:: max(1, -(-len(paths) // MAX_PARTITIONS))]:
         table = pq.read_table(path, columns=["ra", "dec"])
         ra, dec = (table[name].to_numpy() for name in ("ra", "dec"))
         good = np.isfinite(ra) & (np.abs(dec) <= 90)
@@ -94,82 +93,88 @@ def footprint(run: Path) -> Footprint | None:
             limits.append((float(dec.min()), float(dec.max())))
     if not limits:
         return None
-    dec_limits, placed = (min(low for low, _ in limits), max(high for _, high in limits)), int(counts.sum())
-    around = _extent(counts.sum(axis=0) > 0)
-    for factor in COARSER:
+    dec_limits, total = (min(low for low, _ in limits), max(high for _, high in limits)), int(counts.sum())
+    ra_limits = _ra_limits(counts.sum(axis=0) > 0)
+    for factor in FACTORS:
         coarse = counts.reshape(ROWS // factor, factor, COLUMNS // factor, factor).sum((1, 3))
-        found = Footprint(coarse, around, dec_limits, placed)
-        if found.area is not None:
+        result = Footprint(coarse, ra_limits, dec_limits, total)
+        if result.area is not None:
             break
-    return found
+    return result
 
 
-def _extent(used: np.ndarray) -> tuple[float, float] | None:
-    """Return where right ascensions begin and end, eastwards: beside the widest gap between them, if it is wide."""
-    at = np.flatnonzero(used)
-    gaps = np.diff(at, append=at[0] + len(used))
+def _ra_limits(occupied: np.ndarray) -> tuple[float, float] | None:
+    """Return the limits in right ascension: the edges of the widest gap; None if no gap is wider than 20 degrees."""
+    columns = np.flatnonzero(occupied)
+    gaps = np.diff(columns, append=columns[0] + len(occupied))
     widest = int(gaps.argmax())
-    if gaps[widest] * 360 / len(used) < 20:
+    if gaps[widest] * 360 / len(occupied) < 20:
         return None
-    return float(at[(widest + 1) % len(at)] * 360 / len(used)), float((at[widest] + 1) * 360 / len(used))
+    first, last = columns[(widest + 1) % len(columns)], columns[widest]
+    return float(first * 360 / len(occupied)), float((last + 1) * 360 / len(occupied))
 
 
-# What it set aside
+# Quarantine
 
 
 def quarantine(run: Path, reasons: Mapping[str, int], each: int = 4) -> dict[str, pd.DataFrame]:
-    """Return a few of the quarantined objects for each reason: store, index, id (text)."""
+    """Return up to `each` quarantined objects per reason: columns store, index, id (text)."""
     found: dict[str, list[pd.DataFrame]] = {}
-    missing = {why: min(count, each) for why, count in reasons.items()}
+    missing = {reason: min(count, each) for reason, count in reasons.items()}
     for path in sorted((run / "quarantine").glob("part-*.parquet")):
         if not any(missing.values()):
             break
         if not pq.read_metadata(path).num_rows:
             continue
         table = _frame(pq.read_table(path, columns=["store", "index", "id", "reason"]))
-        for why, some in table.groupby("reason"):
-            if missing.get(str(why)):
-                taken = some.head(missing[str(why)])
-                missing[str(why)] -= len(taken)
-                found.setdefault(str(why), []).append(taken.drop(columns="reason"))
-    return {why: pd.concat(parts, ignore_index=True) for why, parts in found.items()}
+        for reason, objects in table.groupby("reason"):
+            if missing.get(str(reason)):
+                examples = objects.head(missing[str(reason)])
+                missing[str(reason)] -= len(examples)
+                found.setdefault(str(reason), []).append(examples.drop(columns="reason"))
+    return {reason: pd.concat(tables, ignore_index=True) for reason, tables in found.items()}
 
 
-# What became of known targets
+# Known targets
 
 
 def known_targets(
     run: Path,
     frame: pd.DataFrame,
-    bundle: Model,
+    model: Model,
     stores: Sequence[Store],
     histogram: ScoreHistogram,
     targets: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return the targets that the labels in the scanned stores tell of, and where each of them went.
+    """Return the targets known from labels in the scanned stores, and the outcome of the scan for each.
 
-    `run` is where the tables of scores are, and `targets` all that the scan looked for.
+    Parameters
+    ----------
+    run : path
+        Folder of the tables of scores.
+    targets : sequence of str
+        All targets of the scan.
 
     Returns
     -------
     DataFrame
-        Columns store, index, id (text), role (of `ROLES`), fate (of `FATES`), rank (0 below the list; then `about` is
-        the rank its score would have), score, why (it was set aside). What the model was not trained on comes first,
-        and then the higher score.
+        Columns store, index, id (text), role (one of `ROLES`), fate (one of `FATES`), rank (0 below the list; then
+        `about` is the approximate rank of its score), score, why (quarantine reason). Objects that the model was not
+        trained on come first, sorted by decreasing score.
     """
-    parts = [some for store in stores if len(some := _labelled_targets(store, bundle))]
-    if not parts:
+    labelled = [table for store in stores if len(table := _labelled_targets(store, model))]
+    if not labelled:
         return pd.DataFrame(columns=["store", "index", "id", "role", "fate", "rank", "about", "score", "why"])
-    known = pd.concat(parts, ignore_index=True)
-    split = bundle.split_of(known, identity.radius_of(stores))
-    known["role"] = np.select([roles.trains(pd.Series(split)), split != ""], [TAUGHT, HELD], UNSEEN)
+    known = pd.concat(labelled, ignore_index=True)
+    split = model.split_of(known, identity.radius_of(stores))
+    known["role"] = np.select([roles.trains(pd.Series(split)), split != ""], [TRAINED, HELD_OUT], INDEPENDENT)
     known = known.drop(columns=["ra", "dec", "lineage"])
     ranked = frame[["store", "index", "rank", "score"]].astype({"store": str})
     known = known.merge(ranked, on=["store", "index"], how="left")
-    known["fate"] = np.where(known["rank"].notna(), CANDIDATE, ELSEWHERE)
+    known["fate"] = np.where(known["rank"].notna(), CANDIDATE, NOT_SCANNED)
     known["why"] = ""
-    wanted = known[known["fate"] == ELSEWHERE]
-    column = of_target("score", bundle.target, targets)
+    wanted = known[known["fate"] == NOT_SCANNED]
+    column = of_target("score", model.target, targets)
     for name, columns in (("scores", [column, "stage"]), ("quarantine", ["reason"])):
         for found in _rows_of(run / name, wanted, columns):
             at = wanted.index[pd.MultiIndex.from_frame(wanted[["store", "index"]]).get_indexer(found.index)]
@@ -180,30 +185,32 @@ def known_targets(
                 known.loc[at, "fate"] = np.where(found["stage"] == "full", BELOW, DISCARDED)
     known["rank"] = known["rank"].fillna(0).astype(int)
     known["about"] = [_rank_of(score, histogram, len(frame)) for score in known["score"]]
-    known["new"] = known["role"] != TAUGHT
+    known["new"] = known["role"] != TRAINED
     return known.sort_values(["new", "score", "store", "index"], ascending=[False, False, True, True]).drop(
         columns="new"
     )
 
 
-def _labelled_targets(store: Store, bundle: Model) -> pd.DataFrame:
-    """Return the objects of a store that the model's own rules call targets."""
-    schema = next((name for name in bundle.recipe.schemas if name in store.schemas), None)
+def _labelled_targets(store: Store, model: Model) -> pd.DataFrame:
+    """Return the objects of a store that are targets by the rules of the model's recipe."""
+    schema = next((name for name in model.recipe.schemas if name in store.schemas), None)
     if schema is None:
         return pd.DataFrame()
-    rules, names = bundle.recipe.schemas[schema], store.schemas[schema]
+    rules, names = model.recipe.schemas[schema], store.schemas[schema]
     try:
         rule = parse_rule(rules.positive, names)
     except InputError:  # labels of another version of the schema
         return pd.DataFrame()
     rows = np.flatnonzero(rule.evaluate({name: store.column(f"labels/{schema}/{name}") for name in rule.names})[0])
     ids = store.column("id")[rows].astype(str) if len(rows) else np.empty(0, str)
-    place = {name: store.column(name)[rows] for name in ("ra", "dec")}
-    return pd.DataFrame({"store": store.name, "index": rows, "id": ids, "lineage": identity.lineage_of(store)} | place)
+    position = {name: store.column(name)[rows] for name in ("ra", "dec")}
+    return pd.DataFrame(
+        {"store": store.name, "index": rows, "id": ids, "lineage": identity.lineage_of(store)} | position
+    )
 
 
 def _rows_of(folder: Path, wanted: pd.DataFrame, columns: list[str]) -> Iterator[pd.DataFrame]:
-    """Yield from each table of a folder the wanted objects that are in it, by store and index."""
+    """Yield the wanted objects in each table of a folder, indexed by store and index."""
     rows = pa.array(np.unique(wanted["index"]))
     keys = pd.MultiIndex.from_frame(wanted[["store", "index"]])
     for path in sorted(folder.glob("part-*.parquet")) if len(wanted) else ():
@@ -214,10 +221,10 @@ def _rows_of(folder: Path, wanted: pd.DataFrame, columns: list[str]) -> Iterator
 
 
 def _rank_of(score: float, histogram: ScoreHistogram, ranked: int) -> int:
-    """Return about which rank a score below the list has among all that were scanned; 0 where that is not known."""
+    """Return the approximate rank, among all scanned objects, of a score below the list; 0 if unknown."""
     if not np.isfinite(score) or not histogram.total:
         return 0
-    above = histogram.centres > score + np.diff(histogram.centres[:2])[0] / 2  # not those of its own bin
+    above = histogram.centres > score + np.diff(histogram.centres[:2])[0] / 2  # without the bin of the score itself
     return max(int(histogram.counts[above].sum()), ranked) + 1
 
 
@@ -226,26 +233,27 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame.astype({name: str for name in ("store", "id", "stage", "reason") if name in frame})
 
 
-# How long it took
+# Timing
 
 
 def timing(run: Path, info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return how long each phase took and how the scan went, as far as run.json and the ledger tell of it."""
-    told = [("in all", duration(info.get("wall_s")))]
-    told += [(str(phase), duration(seconds)) for phase, seconds in (info.get("seconds") or {}).items()]
+    """Return the duration of each phase, the rate and the workers, as far as run.json and the ledger record them."""
+    phases = {"first look": "prefilter"}
+    entries = [("total", duration(info.get("wall_s")))]
+    entries += [(phases.get(phase, phase), duration(seconds)) for phase, seconds in (info.get("seconds") or {}).items()]
     if rate := info.get("images_per_s"):
-        told.append(("rate", f"{rate:,.0f} images/s"))
-    if parts := _ledger(run):
-        workers = len({part["worker"] for part in parts})
+        entries.append(("rate", f"{rate:,.0f} images/s"))
+    if partitions := _ledger(run):
+        workers = len({entry["worker"] for entry in partitions})
         noun = "worker" if workers == 1 else "workers"
         busy = info.get("busy")
-        share = "" if busy is None else f", the networks busy for {busy:.0%} of the scan"
-        told.append((noun, f"{workers:,}, for {len(parts):,} parts{share}"))
-    return told
+        busy_text = "" if busy is None else f", networks busy for {busy:.0%} of the scan"
+        entries.append((noun, f"{workers:,}, for {len(partitions):,} partitions{busy_text}"))
+    return entries
 
 
 def _ledger(run: Path) -> list[dict[str, Any]]:
-    """Return the last word on each part; a ledger is for people, so that a damaged one is none."""
+    """Return the last ledger entry of each partition; empty if the ledger is damaged, as it is informative only."""
     try:
         lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
         return list({line["part"]: line for line in lines if line["worker"]}.values())

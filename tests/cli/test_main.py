@@ -15,7 +15,7 @@ import galscan
 from galscan.cli import main
 from galscan.core.errors import InputError, Interrupted, StorageError
 
-VERBS = {
+COMMANDS = {
     "demo": "demo", "ingest": "ingest", "train-rare": "train_rare", "train-generator": "train_generator",
     "generate": "generate", "evaluate": "evaluate", "ablate": "ablate", "scan": "scan", "export": "export",
     "info": "info",    "doctor": "doctor", "vet": "vet", "purity": "purity", "similar": "similar",
@@ -61,25 +61,25 @@ def test_help_is_light_and_quick():
 def test_help_names_every_verb(capsys):
     assert main.run(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {verb.split()[0]} " in text for verb in VERBS)
+    assert all(f"  {name.split()[0]} " in text for name in COMMANDS)
     assert main.run([]) == 0 and capsys.readouterr().out == text
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_an_example_and_json(verb, capsys):
-    assert main.run([*verb.split(), "--help"]) == 0
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_verb_has_help_an_example_and_json(name, capsys):
+    assert main.run([*name.split(), "--help"]) == 0
     text = capsys.readouterr().out
-    assert f"Example: galscan {verb}" in text and "--json" in text
+    assert f"Example: galscan {name}" in text and "--json" in text
 
 
-@pytest.mark.parametrize(("verb", "function"), VERBS.items())
-def test_every_verb_passes_every_parameter(verb, function, answer, capsys):
+@pytest.mark.parametrize(("name", "function"), COMMANDS.items())
+def test_every_verb_passes_every_parameter(name, function, answer, capsys):
     wanted = {
         n for n, p in inspect.signature(getattr(galscan, function)).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
     calls = answer(function, {"ok": True, "error": None})
-    assert main.run([*verb.split(), *NEEDED.get(verb, [])]) == 0
-    assert wanted - FOR_SCRIPTS.get(verb, set()) <= calls.keys()
+    assert main.run([*name.split(), *NEEDED.get(name, [])]) == 0
+    assert wanted - FOR_SCRIPTS.get(name, set()) <= calls.keys()
 
 
 def test_version(capsys):

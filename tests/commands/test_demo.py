@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 import galscan
-from galscan.commands import demo as verb
+from galscan.commands import demo as module
 from tests.helpers import tiny_recipe
 
 
 def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch):
     recipe = tiny_recipe(tmp_path / "demo.toml", "demo", size=64)
-    real_train = verb.train_rare
-    monkeypatch.setattr(verb, "LABELLED", 400)
-    monkeypatch.setattr(verb, "LABELLED_RARE", 0.1)
-    monkeypatch.setattr(verb, "SURVEY", 300)
-    monkeypatch.setattr(verb, "SURVEY_RARE", 0.1)
-    monkeypatch.setattr(verb, "BUDGET", None)
-    monkeypatch.setattr(verb, "train_rare", lambda _, **options: real_train(str(recipe), **options))
+    real_train = module.train_rare
+    monkeypatch.setattr(module, "LABELLED", 400)
+    monkeypatch.setattr(module, "LABELLED_RARE", 0.1)
+    monkeypatch.setattr(module, "SURVEY", 300)
+    monkeypatch.setattr(module, "SURVEY_RARE", 0.1)
+    monkeypatch.setattr(module, "BUDGET", None)
+    monkeypatch.setattr(module, "train_rare", lambda _, **options: real_train(str(recipe), **options))
     first = galscan.demo(tmp_path / "demo", seed=1)
 
     truth = galscan.open_store(tmp_path / "demo" / "survey.zarr").column("truth/target_dustlane")
@@ -31,7 +31,7 @@ def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch):
     assert first["dreams"]["injected"] > 0 and first["ap_real_plus_dreamt"] is not None and first["labelled"] == 400
     assert first["table"][-1]["found_synthetic"] == first["true_targets"]
     assert {"real_only", "synthetic", "ratio"} <= first["completeness"].keys()
-    assert f"delivered, and scanned with: {verb.DELIVERED[first['chosen']]}" in first["text"]
+    assert f"delivered, and scanned with: {module.DELIVERED[first['chosen']]}" in first["text"]
     assert json.loads((tmp_path / "demo" / "demo.json").read_text())["seed"] == 1
 
     again = galscan.demo(tmp_path / "demo", seed=1)
@@ -43,13 +43,13 @@ def test_lists_of_both_ways_to_train_are_compared_at_the_same_true_purity():
     random = np.random.default_rng(0)
     noise = random.normal(0, 1, 2000)
     scores = {"real_only": noise + 2.5 * truth, "synthetic": noise + 5.0 * truth}
-    found = verb._gain(scores, truth, 0)
+    found = module._gain(scores, truth, 0)
     assert found["synthetic"] > 0.8 > 2 * found["real_only"] > 0
     assert found["ratio"] == pytest.approx(found["synthetic"] / found["real_only"])
     assert 1 < found["ratio_lo"] <= found["ratio"] and (
         found["ratio_hi"] is None or found["ratio"] <= found["ratio_hi"]
     )
-    assert verb._gain({"real_only": scores["real_only"], "synthetic": scores["real_only"]}, truth, 0)["ratio"] == 1
-    none = verb._gain({"real_only": -10.0 * truth, "synthetic": scores["synthetic"]}, truth, 0)
+    assert module._gain({"real_only": scores["real_only"], "synthetic": scores["real_only"]}, truth, 0)["ratio"] == 1
+    none = module._gain({"real_only": -10.0 * truth, "synthetic": scores["synthetic"]}, truth, 0)
     assert none["real_only"] == 0 and none["ratio"] is None
     json.dumps(none, allow_nan=False)

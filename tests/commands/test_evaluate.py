@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from galscan.cli import main
-from galscan.commands import evaluate as verb
+from galscan.commands import evaluate as module
 from galscan.core.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.core.files import read_json
 from galscan.labels.recipe import load_recipe
@@ -76,7 +76,7 @@ def model(folder, store, recipe) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(folder, store, recipe, model) -> dict:
-    return verb.evaluate(model, target=recipe, store=store, out=folder / "judged", steps=4, device="cpu")
+    return module.evaluate(model, target=recipe, store=store, out=folder / "judged", steps=4, device="cpu")
 
 
 def test_the_folder_is_whole(judged, model):
@@ -119,10 +119,10 @@ def test_the_page_stands_alone(judged):
 
 def test_the_same_again_is_returned_another_is_refused(judged, model, store, recipe, capsys):
     options = {"target": recipe, "store": store, "out": judged["out"], "device": "cpu"}
-    assert verb.evaluate(model, steps=4, **options) == judged
+    assert module.evaluate(model, steps=4, **options) == judged
     assert "nothing to do" in capsys.readouterr().err
     with pytest.raises(ConflictError, match="another evaluation"):
-        verb.evaluate(model, steps=5, **options)
+        module.evaluate(model, steps=5, **options)
 
 
 def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folder, monkeypatch):
@@ -137,19 +137,19 @@ def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folde
     with monkeypatch.context() as patch:
         patch.setattr(judges, "judge", stop)
         with pytest.raises(Interrupted, match="same command"):
-            verb.evaluate(model, steps=4, **options)
+            module.evaluate(model, steps=4, **options)
     assert (work / "reference.safetensors").is_file() and not (folder / "again").exists()
     with pytest.raises(ConflictError, match="unfinished evaluation"):
-        verb.evaluate(model, steps=5, **options)
+        module.evaluate(model, steps=5, **options)
     monkeypatch.setattr("galscan.training.train.train_classifier", stop)
-    again = verb.evaluate(model, steps=4, **options)
+    again = module.evaluate(model, steps=4, **options)
     assert {k: again[k] for k in ("adherence", "copies", "screen")} == {
         k: judged[k] for k in ("adherence", "copies", "screen")
     }
 
 
 def test_a_plan_is_printed_and_nothing_written(model, store, recipe, capsys):
-    request = verb.evaluate(model / "dreams.zarr", target=recipe, store=store, dry_run=True)
+    request = module.evaluate(model / "dreams.zarr", target=recipe, store=store, dry_run=True)
     told = capsys.readouterr().err
     assert "dreams-evaluation" in told and "as by the model" in told and request["steps"] == 8
     assert not list(model.glob("*judge*"))
@@ -157,37 +157,37 @@ def test_a_plan_is_printed_and_nothing_written(model, store, recipe, capsys):
 
 def test_dreams_by_themselves_are_split_by_seed(model, store, recipe, tmp_path, capsys):
     shutil.copytree(model / "dreams.zarr", tmp_path / "d.zarr")
-    verb.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, dry_run=True)
+    module.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, dry_run=True)
     assert "by seed 9" in capsys.readouterr().err
-    verb.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, model=model, dry_run=True)
+    module.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, model=model, dry_run=True)
     assert "as by the model" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_path):
     options = {"target": recipe, "store": store, "device": "cpu"}
     with pytest.raises(NotFoundError, match="no store"):
-        verb.evaluate(tmp_path / "nothing.zarr", **options)
+        module.evaluate(tmp_path / "nothing.zarr", **options)
     with pytest.raises(InputError, match="does not hold synthetic galaxies"):
-        verb.evaluate(store, **options)
+        module.evaluate(store, **options)
     with pytest.raises(InputError, match="--steps 0"):
-        verb.evaluate(model, steps=0, **options)
+        module.evaluate(model, steps=0, **options)
     with pytest.raises(InputError, match="of the test set of the model"):
-        verb.evaluate(model, **options | {"store": folder / "other.zarr"})
+        module.evaluate(model, **options | {"store": folder / "other.zarr"})
     (tmp_path / "taken").mkdir()
     with pytest.raises(ConflictError, match="not a finished evaluation"):
-        verb.evaluate(model, out=tmp_path / "taken", overwrite=True, **options)
+        module.evaluate(model, out=tmp_path / "taken", overwrite=True, **options)
     dreams = SyntheticSet.of_origin(
         np.zeros((3, 32, 32, 3), np.uint8), open_store(store).labels("simulated")[:3], np.zeros(3)
     )
     write_synthetic_set(dreams, tmp_path / "none.zarr", "none", SCHEMA, {})
     with pytest.raises(InputError, match="no synthetic positive"):
-        verb.evaluate(tmp_path / "none.zarr", **options)
+        module.evaluate(tmp_path / "none.zarr", **options)
 
 
 def test_larger_real_images_are_resampled(folder, recipe, model, capfd):
     sky = SimulatedSurvey(count=300, size=48, seed=1, rare_fraction=0.15, labelled=0.9)
     large = ingest_survey(sky, folder / "large.zarr", workers=1).path
-    told = verb.evaluate(model, target=recipe, store=large, out=folder / "large", steps=2, device="cpu")
+    told = module.evaluate(model, target=recipe, store=large, out=folder / "large", steps=2, device="cpu")
     assert told["counts"]["real"]["positive"] > 0
     assert "300 objects, 32 px, resampled from 48 px" in capfd.readouterr().err
 

@@ -206,7 +206,7 @@ def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
         ({"values": {"dust_lane": (0, 1)}}, "--set is of generators"),
         ({"base": "early_type >= 0.5 and size < 0.001"}, "no galaxy of the stores satisfies 'early_type"),
         ({"base": "early_typ > 0"}, "did you mean 'early_type'"),
-        ({"generator": "no.safetensors"}, r"no\.safetensors is no readable diffusion model of maps"),
+        ({"generator": "no.safetensors"}, r"no\.safetensors is not a readable diffusion model of maps"),
         ({"count": 0}, "--count 0: give 1 or more"),
     ],
 )

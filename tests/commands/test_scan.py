@@ -300,7 +300,7 @@ def test_a_store_without_one_usable_image_gives_a_reason_and_no_candidates(here,
 
 
 def test_a_choice_of_nothing_is_said_to_be_one(here, tmp_path):
-    with pytest.raises(InputError, match=r"none of the [\d,]+ objects is chosen by: where dec > 89"):
+    with pytest.raises(InputError, match=r"none of the [\d,]+ objects is selected by: where dec > 89"):
         scan(survey="more", where="dec > 89", out=tmp_path / "run")
 
 
@@ -424,7 +424,7 @@ def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path)
     for verb in (lambda path: galscan.export(path, tmp_path / "x.fits"), lambda path: run.candidates, galscan.purity):
         with pytest.raises(InputError, match=r"several targets; name one of them: .*run/dustlane, .*run/demo"):
             verb(run.path)
-    assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").told["objects"] == 696
+    assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").details["objects"] == 696
     assert galscan.export(run.path / "demo", tmp_path / "x.fits").rows == 50
     store = open_store(run.info["stores"][0]["path"])
     (tmp_path / "known.csv").write_text("name,ra,dec\n" + "".join(
@@ -491,7 +491,7 @@ def test_objects_of_known_label_are_data(place, here, tmp_path):
     assert known["in_train"].all() and set(known["known"]) <= {"target", "negative"}
     assert ScoreHistogram.from_list(found.info["histogram"]).total == 590 and found.info["scanned"] == 600
     np.testing.assert_array_equal(known["p_target"], (known["known"] == "target").astype(float))
-    assert any("trained, calibrated or tested" in note for note in found.info["purity"]["notes"])
+    assert any("training, calibration or test sets" in note for note in found.info["purity"]["notes"])
     again = planning.by_scores(found)[0]
     np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
     column = fits.getdata(found.path / "candidates.fits", 1)["known"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import galscan
-from galscan.commands import train_rare as verb
+from galscan.commands import train_rare as module
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, Interrupted, NotFoundError
 from galscan.labels.recipe import load_recipe
@@ -98,7 +98,7 @@ def test_the_bundle_is_whole(model):
         "dreams.zarr",
     } <= names
     assert not [n for n in names if n.startswith(("steps", "request", "synthetic", "feature_maps", "generator.json"))]
-    (other,) = {*verb.TRAINING_SETS} - {model.metrics["chosen"]}  # to compare with what is delivered
+    (other,) = {*module.TRAINING_SETS} - {model.metrics["chosen"]}  # to compare with what is delivered
     assert {n for n in names if n.startswith("real_")} == {f"{other}-{k}.safetensors" for k in range(2)}
     assert not model.path.with_name("model.partial").exists()
 
@@ -108,7 +108,7 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     from galscan.models.prefilter import load_prefilter, may_train_prefilter
 
     assert model.first_look is None
-    monkeypatch.setattr(verb, "MIN_PREFILTER_IMAGES", 100)
+    monkeypatch.setattr(module, "MIN_PREFILTER_IMAGES", 100)
     recipe = tiny_recipe(folder / "looking.toml", whole=True)
     recipe.write_text(recipe.read_text().replace("[prefilter]\nsteps = 0", "[prefilter]\nsteps = 3\nsample = 300"))
     seen, member_scores = [], ensemble.member_scores
@@ -164,8 +164,8 @@ UNSURE, GAIN, HARM = ({"mean": m, "lo": m - 0.1, "hi": m + 0.1} for m in (0.05, 
     ],
 )
 def test_which_networks_are_delivered(plans, gains, chosen, words, monkeypatch):
-    monkeypatch.setattr(verb, "PROVEN", ("dust_lane",))
-    delivered, rule = verb._delivered(plans, gains)
+    monkeypatch.setattr(module, "PROVEN", ("dust_lane",))
+    delivered, rule = module._delivered(plans, gains)
     assert delivered == chosen and words in rule
 
 
@@ -226,7 +226,7 @@ def test_scores_are_corrected_by_unlabelled_galaxies_that_train_nothing(folder, 
     told = model.metrics["crossfit"]
     assert told["objects"] > 60 and set(told["factors"]) == {"targets", "negatives", "ambiguous"}
     assert all(np.sqrt(1 / 2) - 1e-9 <= factor <= 1 for factor in told["factors"].values())
-    plan = verb.make_plans([recipe], (), store, None, None, True, 3)[0]
+    plan = module.make_plans([recipe], (), store, None, None, True, 3)[0]
     sky, unused = galscan.open_store(store), reserved(plan.table, synthetic=True, seed=3)
     images = {image.tobytes() for image in sky.images()[unused["row"]]}
     assert len(images) == told["objects"] and len(given) == 6
@@ -418,15 +418,15 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
 
 def test_interrupted_between_the_images_and_the_note_of_them(tmp_path, store, monkeypatch):
     monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
-    recipe, write = str(tiny_recipe(tmp_path / "r.toml", whole=True)), verb.write_json
+    recipe, write = str(tiny_recipe(tmp_path / "r.toml", whole=True)), module.write_json
 
     def stop(path, value):
-        if path.name == verb.SYNTHETIC:
+        if path.name == module.SYNTHETIC:
             raise KeyboardInterrupt
         write(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(verb, "write_json", stop)
+        patch.setattr(module, "write_json", stop)
         with pytest.raises(Interrupted):
             galscan.train_rare(recipe, store=store, out=tmp_path / "m", device="cpu")
     assert (tmp_path / "m.partial" / "dreams.zarr").is_dir()
@@ -525,7 +525,7 @@ def test_injected_features_need_no_generator(injected):
         "conditions.parquet",
         "feature_maps.safetensors",
         "feature_maps.json",
-        verb.SYNTHETIC,
+        module.SYNTHETIC,
     }
     assert made["maps"] == "prior" and made["map_training"] is None and made["dropped"] == {}
     assert 4 < made["kept_positive"] == made["injected"] <= 32 and 0 < made["injected_negatives"] <= 8
@@ -689,4 +689,4 @@ def test_targets_that_cannot_be_learnt_together_are_refused(folder, store, tmp_p
     other = tmp_path / "other.toml"
     other.write_text(text.replace("[schemas.efigi]", "[schemas.efigi]"))
     with pytest.raises(InputError, match="--grades are of one target"):
-        verb.make_plans([str(lane), str(ring)], (), store, tmp_path / "m", None, False, 0, [object()])
+        module.make_plans([str(lane), str(ring)], (), store, tmp_path / "m", None, False, 0, [object()])

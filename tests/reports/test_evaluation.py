@@ -49,10 +49,10 @@ def test_injected_ones_are_compared_with_their_hosts():
     text = evaluation.summary(verdict(hosts=30, drawn=0))
     first, *lines = text.split("\n")
     assert first == (
-        "The reference classifier accepts 50% of 40 synthetic positives, and 60% of 10 real ones held out; of the 30 "
-        "hosts as they are 3%."
+        "The reference classifier accepts 50% of 40 synthetic positives and 60% of 10 held-out real positives; it "
+        "accepts 3% of the 30 unchanged hosts."
     )
-    assert "hosts as they are" in lines[0] and lines[1].split()[-4:] == ["3.3%", "(0.0%", "to", "100.0%)"]
+    assert "unchanged hosts" in lines[0] and lines[1].split()[-4:] == ["3.3%", "(0.0%", "to", "100.0%)"]
     assert "−1.50 (−2.00 to −1.00)" in text and "0.25 (p = 0.5)" in text and "25 of 40" in text
     assert "copies" not in text
 
@@ -62,4 +62,4 @@ def test_copies_are_a_matter_of_what_was_drawn_whole():
     told["copies"] |= {"features": None, "pixels": {**dict.fromkeys(("min_ratio", "real")), **told["copies"]["pixels"]}}
     told["copies"]["pixels"]["synthetic"]["min_ratio"] = 0.5
     text = evaluation.summary(told)
-    assert "2 of 40 drawn whole are nearly copies" in text and "Are they copies?" in text and "hosts" not in text
+    assert "2 of 40 whole images are near copies" in text and "Are they copies?" in text and "hosts" not in text

@@ -57,9 +57,9 @@ def _model(path, metrics):
 @pytest.mark.parametrize(
     ("gain", "words", "printed"),
     [
-        ({"mean": 0.2, "lo": 0.1, "hi": 0.3}, "synthetic galaxies helped", "+0.200"),
-        ({"mean": -0.2, "lo": -0.3, "hi": -0.1}, "synthetic galaxies did harm", "−0.200"),
-        ({"mean": 0.0, "lo": -0.1, "hi": 0.1}, "whether synthetic galaxies helped is not certain", "+0.000"),
+        ({"mean": 0.2, "lo": 0.1, "hi": 0.3}, "synthetic galaxies improve it", "+0.200"),
+        ({"mean": -0.2, "lo": -0.3, "hi": -0.1}, "synthetic galaxies reduce it", "−0.200"),
+        ({"mean": 0.0, "lo": -0.1, "hi": 0.1}, "the effect of synthetic galaxies is not significant", "+0.000"),
     ],
 )
 def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
@@ -87,7 +87,7 @@ def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
 def test_sparse_models(tmp_path, metrics):
     text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
     check_page(text)
-    assert ("trained on real galaxies alone" in text) == bool(metrics.get("real_only"))
+    assert ("trained on real galaxies only" in text) == bool(metrics.get("real_only"))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     check_page(text)
     assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
     assert f"maps from {words} (41 measured on training galaxies)" in text
-    assert "20 were too faint for a target and are negatives, 100 could not be seen and were left out" in text
+    assert "20 were too faint for a target and are negatives, 100 had no visible feature and were left out" in text
     assert "7 hosts could not be measured." in text
-    assert "decided by this rule: a feature &lt;proven&gt;." in text
+    assert "Rule that chose the delivered networks: a feature &lt;proven&gt;." in text
 
 
 def test_grades_that_taught_are_told_with_their_hash(tmp_path):
@@ -130,5 +130,7 @@ def test_grades_that_taught_are_told_with_their_hash(tmp_path):
     (path / "model.json").write_text(json.dumps(info | {"grades": [source | {"contradicted": 1}]}))
     text = write_model_report(path).read_text(encoding="utf-8")
     check_page(text)
-    assert "&lt;script&gt;: 20 targets and 30 others, of 50 graded; 3 agree with the labels, 1 contradict them" in text
-    assert "never calibrate or test" in text and "9" * 64 in text
+    assert (
+        "&lt;script&gt;: 20 targets and 30 negatives, of 50 graded; 3 agree with the labels, 1 contradict them" in text
+    )
+    assert "not in calibration or test" in text and "9" * 64 in text

@@ -50,7 +50,7 @@ def test_frames_and_lines_can_be_seen():
     assert contrast(plots.ORANGE, "#ffffff") >= READ  # it writes the number of the accepted, too
     for name in ("axes.labelcolor", "xtick.color", "ytick.color"):
         assert contrast(plots.STYLE[name], "#ffffff") >= READ
-    assert contrast(plots_sky.DARK[-1], plots_sky.GROUND) >= SEEN  # the purest candidates on what was scanned
+    assert contrast(plots_sky.DARK[-1], plots_sky.SHADE) >= SEEN  # the purest candidates on what was scanned
 
 
 def test_numbers_are_written_for_people():

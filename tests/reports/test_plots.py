@@ -68,8 +68,8 @@ def test_the_model_adds_the_interval_and_the_expected_targets(bundle, histogram)
     assert "0.80 at rank 60" in with_interval.alt
     assert svg(with_interval) != svg(plots.completeness(frame, info(), None))
     drawn = plots.scores(frame, info(), bundle, histogram)
-    assert svg(drawn) and "5,000 scores" in drawn.alt and "calibration expects" in drawn.caption
-    assert "calibration expects" not in plots.scores(frame, info(purity=None), bundle, histogram).caption
+    assert svg(drawn) and "5,000 scores" in drawn.alt and "expected from the calibration" in drawn.caption
+    assert "expected from the calibration" not in plots.scores(frame, info(purity=None), bundle, histogram).caption
 
 
 def test_nothing_is_made_up_where_there_is_nothing():
@@ -108,4 +108,4 @@ def test_precision_and_recall_of_the_classifiers_that_were_trained():
 
 def test_calibration_says_on_how_many_it_rests(bundle):
     drawn = plots.calibration(bundle)
-    assert svg(drawn) and "30 targets and 300 others" in drawn.caption
+    assert svg(drawn) and "30 targets and 300 negatives" in drawn.caption

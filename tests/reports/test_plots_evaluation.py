@@ -94,7 +94,7 @@ def test_injected_ones_are_shown_with_their_hosts_and_not_as_copies():
         SyntheticSet.joined([made, seams]), each, images(8, 200), np.array([0, 3]), ["dusty"]
     )
     assert [len(row) for row in rows] == [1, 2]
-    assert "the host of each" in rows[0][0].caption and "nearest" not in rows[0][0].caption
+    assert "the unchanged host of each" in rows[0][0].caption and "nearest" not in rows[0][0].caption
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows[0][0].uri.partition(",")[2]))))
     tops, middles = sheet[16 + 37, 16 + 37 :: 84][:4, 0], sheet[16 + 37 + 74 + 25, 16 + 37 :: 84][:4, 0]
     assert (tops == 250).all() and (middles == 0).all()

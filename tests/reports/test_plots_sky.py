@@ -76,7 +76,7 @@ def test_a_field_is_drawn_flat_with_its_degrees(place, ticks, monkeypatch):
 def test_the_whole_sky_is_drawn_as_one():
     placed = candidates(60).dropna(subset=["ra"])
     with_ground, without = plots_sky.sky(placed, scanned(placed)), plots_sky.sky(placed, None)
-    assert "grey is where it was scanned" in with_ground.caption and "grey" not in without.caption
+    assert "scanned cells are grey" in with_ground.caption and "grey" not in without.caption
     assert "58 candidates" in without.caption and "Mollweide" in without.caption
     root = ET.fromstring(svg(without))
     width, height = (float(root.get(k, "").removesuffix("pt")) for k in ("width", "height"))

@@ -52,7 +52,7 @@ def test_the_last_of_the_accepted_are_shown_when_many(run):
     frame = pd.read_parquet(run / "candidates.parquet").assign(purity=0.9)
     frame.to_parquet(run / "candidates.parquet", index=False)
     text = write_scan_report(run).read_text()
-    assert "The last of the accepted" in text and text.count('alt="Cutout of') == 48 + LAST
+    assert "The last accepted candidates" in text and text.count('alt="Cutout of') == 48 + LAST
 
 
 def test_equal_runs_give_equal_pages(run):
@@ -65,7 +65,7 @@ def test_a_rebuilt_or_lost_store_shows_no_wrong_pictures(run):
     facts["stores"][0]["content_hash"] = "another"
     (run / "run.json").write_text(json.dumps(facts))
     text = write_scan_report(run).read_text()
-    assert "Cutout of" not in text and text.count("picture not at hand") == 48
+    assert "Cutout of" not in text and text.count("image not available") == 48
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_rebuilt_or_lost_store_shows_no_wrong_pictures(run):
         (
             candidates().assign(ra=np.nan, dec=np.nan),
             {"purity": None, "quarantine_reasons": {}, "images_per_s": None},
-            "Nothing: every object",
+            "None: every object",
         ),
         (
             candidates().assign(purity=0.1, purity_lo=0.0, purity_hi=0.3, p_target=0.1),
@@ -98,7 +98,7 @@ def test_no_run_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory, scans_here) -> Path:
-    """A scan of 400 objects of which some are labelled, some set aside, and ten taught the model."""
+    """A scan of 400 objects of which some are labelled, some quarantined, and ten in the training set of the model."""
     place = tmp_path_factory.mktemp("report")
     store = labelled_store(place / "sky.zarr")
     galscan.scan(store=store.path, model=tiny_bundle(place / "model").path, out=place / "run", top=60, workers=1)
@@ -106,7 +106,7 @@ def scanned(tmp_path_factory, scans_here) -> Path:
 
 
 def labelled_store(path: Path) -> layout.Store:
-    """Write a store in which the objects 0 to 19, and one that is set aside, are labelled as targets."""
+    """Write a store in which the objects 0 to 19, and one that is quarantined, are labelled as targets."""
     plain = tiny_store(path.with_name("plain.zarr"), 400, 32, survey="sky", unusable=12)
     answers = ["early_type", "dust_lane", "dusty"]
     group = layout.create(
@@ -131,21 +131,21 @@ def test_a_scan_is_told_in_full(scanned):
     page = (scanned / "run" / "report.html").read_text(encoding="utf-8")
     check_page(page)
     words = " ".join(Page(page).words[Page(page).all("main")[0]].split())
-    assert "Labels in the scanned stores tell of 21 targets" in words
+    assert "21 labelled objects in the scanned stores are targets" in words
     # tiny_bundle was trained on the objects 1000 to 1009: those prove nothing.
     frame = galscan.open_run(scanned / "run").candidates
     found = len(set(range(10, 20)) & set(frame["index"]))
     assert f"Of those that the model was not trained on, {found} of 11 ({found / 11:.0%})" in words
-    assert "set aside: " in words and "about rank" in words and "scored below the list" in words
+    assert "quarantined: " in words and "about rank" in words and "scored below the list" in words
     missed = 21 - len({*range(20)} & set(frame["index"]))
-    # One of them was set aside, and has no picture.
+    # One of them was quarantined, and has no picture.
     assert page.count("a known target:") == missed - 1 and f"Missed: {missed}" in words
     for why in ("no image", "unreadable image", "blank image"):
         assert page.count(f"<h3>{why}</h3>") == 1
-    assert words.count("nothing to show") == 13  # they are zeros: twelve set aside, and the one that is a known target
-    assert "declination" in words and "all around" in words and "too few objects to tell" in words
-    assert "1, for 2 parts" in words and "in all" in words
-    assert "learnt from" in words and "Sky map of 60 candidates" in page
+    assert words.count("empty image") == 13  # they are zeros: twelve quarantined, and the one that is a known target
+    assert "declination" in words and "0° to 360°" in words and "unknown, too few objects" in words
+    assert "1, for 2 partitions" in words and "total" in words
+    assert "calibrated on" in words and "Sky map of 60 candidates" in page
 
 
 def test_with_grades_before_and_after_stand_side_by_side(scanned, tmp_path):
@@ -162,7 +162,7 @@ def test_with_grades_before_and_after_stand_side_by_side(scanned, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     check_page(page)
     assert HOSTILE not in page and "&lt;script&gt;" in page and "With the grades" in page
-    assert f"{told['graded']} of which people graded" in page and "grade A, 2 votes" in page
+    assert f"{told['graded']} of them graded" in page and "grade A, 2 votes" in page
     assert "agree on 100% of" in page and "with the grades and by the scores alone: " in page
     limits = json.loads((run / "purity.json").read_text())["completeness"]
     assert limits["rank"][-1] == 60 and all(
@@ -191,12 +191,12 @@ def test_the_first_look_is_told_in_words(run):
     info["purity"]["notes"].append("A first look discarded 250 of 300 objects; the same in other words.")
     (run / "run.json").write_text(json.dumps(info))
     text = write_scan_report(run).read_text()
-    assert "discarded 250 of 300 objects (83.3%)" in text and "with 95 % confidence at least 50%" in text
-    assert "in other words" not in text and "A tiny network, taught" in text
+    assert "rejected 250 of 300 objects (83.3%)" in text and "at 95 % confidence at least 50%" in text
+    assert "in other words" not in text and "The prefilter, a small network trained on" in text
     told = {"used": True, "time": 0.6, "limit": 0.8, "cost": 0.4, "passes": 0.2, "cuts": []}
     (run / "run.json").write_text(json.dumps(info | {"int8": told, "cascade": False}))
     text = write_scan_report(run).read_text()
-    assert "The networks in integers of 8 bits looked first and discarded 250" in text
+    assert "The prefilter, the networks quantised to 8 bits, rejected 250" in text
     assert "take 60 % of their time (limit 80 %)" in text
 
 

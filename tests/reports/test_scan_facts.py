@@ -64,7 +64,7 @@ def test_each_reason_has_a_few_examples(tmp_path):
 
 
 def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
-    """Of 21: four are candidates, twelve below the list, two discarded, one set aside, two were not chosen."""
+    """Of 21: four are candidates, twelve below the list, two discarded, one quarantined, two not scanned."""
     from galscan.models.model import open_model
 
     store, bundle = labelled_store(tmp_path / "sky.zarr"), open_model(tiny_bundle(tmp_path / "model").path)
@@ -84,13 +84,13 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
     known = facts.known_targets(tmp_path / "run", frame, bundle, [store], histogram)
     assert sorted(known["index"]) == [*range(20), 395]
     assert known["fate"].value_counts().to_dict() == {
-        facts.BELOW: 12, facts.CANDIDATE: 4, facts.DISCARDED: 2, facts.ELSEWHERE: 2, facts.QUARANTINED: 1,
+        facts.BELOW: 12, facts.CANDIDATE: 4, facts.DISCARDED: 2, facts.NOT_SCANNED: 2, facts.QUARANTINED: 1,
     }  # fmt: skip
     by_row = known.set_index("index")
-    assert set(by_row.loc[range(5), "role"]) == {facts.TAUGHT} and by_row.loc[11, "role"] == facts.UNSEEN
+    assert set(by_row.loc[range(5), "role"]) == {facts.TRAINED} and by_row.loc[11, "role"] == facts.INDEPENDENT
     assert by_row.loc[395, "why"] == "blank image" and by_row.loc[2, "rank"] == 3 and by_row.loc[11, "rank"] == 0
     assert by_row.loc[4, "about"] == 5 and by_row.loc[11, "about"] == 5 + 7 + 50  # after the fifty, and those above it
-    assert list(known["role"] == facts.TAUGHT) == sorted(known["role"] == facts.TAUGHT)  # the others come first
+    assert list(known["role"] == facts.TRAINED) == sorted(known["role"] == facts.TRAINED)  # the others come first
 
 
 def test_a_store_without_labels_tells_of_none(tmp_path):
@@ -104,17 +104,17 @@ def test_a_store_without_labels_tells_of_none(tmp_path):
 
 
 def test_time_is_told_as_far_as_it_is_known(tmp_path):
-    assert facts.timing(tmp_path, {}) == [("in all", "not measured")]
+    assert facts.timing(tmp_path, {}) == [("total", "not measured")]
     lines = [{"part": k, "worker": f"host:{k % 2}"} for k in (0, 1, 2, 3, 3)]
     (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     seconds = {"prepare": 2.0, "first look": 12.5, "scan": 180.0, "rank": 3.0}
     whole = {"wall_s": 200.0, "seconds": seconds, "images_per_s": 4315.2, "busy": 0.934}
     assert facts.timing(tmp_path, whole) == [
-        ("in all", "3.3 min"), ("prepare", "2.0 s"), ("first look", "12.5 s"), ("scan", "3.0 min"), ("rank", "3.0 s"),
-        ("rate", "4,315 images/s"), ("workers", "2, for 4 parts, the networks busy for 93% of the scan"),
+        ("total", "3.3 min"), ("prepare", "2.0 s"), ("prefilter", "12.5 s"), ("scan", "3.0 min"), ("rank", "3.0 s"),
+        ("rate", "4,315 images/s"), ("workers", "2, for 4 partitions, networks busy for 93% of the scan"),
     ]  # fmt: skip
     assert facts.timing(tmp_path, {"wall_s": 2.0, "busy": None, "images_per_s": None})[1:] == [
-        ("workers", "2, for 4 parts")
+        ("workers", "2, for 4 partitions")
     ]
     for damaged in ("[1]", "{}", "\xff"):
         (tmp_path / "ledger.jsonl").write_text(damaged)

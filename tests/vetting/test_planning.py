@@ -54,7 +54,7 @@ def test_a_narrower_interval_needs_more_grades_and_all_at_most(survey):
 def test_vet_asks_for_as_many(run, capsys, monkeypatch):
     monkeypatch.setattr(planning, "size_for", lambda opened, width, rank, best: 40)
     told = vet(run.path, serve=False, width=0.3, rank=100, best=10)
-    assert "40 objects are to be graded for an interval of purity at rank 100 0.3 wide" in capsys.readouterr().err
+    assert "40 objects to grade for a purity interval of width 0.3 at rank 100" in capsys.readouterr().err
     assert sum(s["drawn"] for s in told["sample"]) == pytest.approx(40, abs=3)
 
 
