@@ -32,7 +32,7 @@ def test_any_retry_after_is_a_number_or_nothing(value: str) -> None:
 def test_what_is_unpacked_is_whole_or_refused(body: bytes, limit: int) -> None:
     packed = zlib.compress(body, wbits=31)
     if len(body) > limit:
-        with pytest.raises(FetchError, match="unpack to more than"):
+        with pytest.raises(FetchError, match="decompress to more than"):
             decompress(packed, "gzip", limit)
     else:
         assert decompress(packed, "gzip", limit) == body
