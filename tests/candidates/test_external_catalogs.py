@@ -83,7 +83,7 @@ def test_the_nearest_of_all_services_and_lists(run, tmp_path, sky):
     assert found.loc[18, "known_sep"] == pytest.approx(0.1, abs=1e-3)
     others = found.drop([1, 3, 18])
     assert (others["known_name"] == "").all() and (others["known_ref"] == "").all()
-    assert (done.known, done.new) == (3, 15) and done.told["unmatched"] == 2 and done.told["not_asked"] == 0
+    assert (done.known, done.new) == (3, 15) and done.details["unmatched"] == 2 and done.details["not_asked"] == 0
     said = done.summary()["text"]
     assert f"known is what lies within 3 arcsec of an object of list, simbad, ned, {PGC}" in said
     assert len(sky.log()) == 3 * 4  # 18 places, five a request
@@ -114,7 +114,7 @@ def test_what_was_not_answered_is_not_new(run, tmp_path, sky, name, mode):
         setattr(asking, key, value)
     done = export_run(run, tmp_path / "c.parquet", crossmatch=name)
     found = table(done.path).set_index("rank")
-    assert (done.known, done.new, done.told["not_asked"]) == (1, 4, 13)
+    assert (done.known, done.new, done.details["not_asked"]) == (1, 4, 13)
     assert found.loc[1, "known_name"] == "NGC 1" and found.loc[2, "known_ref"] == ""
     assert (found.loc[6:18, "known_ref"] == f"not asked: {name}").all() and (found.loc[6:18, "known_name"] == "").all()
     assert (found.loc[19:, "known_ref"] == "").all()  # no position: nobody could be asked
@@ -133,7 +133,7 @@ def test_known_from_one_and_open_at_another(run, tmp_path, sky):
     done = export_run(run, tmp_path / "c.csv", crossmatch="simbad,ned")
     found = pd.read_csv(done.path).set_index("rank")
     assert found.loc[1, "known_ref"] == "simbad; not asked: ned"
-    assert (done.known, done.new, done.told["not_asked"]) == (1, 0, 17)
+    assert (done.known, done.new, done.details["not_asked"]) == (1, 0, 17)
 
 
 def test_a_table_that_is_not_there_is_said(run, tmp_path, sky):
@@ -145,7 +145,7 @@ def test_a_pause_that_is_asked_for_is_kept(run, tmp_path, sky):
     sky.behave("429-after", share=0.3, after=1, seed=2)
     for key, value in loopback_services(sky.url, tries=5).items():
         setattr(asking, key, value)
-    assert export_run(run, tmp_path / "c.csv", crossmatch="simbad").told["not_asked"] == 0
+    assert export_run(run, tmp_path / "c.csv", crossmatch="simbad").details["not_asked"] == 0
     modes = [mode for *_, mode in sky.log()]
     at = [when for when, *_ in sky.log()]
     k = modes.index("429-after")
@@ -158,7 +158,7 @@ def test_one_place_and_none(run, tmp_path, sky):
     blind = write_run(tmp_path / "blind", candidates(2))
     sky.behave()
     done = export_run(blind, tmp_path / "d.csv", crossmatch="simbad,ned")
-    assert (done.known, done.new, done.told["unmatched"]) == (0, 0, 2) and sky.log() == []
+    assert (done.known, done.new, done.details["unmatched"]) == (0, 0, 2) and sky.log() == []
 
 
 def test_two_candidates_side_by_side(tmp_path, sky):
@@ -210,19 +210,19 @@ def test_places_survive_the_journey(sky):
     places = list(zip(ra.tolist(), dec.tolist(), strict=True))
     for name in ("simbad", "ned"):
         sky.have(*((name, f"o{k}", a, d, "G") for k, (a, d) in enumerate(places)))
-        asked = asking.ask(name, places, 1.0)
-        assert asked.trouble == "" and all(asked.answers[p].name == f"o{k}" for k, p in enumerate(places))
+        asked = asking.query_service(name, places, 1.0)
+        assert asked.error == "" and all(asked.answers[p].name == f"o{k}" for k, p in enumerate(places))
         assert max(asked.answers[p].sep for p in places) < 0.001
 
 
 SCRIPT = """
 import sys
-from galscan import cli
-from galscan.candidates import services
+from galscan.candidates import external_catalogs
+from galscan.cli import main
 from tests.candidates.test_external_catalogs import loopback_services
 for name, value in loopback_services(sys.argv[1], per_minute=200).items():
-    setattr(services, name, value)
-sys.exit(cli.run(sys.argv[2:]))
+    setattr(external_catalogs, name, value)
+sys.exit(main.run(sys.argv[2:]))
 """
 
 
@@ -248,6 +248,6 @@ def test_stopped_in_the_middle_it_goes_on(run, tmp_path, sky, ending):
 @pytest.mark.parametrize("name", ["simbad", "ned", PGC])
 def test_the_real_services(name):
     centaurus, nothing = (201.365063, -43.019113), (10.0, 89.0)
-    asked = asking.ask(name, [centaurus, nothing], 20.0)
-    assert asked.trouble == "" and asked.answers[centaurus] is not None and asked.answers[nothing] is None
+    asked = asking.query_service(name, [centaurus, nothing], 20.0)
+    assert asked.error == "" and asked.answers[centaurus] is not None and asked.answers[nothing] is None
     assert name == PGC or asked.answers[centaurus].kind

@@ -49,9 +49,9 @@ def test_a_full_disk_is_told(monkeypatch):
 
 
 def test_a_broken_torch_is_a_finding(monkeypatch):
-    import galscan
+    from galscan import core
 
-    monkeypatch.delattr(galscan, "device", raising=False)
+    monkeypatch.delattr(core, "device", raising=False)
     monkeypatch.setitem(sys.modules, "galscan.core.device", None)
     result = doctor()
     assert result["devices"] == {"auto": "none"} and any("torch does not load" in p for p in result["problems"])

@@ -13,8 +13,8 @@ from galscan.core.files import write_json
 from galscan.scanning.run import Run
 from galscan.store.build import ingest_survey
 
-from .helpers import tiny_bundle, tiny_store
-from .test_store_ingest import Sky
+from tests.helpers import tiny_bundle, tiny_store
+from tests.store.test_build import Sky
 
 
 @pytest.fixture(scope="module")
