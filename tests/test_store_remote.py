@@ -76,7 +76,7 @@ def test_a_busy_server_is_asked_again(folder, address):
     np.testing.assert_array_equal(far.column("id"), near.column("id"))
 
 
-def test_a_part_is_scored_from_far_away(folder, address, tmp_path, monkeypatch):
+def test_a_part_is_scored_from_remote_errors(folder, address, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "load_scorer", lambda job: mean_scorer)
     Busy.asked = -(10**6)  # SimpleHTTPRequestHandler knows no ranges: the whole shard is sent, and never refused here
     far, near = open_store(f"{address}/sky.zarr"), open_store(folder / "sky.zarr")
@@ -178,7 +178,7 @@ def test_a_server_that_goes_away_is_no_reason_for_quarantine(folder, anonymous, 
         return store
 
     def _gone(store, name, rows):
-        with layout._far_away(store.path):
+        with layout._remote_errors(store.path):
             raise obstore.exceptions.GenericError("error sending request\nmore")
 
     monkeypatch.setattr(worker, "open_store", then_gone)

@@ -1,19 +1,20 @@
-"""Calibration: from a classifier's score to a probability, and to another prevalence.
+"""Calibration: from a classifier's score to a probability, for any prevalence.
 
-The log ratio of the two classes is Platt's line or one of the curves of `classify.ratio`, which run from nearly that
-line to nearly isotonic steps: what predicts left-out fifths of the calibration set best (cross-validated likelihood).
+The log density ratio of the two classes is Platt's line or one of the curves of `galscan.stats.density_ratio`, which
+range from nearly that line to nearly isotonic steps; 5-fold cross-validated likelihood on the calibration set selects
+one of them.
 
-The line is that of Platt (1999), "Probabilistic outputs for support vector machines", with his prior-smoothed targets
-as Lin, Lin & Weng (2007, Machine Learning 68, 267) write them: (n+ + 1)/(n+ + 2) for positives and 1/(n- + 2) for
-negatives. They keep the fit finite when the classes do not overlap. The correction to another prevalence is equation 4
-of Saerens, Latinne & Decaestecker (2002, Neural Computation 14, 21).
+The line is that of Platt (1999), "Probabilistic outputs for support vector machines", with prior-smoothed targets as
+in Lin, Lin & Weng (2007, Machine Learning 68, 267): (n+ + 1)/(n+ + 2) for positives and 1/(n- + 2) for negatives. They
+keep the fit finite when the classes do not overlap. The correction to another prevalence is equation 4 of Saerens,
+Latinne & Decaestecker (2002, Neural Computation 14, 21).
 
-What counts as what: every labelled object is one of three. *Targets* satisfy the recipe's positive rule, *negatives*
-the negative rule, and *ambiguous* ones neither: a faint lane, volunteers who disagree. A survey holds all three, so all
-three calibrate and test, in the proportion in which they were labelled. Wherever two classes are meant, in purity,
-completeness, prevalence and average precision, an ambiguous object is no target. Beside purity stands the expected
-fraction of ambiguous ones (`Calibration.ambiguity`), which people may grade as possible. Ambiguous objects do not train
-the target, as nobody knows what they are.
+Every labelled object belongs to one of three classes. *Targets* satisfy the recipe's positive rule, *negatives* the
+negative rule, and *ambiguous* ones neither: a faint dust lane, volunteers who disagree. A survey contains all three, so
+all three are used for calibration and test, in the proportion in which they were labelled. For purity, completeness,
+prevalence and average precision, ambiguous objects count as non-targets. In addition to purity, the expected fraction
+of ambiguous objects is estimated (`Calibration.ambiguity`), which people may grade as possible targets. Ambiguous
+objects are not used to train the target, because their true class is unknown.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ import numpy as np
 from scipy.special import expit, logit
 
 from galscan.core.errors import InputError
-from galscan.stats.density_ratio import STIFFNESS, Curves, Evidence
+from galscan.stats.density_ratio import PRIOR_SCALES, Curves, Evidence
 
 FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Platt's sigmoid ``p = 1 / (1 + exp(-(slope * score + intercept)))``, and what it was fitted on.
+    """Platt's sigmoid ``p = 1 / (1 + exp(-(slope * score + intercept)))``, with the calibration set it was fitted on.
 
-    The sigmoid is what is kept on disk; the curve that is used is fitted again from the scores when it is asked for.
+    Only the sigmoid and the calibration set are stored; `curve` is fitted again on first use.
 
     Attributes
     ----------
     slope, intercept : float
-        Of the sigmoid; slope >= 0, so that a higher score is never less probable.
+        Of the sigmoid; slope >= 0, so that probability never falls with the score.
     prevalence : float
-        Mean of the sigmoid's probabilities over the calibration set: the prior they are true for.
+        Mean of the sigmoid's probabilities over the calibration set: the prior for which they hold.
     scores, targets : ndarray of float64, shape (n,)
-        The calibration set: real objects only. They trained nothing or, if cross-fitted, not the network that scored
+        The calibration set: real objects only. They trained no network or, if cross-fitted, not the network that scored
         them (`galscan.stats.crossfit`). Targets are 0 or 1.
     ambiguous : ndarray of bool, shape (n,), or None
-        Which of those that are no targets are ambiguous; None where that is not known.
+        Which of the non-targets are ambiguous; None if unknown.
     """
 
     slope: float
@@ -59,30 +60,34 @@ class Calibration:
     ambiguous: np.ndarray | None = None
 
     def log_ratio(self, scores: np.ndarray) -> np.ndarray:
-        """Return ln of p(score | target) / p(score | not), which no prevalence changes."""
+        """Return ln p(score | target) / p(score | non-target), which does not depend on the prevalence."""
         scores = np.asarray(scores, dtype=np.float64)
         return self.curve(scores.ravel())[0].reshape(scores.shape)
 
     @cached_property
     def curve(self) -> Curves:
-        """The log ratio: Platt's line, or the curve that predicts left-out scores better."""
+        """The log density ratio: Platt's line, or the curve with the highest cross-validated likelihood."""
         line = _line(self.slope, self.intercept, self.prevalence)
-        negatives, positives = (np.sort(self.scores[self.targets == kind]) for kind in (0, 1))
+        negatives, positives = (np.sort(self.scores[self.targets == label]) for label in (0, 1))
         folds = min(FOLDS, len(negatives), len(positives))
         if self.slope == 0 or folds < 2:
             return line
-        told = np.zeros(1 + len(STIFFNESS))  # log likelihood of what was left out
+        log_likelihood = np.zeros(1 + len(PRIOR_SCALES))  # of the left-out objects, for the line and each curve
         for k in range(folds):
-            left = [s[k::folds] for s in (negatives, positives)]
-            kept = [np.delete(s, np.s_[k::folds]) for s in (negatives, positives)]
-            prior = logit(len(kept[1]) / (len(kept[0]) + len(kept[1])))
-            for j, curve in enumerate(_family(*kept)):
-                odds = [curve(s)[0] + prior for s in left]
-                told[j] -= np.logaddexp(0, odds[0]).sum() + np.logaddexp(0, -odds[1]).sum()
-        return line if told[0] == told.max() else _family(negatives, positives)[int(np.argmax(told))]
+            validation = [s[k::folds] for s in (negatives, positives)]
+            training = [np.delete(s, np.s_[k::folds]) for s in (negatives, positives)]
+            prior = logit(len(training[1]) / (len(training[0]) + len(training[1])))
+            for j, curve in enumerate(_family(*training)):
+                odds = [curve(s)[0] + prior for s in validation]
+                log_likelihood[j] -= np.logaddexp(0, odds[0]).sum() + np.logaddexp(0, -odds[1]).sum()
+        return (
+            line
+            if log_likelihood[0] == log_likelihood.max()
+            else _family(negatives, positives)[int(np.argmax(log_likelihood))]
+        )
 
     def probability(self, scores: np.ndarray, prevalence: float | None = None) -> np.ndarray:
-        """Return the probability of being a target, where targets are `prevalence` of all (None: as calibrated).
+        """Return the probability of being a target for a prevalence (None: that of the calibration set).
 
         Raises
         ------
@@ -95,74 +100,79 @@ class Calibration:
         return expit(self.log_ratio(scores) + logit(prior))
 
     def ambiguity(self, scores: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray | None:
-        """Draw the probability that an object which is no target is ambiguous, by its score.
+        """Draw the probability that a non-target is ambiguous, as a function of its score.
 
-        Of those that are no targets, the ambiguous score higher the more they resemble targets: posterior draws of
-        their density ratio to the negatives (`galscan.stats.density_ratio`), in the proportion in which both are
-        labelled.
+        Among non-targets, ambiguous objects score higher the more they resemble targets: posterior draws of their
+        density ratio to the negatives (`galscan.stats.density_ratio`), times the proportion in which both are labelled.
 
         Returns
         -------
         ndarray, shape (draws, n), or None
-            None where it is not known which are ambiguous.
+            None if it is unknown which objects are ambiguous.
         """
         if self.ambiguous is None:
             return None
         scores = np.asarray(scores, np.float64).ravel()
-        unclear, clear = self.scores[self.ambiguous], self.scores[~self.ambiguous & (self.targets == 0)]
-        if not (len(unclear) and len(clear)) or self.slope <= 0:
-            rate = rng.beta(len(unclear) + 0.5, len(clear) + 0.5, draws)  # Jeffreys' prior
+        ambiguous, negatives = self.scores[self.ambiguous], self.scores[~self.ambiguous & (self.targets == 0)]
+        if not (len(ambiguous) and len(negatives)) or self.slope <= 0:
+            rate = rng.beta(len(ambiguous) + 0.5, len(negatives) + 0.5, draws)  # Jeffreys' prior
             return np.broadcast_to(rate[:, None], (draws, len(scores))).copy()
-        ratios = Evidence(clear, unclear).draw(draws, rng, ratio=True)[0]
-        return expit(ratios(scores) + np.log(len(unclear) / len(clear)))
+        ratios = Evidence(negatives, ambiguous).draw(draws, rng, ratio=True)[0]
+        return expit(ratios(scores) + np.log(len(ambiguous) / len(negatives)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and lists, for JSON."""
-        told = {
+        """Return a dict of numbers and lists, for JSON."""
+        values = {
             "slope": self.slope, "intercept": self.intercept, "prevalence": self.prevalence,
             "scores": [float(s) for s in self.scores], "targets": [int(t) for t in self.targets],
         }  # fmt: skip
-        return told if self.ambiguous is None else told | {"ambiguous": [int(a) for a in self.ambiguous]}
+        return values if self.ambiguous is None else values | {"ambiguous": [int(a) for a in self.ambiguous]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Rebuild what `to_dict` gave.
+        """Rebuild the calibration from `to_dict`.
 
         Raises
         ------
         InputError
-            If a part is absent or malformed.
+            If an entry is missing or malformed.
         """
         try:
-            made = cls(
+            calibration = cls(
                 float(values["slope"]), float(values["intercept"]), float(values["prevalence"]),
                 np.asarray(values["scores"], dtype=np.float64), np.asarray(values["targets"], dtype=np.float64),
                 np.asarray(values["ambiguous"], dtype=bool) if "ambiguous" in values else None,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the model's calibration is damaged ({error!r}); train the model again") from error
-        numbers = np.array([made.slope, made.intercept, made.prevalence, *made.scores.ravel()])
-        unclear = np.zeros(made.targets.shape, bool) if made.ambiguous is None else made.ambiguous
-        one_each = made.scores.ndim == 1 and made.scores.shape == made.targets.shape == unclear.shape
+        numbers = np.array(
+            [calibration.slope, calibration.intercept, calibration.prevalence, *calibration.scores.ravel()]
+        )
+        ambiguous = (
+            np.zeros(calibration.targets.shape, bool) if calibration.ambiguous is None else calibration.ambiguous
+        )
+        same_shape = (
+            calibration.scores.ndim == 1 and calibration.scores.shape == calibration.targets.shape == ambiguous.shape
+        )
         if not (
-            np.isfinite(numbers).all() and made.slope >= 0 and 0 < made.prevalence < 1 and one_each
-            and set(made.targets.tolist()) == {0.0, 1.0} and not (unclear & (made.targets == 1)).any()
+            np.isfinite(numbers).all() and calibration.slope >= 0 and 0 < calibration.prevalence < 1 and same_shape
+            and set(calibration.targets.tolist()) == {0.0, 1.0} and not (ambiguous & (calibration.targets == 1)).any()
         ):  # fmt: skip
             raise InputError("the model's calibration is damaged (not one that was fitted); train the model again")
-        return made
+        return calibration
 
 
 def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = None) -> Calibration:
-    """Calibrate the scores of a labelled set that were given by networks which were not trained on it.
+    """Calibrate the scores of a labelled set, given by networks that were not trained on it.
 
     Parameters
     ----------
     scores : ndarray, shape (n,)
-        Any finite real numbers, higher for likelier targets.
+        Any finite real numbers, higher for more probable targets.
     targets : ndarray, shape (n,)
-        1 (or True) for targets, 0 for others.
+        1 (or True) for targets, 0 for non-targets.
     ambiguous : ndarray of bool, shape (n,), optional
-        Which of the others are ambiguous.
+        Which of the non-targets are ambiguous.
 
     Raises
     ------
@@ -179,7 +189,7 @@ def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = 
     if not positives.any() or positives.all():
         raise InputError(
             f"calibration: {positives.sum()} positives and {(~positives).sum()} negatives; "
-            "it needs at least one of each: label more objects or give calibration a larger share in the recipe's split"
+            "it needs at least one of each: label more objects or raise the calibration fraction in the recipe's split"
         )
     weights = np.ones_like(scores)
     slope, intercept, prevalence = fit_sigmoid(scores, positives * weights, ~positives * weights)
@@ -192,19 +202,19 @@ def _line(slope: float, intercept: float, prevalence: float) -> Curves:
 
 
 def _family(negatives: np.ndarray, positives: np.ndarray) -> list[Curves]:
-    """Return Platt's line, and the likeliest curve of each stiffness."""
+    """Return Platt's line, and the maximum-posterior curve for each prior scale."""
     targets = np.repeat([0.0, 1.0], [len(negatives), len(positives)])
-    found = [_line(*fit_sigmoid(np.concatenate([negatives, positives]), targets, 1 - targets))]
+    curves = [_line(*fit_sigmoid(np.concatenate([negatives, positives]), targets, 1 - targets))]
     evidence = Evidence(negatives, positives)
     mode = None
-    for stiffness in STIFFNESS:
-        mode, _ = evidence.mode(stiffness, mode)
-        found.append(evidence.curves(mode[None], start=0))
-    return found
+    for prior_scale in PRIOR_SCALES:
+        mode, _ = evidence.mode(prior_scale, mode)
+        curves.append(evidence.curves(mode[None], start=0))
+    return curves
 
 
 def fit_sigmoid(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float]:
-    """Fit slope >= 0 and intercept to `positives` and `negatives` counted at each score.
+    """Fit slope >= 0 and intercept to the numbers of `positives` and `negatives` at each score.
 
     Returns
     -------
@@ -223,8 +233,8 @@ def fit_sigmoid(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray
         return 0.0, float(logit(prevalence)), prevalence
     x = (scores - centre) / spread  # makes the problem well conditioned whatever the scale of the scores
 
-    # Newton's method with backtracking, as Lin, Lin & Weng give it (their algorithm 1). A general minimiser calls
-    # threaded linear algebra for these two unknowns, which on a busy machine is twenty times slower.
+    # Newton's method with backtracking, algorithm 1 of Lin, Lin & Weng. A general minimiser would start BLAS threads
+    # for these two unknowns, which on a busy machine is twenty times slower.
     def loss(a: float, b: float) -> float:
         z = a * x + b
         return float((weights * np.logaddexp(0.0, z) - success * z).sum() / total)
@@ -251,7 +261,7 @@ def fit_sigmoid(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray
             length *= 0.5
             if length < 1e-10:
                 break
-        if length < 1e-10:  # nothing lower in floating point
+        if length < 1e-10:  # no further decrease in floating point
             break
         a, b, value = a + length * step_a, b + length * step_b, lower
     slope = max(a, 0.0) / spread

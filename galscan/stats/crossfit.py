@@ -1,24 +1,24 @@
-"""Cross-fitting: every labelled object trains, calibrates and tests, and no network is tested on what trained it.
+"""Cross-fitting: every labelled object is used for training, calibration and test, and scored out of fold.
 
-Labelled objects are divided into as many folds as the committee has networks, and network k is trained on all folds but
-k. Each object is then scored by the one network that did not train on it: its out-of-fold score (cross-fitting:
-Chernozhukov et al. 2018, Econometrics Journal 21, C1).
-Nothing that depends on fold k may reach network k: synthetic galaxies for it are made without hosts, maps or negatives
-of fold k, and the reference network that chooses hosts and negatives among the unlabelled galaxies is the real-only
-network that was not trained on fold k either. So each network has a synthetic training set of its own.
+Labelled objects are divided into as many folds as the ensemble has networks, and network k is trained on all folds but
+k. Each object is then scored by the one network that was not trained on it: its out-of-fold score (cross-fitting:
+Chernozhukov et al. 2018, Econometrics Journal 21, C1). No data from fold k reach network k: its synthetic galaxies are
+made without hosts, maps or negatives of fold k, and the reference classifier that selects hosts and negatives among the
+unlabelled galaxies is the real-only network that was not trained on fold k either. So each network has its own
+synthetic training set.
 
-A survey is scored by the mean m of all K networks, which scatters less than the score s of one of them. Both scatter
-about what infinitely many networks would give, t: s = t + e, with Var(e) = g(t). How much networks differ depends on
-the score, often tenfold in variance; so g is measured, on objects that trained no network (`scatter_of`). With it the
-distribution of t is deconvolved from the out-of-fold scores of each kind: the likeliest, with a penalty on the third
-derivative of its logarithm, so that it is normal where the data say nothing (Silverman 1982, Annals of Statistics 10,
-795; deconvolution with a smooth exponential family: Efron 2016, Biometrika 103, 1). Noise of variance g / K then gives
-the distribution of m, and each score s is moved to the same quantile of it (`correct`).
+A survey is scored by the mean m of all K networks, which has less scatter than the score s of one of them. Both scatter
+about the limit t of infinitely many networks: s = t + e, with Var(e) = g(t). The variance between networks depends on
+the score, often by a factor of ten; so g is measured on objects that trained no network (`scatter_of`). With it the
+distribution of t is deconvolved from the out-of-fold scores of each class by penalised maximum likelihood, with a
+penalty on the third derivative of the log density, so that it is normal where data are lacking (Silverman 1982, Annals
+of Statistics 10, 795; deconvolution with a smooth exponential family: Efron 2016, Biometrika 103, 1). Adding noise of
+variance g / K gives the distribution of m, and each score s is mapped to the same quantile of it (`correct`).
 
-What is deconvolved says less than as many scores of the whole committee would: the mean of n of them is known to
-Var(s)/n, and not to Var(m)/n. So n scores count as n Var(m)/Var(s) when they calibrate: as many equally spaced
-quantiles stand for them (`calibration_set`). Uncorrected, the kinds overlap more than in the survey, and purity is
-underestimated.
+Deconvolved scores carry less information than as many scores of the ensemble: the mean of n of them has the variance
+Var(s)/n instead of Var(m)/n. So n scores count as n Var(m)/Var(s) in the calibration: they are represented by as many
+equally spaced quantiles (`calibration_set`). Without the correction, the classes overlap more than in the survey, and
+purity is underestimated.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-LEAST = 200  # objects, below which the networks' scatter is not known well enough to correct for it
-GRID = 81  # places of `Scatter`
-ITERATIONS = 60  # of the EM algorithms that find it, and the distribution of each kind, at most
-BANDWIDTH = 2.0  # places over which its variance is smoothed
-BINS = 240  # of the out-of-fold scores of a kind
+LEAST = 200  # objects, below which the scatter is too uncertain to correct for it
+GRID = 81  # grid points of `Scatter`
+ITERATIONS = 60  # at most, of the EM algorithm for the scatter and of Newton's method for the density of each class
+BANDWIDTH = 2.0  # grid points over which the variance is smoothed
+BINS = 240  # of the histogram of out-of-fold scores of a class
 
 
 class Scatter(NamedTuple):
-    """How one network scatters about what infinitely many would give, by the latter."""
+    """Scatter of the score of one network about the limit of infinitely many networks, as a function of that limit."""
 
     score: np.ndarray
-    """Places, equally spaced, shape (`GRID`,)."""
+    """Grid of scores, equally spaced, shape (`GRID`,)."""
     variance: np.ndarray
-    """Of the score of one network there."""
+    """Variance of the score of one network at each grid point."""
     members: int
     objects: int
 
 
 def scatter_of(scores: np.ndarray) -> Scatter | None:
-    """Measure the scatter of networks on objects that trained none of them; None where they are fewer than `LEAST`.
+    """Measure the scatter of networks on objects that trained none of them; None for fewer than `LEAST` objects.
 
-    The variance by the mean of the networks would not do: that is noisy, too, and objects of equal mean differ by kind.
-    The EM algorithm finds the likeliest variance at each place, and how many objects are there (nonparametric maximum
-    likelihood: Laird 1978, Journal of the American Statistical Association 73, 805).
+    Binning the variance by the networks' mean score would be biased: that mean is noisy, and objects of equal mean
+    differ between classes. The EM algorithm finds the maximum-likelihood variance at each grid point, and the
+    distribution of objects over the grid (nonparametric maximum likelihood: Laird 1978, Journal of the American
+    Statistical Association 73, 805).
 
     Parameters
     ----------
@@ -69,97 +70,100 @@ def scatter_of(scores: np.ndarray) -> Scatter | None:
     variance = np.full(GRID, max(squares.mean() / (members - 1), 1e-12))
     density = np.full(GRID, 1 / GRID)
     kernel = np.exp(-0.5 * ((np.arange(GRID)[:, None] - np.arange(GRID)) / BANDWIDTH) ** 2)
-    least = 1e-4 * variance[0]
+    floor = 1e-4 * variance[0]
     for _ in range(ITERATIONS):
         log = np.log(density + 1e-300) - members / 2 * np.log(variance) - distance / (2 * variance)
-        share = np.exp(log - log.max(1, keepdims=True))
-        share /= share.sum(1, keepdims=True)
-        density = share.mean(0)
-        # Where hardly an object is, it is the mean of all places.
-        found, weight = kernel @ (share * distance).sum(0), members * (kernel @ share.sum(0))
-        variance = np.maximum((found + 1e-3 * variance.mean()) / (weight + 1e-3), least)
+        responsibility = np.exp(log - log.max(1, keepdims=True))
+        responsibility /= responsibility.sum(1, keepdims=True)
+        density = responsibility.mean(0)
+        # Where there are hardly any objects, the mean over the grid is used.
+        weighted_squares, weight = (
+            kernel @ (responsibility * distance).sum(0),
+            members * (kernel @ responsibility.sum(0)),
+        )
+        variance = np.maximum((weighted_squares + 1e-3 * variance.mean()) / (weight + 1e-3), floor)
     return Scatter(grid, variance, members, n)
 
 
 def correct(
-    scores: np.ndarray, kinds: np.ndarray, scatter: Scatter | None
+    scores: np.ndarray, classes: np.ndarray, scatter: Scatter | None
 ) -> tuple[np.ndarray, dict[Any, float] | None]:
-    """Give out-of-fold scores of each kind the distribution of committee scores; their order stays.
+    """Map the out-of-fold scores of each class to the distribution of ensemble scores; their order is preserved.
 
-    Without a `scatter` nothing is corrected: the kinds then overlap more than they do in the survey, and purity is
+    Without a `scatter` nothing is corrected: the classes then overlap more than in the survey, and purity is
     underestimated rather than overestimated.
 
     Parameters
     ----------
     scores : ndarray, shape (n,)
-    kinds : ndarray, shape (n,)
-        What each object is, any values.
+    classes : ndarray, shape (n,)
+        Class of each object, any values.
 
     Returns
     -------
     scores : ndarray of float64, shape (n,)
     factors : dict, or None
-        By which the standard deviation of each kind shrank.
+        Factor by which the standard deviation of each class was reduced.
     """
     scores = np.asarray(scores, np.float64)
     if scatter is None:
         return scores, None
     corrected, factors = scores.copy(), {}
-    for kind in np.unique(kinds):
-        rows = np.flatnonzero(kinds == kind)
-        corrected[rows], factors[kind] = _deconvolved(scores[rows], scatter)
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
+        corrected[rows], factors[label] = _deconvolved(scores[rows], scatter)
     return corrected, factors
 
 
 def _deconvolved(scores: np.ndarray, scatter: Scatter) -> tuple[np.ndarray, float]:
-    """Move scores of objects of one kind to the quantiles of the mean of all networks; return them and the factor."""
-    first = scores.std()
-    if len(scores) < 2 or not first > 1e-9:
+    """Map scores of one class to the quantiles of the mean of all networks; return them and the reduction factor."""
+    sigma = scores.std()
+    if len(scores) < 2 or not sigma > 1e-9:
         return scores, 1.0
-    # Places that reach as far as the scores of this kind do; what lies between two of them is noise.
-    low, high = scores.min() - first, scores.max() + first
+    # The grid covers the scores of this class; spacing adds step^2 / 12 to the noise variance.
+    low, high = scores.min() - sigma, scores.max() + sigma
     grid = np.linspace(low, high, GRID)
     step = grid[1] - grid[0]
     noise = np.sqrt(np.interp(grid, scatter.score, scatter.variance) + step**2 / 12)
-    edges = np.linspace(low - first, high + first, BINS + 1)
+    edges = np.linspace(low - sigma, high + sigma, BINS + 1)
     counts = np.histogram(scores, edges)[0]
-    seen = np.flatnonzero(counts)
-    below = norm.cdf((edges[:, None] - grid) / noise)
-    chance = np.diff(below, axis=0)[seen] + 1e-12
-    rough = np.diff(np.eye(GRID), 3, axis=0)
-    weight = (first / step) ** 5
+    occupied = np.flatnonzero(counts)
+    cdf = norm.cdf((edges[:, None] - grid) / noise)
+    likelihood = np.diff(cdf, axis=0)[occupied] + 1e-12
+    third_difference = np.diff(np.eye(GRID), 3, axis=0)
+    weight = (sigma / step) ** 5
 
-    def loss(log: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Return the penalised likelihood's negative logarithm, its gradient, and the density."""
-        density = np.exp(log - log.max())
+    def loss(log_density: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the penalised negative log likelihood, its gradient, and the density."""
+        density = np.exp(log_density - log_density.max())
         density /= density.sum()
-        mixed, bent = chance @ density, rough @ log
-        found = density * (chance.T @ (counts[seen] / mixed))
-        value = weight * (bent @ bent) / 2 - counts[seen] @ np.log(mixed)
-        return float(value), counts.sum() * density - found + weight * (rough.T @ bent), density
+        predicted, curvature = likelihood @ density, third_difference @ log_density
+        found = density * (likelihood.T @ (counts[occupied] / predicted))
+        value = weight * (curvature @ curvature) / 2 - counts[occupied] @ np.log(predicted)
+        return float(value), counts.sum() * density - found + weight * (third_difference.T @ curvature), density
 
-    # Steps of Newton's method with the information of complete data, as of the EM algorithm, halved where too long.
-    spread = max(scores.var() - np.interp(scores, grid, noise**2).mean(), scores.var() / scatter.members)
-    log = -((grid - scores.mean()) ** 2) / (2 * spread)
-    penalty = weight * rough.T @ rough
-    value, gradient, density = loss(log)
+    # Newton steps with the complete-data information, as in the EM algorithm; halved where too long.
+    variance = max(scores.var() - np.interp(scores, grid, noise**2).mean(), scores.var() / scatter.members)
+    log_density = -((grid - scores.mean()) ** 2) / (2 * variance)
+    penalty = weight * third_difference.T @ third_difference
+    value, gradient, density = loss(log_density)
     for _ in range(ITERATIONS):
         information = counts.sum() * (np.diag(density + 1e-6) - np.outer(density, density)) + penalty
         change, length = np.linalg.solve(information, gradient), 1.0
-        while (after := loss(log - length * change))[0] > value and length > 1e-3:
+        while (proposal := loss(log_density - length * change))[0] > value and length > 1e-3:
             length /= 2
-        gained, log = value - after[0], log - length * change
-        value, gradient, density = after
-        if gained < 1e-3:
+        gain, log_density = value - proposal[0], log_density - length * change
+        value, gradient, density = proposal
+        if gain < 1e-3:
             break
-    one = norm.cdf((scores[:, None] - grid) / noise) @ density
-    fine = np.linspace(low - first, high + first, 10 * GRID)
-    whole = norm.cdf((fine[:, None] - grid) / (noise / np.sqrt(scatter.members))) @ density
-    moved = np.interp(one.clip(1e-12, 1 - 1e-12), whole + 1e-15 * np.arange(len(whole)), fine)
+    score_cdf = norm.cdf((scores[:, None] - grid) / noise) @ density
+    fine_grid = np.linspace(low - sigma, high + sigma, 10 * GRID)
+    ensemble_cdf = norm.cdf((fine_grid[:, None] - grid) / (noise / np.sqrt(scatter.members))) @ density
+    mapped = np.interp(score_cdf.clip(1e-12, 1 - 1e-12), ensemble_cdf + 1e-15 * np.arange(len(ensemble_cdf)), fine_grid)
     mean = density @ grid
-    own = density @ (grid - mean) ** 2
-    scattered = density @ noise**2
-    return moved, float(np.sqrt((own + scattered / scatter.members) / (own + scattered)))
+    true_variance = density @ (grid - mean) ** 2
+    noise_variance = density @ noise**2
+    return mapped, float(np.sqrt((true_variance + noise_variance / scatter.members) / (true_variance + noise_variance)))
 
 
 NAMES = {1.0: "targets", 0.0: "negatives", -1.0: "ambiguous"}
@@ -168,7 +172,7 @@ NAMES = {1.0: "targets", 0.0: "negatives", -1.0: "ambiguous"}
 def committee_scores(
     scores: np.ndarray, targets: np.ndarray, unlabelled: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return out-of-fold scores of one target as the committee would give them, and what was done to them.
+    """Return out-of-fold scores of one target, corrected to the distribution of ensemble scores, and a summary.
 
     Parameters
     ----------
@@ -181,62 +185,64 @@ def committee_scores(
     -------
     scores : ndarray of float64, shape (n,)
     summary : dict
-        ``objects`` of which the scatter is known, and ``factors``: by which each kind was shrunk, None if none was.
+        ``objects``, the number of unlabelled objects; ``factors`` of `correct` by class, None if nothing was corrected.
     """
     scatter = scatter_of(unlabelled)
     corrected, factors = correct(scores, np.nan_to_num(targets, nan=-1.0), scatter)
-    named = None if factors is None else {NAMES[float(kind)]: factor for kind, factor in factors.items()}
+    named = None if factors is None else {NAMES[float(label)]: factor for label, factor in factors.items()}
     return corrected, {"objects": unlabelled.shape[1], "factors": named}
 
 
 def calibration_set(
     scores: np.ndarray, targets: np.ndarray, factors: Mapping[str, float] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores, truth (1 or 0) and which are ambiguous of what calibrates: as many as the scores are worth.
+    """Return scores, truth (1 or 0) and ambiguity flags of the calibration set, at its effective size.
 
-    Quantiles of each kind (those of Hazen, at (k - 1/2) / m) keep its distribution. Ambiguous objects and negatives
-    remain in proportion, as together they are the objects that are no targets.
+    The quantiles of each class (of Hazen, at (k - 1/2) / m) keep its distribution. The proportion of ambiguous objects
+    and negatives is kept, as together they are the non-targets.
 
     Parameters
     ----------
     scores, targets : ndarray, shape (n,)
-        As `committee_scores` gives and takes them.
+        As returned and taken by `committee_scores`.
     factors : mapping of str to float, or None
-        As of `committee_scores`; None: all scores as they are.
+        As of `committee_scores`; None: all scores are used as they are.
     """
-    kinds = np.nan_to_num(targets, nan=-1.0)
+    classes = np.nan_to_num(targets, nan=-1.0)
     if factors is None:
-        return np.asarray(scores, np.float64), (kinds == 1).astype(int), kinds == -1
-    counts = {kind: int((kinds == kind).sum()) for kind in np.unique(kinds)}
-    worth = {kind: min(1.0, factors[NAMES[kind]] ** 2) for kind in counts}
-    others = [kind for kind in counts if kind != 1]
-    if others:
-        common = sum(counts[kind] * worth[kind] for kind in others) / sum(counts[kind] for kind in others)
-        worth |= dict.fromkeys(others, common)
-    parts = {}
-    for kind, count in counts.items():
-        many = max(1, round(count * worth[kind]))
-        parts[kind] = np.quantile(scores[kinds == kind], (np.arange(many) + 0.5) / many, method="hazen")
-    kept = np.repeat([*parts], [len(part) for part in parts.values()])
-    return np.concatenate([*parts.values()]), (kept == 1).astype(int), kept == -1
+        return np.asarray(scores, np.float64), (classes == 1).astype(int), classes == -1
+    counts = {label: int((classes == label).sum()) for label in np.unique(classes)}
+    efficiency = {label: min(1.0, factors[NAMES[label]] ** 2) for label in counts}
+    non_targets = [label for label in counts if label != 1]
+    if non_targets:
+        pooled = sum(counts[label] * efficiency[label] for label in non_targets) / sum(
+            counts[label] for label in non_targets
+        )
+        efficiency |= dict.fromkeys(non_targets, pooled)
+    quantiles = {}
+    for label, count in counts.items():
+        size = max(1, round(count * efficiency[label]))
+        quantiles[label] = np.quantile(scores[classes == label], (np.arange(size) + 0.5) / size, method="hazen")
+    labels = np.repeat([*quantiles], [len(values) for values in quantiles.values()])
+    return np.concatenate([*quantiles.values()]), (labels == 1).astype(int), labels == -1
 
 
 def describe(crossfit: Mapping[str, Any] | None) -> str:
-    """Return in words how figures and calibration of a cross-fitted model came about."""
+    """Return a sentence for reports on how a cross-fitted model was tested and calibrated."""
     if not crossfit:
         return ""
     text = (
         f"Cross-fitted in {crossfit['folds']} folds: every labelled object trained all networks but one, and that one "
-        "gave its out-of-fold score, which calibrates and tests"
+        "gave its out-of-fold score, which is used for calibration and test"
     )
     if not crossfit["factors"]:
         return (
-            f"{text}. Scores of one network scatter more than the mean of all, by which a survey is scored; this is "
-            f"not corrected, as it takes {LEAST} unlabelled objects that train nothing: purity may be underestimated."
+            f"{text}. Scores of one network scatter more than the mean of all, by which a survey is scored. This is "
+            f"not corrected, as that needs {LEAST} unlabelled objects outside training: purity may be underestimated."
         )
     factors = ", ".join(f"{name} {factor:.2f}" for name, factor in crossfit["factors"].items())
     return (
-        f"{text}. Of the scatter of one network as much was taken out as the mean of all, by which a survey is scored, "
-        f"has less, by {crossfit['objects']:,} unlabelled objects that train nothing. The standard deviation shrank by "
-        f"{factors}; scores calibrate with its square as their weight."
+        f"{text}. The scores were corrected to the smaller scatter of the mean of all networks, by which a survey is "
+        f"scored, as measured on {crossfit['objects']:,} unlabelled objects outside training. The standard deviation "
+        f"changed by the factors {factors}; scores are weighted in the calibration by their squares."
     )

@@ -1,23 +1,24 @@
-"""Purity and completeness once people have graded a sample of what was scanned.
+"""Purity and completeness from a graded, stratified sample of a scan.
 
 Each stratum of the sample (`galscan.vetting.sampling`) holds N objects, of which n were drawn at random and graded, k
-of them as targets. Its share of targets has a prior and a likelihood:
+of them as targets. Its fraction of targets has a prior and a likelihood:
 
-    * The likelihood is of the design: k of n, binomial, whatever the scores say. What was graded counts as it is, and
-      only the N - n others are uncertain: the finite-population correction, exactly.
-    * The prior is of the model: the stratum's share in each draw of `purity.estimate`, blurred to a Beta distribution
-      that weighs half a count of the rarer kind; and one part in twenty of a vague Beta(1/2, 1/2), which takes over
-      where grades contradict the model: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
+    * The likelihood follows from the sampling design: k of n, binomial, independent of the scores. Graded objects count
+      with their grade, and only the N - n other objects are uncertain: this is the finite-population correction,
+      exactly.
+    * The prior follows from the model: the stratum's fraction in each draw of `purity.estimate`, widened to a Beta
+      distribution with half a pseudo-count of the rarer class; plus, with weight 1/20, a vague Beta(1/2, 1/2), which
+      dominates where grades contradict the model: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
 
-A draw of the model is kept as often as it foretold the grades of all strata together. Then each stratum's posterior is
-a mixture of two Beta distributions and is drawn from directly. Within a stratum the others' targets are placed by the
-scores, as log odds b logit p + c: c makes their mean the share that was drawn, and b, how steeply the share falls with
-rank, is drawn from what the graded ones of that stratum say of it. Intervals are quantiles of the draws, estimates
-their means (of purity) and medians (of what a few draws far off would spoil). How many to grade for a wanted interval,
-and of which stratum, is forecast from the same draws (`galscan.stats.allocation`).
+Draws of the model are resampled by their likelihood of the grades of all strata together. Each stratum's posterior is
+then a mixture of two Beta distributions, which is sampled directly. Within a stratum the ungraded targets are
+distributed over ranks by the scores, as log odds b logit p + c: c makes the mean equal the drawn fraction, and b, how
+steeply the fraction falls with rank, is drawn from its posterior given the graded objects of that stratum. Intervals
+are quantiles of the draws; estimates are their means (of purity) and medians (of quantities with outlying draws). The
+number of grades needed for an interval, by stratum, is planned from the same draws (`galscan.stats.allocation`).
 
-Objects whose label was known before, as the model was trained, calibrated or tested on them, are facts: they are in no
-stratum's population, nobody grades them, and they count in purity and completeness as what they are.
+Objects whose label was known before, because they trained, calibrated or tested the model, are not uncertain: they
+belong to no stratum's population, are not graded, and count in purity and completeness with their known label.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from galscan.core.errors import InputError
 from galscan.stats.purity import Purity, ScoreHistogram, nodes
 
 VAGUE, VAGUE_SHAPE = 0.05, 0.5
-# Pseudo-count of the rarer kind. More narrows little, and fails where targets score otherwise than calibrated.
-BLUR = 0.5
+# Pseudo-count of the rarer class. A larger one narrows little, and fails where targets score otherwise than calibrated.
+PSEUDO_COUNT = 0.5
 STEEPNESS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
 METHOD = "Beta mixture by stratum: grades as likelihood, calibrated scores as robust prior"
 _SHIFTS = np.linspace(-60.0, 60.0, 481)
@@ -42,17 +43,17 @@ _SHIFTS = np.linspace(-60.0, 60.0, 481)
 
 @dataclass(frozen=True)
 class Stratum:
-    """Some of what was scanned, of which a random part is graded.
+    """A stratum of a scan, of which a random sample is graded.
 
     Attributes
     ----------
     name : str
     population : int
-        Objects in it, those with a known label not counted.
+        Number of objects in it, without those of known label.
     first, last : int
-        Its ranks among the candidates, from 1; both 0 for what is beyond them.
+        Its ranks among the candidates, from 1; both 0 for objects that are not candidates.
     discarded : bool
-        Whether it is what the first look discarded.
+        Whether it is the objects that the prefilter rejected.
     """
 
     name: str
@@ -75,24 +76,24 @@ def combine(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Purity:
-    """Return purity and completeness of a ranked list with the grades taken in.
+    """Return purity and completeness of a ranked list, updated with grades.
 
     Parameters
     ----------
     purity : Purity
-        What the scores alone say (`purity.estimate`).
+        Estimate from the scores alone (`purity.estimate`).
     top_scores : ndarray, shape (K,)
         Scores of the candidates, best first.
     strata : sequence of Stratum
-        They share out all that was scanned.
+        A partition of all scanned objects.
     grades : dict
-        By stratum: ranks of the graded (0 beyond the candidates) and whether each is a target.
+        By stratum: ranks of the graded objects (0 for objects that are not candidates) and whether each is a target.
     beyond : ScoreHistogram, optional
-        Of the scores of what the prefilter discarded.
+        Scores of the objects that the prefilter rejected.
     known : ndarray, shape (K,), optional
-        Labels that were known before: 1 for a target, 0 for none, NaN where there is no label.
+        Known labels: 1 for a target, 0 for a non-target, NaN where there is no label.
     known_beyond : (int, int)
-        Objects with a known label that are no candidates, and how many of them are targets.
+        Number of objects with a known label that are not candidates, and of targets among them.
 
     Raises
     ------
@@ -102,59 +103,60 @@ def combine(
     top = np.asarray(top_scores, np.float64)
     label = _labels(known, known_beyond, len(top))
     _check(strata, grades, label)
-    free = np.isnan(label)
+    unlabelled = np.isnan(label)
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
-    total = sum(s.population for s in strata) + int((~free).sum()) + known_beyond[0]
+    total = sum(s.population for s in strata) + int((~unlabelled).sum()) + known_beyond[0]
     prior = prior_fractions(purity, top, strata, beyond, known=label)
-    none = np.empty(0, int), np.empty(0, bool)
-    seen = {s.name: grades.get(s.name, none) for s in strata}
-    counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in seen.items()}
+    no_grades = np.empty(0, int), np.empty(0, bool)
+    graded = {s.name: grades.get(s.name, no_grades) for s in strata}
+    counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in graded.items()}
 
     blocks = _blocks(len(top), strata)
     edges = blocks.last
     odds = logit(np.clip(purity.probability, 1e-9, 1 - 1e-9))
-    unknown, facts = _of_blocks(blocks, free), _of_blocks(blocks, np.where(free, 0, label))
-    counted = np.where(np.repeat(unknown > 0, blocks.size), free, True)  # scores of the known where there are no others
-    mean_odds = _of_blocks(blocks, odds * counted) / np.maximum(_of_blocks(blocks, counted), 1)
-    del odds, counted
-    hits = np.tile(facts.astype(np.int64), (draws, 1))
-    chance = np.zeros(len(edges))  # of what is not graded
+    unknown, known_targets = _block_sums(blocks, unlabelled), _block_sums(blocks, np.where(unlabelled, 0, label))
+    # Known objects contribute their scores only to blocks without other objects.
+    used = np.where(np.repeat(unknown > 0, blocks.size), unlabelled, True)
+    mean_odds = _block_sums(blocks, odds * used) / np.maximum(_block_sums(blocks, used), 1)
+    del odds, used
+    hits = np.tile(known_targets.astype(np.int64), (draws, 1))
+    mean_chance = np.zeros(len(edges))  # of ungraded objects
     probability = np.zeros(len(top))
-    everything = np.full(draws, float(known_beyond[1]))
-    shares = _posterior(prior, counts, draws, rng)
+    all_targets = np.full(draws, float(known_beyond[1]))
+    fractions = _posterior(prior, counts, draws, rng)
     for stratum in strata:
-        ranks, is_target = seen[stratum.name]
-        share = shares[stratum.name]
+        ranks, is_target = graded[stratum.name]
+        fraction = fractions[stratum.name]
         if not stratum.last:
-            everything += is_target.sum() + rng.binomial(stratum.population - len(ranks), share)
+            all_targets += is_target.sum() + rng.binomial(stratum.population - len(ranks), fraction)
             continue
-        inside = np.flatnonzero((edges >= stratum.first) & (edges <= stratum.last))
-        at = np.searchsorted(edges[inside], ranks)  # the block of each graded one
-        size = unknown[inside]
-        rest = size - np.bincount(at, minlength=len(inside))
-        hits[:, inside] += np.bincount(at, is_target, len(inside)).astype(np.int64)
-        if rest.any():
-            within = mean_odds[inside] - mean_odds[inside] @ size / size.sum()
-            steep = _steepness(within, size, at, is_target, draws, rng)
-            for b in np.unique(steep):
-                drawn = np.flatnonzero(steep == b)
-                chances = _shifted(b * within, rest, share[drawn])
-                hits[np.ix_(drawn, inside)] += rng.binomial(rest, chances)
-                chance[inside] += chances.sum(axis=0) / draws
-        middles = (blocks.first[inside] + edges[inside]) / 2
-        own = np.arange(stratum.first, stratum.last + 1)
-        probability[own - 1] = np.interp(own, middles, chance[inside])
+        within = np.flatnonzero((edges >= stratum.first) & (edges <= stratum.last))
+        at = np.searchsorted(edges[within], ranks)  # block of each graded object
+        size = unknown[within]
+        ungraded = size - np.bincount(at, minlength=len(within))
+        hits[:, within] += np.bincount(at, is_target, len(within)).astype(np.int64)
+        if ungraded.any():
+            relative_odds = mean_odds[within] - mean_odds[within] @ size / size.sum()
+            steepness = _draw_steepness(relative_odds, size, at, is_target, draws, rng)
+            for b in np.unique(steepness):
+                rows = np.flatnonzero(steepness == b)
+                chances = _shift_to_mean(b * relative_odds, ungraded, fraction[rows])
+                hits[np.ix_(rows, within)] += rng.binomial(ungraded, chances)
+                mean_chance[within] += chances.sum(axis=0) / draws
+        middles = (blocks.first[within] + edges[within]) / 2
+        stratum_ranks = np.arange(stratum.first, stratum.last + 1)
+        probability[stratum_ranks - 1] = np.interp(stratum_ranks, middles, mean_chance[within])
         probability[ranks - 1] = is_target
-    probability[~free] = label[~free]
+    probability[~unlabelled] = label[~unlabelled]
     found = np.cumsum(hits, axis=1, out=hits)
-    everything += found[:, -1] if len(top) else 0
+    all_targets += found[:, -1] if len(top) else 0
     purities = found / edges
     low, high = np.quantile(purities, tails, axis=0)
     mean = purities.mean(axis=0)
-    del hits, purities  # of a long list they are large, as all is that has a row a draw
-    # A survey without a target misses none.
-    recalls = np.where(everything[:, None] > 0, found / np.maximum(everything, 1)[:, None], 1.0)
+    del hits, purities  # large for a long list: one row per draw
+    # A survey without targets is complete.
+    recalls = np.where(all_targets[:, None] > 0, found / np.maximum(all_targets, 1)[:, None], 1.0)
     recall_low, recall_high = np.quantile(recalls, tails, axis=0)
     recall = np.median(recalls, axis=0)
     del found, recalls
@@ -162,27 +164,28 @@ def combine(
     def by_rank(values: np.ndarray) -> np.ndarray:
         return np.interp(np.arange(1, len(top) + 1), edges, values) if len(top) else np.empty(0)
 
-    prevalence = everything / total
-    after = by_rank(mean)
-    # Of what is no target the scores still say how much is ambiguous.
-    left = (1 - after) / np.maximum(1 - purity.purity, 1e-9)
-    unclear = {
-        name: np.clip(purity.published(name) * left, 0, 1 - after)
+    prevalence = all_targets / total
+    mean_purity = by_rank(mean)
+    # The ambiguous fraction of the non-targets is still estimated from the scores.
+    non_target_ratio = (1 - mean_purity) / np.maximum(1 - purity.purity, 1e-9)
+    ambiguous = {
+        name: np.clip(purity.published(name) * non_target_ratio, 0, 1 - mean_purity)
         for name in ("ambiguous", "ambiguous_lo", "ambiguous_hi")
     }
     return replace(
         purity,
         prevalence=float(np.median(prevalence)),
         prevalence_lo=float(np.quantile(prevalence, tails[0])), prevalence_hi=float(np.quantile(prevalence, tails[1])),
-        probability=probability, purity=after, purity_lo=by_rank(low), purity_hi=by_rank(high),
+        probability=probability, purity=mean_purity, purity_lo=by_rank(low), purity_hi=by_rank(high),
         completeness=by_rank(recall), completeness_lo=by_rank(recall_low),
         completeness_hi=by_rank(recall_high),
-        unknown="", notes=_notes(purity, strata, grades, prior, int((~free).sum()) + known_beyond[0]), **unclear,
+        unknown="", notes=_notes(purity, strata, grades, prior, int((~unlabelled).sum()) + known_beyond[0]),
+        **ambiguous,
     )  # fmt: skip
 
 
 def _labels(known: np.ndarray | None, beyond: tuple[int, int], candidates: int) -> np.ndarray:
-    """Return what is known of each candidate: 1, 0, or NaN."""
+    """Return the known label of each candidate: 1, 0, or NaN."""
     label = np.full(candidates, np.nan) if known is None else np.asarray(known, np.float64)
     if label.shape != (candidates,) or not np.isin(label[~np.isnan(label)], (0.0, 1.0)).all():
         raise InputError(
@@ -190,7 +193,7 @@ def _labels(known: np.ndarray | None, beyond: tuple[int, int], candidates: int) 
         )
     if not 0 <= beyond[1] <= beyond[0]:
         raise InputError(
-            f"{beyond[1]:,} targets among {beyond[0]:,} objects of known label; give no more than there are"
+            f"{beyond[1]:,} targets among {beyond[0]:,} objects of known label; give at most as many targets as objects"
         )
     return label
 
@@ -199,12 +202,12 @@ def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.nda
     candidates = len(label)
     names = {s.name for s in strata}
     if unknown := set(grades) - names:
-        raise InputError(f"grades of the stratum '{sorted(unknown)[0]}', which the sample does not have")
+        raise InputError(f"grades of the stratum '{sorted(unknown)[0]}', which is not in the sample")
     covered = sorted((s.first, s.last) for s in strata if s.last)
     at = 1
     for first, last in covered:
         if first != at or last < first:
-            raise InputError(f"the strata do not cover the candidates: ranks {at} to {first - 1} are in none")
+            raise InputError(f"the strata do not cover the candidates: ranks {at} to {first - 1} are in no stratum")
         at = last + 1
     if at != candidates + 1:
         raise InputError(f"the strata cover {at - 1:,} candidates, the run has {candidates:,}; was it scanned again?")
@@ -223,7 +226,7 @@ def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.nda
 
 
 class _Blocks(NamedTuple):
-    """Ranks that are reckoned together: single ones at the top, ever more further down, never of two strata."""
+    """Blocks of ranks evaluated together: single ranks at the top, longer blocks below, each in one stratum."""
 
     first: np.ndarray
     last: np.ndarray
@@ -238,8 +241,8 @@ def _blocks(count: int, strata: Sequence[Stratum]) -> _Blocks:
     return _Blocks(np.concatenate([[1], last[:-1] + 1])[: len(last)].astype(int), last)
 
 
-def _of_blocks(blocks: _Blocks, values: np.ndarray) -> np.ndarray:
-    """Return the sum over each block of what each rank has."""
+def _block_sums(blocks: _Blocks, values: np.ndarray) -> np.ndarray:
+    """Return the sum of a quantity over the ranks of each block."""
     return np.add.reduceat(values, blocks.first - 1, dtype=np.float64 if values.dtype.kind == "f" else np.int64) if len(
         values) else np.empty(0, values.dtype)  # fmt: skip
 
@@ -248,24 +251,24 @@ def prior_fractions(
     purity: Purity, top: np.ndarray, strata: Sequence[Stratum], beyond: ScoreHistogram | None = None,
     *, known: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Return each stratum's fraction of targets, of its objects without a known label, in every draw of the model."""
+    """Return each stratum's fraction of targets among objects without a known label, in every draw of the model."""
     fractions: dict[str, np.ndarray] = {}
-    if purity.unknown:  # then grades speak alone
+    if purity.unknown:  # then only grades are used
         rng = np.random.default_rng(0)
         return {s.name: rng.beta(VAGUE_SHAPE, VAGUE_SHAPE, max(len(purity.draws), 1000)) for s in strata}
-    left = purity.expected
-    free = np.ones(len(top), bool) if known is None else np.isnan(known)
+    remaining = purity.expected
+    unlabelled = np.ones(len(top), bool) if known is None else np.isnan(known)
     for s in strata:
         if s.last:
-            fractions[s.name] = _expected(purity, some_scores(top, s, free))
+            fractions[s.name] = _expected(purity, sampled_scores(top, s, unlabelled))
         elif s.discarded and beyond is not None and beyond.total:
-            used = beyond.counts > 0
-            fractions[s.name] = expit(purity.draws(beyond.centres[used])) @ (beyond.counts[used] / beyond.total)
+            occupied = beyond.counts > 0
+            fractions[s.name] = expit(purity.draws(beyond.centres[occupied])) @ (beyond.counts[occupied] / beyond.total)
         else:
             continue
-        left = left - fractions[s.name] * s.population
-    for s in strata:  # what is left of the targets is in what was scored in full and is no candidate
-        fractions.setdefault(s.name, np.clip(left / max(s.population, 1), 0.0, 1.0))
+        remaining = remaining - fractions[s.name] * s.population
+    for s in strata:  # the remaining targets are among objects that were fully scored and are no candidates
+        fractions.setdefault(s.name, np.clip(remaining / max(s.population, 1), 0.0, 1.0))
     return fractions
 
 
@@ -273,16 +276,16 @@ def _expected(purity: Purity, scores: np.ndarray) -> np.ndarray:
     return expit(purity.draws(scores)).mean(axis=1) if len(scores) else np.zeros(len(purity.draws))
 
 
-def some_scores(top: np.ndarray, stratum: Stratum, which: np.ndarray) -> np.ndarray:
-    """Return scores of a stratum, of `which` candidates, evenly by rank: some stand for all, as they fall slowly."""
-    own = top[stratum.first - 1 : stratum.last][which[stratum.first - 1 : stratum.last]]
-    return own[np.unique(np.linspace(0, len(own) - 1, 500).round().astype(int))] if len(own) else own
+def sampled_scores(top: np.ndarray, stratum: Stratum, which: np.ndarray) -> np.ndarray:
+    """Return up to 500 scores of the candidates `which` of a stratum, evenly spaced in rank."""
+    scores = top[stratum.first - 1 : stratum.last][which[stratum.first - 1 : stratum.last]]
+    return scores[np.unique(np.linspace(0, len(scores) - 1, 500).round().astype(int))] if len(scores) else scores
 
 
 def posterior_fractions(
     prior: Mapping[str, np.ndarray], counts: Mapping[str, tuple[int, int]], draws: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Draw the fractions of targets of all strata as they are once something of each is graded: blurred, every one."""
+    """Draw the fractions of targets of all strata given `counts`, each with the widened prior."""
     return _posterior(dict(prior), {name: counts.get(name, (0, 0)) for name in prior}, draws, rng, every=True)
 
 
@@ -290,22 +293,27 @@ def _posterior(
     prior: dict[str, np.ndarray], counts: dict[str, tuple[int, int]], draws: int, rng: np.random.Generator,
     every: bool = False,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Draw the fractions of all strata, given those of the model's draws and k targets among n graded of each."""
-    told = {name: _told(prior[name], k, n) for name, (k, n) in counts.items() if n or every}
-    weight = sum((np.logaddexp(*each) for each in told.values()), np.zeros(len(next(iter(prior.values())))))
-    chosen = _drawn(weight, draws, rng)
-    shares = {name: share[chosen] for name, share in prior.items()}
-    for name, (model, vague) in told.items():
+    """Draw the fractions of all strata, given draws of the model and k targets among n graded of each.
+
+    Strata without grades keep the model's draws, unless `every` is true.
+    """
+    evidence = {name: _log_evidence(prior[name], k, n) for name, (k, n) in counts.items() if n or every}
+    weight = sum((np.logaddexp(*each) for each in evidence.values()), np.zeros(len(next(iter(prior.values())))))
+    chosen = _weighted_choice(weight, draws, rng)
+    fractions = {name: fraction[chosen] for name, fraction in prior.items()}
+    for name, (model, vague) in evidence.items():
         k, n = counts[name]
-        a, b = _blurred(shares[name])
-        believed = rng.random(draws) < expit(model[chosen] - vague)
-        shares[name] = rng.beta(np.where(believed, a, VAGUE_SHAPE) + k, np.where(believed, b, VAGUE_SHAPE) + n - k)
-    return shares
+        a, b = _beta_parameters(fractions[name])
+        from_model = rng.random(draws) < expit(model[chosen] - vague)
+        fractions[name] = rng.beta(
+            np.where(from_model, a, VAGUE_SHAPE) + k, np.where(from_model, b, VAGUE_SHAPE) + n - k
+        )
+    return fractions
 
 
-def _told(prior: np.ndarray, k: int, n: int) -> tuple[np.ndarray, float]:
-    """Return how likely k of n are by each draw of the model, and by the vague prior, each with its weight (log)."""
-    a, b = _blurred(prior)
+def _log_evidence(prior: np.ndarray, k: int, n: int) -> tuple[np.ndarray, float]:
+    """Return the log evidence of k of n under each draw of the model and under the vague prior, with prior weights."""
+    a, b = _beta_parameters(prior)
     c = VAGUE_SHAPE
     return (
         np.log(1 - VAGUE) + betaln(a + k, b + n - k) - betaln(a, b),
@@ -313,66 +321,66 @@ def _told(prior: np.ndarray, k: int, n: int) -> tuple[np.ndarray, float]:
     )
 
 
-def _blurred(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the parameters of a Beta distribution around each share."""
-    mean = np.clip(shares, 1e-9, 1 - 1e-9)
-    size = BLUR / np.minimum(mean, 1 - mean)
+def _beta_parameters(fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parameters of a Beta distribution around each fraction."""
+    mean = np.clip(fractions, 1e-9, 1 - 1e-9)
+    size = PSEUDO_COUNT / np.minimum(mean, 1 - mean)
     return mean * size, (1 - mean) * size
 
 
-def _drawn(log_weight: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw indices with chances proportional to these weights."""
+def _weighted_choice(log_weight: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw indices with probabilities proportional to these weights."""
     weight = np.exp(log_weight - log_weight.max())
     return rng.choice(len(weight), draws, p=weight / weight.sum())
 
 
-def _steepness(
+def _draw_steepness(
     odds: np.ndarray, size: np.ndarray, at: np.ndarray, is_target: np.ndarray, draws: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw the b of the module's text, all of `STEEPNESS` being as likely before the graded are seen.
+    """Draw the steepness b of the module docstring, with a uniform prior on `STEEPNESS`.
 
-    `odds` are of blocks of so many ranks (`size`), the graded are in the blocks `at`.
+    `odds` are of blocks of `size` ranks; `at` are the blocks of the graded objects.
     """
-    share = np.array([(is_target.sum() + VAGUE_SHAPE) / (len(at) + 2 * VAGUE_SHAPE)])
-    told = np.zeros(len(STEEPNESS))
+    fraction = np.array([(is_target.sum() + VAGUE_SHAPE) / (len(at) + 2 * VAGUE_SHAPE)])
+    log_likelihood = np.zeros(len(STEEPNESS))
     for k, b in enumerate(STEEPNESS):
-        chance = np.clip(_shifted(b * odds, size, share)[0, at], 1e-6, 1 - 1e-6)
-        told[k] = np.log(np.where(is_target, chance, 1 - chance)).sum()
-    return STEEPNESS[_drawn(told, draws, rng)]
+        chance = np.clip(_shift_to_mean(b * odds, size, fraction)[0, at], 1e-6, 1 - 1e-6)
+        log_likelihood[k] = np.log(np.where(is_target, chance, 1 - chance)).sum()
+    return STEEPNESS[_weighted_choice(log_likelihood, draws, rng)]
 
 
-def _shifted(odds: np.ndarray, size: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return probabilities (draws, n) of log odds + c, with each row's mean over blocks of so many its share."""
-    # Not a matrix product: threads of BLAS cost far more than they save.
+def _shift_to_mean(odds: np.ndarray, size: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Return probabilities (draws, n) of log odds + c, where c makes each row's mean over the blocks its fraction."""
+    # einsum: a matrix product would start BLAS threads, which cost far more than they save.
     means = np.einsum("cn,n->c", expit(odds + _SHIFTS[:, None]), size / size.sum())
-    return expit(odds + np.interp(share, means, _SHIFTS)[:, None])
+    return expit(odds + np.interp(fraction, means, _SHIFTS)[:, None])
 
 
 def _notes(
     purity: Purity, strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]],
     prior: dict[str, np.ndarray], known: int,
 ) -> list[str]:  # fmt: skip
-    """Say what the numbers rest on now, and where grades and scores disagree."""
+    """Return notes on the data behind the numbers and on strata where grades and scores disagree."""
     count = sum(len(ranks) for ranks, _ in grades.values())
-    found = sum(int(is_target.sum()) for _, is_target in grades.values())
+    targets = sum(int(is_target.sum()) for _, is_target in grades.values())
     notes = [
-        f"{count:,} objects of {len(strata)} strata were graded, {found:,} of them as targets; a grade is taken "
-        "for the truth."
+        f"{count:,} objects of {len(strata)} strata were graded, {targets:,} of them as targets; grades are "
+        "taken as true."
     ]
     if known:
-        notes.append(f"{known:,} objects whose label was known before count as what they are.")
+        notes.append(f"{known:,} objects whose label was known before count with that label.")
     for s in strata:
         ranks, is_target = grades.get(s.name, (np.empty(0, int), np.empty(0, bool)))
         if not s.population:
             continue
         if not len(ranks):
-            notes.append(f"Nothing of '{s.name}' ({s.population:,} objects) was graded: there the scores speak alone.")
+            notes.append(f"Nothing of '{s.name}' ({s.population:,} objects) was graded: only scores are used there.")
             continue
         k, n = int(is_target.sum()), len(ranks)
-        model, vague = _told(prior[s.name], k, n)
+        model, vague = _log_evidence(prior[s.name], k, n)
         if np.logaddexp.reduce(model) - np.log(len(model)) < vague:
             notes.append(
                 f"In '{s.name}' {k} of {n} graded are targets where the scores expect {n * prior[s.name].mean():.1f}: "
-                "there the grades speak alone."
+                "only grades are used there."
             )
-    return notes + [note for note in purity.notes if note.startswith("A first look")]
+    return notes + [note for note in purity.notes if note.startswith(("A first look", "A prefilter"))]

@@ -1,8 +1,8 @@
-"""How good a classifier is on real held-out galaxies, and what the dreams changed; with intervals.
+"""Metrics of a classifier on held-out real galaxies, and the gain from synthetic galaxies, with bootstrap intervals.
 
-The second half is for a stated *prevalence*: a test set holds targets more often than a survey does, and
-purity depends on how often. Each target then counts prevalence / targets, and each other object
-(1 - prevalence) / others, so that the weights of a test set add up to one survey.
+The second half is for a stated *prevalence*: a test set has a higher fraction of targets than a survey, and purity
+depends on it. Each target is weighted by prevalence / targets, and each non-target by (1 - prevalence) / non-targets,
+so that the weights of a test set add up to one survey.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ BOOTSTRAP = 500
 
 
 def _resampled_ap(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndarray:
-    """Return mean average precision over members for resampled members and (stratified) objects.
+    """Return bootstrap values of the mean average precision: members and (stratified) objects are resampled.
 
-    The same `seed` and shapes resample the same way, so that two methods can be compared in pairs.
+    Equal `seed` and shapes give equal resamples, so that two methods can be compared in pairs.
     """
     random = np.random.default_rng(seed)
     positive, negative = np.flatnonzero(targets == 1), np.flatnonzero(targets == 0)
     values = np.empty(BOOTSTRAP)
-    rankings, share = [standing(s, targets) for s in scores], len(positive) / len(targets)
+    rankings, prevalence = [rank_targets(s, targets) for s in scores], len(positive) / len(targets)
     for k in range(BOOTSTRAP):
-        times = [np.bincount(random.integers(n, size=n), minlength=n) for n in (len(positive), len(negative))]
+        weights = [np.bincount(random.integers(n, size=n), minlength=n) for n in (len(positive), len(negative))]
         members = random.integers(len(scores), size=len(scores))
-        values[k] = np.mean([_average_precision(*rankings[m].curve(share, *times)) for m in members])
+        values[k] = np.mean([_average_precision(*rankings[m].curve(prevalence, *weights)) for m in members])
     return values
 
 
@@ -45,75 +45,76 @@ def summarise(
     Parameters
     ----------
     scores : ndarray, shape (members, n)
-        Or (1, n): out-of-fold scores, each of one member.
+        Or (1, n): out-of-fold scores, each by one member.
     targets : ndarray of 0 and 1, shape (n,)
     committee : ndarray, shape (n,), optional
-        Scores of all members together; by default the mean of `scores`.
+        Scores of the whole ensemble; by default the mean of `scores`.
 
     Returns
     -------
     dict
-        ``ap`` (list, one a member), ``ap_mean``, ``ap_lo``, ``ap_hi`` (bootstrap over members and
-        objects), ``ap_ensemble`` (of the committee) and ``pr_curve`` of the ensemble.
+        ``ap`` (list, one per member), ``ap_mean``, ``ap_lo``, ``ap_hi`` (bootstrap over members and
+        objects), ``ap_ensemble`` and ``pr_curve`` (both of `committee`).
     """
     resampled = _resampled_ap(scores, targets, seed)
-    each = [average_precision(s, targets) for s in scores]
+    member_ap = [average_precision(s, targets) for s in scores]
     committee = scores.mean(0) if committee is None else committee
     precision, recall, _ = precision_recall_curve(targets, committee)
     thin = np.unique(np.linspace(0, len(recall) - 1, 200).astype(int))
     return {
-        "ap": each, "ap_mean": float(np.mean(each)),
+        "ap": member_ap, "ap_mean": float(np.mean(member_ap)),
         "ap_lo": float(np.percentile(resampled, 2.5)), "ap_hi": float(np.percentile(resampled, 97.5)),
         "ap_ensemble": average_precision(committee, targets),
         "pr_curve": {"recall": recall[thin].tolist(), "precision": precision[thin].tolist()},
     }  # fmt: skip
 
 
-def gain(with_dreams: np.ndarray, without: np.ndarray, targets: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the change of mean average precision by the dreams and its 95 % paired bootstrap interval."""
-    change = _resampled_ap(with_dreams, targets, seed) - _resampled_ap(without, targets, seed)
+def gain(with_synthetic: np.ndarray, without: np.ndarray, targets: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the gain in mean average precision from synthetic galaxies, and its 95 % paired bootstrap interval."""
+    change = _resampled_ap(with_synthetic, targets, seed) - _resampled_ap(without, targets, seed)
     mean = np.mean([average_precision_score(targets, a) - average_precision_score(targets, b)
-                    for a, b in zip(with_dreams, without, strict=True)])  # fmt: skip
+                    for a, b in zip(with_synthetic, without, strict=True)])  # fmt: skip
     low, high = np.percentile(change, [2.5, 97.5])
     return {"mean": float(mean), "lo": float(low), "hi": float(high)}
 
 
 class WorkingPoint(NamedTuple):
-    """The survey a figure is for, and how its list is to be."""
+    """Prevalence of the survey, and the purity and completeness at which the list is evaluated."""
 
     prevalence: float
-    """Share of targets among the survey's objects, above 0 and below 1."""
+    """Fraction of targets among the survey's objects, above 0 and below 1."""
     purity: float
-    """At which completeness is told."""
+    """At which completeness is reported."""
     completeness: float
-    """At which purity is told."""
+    """At which purity is reported."""
 
 
 class Ranking(NamedTuple):
-    """Where the targets of a ranking stand among the others.
+    """Positions of targets and non-targets in a ranking.
 
-    Only thresholds at a target's score matter: a list that goes on to the next other object is less pure and no more
-    complete. They are numbered from the highest score; objects of equal score enter a list together.
+    Only thresholds at a target's score matter: extending a list to the next non-target lowers purity and leaves
+    completeness unchanged. Thresholds are numbered from the highest score; objects of equal score enter a list
+    together.
     """
 
     target: np.ndarray
     """Threshold at which each target enters the list; int of shape (targets,)."""
-    other: np.ndarray
-    """The same for the others; ``thresholds`` for those below all targets."""
+    non_target: np.ndarray
+    """The same for non-targets; ``thresholds`` for those below all targets."""
     thresholds: int
 
     def curve(
-        self, prevalence: float, target_weight: np.ndarray | None = None, other_weight: np.ndarray | None = None
+        self, prevalence: float, target_weight: np.ndarray | None = None, non_target_weight: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return completeness (rising) and purity at each threshold; objects may count more or less than once."""
-        found = np.bincount(self.target, target_weight, self.thresholds).cumsum()
-        wrong = np.bincount(self.other, other_weight, self.thresholds + 1).cumsum()
-        completeness = found / found[-1]
-        true, false = prevalence * completeness, (1 - prevalence) * wrong[:-1] / wrong[-1]
-        return completeness, true / np.maximum(true + false, 1e-300)  # a list of objects that count nothing: 0
+        """Return completeness (rising) and purity at each threshold, with optional weights of the objects."""
+        true_positives = np.bincount(self.target, target_weight, self.thresholds).cumsum()
+        false_positives = np.bincount(self.non_target, non_target_weight, self.thresholds + 1).cumsum()
+        completeness = true_positives / true_positives[-1]
+        true, false = prevalence * completeness, (1 - prevalence) * false_positives[:-1] / false_positives[-1]
+        return completeness, true / np.maximum(true + false, 1e-300)  # 0 for a list of zero total weight
 
 
-def standing(scores: np.ndarray, targets: np.ndarray) -> Ranking:
+def rank_targets(scores: np.ndarray, targets: np.ndarray) -> Ranking:
     """Rank objects with `scores` (n,) and `targets` (n,) of 0 and 1."""
     levels = np.unique(scores[targets == 1])
     threshold = len(levels) - np.searchsorted(levels, scores, side="right")
@@ -121,18 +122,18 @@ def standing(scores: np.ndarray, targets: np.ndarray) -> Ranking:
 
 
 def average_precision_at(scores: np.ndarray, targets: np.ndarray, prevalence: float) -> float:
-    """Return the average precision of scores (n,) in a survey with that prevalence of targets."""
-    return _average_precision(*standing(scores, targets).curve(prevalence))
+    """Return the average precision of scores (n,) in a survey with this prevalence of targets."""
+    return _average_precision(*rank_targets(scores, targets).curve(prevalence))
 
 
 def completeness_at(scores: np.ndarray, targets: np.ndarray, purity: float, prevalence: float) -> float:
-    """Return the largest completeness of a list that is at least so pure; 0 if none is."""
-    return _completeness(*standing(scores, targets).curve(prevalence), purity)
+    """Return the largest completeness of a list with at least this purity; 0 if there is none."""
+    return _completeness(*rank_targets(scores, targets).curve(prevalence), purity)
 
 
 def purity_at(scores: np.ndarray, targets: np.ndarray, completeness: float, prevalence: float) -> float:
-    """Return the largest purity of a list that is at least so complete."""
-    return _purity(*standing(scores, targets).curve(prevalence), completeness)
+    """Return the largest purity of a list with at least this completeness."""
+    return _purity(*rank_targets(scores, targets).curve(prevalence), completeness)
 
 
 def _average_precision(completeness: np.ndarray, purity: np.ndarray) -> float:
@@ -151,24 +152,24 @@ METRICS = ("ap", "completeness", "purity")
 
 
 def _metrics(curve: tuple[np.ndarray, np.ndarray], point: WorkingPoint) -> tuple[float, float, float]:
-    """Return what `METRICS` names."""
+    """Return the `METRICS` of a curve at a working point."""
     return _average_precision(*curve), _completeness(*curve, point.purity), _purity(*curve, point.completeness)
 
 
 class Scored(NamedTuple):
-    """The test set of one repeat, and what each method scored."""
+    """The test set of one repeat of an experiment, with the scores of each method."""
 
     ids: np.ndarray
-    """Text of shape (n,); an object may be there twice, and in the test sets of several repeats."""
+    """Text of shape (n,); an object may occur twice, and in the test sets of several repeats."""
     targets: np.ndarray
     scores: Mapping[str, np.ndarray]
 
 
 def measure(repeats: Sequence[Scored], point: WorkingPoint) -> dict[str, np.ndarray]:
-    """Return for each method its `METRICS` in each repeat, float of shape (repeats, 3)."""
+    """Return the `METRICS` of each method in each repeat, float of shape (repeats, 3)."""
     return {
         name: np.array(
-            [_metrics(standing(r.scores[name], r.targets).curve(point.prevalence), point) for r in repeats]
+            [_metrics(rank_targets(r.scores[name], r.targets).curve(point.prevalence), point) for r in repeats]
         )
         for name in repeats[0].scores
     }  # fmt: skip
@@ -177,29 +178,29 @@ def measure(repeats: Sequence[Scored], point: WorkingPoint) -> dict[str, np.ndar
 def bootstrap(
     repeats: Sequence[Scored], point: WorkingPoint, seed: int, count: int = BOOTSTRAP
 ) -> dict[str, np.ndarray]:
-    """Resample repeats and objects, and return the mean `METRICS` over repeats for each method.
+    """Resample repeats and objects; return the mean `METRICS` over repeats for each method.
 
-    Repeats are drawn with replacement. Objects are given random weights that are exponentially distributed
-    (the Bayesian bootstrap, Rubin 1981, Annals of Statistics 9, 130), which add up to the same in each class; an
-    object has one weight in all repeats, since a test set that is used again is not a new one. All methods meet the
-    same draws, so that their differences and ratios are paired.
+    Repeats are drawn with replacement. Objects get exponentially distributed random weights (the Bayesian bootstrap,
+    Rubin 1981, Annals of Statistics 9, 130), normalised in each class; an object has the same weight in all repeats,
+    since a test set that is used again is not a new one. All methods use the same draws, so that their differences and
+    ratios are paired.
 
     Returns
     -------
     dict of name to ndarray, shape (count, 3)
     """
     random = np.random.default_rng(seed)
-    _, where = np.unique(np.concatenate([r.ids for r in repeats]), return_inverse=True)
-    rows = np.split(where, np.cumsum([len(r.ids) for r in repeats])[:-1])
+    _, object_index = np.unique(np.concatenate([r.ids for r in repeats]), return_inverse=True)
+    rows = np.split(object_index, np.cumsum([len(r.ids) for r in repeats])[:-1])
     split = [(w[r.targets == 1], w[r.targets == 0]) for w, r in zip(rows, repeats, strict=True)]
-    standings = [{name: standing(s, r.targets) for name, s in r.scores.items()} for r in repeats]
+    rankings = [{name: rank_targets(s, r.targets) for name, s in r.scores.items()} for r in repeats]
     values = {name: np.zeros((count, len(METRICS))) for name in repeats[0].scores}
     for k in range(count):
-        weight = random.exponential(size=int(where.max()) + 1)
-        drawn = np.bincount(random.integers(len(repeats), size=len(repeats)), minlength=len(repeats))
-        for number in np.flatnonzero(drawn):
-            target_weight, other_weight = (weight[part] for part in split[number])
-            for name, ranking in standings[number].items():
-                curve = ranking.curve(point.prevalence, target_weight, other_weight)
-                values[name][k] += drawn[number] / len(repeats) * np.array(_metrics(curve, point))
+        weight = random.exponential(size=int(object_index.max()) + 1)
+        times = np.bincount(random.integers(len(repeats), size=len(repeats)), minlength=len(repeats))
+        for number in np.flatnonzero(times):
+            target_weight, non_target_weight = (weight[indices] for indices in split[number])
+            for name, ranking in rankings[number].items():
+                curve = ranking.curve(point.prevalence, target_weight, non_target_weight)
+                values[name][k] += times[number] / len(repeats) * np.array(_metrics(curve, point))
     return values

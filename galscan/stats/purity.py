@@ -1,37 +1,39 @@
-"""Purity and completeness of a ranked list, with intervals that own up to what they rest on.
+"""Purity and completeness of a ranked list, with posterior intervals.
 
-What is drawn
-    `classify.ratio` draws curves of the log odds that an object of the survey with some score is a target: smooth
-    rising curves between Platt's line and isotonic steps, as the calibrated positives, the calibrated negatives and
-    the histogram of the whole survey together allow (label shift: targets and others look alike in both). A curve
-    holds the prevalence: the correction of Saerens, Latinne & Decaestecker (2002, Neural Computation 14, 21) and the
-    maximum that their EM climbs to are inside the likelihood. Then a coin is thrown for every candidate, and for what
-    lies below the list: purity at rank r is the share of heads among ranks <= r, completeness their share of all heads.
-    So the interval, quantiles of these draws, carries three uncertainties at once: few calibrated objects, an unknown
-    prevalence, finite counts. The estimate is the mean of the probabilities.
+Posterior draws
+    `galscan.stats.density_ratio` draws curves of the log odds that a survey object with a given score is a target:
+    smooth monotone curves between Platt's line and isotonic regression that fit the calibrated positives, the
+    calibrated negatives and the histogram of the whole survey together (label shift: targets and non-targets have the
+    same score distributions in both). A curve includes the prevalence: the correction of Saerens, Latinne &
+    Decaestecker (2002, Neural Computation 14, 21) and the maximum of their EM algorithm are part of the likelihood. For
+    each curve, every candidate and the objects below the list are drawn as target or not (Bernoulli). Purity at rank r
+    is the fraction of targets among ranks <= r, completeness their fraction of all targets. So the interval, quantiles
+    of these draws, contains three uncertainties: the small calibration set, the unknown prevalence, and finite counts.
+    The estimate is the mean of the probabilities.
 
-What the width is
-    Nothing is assumed of how the others are distributed. Who knew even the shape of the ratio, and fitted its offset
-    and slope alone, would have intervals about as wide: what is wide is that n negatives say little of the highest
-    scores, where one in a thousand matters. Only the law of the scores itself would tell more, and a survey follows
-    none: a shoulder of look-alikes below the resolution of the negatives would pass for targets. Grades tell more.
+Width of the intervals
+    No distribution is assumed for the non-targets. Knowing the shape of the ratio and fitting only its offset and slope
+    would give intervals of about the same width: the width is due to n negatives constraining the highest scores
+    poorly, where one in a thousand matters. Only a parametric distribution of the scores would constrain more, and
+    surveys follow none: a shoulder of look-alikes below the resolution of the negatives would pass for targets. Grades
+    narrow the intervals.
 
-    Beyond the last of n calibrated objects of a kind lies a fraction g / n of that kind, g of Jeffreys' prior for a
-    rate, Gamma(1/2). So every curve has a floor and a ceiling: the prevalence's odds times g / (n + 1) of the targets,
-    and divided by such a fraction of the negatives. No odds are extrapolated further than the calibration set reaches.
+    Beyond the last of n calibrated objects of a class lies a fraction g / n of that class, with g from Jeffreys' prior
+    for a rate, Gamma(1/2). So every curve has a floor and a ceiling: the prevalence's odds times g / (n + 1) of the
+    targets, and divided by such a fraction of the negatives. Odds are not extrapolated beyond the calibration set.
 
 Known labels
-    Objects whose label the model was trained, calibrated or tested with are data: they are left out of the histogram,
-    as a network scores what it was trained on higher than the like of it, and added back as what they are.
+    Objects whose label was used to train, calibrate or test the model are left out of the histogram, as a network gives
+    its training objects higher scores than other objects like them, and are added back with their known label.
 
-What it cannot know
-    If the survey's objects do not score as the calibration's do, nothing here holds. Two chi-square tests are made
-    every time: of the negatives and the survey without its likeliest targets, with cells that are fine where scores are
-    high, and of the calibrated targets and those that the survey would have to hold. Where the first gives less than
-    5 %, the negatives count for less, as many times as the statistic exceeds its expectation (a power prior: Ibrahim &
-    Chen 2000, Statistical Science 15, 46; the factor is that of quasi-likelihood), and a note says so. Where either
-    gives less than 0.1 %, or the survey is none that the calibration set is from, purity is unknown (`Purity.unknown`):
-    no number of this module is published, and only grades tell.
+Limits
+    If the survey's objects do not have the score distributions of the calibration set, the estimates are invalid. Two
+    chi-square tests are always made: of the negatives against the survey without its most probable targets, in cells
+    that are fine at high scores, and of the calibrated targets against those inferred for the survey. Where the first
+    has p < 5 %, the negatives are down-weighted by the factor by which the statistic exceeds its expectation (a power
+    prior: Ibrahim & Chen 2000, Statistical Science 15, 46; the factor is that of quasi-likelihood), and a note reports
+    it. Where either has p < 0.1 %, or the calibration set is not from this survey, purity is unknown
+    (`Purity.unknown`): no number of this module is published, and a graded sample is needed.
 """
 
 from __future__ import annotations
@@ -49,15 +51,15 @@ from galscan.stats.density_ratio import Curves, Departure, Evidence
 
 _EDGE, _STEP = 40.0, 0.05
 _BINS = round(2 * _EDGE / _STEP)
-RANKS = (10, 100, 1000)  # where a summary tells the purity
-DENSE = 1000  # ranks reckoned one by one; below them every 200th part of a rank
-WIDEN = 0.05  # probability of so large a departure from label shift, below which negatives count for less
-FEW = 10
-DEPARTED = 0.001  # probability of so large a departure, below which purity is unknown
-AT_ONCE, DRAWS_AT_ONCE = 256, 250  # nodes of which quantiles are taken together, and draws of the targets among them
-UNSEEN = 0.5  # objects
+RANKS = (10, 100, 1000)  # ranks at which a summary lists the purity
+DENSE = 1000  # ranks evaluated one by one; below them every 200th part of a rank
+WIDEN = 0.05  # p-value of label shift below which negatives are down-weighted
+FEW = 10  # negatives above the cut-off, below which a note recommends more
+DEPARTED = 0.001  # p-value below which purity is unknown
+AT_ONCE, DRAWS_AT_ONCE = 256, 250  # nodes per block of quantiles, and draws of the targets per block
+UNSEEN = 0.5  # objects that a sample may have missed
 AMBIGUOUS = -1.0  # a known label that is neither target (1) nor negative (0)
-AMBIGUITY = 500  # draws of what is ambiguous
+AMBIGUITY = 500  # draws of the ambiguous fraction
 METHOD = "semi-parametric density ratio under label shift, posterior draws"
 
 
@@ -65,11 +67,11 @@ METHOD = "semi-parametric density ratio under label shift, posterior draws"
 class ScoreHistogram:
     """Counts of scores in fixed bins of 0.05 over -40 to 40 (outer scores go to the outer bins).
 
-    `seen` is how many were scored to know it: less than `counts` where one stands for many.
+    `n_scored` is the number of objects that were scored: less than `counts` where they are a sample that was scaled up.
     """
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
-    seen: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
+    n_scored: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
 
     @classmethod
     def empty(cls) -> ScoreHistogram:
@@ -85,30 +87,30 @@ class ScoreHistogram:
 
     def add(self, scores: np.ndarray) -> None:
         """Count `scores` (finite, any shape)."""
-        found = np.bincount(_bins(scores), minlength=_BINS)
-        self.counts += found
-        self.seen += found
+        counts = np.bincount(_bins(scores), minlength=_BINS)
+        self.counts += counts
+        self.n_scored += counts
 
-    def standing_for(self, total: int) -> ScoreHistogram:
-        """Return the histogram of `total` objects of which this one has a random sample; empty if nothing was sampled.
+    def scaled_to(self, total: int) -> ScoreHistogram:
+        """Return the estimated histogram of `total` objects of which this is a random sample; empty if that is empty.
 
-        Counts are whole and add up to `total`: the largest remainders are rounded up.
+        Counts are integers and add up to `total`: the largest remainders are rounded up.
         """
         if not self.total:
             return ScoreHistogram.empty()
         exact = self.counts * (total / self.total)
         counts = np.floor(exact).astype(np.int64)
         counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
-        return ScoreHistogram(counts, self.seen.copy())
+        return ScoreHistogram(counts, self.n_scored.copy())
 
     def to_list(self) -> list[list[int]]:
-        """Return ``[bin, count]`` of every bin that holds something, for JSON; then `seen` where it is less."""
-        rows = [[int(k), int(self.counts[k]), int(self.seen[k])] for k in np.flatnonzero(self.counts)]
+        """Return ``[bin, count]`` of every occupied bin, for JSON; ``[bin, count, n_scored]`` where that is less."""
+        rows = [[int(k), int(self.counts[k]), int(self.n_scored[k])] for k in np.flatnonzero(self.counts)]
         return [row[:2] if row[1] == row[2] else row for row in rows]
 
     @classmethod
     def from_list(cls, pairs: Sequence[Sequence[int]]) -> ScoreHistogram:
-        """Rebuild what `to_list` gave.
+        """Rebuild the histogram from `to_list`.
 
         Raises
         ------
@@ -118,19 +120,19 @@ class ScoreHistogram:
         histogram = cls()
         try:
             for k, count, *rest in pairs:
-                seen = rest[0] if rest else count
-                if not (0 <= k < _BINS and 0 <= seen <= count and len(rest) < 2 and (seen or not count)):
+                n_scored = rest[0] if rest else count
+                if not (0 <= k < _BINS and 0 <= n_scored <= count and len(rest) < 2 and (n_scored or not count)):
                     raise ValueError(f"bin {k} holds {count}")
-                histogram.counts[k], histogram.seen[k] = count, seen
+                histogram.counts[k], histogram.n_scored[k] = count, n_scored
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"the run's histogram of scores is damaged ({error}); remove its candidates.parquet, and run its scan "
-                "command again: what was scored is ranked anew"
+                "command again: it ranks the stored scores again"
             ) from None
         return histogram
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        return ScoreHistogram(self.counts + other.counts, self.seen + other.seen)
+        return ScoreHistogram(self.counts + other.counts, self.n_scored + other.n_scored)
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
@@ -140,7 +142,7 @@ def _bins(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Purity:
-    """What is known about a ranked list of K candidates. Arrays have shape (K,); index r - 1 is rank r."""
+    """Estimates for a ranked list of K candidates. Arrays have shape (K,); index r - 1 is rank r."""
 
     prevalence: float
     prevalence_lo: float
@@ -153,19 +155,19 @@ class Purity:
     completeness_lo: np.ndarray
     completeness_hi: np.ndarray
     ambiguous: np.ndarray
-    """Expected fraction of ambiguous objects down to each rank; NaN where the calibration does not know which are."""
+    """Expected fraction of ambiguous objects down to each rank; NaN if the calibration set has no ambiguous labels."""
     ambiguous_lo: np.ndarray
     ambiguous_hi: np.ndarray
     notes: list[str]
     draws: Curves = field(default_factory=lambda: Curves(np.zeros(2), np.empty((0, 2)), np.empty(0)))
-    """Curves of an object's log odds to be a target by its score: what `graded` starts from."""
+    """Posterior draws of the log odds to be a target by score; the prior of `galscan.stats.graded`."""
     expected: np.ndarray = field(default_factory=lambda: np.empty(0))
-    """Targets without a known label in the whole survey, by each of them."""
+    """Number of targets without a known label in the whole survey, for each draw."""
     unknown: str = ""
-    """Why no number may be published, in words; empty where purity is known."""
+    """Why no number may be published, as text; empty where purity is known."""
 
     def published(self, name: str) -> np.ndarray:
-        """Return an attribute as tables show it: NaN where purity is unknown."""
+        """Return an attribute for a table: NaN where purity is unknown."""
         values: np.ndarray = getattr(self, name)
         return np.full(len(values), np.nan) if self.unknown else values
 
@@ -190,19 +192,20 @@ def estimate(
     calibration : Calibration
         With its scores and targets.
     histogram : ScoreHistogram
-        Of every score of the survey, the top ones included, but for objects of known label.
+        Of all scores of the survey, including the top ones, without objects of known label.
     top_scores : ndarray, shape (K,)
         The K highest scores, descending.
     beyond : ScoreHistogram, optional
-        That part of `histogram` of which only a sample was scored: what a first look discarded, as its audit has it.
+        The part of `histogram` of which only a sample was scored: objects rejected by the prefilter, estimated from the
+        random sample of them that was rescored.
     known : ndarray, shape (K,), optional
-        Labels of the top ones: NaN where it is not known, 1 for targets, 0 for negatives, `AMBIGUOUS`.
+        Known labels of the top objects: NaN where unknown, 1 for targets, 0 for negatives, `AMBIGUOUS`.
     known_beyond : (int, int)
-        Objects of known label below the top ones, and targets among them.
+        Number of objects of known label below the top ones, and of targets among them.
     unknown : str
-        Why the calibration set cannot tell anything of this survey, if that is known beforehand.
+        Why the calibration set does not apply to this survey, if that is known beforehand.
     bootstrap : int
-        Draws for the intervals.
+        Number of posterior draws.
     confidence : float
         Two-sided, within 0 to 1.
 
@@ -213,11 +216,11 @@ def estimate(
     """
     top = np.asarray(top_scores, dtype=np.float64).ravel()
     known = np.full(len(top), np.nan) if known is None else np.asarray(known, np.float64)
-    free, target, unclear_ones = np.isnan(known), known == 1, known == AMBIGUOUS
-    total = histogram.total + int((~free).sum()) + known_beyond[0]
+    unlabelled, target, known_ambiguous = np.isnan(known), known == 1, known == AMBIGUOUS
+    total = histogram.total + int((~unlabelled).sum()) + known_beyond[0]
     if bootstrap < 20 or not 0 < confidence < 1:
         raise InputError(f"purity: bootstrap={bootstrap}, confidence={confidence}; use >= 20, and a fraction of 0 to 1")
-    if free.sum() > histogram.total or (np.diff(top) > 0).any() or not np.isfinite(top).all():
+    if unlabelled.sum() > histogram.total or (np.diff(top) > 0).any() or not np.isfinite(top).all():
         raise InputError(f"purity: {len(top)} top scores of {total} scored; give finite ones, descending, all counted")
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
@@ -227,88 +230,90 @@ def estimate(
 
     draws, departure = _draws(calibration, histogram, bootstrap, rng)
     unknown = unknown or _departed(departure)
-    everywhere = expit(draws(centres))
-    ranks, at = np.arange(1, len(top) + 1), nodes(len(top))
+    bin_probability = expit(draws(centres))
+    ranks, node_ranks = np.arange(1, len(top) + 1), nodes(len(top))
 
-    def by_block(some: np.ndarray) -> np.ndarray:
-        return np.diff(np.cumsum(some)[at - 1], prepend=0)
+    def by_block(per_rank: np.ndarray) -> np.ndarray:
+        return np.diff(np.cumsum(per_rank)[node_ranks - 1], prepend=0)
 
-    blocks, known_hits = by_block(free), by_block(target)
-    # Of a long list all that has a row a draw and a column a node is large: some draws at a time.
-    hits = np.empty((bootstrap, len(at)), np.int32)
-    at_nodes, in_list = np.zeros(len(at)), np.zeros(bootstrap)
+    blocks, known_hits = by_block(unlabelled), by_block(target)
+    # An array with a row per draw and a column per node is large for a long list: it is computed in blocks.
+    hits = np.empty((bootstrap, len(node_ranks)), np.int32)
+    at_nodes, listed_targets = np.zeros(len(node_ranks)), np.zeros(bootstrap)
     for first in range(0, bootstrap, DRAWS_AT_ONCE):
         rows = slice(first, first + DRAWS_AT_ONCE)
-        each = expit(draws.some(rows)(top[at - 1]))
-        at_nodes += each.sum(axis=0) / bootstrap
-        in_list[rows] = np.einsum("dn,n->d", each, blocks)
-        hits[rows] = (rng.binomial(blocks, each) + known_hits).cumsum(axis=1)
-    # Scores that say nothing leave the calibration's own prevalence, though every other is as good.
-    chances = everywhere.mean(axis=0)
+        node_probability = expit(draws.subset(rows)(top[node_ranks - 1]))
+        at_nodes += node_probability.sum(axis=0) / bootstrap
+        listed_targets[rows] = np.einsum("dn,n->d", node_probability, blocks)
+        hits[rows] = (rng.binomial(blocks, node_probability) + known_hits).cumsum(axis=1)
+    # If the scores carry no information, the calibration's own prevalence is used.
+    mean_probability = bin_probability.mean(axis=0)
     if not calibration.slope > 0:
-        chances, at_nodes = (np.full(len(p), calibration.prevalence) for p in (chances, at_nodes))
-    probability = np.where(free, np.interp(ranks, at, at_nodes) if len(top) else np.empty(0), target)
+        mean_probability, at_nodes = (np.full(len(p), calibration.prevalence) for p in (mean_probability, at_nodes))
+    probability = np.where(unlabelled, np.interp(ranks, node_ranks, at_nodes) if len(top) else np.empty(0), target)
     expected = np.cumsum(probability)
-    # The top scores are exact, the rest binned: rounding must not make a list more than complete.
-    targets = max(chances @ counts + target.sum(), expected[-1] if len(top) else 0.0) + known_beyond[1]
-    in_full = counts if beyond is None else counts - beyond.counts[occupied]
-    in_all = (everywhere * in_full).sum(axis=1)
+    # The top scores are exact, the others binned: rounding must not make completeness exceed 1.
+    targets = max(mean_probability @ counts + target.sum(), expected[-1] if len(top) else 0.0) + known_beyond[1]
+    fully_scored = counts if beyond is None else counts - beyond.counts[occupied]
+    survey_targets = (bin_probability * fully_scored).sum(axis=1)
     if beyond is not None and beyond.total:
-        in_all += beyond.total * _sampled(everywhere, beyond.seen[occupied], expit(draws(top[-1:])), rng)
-    rest = histogram.total - int(free.sum())
-    below = rng.binomial(rest, np.clip((in_all - in_list) / max(rest, 1), 0, 1))
-    found = below + known_beyond[1] + (hits[:, -1] if len(top) else 0)
-    prevalence_lo, prevalence_hi = np.quantile(found / total, tails) if total else (0.0, 1.0)
+        survey_targets += beyond.total * _sampled_fraction(
+            bin_probability, beyond.n_scored[occupied], expit(draws(top[-1:])), rng
+        )
+    n_below = histogram.total - int(unlabelled.sum())
+    below = rng.binomial(n_below, np.clip((survey_targets - listed_targets) / max(n_below, 1), 0, 1))
+    target_counts = below + known_beyond[1] + (hits[:, -1] if len(top) else 0)
+    prevalence_lo, prevalence_hi = np.quantile(target_counts / total, tails) if total else (0.0, 1.0)
 
     def between(draws: Callable[[slice], np.ndarray], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the interval at each rank from what `draws` gives of some nodes, a few hundred at a time."""
-        starts = range(0, len(at), AT_ONCE)
+        """Return the interval at each rank of quantities that `draws` returns for a slice of nodes."""
+        starts = range(0, len(node_ranks), AT_ONCE)
         ends = np.concatenate([np.empty((2, 0)), *(
             np.quantile(draws(slice(k, k + AT_ONCE)), tails, axis=0) for k in starts
         )], axis=1)  # fmt: skip
-        low, high = (np.interp(ranks, at, end) if len(top) else end for end in ends)
+        low, high = (np.interp(ranks, node_ranks, end) if len(top) else end for end in ends)
         return np.minimum(low, value), np.maximum(high, value)
 
-    def recalls(some: slice) -> np.ndarray:  # a survey without a target misses none
-        return np.where(found[:, None] > 0, hits[:, some] / np.maximum(found, 1)[:, None], 1.0)
+    def recalls(columns: slice) -> np.ndarray:  # a survey without targets is complete
+        return np.where(target_counts[:, None] > 0, hits[:, columns] / np.maximum(target_counts, 1)[:, None], 1.0)
 
     purity = expected / ranks
     completeness = expected / max(targets, 1e-300)
-    purity_lo, purity_hi = between(lambda some: hits[:, some] / at[some], purity)
-    ambiguous = unclear_lo = unclear_hi = np.full(len(top), np.nan)
-    some = min(bootstrap, AMBIGUITY)
-    if (unclear := calibration.ambiguity(top[at - 1], some, rng)) is not None:
-        no_targets = blocks + known_hits - np.diff(hits[:some], axis=1, prepend=0)
-        others = (rng.binomial(no_targets, unclear) + by_block(unclear_ones)).cumsum(axis=1) / at
-        ambiguous = np.interp(ranks, at, others.mean(axis=0)) if len(top) else np.empty(0)
-        unclear_lo, unclear_hi = between(lambda some: others[:, some], ambiguous)
+    purity_lo, purity_hi = between(lambda columns: hits[:, columns] / node_ranks[columns], purity)
+    ambiguous = ambiguous_lo = ambiguous_hi = np.full(len(top), np.nan)
+    n_draws = min(bootstrap, AMBIGUITY)
+    if (ambiguity := calibration.ambiguity(top[node_ranks - 1], n_draws, rng)) is not None:
+        non_targets = blocks + known_hits - np.diff(hits[:n_draws], axis=1, prepend=0)
+        unclear = (rng.binomial(non_targets, ambiguity) + by_block(known_ambiguous)).cumsum(axis=1) / node_ranks
+        ambiguous = np.interp(ranks, node_ranks, unclear.mean(axis=0)) if len(top) else np.empty(0)
+        ambiguous_lo, ambiguous_hi = between(lambda columns: unclear[:, columns], ambiguous)
     completeness_lo, completeness_hi = between(recalls, completeness)
     pi = targets / total if total else calibration.prevalence
     limits = float(min(pi, prevalence_lo)), float(max(pi, prevalence_hi))
     return Purity(
         float(pi), *limits, probability, purity, purity_lo, purity_hi, completeness, completeness_lo, completeness_hi,
-        ambiguous, unclear_lo, unclear_hi,
-        _notes(calibration, total, top, limits, purity, departure, confidence, unknown), draws, in_all, unknown,
+        ambiguous, ambiguous_lo, ambiguous_hi,
+        _notes(calibration, total, top, limits, purity, departure, confidence, unknown), draws, survey_targets, unknown,
     )  # fmt: skip
 
 
-def of_scan(
+def estimate_from_run(
     calibration: Calibration, info: Mapping[str, Any], scores: np.ndarray, known: np.ndarray | None, *,
     bootstrap: int, confidence: float,
 ) -> Purity:  # fmt: skip
-    """Estimate again what a finished scan estimated, from what its ``run.json`` keeps.
+    """Repeat the estimate of a finished scan from its ``run.json``.
 
     Parameters
     ----------
     info : mapping
-        Of ``run.json``.
+        Contents of ``run.json``.
     scores, known
         Of its candidates; as of `estimate`.
 
     Raises
     ------
     InputError
-        If the run keeps no histogram, or a damaged one.
+        If the run has no histogram, or a damaged one.
     """
     if "histogram" not in info:
         raise InputError("the run was scanned by a version that kept no histogram of its scores; scan it again")
@@ -322,69 +327,73 @@ def of_scan(
 
 
 def _departed(departure: Departure | None) -> str:
-    """Return why purity is unknown where a survey plainly does not score as the calibration set does."""
+    """Return why purity is unknown, if the survey's scores disagree with the calibration set; else ""."""
     if departure is None or min(departure.p_value, departure.targets_p_value) >= DEPARTED:
         return ""
     negatives = departure.p_value < departure.targets_p_value
-    kind, p = ("negatives", departure.p_value) if negatives else ("targets", departure.targets_p_value)
-    return f"the survey does not score as the calibration set does (chi-square test of the {kind}, p = {p:.1g})"
+    label, p = ("negatives", departure.p_value) if negatives else ("targets", departure.targets_p_value)
+    return f"the survey does not score as the calibration set does (chi-square test of the {label}, p = {p:.1g})"
 
 
-def _sampled(chances: np.ndarray, seen: np.ndarray, best: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _sampled_fraction(
+    probability: np.ndarray, n_scored: np.ndarray, best: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Draw the fraction of targets among objects of which a random sample was scored, shape (draws,).
 
     Parameters
     ----------
-    chances : ndarray, shape (draws, bins)
-        Of being a target, by score.
-    seen : ndarray of int, shape (bins,)
-        How many of the sample have each score: the fractions of all are Dirichlet, as in a Bayesian bootstrap, with
-        half an object more that the sample might have missed, as good as the last of the candidates.
+    probability : ndarray, shape (draws, bins)
+        Probability of being a target, by score.
+    n_scored : ndarray of int, shape (bins,)
+        Number of sampled objects with each score. The fractions of all objects are Dirichlet, as in a Bayesian
+        bootstrap, with an additional `UNSEEN` = 0.5 objects that the sample may have missed, as probable as the last
+        candidate.
     best : ndarray, shape (draws, 1)
-        Of being a target there; no column where there is no candidate.
+        Probability of the last candidate; no column where there is no candidate.
     """
-    some = seen > 0
-    counts = np.append(seen[some], np.full(best.shape[1], UNSEEN))
-    weights = rng.standard_gamma(counts, (len(chances), len(counts)))
+    occupied = n_scored > 0
+    counts = np.append(n_scored[occupied], np.full(best.shape[1], UNSEEN))
+    weights = rng.standard_gamma(counts, (len(probability), len(counts)))
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
-    return (weights * np.concatenate([chances[:, some], best], axis=1)).sum(axis=1)
+    return (weights * np.concatenate([probability[:, occupied], best], axis=1)).sum(axis=1)
 
 
 def fitted_mixture(
     calibration: Calibration, histogram: ScoreHistogram, prevalence: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the calibration set leads one to expect of a survey with this share of targets.
+    """Return the score distribution that the calibration set predicts for a survey of this prevalence.
 
-    The calibrated objects, as others or as targets by their log ratio, spread by a Gaussian kernel of the width of
-    Silverman (1986), scaled to the survey: where they do not add up to its counts, label shift does not hold.
+    The calibrated objects are weighted as non-targets and as targets by their density ratio, smoothed by a Gaussian
+    kernel of the width of Silverman (1986), and scaled to the survey: where the sum differs from its counts, label
+    shift does not hold.
 
     Returns
     -------
     centres, negatives, targets : ndarray
-        Middles of the histogram's bins from the first to the last that holds something, and expected counts.
+        Centres of the histogram's bins from the first to the last occupied one, and expected counts.
     """
     used = np.flatnonzero(histogram.counts)
     span = slice(used[0], used[-1] + 1) if len(used) else slice(0)
     labelled = ScoreHistogram.empty()
     labelled.add(calibration.scores)
-    held = labelled.counts > 0
-    at, count = labelled.centres[held], labelled.counts[held]
-    ratio = np.exp(np.clip(calibration.log_ratio(at), -300, 300))
+    occupied = labelled.counts > 0
+    scores, count = labelled.centres[occupied], labelled.counts[occupied]
+    ratio = np.exp(np.clip(calibration.log_ratio(scores), -300, 300))
     positives = calibration.targets.sum()
-    others = count / (len(calibration.targets) - positives + positives * ratio)
-    kinds = []
-    for weight, size in ((others, len(calibration.targets) - positives), (others * ratio, positives)):
-        share = weight / weight.sum()
-        spread = np.sqrt(share @ (at - share @ at) ** 2)
+    non_targets = count / (len(calibration.targets) - positives + positives * ratio)
+    densities = []
+    for weight, size in ((non_targets, len(calibration.targets) - positives), (non_targets * ratio, positives)):
+        fraction = weight / weight.sum()
+        spread = np.sqrt(fraction @ (scores - fraction @ scores) ** 2)
         width = max(0.9 * spread * size**-0.2, _STEP)
-        far = (histogram.centres[span, None] - at) / width
-        kinds.append((np.exp(-0.5 * far**2) * share).sum(axis=1) * _STEP / (width * np.sqrt(2 * np.pi)))
+        distance = (histogram.centres[span, None] - scores) / width
+        densities.append((np.exp(-0.5 * distance**2) * fraction).sum(axis=1) * _STEP / (width * np.sqrt(2 * np.pi)))
     total = histogram.total
-    return histogram.centres[span], total * (1 - prevalence) * kinds[0], total * prevalence * kinds[1]
+    return histogram.centres[span], total * (1 - prevalence) * densities[0], total * prevalence * densities[1]
 
 
 def summary(purity: Purity, confidence: float) -> dict[str, Any]:
-    """Return the prevalence and the purity at a few ranks, JSON-able."""
+    """Return prevalence, purity and ambiguous fraction at `RANKS`, JSON-able."""
     ranks = [rank for rank in RANKS if rank <= len(purity.purity)]
 
     def at(name: str) -> dict[str, Any]:
@@ -404,7 +413,7 @@ def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
 
 
 def nodes(count: int) -> np.ndarray:
-    """Return the ranks at which a list of `count` is reckoned: all of a short one, ever fewer of a long one."""
+    """Return the ranks at which a list of `count` is evaluated: all of a short list, a sparse set of a long one."""
     if count <= DENSE:
         return np.arange(1, count + 1)
     sparse = np.geomspace(DENSE, count, 2 + int(np.log(count / DENSE) / 0.005)).round().astype(int)
@@ -414,27 +423,27 @@ def nodes(count: int) -> np.ndarray:
 def _draws(
     calibration: Calibration, histogram: ScoreHistogram, draws: int, rng: np.random.Generator
 ) -> tuple[Curves, Departure | None]:
-    """Draw curves of the log odds in the survey; say how far its others are from the calibration's negatives."""
-    if not (calibration.slope > 0 and histogram.total):  # then scores say nothing, and every prevalence is as good
+    """Draw curves of the log odds in the survey; also return the test of label shift."""
+    if not (calibration.slope > 0 and histogram.total):  # scores without information: any prevalence is possible
         level = logit(rng.random((draws, 1))).repeat(2, axis=1)
         return Curves(np.array([-_EDGE, _EDGE]), level, np.full(draws, np.inf)), None
     used = histogram.counts > 0
-    positives, negatives = ((calibration.targets == kind).sum() for kind in (1, 0))
-    # In the same bins as the survey: a bin that straddles the edge of a group would look like a departure.
+    positives, negatives = ((calibration.targets == label).sum() for label in (1, 0))
+    # In the bins of the survey: a bin across the edge of a group would look like a departure from label shift.
     scores = histogram.centres[_bins(calibration.scores)]
-    given = (
+    data = (
         scores[calibration.targets == 0], scores[calibration.targets == 1],
-        histogram.centres[used], histogram.counts[used], histogram.seen[used],
+        histogram.centres[used], histogram.counts[used], histogram.n_scored[used],
     )  # fmt: skip
-    evidence = Evidence(*given)
+    evidence = Evidence(*data)
     departure = evidence.departure()
     if departure.p_value < WIDEN:
-        evidence = Evidence(*given, trust=departure.trust)
-        negatives = departure.trust * negatives
+        evidence = Evidence(*data, negative_weight=departure.negative_weight)
+        negatives = departure.negative_weight * negatives
     curves = evidence.draw(draws, rng)[0]
     prevalence = expit(curves(histogram.centres[used])) @ (histogram.counts[used] / histogram.total)
     prior = logit(np.clip(prevalence, 1e-12, 1 - 1e-12))
-    # Beyond the last of n calibrated objects lies a fraction g / n of their kind, g of Jeffreys' prior: Gamma(1/2).
+    # Fraction of a class beyond the last of its n calibrated objects: g / n, g from Gamma(1/2), Jeffreys' prior.
     floors, ceilings = (np.log(rng.standard_gamma(0.5, draws) / (n + 1)) for n in (positives, negatives))
     return curves.bounded(prior + floors, prior - ceilings), departure
 
@@ -449,25 +458,25 @@ def _notes(
     confidence: float,
     unknown: str,
 ) -> list[str]:
-    """Say in plain words what the numbers rest on, and what they cannot tell."""
-    found = calibration.targets == 1
-    positives, negatives = int(found.sum()), int((~found).sum())
-    unclear = 0 if calibration.ambiguous is None else int(calibration.ambiguous.sum())
+    """Return notes for people on the data behind the numbers and on their limits."""
+    is_target = calibration.targets == 1
+    positives, negatives = int(is_target.sum()), int((~is_target).sum())
+    ambiguous = 0 if calibration.ambiguous is None else int(calibration.ambiguous.sum())
     notes = [
-        f"The calibration rests on {positives:,} positives, {negatives - unclear:,} negatives and {unclear:,} "
-        "ambiguous objects, which count as no targets: real objects, none scored by a network trained on it.",
+        f"The calibration rests on {positives:,} positives, {negatives - ambiguous:,} negatives and {ambiguous:,} "
+        "ambiguous objects, which count as no targets: real objects, each scored by networks not trained on it.",
     ]
     if unknown:
         return [
             *notes,
-            f"Purity, completeness and prevalence are unknown: {unknown}. Grades of a random sample tell them: galscan "
-            "vet, then galscan purity.",
+            f"Purity, completeness and prevalence are unknown: {unknown}. Grade a random sample: galscan vet, then "
+            "galscan purity.",
         ]
-    notes.append("It is assumed that targets and negatives look in the survey as they do in the calibration set.")
+    notes.append("It is assumed that targets and negatives score alike in the survey and in the calibration set.")
     if calibration.slope <= 0:
-        notes.append("The scores do not separate the calibration set: no purity can be claimed, ranks say nothing.")
+        notes.append("The scores do not separate the calibration set: purity cannot be estimated.")
     if positives < 20:
-        notes.append(f"With {positives} calibration positives the intervals are wide and rough; grade more candidates.")
+        notes.append(f"With {positives} calibration positives intervals are wide and uncertain; grade more candidates.")
     low, high = prevalence
     if low == 0:
         notes.append(
@@ -475,18 +484,18 @@ def _notes(
             f"({high * total:,.0f} of {total:,})."
         )
     if len(top) and calibration.slope > 0:
-        rank = max(int((purity >= 0.5).sum()), min(10, len(top)))  # about where people cut the list
+        rank = max(int((purity >= 0.5).sum()), min(10, len(top)))  # about where a list is usually cut
         above = calibration.scores >= top[rank - 1]
-        if (above & ~found).sum() < FEW:
+        if (above & ~is_target).sum() < FEW:
             notes.append(
-                f"As high as rank {rank:,} score {(above & found).sum():,} of the calibration's positives and "
-                f"{(above & ~found).sum():,} of its negatives: more labelled negatives tighten the interval of purity."
+                f"As high as rank {rank:,} there are {(above & is_target).sum():,} of the calibration's positives and "
+                f"{(above & ~is_target).sum():,} of its negatives: more labelled negatives tighten the interval."
             )
     if departure is not None and departure.p_value < WIDEN:
         notes.append(
-            "The survey's negatives do not score as the calibration's do (chi-square of two samples, "
-            f"p = {departure.p_value:.1g}): images or classes differ between them. The calibration's were counted as "
-            f"{departure.trust * negatives:,.0f}, which widens the intervals; purity may still be wrong by more: "
+            "The survey's negatives have other scores than the calibration's (chi-square test of two samples, "
+            f"p = {departure.p_value:.1g}): images or classes differ between them. The calibration's were weighted "
+            f"as {departure.negative_weight * negatives:,.0f}, which widens the intervals; purity may still be off: "
             "grade a sample."
         )
     return notes

@@ -1,4 +1,4 @@
-"""``galscan ingest``: images and a catalog become a store."""
+"""Ingest: build or extend a store from images and a catalog (``galscan ingest``)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 
 from galscan.core import home, staging
 from galscan.core.errors import ConflictError, InputError, nearest
-from galscan.labels.schema import remember
+from galscan.labels.schema import install_schema
 from galscan.store import layout
 from galscan.store.build import ingest_survey, pending
 from galscan.store.layout import Store
 from galscan.store.manifest import outcomes, write_manifest
-from galscan.surveys.growth import like, take
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey, survey_names
 from galscan.surveys.sizes import DEFAULT_SIZE
+from galscan.surveys.subsets import stored_rendering, take
 
 SURVEYS = ("local", "frames", "simulated")
-TAKES = {
+OPTIONS = {
     "local": ("path", "catalog", "labels", "columns", "size", "format"),
     "frames": ("path", "catalog", "labels", "columns", "size", "frame", "pixel_scale", "bands"),
     "simulated": ("labels", "size", "count", "seed", "rare_fraction", "labelled"),
@@ -35,7 +35,7 @@ TAKES = {
         "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "contact", "keep_frames",
     ),
 }  # fmt: skip
-SUCH_AS = {"service": "sdss", "remote": "sdss-frames"}
+EXAMPLES = {"service": "sdss", "remote": "sdss-frames"}
 
 
 def ingest(
@@ -67,69 +67,69 @@ def ingest(
     workers: int | None = None,
     dry_run: bool = False,
 ) -> Store | dict[str, Any]:
-    """Bring a survey into a store.
+    """Build a store from a survey, or append to one.
 
     Parameters
     ----------
     survey : str
         ``local`` (a folder of images with a catalog), ``frames`` (a folder of frames to cut from), ``simulated`` (a sky
-        with known truth), a survey that a service gives cutouts of (``sdss``, ``legacy-dr10`` ...), one whose frames
-        are fetched (``sdss-frames``, ``legacy-bricks``), or the path of a survey file, ending in ``.toml``.
+        with known truth), a survey whose cutouts a service provides (``sdss``, ``legacy-dr10`` ...), one whose frames
+        are downloaded (``sdss-frames``, ``legacy-bricks``), or the path of a survey file, ending in ``.toml``.
     out : path, optional
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
         Of a local survey: see `galscan.surveys.files.local.LocalSurvey`.
     format : {"images", "cutana", "multimodal", "webdataset"}, optional
-        Of a local survey: what the files are, default found out; see `galscan.surveys.files.formats`.
+        Of a local survey: format of the files, by default detected; see `galscan.surveys.files.formats`.
     catalog, labels, columns, frame, pixel_scale, layer
         Of a service: see `galscan.surveys.services.cutouts.ServiceSurvey`.
     path, catalog, labels, columns, frame, pixel_scale, bands
         Of frames: see `galscan.surveys.mosaics.frames.FramesSurvey`.
     catalog, labels, columns, frame, pixel_scale
-        Of frames that are fetched: see `galscan.surveys.mosaics.remote.RemoteFrames`.
+        Of downloaded frames: see `galscan.surveys.mosaics.remote.RemoteFrames`.
     keep_frames : path, optional
-        Keep frames that are fetched in this folder, and take those that are there. Default: each goes after use.
+        Folder in which downloaded frames are kept and reused. Default: each is deleted after use.
     query : str, optional
         Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer: see
-        `galscan.surveys.services.queries`. What comes is kept beside the store, as ``NAME.objects.parquet`` (with
+        `galscan.surveys.services.queries`. The result is stored beside the store, as ``NAME.objects.parquet`` (with
         `append` also ``NAME.objects-2.parquet`` and so on).
     cone : tuple of float, optional
-        Right ascension, declination and radius in degrees: only objects therein; without catalog and query, the
-        galaxies that SDSS has there.
+        Right ascension, declination and radius in degrees: only objects within it; without catalog and query, the
+        galaxies of SDSS within it.
     contact : str, optional
-        Who asks, told to services; default: what ``GALSCAN_CONTACT`` says.
+        Contact e-mail, sent to services in the User-Agent; default: the value of ``GALSCAN_CONTACT``.
     cache : bool
-        Take answers of services from the cache in the data home, and keep them there.
+        Use the cache of service responses in the data home.
     retry_failed : bool
-        Ask once more for what failed, also of a complete store.
+        Retry objects that failed, also in a complete store.
     append : bool
-        Add to a store that is there the objects that it does not have, told by id, after those that it has: of a larger
-        catalog, another query or cone, more images. Size, framing, bands, labels and stretch must be those of the
-        store, and no id may be at another place of the sky; a stretch that is measured (local FITS, frames) is taken
-        from it. Where there is no store, one is made.
+        Append to an existing store the objects that it does not have, identified by id: of a larger catalog, another
+        query or cone, more images. Size, framing, bands, labels and stretch must be those of the store, and no id may
+        have another position; a measured stretch (local FITS, frames) is taken from the store. If there is no store, it
+        is built.
     size : int, optional
-        Pixels on a side of a cutout. Default: with `append` the size of the store, where there is one; else 96
+        Pixels on a side of a cutout. Default: with `append` the size of an existing store; else 96
         (`galscan.surveys.sizes.DEFAULT_SIZE`). Models may be of this size or smaller: images are resampled when read.
     count, seed, rare_fraction, labelled
         Of a simulated survey: see `galscan.surveys.simulated.survey.SimulatedSurvey`.
     name : str, optional
         Name of the survey, default the stem of `out`.
     workers : int, optional
-        Processes, default one a processor. A service is asked by one.
+        Number of processes, default one per processor. A service is always queried by one process.
     dry_run : bool
-        Write nothing and ask nobody; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
-        bound), ``out, images_without_row``; of what is fetched also ``requests, seconds, megabytes``, of frames
-        ``frames``, of those in a folder ``on_no_frame, bytes_to_read``; with `append` also ``present``, objects that
-        are in the store already and of which nothing else is counted.
+        Write nothing and send no requests; print the plan and return it as a dict: ``objects, shards, bytes`` (an upper
+        bound), ``out, images_without_row``; for downloads also ``requests, seconds, megabytes``, for frames ``frames``,
+        for frames in a folder ``on_no_frame, bytes_to_read``; with `append` also ``present``, the number of objects
+        that are already in the store and not included in the other counts.
 
     Raises
     ------
     InputError
-        If something given cannot work; the message says what and how to mend it.
-    HostDown
-        If a service is to be left alone. What was fetched is kept; the same call goes on.
+        If an argument cannot be used; the message names the remedy.
+    ServiceUnavailableError
+        If a service's circuit breaker is open. Downloads are kept; the same call resumes.
     StorageError
-        If writing fails. The same call goes on.
+        If writing fails. The same call resumes.
     """
     kind = survey if survey in SURVEYS else "service"
     if kind == "service" and survey not in survey_names() and not survey.endswith(".toml"):
@@ -143,47 +143,47 @@ def ingest(
         "bands": bands, "layer": layer, "contact": contact, "cache": cache, "keep_frames": keep_frames,
         "count": count, "seed": seed, "rare_fraction": rare_fraction, "labelled": labelled,
     }  # fmt: skip
-    usual = inspect.signature(ingest).parameters
-    if refused := [k for k, v in options.items() if k not in TAKES[kind] and v and v != usual[k].default]:
+    parameters = inspect.signature(ingest).parameters
+    if unused := [k for k, v in options.items() if k not in OPTIONS[kind] and v and v != parameters[k].default]:
         raise InputError(
-            f"survey '{survey}' does not take {', '.join(k.replace('_', '-') for k in refused)}; leave it out, or use "
-            f"survey {' or '.join(SUCH_AS.get(s, s) for s in TAKES if refused[0] in TAKES[s])}"
+            f"survey '{survey}' does not take {', '.join(k.replace('_', '-') for k in unused)}; leave it out, or use "
+            f"survey {' or '.join(EXAMPLES.get(s, s) for s in OPTIONS if unused[0] in OPTIONS[s])}"
         )
-    stem = Path(survey).stem if survey.endswith(".toml") else survey
-    target = Path(out) if out is not None else home.survey_path(name or stem)
-    name = name or (target.stem if out is not None else stem)
+    default_name = Path(survey).stem if survey.endswith(".toml") else survey
+    target = Path(out) if out is not None else home.survey_path(name or default_name)
+    name = name or (target.stem if out is not None else default_name)
     if size is None:
-        options["size"] = _size_of(target, dry_run) if append else DEFAULT_SIZE
-    source = _open(kind, survey, name, target, options, dry_run, append)
+        options["size"] = _target_size(target, dry_run) if append else DEFAULT_SIZE
+    source = _open_survey(kind, survey, name, target, options, dry_run, append)
     if source is None:
-        _say("plan: the objects come from a query, and a dry run asks nobody: how many they are is not known yet")
+        _log("plan: the objects come from a query, which a dry run does not send: their number is unknown")
         return {"objects": None, "out": str(target)}
-    store = _there(target)
-    if append and store is not None and kind in ("local", "frames"):  # whose stretch is measured, not declared
-        source.rendering = like(source.rendering, store.attrs["provenance"].get("rendering"), str(target))
+    store = _open_existing(target)
+    if append and store is not None and kind in ("local", "frames"):  # their stretch is measured, not configured
+        source.rendering = stored_rendering(source.rendering, store.attrs["provenance"].get("rendering"), str(target))
     if dry_run:
-        return _plan(source, target, store if append else None)
+        return _dry_run(source, target, store if append else None)
 
-    before = store.count if store is not None else 0
-    workers = 1 if kind in SUCH_AS else workers
+    old_count = store.count if store is not None else 0
+    workers = 1 if kind in EXAMPLES else workers
     for schema in (labels,) if isinstance(labels, str) else labels:
-        remember(schema)  # recipes go by its name
+        install_schema(schema)  # recipes refer to it by name
     store = ingest_survey(source, target, workers=workers, retry_failed=retry_failed, append=append)
-    if append and before:
-        _say(f"{store.count - before:,} objects added to the {before:,} that were there")
-    _summary(store, source, store.count == before and not retry_failed, kind)
-    if kind in SUCH_AS:
-        for folder in (_uncached(target), _passing(target)):
+    if append and old_count:
+        _log(f"{store.count - old_count:,} objects added to the {old_count:,} in the store")
+    _summary(store, source, store.count == old_count and not retry_failed, kind)
+    if kind in EXAMPLES:
+        for folder in (_response_folder(target), _frame_folder(target)):
             shutil.rmtree(folder, ignore_errors=True)
         write_manifest(store, target.with_suffix(".manifest.parquet"))
     return store
 
 
-def _open(
-    kind: str, survey: str, name: str, target: Path, given: dict[str, Any], dry_run: bool, append: bool
+def _open_survey(
+    kind: str, survey: str, name: str, target: Path, options: dict[str, Any], dry_run: bool, append: bool
 ) -> Any:  # a Survey
-    """Return the survey; None where a dry run would have to ask for its objects."""
-    settings = {k: v for k, v in given.items() if k in TAKES[kind]}
+    """Return the survey; None if a dry run would have to query its objects."""
+    settings = {k: v for k, v in options.items() if k in OPTIONS[kind]}
     if kind == "local":
         if settings["path"] is None:
             raise InputError("survey 'local' needs the folder of images: --path IMAGES")
@@ -201,133 +201,145 @@ def _open(
 
         if settings["rare_fraction"] is None:
             del settings["rare_fraction"]
-        if strange := {*(asked := settings.pop("labels"))} - {"simulated", "gz2"}:
+        if unknown := {*(requested := settings.pop("labels"))} - {"simulated", "gz2"}:
             raise InputError(
-                f"--labels {strange.pop()}: the simulated sky has its own labels, and votes (--labels gz2)"
+                f"--labels {unknown.pop()}: the simulated sky has its own labels, and votes (--labels gz2)"
             )
-        return SimulatedSurvey(name=name, votes="gz2" in asked, **settings)
+        return SimulatedSurvey(name=name, votes="gz2" in requested, **settings)
     contact = home.contact(settings.pop("contact"))
-    settings["catalog"] = _table(survey, target, settings, contact, dry_run, append)
+    settings["catalog"] = _object_table(survey, target, settings, contact, dry_run, append)
     if settings["catalog"] is None:
         return None
     if kind == "remote":
         from galscan.surveys.mosaics.remote import RemoteFrames
 
-        kept = settings.pop("keep_frames")
-        folder = Path(kept) if kept else _passing(target)
-        return RemoteFrames(survey, folder=folder, keep=bool(kept), name=name, contact=contact, **settings)
+        keep_folder = settings.pop("keep_frames")
+        folder = Path(keep_folder) if keep_folder else _frame_folder(target)
+        return RemoteFrames(survey, folder=folder, keep=bool(keep_folder), name=name, contact=contact, **settings)
     from galscan.surveys.services.cutouts import ServiceSurvey
 
-    remember = None if settings.pop("cache") else _uncached(target)
-    return ServiceSurvey(survey, name=name, contact=contact, remember=remember, **settings)
+    response_folder = None if settings.pop("cache") else _response_folder(target)
+    return ServiceSurvey(survey, name=name, contact=contact, response_folder=response_folder, **settings)
 
 
-def _there(target: Path) -> Store | None:
+def _open_existing(target: Path) -> Store | None:
     try:
         return layout.open_store(target)
-    except InputError:  # nothing, or what ingest refuses in words of its own
+    except InputError:  # no store; `ingest_survey` reports other problems
         return None
 
 
-def _size_of(target: Path, dry_run: bool) -> int:
-    """Return the pixels on a side of what is added to the store at `target`; the default where there is none."""
+def _target_size(target: Path, dry_run: bool) -> int:
+    """Return the image size of the store at `target`; the default if there is none."""
     if not dry_run:
-        staging.recover(target)  # else a store whose replacement was killed is not found
-    store = _there(target)
+        staging.recover(target)  # else a store is missed whose replacement was interrupted
+    store = _open_existing(target)
     return store.size if store is not None else DEFAULT_SIZE
 
 
-def _table(
+def _object_table(
     survey: str, target: Path, settings: dict[str, Any], contact: str, dry_run: bool, append: bool
 ) -> str | os.PathLike[str] | None:
-    """Return the table of objects, asked for if need be; None where a dry run would have to ask."""
+    """Return the table of objects, queried if necessary; None if a dry run would have to query it."""
     from galscan.surveys.services.queries import objects
 
     catalog, query = settings.pop("catalog"), settings.pop("query")
     if catalog is not None and query is not None:
         raise InputError("--catalog and --query exclude each other; give one")
     if catalog is None:
-        said = load_survey(survey)
-        if isinstance(said, ConfiguredFrames) and said.objects is None:
-            columns = ", ".join(said.keys)
-            raise InputError(f"survey '{survey}' needs objects with {columns}: --catalog TABLE; {said.advice}")
+        config = load_survey(survey)
+        if isinstance(config, ConfiguredFrames) and config.objects is None:
+            columns = ", ".join(config.keys)
+            raise InputError(f"survey '{survey}' needs objects with {columns}: --catalog TABLE; {config.advice}")
         if query is None and settings["cone"] is None:
             raise InputError(f"survey '{survey}' needs objects: --catalog TABLE, --query gz2, or --cone RA,DEC,RADIUS")
         for k in itertools.count(1):
-            place = target.with_suffix(f".objects{f'-{k}' if k > 1 else ''}.parquet")
+            table_path = target.with_suffix(f".objects{f'-{k}' if k > 1 else ''}.parquet")
             try:
-                return objects(survey, query, settings["cone"], place, contact=contact, ask=not dry_run)
-            except ConflictError:  # it holds what another query gave
+                return objects(survey, query, settings["cone"], table_path, contact=contact, download=not dry_run)
+            except ConflictError:  # it holds the result of another query
                 if not append:
                     raise
     table: str | os.PathLike[str] = catalog
     return table
 
 
-def _uncached(target: Path) -> Path:
-    """Return where answers are kept until the store is complete, if not in the cache."""
+def _response_folder(target: Path) -> Path:
+    """Return the folder of service responses until the store is complete, if the cache is not used."""
     return target.with_name(target.name + ".answers")
 
 
-def _passing(target: Path) -> Path:
-    """Return where frames are until they are cut, if they are not kept."""
+def _frame_folder(target: Path) -> Path:
+    """Return the folder of downloaded frames until they are cut, if they are not kept."""
     return target.with_name(target.name + ".frames")
 
 
-def _plan(source: Any, out: Path, grows: Store | None) -> dict[str, Any]:
+def _dry_run(source: Any, out: Path, existing: Store | None) -> dict[str, Any]:
     if out.is_file():
         raise ConflictError(f"{out} is a file; choose another --out")
     columns = sum(map(len, source.schemas().values())) + len(source.truth())
-    each = source.size**2 * 3 + 3 * 8 + 1 + layout.roomy(source.id_dtype).itemsize + 4 * columns
-    wanted, first, shard = source, 0, layout.shard_size(len(source))
-    more: dict[str, Any] = {}
-    if grows is not None:
-        wanted, first, shard = take(source, pending(source, out)), grows.count, grows.shard
-        more = {"present": len(source) - len(wanted)}
-        _say(f"plan: {more['present']:,} of {len(source):,} objects are among the {first:,} in {out}; of the others:")
-    count = len(wanted)
-    shards = -(-(first + count) // shard) - first // shard if count else 0
-    _say(f"plan: {count:,} objects in {shards} shards, at most {count * each / 1e6:,.1f} MB, to {out}; nothing written")
-    more |= wanted.plan() if count and hasattr(wanted, "plan") else {}
-    if "bytes_to_read" in more:
-        _say(f"plan: {more['frames']:,} frames, {more['bytes_to_read'] / 1e6:,.1f} MB to read")
-    elif "requests" in more:
-        had = "cached"
-        if "frames" in more:
-            had = "there yet"
-            _say(f"plan: {more['frames']:,} frames")
-        _say(
-            f"plan: {more['requests']:,} requests to {more['host']}, {more['per_minute']:g} a minute at most: "
-            f"{timedelta(seconds=round(more['seconds']))}, about {more['megabytes']:,.0f} MB, if nothing is {had}"
+    object_bytes = source.size**2 * 3 + 3 * 8 + 1 + layout.padded_id_dtype(source.id_dtype).itemsize + 4 * columns
+    new, first, shard = source, 0, layout.shard_size(len(source))
+    extra: dict[str, Any] = {}
+    if existing is not None:
+        new, first, shard = take(source, pending(source, out)), existing.count, existing.shard
+        extra = {"present": len(source) - len(new)}
+        _log(
+            f"plan: {extra['present']:,} of {len(source):,} objects are already among the {first:,} in {out}; "
+            "of the others:"
         )
-    _warn(source)
+    count = len(new)
+    shards = -(-(first + count) // shard) - first // shard if count else 0
+    _log(
+        f"plan: {count:,} objects in {shards} shards, at most {count * object_bytes / 1e6:,.1f} MB, to {out}; "
+        "nothing written"
+    )
+    extra |= new.plan() if count and hasattr(new, "plan") else {}
+    if "bytes_to_read" in extra:
+        _log(f"plan: {extra['frames']:,} frames, {extra['bytes_to_read'] / 1e6:,.1f} MB to read")
+    elif "requests" in extra:
+        state = "cached"
+        if "frames" in extra:
+            state = "downloaded"
+            _log(f"plan: {extra['frames']:,} frames")
+        _log(
+            f"plan: {extra['requests']:,} requests to {extra['host']}, {extra['per_minute']:g} a minute at most: "
+            f"{timedelta(seconds=round(extra['seconds']))}, about {extra['megabytes']:,.0f} MB, if nothing is {state}"
+        )
+    _log_warnings(source)
     unmatched = len(getattr(source, "unmatched", ()))
-    plan = {"objects": count, "shards": shards, "bytes": count * each, "out": str(out), "images_without_row": unmatched}
-    return plan | more
+    plan = {
+        "objects": count,
+        "shards": shards,
+        "bytes": count * object_bytes,
+        "out": str(out),
+        "images_without_row": unmatched,
+    }
+    return plan | extra
 
 
 def _summary(store: Store, source: Any, present: bool, kind: str) -> None:
     result = outcomes(store)
-    bad = ", ".join(f"{count:,} {reason}" for reason, count in result["unusable"].items()) or "none"
-    state = "was complete already" if present else "is complete"
-    _say(f"{store.path} {state}: {result['stored']:,} cutouts stored, unusable: {bad}")
-    if kind in SUCH_AS:
-        _say(f"no coverage: {result['no_coverage']:,}, failed: {result['failed']:,}")
+    unusable = ", ".join(f"{count:,} {reason}" for reason, count in result["unusable"].items()) or "none"
+    state = "was already complete" if present else "is complete"
+    _log(f"{store.path} {state}: {result['stored']:,} cutouts stored, unusable: {unusable}")
+    if kind in EXAMPLES:
+        _log(f"no coverage: {result['no_coverage']:,}, failed: {result['failed']:,}")
         if result["failed"]:
-            most = result["failures"][0]
-            _say(f"warning: {most['objects']:,} failed with '{most['reason']}'; --retry-failed asks for them again")
+            most_common = result["failures"][0]
+            _log(f"warning: {most_common['objects']:,} failed with '{most_common['reason']}'; use --retry-failed")
         if not result["stored"]:
-            _say("warning: there is no image at all; does the survey cover these objects, is its address right?")
-    _warn(source)
+            _log("warning: no image was stored; check that the survey covers these objects, and its URL")
+    _log_warnings(source)
 
 
-def _warn(source: Any) -> None:
+def _log_warnings(source: Any) -> None:
     if unmatched := getattr(source, "unmatched", ()):
         words = "image(s) have no row in the catalog and are left out, the first is"
-        _say(f"warning: {len(unmatched):,} {words} {unmatched[0]}")
+        _log(f"warning: {len(unmatched):,} {words} {unmatched[0]}")
     for note in getattr(source, "notes", ()):
-        _say(f"warning: {note}")
+        _log(f"warning: {note}")
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr)

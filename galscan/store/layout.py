@@ -1,15 +1,15 @@
-"""The cutout store: one Zarr v3 group a survey, sharded for streaming, open to xarray.
+"""Zarr layout of a cutout store: one Zarr v3 group per survey, sharded for streaming, readable by xarray.
 
     images            (N, S, S, 3) uint8      id      (N,) int64 or text
     ra, dec           (N,) float64, deg       pixel_scale (N,) float64, arcsec/pixel
     flags             (N,) uint8              labels/<schema>/<answer> (N,) float32, NaN = not asked
     truth/<name>      (N,) float32            (simulations only)
 
-Attributes: ``complete``, ``content_hash``, ``shard`` (objects a shard), ``provenance`` (of the survey); ``appended``,
-where the store has grown: of each time rows, count and provenance.
+Attributes: ``complete``, ``content_hash``, ``shard`` (objects per shard), ``provenance`` (of the survey); ``appended``
+after appends: rows, count and provenance of each.
 
-Every array has the same shard boundaries, so one shard is one unit of work from ingest to scan.
-Chunks of 256 and zstd level 1 without filters streamed fastest of the layouts measured.
+All arrays have the same shard boundaries, so a shard is the unit of work from ingest to scan. Chunks of 256 and zstd
+level 1 without filters streamed fastest of the layouts measured.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from zarr.codecs import ZstdCodec
 from galscan.core.errors import InputError, NotFoundError, nearest
 from galscan.core.files import storage_errors
 
-# zarrs decodes in Rust, where it is installed; of object stores, and of text, it knows nothing.
-FAR, FAST = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
-NEAR = FAST if importlib.util.find_spec("zarrs") is not None else FAR
+# zarrs decodes in Rust, where it is installed; it supports neither object stores nor text arrays.
+ZARR_PIPELINE, ZARRS_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
+LOCAL_PIPELINE = ZARRS_PIPELINE if importlib.util.find_spec("zarrs") is not None else ZARR_PIPELINE
 warnings.filterwarnings("ignore", message="Array is unsupported by ZarrsCodecPipeline")
-warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")  # of text, wherever it is met
+warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")  # for text arrays
 
 FORMAT = 1
-CHUNK = 256  # objects a chunk
-MAX_SHARD = 4096  # objects a shard
-RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}  # of a store far away, with growing pauses
+CHUNK = 256  # objects per chunk
+MAX_SHARD = 4096  # objects per shard
+RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}  # for a remote store, with exponential backoff
 CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_PROFILE",
@@ -51,17 +51,17 @@ CREDENTIALS = (
 
 
 def shard_size(count: int) -> int:
-    """Return the objects per shard: at most 4096, fewer for a small survey so that every worker has some."""
+    """Return the objects per shard: at most 4096, fewer for a small survey so that all workers are used."""
     return int(min(MAX_SHARD, max(CHUNK, -(-count // (8 * CHUNK)) * CHUNK)))
 
 
-def roomy(dtype: np.dtype) -> np.dtype:
-    """Return the type that ids of `dtype` are stored as: text has room for longer ids, as a store may grow."""
+def padded_id_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype in which ids are stored: text is padded, so that longer ids can be appended."""
     return np.dtype(f"<U{max(32, (dtype.itemsize // 4 // 16 + 1) * 16)}") if dtype.kind == "U" else dtype
 
 
 class Store:
-    """A cutout store opened for reading. Cheap to open; nothing is read before it is asked for."""
+    """A cutout store opened for reading. Opening is cheap; data are read on access."""
 
     def __init__(self, path: Path | str, group: zarr.Group):
         self.path = path
@@ -77,12 +77,12 @@ class Store:
 
     @property
     def location(self) -> str:
-        """Where it is, for others to open: an absolute path, or a URL."""
+        """Absolute path or URL of the store."""
         return self.path if isinstance(self.path, str) else str(self.path.absolute())
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over all shards, written when ingest ended."""
+        """SHA-256 over all shards, written at the end of ingest."""
         return str(self.attrs["content_hash"])
 
     @property
@@ -99,14 +99,14 @@ class Store:
         return slice(shard * self.shard, min(self.count, (shard + 1) * self.shard))
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        with zarr.config.set({"codec_pipeline.path": FAR if isinstance(self.path, str) else NEAR}):
+        with zarr.config.set({"codec_pipeline.path": ZARR_PIPELINE if isinstance(self.path, str) else LOCAL_PIPELINE}):
             array = self.group[name]
         if not isinstance(array, zarr.Array):
             raise InputError(f"'{name}' of {self.path} is a group, not a column")
         return array
 
     def _read(self, name: str, rows: slice) -> np.ndarray:
-        with _far_away(self.path):
+        with _remote_errors(self.path):
             return np.asarray(self._array(name)[rows])
 
     def images(self, rows: slice = slice(None)) -> np.ndarray:
@@ -145,18 +145,18 @@ def create(
     truth: Sequence[str] = (),
     provenance: Mapping[str, Any],
 ) -> zarr.Group:
-    """Create an empty store whose attribute ``complete`` is false, in place of whatever is at `path`.
+    """Create an empty store with the attribute ``complete`` false, replacing the content of `path`.
 
     Raises
     ------
     StorageError
-        If the place cannot be written.
+        If `path` cannot be written.
     """
     shard = shard_size(count)
     compressor = ZstdCodec(level=1)
 
     with storage_errors(Path(path)), _no_spec_warnings():
-        empty(Path(path))
+        clear_folder(Path(path))
         group = zarr.create_group(path, zarr_format=3)
         group.attrs.update(
             format=FORMAT, survey=survey, shard=shard, schemas={k: list(v) for k, v in schemas.items()},
@@ -164,7 +164,7 @@ def create(
         )  # fmt: skip
 
         def column(name: str, dtype: Any, fill: Any, **attributes: Any) -> None:
-            # One chunk a shard: columns are small and always read whole.
+            # One chunk per shard: columns are small and always read completely.
             group.create_array(
                 name, shape=(count,), dtype=dtype, chunks=(shard,), compressors=compressor, filters=None,
                 fill_value=fill, dimension_names=("object",), attributes=attributes,
@@ -188,20 +188,20 @@ def create(
     return group
 
 
-def overlay(base: Store, path: Path, count: int, **attributes: Any) -> None:
-    """Create at `path` a store of `count` objects like `base`, without data, to be laid over it.
+def create_extension(base: Store, path: Path, count: int, **attributes: Any) -> None:
+    """Create at `path` the metadata of `base` extended to `count` objects, without data, to be moved over it.
 
-    Arrays keep the shards and codecs they have, so that a shard written here fits there; and as the last shard of
-    `base` has room, one with more rows in it is as good for readers who do not know of them yet.
+    Arrays keep their shards and codecs, so that a shard written here is valid in `base`. The last shard of `base` may
+    be replaced by one with more rows: readers of the old metadata ignore them.
 
     Raises
     ------
     StorageError
-        If the place cannot be written.
+        If `path` cannot be written.
     """
     source = Path(base.path)
     with storage_errors(path), _no_spec_warnings():
-        empty(path)
+        clear_folder(path)
         for name in ["", *(name for name, _ in base.group.members(max_depth=None))]:
             (path / name).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name / "zarr.json", path / name / "zarr.json")
@@ -212,8 +212,8 @@ def overlay(base: Store, path: Path, count: int, **attributes: Any) -> None:
         group.attrs.update(complete=False, **attributes)
 
 
-def empty(path: Path) -> None:
-    """Remove what is in the folder `path` but keep the folder: ingest holds a lock on it."""
+def clear_folder(path: Path) -> None:
+    """Remove the content of the folder `path` but keep the folder: ingest holds a lock on it."""
     for entry in path.iterdir() if path.is_dir() else ():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -235,8 +235,8 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     Parameters
     ----------
     path : path or str
-        A folder, or a URL: ``s3://``, ``gs://``, ``az://``, ``https://``. Credentials are taken from the environment
-        as the cloud's own tools do; without any, S3 is read anonymously.
+        A folder, or a URL: ``s3://``, ``gs://``, ``az://``, ``https://``. Credentials are read from the environment as
+        by the cloud provider's own tools; without any, S3 is read anonymously.
 
     Raises
     ------
@@ -245,18 +245,18 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     InputError
         If it is not a galscan store, not complete, or empty; for a URL, if it cannot be reached.
     """
-    far = "://" in str(path)
-    path = str(path).rstrip("/") if far else Path(path)
+    remote = "://" in str(path)
+    path = str(path).rstrip("/") if remote else Path(path)
     if isinstance(path, Path) and not path.is_dir():
         raise NotFoundError(f"no store at {path}; build one with: galscan ingest --out {path} ...")
-    source: Any = _object_store(str(path)) if far else path
+    source: Any = _object_store(str(path)) if remote else path
     try:
-        with _no_spec_warnings(), _far_away(path):
+        with _no_spec_warnings(), _remote_errors(path):
             group = zarr.open_group(source, mode="r")
     except FileNotFoundError as error:
-        if far:
+        if remote:
             raise NotFoundError(
-                f"no store at {path}; copy one there as it is, a folder with zarr.json in it"
+                f"no store at {path}; copy a store there unchanged, a folder with zarr.json in it"
             ) from error
         raise InputError(f"{path} is not a Zarr group; build a store with: galscan ingest") from error
     except ConnectionError as error:
@@ -266,7 +266,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     if group.attrs.get("format") != FORMAT or "images" not in group:
         raise InputError(f"{path} is not a galscan store of format {FORMAT}; build one with: galscan ingest")
     if not group.attrs.get("complete"):
-        raise InputError(f"{path} is not complete; run its galscan ingest command again, it goes on where it stopped")
+        raise InputError(f"{path} is not complete; run its galscan ingest command again to resume")
     store = Store(path, group)
     if store.count == 0:
         raise InputError(f"{path} holds no objects; ingest a catalog with at least one row")
@@ -274,7 +274,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
 
 def _object_store(url: str) -> Any:
-    """Return the object store behind a URL, as zarr takes it; nothing is asked of it yet."""
+    """Return the object store of a URL, as zarr takes it; no request is sent yet."""
     try:
         from obstore.store import from_url
     except ImportError:
@@ -282,26 +282,26 @@ def _object_store(url: str) -> Any:
     from zarr.storage import ObjectStore
 
     options: dict[str, Any] = {"retry_config": RETRY}
-    plain = url.startswith("http://") or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    options["client_options"] = {"allow_http": plain, "timeout": "60s"}
+    allow_http = url.startswith("http://") or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    options["client_options"] = {"allow_http": allow_http, "timeout": "60s"}
     if url.startswith("s3://") and not any(name in os.environ for name in CREDENTIALS):
         options["skip_signature"] = True
     try:
         return ObjectStore(from_url(url, **options), read_only=True)
-    except Exception as error:  # obstore's own kinds, and pyo3's
+    except Exception as error:  # exceptions of obstore and pyo3 share no base class
         raise InputError(f"{url} is not a URL that can be read ({_first_line(error)})") from error
 
 
 @contextmanager
-def _far_away(path: Path | str) -> Iterator[None]:
-    """Turn what an object store raises into `ConnectionError`: it may heal, and the data are not bad."""
+def _remote_errors(path: Path | str) -> Iterator[None]:
+    """Turn errors of an object store into `ConnectionError`: they may be temporary, and the data are not damaged."""
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith("obstore"):
             raise
         raise ConnectionError(
-            f"{path} cannot be read ({_first_line(error)}); is it there, reachable and allowed?"
+            f"{path} cannot be read ({_first_line(error)}); check its URL, the network and your access rights"
         ) from error
 
 
@@ -310,7 +310,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _no_spec_warnings(warnings.catch_warnings):
-    """Silence zarr's notes that text arrays and consolidated metadata are young parts of the v3 format."""
+    """Silence zarr's warnings that text arrays and consolidated metadata are not yet part of the v3 specification."""
 
     def __enter__(self) -> None:  # type: ignore[override]
         super().__enter__()

@@ -1,6 +1,7 @@
-"""What became of each object: stored, without coverage, or failed, and why.
+"""Manifest: outcome of each object (stored, without coverage, or failed) with the reason.
 
-Ingest leaves a marker a shard in the store, ``.ingest/shard-00012.json``, which lists all that has no usable image.
+Ingest writes a marker per shard into the store, ``.ingest/shard-00012.json``, which lists all objects without a usable
+image.
 """
 
 from __future__ import annotations
@@ -22,62 +23,62 @@ MARKERS = ".ingest"
 
 
 def marker_path(path: Path, shard: int) -> Path:
-    """Return where the marker of a shard is."""
+    """Return the path of the marker of a shard."""
     return path / MARKERS / f"shard-{shard:05d}.json"
 
 
 def markers(store: Store) -> Iterator[dict[str, Any]]:
-    """Yield the markers of all shards, without what a marker says of rows that are still to come."""
+    """Yield the markers of all shards, without entries of rows that are not yet part of the store."""
     for k in range(store.n_shards):
         marker = read_json(marker_path(Path(store.path), k))
         yield marker | {"unusable": [entry for entry in marker["unusable"] if entry[0] < store.count]}
 
 
 def failed_rows(marker: dict[str, Any]) -> list[int]:
-    """Return the rows of a shard that might be had another time: all without an image, but those without coverage."""
+    """Return the rows of a shard that can be retried: those without an image, except those without coverage."""
     final = set(marker.get("no_coverage", ()))
     return [row for row, *_ in marker["unusable"] if row not in final]
 
 
 def outcomes(store: Store) -> dict[str, Any]:
-    """Return what became of the objects.
+    """Return a summary of the outcomes of all objects.
 
     Returns
     -------
     dict
-        ``stored``, ``no_coverage`` and ``failed``, which add up to all; ``failures``, the commonest first: ``objects``,
-        ``reason`` and ``such_as``, the id of one; ``unusable`` (reason -> count) and ``details``, (row, id, flag,
-        reason in the survey's words) of every object without a usable image.
+        ``stored``, ``no_coverage`` and ``failed``, which add up to all; ``failures``, the most frequent first:
+        ``objects``, ``reason`` and ``such_as``, the id of one; ``unusable`` (reason -> count) and ``details``, (row,
+        id, flag, reason in the survey's words) of every object without a usable image.
     """
-    found = list(markers(store))
-    details = [tuple(entry) for marker in found for entry in marker["unusable"]]
+    all_markers = list(markers(store))
+    details = [tuple(entry) for marker in all_markers for entry in marker["unusable"]]
     unusable: dict[str, int] = {}
     for _, _, flag, _ in details:
         unusable[reason(flag)] = unusable.get(reason(flag), 0) + 1
-    failed = {row for marker in found for row in failed_rows(marker)}
+    failed = {row for marker in all_markers for row in failed_rows(marker)}
     reasons: dict[str, list[str]] = {}
-    for row, identifier, _, why in details:
+    for row, identifier, _, message in details:
         if row in failed:
-            reasons.setdefault(_common(why, identifier), []).append(identifier)
-    failures = [{"objects": len(ids), "reason": why, "such_as": ids[0]} for why, ids in reasons.items()]
+            reasons.setdefault(_without_id(message, identifier), []).append(identifier)
+    failures = [{"objects": len(ids), "reason": message, "such_as": ids[0]} for message, ids in reasons.items()]
     return {
         "stored": store.count - len(details), "no_coverage": len(details) - len(failed), "failed": len(failed),
         "failures": sorted(failures, key=lambda f: -int(f["objects"])), "unusable": unusable, "details": details,
     }  # fmt: skip
 
 
-def _common(reason: str, identifier: str) -> str:
-    """Return a reason with ID in the place of the object's name, where a file is called by it."""
+def _without_id(reason: str, identifier: str) -> str:
+    """Return a reason with ID in place of the object's id, so that equal failures can be counted."""
     return re.sub(rf"(?<![\w.]){re.escape(identifier)}(?=\.\w|$)", "ID", reason)
 
 
 def manifest(store: Store) -> pd.DataFrame:
-    """Return one row an object: ``id, ra, dec, outcome`` (stored, no_coverage, failed) and ``reason``."""
+    """Return one row per object: ``id, ra, dec, outcome`` (stored, no_coverage, failed) and ``reason``."""
     outcome, reason = np.full(store.count, "stored", dtype=object), np.full(store.count, "", dtype=object)
     for marker in markers(store):
         failed = set(failed_rows(marker))
-        for row, _, _, why in marker["unusable"]:
-            outcome[row], reason[row] = "failed" if row in failed else "no_coverage", why
+        for row, _, _, message in marker["unusable"]:
+            outcome[row], reason[row] = "failed" if row in failed else "no_coverage", message
     columns = {name: store.column(name) for name in ("id", "ra", "dec")}
     return pd.DataFrame(columns | {"outcome": outcome, "reason": reason})
 

@@ -1,4 +1,4 @@
-"""What failed, asked for once more: shards that hold it are written anew, in a copy that takes the store's place."""
+"""Retry of failed objects: their shards are written again, in a copy that replaces the store."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.files import read_json, storage_errors
 from galscan.store import layout
 from galscan.store.manifest import failed_rows, marker_path
-from galscan.store.writer import collect, put
-from galscan.surveys import growth
+from galscan.store.writer import read_objects, write_shard
+from galscan.surveys import subsets
 from galscan.surveys.base import Survey
 
-Failures = dict[int, list[tuple[int, int]]]  # of each shard with any: rows of the store, and of the survey
+Failures = dict[int, list[tuple[int, int]]]  # by shard: pairs of the row in the store and the row in the survey
 
 
-def to_retry(path: Path, survey: Survey, shards: int, *, grown: bool) -> Failures:
-    """Return what failed and can be asked for again: rows of a store that has grown are found in `survey` by id."""
+def find_failures(path: Path, survey: Survey, shards: int, *, grown: bool) -> Failures:
+    """Return the failed objects that can be retried; in an extended store they are found in `survey` by id."""
     failed = {k: failed_rows(read_json(marker_path(path, k))) for k in range(shards)}
-    rows = [row for found in failed.values() for row in found]
-    there = dict(zip(rows, rows, strict=True))
+    rows = [row for shard_rows in failed.values() for row in shard_rows]
+    survey_row = dict(zip(rows, rows, strict=True))
     if grown and rows:
         group: Any = zarr.open_group(path, mode="r")
         stored = np.asarray(group["id"][:])[rows]
-        at = {identifier: n for n, identifier in enumerate(growth.ids(survey).astype(stored.dtype).tolist())}
-        there = {row: at[i] for row, i in zip(rows, stored.tolist(), strict=True) if i in at}
-    pairs = {k: [(row, there[row]) for row in found if row in there] for k, found in failed.items()}
-    return {k: found for k, found in pairs.items() if found}
+        row_of_id = {identifier: n for n, identifier in enumerate(subsets.ids(survey).astype(stored.dtype).tolist())}
+        survey_row = {row: row_of_id[i] for row, i in zip(rows, stored.tolist(), strict=True) if i in row_of_id}
+    pairs = {k: [(row, survey_row[row]) for row in shard_rows if row in survey_row] for k, shard_rows in failed.items()}
+    return {k: shard_rows for k, shard_rows in pairs.items() if shard_rows}
 
 
-def copy(out: Path, place: Path) -> None:
-    """Make `place` a copy of the store `out`, of links as far as they go: what is written anew replaces its link."""
-    layout.empty(place)
+def copy(out: Path, folder: Path) -> None:
+    """Make `folder` a copy of the store `out`, using hard links where possible; rewritten files replace their link."""
+    layout.clear_folder(folder)
 
     def link(source: str, target: str) -> None:
         try:
@@ -47,53 +47,53 @@ def copy(out: Path, place: Path) -> None:
         except OSError:
             shutil.copy2(source, target)
 
-    with storage_errors(place):
-        leave = shutil.ignore_patterns("plan.json")
-        shutil.copytree(out, place, copy_function=link, ignore=leave, dirs_exist_ok=True)
+    with storage_errors(folder):
+        ignore = shutil.ignore_patterns("plan.json")
+        shutil.copytree(out, folder, copy_function=link, ignore=ignore, dirs_exist_ok=True)
 
 
-def retry(place: Path, survey: Survey, todo: Failures, out: Path) -> GalscanError | None:
-    """Ask once more for what failed, and write the shards that hold it anew. Return what put an end to it, if anything.
+def retry(folder: Path, survey: Survey, failures: Failures, out: Path) -> GalscanError | None:
+    """Retry the failed objects, and write their shards again. Return the error that ended the retry, if any.
 
-    From a random one on, lest a few that always fail stand in the way of the others each time; rows of a shard stay
-    together, as they share their frames.
+    It starts at random positions, so that a few objects that always fail do not block the others each time; rows of a
+    shard stay together, as they share their frames.
     """
-    trouble = None
-    left = sum(map(len, todo.values()))
+    error = None
+    n_failed = sum(map(len, failures.values()))
     try:
-        with progress.track("retry", left, "objects") as advance:
-            for shard in random.sample(sorted(todo), len(todo)):
-                start = random.randrange(len(todo[shard]))
-                if trouble := _shard(place, survey, shard, todo[shard][start:] + todo[shard][:start]):
+        with progress.track("retry", n_failed, "objects") as advance:
+            for shard in random.sample(sorted(failures), len(failures)):
+                start = random.randrange(len(failures[shard]))
+                if error := _retry_shard(folder, survey, shard, failures[shard][start:] + failures[shard][:start]):
                     break
-                advance(len(todo[shard]))
+                advance(len(failures[shard]))
     except KeyboardInterrupt:
-        markers = (read_json(marker_path(place, k)) for k in todo)
-        left = sum(len(failed_rows(marker)) for marker in markers)
-        raise Interrupted(f"stopped with {left} of {out} still failed; the same command goes on from there") from None
-    return trouble
+        markers = (read_json(marker_path(folder, k)) for k in failures)
+        n_failed = sum(len(failed_rows(marker)) for marker in markers)
+        raise Interrupted(f"stopped with {n_failed} of {out} still failed; run the same command to resume") from None
+    return error
 
 
-def _shard(place: Path, survey: Survey, shard: int, failed: list[tuple[int, int]]) -> GalscanError | None:
-    old = read_json(marker_path(place, shard))
-    rows = slice(*old["rows"])
-    final = set(old.get("no_coverage", ()))
-    unusable = {entry[0]: (entry, entry[0] in final) for entry in old["unusable"]}
-    group: Any = zarr.open_group(place, mode="r")
+def _retry_shard(folder: Path, survey: Survey, shard: int, failed: list[tuple[int, int]]) -> GalscanError | None:
+    marker = read_json(marker_path(folder, shard))
+    rows = slice(*marker["rows"])
+    final = set(marker.get("no_coverage", ()))
+    unusable = {entry[0]: (entry, entry[0] in final) for entry in marker["unusable"]}
+    group: Any = zarr.open_group(folder, mode="r")
     columns: dict[str, np.ndarray] = {}
-    trouble = None
+    failure = None
     for row, n in failed:
         try:
-            fresh, bad = collect(survey, n, 1, row)
-        except GalscanError as error:  # of the survey: a host that is to be left alone
-            trouble = error
+            new_columns, new_unusable = read_objects(survey, n, 1, row)
+        except GalscanError as error:  # raised by the survey: a service is unavailable
+            failure = error
             break
-        columns = columns or {name: np.array(group[name][rows]) for name in fresh}
+        columns = columns or {name: np.array(group[name][rows]) for name in new_columns}
         for name in ("images", "pixel_scale", "flags"):
-            columns[name][row - rows.start] = fresh[name][0]
+            columns[name][row - rows.start] = new_columns[name][0]
         unusable.pop(row)
-        if bad:
-            unusable[row] = bad[0]
+        if new_unusable:
+            unusable[row] = new_unusable[0]
     if columns:
-        put(place, shard, rows, columns, [unusable[row] for row in sorted(unusable)])
-    return trouble
+        write_shard(folder, shard, rows, columns, [unusable[row] for row in sorted(unusable)])
+    return failure

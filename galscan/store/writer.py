@@ -1,4 +1,4 @@
-"""Shards of a store, written by several processes: all arrays of a shard, then the marker that says it is there."""
+"""Parallel writer of shards: all arrays of a shard, then the marker that it is complete."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Work:
-    """Objects to be written into the store at `place`, `shard` of them a shard.
+    """Objects to be written into the store in `folder`, `shard` of them per shard.
 
-    The `first` rows are in the store `base` already, which grows: its last shard, if not full, is written anew.
+    The first `first` rows are in the store `base`, which is extended: its last shard, if not full, is written again.
     """
 
-    place: Path
+    folder: Path
     survey: Survey
     shard: int
     first: int = 0
@@ -49,7 +49,7 @@ class Work:
 
     @property
     def shards(self) -> range:
-        """The shards that are to be written."""
+        """Numbers of the shards to write."""
         return range(self.first // self.shard, -(-self.count // self.shard))
 
     def rows(self, shard: int) -> slice:
@@ -64,41 +64,43 @@ def run(work: Work, workers: int, out: Path) -> None:
     Interrupted
         On Ctrl-C.
     """
-    todo = [k for k in work.shards if not marker_path(work.place, k).is_file()]
-    left = sum(work.rows(k).stop - max(work.rows(k).start, work.first) for k in todo)
+    todo = [k for k in work.shards if not marker_path(work.folder, k).is_file()]
+    n_left = sum(work.rows(k).stop - max(work.rows(k).start, work.first) for k in todo)
     total = len(work.survey)
     try:
-        with progress.track("ingest", total, "objects", done=total - left) as advance:
+        with progress.track("ingest", total, "objects", done=total - n_left) as advance:
             if min(workers, len(todo)) <= 1:
                 for k in todo:
                     _write(work, k, advance)
             else:
                 _run_pool(work, todo, min(workers, len(todo)), advance)
     except KeyboardInterrupt:
-        done = sum(marker_path(work.place, k).is_file() for k in work.shards)
-        what = f"{len(work.shards)} {'new ' if work.first else ''}shards of {out}"
-        kept = ", which is as it was until they are all there" if work.first else ""
-        raise Interrupted(f"stopped after {done} of {what}{kept}; the same command goes on from there") from None
+        done = sum(marker_path(work.folder, k).is_file() for k in work.shards)
+        shards_text = f"{len(work.shards)} {'new ' if work.first else ''}shards of {out}"
+        unchanged_text = ", which is unchanged until they are complete" if work.first else ""
+        raise Interrupted(
+            f"stopped after {done} of {shards_text}{unchanged_text}; run the same command to resume"
+        ) from None
 
 
 def _run_pool(work: Work, todo: list[int], workers: int, advance: progress.Advance) -> None:
     with _one_thread():
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (work,))
         try:
-            for future in as_completed([pool.submit(_write_here, k) for k in todo]):
+            for future in as_completed([pool.submit(_write_in_worker, k) for k in todo]):
                 advance(future.result())
         except BrokenProcessPool as error:
             raise GalscanError(
-                f"a worker process died while writing {work.place} (out of memory?); "
-                "run the same command again with fewer --workers, it goes on where it stopped"
+                f"a worker process died while writing {work.folder} (out of memory?); "
+                "run the same command with fewer --workers to resume"
             ) from error
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)  # shards in hand are finished, not thrown away
+            pool.shutdown(wait=True, cancel_futures=True)  # running shards are finished
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let child processes start with one numerical thread each: there is one process a core already."""
+    """Set one numerical thread for child processes: there is already one process per core."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
@@ -116,10 +118,10 @@ _worker: Work | None = None
 
 def _start_worker(work: Work) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     _worker = work
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a killed parent must not leave writers behind
+    if parent is not None:  # workers must not outlive a killed parent
 
         def follow() -> None:
             parent.join()
@@ -128,51 +130,53 @@ def _start_worker(work: Work) -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _write_here(shard: int) -> int:
+def _write_in_worker(shard: int) -> int:
     if _worker is None:
-        raise GalscanError("an ingest worker was asked for a shard before it was started")
+        raise GalscanError("an ingest worker got a shard before its initialisation")
     return _write(_worker, shard)
 
 
-def silent(n: int = 1, note: str = "") -> None: ...
+def no_progress(n: int = 1, note: str = "") -> None: ...
 
 
-def _write(work: Work, shard: int, advance: progress.Advance = silent) -> int:
+def _write(work: Work, shard: int, advance: progress.Advance = no_progress) -> int:
     """Write one shard of every array, then its marker. Return the number of objects."""
     rows = work.rows(shard)
     start = max(rows.start, work.first)
-    columns, unusable = collect(work.survey, start - work.first, rows.stop - start, start, advance)
+    columns, unusable = read_objects(work.survey, start - work.first, rows.stop - start, start, advance)
     if work.base is not None and start > rows.start:
         group = zarr.open_group(work.base, mode="r")
-        before = {name: np.asarray(group[name][rows.start : start]) for name in columns}  # type: ignore[index]
-        columns = {name: np.concatenate([before[name], columns[name].astype(before[name].dtype)]) for name in columns}
-        old = read_json(marker_path(work.base, shard))
-        final = set(old.get("no_coverage", ()))
-        unusable = [(entry, entry[0] in final) for entry in old["unusable"]] + unusable
-    put(work.place, shard, rows, columns, unusable)
+        old_columns = {name: np.asarray(group[name][rows.start : start]) for name in columns}  # type: ignore[index]
+        columns = {
+            name: np.concatenate([old_columns[name], columns[name].astype(old_columns[name].dtype)]) for name in columns
+        }
+        marker = read_json(marker_path(work.base, shard))
+        final = set(marker.get("no_coverage", ()))
+        unusable = [(entry, entry[0] in final) for entry in marker["unusable"]] + unusable
+    write_shard(work.folder, shard, rows, columns, unusable)
     return rows.stop - start
 
 
-def put(place: Path, shard: int, rows: slice, columns: dict[str, np.ndarray], unusable: Unusable) -> None:
+def write_shard(folder: Path, shard: int, rows: slice, columns: dict[str, np.ndarray], unusable: Unusable) -> None:
     """Write the columns of one shard, then its marker."""
     digest = hashlib.sha256()
-    with storage_errors(place):
-        group = zarr.open_group(place, mode="r+")
+    with storage_errors(folder):
+        group = zarr.open_group(folder, mode="r+")
         for name in sorted(columns):
             array: Any = group[name]
             values = np.ascontiguousarray(columns[name].astype(array.dtype, copy=False))
             array[rows] = values
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(values.data if values.dtype.kind != "U" else values.tobytes())
-            # The data must be on disk before the marker says so. Shards of nothing but fill values have no file.
-            file = place.joinpath(name, "c", str(shard), *"0" * (values.ndim - 1))
+            # Data must be on disk before the marker. Shards of fill values only have no file.
+            file = folder.joinpath(name, "c", str(shard), *"0" * (values.ndim - 1))
             if file.is_file():
                 sync_file(file)
     marker = {
         "shard": shard, "rows": [rows.start, rows.stop], "sha256": digest.hexdigest(),
         "unusable": [entry for entry, _ in unusable], "no_coverage": [entry[0] for entry, final in unusable if final],
     }  # fmt: skip
-    write_json(marker_path(place, shard), marker)
+    write_json(marker_path(folder, shard), marker)
 
 
 def sync_file(path: Path) -> None:
@@ -183,37 +187,41 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def collect(
-    survey: Survey, start: int, n: int, row: int, advance: progress.Advance = silent
+def read_objects(
+    survey: Survey, start: int, n: int, row: int, advance: progress.Advance = no_progress
 ) -> tuple[dict[str, np.ndarray], Unusable]:
-    """Return the columns of `n` objects from `start` on, and those without an image, as rows from `row` on."""
+    """Return the columns of `n` objects of the survey from `start` on, and those without an image, numbered from `row`
+    on.
+    """
     table = survey.objects(start, start + n)
     images = np.zeros((n, survey.size, survey.size, 3), dtype=np.uint8)
     flags = np.zeros(n, dtype=np.uint8)
     scale = np.full(n, np.nan)
     unusable: Unusable = []
-    seen = told = 0
-    shown = time.monotonic()
+    n_read = n_reported = 0
+    last_report = time.monotonic()
     for k, outcome in zip(range(n), survey.cutouts(start, start + n), strict=False):
-        seen += 1
-        if (now := time.monotonic()) - shown > 0.5:  # telling each one would slow down a quick survey
-            advance(seen - told)
-            told, shown = seen, now
+        n_read += 1
+        if (now := time.monotonic()) - last_report > 0.5:  # reporting every object would slow down a fast survey
+            advance(n_read - n_reported)
+            n_reported, last_report = n_read, now
         if isinstance(outcome, Cutout):
             if outcome.image.shape != images.shape[1:] or outcome.image.dtype != np.uint8:
-                got = f"{outcome.image.shape} {outcome.image.dtype}"
-                raise GalscanError(f"survey '{survey.name}' gave {got}, not {images.shape[1:]} uint8")
+                received = f"{outcome.image.shape} {outcome.image.dtype}"
+                raise GalscanError(
+                    f"survey '{survey.name}' returned an image of {received}, not {images.shape[1:]} uint8"
+                )
             images[k], scale[k], flags[k] = outcome.image, outcome.pixel_scale, int(outcome.flags)
             continue
         flag = Flag.MISSING if isinstance(outcome, NoCoverage) else outcome.flag
         flags[k] = int(flag)
         entry = [row + k, str(table["id"].iloc[k]), int(flag), outcome.reason]
         unusable.append((entry, isinstance(outcome, NoCoverage)))
-    if seen > told:
-        advance(seen - told)
-    if seen != n or len(table) != n:
-        where = f"for rows {start} to {start + n}"
-        raise GalscanError(f"survey '{survey.name}' gave {len(table)} rows and {seen} cutouts {where}")
+    if n_read > n_reported:
+        advance(n_read - n_reported)
+    if n_read != n or len(table) != n:
+        row_range = f"for rows {start} to {start + n}"
+        raise GalscanError(f"survey '{survey.name}' returned {len(table)} rows and {n_read} cutouts {row_range}")
     columns = {
         "images": images, "id": table["id"].to_numpy().astype(survey.id_dtype), "ra": table["ra"].to_numpy(np.float64),
         "dec": table["dec"].to_numpy(np.float64), "pixel_scale": scale, "flags": flags,

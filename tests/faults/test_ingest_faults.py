@@ -131,7 +131,7 @@ def test_ctrl_c_in_the_terminal(tmp_path: Path, expected: str) -> None:
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert "run the same command to resume" in said and "Traceback" not in said
     assert not out.exists() and markers(out)
     assert ingest_survey(SURVEY, out, workers=1).content_hash == expected
 
@@ -180,7 +180,7 @@ def test_ctrl_c_while_a_store_grows(tmp_path: Path, expected: str, grown: str) -
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "which is as it was until they are all there; the same command goes on from there" in said
+    assert "which is unchanged until they are complete; run the same command to resume" in said
     assert open_store(out).content_hash == expected
     assert ingest_survey(Noise(count=5000), out, workers=1, append=True).content_hash == grown
 

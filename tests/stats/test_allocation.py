@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from galscan.stats import allocation
-from galscan.stats.allocation import FEW, allocate, suggest
+from galscan.stats.allocation import MIN_GRADES, allocate, suggest
 from galscan.stats.density_ratio import Curves
 from galscan.stats.graded import Stratum
 from galscan.stats.purity import Purity
@@ -61,7 +61,7 @@ def test_what_is_beyond_the_rank_gets_a_tenth_and_nothing_is_left_out():
     found = layers(100, 900, 4000, others=10**6, discarded=10**8)
     prior = certain(0.9, 0.4, 0.1) | {"not ranked": np.full(400, 1e-4), "discarded": np.full(400, 1e-6)}
     got = allocate(found, prior, {}, 200, 1000)
-    assert sum(got.values()) == 200 and min(got.values()) >= FEW
+    assert sum(got.values()) == 200 and min(got.values()) >= MIN_GRADES
     assert got["s2"] == 20 and got["not ranked"] + got["discarded"] == 20
 
 

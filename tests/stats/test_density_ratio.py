@@ -60,7 +60,7 @@ def test_without_a_survey_the_mode_is_the_log_ratio():
 
 
 def test_short_sampling_says_what_long_moving_says(monkeypatch):
-    monkeypatch.setattr(density_ratio, "STIFFNESS", (1.0,))
+    monkeypatch.setattr(density_ratio, "PRIOR_SCALES", (1.0,))
     known, rng = evidence(np.random.default_rng(3)), np.random.default_rng(1)
     short, _ = known.draw(1000, np.random.default_rng(0))
     mode, spread = known.mode(1.0)
@@ -88,7 +88,7 @@ def test_a_departure_of_the_others_is_seen_and_chance_is_not():
     values = [evidence(np.random.default_rng(seed)).departure().p_value for seed in range(40)]
     assert np.mean(np.array(values) < 0.1) < 0.25 and np.median(values) > 0.25
     far = evidence(np.random.default_rng(0), shift=0.3).departure()
-    assert far.p_value < 1e-4 and far.trust < 0.5
+    assert far.p_value < 1e-4 and far.negative_weight < 0.5
 
 
 @settings(deadline=None, max_examples=25)

@@ -107,7 +107,7 @@ def test_without_grades_the_model_speaks_and_says_so():
     _, before, top, _, _, n = survey(1)
     after = combine(before, top, strata(TOP, n - TOP, 0), {}, draws=400)
     assert before.purity_lo[299] <= after.purity[299] <= before.purity_hi[299]
-    assert sum("the scores speak alone" in note for note in after.notes) == 4
+    assert sum("only scores are used" in note for note in after.notes) == 4
 
 
 def test_where_grades_contradict_the_model_they_win_and_it_is_said():
@@ -118,14 +118,14 @@ def test_where_grades_contradict_the_model_they_win_and_it_is_said():
     after = combine(before, top, found, {lower.name: (ranks, np.ones(25, bool))}, draws=400)
     inside = slice(lower.first - 1, lower.last)
     assert before.probability[inside].mean() < 0.35 < 0.8 < after.probability[inside].mean()
-    assert any("there the grades speak alone" in note for note in after.notes)
+    assert any("only grades are used" in note for note in after.notes)
 
 
 def test_what_the_first_look_discarded_has_a_prior_of_its_own():
     _, before, top, _, _, n = survey(4)
     beyond = ScoreHistogram.empty()
     beyond.add(np.full(500, -6.0))
-    beyond = beyond.standing_for(50_000)
+    beyond = beyond.scaled_to(50_000)
     found = strata(TOP, n - TOP - 50_000, 50_000)
     after = combine(before, top, found, {}, beyond=beyond, draws=400)
     chance = graded.prior_fractions(before, top, found, beyond)
@@ -136,10 +136,12 @@ def test_what_the_first_look_discarded_has_a_prior_of_its_own():
 def test_a_share_is_met_by_moving_the_odds():
     odds = np.linspace(-8, 3, 50)
     for share in (0.0005, 0.1, 0.9):
-        moved = graded._shifted(odds, np.ones(50), np.array([share]))
+        moved = graded._shift_to_mean(odds, np.ones(50), np.array([share]))
         assert moved.mean() == pytest.approx(share, rel=0.02) and (np.diff(moved[0]) >= 0).all()
         size = np.arange(1, 51)
-        assert graded._shifted(odds, size, np.array([share]))[0] @ size / size.sum() == pytest.approx(share, rel=0.02)
+        assert graded._shift_to_mean(odds, size, np.array([share]))[0] @ size / size.sum() == pytest.approx(
+            share, rel=0.02
+        )
 
 
 def test_without_grades_the_prior_is_that_of_the_draws():
@@ -206,8 +208,12 @@ def test_more_is_suggested_for_less_width_and_never_more_than_there_is():
     ("found", "grades", "message"),
     [
         ([Stratum("best", 100, 1, 100)], {}, "cover 100 candidates, the run has 600"),
-        ([Stratum("best", 100, 2, 600)], {}, "ranks 1 to 1 are in none"),
-        ([Stratum("best", 600, 1, 600)], {"other": (np.array([1]), np.array([True]))}, "'other', which the sample"),
+        ([Stratum("best", 100, 2, 600)], {}, "ranks 1 to 1 are in no stratum"),
+        (
+            [Stratum("best", 600, 1, 600)],
+            {"other": (np.array([1]), np.array([True]))},
+            "'other', which is not in the sample",
+        ),
         ([Stratum("best", 600, 1, 600)], {"best": (np.array([601]), np.array([True]))}, "outside 1 to 600"),
         ([Stratum("best", 600, 1, 600)], {"best": (np.array([1, 2]), np.array([True]))}, "2 graded of 600"),
     ],

@@ -15,7 +15,7 @@ from galscan.stats.metrics import (
     gain,
     measure,
     purity_at,
-    standing,
+    rank_targets,
     summarise,
 )
 
@@ -161,7 +161,7 @@ def test_counting_objects_more_than_once_is_repeating_them():
     scores = np.round(np.random.default_rng(1).normal(TARGETS, 1.0), 1)
     times = np.random.default_rng(2).integers(0, 3, len(TARGETS))
     positives, negatives = times[TARGETS == 1], times[TARGETS == 0]
-    completeness, purity = standing(scores, TARGETS).curve(positives.sum() / times.sum(), positives, negatives)
+    completeness, purity = rank_targets(scores, TARGETS).curve(positives.sum() / times.sum(), positives, negatives)
     repeated = np.repeat(scores, times), np.repeat(TARGETS, times)
     expected = average_precision_score(*repeated[::-1])
     assert np.diff(completeness, prepend=0.0) @ purity == pytest.approx(expected)

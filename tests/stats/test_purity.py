@@ -312,7 +312,7 @@ def test_is_quick_whatever_the_size_of_the_survey():
     calibration = _calibration(rng, 300, 30_000)
     histogram, top, *_ = _survey(rng, 0.01)
     histogram.counts *= 50_000  # 10^9 objects
-    histogram.seen *= 50_000
+    histogram.n_scored *= 50_000
     began = time.process_time()
     result = estimate(calibration, histogram, top, bootstrap=200, seed=0)
     assert time.process_time() - began < 6  # under a second alone; the machine may be busy
@@ -388,11 +388,11 @@ def test_one_that_stands_for_many_weighs_as_one():
     below = whole.centres < 0.5
     scored, audited = ScoreHistogram(*[np.where(below, 0, whole.counts)] * 2), ScoreHistogram.empty()
     audited.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)))
-    beyond = audited.standing_for(int(whole.counts[below].sum()))
+    beyond = audited.scaled_to(int(whole.counts[below].sum()))
     thinned = scored + beyond
-    assert thinned.total == whole.total and (beyond.seen == audited.counts).all()
+    assert thinned.total == whole.total and (beyond.n_scored == audited.counts).all()
     again = ScoreHistogram.from_list(json.loads(json.dumps(thinned.to_list())))
-    assert (again.counts == thinned.counts).all() and (again.seen == thinned.seen).all()
+    assert (again.counts == thinned.counts).all() and (again.n_scored == thinned.n_scored).all()
     results = [estimate(calibration, h, top, beyond=b, seed=1) for h, b in ((whole, None), (again, beyond))]
     assert not any("two samples" in note for r in results for note in r.notes)
     assert abs(results[0].purity[299] - results[1].purity[299]) < 0.05
@@ -407,8 +407,8 @@ def test_one_that_stands_for_many_weighs_as_one():
 def test_a_sample_stands_for_all_of_them(scores, total):
     sample = ScoreHistogram.empty()
     sample.add(np.array(scores, float) / 7)
-    whole = sample.standing_for(total)
-    assert whole.total == (total if scores else 0) and (whole.seen == sample.counts).all()
+    whole = sample.scaled_to(total)
+    assert whole.total == (total if scores else 0) and (whole.n_scored == sample.counts).all()
     if scores:
         assert np.abs(whole.counts - sample.counts * total / len(scores)).max() <= 1
 

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from galscan.store.build import ingest_survey
-from galscan.store.manifest import _common, failed_rows, manifest, marker_path, outcomes, write_manifest
+from galscan.store.manifest import _without_id, failed_rows, manifest, marker_path, outcomes, write_manifest
 from galscan.surveys.base import Flag
 from galscan.surveys.files.local import LocalSurvey
 from tests.store.test_build import Sky
@@ -42,7 +42,7 @@ def test_reasons_that_name_a_file_are_one_reason(tmp_path: Path) -> None:
     failures = outcomes(ingest_survey(LocalSurvey(tmp_path, size=16), tmp_path / "s.zarr", workers=1))["failures"]
     assert [(f["objects"], f["such_as"]) for f in failures] == [(4, "22"), (2, "7"), (1, "1")]
     assert "'ID.png'" in failures[0]["reason"] and failures[1]["reason"] == "no file named ID"
-    assert _common("HTTP 500 (2 tries)", "500") == "HTTP 500 (2 tries)"
+    assert _without_id("HTTP 500 (2 tries)", "500") == "HTTP 500 (2 tries)"
 
 
 def test_stores_of_before_do_not_tell_what_is_final(tmp_path: Path) -> None:

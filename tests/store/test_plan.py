@@ -10,7 +10,7 @@ from galscan.core.errors import ConflictError, Interrupted
 from galscan.core.files import write_json
 from galscan.store.build import ingest_survey
 from galscan.store.manifest import marker_path
-from galscan.store.plan import begun, content, differences, plan_in, plan_of, set_up
+from galscan.store.plan import can_resume, content_hash, differences, plan_of, read_plan, write_plan
 from tests.store.test_build import Sky
 
 
@@ -40,15 +40,18 @@ def test_the_content_hash_follows_the_shards_and_their_order(tmp_path: Path) -> 
         for k, digest in enumerate(digests):
             write_json(marker_path(tmp_path / folder, k), {"sha256": digest})
     a, b = tmp_path / "a", tmp_path / "b"
-    whole = content(a, range(3))
-    assert content(a, range(2), a, range(2, 3)) == whole == content(a, range(0), a, range(3))
-    assert len({whole, content(a, range(2)), content(a, range(1), b, range(1, 2)), content(b, range(2))}) == 4
+    whole = content_hash(a, range(3))
+    assert content_hash(a, range(2), a, range(2, 3)) == whole == content_hash(a, range(0), a, range(3))
+    assert (
+        len({whole, content_hash(a, range(2)), content_hash(a, range(1), b, range(1, 2)), content_hash(b, range(2))})
+        == 4
+    )
 
 
 def test_a_plan_is_gone_on_with_or_refused(tmp_path: Path) -> None:
     plan = plan_of(Sky(text=True))
-    assert not begun(tmp_path, plan)
-    set_up(tmp_path, plan)
-    assert begun(tmp_path, plan) and plan_in(tmp_path) == plan
+    assert not can_resume(tmp_path, plan)
+    write_plan(tmp_path, plan)
+    assert can_resume(tmp_path, plan) and read_plan(tmp_path) == plan
     with pytest.raises(ConflictError, match="was begun with other settings: count was 700, is 701"):
-        begun(tmp_path, plan_of(Sky(count=701, text=True)))
+        can_resume(tmp_path, plan_of(Sky(count=701, text=True)))

@@ -59,7 +59,7 @@ def test_a_retry_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     out = tmp_path / "s.zarr"
     before = ingest_survey(Healing(), out, workers=1)
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    with pytest.raises(Interrupted, match=r"stopped with 47 of .*s.zarr still failed; the same command goes on"):
+    with pytest.raises(Interrupted, match=r"stopped with 47 of .*s.zarr still failed; run the same command to resume"):
         ingest_survey(Healing(day=2, stop_after=30), out, retry_failed=True)  # the first shard holds 25 failed ones
     assert files == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert layout.open_store(out).content_hash == before.content_hash

@@ -65,9 +65,9 @@ def test_a_survey_that_breaks_its_promise(tmp_path: Path) -> None:
         def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
             yield Cutout(np.zeros((4, 4, 3), np.uint8))
 
-    with pytest.raises(GalscanError, match="gave 256 rows and 255 cutouts"):
+    with pytest.raises(GalscanError, match="returned 256 rows and 255 cutouts"):
         ingest_survey(Short(), tmp_path / "a.zarr", workers=1)
-    with pytest.raises(GalscanError, match=r"gave \(4, 4, 3\) uint8, not \(8, 8, 3\)"):
+    with pytest.raises(GalscanError, match=r"returned an image of \(4, 4, 3\) uint8, not \(8, 8, 3\)"):
         ingest_survey(Small(), tmp_path / "b.zarr", workers=1)
 
 
