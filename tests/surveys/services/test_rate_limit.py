@@ -17,8 +17,8 @@ from galscan.surveys.services.rate_limit import SLACK, RateLimiter
 SCRIPT = """
 import sys, threading, time
 from pathlib import Path
-from galscan.surveys.services.rate_limit import Pace
-pace = Pace(Path(sys.argv[1]), "host", 1200, 900, threading.Event())
+from galscan.surveys.services.rate_limit import RateLimiter
+pace = RateLimiter(Path(sys.argv[1]), "host", 1200, 900, threading.Event())
 for _ in range(15):
     pace.wait()
     print(time.monotonic())
@@ -52,23 +52,23 @@ def test_threads_and_processes_share_it(tmp_path):
 
 def test_hosts_do_not_wait_for_each_other(tmp_path):
     slow, other = (RateLimiter(tmp_path, host, 1, 900, threading.Event()) for host in ("a:80", "b:80"))
-    assert slow._turn() == other._turn() == 0 and slow._turn() > 50
+    assert slow._acquire() == other._acquire() == 0 and slow._acquire() > 50
 
 
 def test_a_pause_holds_and_is_not_shortened(tmp_path):
     pace = RateLimiter(tmp_path, "host", 6000, 900, threading.Event())
     pace.pause(30)
     pace.pause(1)
-    assert 29 < pace._turn() <= 30
-    assert 29 < RateLimiter(tmp_path, "host", 6000, 900, threading.Event())._turn() <= 30, "another process keeps it"
+    assert 29 < pace._acquire() <= 30
+    assert 29 < RateLimiter(tmp_path, "host", 6000, 900, threading.Event())._acquire() <= 30, "another process keeps it"
 
 
 def test_a_clock_that_started_anew(tmp_path):
     """The monotonic clock begins again with the machine; what was written before may lie far ahead."""
     (tmp_path / "host").write_bytes(struct.pack("<d", time.monotonic() + 5000))
-    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event())._turn() == 0
+    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event())._acquire() == 0
     (tmp_path / "host").write_bytes(b"torn")
-    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event())._turn() == 0
+    assert RateLimiter(tmp_path, "host", 60, 900, threading.Event())._acquire() == 0
 
 
 def test_stop(tmp_path):
