@@ -1,21 +1,20 @@
-"""What SIMBAD, NED and the tables of VizieR have at the places of candidates: asked politely, kept, never guessed.
+"""Queries of SIMBAD, NED and VizieR for known objects at the positions of candidates.
 
-Many places go in one request, so that a thousand candidates are one question to CDS. Each answer is kept on disk before
-the next is asked for: whatever stops this, the same call goes on. A place for which no answer came is *not asked*,
-which is another thing than nothing being there.
+One request holds many positions: a thousand candidates take one request to CDS. Each response is cached on disk before
+the next request, so that an interrupted call can be resumed. Positions without a response are marked "not asked",
+which differs from an empty result.
 
-How the services are asked, and where that was read (none was asked live when this was written; the tests marked
-``network`` do):
+Sources of the request formats (written without live requests; tests marked ``network`` make them):
 
 CDS XMatch (SIMBAD, VizieR)
-    ``POST`` of a form with the file ``cat1``; parameters and limits (180 arcsec, 100 MB) from its own documentation,
-    cdsxmatch.u-strasbg.fr/xmatch/doc/API-calls.html, the same as astroquery/xmatch/core.py sends. The columns of the
-    CSV (``angDist``, those sent, those of the table) are as in astroquery's recorded answer; ``main_id`` and
-    ``main_type`` of SIMBAD as clients of it read them. A file of one row was refused (astroquery issue 1376), so
-    there are two at least. An empty body is taken for no answer, as a header alone says that nothing was found.
+    ``POST`` of a form with the file ``cat1``; parameters and limits (180 arcsec, 100 MB) from its documentation,
+    cdsxmatch.u-strasbg.fr/xmatch/doc/API-calls.html, as in astroquery/xmatch/core.py. The columns of the CSV
+    (``angDist``, those sent, those of the table) are as in astroquery's recorded response; ``main_id`` and
+    ``main_type`` of SIMBAD as its clients read them. The service rejected a file of one row (astroquery issue 1376),
+    so at least two are sent. An empty body counts as no response, as an empty result has a header.
 NED
     ``GET`` of its TAP service, ``NEDTAP.objdir`` with ``prefname`` and ``prefphytype``: many circles in one query, as
-    in clients of it and in Gnuastro; a query is ended after 60 s.
+    in other clients and in Gnuastro; the service ends a query after 60 s.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import Client, RequestPolicy
 from galscan.surveys.services.errors import FetchError, ServiceUnavailableError
 
-MOST = 5_000  # candidates asked for unless --top says how many
-DAYS = 30.0  # after which an answer is asked for again: these services grow
-LONGEST = 80  # characters of a name
+MAX_CANDIDATES = 5_000  # queried without --top
+DAYS = 30.0  # after which a cached response expires, as the services add objects
+MAX_NAME_LENGTH = 80  # characters
 VIZIER = "vizier:"
 NAMES_OF_SERVICES = ("simbad", "ned", VIZIER + "TABLE")
 _SLACK = 0.01  # arcsec: services round
 _ROW, _RA, _DEC = "galscan_row", "galscan_ra", "galscan_dec"
 
-Place = tuple[float, float]
+Position = tuple[float, float]  # right ascension and declination in degrees
 
 
 class Match(NamedTuple):
-    """The nearest object that a service has: arcseconds away, its name, its type ("" where none is given)."""
+    """Nearest object in a service: separation in arcseconds, name, and type ("" if unknown)."""
 
     sep: float
     name: str
@@ -62,10 +61,10 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Service:
-    """Where something is asked for, how many places a request, and how often."""
+    """URL of a service, maximum number of positions per request, and request policy."""
 
     url: str
-    places: int
+    batch: int
     policy: RequestPolicy
 
 
@@ -90,25 +89,25 @@ NED = Service(
 
 @dataclass
 class ServiceMatches:
-    """What a service said.
+    """Matches from a service.
 
     Attributes
     ----------
     title : str
         ``simbad``, ``ned`` or ``vizier:TABLE``.
-    answers : dict
-        The match at each place that was answered, None where nothing is there. A place that is missing was not asked.
-    trouble : str
-        Why places are missing.
+    matches : dict
+        The match at each position with a response, None for an empty result. Positions without a response are missing.
+    error : str
+        Why positions are missing.
     """
 
     title: str
-    answers: dict[Place, Match | None] = field(default_factory=dict)
-    trouble: str = ""
+    matches: dict[Position, Match | None] = field(default_factory=dict)
+    error: str = ""
 
 
 def parse_services(text: str | Sequence[str]) -> list[str]:
-    """Return the services of ``simbad,ned,vizier:TABLE``.
+    """Return the services named in a text like ``simbad,ned,vizier:TABLE``.
 
     Raises
     ------
@@ -128,10 +127,10 @@ def parse_services(text: str | Sequence[str]) -> list[str]:
             if name not in ("simbad", "ned"):
                 raise InputError(
                     f"--crossmatch {raw.strip()!r} is unknown{nearest(name, NAMES_OF_SERVICES)}; "
-                    "give simbad, ned or vizier:TABLE, with commas between"
+                    "give simbad, ned or vizier:TABLE, separated by commas"
                 )
         if name in names:
-            raise InputError(f"--crossmatch names {name} twice; once will do")
+            raise InputError(f"--crossmatch names {name} twice; name it once")
         names.append(name)
     return names
 
@@ -141,129 +140,128 @@ def _service(name: str) -> Service:
 
 
 def minutes(names: Sequence[str], count: int) -> float:
-    """Return how long it takes to ask for so many places, at the pace that is kept."""
-    return sum(math.ceil(count / (s := _service(name)).places) / s.policy.per_minute for name in names)
+    """Return the minutes that queries of `count` positions take at the services' rate limits."""
+    return sum(math.ceil(count / (s := _service(name)).batch) / s.policy.per_minute for name in names)
 
 
 def check_count(names: Sequence[str], count: int, top: int | None) -> None:
-    """Refuse to ask for many unless that is what was wanted.
+    """Require `top` for queries of more than `MAX_CANDIDATES` candidates.
 
     Raises
     ------
     InputError
-        With the number that would do, and the time.
+        With the allowed number, and the time it takes.
     """
-    if top is None and count > MOST:
+    if top is None and count > MAX_CANDIDATES:
         raise InputError(
-            f"--crossmatch would ask for {count:,} candidates, {minutes(names, count):,.1f} minutes at the pace these "
-            f"services are asked; give --top {MOST} ({minutes(names, MOST):,.1f} minutes), or --top {count} to "
-            "insist"
+            f"--crossmatch would query {count:,} candidates, {minutes(names, count):,.1f} minutes at the services' "
+            f"rate limits; give --top {MAX_CANDIDATES} ({minutes(names, MAX_CANDIDATES):,.1f} minutes), or --top "
+            f"{count} for all of them"
         )
 
 
-def ask(name: str, places: Iterable[Place], radius: float, contact: str = "") -> ServiceMatches:
-    """Ask one service what it has within `radius` (arcsec) of each place; what was answered before is not asked again.
+def query_service(name: str, positions: Iterable[Position], radius: float, contact: str = "") -> ServiceMatches:
+    """Query a service for the nearest object within `radius` (arcsec) of each position; cached responses are reused.
 
-    Never raises for a service that fails: the places it left open are missing.
+    If the service fails no error is raised; its positions are missing in the result.
     """
-    service, asked = _service(name), ServiceMatches(name)
+    service, result = _service(name), ServiceMatches(name)
     client = Client(service.policy, cache=home.cache_home(), contact=contact)
-    client.answers.prune()
-    todo = list(dict.fromkeys(places))
-    with track(name, len(todo), "candidates") as advance:
-        for start in range(0, len(todo), service.places):
-            some = todo[start : start + service.places]
-            url, form, read = (_ned if name == "ned" else _xmatch)(service.url, name, some, radius)
+    client.cache.prune()
+    remaining = list(dict.fromkeys(positions))
+    with track(name, len(remaining), "candidates") as advance:
+        for start in range(0, len(remaining), service.batch):
+            batch = remaining[start : start + service.batch]
+            url, form, read = (_ned if name == "ned" else _xmatch)(service.url, name, batch, radius)
             try:
                 found = client.get(url, read, form, DAYS)
             except ServiceUnavailableError as error:
-                asked.trouble = str(error).partition("; what was fetched")[0]
+                result.error = str(error).partition("; what was fetched")[0]
                 break
             except FetchError as error:
-                asked.trouble = f"{urlsplit(url).netloc}: {error}"
+                result.error = f"{urlsplit(url).netloc}: {error}"
             else:
-                asked.answers |= {place: found.get(k) for k, place in enumerate(some)}
-            advance(len(some))
-    return asked
+                result.matches |= {position: found.get(k) for k, position in enumerate(batch)}
+            advance(len(batch))
+    return result
 
 
-Question = tuple[str, Mapping[str, object] | None, Callable[[Response], dict[int, Match]]]
+# URL, form fields, and parser of the response.
+Request = tuple[str, Mapping[str, object] | None, Callable[[Response], dict[int, Match]]]
 
 
-def _xmatch(url: str, name: str, places: Sequence[Place], radius: float) -> Question:
-    """Return address, form and reader of a question to CDS XMatch."""
-    lines = [f"{k},{ra:.8f},{dec:.8f}" for k, (ra, dec) in enumerate(places)]
+def _xmatch(url: str, name: str, positions: Sequence[Position], radius: float) -> Request:
+    """Return a request to CDS XMatch."""
+    lines = [f"{k},{ra:.8f},{dec:.8f}" for k, (ra, dec) in enumerate(positions)]
     table = "\n".join([f"{_ROW},{_RA},{_DEC}", *lines, *lines[: 2 - len(lines)]]) + "\n"
     form = {
         "request": "xmatch", "distMaxArcsec": f"{radius:g}", "selection": "best", "RESPONSEFORMAT": "csv",
         "cat1": ("cat1.csv", table), "colRA1": _RA, "colDec1": _DEC, "cat2": name,
     }  # fmt: skip
 
-    def read(answer: Response) -> dict[int, Match]:
-        columns, rows = _csv(answer, (_ROW, "angDist"))
-        own = [c for c in columns if c not in (_ROW, _RA, _DEC, "angDist")]
-        titled = _name_column(own)
+    def read(response: Response) -> dict[int, Match]:
+        columns, rows = _csv(response, (_ROW, "angDist"))
+        name_column = _name_column([c for c in columns if c not in (_ROW, _RA, _DEC, "angDist")])
         found: dict[int, Match] = {}
         for row in rows:
             k, sep = _number(row[_ROW]), _number(row["angDist"])
-            if k not in range(len(places)) or not 0 <= sep <= radius + _SLACK:
-                raise FetchError(f"an object {row['angDist'][:20]} arcsec from row {row[_ROW][:20]}, never asked for")
+            if k not in range(len(positions)) or not 0 <= sep <= radius + _SLACK:
+                raise FetchError(
+                    f"the response has an object that was not requested, {row['angDist'][:20]} arcsec from row "
+                    f"{row[_ROW][:20]}"
+                )
             kind = _text(row.get("main_type", "")) if name == "simbad" else ""
             if sep <= radius:
-                _nearer(found, int(k), Match(sep, _called(row, titled) or name, kind))
+                _keep_nearer(found, int(k), Match(sep, _object_name(row, name_column) or name, kind))
         return found
 
     return url, form, read
 
 
-def _ned(url: str, name: str, places: Sequence[Place], radius: float) -> Question:
-    """Return address and reader of a question to NED."""
+def _ned(url: str, name: str, positions: Sequence[Position], radius: float) -> Request:
+    """Return a request to NED."""
     size = f"{radius / 3600:.8f}"
     circles = " OR ".join(
-        f"CONTAINS(POINT('J2000',ra,dec),CIRCLE('J2000',{ra:.7f},{dec:.7f},{size}))=1" for ra, dec in places
+        f"CONTAINS(POINT('J2000',ra,dec),CIRCLE('J2000',{ra:.7f},{dec:.7f},{size}))=1" for ra, dec in positions
     )
     query = f"SELECT prefname,ra,dec,prefphytype FROM NEDTAP.objdir WHERE {circles}"
-    there = unit_vectors(*np.array(places).T)
+    points = unit_vectors(*np.array(positions).T)
 
-    def read(answer: Response) -> dict[int, Match]:
+    def read(response: Response) -> dict[int, Match]:
         found: dict[int, Match] = {}
-        for row in _csv(answer, ("prefname", "ra", "dec", "prefphytype"))[1]:
+        for row in _csv(response, ("prefname", "ra", "dec", "prefphytype"))[1]:
             ra, dec = _number(row["ra"]), _number(row["dec"])
-            apart = arcseconds(np.linalg.norm(there - unit_vectors(np.array(ra), np.array(dec)), axis=1))
-            near = np.flatnonzero(apart <= radius)
-            if not len(near) and not apart.min() <= radius + 0.1:  # also NaN
-                raise FetchError(f"an object at {row['ra'][:20]}, {row['dec'][:20]}, never asked for")
-            called, kind = _text(row["prefname"]) or name, _text(row["prefphytype"])
-            for k in near:  # of two candidates side by side it may be both
-                _nearer(found, int(k), Match(float(apart[k]), called, kind))
+            separation = arcseconds(np.linalg.norm(points - unit_vectors(np.array(ra), np.array(dec)), axis=1))
+            near = np.flatnonzero(separation <= radius)
+            if not len(near) and not separation.min() <= radius + 0.1:  # also NaN
+                raise FetchError(
+                    f"the response has an object that was not requested, at {row['ra'][:20]}, {row['dec'][:20]}"
+                )
+            object_name, kind = _text(row["prefname"]) or name, _text(row["prefphytype"])
+            for k in near:  # an object may match several candidates
+                _keep_nearer(found, int(k), Match(float(separation[k]), object_name, kind))
         return found
 
-    asked = {"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "csv", "QUERY": query}
-    return f"{url}?{urlencode(asked)}", None, read
+    parameters = {"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "csv", "QUERY": query}
+    return f"{url}?{urlencode(parameters)}", None, read
 
 
-def _csv(answer: Response, wanted: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """Return columns and rows of an answer that is CSV, whole, and has the columns that were asked for.
-
-    Raises
-    ------
-    FetchError
-        If it is anything else.
-    """
-    if answer.absent:
-        raise FetchError(f"HTTP {answer.status}")
+def _csv(response: Response, required: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Return columns and rows of a response, which must be complete CSV with the required columns."""
+    if response.absent:
+        raise FetchError(f"HTTP {response.status}")
     try:
-        text = answer.body.decode("utf-8")
+        text = response.body.decode("utf-8")
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error):
-        raise FetchError(f"no table but {answer.words()}") from None
+        raise FetchError(f"the response is not a table: {response.excerpt()}") from None
     columns = [c.strip() for c in lines[0]] if lines else []
-    if absent := [c for c in wanted if c not in columns]:
-        raise FetchError(f"no table with the column {absent[0]} but {answer.words() or 'nothing'}")
+    if absent := [c for c in required if c not in columns]:
+        raise FetchError(f"the response is not a table with the column {absent[0]}: {response.excerpt() or 'empty'}")
     rows = [line for line in lines[1:] if line]
     if rows and (not text.endswith("\n") or any(len(line) != len(columns) for line in rows)):
-        raise FetchError("a table that breaks off")
-    # The first of two columns of one name counts: a column of the service must not stand for one that was sent.
+        raise FetchError("the response is truncated")
+    # Of two columns with one name the first is used: the columns that were sent come before those of the service.
     return columns, [dict(zip(reversed(columns), reversed(line), strict=True)) for line in rows]
 
 
@@ -275,13 +273,13 @@ def _number(text: str) -> float:
 
 
 def _text(text: str) -> str:
-    """Return text of a stranger in one line of bearable length."""
+    """Return text from a service as one printable line of at most `MAX_NAME_LENGTH` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
+    return line if len(line) <= MAX_NAME_LENGTH else line[: MAX_NAME_LENGTH - 3] + "..."
 
 
 def _name_column(columns: Sequence[str]) -> str:
-    """Return the column that names an object: a usual one, else the first that is no position."""
+    """Return the column with the names of objects: a usual one, else the first that is not a position."""
     lower = {c.lower(): c for c in reversed(columns)}
     if usual := next((lower[n] for n in NAMES if n in lower), None):
         return usual
@@ -289,21 +287,21 @@ def _name_column(columns: Sequence[str]) -> str:
     return next((c for c in columns if c.lower() not in positions), "")
 
 
-def _called(row: Mapping[str, str], column: str) -> str:
-    """Return what an object is called: a number says nothing without its column."""
+def _object_name(row: Mapping[str, str], column: str) -> str:
+    """Return the name of an object; a mere number is prefixed with the column's name."""
     value = _text(row.get(column, ""))
-    named = column.lower() in NAMES and any(c.isalpha() for c in value)
-    return value if named or not value else _text(f"{column} {value}")
+    is_name = column.lower() in NAMES and any(c.isalpha() for c in value)
+    return value if is_name or not value else _text(f"{column} {value}")
 
 
-def _nearer(found: dict[int, Match], k: int, match: Match) -> None:
+def _keep_nearer(found: dict[int, Match], k: int, match: Match) -> None:
     if k not in found or match.sep < found[k].sep:
         found[k] = match
 
 
-def tell(asked: ServiceMatches, count: int) -> str:
-    """Return what people are told of a service that did not answer for `count` candidates."""
+def missing_warning(result: ServiceMatches, count: int) -> str:
+    """Return a warning about a service that did not respond for `count` candidates."""
     return (
-        f"{asked.title}: {count:,} candidates were not asked ({asked.trouble}); they are told neither known nor new; "
-        "what came is kept, the same command asks for the rest"
+        f"{result.title}: {count:,} candidates were not queried ({result.error}), and count as neither known nor new; "
+        "responses are cached, run the same command again to query the rest"
     )

@@ -169,7 +169,7 @@ def is_shipped(name: str) -> bool:
     return name in toml_names("catalogs")
 
 
-def remember(name: str) -> Schema:
+def install_schema(name: str) -> Schema:
     """Load a schema, as `load_schema` does; one from a path is found by its name from now on, in the data home.
 
     Raises

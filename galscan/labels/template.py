@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from galscan.core.errors import InputError, nearest
 from galscan.core.home import model_path
 from galscan.labels.recipe import Recipe, recipe_from_text, recipe_names
-from galscan.labels.schema import Answer, Schema, Task, remember
+from galscan.labels.schema import Answer, Schema, Task, install_schema
 
 WIDTH = 116  # of words in the file
 
@@ -44,7 +44,7 @@ def starting_recipe(name: str, schemas: Sequence[str], answers: Sequence[str] = 
     for what, given in (("--schema", schemas), ("--answer", answers)):
         if len(set(given)) < len(given):
             raise InputError(f"{what} names {', '.join(given)}: name each once")
-    loaded = {schema.name: schema for schema in map(remember, schemas)}
+    loaded = {schema.name: schema for schema in map(install_schema, schemas)}
     known = [answer for schema in loaded.values() for answer in schema.names]
     for answer in answers:
         if answer not in known:

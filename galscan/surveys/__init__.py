@@ -1,1 +1,1 @@
-"""Surveys: a catalog of objects, and a cutout (or the reason for none) of each."""
+"""Surveys: catalogs of objects with their cutouts, from files, frames, services and simulations."""

@@ -1,7 +1,6 @@
-"""What every survey offers: a catalog of objects, and a cutout (or the reason for none) of each.
+"""The `Survey` protocol: a catalog of objects, and for each a cutout or the reason why there is none.
 
-An outcome is one of three value types, so that "no coverage" and "failed" can never be mistaken for
-a galaxy: `Cutout`, `NoCoverage`, `Failed`.
+An outcome is one of three types: `Cutout`, `NoCoverage`, `Failed`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import pandas as pd
 
 
 class Flag(enum.IntFlag):
-    """What is known about one cutout. The low five bits are reasons never to score it."""
+    """Quality flags of a cutout. With any of the low five bits set it is not scored."""
 
     OK = 0
     MISSING = 1  # no image, or no coverage
@@ -24,8 +23,8 @@ class Flag(enum.IntFlag):
     WRONG_SHAPE = 4
     NONFINITE = 8
     BLANK = 16
-    EDGE = 32  # part of the stamp lies beyond the image and was filled
-    UPSCALED = 64  # the source had fewer pixels than the store
+    EDGE = 32  # partly outside the image; the rest was filled
+    UPSCALED = 64  # the source image had fewer pixels than the cutout
 
 
 UNUSABLE = Flag.MISSING | Flag.UNREADABLE | Flag.WRONG_SHAPE | Flag.NONFINITE | Flag.BLANK
@@ -40,22 +39,22 @@ REASONS = {
 
 
 def reason(flags: int) -> str:
-    """Return the words for the first unusable bit of `flags`, or an empty string."""
+    """Return the reason of the first unusable bit of `flags`, or an empty string."""
     return next((text for flag, text in REASONS.items() if flags & flag), "")
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """One image as it goes into the store.
+    """An image as it is written to the store.
 
     Attributes
     ----------
     image : ndarray of uint8, shape (size, size, 3)
-        Red, green, blue; row 0 is the top of the picture.
+        Red, green, blue; row 0 is the top of the image.
     pixel_scale : float
-        Arcsec per stored pixel, NaN where unknown.
+        Arcsec per stored pixel, NaN if unknown.
     flags : Flag
-        Harmless notes (`Flag.EDGE`, `Flag.UPSCALED`); never a reason not to score.
+        `Flag.EDGE` and `Flag.UPSCALED` only; a cutout with them is scored.
     """
 
     image: np.ndarray
@@ -65,14 +64,14 @@ class Cutout:
 
 @dataclass(frozen=True)
 class NoCoverage:
-    """The survey never looked there; final."""
+    """The survey does not cover the position; not retried."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """There should be an image, but it cannot be used: `flag` says how, `reason` in words."""
+    """The image cannot be used; `flag` is the kind of failure, `reason` its description."""
 
     reason: str
     flag: Flag = Flag.UNREADABLE
@@ -83,7 +82,7 @@ Outcome = Cutout | NoCoverage | Failed
 
 @runtime_checkable
 class Survey(Protocol):
-    """A source of objects and cutouts, in one fixed order, so that a range can be asked for again.
+    """A source of objects and cutouts in a fixed order, so that any range can be read again.
 
     Instances are small and picklable: ingest sends them to other processes.
     """
@@ -100,7 +99,7 @@ class Survey(Protocol):
 
     @property
     def id_dtype(self) -> np.dtype:
-        """int64, or fixed-width text."""
+        """Data type of ids: int64 or fixed-width text."""
         ...
 
     def __len__(self) -> int:
@@ -108,15 +107,15 @@ class Survey(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-able provenance: everything that decides the pixels (settings, stretch, bands, seed)."""
+        """Return JSON-able provenance: everything that determines the pixels (settings, stretch, bands, seed)."""
         ...
 
     def schemas(self) -> dict[str, list[str]]:
-        """Return the label columns it can give: schema name -> answer names."""
+        """Return the available labels: schema name -> answer names."""
         ...
 
     def truth(self) -> list[str]:
-        """Return the names of truth columns (simulations only); never shown to training."""
+        """Return the names of truth columns (simulations only); never used in training."""
         ...
 
     def objects(self, start: int, stop: int) -> pd.DataFrame:
@@ -128,5 +127,5 @@ class Survey(Protocol):
         ...
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one outcome an object, in the order of `objects`."""
+        """Yield one outcome per object, in the order of `objects`."""
         ...

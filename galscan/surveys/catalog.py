@@ -1,4 +1,4 @@
-"""What all surveys of a catalog have: its objects, each in a row of arrays, and their labels."""
+"""Base class of surveys with a catalog: ids, positions and labels of the objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from galscan.surveys import tables
 
 
 class CatalogSurvey:
-    """The half of a `galscan.surveys.base.Survey` that says what there is; its children say how it looks."""
+    """The catalog part of a `galscan.surveys.base.Survey`; subclasses add `describe` and `cutouts`."""
 
     catalog: Path | None
     ids: np.ndarray
@@ -22,14 +22,8 @@ class CatalogSurvey:
     labels: pd.DataFrame
     _schemas: dict[str, list[str]]
 
-    def _read_places(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
-        """Read ids and positions from the catalog.
-
-        Raises
-        ------
-        InputError
-            If it has no column of one of them, or what is there makes no sense.
-        """
+    def _read_positions(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
+        """Read ids and positions from the catalog."""
         where = str(self.catalog)
         role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
         for wanted, column in role.items():
@@ -41,18 +35,18 @@ class CatalogSurvey:
 
     @property
     def id_dtype(self) -> np.dtype:
-        """int64, or text as wide as the longest id."""
+        """Data type of ids: int64, or text as wide as the longest id."""
         return self.ids.dtype
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def schemas(self) -> dict[str, list[str]]:
-        """Return the answers found in the catalog, by schema."""
+        """Return the answers in the catalog, by schema."""
         return {k: list(v) for k, v in self._schemas.items()}
 
     def truth(self) -> list[str]:
-        """Return nothing: only a simulation knows the truth."""
+        """Return an empty list: only simulations have truth columns."""
         return []
 
     def objects(self, start: int, stop: int) -> pd.DataFrame:

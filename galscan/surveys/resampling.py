@@ -1,6 +1,6 @@
-"""Images are resampled here, to fewer pixels: by the same filter when a store is made and when it is read.
+"""Resampling of images to fewer pixels, by the same filter when a store is written and when it is read.
 
-So a store of 128 px that is read at 64 px looks like one that was made at 64 px of the same images.
+A store of 128 px read at 64 px therefore gives nearly the same images as a store of 64 px.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from PIL import Image
 
 from galscan.core.errors import InputError
 
-# Hamming's kernel weighs all the area of a pixel, and has no negative lobes: no dark rings appear around stars.
+# Hamming's kernel averages over the whole pixel and has no negative lobes, which would cause dark rings around stars.
 KERNEL = Image.Resampling.HAMMING
-GAP = 3.0  # images that shrink more than twice as much are averaged in blocks first, which is faster
-SOME = 64  # images a task of a thread
+GAP = 3.0  # Pillow's reducing_gap: larger reductions average in blocks first, which is faster
+BATCH = 64  # images per task of a thread
 
 
 def shrink(image: Image.Image, size: int) -> Image.Image:
@@ -24,15 +24,15 @@ def shrink(image: Image.Image, size: int) -> Image.Image:
 
 
 def resample(images: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
-    """Return images with `size` pixels on a side: local means, so that the mean brightness stays.
+    """Return images with `size` pixels on a side; the mean brightness does not change.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
     size : int
-        At most S; where it is S, `images` itself is returned.
+        At most S; if it is S, `images` itself is returned.
     threads : int
-        How many work on it.
+        Number of threads.
 
     Returns
     -------
@@ -47,14 +47,14 @@ def resample(images: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
     if stored == size:
         return images
     if stored < size:
-        raise InputError(f"images of {stored} px hold less than the {size} px asked for; ingest with --size {size}")
+        raise InputError(f"images have {stored} px, fewer than the {size} px requested; ingest with --size {size}")
     out = np.empty((len(images), size, size, 3), np.uint8)
 
     def work(start: int) -> None:
-        for k in range(start, min(start + SOME, len(images))):
+        for k in range(start, min(start + BATCH, len(images))):
             out[k] = np.asarray(shrink(Image.fromarray(images[k]), size))
 
-    starts = range(0, len(images), SOME)
+    starts = range(0, len(images), BATCH)
     if threads > 1 and len(starts) > 1:
         with ThreadPoolExecutor(threads, "galscan-resample") as pool:
             list(pool.map(work, starts))
@@ -65,5 +65,5 @@ def resample(images: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
 
 
 def pixels_text(stored: int, size: int) -> str:
-    """Return the size that images of a store of `stored` pixels on a side are read at, in words."""
+    """Return as text the size at which images stored with `stored` pixels on a side are read."""
     return f"{size} px" + (f", resampled from {stored} px" if stored > size else "")

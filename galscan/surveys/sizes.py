@@ -1,10 +1,10 @@
-"""Pixels on a side of a cutout: the default, and the limits of surveys that resample images."""
+"""Default and limits of the size of a cutout in pixels."""
 
 from __future__ import annotations
 
 from galscan.core.errors import InputError
 
-DEFAULT_SIZE = 96  # what no shipped recipe exceeds: a larger store is resampled when read, a smaller one refused
+DEFAULT_SIZE = 96  # the largest of the shipped recipes: larger stores are resampled when read, smaller ones refused
 MIN_SIZE, MAX_SIZE = 8, 1024
 
 

@@ -1,4 +1,4 @@
-"""Catalogs as people have them: CSV, FITS, VOTable, Parquet; columns by their usual names; ids kept exact."""
+"""Reading of catalogs: CSV, FITS, VOTable, Parquet; columns found by their usual names and UCDs; exact ids."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from galscan.labels.columns import read_answers
 from galscan.labels.schema import load_schema
 
 MAX_ID = 64  # characters
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  # no value, in CSV
+EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  # missing values in CSV
 
-# Usual column names in lower case. The first of each is unambiguous: it wins over the others.
+# Usual column names in lower case. The first of each is unambiguous and takes precedence over the others.
 ROLES: dict[str, tuple[str, ...]] = {
     "id": (
         "id",
@@ -38,9 +38,9 @@ ROLES: dict[str, tuple[str, ...]] = {
     "pixel_scale": ("pixel_scale", "pixel_scale_arcsec", "pixel_scale_arcsec_per_pixel", "pixscale", "pixelscale"),
     "radius": ("petror90_r", "petro_r90_r", "petror90", "r90"),
 }
-WINS = {"id": ("id", "id_str"), "file": ("file", "file_loc")}  # id_str and file_loc are those of galaxy-datasets
-SUBFOLDER = "subfolder"  # of a file name, in the same tables
-# What the table itself says a column is; a main one is better than another.
+PREFERRED = {"id": ("id", "id_str"), "file": ("file", "file_loc")}  # id_str and file_loc are those of galaxy-datasets
+SUBFOLDER = "subfolder"  # column of the folder of a file, in galaxy-datasets
+# UCDs of the roles, best first.
 UCDS: dict[str, tuple[str, ...]] = {
     "id": ("meta.id;meta.main", "id_main"),
     "ra": ("pos.eq.ra;meta.main", "pos_eq_ra_main", "pos.eq.ra"),
@@ -78,7 +78,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
             raise InputError(f"catalog {path} has an unknown suffix; use .csv, .fits, .vot or .parquet")
     except InputError:
         raise
-    except Exception as error:  # each reader has its own family of errors for a broken file
+    except Exception as error:  # each reader raises its own errors for broken files
         why = f"{type(error).__name__}: {_line(error)}"
         raise InputError(f"catalog {path} cannot be read ({why}); check the file") from error
     if frame.empty:
@@ -91,17 +91,17 @@ def _read_csv(path: Path, columns: Mapping[str, str], separator: str) -> pd.Data
     header = pd.read_csv(path, nrows=0, **options).columns
     wanted = {*ROLES["id"], *ROLES["file"], SUBFOLDER, *(c.lower() for c in columns.values())}
     text = [c for c in header if c.lower() in wanted]
-    # Empty values are declared for the other columns only: an object may be called "NA" or "null".
+    # Not for columns of text: an object may be called "NA" or "null".
     empty = {c: EMPTY for c in header if c not in text}
-    kinds = dict.fromkeys(text, str)
-    return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty, low_memory=False, **options)
+    dtypes = dict.fromkeys(text, str)
+    return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=empty, low_memory=False, **options)
 
 
 def _read_astropy(path: Path, form: str) -> pd.DataFrame:
     from astropy.table import Table
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # units and UCDs that astropy does not know are no concern here
+        warnings.simplefilter("ignore")  # units and UCDs that astropy does not know do no harm
         return from_astropy(Table.read(path, format=form))
 
 
@@ -109,7 +109,7 @@ def from_astropy(table: Any) -> pd.DataFrame:
     """Return an astropy table, with its UCDs and units in ``attrs``; columns of arrays are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # astropy knows the UCDs of a VOTable; those of FITS it passes on as keywords.
+        # astropy parses the UCDs of a VOTable; those of FITS are in header keywords.
         ucd = {
             c: str(table[c].meta.get("ucd") or table.meta.get(f"TUCD{k}") or "").lower()
             for k, c in enumerate(table.colnames, 1)
@@ -123,7 +123,7 @@ def from_astropy(table: Any) -> pd.DataFrame:
 
 
 def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], where: str) -> str | None:
-    """Return the column of `frame` that plays `role`, or None.
+    """Return the column of `frame` for `role`, or None.
 
     Raises
     ------
@@ -136,10 +136,10 @@ def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], wher
             raise InputError(f"{where} has no column '{columns[role]}' for {role}{nearest(columns[role], present)}")
         return columns[role]
     lower = {c.lower(): c for c in reversed(present)}
-    if (sure := next((w for w in WINS.get(role, ROLES[role][:1]) if w in lower), None)) is not None:
-        return lower[sure]
-    if (declared := _by_ucd(frame, role)) is not None:
-        return declared
+    if (preferred := next((w for w in PREFERRED.get(role, ROLES[role][:1]) if w in lower), None)) is not None:
+        return lower[preferred]
+    if (by_ucd := _by_ucd(frame, role)) is not None:
+        return by_ucd
     found = [lower[name] for name in ROLES[role] if name in lower]
     if len(found) > 1:
         raise InputError(
@@ -150,10 +150,10 @@ def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], wher
 
 
 def _by_ucd(frame: pd.DataFrame, role: str) -> str | None:
-    """Return the one column whose UCD says it plays `role`; positions in sexagesimal text do not count."""
-    said = {c: u for c, u in frame.attrs.get("ucd", {}).items() if c in frame.columns}
+    """Return the column with a UCD of `role`, if there is exactly one; sexagesimal text is not a position."""
+    ucds = {c: u for c, u in frame.attrs.get("ucd", {}).items() if c in frame.columns}
     for wanted in UCDS.get(role, ()):
-        found = [c for c, ucd in said.items() if ucd == wanted]
+        found = [c for c, ucd in ucds.items() if ucd == wanted]
         if role != "id":
             found = [c for c in found if pd.api.types.is_numeric_dtype(frame[c].dtype)]
         if len(found) == 1:
@@ -174,7 +174,7 @@ def identifiers(column: pd.Series, where: str) -> np.ndarray:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
         if np.any(np.abs(values) > 2**53) or np.any(values % 1 != 0):  # NaN fails too
             raise InputError(
-                f"{where} holds floating-point numbers, so digits are lost or missing; store it as integers or text"
+                f"{where} contains floating-point numbers, so digits may be lost; store it as integers or text"
             )
         text = pd.Series(values.astype(np.int64)).astype(str)
     else:
@@ -185,17 +185,17 @@ def identifiers(column: pd.Series, where: str) -> np.ndarray:
         )
     rounded = text[text.str.fullmatch(r"\d\.\d+[eE]\+?\d+")]
     if len(rounded):
-        raise InputError(f"{where} holds {rounded.iloc[0]}: a spreadsheet rounded it; export the ids as text")
+        raise InputError(f"{where} contains {rounded.iloc[0]}: a spreadsheet rounded it; export the ids as text")
     repeated = text[text.duplicated()]
     if len(repeated):
         raise InputError(
             f"{where}: '{repeated.iloc[0]}' occurs more than once ({len(repeated)} duplicate row(s)); "
-            "keep one row an object"
+            "keep one row per object"
         )
     longest = text.iloc[int(text.str.len().to_numpy().argmax())]
     if len(longest) > MAX_ID:
         raise InputError(
-            f"{where}: '{longest[:24]}...' has {len(longest)} characters, at most {MAX_ID} are kept; "
+            f"{where}: '{longest[:24]}...' has {len(longest)} characters, at most {MAX_ID} are allowed; "
             "choose a shorter id column"
         )
     if text.str.fullmatch(r"0|-?[1-9]\d{0,18}").all():  # "007" stays text
@@ -229,12 +229,12 @@ def numbers(column: pd.Series, where: str) -> np.ndarray:
 def positions(
     frame: pd.DataFrame, ra: str | None, dec: str | None, ids: np.ndarray, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return right ascension (0 to 360) and declination in degrees, NaN where there is none.
+    """Return right ascension (0 to 360) and declination in degrees, NaN where missing.
 
     Raises
     ------
     InputError
-        If they are not in degrees, or not on the sky.
+        If they are not in degrees, or outside the allowed range.
     """
     found = []
     for role, column, limit in (("ra", ra, 360.0), ("dec", dec, 90.0)):
@@ -258,19 +258,19 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, li
     Raises
     ------
     InputError
-        If a schema is not known, or none of its answers is there.
+        If a schema is unknown, or the catalog has none of its answers.
     """
-    schemas, parts, frame = {}, [], plain(frame)
+    schemas, columns, frame = {}, [], without_nullable(frame)
     for name in dict.fromkeys(names):
         schema = load_schema(name)
-        part = read_answers(schema, frame).astype(np.float32).reset_index(drop=True)
-        schemas[schema.name] = list(part.columns)
-        parts.append(part.add_prefix(f"{schema.name}/"))
-    return schemas, pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(frame)))
+        answers = read_answers(schema, frame).astype(np.float32).reset_index(drop=True)
+        schemas[schema.name] = list(answers.columns)
+        columns.append(answers.add_prefix(f"{schema.name}/"))
+    return schemas, pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(len(frame)))
 
 
-def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` with nullable numbers as float64 (NaN), which label schemas expect."""
+def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with nullable numbers converted to float64 (NaN), as label schemas expect."""
     types = pd.api.types
     nullable = [c for c, t in frame.dtypes.items() if types.is_extension_array_dtype(t) and types.is_numeric_dtype(t)]
     return frame.assign(**{c: frame[c].to_numpy(dtype=np.float64, na_value=np.nan) for c in nullable})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.labels.schema import is_shipped, load_schema, register_schema, remember, schema_names
+from galscan.labels.schema import is_shipped, load_schema, register_schema, install_schema, schema_names
 from tests.helpers import OWN_SCHEMA
 
 
@@ -57,9 +57,9 @@ def test_a_schema_of_ones_own_is_remembered_by_its_name(tmp_path, galscan_home):
     path.write_text(OWN_SCHEMA)
     with pytest.raises(NotFoundError, match="unknown label schema 'mine'"):
         load_schema("mine")
-    assert remember("gz2") == load_schema("gz2") and not (galscan_home / "labels").exists()
+    assert install_schema("gz2") == load_schema("gz2") and not (galscan_home / "labels").exists()
     for _ in range(2):
-        assert remember(str(path)).name == "mine"
+        assert install_schema(str(path)).name == "mine"
     path.unlink()
     assert load_schema("mine").names == ["odd"] and "mine" in schema_names() and not is_shipped("mine")
     with pytest.raises(NotFoundError, match="did you mean 'mine'"):
@@ -76,11 +76,11 @@ def test_a_schema_that_came_with_a_model_is_known_to_the_process_alone(tmp_path,
     assert not (galscan_home / "labels").exists()
 
 
-@pytest.mark.parametrize("take", [remember, register_schema])
+@pytest.mark.parametrize("take", [install_schema, register_schema])
 def test_a_name_stands_for_one_schema(take, tmp_path, galscan_home):
     path = tmp_path / "x.toml"
     path.write_text(OWN_SCHEMA)
-    remember(str(path))
+    install_schema(str(path))
     path.write_text(OWN_SCHEMA.replace("high = 9", "high = 5"))
     with pytest.raises(InputError, match=r"x.toml: another label schema is called 'mine'.*labels/mine.toml"):
         take(path if take is register_schema else str(path))

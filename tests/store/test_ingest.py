@@ -1,4 +1,4 @@
-"""``galscan ingest`` of surveys by service, as people run it; local and simulated ones are in test_store_ingest."""
+"""``galscan ingest`` of surveys by service, run as by a user."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ from galscan.surveys.files.cutana import CutanaSurvey
 from galscan.surveys.files.local import LocalSurvey
 from galscan.surveys.files.multimodal import MultimodalSurvey
 from galscan.surveys.files.webdataset import WebDatasetSurvey
-from galscan.surveys.growth import ids, take
 from galscan.surveys.mosaics.frames import FramesSurvey
 from galscan.surveys.mosaics.remote import RemoteFrames
 from galscan.surveys.services.configured import ConfiguredSurvey, load_survey, survey_names
 from galscan.surveys.services.cutouts import ServiceSurvey
 from galscan.surveys.simulated.survey import SimulatedSurvey
+from galscan.surveys.subsets import ids, take
 from tests.mosaics_on_disk import cut_short, tan, three_bands
 from tests.packed_on_disk import encoded, legacysurvey, pictures, planes, write_cutana, write_multimodal, write_shard
 from tests.services.loopback import galaxies
@@ -110,7 +110,7 @@ def survey(request: pytest.FixtureRequest, tmp_path: Path) -> Survey:
         return RemoteFrames(str(declared), table, tmp_path / "kept", labels=("efigi",), size=16)
     table = galaxies(tmp_path / "objects.csv", COUNT, sure=range(30, COUNT))
     declared = services.survey(request.param, tmp_path)
-    return ServiceSurvey(str(declared), table, labels=("efigi",), size=16, remember=answers)
+    return ServiceSurvey(str(declared), table, labels=("efigi",), size=16, response_folder=answers)
 
 
 def test_is_a_survey(survey: Survey) -> None:

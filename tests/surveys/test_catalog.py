@@ -15,7 +15,7 @@ from galscan.surveys.catalog import CatalogSurvey
 class Mine(CatalogSurvey):
     def __init__(self, table: pd.DataFrame, **columns: str):
         self.catalog = Path("mine.csv")
-        self._read_places(table, columns)
+        self._read_positions(table, columns)
         self.labels = pd.DataFrame({"efigi/t": np.arange(len(table), dtype=np.float32)})
         self._schemas = {"efigi": ["t"]}
 

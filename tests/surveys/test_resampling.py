@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from galscan.core.errors import InputError
 from galscan.surveys.base import Cutout
 from galscan.surveys.files.images import from_pixels
-from galscan.surveys.resampling import SOME, pixels_text, resample
+from galscan.surveys.resampling import BATCH, pixels_text, resample
 from tests.helpers import tiny_store
 
 SIZES = st.tuples(st.integers(8, 48), st.integers(8, 48)).map(lambda pair: (max(pair), min(pair)))
@@ -68,7 +68,7 @@ def test_a_store_read_at_fewer_pixels_looks_like_one_made_with_them(stored):
 
 
 def test_threads_and_views_change_nothing():
-    images = galaxies(2 * SOME + 7, 24)
+    images = galaxies(2 * BATCH + 7, 24)
     whole = resample(images, 16)
     np.testing.assert_array_equal(resample(images, 16, threads=3), whole)
     np.testing.assert_array_equal(resample(images[:, ::-1], 16)[5], resample(images[5:6, ::-1].copy(), 16)[0])
@@ -77,7 +77,7 @@ def test_threads_and_views_change_nothing():
 
 def test_no_pixels_are_made_up(tmp_path):
     store = tiny_store(tmp_path / "s.zarr", 3, 16)
-    with pytest.raises(InputError, match=r"16 px hold less than the 24 px asked for; ingest with --size 24"):
+    with pytest.raises(InputError, match=r"16 px, fewer than the 24 px requested; ingest with --size 24"):
         resample(store.images(), 24)
 
 

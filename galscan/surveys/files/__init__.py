@@ -1,1 +1,1 @@
-"""Cutouts that people have on disk: pictures, FITS, and formats that hold many."""
+"""Surveys of cutouts on disk: JPEG, PNG and FITS files, and formats with many cutouts per file."""

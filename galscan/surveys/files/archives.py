@@ -1,4 +1,4 @@
-"""Images that lie in a zip file, read where they are: nothing is unpacked to disk."""
+"""Images in a zip file, read without extracting them to disk."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from galscan.core.errors import InputError
 from galscan.surveys.files.images import FileInMemory, is_image
 
-LARGEST = 300_000_000  # bytes of one image: the most pixels that are decoded, as floats
+LARGEST = 300_000_000  # bytes of one image: the maximum number of pixels that are decoded, as floats
 
 
 class Zip:
-    """A zip file of images, opened by each process for itself.
+    """A zip file of images; each process opens it on its own.
 
     Raises
     ------
     InputError
-        If it is no zip file, or cut off: its list of files is at the end.
+        If it is not a zip file, or truncated (the index of a zip file is at its end).
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._opened: zipfile.ZipFile | None = None
         try:
-            self._infos = {i.filename: i for i in self._open().infolist() if _counts(i)}
+            self._infos = {i.filename: i for i in self._open().infolist() if _is_visible_image(i)}
         except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} cannot be read as a zip file ({error}); is it whole?") from error
+            raise InputError(f"{path} cannot be read as a zip file ({error}); check that it is complete") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
@@ -47,16 +47,16 @@ class Zip:
         Raises
         ------
         ValueError
-            If it is larger than any image. Zip raises others where it is damaged.
+            If it is larger than any image. `zipfile` raises other errors if the file is damaged.
         """
         info = self._infos[name]
         if info.file_size > LARGEST:
-            raise ValueError(f"{info.file_size:,} bytes, at most {LARGEST:,} are unpacked")
+            raise ValueError(f"{info.file_size:,} bytes, at most {LARGEST:,} are decompressed")
         return FileInMemory(self._open().read(info), name.rsplit("/", 1)[-1])
 
 
-def _counts(info: zipfile.ZipInfo) -> bool:
-    """Return whether this is an image; hidden files, and what macOS puts beside each file, are none."""
+def _is_visible_image(info: zipfile.ZipInfo) -> bool:
+    """Return whether an entry is an image, and neither hidden nor of the __MACOSX folder."""
     parts = info.filename.split("/")
-    hidden = any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX"
+    hidden = any(file_number.startswith(".") for file_number in parts) or parts[0] == "__MACOSX"
     return is_image(info.filename) and not hidden and not info.is_dir()

@@ -1,4 +1,4 @@
-"""Pictures and planes out of arrays of many objects: coloured, or taken as they are."""
+"""Base class of surveys whose files hold arrays of many objects: RGB images, or planes by band."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from galscan.surveys.files.images import Rendering, from_pixels, from_planes, me
 from galscan.surveys.files.local import FRAMES
 from galscan.surveys.files.packed import PackedSurvey
 
-# What an array holds of one object: a picture (uint8, height x width x 3, row 0 at the top), planes by band (row 0 at
-# the bottom, as in FITS), or the reason for neither.
+# Pixels of one object: an RGB image (uint8, height x width x 3, row 0 at the top), planes by band (row 0 at the bottom,
+# as in FITS), or the reason why there are none.
 Pixels = np.ndarray | Mapping[str, np.ndarray] | Failed
 
 
 class Stretched:
-    """Planes that somebody has stretched to 0..1 already: they are red, green, blue as they come."""
+    """Rendering of planes that are stretched to 0..1 already: they are used as red, green and blue."""
 
     @staticmethod
-    def looks(plane: np.ndarray) -> bool:
-        """Return whether a plane is stretched, it seems. The sky of one that is not is negative here and there."""
+    def is_stretched(plane: np.ndarray) -> bool:
+        """Return whether all pixels are within 0..1; in a plane without stretch some sky pixels are negative."""
         good = plane[np.isfinite(plane)]
         return plane.dtype.kind == "f" and good.size > 0 and bool(good.min() >= 0 and good.max() <= 1)
 
@@ -31,69 +31,69 @@ class Stretched:
         return {"method": "linear, of planes that were stretched to 0..1 before"}
 
     def picture(self, planes: Mapping[str, np.ndarray], size: int, pixel_scale: float) -> Outcome:
-        """Return the picture of one or three planes."""
-        stack = np.stack(list(planes.values()), axis=-1)[::-1]  # their row 0 is at the bottom
+        """Return the cutout of one or three planes."""
+        stack = np.stack(list(planes.values()), axis=-1)[::-1]  # row 0 of planes is at the bottom
         if not np.isfinite(stack).any():
             return Failed("no finite pixel", Flag.NONFINITE)
         if stack.shape[-1] not in (1, 3):
-            return Failed(f"{stack.shape[-1]} stretched planes, 1 or 3 make a picture", Flag.WRONG_SHAPE)
+            return Failed(f"{stack.shape[-1]} stretched planes, must be 1 or 3", Flag.WRONG_SHAPE)
         pixels = (np.nan_to_num(stack, nan=0.0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
         return from_pixels(np.repeat(pixels, 3 // pixels.shape[-1], axis=-1), size, pixel_scale)
 
 
 class ArraySurvey(PackedSurvey):
-    """Objects in arrays. See `PackedSurvey`."""
+    """Survey of files with arrays of many objects. See `PackedSurvey`."""
 
     @abstractmethod
-    def _pixels(self, part: int, first: int, last: int) -> Iterator[Pixels]:
-        """Yield the pixels of rows `first` to `last` of a file. May raise anything where it is damaged."""
+    def _pixels(self, file_number: int, first: int, last: int) -> Iterator[Pixels]:
+        """Yield the pixels of rows `first` to `last` of a file. May raise any exception if the file is damaged."""
 
-    def _outcomes(self, part: int, first: int, scales: np.ndarray) -> Iterator[Outcome]:
+    def _outcomes(self, file_number: int, first: int, scales: np.ndarray) -> Iterator[Outcome]:
         try:
-            pixels = list(self._pixels(part, first, first + len(scales)))
-        except Exception as error:  # each reader has its own family of errors for a broken file
+            pixels = list(self._pixels(file_number, first, first + len(scales)))
+        except Exception as error:  # each reader raises its own errors for broken files
             if len(scales) == 1:
                 yield Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
                 return
-            for k in range(len(scales)):  # only those that are damaged shall fail
-                yield from self._outcomes(part, first + k, scales[k : k + 1])
+            for k in range(len(scales)):  # one by one, so that only damaged objects fail
+                yield from self._outcomes(file_number, first + k, scales[k : k + 1])
             return
-        for found, scale in zip(pixels, scales.tolist(), strict=True):
-            yield self._coloured(found, scale)
+        for object_pixels, scale in zip(pixels, scales.tolist(), strict=True):
+            yield self._render(object_pixels, scale)
 
-    def _coloured(self, found: Pixels, scale: float) -> Outcome:
-        if isinstance(found, Failed):
-            return found
-        if isinstance(found, np.ndarray):
-            return from_pixels(found, self.size, scale)
+    def _render(self, pixels: Pixels, scale: float) -> Outcome:
+        if isinstance(pixels, Failed):
+            return pixels
+        if isinstance(pixels, np.ndarray):
+            return from_pixels(pixels, self.size, scale)
         if isinstance(self.rendering, Stretched):
-            return self.rendering.picture(found, self.size, scale)
-        return from_planes(found, self.size, scale, self.rendering)
+            return self.rendering.picture(pixels, self.size, scale)
+        return from_planes(pixels, self.size, scale, self.rendering)
 
     def _calibrate(self) -> Rendering | Stretched | None:
-        """Set one stretch for all planes, from the first objects."""
-        first: list[Mapping[str, np.ndarray]] = []
+        """Measure one stretch for all planes on the first objects."""
+        sample: list[Mapping[str, np.ndarray]] = []
         for n in range(min(len(self), 4 * FRAMES)):
             try:
-                found = next(self._pixels(int(self.part[n]), int(self.row[n]), int(self.row[n]) + 1))
-            except Exception:  # what is damaged gets its reason when its turn comes
+                pixels = next(self._pixels(int(self.file_number[n]), int(self.row[n]), int(self.row[n]) + 1))
+            except Exception:  # damaged objects fail later, with a reason
                 continue
-            if isinstance(found, np.ndarray):
+            if isinstance(pixels, np.ndarray):
                 return None
-            if isinstance(found, Mapping):
-                first.append(found)
-            if len(first) == FRAMES:
+            if isinstance(pixels, Mapping):
+                sample.append(pixels)
+            if len(sample) == FRAMES:
                 break
-        if first and all(Stretched.looks(plane) for planes in first for plane in planes.values()):
-            self.notes.append("pixels run from 0 to 1: they are taken as stretched already")
+        if sample and all(Stretched.is_stretched(plane) for planes in sample for plane in planes.values()):
+            self.notes.append("all pixels are within 0 to 1: no stretch is applied")
             return Stretched()
-        return measure(first, []) if first else None
+        return measure(sample, []) if sample else None
 
 
 def as_picture(image: np.ndarray) -> Pixels:
-    """Return a picture of three colours, from one or three channels, which may come first."""
+    """Return an RGB image from an array with one or three channels, first or last."""
     if image.shape[0] in (1, 3) and image.shape[-1] not in (1, 3):
         image = np.moveaxis(image, 0, -1)
     if (channels := image.shape[-1]) not in (1, 3):
-        return Failed(f"{channels} channels, 1 or 3 make a picture", Flag.WRONG_SHAPE)
+        return Failed(f"{channels} channels, must be 1 or 3", Flag.WRONG_SHAPE)
     return np.repeat(image, 3 // channels, axis=-1)

@@ -1,4 +1,4 @@
-"""Files that people have already: which format they are in, found out from the files themselves where that is safe."""
+"""Formats of local surveys, detected from the files where they are unambiguous."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKED: dict[str, type[PackedSurvey]] = {
     "multimodal": multimodal.MultimodalSurvey,
     "webdataset": webdataset.WebDatasetSurvey,
 }
-WORDS = {
+DESCRIPTIONS = {
     "images": "JPEG, PNG or FITS files, also in a zip file",
     "cutana": "Zarr of Cutana",
     "multimodal": "HDF5 of the Multimodal Universe or Galaxy10",
@@ -35,29 +35,28 @@ def open_local(
     path : path
         A folder or file.
     format : {"images", "cutana", "multimodal", "webdataset"}, optional
-        Default: what the files are.
+        Default: detected from the files.
     **settings
-        Of `galscan.surveys.files.local.LocalSurvey` and `galscan.surveys.files.packed.PackedSurvey`, which
-        take the same.
+        Parameters of `galscan.surveys.files.local.LocalSurvey` or `galscan.surveys.files.packed.PackedSurvey`.
 
     Raises
     ------
     InputError
-        If the format is unknown, or not plain from the files; what the survey raises besides.
+        If the format is unknown or ambiguous, and as the survey raises.
     """
-    if format is not None and format not in WORDS:
-        raise InputError(f"--format {format}: there is no such format{nearest(format, WORDS)}")
+    if format is not None and format not in DESCRIPTIONS:
+        raise InputError(f"--format {format}: unknown format{nearest(format, DESCRIPTIONS)}")
     format = format or find_format(Path(path).expanduser())
     return PACKED[format](path, **settings) if format in PACKED else LocalSurvey(path, **settings)
 
 
 def find_format(path: Path) -> str:
-    """Return the format of what is at `path`; ``images`` where there is nothing, whose survey says so.
+    """Return the format of the files at `path`; ``images`` if there are none, whose survey raises the error.
 
     Raises
     ------
     InputError
-        If it may be several, or is none that is known.
+        If there are files of several formats, or of none.
     """
     if not path.exists():
         return "images"
@@ -65,31 +64,31 @@ def find_format(path: Path) -> str:
         raise InputError(f"{path} is a store of galscan already; scan it: galscan scan --store {path}")
     if path.is_dir() and cutana.find_archives(path):
         return "cutana"
-    found = sorted(_kinds(path))
+    found = sorted(_formats(path))
     if len(found) > 1:
-        words = " and ".join(WORDS[kind] for kind in found)
-        raise InputError(f"{path} holds {words}; say which: --format {' or --format '.join(found)}")
+        several = " and ".join(DESCRIPTIONS[name] for name in found)
+        raise InputError(f"{path} has {several}; choose one: --format {' or --format '.join(found)}")
     if not found:
-        known = "; ".join(f"{kind} ({words})" for kind, words in WORDS.items())
-        raise InputError(f"{path} holds no image in a format that is known: {known}; name the place with --path")
+        known = "; ".join(f"{name} ({description})" for name, description in DESCRIPTIONS.items())
+        raise InputError(f"{path} has no image in a known format: {known}; give another folder with --path")
     return found[0]
 
 
-def _closed(error: OSError) -> None:
-    raise error  # else all in there would be missed without a word
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would skip folders that cannot be read
 
 
-def _kinds(path: Path) -> set[str]:
-    names = {path.name} if path.is_file() else {f for _, _, files in os.walk(path, onerror=_closed) for f in files}
+def _formats(path: Path) -> set[str]:
+    names = {path.name} if path.is_file() else {f for _, _, files in os.walk(path, onerror=_raise) for f in files}
     found = set()
     for name in names:
-        low = name.lower()
+        lower = name.lower()
         if name.startswith("."):
             continue
-        if is_image(low) or (path.is_file() and low.endswith(".zip")):
+        if is_image(lower) or (path.is_file() and lower.endswith(".zip")):
             found.add("images")
-        elif low.endswith(multimodal.SUFFIXES):
+        elif lower.endswith(multimodal.SUFFIXES):
             found.add("multimodal")
-        elif low.endswith(webdataset.SUFFIXES):
+        elif lower.endswith(webdataset.SUFFIXES):
             found.add("webdataset")
     return found

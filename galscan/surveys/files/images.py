@@ -1,4 +1,4 @@
-"""Picture and FITS files become square uint8 cutouts, or the reason why not."""
+"""Conversion of JPEG, PNG and FITS images to square uint8 cutouts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from galscan.surveys.resampling import shrink
 
 PICTURES = (".jpg", ".jpeg", ".png")
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fits.bz2")
-MAX_PIXELS = 64_000_000  # more in one file is a decompression bomb, not a galaxy
+MAX_PIXELS = 64_000_000  # of one file, against decompression bombs
 BANDS = "ugrizy"  # blue to red
-STRETCH = 8.0  # brings frames of SDSS near the brightness of its JPEG pictures
+STRETCH = 8.0  # renders SDSS frames about as bright as SDSS JPEG images
 SDSS_TINT = (1.15, 1.0, 0.85)  # mean red, green, blue of galaxies in SDSS gri JPEGs, relative
 
 _SUFFIX = re.compile(rf"[-_.]([{BANDS}])(?:[-_]?band)?$")
@@ -56,7 +56,7 @@ def split_band(path: str) -> tuple[str, str]:
 
 
 class FileInMemory(io.BytesIO):
-    """A file in memory, of an archive or a service; its name may tell the band."""
+    """A file in memory, from an archive or a service; its name may contain the band."""
 
     def __init__(self, data: bytes, name: str):
         super().__init__(data)
@@ -64,11 +64,11 @@ class FileInMemory(io.BytesIO):
 
 
 def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Outcome:
-    """Read a JPEG or PNG. EXIF orientation is ignored on purpose: only a camera tool would have set it."""
+    """Read a JPEG or PNG. EXIF orientation is ignored: it has no meaning for images of the sky."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Only the two decoders that are asked for: no others see untrusted bytes.
+            # Only these two decoders, for untrusted bytes.
             with Image.open(path, formats=("JPEG", "PNG")) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
@@ -76,16 +76,16 @@ def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Ou
                 if width != height:
                     return Failed(f"{height} x {width} pixels, not square", Flag.WRONG_SHAPE)
                 if size * 4 <= width:
-                    image.draft("RGB", (size * 2, size * 2))  # let libjpeg skip detail that is dropped anyway
+                    image.draft("RGB", (size * 2, size * 2))  # libjpeg decodes at lower resolution, which is faster
                 image.load()
                 rgb = _to_rgb(image)
-    except Exception as error:  # decoders raise anything from OSError to SyntaxError on broken files
+    except Exception as error:  # decoders raise many types, from OSError to SyntaxError, for broken files
         return Failed(f"{type(error).__name__}: {str(error).replace(str(path), path.name)[:160]}")
     return _usable(rgb, size, pixel_scale, source=width)
 
 
 def from_pixels(pixels: np.ndarray, size: int, pixel_scale: float) -> Outcome:
-    """Take a picture as it is: uint8 of shape (height, width, 3), row 0 at the top."""
+    """Return the cutout of an RGB image: uint8 of shape (height, width, 3), row 0 at the top."""
     height, width = pixels.shape[:2]
     if width != height:
         return Failed(f"{height} x {width} pixels, not square", Flag.WRONG_SHAPE)
@@ -105,9 +105,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(rgb: Image.Image, size: int, pixel_scale: float, *, source: int, flags: Flag = Flag.OK) -> Cutout:
-    """Resize a square picture to `size`; `source` is its width in the file, which `pixel_scale` belongs to.
+    """Resize a square image to `size`; `pixel_scale` is for the width `source` that it has in the file.
 
-    Neither kernel has negative lobes, so that no dark rings appear around stars.
+    Neither kernel has negative lobes, which would cause dark rings around stars.
     """
     if rgb.width > size:
         rgb = shrink(rgb, size)
@@ -123,21 +123,21 @@ def fit(rgb: Image.Image, size: int, pixel_scale: float, *, source: int, flags: 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How FITS bands become colours: one setting for a whole survey, so that brightness means the same everywhere.
+    """Combination of FITS bands to RGB images, the same for all objects of a survey.
 
     Each band is divided by its unit, then all are combined after Lupton et al. 2004 (PASP 116, 133).
-    Units differ between surveys (nanomaggies, counts of unlike exposures), so they are measured: noise sets
-    the brightness, and the colour balance makes the survey's typical object look as in SDSS pictures.
+    Units differ between surveys (nanomaggies, counts of different exposures), so they are measured: the brightness
+    scales with the sky noise, and the colour balance gives the survey's typical object its colours in SDSS images.
 
     Attributes
     ----------
     red, green, blue : str
-        Bands; with two bands green is their mean (band ``""``), with one all are the same.
+        Bands; with two bands green is their mean (band ``""``), with one band all three are the same.
     unit : mapping
-        What each band is divided by, in the survey's own units: sky noise (robust sigma) x colour balance,
-        medians over its first frames.
+        Divisor of each band, in the survey's own units: sky noise (robust sigma) x colour balance, medians over its
+        first frames.
     subtract : mapping
-        Whether frames of this band still carry their sky, which is then removed frame by frame.
+        Whether the sky is still in the frames of a band, and is to be subtracted frame by frame.
     stretch, softening : float
         Lupton's stretch (in those units) and Q.
     """
@@ -158,21 +158,21 @@ class Rendering:
         return asdict(self) | {"method": "lupton2004 of bands divided by their unit"}
 
     def colours(self, flux: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return pictures, uint8 of shape (..., 3), of bands divided by their unit, shape (...); of one or of many.
+        """Return RGB images, uint8 of shape (..., 3), of bands divided by their unit, shape (...).
 
-        Within one count it is astropy's `make_lupton_rgb`, which takes one picture at a time.
+        Agrees within one count with astropy's `make_lupton_rgb`, which renders one image at a time.
         """
         red, blue = flux[self.red], flux[self.blue]
         planes = np.stack([red, flux[self.green] if self.green else (red + blue) / 2, blue]).astype(np.float32)
         mean = planes.sum(axis=0) / 3
-        bright = np.clip(mean, np.float32(1e-9), np.float32(1e12))  # so that no square overflows
+        bright = np.clip(mean, np.float32(1e-9), np.float32(1e12))  # the square must not overflow
         x = bright * np.float32(self.softening / self.stretch)
-        # The logarithm is six times as fast as arcsinh, and has lost its digits where arcsinh(x) is x.
+        # The logarithm is six times as fast as arcsinh, but loses precision for small x, where arcsinh(x) is x.
         curve = np.where(x < 0.01, x, np.log(x + np.sqrt(x * x + 1)))
         curve *= np.float32(25.5 / np.arcsinh(0.1 * self.softening))
         planes *= np.where(mean > 0, curve / bright, 0)
         np.maximum(planes, 0, out=planes)
-        # What is too bright for a byte is dimmed in all colours alike, so that it stays red or blue.
+        # Pixels above 255 are scaled down in all colours alike, to keep their hue.
         planes *= np.float32(255) / np.maximum(planes.max(axis=0), np.float32(255))
         return np.ascontiguousarray(np.moveaxis(planes.astype(np.uint8), 0, -1))
 
@@ -192,13 +192,13 @@ def choose_bands(bands: Sequence[str]) -> tuple[str, str, str]:
 def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndarray], float, tuple[float, float]]:
     """Read the bands of one object: planes by band, pixel scale (arcsec) and centre (ra, dec in deg), NaN if unknown.
 
-    One file with several planes, or one file a band. Planes of a file that does not name its bands
+    One file with several planes, or one file per band. Planes of a file without band names
     are called 0, 1, 2: blue to red, as in the cutouts of the Legacy Surveys.
 
     Raises
     ------
     ValueError
-        If a file has no image, or an absurd one. Astropy raises others on broken files.
+        If a file has no image, or a too large one. Astropy raises other errors for broken files.
     """
     from astropy.io import fits
 
@@ -212,7 +212,7 @@ def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndar
                 if hdu is None:
                     raise ValueError(f"{path.name} has no image")
                 if np.prod(hdu.shape, dtype=float) > MAX_PIXELS:
-                    raise ValueError(f"{path.name} has {hdu.shape} pixels, at most {MAX_PIXELS:,} are read")
+                    raise ValueError(f"{path.name} has {hdu.shape} pixels, at most {MAX_PIXELS:,} are allowed")
                 data, header = np.asarray(hdu.data, dtype=np.float32), hdu.header
         if data.ndim == 2:
             planes[split_band(path.name)[1] or "0"] = data
@@ -239,26 +239,26 @@ def _wcs(header: Any, shape: tuple[int, ...]) -> tuple[float, tuple[float, float
                 return nothing
             ra, dec = wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
             return float(np.mean(proj_plane_pixel_scales(wcs))) * 3600, (float(ra) % 360, float(dec))
-    except Exception:  # wcslib raises many kinds; without a usable WCS the scale is unknown, the pixels are fine
+    except Exception:  # wcslib raises many types; without a usable WCS only scale and position are unknown
         return nothing
 
 
 def calibrate(objects: Iterable[Sequence[Path | FileInMemory]], bands: Sequence[str]) -> Rendering | None:
-    """Measure sky, noise and colour of a survey on its first objects. None if no frame can be read."""
+    """Measure the rendering of a survey (sky, noise, colour) on its first objects. None if no frame can be read."""
 
     def readable() -> Iterable[dict[str, np.ndarray]]:
         for paths in objects:
             try:
                 yield read_planes(paths)[0]
-            except Exception:  # broken files get their reason when their turn comes
+            except Exception:  # broken files fail later, with a reason
                 continue
 
     return measure(readable(), bands)
 
 
 def measure(objects: Iterable[Mapping[str, np.ndarray]], bands: Sequence[str]) -> Rendering | None:
-    """Measure sky, noise and colour on planes by band. None if there is nothing to measure."""
-    frames: list[dict[str, np.ndarray]] = []  # good pixels above the sky by band
+    """Measure the rendering (sky, noise, colour) on planes by band. None if no plane has noise."""
+    frames: list[dict[str, np.ndarray]] = []  # sky-subtracted good pixels by band
     sky: dict[str, list[float]] = {}
     noise: dict[str, list[float]] = {}
     for planes in objects:
@@ -278,7 +278,7 @@ def measure(objects: Iterable[Mapping[str, np.ndarray]], bands: Sequence[str]) -
     used = [b for b in dict.fromkeys((red, green, blue)) if b]
     sigma_of = {b: float(np.median(noise[b])) for b in used}
     balance = _balance([f for f in frames if set(used) <= f.keys()], used, sigma_of)
-    # Five digits: the last ones depend on the numpy build, and would make a resume look like another survey.
+    # Rounded to five digits: the last ones depend on the NumPy build, and a resumed ingest must find the same values.
     unit = {b: float(f"{sigma_of[b] * balance[b]:.5g}") for b in used}
     return Rendering(red, green, blue, unit, {b: bool(abs(np.median(sky[b])) > 3 * sigma_of[b]) for b in used})
 
@@ -294,8 +294,8 @@ def sky_and_noise(values: np.ndarray) -> tuple[float, float]:
 def _balance(
     frames: Sequence[Mapping[str, np.ndarray]], used: Sequence[str], noise: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return factors that give the median object the tint of SDSS pictures; `used` runs from red to blue."""
-    shares = []
+    """Return factors that give the median object the colours of SDSS images; `used` runs from red to blue."""
+    relative_fluxes = []
     for frame in frames:
         if len({frame[b].shape for b in used}) > 1:
             continue
@@ -303,15 +303,15 @@ def _balance(
         bright = (stack > 5).all(axis=0)
         if bright.sum() >= 16:
             flux = stack[:, bright].sum(axis=1)
-            shares.append(flux / flux.mean())
-    if len(used) == 1 or not shares:
+            relative_fluxes.append(flux / flux.mean())
+    if len(used) == 1 or not relative_fluxes:
         return dict.fromkeys(used, 1.0)
     tint = np.array(SDSS_TINT if len(used) == 3 else (SDSS_TINT[0], SDSS_TINT[2]))
-    return dict(zip(used, np.median(shares, axis=0) / tint, strict=True))
+    return dict(zip(used, np.median(relative_fluxes, axis=0) / tint, strict=True))
 
 
 def blank_pixels(plane: np.ndarray) -> np.ndarray:
-    """Return where a plane holds nothing: not finite, or in rows and columns at the border that are all zero."""
+    """Return where a plane has no data: pixels not finite, or in rows and columns at the border that are all zero."""
     blank = ~np.isfinite(plane)
     empty = blank | (plane == 0)
     for axis in (0, 1):
@@ -327,10 +327,10 @@ def blank_pixels(plane: np.ndarray) -> np.ndarray:
 def read_fits(
     paths: Sequence[Path | FileInMemory], size: int, pixel_scale: float, rendering: Rendering | None
 ) -> Outcome:
-    """Read and colour the bands of one object."""
+    """Read and render the bands of one object."""
     try:
         planes, scale, _ = read_planes(paths)
-    except Exception as error:  # astropy raises many kinds on a broken file
+    except Exception as error:  # astropy raises many types for broken files
         return Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
     return from_planes(planes, size, pixel_scale if np.isfinite(pixel_scale) else scale, rendering)
 
@@ -338,14 +338,15 @@ def read_fits(
 def from_planes(
     planes: Mapping[str, np.ndarray], size: int, pixel_scale: float, rendering: Rendering | None
 ) -> Outcome:
-    """Colour the bands of one object; as in FITS, their row 0 is at the bottom."""
+    """Render the bands of one object; row 0 is at the bottom, as in FITS."""
     if rendering is None:
-        return Failed("no frame of the survey has sky noise to set the stretch by", Flag.BLANK)
+        return Failed("no frame of the survey has sky noise to measure the stretch on", Flag.BLANK)
     if absent := [b for b in rendering.bands if b not in planes]:
         return Failed(f"no {', '.join(absent)} band", Flag.MISSING)
     shapes = {planes[b].shape for b in rendering.bands}
     if len(shapes) > 1:
-        return Failed("bands of unlike shape: " + ", ".join(f"{h} x {w}" for h, w in sorted(shapes)), Flag.WRONG_SHAPE)
+        sizes = ", ".join(f"{h} x {w}" for h, w in sorted(shapes))
+        return Failed(f"bands differ in shape: {sizes}", Flag.WRONG_SHAPE)
     height, width = shapes.pop()
     if height != width:
         return Failed(f"{height} x {width} pixels, not square", Flag.WRONG_SHAPE)
@@ -357,12 +358,12 @@ def from_planes(
 
     blank = np.any([blank_pixels(planes[b]) for b in rendering.bands], axis=0)
     if blank.all():
-        return Failed("the bands share no pixel", Flag.BLANK)
+        return Failed("no pixel is valid in all bands", Flag.BLANK)
     flux = {}
     for band in rendering.bands:
         plane = planes[band]
         sky = sky_and_noise(plane[~blank])[0] if rendering.subtract[band] else 0.0
-        # Blank in one band is blank in all, else the edge would be coloured.
+        # Blank in one band is blanked in all, to avoid coloured edges.
         flux[band] = np.where(blank, 0.0, (plane - sky) / rendering.unit[band])
     image = Image.fromarray(rendering.colours(flux)[::-1])  # FITS counts rows from the bottom
     flags = Flag.EDGE if blank.any() else Flag.OK

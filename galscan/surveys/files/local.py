@@ -1,4 +1,4 @@
-"""A folder, or zip file, of JPEG, PNG or FITS files joined to a catalog."""
+"""Survey of a folder or zip file of JPEG, PNG or FITS images, joined to a catalog."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from galscan.surveys.sizes import DEFAULT_SIZE, check_size
 
 ROLES = ("id", "file", "ra", "dec", "pixel_scale")
 CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
-FRAMES = 32  # objects whose frames set the stretch of a FITS survey
+FRAMES = 32  # objects on whose frames the stretch of a FITS survey is measured
 
 
 class LocalSurvey(CatalogSurvey):
-    """A folder (searched recursively) of images, and the catalog that names them.
+    """Images of a folder (searched recursively) and their catalog.
 
     Parameters
     ----------
     path : path
-        The folder, or a zip file of images, which is read as it is. Links to folders are not followed.
+        The folder, or a zip file of images, which is not extracted. Links to folders are not followed.
     catalog : path, optional
         CSV, FITS, VOTable or Parquet. Default: ``catalog.csv`` (``.csv.gz .fits .vot .parquet``) in the
         folder; without one, every image is an object and its file name (without suffix) the id.
@@ -53,16 +53,16 @@ class LocalSurvey(CatalogSurvey):
     size : int
         Pixels on a side of every cutout.
     columns : mapping, optional
-        Which column plays a role (``id file ra dec pixel_scale``) where the usual names do not say.
+        Column for each role (``id file ra dec pixel_scale``) that does not have a usual name.
     name : str, optional
-        Name of the survey, default the folder's.
+        Name of the survey; default: that of the folder.
 
     Raises
     ------
     NotFoundError
         If folder or catalog does not exist.
     InputError
-        If the catalog cannot be used, or no image belongs to it.
+        If the catalog cannot be used, or matches no image.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class LocalSurvey(CatalogSurvey):
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
     ):
-        columns = checked(columns, size)
+        columns = check_columns(columns, size)
         self.root = Path(path).expanduser().absolute()
         if not self.root.exists():
             raise NotFoundError(f"no folder of images at {path}; name it with --path")
         if self.root.is_file() and self.root.suffix.lower() != ".zip":
-            raise InputError(f"{path} is a file; give the folder, or the zip file, that holds the images")
+            raise InputError(f"{path} is a file; give the folder, or the zip file, of the images")
         self.name = name or (self.root.stem if self.root.is_file() else self.root.name)
         self.size = size
         self._zip = Zip(self.root) if self.root.is_file() else None
@@ -88,13 +88,11 @@ class LocalSurvey(CatalogSurvey):
         self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else found
         files = self._zip.files() if self._zip else find_images(self.root, self.catalog)
         if not files:
-            raise InputError(
-                f"no JPEG, PNG or FITS file in {path} or below; name the folder that holds the images with --path"
-            )
+            raise InputError(f"no JPEG, PNG or FITS file in {path} or below; give the folder of the images with --path")
         if self.catalog is None:
             if labels or columns:
                 raise InputError(
-                    f"labels and columns need a catalog, and {path} holds no {CATALOGS[0]}; name it: --catalog FILE"
+                    f"labels and columns need a catalog, and {path} has no {CATALOGS[0]}; give one: --catalog FILE"
                 )
             self._from_files(files)
             self.labels = pd.DataFrame(index=range(len(self.ids)))
@@ -127,7 +125,7 @@ class LocalSurvey(CatalogSurvey):
                 "rename one, or give a catalog with a file column"
             )
         self.sources: list[tuple[str, ...]] = list(groups.values())
-        self.absent: dict[int, str] = {}
+        self.missing_reasons: dict[int, str] = {}
         nan = np.full(len(self.ids), np.nan)
         self.ra, self.dec, self.pixel_scale = nan, nan, nan
 
@@ -139,22 +137,20 @@ class LocalSurvey(CatalogSurvey):
             raise InputError(f"{where} has no id column; it has {present}; name it: --column id=...")
         self.ids = tables.identifiers(frame[role["id"]], where)
 
-        def number(r: str) -> np.ndarray:
-            return tables.numbers(frame[role[r]], where) if role[r] else np.full(len(frame), np.nan)
-
         self.ra, self.dec = tables.positions(frame, role["ra"], role["dec"], self.ids, where)
-        scale = number("pixel_scale")
+        column = role["pixel_scale"]
+        scale = tables.numbers(frame[column], where) if column else np.full(len(frame), np.nan)
         self.pixel_scale = np.where(scale > 0, scale, np.nan)
 
-        self.absent = {}
+        self.missing_reasons = {}
         if role["file"] is None:
             groups = _group(files)
             text = [str(i) for i in self.ids]
             for i in text:
                 if len(g := groups.get(i, ())) > 1 and not split_band(g[0])[1]:
-                    raise InputError(f"id '{i}' fits two files, {g[0]} and {g[1]}; add a file column to {where}")
+                    raise InputError(f"id '{i}' matches two files, {g[0]} and {g[1]}; add a file column to {where}")
             self.sources = [groups.get(i, ()) for i in text]
-            self.absent = {n: f"no file named {text[n]}" for n, s in enumerate(self.sources) if not s}
+            self.missing_reasons = {n: f"no file named {text[n]}" for n, s in enumerate(self.sources) if not s}
             return
         groups = _group(f for f in files if is_fits(f) and split_band(f)[1])
         entries = frame[role["file"]].astype("string").fillna("").str.strip()
@@ -167,32 +163,32 @@ class LocalSurvey(CatalogSurvey):
                 self.sources.append(groups[base] if band and is_fits(relative) and base in groups else (relative,))
                 continue
             if relative and not is_image(relative) and (self.root / relative).is_file():
-                self.absent[n] = f"{relative} is not a JPEG, PNG or FITS file"
+                self.missing_reasons[n] = f"{relative} is not a JPEG, PNG or FITS file"
             else:
-                self.absent[n] = f"no file {relative}" if relative else "no file named"
+                self.missing_reasons[n] = f"no file {relative}" if relative else "no file name in the catalog"
             self.sources.append(())
 
     def _calibrate(self) -> Rendering | None:
-        """Set one stretch for all FITS frames, from the bands that at least half of the objects have."""
+        """Measure one stretch for all FITS frames, for the bands that at least half of the objects have."""
         fits = [s for s in self.sources if s and is_fits(s[0])]
         bands = [{split_band(f)[1] for f in s} for s in fits]
-        common = [b for b in BANDS if 2 * sum(b in have for have in bands) >= len(bands)]
+        common = [b for b in BANDS if 2 * sum(b in present for present in bands) >= len(bands)]
         return calibrate(self._readable(fits[:FRAMES]), common) if fits else None
 
     def _readable(self, sources: Sequence[Sequence[str]]) -> Iterator[Sequence[Path | FileInMemory]]:
         for source in sources:
             try:
                 yield self._paths(source)
-            except Exception:  # what an archive cannot give has its reason when its turn comes
+            except Exception:  # damaged archive entries fail later, with a reason
                 continue
 
     def _paths(self, source: Sequence[str]) -> Sequence[Path | FileInMemory]:
         return [self._zip.get(f) for f in source] if self._zip else [self.root / f for f in source]
 
-    # --------------------------------------------------------------------------------- what a survey is
+    # --------------------------------------------------------------------------------- Survey protocol
 
     def describe(self) -> dict[str, Any]:
-        """Return provenance: files, catalog, and how pixels were made."""
+        """Return provenance: files, catalog and rendering."""
         return {
             "survey": "local",
             "name": self.name,
@@ -209,28 +205,28 @@ class LocalSurvey(CatalogSurvey):
         }
 
     def objects(self, start: int, stop: int) -> pd.DataFrame:
-        """Return catalog rows; a FITS file's own WCS gives the position where the catalog has none."""
+        """Return catalog rows; missing positions are taken from the WCS of FITS files."""
         frame = super().objects(start, stop)
         for n in np.flatnonzero(frame[["ra", "dec"]].isna().any(axis=1)):
             source = self.sources[start + n]
             if source and is_fits(source[0]):
                 try:
                     frame.loc[n, ["ra", "dec"]] = read_planes(self._paths(source[:1]))[2]
-                except Exception:  # a broken file gets its reason in cutouts()
+                except Exception:  # a broken file fails in cutouts(), with a reason
                     continue
         return frame
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one cutout, or the reason for none, a row."""
+        """Yield one outcome per object."""
         for n in range(start, min(stop, len(self))):
             source, scale = self.sources[n], float(self.pixel_scale[n])
             if not source:
-                unsupported = self.absent[n].endswith("file")
-                yield Failed(self.absent[n], Flag.UNREADABLE if unsupported else Flag.MISSING)
+                unsupported = self.missing_reasons[n].endswith("file")
+                yield Failed(self.missing_reasons[n], Flag.UNREADABLE if unsupported else Flag.MISSING)
                 continue
             try:
                 paths = self._paths(source)
-            except Exception as error:  # a damaged archive raises many kinds
+            except Exception as error:  # a damaged archive raises many types
                 yield Failed(f"{type(error).__name__}: {str(error)[:160]}")
                 continue
             if is_fits(source[0]):
@@ -239,17 +235,11 @@ class LocalSurvey(CatalogSurvey):
                 yield read_picture(paths[0], self.size, scale)
 
 
-def checked(columns: Mapping[str, str] | None, size: int) -> dict[str, str]:
-    """Return the roles of columns as given.
-
-    Raises
-    ------
-    InputError
-        If a role or the size of the cutouts makes no sense.
-    """
+def check_columns(columns: Mapping[str, str] | None, size: int) -> dict[str, str]:
+    """Return `columns` as a dict; raise `InputError` if a role is unknown or `size` out of range."""
     for role in columns or {}:
         if role not in ROLES:
-            raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
+            raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, ROLES)}")
     check_size(size)
     return dict(columns or {})
 
@@ -272,13 +262,13 @@ def find_images(root: Path, catalog: Path | None) -> dict[str, int]:
                 elif is_image(entry.name) and (catalog is None or entry.path != str(catalog)):
                     try:
                         found[os.path.relpath(entry.path, root).replace(os.sep, "/")] = entry.stat().st_size
-                    except OSError:  # a link that leads nowhere is a missing image
+                    except OSError:  # a broken link is a missing image
                         continue
     return dict(sorted(found.items()))
 
 
 def _group(files: Iterator[str] | Mapping[str, int] | Any) -> dict[str, tuple[str, ...]]:
-    """Return the files of each object by its name: one picture, or one FITS file a band."""
+    """Return the files of each object by its name: one image, or one FITS file per band."""
     groups: dict[str, list[str]] = {}
     for file in files:
         name = split_band(file)[0] if is_fits(file) else stem(file)
@@ -287,5 +277,5 @@ def _group(files: Iterator[str] | Mapping[str, int] | Any) -> dict[str, tuple[st
 
 
 def _digest_files(files: Mapping[str, int]) -> str:
-    """Return a hash of names and sizes, which tells a changed folder without reading it."""
+    """Return a hash of names and sizes, to detect changes without reading the files."""
     return hashlib.sha256("\n".join(f"{n} {f}" for f, n in files.items()).encode(errors="surrogateescape")).hexdigest()

@@ -1,7 +1,7 @@
-"""HDF5 files of the Multimodal Universe (``healpix=NNN/001-of-001.hdf5``), and of Galaxy10 DECaLS.
+"""Survey of HDF5 files of the Multimodal Universe (``healpix=NNN/001-of-001.hdf5``) and of Galaxy10 DECaLS.
 
 Each object is a row of every dataset: ``object_id, ra, dec``, and ``image_array`` (object, band, y, x; row 0 at the
-bottom) with ``image_band`` and ``image_scale``; or ``images`` (object, y, x, colour), uint8 pictures.
+bottom) with ``image_band`` and ``image_scale``; or ``images`` (object, y, x, colour), RGB images in uint8.
 """
 
 from __future__ import annotations
@@ -25,27 +25,34 @@ ARRAYS = ("image_array", "images", "rgb_image", "image_rgb", "rgb", "image")  # 
 class MultimodalSurvey(ArraySurvey):
     """A folder of HDF5 files, or one of them. See `galscan.surveys.files.packed.PackedSurvey`.
 
-    A single file without ids, as that of Galaxy10 DECaLS, has row numbers for them.
+    In a single file without ids, as that of Galaxy10 DECaLS, row numbers are the ids.
     """
 
     format: ClassVar[str] = "multimodal"
-    usual: ClassVar[Mapping[str, str]] = {"id": "object_id", "ra": "ra", "dec": "dec", "pixel_scale": "pxscale"}
+    format_columns: ClassVar[Mapping[str, str]] = {
+        "id": "object_id",
+        "ra": "ra",
+        "dec": "dec",
+        "pixel_scale": "pxscale",
+    }
 
     def _find(self) -> list[str]:
         return find_files(str(self.root), SUFFIXES)
 
-    def _connect(self, part: int) -> Any:
-        return _h5py().File(self._where(part), "r", locking="best-effort")
+    def _connect(self, file_number: int) -> Any:
+        return _h5py().File(self._path(file_number), "r", locking="best-effort")
 
-    def _array(self, part: int) -> Any:
-        file = self._opened(part)
+    def _array(self, file_number: int) -> Any:
+        file = self._opened(file_number)
         found = next((file[name] for name in ARRAYS if name in file and file[name].ndim == 4), None)
         if found is None:
-            raise InputError(f"{self._where(part)} has no pictures; it needs image_array or images, with 4 dimensions")
+            raise InputError(
+                f"{self._path(file_number)} has no images; it needs image_array or images, with 4 dimensions"
+            )
         return found
 
-    def _table(self, part: int) -> pd.DataFrame:
-        file, count = self._opened(part), self._array(part).shape[0]
+    def _table(self, file_number: int) -> pd.DataFrame:
+        file, count = self._opened(file_number), self._array(file_number).shape[0]
         columns: dict[str, Any] = {}
         for name, data in file.items():
             if getattr(data, "shape", None) == (count,) and data.dtype.kind in "iufbSO":
@@ -54,15 +61,15 @@ class MultimodalSurvey(ArraySurvey):
             columns["pxscale"] = file["image_scale"][:].reshape(count, -1)[:, 0]
         return pd.DataFrame(columns, index=range(count))
 
-    def _pixels(self, part: int, first: int, last: int) -> Iterator[Pixels]:
-        file, data = self._opened(part), self._array(part)
+    def _pixels(self, file_number: int, first: int, last: int) -> Iterator[Pixels]:
+        file, data = self._opened(file_number), self._array(file_number)
         images = data[first:last]
         names = file["image_band"][first:last] if "image_band" in file else None
         for k, image in enumerate(images):
             if image.dtype == np.uint8:
                 yield as_picture(image)
             elif image.shape[0] > 8:
-                yield Failed(f"{image.shape[0]} planes, at most 8 bands are read", Flag.WRONG_SHAPE)
+                yield Failed(f"{image.shape[0]} planes, at most 8 bands are allowed", Flag.WRONG_SHAPE)
             else:
                 bands = [str(b) for b in range(len(image))] if names is None else [_band(_text(b)) for b in names[k]]
                 yield dict(zip(bands, image.astype(np.float32), strict=True))

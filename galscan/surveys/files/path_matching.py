@@ -1,4 +1,4 @@
-"""Which file a catalog means: paths in the folder of images, or those of another machine."""
+"""Matching of the paths in a catalog to files on disk."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from galscan.core.errors import InputError
 
 
 def match_files(root: Path, entries: Sequence[str], files: Collection[str], where: str) -> list[str]:
-    """Return which file each entry means, relative to `root`; where there is none, what was looked for.
+    """Return the file of each entry, relative to `root`; the normalised entry if there is no such file.
 
-    Entries are paths in the folder, or in a folder within it; or absolute paths of another machine, as catalogs that
-    are passed on have them: of those counts what they do not share. Catalogs come from strangers, so nothing outside
-    of `root` is ever meant.
+    Entries are paths relative to `root` or to a folder inside it, or absolute paths of another machine: then only the
+    part after their common folder is used. Files outside of `root` are never matched, because catalogs are untrusted.
 
     Parameters
     ----------
     files : collection of str
-        All there are, relative to `root`.
+        All existing files, relative to `root`.
 
     Raises
     ------
     InputError
-        If an entry lies outside, or fits two files.
+        If an entry is outside of `root`, or matches two files.
     """
-    inside = [_inside(root, entry) for entry in entries]
-    abroad = [k for k, relative in enumerate(inside) if relative.split("/", 1)[0] == os.pardir]
-    refused = next((k for k in abroad if not os.path.isabs(entries[k])), None)
-    if refused is None and abroad:
-        shared = os.path.commonpath([os.path.dirname(os.path.normpath(entries[k])) for k in abroad])
-        for k in abroad:
-            inside[k] = Path(os.path.relpath(os.path.normpath(entries[k]), shared)).as_posix()
+    paths = [_relative(root, entry) for entry in entries]
+    outside = [k for k, path in enumerate(paths) if path.split("/", 1)[0] == os.pardir]
+    refused = next((k for k in outside if not os.path.isabs(entries[k])), None)
+    if refused is None and outside:
+        common = os.path.commonpath([os.path.dirname(os.path.normpath(entries[k])) for k in outside])
+        for k in outside:
+            paths[k] = Path(os.path.relpath(os.path.normpath(entries[k]), common)).as_posix()
 
-    named: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for file in files:
-        named.setdefault(file.rsplit("/", 1)[-1], []).append(file)
-    for k, relative in enumerate(inside):
-        if not relative or relative in files:
+        by_name.setdefault(file.rsplit("/", 1)[-1], []).append(file)
+    for k, path in enumerate(paths):
+        if not path or path in files:
             continue
-        fit = [f for f in named.get(relative.rsplit("/", 1)[-1], ()) if f.endswith("/" + relative)]
-        if len(fit) > 1:
+        matches = [f for f in by_name.get(path.rsplit("/", 1)[-1], ()) if f.endswith("/" + path)]
+        if len(matches) > 1:
             raise InputError(
-                f"{where}: file '{entries[k]}' fits {fit[0]} and {fit[1]}; name the folder of one of them with --path"
+                f"{where}: file '{entries[k]}' matches {matches[0]} and {matches[1]}; give the folder of one of them "
+                "with --path"
             )
-        inside[k] = fit[0] if fit else relative
+        paths[k] = matches[0] if matches else path
 
-    if abroad and not any(inside[k] in files for k in abroad):
-        refused = abroad[0]
+    if outside and not any(paths[k] in files for k in outside):
+        refused = outside[0]
     if refused is not None:
         raise InputError(
-            f"{where}: file '{entries[refused]}' lies outside {root}; use paths relative to the folder of images"
+            f"{where}: file '{entries[refused]}' is outside {root}; use paths relative to the folder of images"
         )
-    return inside
+    return paths
 
 
-def _inside(root: Path, entry: str) -> str:
-    """Return an entry relative to the folder; it begins with ``..`` where it lies outside."""
+def _relative(root: Path, entry: str) -> str:
+    """Return an entry relative to the folder; it begins with ``..`` if it is outside."""
     if not entry:
         return ""
     relative = os.path.relpath(os.path.normpath(root / entry), root)

@@ -1,4 +1,4 @@
-"""Cutting objects out of frames, wherever the frames are: each is opened about once, and many are cut from it."""
+"""Cutouts of objects from frames, local or remote; each frame is opened about once."""
 
 from __future__ import annotations
 
@@ -17,44 +17,45 @@ from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import CatalogSurvey
 from galscan.surveys.files.images import Rendering
-from galscan.surveys.growth import narrowed
 from galscan.surveys.mosaics.footprints import Frame, Source
 from galscan.surveys.mosaics.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.services.errors import FetchError, MissingError
 from galscan.surveys.sizes import check_size
+from galscan.surveys.subsets import select_rows
 
 ROLES = ("id", "ra", "dec", "radius")
 RADIUS = ("radius", "radius_arcsec", "petror90_r", "petrorad_r")
-OPEN = 2  # frames kept open by a process: that at work, and the one before, which the next shard may go on with
-AHEAD = 2  # frames that a source is told of before they are needed
-BATCH = 256  # objects of a frame in one go
+OPEN = 2  # frames kept open by a process: the current one and the one before, which the next shard may continue
+AHEAD = 2  # frames prefetched by a source
+BATCH = 256  # objects of a frame cut at once
 
 
 class FrameCutouts(CatalogSurvey, ABC):
-    """What surveys of frames have in common: objects in the order of their frames, and the cutting itself.
+    """Base of surveys of frames: objects sorted by frame, and the cutting.
 
-    A subclass sets the attributes, and says what a frame is (`_frame`) and what becomes of objects without (`_beyond`).
+    A subclass sets the attributes, and implements `_frame` (the files of a frame) and `_beyond` (the outcomes of
+    objects on no frame).
 
     Attributes
     ----------
     name, size
-        As of any survey.
+        As for any survey.
     pixel_scale, framing : float or None
-        Arcsec a pixel of the cutouts; or a cutout's side in units of the object's radius.
+        Arcsec per pixel of the cutouts; or the side of a cutout in units of the object's radius.
     root : Path
         Folder of the frames.
     source : Source
-        Where their files are.
+        Source of the files of the frames.
     catalog : Path
-        Where the objects come from.
+        Table of the objects.
     bands : list of str
         From blue to red.
     number : ndarray of int32
-        Number of the frame of each object, rising; `count` for those that have none.
+        Number of the frame of each object, increasing; `count` for objects on no frame.
     count : int
-        Frames with objects on them.
+        Number of frames with objects on them.
     rendering : Rendering
-        How bands become colours.
+        Combination of the bands to RGB images.
     """
 
     name: str
@@ -78,12 +79,12 @@ class FrameCutouts(CatalogSurvey, ABC):
 
     @abstractmethod
     def _beyond(self, rows: slice) -> Iterator[Outcome]:
-        """Yield the reasons of objects that have no frame."""
+        """Yield the outcomes of objects that are on no frame."""
 
     # --------------------------------------------------------------------------------------------- objects
 
     def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str], labels: Sequence[str]) -> None:
-        self._read_places(table, columns)
+        self._read_positions(table, columns)
         self.radius = np.full(len(self.ids) if self.framing else 0, np.nan, dtype=np.float32)
         if self.framing:
             lower = {str(c).lower(): str(c) for c in table.columns}
@@ -97,8 +98,8 @@ class FrameCutouts(CatalogSurvey, ABC):
             self.radius = tables.numbers(table[column], str(self.catalog)).astype(np.float32)
         self._schemas, self.labels = tables.read_labels(table, labels)
 
-    def _in_order(self, number: np.ndarray) -> None:
-        """Put the objects in the order of their frames; those on no frame come last."""
+    def _sort_by_frame(self, number: np.ndarray) -> None:
+        """Sort the objects by frame number; those on no frame come last."""
         order = np.argsort(number, kind="stable")
         self.number, self.ids, self.ra, self.dec = number[order], self.ids[order], self.ra[order], self.dec[order]
         self.radius = self.radius[order] if self.framing else self.radius
@@ -110,15 +111,15 @@ class FrameCutouts(CatalogSurvey, ABC):
         for name, scale in scales.items():
             if not FEWEST <= (across := self.size * self.pixel_scale / scale) <= MOST:
                 raise InputError(
-                    f"--pixel-scale {self.pixel_scale:g}: {self.size} of them are {across:,.3g} pixels of frame {name} "
-                    f"({scale:.4g} arcsec); {FEWEST} to {MOST} can be cut"
+                    f"--pixel-scale {self.pixel_scale:g}: a cutout of {self.size} pixels would be {across:,.3g} pixels "
+                    f"of frame {name} ({scale:.4g} arcsec per pixel); it must be {FEWEST} to {MOST}"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": OrderedDict(), "_closed": None}  # each process opens its own
 
-    def _how(self) -> dict[str, Any]:
-        """Return what `describe` says of the cutting."""
+    def _cutting_metadata(self) -> dict[str, Any]:
+        """Return the settings of the cutting for `describe`."""
         return {
             "size": self.size,
             "bands": self.bands,
@@ -131,30 +132,31 @@ class FrameCutouts(CatalogSurvey, ABC):
         }
 
     def take(self, rows: np.ndarray) -> Self:
-        """Return the survey of these rows alone: of frames that none of them is on nothing is read."""
-        part: Self = narrowed(self, rows, "ids", "ra", "dec", "number", "labels", *(["radius"] if self.framing else []))
-        FrameCutouts.__init__(part)
-        return part
+        """Return the survey of these rows only; other frames are not read."""
+        names = ["ids", "ra", "dec", "number", "labels", *(["radius"] if self.framing else [])]
+        selected: Self = select_rows(self, rows, *names)
+        FrameCutouts.__init__(selected)
+        return selected
 
     # --------------------------------------------------------------------------------------------- cutting
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one cutout, or the reason for none, a row."""
+        """Yield one outcome per object."""
         stop = min(stop, len(self))
         bounds = [start, *(np.flatnonzero(np.diff(self.number[start:stop])) + start + 1).tolist(), stop]
-        used = self._used()
+        used = self._used_frames()
         for first, last in pairwise(bounds) if start < stop else ():
             if (number := int(self.number[first])) == self.count:
                 yield from self._beyond(slice(first, last))
                 continue
-            if stop - start > 1:  # one row alone is a second try, which says nothing of the frames that follow
+            if stop - start > 1:  # a single row is a retry: the next frames need not follow
                 at = int(np.searchsorted(used, number))
                 for k in used[at : at + 1 + AHEAD].tolist():
                     if k not in self._opened and not (self._closed and self._closed[0] == k):
                         self.source.expect(self._files(k))
             yield from self._cut(number, first, last)
 
-    def _used(self) -> np.ndarray:
+    def _used_frames(self) -> np.ndarray:
         """Return the numbers of the frames with objects on them."""
         numbers = np.unique(self.number)
         return numbers[numbers < self.count]
@@ -166,8 +168,8 @@ class FrameCutouts(CatalogSurvey, ABC):
     def _cut(self, number: int, first: int, last: int) -> Iterator[Outcome]:
         frame = self._frame(number)
         if absent := [b for b in self.bands if b not in frame.files]:
-            words = f"no {', '.join(absent)} band of frame {frame.name}"
-            yield from (Failed(words, Flag.MISSING) for _ in range(first, last))
+            reason = f"no {', '.join(absent)} band of frame {frame.name}"
+            yield from (Failed(reason, Flag.MISSING) for _ in range(first, last))
             return
         for start in range(first, last, BATCH):
             rows = slice(start, min(start + BATCH, last))
@@ -184,13 +186,13 @@ class FrameCutouts(CatalogSurvey, ABC):
                 outcome = Failed(f"frame {frame.name}: {error}")
             except (MemoryError, GalscanError):
                 raise
-            except Exception as error:  # each way to pack a file has its own ways to be broken
+            except Exception as error:  # each file format raises its own errors for broken files
                 self.source.reject(self._files(number))
-                outcome = Failed(f"frame {frame.name}: {words_of(error, self.root)}")
+                outcome = Failed(f"frame {frame.name}: {error_text(error, self.root)}")
             yield from (outcome for _ in range(rows.start, rows.stop))
 
     def _extent(self, rows: slice) -> np.ndarray | None:
-        """Return arcsec across each cutout; None for the frame's own pixels."""
+        """Return the side of each cutout in arcsec; None for cutouts at the frame's own pixel scale."""
         if self.framing:
             return self.framing * self.radius[rows].astype(float)
         return np.full(rows.stop - rows.start, self.size * self.pixel_scale) if self.pixel_scale else None
@@ -206,7 +208,7 @@ class FrameCutouts(CatalogSurvey, ABC):
                 self._opened[number] = OpenFrame(frame.name, paths)
             except FileNotFoundError as error:
                 raise NotFoundError(
-                    f"frame {frame.name} is gone ({error.filename}); put it back and run the same command again"
+                    f"frame {frame.name} is missing ({error.filename}); restore it and run the same command again"
                 ) from error
             except (FetchError, ValueError, OSError, EOFError) as error:
                 self._closed = number, error
@@ -224,18 +226,18 @@ class FrameCutouts(CatalogSurvey, ABC):
 def check_framing(
     size: int, columns: Iterable[str], roles: Sequence[str], pixel_scale: float | None, frame: float | None
 ) -> None:
-    """Refuse what no survey of frames can do."""
+    """Raise `InputError` if roles, size, pixel scale or framing are not valid for a survey of frames."""
     for role in columns:
         if role not in roles:
-            raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, roles)}")
+            raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, roles)}")
     check_size(size)
     if pixel_scale is not None and frame is not None:
-        raise InputError(f"--pixel-scale {pixel_scale:g} and --frame {frame:g} contradict each other; give one of them")
+        raise InputError(f"--pixel-scale {pixel_scale:g} and --frame {frame:g} exclude each other; give one of them")
     for option, value in (("--pixel-scale", pixel_scale), ("--frame", frame)):
         if value is not None and not 0 < value < np.inf:
             raise InputError(f"{option} is {value:g}; give a number above 0")
 
 
-def words_of(error: Exception, root: Path) -> str:
-    """Return what went wrong, without the paths of this machine: it goes into the store."""
+def error_text(error: Exception, root: Path) -> str:
+    """Return the message of an error without local paths, because it is written to the store."""
     return " ".join(str(error).replace(f"{root}/", "").split())[:160] or type(error).__name__

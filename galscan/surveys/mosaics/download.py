@@ -1,4 +1,4 @@
-"""Files fetched as they are needed, by one thread, so that the next are on their way while one is at work."""
+"""Download of frames with prefetching, by one thread in the background."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from galscan.surveys.services.client import Client
 from galscan.surveys.services.errors import FetchError
 
 
-class Fetched:
-    """A `Source` whose files come from a host into a folder, and are dropped after use, or kept.
+class DownloadedFiles:
+    """A `Source` that downloads files to a folder, and deletes them after use unless they are to be kept.
 
-    What lies there already is not asked for: files arrive whole or not at all.
+    Files that are in the folder already are not downloaded again; they are written atomically.
 
     Parameters
     ----------
     folder : path
-        The files, by host and path of their addresses.
+        Folder of the files, which are named by host and path of their URLs.
     scheme : str
-        ``https``, or ``http``.
+        ``https`` or ``http``.
     client : callable
-        Returns the client that asks; called when the first file is needed.
+        Returns the HTTP client; called when the first file is needed.
     keep : bool
-        Leave the files in the folder.
+        Do not delete files after use.
     """
 
     def __init__(self, folder: Path, scheme: str, client: Callable[[], Client], *, keep: bool):
@@ -45,7 +45,7 @@ class Fetched:
         self.__init__(state["folder"], state["scheme"], state["_make"], keep=state["keep"])  # type: ignore[misc]
 
     def expect(self, files: Sequence[str]) -> None:
-        """Have `files` fetched, in this order."""
+        """Start the download of `files`, in this order."""
         for file in files:
             if file in self._files:
                 continue
@@ -56,7 +56,7 @@ class Fetched:
                 continue
             if self._client is None:
                 client = self._client = self._make()
-                # A daemon: nobody wants to wait for a slow server after Ctrl-C.
+                # A daemon, so that Ctrl-C does not wait for a slow server.
                 threading.Thread(target=self._serve, args=(client, self._wanted), daemon=True).start()
             self._wanted.put((file, future))
 
@@ -67,48 +67,48 @@ class Fetched:
                 continue
             try:
                 path = self.folder / file
-                client.fetch(f"{self.scheme}://{file}", path, _look)
+                client.fetch(f"{self.scheme}://{file}", path, _check_fits)
                 future.set_result(path)
-            except BaseException as error:  # raised again where the file is asked for
+            except BaseException as error:  # raised in `locate`
                 future.set_exception(error)
 
     def locate(self, file: str) -> Path:
-        """Return where `file` is, once it is there.
+        """Return the path of `file` after its download.
 
         Raises
         ------
-        Absent, FetchError, HostDown, StorageError
-            As of `galscan.surveys.services.client.Client.fetch`.
+        MissingError, FetchError, ServiceUnavailableError, StorageError
+            As `galscan.surveys.services.client.Client.fetch`.
         """
         self.expect([file])
         return self._files[file].result()
 
     def release(self, files: Sequence[str]) -> None:
-        """Drop `files`, or keep them for the next time."""
+        """Delete `files`, unless downloaded files are to be kept."""
         for file in files:
             future = self._files.pop(file, None)
             if future is None or future.cancel() or self.keep:
                 continue
-            if future.exception() is None:  # waits for what is on its way
+            if future.exception() is None:  # waits for a running download
                 (self.folder / file).unlink(missing_ok=True)
 
     def reject(self, files: Sequence[str]) -> None:
-        """Drop `files` in any case: the next time they are fetched anew."""
+        """Delete `files` in any case, so that they are downloaded again."""
         self.release(files)
         for file in files:
             (self.folder / file).unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Give up whatever is on its way."""
+        """Cancel all downloads."""
         if self._client is not None:
             self._client.stop()
             self._wanted.put(None)
         self._client, self._files, self._wanted = None, {}, SimpleQueue()
 
 
-def _look(path: Path) -> None:
-    """Refuse what is no FITS image: a page that says "maintenance" must count as a failure of its host."""
+def _check_fits(path: Path) -> None:
+    """Raise `FetchError` if the file is not a FITS image: a maintenance page must count as a failure of the host."""
     try:
         read_header(path)
     except (ValueError, OSError, EOFError) as error:
-        raise FetchError(f"what came is no FITS image ({error})") from None
+        raise FetchError(f"the response is not a FITS image ({error})") from None

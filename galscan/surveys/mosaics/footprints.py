@@ -1,7 +1,7 @@
-"""Which frame an object is cut from: frames are grouped from files, and objects are laid on their footprints.
+"""Match of objects to frames: files are grouped to frames, and objects are assigned by footprint.
 
-Every header is read once and thrown away again; what stays is a number an object. A tree over the objects finds those
-near a frame, and the frame's own astrometry says on which pixel they are.
+Every header is read once; only a frame number per object is stored. A k-d tree of the objects finds those near a frame,
+and the WCS of the frame gives their pixel positions.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from galscan.surveys.files.images import BANDS, is_fits, split_band, stem
 from galscan.surveys.files.local import find_images
 from galscan.surveys.mosaics.header import Astrometry, Header, NoAstrometry, read_header, rotation, scale
 
-# Companions of an image, which cover the same sky and are no picture of it.
+# Names of companion files (weights, masks, models), which cover the same sky as an image.
 COMPANIONS = {
     "invvar", "ivar", "wht", "weight", "weights", "rms", "var", "variance", "mask", "maskbits", "flag", "flags", "dq",
     "model", "blobmodel", "resid", "chi2", "depth", "galdepth", "nexp", "psfsize", "psf", "bkg", "segm", "segmentation",
 }  # fmt: skip
-COMPLETE = 1e6  # arcsec: a frame in all bands is preferred to one that lacks some, however large
-TWINS = 10  # pixels between the middles of frames that may be one
-BATCH = 1024  # headers in flight
+COMPLETE = 1e6  # arcsec: bonus of a frame with all bands over any frame that lacks some
+COINCIDENT = 10  # pixels: centres of frames closer than this may be bands of one frame
+BATCH = 1024  # headers read at a time
 
 
 class Source(Protocol):
-    """Where the files of frames are. One that fetches them may do so in `locate`, and drop them in `release`."""
+    """Source of the files of frames, local or remote. A remote one may download in `locate` and delete in `release`."""
 
     def expect(self, files: Sequence[str]) -> None:
-        """Take note that `files` will be needed soon, in this order."""
+        """Announce that `files` will be needed soon, in this order."""
         ...
 
     def locate(self, file: str) -> Path:
-        """Return where `file` can be opened."""
+        """Return the local path of `file`."""
         ...
 
     def release(self, files: Sequence[str]) -> None:
-        """Take note that `files` are not needed any more, for now."""
+        """Announce that `files` are not needed any more, for now."""
         ...
 
     def reject(self, files: Sequence[str]) -> None:
-        """Take note that `files` cannot be used."""
+        """Announce that `files` cannot be used."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on this machine, searched recursively; its files stay where they are."""
+    """A local folder, searched recursively."""
 
     root: Path
 
     def files(self) -> dict[str, int]:
-        """Return name -> bytes of every file."""
+        """Return the FITS files: name -> bytes."""
         return {file: size for file, size in find_images(self.root, None).items() if is_fits(file)}
 
     def expect(self, files: Sequence[str]) -> None: ...
@@ -76,21 +76,21 @@ class Folder:
 
 @dataclass(frozen=True)
 class Frame:
-    """One piece of the sky: a file a band. Band ``"0"`` is that of files whose names tell none."""
+    """An image of one part of the sky, one file per band; band ``"0"`` if file names contain no band."""
 
     name: str
     files: Mapping[str, str]
 
 
 def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[Frame], list[str]]:
-    """Group files into frames by their names; companions such as weights and masks are returned apart.
+    """Group files into frames by their names; companions such as weights and masks are returned separately.
 
     Parameters
     ----------
     files : sequence of str
         Relative POSIX paths.
     bands : sequence of str
-        Words in the names that are bands, where they are not the usual letters (ugrizy).
+        Names of the bands in file names, if they are not the usual letters (ugrizy).
 
     Raises
     ------
@@ -98,32 +98,32 @@ def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[F
         If two files are the same band of one frame.
     """
     images = [f for f in files if not COMPANIONS & set(re.split(r"[-_.]", stem(f).lower()))]
-    images = images or list(files)  # a folder of nothing else is meant as it is
+    images = images or list(files)  # a folder of companions only: they are what the user wants
     groups: dict[str, dict[str, list[str]]] = {}
     for file in images:
         name, band = _split(file, bands)
         groups.setdefault(name, {}).setdefault(band, []).append(file)
     frames = []
-    for name, have in groups.items():
-        if all(len(same) == 1 for same in have.values()):
-            frames.append(Frame(name, {band: same[0] for band, same in have.items()}))
+    for name, by_band in groups.items():
+        if all(len(same) == 1 for same in by_band.values()):
+            frames.append(Frame(name, {band: same[0] for band, same in by_band.items()}))
             continue
-        apart: dict[str, dict[str, str]] = {}  # names that come again in other folders are other frames
-        for band, same in have.items():
+        by_folder: dict[str, dict[str, str]] = {}  # the same name in another folder is another frame
+        for band, same in by_band.items():
             for file in same:
-                here = apart.setdefault(file.rpartition("/")[0], {})
-                if band in here:
+                in_folder = by_folder.setdefault(file.rpartition("/")[0], {})
+                if band in in_folder:
                     raise InputError(
-                        f"{here[band]} and {file} are both band '{band}' of frame '{name}'; remove one of them"
+                        f"{in_folder[band]} and {file} are both band '{band}' of frame '{name}'; remove one of them"
                     )
-                here[band] = file
-        frames += [Frame(f"{folder}/{name}".lstrip("/"), bands_here) for folder, bands_here in apart.items()]
+                in_folder[band] = file
+        frames += [Frame(f"{folder}/{name}".lstrip("/"), in_folder) for folder, in_folder in by_folder.items()]
     kept = set(images)
     return sorted(frames, key=lambda f: f.name), [f for f in files if f not in kept]
 
 
 def _split(file: str, bands: Sequence[str]) -> tuple[str, str]:
-    """Split a file's name into that of its frame and its band; a folder may be called by the band, too."""
+    """Split a file name into frame name and band; the band may also be the name of the folder."""
     letters = all(b in BANDS for b in bands)
     name, band = split_band(file) if letters else _split_word(stem(file), bands)
     folder = file.split("/")[-2] if "/" in file else ""
@@ -140,20 +140,20 @@ def _split_word(name: str, bands: Sequence[str]) -> tuple[str, str]:
 
 
 def parse_bands(text: str | None) -> list[str]:
-    """Return the bands of an option from blue to red: letters, or words between commas."""
+    """Return the bands of the option --bands from blue to red: letters, or names separated by commas."""
     if not text:
         return []
     words = [w.strip() for w in text.split(",") if w.strip()] if "," in text or set(text) - set(BANDS) else list(text)
     repeated = next((w for w in words if words.count(w) > 1), None)
     if repeated or not words:
         raise InputError(
-            f"--bands {text}: '{repeated or text}' is given twice or is no band; write gri, or f606w,f814w"
+            f"--bands {text}: '{repeated or text}' is given twice or is not a band; write gri, or f606w,f814w"
         )
     return sorted(words, key=BANDS.index) if set(words) <= set(BANDS) else words
 
 
 def common_bands(frames: Sequence[Frame], wanted: Sequence[str]) -> list[str]:
-    """Return the bands to use, from blue to red: those wanted, or those that at least half of the frames have.
+    """Return the bands to use, from blue to red: `wanted`, or those that at least half of the frames have.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def common_bands(frames: Sequence[Frame], wanted: Sequence[str]) -> list[str]:
             count[band] = count.get(band, 0) + 1
     for band in wanted:
         if band not in count:
-            raise InputError(f"no frame is of band '{band}'{nearest(band, count)}; name others with --bands")
+            raise InputError(f"no frame has band '{band}'{nearest(band, count)}; choose others with --bands")
     if wanted:
         return list(wanted)
     most = [b for b in (*BANDS, "0") if 2 * count.get(b, 0) >= len(frames)]
@@ -174,15 +174,16 @@ def common_bands(frames: Sequence[Frame], wanted: Sequence[str]) -> list[str]:
 
 
 @dataclass
-class Placing:
-    """Where the objects are: on which frame, and what was found out about the frames on the way.
+class FrameAssignment:
+    """The frame of each object, and the geometry of the frames.
 
     Attributes
     ----------
     frame : ndarray of int32
         Number of the frame an object is cut from, -1 for none.
-    scales, turns, centres : dict
-        Pixel scale (arcsec), rotation (deg, north from the nearest side) and position (deg) in the middle of a frame.
+    scales, rotations, centres : dict
+        Pixel scale (arcsec), rotation (deg, of north from the nearest pixel axis) and position (deg) at the centre of
+        a frame, by frame number.
     unreadable : list of (str, str)
         Frames of which no header could be read, and why.
     digest : str
@@ -191,22 +192,22 @@ class Placing:
 
     frame: np.ndarray
     scales: dict[int, float] = field(default_factory=dict)
-    turns: dict[int, float] = field(default_factory=dict)
+    rotations: dict[int, float] = field(default_factory=dict)
     centres: dict[int, tuple[float, float]] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     digest: str = ""
 
-    def twins(self) -> tuple[int, int] | None:
-        """Return two frames whose middles are nowhere else: perhaps bands of one, whose names do not say so."""
+    def coincident(self) -> tuple[int, int] | None:
+        """Return two frames with the same centre, which may be two bands of one frame; None if there are none."""
         from scipy.spatial import cKDTree
 
         numbers = list(self.centres)
-        near = np.radians(np.median(list(self.scales.values())) * TWINS / 3600)
+        near = np.radians(np.median(list(self.scales.values())) * COINCIDENT / 3600)
         pairs = cKDTree(unit_vectors(*np.array(list(self.centres.values())).T)).query_pairs(near)
         return next(((numbers[a], numbers[b]) for a, b in sorted(pairs)), None)
 
-    def nowhere(self, ra: np.ndarray, dec: np.ndarray, root: Path) -> str:
-        """Say why no object lies on a frame, as far as can be seen."""
+    def no_match_reason(self, ra: np.ndarray, dec: np.ndarray, root: Path) -> str:
+        """Return the likely reason why no object lies on a frame."""
         if self.unreadable and not self.centres:
             name, why = self.unreadable[0]
             return f"no frame in {root} can be read, the first is {name} ({why})"
@@ -221,17 +222,19 @@ class Placing:
 
 
 def _range(ra: np.ndarray, dec: np.ndarray) -> str:
-    """Return the ranges of positions in words; right ascension may run over 0."""
-    around = np.unique(ra % 360)
-    gap = int(np.argmax(np.diff(around, append=around[0] + 360)))  # the widest piece with nothing in it
-    west, east = around[(gap + 1) % len(around)], around[gap]
+    """Return the ranges of positions as text; right ascension may wrap around 0."""
+    sorted_ra = np.unique(ra % 360)
+    gap = int(np.argmax(np.diff(sorted_ra, append=sorted_ra[0] + 360)))  # the widest gap without objects
+    west, east = sorted_ra[(gap + 1) % len(sorted_ra)], sorted_ra[gap]
     return f"ra {west:.4g} to {east:.4g}, dec {dec.min():.4g} to {dec.max():.4g}"
 
 
-def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.ndarray, dec: np.ndarray) -> Placing:
-    """Find the frame of every object: of those it lies on the one where it is farthest from the edge.
+def assign_frames(
+    frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.ndarray, dec: np.ndarray
+) -> FrameAssignment:
+    """Assign every object to a frame: where frames overlap, to that in which it is farthest from the edge.
 
-    A frame that has all of `bands` is preferred to one that does not; the first band's astrometry counts.
+    A frame with all of `bands` is preferred to one that lacks some. The WCS of the first band is used.
 
     Raises
     ------
@@ -240,7 +243,7 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
     """
     from scipy.spatial import cKDTree
 
-    placing = Placing(np.full(len(ra), -1, dtype=np.int32))
+    assignment = FrameAssignment(np.full(len(ra), -1, dtype=np.int32))
     known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
     tree = cKDTree(unit_vectors(ra[known], dec[known]), compact_nodes=False, balanced_tree=False)
     best = np.full(len(ra), -1.0)
@@ -250,7 +253,7 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
             frame = frames[number]
             advance()
             if header is None:
-                placing.unreadable.append((frame.name, why))
+                assignment.unreadable.append((frame.name, why))
                 continue
             digest.update(header.cards)
             try:
@@ -258,10 +261,10 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
             except NoAstrometry as error:
                 file = next(iter(frame.files.values()))
                 raise InputError(
-                    f"frame {file}: {error}; solve it (astrometry.net), or take it out of the folder"
+                    f"frame {file}: {error}; solve it (astrometry.net), or remove it from the folder"
                 ) from error
-            centre, radius, placing.scales[number], placing.turns[number] = _footprint(astrometry)
-            placing.centres[number] = centre
+            centre, radius, assignment.scales[number], assignment.rotations[number] = _footprint(astrometry)
+            assignment.centres[number] = centre
             near = tree.query_ball_point(unit_vectors(*map(np.array, centre)), radius, return_sorted=True)
             if not near:
                 continue
@@ -269,17 +272,17 @@ def place(frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.
             x, y = astrometry.pixels(ra[rows], dec[rows])
             height, width = astrometry.shape
             inside = np.minimum.reduce([x + 0.5, width - 0.5 - x, y + 0.5, height - 0.5 - y])
-            # Whole milliarcseconds: the last digits, which differ between machines, must not choose.
-            worth = np.round(inside * placing.scales[number], 3)
-            worth += COMPLETE if set(bands) <= frame.files.keys() else 0
-            better = (inside >= 0) & (worth > best[rows])  # NaN is neither
-            placing.frame[rows[better]], best[rows[better]] = number, worth[better]
-    placing.digest = digest.hexdigest()
-    return placing
+            # Rounded to milliarcseconds, because the last digits differ between machines.
+            margin = np.round(inside * assignment.scales[number], 3)
+            margin += COMPLETE if set(bands) <= frame.files.keys() else 0
+            better = (inside >= 0) & (margin > best[rows])  # False for NaN
+            assignment.frame[rows[better]], best[rows[better]] = number, margin[better]
+    assignment.digest = digest.hexdigest()
+    return assignment
 
 
 def _headers(frames: Sequence[Frame], source: Source, bands: Sequence[str]) -> Iterator[tuple[Header | None, str]]:
-    """Yield the header of each frame, in order, or the reason for none: unpacking and waiting is done by threads."""
+    """Yield the header of each frame in order, or the reason for none; files are read by threads."""
 
     def read(frame: Frame) -> tuple[Header | None, str]:
         why = ""
@@ -304,6 +307,6 @@ def _footprint(astrometry: Astrometry) -> tuple[tuple[float, float], float, floa
     points = unit_vectors(ra, dec)
     reach = np.linalg.norm(points - points[4], axis=1).max()
     centre = astrometry.local(x[4:5], y[4:5])
-    # Where corners are beyond the projection the frame may be anywhere; sides bend outwards a little.
+    # With corners outside the projection the extent is unknown; 5 % more, because curved sides bulge outwards.
     radius = 2.0 if not np.isfinite(reach) else min(2.0, 1.05 * float(reach) + 1e-6)
     return (float(ra[4]), float(dec[4])), radius, float(scale(centre)[0]), float(rotation(centre)[0])

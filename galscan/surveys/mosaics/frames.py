@@ -1,6 +1,6 @@
-"""Cutouts by the million out of frames and bricks: SDSS frames, Legacy Surveys bricks, any FITS mosaics with a WCS.
+"""Survey of cutouts from local frames: SDSS frames, Legacy Surveys bricks, any FITS mosaics with a WCS.
 
-Objects are put in the order of their frames, so that ingest opens each frame about once and cuts many from it.
+Objects are sorted by frame, so that ingest opens each frame about once; this scales to millions of cutouts.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from galscan.surveys.base import NoCoverage, Outcome
 from galscan.surveys.files.images import Rendering, choose_bands, measure
 from galscan.surveys.files.local import CATALOGS
 from galscan.surveys.mosaics import footprints
-from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing, words_of
+from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing, error_text
 from galscan.surveys.mosaics.footprints import Folder, Frame
 from galscan.surveys.sizes import DEFAULT_SIZE
 
-SAMPLE = 16  # frames that set the stretch, with four objects each
+SAMPLE = 16  # frames that the stretch is measured on, at four objects each
 
 
 class FramesSurvey(FrameCutouts):
-    """Objects of a catalog, cut from frames.
+    """Cutouts of the objects of a catalog from local frames.
 
-    A cutout has `size` pixels of its frame as they are, unless `pixel_scale` or `frame` asks for another scale: then
-    the nearest whole number of pixels is cut and resized, and the scale that comes out is kept with the object. North
-    is up and east is left as far as mirroring and quarter turns go; the rest of the rotation is left as it is. Bands
-    are put on each other by their own astrometry, to half a pixel.
+    A cutout has `size` pixels of its frame, not resampled, unless `pixel_scale` or `frame` sets another scale: then
+    the nearest whole number of pixels is cut and resized, and the resulting scale is stored with the object. Cutouts
+    are mirrored and rotated by multiples of 90 degrees so that north is nearest to up and east to left; the remaining
+    rotation is not removed. Bands are aligned by their own WCS, to half a pixel.
 
     Parameters
     ----------
     path : path
-        Folder of frames, one FITS file a band, searched recursively.
+        Folder of frames, one FITS file per band, searched recursively.
     catalog : path, optional
         CSV, FITS, VOTable or Parquet with id, ra and dec. Default: ``catalog.csv`` (``.fits ...``) in the folder.
     labels : sequence of str
@@ -45,16 +45,16 @@ class FramesSurvey(FrameCutouts):
     size : int
         Pixels on a side of every cutout.
     columns : mapping, optional
-        Which column plays a role (``id ra dec radius``) where the usual names do not say.
+        Column for each role (``id ra dec radius``) that does not have a usual name.
     name : str, optional
-        Name of the survey, default the folder's.
+        Name of the survey; default: that of the folder.
     bands : str, optional
-        ``"gri"``, or from blue to red the words that tell the band in file names: ``"f435w,f606w,f814w"``.
-        Default: what at least half of the frames have.
+        ``"gri"``, or the names of the bands in file names, from blue to red: ``"f435w,f606w,f814w"``.
+        Default: the bands that at least half of the frames have.
     pixel_scale : float, optional
-        Arcsec a pixel of the cutouts.
+        Arcsec per pixel of the cutouts.
     frame : float, optional
-        Instead: a cutout's side in units of the object's radius, a column in arcsec.
+        Instead: side of a cutout in units of the object's radius, a column in arcsec.
 
     Raises
     ------
@@ -97,86 +97,88 @@ class FramesSurvey(FrameCutouts):
         if not sizes:
             raise InputError(f"no FITS file in {path} or below; name the folder that holds the frames with --path")
         words = footprints.parse_bands(bands)
-        frames, apart = footprints.find_frames(list(sizes), words)
+        frames, companions = footprints.find_frames(list(sizes), words)
         common = footprints.common_bands(frames, words)
         red, green, blue = choose_bands(common)
         self.bands = [b for b in common if b in (red, green, blue)]  # from blue to red
-        self._place(frames, sizes, apart)
+        self._assign(frames, sizes, companions)
         self.rendering = self._measure()
 
     # ------------------------------------------------------------------------------- objects and frames
 
-    def _place(self, frames: list[Frame], sizes: Mapping[str, int], apart: Sequence[str]) -> None:
-        """Find the frame of each object, and put the objects in the order of frames."""
-        placing = footprints.place(frames, self.source, self.bands, self.ra, self.dec)
-        if (placing.frame < 0).all():
-            raise InputError(placing.nowhere(self.ra, self.dec, self.root))
-        used = np.unique(placing.frame[placing.frame >= 0])
-        self._check_scale({frames[k].name: placing.scales[k] for k in used})
+    def _assign(self, frames: list[Frame], sizes: Mapping[str, int], companions: Sequence[str]) -> None:
+        """Assign the objects to frames and sort them by frame."""
+        assignment = footprints.assign_frames(frames, self.source, self.bands, self.ra, self.dec)
+        if (assignment.frame < 0).all():
+            raise InputError(assignment.no_match_reason(self.ra, self.dec, self.root))
+        used = np.unique(assignment.frame[assignment.frame >= 0])
+        self._check_scale({frames[k].name: assignment.scales[k] for k in used})
         self.frames = [frames[k] for k in used]
-        number = np.where(placing.frame < 0, len(used), np.searchsorted(used, placing.frame)).astype(np.int32)
+        number = np.where(assignment.frame < 0, len(used), np.searchsorted(used, assignment.frame)).astype(np.int32)
         self.count = len(used)
-        self._in_order(number)
-        turns = [placing.turns[k] for k in used]
+        self._sort_by_frame(number)
+        rotations = [assignment.rotations[k] for k in used]
         files = [f for k in used for f in frames[k].files.values()]
-        self._about = {
+        self._frame_metadata = {
             "frames": len(used),
-            "frames_sha256": digest([placing.digest, [[f, sizes[f]] for f in files]]),
-            "on_no_frame": int((placing.frame < 0).sum()),
-            "native_scale": [round(s(placing.scales[k] for k in used), 5) for s in (min, max)],
-            "rotation_left": [round(s(turns), 1) + 0.0 for s in (min, max)],
+            "frames_sha256": digest([assignment.digest, [[f, sizes[f]] for f in files]]),
+            "on_no_frame": int((assignment.frame < 0).sum()),
+            "native_scale": [round(s(assignment.scales[k] for k in used), 5) for s in (min, max)],
+            "rotation_left": [round(s(rotations), 1) + 0.0 for s in (min, max)],
         }
         self._bytes = [sum(sizes[f] for b, f in x.files.items() if b in self.bands) for x in self.frames]
         self.notes = []
-        if apart:
-            self.notes.append(f"{len(apart):,} file(s) of weights, masks or models left out, the first is {apart[0]}")
-        if placing.unreadable:
-            first, why = placing.unreadable[0]
-            self.notes.append(f"{len(placing.unreadable):,} frame(s) cannot be read, the first is {first} ({why})")
-        if self.bands == ["0"] and (twins := placing.twins()):
-            one, other = (frames[k].name for k in twins)
+        if companions:
             self.notes.append(
-                f"frames {one} and {other} show the same sky, and names tell no band: an object is cut from one of "
-                "them; if they are bands, name those: --bands f606w,f814w"
+                f"{len(companions):,} file(s) of weights, masks or models are ignored, the first is {companions[0]}"
             )
-        if missing := self._about["on_no_frame"]:
+        if assignment.unreadable:
+            first, why = assignment.unreadable[0]
+            self.notes.append(f"{len(assignment.unreadable):,} frame(s) cannot be read, the first is {first} ({why})")
+        if self.bands == ["0"] and (coincident := assignment.coincident()):
+            first, second = (frames[k].name for k in coincident)
+            self.notes.append(
+                f"frames {first} and {second} cover the same sky, and their names contain no band: an object is cut "
+                "from one of them; if they are bands, give their names: --bands f606w,f814w"
+            )
+        if missing := self._frame_metadata["on_no_frame"]:
             self.notes.append(
                 f"{missing:,} of {len(self.ids):,} objects lie on no frame, and are kept without an image"
             )
 
     def _measure(self) -> Rendering:
-        """Set one stretch for the survey, on stamps around objects of frames spread over it."""
-        whole = [k for k, frame in enumerate(self.frames) if set(self.bands) <= frame.files.keys()]
-        if not whole:
+        """Measure one stretch for the survey, on cutouts from frames spread over it."""
+        complete = [k for k, frame in enumerate(self.frames) if set(self.bands) <= frame.files.keys()]
+        if not complete:
             bands = ", ".join(self.bands)
-            raise InputError(f"no frame with an object on it has all bands {bands}; name those it has with --bands")
+            raise InputError(f"no frame with objects has all bands {bands}; give the bands it has with --bands")
         stamps: list[dict[str, np.ndarray]] = []
         why = ""
-        for k in np.unique(np.linspace(0, len(whole) - 1, SAMPLE).round().astype(int)):
-            first, last = np.searchsorted(self.number, [whole[k], whole[k] + 1])
+        for k in np.unique(np.linspace(0, len(complete) - 1, SAMPLE).round().astype(int)):
+            first, last = np.searchsorted(self.number, [complete[k], complete[k] + 1])
             rows = np.unique(np.linspace(first, last - 1, 4).round().astype(int))
             try:
-                stack = self._open(whole[k]).raw(self.ra[rows], self.dec[rows], int(np.clip(self.size, 64, 512)))
+                stack = self._open(complete[k]).raw(self.ra[rows], self.dec[rows], int(np.clip(self.size, 64, 512)))
                 stamps += [dict(zip(self.bands, stack[:, n], strict=True)) for n in range(len(rows))]
-            except Exception as error:  # broken frames get their reason when their turn comes
-                why = why or f"frame {self.frames[whole[k]].name}: {words_of(error, self.root)}"
+            except Exception as error:  # broken frames fail later, with a reason for each object
+                why = why or f"frame {self.frames[complete[k]].name}: {error_text(error, self.root)}"
         self._close()
         if not stamps:
-            raise InputError(f"none of {min(SAMPLE, len(whole))} frames tried in {self.root} can be used ({why})")
+            raise InputError(f"none of {min(SAMPLE, len(complete))} frames tried in {self.root} can be used ({why})")
         rendering = measure(stamps, self.bands)
         if rendering is None:
-            raise InputError(f"the frames in {self.root} have no noise to set the stretch by: all pixels are alike")
+            raise InputError(f"the stretch cannot be measured: in the frames of {self.root} all pixels are equal")
         return rendering
 
-    # ---------------------------------------------------------------------------------- what a survey is
+    # ---------------------------------------------------------------------------------- Survey protocol
 
     def plan(self) -> dict[str, Any]:
-        """Return what cutting will take: frames, objects on none of them, bytes of files to read."""
-        used, beyond = self._used(), int((self.number == self.count).sum())
+        """Return the cost of all cutouts: frames, objects on no frame, bytes to read."""
+        used, beyond = self._used_frames(), int((self.number == self.count).sum())
         return {"frames": len(used), "on_no_frame": beyond, "bytes_to_read": sum(self._bytes[k] for k in used)}
 
     def describe(self) -> dict[str, Any]:
-        """Return provenance: frames, catalog, and how pixels were made."""
+        """Return provenance: frames, catalog, cutting and rendering."""
         return {
             "survey": "frames",
             "name": self.name,
@@ -184,8 +186,8 @@ class FramesSurvey(FrameCutouts):
             "catalog": str(self.catalog),
             "catalog_sha256": self._catalog_digest,
             "objects": len(self),
-            **self._about,
-            **self._how(),
+            **self._frame_metadata,
+            **self._cutting_metadata(),
             "overlap": "the frame in which the object is farthest from the edge",
         }
 

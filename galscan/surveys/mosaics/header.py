@@ -1,6 +1,6 @@
-"""FITS images as pieces of the sky: the header without the pixels, and where on the sky they are.
+"""FITS headers, read without the pixels, and their WCS.
 
-The first two-dimensional image of a file counts, packed as it may be (``.gz .bz2``, or tiles: ``.fz``).
+The first two-dimensional image of a file is used; files may be compressed (``.gz .bz2``, or tiles: ``.fz``).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 from galscan.core.sky import unit_vectors
 
-BLOCK = 2880  # bytes; FITS files consist of such blocks
-MAX_HEADER = 1000 * BLOCK  # longer than any real header: what has no END by then is no FITS file
+BLOCK = 2880  # bytes of a FITS block
+MAX_HEADER = 1000 * BLOCK  # longer than any real header: without END by then, it is not a FITS file
 MAX_HDUS = 1000
 TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 class Header(NamedTuple):
-    """What the header of an image says; `cards` are its bytes, `hdu` and `offset` where its data are."""
+    """The header of an image: `cards` are its bytes, `hdu` and `offset` the position of its data."""
 
     cards: bytes
     shape: tuple[int, int]
@@ -37,14 +37,14 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of the first image of a FITS file, and no pixel.
+    """Read the header of the first image of a FITS file, without its pixels.
 
     Raises
     ------
     ValueError
-        If it is no FITS file, is cut off within its headers, or holds no image of two axes.
+        If it is not a FITS file, is truncated within a header, or has no two-dimensional image.
     """
-    with unpacked(path) as file:
+    with open_decompressed(path) as file:
         for hdu in range(MAX_HDUS):
             cards = _cards(file)
             if not cards:
@@ -57,11 +57,11 @@ def read_header(path: Path) -> Header:
                 blank = int(value["BLANK"]) if "BLANK" in value and bitpix > 0 else None
                 return Header(cards, shape, tiles, hdu, file.tell(), bitpix, scale, zero, blank)
             file.seek(-(-_data_bytes(value) // BLOCK) * BLOCK, io.SEEK_CUR)
-    raise ValueError("no image of two axes in it")
+    raise ValueError("no two-dimensional image in the file")
 
 
-def unpacked(path: Path) -> BinaryIO:
-    """Open a file that may be packed whole; its first bytes tell, whatever it is called."""
+def open_decompressed(path: Path) -> BinaryIO:
+    """Open a file that may be compressed by gzip or bzip2, detected by its first bytes and not by its name."""
     with open(path, "rb") as file:
         magic = file.read(3)
     opener: Any = gzip.open if magic[:2] == b"\x1f\x8b" else bz2.open if magic == b"BZh" else open
@@ -69,7 +69,7 @@ def unpacked(path: Path) -> BinaryIO:
 
 
 def _cards(file: BinaryIO) -> bytes:
-    """Return the cards of the next header up to END; nothing at the end of the file."""
+    """Return the cards of the next header up to END; empty at the end of the file."""
     cards = b""
     while len(cards) < MAX_HEADER:
         block = file.read(BLOCK)
@@ -83,17 +83,17 @@ def _cards(file: BinaryIO) -> bytes:
                 return cards[: start + 80]
         if len(block) < BLOCK:
             raise ValueError("truncated within a header")
-    raise ValueError("a header without an end")
+    raise ValueError("a header without END")
 
 
 def _values(cards: bytes) -> dict[str, str]:
-    """Return the values of a header as text; enough for numbers, truth and short words."""
+    """Return the values of a header as text; enough for numbers, logical values and short strings."""
     lines = (cards[i : i + 80].decode("ascii", "replace") for i in range(0, len(cards), 80))
     return {c[:8].rstrip(): c[10:].split("/")[0].strip(" '") for c in lines if c[8:10] == "= "}
 
 
 def _image(value: dict[str, str], tiles: bool) -> tuple[tuple[int, int], int] | None:
-    """Return shape and BITPIX of an image of two axes, else nothing."""
+    """Return shape and BITPIX of a two-dimensional image, else None."""
     z = "Z" if tiles else ""
     if value.get(f"{z}NAXIS") != "2" or (not tiles and value.get("XTENSION", "IMAGE") != "IMAGE"):
         return None
@@ -113,11 +113,11 @@ def _data_bytes(value: dict[str, str]) -> int:
 
 
 class NoAstrometry(ValueError):
-    """A header says nothing about where on the sky its pixels are."""
+    """A header has no usable celestial WCS."""
 
 
 class Astrometry:
-    """Between pixels (x along rows, y up, 0 in the middle of the first pixel) and the sky (ICRS, deg).
+    """Conversion between pixels (x along rows, y up, 0 at the centre of the first pixel) and the sky (ICRS, deg).
 
     Raises
     ------
@@ -129,22 +129,23 @@ class Astrometry:
         from astropy.wcs import WCS, Wcsprm
 
         self.shape = header.shape
-        self.system: Any = None  # a frame of astropy's where it is not ICRS
+        self.system: Any = None  # astropy coordinate frame, None for ICRS
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # old keywords, fixed as they are read
-                # wcslib alone is forty times as fast as astropy's WCS, and knows all but lookup tables, and SIP
-                # terms that CTYPE does not mention.
+                # wcslib alone is forty times as fast as astropy's WCS. It lacks only lookup tables, and SIP terms
+                # that CTYPE does not mention.
                 self._wcs: Any = Wcsprm(header.cards, relax=True)
                 self._wcs.fix()
                 self._wcs.set()
                 named = any("-SIP" in c for c in self._wcs.ctype)
                 tables = any(word in header.cards for word in (b"D2IMDIS", b"CPDIS"))
-                self._whole = WCS(_astropy_header(header)) if tables or (b"A_ORDER " in header.cards) > named else None
+                full = tables or (b"A_ORDER " in header.cards) > named
+                self._full_wcs = WCS(_astropy_header(header)) if full else None
                 celestial = self._wcs.lng >= 0 and self._wcs.lat >= 0 and self._wcs.naxis == 2
                 if celestial:
                     self.system = self._system(header)
-        except Exception as error:  # wcslib has a dozen kinds
+        except Exception as error:  # wcslib raises a dozen types
             raise NoAstrometry(f"its WCS cannot be used ({' '.join(str(error).split())[:120]})") from error
         if not celestial:
             raise NoAstrometry("no celestial WCS")
@@ -162,11 +163,11 @@ class Astrometry:
         return wcs_to_celestial_frame(WCS(_astropy_header(header)))
 
     def pixels(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return x and y of positions, NaN where the projection does not reach."""
-        lon, lat = self._in_system(ra, dec)
-        if self._whole is not None:
+        """Return x and y of positions, NaN outside the projection."""
+        lon, lat = self._to_system(ra, dec)
+        if self._full_wcs is not None:
             order = (lon, lat) if self._wcs.lng == 0 else (lat, lon)
-            return self._whole.all_world2pix(*order, 0, quiet=True)
+            return self._full_wcs.all_world2pix(*order, 0, quiet=True)
         world = np.empty((len(lon), 2))
         world[:, self._wcs.lng], world[:, self._wcs.lat] = lon, lat
         found = self._wcs.s2p(world, 0)
@@ -174,18 +175,18 @@ class Astrometry:
         return pixels[:, 0], pixels[:, 1]
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return right ascension and declination of pixels, NaN where the projection does not reach."""
-        if self._whole is not None:
-            world = np.stack(self._whole.all_pix2world(x, y, 0), axis=1)
+        """Return right ascension and declination of pixels, NaN outside the projection."""
+        if self._full_wcs is not None:
+            world = np.stack(self._full_wcs.all_pix2world(x, y, 0), axis=1)
         else:
             found = self._wcs.p2s(np.stack([x, y], axis=1).astype(float), 0)
             world = np.where(found["stat"][:, None] == 0, found["world"], np.nan)
         return self._from_system(world[:, self._wcs.lng] % 360, world[:, self._wcs.lat])
 
     def local(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return how the sky runs across the pixel at x, y: arcsec to the east and north a step in x and y.
+        """Return the Jacobian of the WCS at x, y: arcsec to the east and north per pixel in x and y.
 
-        Shape (n, 2, 2), ``[[east by x, east by y], [north by x, north by y]]``; the pole has some north, too.
+        Shape (n, 2, 2), ``[[east by x, east by y], [north by x, north by y]]``; also defined at the poles.
         """
         n = len(x)
         steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5], [0, 0]])
@@ -197,7 +198,7 @@ class Astrometry:
         across = np.stack([points[:, 1] - points[:, 0], points[:, 3] - points[:, 2]], axis=2)  # (n, 3, x or y)
         return np.degrees(np.stack([east, north], axis=1) @ across) * 3600
 
-    def _in_system(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _to_system(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.system is None:
             return ra, dec
         from astropy.coordinates import ICRS
@@ -226,21 +227,21 @@ def _astropy_header(header: Header) -> Any:
 
 
 def scale(local: np.ndarray) -> np.ndarray:
-    """Return arcsec a pixel, of what `Astrometry.local` gives."""
+    """Return the pixel scale in arcsec for Jacobians of `Astrometry.local`."""
     return np.sqrt(np.abs(np.linalg.det(local)))
 
 
 def quarters(local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how to set stamps upright without resampling: whether to mirror x, then how many quarter turns.
+    """Return whether to mirror x, and the number of 90-degree rotations after it, that bring north up, east left.
 
-    With them applied to an image whose row 0 is at the bottom, north is within 45 degrees of up, and east is left.
+    Applied to an image whose row 0 is at the bottom, north is within 45 degrees of up. Nothing is resampled.
     """
-    mirror = np.linalg.det(local) > 0  # seen from inside the sphere, east is to the left of north
+    mirror = np.linalg.det(local) > 0  # on the sky, east is to the left of north
     return mirror, np.rint(_angle(local, mirror) / 90).astype(int) % 4
 
 
 def rotation(local: np.ndarray) -> np.ndarray:
-    """Return what quarter turns leave of the rotation: degrees from up to north, positive towards the left."""
+    """Return the rotation that remains after 90-degree rotations: degrees from up to north, positive to the left."""
     angle = _angle(local, np.linalg.det(local) > 0)
     return angle - 90 * np.rint(angle / 90)
 

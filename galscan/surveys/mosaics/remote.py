@@ -1,6 +1,6 @@
-"""Frames and bricks over the network: each is fetched once, while another is cut, and dropped unless it is to be kept.
+"""Survey of cutouts from remote frames: each is downloaded once, ahead of its use, and deleted unless kept.
 
-Which frame an object is on is told by the table of objects, so that no index of frames is needed.
+The table of objects has the columns that identify the frame of each object, so that no index of frames is needed.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing
-from galscan.surveys.mosaics.download import Fetched
+from galscan.surveys.mosaics.download import DownloadedFiles
 from galscan.surveys.mosaics.footprints import Frame
 from galscan.surveys.services.client import Client
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey
 from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE
 
-WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # what a table may put into an address
+SAFE_TEXT = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # allowed text of table columns in a URL
 
 
 class RemoteFrames(FrameCutouts):
-    """Objects of a table, cut from the frames of a survey that a file declares.
+    """Cutouts of the objects of a catalog from the frames of a configured survey.
 
-    Cutouts are framed as by `galscan.surveys.mosaics.frames.FramesSurvey`. Their stretch is that of the survey's
-    file, so that no frame need be fetched to set it.
+    Cutouts are framed as by `galscan.surveys.mosaics.frames.FramesSurvey`. The stretch is set in the survey file, so
+    that it need not be measured on downloaded frames.
 
     Parameters
     ----------
     survey : str
         A shipped survey (``sdss-frames``, ``legacy-bricks``) or a path ending in ``.toml``.
     catalog : path
-        CSV, FITS, VOTable or Parquet, with id, ra, dec and the columns that tell the frame.
+        CSV, FITS, VOTable or Parquet, with id, ra, dec and the columns that identify the frame.
     folder : path
-        Where frames go.
+        Folder of downloaded frames.
     keep : bool
-        Leave them there, to be found again.
+        Do not delete frames after use.
     labels, size, columns, name, pixel_scale, frame
-        As of `galscan.surveys.mosaics.frames.FramesSurvey`; `columns` may also name the one of the frame, as
+        As for `galscan.surveys.mosaics.frames.FramesSurvey`; `columns` may also name those of the frame, as
         ``run=RUN``.
     cone : tuple of float, optional
-        Right ascension, declination and radius in degrees: only objects therein.
+        Right ascension, declination and radius in degrees: only objects inside are used.
     contact : str
-        Who asks, told to the host.
+        Contact e-mail, sent in the User-Agent.
 
     Raises
     ------
     InputError
-        If survey file, catalog or framing cannot be used, or the catalog does not tell the frames.
+        If survey file, catalog or framing cannot be used, or the catalog does not identify the frames.
     """
 
     def __init__(
@@ -80,19 +80,20 @@ class RemoteFrames(FrameCutouts):
     ):
         super().__init__()
         columns, self.survey = dict(columns or {}), Path(survey).stem
-        said = load_survey(survey)
-        if not isinstance(said, ConfiguredFrames):
-            raise InputError(f"survey file {survey} is of cutouts, not of frames")
-        check_framing(size, columns, (*ROLES, *said.keys), pixel_scale, frame)
-        if said.needs_contact and not contact:
-            raise InputError(f"survey '{self.survey}' wants to know who asks: --contact you@example.org")
-        said.secret()
-        self.declared, self.name, self.size, self.cone = said, name or self.survey, size, cone
+        config = load_survey(survey)
+        if not isinstance(config, ConfiguredFrames):
+            raise InputError(f"survey file {survey} describes cutouts, not frames; choose another survey")
+        check_framing(size, columns, (*ROLES, *config.keys), pixel_scale, frame)
+        if config.needs_contact and not contact:
+            raise InputError(f"survey '{self.survey}' needs a contact e-mail: --contact you@example.org")
+        config.secret()
+        self.config, self.name, self.size, self.cone = config, name or self.survey, size, cone
         self.pixel_scale, self.framing = pixel_scale, frame
-        self.bands, self.rendering = list(said.bands), said.rendering.rendering()
+        self.bands, self.rendering = list(config.bands), config.rendering.rendering()
         self.root = folder.expanduser().absolute()
-        self._fetched = Fetched(self.root, urlsplit(said.url).scheme, partial(_client, said, contact), keep=keep)
-        self.source = self._fetched
+        scheme = urlsplit(config.url).scheme
+        self._downloads = DownloadedFiles(self.root, scheme, partial(_client, config, contact), keep=keep)
+        self.source = self._downloads
 
         self.catalog = Path(catalog).expanduser().absolute()
         table = tables.read_table(self.catalog, columns)
@@ -106,12 +107,12 @@ class RemoteFrames(FrameCutouts):
             table = table[inside].reset_index(drop=True)
         self._read_objects(table, columns, labels)
         self._group(table, columns)
-        self._check_scale({self._frame(0).name: said.native_scale})
+        self._check_scale({self._frame(0).name: config.native_scale})
 
     # ------------------------------------------------------------------------------------ the frames of objects
 
     def _group(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
-        """Number the frames, and put the objects in their order."""
+        """Number the frames, and sort the objects by frame."""
         keys = pd.DataFrame(self._keys(table, columns))
         keys[~np.isfinite(self.ra + self.dec)] = pd.NA
         number = keys.groupby(list(keys), sort=True).ngroup()
@@ -121,98 +122,105 @@ class RemoteFrames(FrameCutouts):
             raise InputError(f"no object of {self.catalog} has a position and {', '.join(keys)}; fill these columns")
         first = np.unique(number, return_index=True)[1][-self.count :]
         self._values = list(zip(*(keys[k].iloc[first].tolist() for k in keys), strict=True))
-        self._in_order(np.where(number < 0, self.count, number).astype(np.int32))
+        self._sort_by_frame(np.where(number < 0, self.count, number).astype(np.int32))
         unknown = int((number < 0).sum())
         self.notes = [f"{unknown:,} of {len(self):,} objects have no position or no frame"] if unknown else []
         names = [list(v) for v in self._values]
-        self._about = {"frames": self.count, "frames_sha256": digest([names, np.bincount(self.number).tolist()])}
+        self._frame_metadata = {
+            "frames": self.count,
+            "frames_sha256": digest([names, np.bincount(self.number).tolist()]),
+        }
 
     def _keys(self, table: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, Any]:
         where, lower = str(self.catalog), {str(c).lower(): str(c) for c in reversed(table.columns)}
         absent, keys = [], {}
-        for key in self.declared.keys:
+        for key in self.config.keys:
             column = columns.get(key) or lower.get(key.lower())
             if column in table.columns:
-                keys[key] = self._column(table[column], key in self.declared.whole)
+                keys[key] = self._column(table[column], key in self.config.integer_keys)
             elif key in columns:
                 near = nearest(columns[key], map(str, table.columns))
                 raise InputError(f"{where} has no column '{columns[key]}' for {key}{near}")
-            elif key in self.declared.defaults:
-                keys[key] = pd.array([self.declared.defaults[key]] * len(table))
+            elif key in self.config.defaults:
+                keys[key] = pd.array([self.config.defaults[key]] * len(table))
             else:
                 absent.append(key)
         if absent:
             raise InputError(
-                f"{where} has no {' and no '.join(absent)} column, which survey '{self.survey}' finds frames by: "
-                f"{self.declared.advice}; or name it: --column {absent[0]}=..."
+                f"{where} has no {' and no '.join(absent)} column, which identifies the frames of survey "
+                f"'{self.survey}': {self.config.advice}; or name it: --column {absent[0]}=..."
             )
         return keys
 
-    def _column(self, column: pd.Series, whole: bool) -> Any:
-        """Return whole numbers, or words that are safe in an address; missing where there is none."""
+    def _column(self, column: pd.Series, integer: bool) -> Any:
+        """Return a column as integers, or as text that is safe in a URL; empty values are missing."""
         what = f"column '{column.name}' of {self.catalog}"
-        if whole or pd.api.types.is_numeric_dtype(column.dtype):
+        if integer or pd.api.types.is_numeric_dtype(column.dtype):
             values = tables.numbers(column, str(self.catalog))
             bad = np.flatnonzero(np.isfinite(values) & ((values < 0) | (values % 1 != 0)))
             if len(bad):
                 raise InputError(
-                    f"{what} is {values[bad[0]]:g} for {self.ids[bad[0]]}; it must be a whole number from 0"
+                    f"{what} is {values[bad[0]]:g} for {self.ids[bad[0]]}; it must be an integer of at least 0"
                 )
             return pd.array(np.where(np.isfinite(values), values, np.nan), dtype="Int64")
-        words = column.astype("string").str.strip().replace("", pd.NA).reset_index(drop=True)
-        bad = np.flatnonzero(~words.str.fullmatch(WORD).fillna(True).astype(bool))
+        text = column.astype("string").str.strip().replace("", pd.NA).reset_index(drop=True)
+        bad = np.flatnonzero(~text.str.fullmatch(SAFE_TEXT).fillna(True).astype(bool))
         if len(bad):
-            raise InputError(f"{what} is '{words[bad[0]]}' for {self.ids[bad[0]]}, which is no name of a frame")
-        return words
+            raise InputError(
+                f"{what} is '{text[bad[0]]}' for {self.ids[bad[0]]}, which is not the name of a frame; "
+                "use letters, digits and _.+-"
+            )
+        return text
 
     def _frame(self, number: int) -> Frame:
         values = self._values[number]
-        named = dict(zip(self.declared.keys, values, strict=True))
-        return Frame("-".join(map(str, values)), {band: self.declared.file(band, named) for band in self.bands})
+        named = dict(zip(self.config.keys, values, strict=True))
+        return Frame("-".join(map(str, values)), {band: self.config.file(band, named) for band in self.bands})
 
     def _beyond(self, rows: slice) -> Iterator[Outcome]:
         known = np.isfinite(self.ra[rows] + self.dec[rows])
-        words = ("no position in the catalog", f"no {' or '.join(self.declared.keys)} in the catalog")
-        yield from (Failed(words[int(k)], Flag.MISSING) for k in known)
+        reasons = ("no position in the catalog", f"no {' or '.join(self.config.keys)} in the catalog")
+        yield from (Failed(reasons[int(k)], Flag.MISSING) for k in known)
 
-    # ---------------------------------------------------------------------------------------- what a survey is
+    # ---------------------------------------------------------------------------------------- Survey protocol
 
     def plan(self) -> dict[str, Any]:
-        """Return what fetching costs if no frame is there yet: whom, how fast, requests, seconds at that rate, MB."""
-        said, frames = self.declared, len(self._used())
+        """Return the cost of all cutouts if no frame is downloaded yet: host, rate, requests, seconds, MB."""
+        config, frames = self.config, len(self._used_frames())
         requests = frames * len(self.bands)
         return {
-            "frames": frames, "host": said.hosts[0], "per_minute": said.per_minute, "requests": requests,
-            "seconds": requests * 60 * (1 + SLACK) / said.per_minute, "megabytes": requests * said.answer_kb / 1e3,
+            "frames": frames, "host": config.hosts[0], "per_minute": config.per_minute, "requests": requests,
+            "seconds": requests * 60 * (1 + SLACK) / config.per_minute, "megabytes": requests * config.answer_kb / 1e3,
         }  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
-        """Return provenance: frames, catalog, and how pixels were made."""
-        said = self.declared
+        """Return provenance: frames, catalog, cutting and rendering."""
+        config = self.config
         return {
-            "survey": self.survey, "title": said.title, "release": said.release, "url": said.url,
+            "survey": self.survey, "title": config.title, "release": config.release, "url": config.url,
             "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
-            "cone": list(self.cone) if self.cone else None, "objects": len(self), **self._about, **self._how(),
-            "stretch": "declared in the survey's file", "licence": said.licence,
-            "acknowledgement": said.acknowledgement, **said.places(),
+            "cone": list(self.cone) if self.cone else None, "objects": len(self),
+            **self._frame_metadata, **self._cutting_metadata(),
+            "stretch": "declared in the survey's file", "licence": config.licence,
+            "acknowledgement": config.acknowledgement, **config.astrometry_metadata(),
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one cutout, or the reason for none, a row.
+        """Yield one outcome per object.
 
         Raises
         ------
-        HostDown
-            If the host is to be left alone.
+        ServiceUnavailableError
+            If the circuit breaker of the host is open.
         """
         try:
             yield from super().cutouts(start, stop)
-        except GeneratorExit:  # whoever asked has enough
+        except GeneratorExit:  # closed by the caller
             raise
         except BaseException:
-            self._fetched.stop()
+            self._downloads.stop()
             raise
 
 
-def _client(said: ConfiguredFrames, contact: str) -> Client:
-    return Client(said.policy(), cache=home.cache_home(), contact=contact, token=said.secret())
+def _client(config: ConfiguredFrames, contact: str) -> Client:
+    return Client(config.policy(), cache=home.cache_home(), contact=contact, token=config.secret())

@@ -1,7 +1,7 @@
-"""Stamps out of frames: pixels read as they are asked for, bands put on each other, judged and coloured.
+"""Stamps from frames: pixels are read on demand, bands are aligned, checked and combined to RGB images.
 
-Plain files are mapped into memory, ``.gz`` and ``.bz2`` unpacked once, and of tile-compressed files (``.fz``) a few
-tiles or all.
+Plain files are memory-mapped, ``.gz`` and ``.bz2`` are decompressed once, and of tile-compressed files (``.fz``) a few
+tiles or all are decompressed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from PIL import Image
 
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.files.images import Rendering, blank_pixels, fit, sky_and_noise
-from galscan.surveys.mosaics.header import TYPES, Astrometry, quarters, read_header, scale, unpacked
+from galscan.surveys.mosaics.header import TYPES, Astrometry, open_decompressed, quarters, read_header, scale
 
-FEWEST, MOST = 8, 4096  # pixels of a frame across one cutout
-PIXELS = 64 * 64 * 32  # of one band, coloured together: they stay in the cache of a core
-SKY_ROWS = 32  # rows of a plane that tell the level of its sky
+FEWEST, MOST = 8, 4096  # limits of a cutout's side in pixels of the frame
+PIXELS = 64 * 64 * 32  # pixels per band that are rendered at once: they fit in the cache of a core
+SKY_ROWS = 32  # rows of a plane on which its sky level is measured
 
 
 class Plane:
@@ -29,7 +29,7 @@ class Plane:
     Raises
     ------
     ValueError, OSError, EOFError
-        If the file is broken; those that unpack tiles raise others, here or in `stamp`.
+        If the file is broken; the decompression of tiles may raise other errors, here or in `stamp`.
     """
 
     def __init__(self, path: Path):
@@ -48,7 +48,7 @@ class Plane:
     def _map(self, path: Path) -> np.ndarray:
         shape, offset, kind = self.header.shape, self.header.offset, np.dtype(TYPES[self.header.bitpix])
         count = shape[0] * shape[1]
-        with unpacked(path) as file:
+        with open_decompressed(path) as file:
             if isinstance(file, io.BufferedReader):
                 size = file.seek(0, io.SEEK_END)
                 if size < offset + count * kind.itemsize:
@@ -62,7 +62,7 @@ class Plane:
         return np.frombuffer(data, dtype=kind).reshape(shape)
 
     def expect(self, rows: int) -> None:
-        """Say how many rows all stamps will have together: for many, all tiles are unpacked at once."""
+        """Announce the total number of rows of all stamps; for many, all tiles are decompressed at once."""
         if self._hdus is not None and rows > self.header.shape[0] / 2:
             self._pixels = self._hdus[self.header.hdu].data
             self.close()
@@ -73,19 +73,19 @@ class Plane:
             self._hdus = None
 
     def stamp(self, x: int, y: int, size: int) -> np.ndarray:
-        """Return the pixels from column `x` and row `y` on as float32, shape (size, size), NaN beyond the image."""
+        """Return the pixels from column `x` and row `y` on as float32, shape (size, size), NaN outside the image."""
         height, width = self.header.shape
         left, right, low, high = max(x, 0), min(x + size, width), max(y, 0), min(y + size, height)
         if right - left == size == high - low:
             return self._physical(self._pixels[low:high, left:right])
         stamp = np.full((size, size), np.nan, dtype=np.float32)
         if left < right and low < high:
-            part = self._physical(self._pixels[low:high, left:right])
-            stamp[low - y : high - y, left - x : right - x] = part
+            overlap = self._physical(self._pixels[low:high, left:right])
+            stamp[low - y : high - y, left - x : right - x] = overlap
         return stamp
 
     def sky(self) -> float:
-        """Return the level of the sky, from rows spread over the plane: the same whatever is cut."""
+        """Return the sky level, measured on rows spread over the plane, independent of the stamps."""
         if self._sky is None:
             rows = np.unique(np.linspace(0, self.header.shape[0] - 1, SKY_ROWS).round().astype(int))
             values = np.concatenate([self._physical(self._pixels[r : r + 1, :]).ravel() for r in rows])
@@ -93,7 +93,7 @@ class Plane:
         return self._sky
 
     def _physical(self, raw: np.ndarray) -> np.ndarray:
-        """Return values as float32, scaled in the precision that astropy would use."""
+        """Return values as float32, scaled in the same precision as astropy does."""
         h = self.header
         if h.tiles or (h.bitpix < 0 and h.bscale == 1 and h.bzero == 0):
             return raw.astype(np.float32)  # astropy scaled the tiles
@@ -108,12 +108,12 @@ class Plane:
 
 
 class OpenFrame:
-    """The bands of one frame, opened for cutting. The first sets scale and direction.
+    """The bands of one frame, opened for cutting. The first one defines scale and orientation.
 
     Raises
     ------
     ValueError, OSError, EOFError
-        If a file is broken, or the bands are not on pixels of one size and direction.
+        If a file is broken, or the bands differ in pixel scale or orientation.
     """
 
     def __init__(self, name: str, paths: Mapping[str, Path]):
@@ -122,13 +122,13 @@ class OpenFrame:
         self._first = next(iter(self.planes.values()))
         height, width = self._first.header.shape
         ra, dec = self._first.astrometry.sky(np.array([(width - 1) / 2]), np.array([(height - 1) / 2]))
-        grid = {b: p.astrometry.local(*p.astrometry.pixels(ra, dec))[0] for b, p in self.planes.items()}
-        (first, one), *others = grid.items()
-        for band, other in others:
-            if not np.abs(other - one).max() < 0.02 * np.abs(one).max():  # NaN is none either
-                sizes = " and ".join(f"{scale(g[None])[0]:.3g}" for g in (one, other))
+        jacobians = {b: p.astrometry.local(*p.astrometry.pixels(ra, dec))[0] for b, p in self.planes.items()}
+        (first, reference), *rest = jacobians.items()
+        for band, jacobian in rest:
+            if not np.abs(jacobian - reference).max() < 0.02 * np.abs(reference).max():  # also if NaN
+                scales = " and ".join(f"{scale(j[None])[0]:.3g}" for j in (reference, jacobian))
                 raise ValueError(
-                    f"bands {first} and {band} differ in pixel size ({sizes} arcsec) or direction; resample one"
+                    f"bands {first} and {band} differ in pixel scale ({scales} arcsec) or orientation; resample one"
                 )
 
     def expect(self, rows: int) -> None:
@@ -140,7 +140,7 @@ class OpenFrame:
             plane.close()
 
     def raw(self, ra: np.ndarray, dec: np.ndarray, side: int) -> np.ndarray:
-        """Cut stamps of `side` pixels as they lie in the files, float32, shape (bands, n, side, side), NaN beyond."""
+        """Cut stamps of `side` pixels, not rotated or scaled: float32, shape (bands, n, side, side), NaN outside."""
         stack = np.empty((len(self.planes), len(ra), side, side), dtype=np.float32)
         for plane, stamps in zip(self.planes.values(), stack, strict=True):
             # The corner is that of astropy's Cutout2D.
@@ -152,84 +152,88 @@ class OpenFrame:
     def cut(
         self, ra: np.ndarray, dec: np.ndarray, extent: np.ndarray | None, size: int, rendering: Rendering
     ) -> list[Outcome]:
-        """Cut and colour one stamp a position.
+        """Cut and render one stamp per position.
 
         Parameters
         ----------
         extent : array, optional
-            Arcsec on a side of each; default: `size` pixels of the frame.
+            Side of each stamp in arcsec; default: `size` pixels of the frame.
         """
         x, y = self._first.astrometry.pixels(ra, dec)
         local = self._first.astrometry.local(x, y)
-        local = np.where(np.isfinite(local), local, np.eye(2))  # beyond the projection there is nothing to set upright
+        local = np.where(np.isfinite(local), local, np.eye(2))  # outside the projection no orientation is defined
         scales = scale(local)
         sides = np.full(len(ra), float(size)) if extent is None else np.rint(extent / scales)
         outcomes: list[Outcome] = [
-            Failed(f"{side:,.0f} pixels of frame {self.name} across, {FEWEST} to {MOST} are cut", Flag.WRONG_SHAPE)
+            Failed(
+                f"the cutout would be {side:,.0f} pixels of frame {self.name}; it must be {FEWEST} to {MOST}",
+                Flag.WRONG_SHAPE,
+            )
             if np.isfinite(side)
-            else Failed("no radius to cut by", Flag.MISSING)
+            else Failed("no radius in the catalog", Flag.MISSING)
             for side in sides
         ]
         for side in np.unique(sides[(sides >= FEWEST) & (sides <= MOST)]).astype(int).tolist():
             rows = np.flatnonzero(sides == side)
-            for part in np.split(rows, range(step := max(1, PIXELS // side**2), len(rows), step)):
-                stack = self.raw(ra[part], dec[part], side)
-                pictures = self._pictures(stack, x[part], y[part], rendering)
-                for n, mirror, turns, picture in zip(part, *quarters(local[part]), pictures, strict=True):
-                    if not isinstance(picture, tuple):
-                        outcomes[n] = picture
+            for batch in np.split(rows, range(step := max(1, PIXELS // side**2), len(rows), step)):
+                stack = self.raw(ra[batch], dec[batch], side)
+                rendered = self._render(stack, x[batch], y[batch], rendering)
+                for n, mirror, rotations, result in zip(batch, *quarters(local[batch]), rendered, strict=True):
+                    if not isinstance(result, tuple):
+                        outcomes[n] = result
                         continue
-                    image = picture[0][:, ::-1] if mirror else picture[0]
-                    image = np.ascontiguousarray(np.rot90(image, turns)[::-1])  # FITS counts rows from the bottom
+                    pixels, flags = result
+                    pixels = pixels[:, ::-1] if mirror else pixels
+                    pixels = np.ascontiguousarray(np.rot90(pixels, rotations)[::-1])  # FITS counts rows from the bottom
                     if side == size:
-                        outcomes[n] = Cutout(image, float(scales[n]), picture[1])
+                        outcomes[n] = Cutout(pixels, float(scales[n]), flags)
                     else:
-                        outcomes[n] = fit(Image.fromarray(image), size, float(scales[n]), source=side, flags=picture[1])
+                        outcomes[n] = fit(Image.fromarray(pixels), size, float(scales[n]), source=side, flags=flags)
         return outcomes
 
-    def _pictures(
+    def _render(
         self, stack: np.ndarray, x: np.ndarray, y: np.ndarray, rendering: Rendering
     ) -> list[tuple[np.ndarray, Flag] | Outcome]:
-        """Colour stamps of one size: a picture and its flags, or the reason for none, each."""
+        """Render stamps of one size; return for each the image and its flags, or why it cannot be used."""
         blank: Any = np.zeros(stack.shape[1:], dtype=bool)
-        found: list[tuple[np.ndarray, Flag] | Outcome] = []
-        verdicts: dict[int, Outcome] = {}
+        results: list[tuple[np.ndarray, Flag] | Outcome] = []
+        unusable: dict[int, Outcome] = {}
         for k in _suspects(stack):
             blank[k] = np.any([blank_pixels(plane) for plane in stack[:, k]], axis=0)
-            if verdict := self._verdict(stack[:, k], blank[k], float(x[k]), float(y[k])):
-                verdicts[k] = verdict
+            if outcome := self._unusable(stack[:, k], blank[k], float(x[k]), float(y[k])):
+                unusable[k] = outcome
         flux = {}
         for (band, plane), values in zip(self.planes.items(), stack, strict=True):
             if rendering.subtract[band]:
                 values -= np.float32(plane.sky())
             values /= np.float32(rendering.unit[band])
             if blank.any():
-                values[blank] = 0  # blank in one band is blank in all, else the edge would be coloured
+                values[blank] = 0  # blank in one band is blanked in all, to avoid coloured edges
             flux[band] = values
         images, filled = rendering.colours(flux), blank.any(axis=(1, 2))
         for k, image in enumerate(images):
-            found.append(verdicts.get(k) or (image, Flag.EDGE if filled[k] else Flag.OK))
-        return found
+            results.append(unusable.get(k) or (image, Flag.EDGE if filled[k] else Flag.OK))
+        return results
 
-    def _verdict(self, planes: np.ndarray, blank: np.ndarray, x: float, y: float) -> Outcome | None:
+    def _unusable(self, planes: np.ndarray, blank: np.ndarray, x: float, y: float) -> Outcome | None:
         """Return why a stamp is unusable; None if it can be used."""
         side = len(blank)
         height, width = self._first.header.shape
         spans = [min(c + side / 2, n) - max(c - side / 2, 0) for c, n in ((x + 0.5, width), (y + 0.5, height))]
-        if (share := np.nan_to_num(max(spans[0], 0) * max(spans[1], 0) / side**2)) < 0.5:
-            return NoCoverage(f"only {share:.0%} of the stamp is on frame {self.name}")
+        if (fraction := np.nan_to_num(max(spans[0], 0) * max(spans[1], 0) / side**2)) < 0.5:
+            return NoCoverage(f"only {fraction:.0%} of the stamp is on frame {self.name}")
         for band, plane in zip(self.planes, planes, strict=True):
             if not np.isfinite(plane).any():
                 return Failed(f"no finite pixel in band {band} of frame {self.name}", Flag.NONFINITE)
             if np.nanmin(plane) == np.nanmax(plane):
                 return Failed(f"all pixels in band {band} of frame {self.name} are equal", Flag.BLANK)
-        if (share := blank.mean()) > 0.5:
-            return Failed(f"{share:.0%} of the stamp's pixels are blank in frame {self.name}", Flag.BLANK)
+        if (fraction := blank.mean()) > 0.5:
+            return Failed(f"{fraction:.0%} of the stamp's pixels are blank in frame {self.name}", Flag.BLANK)
         return None
 
 
 def _suspects(stack: np.ndarray) -> list[int]:
-    """Return the stamps with pixels that are not finite, empty borders, or perhaps nothing but one value."""
+    """Return the stamps that may have non-finite pixels, empty borders, or a constant value (a fast first check)."""
     odd = ~np.isfinite(stack).all(axis=(0, 2, 3))
     for border in (stack[:, :, 0], stack[:, :, -1], stack[:, :, :, 0], stack[:, :, :, -1]):
         odd |= (border == 0).all(axis=2).any(axis=0)

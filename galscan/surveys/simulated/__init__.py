@@ -1,1 +1,1 @@
-"""A simulated survey whose truth is known."""
+"""Simulated survey with known truth."""

@@ -1,8 +1,9 @@
-"""Draw what a simulated sky holds: the parameters of every galaxy, its dust, and what else is in its stamp.
+"""Population of the simulated survey: random parameters of galaxies, their dust, and other objects in their stamps.
 
-A trap this sky avoids: where only edge-on galaxies have lanes, the axis ratio alone predicts the label and every
-score is an illusion. Here the stars of a dust-lane galaxy are drawn before, and independently of, its
-dust; dust disks are aligned, tilted or polar; and edge-on galaxies without lanes, dusty spirals and black seams abound.
+Dust lanes must not be predictable from shape: if only edge-on galaxies had lanes, the axis ratio alone would predict
+the label, and scores would be meaningless. Therefore the stars of a galaxy are drawn before, and independently of, its
+dust; dust disks are aligned, tilted or polar; and edge-on galaxies without lanes, dusty spirals and black seams are
+common.
 
 Lengths are fractions of the frame; the other units are those of `galscan.surveys.simulated.starlight`.
 """
@@ -15,13 +16,13 @@ import numpy as np
 
 from galscan.surveys.simulated import rendering as render
 
-BLOCK = 256  # objects that share one generator
-PIXELS = 32 * 64 * 64  # pixels drawn at once: bounds the memory, and stays near the processor's cache
-_TRIES = 12  # dust disks tried on a galaxy that is to have a visible lane
+BLOCK = 256  # objects per random generator
+PIXELS = 32 * 64 * 64  # pixels rendered at once: limits memory, and fits in the processor's cache
+_TRIES = 12  # dust disks drawn for a galaxy that must have a visible lane
 
 
 def _stars(rng: np.random.Generator, rare_fraction: float) -> dict[str, np.ndarray]:
-    """Draw a block's galaxies without their dust: types, shapes, colours, light, camera."""
+    """Draw the galaxies of a block without dust: types, shapes, colours, fluxes, camera parameters."""
     n = BLOCK
 
     def between(low: float, high: float) -> np.ndarray:
@@ -42,7 +43,7 @@ def _stars(rng: np.random.Generator, rare_fraction: float) -> dict[str, np.ndarr
     late = ~early & ~irregular
     disk = ~early | lenticular
 
-    # Orientation at random on the sphere; rings are what is not too edge-on to show one.
+    # Random orientation on the sphere; rings are not too edge-on to be visible.
     cosine = np.where(ring, between(0.4, 1), between(0, 1))
     thickness = np.where(early, between(0.2, 0.32), between(0.1, 0.22))
     disk_q = np.sqrt(thickness**2 + (1 - thickness**2) * cosine**2)
@@ -56,7 +57,7 @@ def _stars(rng: np.random.Generator, rare_fraction: float) -> dict[str, np.ndarr
     radius90 = np.exp(rng.normal(np.log(24), 0.45, n)).clip(8, 80)  # arcsec
     frames = np.exp(
         between(np.log(2.3), np.log(4.4))
-    )  # frame over R90; Galaxy Zoo 2 itself shows 8.5, classifiers its inner half
+    )  # frame over R90; Galaxy Zoo 2 images have 8.5, of which classifiers use the inner half
     re = 1 / (frames * np.where(disk & ~early, 2.3, np.where(disk, 2.6, 2.9)))
     frame = frames * radius90
     mean_magnitude = np.where(
@@ -120,7 +121,7 @@ def _stars(rng: np.random.Generator, rare_fraction: float) -> dict[str, np.ndarr
 
 
 def _field(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Draw what else is in the stamps: companions, field galaxies, stars, seams, trails, glare."""
+    """Draw other objects and artefacts in the stamps: companions, field galaxies, stars, seams, trails, glare."""
     n = BLOCK
     shape = (n, 3)
     # Column 0 is the companion of a merger, the others are field galaxies.
@@ -166,11 +167,11 @@ def _field(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np
 
 
 def _dust(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Draw a dust disk for every galaxy of a block, wanted or not; `draw` says who gets one."""
+    """Draw a dust disk for every galaxy of a block; `draw` selects the galaxies that have one."""
     n = BLOCK
     early, re = sky["early_type"] | sky["crossed"], sky["re"]
-    # Early types, and what is crossed by a lane as they are:
-    # settled in the plane of the disk, along the minor axis (polar), or anyhow. Late types: in the disk.
+    # Early types, and spirals with a lane like theirs: settled in the plane of the disk, along the minor axis (polar),
+    # or at a random angle. Late types: in the disk.
     draw = rng.random(n)
     settled = ~early | (sky["disk"] & (draw < 0.45))
     aligned = settled | (draw < 0.7)
@@ -199,36 +200,36 @@ def _dust(rng: np.random.Generator, sky: dict[str, np.ndarray]) -> dict[str, np.
 
 @lru_cache(maxsize=32)
 def draw(seed: int, block: int, rare_fraction: float, lane_fraction: float = 0.0) -> dict[str, np.ndarray]:
-    """Draw block number `block` with its dust, and measure how strong each lane looks (`lane`).
+    """Draw block number `block` with its dust, and measure the visible strength of each lane (`lane`).
 
-    `lane_fraction` of the late types have the dust disk of an early type with a lane instead of one of their own.
-    A galaxy that is to be such, or a target, is given dust disks until one is seen, an early type with faint dust
-    less of it until it is not: the stars are never drawn again, so a lane tells nothing about their shape.
+    `lane_fraction` of the late types have a dust disk like that of early types instead of their own.
+    For these and for targets, dust disks are drawn until the lane is visible; for other early types, the dust is
+    reduced until no lane is visible. The stars are not drawn again, so that lanes are independent of their shape.
     """
     rng = np.random.default_rng([seed, block, 0])
     sky = _stars(rng, rare_fraction)
     target, early = sky["target"], sky["early_type"]
-    lanes = np.random.default_rng([seed, block, 3])  # a stream of its own: the rest of the sky stays what it is
-    sky["crossed"] = ~early & ~sky["merger"] & ~sky["irregular"] & (lanes.random(BLOCK) < lane_fraction)
-    wanted = target | sky["crossed"]
-    dusty = wanted | (rng.random(BLOCK) < np.where(early, 0.12, np.where(sky["irregular"], 0.1, 0.5)))
+    lane_rng = np.random.default_rng([seed, block, 3])  # separate, so that the other parameters do not change
+    sky["crossed"] = ~early & ~sky["merger"] & ~sky["irregular"] & (lane_rng.random(BLOCK) < lane_fraction)
+    must_show = target | sky["crossed"]
+    dusty = must_show | (rng.random(BLOCK) < np.where(early, 0.12, np.where(sky["irregular"], 0.1, 0.5)))
     sky |= _dust(rng, sky)
     sky["dust_tau"] = np.where(early & ~target, 0.15 * sky["dust_tau"], sky["dust_tau"]) * dusty
     sky["lane"] = np.zeros(BLOCK, np.float32)
     todo = dusty
     for attempt in range(_TRIES):
         _measure(sky, np.flatnonzero(todo))
-        again = wanted & (sky["lane"] < 0.45)
-        loud = early & ~target & (sky["lane"] >= 0.375)
-        if not (again | loud).any():
+        too_faint = must_show & (sky["lane"] < 0.45)
+        too_strong = early & ~target & (sky["lane"] >= 0.375)
+        if not (too_faint | too_strong).any():
             break
-        other = _dust(np.random.default_rng([seed, block, 2, attempt]), sky)
-        other["dust_tau"] = other["dust_tau"] * (1 + attempt / 3)
-        for name, values in other.items():
-            sky[name] = np.where(again, values, sky[name])
-        sky["dust_tau"] = np.where(loud, 0.5 * sky["dust_tau"], sky["dust_tau"])
-        todo = again | loud
-    _measure(sky, np.flatnonzero(todo & (again | loud)))
+        new_dust = _dust(np.random.default_rng([seed, block, 2, attempt]), sky)
+        new_dust["dust_tau"] = new_dust["dust_tau"] * (1 + attempt / 3)
+        for name, values in new_dust.items():
+            sky[name] = np.where(too_faint, values, sky[name])
+        sky["dust_tau"] = np.where(too_strong, 0.5 * sky["dust_tau"], sky["dust_tau"])
+        todo = too_faint | too_strong
+    _measure(sky, np.flatnonzero(todo & (too_faint | too_strong)))
     sky["dust_inclination"] = np.where(sky["dust_tau"] > 0, np.degrees(np.arccos(sky["dust_cos"])), np.nan)
     for values in sky.values():
         values.flags.writeable = False
@@ -236,8 +237,8 @@ def draw(seed: int, block: int, rare_fraction: float, lane_fraction: float = 0.0
 
 
 def _measure(sky: dict[str, np.ndarray], rows: np.ndarray) -> None:
-    """Measure the lanes of the objects `rows`, a few at a time."""
+    """Measure the lanes of the objects `rows` in batches."""
     step = max(1, PIXELS // 64**2)
     for first in range(0, len(rows), step):
-        some = rows[first : first + step]
-        sky["lane"][some] = render.lane_strength({name: values[some] for name, values in sky.items()})
+        batch = rows[first : first + step]
+        sky["lane"][batch] = render.lane_strength({name: values[batch] for name, values in sky.items()})

@@ -1,6 +1,6 @@
-"""The light of simulated galaxies: stars, and the dust in front of them.
+"""Light of simulated galaxies: stars, and extinction by dust.
 
-Every function takes a *sky*: a mapping of arrays of shape (n, ...), one row an object, as drawn by
+Functions take a *sky*: a mapping of arrays of shape (n, ...), one row per object, as drawn by
 `galscan.surveys.simulated.population`. Lengths are fractions of the frame, angles radians, surface brightness
 nanomaggies per SDSS pixel (0.396 arcsec), bands in the order g, r, i.
 """
@@ -18,7 +18,7 @@ Sky = Mapping[str, np.ndarray]
 EXTINCTION = np.array(
     [1.2, 0.85, 0.65], np.float32
 )  # A_g : A_r : A_i over A_V (Cardelli, Clayton & Mathis 1989, R_V = 3.1)
-_LAYERS = 4  # sheets a dust disk is cut into along the line of sight
+_LAYERS = 4  # layers of a dust disk along the line of sight
 
 
 def column(sky: Sky, name: str) -> np.ndarray:
@@ -30,7 +30,7 @@ def subset(sky: Sky, chosen: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def weights(colour: np.ndarray) -> np.ndarray:
-    """Return fluxes in g, r, i (r = 1), shape (n, 3, 1, 1), for the colour g-r; r-i follows the galaxies' locus."""
+    """Return fluxes in g, r, i (r = 1), shape (n, 3, 1, 1), for the colour g-r; r-i follows the locus of galaxies."""
     ones = np.ones_like(colour)
     bands = np.stack([10 ** (-0.4 * colour), ones, 10 ** (0.4 * (0.5 * colour + 0.02))], axis=1)
     return bands.astype(np.float32)[:, :, None, None]
@@ -47,11 +47,11 @@ def _textures() -> np.ndarray:
 
 
 def _texture(sky: Sky, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Sample each object's noise field at `x`, `y` (so that clumps lie in the plane of the disk)."""
-    which = sky["texture"]
-    row = ((y * 160 + 256 * 64).astype(np.int32) + (which[:, None, None] * 37).astype(np.int32)) & 255
-    col = ((x * 160 + 256 * 64).astype(np.int32) + (which[:, None, None] * 91).astype(np.int32)) & 255
-    return _textures()[(which.astype(np.int32) % 16)[:, None, None], row, col]
+    """Sample the noise field of each object at `x`, `y`, coordinates in the plane of the disk."""
+    texture = sky["texture"]
+    row = ((y * 160 + 256 * 64).astype(np.int32) + (texture[:, None, None] * 37).astype(np.int32)) & 255
+    col = ((x * 160 + 256 * 64).astype(np.int32) + (texture[:, None, None] * 91).astype(np.int32)) & 255
+    return _textures()[(texture.astype(np.int32) % 16)[:, None, None], row, col]
 
 
 def frame(sky: Sky, size: int, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def _disk(sky: Sky, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     old *= 1 / (1 + np.exp(np.minimum((radius - 4.5) * 2, 30)))
     young = np.zeros_like(old)
 
-    busy = (sky["arms"] > 0) | (sky["clumps"] > 0) | (sky["ring"] > 0) | (sky["tails"] > 0)
+    busy = (sky["arms"] > 0) | (sky["clumps"] > 0) | (sky["ring"] > 0) | (sky["tails"] > 0)  # with structure
     if busy.any():
         b, r, o = subset(sky, busy), radius[busy], old[busy]
         clump = _texture(b, u[busy], v[busy] / np.maximum(q[busy], 0.3))
@@ -117,22 +117,19 @@ def _disk(sky: Sky, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         logarithm = np.log(r + 0.05)
         winding = column(b, "winding") * logarithm
         phase = column(b, "arm_count") * (angle - winding) + 0.7 * clump
-        # Seen edge-on the arms of all depths overlap and the pattern is gone.
+        # Edge-on, arms at different depths overlap, and no pattern is visible.
         pattern = column(b, "arms") * np.clip((column(b, "disk_q") - 0.12) * 4, 0, 1)
         arm = np.exp(column(b, "arm_sharpness") * (np.cos(phase) - 1)) * (1 - np.exp(-np.square(r / 0.8)))
-        share = column(b, "young") * np.clip(
-            column(b, "disk_q") + 0.35, 0.5, 1
-        )  # old stars outnumber the young edge-on
+        young_fraction = column(b, "young") * np.clip(column(b, "disk_q") + 0.35, 0.5, 1)  # less when edge-on
         disk = o * ((1 - 0.45 * pattern) * (1 + (lumps - 1) * 0.3))
-        fresh = (
-            o * np.exp(0.25 * np.minimum(r, 4)) * lumps * (share * (1 - pattern) + pattern * arm * (0.6 + 1.6 * share))
-        )
+        arms = young_fraction * (1 - pattern) + pattern * arm * (0.6 + 1.6 * young_fraction)
+        young_light = o * np.exp(0.25 * np.minimum(r, 4)) * lumps * arms
         ring = np.exp(-0.5 * np.square((r - column(b, "ring_radius")) / column(b, "ring_width")))
-        fresh += column(b, "ring") * centre[busy] * column(b, "ring_light") * ring * (0.5 + 0.5 * lumps)
+        young_light += column(b, "ring") * centre[busy] * column(b, "ring_light") * ring * (0.5 + 0.5 * lumps)
         tail = np.exp(4.5 * (np.cos(column(b, "tail_count") * 0.5 * (angle - 1.1 * logarithm - 0.4)) - 1))
         tail *= np.exp(-r / 4.5) * np.clip(r - 1.2, 0, 1) * centre[busy] * 0.5 * column(b, "tails") * lumps
-        fresh += 0.5 * tail
-        old[busy], young[busy] = disk + 0.5 * tail, fresh
+        young_light += 0.5 * tail
+        old[busy], young[busy] = disk + 0.5 * tail, young_light
     if (barred := sky["bar"] > 0).any():
         b = subset(sky, barred)
         c, s = np.cos(column(b, "bar_angle")), np.sin(column(b, "bar_angle"))
@@ -144,7 +141,7 @@ def _disk(sky: Sky, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def transmission(sky: Sky, size: int, extinction: np.ndarray = EXTINCTION) -> np.ndarray:
-    """Return the share of starlight that passes the dust in each band, shape (n, len(extinction), size, size).
+    """Return the fraction of starlight transmitted by the dust in each band, shape (n, len(extinction), size, size).
 
     The dust is an oblate spheroid (thickness over radius = ``dust_thickness``), inclined by i in a star
     distribution of density ~ (rho^2 + z^2 + rc^2)^(-3/2) (the modified Hubble profile; Binney & Tremaine 2008,
@@ -153,8 +150,8 @@ def transmission(sky: Sky, size: int, extinction: np.ndarray = EXTINCTION) -> np
         F(z) = (1 + z / sqrt(z^2 + rho^2 + rc^2)) / 2
 
     of its starlight is in front and escapes: I = I0 (F + (1 - F) exp(-tau)), so the near side is dark and the far
-    side hardly dimmed. The spheroid's chord is cut into sheets, so an edge-on disk hides all but the
-    stars nearer than its rim. tau goes as 1 / (projected axis ratio), the 1/cos i of a slab.
+    side hardly dimmed. The spheroid's chord is divided into layers, so that an edge-on disk hides all stars
+    except those in front of its rim. tau goes as 1 / (projected axis ratio), the 1/cos i of a slab.
     """
     u, v = frame(sky, size, sky["angle"] + sky["dust_angle"])
     rho2 = u * u + v * v + np.square(column(sky, "dust_core"))
@@ -167,7 +164,7 @@ def transmission(sky: Sky, size: int, extinction: np.ndarray = EXTINCTION) -> np
     chord = rim * thick / q * np.sqrt(np.clip(1 - radius * radius, 0, None))
 
     disk = np.exp(-radius) * 1.6
-    # Seen edge-on the line of sight runs through the ring twice and its hole is gone.
+    # Edge-on, the line of sight crosses the ring twice, and its hole is not visible.
     hole = column(sky, "dust_ring") * (1 - np.exp(-np.square(q / 0.2)))
     ring = np.exp(-0.5 * np.square((radius - 0.72) / 0.17))
     tau = (disk + hole * (1.2 * ring - disk)) / (1 + np.exp(np.minimum((radius - 1) / 0.07, 30)))
@@ -182,16 +179,16 @@ def transmission(sky: Sky, size: int, extinction: np.ndarray = EXTINCTION) -> np
         lane = np.exp(4 * (np.cos(phase + 0.7 * clump[spiral]) - 1))
         tau[spiral] *= 1 + column(s, "dust_arms") * (2.5 * lane - 0.8)
 
-    sheet = tau / _LAYERS
-    steps = [np.exp(-k * sheet) for k in extinction]
-    passed = [np.ones_like(sheet) for _ in steps]
+    layer_tau = tau / _LAYERS
+    steps = [np.exp(-k * layer_tau) for k in extinction]
+    transmitted = [np.ones_like(layer_tau) for _ in steps]
     front = np.zeros_like(depth)
-    out = [np.zeros_like(sheet) for _ in steps]
+    out = [np.zeros_like(layer_tau) for _ in steps]
     for j in range(_LAYERS):
         z = depth + chord * ((2 * j + 1) / _LAYERS - 1)
-        share = 0.5 * (1 + z / np.sqrt(z * z + rho2))
+        in_front = 0.5 * (1 + z / np.sqrt(z * z + rho2))
         for band, step in enumerate(steps):
-            out[band] += (share - front) * passed[band]
-            passed[band] *= step
-        front = share
-    return np.stack([o + (1 - front) * p for o, p in zip(out, passed, strict=True)], axis=1)
+            out[band] += (in_front - front) * transmitted[band]
+            transmitted[band] *= step
+        front = in_front
+    return np.stack([o + (1 - front) * t for o, t in zip(out, transmitted, strict=True)], axis=1)

@@ -1,9 +1,10 @@
-"""An embedded sky with known truth: galaxies, dust lanes and nuisances drawn from a seed, any number of them.
+"""Simulated survey with known truth: any number of galaxies, with dust lanes and artefacts, from a seed.
 
-Object i depends on (seed, i) and the settings alone: every 256 objects form a block with a generator of its own,
-so a range can be asked for again, by another process, and comes out the same.
+Object i depends only on (seed, i) and the settings: every 256 objects form a block with its own random generator,
+so that any range can be computed again, also by another process, with the same result.
 
-What is drawn, and why a lane cannot be guessed from the shape: `galscan.surveys.simulated.population`. How: `_render`.
+The population is described in `galscan.surveys.simulated.population`, the images in
+`galscan.surveys.simulated.rendering`.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _QUARTERS = (
     "edge_on",
     "dusty",
     "artefact",
-)  # experts' steps
+)  # answers in steps of a quarter
 
 
 @dataclass(frozen=True)
 class SimulatedSurvey:
-    """A survey of simulated galaxies, framed and stretched like SDSS pictures in Galaxy Zoo 2.
+    """A survey of simulated galaxies, framed and stretched like the SDSS images of Galaxy Zoo 2.
 
     Ids are ``seed * 10**9 + index``, unique over seeds.
 
@@ -52,17 +53,17 @@ class SimulatedSurvey:
     count : int
         Number of objects, up to 10**9.
     size : int
-        Pixels on a side, even, 16 to 512. The frame (4 to 7 R90 across) stays the same, the pixels shrink.
+        Pixels on a side, even, 16 to 512. The angular size of the cutout (4 to 7 R90) does not depend on it.
     seed : int
         0 to 9 * 10**9.
     rare_fraction : float
         Fraction of early-type galaxies with a visible dust lane (truth ``target_dustlane``), 0 to 1.
     lane_fraction : float
-        Fraction of spirals crossed by a dust lane as early types are, 0 to 1; in nature it is small.
+        Fraction of spirals with a dust lane like that of early types, 0 to 1; in nature it is small.
     labelled : float
-        Fraction of objects that carry labels, 0 to 1; the others' are all NaN.
+        Fraction of objects with labels, 0 to 1; those of the others are all NaN.
     votes : bool
-        Whether 10 to 40 volunteers voted on each of these as in Galaxy Zoo 2 (labels ``gz2``).
+        Whether there are also votes of 10 to 40 volunteers per object as in Galaxy Zoo 2 (labels ``gz2``).
 
     Raises
     ------
@@ -81,20 +82,20 @@ class SimulatedSurvey:
     id_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
     def __post_init__(self) -> None:
-        for what, value, low, high in (
+        for name, value, low, high in (
             ("count", self.count, 1, 10**9), ("size", self.size, 16, 512), ("seed", self.seed, 0, 9 * 10**9),
             ("rare_fraction", self.rare_fraction, 0, 1), ("lane_fraction", self.lane_fraction, 0, 1),
             ("labelled", self.labelled, 0, 1),
         ):  # fmt: skip
-            whole = what in ("count", "size", "seed")
-            kinds = (int, np.integer) if whole else (int, float, np.number)
-            if not isinstance(value, kinds) or not low <= value <= high:
-                number = "a whole number" if whole else "a number"
-                raise InputError(f"simulated survey: {what} is {value!r}; give {number} from {low:,} to {high:,}")
-            object.__setattr__(self, what, int(value) if whole else float(value))  # NumPy's numbers are no JSON
+            integer = name in ("count", "size", "seed")
+            types = (int, np.integer) if integer else (int, float, np.number)
+            if not isinstance(value, types) or not low <= value <= high:
+                number = "an integer" if integer else "a number"
+                raise InputError(f"simulated survey: {name} is {value!r}; give {number} from {low:,} to {high:,}")
+            object.__setattr__(self, name, int(value) if integer else float(value))  # NumPy numbers are not JSON
         if self.size % 2:
             raise InputError(
-                f"simulated survey: size is {self.size}, an odd number; give an even one, say {self.size + 1}"
+                f"simulated survey: size is {self.size}, an odd number; give an even one, e.g. {self.size + 1}"
             )
 
     def __len__(self) -> int:
@@ -106,9 +107,9 @@ class SimulatedSurvey:
         return self.seed * 10**9 + np.arange(self.count)
 
     def describe(self) -> dict[str, Any]:
-        """Return every setting that decides the pixels."""
+        """Return every setting that determines the pixels."""
         settings = asdict(self)
-        if not self.votes:  # as it was told before there were volunteers
+        if not self.votes:  # as in stores written before this setting existed
             del settings["votes"]
         return {
             "survey": "simulated", **settings, "bands": "gri",
@@ -117,17 +118,17 @@ class SimulatedSurvey:
         }  # fmt: skip
 
     def schemas(self) -> dict[str, list[str]]:
-        """Return the schema ``simulated`` and its answers, and ``gz2`` where there are votes."""
+        """Return the schema ``simulated`` and its answers, and ``gz2`` if there are votes."""
         tree = load_schema("gz2")
-        voted = [*tree.names, *(votes_column(task.id) for task in tree.tasks)]
-        return {"simulated": list(ANSWERS)} | ({"gz2": voted} if self.votes else {})
+        gz2 = [*tree.names, *(votes_column(task.id) for task in tree.tasks)]
+        return {"simulated": list(ANSWERS)} | ({"gz2": gz2} if self.votes else {})
 
     def truth(self) -> list[str]:
         """Return the names of the truth columns."""
         return list(TRUTH)
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
-        """Yield each block that rows `start` to `stop` touch, and which of its objects they are."""
+        """Yield each block that overlaps rows `start` to `stop`, and the rows within the block."""
         start, stop = max(0, start), min(stop, self.count)
         for block in range(start // population.BLOCK, -(-stop // population.BLOCK) if stop > start else 0):
             yield (
@@ -141,40 +142,41 @@ class SimulatedSurvey:
     def objects(self, start: int, stop: int) -> pd.DataFrame:
         """Return rows `start` to `stop`: id, position, labels and truth (see `galscan.surveys.base.Survey`).
 
-        Dust strengths are measured on drawn galaxies, so this takes about a third of the time of the cutouts.
+        Dust strengths are measured on rendered galaxies, so this takes about a third of the time of the cutouts.
         """
-        parts = []
+        blocks = []
         for block, rows in self._blocks(start, stop):
             sky = self._sky(block)
             index = np.arange(population.BLOCK) + block * population.BLOCK
             table = {"id": self.seed * 10**9 + index, "ra": sky["ra"], "dec": sky["dec"]}
             answers = _answers(sky)
-            asked = sky["label_draw"] < self.labelled
+            labelled = sky["label_draw"] < self.labelled
             for name in ANSWERS:
-                table[f"simulated/{name}"] = np.where(asked, answers[name], np.float32(np.nan))
+                table[f"simulated/{name}"] = np.where(labelled, answers[name], np.float32(np.nan))
             if self.votes:
-                given = volunteers.votes(np.random.default_rng([self.seed, block, 2]), volunteers.chances(sky, answers))
-                table |= {f"gz2/{name}": np.where(asked, given[name], np.float32(np.nan)) for name in given}
+                probabilities = volunteers.answer_probabilities(sky, answers)
+                votes = volunteers.votes(np.random.default_rng([self.seed, block, 2]), probabilities)
+                table |= {f"gz2/{name}": np.where(labelled, votes[name], np.float32(np.nan)) for name in votes}
             targets = {
                 "target_dustlane": (answers["early_type"] >= 0.5) & (answers["dust_lane"] >= 0.5),
                 "target_ring": answers["ring"] >= 0.5, "target_merger": answers["merger"] >= 0.5,
             }  # fmt: skip
             for name in TRUTH:
                 table[f"truth/{name}"] = (targets[name] if name in targets else sky[name]).astype(np.float32)
-            parts.append(pd.DataFrame(table).iloc[rows])
-        if not parts:
+            blocks.append(pd.DataFrame(table).iloc[rows])
+        if not blocks:
             labels = (f"{schema}/{name}" for schema, names in self.schemas().items() for name in names)
             columns = ["id", "ra", "dec", *labels, *(f"truth/{t}" for t in TRUTH)]
-            kinds: dict[str, Any] = {c: np.float32 for c in columns} | {
+            dtypes: dict[str, Any] = {c: np.float32 for c in columns} | {
                 "id": np.int64,
                 "ra": np.float64,
                 "dec": np.float64,
             }
-            return pd.DataFrame({c: np.empty(0, kind) for c, kind in kinds.items()})
-        return pd.concat(parts, ignore_index=True)
+            return pd.DataFrame({c: np.empty(0, dtype) for c, dtype in dtypes.items()})
+        return pd.concat(blocks, ignore_index=True)
 
     def cutouts(self, start: int, stop: int) -> Iterator[Cutout]:
-        """Yield the picture of each object; a block is drawn a few galaxies at a time, so memory stays small."""
+        """Yield the cutout of each object, rendered in small batches to limit memory."""
         step = max(1, population.PIXELS // self.size**2)
         for block, rows in self._blocks(start, stop):
             sky = self._sky(block)
@@ -188,11 +190,10 @@ class SimulatedSurvey:
 
 
 def _answers(sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the labels experts would give, float32: quarters for what is judged, hundredths for what is measured.
+    """Return expert labels, float32: in steps of 0.25 for visual answers, of 0.01 for measured ones.
 
-    `dust_lane` and `dusty` are what shows (`galscan.surveys.simulated.rendering.lane_strength`), not the dust put in;
-    `dusty` counts it in any type of galaxy, `dust_lane` is the same where the galaxy has a lane to speak of:
-    not in irregulars and mergers.
+    `dust_lane` and `dusty` are the visible strength (`galscan.surveys.simulated.rendering.lane_strength`), not the
+    amount of dust. `dusty` is for all types of galaxies; `dust_lane` is half of it in irregulars and mergers.
     """
     early, lane = sky["early_type"], sky["lane"]
     colour = np.where(

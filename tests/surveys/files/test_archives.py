@@ -75,13 +75,13 @@ def test_a_damaged_member_fails_and_the_others_do_not(tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "LARGEST", 900)
     (outcome,) = LocalSurvey(packed(tmp_path / "i.zip", 1), size=16).cutouts(0, 1)
-    assert outcome.flag == Flag.UNREADABLE and "at most 900 are unpacked" in outcome.reason
+    assert outcome.flag == Flag.UNREADABLE and "at most 900 are decompressed" in outcome.reason
 
 
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path = packed(tmp_path / "i.zip")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match=r"i\.zip cannot be read as a zip file .*is it whole"):
+    with pytest.raises(InputError, match=r"i\.zip cannot be read as a zip file .*check that it is complete"):
         LocalSurvey(path)
     with pytest.raises(InputError, match="give the folder, or the zip file"):
         LocalSurvey(picture(tmp_path / "1.png"))

@@ -38,14 +38,14 @@ def test_what_is_stretched_is_taken_as_it_is(tmp_path: Path) -> None:
     floats, bytes_ = CutanaSurvey(tmp_path / "f", size=20), CutanaSurvey(tmp_path / "u", size=20)
     for one, other in zip(floats.cutouts(0, 4), bytes_.cutouts(0, 4), strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-    assert floats.notes == ["pixels run from 0 to 1: they are taken as stretched already"] and not bytes_.notes
+    assert floats.notes == ["all pixels are within 0 to 1: no stretch is applied"] and not bytes_.notes
     assert floats.describe()["rendering"]["method"].startswith("linear") and bytes_.describe()["rendering"] is None
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 5))
 def test_noise_is_never_taken_for_stretched(level: float, sigma: float) -> None:
     plane = np.random.default_rng(0).normal(level, sigma, (40, 40))
-    assert not Stretched.looks(plane - plane.mean())
+    assert not Stretched.is_stretched(plane - plane.mean())
 
 
 def test_bad_pixels(tmp_path: Path) -> None:

@@ -138,12 +138,14 @@ def test_metadata_and_pictures_that_do_not_agree(tmp_path: Path) -> None:
     pd.concat([said, said.assign(source_id=lambda f: f["source_id"] + "x")]).to_parquet(file)
     outcomes = list(CutanaSurvey(tmp_path, size=16).cutouts(0, 20))
     assert [isinstance(o, Cutout) for o in outcomes] == [True] * 10 + [False] * 10
-    assert outcomes[10] == Failed("named by the metadata, but there is no picture of it", Flag.MISSING)
+    assert outcomes[10] == Failed("listed in the metadata, but has no image", Flag.MISSING)
     said[:5].to_parquet(file)
-    with pytest.raises(InputError, match=r"holds 10 pictures, images_metadata\.parquet names 5; copy both anew"):
+    with pytest.raises(
+        InputError, match=r"has 10 images, but images_metadata\.parquet lists 5 objects; copy both again"
+    ):
         CutanaSurvey(tmp_path)
     file.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"cannot be read .*fetch it anew, or move it away"):
+    with pytest.raises(InputError, match=r"cannot be read .*download it again, or remove it"):
         CutanaSurvey(tmp_path)
     file.unlink()
     with pytest.raises(InputError, match=r"has no images_metadata\.parquet beside it"):

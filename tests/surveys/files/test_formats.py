@@ -39,10 +39,10 @@ def test_each_is_found_out(tmp_path: Path) -> None:
 def test_where_it_is_not_plain_it_is_asked(tmp_path: Path) -> None:
     picture(tmp_path / "1.png")
     shard(tmp_path / "all.tar")
-    with pytest.raises(InputError, match=r"holds JPEG.* and tar.*--format images or --format webdataset"):
+    with pytest.raises(InputError, match=r"has JPEG.* and tar.*--format images or --format webdataset"):
         open_local(tmp_path)
     assert len(open_local(tmp_path, format="images")) == len(open_local(tmp_path, format="webdataset")) == 1
-    with pytest.raises(InputError, match="no such format; did you mean 'cutana'"):
+    with pytest.raises(InputError, match="unknown format; did you mean 'cutana'"):
         open_local(tmp_path, format="cutanna")
     with pytest.raises(InputError, match="no cutana file in"):
         open_local(tmp_path, format="cutana")

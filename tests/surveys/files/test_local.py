@@ -31,7 +31,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     write(tmp_path / "catalog.csv", "key\n1\n")
     with pytest.raises(InputError, match="no column 'kei' for id; did you mean 'key'"):
         LocalSurvey(tmp_path, columns={"id": "kei"})
-    with pytest.raises(InputError, match="no role 'idd'; did you mean 'id'"):
+    with pytest.raises(InputError, match="unknown role 'idd'; did you mean 'id'"):
         LocalSurvey(tmp_path, columns={"idd": "key"})
     with pytest.raises(InputError, match="no 'efigi' label column"):
         LocalSurvey(tmp_path, columns={"id": "key"}, labels=("efigi",))
@@ -76,7 +76,7 @@ def test_an_id_that_fits_two_files(tmp_path: Path) -> None:
     picture(tmp_path / "1.png")
     picture(tmp_path / "x" / "1.jpg")
     write(tmp_path / "catalog.csv", "id\n1\n")
-    with pytest.raises(InputError, match="id '1' fits two files"):
+    with pytest.raises(InputError, match="id '1' matches two files"):
         LocalSurvey(tmp_path)
 
 

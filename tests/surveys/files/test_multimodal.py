@@ -92,13 +92,13 @@ def test_damage(tmp_path: Path) -> None:
         else:
             assert isinstance(outcome, Cutout)
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"001-of-001\.hdf5 cannot be read .*fetch it anew, or move it away"):
+    with pytest.raises(InputError, match=r"001-of-001\.hdf5 cannot be read .*download it again, or remove it"):
         MultimodalSurvey(tmp_path)
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:
     path = write_multimodal(tmp_path / "spectra.h5", {"spectrum_flux": np.ones((5, 100)), "object_id": range(5)})
-    with pytest.raises(InputError, match="has no pictures; it needs image_array or images"):
+    with pytest.raises(InputError, match="has no images; it needs image_array or images"):
         MultimodalSurvey(path)
     path = write_multimodal(tmp_path / "cube.h5", {"image_array": np.ones((2, 90, 20, 20), np.float32)})
     assert {o.flag for o in MultimodalSurvey(path).cutouts(0, 2)} == {Flag.WRONG_SHAPE}

@@ -43,7 +43,7 @@ def test_a_catalog_says_which_and_gives_the_labels(tmp_path: Path) -> None:
     for outcome, k in zip(outcomes, (4, 5, 25), strict=False):
         np.testing.assert_array_equal(outcome.image, images[k][::-1])
         assert outcome.pixel_scale == 0.25
-    assert outcomes[3] == Failed("no picture of 99", Flag.MISSING)
+    assert outcomes[3] == Failed("no image of 99", Flag.MISSING)
     assert len(survey.unmatched) == 27 and survey.describe()["images_without_row"] == 27
 
 
@@ -51,7 +51,7 @@ def test_a_catalog_of_others(tmp_path: Path) -> None:
     write_cutana(tmp_path / "c", pictures(3), ids=range(3))
     write(tmp_path / "t.csv", "id,efigi_t\nNGC1,1\n")
     with pytest.raises(
-        InputError, match=r"no row of .*t\.csv has a picture .*\(a row's id is 'NGC1', a picture's '0'\)"
+        InputError, match=r"no row of .*t\.csv has an image .*\(the id of a row is 'NGC1', that of an image '0'\)"
     ):
         CutanaSurvey(tmp_path / "c", tmp_path / "t.csv")
     write(tmp_path / "u.csv", "key,efigi_t\n1,1\n")
@@ -60,7 +60,7 @@ def test_a_catalog_of_others(tmp_path: Path) -> None:
     assert len(CutanaSurvey(tmp_path / "c", tmp_path / "u.csv", columns={"id": "key"})) == 1
     with pytest.raises(NotFoundError, match="no catalog at"):
         CutanaSurvey(tmp_path / "c", tmp_path / "v.csv")
-    with pytest.raises(NotFoundError, match="nothing at"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         CutanaSurvey(tmp_path / "none")
 
 

@@ -29,13 +29,13 @@ def test_another_machine_s_paths() -> None:
 def test_a_folder_within_and_what_fits_twice() -> None:
     files = ["train/1.jpg", "test/1.jpg", "train/2.jpg"]
     assert match_files(ROOT, ["2.jpg", "test/1.jpg", "3.jpg"], files, "t") == ["train/2.jpg", "test/1.jpg", "3.jpg"]
-    with pytest.raises(InputError, match=r"file '1\.jpg' fits train/1\.jpg and test/1\.jpg"):
+    with pytest.raises(InputError, match=r"file '1\.jpg' matches train/1\.jpg and test/1\.jpg"):
         match_files(ROOT, ["1.jpg"], files, "t")
 
 
 @pytest.mark.parametrize("entry", ["../x.png", "a/../../x.png", "/etc/x.png", "/data/gz2x/x.png"])
 def test_what_lies_outside_is_refused(entry: str) -> None:
-    with pytest.raises(InputError, match="lies outside"):
+    with pytest.raises(InputError, match="is outside"):
         match_files(ROOT, [entry], ["y.png"], "t")
 
 
@@ -80,5 +80,5 @@ def test_tables_of_galaxy_datasets(tmp_path: Path) -> None:
 def test_a_relative_path_may_not_escape_beside_good_ones(tmp_path: Path) -> None:
     picture(tmp_path / "1.png")
     write(tmp_path / "catalog.csv", "id,file\n1,1.png\n2,../2.png\n")
-    with pytest.raises(InputError, match=r"'\.\./2\.png' lies outside"):
+    with pytest.raises(InputError, match=r"'\.\./2\.png' is outside"):
         LocalSurvey(tmp_path)

@@ -84,7 +84,7 @@ def test_a_picture_is_better_than_planes(tmp_path: Path) -> None:
 def test_keys_that_come_twice(tmp_path: Path) -> None:
     jpg = encoded(pictures(1)[0], "jpg")
     write_shard(tmp_path / "a.tar", [("1.jpg", jpg), ("2.jpg", jpg), ("1.json", {"ra": 1})])
-    with pytest.raises(InputError, match=r"key '1' comes back after others in a\.tar"):
+    with pytest.raises(InputError, match=r"the members of key '1' are not consecutive in a\.tar"):
         WebDatasetSurvey(tmp_path)
     write_shard(tmp_path / "a.tar", [("1.jpg", jpg)])
     write_shard(tmp_path / "b.tar", [("1.jpg", jpg)])
@@ -99,13 +99,15 @@ def test_a_shard_that_is_cut_off_gives_what_it_holds(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: places[6] + 100])
     survey = WebDatasetSurvey(path, size=16)
-    assert len(survey) == 7 and survey.notes == ["a.tar is cut off or damaged after 7 objects (unexpected end of data)"]
+    assert len(survey) == 7 and survey.notes == [
+        "a.tar is truncated or damaged after 7 objects (unexpected end of data)"
+    ]
     *good, last = survey.cutouts(0, 7)
     assert all(isinstance(o, Cutout) for o in good) and "truncated: 100 bytes of" in last.reason
     path.write_bytes(whole[: places[6] - 512] + b"\7" * 512 + whole[places[6] :])
     assert "damaged after 6 objects" in WebDatasetSurvey(path).notes[0]
     path.write_bytes(b"\7" * 4096)
-    with pytest.raises(InputError, match=r"a\.tar cannot be read .*fetch it anew"):
+    with pytest.raises(InputError, match=r"a\.tar cannot be read .*download it again"):
         WebDatasetSurvey(path)
 
 
@@ -140,18 +142,18 @@ def test_json_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_shard(tmp_path / "a.tar", [m for k, one in enumerate(said) for m in ((f"{k}.jpg", jpg), (f"{k}.json", one))])
     monkeypatch.setattr(webdataset, "LONGEST", 500)
     survey = WebDatasetSurvey(tmp_path)
-    assert survey.notes == ["a.tar has JSON that cannot be read, 4 times"]
+    assert survey.notes == ["a.tar has 4 metadata files that cannot be read"]
     np.testing.assert_array_equal(survey.ra, [np.nan, np.nan, np.nan, 1, np.nan])
 
 
 def test_an_image_larger_than_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset, "LARGEST", 100)
     (outcome,) = WebDatasetSurvey(write_shard(tmp_path / "a.tar", members(1)), size=16).cutouts(0, 1)
-    assert outcome.flag == Flag.UNREADABLE and "at most 100 are read" in outcome.reason
+    assert outcome.flag == Flag.UNREADABLE and "at most 100 are allowed" in outcome.reason
 
 
 def test_a_tar_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is it of WebDataset"):
+    with pytest.raises(InputError, match="give shards of WebDataset"):
         WebDatasetSurvey(write_shard(tmp_path / "a.tar", [("readme.md", "hello")]))
 
 

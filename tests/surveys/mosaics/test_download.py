@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from galscan.surveys.mosaics.download import Fetched
+from galscan.surveys.mosaics.download import DownloadedFiles
 from galscan.surveys.services.client import Client, RequestPolicy
 from galscan.surveys.services.errors import FetchError, MissingError
 from tests.mosaics_on_disk import mosaic, pixels, tan
 from tests.services.loopback import Loopback
 
 
-def source(service: Loopback, folder: Path, *, keep: bool = False, **settings: object) -> Fetched:
+def source(service: Loopback, folder: Path, *, keep: bool = False, **settings: object) -> DownloadedFiles:
     for n in range(3):
         if not (path := folder / f"site/sas/{n}.fits").exists():
             mosaic(path, pixels((20, 30), n), tan(10.0, 0.0, (20, 30)))
     service.frames(folder / "site")
     policy = RequestPolicy((service.host,), **{"per_minute": 60_000, "tries": 2, "timeout": 20.0} | settings)  # type: ignore[arg-type]
-    return Fetched(folder / "here", "http", partial(Client, policy, cache=folder / "cache"), keep=keep)
+    return DownloadedFiles(folder / "here", "http", partial(Client, policy, cache=folder / "cache"), keep=keep)
 
 
 def names(service: Loopback) -> list[str]:
@@ -64,7 +64,7 @@ def test_what_cannot_be_had(service, tmp_path):
     with pytest.raises(MissingError, match="there is no such file"):
         here.locate(f"{service.host}/sas/9.fits")
     service.behave("html")
-    with pytest.raises(FetchError, match="what came is no FITS image"):
+    with pytest.raises(FetchError, match="the response is not a FITS image"):
         here.locate(names(service)[0])
     service.behave("503")
     with pytest.raises(FetchError, match=r"HTTP 503 \(2 tries\)"):

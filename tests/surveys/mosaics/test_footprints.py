@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.surveys.mosaics.footprints import Folder, Frame, common_bands, find_frames, parse_bands, place
+from galscan.surveys.mosaics.footprints import Folder, Frame, assign_frames, common_bands, find_frames, parse_bands
 from galscan.surveys.mosaics.header import Astrometry, read_header
 from tests.mosaics_on_disk import SCALE, mosaic, tan
 
@@ -71,7 +71,7 @@ def test_two_files_of_one_band() -> None:
 def test_common_bands() -> None:
     frames = names("a-g.fits", "a-r.fits", "b-g.fits", "b-r.fits", "b-u.fits", "c-g.fits", "c-z.fits")
     assert common_bands(frames, []) == ["g", "r"] and common_bands(frames, ["u", "z"]) == ["u", "z"]
-    with pytest.raises(InputError, match="no frame is of band 'i'"):
+    with pytest.raises(InputError, match="no frame has band 'i'"):
         common_bands(frames, ["g", "i"])
     assert common_bands(names("a.fits"), []) == ["0"]
 
@@ -84,8 +84,8 @@ def sky(root: Path, centres: dict[str, tuple[float, float]], bands: str = "g") -
 
 
 def at(frames: list[Frame], root: Path, *positions: tuple[float, float], bands: tuple[str, ...] = ("g",)) -> list[str]:
-    placing = place(frames, Folder(root), bands, *np.array(positions, dtype=float).T)
-    return [frames[k].name if k >= 0 else "" for k in placing.frame]
+    assignment = assign_frames(frames, Folder(root), bands, *np.array(positions, dtype=float).T)
+    return [frames[k].name if k >= 0 else "" for k in assignment.frame]
 
 
 def test_the_frame_in_which_it_is_farthest_from_the_edge(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_it_is_what_trying_every_frame_finds(tmp_path_factory: pytest.TempPathFa
         depth.append(np.minimum.reduce([x + 0.5, SHAPE[1] - 0.5 - x, y + 0.5, SHAPE[0] - 0.5 - y]))
     depth = np.round(np.nan_to_num(np.array(depth), nan=-1) * SCALE, 3)
     want = np.where(depth.max(axis=0) >= 0, depth.argmax(axis=0), -1)
-    np.testing.assert_array_equal(place(frames, Folder(root), ["g"], *positions).frame, want)
+    np.testing.assert_array_equal(assign_frames(frames, Folder(root), ["g"], *positions).frame, want)
 
 
 def test_broken_headers_are_told_and_another_band_is_tried(tmp_path: Path) -> None:
@@ -141,32 +141,32 @@ def test_broken_headers_are_told_and_another_band_is_tried(tmp_path: Path) -> No
     (tmp_path / "b-r.fits").write_bytes(b"broken")
     Table({"x": [1]}).write(tmp_path / "c-g.fits")
     frames = find_frames(list(Folder(tmp_path).files()))[0]
-    placing = place(frames, Folder(tmp_path), ["g", "r"], np.array([10.0, 20.0]), np.zeros(2))
-    assert placing.frame.tolist() == [0, -1]
-    assert placing.unreadable == [("b", "not a FITS file"), ("c", "no image of two axes in it")]
+    assignment = assign_frames(frames, Folder(tmp_path), ["g", "r"], np.array([10.0, 20.0]), np.zeros(2))
+    assert assignment.frame.tolist() == [0, -1]
+    assert assignment.unreadable == [("b", "not a FITS file"), ("c", "no two-dimensional image in the file")]
 
 
 def test_a_frame_without_wcs_is_named(tmp_path: Path) -> None:
     mosaic(tmp_path / "deep" / "a-g.fits", np.zeros(SHAPE, np.float32), None)
     frames = find_frames(list(Folder(tmp_path).files()))[0]
     with pytest.raises(InputError, match=r"frame deep/a-g.fits: no celestial WCS; solve it"):
-        place(frames, Folder(tmp_path), ["g"], np.zeros(1), np.zeros(1))
+        assign_frames(frames, Folder(tmp_path), ["g"], np.zeros(1), np.zeros(1))
 
 
 def test_frames_that_may_be_bands_of_one(tmp_path: Path) -> None:
     for name, ra in (("blue", 10.0), ("far", 10.3), ("red", 10.0001)):
         mosaic(tmp_path / f"{name}.fits", np.zeros(SHAPE, np.float32), tan(ra, 0.0, SHAPE))
     frames = find_frames(list(Folder(tmp_path).files()))[0]
-    placing = place(frames, Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
-    assert [frames[k].name for k in placing.twins() or ()] == ["blue", "red"]
-    placing = place(frames[:2], Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
-    assert placing.twins() is None
+    assignment = assign_frames(frames, Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
+    assert [frames[k].name for k in assignment.coincident() or ()] == ["blue", "red"]
+    assignment = assign_frames(frames[:2], Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
+    assert assignment.coincident() is None
 
 
 def test_words_for_nowhere(tmp_path: Path) -> None:
     frames = sky(tmp_path, {"a": (10.0, 5.0), "b": (11.0, 6.0)})
     ra, dec = np.array([359.0, 1.0]), np.array([-3.0, 3.0])
-    words = place(frames, Folder(tmp_path), ["g"], ra, dec).nowhere(ra, dec, tmp_path)
+    words = assign_frames(frames, Folder(tmp_path), ["g"], ra, dec).no_match_reason(ra, dec, tmp_path)
     assert "objects are at ra 359 to 1, dec -3 to 3, frames at ra 10 to 11, dec 5 to 6" in words
 
 

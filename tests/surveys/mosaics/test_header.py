@@ -161,7 +161,7 @@ def test_first_image_counts_behind_tables_and_empty_ones(tmp_path: Path) -> None
 def test_broken_files_say_how(tmp_path: Path) -> None:
     cases = {
         "garbage.fits": (b"<html>404</html>", "not a FITS file"),
-        "empty.fits": (b"", "no image of two axes"),
+        "empty.fits": (b"", "no two-dimensional image"),
         "endless.fits": (b"SIMPLE  =                    T".ljust(80) + b" " * 2800, "truncated within a header"),
     }
     for name, (content, words) in cases.items():
@@ -169,7 +169,7 @@ def test_broken_files_say_how(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             read_header(tmp_path / name)
     Table({"a": [1]}).write(tmp_path / "table.fits")
-    with pytest.raises(ValueError, match="no image of two axes"):
+    with pytest.raises(ValueError, match="no two-dimensional image"):
         read_header(tmp_path / "table.fits")
     cut_short(mosaic(tmp_path / "x.fits.bz2", np.zeros(SHAPE, np.float32), tan(1.0, 2.0, SHAPE)), 0.1)
     with pytest.raises(EOFError):

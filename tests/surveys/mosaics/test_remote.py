@@ -112,7 +112,7 @@ def test_it_heals(service, tmp_path):
     survey = RemoteFrames(str(declared), table, tmp_path / "passing", size=32)
     found = outcomes(survey)
     bad = [o for o in found.values() if not isinstance(o, Cutout)]
-    assert all(isinstance(o, Failed) and "what came is no FITS image (not a FITS file)" in o.reason for o in bad)
+    assert all(isinstance(o, Failed) and "the response is not a FITS image (not a FITS file)" in o.reason for o in bad)
     assert len(bad) < 40 and any(mode in ("503", "truncated") for *_, mode in service.log())
 
 
@@ -127,7 +127,7 @@ def test_a_frame_that_is_not_there_and_one_that_is_damaged(service, tmp_path):
     failed = by_field(survey, Failed)
     assert failed.keys() == {3, 4} and all(len(reasons) == 1 for reasons in failed.values())
     assert failed[3].pop().startswith("frame 301-756-2-3: truncated: ")
-    assert failed[4] == {"frame 301-756-2-4: what came is no FITS image (not a FITS file)"}
+    assert failed[4] == {"frame 301-756-2-4: the response is not a FITS image (not a FITS file)"}
     frame(tmp_path / "site", 3, "i").write_bytes(whole)
     again = RemoteFrames(str(declared), table, tmp_path / "kept", keep=True, size=32)
     assert by_field(again, Failed).keys() == {4}, "a damaged frame is not kept"
@@ -137,7 +137,7 @@ def test_a_host_that_is_down_stops_the_work(service, tmp_path):
     declared, table = played(service, tmp_path, tries=1, give_up=2)
     survey = RemoteFrames(str(declared), table, tmp_path / "passing", size=32)
     service.behave("500")
-    with pytest.raises(ServiceUnavailableError, match="is left alone, 2 failures in a row, at last HTTP 500"):
+    with pytest.raises(ServiceUnavailableError, match="2 failures in a row, the last was HTTP 500"):
         outcomes(survey)
     service.behave()
     assert all(isinstance(o, Cutout) for o in outcomes(pickle.loads(pickle.dumps(survey))).values())
@@ -145,7 +145,7 @@ def test_a_host_that_is_down_stops_the_work(service, tmp_path):
 
 def test_a_frame_too_large_is_not_read(service, tmp_path):
     declared, table = played(service, tmp_path, max_mb=0.01)
-    with pytest.raises(ServiceUnavailableError, match=r"0 MB are offered, at most 0\.01 MB are read"):
+    with pytest.raises(ServiceUnavailableError, match=r"Content-Length is 0 MB, at most 0\.01 MB"):
         outcomes(RemoteFrames(str(declared), table, tmp_path / "passing", size=32))
     assert not [p for p in (tmp_path / "passing").rglob("*") if p.is_file()]
 
@@ -183,15 +183,15 @@ def test_bricks_by_name(service, tmp_path):
         (
             "drop",
             {},
-            r"has no run and no field column, which survey 'sdss-frames' finds frames by: .*--query gz2.*--column",
+            r"has no run and no field column, which identifies .* of survey 'sdss-frames': .*--query gz2.*--column",
         ),
         ("drop", {"columns": {"run": "RUN_"}}, "has no column 'RUN_' for run"),
-        ({"run": -1}, {}, "column 'run' of .* is -1 for .*; it must be a whole number from 0"),
-        ({"camcol": "../x"}, {}, "column 'camcol' of .* is '../x' for .*, which is no name of a frame"),
+        ({"run": -1}, {}, "column 'run' of .* is -1 for .*; it must be an integer of at least 0"),
+        ({"camcol": "../x"}, {}, "column 'camcol' of .* is '../x' for .*, which is not the name of a frame"),
         ({"field": np.nan}, {}, "no object of .* has a position and rerun, run, camcol, field"),
         ({}, {"cone": (200.0, 0.0, 1.0)}, "no object of .* lies in --cone 200,0,1"),
-        ({}, {"size": 64, "pixel_scale": 1e-4}, "--pixel-scale 0.0001: 64 of them are 0.0162 pixels"),
-        ({}, {"columns": {"filed": "x"}}, "no role 'filed'; did you mean 'field'"),
+        ({}, {"size": 64, "pixel_scale": 1e-4}, "--pixel-scale 0.0001: a cutout of 64 pixels would be 0.0162 pixels"),
+        ({}, {"columns": {"filed": "x"}}, "unknown role 'filed'; did you mean 'field'"),
     ],
 )
 def test_mistakes_are_told_before_anybody_is_asked(service, tmp_path, change, given, message):
@@ -221,7 +221,7 @@ def test_from_the_command(service, tmp_path, capsys):
     given = {"catalog": table, "size": 16, "out": tmp_path / "s.zarr"}
     galscan.ingest(str(declared), dry_run=True, **given)
     said = capsys.readouterr().err
-    assert "plan: 5 frames" in said and "plan: 15 requests" in said and "if nothing is there yet" in said
+    assert "plan: 5 frames" in said and "plan: 15 requests" in said and "if nothing is downloaded" in said
     assert not service.log() and not (tmp_path / "s.zarr").exists()
     store = galscan.ingest(str(declared), **given)
     assert store.count == 40 and sum(asked(service).values()) == 15

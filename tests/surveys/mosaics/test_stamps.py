@@ -207,7 +207,7 @@ def test_scales_and_sizes(tmp_path: Path) -> None:
 
 def test_no_radius(tmp_path: Path) -> None:
     three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
-    assert cut(opened(tmp_path), 100, 75, extent=np.nan) == Failed("no radius to cut by", Flag.MISSING)
+    assert cut(opened(tmp_path), 100, 75, extent=np.nan) == Failed("no radius in the catalog", Flag.MISSING)
 
 
 def test_bands_are_laid_on_each_other_by_their_own_astrometry(tmp_path: Path) -> None:
@@ -286,11 +286,11 @@ def test_bands_of_other_pixels_are_refused(tmp_path: Path) -> None:
     coarse = tan(10.0, 5.0, SHAPE)
     coarse.wcs.cd *= 2
     mosaic(tmp_path / "f-i.fits", pixels(SHAPE, 1), coarse)
-    with pytest.raises(ValueError, match=r"bands g and i differ in pixel size \(0.4 and 0.8 arcsec\) or direction"):
+    with pytest.raises(ValueError, match=r"bands g and i differ in pixel scale \(0.4 and 0.8 arcsec\) or orientation"):
         opened(tmp_path)
     (tmp_path / "f-i.fits").unlink()
     mosaic(tmp_path / "f-i.fits", pixels(SHAPE, 1), tan(10.0, 5.0, SHAPE, turn=90))
-    with pytest.raises(ValueError, match="or direction"):
+    with pytest.raises(ValueError, match="or orientation"):
         opened(tmp_path)
 
 

@@ -147,7 +147,7 @@ def test_only_declared_hosts(service, tmp_path):
         f"http://me@{service.host}/",
         "file:///etc/passwd",
     ):
-        with pytest.raises(InputError, match="is not of a host in the survey's file"):
+        with pytest.raises(InputError, match="is not among those of the survey file"):
             asker.get(url, body)
     with pytest.raises(FetchError, match=rf"redirected to localhost:{service.port}, which is not among the hosts"):
         asker.get(f"{service.url}/_mode/redirect{PICTURE}", picture)

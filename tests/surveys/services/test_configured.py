@@ -55,8 +55,8 @@ def test_frames_have_the_addresses_of_their_archives():
         ("{run:06d}", "{run!r}/{run.real}", r"url has the field {run.real}"),
         ("{run:06d}", "{run:{camcol}}", "url has the field {run:{camcol}}"),
         ("{run:06d}", "../{run:06d}", "without"),
-        ("rerun = 301", "reruns = 301", "defaults has 'reruns', which url does not ask for; did you mean 'rerun'"),
-        ('bands = "gri"', 'bands = "griz"', "bands = 'griz' must be those that rendering uses"),
+        ("rerun = 301", "reruns = 301", "defaults has 'reruns', which is no field of url; did you mean 'rerun'"),
+        ('bands = "gri"', 'bands = "griz"', "bands = 'griz' must be those of rendering"),
         ('hosts = ["data.', 'hosts = ["dat.', "url is at data.sdss.org, which is not among hosts"),
         ("advice =", "hint =", "unknown key 'hint'|the key 'advice' is missing"),
     ],
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
 
 def test_bands_of_colours_must_be_there(tmp_path):
     text = GOOD.replace('"jpeg"', '"fits"') + '[rendering]\nred = "i"\nblue = "k"\nunit = { i = 1.0 }\n'
-    with pytest.raises(InputError, match=r"rendering uses band 'k', which bands or rendering.unit do not have"):
+    with pytest.raises(InputError, match=r"rendering uses band 'k', which is not in bands and rendering.unit"):
         load(tmp_path, text)
 
 

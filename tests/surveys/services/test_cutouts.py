@@ -157,7 +157,7 @@ def test_framing(service, tmp_path):
         ({"frame": 2, "pixel_scale": 1}, "exclude each other"),
         ({"frame": -1.0}, "--frame -1: give a number above 0"),
         ({"columns": {"radius": "size"}}, "no column 'size' for radius; did you mean 'size_r'"),
-        ({"columns": {"file": "x"}}, "no role 'file'"),
+        ({"columns": {"file": "x"}}, "unknown role 'file'"),
         ({"layer": "dr9"}, "this survey has no layers"),
         ({"size": 4}, "size is 4 pixels"),
     ):
@@ -173,7 +173,7 @@ def test_objects_that_cannot_be_asked_for(service, tmp_path):
     first, *others = outcomes(ServiceSurvey(str(service.survey("sdss", tmp_path)), path))
     assert isinstance(first, Cutout) and len(service.log()) == 1
     assert [o.reason.split(";")[0] for o in others if isinstance(o, Failed)] == [
-        "no position", "no position", "no radius", "a frame of -8.48 arcsec", "a frame of 84800 arcsec",
+        "no position", "no position", "no radius", "a cutout of -8.48 arcsec", "a cutout of 84800 arcsec",
     ]  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_objects_that_cannot_be_asked_for(service, tmp_path):
         ("404", NoCoverage, "the service has no image there"),
         ("html", Failed, "expected JPEG, got text/html: Maintenance We are back soon"),
         ("bomb", Failed, "decompress to more than 1 MB"),
-        ("redirect", Failed, "which is not among the hosts of the survey's file"),
+        ("redirect", Failed, "which is not among the hosts of the survey file"),
         ("500", Failed, r"HTTP 500 \(2 tries\)"),
         ("truncated", Failed, "response truncated"),
         ("shorter", Failed, "truncated|OSError"),
@@ -225,7 +225,7 @@ def test_fits_of_one_band_and_of_none(service, tmp_path):
     assert isinstance(first, Cutout) and sky.read_code(first.image) == sky.code(*HERE)
     assert (first.image[..., 0] == first.image[..., 2]).all()
     assert second == NoCoverage("blank image (no finite pixel in band r)")
-    with pytest.raises(ServiceUnavailableError, match=r"at last HTTP 400: .*HiPS CDS/P/NO not found"):
+    with pytest.raises(ServiceUnavailableError, match=r"the last was HTTP 400: .*HiPS CDS/P/NO not found"):
         survey = ServiceSurvey(str(path), galaxies(tmp_path / "many.csv", 40), layer="CDS/P/NO")
         outcomes(survey)
 
@@ -279,7 +279,7 @@ def test_credentials(service, tmp_path, monkeypatch):
     path = table(tmp_path, [HERE])
     with pytest.raises(InputError, match="needs a contact e-mail: --contact"):
         ServiceSurvey(str(declared), path)
-    with pytest.raises(InputError, match="needs a token: export SKY_TOKEN="):
+    with pytest.raises(InputError, match="needs a token; set it: export SKY_TOKEN="):
         ServiceSurvey(str(declared), path, contact="me@example.org")
     monkeypatch.setenv("SKY_TOKEN", "s3cret")
     survey = ServiceSurvey(str(declared), path, contact="me@example.org")

@@ -60,7 +60,7 @@ def test_asinh_magnitudes_are_unpacked():
     ("body", "said"),
     [
         (image(np.zeros((4, 4))), "EXPTIME"),
-        (image(np.zeros((4, 4)), EXPTIME=0.0), r"an exposure \(EXPTIME\) of 0 s"),
+        (image(np.zeros((4, 4)), EXPTIME=0.0), r"the exposure time \(EXPTIME\) is 0 s"),
         (image(np.zeros((4, 3)), EXPTIME=1.0), "4 x 3 pixels, not the 4 requested"),
         (image(np.zeros((4, 4)), EXPTIME=1.0)[:2000], "Error"),
         (b"SIMPLE  = nonsense", "Error|No SIMPLE"),

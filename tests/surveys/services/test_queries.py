@@ -123,7 +123,7 @@ def test_a_region(service, sdss, tmp_path: Path) -> None:
         ("SELECT objid, ra, dec FROM Galxy", "rejects the query: no such table: Galxy"),
         (
             "SELECT objid, ra, dec FROM Galaxy WHERE " + " OR ".join(f"objid = {n}" for n in range(300)),
-            "at most 2,048 arrive",
+            "at most 2,048 are accepted",
         ),
         ("vizier:", "give the name of a table"),
         ("vizier:../../etc", "give the name of a table"),
@@ -142,7 +142,7 @@ def test_a_cone_that_is_not_on_the_sky(sdss, tmp_path: Path) -> None:
 
 def test_a_page_of_html_is_no_table(service, sdss, tmp_path: Path) -> None:
     service.behave("html")
-    with pytest.raises(GalscanError, match="the answer is no table"):
+    with pytest.raises(GalscanError, match="the response is not a table"):
         objects(sdss(), "gz2", None, tmp_path / "o.parquet")
     assert not list(tmp_path.rglob("page-*"))
 
@@ -188,7 +188,7 @@ def test_vizier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_page_is_not_believed_blindly(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pd.DataFrame({"objid": [5, 4], "ra": 1.0, "dec": 1.0})
     monkeypatch.setattr(queries._SkyServer, "_table", lambda self, asker, sql: rows)
-    with pytest.raises(GalscanError, match="once each and in order, so rows may be lost"):
+    with pytest.raises(GalscanError, match="that repeat or are not sorted, so rows may be lost"):
         objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, tmp_path / "o.parquet")
 
 

@@ -1,4 +1,4 @@
-"""The new objects of a survey, alone; and a stretch that is kept. What any survey must do is in test_surveys_base."""
+"""Subsets of a survey, and the rendering of an existing store. The tests of all surveys are in test_base."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 from galscan.core.errors import ConflictError
 from galscan.surveys.files.images import Rendering
-from galscan.surveys.growth import ids, like, take
 from galscan.surveys.simulated.survey import SimulatedSurvey
+from galscan.surveys.subsets import ids, stored_rendering, take
 from tests.store.test_build import Sky
 
 OLD = Rendering("i", "r", "g", {"g": 1.0, "r": 2.0, "i": 3.0}, {"g": False, "r": False, "i": False})
@@ -33,9 +33,11 @@ def test_all_of_a_survey_is_the_survey():
 
 
 def test_the_stretch_of_the_store_is_kept():
-    kept = like(rendering(1.7), OLD.describe(), "s.zarr")
-    assert kept == OLD and like(rendering(1.7, blue="u"), OLD.describe(), "s.zarr") == rendering(1.7, blue="u")
-    assert like(None, OLD.describe(), "s.zarr") is None and like(OLD, None, "s.zarr") == OLD
+    kept = stored_rendering(rendering(1.7), OLD.describe(), "s.zarr")
+    assert kept == OLD and stored_rendering(rendering(1.7, blue="u"), OLD.describe(), "s.zarr") == rendering(
+        1.7, blue="u"
+    )
+    assert stored_rendering(None, OLD.describe(), "s.zarr") is None and stored_rendering(OLD, None, "s.zarr") == OLD
 
 
 @pytest.mark.parametrize(
@@ -43,9 +45,9 @@ def test_the_stretch_of_the_store_is_kept():
     [
         (rendering(30), r"noise of these images is 30 times that of s.zarr in band g, at most 4"),
         (rendering(0.01), r"noise of these images is 0.01 times that of s.zarr"),
-        (rendering(sky=True), "still have their sky in band g, those of s.zarr do not"),
+        (rendering(sky=True), "the sky is not subtracted from these images in band g, but from those of s.zarr"),
     ],
 )
 def test_images_in_other_units_are_refused(new, said):
-    with pytest.raises(ConflictError, match=f"{said}.*a store of their own: --out"):
-        like(new, OLD.describe(), "s.zarr")
+    with pytest.raises(ConflictError, match=f"{said}.*another store: --out"):
+        stored_rendering(new, OLD.describe(), "s.zarr")
