@@ -144,7 +144,7 @@ high = 9
 
 
 def keep_all(dreams, *_) -> pd.DataFrame:
-    """Stand in for `galscan.synthesis.evaluation.screen`: three steps of training leave noise, which it drops."""
+    """Stand in for `galscan.synthesis.evaluation.filter_synthetic`: three steps of training leave noise, which it drops."""
     return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})
 
 

@@ -1,9 +1,9 @@
-"""The kinds of generator there are; who teaches, opens or uses one need not know which it is.
+"""Common interface of the generator backends for whole images.
 
-``flow``              the network of this project (`model`, `train`): one file, NAME.safetensors
-``stable-diffusion``  GalaxySD (`stable_diffusion`, `fine_tune`): a folder, NAME
+``flow``              the network of this project (`galscan.synthesis.diffusion`): one file, NAME.safetensors
+``stable-diffusion``  GalaxySD (`galscan.synthesis.stable_diffusion`): a folder, NAME
 
-Both dream by `galscan.synthesis.sampling.sample_images`.
+`galscan.synthesis.sampling.sample_images` generates images with either.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ AnySettings = GeneratorSettings | StableDiffusionSettings
 
 
 def check_start(settings: AnySettings) -> None:
-    """Refuse what cannot be started from, before anything long begins; weights that are far away are fetched.
+    """Check the initial weights before training starts; weights on the Hugging Face hub are downloaded.
 
     Raises
     ------
     InputError
-        If weights to start from are missing or do not fit, or an extra is not installed.
+        If initial weights are missing or incompatible, or an extra is not installed.
     """
     if isinstance(settings, StableDiffusionSettings):
         find_start(settings.start)
@@ -43,7 +43,7 @@ def check_start(settings: AnySettings) -> None:
         _flow_start(settings)
 
 
-def teach(
+def train(
     galaxies: GalaxySet,
     schema: Schema,
     surveys: Sequence[str],
@@ -56,14 +56,14 @@ def teach(
     seconds: float | None = None,
     start: Path | None = None,
 ) -> dict[str, float]:
-    """Train a generator and keep it in `folder` under `name`; an interrupted call goes on.
+    """Train a generator and write it to `folder` as `name`; the same call resumes after an interruption.
 
     Parameters
     ----------
     galaxies : GalaxySet
-        All that it may ever see: no object that is held out.
+        Training galaxies; none is held out.
     start : path, optional
-        A generator of the same kind, schema and surveys to go on from, instead of ``settings.start``.
+        A generator of the same kind, schema and surveys to start from, instead of ``settings.start``.
 
     Returns
     -------
@@ -74,47 +74,49 @@ def teach(
         return fine_tune.fine_tune(
             galaxies, schema, surveys, settings, folder / name, seed=seed, device=device, seconds=seconds, start=start
         )
-    # Going on from another, pixels must mean the same.
-    begin = load_generator(start) if start else _flow_start(settings)
-    config = begin.config if start and begin else make_config(galaxies.images, schema, surveys, settings.widths)
+    # A generator that starts from another one needs its pixel normalisation.
+    initial = load_generator(start) if start else _flow_start(settings)
+    config = initial.config if start and initial else make_config(galaxies.images, schema, surveys, settings.widths)
     return galaxy_training.train_generator(
-        galaxies, config, settings, _file(folder, name), seed=seed, device=device, seconds=seconds,
-        start=begin,
+        galaxies, config, settings, _flow_file(folder, name), seed=seed, device=device, seconds=seconds,
+        start=initial,
     )  # fmt: skip
 
 
 def find(folder: Path, name: str = "generator") -> Path | None:
-    """Return the generator of that name in `folder`, if there is one."""
-    return next((path for path in (_file(folder, name), folder / name) if path.exists()), None)
+    """Return the path of the generator of that name in `folder`, or None."""
+    return next((path for path in (_flow_file(folder, name), folder / name) if path.exists()), None)
 
 
 def load(folder: Path, name: str = "generator") -> ImageGenerator:
-    """Open what `teach` kept in `folder`.
+    """Load a generator written by `train`.
 
     Raises
     ------
     InputError
-        If it is not there, or damaged.
+        If it is missing or damaged.
     """
-    return load_stable_diffusion(folder / name) if (folder / name).is_dir() else load_generator(_file(folder, name))
+    return (
+        load_stable_diffusion(folder / name) if (folder / name).is_dir() else load_generator(_flow_file(folder, name))
+    )
 
 
 def load_named(weights: str) -> ImageGenerator:
-    """Open a generator by what a user calls it: "base", a file, or a folder.
+    """Load a generator that a user names: "base", a file, or a folder.
 
     Raises
     ------
     InputError
-        If it is none.
+        If it is no generator.
     """
-    found = load_stable_diffusion(Path(weights)) if Path(weights).is_dir() else load_start(weights)
-    if found is None:
-        raise InputError(f"--generator {weights}: name weights to dream with, a file, a folder or base")
-    return found
+    generator = load_stable_diffusion(Path(weights)) if Path(weights).is_dir() else load_start(weights)
+    if generator is None:
+        raise InputError(f"--generator {weights}: name the weights of a generator: a file, a folder or base")
+    return generator
 
 
-def draws_whole_images(weights: str) -> bool:
-    """Return whether weights that a user names draw whole images: a folder, or a file that is no model of maps."""
+def generates_whole_images(weights: str) -> bool:
+    """Return whether `weights` generate whole images: a folder, or a file that is not a model of feature maps."""
     if Path(weights).is_dir():
         return True
     try:
@@ -124,7 +126,7 @@ def draws_whole_images(weights: str) -> bool:
         return False
 
 
-def _file(folder: Path, name: str) -> Path:
+def _flow_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 

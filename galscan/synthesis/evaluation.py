@@ -1,8 +1,8 @@
-"""Evaluate synthetic galaxies by a classifier trained on real ones alone, and by their nearest real galaxies.
+"""Evaluation of synthetic galaxies: by a classifier trained on real galaxies alone, and by nearest real neighbours.
 
-One principle holds throughout: what is computed of the synthetic galaxies is computed in the same way of *held-out real
-galaxies*, which the reference classifier was not trained on either. Both are compared with the training galaxies, and
-stand side by side; a figure says something by its difference from the one for real galaxies, not by itself.
+Every metric of the synthetic galaxies is also computed for *held-out real galaxies*, which the reference classifier
+was not trained on. Both sets are compared with the training galaxies. Only the difference between the two sets is
+meaningful, not the value of either.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema
 from galscan.labels.settings import LabelRules
 from galscan.models.network import Network, to_unit
-from galscan.models.votes import groups_of, shares
+from galscan.models.votes import expected_fractions, groups_of
 from galscan.synthesis import similarity
 from galscan.synthesis.features.comparison import same_pictures
 from galscan.synthesis.galaxies import measure
 from galscan.synthesis.neighbours import luminance, nearest, spacing
-from galscan.synthesis.synthetic_set import DRAWN, HOST, INJECTED, SyntheticSet
+from galscan.synthesis.synthetic_set import GENERATED, HOST, INJECTED, SyntheticSet
 
 COPY = "copy"
 UNLIKE = "unlike any galaxy"
 OTHER_CLASS = "not the class"
 POSITIVE = "looks positive"
-CONTRADICTION = 0.4  # of an answer's range, between what was asked and what the critic sees
-MOST_NEGATIVES = 4000  # held-out real galaxies
+CONTRADICTION = 0.4  # largest difference between requested and predicted answer, as a fraction of its range
+MOST_NEGATIVES = 4000  # held-out real negatives, at most
 CLASSES = {"positive": 1, "negative": 0}
 
 
 class Prediction(NamedTuple):
-    """What the critic sees: features (n, d) float32, answers in their own units (n rows), target logits (n,)."""
+    """Output of the classifier: features (n, d) float32, answers in their units (n rows), and target logits (n,)."""
 
     features: np.ndarray
     answers: pd.DataFrame
@@ -44,15 +44,15 @@ class Prediction(NamedTuple):
 
 
 class ReferenceClassifier:
-    """The reference classifier: a network trained on real galaxies alone, never on a synthetic one.
+    """A network that was trained on real galaxies only.
 
     Parameters
     ----------
     network : Network
     answers : sequence of str
-        What its morphology head predicts, in order.
+        Outputs of its morphology head, in order.
     schema : Schema
-        Of these answers; gives their units.
+        Label schema of these answers; gives their ranges.
     device : torch.device
     """
 
@@ -63,73 +63,78 @@ class ReferenceClassifier:
         self.low, self.high = ranges.T
 
     @torch.inference_mode()
-    def look(self, images: np.ndarray) -> Prediction:
-        """Look at images (n, S, S, 3) uint8."""
-        parts = []
+    def predict(self, images: np.ndarray) -> Prediction:
+        """Compute features, answers and target logits of images (n, S, S, 3) uint8."""
+        batches = []
         for start in range(0, len(images), 256):
             pixels = torch.from_numpy(images[start : start + 256]).to(self.device)
             x = self.network.features(to_unit(pixels))
-            seen = x, shares(self.network.morphology(x), self.groups), self.network.target(x)
-            parts.append([v.float().cpu() for v in seen])
-        features, fractions, logit = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+            outputs = x, expected_fractions(self.network.morphology(x), self.groups), self.network.target(x)
+            batches.append([v.float().cpu() for v in outputs])
+        features, fractions, logit = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
         values = self.low + fractions * (self.high - self.low)
         return Prediction(features, pd.DataFrame(values, columns=self.answers), logit[:, 0])
 
 
 class Comparison(NamedTuple):
-    """Galaxies held against the training galaxies; distances in units of the 1st percentile of real ones."""
+    """Galaxies compared with the training galaxies.
 
-    look: Prediction
+    Distances are in units of the 1st percentile of the nearest-neighbour distances among training galaxies.
+    """
+
+    prediction: Prediction
     features: np.ndarray  # standardised, (n, d)
     measured: np.ndarray  # `galscan.synthesis.galaxies.measure`, (n, 4)
-    pixels: np.ndarray  # distance to the nearest training picture, (n,)
-    neighbour: np.ndarray  # and its row, (n,)
-    apart: np.ndarray  # distance to the nearest training galaxy in feature space, (n,)
+    pixel_distance: np.ndarray  # to the nearest training image, (n,)
+    neighbour: np.ndarray  # row of that image, (n,)
+    feature_distance: np.ndarray  # to the nearest training galaxy in feature space, (n,)
 
 
 class ReferenceSet:
-    """The real training galaxies that all others are held against."""
+    """The real training galaxies with which other galaxies are compared."""
 
-    def __init__(self, images: np.ndarray, critic: ReferenceClassifier):
-        self.critic = critic
+    def __init__(self, images: np.ndarray, classifier: ReferenceClassifier):
+        self.classifier = classifier
         self.maps = luminance(images)
-        raw = critic.look(images).features
+        raw = classifier.predict(images).features
         self.mean, spread = raw.mean(0), raw.std(0)
-        self.spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)  # a channel that hardly ever speaks is no ruler
+        self.spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)  # limits the weight of features that hardly vary
         self.features = self._standardised(raw)
         self.brightness = np.percentile(measure(images)[:, 0], [0.1, 99.9])
         spaces = (self.maps, torch.from_numpy(self.features))
-        between = [spacing(space, device=critic.device) for space in spaces]
-        between = [d[d > 0.01 * np.median(d)] for d in between]  # a galaxy that is there twice is no pair
+        between = [spacing(space, device=classifier.device) for space in spaces]
+        between = [d[d > 0.01 * np.median(d)] for d in between]  # duplicates of one galaxy do not count
         self.p1 = [float(np.percentile(d, 1)) for d in between]
         self.farthest = float(np.percentile(between[1], 99.5)) / self.p1[1]
 
     def _standardised(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.mean) / self.spread).astype(np.float32)
 
-    def hold(self, images: np.ndarray) -> Comparison:
-        """Hold images (n, S, S, 3) uint8, of which none is a training galaxy, against the gallery."""
-        look, device = self.critic.look(images), self.critic.device
-        features = self._standardised(look.features)
-        pixels, neighbour = nearest(luminance(images), self.maps, device=device)
-        apart, _ = nearest(torch.from_numpy(features), torch.from_numpy(self.features), device=device)
-        return Comparison(look, features, measure(images), pixels / self.p1[0], neighbour, apart / self.p1[1])
+    def compare(self, images: np.ndarray) -> Comparison:
+        """Compare images (n, S, S, 3) uint8, none of them of a training galaxy, with the reference set."""
+        prediction, device = self.classifier.predict(images), self.classifier.device
+        features = self._standardised(prediction.features)
+        pixel_distance, neighbour = nearest(luminance(images), self.maps, device=device)
+        feature_distance, _ = nearest(torch.from_numpy(features), torch.from_numpy(self.features), device=device)
+        return Comparison(
+            prediction, features, measure(images), pixel_distance / self.p1[0], neighbour, feature_distance / self.p1[1]
+        )
 
 
-def screen(
-    dreams: SyntheticSet, real_images: np.ndarray, critic: ReferenceClassifier, rules: LabelRules, schema: Schema
+def filter_synthetic(
+    synthetic: SyntheticSet, real_images: np.ndarray, classifier: ReferenceClassifier, rules: LabelRules, schema: Schema
 ) -> pd.DataFrame:
-    """Find the synthetic galaxies that clearly failed, each with the reason.
+    """Find the synthetic galaxies to drop before training, each with the reason.
 
-    - "copy": nearer to a training picture than 1 % of real galaxies are to another one.
-    - "unlike any galaxy": farther from all real galaxies, for the critic, than 99.5 % of them are from another
-      one; or darker or brighter than 99.8 % of them.
-    - "not the class": a positive for which the critic's answer is off what ``synthetic.set`` demanded by more than
+    - "copy": nearer to a training image than the 1st percentile of nearest-neighbour distances of real galaxies.
+    - "unlike any galaxy": farther from all real galaxies, in the classifier's features, than the 99.5th percentile of
+      those distances; or outside the central 99.8 % of their brightness.
+    - "not the class": a positive whose predicted answer differs from the value set by ``synthetic.set`` by more than
       0.4 of the answer's range.
-    - "looks positive": a negative for which the critic's answers satisfy the positive rule.
+    - "looks positive": a negative whose predicted answers satisfy the positive rule.
 
-    What was injected into a training galaxy is a copy of all but the feature, and has the class it was made for: it is
-    only dropped if it is unlike any galaxy.
+    A galaxy with an injected feature is a copy of its host by construction, and its class is known: it is dropped only
+    if it is "unlike any galaxy".
 
     Parameters
     ----------
@@ -139,36 +144,38 @@ def screen(
     Returns
     -------
     DataFrame
-        Columns kept (bool) and reason (text, empty if kept); one row a dream.
+        Columns kept (bool) and reason (text, empty if kept); one row per synthetic galaxy.
     """
-    gallery = ReferenceSet(real_images, critic)
-    return _screen(dreams, gallery.hold(dreams.images), gallery, rules, schema)
+    reference_set = ReferenceSet(real_images, classifier)
+    return _filter(synthetic, reference_set.compare(synthetic.images), reference_set, rules, schema)
 
 
-def _screen(
-    dreams: SyntheticSet, seen: Comparison, gallery: ReferenceSet, rules: LabelRules, schema: Schema
+def _filter(
+    galaxies: SyntheticSet, comparison: Comparison, reference_set: ReferenceSet, rules: LabelRules, schema: Schema
 ) -> pd.DataFrame:
-    positive, drawn = dreams.target == 1, dreams.origin == DRAWN
-    dark, bright = gallery.brightness
-    brightness, answers = seen.measured[:, 0], seen.look.answers
-    contradicted = np.zeros(len(dreams), bool)
+    positive, generated = galaxies.target == 1, galaxies.origin == GENERATED
+    faintest, brightest = reference_set.brightness
+    brightness, answers = comparison.measured[:, 0], comparison.prediction.answers
+    contradicted = np.zeros(len(galaxies), bool)
     for answer in rules.synthetic.set.keys() & set(answers):
         low, high = schema.ranges[answer]
-        off = np.abs(dreams.labels[answer].to_numpy() - answers[answer].to_numpy())
-        contradicted |= off > CONTRADICTION * (high - low)
+        difference = np.abs(galaxies.labels[answer].to_numpy() - answers[answer].to_numpy())
+        contradicted |= difference > CONTRADICTION * (high - low)
     satisfied = _satisfied(answers, rules, schema)
     tests = {
-        COPY: drawn & (seen.pixels < 1),
-        UNLIKE: (seen.apart > gallery.farthest) | (brightness < dark) | (brightness > bright),
-        OTHER_CLASS: drawn & positive & contradicted,
-        POSITIVE: drawn & ~positive & (satisfied if satisfied is not None else False),
+        COPY: generated & (comparison.pixel_distance < 1),
+        UNLIKE: (comparison.feature_distance > reference_set.farthest)
+        | (brightness < faintest)
+        | (brightness > brightest),
+        OTHER_CLASS: generated & positive & contradicted,
+        POSITIVE: generated & ~positive & (satisfied if satisfied is not None else False),
     }
     reason = np.select(list(tests.values()), list(tests), "")
     return pd.DataFrame({"kept": reason == "", "reason": reason})
 
 
 def _satisfied(answers: pd.DataFrame, rules: LabelRules, schema: Schema) -> np.ndarray | None:
-    """Return where `answers` satisfy the positive rule; None where the critic does not know all that it names."""
+    """Return where `answers` satisfy the positive rule; None if the classifier does not predict all of its answers."""
     rule = parse_rule(rules.positive, schema.names)
     if not set(rule.names) <= set(answers):
         return None
@@ -176,81 +183,82 @@ def _satisfied(answers: pd.DataFrame, rules: LabelRules, schema: Schema) -> np.n
 
 
 def evaluate(
-    dreams: SyntheticSet,
+    synthetic_set: SyntheticSet,
     real_images: np.ndarray,
     real_labels: pd.DataFrame,
     real_target: np.ndarray,
-    critic: ReferenceClassifier,
+    classifier: ReferenceClassifier,
     rules: LabelRules,
     schema: Schema,
     *,
     reference: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    """Evaluate synthetic galaxies, and beside them held-out real ones in the same way.
+    """Evaluate synthetic galaxies and, in the same way, held-out real galaxies.
 
     Parameters
     ----------
-    dreams : Dreams
-        A synthetic training set. Only what is synthetic in it (`SyntheticSet.synthetic`) is evaluated; hosts serve for
-        comparison, and mined negatives are left out: both are real.
+    synthetic_set : SyntheticSet
+        A synthetic training set. Only its synthetic galaxies (`SyntheticSet.synthetic`) are evaluated. Of the real
+        ones, hosts are used for comparison and mined negatives are ignored.
     real_images : ndarray of uint8, shape (n, S, S, 3)
     real_labels : DataFrame, n rows
         All answers of the schema; NaN = not asked.
     real_target : ndarray, shape (n,)
         1, 0 or NaN.
     reference : ndarray of int
-        Rows of the real galaxies that the reference classifier (and the generator) was not trained on. Those without a
-        target are left out, and of more than 4,000 negatives 4,000 are chosen at random; all other rows are the
+        Held-out rows: real galaxies that neither the reference classifier nor the generator was trained on. Those
+        without a target are ignored; of more than 4,000 negatives, 4,000 are chosen at random. All other rows are the
         training galaxies.
 
     Returns
     -------
     dict
-        For JSON, None where there are too few galaxies to tell. A *fraction* is a mapping ``n``, ``count``,
+        JSON-able; None where there are too few galaxies. A *fraction* is a mapping ``n``, ``count``,
         ``fraction``, ``low`` and ``high`` (95 % interval, Jeffreys).
 
         - ``counts``: ``positive`` and ``negative`` of ``synthetic``, ``real`` (held out) and ``training`` (with
-          ``all``); ``origin``, the synthetic ones that were ``drawn`` whole and ``injected``; ``hosts``: ``all``, and
-          how many of these the reference classifier was ``trained_on`` as labelled galaxies.
-        - ``acceptance``: of positives, the fraction that the reference classifier accepts: ``synthetic``, ``real`` and
-          ``hosts`` (as they are, which must not be accepted), each ``at_zero`` (its logit above 0) and ``at_median``
-          (not below ``median_logit``, the median of the real ones').
+          ``all``); ``origin``, the synthetic ones by origin, ``drawn`` (whole images) and ``injected``; ``hosts``:
+          ``all``, and how many of these the reference classifier was ``trained_on`` as labelled galaxies.
+        - ``acceptance``: fractions of positives that the reference classifier accepts: ``synthetic``, ``real``, and
+          ``hosts`` (unmodified, so they should be rejected), each ``at_zero`` (logit above 0) and ``at_median``
+          (logit at least ``median_logit``, the median of the real positives).
         - ``fidelity``, ``diversity`` (`galscan.synthesis.similarity.compare`) and ``light``
           (`galscan.synthesis.similarity.light`) by class, for ``synthetic`` and ``real``.
-        - ``adherence``: ``synthetic_positive`` and so on, the fractions whose predicted answers and whose target score
-          are those of the class; ``answers``, how condition and prediction correlate.
-        - ``copies``: of what was drawn whole, by ``pixels`` and by ``features``. What is injected into a training
-          galaxy is a copy of all but the feature; there, maps are compared when they are sampled
+        - ``adherence``: ``synthetic_positive`` and so on, the fractions whose predicted answers and target score agree
+          with the class; ``answers``, the correlation of condition and prediction.
+        - ``copies``: of whole generated images, by ``pixels`` and by ``features``. A galaxy with an injected feature is
+          a copy of its host by construction; for these, maps are compared when they are sampled
           (`galscan.synthesis.diffusion.maps.copies`).
-        - ``screen``: what the screening before training would drop, by reason.
-        - ``each``: lists with one entry for each synthetic galaxy: its ``row`` in `dreams`, the ``reason`` (empty if
-          kept), the row of the ``nearest`` training picture, and the ``distance`` from it in units of the 1st
+        - ``screen``: numbers that `filter_synthetic` would drop, by reason.
+        - ``each``: lists with one entry for each synthetic galaxy: its ``row`` in `synthetic_set`, the ``reason``
+          (empty if kept), the row of the ``nearest`` training image, and the ``distance`` from it in units of the 1st
           percentile of real distances.
     """
     train = np.setdiff1d(np.arange(len(real_images)), reference)
     held = _thinned(reference[np.isfinite(real_target[reference])], real_target, seed)
-    gallery = ReferenceSet(real_images[train], critic)
+    reference_set = ReferenceSet(real_images[train], classifier)
     real = SyntheticSet.of_origin(real_images[held], real_labels.iloc[held].reset_index(drop=True), real_target[held])
-    synthetic, hosts = dreams.select(dreams.synthetic), dreams.images[dreams.origin == HOST]
+    synthetic = synthetic_set.select(synthetic_set.synthetic)
+    hosts = synthetic_set.images[synthetic_set.origin == HOST]
     sets = {"synthetic": synthetic, "real": real}
-    seen = {name: gallery.hold(galaxies.images) for name, galaxies in sets.items()}
-    screened = {name: _screen(sets[name], seen[name], gallery, rules, schema) for name in sets}
+    comparisons = {name: reference_set.compare(galaxies.images) for name, galaxies in sets.items()}
+    filtered = {name: _filter(sets[name], comparisons[name], reference_set, rules, schema) for name in sets}
 
     random = np.random.default_rng(seed)
-    axes = similarity.principal_axes(gallery.features)
+    axes = similarity.principal_axes(reference_set.features)
     compared: dict[str, Any] = {}
     for name, value in CLASSES.items():
-        examples = gallery.features[real_target[train] == value]
-        others = {which: seen[which].features[sets[which].target == value] for which in sets}
-        compared[name] = similarity.compare(examples, others, axes, random)
+        training = reference_set.features[real_target[train] == value]
+        samples = {which: comparisons[which].features[sets[which].target == value] for which in sets}
+        compared[name] = similarity.compare(training, samples, axes, random)
     train_of = {name: train[real_target[train] == value] for name, value in CLASSES.items()}
     base = parse_rule(rules.synthetic.base, schema.names).evaluate(
         {a: real_labels[a].to_numpy() for a in schema.names}
     )[0]
     labelled = train[real_labels.iloc[train].notna().any(axis=1)]
-    drawn = {which: galaxies.origin == DRAWN for which, galaxies in sets.items()}
-    logits = {which: seen[which].look.logit[sets[which].target == 1] for which in sets}
+    generated = {which: galaxies.origin == GENERATED for which, galaxies in sets.items()}
+    logits = {which: comparisons[which].prediction.logit[sets[which].target == 1] for which in sets}
     return {
         "counts": {
             which: {name: int((galaxies.target == value).sum()) for name, value in CLASSES.items()}
@@ -258,20 +266,25 @@ def evaluate(
         } | {
             "training": {"all": len(train)} | {name: len(rows) for name, rows in train_of.items()},
             "origin": {
-                "drawn": int((synthetic.origin == DRAWN).sum()), "injected": int((synthetic.origin == INJECTED).sum()),
+                "drawn": int((synthetic.origin == GENERATED).sum()),
+                "injected": int((synthetic.origin == INJECTED).sum()),
             },
             "hosts": {
                 "all": len(hosts), "trained_on": int((same_pictures(hosts, real_images[labelled]) >= 0).sum()),
             },
         },
-        "acceptance": _acceptance(logits | {"hosts": critic.look(hosts).logit if len(hosts) else np.empty(0)}),
-        "fidelity": {name: _part(entry, ("n", "kid", "kid_std", "fid")) for name, entry in compared.items()}
-        | {"dimensions": {"kid": gallery.features.shape[1], "fid": axes.shape[1]}},
-        "diversity": {name: _part(entry, ("n", "density", "coverage")) for name, entry in compared.items()},
-        "adherence": _adherence(sets, seen, rules, schema),
+        "acceptance": _acceptance(logits | {"hosts": classifier.predict(hosts).logit if len(hosts) else np.empty(0)}),
+        "fidelity": {name: _select(entry, ("n", "kid", "kid_std", "fid")) for name, entry in compared.items()}
+        | {"dimensions": {"kid": reference_set.features.shape[1], "fid": axes.shape[1]}},
+        "diversity": {name: _select(entry, ("n", "density", "coverage")) for name, entry in compared.items()},
+        "adherence": _adherence(sets, comparisons, rules, schema),
         "copies": {
-            "pixels": _copies(gallery.p1[0], {which: seen[which].pixels[drawn[which]] for which in sets}),
-            "features": _copies(gallery.p1[1], {which: seen[which].apart[drawn[which]] for which in sets}),
+            "pixels": _copies(
+                reference_set.p1[0], {which: comparisons[which].pixel_distance[generated[which]] for which in sets}
+            ),
+            "features": _copies(
+                reference_set.p1[1], {which: comparisons[which].feature_distance[generated[which]] for which in sets}
+            ),
         },
         "light": {
             name: similarity.light(
@@ -285,29 +298,29 @@ def evaluate(
             which: {
                 "n": len(frame), "kept": int(frame["kept"].sum()),
                 "dropped": {r: int((frame["reason"] == r).sum()) for r in (COPY, UNLIKE, OTHER_CLASS, POSITIVE)},
-            } for which, frame in screened.items()
+            } for which, frame in filtered.items()
         },
         "each": {
-            "row": np.flatnonzero(dreams.synthetic).tolist(),
-            "reason": screened["synthetic"]["reason"].tolist(),
-            "nearest": train[seen["synthetic"].neighbour].tolist(),
-            "distance": seen["synthetic"].pixels.tolist(),
+            "row": np.flatnonzero(synthetic_set.synthetic).tolist(),
+            "reason": filtered["synthetic"]["reason"].tolist(),
+            "nearest": train[comparisons["synthetic"].neighbour].tolist(),
+            "distance": comparisons["synthetic"].pixel_distance.tolist(),
         },
     }  # fmt: skip
 
 
 def _thinned(held: np.ndarray, target: np.ndarray, seed: int) -> np.ndarray:
-    """Return all held-out positives and at most `MOST_NEGATIVES` negatives: each is held against all training ones."""
+    """Return all held-out positives and at most `MOST_NEGATIVES` negatives, which bounds the pairwise comparisons."""
     positive, negative = held[target[held] == 1], held[target[held] == 0]
-    some = np.random.default_rng([seed, 1]).permutation(negative)[:MOST_NEGATIVES]
-    return np.sort(np.concatenate([positive, some]))
+    sample = np.random.default_rng([seed, 1]).permutation(negative)[:MOST_NEGATIVES]
+    return np.sort(np.concatenate([positive, sample]))
 
 
 def _acceptance(logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return what fraction of each set is accepted at logit 0, and at the median logit of the real ones.
+    """Return the fraction of each set that is accepted at logit 0, and at the median logit of the real positives.
 
-    With a dozen real positives hardly any threshold is certain; their own median splits them evenly, whatever the
-    classifier's calibration is.
+    With a dozen real positives every threshold is uncertain. Their median does not depend on the calibration of the
+    classifier.
     """
     median = float(np.median(logits["real"])) if len(logits["real"]) else np.inf
     return {"median_logit": median if np.isfinite(median) else None} | {
@@ -315,7 +328,7 @@ def _acceptance(logits: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _part(compared: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+def _select(compared: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {which: {key: entry[key] for key in keys} for which, entry in compared.items()}
 
 
@@ -329,13 +342,13 @@ def _fraction(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _adherence(
-    sets: dict[str, SyntheticSet], seen: dict[str, Comparison], rules: LabelRules, schema: Schema
+    sets: dict[str, SyntheticSet], comparisons: dict[str, Comparison], rules: LabelRules, schema: Schema
 ) -> dict[str, Any]:
-    """Tell how many are what they were asked to be, and how well each answer was followed."""
+    """Return the fractions that show the class they were made for, and how well each answer matches its condition."""
     out: dict[str, Any] = {"answers": {}}
     for which, galaxies in sets.items():
-        satisfied = _satisfied(seen[which].look.answers, rules, schema)
-        logit = seen[which].look.logit
+        satisfied = _satisfied(comparisons[which].prediction.answers, rules, schema)
+        logit = comparisons[which].prediction.logit
         for name, value in CLASSES.items():
             rows = galaxies.target == value
             probability = 1 / (1 + np.exp(-logit[rows].astype(np.float64)))
@@ -344,21 +357,22 @@ def _adherence(
                 "in_class_by_target": _fraction(logit[rows] > 0),
                 "probability": float(probability.mean()) if rows.any() else None,
             }
-        for answer in seen[which].look.answers:
-            asked, found = galaxies.labels[answer].to_numpy(), seen[which].look.answers[answer].to_numpy()
-            known = np.isfinite(asked)
-            asked, found = asked[known].astype(np.float64), found[known].astype(np.float64)
-            varied = len(asked) > 2 and asked.std() > 0 and found.std() > 0
+        predicted_answers = comparisons[which].prediction.answers
+        for answer in predicted_answers:
+            condition, predicted = galaxies.labels[answer].to_numpy(), predicted_answers[answer].to_numpy()
+            known = np.isfinite(condition)
+            condition, predicted = condition[known].astype(np.float64), predicted[known].astype(np.float64)
+            varied = len(condition) > 2 and condition.std() > 0 and predicted.std() > 0
             out["answers"].setdefault(answer, {})[which] = {
-                "n": len(asked),
-                "correlation": float(np.corrcoef(asked, found)[0, 1]) if varied else None,
-                "difference": float(np.abs(asked - found).mean()) if len(asked) else None,
+                "n": len(condition),
+                "correlation": float(np.corrcoef(condition, predicted)[0, 1]) if varied else None,
+                "difference": float(np.abs(condition - predicted).mean()) if len(condition) else None,
             }
     return out
 
 
 def _copies(p1: float, ratios: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Tell how many are nearer to a training galaxy than 1 % of these are to each other."""
+    """Return how many are nearer to a training galaxy than the 1st percentile of distances among these."""
     return {"p1": p1} | {
         which: {
             "below_p1": _fraction(ratio < 1),

@@ -1,11 +1,11 @@
-"""Between the pixels of a picture and flux: physics happens in flux, so the stretch is undone first, and done again.
+"""Conversion between pixel values and flux: undo the stretch of an image, and apply it again.
 
-A store records how its pixels were made (``provenance["stretch"]``, or ``provenance["rendering"]`` of FITS images).
-Pictures that came stretched, such as the JPEGs of SkyServer, are taken for the stretch of Lupton et al. (2004) with the
-softening `JPEG_SOFTENING`. Both were measured on SDSS JPEGs of NGC galaxies (``tests/benchmarks/stretch.py``): the
-colour of 151 ellipticals is the same within 1.3 % from the nucleus to 2.2 half-light radii, as only a stretch that
-keeps colours leaves it; and 24 lanes dim blue light 1.89 times as much as red, where the extinction law has 1.80 for
-R_V = 3.1 (softening 0.012: 2.52, 0.00025: 1.70).
+A store records its stretch (``provenance["stretch"]``, or ``provenance["rendering"]`` of FITS images). Images that were
+ingested stretched, such as the JPEGs of SkyServer, are assumed to have the stretch of Lupton et al. (2004) with the
+softening `JPEG_SOFTENING`. This was verified on SDSS JPEGs of NGC galaxies (``tests/benchmarks/stretch.py``): the
+colour of 151 ellipticals is constant within 1.3 % from the nucleus to 2.2 half-light radii, as a colour-preserving
+stretch implies; and 24 dust lanes have 1.89 times as much extinction in blue as in red, where the extinction law has
+1.80 for R_V = 3.1 (softening 0.012: 2.52, 0.00025: 1.70).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 
 from galscan.core.errors import InputError
 
-JPEG_SOFTENING = 0.001  # of white: below it an SDSS JPEG is linear in flux, above it logarithmic
+JPEG_SOFTENING = 0.001  # fraction of white: SDSS JPEGs are linear in flux below it, logarithmic above
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """How flux became pixels: asinh of the bands' mean, with their ratios kept (Lupton et al. 2004, PASP 116, 133).
+    """Asinh stretch of the mean of the bands, which preserves flux ratios (Lupton et al. 2004, PASP 116, 133).
 
     Parameters
     ----------
     softening : float
-        Flux, as a fraction of that of a white pixel, above which the stretch turns from linear to logarithmic.
+        Flux, as a fraction of that of a white pixel, at which the stretch changes from linear to logarithmic.
     """
 
     softening: float = JPEG_SOFTENING
@@ -61,16 +61,16 @@ class Stretch:
 
 
 def stretch_of(provenance: Mapping[str, Any], where: str = "the store") -> Stretch:
-    """Return the stretch that a store's provenance records; `where` names the store in messages.
+    """Return the stretch recorded in a store's provenance; `where` names the store in messages.
 
     Raises
     ------
     InputError
-        If it records one that cannot be undone.
+        If the recorded stretch cannot be undone.
     """
     known = provenance.get("rendering") or provenance.get("stretch")
     if known is None or isinstance(known, str):
-        return Stretch()  # of pictures that came stretched
+        return Stretch()  # images that were ingested stretched
     try:
         if known.get("kind") == "Lupton asinh":  # pixel = asinh(Q I) / sqrt(Q)
             return Stretch(float(1 / np.sinh(np.sqrt(known["Q"]))))
@@ -80,5 +80,5 @@ def stretch_of(provenance: Mapping[str, Any], where: str = "the store") -> Stret
         pass
     raise InputError(
         f"{where} records the stretch {known!r:.120}, which cannot be undone to inject features in flux; ingest it "
-        "again from FITS files or from pictures with an asinh stretch, or pass --no-synthetic"
+        "again from FITS files or from images with an asinh stretch, or pass --no-synthetic"
     )

@@ -1,4 +1,4 @@
-"""The galaxies a generator learns from, their pixel statistics, and what can be measured on a picture. No torch."""
+"""Training galaxies of a generator, their pixel statistics, and properties measured on images. No torch."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What every picture tells without a label. As conditions they hold brightness, colour, size and shape of a dream to
-# those of real galaxies, and let one answer be pushed without the others drifting along.
+# Properties of every image, with or without labels. As conditions they keep brightness, colour, size and shape of
+# synthetic galaxies realistic, also under strong guidance of a single answer.
 MEASURED: dict[str, tuple[float, float]] = {
-    "image_brightness": (0.0, 0.8),  # mean of square-rooted pixels in the inner half of the frame
-    "image_colour": (-0.4, 0.5),  # (red - blue) / (red + blue) of the light above the sky there
-    "image_size": (0.0, 0.4),  # radius that holds half of the light, over the frame
-    # 1 - axis ratio by second moments, times the cosine and sine of twice the position angle (from the row's
-    # direction towards higher row numbers), as weak lensing writes a shape
+    "image_brightness": (0.0, 0.8),  # mean square root of pixel values in the inner half of the frame
+    "image_colour": (-0.4, 0.5),  # (red - blue) / (red + blue) of the sky-subtracted light there
+    "image_size": (0.0, 0.4),  # half-light radius over the side of the frame
+    # Ellipticity as in weak lensing: 1 - axis ratio (second moments), times cosine and sine of twice the position angle
+    # (from the row direction towards higher row numbers)
     "image_e1": (-1.0, 1.0),
     "image_e2": (-1.0, 1.0),
-    "image_noise": (0.0, 0.15),  # scatter from pixel to pixel of square-rooted pixels at the edge of the frame
+    "image_noise": (0.0, 0.15),  # pixel-to-pixel scatter of the square roots at the edge of the frame
 }
 SHAPE = ("image_size", "image_e1", "image_e2")
 
 
 @dataclass(frozen=True)
 class GalaxySet:
-    """Galaxies to learn from, in memory.
+    """Training galaxies of a generator, in memory.
 
     Attributes
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
     values : ndarray of float32, shape (n, answers)
-        Labels in their own units, NaN = not asked (all NaN for an unlabelled galaxy).
+        Labels in their units, NaN = not asked (all NaN for an unlabelled galaxy).
     survey : ndarray of int, shape (n,)
-        Index of the survey each is from.
+        Index of the survey of each galaxy.
     weight : ndarray of float, shape (n,)
-        How often each is drawn, relative to the others.
+        Relative sampling weight.
     """
 
     images: np.ndarray
@@ -43,14 +43,14 @@ class GalaxySet:
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], float]:
-    """Return mean per band and common standard deviation of square-rooted pixels, of up to 2,000 images."""
+    """Return mean per band and common standard deviation of the square roots of pixels, from up to 2,000 images."""
     sample = np.sqrt(images[:: max(1, len(images) // 2000)].astype(np.float32) / 255)
     mean = sample.mean((0, 1, 2))
     return (float(mean[0]), float(mean[1]), float(mean[2])), float((sample - mean).std())
 
 
 def measure(images: np.ndarray) -> np.ndarray:
-    """Measure brightness, colour, size, shape and noise on pictures.
+    """Measure brightness, colour, size, shape and noise of images.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def measure(images: np.ndarray) -> np.ndarray:
     ndarray of float32, shape (n, 6)
         The columns of `MEASURED`, clipped to the ranges given there.
     """
-    parts = [_measure(images[start : start + 512]) for start in range(0, len(images), 512)]
-    return np.concatenate(parts) if parts else np.empty((0, len(MEASURED)), np.float32)
+    batches = [_measure(images[start : start + 512]) for start in range(0, len(images), 512)]
+    return np.concatenate(batches) if batches else np.empty((0, len(MEASURED)), np.float32)
 
 
 def _measure(images: np.ndarray) -> np.ndarray:
@@ -80,18 +80,18 @@ def _measure(images: np.ndarray) -> np.ndarray:
     red, _, blue = signal[:, inner, inner].sum((1, 2)).T
     colour = (red - blue) / (red + blue + 1e-3)
 
-    # Noise adds up over a dark frame and rounds every shape: only what stands out of it counts.
+    # Only pixels above the noise count: summed over a dark frame, noise makes every shape round.
     light = pixels.mean(3)
-    rim = light[:, edge]
-    sky = np.median(rim, axis=1)
-    noise = 1.48 * np.median(np.abs(rim - sky[:, None]), axis=1)
+    border = light[:, edge]
+    sky = np.median(border, axis=1)
+    noise = 1.48 * np.median(np.abs(border - sky[:, None]), axis=1)
     light = light - sky[:, None, None]
     light = light * (light > np.maximum(3 * noise, 0.02)[:, None, None]) * (radius < 0.5)
     total = light.sum((1, 2)) + 1e-6
     order = np.argsort(radius, axis=None)
-    grown = light.reshape(n, -1)[:, order].cumsum(1) / total[:, None]
-    half = radius.ravel()[order][(grown < 0.5).sum(1).clip(max=order.size - 1)]
-    # Moments within 2.5 half-light radii: stars at the edge of the frame do not count.
+    cumulative = light.reshape(n, -1)[:, order].cumsum(1) / total[:, None]
+    half = radius.ravel()[order][(cumulative < 0.5).sum(1).clip(max=order.size - 1)]
+    # Moments within 2.5 half-light radii, to exclude stars at the edge of the frame.
     light = light * (radius < 2.5 * half[:, None, None])
     total = light.sum((1, 2)) + 1e-6
     xx, yy, xy = ((light * m).sum((1, 2)) / total for m in (x * x, y * y, x * y))
@@ -101,12 +101,12 @@ def _measure(images: np.ndarray) -> np.ndarray:
     e1, e2 = elongation * (xx - yy) / (root + 1e-9), elongation * 2 * xy / (root + 1e-9)
     sides = np.concatenate([pixels[:, [0, 1, -2, -1]], pixels[:, :, [0, 1, -2, -1]].swapaxes(1, 2)], 1)
     steps = np.abs(np.diff(np.sqrt(sides), axis=2)).reshape(n, -1)
-    grain = 1.05 * np.median(steps, axis=1)  # 1.48 / sqrt(2): a step is the difference of two deviates
+    grain = 1.05 * np.median(steps, axis=1)  # 1.48 / sqrt(2), for differences of two deviates
     return np.stack([brightness, colour, half, e1, e2, grain], 1).clip(low, high).astype(np.float32)
 
 
 def turn(measured: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Return what `measure` would find on the pictures turned by `angle` (n,), in radians from x towards y."""
+    """Return the values of `measure` for images rotated by `angle` (n,), in radians from x towards y."""
     turned = measured.copy()
     e1, e2 = (list(MEASURED).index(name) for name in SHAPE[1:])
     cos, sin = np.cos(2 * angle), np.sin(2 * angle)

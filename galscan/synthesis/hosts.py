@@ -1,6 +1,6 @@
-"""Where the galaxy of a picture is, how large and how elongated: the frame for injecting and measuring features.
+"""Centre, size and shape of the galaxy in an image: its coordinate frame for injecting and measuring features.
 
-Lengths in that frame are half-light radii, `u` runs along the major axis and `v` across it.
+Coordinates are in half-light radii: `u` along the major axis, `v` along the minor axis.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-LEAST_RADIUS = 3.0  # pixels: in a smaller galaxy no feature can be drawn
-LARGEST_RADIUS = 0.38  # of the frame: beyond it the half-light radius is that of the frame
-OFF_CENTRE = 0.12  # of the frame, between its middle and the galaxy's centre: more, and it may be another object
-FILLED = 0.33  # of the brightest light: where the edge of the frame is as bright, the galaxy goes on beyond it
+LEAST_RADIUS = 3.0  # half-light radius in pixels: smaller galaxies do not resolve a feature
+LARGEST_RADIUS = 0.38  # fraction of the frame: a larger half-light radius is set by the frame
+OFF_CENTRE = (
+    0.12  # largest offset of the galaxy from the middle, fraction of the frame: farther ones may be other objects
+)
+FILLED = 0.33  # fraction of the peak: with a brighter edge of the frame, the galaxy extends beyond it
 
 
 class Hosts(NamedTuple):
-    """The geometry of some galaxies; rows that cannot be measured are NaN.
+    """Geometry of galaxies; NaN where it cannot be measured.
 
     Attributes
     ----------
@@ -27,7 +29,7 @@ class Hosts(NamedTuple):
         Half-light radius in pixels, of circular apertures.
     axis_ratio : ndarray of float, shape (n,)
     angle : ndarray of float, shape (n,)
-        Of the major axis, radians from the row direction (+x) towards higher row numbers (+y).
+        Position angle of the major axis, radians from the row direction (+x) towards higher row numbers (+y).
     """
 
     x: np.ndarray
@@ -38,20 +40,20 @@ class Hosts(NamedTuple):
 
     @property
     def measured(self) -> np.ndarray:
-        """Which could be measured, bool, shape (n,)."""
+        """Mask of the measured galaxies, bool, shape (n,)."""
         return np.isfinite(self.radius)
 
     def select(self, rows: np.ndarray) -> Hosts:
-        """Return those of these row numbers, or where this mask is true."""
+        """Return the galaxies of these row numbers, or of a mask."""
         return Hosts(*(column[rows] for column in self))
 
 
 def measure_hosts(images: np.ndarray) -> Hosts:
-    """Measure the galaxy in the middle of each picture.
+    """Measure the galaxy in the middle of each image.
 
-    Its pixels are those above three times the noise that hang together with the brightest ones near the middle, after
-    a light blur; other objects in the frame do not count. Size is that of growing circular apertures, shape that of
-    second moments within 2.5 half-light radii.
+    Its pixels are the connected region above three times the noise, after slight smoothing, that contains the brightest
+    pixel near the middle; other objects in the frame are ignored. The half-light radius is of circular apertures, the
+    shape of second moments within 2.5 half-light radii.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ def measure_hosts(images: np.ndarray) -> Hosts:
     Returns
     -------
     Hosts
-        NaN where there is no light, the centre is off the middle by more than `OFF_CENTRE` of the frame, the galaxy
+        NaN where there is no light, the centre is farther from the middle than `OFF_CENTRE` of the frame, the galaxy
         fills the frame, or the half-light radius is below `LEAST_RADIUS` pixels or above `LARGEST_RADIUS` of the frame.
     """
     rows = np.array([_measure(image) for image in images], float).reshape(len(images), 5)
@@ -72,7 +74,7 @@ def _measure(image: np.ndarray) -> tuple[float, ...]:
     size = len(image)
     light = image.astype(np.float32).mean(2)
     edge = np.concatenate([light[:2].ravel(), light[-2:].ravel(), light[2:-2, :2].ravel(), light[2:-2, -2:].ravel()])
-    sky = float(np.percentile(edge, 25))  # a galaxy that reaches the edge of the frame is no sky
+    sky = float(np.percentile(edge, 25))  # a low percentile, as the galaxy may reach the edge
     noise = 1.48 * float(np.median(np.abs(edge - np.median(edge))))
     smooth = ndimage.gaussian_filter(light, max(1.0, size / 96)) - sky
     line = np.arange(size) - (size - 1) / 2
@@ -84,17 +86,17 @@ def _measure(image: np.ndarray) -> tuple[float, ...]:
     labels, _ = ndimage.label(smooth > threshold)
     top = np.unravel_index(int(np.argmax(np.where(near, smooth, -np.inf))), smooth.shape)
     if smooth[top] < ndimage.maximum_filter(smooth, 3)[top]:
-        return unknown  # the flank of an object whose centre is farther out
+        return unknown  # part of an object with its centre farther out
     inside = labels == labels[top]
     flux = np.where(inside, (light - sky).clip(0), 0)
-    # The centre is that of the brightest fifth, not of the outskirts, which a neighbour may pull away.
+    # Centroid of the pixels above 0.6 of the peak: neighbours distort the centroid of the outskirts.
     core = np.where(near & inside, (smooth - 0.6 * peak).clip(0), 0)
     y, x = (float((core * axis).sum() / core.sum()) for axis in np.indices(core.shape))
     dy, dx = np.indices(flux.shape) - np.array([y, x])[:, None, None]
     distance = np.hypot(dx, dy)
     order = np.argsort(distance, axis=None)
-    grown = flux.ravel()[order].cumsum()
-    radius = float(distance.ravel()[order][np.searchsorted(grown, grown[-1] / 2)])
+    cumulative = flux.ravel()[order].cumsum()
+    radius = float(distance.ravel()[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
     if not LEAST_RADIUS <= radius <= LARGEST_RADIUS * size:
         return unknown
     weight = flux * (distance < 2.5 * radius)

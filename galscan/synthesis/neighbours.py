@@ -1,4 +1,4 @@
-"""The nearest of many galaxies: in pixels, whichever way it is turned, and among the features of a network."""
+"""Nearest-neighbour search among galaxies, in pixels (at all orientations) or in the features of a network."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch.nn import functional as F
 
 SIDE = 32  # pixels on a side of the maps that are compared
-CHUNK = 512  # galaxies whose distances to all others are in memory at a time
-ASKED = 4000  # galaxies of which the distance to the nearest other one is asked, where there are more
+CHUNK = 512  # galaxies per block of the distance matrix
+MOST_QUERIES = 4000  # galaxies, at most, whose nearest-neighbour distance `spacing` computes
 
 
 def luminance(images: np.ndarray) -> torch.Tensor:
-    """Return what is compared of pictures (n, S, S, 3) uint8: means of square-rooted pixels in 32 x 32 blocks.
+    """Reduce images (n, S, S, 3) uint8 to luminance maps: means of the square roots of pixels in 32 x 32 blocks.
 
     Returns
     -------
     tensor of float32, shape (n, side, side)
-        In 0..1; the side is that of the pictures where they are smaller.
+        In 0..1; the side is that of the images where these are smaller.
     """
     side = min(SIDE, images.shape[1])
     maps = [
@@ -30,10 +30,10 @@ def luminance(images: np.ndarray) -> torch.Tensor:
 
 
 def symmetries(maps: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield `maps` (n, side, side) in the 8 ways a square falls on itself: four quarter turns, plain and flipped."""
-    for turned in (torch.rot90(maps, k, (1, 2)) for k in range(4)):
-        yield turned
-        yield turned.flip(2)
+    """Yield the 8 symmetries of `maps` (n, side, side): four rotations by 90 degrees, each also mirrored."""
+    for rotated in (torch.rot90(maps, k, (1, 2)) for k in range(4)):
+        yield rotated
+        yield rotated.flip(2)
 
 
 @torch.inference_mode()
@@ -45,39 +45,39 @@ def nearest(
     Parameters
     ----------
     points, pool : tensor, shape (n, d) or (n, side, side), and (m, ...) likewise
-        Features, or maps as `luminance` gives them: those are turned and flipped to where they are nearest.
+        Features, or maps of `luminance`, which are compared at the nearest of their 8 symmetries.
     own : ndarray of int, shape (n,), optional
-        The row of `pool` that each point itself is; it does not count as its own neighbour.
+        Row of each point in `pool`, which is excluded as its neighbour.
 
     Returns
     -------
     distance : ndarray of float32, shape (n,)
-        Euclidean; the root of the squared differences' sum.
+        Euclidean.
     row : ndarray of int, shape (n,)
-        Of the neighbour in `pool`.
+        Row of the neighbour in `pool`.
     """
-    # Distances come from products; about the mean the products are small, and what rounding costs them as well.
+    # Distances are computed from dot products; subtracting the mean reduces their rounding errors.
     middle = float(pool.mean())
     pool = (pool - middle).flatten(1).to(device)
     squares = pool.square().sum(1)
     distance, row = np.empty(len(points), np.float32), np.empty(len(points), np.int64)
     for start in range(0, len(points), CHUNK):
-        here = (points[start : start + CHUNK] - middle).to(device)
-        views = symmetries(here) if here.ndim == 3 else iter([here])
-        products = torch.full((len(here), len(pool)), -torch.inf, device=device)
+        block = (points[start : start + CHUNK] - middle).to(device)
+        views = symmetries(block) if block.ndim == 3 else iter([block])
+        products = torch.full((len(block), len(pool)), -torch.inf, device=device)
         for view in views:
             products = torch.maximum(products, view.flatten(1) @ pool.T)
-        squared = here.flatten(1).square().sum(1)[:, None] + squares - 2 * products
+        squared = block.flatten(1).square().sum(1)[:, None] + squares - 2 * products
         if own is not None:
             itself = torch.from_numpy(np.asarray(own[start : start + CHUNK]))
-            squared[torch.arange(len(here)), itself] = torch.inf
-        least, where = squared.min(1)
-        distance[start : start + CHUNK] = least.clamp(min=0).sqrt().cpu().numpy()
-        row[start : start + CHUNK] = where.cpu().numpy()
+            squared[torch.arange(len(block)), itself] = torch.inf
+        smallest, index = squared.min(1)
+        distance[start : start + CHUNK] = smallest.clamp(min=0).sqrt().cpu().numpy()
+        row[start : start + CHUNK] = index.cpu().numpy()
     return distance, row
 
 
 def spacing(pool: torch.Tensor, *, device: torch.device | None = None) -> np.ndarray:
-    """Return the distance of each of `pool` (of at most 4,000, evenly chosen) to the nearest of the others."""
-    asked = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), ASKED)).astype(int))
-    return nearest(pool[asked], pool, own=asked, device=device)[0]
+    """Return the nearest-neighbour distance within `pool` of its galaxies (at most 4,000, evenly chosen)."""
+    queries = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), MOST_QUERIES)).astype(int))
+    return nearest(pool[queries], pool, own=queries, device=device)[0]

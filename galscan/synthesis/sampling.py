@@ -1,12 +1,11 @@
-"""Dream: draw galaxies for conditions, also for combinations that hardly ever occur.
+"""Conditional sampling of galaxy images, also for rare combinations of labels.
 
-Guidance is one term for the whole condition and one for each answer that is to be pushed by itself
-(composable guidance, Liu et al. 2022, arXiv:2206.01714). It is switched off at both ends of the way, where
-it costs variety, or time, and buys nothing (Kynkaanniemi et al. 2024, arXiv:2404.07724).
+Guidance has one term for the whole condition and one for each answer with a weight of its own (composable guidance, Liu
+et al. 2022, arXiv:2206.01714). It is applied at intermediate noise levels only: elsewhere it costs variety or time
+without benefit (Kynkaanniemi et al. 2024, arXiv:2404.07724).
 
-Every step begins with noise of its own, until the galaxy is settled. With one noise all the way, a network that has
-not been trained for days takes lumps of it for the galaxy, and each step makes them firmer; new noise averages them
-out (compare Karras et al. 2022, arXiv:2206.00364, section 4).
+At high noise levels each step uses new noise. With the same noise throughout, a network with little training amplifies
+structure of the noise; new noise averages it out (compare Karras et al. 2022, arXiv:2206.00364, section 4).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from galscan.synthesis.galaxies import MEASURED, turn
 
 
 class GeneratorSpec(Protocol):
-    """What a generator was taught."""
+    """Configuration of a trained generator."""
 
     @property
     def size(self) -> int: ...
@@ -43,15 +42,16 @@ class ImageGenerator(Protocol):
     """A generator of any kind (`galscan.synthesis.backends`)."""
 
     guidance: float
-    """What is good for it where nobody asks for something else; so is ``steps``."""
+    """Default guidance."""
     steps: int
+    """Default number of sampling steps."""
     batch: int
-    """Pictures that are drawn at a time."""
+    """Images per batch."""
 
     @property
     def config(self) -> GeneratorSpec: ...
 
-    def draw(
+    def generate(
         self,
         values: np.ndarray,
         survey: np.ndarray,
@@ -62,32 +62,32 @@ class ImageGenerator(Protocol):
         seed: int,
         device: torch.device,
     ) -> np.ndarray:
-        """Draw one picture for each of at most ``batch`` conditions, uint8 (n, S, S, 3); see `sample_images`.
+        """Generate one image for each of at most ``batch`` conditions, uint8 (n, S, S, 3); see `sample_images`.
 
-        Picture k is the same however many conditions follow.
+        Image k does not depend on the number of conditions.
         """
 
 
 def sample_conditions(
     labels: pd.DataFrame, count: int, random: np.random.Generator, rule: SyntheticRule | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `count` label vectors to dream from real ones, so that everything else varies as it really does.
+    """Sample `count` conditions from the labels of real galaxies, which keeps the joint distribution of the labels.
 
-    Where shapes are among them, each is turned by any angle: a galaxy has no up.
+    Shapes (ellipticities) are rotated by random angles.
 
     Parameters
     ----------
     labels : DataFrame, shape (n, answers)
-        Labels of real *training* galaxies, and what is measured on them; NaN = not asked.
-    rule : DreamRule, optional
-        Draw only from labelled galaxies for which ``rule.base`` holds, then set the answers of ``rule.set``
-        to values uniform in their ranges.
+        Labels of real *training* galaxies and measured values; NaN = not asked.
+    rule : SyntheticRule, optional
+        Sample only labelled galaxies for which ``rule.base`` holds, then set the answers of ``rule.set`` to values
+        uniform in their ranges.
 
     Returns
     -------
     values : ndarray of float32, shape (count, answers)
     rows : ndarray of int, shape (count,)
-        The row of `labels` each was drawn from.
+        Row of `labels` of each condition.
 
     Raises
     ------
@@ -96,11 +96,12 @@ def sample_conditions(
     """
     pool = np.arange(len(labels))
     if rule is not None:
-        pool = np.flatnonzero(_starts(labels, rule))
+        pool = np.flatnonzero(_satisfies_base(labels, rule))
     if not len(pool):
-        wanted = f"satisfies '{rule.base}'" if rule is not None else "is labelled"
+        required = f"satisfies '{rule.base}'" if rule is not None else "is labelled"
         raise InputError(
-            f"no training galaxy {wanted}, from which dreams would start; label some, or pass --no-synthetic"
+            f"no training galaxy {required}, so synthetic galaxies have no conditions to start from; label some, or "
+            "pass --no-synthetic"
         )
     rows = random.choice(pool, size=count)
     values = labels.to_numpy(np.float32)[rows]
@@ -114,11 +115,11 @@ def sample_conditions(
 
 
 def has_start(labels: pd.DataFrame, rule: SyntheticRule) -> bool:
-    """Tell whether some galaxy satisfies ``rule.base``, so that `sample_conditions` can start from it."""
-    return bool(_starts(labels, rule).any())
+    """Return whether any galaxy satisfies ``rule.base``, as `sample_conditions` requires."""
+    return bool(_satisfies_base(labels, rule).any())
 
 
-def _starts(labels: pd.DataFrame, rule: SyntheticRule) -> np.ndarray:
+def _satisfies_base(labels: pd.DataFrame, rule: SyntheticRule) -> np.ndarray:
     return parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})[0]
 
 
@@ -133,32 +134,32 @@ def sample_images(
     seed: int = 0,
     device: torch.device | None = None,
     seconds: float | None = None,
-    label: str = "dream",
+    label: str = "generate",
 ) -> np.ndarray:
-    """Draw one image per condition.
+    """Generate one image per condition.
 
     Parameters
     ----------
     values : ndarray, shape (n, answers)
-        Answers in their own units; NaN = left open.
+        Answers in their units; NaN = not given.
     survey : ndarray of int, shape (n,)
-        Whose framing and depth to draw (-1 = any).
+        Index of the survey whose framing and depth the image has (-1 = any).
     guidance : float, optional
-        1 = what was learnt, as it is; more = more typical and less varied. Default the generator's own.
+        Guidance scale: 1 = none; larger = more typical and less varied. By default that of the generator.
     weights : mapping of answer to float, optional
-        How strongly to insist on an answer. The flow pushes one of weight w by w - 1 times more than the rest, those of
-        one weight together, which matters where one says what the other says; Stable Diffusion weighs its words.
+        Relative guidance of answers. The flow adds guidance of w - 1 for the answers of weight w, as one group for each
+        weight, as answers may be correlated; Stable Diffusion weights their tokens.
     steps : int, optional
-        From noise to picture. Default the generator's own.
+        Sampling steps. By default those of the generator.
     seconds : float, optional
-        Begin no further batch after so long.
+        Time limit after which no further batch is started.
 
     Returns
     -------
     ndarray of uint8, shape (n, S, S, 3)
-        The first of the conditions only, at least one batch, where `seconds` did not suffice for all.
+        Images of the first conditions only, at least one batch, if the time limit is reached.
     """
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "guidance": generator.guidance if guidance is None else guidance, "steps": steps or generator.steps,
         "weights": weights or {}, "device": device or torch.device("cpu"),
     }  # fmt: skip
@@ -169,8 +170,8 @@ def sample_images(
         for start in range(0, len(values), batch):
             if start and seconds is not None and time.monotonic() - started > seconds:
                 return images[:start]
-            some = slice(start, start + batch)
-            drawn = generator.draw(values[some], survey[some], seed=seed * 1_000_003 + start, **how)
-            images[some] = drawn
-            advance(len(drawn))
+            rows = slice(start, start + batch)
+            images_of_batch = generator.generate(values[rows], survey[rows], seed=seed * 1_000_003 + start, **options)
+            images[rows] = images_of_batch
+            advance(len(images_of_batch))
     return images

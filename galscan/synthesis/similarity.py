@@ -1,4 +1,4 @@
-"""How alike sets of galaxies are: in the features of a network, and in their light.
+"""Similarity of sets of galaxies, in the features of a network and in their light distribution.
 
 KID and FID, density and coverage are computed by their reference implementations, torchmetrics (Binkowski et al.
 2018, arXiv:1801.01401; Heusel et al. 2017, arXiv:1706.08500) and prdc (Naeem et al. 2020, arXiv:2002.09797).
@@ -17,17 +17,17 @@ from torch import nn
 
 from galscan.synthesis.galaxies import MEASURED, measure
 
-NEAREST = 5  # neighbours that make the neighbourhood of a real galaxy
-AT_LEAST = 8  # galaxies in a set: below that nothing is said
-AT_MOST = 4000  # real galaxies: the distances between all pairs are in memory
+NEAREST = 5  # k of the nearest neighbours of density and coverage
+AT_LEAST = 8  # galaxies in a set: with fewer, metrics are None
+AT_MOST = 4000  # real galaxies: all pairwise distances are in memory
 SUBSET, SUBSETS = 100, 50
-DIMENSIONS = 16  # principal axes FID is computed on: it needs several times as many galaxies as dimensions
+DIMENSIONS = 16  # principal axes for FID, which needs several times as many galaxies as dimensions
 DRAWS = 5
 RINGS = 12
 
 
-class _Given(nn.Module):
-    """The feature extractor of features that were extracted already."""
+class _Precomputed(nn.Module):
+    """Identity, in place of a feature extractor."""
 
     def __init__(self, dimensions: int):
         super().__init__()
@@ -44,32 +44,31 @@ def principal_axes(features: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    real: np.ndarray, others: dict[str, np.ndarray], axes: np.ndarray, random: np.random.Generator
+    real: np.ndarray, samples: dict[str, np.ndarray], axes: np.ndarray, random: np.random.Generator
 ) -> dict[str, dict[str, Any]]:
-    """Compare sets of galaxies with real ones, all in the same way.
+    """Compare samples of galaxies with real galaxies.
 
-    FID, density and coverage depend on how many galaxies are compared, so they are taken of as many of each set
-    as the smallest holds, and averaged over five such draws. KID does not, and takes all.
+    FID, density and coverage depend on the sample size. They are computed for random subsets of the size of the
+    smallest sample, and averaged over five subsets. KID is unbiased and uses all galaxies.
 
     Parameters
     ----------
     real : ndarray, shape (n, d)
         Features, standardised.
-    others : dict of name to ndarray, shape (m, d)
+    samples : dict of name to ndarray, shape (m, d)
     axes : ndarray, shape (d, k)
         See `principal_axes`; FID is computed on these.
 
     Returns
     -------
     dict
-        For each name ``n`` (compared by FID, density and coverage), ``kid``, ``kid_std`` (over subsets), ``fid``,
-        ``density`` and ``coverage``; None where there are fewer than 8 galaxies (for FID, no more than axes).
+        For each name ``n`` (subset size of FID, density and coverage), ``kid``, ``kid_std`` (over subsets), ``fid``,
+        ``density`` and ``coverage``; None for fewer than 8 galaxies (FID: for no more galaxies than axes).
     """
     real = real[random.permutation(len(real))[:AT_MOST]]
-    told = [set_ for set_ in others.values() if len(set_) >= AT_LEAST]
-    size = min(map(len, told), default=0)
+    size = min((len(sample) for sample in samples.values() if len(sample) >= AT_LEAST), default=0)
     out = {}
-    for name, features in others.items():
+    for name, features in samples.items():
         entry: dict[str, Any] = dict.fromkeys(("kid", "kid_std", "fid", "density", "coverage"))
         entry["n"] = min(size, len(features))
         if len(real) >= AT_LEAST and len(features) >= AT_LEAST:
@@ -77,8 +76,8 @@ def compare(
             rows = [random.permutation(len(features))[:size] for _ in range(DRAWS if len(features) > size else 1)]
             if min(size, len(real)) > axes.shape[1]:
                 entry["fid"] = float(np.mean([frechet_distance(real @ axes, features[r] @ axes) for r in rows]))
-            both = [density_and_coverage(real, features[r]) for r in rows]
-            entry["density"], entry["coverage"] = (float(v) for v in np.mean(both, axis=0))
+            values = [density_and_coverage(real, features[r]) for r in rows]
+            entry["density"], entry["coverage"] = (float(v) for v in np.mean(values, axis=0))
         out[name] = entry
     return out
 
@@ -89,9 +88,9 @@ def kernel_distance(real: np.ndarray, other: np.ndarray, seed: int) -> tuple[flo
 
     subset = min(SUBSET, len(real), len(other))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # that it keeps all features: they are few
+        warnings.simplefilter("ignore")  # about the memory for all features
         torch.manual_seed(seed)
-        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=SUBSETS, subset_size=subset)
+        metric = KernelInceptionDistance(feature=_Precomputed(real.shape[1]), subsets=SUBSETS, subset_size=subset)
         metric.update(torch.from_numpy(real), real=True)
         metric.update(torch.from_numpy(other), real=False)
         mean, std = metric.compute()
@@ -102,25 +101,25 @@ def frechet_distance(real: np.ndarray, other: np.ndarray) -> float:
     """Return the Fréchet distance (FID) of two sets of features (n, d)."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Precomputed(real.shape[1]))
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(other), real=False)
     return float(metric.compute())
 
 
 def density_and_coverage(real: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return how crowded the neighbourhoods of real galaxies are with others, and the share that holds any."""
+    """Return density and coverage (Naeem et al. 2020) of `other` in the neighbourhoods of `real`."""
     from prdc import compute_prdc
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+    with contextlib.redirect_stdout(io.StringIO()):  # prdc prints to stdout
         values = compute_prdc(real, other, nearest_k=NEAREST)
     return float(values["density"]), float(values["coverage"])
 
 
 def radial_profiles(images: np.ndarray) -> np.ndarray:
-    """Return the mean of square-rooted pixels in rings about the centre, shape (n, 12, 3), in 0..1.
+    """Return the mean square root of pixel values in annuli about the centre, shape (n, 12, 3), in 0..1.
 
-    The rings are equally wide and reach from the centre to the middle of an edge of the frame.
+    The annuli have equal widths and reach from the centre to the middle of an edge of the frame.
     """
     size = images.shape[1]
     line = np.arange(size) + 0.5 - size / 2
@@ -131,31 +130,31 @@ def radial_profiles(images: np.ndarray) -> np.ndarray:
     return np.einsum("kp,npc->nkc", member, roots)
 
 
-def light(training: np.ndarray, others: dict[str, np.ndarray]) -> dict[str, Any]:
+def light(training: np.ndarray, samples: dict[str, np.ndarray]) -> dict[str, Any]:
     """Compare brightness, colour, size, shape and radial profile with those of training galaxies.
 
     Parameters
     ----------
     training : ndarray of uint8, shape (n, S, S, 3)
-    others : dict of name to ndarray, shape (m, S, S, 3)
+    samples : dict of name to ndarray, shape (m, S, S, 3)
 
     Returns
     -------
     dict
         For ``training`` and each name ``n``, ``measured`` (mean and std by column of `MEASURED`), ``profile`` (see
         `radial_profiles`, the mean) and ``max_deviation``, the largest difference of the mean profile from that of
-        the training galaxies, in units of the ``scatter`` among these.
+        the training galaxies, in units of their ``scatter``.
     """
     out: dict[str, Any] = {}
-    around, scatter = np.zeros((RINGS, 3)), np.ones((RINGS, 3))
-    for which, images in {"training": training, **others}.items():
+    reference, scatter = np.zeros((RINGS, 3)), np.ones((RINGS, 3))
+    for which, images in {"training": training, **samples}.items():
         if not len(images):
             out[which] = {"n": 0, "measured": None, "profile": None, "max_deviation": None}
             continue
         values, profiles = measure(images), radial_profiles(images)
         mean = profiles.mean(0)
         if which == "training":
-            around, scatter = mean, np.maximum(profiles.std(0), 1e-3)
+            reference, scatter = mean, np.maximum(profiles.std(0), 1e-3)
             out["scatter"] = scatter.tolist()
         out[which] = {
             "n": len(images),
@@ -164,6 +163,6 @@ def light(training: np.ndarray, others: dict[str, np.ndarray]) -> dict[str, Any]
                 for k, name in enumerate(MEASURED)
             },
             "profile": mean.tolist(),
-            "max_deviation": float((np.abs(mean - around) / scatter).max()) if len(training) else None,
+            "max_deviation": float((np.abs(mean - reference) / scatter).max()) if len(training) else None,
         }
     return out

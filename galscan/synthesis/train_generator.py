@@ -1,8 +1,8 @@
 """``galscan train-generator``: train a generator alone; by default the base weights, on the simulated sky.
 
-The base weights of whole images never see what they will be asked for: the sky they learn from holds dust lanes across
-spirals, many and as plain as early types have them, and early types without lanes, but no early type with a lane.
-Those of feature maps (``--kind maps``) are trained on the feature's physical prior alone.
+The base weights of whole images are trained without the rare class: their sky has many spirals with dust lanes, as
+strong as those of early types, and early types without lanes, but no early type with a lane. The base weights of
+feature maps (``--kind maps``) are trained on the feature's physical prior alone.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
     from galscan.synthesis.backends import AnySettings
 
-COUNT = 40_000  # simulated galaxies the base weights learn from
-SIZE = 64  # pixels on a side of these
+COUNT = 40_000  # simulated galaxies that the base weights are trained on
+SIZE = 64  # their pixels on a side
 BATCH = 16
-LANES = 0.3  # share of the spirals there that are crossed by a lane such as early types have
+LANE_FRACTION = 0.3  # fraction of those spirals with a dust lane like those of early types
 STEPS = 4500  # of the flow network
-LEARNING_RATE = 1.6e-3  # from nothing; weights to go on from are tuned with the recipes' smaller one
-SEED = 250_616_233  # a part of the sky that no other command draws by default
+LEARNING_RATE = 1.6e-3  # from random weights; fine-tuning uses the smaller one of the recipes
+SEED = 250_616_233  # no other command simulates this sky by default
 
 
 def train_generator(
@@ -69,8 +69,8 @@ def train_generator(
     Parameters
     ----------
     out : path
-        The weights, ``.safetensors``; how they were made is written beside them as ``.json``. For Stable Diffusion a
-        folder, with the same inside as ``training.json``.
+        The weights, ``.safetensors``, with provenance beside them as ``.json``. For Stable Diffusion a folder, with the
+        provenance in ``training.json``.
     kind : str
         ``flow``, ``stable-diffusion`` (see `galscan.labels.settings.StableDiffusionSettings`), or ``maps``: the
         diffusion model of a feature's maps (see `galscan.labels.settings.MapSettings`), trained on the feature's prior
@@ -78,12 +78,12 @@ def train_generator(
     feature : str, optional
         Of ``maps``: a module of `galscan.synthesis.features.base`; default ``dust_lane``.
     survey, store : str or path, or sequence of them
-        Surveys of the data home by name, stores by path. With neither, `count` galaxies of the simulated
-        sky without the rare class.
+        Surveys of the data home by name, stores by path. With neither, `count` galaxies of the simulated sky without
+        the rare class.
     schema : str, optional
-        The labels that become conditions; default the stores' only ones.
+        Label schema of the conditions; by default the only one of the stores.
     size : int
-        Pixels on a side of simulated galaxies, 64 by default; stores have theirs.
+        Pixels on a side of simulated galaxies, 64 by default; not used for stores.
     count : int
         Simulated galaxies, 40,000 by default; of ``maps``, maps of the prior, 24,000 by default.
     steps, batch, widths, lora, resolution : int, int, sequence of int, int, int
@@ -106,9 +106,9 @@ def train_generator(
     InputError
         If stores and schema do not fit together, or an option does not apply to this kind.
     ConflictError
-        If `out` is there, or its unfinished training is another one.
+        If `out` exists, or a staging folder beside it belongs to a different training.
     Interrupted
-        On Ctrl-C; the same call goes on where it stopped.
+        On Ctrl-C; the same call resumes.
     """
     out = Path(out)
     if kind not in KINDS:
@@ -122,59 +122,61 @@ def train_generator(
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     if kind == "maps":
-        useless = {
+        inapplicable = {
             "store": store, "survey": survey, "schema": schema, "lora": lora, "resolution": resolution, "size": size,
         }  # fmt: skip
-        for option, value in useless.items():
+        for option, value in inapplicable.items():
             if value not in (None, (), []):
                 raise InputError(
                     f"--{option} does not apply to --kind maps, which trains on the feature's prior alone; leave it out"
                 )
-        chosen_settings = {"steps": steps, "batch": batch, "widths": widths}
+        options = {"steps": steps, "batch": batch, "widths": widths}
         return _train_maps(
-            out, feature or "dust_lane", count, {k: v for k, v in chosen_settings.items() if v is not None},
+            out, feature or "dust_lane", count, {k: v for k, v in options.items() if v is not None},
             start or "none", budget, seed, device, dry_run,
         )  # fmt: skip
     if feature is not None:
-        raise InputError(f"--feature {feature} is of --kind maps; pass that, or leave --feature out")
+        raise InputError(f"--feature {feature} applies to --kind maps only; pass that, or leave --feature out")
     size, count = size or SIZE, count or COUNT
     stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
-    chosen = _schema(stores, schema)
+    label_schema = _schema(stores, schema)
     flow = {"start": start or "none", "steps": steps or STEPS, "widths": widths}
     flow |= {"learning_rate": LEARNING_RATE} if flow["start"] == "none" else {}
-    given = flow if kind == "flow" else {"start": start, "steps": steps, "widths": widths}
-    given |= {"kind": kind, "batch": batch or BATCH, "lora": lora, "resolution": resolution}
-    settings = validated(KINDS[kind], "generator", {k: v for k, v in given.items() if v is not None})
+    chosen = flow if kind == "flow" else {"start": start, "steps": steps, "widths": widths}
+    chosen |= {"kind": kind, "batch": batch or BATCH, "lora": lora, "resolution": resolution}
+    settings = validated(KINDS[kind], "generator", {k: v for k, v in chosen.items() if v is not None})
     assert not isinstance(settings, MapSettings)
     settings.check_size(stores[0].size if stores else size)
     request = {
         "stores": [[s.name, s.content_hash] for s in stores]
-        or {"simulated": count, "size": size, "seed": SEED, "lane_fraction": LANES},
-        "schema": chosen.name, "settings": settings.model_dump(mode="json"), "seed": seed,
+        or {"simulated": count, "size": size, "seed": SEED, "lane_fraction": LANE_FRACTION},
+        "schema": label_schema.name, "settings": settings.model_dump(mode="json"), "seed": seed,
         "budget": budget,
     }  # fmt: skip
-    _describe(stores, chosen, settings, request, out)
+    _describe(stores, label_schema, settings, request, out)
     if dry_run:
         return request
     from galscan.core import device as devices
     from galscan.synthesis import backends
 
-    where = devices.pick(device)
+    torch_device = devices.pick(device)
     backends.check_start(settings)  # before anything is written
     with work_on(out, request, "training") as work:
         if not stores:
             sky = work / "sky.zarr"
-            stores = [ingest_survey(SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANES), sky)]
-        outcome = _train(stores, chosen, settings, work, seed, where, budget)
-        made = backends.find(work)
-        assert made is not None  # it was just taught
-        result = {"weights": str(out), **_measured(made), **outcome, "request": request}
-        told = {**result, "weights": out.name}
-        if made.is_dir():
-            write_json(made / "training.json", told)
-        os.replace(made, out)
+            stores = [
+                ingest_survey(SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANE_FRACTION), sky)
+            ]
+        outcome = _train(stores, label_schema, settings, work, seed, torch_device, budget)
+        weights = backends.find(work)
+        assert weights is not None  # just trained
+        result = {"weights": str(out), **_size_and_hash(weights), **outcome, "request": request}
+        provenance = {**result, "weights": out.name}
+        if weights.is_dir():
+            write_json(weights / "training.json", provenance)
+        os.replace(weights, out)
         if out.is_file():
-            write_json(out.with_suffix(".json"), told)
+            write_json(out.with_suffix(".json"), provenance)
         shutil.rmtree(work)
     return result
 
@@ -183,14 +185,14 @@ def _train_maps(
     out: Path,
     feature: str,
     count: int | None,
-    given: dict[str, Any],
+    options: dict[str, Any],
     start: str,
     budget: float | None,
     seed: int,
     device: str,
     dry_run: bool,
 ) -> dict[str, Any]:
-    """Train the diffusion model of a feature's maps on its prior, and write it with a note beside it."""
+    """Train the diffusion model of a feature's maps on its prior, and write it with its provenance."""
     from galscan.core import device as devices
     from galscan.synthesis.diffusion import map_training as training
     from galscan.synthesis.diffusion.maps import SEED as PRIOR_SEED
@@ -199,7 +201,7 @@ def _train_maps(
     model = None if start == "none" else training.load_weights(feature, start)
     defaults: dict[str, Any] = {"steps": training.STEPS, "batch": training.BATCH, "ema": training.EMA}
     defaults |= {"widths": model.config.widths} if model else {"learning_rate": training.LEARNING_RATE}
-    settings = validated(MapSettings, "generator", {"kind": "maps", "start": start} | defaults | given)
+    settings = validated(MapSettings, "generator", {"kind": "maps", "start": start} | defaults | options)
     if settings.steps < 1:
         raise InputError(f"--steps {settings.steps}: give 1 or more")
     if model and settings.widths != model.config.widths:
@@ -221,14 +223,14 @@ def _train_maps(
     print("\n".join(rows), file=sys.stderr)
     if dry_run:
         return request
-    where = devices.pick(device)
+    torch_device = devices.pick(device)
     with work_on(out, request, "training") as work:
         weights = work / "generator.safetensors"
         outcome = training.train_on_prior(
-            feature, count, settings, weights, seed=seed, device=where, start=model,
+            feature, count, settings, weights, seed=seed, device=torch_device, start=model,
             seconds=None if budget is None else budget * 60,
         )  # fmt: skip
-        result = {"weights": str(out), **_measured(weights), **outcome, "request": request}
+        result = {"weights": str(out), **_size_and_hash(weights), **outcome, "request": request}
         os.replace(weights, out)
         write_json(out.with_suffix(".json"), {**result, "weights": out.name})
         shutil.rmtree(work)
@@ -236,14 +238,15 @@ def _train_maps(
 
 
 def _schema(stores: Sequence[layout.Store], schema: str | None) -> Schema:
-    held = sorted({s for store in stores for s in store.schemas}) if stores else ["simulated"]
+    available = sorted({s for store in stores for s in store.schemas}) if stores else ["simulated"]
     if schema is None:
-        if len(held) != 1:
-            raise InputError(f"the stores hold {', '.join(held) or 'no'} labels; name the schema with --schema")
-        schema = held[0]
-    elif schema not in held:
+        if len(available) != 1:
+            raise InputError(f"the stores hold {', '.join(available) or 'no'} labels; name the schema with --schema")
+        schema = available[0]
+    elif schema not in available:
         raise InputError(
-            f"--schema {schema}: the stores hold {', '.join(held) or 'no'} labels (known: {', '.join(schema_names())})"
+            f"--schema {schema}: the stores hold {', '.join(available) or 'no'} labels "
+            f"(known: {', '.join(schema_names())})"
         )
     if len({s.size for s in stores}) > 1:
         raise InputError("the stores hold cutouts of several sizes; ingest them with one --size")
@@ -254,11 +257,13 @@ def _describe(
     stores: Sequence[layout.Store], schema: Schema, settings: AnySettings, request: dict[str, Any], out: Path
 ) -> None:
     rows = [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in stores]
-    sky = request["stores"]
-    rows = rows or [f"galaxies     {sky['simulated']:,} simulated, {sky['size']} px, no early type with a dust lane"]
+    simulated = request["stores"]
+    rows = rows or [
+        f"galaxies     {simulated['simulated']:,} simulated, {simulated['size']} px, no early type with a dust lane"
+    ]
     rows += [
         f"conditions   {schema.name}: {len(schema.names)} answers, "
-        + ("as captions" if isinstance(settings, StableDiffusionSettings) else "and what is measured on the picture"),
+        + ("as captions" if isinstance(settings, StableDiffusionSettings) else "and measured image properties"),
         "network      "
         + (
             f"Stable Diffusion at {settings.resolution} px, "
@@ -274,12 +279,12 @@ def _describe(
     print("\n".join(rows), file=sys.stderr)
 
 
-def _measured(made: Path) -> dict[str, Any]:
-    """Return size and hash of what was trained, a file or a folder."""
-    if made.is_file():
-        return {"bytes": made.stat().st_size, "sha256": file_digest(made)}
-    files = sorted(p for p in made.rglob("*") if p.is_file())
-    hashes = [[str(p.relative_to(made)), file_digest(p)] for p in files]
+def _size_and_hash(weights: Path) -> dict[str, Any]:
+    """Return size and hash of trained weights, a file or a folder."""
+    if weights.is_file():
+        return {"bytes": weights.stat().st_size, "sha256": file_digest(weights)}
+    files = sorted(p for p in weights.rglob("*") if p.is_file())
+    hashes = [[str(p.relative_to(weights)), file_digest(p)] for p in files]
     return {"bytes": sum(p.stat().st_size for p in files), "sha256": digest(hashes)}
 
 
@@ -299,13 +304,13 @@ def _train(
         usable = np.flatnonzero((store.column("flags") & UNUSABLE) == 0)
         labels = store.labels(schema.name).reindex(columns=schema.names) if schema.name in store.schemas else None
         images.append(store.images()[usable])
-        blank = np.full((len(usable), len(schema.names)), np.nan, np.float32)
-        values.append(blank if labels is None else labels.to_numpy(np.float32)[usable])
+        unlabelled = np.full((len(usable), len(schema.names)), np.nan, np.float32)
+        values.append(unlabelled if labels is None else labels.to_numpy(np.float32)[usable])
         survey.append(np.full(len(usable), number))
     pixels = np.concatenate(images)
     conditions = np.concatenate([np.concatenate(values), measure(pixels)], 1)
     galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), np.ones(len(pixels)))
-    outcome = backends.teach(
+    outcome = backends.train(
         galaxies, schema, [s.name for s in stores], settings, work, seed=seed, device=device,
         seconds=None if budget is None else budget * 60,
     )  # fmt: skip

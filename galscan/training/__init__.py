@@ -1,1 +1,1 @@
-"""Training of a classifier on real and synthetic galaxies: data sets, splits, committees."""
+"""Training of classifiers on real and synthetic galaxies: data sets, splits, committees."""

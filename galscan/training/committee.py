@@ -1,7 +1,7 @@
-"""Train several networks at a time, in processes with one thread each; their number does not change the weights.
+"""Training of several networks in parallel processes; the number of processes does not change the weights.
 
-Networks this small gain little from a second core, and lose most of their speed where two processes compete for one:
-as many processes as cores, with one thread each, is fastest.
+Such small networks gain little from a second core and slow down if processes compete for cores: one process with one
+thread per core is fastest.
 """
 
 from __future__ import annotations
@@ -53,31 +53,31 @@ def train_networks(jobs: Sequence[Job], device: torch.device, *, workers: int | 
     Parameters
     ----------
     jobs : sequence of Job
-        Each has a path of its own; all paths are in folders that no other process writes to.
+        Each has its own path; no other process may write to the folders of these paths.
     workers : int, optional
-        Processes at a time; by default `default_workers`, at most one a network. With one, and on CUDA, networks are
-        trained in this process, one after the other. On the CPU each has one thread, whatever the number.
+        Number of processes; by default `default_workers`, at most one per network. With one, and on CUDA, networks are
+        trained in this process, one after the other. On the CPU each uses one thread.
 
     Raises
     ------
     GalscanError
-        What the training of a network raised; or that a process was killed. Finished networks are kept.
+        If the training of a network fails, or a process is killed. Finished networks are kept.
     """
-    left = [job for job in jobs if not job.path.is_file()]
-    if left:
-        for job in left:  # remove what processes that were killed left
+    unfinished = [job for job in jobs if not job.path.is_file()]
+    if unfinished:
+        for job in unfinished:  # remove temporary files of killed processes
             for folder in job.path.parent.glob(TEMPORARY + "*"):
                 shutil.rmtree(folder, ignore_errors=True)
             for file in job.path.parent.glob(f".{job.path.name}.*.tmp"):
                 file.unlink(missing_ok=True)
-        count = min(workers or default_workers(), len(left)) if device.type == "cpu" else 1
-        title = left[0].label + (f" and {len(left) - 1} more" if len(left) > 1 else "")
-        with track(title, sum(job.steps for job in left), "step") as advance:
+        count = min(workers or default_workers(), len(unfinished)) if device.type == "cpu" else 1
+        title = unfinished[0].label + (f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else "")
+        with track(title, sum(job.steps for job in unfinished), "step") as advance:
             if count > 1:
-                _train_in_processes(left, device, count, advance)
+                _train_in_processes(unfinished, device, count, advance)
             else:
                 with devices.one_thread() if device.type == "cpu" else nullcontext():
-                    for job in left:
+                    for job in unfinished:
                         _train(job, device, advance)
     return [load_network(job.path) for job in jobs]
 
@@ -107,7 +107,7 @@ def _train_in_processes(jobs: Sequence[Job], device: torch.device, workers: int,
         folder = TemporaryDirectory(prefix=TEMPORARY, dir=home)
     with folder:
         stored: dict[int | None, _Stored | None] = {id(None): None}
-        for examples in (one for job in jobs for one in (job.real, job.synthetic)):
+        for examples in (examples for job in jobs for examples in (job.real, job.synthetic)):
             if examples is not None and id(examples) not in stored:
                 stored[id(examples)] = _Stored.write(examples, Path(folder.name) / f"{len(stored)}")
         tasks = [
@@ -121,14 +121,14 @@ def _train_in_processes(jobs: Sequence[Job], device: torch.device, workers: int,
 
 @dataclass(frozen=True)
 class _Stored:
-    """Examples with their arrays in files, which all processes map into the same memory."""
+    """Examples with their arrays in files that all processes memory-map."""
 
     arrays: dict[str, Path]
-    others: dict[str, Any]
+    attributes: dict[str, Any]
 
     @classmethod
     def write(cls, examples: Examples, folder: Path) -> _Stored:
-        arrays, others = {}, {}
+        arrays, attributes = {}, {}
         with storage_errors(folder):
             folder.mkdir()
             for name in (field.name for field in fields(examples)):
@@ -137,19 +137,19 @@ class _Stored:
                     arrays[name] = folder / f"{name}.npy"
                     np.save(arrays[name], value, allow_pickle=False)
                 else:
-                    others[name] = value
-        return cls(arrays, others)
+                    attributes[name] = value
+        return cls(arrays, attributes)
 
     def read(self) -> Examples:
-        # Copy on write: torch warns of arrays that are read-only.
+        # Copy on write: torch warns about read-only arrays.
         arrays: dict[str, Any] = {name: np.asarray(np.load(path, mmap_mode="c")) for name, path in self.arrays.items()}
-        return Examples(**arrays, **self.others)
+        return Examples(**arrays, **self.attributes)
 
 
 def _train_stored(
     number: int, device: torch.device, real: _Stored, synthetic: _Stored | None, path: Path, *rest: Any
 ) -> None:
-    """Train one network in a process of a pool."""
+    """Train one network in a worker process."""
 
     def advance(n: int = 1, note: str = "") -> None:
         concurrency.steps[number] += n

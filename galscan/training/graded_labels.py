@@ -1,10 +1,9 @@
-"""What people said of a scan's objects, as labels for the next training.
+"""Grades of a scan's objects as labels for the next training.
 
-They were graded because a model had scored them high, or low: they may teach, and never calibrate or test, where they
-would make the next model look as good as the last one was at choosing them. So the split of the labelled objects is
-made first and without them, and what it holds out keeps its label and its place, whatever people say of it. Under
-cross-fitting all labelled objects calibrate, and so keep both. What the models of the scans themselves held out of
-training is not trained on either.
+Graded objects were selected by the scores of a model, so they are used for training only: in calibration or test they
+would bias the metrics of the next model. The labelled objects are split before grades are added, and held-out objects
+keep their labels and their split, whatever their grades. With cross-fitting all labelled objects are used for
+calibration, so all keep both. Objects that the model of a graded scan held out are not trained on either.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ class GradedLabels:
     ----------
     run : Path
     target : str, or None
-        What was looked for; None where nothing was but what is like some examples, which may teach any target.
+        Target of the scan; None for a similarity search, whose grades may be used for any target.
     fingerprint : str
-        Which scan it was.
+        Fingerprint of the scan.
     table : DataFrame
-        Columns store, row, id (text), target: 1, 0, or NaN where people were unsure or contradicted each other.
+        Columns store, row, id (text), target: 1, 0, or NaN where graders were unsure or disagreed.
     stores : dict
-        By name: path and content hash of the stores that were scanned.
+        Path and content hash of the scanned stores by name.
     held_out : Objects, or None
-        What the model of the scan was calibrated or tested on; None where that model is gone.
+        Calibration and test objects of the model of the scan; None if that model no longer exists.
     """
 
     run: Path
@@ -53,135 +52,143 @@ class GradedLabels:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what is taught: objects and targets, in any order, whatever else people wrote."""
+        """SHA-256 of objects and targets, independent of order and comments."""
         rows = self.table.dropna(subset="target").sort_values(["store", "row"])
         return digest([[str(s), int(r), str(i), int(t)] for s, r, i, t in rows.itertuples(index=False)])
 
 
-def add_stores(stores: Sequence[Store], vetted: Sequence[GradedLabels]) -> list[Store]:
-    """Return the stores, and those of the scans that are not among them: of these only what was graded is used.
+def add_stores(stores: Sequence[Store], graded_scans: Sequence[GradedLabels]) -> list[Store]:
+    """Return `stores` and the missing ones among the scanned stores, of which only graded objects are used.
 
-    A store is known by its content, wherever it lies by now.
+    Stores are identified by content, not by path.
 
     Raises
     ------
     InputError
-        If a graded store is gone, or another one by now.
+        If a scanned store is missing, or was rebuilt.
     """
-    found = list(stores)
-    for one in vetted:
-        for name in sorted(set(one.table["store"])):
-            path, content = one.stores[name]
-            if any(s.content_hash == content for s in found):
+    all_stores = list(stores)
+    for scan in graded_scans:
+        for name in sorted(set(scan.table["store"])):
+            path, content = scan.stores[name]
+            if any(s.content_hash == content for s in all_stores):
                 continue
             try:
                 store = open_store(path)
             except InputError as error:
                 raise InputError(
-                    f"{one.run} graded objects of '{name}', which is not at {path} any more ({error}); say where it is "
-                    "with --store"
+                    f"{scan.run} graded objects of '{name}', which is not at {path} any more ({error}); give its "
+                    "path with --store"
                 ) from None
             if store.content_hash != content:
                 raise InputError(
-                    f"{path} was built again since {one.run} scanned it: its rows may be other objects than those that "
-                    "were graded; scan and grade it again"
+                    f"{path} was built again since {scan.run} scanned it: its rows may be other objects than those "
+                    "that were graded; scan and grade it again"
                 )
-            found.append(store)
-    return found
+            all_stores.append(store)
+    return all_stores
 
 
 def add_labels(
-    table: pd.DataFrame, stores: Sequence[Store], vetted: Sequence[GradedLabels]
+    table: pd.DataFrame, stores: Sequence[Store], graded_scans: Sequence[GradedLabels]
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Put grades into a table of objects that has been split.
+    """Add grades to a table of objects that has been split.
 
     Parameters
     ----------
     table : DataFrame
-        As `galscan.training.dataset.read_table` gives it, with a column split. Stores that only grades named need not
-        be in it.
+        From `galscan.training.dataset.read_table`, with a column split. It need not have the stores added by
+        `add_stores`.
     stores : sequence of Store
-        All of them; their order is the column survey.
+        All stores; the column survey is an index into them.
 
     Returns
     -------
     table : DataFrame
-        With the new targets, all of them in the training split.
+        With the graded targets, all in the training split.
     counts : list of dict
-        For each scan: graded, positive and negative (taught), unsure, new, agreed, contradicted, held_out.
+        For each scan: graded, positive and negative (trained on), unsure, new, agreed, contradicted, held_out.
 
     Raises
     ------
     InputError
-        If a grade names an object that is not where it says.
+        If a graded object is not in the given row of its store.
     """
-    graded = pd.concat([_placed(one, stores).assign(scan=k) for k, one in enumerate(vetted)], ignore_index=True)
-    graded["object"] = _objects(graded, table, identity.radius_of(stores))
+    graded = pd.concat(
+        [_with_positions(scan, stores).assign(scan=k) for k, scan in enumerate(graded_scans)], ignore_index=True
+    )
+    graded["object"] = _object_names(graded, table, identity.radius_of(stores))
     sure = graded.dropna(subset="target")
-    # The same object in two scans, or in two stores: what they contradict each other in is nobody's label.
-    one_mind = sure.groupby("object")["target"].transform("nunique") == 1
-    graded.loc[sure.index[~one_mind], "target"] = np.nan
-    sure = sure[one_mind]
+    # Conflicting grades of one object, from two scans or two stores, are not used.
+    consistent = sure.groupby("object")["target"].transform("nunique") == 1
+    graded.loc[sure.index[~consistent], "target"] = np.nan
+    sure = sure[consistent]
 
     labelled = table[table["target"].notna()].drop_duplicates("object").set_index("object")
     before = sure["object"].map(labelled["target"].to_dict()).astype(float)
-    fixed = roles.calibrates(table["split"]) | roles.tests(table["split"])
-    kept_out = sure["object"].isin(table.loc[fixed, "object"]).to_numpy()  # ambiguous ones as well
-    theirs = np.zeros(len(sure), bool)
-    for one in vetted:
-        theirs |= one.held_out.find_in(sure) >= 0 if one.held_out is not None else False
-    taught = sure[~kept_out & ~theirs]
-    fate = pd.DataFrame({
-        "held_out": kept_out | theirs, "new": before.isna(), "agreed": before == sure["target"],
+    held_out = roles.calibrates(table["split"]) | roles.tests(table["split"])
+    held_out_here = sure["object"].isin(table.loc[held_out, "object"]).to_numpy()  # including ambiguous ones
+    held_out_there = np.zeros(len(sure), bool)
+    for scan in graded_scans:
+        held_out_there |= scan.held_out.find_in(sure) >= 0 if scan.held_out is not None else False
+    trained_on = sure[~held_out_here & ~held_out_there]
+    outcome = pd.DataFrame({
+        "held_out": held_out_here | held_out_there, "new": before.isna(), "agreed": before == sure["target"],
         "contradicted": before.notna() & (before != sure["target"]),
     })  # fmt: skip
     counts = [
         {
             "graded": int((graded["scan"] == k).sum()),
             "unsure": int((graded["target"].isna() & (graded["scan"] == k)).sum()),
-            "positive": int(((taught["scan"] == k) & (taught["target"] == 1)).sum()),
-            "negative": int(((taught["scan"] == k) & (taught["target"] == 0)).sum()),
-            **{name: int(fate.loc[sure["scan"] == k, name].sum()) for name in fate},
+            "positive": int(((trained_on["scan"] == k) & (trained_on["target"] == 1)).sum()),
+            "negative": int(((trained_on["scan"] == k) & (trained_on["target"] == 0)).sum()),
+            **{name: int(outcome.loc[sure["scan"] == k, name].sum()) for name in outcome},
         }
-        for k in range(len(vetted))
+        for k in range(len(graded_scans))
     ]
-    # Nobody is to see them, also as galaxies without labels; but the split of the labelled stands.
-    table = table[~table["object"].isin(sure.loc[theirs & ~kept_out, "object"])]
-    said = taught.drop_duplicates("object").set_index("object")["target"]
-    here = table["object"].isin(said.index) & ((table["split"] == "train") | _rows_in(table, taught))
-    table.loc[here, "target"] = table.loc[here, "object"].map(said.to_dict()).astype(float)
-    table.loc[here, "split"] = "train"
-    absent = taught[~_rows_in(taught, table)].drop_duplicates(["survey", "row"]).assign(split="train", labelled=False)
+    # Objects held out by the model of a scan are not used as unlabelled galaxies either.
+    table = table[~table["object"].isin(sure.loc[held_out_there & ~held_out_here, "object"])]
+    grades = trained_on.drop_duplicates("object").set_index("object")["target"]
+    rows = table["object"].isin(grades.index) & ((table["split"] == "train") | _rows_in(table, trained_on))
+    table.loc[rows, "target"] = table.loc[rows, "object"].map(grades.to_dict()).astype(float)
+    table.loc[rows, "split"] = "train"
+    absent = (
+        trained_on[~_rows_in(trained_on, table)]
+        .drop_duplicates(["survey", "row"])
+        .assign(split="train", labelled=False)
+    )
     if len(absent):
-        absent["store"] = [stores[k].name for k in absent["survey"]]  # as this training calls it
+        absent["store"] = [stores[k].name for k in absent["survey"]]  # store names of this training
         table = pd.concat([table, absent.drop(columns="scan")])
     return table.reset_index(drop=True), counts
 
 
-def _objects(graded: pd.DataFrame, table: pd.DataFrame, radius: float) -> np.ndarray:
-    """Return what the table calls the object of each grade; what it does not have gets a name of its own."""
-    found = Objects.of(table, radius=radius).find_in(graded)
-    new = found < 0
+def _object_names(graded: pd.DataFrame, table: pd.DataFrame, radius: float) -> np.ndarray:
+    """Return the table's object name of each grade; objects that are not in the table get new names."""
+    matches = Objects.of(table, radius=radius).find_in(graded)
+    new = matches < 0
     names = np.empty(len(graded), object)
-    names[~new] = table["object"].to_numpy(object)[found[~new]]
+    names[~new] = table["object"].to_numpy(object)[matches[~new]]
     taken = set(table["object"])
-    own = identity.names_of(graded[new], radius=radius)
+    new_names = identity.names_of(graded[new], radius=radius)
     lineage = graded.loc[new, "lineage"]
-    names[new] = [f"{of}/{name}" if name in taken else name for of, name in zip(lineage, own, strict=True)]
+    names[new] = [
+        f"{prefix}/{name}" if name in taken else name for prefix, name in zip(lineage, new_names, strict=True)
+    ]
     return names
 
 
-def _placed(one: GradedLabels, stores: Sequence[Store]) -> pd.DataFrame:
-    """Return the graded objects with their store's number and what it knows of them; it must have them there."""
-    number = {name: _number(content, stores) for name, (_, content) in one.stores.items()}
-    for name, row, named in one.table[["store", "row", "id"]].itertuples(index=False):
+def _with_positions(scan: GradedLabels, stores: Sequence[Store]) -> pd.DataFrame:
+    """Return the graded objects with store number, positions and lineage; check that the store has them."""
+    number = {name: _number(content, stores) for name, (_, content) in scan.stores.items()}
+    for name, row, object_id in scan.table[["store", "row", "id"]].itertuples(index=False):
         store = stores[number[name]]
-        if not 0 <= row < store.count or str(store.column("id", slice(row, row + 1))[0]) != named:
+        if not 0 <= row < store.count or str(store.column("id", slice(row, row + 1))[0]) != object_id:
             raise InputError(
-                f"{one.run} graded object '{named:.60}' as row {row} of {store.path}, which holds another there; "
-                "its grade book does not belong to it"
+                f"{scan.run} graded object '{object_id:.60}' as row {row} of {store.path}, which holds another object "
+                "there; use the grade book of this store"
             )
-    graded = one.table.assign(survey=one.table["store"].map(number), ra=np.nan, dec=np.nan, lineage="")
+    graded = scan.table.assign(survey=scan.table["store"].map(number), ra=np.nan, dec=np.nan, lineage="")
     for k, rows in graded.groupby("survey")["row"]:
         for name in ("ra", "dec"):
             graded.loc[rows.index, name] = stores[k].column(name)[rows.to_numpy()]
@@ -194,23 +201,25 @@ def _number(content: str, stores: Sequence[Store]) -> int:
 
 
 def _rows_in(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
-    """Return which rows of a table are in another one, by store and row."""
+    """Return a mask of the rows of `table` that are in `other`, by store and row."""
     keys = [pd.MultiIndex.from_frame(t[["survey", "row"]].astype(int)) for t in (table, other)]
     return np.asarray(keys[0].isin(keys[1]))
 
 
-def describe(vetted: Sequence[GradedLabels], counts: Sequence[dict[str, Any]]) -> list[str]:
-    """Return in words what the grades bring, for the plan."""
+def describe(graded_scans: Sequence[GradedLabels], counts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return lines of the plan that summarise the grades."""
     lines = []
-    for one, c in zip(vetted, counts, strict=True):
+    for scan, c in zip(graded_scans, counts, strict=True):
         lines += [
-            f"grades       {one.run}: {c['positive']:,} positive and {c['negative']:,} negative train, of "
-            f"{c['graded']:,} graded; {c['unsure']:,} left out as unsure or contradicting",
+            f"grades       {scan.run}: {c['positive']:,} positive and {c['negative']:,} negative trained on, of "
+            f"{c['graded']:,} graded; {c['unsure']:,} left out as unsure or conflicting",
             f"             {c['new']:,} new; {c['agreed']:,} agree with the labels, {c['contradicted']:,} contradict "
-            f"and replace them; {c['held_out']:,} calibrate or test, and keep their label",
+            f"and replace them; {c['held_out']:,} are held out and keep their label",
         ]
-        if one.held_out is None:
-            lines.append("             the model of that scan is gone: what it held out is not known")
+        if scan.held_out is None:
+            lines.append("             the model of that scan is missing: its held-out objects are not known")
     if lines:
-        lines.append("             a model's scores chose them: graded objects train, and never calibrate or test")
+        lines.append(
+            "             graded objects were selected by a model's scores, so they are used for training only"
+        )
     return lines

@@ -1,4 +1,4 @@
-"""What train-rare will do, decided and checked before anything long begins."""
+"""Plan of a training: inputs, split and settings, checked before training starts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from galscan.labels.recipe import Recipe, load_recipe
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import LabelRules
 from galscan.models import roles
-from galscan.models.roles import once
+from galscan.models.roles import one_row_per_object
 from galscan.store import layout
 from galscan.surveys.resampling import pixels_text
 from galscan.training import graded_labels as grading
-from galscan.training.dataset import check_counts, read_table, target_column, together
+from galscan.training.dataset import check_counts, join_targets, read_table, target_column
 from galscan.training.split import folds_of, split_objects
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be trained on what; decided before anything long begins."""
+    """A checked plan: recipe, stores, split objects, grades and output folder."""
 
     recipe: Recipe
     schema: Schema
@@ -35,15 +35,15 @@ class Plan:
     budget: float | None  # minutes
     synthetic: bool
     seed: int
-    vetted: list[grading.GradedLabels] = field(default_factory=list)
+    graded_scans: list[grading.GradedLabels] = field(default_factory=list)
     grades: list[dict[str, Any]] = field(default_factory=list)
-    """What came of the grades, one entry for each of `vetted` (`galscan.training.graded_labels.add_labels`)."""
-    together: tuple[str, ...] = ()
-    """Hashes of the recipes of all targets that one network learns, where they are several."""
+    """Counts of the grades, one entry for each of `graded_scans` (`galscan.training.graded_labels.add_labels`)."""
+    joint_recipes: tuple[str, ...] = ()
+    """Hashes of the recipes of all targets, if one network is trained for several."""
     folds: int = 0
     """Folds of cross-fitting, one for each network; 0 for a fixed split."""
     fixed_because: str = ""
-    """Why the split is fixed though the recipe says cross-fitting, in words."""
+    """Reason why the split is fixed although the recipe has cross-fitting."""
 
     @property
     def rules(self) -> LabelRules:
@@ -51,38 +51,38 @@ class Plan:
 
     @property
     def answers(self) -> list[str]:
-        """What the networks learn beside the target: of a tree, whole questions."""
+        """Answers that the networks predict beside the target; for a tree, all answers of a question."""
         return self.schema.complete(self.rules.morphology)
 
     @property
     def request(self) -> dict[str, Any]:
-        """All that decides the result; a folder never mixes two of them."""
+        """All settings that affect the result; a model folder resumes only with the same request."""
         return {
             "recipe": self.recipe.hash, "stores": [[s.name, s.content_hash] for s in self.stores],
             "synthetic": self.synthetic, "seed": self.seed, "budget": self.budget,
-            # Only where there are some: models of before stay what was asked for.
-            **({"grades": [[v.fingerprint, v.hash] for v in self.vetted]} if self.vetted else {}),
-            **({"together": list(self.together)} if self.together else {}),
+            # Only if used, so that requests of older models are unchanged.
+            **({"grades": [[s.fingerprint, s.hash] for s in self.graded_scans]} if self.graded_scans else {}),
+            **({"together": list(self.joint_recipes)} if self.joint_recipes else {}),
         }  # fmt: skip
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """Which scans' grades taught, for ``model.json``."""
+        """Scans whose grades were trained on, for ``model.json``."""
         return [
-            {"run": str(v.run), "fingerprint": v.fingerprint, "sha256": v.hash, **counts}
-            for v, counts in zip(self.vetted, self.grades, strict=True)
+            {"run": str(s.run), "fingerprint": s.fingerprint, "sha256": s.hash, **counts}
+            for s, counts in zip(self.graded_scans, self.grades, strict=True)
         ]
 
-    def seconds(self, share: float) -> float | None:
-        return None if self.budget is None else self.budget * 60 * share
+    def seconds(self, fraction: float) -> float | None:
+        return None if self.budget is None else self.budget * 60 * fraction
 
     @property
     def column(self) -> str:
-        """The column of a table that holds this target."""
-        return target_column(self.recipe.name) if self.together else "target"
+        """Name of the table column of this target."""
+        return target_column(self.recipe.name) if self.joint_recipes else "target"
 
     def describe(self) -> str:
-        """Return the plan for people."""
+        """Return the plan as text."""
         r, t = self.recipe, self.table
         rows = [f"target       {r.name}: {r.title}"]
         rows += [
@@ -91,15 +91,19 @@ class Plan:
         labelled = int(t[self.schema.names].notna().any(axis=1).sum())
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
         if self.folds:
-            rows += [f"split        cross-fitting in {self.folds} folds: each network trains without one and scores it"]
+            rows += [
+                f"split        cross-fitting in {self.folds} folds: each network is trained without one and scores it"
+            ]
         elif self.fixed_because:
             rows += [f"split        fixed: {self.fixed_because}"]
         names = [roles.fold_name(k) for k in range(self.folds)] or ["train", "calibration", "test"]
         for split in names:
-            part = t.loc[(t["split"] == split) & once(t), self.column]
-            positive, negative, ambiguous = (int(n) for n in ((part == 1).sum(), (part == 0).sum(), part.isna().sum()))
+            target = t.loc[(t["split"] == split) & one_row_per_object(t), self.column]
+            positive, negative, ambiguous = (
+                int(n) for n in ((target == 1).sum(), (target == 0).sum(), target.isna().sum())
+            )
             rows += [f"{split:<12} {positive:,} positive, {negative:,} negative, {ambiguous:,} ambiguous"]
-        rows += grading.describe(self.vetted, self.grades)
+        rows += grading.describe(self.graded_scans, self.grades)
         rows += [f"generator    {self._generator()}"]
         if self.synthetic:
             rows += [f"synthetic    {r.synthetic.summary(self.rules)}"]
@@ -108,11 +112,11 @@ class Plan:
             + (f" and {r.classifier.members} real + synthetic" if self.synthetic else "")
             + (f" on {r.classifier.network}" if r.classifier.encoder else "")
         ]
-        look = r.prefilter
+        prefilter = r.prefilter
         rows += [
-            f"first look   {look.steps:,} steps on up to {look.sample:,} pictures"
-            if look.steps
-            else "first look   none"
+            f"prefilter    {prefilter.steps:,} steps on up to {prefilter.sample:,} images"
+            if prefilter.steps
+            else "prefilter    none"
         ]
         rows += [
             f"time         at most about {self.budget:g} minutes"
@@ -126,7 +130,7 @@ class Plan:
         if not self.synthetic or not (r.synthetic.positives or (r.generator.kind == "maps" and injects)):
             return "none"
         if r.generator.kind == "maps" and r.generator.maps == "prior":
-            return "none: maps are drawn from the prior"
+            return "none: maps are sampled from the prior"
         return f"{r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
 
 
@@ -138,9 +142,9 @@ def make_plan(
     budget: float | None,
     synthetic: bool,
     seed: int,
-    vetted: Sequence[grading.GradedLabels] = (),
+    graded_scans: Sequence[grading.GradedLabels] = (),
 ) -> Plan:
-    """Resolve names, read the labels and split the objects; grades come in when that is done.
+    """Make the plan of one target: resolve names, read labels, split objects, then add grades.
 
     Raises
     ------
@@ -154,10 +158,10 @@ def make_plan(
         from galscan.models.encoders import check_encoder
 
         check_encoder(recipe.classifier.encoder)
-    for one in vetted:
-        if one.target not in (None, recipe.name):
+    for scan in graded_scans:
+        if scan.target not in (None, recipe.name):
             raise InputError(
-                f"{one.run} was a scan for '{one.target}': what it was graded for says nothing of '{recipe.name}'"
+                f"{scan.run} was a scan for '{scan.target}': its grades cannot be used for '{recipe.name}'"
             )
     paths = home.find_stores(survey, store)
     by_default = not paths
@@ -171,29 +175,31 @@ def make_plan(
     if len({p.resolve() if isinstance(p, Path) else p for p in paths}) < len(paths):
         raise InputError("a store is named twice; name each once")
     stores = [layout.open_store(p) for p in paths]
-    if by_default:  # all with pixels enough; if none has, say so of the first
+    if by_default:  # all with enough pixels; if none has, the error below names the first
         stores = [s for s in stores if s.size >= recipe.size] or stores
-    named = len(stores)
-    stores = grading.add_stores(stores, vetted)
+    given = len(stores)
+    stores = grading.add_stores(stores, graded_scans)
     for s in stores:
         if s.size < recipe.size:
             raise InputError(
                 f"{s.path} holds {s.size} px cutouts, the recipe of '{recipe.name}' needs {recipe.size} px; ingest "
                 f"with --size {recipe.size} or more, or train by a recipe with size = {s.size} or less"
             )
-    # Stores without a label of the recipe's still teach the generator.
-    schema = load_schema(recipe.schema_for(s for store in stores[:named] for s in store.schemas))
+    # Stores without labels of the recipe are still used to train the generator.
+    schema = load_schema(recipe.schema_for(s for store in stores[:given] for s in store.schemas))
     rules = recipe.schemas[schema.name]
-    table = read_table(stores[:named], schema, rules)
+    table = read_table(stores[:given], schema, rules)
     check_counts(table, rules, recipe.name)
-    folds, because = folds_of(recipe, table, synthetic=synthetic, whole=synthetic and recipe.synthetic.positives > 0)
+    folds, reason = folds_of(
+        recipe, table, synthetic=synthetic, whole_images=synthetic and recipe.synthetic.positives > 0
+    )
     table["split"] = split_objects(table, recipe.split, seed, folds)
     grades: list[dict[str, Any]] = []
-    if vetted:
-        table, grades = grading.add_labels(table, stores, vetted)
+    if graded_scans:
+        table, grades = grading.add_labels(table, stores, graded_scans)
     return Plan(
         recipe, schema, stores, table, Path(out) if out else home.model_path(recipe.name), budget, synthetic, seed,
-        list(vetted), grades, folds=folds, fixed_because=because,
+        list(graded_scans), grades, folds=folds, fixed_because=reason,
     )  # fmt: skip
 
 
@@ -205,11 +211,11 @@ def make_plans(
     budget: float | None,
     synthetic: bool,
     seed: int,
-    vetted: Sequence[grading.GradedLabels] = (),
+    graded_scans: Sequence[grading.GradedLabels] = (),
 ) -> list[Plan]:
-    """Make the plans of one target, or of several that one network is to learn: their objects are split once for all.
+    """Make the plans of one target, or of several targets of one network, with a common split of objects.
 
-    Settings of the networks, the split and the first look are those of the first target's recipe.
+    Settings of the networks, the split and the prefilter are those of the first target's recipe.
 
     Raises
     ------
@@ -217,9 +223,9 @@ def make_plans(
         If targets, labels and stores do not fit together, or there are too few examples.
     """
     if len(targets) == 1:
-        return [make_plan(targets[0], survey, store, out, budget, synthetic, seed, vetted)]
-    if vetted:
-        raise InputError("--grades are of one target: train it alone, or leave them out")
+        return [make_plan(targets[0], survey, store, out, budget, synthetic, seed, graded_scans)]
+    if graded_scans:
+        raise InputError("--grades apply to a single target: train that target alone, or leave --grades out")
     plans = [make_plan(target, survey, store, None, budget, synthetic, seed) for target in targets]
     first = plans[0]
     names = [plan.recipe.name for plan in plans]
@@ -228,18 +234,18 @@ def make_plans(
     for plan in plans:
         if plan.recipe.size != first.recipe.size or plan.schema.name != first.schema.name:
             raise InputError(
-                f"'{plan.recipe.name}' learns from {plan.schema.name} labels at {plan.recipe.size} px, "
-                f"'{first.recipe.name}' from {first.schema.name} labels at {first.recipe.size} px: "
+                f"'{plan.recipe.name}' uses {plan.schema.name} labels at {plan.recipe.size} px, "
+                f"'{first.recipe.name}' uses {first.schema.name} labels at {first.recipe.size} px: "
                 "train them one after the other"
             )
-    folds, because = folds_of(
+    folds, reason = folds_of(
         first.recipe,
         first.table,
         synthetic=synthetic,
-        whole=synthetic and any(plan.recipe.synthetic.positives for plan in plans),
+        whole_images=synthetic and any(plan.recipe.synthetic.positives for plan in plans),
     )
-    table = together({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed, folds)
-    place = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))
+    table = join_targets({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed, folds)
+    folder = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))
     hashes = tuple(plan.recipe.hash for plan in plans)
-    how = {"table": table, "together": hashes, "folds": folds, "fixed_because": because}
-    return [replace(plan, out=place / plan.recipe.name, **how) for plan in plans]
+    common = {"table": table, "joint_recipes": hashes, "folds": folds, "fixed_because": reason}
+    return [replace(plan, out=folder / plan.recipe.name, **common) for plan in plans]

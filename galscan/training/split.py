@@ -1,4 +1,4 @@
-"""Where a galaxy becomes train, calibration or test, or one fold of several."""
+"""Split of labelled objects into training, calibration and test sets, or into folds of cross-fitting."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ import pandas as pd
 
 from galscan.labels.recipe import Recipe
 from galscan.labels.settings import Split
-from galscan.models.roles import fold_name, kept_from
+from galscan.models.roles import fold_name, held_out_from
 from galscan.stats import crossfit
 from galscan.stats.purity import AMBIGUOUS
 
-RESERVED = 8000  # unlabelled objects, at most, on which it is measured: the scores of rare targets must be among theirs
+RESERVED = 8000  # unlabelled objects, at most, to measure the scatter between networks; many, to include high scores
 
 
-def folds_of(recipe: Recipe, table: pd.DataFrame, *, synthetic: bool, whole: bool) -> tuple[int, str]:
-    """Return how many folds a training has, 0 for a fixed split, and in words why it is fixed though the recipe is not.
+def folds_of(recipe: Recipe, table: pd.DataFrame, *, synthetic: bool, whole_images: bool) -> tuple[int, str]:
+    """Return the number of folds, 0 for a fixed split, and the reason if the split is fixed although the recipe is not.
 
     Parameters
     ----------
     table : DataFrame
-        As of `reserved`.
+        See `reserved`.
     synthetic : bool
-        Whether synthetic galaxies are made.
-    whole : bool
-        Whether a generator draws whole images: it is trained once, on galaxies of all folds.
+        Whether synthetic galaxies are used.
+    whole_images : bool
+        Whether a generator of whole images is used, which is trained once, on galaxies of all folds.
     """
     members = recipe.classifier.members
     if recipe.split.method == "fixed":
         return 0, ""
     if members < 2:
         return 0, "cross-fitting needs two networks or more ([classifier] members)"
-    if whole:
+    if whole_images:
         return 0, "one generator of whole images is trained for all networks ([synthetic] positives)"
     if reserved(table, synthetic=synthetic, seed=0).empty:
-        # Calibrated without that correction some 70 % of intervals hold the truth (tests/benchmarks/crossfit.py).
+        # Without that correction some 70 % of the intervals contain the truth (tests/benchmarks/crossfit.py).
         least = 2 * crossfit.LEAST if synthetic else crossfit.LEAST
-        return 0, f"cross-fitting needs {least} unlabelled galaxies, which tell how far the networks differ"
+        return 0, f"cross-fitting needs {least} unlabelled galaxies to measure the scatter between networks"
     return members, ""
 
 
 def reserved(table: pd.DataFrame, *, synthetic: bool, seed: int) -> pd.DataFrame:
-    """Return the rows of unlabelled objects on which the scatter of the networks is measured.
+    """Return the rows of unlabelled objects on which the scatter between networks is measured.
 
-    Nothing is made of them, as networks agree on what they were trained on: where synthetic galaxies need hosts, half
-    of the unlabelled objects remain for these. No rows where there are too few.
+    They are not used as hosts or negatives, because networks agree on their training data; if synthetic galaxies need
+    hosts, half of the unlabelled objects remain for these. Empty if there are too few.
 
     Parameters
     ----------
@@ -54,32 +54,36 @@ def reserved(table: pd.DataFrame, *, synthetic: bool, seed: int) -> pd.DataFrame
         Columns object, target and labelled (bool).
     """
     labelled = table["labelled"].astype(bool) | table["target"].notna()
-    free = table[~table["object"].isin(table.loc[labelled, "object"])]
-    count = min(RESERVED, len(free) // 2 if synthetic else len(free))
-    return free.sample(count if count >= crossfit.LEAST else 0, random_state=seed).sort_index().reset_index(drop=True)
+    unlabelled = table[~table["object"].isin(table.loc[labelled, "object"])]
+    count = min(RESERVED, len(unlabelled) // 2 if synthetic else len(unlabelled))
+    return (
+        unlabelled.sample(count if count >= crossfit.LEAST else 0, random_state=seed)
+        .sort_index()
+        .reset_index(drop=True)
+    )
 
 
 def held_out(table: pd.DataFrame, member: int = 0) -> np.ndarray:
-    """Return which rows (bool) are of objects that a network must know nothing of (`roles.kept_from`).
+    """Return a mask of the rows of objects that are held out from a network (`roles.held_out_from`).
 
-    Also where the row itself is in no split, as of a store whose labels say nothing of the object.
+    It includes rows without a split, from stores that have no labels of the object.
     """
-    objects = table.loc[kept_from(table["split"], member), "object"]
+    objects = table.loc[held_out_from(table["split"], member), "object"]
     return table["object"].isin(set(objects)).to_numpy()
 
 
 def split_objects(table: pd.DataFrame, split: Split, seed: int, folds: int = 0) -> np.ndarray:
     """Assign every labelled object to a fold, or to train, calibration or test, stratified, by a hash of its name.
 
-    Ambiguous objects, labelled but neither positive nor negative, are in every survey: they have their share of what
-    calibrates and tests, where they count as what they are, no targets.
+    Ambiguous objects (labelled, neither positive nor negative) are split in the same way, as every survey has them; in
+    calibration and test they count as non-targets.
 
     Parameters
     ----------
     table : DataFrame
-        Columns object, labelled and target: 0, 1 or, where there are several kinds of targets, a number for each.
+        Columns object, labelled and target: 0, 1 or, with several kinds of targets, a number for each.
     folds : int
-        Of cross-fitting, equal in size (`galscan.stats.folds_of`); 0 for the fractions of `split`.
+        Number of folds of cross-fitting, equal in size (`galscan.stats.folds_of`); 0 for the fractions of `split`.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int, folds: int = 0) 
             chosen[order] = [fold_name(k % folds) for k in range(n)]
             continue
         least = 0 if value == AMBIGUOUS else 2
-        held = [max(least, round(n * share)) for share in (split.calibration, split.test)]
+        held = [max(least, round(n * fraction)) for fraction in (split.calibration, split.test)]
         chosen[order[: held[0]]] = "calibration"
         chosen[order[held[0] : sum(held)]] = "test"
         chosen[order[sum(held) :]] = "train"

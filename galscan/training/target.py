@@ -1,4 +1,4 @@
-"""``galscan target``: a recipe to start from, its rules proved on labelled galaxies, and the targets that are there."""
+"""``galscan target``: write a recipe template, check a recipe on labelled galaxies, list the shipped targets."""
 
 from __future__ import annotations
 
@@ -21,58 +21,58 @@ from galscan.store import layout
 from galscan.store.layout import Store
 from galscan.training import rule_check
 
-SHOWN = 24  # pictures of each kind on a sheet
+SHOWN = 24  # images of each kind on a contact sheet
 GREEN, RED, GREY = (94, 190, 120), (224, 96, 86), (150, 157, 170)
 
 
 def new_target(
     name: str, *, schema: str | Sequence[str] = "gz2", answer: str | Sequence[str] = (), out: str | Path | None = None
 ) -> dict[str, Any]:
-    """Write a recipe to start from: every key explained, the labels' answers listed, rules that work.
+    """Write a recipe template: all keys explained, the answers of the labels listed, example rules that are valid.
 
     Parameters
     ----------
     name : str
-        Of the target.
+        Name of the target.
     schema : str or sequence of str
-        Label schemas to have rules for.
+        Label schemas that the recipe has rules for.
     answer : str or sequence of str
-        What the target is about, e.g. ``t08_odd_feature_a20_lens_or_arc``; some example by default.
+        Answers that define the target, e.g. ``t08_odd_feature_a20_lens_or_arc``; by default an example.
     out : path, optional
-        The file; default ``NAME.toml`` here.
+        The file; default ``NAME.toml`` in the working directory.
 
     Returns
     -------
     dict
-        JSON-able: ``recipe``, the file, and ``next``, the command that proves it.
+        JSON-able: ``recipe``, the file, and ``next``, the command that checks it.
 
     Raises
     ------
     InputError
-        If the name, a schema or an answer cannot be, or `out` does not end in ``.toml``.
+        If the name, a schema or an answer is invalid, or `out` does not end in ``.toml``.
     ConflictError
-        If `out` is there.
+        If `out` exists.
     """
     schemas = [schema] if isinstance(schema, str) else list(schema)
     path = Path(out) if out is not None else Path(f"{name}.toml")
     text = starting_recipe(name, schemas, [answer] if isinstance(answer, str) else answer)
     if path.suffix != ".toml":
-        raise InputError(f"{path} does not end in .toml, by which a recipe is told from a target's name")
+        raise InputError(f"{path} does not end in .toml, which marks the path of a recipe; rename it")
     if path.exists():
-        raise ConflictError(f"{path} is there and is not overwritten; name another file with --out")
+        raise ConflictError(f"{path} exists and is not overwritten; name another file with --out")
     files.write_text(path, text)
     return {"recipe": str(path), "schemas": schemas, "next": f"galscan target check {path} --store STORE"}
 
 
 def list_targets() -> dict[str, Any]:
-    """Return the targets that come with galscan: name, title, label schemas, and a line of science each."""
+    """Return the shipped targets with name, title, label schemas and a line of science each."""
     recipes = [load_recipe(name) for name in recipe_names()]
-    told = [
+    targets = [
         {"name": r.name, "title": r.title, "schemas": list(r.schemas), "science": first_sentence(r.science)}
         for r in recipes
     ]
-    lines = [f"{t['name']:<18}{t['title']} ({', '.join(t['schemas'])})\n{'':<18}{t['science']}" for t in told]
-    return {"targets": told, "text": "\n".join(lines)}
+    lines = [f"{t['name']:<18}{t['title']} ({', '.join(t['schemas'])})\n{'':<18}{t['science']}" for t in targets]
+    return {"targets": targets, "text": "\n".join(lines)}
 
 
 def first_sentence(text: str) -> str:
@@ -89,7 +89,7 @@ def check_target(
     seed: int = 0,
     sheet: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Prove a recipe's rules on labelled galaxies: what they find and what limits them.
+    """Check a recipe's rules on labelled galaxies: counts by rule and condition, errors and warnings.
 
     Parameters
     ----------
@@ -98,15 +98,15 @@ def check_target(
     survey, store : str or path, or sequence of them
         Surveys of the data home by name, stores by path or URL.
     seed : int
-        Of the split, as `galscan.train_rare` takes it, and of the choice of pictures.
+        Seed of the split, as in `galscan.train_rare`, and of the selection of images.
     sheet : path, optional
         Write a contact sheet (PNG) there: positives, hard negatives and ambiguous galaxies, 24 of each.
 
     Returns
     -------
     dict
-        JSON-able. ``error`` says in one line why the target cannot be trained on these stores, or is None;
-        ``warnings`` what makes it worth less; ``text`` is all of it for people.
+        JSON-able. ``error``: the reason in one line why the target cannot be trained on these stores, or None;
+        ``warnings``: problems that do not prevent training; ``text``: all results as text.
 
     Raises
     ------
@@ -116,12 +116,14 @@ def check_target(
     recipe = load_recipe(target)
     paths = home.find_stores(survey, store)
     if not paths:
-        raise InputError("nothing to check it against; name labelled stores with --store, or surveys with --survey")
+        raise InputError(
+            "no labelled galaxies to check the recipe on; name labelled stores with --store, or surveys with --survey"
+        )
     stores = [layout.open_store(p) for p in paths]
     schema = load_schema(recipe.schema_for(name for s in stores for name in s.schemas))
     rules = recipe.schemas[schema.name]
     table = rule_check.read(recipe, schema, stores, seed)
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "target": recipe.name, "title": recipe.title, "schema": schema.name,
         "objects": rule_check.counts(table), "split": rule_check.splits(table),
         "positive": rule_check.waterfall(rules.positive, table, schema),
@@ -131,61 +133,63 @@ def check_target(
         "error": rule_check.problem(recipe, schema, table, stores),
     }  # fmt: skip
     if sheet is not None:
-        told["sheet"] = str(_draw(recipe, schema, table, stores, seed, Path(sheet)))
-    return told | {"text": _text(told)}
+        result["sheet"] = str(_contact_sheet(recipe, schema, table, stores, seed, Path(sheet)))
+    return result | {"text": _text(result)}
 
 
-def _draw(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequence[Store], seed: int, path: Path) -> Path:
-    """Draw what the rules call positive, negative but hard, and ambiguous, so that a person sees what they mean."""
+def _contact_sheet(
+    recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequence[Store], seed: int, path: Path
+) -> Path:
+    """Write a contact sheet of positives, hard negatives and ambiguous galaxies by the rules."""
     rules, random = recipe.schemas[schema.name], np.random.default_rng(seed)
-    lot = random.random(len(table))
-    order = {"positive": lot, "negative": lot - rule_check.hardness(rules, table, schema), "ambiguous": lot}
+    shuffle = random.random(len(table))
+    order = {"positive": shuffle, "negative": shuffle - rule_check.hardness(rules, table, schema), "ambiguous": shuffle}
     chosen = {}
     for kind, key in order.items():
         rows = np.flatnonzero((table["kind"] == kind).to_numpy())
         chosen[kind] = rows[np.argsort(key[rows])][:SHOWN]
     rows = np.concatenate(list(chosen.values()))
     if not len(rows):
-        raise InputError(f"{recipe.name}: nothing to draw, no object has a label that the rules ask for")
+        raise InputError(f"{recipe.name}: the contact sheet would be empty, as no object has labels that the rules use")
     images = [stores[s].images(slice(r, r + 1))[0] for s, r in table[["survey", "row"]].iloc[rows].to_numpy()]
     positive = parse_rule(rules.positive, schema.names)
     colours = dict(zip(chosen, (GREEN, RED, GREY), strict=True))
-    n = {kind: len(some) for kind, some in chosen.items()}
+    n = {kind: len(kind_rows) for kind, kind_rows in chosen.items()}
     return thumbnails.contact_sheet(
         images, path, tile=128,
         captions=["\n".join([table["id"].iloc[r], *rule_check.named(positive, schema, table, int(r))]) for r in rows],
-        borders=[colours[kind] for kind, some in chosen.items() for _ in some],
+        borders=[colours[kind] for kind, kind_rows in chosen.items() for _ in kind_rows],
         title=f"{recipe.name} ({schema.name}): {n['positive']} positive (green), {n['negative']} hard negative (red), "
         f"{n['ambiguous']} ambiguous (grey)",
     )  # fmt: skip
 
 
-def _text(told: dict[str, Any]) -> str:
-    lines = [f"target       {told['target']}: {told['title']}", f"labels       {told['schema']}", ""]
-    kinds = [k for k in ("objects", *rule_check.KINDS) if k != "both" or told["objects"][-1]["both"]]
-    wide = max(8, *(len(row["store"]) for row in told["objects"]))
-    lines.append(f"  {'':<{wide}}" + "".join(f"{k.replace('_', ' '):>12}" for k in kinds))
-    lines += [f"  {row['store']:<{wide}}" + "".join(f"{row[k]:>12,}" for k in kinds) for row in told["objects"]]
+def _text(result: dict[str, Any]) -> str:
+    lines = [f"target       {result['target']}: {result['title']}", f"labels       {result['schema']}", ""]
+    kinds = [k for k in ("objects", *rule_check.KINDS) if k != "both" or result["objects"][-1]["both"]]
+    width = max(8, *(len(row["store"]) for row in result["objects"]))
+    lines.append(f"  {'':<{width}}" + "".join(f"{k.replace('_', ' '):>12}" for k in kinds))
+    lines += [f"  {row['store']:<{width}}" + "".join(f"{row[k]:>12,}" for k in kinds) for row in result["objects"]]
     lines.append("")
     lines += [
         f"{s:<13}{n['positive']:,} positive, {n['negative']:,} negative, {n['ambiguous']:,} ambiguous"
-        for s, n in told["split"].items()
+        for s, n in result["split"].items()
     ]
     for key in ("positive", "negative"):
-        lines += ["", *_steps(key, **told[key])]
+        lines += ["", *_steps(key, **result[key])]
     lines += ["", f"{'made from':<13}{'galaxies':>9}{'training':>10}"]
-    lines += [f"  {e['match']:>20,}{e['training']:>10,}  {e['key']}: {e['rule']}" for e in told["sources"]]
-    lines += [f"synthetic    {told['synthetic']}", ""]
-    lines += [f"warning      {warning}" for warning in told["warnings"]]
-    lines += [f"sheet        {told['sheet']}"] if "sheet" in told else []
-    lines.append(f"trainable    {'no: ' + told['error'] if told['error'] else 'yes'}")
+    lines += [f"  {e['match']:>20,}{e['training']:>10,}  {e['key']}: {e['rule']}" for e in result["sources"]]
+    lines += [f"synthetic    {result['synthetic']}", ""]
+    lines += [f"warning      {warning}" for warning in result["warnings"]]
+    lines += [f"sheet        {result['sheet']}"] if "sheet" in result else []
+    lines.append(f"trainable    {'no: ' + result['error'] if result['error'] else 'yes'}")
     return "\n".join(lines)
 
 
 def _steps(key: str, join: str, steps: list[dict[str, Any]]) -> list[str]:
-    """Return a waterfall; of conditions that must all hold the one that excludes most is marked."""
-    head = {"and": "all of", "or": "any of", "": "where"}[join]
-    lines = [f"{key + ', ' + head:<22}{'true':>9}{'not asked':>11}{'so far':>9}{'without it':>12}"]
+    """Return the lines of a waterfall; for conditions joined by "and", the one that excludes most is marked."""
+    heading = {"and": "all of", "or": "any of", "": "where"}[join]
+    lines = [f"{key + ', ' + heading:<22}{'true':>9}{'not asked':>11}{'so far':>9}{'without it':>12}"]
     worst = max(range(len(steps)), key=lambda k: steps[k]["without"] or 0) if join == "and" else None
     for k, step in enumerate(steps):
         without = "" if step["without"] is None else f"{step['without']:,}"

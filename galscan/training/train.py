@@ -1,4 +1,4 @@
-"""Train one network on real, or on real and synthetic, galaxies: one loop, read from top to bottom."""
+"""Training of one classifier on real galaxies, or on real and synthetic ones."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from galscan.models.augment import noise_and_gain, quarter_turns, rotate_flip_sc
 from galscan.models.network import GalaxyNet, Network, to_unit
 from galscan.models.votes import Groups, groups_of, negative_log_likelihood
 
-MOST_POSITIVE = 0.6  # of a batch, where several targets share it
+MOST_POSITIVE = 0.6  # largest fraction of positives in a batch, with several targets
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Galaxies with what they are.
+    """Training examples: galaxies with targets and answers.
 
     Attributes
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
     target : ndarray of float32, shape (n, targets)
-        1, 0, or NaN (ambiguous: teaches nothing of this target).
+        1, 0, or NaN (ambiguous: no loss for this target).
     answers : ndarray of float32, shape (n, answers)
         Morphology scaled to 0..1, NaN = not asked.
     votes : ndarray of float32, shape (n, questions), optional
-        On each question, where the answers are votes.
+        Number of votes on each question, where the answers are vote fractions.
     groups : list of list of int
         Columns of the answers of each question.
     host : ndarray of int, shape (n,), optional
-        Of a galaxy into which a feature was injected, the row number of its untouched host among these; -1 where there
-        is none. A host is drawn in the same batch as the galaxy made of it, and in no other.
+        Row number of the unmodified host of an injected feature; -1 for all other galaxies. A host appears only in
+        batches with the galaxy made from it.
     """
 
     images: np.ndarray
@@ -65,10 +65,9 @@ class Examples:
         schema: Schema,
         host: np.ndarray | None = None,
     ) -> Examples:
-        """Build examples from labels in their own units, of which the networks are trained on `answers`.
+        """Build examples from labels in their units; networks are trained on `answers`.
 
-        Of votes that `labels` does not count (`galscan.labels.columns.votes_column`) there are
-        ``schema.assumed_votes``.
+        ``schema.assumed_votes`` is used where `labels` has no number of votes (`galscan.labels.columns.votes_column`).
         """
         columns = [schema.names.index(a) for a in answers]
         low, high = schema.low[columns], schema.high[columns]
@@ -82,104 +81,103 @@ class Examples:
             np.full(len(images), -1) if host is None else host,
         )  # fmt: skip
 
-    def joined(self, others: Examples) -> Examples:
-        """Return these galaxies, and after them the others."""
-        images, target, answers, votes = map(np.concatenate, zip(self.columns, others.columns, strict=True))
-        theirs = np.where(others.hosts >= 0, others.hosts + len(self.images), -1)
-        return Examples(images, target, answers, votes, self.groups, np.concatenate([self.hosts, theirs]))
+    def joined(self, other: Examples) -> Examples:
+        """Concatenate these examples and `other`."""
+        images, target, answers, votes = map(np.concatenate, zip(self.columns, other.columns, strict=True))
+        hosts = np.where(other.hosts >= 0, other.hosts + len(self.images), -1)
+        return Examples(images, target, answers, votes, self.groups, np.concatenate([self.hosts, hosts]))
 
     def select(self, rows: np.ndarray) -> Examples:
-        """Return the galaxies of these row numbers; a host that is not among them is forgotten."""
-        place = np.full(len(self.images) + 1, -1)
-        place[rows] = np.arange(len(rows))
+        """Return the examples of these row numbers; `host` is -1 where the host is not selected."""
+        position = np.full(len(self.images) + 1, -1)  # the last entry, of host -1, stays -1
+        position[rows] = np.arange(len(rows))
         images, target, answers, votes = (column[rows] for column in self.columns)
-        return Examples(images, target, answers, votes, self.groups, place[self.hosts[rows]])
+        return Examples(images, target, answers, votes, self.groups, position[self.hosts[rows]])
 
     @property
     def hosts(self) -> np.ndarray:
-        """`host`, with a row for each galaxy also where none was injected."""
+        """`host` with one row for each galaxy, also if no feature was injected."""
         return self.host if len(self.host) else np.full(len(self.images), -1)
 
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
-        """Everything that has a row for each galaxy."""
+        """Arrays with one row for each galaxy."""
         votes = self.votes if self.groups else np.empty((len(self.images), 0), np.float32)
         return self.images, self.target, self.answers, votes
 
     def useful(self, settings: ClassifierSettings) -> np.ndarray:
-        """Return which galaxies teach anything: one without a target does only where morphology is learnt."""
+        """Mask of the galaxies with any loss: those without a target count only if morphology is trained."""
         return np.isfinite(self.target).any(1) | (settings.morphology_weight > 0)
 
 
-def drawing_weights(
+def sampling_weights(
     real: Examples, synthetic: Examples | None, settings: ClassifierSettings, *, only_real: bool = False
 ) -> torch.Tensor:
-    """Return how often each galaxy is drawn, the real ones and after them the synthetic; float64, their sum is 1.
+    """Return the sampling weights of real and then synthetic galaxies; float64, normalised to a sum of 1.
 
-    Real positives are ``settings.positive_fraction`` of a batch where they are oversampled, synthetic ones
-    ``settings.synthetic_positives`` beside them, synthetic negatives ``settings.synthetic_negatives``; each of several
-    targets has an equal part of the positives. Few synthetic positives are drawn less often: none more often than a
-    real one, else a handful would be learnt by heart. Without real positives the synthetic ones take their place.
-    Hosts are not drawn by themselves (`Examples.host`).
+    With oversampling, real positives are ``settings.positive_fraction`` of a batch, synthetic positives
+    ``settings.synthetic_positives`` in addition, and synthetic negatives ``settings.synthetic_negatives``; positives
+    are divided equally among targets. No synthetic positive is sampled more often than a real one, to avoid overfitting
+    on a few. Without real positives, synthetic ones replace them. Hosts have weight 0 (see `Examples.host`).
 
     Parameters
     ----------
     only_real : bool
-        No synthetic galaxy is drawn, but for those of a target without real positives: see ``settings.real_last``.
+        Synthetic galaxies have weight 0, except those of a target without real positives: see ``settings.real_last``.
     """
     pools = [real] if synthetic is None else [real, synthetic]
     any_positive = [(pool.target == 1).any(1) for pool in pools]
-    others = [pool.useful(settings) & ~rows for pool, rows in zip(pools, any_positive, strict=True)]
+    negatives = [pool.useful(settings) & ~rows for pool, rows in zip(pools, any_positive, strict=True)]
     targets = real.target.shape[1]
-    mass = min(targets * settings.positive_fraction, max(MOST_POSITIVE, settings.positive_fraction))
+    positive_mass = min(targets * settings.positive_fraction, max(MOST_POSITIVE, settings.positive_fraction))
     if settings.sampling == "natural":
-        mass = any_positive[0].sum() / max(any_positive[0].sum() + others[0].sum(), 1)
-    kinds = [([pool.target[:, k] == 1 for pool in pools], mass / targets) for k in range(targets)]
+        positive_mass = any_positive[0].sum() / max(any_positive[0].sum() + negatives[0].sum(), 1)
+    kinds = [([pool.target[:, k] == 1 for pool in pools], positive_mass / targets) for k in range(targets)]
     if settings.sampling == "natural":
-        kinds = [(any_positive, mass)]
+        kinds = [(any_positive, positive_mass)]
     weights = [np.zeros(len(pool.target)) for pool in pools]
-    use = synthetic is not None and not only_real
-    if use:
+    use_synthetic = synthetic is not None and not only_real
+    if use_synthetic:
         hosts = np.zeros(len(pools[1].target), bool)
         hosts[pools[1].hosts[pools[1].hosts >= 0]] = True
-        others[1] &= ~hosts
-    for rows, each in kinds:
+        negatives[1] &= ~hosts
+    for rows, mass in kinds:
         n_real = int(rows[0].sum())
-        n_synthetic = int(rows[1].sum()) if synthetic is not None and (use or not n_real) else 0
-        extra = settings.synthetic_positives / len(kinds) if use and n_synthetic else 0.0
+        n_synthetic = int(rows[1].sum()) if synthetic is not None and (use_synthetic or not n_real) else 0
+        extra = settings.synthetic_positives / len(kinds) if use_synthetic and n_synthetic else 0.0
         if n_real and extra:
-            extra = min(extra, each * n_synthetic / n_real)
-        weights[0] += rows[0] * (each / max(n_real, 1))
+            extra = min(extra, mass * n_synthetic / n_real)
+        weights[0] += rows[0] * (mass / max(n_real, 1))
         if n_synthetic:
-            weights[1] += rows[1] * ((extra if n_real else each + extra) / n_synthetic)
-    if use and others[1].any():
-        weights[1] += others[1] * (settings.synthetic_negatives / others[1].sum())
-    rest = 1 - sum(float(each.sum()) for each in weights)
-    weights[0] += others[0] * (max(rest, 0.0) / max(int(others[0].sum()), 1))
+            weights[1] += rows[1] * ((extra if n_real else mass + extra) / n_synthetic)
+    if use_synthetic and negatives[1].any():
+        weights[1] += negatives[1] * (settings.synthetic_negatives / negatives[1].sum())
+    rest = 1 - sum(float(column.sum()) for column in weights)
+    weights[0] += negatives[0] * (max(rest, 0.0) / max(int(negatives[0].sum()), 1))
     return torch.from_numpy(np.concatenate(weights))
 
 
 def with_hosts(
     rows: torch.Tensor, host: torch.Tensor, positive: torch.Tensor, fraction: float, random: torch.Generator
 ) -> torch.Tensor:
-    """Put the untouched hosts of a `fraction` of the injected galaxies of a batch in the place of other negatives.
+    """Replace negatives of a batch by the unmodified hosts of a `fraction` of its injected galaxies.
 
     Parameters
     ----------
     rows : tensor of int, shape (batch,)
-        What was drawn.
+        Row numbers of the batch.
     host : tensor of int, shape (n,)
         `Examples.host` of all galaxies.
     positive : tensor of bool, shape (n,)
     """
     injected = rows[host[rows] >= 0]
-    free = torch.nonzero(~positive[rows] & (host[rows] < 0)).flatten()
-    count = min(round(fraction * len(injected)), len(free))
+    replaceable = torch.nonzero(~positive[rows] & (host[rows] < 0)).flatten()
+    count = min(round(fraction * len(injected)), len(replaceable))
     if not count:
         return rows
     chosen = injected[torch.randperm(len(injected), generator=random)[:count]]
-    places = free[torch.randperm(len(free), generator=random)[:count]]
-    return rows.index_put((places,), host[chosen])
+    positions = replaceable[torch.randperm(len(replaceable), generator=random)[:count]]
+    return rows.index_put((positions,), host[chosen])
 
 
 def train_classifier(
@@ -195,43 +193,43 @@ def train_classifier(
 ) -> Network:
     """Train a network for `steps` batches of ``settings.batch`` galaxies.
 
-    The network has a score for each column of ``real.target``.
-    With `synthetic`, a part of the galaxies is synthetic (`drawing_weights`), but for the last ``settings.real_last``
-    of the steps. The loss of the target is ``settings.loss``.
+    The network has a score for each column of ``real.target``. With `synthetic`, a fraction of the galaxies is
+    synthetic (`sampling_weights`), except in the last ``settings.real_last`` of the steps. The loss of the target is
+    ``settings.loss``.
 
     Parameters
     ----------
     advance : callable, optional
-        Called as ``advance(1, note)`` after each step, instead of a progress line of its own.
+        Called as ``advance(1, note)`` after each step; replaces the progress line.
 
     Returns
     -------
     Network
-        The moving average of the weights, with the statistics of its normalisation layers taken from the pixels
-        of *real* training images only: synthetic ones have statistics of their own, and it is real ones it will see.
+        The moving average of the weights. BatchNorm statistics are recomputed on *real* training images only, as the
+        network is applied to real images.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     network = _start(real, settings).to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(_learning(network, settings), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(_parameter_groups(network, settings), weight_decay=settings.weight_decay)
     dtype = devices.training_dtype(device)
 
-    all_ = real if synthetic is None else real.joined(synthetic)
-    columns = [torch.from_numpy(column) for column in all_.columns]
-    host, positive = torch.from_numpy(all_.hosts), torch.from_numpy((all_.target == 1).any(1))
+    examples = real if synthetic is None else real.joined(synthetic)
+    columns = [torch.from_numpy(column) for column in examples.columns]
+    host, positive = torch.from_numpy(examples.hosts), torch.from_numpy((examples.target == 1).any(1))
     real_from = steps - round(steps * settings.real_last) if synthetic is not None else steps
-    weights = [drawing_weights(real, synthetic, settings, only_real=only) for only in (False, True)]
+    weights = [sampling_weights(real, synthetic, settings, only_real=only) for only in (False, True)]
     counts = (real.target == 0).sum(0), np.maximum((real.target == 1).sum(0), 1)
     balance = torch.tensor(counts[0] / counts[1], device=device).float()
 
     network.train()
     with track(label, steps, "step") if advance is None else nullcontext(advance) as advance:
         for step in range(steps):
-            share = min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            schedule = min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
-                group["lr"] = group["highest"] * share
+                group["lr"] = group["highest"] * schedule
             rows = torch.multinomial(weights[step >= real_from], settings.batch, replacement=True, generator=random)
             rows = with_hosts(rows, host, positive, settings.hosts, random)
             images, target, answers, votes = (column[rows].to(device) for column in columns)
@@ -241,11 +239,11 @@ def train_classifier(
             with devices.autocast(device, dtype):
                 logit, morphology = network(pixels)
             loss = _target_loss(logit.float(), target, settings.loss, balance)
-            if all_.groups:
-                told = negative_log_likelihood(morphology.float(), answers, votes, all_.groups)
+            if examples.groups:
+                morphology_loss = negative_log_likelihood(morphology.float(), answers, votes, examples.groups)
             else:
-                told = _masked_bce(morphology.float(), answers)
-            loss = loss + settings.morphology_weight * told
+                morphology_loss = _masked_bce(morphology.float(), answers)
+            loss = loss + settings.morphology_weight * morphology_loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -255,7 +253,7 @@ def train_classifier(
                     if value.requires_grad:
                         mean.lerp_(value, 1 - keep)
             advance(1, f"loss {loss.item():.3f}")
-    _restate(average, real.images, device, random)
+    _recompute_batch_norm(average, real.images, device, random)
     return average.eval().cpu()
 
 
@@ -268,20 +266,21 @@ def _start(examples: Examples, settings: ClassifierSettings) -> Network:
     return start_network(settings, examples.images.shape[1], *heads)
 
 
-def _learning(network: Network, settings: ClassifierSettings) -> list[dict[str, Any]]:
-    """Return what of a network learns, with the highest learning rate of each part: an encoder's is its own."""
-    parts: dict[float, list[nn.Parameter]] = {}
+def _parameter_groups(network: Network, settings: ClassifierSettings) -> list[dict[str, Any]]:
+    """Return the optimizer's parameter groups with their highest learning rates: head and encoder."""
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, value in network.named_parameters():
         if value.requires_grad:
-            theirs = name.startswith("encoder.")
-            parts.setdefault(settings.encoder_learning_rate if theirs else settings.learning_rate, []).append(value)
-    return [{"params": values, "highest": rate} for rate, values in parts.items()]
+            of_encoder = name.startswith("encoder.")
+            rate = settings.encoder_learning_rate if of_encoder else settings.learning_rate
+            groups.setdefault(rate, []).append(value)
+    return [{"params": values, "highest": rate} for rate, values in groups.items()]
 
 
 def affordable_steps(
     real: Examples, settings: ClassifierSettings, *, device: torch.device, seconds: float | None
 ) -> int:
-    """Return how many steps of `train_classifier` fit into `seconds`, at most what the recipe asks for."""
+    """Return the number of steps of `train_classifier` that fit into `seconds`, at most ``settings.steps``."""
     if seconds is None:
         return settings.steps
     with devices.one_thread() if device.type == "cpu" else nullcontext():
@@ -295,28 +294,28 @@ def affordable_steps(
 def _target_loss(logits: torch.Tensor, target: torch.Tensor, kind: str, balance: torch.Tensor) -> torch.Tensor:
     """Loss of the target over the galaxies that have one.
 
-    "weighted" counts a positive `balance` times. "focal" is equation 5 of Lin et al. 2017 (arXiv:1708.02002)
-    with gamma 2 and alpha 0.25, the pair they found best.
+    "weighted" multiplies the loss of positives by `balance`. "focal" is equation 5 of Lin et al. 2017
+    (arXiv:1708.02002) with gamma 2 and alpha 0.25, their best values.
     """
     if kind == "focal":
-        chance = torch.sigmoid(torch.where(target == 1, logits, -logits))  # of what is true
-        factor = torch.where(target == 1, 0.25, 0.75) * (1 - chance) ** 2
+        probability = torch.sigmoid(torch.where(target == 1, logits, -logits))  # of the true class
+        factor = torch.where(target == 1, 0.25, 0.75) ** (1 - probability) ** 2
         return _masked_bce(logits, target, factor)
     return _masked_bce(logits, target, torch.where(target == 1, balance, 1.0) if kind == "weighted" else 1.0)
 
 
 def _masked_bce(logits: torch.Tensor, values: torch.Tensor, factor: torch.Tensor | float = 1.0) -> torch.Tensor:
-    """Binary cross-entropy, times `factor`, over the values that are known; soft values are allowed."""
+    """Binary cross-entropy, times `factor`, over the known values; these may be fractions."""
     known = values.isfinite()
     losses = F.binary_cross_entropy_with_logits(logits, torch.nan_to_num(values), reduction="none")
     return (losses * factor * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def _restate(network: Network, images: np.ndarray, device: torch.device, random: torch.Generator) -> None:
-    """Take the statistics of the normalisation layers from up to 2,048 of `images`, in natural proportions.
+def _recompute_batch_norm(network: Network, images: np.ndarray, device: torch.device, random: torch.Generator) -> None:
+    """Recompute the statistics of BatchNorm layers on up to 2,048 random `images`.
 
-    Those of a frozen encoder, which is never in training, stay.
+    Those of a frozen encoder are unchanged.
     """
     layers = [m for m in network.train().modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     if not layers:

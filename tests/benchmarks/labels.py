@@ -53,9 +53,9 @@ from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
 from galscan.stats.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
 from galscan.synthesis import backends
-from galscan.synthesis.evaluation import ReferenceClassifier, screen
+from galscan.synthesis.evaluation import ReferenceClassifier, filter_synthetic
 from galscan.synthesis.synthetic_set import SyntheticSet, generate_set, read_synthetic_set, write_synthetic_set
-from galscan.training.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, together
+from galscan.training.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, join_targets
 from galscan.training.train import Examples, train_classifier
 from tests.benchmarks._processes import side_by_side
 from tests.benchmarks._record import arguments, record
@@ -206,7 +206,7 @@ class Data:
         ]  # fmt: skip
         tables = {answer: read_table([store], schema, rule) for answer, rule in zip(schema.names, rules, strict=True)}
         # Nothing is calibrated here: what is set aside for that is among the galaxies that may train.
-        table = together(tables, Split(train=0.5, calibration=0.1, test=0.4), seed=0)
+        table = join_targets(tables, Split(train=0.5, calibration=0.1, test=0.4), seed=0)
         galaxies = load_galaxies([store], table, schema.names, SIZE, seed=0, unlabelled=True)
         targets = galaxies.table[[target_column(answer) for answer in schema.names]].to_numpy(np.float32)
         return cls(store.name, schema, rules, galaxies, targets)
@@ -237,7 +237,7 @@ class Data:
         labels.loc[~shown] = np.nan
         table = self.galaxies.table.assign(target=self.galaxies.table["target"].where(shown), split="")
         side = Galaxies(self.galaxies.images[apart], table.iloc[apart], labels.iloc[apart])
-        backends.teach(
+        backends.train(
             side.generator_set(settings), self.schema, [self.survey], settings, out, name=name, seed=seed,
             device=CPU, start=start,
         )  # fmt: skip
@@ -321,7 +321,7 @@ class Repetition:
                     self.settings.synthetic, seed=self.seed * len(data.rules) + k, device=CPU,
                 )  # fmt: skip
                 critic = ReferenceClassifier(network.only(k), data.schema.names, data.schema, CPU)
-                judged = screen(dreams, images, critic, rules, data.schema)
+                judged = filter_synthetic(dreams, images, critic, rules, data.schema)
                 dropped.update(judged.loc[~judged["kept"], "reason"])
                 parts.append(dreams.select(judged["kept"].to_numpy()))
         kept = SyntheticSet.joined(parts)

@@ -30,7 +30,7 @@ from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
 from galscan.models.ensemble import member_outputs
-from galscan.models.votes import groups_of, shares
+from galscan.models.votes import groups_of, expected_fractions
 from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
 from galscan.store.build import ingest_survey
@@ -88,7 +88,7 @@ class Voted:
         store, schema, rules = galscan.open_store(path), load_schema("gz2"), load_recipe("dustlane").schemas["gz2"]
         table = read_table([store], schema, rules).assign(split="")
         galaxies = load_galaxies([store], table, schema.names, size, seed=0, unlabelled=False)
-        labels = galaxies.counted(schema)
+        labels = galaxies.labels_and_votes(schema)
         leads = labels[LANE] >= labels[list(schema.tasks[7].answers)].max(axis=1)  # not where nobody was asked
         return cls(galaxies, schema, rules, labels, leads.to_numpy())
 
@@ -141,7 +141,7 @@ def _votes(work: Path, size: int, steps: int, seeds: int, quick: bool) -> dict[s
         found["tested"].append(int(voted.lanes[test].sum()))
         for name in arms:
             _, raw = member_outputs([load_network(networks[name, seed])], voted.galaxies.images[test], CPU)
-            said = pd.DataFrame(shares(torch.from_numpy(raw[0]), groups).numpy(), columns=answers)
+            said = pd.DataFrame(expected_fractions(torch.from_numpy(raw[0]), groups).numpy(), columns=answers)
             # Of all who look at the galaxy: who is asked about oddities depends on what was said before.
             score = (said[LANE] * said["t06_odd_a14_yes"]).to_numpy()
             found[name].append(_curve(score, voted.lanes[test]))

@@ -175,7 +175,7 @@ MISTAKES = [
     ("export {p}/model --out {o}/c.fits", "no run at", "galscan scan"),
     ("export {p}/run --out {o}/c.fits --crossmatch simbat", "'simbat'", "did you mean 'simbad'", "vizier:TABLE"),
     ("export {p}/run --out {o}/c.fits --crossmatch vizier:", "vizier:", "give the name of a table"),
-    ("export {p}/run --out {o}/c.fits --crossmatch ned,ned", "names ned twice", "once will do"),
+    ("export {p}/run --out {o}/c.fits --crossmatch ned,ned", "names ned twice", "name it once"),
     ("export {p}/run --out {o}/c.fits --crossmatch ned --radius 90", "--radius 90", "at most 60 arcsec"),
     ("export {p}/run --out {o}/c.fits --contact me@example.org", "--contact is told to the services", "name one"),
     ("export {p}/run --out {o}/c.moc.fits --crossmatch ned", "--crossmatch says nothing", "all that was scanned"),

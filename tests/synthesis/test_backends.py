@@ -38,11 +38,11 @@ def test_any_kind_is_taught_kept_opened_tuned_on_and_dreams(settings, tmp_path):
     backends.check_start(settings)
     how = {"seed": 0, "device": CPU}
     assert backends.find(tmp_path) is None
-    told = backends.teach(galaxies(), SCHEMA, ["sky"], settings, tmp_path, **how)
+    told = backends.train(galaxies(), SCHEMA, ["sky"], settings, tmp_path, **how)
     found = backends.find(tmp_path)
     assert told["steps"] == 2 and found is not None and found.stem == "generator"
     assert (
-        backends.teach(galaxies(), SCHEMA, ["sky"], settings, tmp_path, name="next", start=found, **how)["steps"] == 2
+        backends.train(galaxies(), SCHEMA, ["sky"], settings, tmp_path, name="next", start=found, **how)["steps"] == 2
     )
     for generator in (backends.load(tmp_path), backends.load(tmp_path, "next"), backends.load_named(str(found))):
         assert (generator.config.schema, generator.config.size, generator.config.surveys) == ("simulated", 16, ("sky",))
@@ -59,7 +59,7 @@ def test_the_generators_own_guidance_and_steps_are_the_default(monkeypatch):
         guidance, steps, batch = 4.5, 7, 2
         config = type("Told", (), {"size": 8})
 
-        def draw(self, values, survey, **how):
+        def generate(self, values, survey, **how):
             asked.update(how)
             return np.zeros((len(values), 8, 8, 3), np.uint8)
 
@@ -73,7 +73,7 @@ def test_the_generators_own_guidance_and_steps_are_the_default(monkeypatch):
 def test_what_is_no_generator_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no galscan\.json"):
         backends.load_named(str(tmp_path))
-    with pytest.raises(InputError, match="--generator none: name weights"):
+    with pytest.raises(InputError, match="--generator none: name the weights"):
         backends.load_named("none")
     with pytest.raises(InputError, match="is not a readable generator"):
         backends.load(tmp_path)

@@ -13,7 +13,7 @@ from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import load_schema
 from galscan.synthesis import evaluation as judges
 from galscan.synthesis import similarity
-from galscan.synthesis.evaluation import ReferenceClassifier, evaluate, screen
+from galscan.synthesis.evaluation import ReferenceClassifier, evaluate, filter_synthetic
 from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED, SyntheticSet
 
 SCHEMA = load_schema("simulated")
@@ -93,7 +93,7 @@ def verdict(dreams: SyntheticSet, real: SyntheticSet, critic: ReferenceClassifie
 
 
 def test_the_critic_sees_what_is_painted(critic, real):
-    look = critic.look(real.images)
+    look = critic.predict(real.images)
     assert look.features.shape == (360, 48) and list(look.answers) == ANSWERS
     for answer in ANSWERS:
         assert np.abs(look.answers[answer] - real.labels[answer]).mean() < 0.15
@@ -102,12 +102,14 @@ def test_the_critic_sees_what_is_painted(critic, real):
 
 def test_answers_are_in_their_own_units(critic, real):
     efigi = load_schema("efigi")
-    seen = ReferenceClassifier(Colours(), ["t", "visible_dust"], efigi, torch.device("cpu")).look(real.images).answers
+    seen = (
+        ReferenceClassifier(Colours(), ["t", "visible_dust"], efigi, torch.device("cpu")).predict(real.images).answers
+    )
     assert seen["t"].min() < -3 and seen["t"].max() > 8 and seen["visible_dust"].between(0, 1).all()
 
 
 def test_real_galaxies_pass_the_screen(critic, real):
-    kept = screen(galaxies(200, 7), real.images, critic, RULES, SCHEMA)
+    kept = filter_synthetic(galaxies(200, 7), real.images, critic, RULES, SCHEMA)
     assert list(kept) == ["kept", "reason"] and kept["kept"].mean() > 0.93
     assert (kept["reason"] == "").equals(kept["kept"])
 
@@ -116,7 +118,7 @@ def test_copies_are_dropped_however_they_are_turned(critic, real):
     examples = real.images[np.flatnonzero(real.target == 1)[:8]]
     planted = [np.rot90(image, k % 4)[:, :: 1 if k < 4 else -1] for k, image in enumerate(examples)]
     dimmed = (np.stack(planted) * 0.96).astype(np.uint8)
-    reasons = screen(replaced(positives(), slice(8), dimmed), real.images, critic, RULES, SCHEMA)
+    reasons = filter_synthetic(replaced(positives(), slice(8), dimmed), real.images, critic, RULES, SCHEMA)
     assert (reasons["reason"][:8] == "copy").all()
     assert (reasons["reason"][8:] != "copy").all()
 
@@ -124,12 +126,14 @@ def test_copies_are_dropped_however_they_are_turned(critic, real):
 def test_galaxies_that_are_there_twice_do_not_hide_copies(critic, real):
     doubled = np.concatenate([real.images, real.images[:40]])
     dreams = replaced(positives(), 0, real.images[0])
-    assert screen(dreams, doubled, critic, RULES, SCHEMA)["reason"][0] == "copy"
+    assert filter_synthetic(dreams, doubled, critic, RULES, SCHEMA)["reason"][0] == "copy"
 
 
 def test_the_wrong_class_is_dropped(critic, real):
     plain = galaxies(5, 2, early=0.9, lane=0.1)
-    reasons = screen(replaced(positives(), slice(5), plain.images), real.images, critic, RULES, SCHEMA)["reason"]
+    reasons = filter_synthetic(replaced(positives(), slice(5), plain.images), real.images, critic, RULES, SCHEMA)[
+        "reason"
+    ]
     assert (reasons[:5] != "").all() and (reasons[:5] == "not the class").sum() >= 4
     assert (reasons[5:] == "").mean() > 0.9
 
@@ -138,16 +142,16 @@ def test_a_negative_that_looks_positive_is_dropped(critic, real):
     dreams = galaxies(20, 5, early=0.1)
     assert (dreams.target == 0).all()
     wrong = replaced(dreams, slice(4), positives(4).images)
-    reasons = screen(wrong, real.images, critic, RULES, SCHEMA)["reason"]
+    reasons = filter_synthetic(wrong, real.images, critic, RULES, SCHEMA)["reason"]
     assert (reasons[:4] == "looks positive").all() and not (reasons[4:] == "looks positive").any()
     blind = ReferenceClassifier(Colours(), ["early_type", "spiral"], SCHEMA, torch.device("cpu"))
-    assert not (screen(wrong, real.images, blind, RULES, SCHEMA)["reason"] == "looks positive").any()
+    assert not (filter_synthetic(wrong, real.images, blind, RULES, SCHEMA)["reason"] == "looks positive").any()
 
 
 def test_noise_and_the_dark_are_unlike_any_galaxy(critic, real):
     noise = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
     dreams = replaced(replaced(positives(), slice(4), noise), slice(4, 8), positives(4).images // 20)
-    assert (screen(dreams, real.images, critic, RULES, SCHEMA)["reason"][:8] == "unlike any galaxy").all()
+    assert (filter_synthetic(dreams, real.images, critic, RULES, SCHEMA)["reason"][:8] == "unlike any galaxy").all()
 
 
 def test_real_galaxies_as_dreams_do_as_well_as_those_held_out(critic, real):

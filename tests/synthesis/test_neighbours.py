@@ -51,6 +51,6 @@ def test_distances_are_those_of_brute_force(monkeypatch):
 def test_a_galaxy_is_not_its_own_neighbour(images, monkeypatch):
     between = spacing(luminance(images))
     assert len(between) == 30 and (between > 1).all()
-    monkeypatch.setattr(neighbours, "ASKED", 10)
+    monkeypatch.setattr(neighbours, "MOST_QUERIES", 10)
     np.testing.assert_allclose(spacing(luminance(images))[[0, -1]], between[[0, -1]], rtol=1e-4)
     assert len(spacing(luminance(images))) == 10

@@ -16,7 +16,7 @@ from galscan.synthesis import synthetic_set as module
 from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
 from galscan.synthesis.galaxies import MEASURED, SHAPE
 from galscan.synthesis.synthetic_set import (
-    DRAWN,
+    GENERATED,
     HOST,
     INJECTED,
     MINED,
@@ -65,7 +65,7 @@ def asked(monkeypatch) -> list[dict]:
         calls.append({"values": values, "survey": survey, **options})
         return np.full((len(values), 16, 16, 3), len(calls), np.uint8)
 
-    monkeypatch.setattr(module, "dream", stand_in)
+    monkeypatch.setattr(module, "sample_images", stand_in)
     return calls
 
 
@@ -143,7 +143,7 @@ def test_the_seed_decides_and_another_draws_others(asked):
 
 def test_time_is_shared_and_labels_are_cut_with_the_images(asked, monkeypatch):
     whole = module.synthetic
-    monkeypatch.setattr(module, "dream", lambda *a, **k: whole(*a, **k)[:2])
+    monkeypatch.setattr(module, "sample_images", lambda *a, **k: whole(*a, **k)[:2])
     dreams = drawn(conditions(), seconds=18.0)
     assert [c["seconds"] for c in asked] == pytest.approx([6.0, 6.0, 3.0, 3.0])
     assert len(dreams.images) == len(dreams.labels) == len(dreams) == 8
@@ -257,7 +257,7 @@ def injected(some) -> SyntheticSet:
 
 
 def test_what_is_drawn_has_no_host(some):
-    assert (some.origin == DRAWN).all() and (some.host == -1).all() and np.isnan(some.depth).all()
+    assert (some.origin == GENERATED).all() and (some.host == -1).all() and np.isnan(some.depth).all()
     assert some.synthetic.all()
     hosts = SyntheticSet.of_origin(some.images, some.labels[::-1], some.target, HOST)
     assert not hosts.synthetic.any() and list(hosts.labels.index) == list(range(9))
@@ -279,7 +279,7 @@ def test_a_store_of_an_earlier_version_is_read_as_drawn(injected, tmp_path):
     write_synthetic_set(injected, tmp_path / "d.zarr", "dreams-x", SCHEMA, {})
     zarr.open_group(tmp_path / "d.zarr", mode="r+").attrs["truth"] = ["target", "laid"]
     back = read_synthetic_set(tmp_path / "d.zarr", "simulated")
-    assert (back.origin == DRAWN).all() and (back.host == -1).all() and np.isnan(back.depth).all()
+    assert (back.origin == GENERATED).all() and (back.host == -1).all() and np.isnan(back.depth).all()
     np.testing.assert_array_equal(back.target, injected.target)
 
 

@@ -63,7 +63,12 @@ def test_the_simulated_sky_by_default(tmp_path, learnt, capsys):
     assert (told["steps"], told["galaxies"], told["bytes"]) == (2, 32, out.stat().st_size)
     assert told["sha256"] == file_digest(out) and np.isfinite(told["loss"])
     assert read_json(tmp_path / "g.json") == told | {"weights": "g.safetensors"}  # wherever the folder is moved
-    assert told["request"]["stores"] == {"simulated": 32, "size": 16, "seed": verb.SEED, "lane_fraction": verb.LANES}
+    assert told["request"]["stores"] == {
+        "simulated": 32,
+        "size": 16,
+        "seed": verb.SEED,
+        "lane_fraction": verb.LANE_FRACTION,
+    }
     config = load_generator(out).config
     assert config.answers == (*ANSWERS, *MEASURED) and (config.schema, config.size) == ("simulated", 16)
     assert config.surveys == ("simulated",) and config.widths == (32, 32)
@@ -275,8 +280,8 @@ def test_training_on_maps_starts_from_weights(few_maps, tmp_path):
         ({"count": 0}, "--count 0: give 1 or more"),
         ({"steps": 0}, "--steps 0: give 1 or more"),
         ({"widths": (16, 24)}, "generator: .*"),
-        ({"start": "no.safetensors"}, r"no\.safetensors is no readable diffusion model of maps"),
-        ({"kind": "flow", "feature": "dust_lane"}, "--feature dust_lane is of --kind maps"),
+        ({"start": "no.safetensors"}, r"no\.safetensors is not a readable diffusion model of maps"),
+        ({"kind": "flow", "feature": "dust_lane"}, "--feature dust_lane applies to --kind maps only"),
         ({"budget": 0}, "--budget 0: give minutes above 0"),
     ],
 )

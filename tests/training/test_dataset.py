@@ -126,7 +126,7 @@ def test_one_sky_under_two_naming_schemes_is_one_set_of_objects(stores, two_name
     held = galaxies.table["split"].isin(["calibration", "test"])
     taught = {image.tobytes() for image in galaxies.generator_set(GeneratorSettings()).images}
     assert held.sum() > 40 and not any(image.tobytes() in taught for image in galaxies.images[held])
-    assert not {*galaxies.free()} & {*np.flatnonzero(held)}
+    assert not {*galaxies.not_held_out()} & {*np.flatnonzero(held)}
 
 
 def test_a_split_of_one_store_goes_by_its_ids(stores):

@@ -51,7 +51,7 @@ def labelled(seed: int = 0) -> pd.DataFrame:
 NONE = Objects(None, None, None, [])
 
 
-def vetted(
+def graded_scans(
     targets: dict[int, float], store: Column = SKY, held_out: Objects | None = NONE, run: str = "run"
 ) -> GradedLabels:
     rows = np.array([*targets], int)
@@ -69,7 +69,7 @@ grades = st.dictionaries(st.integers(0, 199), st.sampled_from([1.0, 0.0, np.nan]
 def test_under_cross_fitting_grades_train_and_labelled_objects_keep_their_labels(given_grades, seed):
     before = labelled().assign(split=lambda t: split_objects(t, Split(), seed, 3))
     survey = Column("survey", 190)  # of whose objects ten are labelled
-    after, (counts,) = add_labels(before, [SKY, survey], [vetted(given_grades, survey)])
+    after, (counts,) = add_labels(before, [SKY, survey], [graded_scans(given_grades, survey)])
     of_folds = after[after["split"].str.startswith("fold")].reset_index(drop=True)
     pd.testing.assert_frame_equal(of_folds, before.reset_index(drop=True), check_dtype=False)
     sure = {row: target for row, target in given_grades.items() if np.isfinite(target)}
@@ -85,7 +85,10 @@ def test_under_cross_fitting_grades_train_and_labelled_objects_keep_their_labels
 @given(grades, grades, st.sets(st.integers(0, 299), max_size=60), st.integers(0, 3))
 def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed):
     before = labelled(seed)
-    runs = [vetted(one, held_out=Objects(None, None, None, sorted(held))), vetted(other, SURVEY, run="other")]
+    runs = [
+        graded_scans(one, held_out=Objects(None, None, None, sorted(held))),
+        graded_scans(other, SURVEY, run="other"),
+    ]
     after, counts = add_labels(before, [SKY, SURVEY], runs)
     assert not after.duplicated(["survey", "row"]).any()
     assert (after[after["split"] != ""].groupby("object")["split"].nunique() == 1).all()
@@ -116,7 +119,7 @@ def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
     unclear = before.index[before["target"].isna() & (before["split"] == "test")][0]
     said = {int(target): 1.0, int(other): 1.0, int(tested): 1.0, int(ambiguous): 1.0, int(again): np.nan}
     said[int(unclear)] = 1.0  # ambiguous, and tested on
-    table, (counts,) = add_labels(labelled(), [SKY], [vetted(said)])
+    table, (counts,) = add_labels(labelled(), [SKY], [graded_scans(said)])
     assert counts == {
         "graded": 6, "unsure": 1, "positive": 3, "negative": 0, "held_out": 2, "new": 2,
         "agreed": 1 + (before.loc[tested, "target"] == 1), "contradicted": 1 + (before.loc[tested, "target"] == 0),
@@ -128,13 +131,13 @@ def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
         after.loc[tested, "target"] == before.loc[tested, "target"]
         and after.loc[[again, unclear], "target"].isna().all()
     )
-    text = "\n".join(describe([vetted(said)], [counts]))
-    assert "3 positive and 0 negative train, of 6 graded; 1 left out" in text and "never calibrate or test" in text
-    assert "not known" not in text and "not known" in "\n".join(describe([vetted(said, held_out=None)], [counts]))
+    text = "\n".join(describe([graded_scans(said)], [counts]))
+    assert "3 positive and 0 negative trained on, of 6 graded; 1 left out" in text and "used for training only" in text
+    assert "not known" not in text and "not known" in "\n".join(describe([graded_scans(said, held_out=None)], [counts]))
 
 
 def test_objects_of_another_store_come_with_their_rows():
-    table, (counts,) = add_labels(labelled(), [SKY, SURVEY], [vetted({150: 1.0, 120: 0.0}, SURVEY)])
+    table, (counts,) = add_labels(labelled(), [SKY, SURVEY], [graded_scans({150: 1.0, 120: 0.0}, SURVEY)])
     new = table[table["survey"] == 1]
     assert new[["store", "row", "id", "target", "split"]].to_numpy().tolist() == [
         ["survey", 150, "250", 1.0, "train"], ["survey", 120, "220", 0.0, "train"],
@@ -148,7 +151,7 @@ def test_a_grade_of_another_stores_row_number_leaves_this_object_alone():
     target = before.index[(before["split"] == "train") & (before["target"] == 1)][0]
     for other in (Column("other", places=False), Column("other", first=0)):
         other._columns |= {"dec": other.column("dec") - 50}
-        table, (counts,) = add_labels(labelled(), [SKY, other], [vetted({int(target): 0.0}, other)])
+        table, (counts,) = add_labels(labelled(), [SKY, other], [graded_scans({int(target): 0.0}, other)])
         assert counts["new"] == 1 and counts["contradicted"] == 0 and len(table) == 201
         assert table.loc[(table["survey"] == 0) & (table["id"] == target), "target"].tolist() == [1.0]
         new = table[table["survey"] == 1]
@@ -159,30 +162,30 @@ def test_a_grade_is_of_the_same_place_under_another_name():
     before = labelled().set_index("id")
     train, tested = (before.index[(before["split"] == name) & (before["target"] == 1)][0] for name in ("train", "test"))
     other = Column("other", ids="J{}")
-    table, (counts,) = add_labels(labelled(), [SKY, other], [vetted({int(train): 0.0, int(tested): 0.0}, other)])
+    table, (counts,) = add_labels(labelled(), [SKY, other], [graded_scans({int(train): 0.0, int(tested): 0.0}, other)])
     assert counts["contradicted"] == 2 and counts["held_out"] == 1 and counts["negative"] == 1
     assert table.loc[table["object"] == train, "target"].tolist() == [0.0, 0.0]  # in both stores
     assert table.loc[table["object"] == tested, "target"].tolist() == [1.0]
 
 
 def test_two_scans_that_contradict_each_other_teach_nothing():
-    runs = [vetted({150: 1.0}, SURVEY), vetted({150: 0.0}, SURVEY, run="other")]
+    runs = [graded_scans({150: 1.0}, SURVEY), graded_scans({150: 0.0}, SURVEY, run="other")]
     table, counts = add_labels(labelled(), [SKY, SURVEY], runs)
     assert len(table) == 200 and [c["unsure"] for c in counts] == [1, 1]
 
 
 @pytest.mark.parametrize("change", [{"row": 7}, {"row": 10**6}, {"row": -1}, {"id": "../../etc/passwd"}])
 def test_a_grade_of_an_object_that_is_not_there_is_refused(change):
-    one = vetted({3: 1.0})
+    one = graded_scans({3: 1.0})
     for name, value in change.items():
         one.table[name] = value
-    with pytest.raises(InputError, match="holds another there"):
+    with pytest.raises(InputError, match="holds another object there"):
         add_labels(labelled(), [SKY], [one])
 
 
 def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
     store = tiny_store(tmp_path / "sky.zarr", 20)
-    run = vetted({3: 1.0}, store=Column("sky"))
+    run = graded_scans({3: 1.0}, store=Column("sky"))
 
     def of(path, content):
         return GradedLabels(run.run, run.target, "f", run.table, {"sky": (str(path), content)}, None)
@@ -197,5 +200,5 @@ def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
 
 
 def test_the_hash_is_of_what_is_taught():
-    one = vetted({3: 1.0, 4: 0.0, 5: np.nan})
-    assert one.hash == vetted({4: 0.0, 3: 1.0}).hash != vetted({4: 0.0, 3: 0.0}).hash
+    one = graded_scans({3: 1.0, 4: 0.0, 5: np.nan})
+    assert one.hash == graded_scans({4: 0.0, 3: 1.0}).hash != graded_scans({4: 0.0, 3: 0.0}).hash

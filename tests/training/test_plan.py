@@ -116,10 +116,10 @@ def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, 
     graded = pd.concat([new, held])[["store", "row", "id"]].assign(target=[1.0, 1.0, np.nan, 1.0, 0.0])
     stores = {opened.name: (str(store), opened.content_hash)}
     one = GradedLabels(Path("run"), "dustlane", "f", graded, stores, Objects(None, None, None, []))
-    p = plan(store, tmp_path, fixed=True, vetted=[one])
+    p = plan(store, tmp_path, fixed=True, graded_scans=[one])
     train = p.table[p.table["split"] == "train"]
     assert set(new["id"][:2]) <= set(train.loc[train["target"] == 1, "id"])
-    assert "2 positive and 0 negative train, of 5 graded; 1 left out" in p.describe()
+    assert "2 positive and 0 negative trained on, of 5 graded; 1 left out" in p.describe()
     for split in ("calibration", "test"):
         assert set(p.table.loc[p.table["split"] == split, "id"]) == set(
             before.table.loc[before.table["split"] == split, "id"]
@@ -127,8 +127,8 @@ def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, 
     assert "grades" not in before.request and p.request["grades"] == [["f", one.hash]]
     assert p.provenance[0]["sha256"] == one.hash and p.provenance[0]["positive"] == 2
     with pytest.raises(InputError, match="was a scan for 'ring'"):
-        plan(store, tmp_path, vetted=[replace(one, target="ring")])
+        plan(store, tmp_path, graded_scans=[replace(one, target="ring")])
     small = tiny_store(tmp_path / "small.zarr", 20, 16, survey="small")
     with pytest.raises(InputError, match="--size 32"):
         table, place = graded.iloc[:1].assign(store="small", row=0, id="1000"), (str(small.path), small.content_hash)
-        plan(store, tmp_path, vetted=[replace(one, table=table, stores={"small": place})])
+        plan(store, tmp_path, graded_scans=[replace(one, table=table, stores={"small": place})])

@@ -146,7 +146,7 @@ def told(text, *stores):
 
 
 def test_warnings(store, tmp_path):
-    assert told(TEXT, store) == ["15 positives to calibrate with: with fewer than 20 the intervals of purity are wide; "
+    assert told(TEXT, store) == ["15 positives for calibration: with fewer than 20 the intervals of purity are wide; "
                                  "label more, or grade a scan (galscan vet)"]  # fmt: skip
     late = labelled_store(tmp_path / "late.zarr", "late", seed=1, early=0.0)
     assert "all positives are in s, negatives in other stores as well" in " ".join(told(TEXT, store, late))
@@ -155,11 +155,11 @@ def test_warnings(store, tmp_path):
     wide = TEXT.replace('morphology = ["t"]', 'morphology = ["t", "bar_length"]')
     assert "bar_length: known of no object" in told(wide, store)
     wrong = TEXT.replace("set = { visible_dust = [0.6, 1.0] }", "set = { visible_dust = [0.0, 0.2] }")
-    assert "of what dream would draw 0% satisfies the positive rule; set the answers that it asks for" in told(
+    assert "0% of the galaxies of synthetic satisfy the positive rule; set the answers that it needs" in told(
         wrong, store
     )
     wrong = TEXT.replace('from = "t > 0"', 'from = "t <= 0"')
-    assert "of what hard_negatives.0 would draw 100% satisfies" in " ".join(told(wrong, store))
+    assert "100% of the galaxies of hard_negatives.0 satisfy" in " ".join(told(wrong, store))
     nobody = TEXT.replace('from = "t > 0"', 'from = "t > 9"')
     assert "no training galaxy satisfies hard_negatives.0.from, 't > 9': nothing is made of it" in told(nobody, store)
 

@@ -59,17 +59,17 @@ def test_an_object_in_two_stores_is_on_one_side():
 
 def test_the_shipped_recipe_is_cross_fitted():
     recipe, some = load_recipe("dustlane"), labelled_and_not(30, 400)
-    assert folds_of(recipe, some, synthetic=True, whole=False) == (recipe.classifier.members, "")
-    folds, why = folds_of(recipe, some, synthetic=True, whole=True)
+    assert folds_of(recipe, some, synthetic=True, whole_images=False) == (recipe.classifier.members, "")
+    folds, why = folds_of(recipe, some, synthetic=True, whole_images=True)
     assert folds == 0 and "whole images" in why
 
 
 def test_without_galaxies_that_show_the_scatter_the_split_is_fixed():
     recipe = load_recipe("dustlane")
     for unlabelled, synthetic, needed in ((399, True, 400), (199, False, 200)):
-        folds, why = folds_of(recipe, labelled_and_not(30, unlabelled), synthetic=synthetic, whole=False)
+        folds, why = folds_of(recipe, labelled_and_not(30, unlabelled), synthetic=synthetic, whole_images=False)
         assert folds == 0 and f"{needed} unlabelled galaxies" in why
-        assert folds_of(recipe, labelled_and_not(30, needed), synthetic=synthetic, whole=False)[0]
+        assert folds_of(recipe, labelled_and_not(30, needed), synthetic=synthetic, whole_images=False)[0]
 
 
 def labelled_and_not(labelled: int, unlabelled: int) -> pd.DataFrame:

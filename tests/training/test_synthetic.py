@@ -67,7 +67,7 @@ def test_candidates_are_the_galaxies_named_with_what_a_network_predicts_of_them(
     found = candidates_of(real, rows, stores, network, ANSWERS, SCHEMA, CPU)
     np.testing.assert_array_equal(found.images, real.images[rows])
     pd.testing.assert_frame_equal(found.labels, real.labels.iloc[rows].reset_index(drop=True))
-    expected = ReferenceClassifier(network, ANSWERS, SCHEMA, CPU).look(real.images[rows])
+    expected = ReferenceClassifier(network, ANSWERS, SCHEMA, CPU).predict(real.images[rows])
     pd.testing.assert_frame_equal(found.predicted, expected.answers)
     np.testing.assert_array_equal(found.logit, expected.logit)
     assert found.survey.tolist() == [1, 0, 1] and found.frame.tolist() == real.table["frame"].iloc[rows].tolist()

@@ -11,7 +11,7 @@ from galscan.labels.schema import load_schema
 from galscan.labels.settings import ClassifierSettings
 from galscan.models.network import to_unit
 from galscan.training import train
-from galscan.training.train import Examples, affordable_steps, drawing_weights, train_classifier, with_hosts
+from galscan.training.train import Examples, affordable_steps, sampling_weights, train_classifier, with_hosts
 
 CPU = torch.device("cpu")
 SETTINGS = ClassifierSettings(width=8, steps=60, batch=16, learning_rate=3e-3, real_last=0.0)
@@ -77,12 +77,12 @@ def test_drawing_follows_the_sampling():
     data = examples()
     data.target[1] = np.nan
     natural = SETTINGS.model_copy(update={"sampling": "natural"})
-    assert drawing_weights(data, None, natural).numpy() == pytest.approx(1 / len(data.target))
-    oversampled = drawing_weights(data, None, SETTINGS)
+    assert sampling_weights(data, None, natural).numpy() == pytest.approx(1 / len(data.target))
+    oversampled = sampling_weights(data, None, SETTINGS)
     assert oversampled[data.target[:, 0] == 1].sum() == pytest.approx(SETTINGS.positive_fraction)
     # Without morphology an ambiguous galaxy would teach nothing.
     for settings in (natural, SETTINGS):
-        weights = drawing_weights(data, None, settings.model_copy(update={"morphology_weight": 0.0}))
+        weights = sampling_weights(data, None, settings.model_copy(update={"morphology_weight": 0.0}))
         assert weights[1] == 0 and (weights[2:] > 0).all()
         assert weights.sum() == pytest.approx(1)
 
@@ -92,7 +92,7 @@ def test_natural_is_natural_for_several_targets():
     target[:9, 0], target[8:11, 1] = 1, 1  # one galaxy is both
     data = Examples(np.zeros((20, 8, 8, 3), np.uint8), target, np.zeros((20, 1), np.float32))
     natural = SETTINGS.model_copy(update={"sampling": "natural"})
-    assert drawing_weights(data, None, natural).numpy() == pytest.approx(1 / 20)
+    assert sampling_weights(data, None, natural).numpy() == pytest.approx(1 / 20)
 
 
 def of(positives: int, others: int) -> Examples:
@@ -119,7 +119,7 @@ def test_batches_are_composed_as_asked(positives, others, made, made_others, hos
                 "sampling": "natural" if natural else "oversampled"}
     )  # fmt: skip
     galaxies, synthetic = of(positives, others), injected(made, made_others, min(hosts, made))
-    weights = drawing_weights(galaxies, synthetic, settings, only_real=real).numpy()
+    weights = sampling_weights(galaxies, synthetic, settings, only_real=real).numpy()
     parts = np.split(weights, np.cumsum([positives, others, made, made_others]))
     ours, rest, theirs, their_others, their_hosts = parts
     whole = positives / (positives + others) if natural else SETTINGS.positive_fraction
@@ -141,7 +141,7 @@ def test_batches_are_composed_as_asked(positives, others, made, made_others, hos
 
 
 def test_a_handful_of_synthetic_positives_is_not_learnt_by_heart():
-    many, few = (drawing_weights(of(10, 50), of(made, 0), SETTINGS).numpy()[60:] for made in (40, 4))
+    many, few = (sampling_weights(of(10, 50), of(made, 0), SETTINGS).numpy()[60:] for made in (40, 4))
     assert many.sum() == pytest.approx(SETTINGS.synthetic_positives)
     assert few.sum() == pytest.approx(SETTINGS.positive_fraction * 4 / 10)
 
@@ -152,7 +152,7 @@ def test_synthetic_positives_are_shared_by_the_targets():
     made[:200, 0], made[200:, 1] = 1, 1
     images = np.zeros((300, 8, 8, 3), np.uint8)
     pools = [Examples(images[: len(t)], t, np.zeros((len(t), 1), np.float32)) for t in (real, made)]
-    weights = drawing_weights(*pools, SETTINGS).numpy()
+    weights = sampling_weights(*pools, SETTINGS).numpy()
     each = SETTINGS.synthetic_positives / 2
     assert [weights[40:240].sum(), weights[240:].sum()] == pytest.approx([each, each])
     assert [weights[:10].sum(), weights[10:14].sum()] == pytest.approx([SETTINGS.positive_fraction] * 2)

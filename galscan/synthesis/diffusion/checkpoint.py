@@ -1,6 +1,4 @@
-"""Where a training stands: its schedule, a step of it, and checkpoints, all that it needs to end as one that was never
-interrupted. No pickle.
-"""
+"""Training state with checkpoints, from which an interrupted training resumes to the same result. No pickle."""
 
 from __future__ import annotations
 
@@ -18,25 +16,25 @@ from safetensors.torch import save_file
 from galscan.core.errors import GalscanError, InputError
 from galscan.core.files import atomic_path
 
-# What files that are cut short, or that a stranger wrote, raise.
+# Exceptions of truncated, damaged or foreign files.
 UNREADABLE = (
     OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError,
 )  # fmt: skip
-PATIENCE = 10  # batches in a row with an overflow that end a training
-SECONDS = 120  # between two checkpoints
-SHARE = 0.05  # of the time at most that is spent on writing them: a large network's take longer
+PATIENCE = 10  # consecutive batches with an overflow, after which training is aborted
+SECONDS = 120  # between checkpoints
+MAX_FRACTION = 0.05  # of the time spent on writing checkpoints, at most: those of large networks take longer
 
 
 @dataclass
 class Checkpoint:
-    """Where a training stands, and the file that keeps it; both networks' tensors are filled in place.
+    """State of a training, and its checkpoint file; `resume` fills the tensors in place.
 
     Attributes
     ----------
     weights, average : mapping of str to tensor
-        What is trained, and its moving average.
+        Trained weights, and their moving average.
     random : torch.Generator
-        The training's only source of chance.
+        The only random number generator of the training.
     """
 
     path: Path
@@ -53,35 +51,35 @@ class Checkpoint:
 
     @property
     def seconds(self) -> float:
-        """Time spent on the training, in all calls."""
+        """Training time over all calls."""
         return self._before + time.monotonic() - self._started
 
-    def behind(self, steps: int, seconds: float | None) -> float:
-        """Return how much of the training is done, up to 1: by steps or time, whichever is further on.
+    def progress(self, steps: int, seconds: float | None) -> float:
+        """Return the finished fraction of the training, by steps or time, whichever is larger.
 
-        With a learning rate that follows it, a run cut short by its budget still ends with a small one.
+        A learning rate that follows it has decayed also when a time budget ends the training.
         """
         elapsed = self.seconds
         if self.step >= steps or (seconds is not None and elapsed >= seconds):
             return 1.0
         return max(self.step / steps, elapsed / seconds if seconds else 0.0)
 
-    def learn(self, loss: torch.Tensor, rate: float, ema: float) -> str:
-        """Take one step down the gradient of `loss`, let the average follow, and say how it goes.
+    def update(self, loss: torch.Tensor, rate: float, ema: float) -> str:
+        """Take an optimizer step, update the moving average, and return a progress message.
 
-        A batch whose gradient overflows is left out: one such step would make every weight NaN.
+        A batch whose gradient is not finite is skipped, as it would make all weights NaN.
 
         Raises
         ------
         GalscanError
-            If it diverges.
+            If the training diverges.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        learning = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        if torch.nn.utils.clip_grad_norm_(learning, 1.0).isfinite():
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        if torch.nn.utils.clip_grad_norm_(trained, 1.0).isfinite():
             self.optimizer.step()
             self.losses.append(loss.item())
             self._overflows = 0
@@ -100,13 +98,13 @@ class Checkpoint:
         recent = self.losses[-50:]
         return f"loss {sum(recent) / len(recent) if recent else math.nan:.4f}"
 
-    def save_now_and_then(self) -> None:
-        """Write the file, if that is due."""
+    def save_if_due(self) -> None:
+        """Write the checkpoint if enough time has passed."""
         if time.monotonic() > self._next:
             began = time.monotonic()
             self.save()
             took = time.monotonic() - began
-            self._next = time.monotonic() + max(SECONDS, took / SHARE)
+            self._next = time.monotonic() + max(SECONDS, took / MAX_FRACTION)
 
     def save(self) -> None:
         tensors = {f"model.{k}": v for k, v in self.weights.items()}
@@ -121,12 +119,12 @@ class Checkpoint:
             save_file(tensors, temporary, metadata={"progress": progress})
 
     def resume(self) -> None:
-        """Go back to where the file stands, if there is one.
+        """Restore the state from the checkpoint file, if it exists.
 
         Raises
         ------
         InputError
-            If it is damaged, or of another network.
+            If the file is damaged, or of another network.
         """
         if not self.path.exists():
             return
@@ -135,7 +133,7 @@ class Checkpoint:
         except UNREADABLE as error:
             raise InputError(
                 f"{self.path} is not a readable checkpoint of this training ({str(error).splitlines()[0]:.200}); "
-                "remove it and run the same command again: it begins anew"
+                "remove it and run the same command again to start over"
             ) from error
 
     @torch.no_grad()
@@ -149,24 +147,24 @@ class Checkpoint:
         for kind, values in (("model", self.weights), ("average", self.average)):
             for name, value in values.items():
                 found = tensors[f"{kind}.{name}"]
-                if found.shape != value.shape:  # copy_ would stretch it
+                if found.shape != value.shape:  # copy_ would broadcast it
                     raise ValueError(f"{kind}.{name} is {tuple(found.shape)}, not {tuple(value.shape)}")
                 value.copy_(found)
-        learning = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
-                if value.shape not in ((), learning[int(index)].shape):
-                    raise ValueError(f"{key} is {tuple(value.shape)}, not {tuple(learning[int(index)].shape)}")
+                if value.shape not in ((), trained[int(index)].shape):
+                    raise ValueError(f"{key} is {tuple(value.shape)}, not {tuple(trained[int(index)].shape)}")
                 state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.random.set_state(tensors["random"])
         self.step, self.losses = step, tensors["losses"].tolist()
         self._before, self._started = seconds, time.monotonic()
 
-    def done(self) -> dict[str, float]:
-        """Remove the file, and return what came of the training: ``steps``, ``seconds``, ``loss`` (last tenth)."""
+    def finish(self) -> dict[str, float]:
+        """Remove the file; return ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps)."""
         self.path.unlink(missing_ok=True)
         tail = self.losses[-max(1, len(self.losses) // 10) :]
         loss = sum(tail) / len(tail) if tail else float("nan")

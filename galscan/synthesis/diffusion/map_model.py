@@ -1,10 +1,10 @@
-"""A conditional diffusion model of feature maps: a small UNet under flow matching, trained on maps, sampling new ones.
+"""Conditional diffusion model of feature maps: a small UNet with flow matching.
 
 A map (`galscan.synthesis.features.base`) is 64 pixels on a side in the frame of a host galaxy. Its square root is
 standardised and folded four by four, as in `galscan.synthesis.diffusion.galaxy_model`: a sixteenth of the positions,
-sixteen times the channels. The condition is what the feature measures on a map, whether the map was measured on a real
-galaxy or drawn from the prior, and how strongly people said the feature shows; each with a flag that says whether it
-is given.
+sixteen times the channels. The condition has the properties that the feature measures on a map, whether the map was
+measured on a real galaxy or sampled from the prior, and the strength of the feature by labels; each with a flag that
+is zero where it is not given.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ from galscan.core.progress import track
 from galscan.synthesis.diffusion.checkpoint import UNREADABLE, Checkpoint
 
 FOLD = 4
-SCATTER = 0.7  # of standardised maps where the condition is known; see `galscan.synthesis.diffusion.galaxy_model`
-DROP = 0.12  # fraction of the steps that see no condition at all, and of single conditions that are dropped
-LAST = 0.06  # time at which sampling ends with the network's estimate of the clean map, so that no grain is left
+SCATTER = (
+    0.7  # standard deviation of standardised maps given the condition; see `galscan.synthesis.diffusion.galaxy_model`
+)
+DROP = 0.12  # probability of masking all conditions of a map, and of masking a single condition
+LAST = 0.06  # time at which sampling stops; the estimated clean map is returned, without residual noise
 STEPS, GUIDANCE, BATCH = 25, 1.0, 64  # of sampling
 MEASURED, STRENGTH = "measured", "strength"  # conditions beside those of the feature
 
 
 @dataclass(frozen=True)
 class MapConfig:
-    """All that is needed to build the network again; it is inside the weights file."""
+    """Configuration of the network; stored in the weights file."""
 
     feature: str
     side: int
@@ -99,11 +101,11 @@ class MapFlow(nn.Module):
         return (maps.float().clamp(min=0).sqrt() - self.config.mean) / self.config.std
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """Undo `encode`."""
+        """Invert `encode`."""
         return (x * self.config.std + self.config.mean).clamp(min=0) ** 2
 
     def encode_conditions(self, values: np.ndarray) -> torch.Tensor:
-        """Scale conditions (n, k) in their own units to -1..1, with a flag for each; NaN = not given."""
+        """Scale conditions (n, k) in their units to -1..1, with a flag for each; NaN = not given."""
         low, high = np.array(self.config.low), np.array(self.config.high)
         scaled = 2 * (np.asarray(values, float) - low) / (high - low) - 1
         given = np.isfinite(scaled)
@@ -114,11 +116,11 @@ def make_config(
     feature: str, conditions: Mapping[str, tuple[float, float]], maps: np.ndarray, widths: tuple[int, ...]
 ) -> MapConfig:
     """Return the configuration for maps (n, C, side, side) of a feature."""
-    told = {**conditions, MEASURED: (0.0, 1.0), STRENGTH: (0.0, 1.0)}
-    low, high = zip(*told.values(), strict=True)
+    ranges = {**conditions, MEASURED: (0.0, 1.0), STRENGTH: (0.0, 1.0)}
+    low, high = zip(*ranges.values(), strict=True)
     roots = np.sqrt(np.asarray(maps[:2000], np.float32).clip(0))
     return MapConfig(
-        feature, maps.shape[-1], maps.shape[1], tuple(told), tuple(map(float, low)), tuple(map(float, high)),
+        feature, maps.shape[-1], maps.shape[1], tuple(ranges), tuple(map(float, low)), tuple(map(float, high)),
         tuple(widths), float(roots.mean()), float(roots.std()),
     )  # fmt: skip
 
@@ -141,8 +143,8 @@ def train_maps(
 ) -> dict[str, float]:
     """Train until `steps` or `seconds` are used up, and write the averaged weights to `out`.
 
-    Each map is flipped across either axis of its host, half of the time, and its angle with it. A checkpoint beside
-    `out` is written every two minutes; after an interruption the same call resumes.
+    Each map is mirrored at either axis of its host with probability 1/2, with its angle. A checkpoint beside `out` is
+    written every two minutes; after an interruption the same call resumes.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ def train_maps(
     values : ndarray, shape (n, k)
         ``config.conditions`` of each map; NaN = not given.
     weight : ndarray, shape (n,)
-        How often each is drawn, relative to the others.
+        Relative sampling weight.
 
     Returns
     -------
@@ -160,9 +162,9 @@ def train_maps(
     Raises
     ------
     InputError
-        If a map holds values that are no numbers.
+        If a map has NaN or infinite values.
     GalscanError
-        If it diverges.
+        If the training diverges.
     """
     if not np.isfinite(maps).all():
         bad = int(np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2, 3)))[0])
@@ -176,37 +178,44 @@ def train_maps(
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     random = torch.Generator().manual_seed(seed)
     dtype = devices.training_dtype(device)
-    pool, odds = torch.from_numpy(maps), torch.from_numpy(np.asarray(weight, np.float64))
+    pool, sampling_weight = torch.from_numpy(maps), torch.from_numpy(np.asarray(weight, np.float64))
     conditions = network.encode_conditions(values)
     k = len(config.conditions)
-    turning = config.conditions.index("sin_twice_angle") if "sin_twice_angle" in config.conditions else None
+    angle = config.conditions.index("sin_twice_angle") if "sin_twice_angle" in config.conditions else None
 
-    at = Checkpoint(out.with_suffix(".checkpoint.safetensors"), network.state_dict(), average, optimizer, random)
-    at.resume()
-    with track(f"train generator of {config.feature} maps", steps, "step", done=at.step) as advance:
-        while (done := at.behind(steps, seconds)) < 1:
-            rate = learning_rate * min(1.0, (at.step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-            rows = torch.multinomial(odds, batch, replacement=True, generator=random)
-            x0, told = network.encode(pool[rows].to(device)), conditions[rows].clone()
+    checkpoint = Checkpoint(
+        out.with_suffix(".checkpoint.safetensors"), network.state_dict(), average, optimizer, random
+    )
+    checkpoint.resume()
+    with track(f"train generator of {config.feature} maps", steps, "step", done=checkpoint.step) as advance:
+        while (done := checkpoint.progress(steps, seconds)) < 1:
+            rate = (
+                learning_rate
+                * min(1.0, (checkpoint.step + 1) / 100)
+                * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
+            rows = torch.multinomial(sampling_weight, batch, replacement=True, generator=random)
+            x0, batch_conditions = network.encode(pool[rows].to(device)), conditions[rows].clone()
             for axis in (2, 3):
                 flip = torch.rand(batch, generator=random) < 0.5
                 x0 = torch.where(flip[:, None, None, None].to(device), x0.flip(axis), x0)
-                if turning is not None:
-                    told[:, turning] = torch.where(flip, -told[:, turning], told[:, turning])
+                if angle is not None:
+                    column = batch_conditions[:, angle]
+                    batch_conditions[:, angle] = torch.where(flip, -column, column)
             keep = (torch.rand(batch, k, generator=random) >= DROP) & (torch.rand(batch, 1, generator=random) >= DROP)
-            told = told * keep.repeat(1, 2)
+            batch_conditions = batch_conditions * keep.repeat(1, 2)
             t = torch.sigmoid(1.2 * torch.randn(batch, generator=random) + 0.3)
             t[::3] = torch.rand(t[::3].shape, generator=random)
             noise = torch.randn(x0.shape, generator=random).to(device)
             t = t.to(device)
             xt = torch.lerp(x0, noise, t[:, None, None, None])
             with devices.autocast(device, dtype):
-                velocity = network(xt, t, told.to(device))
+                velocity = network(xt, t, batch_conditions.to(device))
             loss = (velocity.float() - (noise - x0)).square().mean()
-            advance(1, at.learn(loss, rate, ema))
-            at.save_now_and_then()
+            advance(1, checkpoint.update(loss, rate, ema))
+            checkpoint.save_if_due()
     save_maps_model(network, average, out)
-    return at.done()
+    return checkpoint.finish()
 
 
 @torch.inference_mode()
@@ -225,14 +234,14 @@ def sample_maps(
     Parameters
     ----------
     values : ndarray, shape (n, k)
-        ``config.conditions``; NaN = left open.
+        ``config.conditions``; NaN = not given.
     guidance : float
-        1 = the conditions as in training; more = more typical and less varied.
+        Guidance scale: 1 = none; larger = more typical and less varied.
 
     Returns
     -------
     ndarray of float32, shape (n, C, side, side)
-        Map k is the same however many conditions follow.
+        Map k does not depend on the number of conditions.
     """
     network = network.to(device).eval()
     config = network.config
@@ -240,29 +249,31 @@ def sample_maps(
     conditions = network.encode_conditions(values)
     times = torch.linspace(1, LAST, steps + 1).tolist()
     dtype = devices.training_dtype(device)
-    parts = []
+    samples = []
     with track(label, len(values), "map") as advance:
         for first in range(0, len(values), BATCH):
-            told = conditions[first : first + BATCH].to(device)
+            batch_conditions = conditions[first : first + BATCH].to(device)
             random = torch.Generator().manual_seed(seed * 1_000_003 + first)
-            x = torch.randn(shape, generator=random)[: len(told)].to(device)
+            x = torch.randn(shape, generator=random)[: len(batch_conditions)].to(device)
 
-            def velocity(x: torch.Tensor, t: float, told: torch.Tensor = told) -> torch.Tensor:
-                ask = torch.cat([told, torch.zeros_like(told)]) if guidance != 1 else told
+            def velocity(x: torch.Tensor, t: float, given: torch.Tensor = batch_conditions) -> torch.Tensor:
+                inputs = torch.cat([given, torch.zeros_like(given)]) if guidance != 1 else given
                 with devices.autocast(device, dtype):
-                    out = network(x.repeat(len(ask) // len(x), 1, 1, 1), x.new_full((len(ask),), t), ask).float()
+                    out = network(
+                        x.repeat(len(inputs) // len(x), 1, 1, 1), x.new_full((len(inputs),), t), inputs
+                    ).float()
                 return out if guidance == 1 else torch.lerp(out[len(x) :], out[: len(x)], guidance)
 
             for t, after in pairwise(times):
                 x = x + (after - t) * velocity(x, t)
             x = x - LAST * velocity(x, LAST)
-            parts.append(network.decode(x).cpu().numpy())
-            advance(len(told))
-    return np.concatenate(parts) if parts else np.empty((0, *shape[1:]), np.float32)
+            samples.append(network.decode(x).cpu().numpy())
+            advance(len(batch_conditions))
+    return np.concatenate(samples) if samples else np.empty((0, *shape[1:]), np.float32)
 
 
 def save_maps_model(network: MapFlow, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write weights `state` (usually the moving average) with the configuration inside."""
+    """Write weights `state` (usually the moving average) and configuration to one file."""
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"config": json.dumps(asdict(network.config))})
@@ -283,17 +294,17 @@ def load_maps_model(path: Path) -> MapFlow:
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         config = MapConfig(**known)
         if not len(config.low) == len(config.high) == len(config.conditions) or not config.std > 0:
-            raise ValueError("a configuration that contradicts itself")
-        with torch.device("meta"):  # a file that asks for a huge network is found out by its tensors
+            raise ValueError("inconsistent configuration")
+        with torch.device("meta"):  # a wrong configuration could allocate a huge network
             MapFlow(config).load_state_dict(state, assign=True)
         network = MapFlow(config)
         network.load_state_dict(state)
         if not all(bool(v.isfinite().all()) for v in state.values()):
-            raise ValueError("weights that are no numbers")
+            raise ValueError("weights are not finite")
     except (*UNREADABLE, ArithmeticError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{path} is no readable diffusion model of maps of this version ({reason:.200}); train it again with "
+            f"{path} is not a readable diffusion model of maps of this version ({reason:.200}); train it again with "
             "galscan train-generator --kind maps"
         ) from error
     return network.eval()

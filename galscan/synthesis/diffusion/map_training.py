@@ -1,4 +1,4 @@
-"""Train the diffusion model of a feature's maps on the prior alone: the base weights, before any galaxy is measured."""
+"""Training of the diffusion model of a feature's maps on the prior alone: the base weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from galscan.synthesis.features.base import FEATURES, base_weights, find_feature
 
 COUNT = 24_000  # maps of the prior
 STEPS, BATCH, LEARNING_RATE, EMA = 4000, 32, 1e-3, 0.998  # of the base weights
-SOME = 1000  # maps that are described at once
-MAPS = "maps.npy"  # in the staging folder: drawing them takes minutes
+CHUNK = 1000  # maps whose conditions are computed at a time
+MAPS = "maps.npy"  # in the staging folder: sampling the prior takes minutes
 
 
 def check_feature(name: str) -> None:
-    """Refuse a feature that has no diffusion model.
+    """Check that a feature has a diffusion model.
 
     Raises
     ------
@@ -31,19 +31,19 @@ def check_feature(name: str) -> None:
         If it is unknown, or its maps have no conditions.
     """
     if not find_feature(name).CONDITIONS:
-        able = ", ".join(key for key, feature in FEATURES.items() if feature.CONDITIONS)
+        supported = ", ".join(key for key, feature in FEATURES.items() if feature.CONDITIONS)
         raise InputError(
-            f"the feature '{name}' has no diffusion model of maps: its prior is enough; take one of: {able}"
+            f"the feature '{name}' has no diffusion model of maps, only a prior; choose one of: {supported}"
         )
 
 
 def load_weights(feature: str, weights: str) -> MapFlow:
-    """Load a diffusion model of a feature's maps: "base", or a file.
+    """Load a diffusion model of a feature's maps: "base", or a path.
 
     Raises
     ------
     InputError
-        If there is none, or it is of another feature.
+        If there are no such weights, or they are of another feature.
     """
     path = base_weights(feature) if weights == "base" else Path(weights)
     if path is None:
@@ -73,7 +73,7 @@ def train_on_prior(
     Parameters
     ----------
     out : path
-        The weights; the maps are kept beside them as `MAPS` until the caller removes the folder.
+        The weights; the maps are stored beside them as `MAPS`.
     start : MapFlow, optional
         Weights to start from, with their configuration.
 
@@ -84,7 +84,7 @@ def train_on_prior(
     """
     maps = _maps(feature, count, out.with_name(MAPS))
     values = np.concatenate(
-        [conditions_of(feature, maps[first : first + SOME], measured=False) for first in range(0, count, SOME)]
+        [conditions_of(feature, maps[first : first + CHUNK], measured=False) for first in range(0, count, CHUNK)]
     )
     config = start.config if start else make_config(feature, find_feature(feature).CONDITIONS, maps, settings.widths)
     outcome = train_maps(
@@ -97,7 +97,7 @@ def train_on_prior(
 def _maps(feature: str, count: int, path: Path) -> np.ndarray:
     if path.is_file():
         return np.load(path, allow_pickle=False)
-    with track("draw maps from the prior", count, "map") as advance:
+    with track("sample maps from the prior", count, "map") as advance:
         maps = prior_maps(feature, count, SEED)
         advance(count)
     with atomic_path(path) as temporary, temporary.open("wb") as handle:

@@ -1,1 +1,1 @@
-"""Features that are injected: what each looks like, how it is measured, and what it does to light."""
+"""Features that can be injected: prior, measurement and injection of each."""

@@ -1,11 +1,10 @@
-"""Lines that no galaxy drew, and that a careless network takes for dust: seams between frames, bad columns, trails.
+"""Linear image artefacts that resemble dust lanes: seams between frames, bad columns, satellite trails.
 
-A seam or a bad column is grey, dust is red; a satellite crosses one exposure, so its trail is bright in one band.
-Injected into clean galaxies they make negatives, never targets. A map is eight numbers: how far from the galaxy's
-centre the line passes (half-light radii), its angle to the rows (radians), its half-width (pixels), where it begins and
-ends along itself (in half sides of the picture, from the foot of the centre), and for each of red, green and blue what
-it does there: below zero the fraction of the light that is missing, above zero the light added, in units of the
-brightest pixel.
+Seams and bad columns are grey, dust reddens; a satellite crosses one exposure, so its trail is bright in one band.
+Injected into clean galaxies, artefacts make negatives, never targets. A map has eight numbers: distance of the line
+from the galaxy's centre (half-light radii), its angle to the rows (radians), half-width (pixels), start and end along
+the line (in half sides of the image, from the point nearest to the centre), and for red, green and blue the fraction of
+light lost (negative) or the light added in units of the brightest pixel (positive).
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from galscan.synthesis.hosts import Hosts
 
 CONDITIONS: Mapping[str, tuple[float, float]] = {}
 LEAST_DEPTH = 0.0
-TRAILS = 0.25  # fraction of the lines that are bright
-BEYOND = 10.0  # half sides: outside any picture
+TRAILS = 0.25  # fraction of the lines that are bright trails
+BEYOND = 10.0  # half sides: outside any image
 
 
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
-    """Draw lines, float32, shape (count, 1, 1, 8).
+    """Sample lines, float32, shape (count, 1, 1, 8).
 
-    Two in three run along rows or columns, as in frames that were not turned; half of them end inside the picture.
+    Two in three run along rows or columns, as in frames that were not rotated; half of them end inside the image.
     """
     across = random.integers(2, size=count) * np.pi / 2 + random.normal(0, 0.1, count)
     angle = np.where(random.random(count) < 2 / 3, across, random.uniform(0, np.pi, count))
@@ -44,19 +43,19 @@ def prior(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def describe(maps: np.ndarray) -> np.ndarray:
-    """Return nothing: there is no diffusion model of lines."""
+    """Return no conditions: there is no diffusion model of lines."""
     return np.empty((len(maps), 0), np.float32)
 
 
 def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
-    """Refuse: artefacts are drawn, not measured.
+    """Raise an error: artefacts are only injected.
 
     Raises
     ------
     InputError
         Always.
     """
-    raise InputError("the feature 'artefact' is not measured on galaxies; take 'measure' out of the recipe's rule")
+    raise InputError("the feature 'artefact' cannot be measured on galaxies; remove 'measure' from the recipe's rule")
 
 
 def inject(
@@ -69,13 +68,13 @@ def inject(
     bands: str = "irg",
     seeing: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a line across each picture, without seeing: the detector had no pixels there, or something passed in focus.
+    """Add a line to each image, not blurred by the seeing, as it is due to the detector or to an object nearby.
 
     Returns
     -------
     injected : ndarray of uint8, shape (n, S, S, 3)
     depth : ndarray of float32, shape (n,)
-        The fraction of the light that is missing, or of the brightest pixel that is added.
+        Fraction of the light lost, or added light as a fraction of the brightest pixel.
     """
     size = images.shape[1]
     row, column = np.indices((size, size), np.float32)
@@ -85,9 +84,11 @@ def inject(
         right, down = column - hosts.x[k], row - hosts.y[k]
         across = right * np.sin(angle) - down * np.cos(angle)
         along = (right * np.cos(angle) + down * np.sin(angle)) / (size / 2)
-        there = np.exp(-((np.abs(across - offset * hosts.radius[k]) / width) ** 4)) * ((along > begin) & (along < end))
-        there, tint = there[..., None].astype(np.float32), np.array(colour, np.float32)
+        profile = np.exp(-((np.abs(across - offset * hosts.radius[k]) / width) ** 4)) * (
+            (along > begin) & (along < end)
+        )
+        profile, amplitude = profile[..., None].astype(np.float32), np.array(colour, np.float32)
         flux = stretch.to_flux(images[k])
-        flux = flux * (1 + there * np.minimum(tint, 0)) + there * np.maximum(tint, 0) * flux.max()
+        flux = flux * (1 + profile * np.minimum(amplitude, 0)) + profile * np.maximum(amplitude, 0) * flux.max()
         injected[k] = np.rint(stretch.to_pixels(flux))
     return injected, np.abs(lines[:, 5:]).max(1)

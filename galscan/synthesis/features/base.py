@@ -1,9 +1,9 @@
-"""Features that make a galaxy a target, and what any of them must be able to do.
+"""Interface and registry of the features that can be injected.
 
-A feature is a module with one map of it, in the frame of a host galaxy, and four functions: `prior` draws maps from
-physics, `measure` measures them on galaxies that show the feature, `describe` says what a map shows (the conditions of
-the diffusion model), and `inject` puts a map on a host. To add one, write such a module, name it in `FEATURES`, and in
-`galscan.labels.settings.InjectRule`.
+A feature is described by a map in the frame of a host galaxy. Its module has four functions: `prior` samples maps from
+a physical prior, `measure` measures them on galaxies with the feature, `describe` computes the conditions of the
+diffusion model from maps, and `inject` applies a map to a host. To add a feature, write such a module and name it in
+`FEATURES` and in `galscan.labels.settings.InjectRule`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PRIOR_BLOCK = 1000  # maps that share one random generator
 
 
 class Feature(Protocol):
-    """What every feature has."""
+    """Interface of a feature module."""
 
     CONDITIONS: Mapping[str, tuple[float, float]]
-    """What `describe` measures, with the range of each; a feature without any has no diffusion model."""
+    """Conditions that `describe` measures, with their ranges; without any there is no diffusion model."""
     LEAST_DEPTH: float
-    """Below this `inject`'s depth nobody sees it: it is left out."""
+    """Depth of `inject` below which the feature is invisible and is dropped."""
 
     def prior(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Draw maps from physics, float32, shape (count, channels, side, side)."""
+        """Sample maps from the physical prior, float32, shape (count, channels, side, side)."""
 
     def describe(self, maps: np.ndarray) -> np.ndarray:
         """Measure `CONDITIONS` on maps; float32, shape (n, conditions)."""
@@ -40,7 +40,7 @@ class Feature(Protocol):
     def measure(
         self, images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Measure maps on galaxies; return them, and which of them are usable (bool)."""
+        """Measure maps on galaxies; return maps and a mask of the usable ones."""
 
     def inject(
         self,
@@ -53,7 +53,7 @@ class Feature(Protocol):
         bands: str = "irg",
         seeing: np.ndarray | float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Put a map on each host; return the pictures, and how plainly each feature is seen (depth, 0..1)."""
+        """Apply a map to each host; return the images and the visible depth of each feature (0..1)."""
 
 
 FEATURES: dict[str, Feature] = {"dust_lane": dust_lane, "artefact": artefact}
@@ -65,7 +65,7 @@ def find_feature(name: str) -> Feature:
     Raises
     ------
     InputError
-        If there is none.
+        If there is no such feature.
     """
     if name not in FEATURES:
         raise InputError(f"unknown feature '{name}'{nearest(name, FEATURES)}")
@@ -73,14 +73,14 @@ def find_feature(name: str) -> Feature:
 
 
 def prior_maps(name: str, count: int, seed: int) -> np.ndarray:
-    """Draw `count` maps from a feature's prior as float16: map k is the same however many follow."""
+    """Sample `count` maps from a feature's prior as float16; map k does not depend on `count`."""
     feature = find_feature(name)
     blocks = range(max(1, -(-count // PRIOR_BLOCK)))
-    parts = [feature.prior(PRIOR_BLOCK, np.random.default_rng([seed, k])).astype(np.float16) for k in blocks]
-    return np.concatenate(parts)[:count]
+    maps = [feature.prior(PRIOR_BLOCK, np.random.default_rng([seed, k])).astype(np.float16) for k in blocks]
+    return np.concatenate(maps)[:count]
 
 
 def base_weights(name: str) -> Path | None:
-    """Return the path of the base weights that are shipped for a feature's diffusion model; None if there are none."""
+    """Return the path of the shipped base weights of a feature's diffusion model, or None."""
     path = importlib.resources.files("galscan.synthesis.features") / f"{name}.safetensors"
     return Path(str(path)) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Injected features beside those of real galaxies: depth, shape and colour, measured on both in the same way."""
+"""Comparison of injected with real features: depth, shape and colour, measured in the same way on both."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from galscan.synthesis.features.dust_lane import REACH
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts, measure_hosts
 
-ANGLE = "angle"  # conditions named so say which way a feature lies: on real galaxies that is chance
-SHALLOW = 0.05  # optical depth in the blue band below which its ratio to another says nothing
-LEAST = 5  # galaxies on either side, below which two distributions are not compared
-RADII = np.linspace(0, 1.8, 19)  # edges of the ellipses along which light is compared, half-light radii
+ANGLE = "angle"  # in the names of conditions that are orientations, which are random on real galaxies
+SHALLOW = 0.05  # optical depth in the blue band below which ratios of optical depths are too noisy
+LEAST = 5  # galaxies in each sample, below which distributions are not compared
+RADII = np.linspace(0, 1.8, 19)  # edges of the elliptical annuli in which light is compared, half-light radii
 
 
 def measure_features(
     name: str, images: np.ndarray, survey: np.ndarray, stretches: Sequence[Stretch], bands: Sequence[str]
 ) -> pd.DataFrame:
-    """Measure a feature on pictures, whether it was injected there or not.
+    """Measure a feature on images, real or injected.
 
     Parameters
     ----------
     name : str
-        Of `galscan.synthesis.features.base.FEATURES`; it must have conditions.
+        A feature of `galscan.synthesis.features.base.FEATURES` with conditions.
     images : ndarray of uint8, shape (n, S, S, 3)
     survey : ndarray of int, shape (n,)
-        Index into `stretches` and `bands` of each picture.
+        Index of each image into `stretches` and `bands`.
 
     Returns
     -------
     DataFrame, n rows
         ``host``, whether the galaxy's geometry could be measured, and ``usable``, whether the feature could (bool). NaN
-        where it could not: the feature's conditions but for angles; ``colour_excess``, by how much the optical depth is
-        larger in blue than in red; ``reddening``, that as a fraction of the one in blue: 0 for what dims all colours
-        alike, 0.4 for the Galactic law between g and i.
+        where it could not: the feature's conditions except angles; ``colour_excess``, the difference of the optical
+        depths in blue and red; ``reddening``, that difference over the optical depth in blue: 0 for grey extinction,
+        0.4 for the Galactic law between g and i.
     """
     feature, survey = find_feature(name), np.asarray(survey)
     hosts = measure_hosts(images)
@@ -54,9 +54,9 @@ def measure_features(
             continue
         maps, usable[rows] = feature.measure(images[rows], hosts.select(rows), stretch, bands=of_bands)
         kept = rows[usable[rows]]
-        shown = maps[usable[rows]]
-        values[kept] = feature.describe(shown)
-        depth[kept] = optical_depths(images[kept], hosts.select(kept), shown, stretch)
+        usable_maps = maps[usable[rows]]
+        values[kept] = feature.describe(usable_maps)
+        depth[kept] = optical_depths(images[kept], hosts.select(kept), usable_maps, stretch)
     table = pd.DataFrame(values, columns=list(feature.CONDITIONS))
     table = table[[column for column in table if ANGLE not in column]]
     blue = np.where(depth[:, 2] > SHALLOW, depth[:, 2], np.nan)
@@ -67,23 +67,23 @@ def measure_features(
 
 
 def optical_depths(images: np.ndarray, hosts: Hosts, maps: np.ndarray, stretch: Stretch) -> np.ndarray:
-    """Return the optical depth in each band where a map is deep.
+    """Return the mean optical depth in each band where a map is deep.
 
-    Undimmed light is the mean (of logarithms) of what lies at the same distance from the centre, along the galaxy's own
-    ellipse, where the map is not deep. So a depth is relative to the rest of the galaxy, and may be negative.
+    The light without extinction is the mean logarithm at the same elliptical radius where the map is not deep. So
+    depths are relative to the rest of the galaxy, and may be negative.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
     hosts : Hosts, n rows
-        All measured.
+        All must be measured.
     maps : ndarray, shape (n, 1, side, side)
         In the frame of the host, over plus and minus `galscan.synthesis.features.dust_lane.REACH` half-light radii.
 
     Returns
     -------
     ndarray of float, shape (n, 3)
-        Means of red, green and blue; NaN where the map is empty, or there is nothing beside it to compare with.
+        Red, green and blue; NaN where the map is empty, or no light at the same radius is free of extinction.
     """
     side = maps.shape[-1]
     line = ((np.arange(side) + 0.5) / side * 2 - 1) * REACH
@@ -101,25 +101,25 @@ def optical_depths(images: np.ndarray, hosts: Hosts, maps: np.ndarray, stretch: 
         log = np.log(light.clip(1e-4))
         ring = np.digitize(radius, RADII)
         clear = [~deep & (ring == number) for number in range(1, len(RADII))]
-        clear = [of for of in clear if of.sum() >= 5]
-        middles = [radius[of].mean() for of in clear]
+        clear = [mask for mask in clear if mask.sum() >= 5]
+        middles = [radius[mask].mean() for mask in clear]
         inside = deep & (radius > min(middles, default=np.inf)) & (radius < max(middles, default=0))
         if not inside.any():
             continue
         for band in range(3):
-            undimmed = np.interp(radius[inside], middles, [log[of][:, band].mean() for of in clear])
-            out[k, band] = (undimmed - log[inside][:, band]).mean()
+            unextincted = np.interp(radius[inside], middles, [log[mask][:, band].mean() for mask in clear])
+            out[k, band] = (unextincted - log[inside][:, band]).mean()
     return out
 
 
 def compare_features(synthetic: pd.DataFrame, real: pd.DataFrame, hosts: pd.DataFrame) -> dict[str, Any]:
-    """Compare what `measure_features` measured on synthetic and on real positives.
+    """Compare measurements of `measure_features` on synthetic and on real positives.
 
     Returns
     -------
     dict
-        ``galaxies``: for synthetic, real and hosts ``n``, ``host_measured`` and ``feature_measured`` (that of the
-        untouched hosts says how often the measurement finds what is not there). ``quantities``: by name ``ks``, the
+        ``galaxies``: for synthetic, real and hosts ``n``, ``host_measured`` and ``feature_measured`` (for the
+        unmodified hosts: false positives of the measurement). ``quantities``: by name ``ks``, the
         Kolmogorov-Smirnov distance, and its ``p`` (None for fewer than 5 galaxies), and for synthetic and real ``n``,
         ``median``, ``low`` and ``high`` (16th and 84th percentile).
     """
@@ -127,11 +127,11 @@ def compare_features(synthetic: pd.DataFrame, real: pd.DataFrame, hosts: pd.Data
     quantities: dict[str, Any] = {}
     for name in (column for column in real if column not in ("host", "usable")):
         values = {which: tables[which][name].dropna().to_numpy() for which in ("synthetic", "real")}
-        enough = min(map(len, values.values())) >= LEAST
-        test = ks_2samp(values["synthetic"], values["real"]) if enough else None
+        comparable = min(map(len, values.values())) >= LEAST
+        test = ks_2samp(values["synthetic"], values["real"]) if comparable else None
         quantities[name] = {
             "ks": None if test is None else float(test.statistic), "p": None if test is None else float(test.pvalue),
-            **{which: _spread(of) for which, of in values.items()},
+            **{which: _percentiles(sample) for which, sample in values.items()},
         }  # fmt: skip
     return {
         "galaxies": {
@@ -144,7 +144,7 @@ def compare_features(synthetic: pd.DataFrame, real: pd.DataFrame, hosts: pd.Data
     }  # fmt: skip
 
 
-def _spread(values: np.ndarray) -> Mapping[str, Any]:
+def _percentiles(values: np.ndarray) -> Mapping[str, Any]:
     if not len(values):
         return {"n": 0, "median": None, "low": None, "high": None}
     low, median, high = (float(v) for v in np.percentile(values, [16, 50, 84]))

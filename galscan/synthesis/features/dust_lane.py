@@ -1,4 +1,4 @@
-"""Dust lanes: what they look like (a physical prior), how they are measured on galaxies, and what they do to light.
+"""Dust lanes: physical prior, measurement on galaxies, and injection as extinction.
 
 A map holds the attenuation of red light, ``a = -ln(transmission)``, in the frame of a host galaxy
 (`galscan.synthesis.hosts`): one channel of `SIDE` x `SIDE` pixels over plus and minus `REACH` half-light radii, rows
@@ -7,10 +7,10 @@ along v and columns along u. Other bands follow from the extinction law.
 The prior
 ---------
 Dust in early types settles in thin disks and rings (Lauer et al. 2005, AJ 129, 2138; Tran et al. 2001, AJ 121, 2928)
-and is seen as a lane where these are inclined, mostly along the major axis, as where it settled in the plane of a disk
-(on SDSS pictures 90 % of the measured lanes are within 27 degrees of it), or along the minor axis, or anywhere between
-(Hawarden et al. 1981, MNRAS 196, 747). Only the stars behind it are dimmed, so that a lane of optical depth tau lets
-pass ``1 - f (1 - exp(-tau))``, with f the fraction of the light that comes from behind. Lanes of early types reach A_V
+and appears as a lane where these are inclined: mostly along the major axis, in the plane of a disk (on SDSS images 90 %
+of the measured lanes are within 27 degrees of it), or along the minor axis, or in between (Hawarden et al. 1981, MNRAS
+196, 747). Only the stars behind it are dimmed, so the transmission of a lane of optical depth tau is
+``1 - f (1 - exp(-tau))``, with f the fraction of the light from behind. Lanes of early types reach A_V
 of some tenths to two magnitudes and follow the Galactic law with R_V of 2 to 4 (Goudfrooij et al. 1994, A&AS 104, 179;
 Patil et al. 2007, A&A 461, 103).
 """
@@ -27,17 +27,17 @@ from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
 SIDE, REACH = 64, 2.0  # pixels of a map on a side, and half-light radii that half a side spans
-LEAST_DEPTH = 0.05  # below this nobody sees a lane: it is not injected
+LEAST_DEPTH = 0.05  # below this a lane is invisible and is dropped
 R_V = (2.0, 4.0)  # ratio of total to selective extinction: the range found in early types
-DEEPEST = 0.003  # of the lit pixels, whose mean dimming is the depth
-SHALLOWEST = 0.08  # attenuation of a measured map's deepest, at least
-NOISE = 0.05  # attenuation below which a measured map holds grain and isophotes that are no ellipses
-CONNECTED = 0.4  # fraction of the measured attenuation that hangs together, at least: the rest is grain
-ROUNDEST = 0.6  # largest ratio of the attenuation's scatter across and along: a lane is long
+DEEPEST = 0.003  # fraction of the bright pixels, whose mean dimming is the depth
+SHALLOWEST = 0.08  # least attenuation at the deepest point of a measured map
+NOISE = 0.05  # attenuation below which measured maps show noise and deviations from elliptical isophotes
+CONNECTED = 0.4  # least fraction of the measured attenuation in the largest connected region; the rest is noise
+ROUNDEST = 0.6  # largest ratio of the attenuation's scatter across and along a lane
 REDDENING = 1.3  # least ratio of the blue to the red band's optical depth in a lane; in grey seams it is 1.1 to 1.25
-CLEAN, RINGS = 0.8, np.linspace(0, 2.4, 25)  # quantile of the light along an ellipse; edges of the ellipses
+CLEAN, RINGS = 0.8, np.linspace(0, 2.4, 25)  # quantile of the light in an elliptical annulus; edges of the annuli
 WAVELENGTHS = {"u": 0.3551, "g": 0.4686, "r": 0.6166, "i": 0.7480, "z": 0.8932, "y": 0.9627}  # effective, micron
-# What is measured on a map, the conditions of the diffusion model, with the range of each.
+# Properties of a map, the conditions of the diffusion model, with their ranges.
 CONDITIONS: Mapping[str, tuple[float, float]] = {
     "cos_twice_angle": (-1.0, 1.0),  # of the lane to the host's major axis
     "sin_twice_angle": (-1.0, 1.0),
@@ -48,7 +48,7 @@ CONDITIONS: Mapping[str, tuple[float, float]] = {
 
 
 def extinction_law(bands: str, r_v: np.ndarray) -> np.ndarray:
-    """Return the extinction in some bands relative to r.
+    """Return the extinction in `bands` relative to r.
 
     Cardelli, Clayton & Mathis 1989 (ApJ 345, 245; infrared from 0.91 micron on) with the optical coefficients of
     O'Donnell 1994 (ApJ 422, 158).
@@ -56,7 +56,7 @@ def extinction_law(bands: str, r_v: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     bands : str
-        Of `WAVELENGTHS`, e.g. "irg".
+        Keys of `WAVELENGTHS`, e.g. "irg".
     r_v : ndarray, shape (n,)
 
     Returns
@@ -79,14 +79,14 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
-    """Draw maps of inclined dust disks and rings, float32, shape (count, 1, SIDE, SIDE)."""
+    """Sample maps of inclined dust disks and rings, float32, shape (count, 1, SIDE, SIDE)."""
     maps = np.empty((count, 1, SIDE, SIDE), np.float32)
     for k in range(count):
-        maps[k, 0] = _draw(random)
+        maps[k, 0] = _sample_map(random)
     return maps
 
 
-def _draw(random: np.random.Generator) -> np.ndarray:
+def _sample_map(random: np.random.Generator) -> np.ndarray:
     u, v = _grid()
     kind = random.random()
     angle = (
@@ -105,10 +105,10 @@ def _draw(random: np.random.Generator) -> np.ndarray:
         column = outer * expit((disk - inner) / (0.08 * length))
     else:
         column = outer * np.exp(-disk / (random.uniform(0.4, 1.2) * length))
-    # One half of the disk lies before most of the stars, the other behind them.
+    # The near half of the disk is in front of most of the stars, the far half behind them.
     front = np.where(across > 0, 1.0, random.uniform(0.05, 0.4))
     soft = ndimage.gaussian_filter(front, 0.04 * SIDE / (2 * REACH))
-    # Seen edge-on, what is left of the disk is its thickness.
+    # An edge-on disk shows its thickness.
     thickness = random.uniform(0.03, 0.10)
     slab = np.exp(-0.5 * (across / thickness) ** 2) * expit((length - np.abs(along)) / (0.08 * length))
     tau = np.maximum(column * soft, np.exp(-((cos_i / 0.15) ** 2)) * slab * column.max())
@@ -120,7 +120,7 @@ def _draw(random: np.random.Generator) -> np.ndarray:
 
 
 def describe(maps: np.ndarray) -> np.ndarray:
-    """Measure on maps (n, 1, SIDE, SIDE) the conditions of the diffusion model.
+    """Measure the conditions of the diffusion model on maps (n, 1, SIDE, SIDE).
 
     Returns
     -------
@@ -129,10 +129,10 @@ def describe(maps: np.ndarray) -> np.ndarray:
     """
     u, v = _grid()
     weight = maps.reshape(len(maps), SIDE * SIDE).astype(np.float64)
-    whole = weight.sum(1).clip(1e-9)
+    total = weight.sum(1).clip(1e-9)
     u, v = u.ravel(), v.ravel()
-    mean_u, mean_v = weight @ u / whole, weight @ v / whole
-    uu, vv, uv = (weight @ m / whole for m in (u * u, v * v, u * v))
+    mean_u, mean_v = weight @ u / total, weight @ v / total
+    uu, vv, uv = (weight @ m / total for m in (u * u, v * v, u * v))
     uu, vv, uv = uu - mean_u**2, vv - mean_v**2, uv - mean_u * mean_v
     root = np.hypot(uu - vv, 2 * uv) + 1e-9
     major, minor = np.sqrt((uu + vv + root) / 2).clip(1e-3), np.sqrt(((uu + vv - root) / 2).clip(0))
@@ -143,24 +143,25 @@ def describe(maps: np.ndarray) -> np.ndarray:
 
 
 def _in_frame(hosts: Hosts, k: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far each pixel of a picture is along and across the major axis of host `k`, in pixels."""
+    """Return the coordinates of each pixel along and across the major axis of host `k`, in pixels."""
     dy, dx = np.indices((size, size), np.float32) - np.array([hosts.y[k], hosts.x[k]], np.float32)[:, None, None]
     cos, sin = np.float32(np.cos(hosts.angle[k])), np.float32(np.sin(hosts.angle[k]))
     return dx * cos + dy * sin, dy * cos - dx * sin
 
 
 def _sky(flux: np.ndarray) -> np.ndarray:
-    """Return the level of the sky in each band of a picture (S, S, 3), from its edge."""
+    """Return the sky level in each band of an image (S, S, 3), from its edge."""
     edge = np.concatenate([flux[:2].reshape(-1, 3), flux[-2:].reshape(-1, 3)])
     return np.percentile(edge, 25, axis=0).astype(np.float32)
 
 
 def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
-    """Measure maps on galaxies that have a lane, by dividing through a smooth model of each.
+    """Measure maps of lanes on galaxies, by dividing each galaxy by a smooth model.
 
-    The model is the light along ellipses of the galaxy's own shape (an upper quantile, which dust does not dim),
-    falling outwards. What is dimmed against it, by a least-squares fit of the extinction law with R_V = 3.1 to the
-    three bands, and what is reddened against the median along the ellipse are multiplied: the attenuation is the root.
+    The model is an upper quantile of the light in elliptical annuli of the galaxy's shape, which dust hardly affects,
+    made monotonic with radius. The attenuation is the geometric mean of the dimming relative to the model (a
+    least-squares fit of the extinction law with R_V = 3.1 to the three bands) and of the reddening relative to the
+    median of the annulus.
 
     Parameters
     ----------
@@ -170,8 +171,8 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
     -------
     maps : ndarray of float32, shape (n, 1, SIDE, SIDE)
     usable : ndarray of bool, shape (n,)
-        Where the galaxy is measured, and what dims and reddens it is deep enough to be seen, hangs together, is longer
-        than wide and passes near the nucleus: gaps between arms and seams between frames do not.
+        Where the galaxy is measured, and the attenuation is deep enough, connected, elongated, red, and near the
+        nucleus, unlike gaps between arms and seams between frames.
     """
     n, size = images.shape[:2]
     maps, usable = np.zeros((n, 1, SIDE, SIDE), np.float32), np.zeros(n, bool)
@@ -183,18 +184,18 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
         u, v = _in_frame(hosts, k, size)
         ratio = max(hosts.axis_ratio[k], 0.2)
         radius = np.hypot(u * np.sqrt(ratio), v / np.sqrt(ratio)) / hosts.radius[k]
-        model = _smooth(flux, radius)
+        model = _smooth_model(flux, radius)
         floor = 0.02 * model.max((0, 1))
         optical = -np.log(((flux + floor) / (model + floor)).clip(0.05))
         dimmed = ((optical @ law) / float(law @ law)).clip(0)
-        # Dust both dims and reddens; a galaxy that is no ellipse only seems dimmed, and a red nucleus only reddened.
+        # Dust dims and reddens; deviations from elliptical isophotes only dim, and a red nucleus only reddens.
         reddened = ndimage.gaussian_filter(optical[..., 2] - optical[..., 0], 0.7) / (law[2] - law[0])
-        reddened = (reddened - _level(reddened, radius)).clip(0)
+        reddened = (reddened - _annulus_median(reddened, radius)).clip(0)
         attenuation = np.sqrt(dimmed * reddened)
-        # Trusted where there is light behind, and fading out with it.
-        trust = ((1.6 - radius) / 0.4).clip(0, 1) * (model.mean(2) > 4 * floor.mean())
-        attenuation = (attenuation - NOISE).clip(0) * trust
-        lane, whole = _main_part(attenuation), float(attenuation.sum())
+        # Weight by the reliability, which falls with the light of the galaxy.
+        reliability = ((1.6 - radius) / 0.4).clip(0, 1) * (model.mean(2) > 4 * floor.mean())
+        attenuation = (attenuation - NOISE).clip(0) * reliability
+        lane, total = _largest_region(attenuation), float(attenuation.sum())
         attenuation = attenuation * lane
         scale = hosts.radius[k]
         cos, sin = np.cos(hosts.angle[k]), np.sin(hosts.angle[k])
@@ -202,16 +203,16 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
         where = [hosts.y[k] + uu * sin + vv * cos, hosts.x[k] + uu * cos - vv * sin]
         maps[k, 0] = ndimage.gaussian_filter(ndimage.map_coordinates(attenuation, where, order=1, cval=0.0), 0.7)
         if lane.any():
-            share, roundness = attenuation.sum() / whole, describe(maps[k : k + 1])[0, 3]
+            connected, roundness = attenuation.sum() / total, describe(maps[k : k + 1])[0, 3]
             depth, nearest = np.quantile(maps[k], 0.995), radius[lane].min()
             red, blue = ((optical[..., band] * attenuation).sum() for band in (0, 2))
-            usable[k] = SHALLOWEST < depth < 2 and share > CONNECTED and roundness < ROUNDEST and nearest < 0.6
+            usable[k] = SHALLOWEST < depth < 2 and connected > CONNECTED and roundness < ROUNDEST and nearest < 0.6
             usable[k] &= blue > REDDENING * red
     return maps, usable
 
 
-def _main_part(attenuation: np.ndarray) -> np.ndarray:
-    """Return where the largest connected part of a picture's attenuation (S, S) is, and a rim around it; bool."""
+def _largest_region(attenuation: np.ndarray) -> np.ndarray:
+    """Return a mask of the connected region with the most attenuation (S, S), dilated by two pixels."""
     deep = attenuation > 0.4 * np.quantile(attenuation, 0.995)
     labels, count = ndimage.label(deep & (attenuation > 0), np.ones((3, 3)))
     if not count:
@@ -220,15 +221,15 @@ def _main_part(attenuation: np.ndarray) -> np.ndarray:
     return ndimage.binary_dilation(labels == 1 + int(np.argmax(sums)), iterations=2)
 
 
-def _level(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Return the median of values (S, S) along ellipses."""
+def _annulus_median(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Return the median of values (S, S) in elliptical annuli."""
     ring = np.digitize(radius, RINGS)
     medians = ndimage.median(values, ring, np.arange(len(RINGS) + 1))
     return np.nan_to_num(medians)[ring]
 
 
-def _smooth(flux: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Return the light (S, S, 3) of a galaxy without dust: an upper quantile along ellipses, falling outwards."""
+def _smooth_model(flux: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Return a dust-free model (S, S, 3): an upper quantile in elliptical annuli, falling outwards."""
     ring = np.digitize(radius, RINGS)
     middles, levels = [], []
     for number in range(1, len(RINGS) + 1):
@@ -250,25 +251,25 @@ def inject(
     bands: str = "irg",
     seeing: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Dim galaxies by dust: flux times transmission, blurred by the seeing; lost noise is put back.
+    """Dim galaxies by dust: multiply flux by the transmission, blurred by the seeing; restore the noise.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, S, S, 3)
-        The hosts as they are.
+        The hosts.
     maps : ndarray of float32, shape (n, 1, SIDE, SIDE)
-        One a host, which must be measured.
+        One map per host; hosts must be measured.
     bands : str
-        Those of red, green and blue.
+        Bands of red, green and blue.
     seeing : float or ndarray, shape (n,)
-        Standard deviation of the point spread function in pixels: the host has it already, the dust has not.
+        Standard deviation of the point spread function in pixels, by which only the dust is blurred.
 
     Returns
     -------
     injected : ndarray of uint8, shape (n, S, S, 3)
     depth : ndarray of float32, shape (n,)
-        Mean dimming, 0..1, of the `DEEPEST` of the pixels that the galaxy lights, as they are displayed, over that of
-        their median; below `LEAST_DEPTH` nobody sees it.
+        Mean dimming, 0..1, of the `DEEPEST` fraction of the galaxy's bright pixels as displayed, minus the median
+        dimming; below `LEAST_DEPTH` it is invisible.
     """
     n, size = images.shape[:2]
     law = extinction_law(bands, random.uniform(*R_V, (n,)))
@@ -278,14 +279,14 @@ def inject(
         scale = SIDE / (2 * REACH * hosts.radius[k])
         u, v = _in_frame(hosts, k, size)
         where = [v * scale + (SIDE - 1) / 2, u * scale + (SIDE - 1) / 2]
-        # A map finer than the picture is averaged over a pixel before it is sampled.
+        # A map finer than the image is smoothed to the pixel scale before it is sampled.
         fine = ndimage.gaussian_filter(maps[k, 0], 0.35 * scale) if scale > 1 else maps[k, 0]
         attenuation = ndimage.map_coordinates(fine, where, order=1, cval=0.0)
         transmission = np.exp(-attenuation[..., None] * law[k])
         transmission = ndimage.gaussian_filter(transmission, (seeing[k], seeing[k], 0))
         before = stretch.to_flux(images[k])
         sky = _sky(before)
-        # The noise that was dimmed with the light comes back, measured where the picture is dark, in flux as well.
+        # Noise is not dimmed by dust, so the lost noise, measured on the dark border, is added again, in flux.
         border = images[k][:3].astype(np.float32)
         grain = min(1.05 * float(np.median(np.abs(np.diff(border, axis=1)))), 6.0)
         level = np.median(border, axis=(0, 1), keepdims=True)
@@ -294,11 +295,11 @@ def inject(
         after = stretch.to_pixels(sky + (before - sky) * transmission + lost)
         changed = transmission < 0.995
         injected[k] = np.where(changed, np.rint(after), images[k]).astype(np.uint8)
-        # What people see are pixels: a stretch hides in a bright nucleus what it shows in a faint halo.
-        shown, dimmed = (ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (images[k], after))
-        lit = shown > max(20.0, float(np.percentile(shown, 25)) + 8)
-        loss = np.sort(1 - dimmed[lit] / shown[lit])
-        if len(loss):  # a veil over everything is no lane
+        # Visibility depends on displayed pixels: the stretch compresses contrast in a bright nucleus.
+        displayed, dimmed = (ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (images[k], after))
+        bright = displayed > max(20.0, float(np.percentile(displayed, 25)) + 8)
+        loss = np.sort(1 - dimmed[bright] / displayed[bright])
+        if len(loss):  # relative to the median, as uniform dimming is no lane
             depth[k] = loss[-max(1, round(DEEPEST * size * size)) :].mean() - np.median(loss)
         else:
             depth[k] = 0

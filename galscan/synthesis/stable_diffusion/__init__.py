@@ -1,1 +1,1 @@
-"""Stable Diffusion that reads captions of galaxies."""
+"""Stable Diffusion conditioned on captions of galaxies."""

@@ -1,7 +1,7 @@
-"""Tune Stable Diffusion on galaxies and their captions: one loop, read from top to bottom.
+"""Fine-tuning of Stable Diffusion on galaxies and their captions.
 
-As in `galscan.synthesis.diffusion.galaxy_training`, every random choice comes from one generator whose
-state is in the checkpoint.
+As in `galscan.synthesis.diffusion.galaxy_training`, all random numbers come from one generator whose state is in the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from galscan.synthesis.stable_diffusion.model import (
     open_pipeline,
 )
 
-STARTS = 512  # training galaxies that are kept to begin drawing with
-# Where the adapters are: the attention of the network that draws, and of the one that reads.
+STARTS = 512  # training galaxies that are stored as starting images of sampling
+# Layers with adapters: the attention of the UNet and of the text encoder.
 ADAPTED = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"]}
 
 
@@ -55,9 +55,9 @@ def fine_tune(
     Parameters
     ----------
     galaxies : GalaxySet
-        Its columns are the answers of `schema` and what is measured.
+        Training galaxies; columns are the answers of `schema` and measured properties.
     start : path, optional
-        A folder to start from, instead of ``settings.start``.
+        Folder of initial weights, instead of ``settings.start``.
 
     Returns
     -------
@@ -67,20 +67,20 @@ def fine_tune(
     Raises
     ------
     InputError
-        If there is nothing to start from.
+        If there are no initial weights.
     GalscanError
-        If it diverges.
+        If the training diverges.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    kept = torch.randperm(len(galaxies.images), generator=random)[:STARTS]
+    start_rows = torch.randperm(len(galaxies.images), generator=random)[:STARTS]
     images = torch.from_numpy(galaxies.images)
     pipeline = open_pipeline(start or find_start(settings.start)).to(device)
     config = StableDiffusionConfig(
         size=images.shape[1], resolution=settings.resolution, schema=schema.name, wording=wording(schema),
         answers=(*schema.names, *MEASURED), surveys=tuple(surveys), begin=settings.begin, base=str(settings.start),
     )  # fmt: skip
-    painter = StableDiffusion(pipeline, config, images[kept])
+    model = StableDiffusion(pipeline, config, images[start_rows])
     networks = _trained(pipeline, settings)
     weights = {
         f"{name}.{key}": value
@@ -90,35 +90,35 @@ def fine_tune(
     average = {name: value.detach().clone() for name, value in weights.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     noising = _noising(pipeline)
-    told, _ = painter.tokens([*painter.captions(galaxies.values, galaxies.survey), ""])
-    told, nothing = told[:-1], told[-1]
+    tokens, _ = model.tokens([*model.captions(galaxies.values, galaxies.survey), ""])
+    tokens, no_caption = tokens[:-1], tokens[-1]
     weight = torch.from_numpy(galaxies.weight).double()
     dtype = number_format(device)
 
-    at = Checkpoint(out.with_name(out.name + ".checkpoint.safetensors"), weights, average, optimizer, random)
-    at.resume()
+    checkpoint = Checkpoint(out.with_name(out.name + ".checkpoint.safetensors"), weights, average, optimizer, random)
+    checkpoint.resume()
 
-    with track("tune Stable Diffusion", settings.steps, "step", done=at.step) as advance:
-        while (done := at.behind(settings.steps, seconds)) < 1:
-            # One cycle: up in the first steps, then down along a cosine.
-            rise = min(1.0, (at.step + 1) / min(settings.warmup, math.ceil(settings.steps / 2)))
-            rate = settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
+    with track("fine-tune Stable Diffusion", settings.steps, "step", done=checkpoint.step) as advance:
+        while (done := checkpoint.progress(settings.steps, seconds)) < 1:
+            # Linear warm-up, then cosine decay.
+            warm_up = min(1.0, (checkpoint.step + 1) / min(settings.warmup, math.ceil(settings.steps / 2)))
+            rate = settings.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * done))
 
             rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
-            shown = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
-            numbers = told[rows]
-            numbers[torch.rand(settings.batch, generator=random) < settings.drop] = nothing
+            batch = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
+            numbers = tokens[rows]
+            numbers[torch.rand(settings.batch, generator=random) < settings.drop] = no_caption
             t = torch.randint(noising.config.num_train_timesteps, (settings.batch,), generator=random).to(device)
             with devices.autocast(device, dtype):
                 with torch.no_grad():
-                    x0 = painter.encode_images(shown.to(device), random).float()
+                    x0 = model.encode_images(batch.to(device), random).float()
                 noise = torch.randn(x0.shape, generator=random).to(device)
                 xt = noising.add_noise(x0, noise, t)
-                predicted = networks["unet"](xt, t, painter.embed(numbers.to(device))).sample
-            aim = noising.get_velocity(x0, noise, t) if _of_velocity(noising) else noise
-            loss = F.mse_loss(predicted.float(), aim)
-            advance(1, at.learn(loss, rate, settings.ema))
-            at.save_now_and_then()
+                predicted = networks["unet"](xt, t, model.embed(numbers.to(device))).sample
+            expected = noising.get_velocity(x0, noise, t) if _predicts_velocity(noising) else noise
+            loss = F.mse_loss(predicted.float(), expected)
+            advance(1, checkpoint.update(loss, rate, settings.ema))
+            checkpoint.save_if_due()
 
     with torch.no_grad():
         for name, value in weights.items():
@@ -130,12 +130,12 @@ def fine_tune(
             pipeline.text_encoder = networks["text_encoder"].merge_and_unload()
         for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
             network.half()
-        painter.save(folder)
-    return at.done()
+        model.save(folder)
+    return checkpoint.finish()
 
 
 def _trained(pipeline: Pipeline, settings: StableDiffusionSettings) -> dict[str, Any]:
-    """Return the networks that learn, ready for it: whole, or with adapters that alone do."""
+    """Return the networks to train: all weights, or adapters alone."""
     pipeline.vae.requires_grad_(False)
     networks = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
     if settings.lora:
@@ -153,7 +153,7 @@ def _trained(pipeline: Pipeline, settings: StableDiffusionSettings) -> dict[str,
 
 
 def _save_adapters(networks: dict[str, Any], folder: Path) -> None:
-    """Write the adapters alone, in the form that ``StableDiffusionPipeline.load_lora_weights`` reads."""
+    """Write the adapters in the format of ``StableDiffusionPipeline.load_lora_weights``."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
@@ -171,5 +171,5 @@ def _noising(pipeline: Pipeline) -> Any:
     return DDPMScheduler.from_config(pipeline.scheduler.config)
 
 
-def _of_velocity(noising: Any) -> bool:
+def _predicts_velocity(noising: Any) -> bool:
     return bool(noising.config.prediction_type == "v_prediction")

@@ -1,1 +1,1 @@
-"""What synthetic galaxies bring, beside other remedies for a rare class."""
+"""Ablation: gain of synthetic galaxies compared with other methods for a rare class."""

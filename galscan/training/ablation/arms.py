@@ -1,7 +1,7 @@
-"""What synthetic galaxies bring: the arms that are compared, how objects are divided, and what the scores say.
+"""Arms of an ablation, division of the objects, and evaluation of the scores.
 
-An arm changes a few settings of the recipe's classifier and nothing else: data, number of steps, network and
-classical augmentation are the same for all.
+An arm changes a few settings of the recipe's classifier. Data, number of steps, network and classical augmentation are
+the same for all arms.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _OVERSAMPLED = {"sampling": "oversampled", "loss": "plain"}
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train, by what it changes in the recipe's settings."""
+    """A training method, defined by changes to the recipe's settings."""
 
     title: str
     kind: str = ""
-    """Which synthetic galaxies it is trained on: none, "prior" (maps of the physical prior injected into real ones),
-    "maps" (maps sampled by the diffusion model, injected alike), "both" or "images" (whole images)."""
+    """Kind of synthetic galaxies: "" (none), "prior" (maps of the physical prior injected into real galaxies), "maps"
+    (maps sampled by the diffusion model, injected), "both" or "images" (whole images)."""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def dreams(self) -> bool:
-        """Whether it is trained on any."""
+    def synthetic(self) -> bool:
+        """Whether it is trained on synthetic galaxies."""
         return bool(self.kind)
 
     @property
@@ -45,7 +45,7 @@ class Arm:
         return self.kind in MAP_KINDS
 
     @property
-    def drawn(self) -> bool:
+    def generated(self) -> bool:
         """Whether it needs a generator of whole images."""
         return self.kind == IMAGES
 
@@ -62,31 +62,32 @@ ARMS: dict[str, Arm] = {
     "attributes": Arm("real only, with morphology heads", "", _OVERSAMPLED),
     "prior": Arm("features of the physical prior injected into real galaxies", PRIOR, _OVERSAMPLED),
     "maps": Arm("features sampled by the diffusion model, injected into real galaxies", MAPS, _OVERSAMPLED),
-    "both": Arm("features of the prior, and sampled ones like measured ones, injected", BOTH, _OVERSAMPLED),
+    "both": Arm("features of the prior and sampled features like measured ones, injected", BOTH, _OVERSAMPLED),
     "images": Arm("whole images by a diffusion model", IMAGES, _OVERSAMPLED),
-    "without_hosts": Arm("as both, without the untouched hosts", BOTH, {**_OVERSAMPLED, "hosts": 0.0}),
-    "fewer": Arm("as both, half as many of them", BOTH, {**_OVERSAMPLED, "synthetic_positives": 0.12}),
-    "to_the_end": Arm("as both, to the last step", BOTH, {**_OVERSAMPLED, "real_last": 0.0}),
+    "without_hosts": Arm("as both, without the unmodified hosts", BOTH, {**_OVERSAMPLED, "hosts": 0.0}),
+    "fewer": Arm("as both, with half as many synthetic positives", BOTH, {**_OVERSAMPLED, "synthetic_positives": 0.12}),
+    "to_the_end": Arm("as both, with synthetic galaxies to the last step", BOTH, {**_OVERSAMPLED, "real_last": 0.0}),
 }
-VARIANTS = ("without_hosts", "fewer", "to_the_end")  # compared where they are named
+VARIANTS = ("without_hosts", "fewer", "to_the_end")  # compared only on request
 BASELINES = ("plain", "weighted", "focal", "oversampled")
-CRITIC = "attributes"  # the arm whose network, trained on real galaxies, chooses unlabelled hosts and filters images
-REAL_ONLY = (*BASELINES, CRITIC)
+# The reference arm: its network, trained on real galaxies, selects unlabelled hosts and filters generated images.
+REFERENCE = "attributes"
+REAL_ONLY = (*BASELINES, REFERENCE)
 
 
-# How objects are divided
+# Division of the objects
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One division of the objects.
+    """One division of the objects into training and test sets.
 
     Attributes
     ----------
     side : Series of str
-        "train" or "test" by object (`galscan.training.dataset.read_table`); one in neither is not used in this repeat.
+        "train" or "test" by object (`galscan.training.dataset.read_table`); other objects are not used in this repeat.
     counts : dict
-        Objects by side and kind: positives, negatives, ambiguous.
+        Numbers of objects by side and kind: positives, negatives, ambiguous.
     """
 
     number: int
@@ -96,12 +97,12 @@ class Repeat:
     counts: dict[str, dict[str, int]]
 
     def has(self, objects: pd.Series, side: str) -> np.ndarray:
-        """Return which of `objects` are on that side."""
+        """Return a mask of `objects` on that side."""
         return (objects.map(self.side) == side).to_numpy()
 
 
 def labelled_objects(table: pd.DataFrame, answers: Sequence[str]) -> pd.Series:
-    """Return the target (1, 0, NaN = ambiguous) of every object with labels, by name, in their order."""
+    """Return the target (1, 0, NaN = ambiguous) of every labelled object, by name."""
     labelled = table[table[list(answers)].notna().any(axis=1)]
     return labelled.groupby("object")["target"].max()
 
@@ -119,16 +120,16 @@ def make_repeats(
 ) -> list[Repeat]:
     """Divide objects by name, stratified, once for each of `seeds` and `folds`.
 
-    With one fold, `positives` (default half) train and the rest is the test set; with more, each fold is the test set
-    once, and of the others `positives` (default all) train. `negatives` (default: in the proportion of the positives)
-    train, and ambiguous objects, on which morphology alone is trained and which are never tested, in the proportion of
-    the negatives. At most `max_test` negatives are tested. With fewer positives than another call the same objects are
-    tested: `reserved` positives never are.
+    With one fold, `positives` (default half) are trained on and the rest is the test set; with more, each fold is the
+    test set once, and `positives` (default all) of the other folds are trained on. `negatives` (default: in the
+    proportion of the positives) are trained on, and ambiguous objects (for morphology only, never in the test set) in
+    the proportion of the negatives. The test set has at most `max_test` negatives. The first `reserved` positives are
+    never in the test set, so that calls with different `positives` have the same test set.
 
     Raises
     ------
     InputError
-        If a side would have too few of a kind.
+        If a side would have too few objects of a kind.
     """
     of_kind = {
         name: objects.index[kind].to_numpy(object)
@@ -137,42 +138,50 @@ def make_repeats(
     n = {name: len(ids) for name, ids in of_kind.items()}
     if folds > 1 and n["positives"] < 2 * folds:
         raise InputError(f"--folds {folds}: {n['positives']} positives are too few; use at most {n['positives'] // 2}")
-    room = n["positives"] - (2 if folds == 1 else -(-n["positives"] // folds))
-    wanted = positives if positives is not None else n["positives"] // 2 if folds == 1 else room
-    if not 0 <= wanted <= room:
-        raise InputError(f"--positives {wanted}: of {n['positives']} positives, 0 to {room} may train; choose such")
+    limit = n["positives"] - (2 if folds == 1 else -(-n["positives"] // folds))
+    train_positives = positives if positives is not None else n["positives"] // 2 if folds == 1 else limit
+    if not 0 <= train_positives <= limit:
+        raise InputError(
+            f"--positives {train_positives}: of {n['positives']} positives, 0 to {limit} can be trained on; "
+            "choose such a number"
+        )
     if reserved and folds > 1:
         raise InputError(
-            f"--reserved {reserved}: with --folds {folds} every positive is tested once; leave one of them out"
+            f"--reserved {reserved}: with --folds {folds} every positive is tested once; leave out one of "
+            "the two options"
         )
-    if not 0 <= reserved <= room:
+    if not 0 <= reserved <= limit:
         raise InputError(
-            f"--reserved {reserved}: of {n['positives']} positives, 0 to {room} may be left out of the test set; "
-            "choose such"
+            f"--reserved {reserved}: of {n['positives']} positives, 0 to {limit} can be left out of the test set; "
+            "choose such a number"
         )
-    if not wanted and negatives is None:
-        raise InputError("--positives 0 needs --negatives: how many others train")
+    if not train_positives and negatives is None:
+        raise InputError("--positives 0 needs --negatives, the number of negatives to train on")
     repeats: list[Repeat] = []
     for s in range(seeds):
         random = np.random.default_rng([seed, s])
         shuffled = {name: random.permutation(ids) for name, ids in of_kind.items()}
         for fold in range(folds):
-            take = {"positives": wanted, "negatives": negatives or round(wanted * n["negatives"] / n["positives"])}
-            take["negatives"] = min(take["negatives"], n["negatives"])
-            take["ambiguous"] = round(n["ambiguous"] * take["negatives"] / n["negatives"])
+            count = {
+                "positives": train_positives,
+                "negatives": negatives or round(train_positives * n["negatives"] / n["positives"]),
+            }
+            count["negatives"] = min(count["negatives"], n["negatives"])
+            count["ambiguous"] = round(n["ambiguous"] * count["negatives"] / n["negatives"])
             if folds == 1:
-                rest = shuffled
-                first = {"positives": max(wanted, reserved), "negatives": take["negatives"]}
-                test = {name: shuffled[name][first[name] :] for name in first}
+                pool = shuffled
+                not_tested = {"positives": max(train_positives, reserved), "negatives": count["negatives"]}
+                test = {name: shuffled[name][not_tested[name] :] for name in not_tested}
             else:
                 test = {name: shuffled[name][fold::folds] for name in ("positives", "negatives")}
-                rest = shuffled | {name: shuffled[name][np.arange(n[name]) % folds != fold] for name in test}
-            train = {name: rest[name][: take[name]] for name in take}
+                pool = shuffled | {name: shuffled[name][np.arange(n[name]) % folds != fold] for name in test}
+            train = {name: pool[name][: count[name]] for name in count}
             test["negatives"] = test["negatives"][:max_test]
             if min(map(len, (train["negatives"], test["negatives"]))) < 2:
                 raise InputError(
-                    f"{n['negatives']} negatives leave {len(train['negatives'])} to train and "
-                    f"{len(test['negatives'])} to test, at least 2 each are needed; change --positives or --negatives"
+                    f"{n['negatives']} negatives leave {len(train['negatives'])} for training and "
+                    f"{len(test['negatives'])} for testing, at least 2 each are needed; change --positives "
+                    "or --negatives"
                 )
             sides = {"train": train, "test": test}
             side = {i: name for name, kinds in sides.items() for ids in kinds.values() for i in ids}
@@ -181,31 +190,31 @@ def make_repeats(
     return repeats
 
 
-# What the scores say
+# Evaluation of the scores
 
 
 def evaluate(
     repeats: Sequence[Scored], point: WorkingPoint, *, survey_size: int, method: str, seed: int
 ) -> dict[str, Any]:
-    """Return the figures of every arm, what each gains over real-only ones, and the curves; JSON-able.
+    """Return the metrics of every arm, gains over real-only arms, and curves; JSON-able.
 
-    The best baseline is chosen by the mean of the figure in question, so that it may be another for another
-    figure. The choice is not repeated in the bootstrap. Figures at ``point`` are for its prevalence.
+    The best baseline is selected for each metric by its mean; the selection is not repeated in the bootstrap. Metrics
+    at ``point`` are for its prevalence.
     """
     values, draws = metrics.measure(repeats, point), metrics.bootstrap(repeats, point, seed)
     targets = point.prevalence * survey_size
     arms: dict[str, Any] = {}
     for name in values:
-        arms[name] = {"title": ARMS[name].title, "dreams": ARMS[name].dreams}
+        arms[name] = {"title": ARMS[name].title, "dreams": ARMS[name].synthetic}
         for k, metric in enumerate(METRICS):
             arms[name][metric] = _interval(values[name][:, k], draws[name][:, k])
         arms[name]["detections"] = {key: x * targets for key, x in arms[name]["completeness"].items() if key != "each"}
     baselines = [name for name in REAL_ONLY if name in values]
     best = {m: max(baselines, key=lambda name: arms[name][m]["mean"]) for m in METRICS}
     gains: dict[str, Any] = {}
-    for name in (n for n in values if ARMS[n].dreams or n == CRITIC):
-        against = {"best_baseline": best} | (
-            {CRITIC: dict.fromkeys(METRICS, CRITIC)} if CRITIC in values and name != CRITIC else {}
+    for name in (n for n in values if ARMS[n].synthetic or n == REFERENCE):
+        baselines_of = {"best_baseline": best} | (
+            {REFERENCE: dict.fromkeys(METRICS, REFERENCE)} if REFERENCE in values and name != REFERENCE else {}
         )
         gains[name] = {
             label: {
@@ -213,89 +222,91 @@ def evaluate(
                 | _gain(values[name][:, k], draws[name][:, k], values[other[metric]][:, k], draws[other[metric]][:, k])
                 for k, metric in enumerate(METRICS)
             }
-            for label, other in against.items()
+            for label, other in baselines_of.items()
         }
         for gain in gains[name].values():
-            times = {key: None if (x := gain["completeness"][key]) is None else 1 + x for key in ("gain", "lo", "hi")}
+            ratio = {key: None if (x := gain["completeness"][key]) is None else 1 + x for key in ("gain", "lo", "hi")}
             gain["detections"] = {
-                "against": gain["completeness"]["against"], "ratio": times["gain"], "lo": times["lo"],
-                "hi": times["hi"], "note": gain["completeness"]["note"],
+                "against": gain["completeness"]["against"], "ratio": ratio["gain"], "lo": ratio["lo"],
+                "hi": ratio["hi"], "note": gain["completeness"]["note"],
             }  # fmt: skip
     return {"method": method, "arms": arms, "best_baseline": best, "gains": gains, "curves": _curves(repeats, point)}
 
 
-def _interval(each: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+def _interval(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
     low, high = np.percentile(draws, [2.5, 97.5])
-    return {"mean": float(each.mean()), "lo": float(low), "hi": float(high), "each": each.tolist()}
+    return {"mean": float(values.mean()), "lo": float(low), "hi": float(high), "each": values.tolist()}
 
 
-def _gain(ours: np.ndarray, our_draws: np.ndarray, theirs: np.ndarray, their_draws: np.ndarray) -> dict[str, Any]:
-    """Return the relative gain of one mean over another, with its paired interval; what has no bound is None.
+def _gain(
+    values: np.ndarray, draws: np.ndarray, baseline_values: np.ndarray, baseline_draws: np.ndarray
+) -> dict[str, Any]:
+    """Return the relative gain of a mean over the baseline's, with its paired interval; an infinite bound is None.
 
-    A draw in which the other finds nothing has a gain without bound, or, if neither finds anything, of -1: the
-    lower end is never flattered.
+    In draws where the baseline is 0, the gain is infinite, or -1 if both are 0, which is conservative for the lower
+    bound.
     """
     ratios = np.divide(
-        our_draws, their_draws, out=np.where(our_draws > 0, np.inf, 0.0), where=their_draws > 0
+        draws, baseline_draws, out=np.where(draws > 0, np.inf, 0.0), where=baseline_draws > 0
     )  # fmt: skip
     ratios.sort()
     last = len(ratios) - 1
     low, high = ratios[int(0.025 * last)], ratios[int(np.ceil(0.975 * last))]
-    value = ours.mean() / theirs.mean() if theirs.mean() > 0 else None
+    value = values.mean() / baseline_values.mean() if baseline_values.mean() > 0 else None
     note = ""
     if value is None:
-        note = "the other finds none"
+        note = "the baseline finds none"
     elif not np.isfinite(high):
-        note = "no upper end: in some resamples the other finds none"
+        note = "no upper bound: in some resamples the baseline finds none"
     low, high = (float(x) - 1 if value is not None and np.isfinite(x) else None for x in (low, high))
     return {"gain": None if value is None else float(value) - 1, "lo": low, "hi": high, "note": note}
 
 
 def _curves(repeats: Sequence[Scored], point: WorkingPoint) -> dict[str, Any]:
-    """Return the largest purity at each completeness: the mean over repeats, the least and the most."""
+    """Return the largest purity at each completeness or above: mean, minimum and maximum over repeats."""
     grid = np.linspace(0.02, 1, 50)
     curves: dict[str, Any] = {"completeness": grid.round(4).tolist()}
     for name in repeats[0].scores:
         rows = []
         for repeat in repeats:
-            completeness, purity = metrics.standing(repeat.scores[name], repeat.targets).curve(point.prevalence)
-            at_least = np.maximum.accumulate(purity[::-1])[::-1]
-            rows.append(at_least[np.searchsorted(completeness, grid - 1e-9).clip(max=len(purity) - 1)])
+            completeness, purity = metrics.rank_targets(repeat.scores[name], repeat.targets).curve(point.prevalence)
+            envelope = np.maximum.accumulate(purity[::-1])[::-1]
+            rows.append(envelope[np.searchsorted(completeness, grid - 1e-9).clip(max=len(purity) - 1)])
         low, mean, high = np.min(rows, 0), np.mean(rows, 0), np.max(rows, 0)
         curves[name] = {"purity": mean.tolist(), "lo": low.tolist(), "hi": high.tolist()}
     return curves
 
 
-# In words
+# Text
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
-    """Return in two sentences what the method gained, or did not; over the best baseline and over real + heads."""
+    """Return sentences on the gain of the method over the best baseline and over the reference arm."""
     gains, title = result["gains"][result["method"]], result["arms"][result["method"]]["title"]
     lines = []
     for label, words in (
         ("best_baseline", "the best baseline"),
-        (CRITIC, "the same network without synthetic galaxies"),
+        (REFERENCE, "the same network without synthetic galaxies"),
     ):
         if label not in gains:
             continue
         ap, found = gains[label]["ap"], gains[label]["detections"]
-        said = "gains over" if ap["lo"] > 0 else "loses against" if ap["hi"] < 0 else "shows no certain gain over"
+        comparison = "gains over" if ap["lo"] > 0 else "loses against" if ap["hi"] < 0 else "shows no certain gain over"
         if found["ratio"] is None:
-            times = f"no ratio of detections ({found['note']})"
+            ratio = f"no ratio of detections ({found['note']})"
         else:
-            ends = [format(end, ".2f") if end is not None else "no upper end" for end in (found["lo"], found["hi"])]
-            times = f"{found['ratio']:.2f} times its detections at purity {result['point']['purity']:g} "
-            times += f"({ends[0]} to {ends[1]})"
+            ends = [format(end, ".2f") if end is not None else "no upper bound" for end in (found["lo"], found["hi"])]
+            ratio = f"{found['ratio']:.2f} times its detections at purity {result['point']['purity']:g} "
+            ratio += f"({ends[0]} to {ends[1]})"
         lines.append(
-            f"The arm '{title}' {said} {words}: average precision {100 * ap['gain']:+.1f} % "
-            f"({100 * ap['lo']:+.1f} to {100 * ap['hi']:+.1f}) over '{ap['against']}', {times}."
+            f"The arm '{title}' {comparison} {words}: average precision {100 * ap['gain']:+.1f} % "
+            f"({100 * ap['lo']:+.1f} to {100 * ap['hi']:+.1f}) over '{ap['against']}', {ratio}."
         )
     return lines
 
 
 def as_table(result: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one row an arm: every figure with its interval."""
+    """Return one row per arm, with every metric and its interval."""
     rows = []
     for name, arm in result["arms"].items():
         row = {"arm": name, "title": arm["title"], "dreams": arm["dreams"]}
@@ -306,7 +317,7 @@ def as_table(result: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """Return the table and the verdict for people."""
+    """Return table and verdict as text."""
     point = result["point"]
     heads = ("AP", f"completeness at purity {point['purity']:g}", f"purity at completeness {point['completeness']:g}")
     width = max(13, *(len(name) + 1 for name in result["arms"]))

@@ -35,42 +35,42 @@ def test_all_of_it_comes_back(tmp_path):
     assert torch.equal(other.random.get_state(), first.random.get_state())
     for one, two in zip(first.optimizer.state.values(), other.optimizer.state.values(), strict=True):
         assert all(torch.equal(one[k], two[k]) for k in ("exp_avg", "exp_avg_sq", "step"))
-    assert other.done()["loss"] == 0.25 and not list(tmp_path.iterdir())
+    assert other.finish()["loss"] == 0.25 and not list(tmp_path.iterdir())
 
 
 def test_nothing_to_resume_is_a_beginning(tmp_path):
-    at = training(tmp_path / "c.safetensors", 1.0)
-    at.resume()
-    assert at.step == 0 and at.weights["w"].tolist() == [1, 1] and at.done()["steps"] == 0
+    state = training(tmp_path / "c.safetensors", 1.0)
+    state.resume()
+    assert state.step == 0 and state.weights["w"].tolist() == [1, 1] and state.finish()["steps"] == 0
 
 
 def test_what_is_behind_goes_by_steps_or_time_whichever_is_further_on(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    at = training(tmp_path / "c.safetensors", 1.0)
-    at._started, at.step = 1000.0, 10
+    state = training(tmp_path / "c.safetensors", 1.0)
+    state._started, state.step = 1000.0, 10
     now[0] = 1030.0
-    assert at.behind(100, None) == 0.1 and at.behind(100, 60.0) == 0.5 and at.behind(20, 600.0) == 0.5
-    assert at.behind(10, None) == at.behind(100, 30.0) == at.behind(100, 20.0) == 1.0
+    assert state.progress(100, None) == 0.1 and state.progress(100, 60.0) == 0.5 and state.progress(20, 600.0) == 0.5
+    assert state.progress(10, None) == state.progress(100, 30.0) == state.progress(100, 20.0) == 1.0
 
 
 def test_a_step_goes_downhill_and_the_average_follows(tmp_path):
-    at = training(tmp_path / "c.safetensors", 1.0)
-    before = at.average["w"].clone()
-    assert at.learn(at.weights["w"].square().sum(), 0.01, 0.9) == "loss 2.0000"
-    assert (at.weights["w"] < 1).all() and at.step == 1
-    torch.testing.assert_close(at.average["w"], before + (1 - 2 / 11) * (at.weights["w"].detach() - before))
+    state = training(tmp_path / "c.safetensors", 1.0)
+    before = state.average["w"].clone()
+    assert state.update(state.weights["w"].square().sum(), 0.01, 0.9) == "loss 2.0000"
+    assert (state.weights["w"] < 1).all() and state.step == 1
+    torch.testing.assert_close(state.average["w"], before + (1 - 2 / 11) * (state.weights["w"].detach() - before))
 
 
 def test_an_overflow_is_left_out_and_many_in_a_row_are_an_end(tmp_path):
-    at = training(tmp_path / "c.safetensors", 1.0)
+    state = training(tmp_path / "c.safetensors", 1.0)
     for k in range(2 * checkpoint.PATIENCE):  # one in two is no row
-        at.learn(at.weights["w"].sum() * (1.0 if k % 2 else float("inf")), 0.01, 0.9)
-    assert at.weights["w"].isfinite().all() and len(at.losses) == checkpoint.PATIENCE
-    at.learn(at.weights["w"].sum(), 0.01, 0.9)
+        state.update(state.weights["w"].sum() * (1.0 if k % 2 else float("inf")), 0.01, 0.9)
+    assert state.weights["w"].isfinite().all() and len(state.losses) == checkpoint.PATIENCE
+    state.update(state.weights["w"].sum(), 0.01, 0.9)
     with pytest.raises(GalscanError, match=r"diverged at step 30 \(learning rate 0\.1\); remove .*c\.safetensors"):
         for _ in range(checkpoint.PATIENCE):
-            at.learn(at.weights["w"].sum() * float("nan"), 0.01, 0.9)
+            state.update(state.weights["w"].sum() * float("nan"), 0.01, 0.9)
 
 
 def with_tensors(path, change) -> None:
@@ -108,7 +108,7 @@ TAMPERED = {
 def test_a_tampered_file_is_refused_in_one_line_whose_advice_helps(tmp_path, tamper):
     path = tmp_path / "c.safetensors"
     first = training(path, 1.0)
-    first.learn(first.weights["w"].sum(), 0.1, 0.9)
+    first.update(first.weights["w"].sum(), 0.1, 0.9)
     first.save()
     tamper(path)
     with pytest.raises(InputError, match=r"c\.safetensors is not a readable checkpoint .*; remove it") as error:
@@ -124,7 +124,7 @@ def test_a_tampered_file_is_refused_in_one_line_whose_advice_helps(tmp_path, tam
 def test_writing_never_takes_more_than_its_share(tmp_path, monkeypatch, took, pause):
     now = [1000.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    at, saved = training(tmp_path / "c.safetensors", 1.0), []
+    state, saved = training(tmp_path / "c.safetensors", 1.0), []
 
     def slowly(self):
         saved.append(now[0])
@@ -132,7 +132,7 @@ def test_writing_never_takes_more_than_its_share(tmp_path, monkeypatch, took, pa
 
     monkeypatch.setattr(Checkpoint, "save", slowly)
     for _ in range(400):
-        at.save_now_and_then()
+        state.save_if_due()
         now[0] += 10
     steps = [b - a for a, b in itertools.pairwise(saved)]
     assert saved[0] > 1000 + checkpoint.SECONDS and pause < min(steps) <= max(steps) <= pause + took + 10

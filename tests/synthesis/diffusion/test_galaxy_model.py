@@ -147,7 +147,7 @@ def test_the_configuration_holds_the_schema_and_what_is_measured():
     assert made.condition_size == 2 * len(made.answers) + 2 + AUGMENTATION
 
 
-# --- the sketch ------------------------------------------------------------------------------------------
+# --- shape channels ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def moments(profile: torch.Tensor) -> tuple[float, float, float]:
 @given(st.floats(0.08, 0.12), st.floats(0.1, 0.6), st.floats(0, 2 * math.pi))
 def test_the_sketch_has_the_shape_that_is_asked_for(shaped, size, elongation, direction):
     e1, e2 = elongation * math.cos(direction), elongation * math.sin(direction)
-    (drawn,) = shaped.sketch(of_shape(shaped, (size, e1, e2)))
+    (drawn,) = shaped.shape_channels(of_shape(shaped, (size, e1, e2)))
     assert drawn.shape == (4, 32, 32) and drawn.min() >= 0 and drawn.max() <= 1
     area, along, across = moments(drawn[3])
     assert (along, across) == pytest.approx((e1, e2), abs=0.06)
@@ -184,7 +184,7 @@ def test_the_sketch_has_the_shape_that_is_asked_for(shaped, size, elongation, di
 
 
 def test_a_quarter_turn_of_the_shape_turns_the_sketch(shaped):
-    first, second = shaped.sketch(of_shape(shaped, (0.1, 0.3, 0.2), (0.1, -0.3, -0.2)))
+    first, second = shaped.shape_channels(of_shape(shaped, (0.1, 0.3, 0.2), (0.1, -0.3, -0.2)))
     torch.testing.assert_close(second, first.rot90(1, (1, 2)), atol=1e-5, rtol=0)
     assert (first - second).abs().max() > 0.1
 
@@ -194,14 +194,14 @@ def test_where_the_shape_is_left_open_nothing_is_sketched(shaped, generator):
     drop = torch.zeros(4, len(shaped.config.answers), dtype=torch.bool)
     for k, name in enumerate(SHAPE):
         drop[k, shaped.config.answers.index(name)] = True
-    sketch = shaped.sketch(shaped.mask(conditions, drop))
+    sketch = shaped.shape_channels(shaped.mask(conditions, drop))
     assert not sketch[:3].any() and sketch[3].any()
-    assert not generator.sketch(torch.ones(1, 8)).any()  # its answers say nothing of shapes
+    assert not generator.shape_channels(torch.ones(1, 8)).any()  # its answers say nothing of shapes
 
 
 def test_extreme_shapes_are_finite(shaped):
     shapes = [(size, e1, e2) for size in (0.0, 0.4) for e1 in (-1.0, 0.0, 1.0) for e2 in (-1.0, 0.0, 1.0)]
-    assert torch.isfinite(shaped.sketch(of_shape(shaped, *shapes))).all()
+    assert torch.isfinite(shaped.shape_channels(of_shape(shaped, *shapes))).all()
 
 
 # --- starting from other weights -------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def settings(steps: int, **changes) -> GeneratorSettings:
 @pytest.mark.parametrize("start", [None, wider_config()], ids=["from nothing", "from other weights"])
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, start):
     monkeypatch.setattr(checkpoint, "SECONDS", 0)
-    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoint, "MAX_FRACTION", 1e9)
     start = start and untrained(start, seed=4)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     train_generator(galaxies(), config(), settings(6), whole, seed=3, device=CPU, start=start)

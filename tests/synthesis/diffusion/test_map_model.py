@@ -58,7 +58,7 @@ def trained(path, steps: int = 4, pool: np.ndarray | None = None, **changes) -> 
 @pytest.mark.parametrize("start", [None, 4], ids=["from nothing", "from other weights"])
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, start):
     monkeypatch.setattr(checkpoint, "SECONDS", 0)
-    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoint, "MAX_FRACTION", 1e9)
     start = None if start is None else untrained(seed=start)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     trained(whole, start=start)

@@ -71,5 +71,5 @@ def test_base_weights_that_are_not_shipped_and_weights_of_another_feature_are_re
     training.train_on_prior("dust_lane", 24, SETTINGS, tmp_path / "g.safetensors", seed=0, device=CPU)
     with pytest.raises(InputError, match=r"g\.safetensors samples maps of 'dust_lane', not of 'artefact'"):
         training.load_weights("artefact", str(tmp_path / "g.safetensors"))
-    with pytest.raises(InputError, match="no readable diffusion model of maps"):
+    with pytest.raises(InputError, match="not a readable diffusion model of maps"):
         training.load_weights("dust_lane", str(tmp_path / "no.safetensors"))

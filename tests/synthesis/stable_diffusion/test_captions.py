@@ -115,12 +115,12 @@ def test_what_is_written_is_read(pieces):
     ("caption", "message"),
     [
         ("a, {dust lane:1.3", "the brace at character 4 is never closed"),
-        ("a, dust lane:1.3}", "the brace at character 17 closes nothing"),
-        ("{a {b:1}:2}", "the brace at character 4 stands within another"),
+        ("a, dust lane:1.3}", "the brace at character 17 has no opening brace"),
+        ("{a {b:1}:2}", "the brace at character 4 is nested"),
         ("{dust lane}", "the brace at character 1 holds 'dust lane'"),
         ("x{dust lane:much}", "the brace at character 2 holds 'dust lane:much'; write {text:weight}"),
         ("{:1.3}", "holds ':1.3'"), ("{a:-1}", "holds 'a:-1'"), ("{a:nan}", "holds"), ("{a:inf}", "holds"),
-        ("{a:1}, {b:1}}", "the brace at character 13 closes nothing"),
+        ("{a:1}, {b:1}}", "the brace at character 13 has no opening brace"),
     ],
 )  # fmt: skip
 def test_wrong_braces_are_told_by_their_place(caption, message):

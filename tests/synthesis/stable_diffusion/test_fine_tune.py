@@ -53,7 +53,7 @@ def tuned(start: Path, out: Path, *, seed: int = 0, seconds: float | None = None
 
 
 def test_training_lowers_the_loss(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.Checkpoint, "done", lambda self: {"losses": self.losses})
+    monkeypatch.setattr(checkpoint.Checkpoint, "finish", lambda self: {"losses": self.losses})
     losses = tuned(tiny, tmp_path / "g", steps=40)["losses"]
     first, last = np.mean(losses[:8]), np.mean(losses[-8:])
     assert first > 0.9 and last < 0.75 * first  # noise is predicted: 1 is what knowing nothing costs
@@ -81,7 +81,7 @@ def test_it_knows_what_it_was_taught(tiny, tmp_path):
 @pytest.mark.parametrize("lora", [0, 2])
 def test_resumed_equals_uninterrupted(tiny, tmp_path, monkeypatch, lora):
     monkeypatch.setattr(checkpoint, "SECONDS", 0)
-    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoint, "MAX_FRACTION", 1e9)
     tuned(tiny, tmp_path / "whole", lora=lora)
     real, saved = Checkpoint.save, []
 
@@ -160,7 +160,7 @@ def test_captions_steer(tmp_path, monkeypatch):
     monkeypatch.setattr(StableDiffusion, "decode_images", lambda self, x: (caught.append(x), decode(self, x))[1])
     with torch.inference_mode():
         latents = generator.encode_images(torch.from_numpy(real.images), torch.Generator().manual_seed(0))
-        generator.draw(
+        generator.generate(
             real.values[:40], real.survey[:40], guidance=3.0, weights={}, steps=10, seed=1, device=CPU
         )  # fmt: skip
     late, early = (latents[k::2].mean(0) for k in (0, 1))

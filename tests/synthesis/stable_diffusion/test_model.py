@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_said_and_cut(generator, capsys):
     numbers, _ = generator.tokens([long, "sky"])
     said = capsys.readouterr().err
     assert numbers.shape == (2, 32) and numbers[0, -1] == generator.pipeline.tokenizer.eos_token_id
-    assert "captions longer than the 30 tokens that are read: 1;" in said
+    assert "captions truncated to 30 tokens: 1;" in said
     lost = said.rsplit("'", 2)[1]
     assert lost and long.replace(" ", "").endswith(lost.replace(" ", ""))
     generator.tokens(["sky"])
@@ -146,7 +146,7 @@ def test_it_draws_as_the_pipeline_of_diffusers_does(tiny, monkeypatch):
     generator, caught = painter(tiny, begin="noise"), []
     decode = StableDiffusion.decode_images
     monkeypatch.setattr(StableDiffusion, "decode_images", lambda self, x: (caught.append(x), decode(self, x))[1])
-    generator.paint(["sky, bar"], guidance=6.5, steps=4, seed=3, device=CPU)
+    generator.generate_from_captions(["sky, bar"], guidance=6.5, steps=4, seed=3, device=CPU)
     pipeline = open_pipeline(tiny)
     scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
     pipeline.scheduler = scheduler
@@ -163,7 +163,7 @@ def test_what_drawing_begins_with_shows_through_the_noise(tiny):
     for level in (0, 255):
         generator = painter(tiny)
         generator.starts = torch.full((1, 8, 8, 3), level, dtype=torch.uint8)
-        images.append(generator.paint(["sky"], guidance=1.0, steps=2, seed=0, device=CPU))
+        images.append(generator.generate_from_captions(["sky"], guidance=1.0, steps=2, seed=0, device=CPU))
     assert not np.array_equal(*images)
 
 
@@ -186,7 +186,8 @@ def test_it_comes_back_and_draws_the_same(generator, saved):
     back = load_stable_diffusion(saved)
     assert back.config == generator.config and torch.equal(back.starts, generator.starts)
     one, two = (
-        g.paint(["sky, {bar:1.3}"], guidance=6.5, steps=2, seed=1, device=CPU).astype(int) for g in (generator, back)
+        g.generate_from_captions(["sky, {bar:1.3}"], guidance=6.5, steps=2, seed=1, device=CPU).astype(int)
+        for g in (generator, back)
     )
     assert np.abs(one - two).max() <= 1
 
@@ -210,7 +211,10 @@ def test_diffusers_opens_it_and_draws(saved):
     [
         (lambda f: (f / "galscan.json").unlink(), r"is not a readable generator: it has no galscan\.json"),
         (lambda f: (f / "starts.safetensors").write_bytes(b"x"), "is damaged"),
-        (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "no readable Stable Diffusion"),
+        (
+            lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+            "not a readable Stable Diffusion model",
+        ),
         (lambda f: change(f, wording="0"), "other phrases than those of the label schema 'simulated' now"),
         (lambda f: change(f, what=1), "is damaged"),
         (lambda f: (f / "galscan.json").write_text("{"), "is not readable JSON"),
@@ -228,16 +232,16 @@ def test_diffusers_opens_it_and_draws(saved):
         (lambda f: begun(f, torch.zeros((2, 9, 9, 3), dtype=torch.uint8)), "is damaged"),
         (lambda f: begun(f, torch.zeros((2, 8, 8, 3))), "is damaged"),
         (lambda f: save_file({"other": torch.zeros(1)}, f / "starts.safetensors"), "is damaged"),
-        (lambda f: cut(f / "unet" / "diffusion_pytorch_model.safetensors"), "no readable Stable Diffusion"),
-        (lambda f: cut(f / "vae" / "diffusion_pytorch_model.safetensors"), "no readable Stable Diffusion"),
-        (lambda f: cut(f / "text_encoder" / "model.safetensors"), "no readable Stable Diffusion"),
-        (lambda f: (f / "unet" / "config.json").write_text("{"), "no readable Stable Diffusion"),
-        (lambda f: (f / "model_index.json").write_text("[]"), "no readable Stable Diffusion"),
-        (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"), "no readable Stable Diffusion"),
-        (lambda f: wider(f, "unet", "diffusion_pytorch_model"), "no readable Stable Diffusion"),
-        (lambda f: wider(f, "text_encoder", "model"), "no readable Stable Diffusion"),
-        (lambda f: fewer(f, "unet", "diffusion_pytorch_model"), "no readable Stable Diffusion"),
-        (lambda f: fewer(f, "text_encoder", "model"), "no readable Stable Diffusion"),
+        (lambda f: cut(f / "unet" / "diffusion_pytorch_model.safetensors"), "not a readable Stable Diffusion model"),
+        (lambda f: cut(f / "vae" / "diffusion_pytorch_model.safetensors"), "not a readable Stable Diffusion model"),
+        (lambda f: cut(f / "text_encoder" / "model.safetensors"), "not a readable Stable Diffusion model"),
+        (lambda f: (f / "unet" / "config.json").write_text("{"), "not a readable Stable Diffusion model"),
+        (lambda f: (f / "model_index.json").write_text("[]"), "not a readable Stable Diffusion model"),
+        (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"), "not a readable Stable Diffusion model"),
+        (lambda f: wider(f, "unet", "diffusion_pytorch_model"), "not a readable Stable Diffusion model"),
+        (lambda f: wider(f, "text_encoder", "model"), "not a readable Stable Diffusion model"),
+        (lambda f: fewer(f, "unet", "diffusion_pytorch_model"), "not a readable Stable Diffusion model"),
+        (lambda f: fewer(f, "text_encoder", "model"), "not a readable Stable Diffusion model"),
     ],
 )
 def test_a_spoilt_folder_is_refused(saved, tmp_path, spoil, message):

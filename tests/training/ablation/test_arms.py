@@ -14,8 +14,8 @@ from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.training.ablation.arms import (
     ARMS,
     BASELINES,
-    CRITIC,
     REAL_ONLY,
+    REFERENCE,
     SYNTHETIC,
     VARIANTS,
     as_table,
@@ -45,17 +45,17 @@ def divide(given: pd.Series, **changes):
 
 
 def test_arms_change_what_their_names_say_and_nothing_else():
-    assert set(REAL_ONLY) == {name for name, arm in ARMS.items() if not arm.dreams}
+    assert set(REAL_ONLY) == {name for name, arm in ARMS.items() if not arm.synthetic}
     for name in BASELINES:
         settings = ARMS[name].settings(RECIPE)
         assert settings.morphology_weight == 0
         assert settings.sampling == ("oversampled" if name == "oversampled" else "natural")
         assert settings.loss == (name if name in ("weighted", "focal") else "plain")
-    for name in (CRITIC, *SYNTHETIC):  # as the recipe is, but for the synthetic galaxies there are
+    for name in (REFERENCE, *SYNTHETIC):  # as the recipe is, but for the synthetic galaxies there are
         assert ARMS[name].settings(RECIPE) == RECIPE
     assert [ARMS[name].kind for name in SYNTHETIC] == list(SYNTHETIC) == ["prior", "maps", "both", "images"]
     assert {name for name, arm in ARMS.items() if arm.injected} == {"prior", "maps", "both", *VARIANTS}
-    assert [name for name, arm in ARMS.items() if arm.drawn] == ["images"]
+    assert [name for name, arm in ARMS.items() if arm.generated] == ["images"]
     changes = {"hosts": 0.0}, {"synthetic_positives": 0.12}, {"real_last": 0.0}
     for name, change in zip(VARIANTS, changes, strict=True):
         assert ARMS[name].kind == "both"
@@ -133,12 +133,12 @@ def test_an_object_in_two_stores_is_one_and_a_target_in_either_counts():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"positives": 39}, "--positives 39: of 40 positives, 0 to 38 may train"),
-        ({"positives": -1}, "--positives -1: of 40 positives, 0 to 38 may train"),
+        ({"positives": 39}, "--positives 39: of 40 positives, 0 to 38 can be trained on"),
+        ({"positives": -1}, "--positives -1: of 40 positives, 0 to 38 can be trained on"),
         ({"positives": -1, "reserved": 20}, "--positives -1: of 40 positives"),
         ({"positives": 0}, "--positives 0 needs --negatives"),
-        ({"positives": 30, "folds": 2}, "0 to 20 may train"),
-        ({"positives": 8, "reserved": 39}, "--reserved 39: of 40 positives, 0 to 38 may be left out of the test set"),
+        ({"positives": 30, "folds": 2}, "0 to 20 can be trained on"),
+        ({"positives": 8, "reserved": 39}, "--reserved 39: of 40 positives, 0 to 38 can be left out of the test set"),
         ({"reserved": 8, "folds": 2}, "--reserved 8: with --folds 2 every positive is tested once"),
         ({"folds": 21}, "--folds 21: 40 positives are too few; use at most 20"),
         ({"max_test": 1}, "1 to test"),
@@ -228,8 +228,8 @@ def test_a_ratio_to_what_is_nothing_in_some_resamples_has_no_upper_end():
     good, *rest = scored(plain=4.0, maps=4.0)
     mixed = [good, *(r._replace(scores={**r.scores, "plain": -100.0 * r.targets}) for r in rest)]
     found = evaluated(mixed)["gains"]["maps"]["best_baseline"]["detections"]
-    assert found["ratio"] > 1 and found["hi"] is None and "no upper end" in found["note"]
-    assert "no upper end" in verdict(evaluated(mixed))[0]
+    assert found["ratio"] > 1 and found["hi"] is None and "no upper bound" in found["note"]
+    assert "no upper bound" in verdict(evaluated(mixed))[0]
     json.dumps(evaluated(mixed), allow_nan=False)
 
 

@@ -16,9 +16,9 @@ REPEAT = Repeat(3, 0, 0, pd.Series({"a": "train", "b": "test"}, dtype=object), {
 
 
 def test_a_test_object_among_what_is_taught_is_refused():
-    experiment.check_apart(pd.Series(["a", "c"]), REPEAT)
+    experiment.check_disjoint(pd.Series(["a", "c"]), REPEAT)
     with pytest.raises(GalscanError, match=r"repeat 3: 1 test objects \(first b\)"):
-        experiment.check_apart(pd.Series(["a", "b"]), REPEAT)
+        experiment.check_disjoint(pd.Series(["a", "b"]), REPEAT)
 
 
 def test_an_object_labelled_in_another_store_is_not_without_labels():
