@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import secrets
 import sys
@@ -107,20 +108,26 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
     app = server.application(book, _stores(run), token, f"{run.info['target']}: {run.path.name}")
 
     def ready(url: str, bound_port: int) -> None:
-        _write_private(path, {"token": token, "port": bound_port})
+        _write_private(path, json.dumps({"token": token, "port": bound_port}))
         _say(f"grade at {url}\nonly this machine can open this URL; Ctrl-C stops the server, grades are kept")
         if browser:
-            webbrowser.open(url)
+            # Every user of this machine sees the command line of the browser: the token must not be on it.
+            _write_private(redirect, f'<meta http-equiv="refresh" content="0; url={html.escape(url)}">')
+            webbrowser.open(redirect.absolute().as_uri())
 
+    redirect = path.with_name("open.html")
     ports = [port] if port else [previous["port"], 0]
-    asyncio.run(server.serve(app, token, ports, ready))
+    try:
+        asyncio.run(server.serve(app, token, ports, ready))
+    finally:
+        redirect.unlink(missing_ok=True)
 
 
-def _write_private(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that only the owner may read."""
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only the owner may read."""
     with atomic_path(path) as temporary:
         temporary.touch(0o600)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _stores(run: Run) -> dict[str, Store]:

@@ -127,9 +127,14 @@ def finished(
     return present
 
 
+def _replaced(out: Path) -> Path:
+    """Return where an old `out` waits until the new one is in its place; no user has a folder of this name."""
+    return out.with_name(f".{out.name}.galscan-replaced")
+
+
 def deliver(work: Path, out: Path) -> None:
     """Put the finished folder `work` in the place of `out`; at no moment are both old and new lost."""
-    aside = out.with_name(out.name + ".replaced")
+    aside = _replaced(out)
     shutil.rmtree(aside, ignore_errors=True)  # of a delivery that was killed
     if out.exists():
         os.replace(out, aside)
@@ -139,7 +144,7 @@ def deliver(work: Path, out: Path) -> None:
 
 def recover(out: Path) -> None:
     """Put back what was at `out` where a delivery was killed between taking the old away and putting the new there."""
-    aside = out.with_name(out.name + ".replaced")
+    aside = _replaced(out)
     if out.exists() or not aside.is_dir():
         return
     with held(partial(out)):  # not while it is being delivered

@@ -265,13 +265,16 @@ def _object_table(
 
 
 def _response_folder(target: Path) -> Path:
-    """Return the folder of service responses until the store is complete, if the cache is not used."""
-    return target.with_name(target.name + ".answers")
+    """Return the folder of service responses until the store is complete, if the cache is not used.
+
+    It is removed then, so it has a name that no user chooses.
+    """
+    return target.with_name(f".{target.name}.galscan-responses")
 
 
 def _frame_folder(target: Path) -> Path:
     """Return the folder of downloaded frames until they are cut, if they are not kept."""
-    return target.with_name(target.name + ".frames")
+    return target.with_name(f".{target.name}.galscan-frames")
 
 
 def _dry_run(source: Any, out: Path, existing: Store | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,19 @@ def test_a_thousand_grades_with_the_server_killed_at_random(run, tmp_path):
     told = grade_under_fire(run, tmp_path / "chromium", 1000, seed=7)
     print(told)
     assert told["grades"] >= 1000 and told["kills"] >= 8 and told["lost"] == told["doubled"] == 0
+
+
+def test_the_browser_gets_the_token_from_a_private_file(run, monkeypatch):
+    """Its command line is there for every user of the machine to read."""
+    opened = []
+
+    def look(address):
+        path = Path(address.removeprefix("file://"))
+        opened.append((address, path.stat().st_mode & 0o777, path.read_text()))
+        os.kill(os.getpid(), signal.SIGINT)  # the server ends
+
+    monkeypatch.setattr(webbrowser, "open", look)
+    vet(run, size=20)
+    ((address, mode, text),) = opened
+    assert "token" not in address and mode == 0o600 and "token=" in text
+    assert not (run / FOLDER / "open.html").exists()

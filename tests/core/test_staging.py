@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from galscan.core.errors import ConflictError, Interrupted, StorageError
 from galscan.core.files import read_json, write_json
-from galscan.core.staging import deliver, finished, held, partial, whole_folder, work_on
+from galscan.core.staging import deliver, finished, held, partial, recover, whole_folder, work_on
 
 REQUEST = {"seed": 0, "recipe": "a"}
 
@@ -135,3 +136,40 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
         pass
     with pytest.raises(StorageError, match="cannot write /proc/x"), whole_folder(Path("/proc/x"), "marker"):
         pass
+
+
+def test_a_folder_of_the_users_beside_it_is_left_alone(tmp_path):
+    """Names of folders that are removed belong to galscan alone."""
+    for name in ("out.replaced", "out.partial.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    for content in ("old", "new"):
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / content).touch()
+        deliver(tmp_path / "work", tmp_path / "out")
+    recover(tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
+    assert (tmp_path / "out.replaced" / "mine").exists() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_old_is_there_until_the_new_is(tmp_path, monkeypatch):
+    """Killed at any rename, one of both can be recovered."""
+    for at in (0, 1):
+        out, work = tmp_path / f"out{at}", tmp_path / f"work{at}"
+        for folder, content in ((out, "old"), (work, "new")):
+            folder.mkdir()
+            (folder / content).touch()
+        real, calls = os.replace, []
+
+        def replace(*given, real=real, calls=calls, at=at):
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            calls.append(given)
+            real(*given)
+
+        monkeypatch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            deliver(work, out)
+        monkeypatch.setattr(os, "replace", real)
+        recover(out)
+        assert [p.name for p in out.iterdir()] == ["old"] and (work / "new").exists()

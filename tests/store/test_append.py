@@ -1,4 +1,4 @@
-"""A store that grows: nothing lost, nothing twice, and the old store until the new one is whole."""
+"""Append to a store: no object lost or duplicated, and the old store readable until the new one is complete."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_same_commands_again_find_nothing_to_do(tmp_path: Path) -> None:
 @settings(max_examples=12)
 @given(st.lists(st.sets(st.integers(0, 39)), min_size=1, max_size=4), st.integers(1, 20))
 def test_however_it_is_divided(parts: list[set[int]], step: int) -> None:
-    """The objects of any catalogs, overlapping as they may, in the order of their coming; shards of `step`."""
+    """The objects of any catalogs, overlapping as they may, in the order of the appends; shards of `step`."""
     groups = [sorted(part) for part in parts if part] or [[0]]
     order = list(dict.fromkeys(i for group in groups for i in group))
     place = Path(tempfile.mkdtemp())
@@ -199,7 +199,7 @@ def test_ctrl_c(tmp_path: Path, stop_at: int) -> None:
 
 
 def test_killed_while_it_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After each of the renames in turn the store is the old one, or the new one, and any command ends the moving."""
+    """After each of the renames in turn the store is the old one, or the new one, and any command completes the move."""
     expected = ingest_survey(some(range(600)), tmp_path / "straight.zarr", workers=1)
     small = ingest_survey(some(range(300)), tmp_path / "small.zarr", workers=1)
     old, rename, left = contents(small), os.replace, [0]
@@ -277,9 +277,9 @@ def test_what_failed_is_found_by_its_id(tmp_path: Path) -> None:
 def test_a_retry_that_was_killed_between_two_renames(tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     before = ingest_survey(some(range(300)), out, workers=1)
-    out.rename(tmp_path / "s.zarr.replaced")
+    out.rename(tmp_path / ".s.zarr.galscan-replaced")
     assert ingest_survey(some(range(300)), out, workers=1).content_hash == before.content_hash
-    assert not (tmp_path / "s.zarr.replaced").exists()
+    assert not (tmp_path / ".s.zarr.galscan-replaced").exists()
 
 
 def test_a_store_that_was_not_ingested(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Survey -> store: whole or not at all, resumable, and the same however it was made."""
+"""Build a store: complete or not visible, resumable, and independent of workers and interruptions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from galscan.surveys.sizes import DEFAULT_SIZE
 
 @dataclass
 class Sky:
-    """A survey of arithmetic: pixel values follow from the index; every tenth object has some trouble."""
+    """A survey of arithmetic: pixel values follow from the index; every tenth object has an error."""
 
     count: int = 700
     seed: int = 0

@@ -1,4 +1,4 @@
-"""An object is its position; only where there is none it is its name, within one naming scheme."""
+"""Object identity: by position; without a position by id within one naming scheme."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_an_answer_is_shared_by_stores(run, service, tmp_path):
     run(out=tmp_path / "other.zarr")
     assert len(service.log()) == 40
     run(out=tmp_path / "third.zarr", cache=False)
-    assert len(service.log()) == 80 and not list(tmp_path.glob("*.answers"))
+    assert len(service.log()) == 80 and not list(tmp_path.glob(".*.galscan-*"))
 
 
 def test_what_failed_is_asked_for_again(run, service, capsys):
@@ -329,7 +329,7 @@ def test_what_is_added_has_the_size_of_the_store(tmp_path, capsys):
     with pytest.raises(ConflictError, match=f"size was 16, is {DEFAULT_SIZE}"):
         galscan.ingest("simulated", count=20, **small)
     assert galscan.ingest("simulated", count=30, append=True, dry_run=True, **small)["objects"] == 10
-    os.rename(small["out"], tmp_path / "small.zarr.replaced")  # killed before the new one was there
+    os.rename(small["out"], tmp_path / ".small.zarr.galscan-replaced")  # killed before the new one was there
     store = galscan.ingest("simulated", count=30, append=True, **small)
     assert (store.size, store.count) == (16, 30)
 

@@ -1,4 +1,4 @@
-"""The store: what is written is read back, by us, by zarr and by xarray, without a warning."""
+"""Store layout: round trip with galscan, zarr and xarray, without warnings."""
 
 from __future__ import annotations
 

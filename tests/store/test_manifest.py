@@ -1,4 +1,4 @@
-"""What became of each object, told from the markers of ingest."""
+"""Manifest: outcome of each object, from the markers of ingest."""
 
 from __future__ import annotations
 

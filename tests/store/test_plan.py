@@ -1,4 +1,4 @@
-"""What was asked for, and how another request differs, in words."""
+"""Ingest plans: comparison and description of differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What failed, asked for once more, and nothing else."""
+"""Retry of failed objects, and of no others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_failed_is_asked_for_again_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_a_retry_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old store stays as it was until the new one is whole; the same command goes on."""
+    """The old store is unchanged until the new one is complete; the same command resumes."""
     monkeypatch.setattr("random.sample", lambda values, count: list(values))
     monkeypatch.setattr("random.randrange", lambda stop: 0)
     out = tmp_path / "s.zarr"
@@ -70,7 +70,7 @@ def test_a_retry_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_retry_that_meets_a_dead_host(tmp_path: Path) -> None:
-    """What came before it is in the store all the same."""
+    """Objects fetched before it are in the store."""
 
     class Dying(Healing):
         def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:

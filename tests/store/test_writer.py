@@ -1,4 +1,4 @@
-"""Shards: whole or not at all, the same whoever writes them."""
+"""Writer of shards: complete or not at all, independent of the number of processes."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def test_from_the_command(service, tmp_path, capsys):
     assert not service.log() and not (tmp_path / "s.zarr").exists()
     store = galscan.ingest(str(declared), **given)
     assert store.count == 40 and sum(asked(service).values()) == 15
-    assert not (tmp_path / "s.zarr.frames").exists() and (tmp_path / "s.manifest.parquet").exists()
+    assert not list(tmp_path.glob(".*.galscan-*")) and (tmp_path / "s.manifest.parquet").exists()
     assert galscan.ingest(str(declared), keep_frames=tmp_path / "kept", **given).content_hash == store.content_hash
     with pytest.raises(InputError, match="does not take keep-frames; leave it out, or use survey sdss-frames"):
         galscan.ingest("sdss", keep_frames=tmp_path, catalog=table)
