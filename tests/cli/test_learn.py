@@ -1,4 +1,4 @@
-"""Verbs that teach: options arrive, and a target that cannot be trained is an exit code."""
+"""Commands for training: options are passed on, and a target that fails its check gives an exit code."""
 
 from __future__ import annotations
 

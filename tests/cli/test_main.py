@@ -36,7 +36,7 @@ NEEDED = {
     "target new": ["mine"],
     "target check": ["ring"],
 }
-FOR_SCRIPTS = {"train-generator": {"widths"}, "purity": {"draws"}}  # what recipes set, and what nobody needs to
+FOR_SCRIPTS = {"train-generator": {"widths"}, "purity": {"draws"}}  # set by recipes, and rarely needed
 
 
 def command(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
@@ -50,7 +50,7 @@ def test_help_is_light_and_quick():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
     best = 1e9
-    for _ in range(5):  # the best of a few, in seconds of the processor: others may be busy on this machine
+    for _ in range(5):  # minimum of processor times, as the machine may be busy
         before = os.times()
         assert command("--help").returncode == 0
         after = os.times()

@@ -1,4 +1,4 @@
-"""Texts of options: what is meant is understood, and what cannot be is told."""
+"""Parsers of option values, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A result on the screen: words for people, JSON for scripts, whatever kind of number it holds."""
+"""Output of results as text and as JSON, for all types of numbers."""
 
 from __future__ import annotations
 

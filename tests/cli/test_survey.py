@@ -1,4 +1,4 @@
-"""Verbs of a survey: options arrive, and what is broken is an exit code."""
+"""Commands for surveys: options are passed on, and failures give an exit code."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def recipe(folder) -> str:
 
 @pytest.fixture(scope="module")
 def model(folder, store, recipe) -> Path:
-    """Make a model's folder that holds dreams: real galaxies of another sky, and the copy of a training picture."""
+    """Make a model folder with a synthetic set: real galaxies of another sky, and the copy of a training image."""
     plan = make_plan(recipe, (), store, folder / "none", None, True, 5)
     splits = plan.table.loc[plan.table["target"].notna(), ["store", "id", "split", "target"]]
     targets = np.repeat([1, 0], 10)

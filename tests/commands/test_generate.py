@@ -69,7 +69,7 @@ def model(folder, weights, conditions) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch) -> dict:
-    """Watch what the sampler is asked for."""
+    """Record the arguments of the sampler."""
     seen, real = {}, sampling.generate
 
     def spy(generator, values, survey, **options):

@@ -12,7 +12,6 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import write_json
 from galscan.scanning.run import Run
 from galscan.store.build import ingest_survey
-
 from tests.helpers import tiny_bundle, tiny_store
 from tests.store.test_build import Sky
 

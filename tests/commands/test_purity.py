@@ -54,7 +54,7 @@ def test_grades_become_columns_and_the_first_estimate_stays(run):
     assert "with grades" in told["text"] and "0.4 (0.4 to 0.4)" in told["text"]
     assert before == ((run / "candidates.parquet").read_bytes(), (run / "candidates.fits").read_bytes())
     frame = pd.read_parquet(run / "candidates-graded.parquet")
-    # The model was trained on the first, no target, and on the 16th, which is one: nobody grades them.
+    # The model was trained on the first, no target, and on the 16th, which is one: they are not in the sample to grade.
     assert frame.loc[frame["known"] != "", ["rank", "known"]].to_numpy().tolist() == [[1, "negative"], [16, "target"]]
     truth = np.arange(30) % 2 == 0
     truth[[0, 15]] = False, True

@@ -1,4 +1,4 @@
-"""The scan verb: from stores and a model to a ranked catalogue, and every way of asking for it wrongly."""
+"""The scan command: from stores and a model to a ranked catalogue, and errors for wrong options."""
 
 from __future__ import annotations
 
@@ -379,7 +379,7 @@ def test_a_gpu_finds_the_same(cluster, here, tmp_path, cuda):
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory):
-    """Models of three targets: two that share their trunk, and one of its own."""
+    """Models of three targets: two with a common trunk, and a separate one."""
     import torch
 
     from galscan.labels.recipe import load_recipe
@@ -482,7 +482,7 @@ def test_a_target_is_found_among_those_trained_together(targets, place, monkeypa
 
 
 def test_objects_of_known_label_are_data(place, here, tmp_path):
-    """Ten of the store trained the model: they are candidates as what they are, and no part of the estimate."""
+    """Ten training objects are in the store: they are ranked by their labels and excluded from the estimate."""
     store = tiny_store(tmp_path / "tiny.zarr", 600)
     found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
     known = found.candidates[found.candidates["known"] != ""]

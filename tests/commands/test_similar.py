@@ -129,7 +129,7 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
         ("similar --run {run}", "no examples: name objects of the survey with --like"),
         ("similar --run {run} --like 1007,", "no examples: "),
         ("similar --run {run} --like 5", "none of the 697 objects"),
-        ("similar --run {run} --like 1699", "set it aside"),
+        ("similar --run {run} --like 1699", "was quarantined"),
         ("similar --run {run} --like 1007 --model {model}", "--run already names stores and a model"),
         ("similar --run {run} --like 1007 --top 0", "--top"),
         ("similar --run {model} --like 1007", "is not the folder of a scan"),

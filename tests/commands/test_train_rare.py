@@ -58,7 +58,7 @@ def most(dreams, *_) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def taught() -> list:
-    """Hold what the generator of `model` was taught."""
+    """Record the training set of the generator of `model`."""
     return []
 
 
@@ -261,7 +261,7 @@ def test_no_network_has_to_do_with_its_fold(folder, store, monkeypatch):
 
 
 def test_no_object_held_out_ever_reaches_the_generator(model, store, taught):
-    """Checked by id: the pictures of all it was taught are looked up in the store."""
+    """Checked by id: the images of the training set of the generator are looked up in the store."""
     sky, splits = galscan.open_store(store), model.splits()
     split = dict(zip(splits["id"], splits["split"], strict=True))
     owner = {image.tobytes(): name for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)}
@@ -596,7 +596,7 @@ def graded(folder, model, scans_here, no_pages) -> Path:
 
 
 def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, graded, monkeypatch, capsys):
-    """Ten objects of another sky become targets, ten become others; what was held out stays as it was."""
+    """Ten objects of another sky become targets, ten become negatives; the held-out objects do not change."""
     fixed, seen = tiny_recipe(tmp_path / "fixed.toml", whole=True), []
     fixed.write_text(fixed.read_text() + "[split]\nmethod = 'fixed'\n")
     recipe, real = str(fixed), classifiers.train_classifier
@@ -616,7 +616,7 @@ def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, g
     told = {image.tobytes(): target for image, target in zip(after.images, after.target, strict=True)}
     for rank, index in zip(best["rank"], best["index"], strict=True):
         assert told[sky.images(slice(index, index + 1))[0].tobytes()] == rank % 2
-    # The others are the same, and so is what calibrates and tests.
+    # All other objects are the same, and so are the calibration and test sets.
     splits, names = taught.splits().set_index("id"), best["objid"].astype(str)
     assert splits.drop(names)["split"].sort_index().equals(before["split"].sort_index())
     assert set(splits.loc[names, "split"]) == {"train"}
@@ -652,7 +652,7 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
     assert trunks[:2] == trunks[2:] and len(set(trunks)) == 2
     answers = set(both[0].recipe.schemas["simulated"].morphology) | set(both[1].recipe.schemas["simulated"].morphology)
     assert set(both[0].answers) == set(both[1].answers) == answers
-    # What is held out of one target teaches none, and both have their share of what is rare.
+    # Objects held out for one target train none, and both sets have a fraction of the rare ones.
     lane, ring = (b.splits().set_index("id") for b in both)
     assert lane["split"].equals(ring["split"])
     for split in (lane, ring):

@@ -153,7 +153,7 @@ def test_a_second_server_is_refused_and_the_first_goes_on(run):
 
 
 def test_the_end_says_how_the_graders_saw_and_agreed(run, tmp_path):
-    """Only at the end: controls and others' grades are nobody's business before."""
+    """Only at the end: graders must not know controls and other graders' grades before."""
     vet(run, serve=False, best=6, size=12)
     with book(run) as one:
         items = one.items()
@@ -208,7 +208,7 @@ def test_the_page_grades_in_a_real_browser(run, tmp_path):
             page.press(random.Random(k).choice("abcn"))
             page.wait(f"Object.keys(given).length === {3 + k} && !busy")
         assert (time.monotonic() - started) / count < 60 / 50  # fifty a minute must be possible
-        # The server dies and is started anew: the page keeps what it has and goes on.
+        # The server dies and is started anew: the page keeps its grades and reconnects.
         process.kill()
         process.wait()
         page.run("void grade('A')")

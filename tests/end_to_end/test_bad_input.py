@@ -95,13 +95,13 @@ def data_home(place, monkeypatch):
 
 
 def tree(*places: Path) -> dict[str, tuple[int, int]]:
-    """Return all files below some places with size and time of change (a run's lock file says nothing)."""
+    """Return all files below some folders with size and time of change (a run's lock file says nothing)."""
     found = (p for place in places for p in place.rglob("*") if p.name != ".lock")
     return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else (0, 0) for p in found}
 
 
 def said(err: str) -> str:
-    """Return the one line that says what was wrong, after checking that it is the only one, and the last."""
+    """Return the error message, after checking that it is one line and the last one."""
     errors = [line for line in err.splitlines() if "error:" in line.lower()]
     assert len(errors) == 1 and errors[0].startswith("error: ") and err.rstrip().endswith(errors[0]), err
     assert "Traceback" not in err and "unexpected" not in errors[0]
@@ -137,7 +137,7 @@ MISTAKES = [
     ("ingest --survey local --path {p}/nowhere --out {o}/s.zarr", "no folder of images at", "nowhere", "--path"),
     ("ingest --survey local --path {p}/good.csv --out {o}/s.zarr", "good.csv has no image", "--path"),
     ("ingest --survey local --path {p}/bare --out {o}/s.zarr", "bare has no image", "images (J"),
-    # surveys by service; nobody is asked
+    # surveys by service; no request is made
     ("ingest --survey sds --catalog {p}/good.csv --out {o}/s.zarr", "'sds'", "did you mean 'sdss'"),
     ("ingest --survey {p}/no.toml --catalog {p}/good.csv --out {o}/s.zarr", "no.toml does not exist", "sdss"),
     ("ingest --survey sdss --out {o}/s.zarr", "'sdss' needs objects", "--catalog TABLE", "--query gz2"),
@@ -147,7 +147,7 @@ MISTAKES = [
     ("ingest --survey sdss --cone 1,2 --out {o}/s.zarr", "'1,2'", "RA,DEC,RADIUS"),
     ("ingest --survey sdss --cone 1,99,2 --out {o}/s.zarr", "1,99,2", "declination -90 to 90"),
     ("ingest --survey legacy-dr10 --layer ls-dr11 --catalog {p}/good.csv --out {o}/s.zarr", "ls-dr11", "did you mean"),
-    # frames over the network; nobody is asked
+    # frames over the network; no request is made
     ("ingest --survey sdss-frames --catalog {p}/sky.csv --out {o}/s.zarr", "no run and", "--query gz2", "--column"),
     ("ingest --survey sdss-frame --catalog {p}/good.csv --out {o}/s.zarr", "did you mean 'sdss-frames'"),
     ("ingest --survey legacy-bricks --cone 1,2,3 --out {o}/s.zarr", "objects with brickname", "--catalog TABLE"),
@@ -209,7 +209,7 @@ MISTAKES = [
     (TEACH + " --out {o}/g.safetensors --size 8", "--size", "train-generator --help"),
     (TEACH + " --out {o}/g.safetensors --device cud", "'cud'", "did you mean 'cuda'"),
     (TEACH + " --out {p}/g.safetensors", "g.safetensors exists", "another --out"),
-    # dreams
+    # synthetic galaxies
     (DREAM.replace("{p}/whole.toml", "dustlan") + " --out {o}/d", "'dustlan'", "did you mean 'dustlane'"),
     (DREAM + WITH.replace("sky.zarr", "no.zarr"), "no store at", "no.zarr", "galscan ingest"),
     (DREAM + WITH.replace("sky.zarr", "tiny.zarr"), "needs --store with simulated labels"),
@@ -258,7 +258,7 @@ MISTAKES = [
     (ABLATE + " --reserved -1", "--reserved", "ablate --help"),
     (ABLATE + " --folds 400", "use at most"),
     (ABLATE.replace("{o}/a", "{p}/model"), "model exists", "another --out"),
-    # places that are taken
+    # output paths that exist
     *((f"ingest --survey simulated --count 9 --size 32 --out {{p}}/{x}", f"{x} exists", "another --out")
       for x in ("run", "model", "tiny.zarr", "good.csv")),
     ("ingest --survey simulated --count 9 --size 32 --out {p}/sky.zarr", 

@@ -89,7 +89,7 @@ def test_simulated_sky_to_fits(galscan, tmp_path):
     assert {"scanned", "quarantined", "candidates", "wall_s", "images_per_s", "fingerprint", "run"} <= run.keys()
     assert (run["scanned"], run["quarantined"], run["candidates"]) == (1200, 0, 50)
 
-    # Those it learnt from are marked, and only those.
+    # Only objects of the training set are marked.
     candidates = Table.read(tmp_path / "run" / "candidates.fits", hdu="CANDIDATES")
     assert not candidates["in_train"][candidates["objid"] >= 2 * 10**9].any()
     assert (np.diff(candidates["score"]) <= 0).all() and (np.diff(candidates["rank"]) == 1).all()

@@ -1,4 +1,4 @@
-"""Labels that nobody but the user has: pictures, a column, a schema and a target of their own, to a scan elsewhere."""
+"""A user's own images, label column, schema and target, up to a scan of another survey."""
 
 from __future__ import annotations
 

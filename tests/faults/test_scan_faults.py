@@ -56,7 +56,7 @@ def command(store, model, out, workers=1, **changes):
 
 
 def finish(process, code=0, seconds=120):
-    """Wait for a command to end by itself, and return what it said."""
+    """Wait for a command to end by itself, and return its output."""
     try:
         out, err = process.communicate(timeout=seconds)
     finally:
@@ -68,7 +68,7 @@ def finish(process, code=0, seconds=120):
 
 @contextmanager
 def gate(store):
-    """Make shard number GATE a pipe that nobody writes to; at the end it is itself again."""
+    """Replace shard number GATE by a pipe without a writer; restore it at the end."""
     shard = store.path / "images" / "c" / str(GATE) / "0" / "0" / "0"
     aside = store.path.with_name("shard-aside")
     os.replace(shard, aside)
@@ -80,7 +80,7 @@ def gate(store):
 
 
 def wait_for_gate(process, out):
-    """Return when all parts before the gate are there, and the scan is still at work."""
+    """Return when all partitions before the gate are written, while the scan is still running."""
     until = time.monotonic() + 90
     while len(list(Path(out, "scores").glob("part-*.parquet"))) < GATE:
         assert process.poll() is None, process.communicate()
@@ -98,7 +98,7 @@ def reference(tmp_path_factory, model):
 
 
 def contents(out):
-    """Return the bytes of everything that must not depend on what happened to the scan."""
+    """Return the bytes of all output that must not depend on interruptions of the scan."""
     names = ["candidates.fits", "candidates.parquet", "contact.png"]
     names += [f"{kind}/part-{k:05d}.parquet" for kind in ("scores", "quarantine") for k in range(PARTS)]
     return {name: Path(out, name).read_bytes() for name in names}
@@ -143,7 +143,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store, model, t
     for path in out.rglob("*"):  # and the clock was a year ahead
         os.utime(path, (time.time() + 3e7, time.time() + 3e7))
     said = finish(command(store, model, out))
-    assert f"going on: {GATE - 2} of {PARTS} parts are there" in said
+    assert f"resuming: {GATE - 2} of {PARTS} partitions are scored" in said
     assert_as_if_nothing_happened(out, reference)
 
 
@@ -285,7 +285,7 @@ worker._pieces = sabotaged
 
 
 def sabotaged(tmp_path, what, part=GATE):
-    """Return the environment in which a part does harm to every process that tries it."""
+    """Return the environment in which one partition kills every process that scores it."""
     (tmp_path / "sabotage").mkdir()
     (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE.format(part=part, what=what))
     return {"PYTHONPATH": f"{tmp_path / 'sabotage'}:{ROOT}"}

@@ -1,4 +1,4 @@
-"""What the page refuses; the page of a whole ablation is looked at in test_verbs_ablate.py."""
+"""Errors of the ablation page; the page itself is tested in tests/commands/test_ablate.py."""
 
 from __future__ import annotations
 

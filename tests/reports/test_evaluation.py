@@ -19,7 +19,7 @@ def share(count: int, n: int) -> dict:
 
 
 def verdict(hosts: int, drawn: int) -> dict:
-    """Return an evaluation with nothing but what the sentence and the first tables need."""
+    """Return a result of an evaluation with only the entries that the headline and the first tables need."""
     sets = {"synthetic": (20, 40), "real": (6, 10), "hosts": (1 if hosts else 0, hosts)}
     spread = {"n": 9, "median": -1.5, "low": -2.0, "high": -1.0}
     nothing = {"n": 0, "median": None, "low": None, "high": None}

@@ -1,4 +1,4 @@
-"""What all pages share: colours that can be read, numbers as people write them."""
+"""Contrast of colours and formatting of numbers in all report pages."""
 
 from __future__ import annotations
 

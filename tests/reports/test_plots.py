@@ -25,14 +25,14 @@ def histogram():
 
 @pytest.fixture
 def bundle():
-    """Return the parts of a model that the figures look at."""
+    """Return a stand-in with the attributes of a model that the figures use."""
     targets = np.repeat([1, 0], [30, 300])
     scores = np.random.default_rng(0).normal(np.where(targets == 1, 2, -2), 1.0)
     return SimpleNamespace(calibration=fit(scores, targets), recipe=load_recipe("dustlane"))
 
 
 def svg(plot: plots.Plot) -> str:
-    """Return the picture, after checking that it is whole and asks for nothing from outside."""
+    """Return the image, after checking that it is complete and loads nothing external."""
     head, _, data = plot.uri.partition(",")
     assert head == "data:image/svg+xml;base64" and plot.alt and plot.caption
     text = base64.b64decode(data, validate=True).decode()

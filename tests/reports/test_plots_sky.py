@@ -1,4 +1,4 @@
-"""The map: equal areas, right ascension to the left, degrees at its edges, whatever the place."""
+"""Sky map: equal areas, east to the left, tick labels in degrees, at any position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.reports.test_plots import svg
 
 
 def around(ra: float, dec: float, reach: float, n: int = 60) -> pd.DataFrame:
-    """Return candidates within `reach` degrees of a place."""
+    """Return candidates within `reach` degrees of a position."""
     rng = np.random.default_rng(0)
     up = np.clip(dec + rng.uniform(-reach, reach, n), -90, 90)
     along = rng.uniform(-reach, reach, n) / np.maximum(np.cos(np.radians(up)), 0.1)

@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture
 def run(tmp_path):
-    """Return a run over a small store, with scores, whose model is gone."""
+    """Return a run over a small store, with scores, whose model is missing."""
     store = tiny_store(tmp_path / "s.zarr", 300, 24)
     frame = candidates(60, text=True)
     frame["store"], frame["index"] = "tiny", np.arange(60)
@@ -132,7 +132,7 @@ def test_a_scan_is_told_in_full(scanned):
     check_page(page)
     words = " ".join(Page(page).words[Page(page).all("main")[0]].split())
     assert "21 labelled objects in the scanned stores are targets" in words
-    # tiny_bundle was trained on the objects 1000 to 1009: those prove nothing.
+    # tiny_bundle was trained on the objects 1000 to 1009, which do not count.
     frame = galscan.open_run(scanned / "run").candidates
     found = len(set(range(10, 20)) & set(frame["index"]))
     assert f"Of those that the model was not trained on, {found} of 11 ({found / 11:.0%})" in words
@@ -197,7 +197,7 @@ def test_the_first_look_is_told_in_words(run):
     (run / "run.json").write_text(json.dumps(info | {"int8": told, "cascade": False}))
     text = write_scan_report(run).read_text()
     assert "The prefilter, the networks quantised to 8 bits, rejected 250" in text
-    assert "take 60 % of their time (limit 80 %)" in text
+    assert "takes 60 % of the full networks' time (limit 80 %)" in text
 
 
 def test_narrow_pages_do_not_scroll_sideways_and_printed_ones_cut_nothing(scanned, tmp_path):

@@ -1,4 +1,4 @@
-"""What the page reads of a run: areas that are right, examples for each reason, and every known target once."""
+"""Summaries read from the tables of a run: areas, examples per reason, and each known target once."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
     assert set(by_row.loc[range(5), "role"]) == {facts.TRAINED} and by_row.loc[11, "role"] == facts.INDEPENDENT
     assert by_row.loc[395, "why"] == "blank image" and by_row.loc[2, "rank"] == 3 and by_row.loc[11, "rank"] == 0
     assert by_row.loc[4, "about"] == 5 and by_row.loc[11, "about"] == 5 + 7 + 50  # after the fifty, and those above it
-    assert list(known["role"] == facts.TRAINED) == sorted(known["role"] == facts.TRAINED)  # the others come first
+    assert list(known["role"] == facts.TRAINED) == sorted(
+        known["role"] == facts.TRAINED
+    )  # objects not trained on come first
 
 
 def test_a_store_without_labels_tells_of_none(tmp_path):
