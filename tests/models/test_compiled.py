@@ -1,4 +1,4 @@
-"""The same numbers, whoever computes them."""
+"""Compiled networks: OpenVINO, CUDA graphs and PyTorch give the same outputs."""
 
 from __future__ import annotations
 

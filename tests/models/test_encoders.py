@@ -1,4 +1,4 @@
-"""Encoders of timm behind our heads. Those that need it skip where it does not import; what is said then is tested."""
+"""timm encoders with galscan heads. Tests that need timm are skipped without it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def timm():
 
 @pytest.fixture(scope="module")
 def folder(timm, tmp_path_factory):
-    """Return a function that writes an encoder of random weights in the form of timm; it gives folder and encoder."""
+    """Return a function that writes an encoder of random weights in timm's format and returns folder and encoder."""
     place = tmp_path_factory.mktemp("encoders")
 
     def write(architecture: str, name: str = "", **args) -> tuple[Path, torch.nn.Module]:
@@ -71,11 +71,11 @@ def pictures(size: int = 32, n: int = 3) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8))
 
 
-# What always runs: what is said where timm is not there, or does not work.
+# Run always: error messages where timm is missing or does not work.
 
 
 def refuse(monkeypatch, name: str, error: Exception) -> None:
-    """Let the import of `name` fail."""
+    """Make the import of `name` fail."""
     real = builtins.__import__
 
     def fails(wanted, *arguments, **options):

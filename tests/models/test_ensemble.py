@@ -1,4 +1,4 @@
-"""What networks say together: the same in any batch, with a spread where there are several, and whole questions."""
+"""Ensemble predictions: independent of the batch, standard deviation over members, vote questions."""
 
 from __future__ import annotations
 

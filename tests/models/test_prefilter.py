@@ -1,4 +1,4 @@
-"""The first look: it keeps what the full network would rank, and says how sure that is."""
+"""Prefilter: fraction of candidates that it keeps, its threshold and the bounds of both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.helpers import tiny_store
 
 
 def survey(n: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Return pictures whose full score is their contrast, with noise of its own."""
+    """Return images whose full score is their contrast, with independent noise."""
     rng = np.random.default_rng(seed)
     strength = rng.exponential(1.0, n)
     line = np.exp(-((np.arange(size) - size / 2) ** 2) / 20)
@@ -114,9 +114,9 @@ def test_it_survives_the_disk(look, tmp_path):
     images, _ = survey(50, seed=3)
     np.testing.assert_array_equal(seen_by(opened, images), seen_by(look, images))
     (tmp_path / "f.safetensors").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a readable first look"):
+    with pytest.raises(InputError, match="not a readable prefilter"):
         load_prefilter(tmp_path / "f.safetensors")
-    with pytest.raises(InputError, match="not a readable first look"):
+    with pytest.raises(InputError, match="not a readable prefilter"):
         load_prefilter(tmp_path / "none.safetensors")
 
 
@@ -136,7 +136,7 @@ def test_the_bound_is_that_of_wilks():
 
 @given(st.floats(0.05, 1.0), st.integers(0, 2**31))
 def test_the_cut_keeps_what_it_promises(noise, seed):
-    """Scores alone: where errors are alike everywhere, at least 99.5 % of the best survive, in 19 of 20 cases."""
+    """With errors of one distribution at all scores, at least 99.5 % of the top objects pass, in 19 of 20 cases."""
     rng = np.random.default_rng(seed)
     draw = lambda n: (full := rng.normal(0, 1, n), full + rng.normal(0, noise, n))  # noqa: E731
     cut = set_threshold(TinyNet(), *reversed(draw(4000)), 0.002).cut
@@ -169,7 +169,7 @@ def test_a_first_look_that_boasts_is_refused(tmp_path, told):
 
     tensors = {name: value.contiguous() for name, value in TinyNet().state_dict().items()}
     save_file(tensors, tmp_path / "f.safetensors", metadata={"first_look": json.dumps(told)})
-    with pytest.raises(InputError, match="not a readable first look"):
+    with pytest.raises(InputError, match="not a readable prefilter"):
         load_prefilter(tmp_path / "f.safetensors")
 
 
@@ -211,7 +211,7 @@ def test_the_cut_has_the_margin_of_the_worst_error_and_of_the_unlucky_last():
 
 
 def test_the_bound_of_the_errors_holds_in_95_of_100_samples():
-    """The worst of 598 exceeds all but one error in 200 in 95 % of samples: exact, whatever the law of errors."""
+    """The worst of 598 exceeds all but one error in 200 in 95 % of samples: exact for any error distribution."""
     rng = np.random.default_rng(0)
     beyond = []
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""Votes along a tree: the likelihood is the Dirichlet-multinomial, and its intervals hold what they promise."""
+"""Votes along a decision tree: Dirichlet-multinomial likelihood, and coverage of its intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network in a file comes back as it was; what is no network is refused in one line."""
+"""Weights files: round trip, and one-line errors for files that are not networks."""
 
 from __future__ import annotations
 

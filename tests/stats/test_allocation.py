@@ -1,4 +1,4 @@
-"""Where the grades go: where they narrow most, some everywhere, and never more than there are."""
+"""Allocation of grades: by reduction of variance, a minimum per stratum, and never more than its population."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from galscan.stats.purity import Purity
 
 
 def certain(*fractions):
-    """Return draws of strata whose fractions are known: only which objects are targets is open."""
+    """Return draws of strata with known fractions: only the individual objects are uncertain."""
     return {f"s{k}": np.full(400, f) for k, f in enumerate(fractions)}
 
 
@@ -90,7 +90,7 @@ def test_as_many_as_wanted_and_never_more_than_there_are(sizes, others, discarde
 
 
 def flat(count, fraction):
-    """Return an estimate by a model that is sure of this fraction everywhere."""
+    """Return an estimate by a model that is certain of this fraction at all scores."""
     level = np.full((200, 2), np.log(fraction / (1 - fraction)))
     each, none = np.full(count, fraction), np.full(count, np.nan)
     curves = Curves(np.array([-1.0, 1.0]), level, np.full(200, np.inf))

@@ -77,7 +77,7 @@ def _log_loss(odds, targets):
 
 @pytest.mark.parametrize("levels_off", [False, True])
 def test_a_curve_is_used_where_it_predicts_better_than_the_line(levels_off):
-    """Others are like targets one time in five, or never: the first makes the ratio level off."""
+    """One in five non-targets scores like a target, or none: the first makes the ratio level off."""
     rng = np.random.default_rng(1)
 
     def draw(count):
@@ -152,7 +152,7 @@ def test_what_cannot_be_calibrated_is_named(scores, targets, words):
 
 @pytest.mark.parametrize(("positives", "negatives"), [(3, 10), (1, 1), (40, 800)])
 def test_the_targets_of_platt_are_smoothed_by_one_of_each(positives, negatives):
-    """(n+ + 1) / (n+ + 2) and 1 / (n- + 2): where scores say nothing, their mean is all that is left."""
+    """(n+ + 1) / (n+ + 2) and 1 / (n- + 2): where scores carry no information, only their mean remains."""
     counts = np.array([float(positives)]), np.array([float(negatives)])
     slope, intercept, prevalence = fit_sigmoid(np.zeros(1), *counts)
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)

@@ -1,4 +1,4 @@
-"""The curve of the log ratio: its likelihood, what it learns of a known truth, and what it refuses to learn."""
+"""Density ratio: gradient of the likelihood, recovery of a known ratio, and tests of label shift."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_short_sampling_says_what_long_moving_says(monkeypatch):
     mode, spread = known.mode(1.0)
     p = mode + np.einsum("rj,ij->ri", rng.standard_normal((1000, known.size)), spread)
     for _ in range(10):
-        p = known._moved(p, np.ones(1000), rng)
+        p = known._differential_evolution(p, np.ones(1000), rng)
     at = np.array([1.5, 3.0, 4.0])
     ours, reference = (np.quantile(curves(at), [0.025, 0.5, 0.975], axis=0) for curves in (short, known.curves(p)))
     assert (np.abs(ours - reference) < 0.2 * (reference[2] - reference[0])).all()

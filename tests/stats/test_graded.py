@@ -1,4 +1,4 @@
-"""Purity with grades: true in the long run, narrower than without, and not led astray by a model that is wrong."""
+"""Purity with grades: coverage of the intervals, narrower than without grades, and robust against a wrong model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOP = 600
 
 
 def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0):
-    """Return what a scan knows of a binormal survey, and the truth of its candidates and of the rest."""
+    """Return the results of a scan of a binormal survey, and the truth of its candidates and of the other objects."""
     rng = np.random.default_rng(seed)
     scores_of = lambda t: rng.normal(np.where(t, 1.5, -1.5), 1.0)  # noqa: E731
     targets = np.repeat([1, 0], calibration)
@@ -37,7 +37,7 @@ def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0
 
 
 def grade(rng, ranked, beyond, n, size=200, best=100):
-    """Draw the sample and grade it without error."""
+    """Draw the sample and grade it without errors."""
     found = strata(len(ranked), n - len(ranked), 0, best)
     counts, grades = unplanned(found, size), {}
     for s in found:
@@ -165,8 +165,8 @@ def test_grades_of_one_stratum_speak_for_another_as_far_as_the_model_ties_them()
 def test_graded_objects_say_how_steeply_the_share_falls():
     rng, odds = np.random.default_rng(0), np.linspace(0.5, -0.5, 200)
     at = np.arange(0, 200, 5)
-    assert graded._steepness(odds, np.ones(200), at, at < 100, 500, rng).mean() > 6
-    assert graded._steepness(odds, np.ones(200), at, at % 2 == 0, 500, rng).mean() < 4
+    assert graded._draw_steepness(odds, np.ones(200), at, at < 100, 500, rng).mean() > 6
+    assert graded._draw_steepness(odds, np.ones(200), at, at % 2 == 0, 500, rng).mean() < 4
 
 
 @pytest.mark.parametrize(("rank", "width"), [(TOP, 0.12), (300, 0.1)])
@@ -225,7 +225,7 @@ def test_what_does_not_fit_together_is_refused(found, grades, message):
 
 
 def exact(top=40, others=60, draws=2000):
-    """Return an estimate of `top` candidates of which the model knows nothing, and of others that hold no target."""
+    """Return an estimate of `top` candidates that the model does not constrain; other objects are no targets."""
     level = np.log(np.linspace(0.02, 0.98, draws) / np.linspace(0.98, 0.02, draws))
     curves = Curves(np.array([-1.0, 1.0]), level[:, None].repeat(2, axis=1), np.full(draws, np.inf))
     each, none = np.full(top, 0.5), np.full(top, np.nan)
@@ -237,7 +237,7 @@ def exact(top=40, others=60, draws=2000):
 
 @pytest.mark.parametrize(("confidence", "tail"), [(0.95, 0.025), (0.8, 0.1)])
 def test_the_interval_is_the_beta_binomial_one_of_its_level(confidence, tail):
-    """20 of 40 graded, 6 of them targets: the other 20 hold what a Beta posterior says, and no more than 20."""
+    """20 of 40 graded, 6 of them targets: the other 20 follow the Beta posterior, with at most 20 targets."""
     before, top, found = exact()
     ranks = np.arange(1, 41, 2)
     after = combine(before, top, found, {"all": (ranks, np.arange(20) < 6)}, draws=20_000, confidence=confidence)
@@ -252,7 +252,7 @@ def test_the_interval_is_the_beta_binomial_one_of_its_level(confidence, tail):
 
 @pytest.mark.parametrize("confidence", [0.95, 0.8])
 def test_every_interval_is_of_the_quantiles_of_its_level(confidence, monkeypatch):
-    """Purity, completeness and prevalence: the fractions of draws that are asked for, and no others."""
+    """Purity, completeness and prevalence: intervals are the requested quantiles of the draws."""
     _, before, top, ranked, beyond, n = survey(6)
     found, grades = grade(np.random.default_rng(1), ranked, beyond, n, size=120, best=20)
     asked = []
@@ -264,7 +264,7 @@ def test_every_interval_is_of_the_quantiles_of_its_level(confidence, monkeypatch
 
 
 def test_known_labels_are_facts():
-    """They count in purity and completeness without any doubt, and leave the rest as uncertain as it is."""
+    """They count in purity and completeness with certainty; the uncertainty of other objects is unchanged."""
     _, before, top, ranked, _, n = survey(7)
     known = np.where(np.arange(TOP) % 3 == 0, ranked.astype(float), np.nan)
     some = int((known == 1).sum())
@@ -316,7 +316,7 @@ def test_labels_that_do_not_fit_are_refused(known, beyond, message):
 
 
 def test_where_purity_is_unknown_grades_speak_alone():
-    """A model of another survey says 0.9 and 0.1; nothing of it is left, neither where people graded nor elsewhere."""
+    """A model of another survey predicts 0.9 and 0.1; neither affects graded or ungraded strata."""
     rng, before, top, _, _, n = survey(11)
     carried = dataclasses.replace(before, unknown="another survey")
     found, grades = grade(rng, np.zeros(TOP, bool), 0, n, size=100, best=50)
@@ -333,7 +333,7 @@ def test_where_purity_is_unknown_grades_speak_alone():
 
 
 def test_where_all_is_fully_graded_completeness_and_prevalence_are_exact():
-    """Nothing is left to the finite-population term, of the list or of what is beyond it."""
+    """The finite-population term vanishes, for the list and for other objects."""
     before, top, found = exact()
     grades = {
         "all": (np.arange(1, 41), np.arange(40) < 10), "not ranked": (np.zeros(60, int), np.arange(60) < 5),

@@ -58,7 +58,7 @@ def rankings(draw) -> tuple[np.ndarray, np.ndarray]:
 
 
 def every_list(scores: np.ndarray, targets: np.ndarray, prevalence: float) -> list[tuple[float, float]]:
-    """Return (completeness, purity) of every list that a threshold makes, one by one."""
+    """Return (completeness, purity) of the list at every threshold, computed one by one."""
     lists = []
     for threshold in sorted(set(scores), reverse=True):
         inside = scores >= threshold
@@ -89,7 +89,7 @@ def test_average_precision_is_scikit_learns_with_weights(ranking, prevalence):
 
 
 def test_a_prevalence_stands_for_a_survey_with_so_many_more_of_the_others():
-    """Every negative 20 times over is a survey in which targets are 20 times rarer."""
+    """Repeating every negative 20 times gives a survey with 20 times fewer targets."""
     scores = np.random.default_rng(0).normal(1.5 * TARGETS, 1.0)
     times = np.where(TARGETS == 1, 1, 20)
     survey = np.repeat(scores, times), np.repeat(TARGETS, times)
@@ -109,7 +109,7 @@ POINT = WorkingPoint(0.05, 0.5, 0.5)
 
 
 def repeats(*separations: float, same_objects: bool = False, count: int = 3) -> list[Scored]:
-    """Repeats of which arm k separates by separations[k]; each has objects of its own, or all have the same."""
+    """Repeats of which arm k separates by separations[k]; each has its own objects, or all share them."""
     made = []
     for r in range(count):
         ids = np.array([f"{0 if same_objects else r}-{i}" for i in range(len(TARGETS))], object)
@@ -138,7 +138,7 @@ def test_resampling_is_the_same_for_every_arm_and_centred():
 
 
 def test_a_test_set_used_again_is_not_a_new_one():
-    """Three repeats on the same objects are known no better than one; on three sets of objects they are."""
+    """Three repeats on the same objects are as uncertain as one; on three sets of objects less."""
     spread = {
         name: bootstrap(made, POINT, seed=0, count=300)["arm0"][:, 0].std()
         for name, made in (

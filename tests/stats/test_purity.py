@@ -70,7 +70,7 @@ def test_with_plenty_of_calibration_the_point_is_right_and_the_interval_narrow()
 
 
 def test_where_no_negative_scores_as_high_look_alikes_are_not_excluded():
-    """Of 207 negatives none is as high; that leaves room for look-alikes at 1 %, as many as there are high scores."""
+    """None of 207 negatives scores as high: look-alikes at 1 %, as many as the high scores, cannot be excluded."""
     rng = np.random.default_rng(2)
     histogram, top, *_ = _survey(rng, 0.01, distance=8.0)
     result = estimate(_calibration(rng, 40, 207, distance=8.0), histogram, top, seed=1)
@@ -81,7 +81,7 @@ def test_where_no_negative_scores_as_high_look_alikes_are_not_excluded():
 
 
 def test_a_ratio_that_levels_off_is_not_extended():
-    """One in fifty of the others looks like a target in every way: Platt's line would believe the best entirely."""
+    """One in fifty non-targets scores like a target: Platt's line would be overconfident at the top."""
     pure = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_a_survey_that_is_no_mixture_of_the_two_classes_is_called_so():
 
 
 def test_targets_that_score_otherwise_make_purity_unknown():
-    """A whole survey moved up passes for one with more targets, but for how these would have to score."""
+    """A survey with all scores raised looks like one with more targets; only the targets' test shows it."""
     rng = np.random.default_rng(7)
     histogram, top, *_ = _survey(rng, 0.002, count=50_000)
     calibration = _calibration(rng, 100, 20_000)
@@ -140,7 +140,7 @@ def test_what_is_said_beforehand_makes_purity_unknown():
 
 
 def test_known_labels_are_counted_as_they_are():
-    """Objects of known label score two logits higher: only left out of the histogram they do no harm."""
+    """Objects of known label score two logits higher: they cause no bias only if left out of the histogram."""
     rng = np.random.default_rng(3)
     calibration = _calibration(rng, 200, 5000)
     truth = rng.random(20_000) < 0.01
@@ -164,7 +164,7 @@ def test_known_labels_are_counted_as_they_are():
 
 
 def test_odds_reach_no_further_than_the_calibration_set():
-    """Two dozen of a kind cannot tell of one in ten thousand of it, where no other of its scores is near."""
+    """Two dozen objects of a class do not constrain the rarest 1 in 10,000 of it, far from all their scores."""
     rng = np.random.default_rng(11)
     calibration = fit(np.concatenate([rng.normal(8, 1, 24), rng.normal(0, 1, 24)]), np.repeat([1, 0], 24))
     histogram, top, *_ = _survey(rng, 0.01, distance=8.0)
@@ -321,7 +321,7 @@ def test_is_quick_whatever_the_size_of_the_survey():
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95])
 def test_the_interval_has_the_level_it_is_asked_for(monkeypatch, confidence):
-    """Where every object is as good as a coin, targets among the best 100 are binomial, which tables know."""
+    """With uninformative scores, the number of targets among the top 100 is binomial."""
     coins = Curves(np.array([-40.0, 40.0]), np.zeros((20_000, 2)), np.full(20_000, np.inf))
     monkeypatch.setattr(purity, "_draws", lambda *_: (coins, None))
     histogram = ScoreHistogram.empty()
@@ -336,7 +336,7 @@ def test_the_interval_has_the_level_it_is_asked_for(monkeypatch, confidence):
 
 
 def test_ambiguous_objects_are_counted_as_no_targets_and_stand_beside_purity():
-    """With as many as targets: left out of the calibration they pass for targets, in it they do not."""
+    """With as many ambiguous objects as targets: left out of the calibration they are taken for targets."""
     covered, beside, left_out = [], [], []
     for seed in range(8):
         rng = np.random.default_rng(100 + seed)
@@ -381,7 +381,7 @@ def test_empty_survey_and_wrong_input():
 
 
 def test_one_that_stands_for_many_weighs_as_one():
-    """Of what a first look discards one in a hundred is scored: its scatter is no departure."""
+    """1 % of the objects that the prefilter rejects are rescored: their scatter is no departure from label shift."""
     rng = np.random.default_rng(3)
     calibration = _calibration(rng, 60, 4000)
     whole, top, *_ = _survey(rng, 0.01, count=100_000)

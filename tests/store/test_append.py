@@ -199,7 +199,7 @@ def test_ctrl_c(tmp_path: Path, stop_at: int) -> None:
 
 
 def test_killed_while_it_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After each of the renames in turn the store is the old one, or the new one, and any command completes the move."""
+    """After each of the renames in turn the store is the old or the new one, and any command completes the move."""
     expected = ingest_survey(some(range(600)), tmp_path / "straight.zarr", workers=1)
     small = ingest_survey(some(range(300)), tmp_path / "small.zarr", workers=1)
     old, rename, left = contents(small), os.replace, [0]
