@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import atomic_path, digest, write_json
-from galscan.core.staging import deliver, finished, work_on
+from galscan.core.staging import finished, publish, staging_folder
 from galscan.stats.metrics import WorkingPoint
 from galscan.surveys.resampling import pixels_text
 from galscan.training.ablation import arms as ablations
@@ -95,14 +95,14 @@ class Ablation:
                 else ""
             )
             rows += [
-                f"generator    {first}{repeat_steps:,} steps a repeat"
+                f"generator    {first}{repeat_steps:,} steps per repeat"
                 + ("" if common_steps else f" from the start weights: fewer than {MIN_COMMON} "
                    "galaxies without labels, so no common stage"),
             ]  # fmt: skip
         if self.synthetic:
             from galscan.training.ablation.experiment import image_settings
 
-            rows += [f"synthetic    {image_settings(r).summary(self.plan.rules, whole=self.generated)} a repeat"]
+            rows += [f"synthetic    {image_settings(r).summary(self.plan.rules, whole=self.generated)} per repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 
@@ -227,9 +227,9 @@ def ablate(
     from galscan.core import device as devices
 
     torch_device = devices.pick(device)  # may fail: before anything is written
-    with work_on(ablation.out, request, "ablation", overwrite=overwrite) as work:
+    with staging_folder(ablation.out, request, "ablation", overwrite=overwrite) as work:
         result = _run(ablation, work, torch_device)
-        deliver(work, ablation.out)
+        publish(work, ablation.out)
     return _summary(result)
 
 

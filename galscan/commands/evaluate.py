@@ -14,7 +14,7 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.core.files import file_digest, write_json, write_text
-from galscan.core.staging import deliver, finished, work_on
+from galscan.core.staging import finished, publish, staging_folder
 from galscan.models import roles
 from galscan.models.model import Model, open_model
 from galscan.store import identity, layout
@@ -116,12 +116,12 @@ def evaluate(
     torch_device = devices.pick(device)
     if (done := finished(out, "evaluation.json", request, "evaluation", overwrite=overwrite)) is not None:
         return _result(out, done)
-    with work_on(out, request, "evaluation", overwrite=overwrite) as work:
+    with staging_folder(out, request, "evaluation", overwrite=overwrite) as work:
         result = _evaluate(plan, synthetic_store, work, torch_device, steps, seed) | {"request": request}
         write_json(work / "evaluation.json", result)
         for leftover in LEFTOVERS:
             (work / leftover).unlink(missing_ok=True)
-        deliver(work, out)
+        publish(work, out)
     return _result(out, result)
 
 
@@ -214,7 +214,7 @@ def _feature(
 ) -> tuple[dict[str, Any] | None, dict[str, pd.DataFrame]]:
     """Measure the injected feature on synthetic and real positives; return the comparison and the values."""
     from galscan.synthesis.features.base import find_feature
-    from galscan.synthesis.features.comparison import compare_features, measure_features, same_pictures
+    from galscan.synthesis.features.comparison import compare_features, identical_images, measure_features
     from galscan.synthesis.flux import stretch_of
     from galscan.synthesis.synthetic_set import HOST, INJECTED
     from galscan.training.synthetic import bands_of
@@ -228,7 +228,7 @@ def _feature(
     # A synthetic galaxy has the stretch and the bands of its host's store; if that is not named, of the first store.
     host = np.flatnonzero(synthetic_set.origin == HOST)
     known = np.full(len(synthetic_set) + 1, -1)
-    known[host] = same_pictures(synthetic_set.images[host], galaxies.images)
+    known[host] = identical_images(synthetic_set.images[host], galaxies.images)
     of_host = np.append(survey, 0)[known]
     real = np.flatnonzero(galaxies.table["target"] == 1)
     values = {

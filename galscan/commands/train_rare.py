@@ -18,7 +18,7 @@ import numpy as np
 from galscan.core.errors import InputError
 from galscan.core.files import digest, read_json, write_json
 from galscan.core.progress import track
-from galscan.core.staging import deliver, finished, work_on
+from galscan.core.staging import finished, publish, staging_folder
 from galscan.labels.rules import parse_rule
 from galscan.labels.settings import MapSettings
 from galscan.models import roles
@@ -129,11 +129,11 @@ def train_rare(
     folder, marker = (plans[0].out.parent, MODELS_INDEX) if several else (plans[0].out, "model.json")
     request = {plan.recipe.name: plan.request for plan in plans} if several else plans[0].request
     if finished(folder, marker, request, "model", overwrite=overwrite) is None:
-        with work_on(folder, request, "training", overwrite=overwrite) as work:
+        with staging_folder(folder, request, "training", overwrite=overwrite) as work:
             _train(plans, work, torch_device)
             if several:
                 write_json(work / MODELS_INDEX, {"targets": [plan.recipe.name for plan in plans], "request": request})
-            deliver(work, folder)
+            publish(work, folder)
         # Removed last: an interruption before this point needs these files to resume.
         leftovers = [path for pattern in LEFTOVERS for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]
         stored = TRAINING_SETS if several else (open_models(folder)[0].metrics["chosen"],)

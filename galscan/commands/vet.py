@@ -13,7 +13,7 @@ from typing import Any
 
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path, read_json, storage_errors
-from galscan.core.staging import held
+from galscan.core.staging import locked
 from galscan.scanning.run import Run, is_similarity_list, open_single_target
 from galscan.store.layout import Store, open_store
 from galscan.vetting import batches, gradebook, planning, sampling
@@ -73,7 +73,7 @@ def vet(
     """
     opened = open_single_target(run)
     path = opened.path / gradebook.FILE
-    with held(opened.path / FOLDER):
+    with locked(opened.path / FOLDER):
         if not path.exists():
             if width is not None:
                 rank = min(sampling.RANK, len(planning.scores(opened))) if rank is None else rank

@@ -1,1 +1,1 @@
-"""What every package uses: errors, atomic files, staging folders, the data home, progress, devices, the sky."""
+"""Utilities for all packages: errors, atomic files, staging folders, data home, progress, devices, sky positions."""

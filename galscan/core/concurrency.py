@@ -1,4 +1,4 @@
-"""Work side by side: in processes with one thread each, which end when their parent does; in threads, in order."""
+"""Parallel execution: processes with one thread each, which end with their parent; an ordered map over threads."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from typing import Any, TypeVar
 
 from galscan.core.errors import GalscanError, InputError
 
-WORKERS = "GALSCAN_WORKERS"  # environment variable: processes at a time, instead of one a core
+WORKERS = "GALSCAN_WORKERS"  # environment variable: number of processes; default: one per core
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", WORKERS), "1")
 INTERVAL = 0.5  # seconds between two updates of the progress line
 
-steps: Any = None  # in a process of a pool: memory shared with the parent, if it gave some
+steps: Any = None  # in a process of a pool: memory shared with the parent, if any
 
 
 def default_workers() -> int:
-    """Return how many processes to run at a time: ``GALSCAN_WORKERS``, or the cores this process may use.
+    """Return the number of processes to run at a time: ``GALSCAN_WORKERS``, or the cores available to this process.
 
     Raises
     ------
@@ -47,32 +47,32 @@ def run_in_processes(
 ) -> None:  # fmt: skip
     """Call a function of a module with each of `tasks`, in `workers` processes with one thread each.
 
-    Whatever ends this early, an exception of a task or Ctrl-C, ends the processes at once.
+    An exception of a task, or Ctrl-C, ends all processes at once.
 
     Parameters
     ----------
     remedy : str
-        What lets fewer processes run at a time, for the message that one was killed.
+        How to run fewer processes, for the error message when one was killed.
     shared : ctypes array, optional
-        Memory shared with the processes, where it is `steps` of this module.
+        Memory shared with the processes, where it is the variable `steps` of this module.
     watch : callable
-        Called now and then with the number of finished tasks.
+        Called at intervals with the number of finished tasks.
 
     Raises
     ------
     GalscanError
-        If a process was killed; and what a task raises.
+        If a process was killed. Exceptions of tasks are raised unchanged.
     """
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(shared,)
     )
     try:
-        with _as_processes_start():
+        with _child_environment():
             futures: set[Future[None]] = {pool.submit(function, *task) for task in tasks}
-        waiting = futures
-        while waiting:
-            done, waiting = wait(waiting, INTERVAL, return_when=FIRST_COMPLETED)
-            watch(len(futures) - len(waiting))
+        pending = futures
+        while pending:
+            done, pending = wait(pending, INTERVAL, return_when=FIRST_COMPLETED)
+            watch(len(futures) - len(pending))
             for future in done:
                 future.result()
     except BaseException as error:
@@ -81,7 +81,7 @@ def run_in_processes(
         if isinstance(error, BrokenProcessPool):
             raise GalscanError(
                 f"one of {workers} processes was killed, most likely because memory ran out; run the same command "
-                f"again to resume, with fewer at a time: {remedy}"
+                f"again to resume, with fewer processes: {remedy}"
             ) from None
         raise
     finally:
@@ -89,31 +89,31 @@ def run_in_processes(
 
 
 def _start_process(shared: Any) -> None:
-    """Prepare a process of a pool: one thread, Ctrl-C left to the parent, and it ends when the parent does."""
+    """Initialise a process of a pool: one thread, Ctrl-C handled by the parent, exit with the parent."""
     global steps
     steps = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from galscan.core import device
 
     device.use_one_thread()
-    # Progress of a repeat goes out as lines: bars of several processes would overwrite each other.
+    # Progress as lines: bars of several processes would overwrite each other.
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
     if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+def _exit_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)
 
 
 @contextmanager
-def _as_processes_start() -> Iterator[None]:
-    """Let processes that start meanwhile inherit one thread a library and a blocked Ctrl-C, and import no script.
+def _child_environment() -> Iterator[None]:
+    """Give processes started in the block one thread per library and a blocked Ctrl-C, and no ``__main__`` script.
 
     A script that calls galscan without ``if __name__ == "__main__":`` would otherwise run again in each of them.
     """
-    resource_tracker.ensure_running()  # else the first process starts it, and it unblocks Ctrl-C
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks Ctrl-C
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     main = sys.modules["__main__"]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -132,10 +132,10 @@ T = TypeVar("T")
 
 
 def ordered_map(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> Iterator[T]:
-    """Yield ``work(item)`` in the order of `items`, `threads` at a time.
+    """Yield ``work(item)`` in the order of `items`, computed by `threads` threads.
 
-    The threads are daemons: nobody wants to wait for a slow server after Ctrl-C. What `work` raises is raised where
-    its result would have come.
+    The threads are daemons, so that Ctrl-C does not wait for a slow server. An exception of `work` is raised in place
+    of its result.
     """
     tasks: SimpleQueue[tuple[Future[T], Any] | None] = SimpleQueue()
 
@@ -144,7 +144,7 @@ def ordered_map(work: Callable[[Any], T], items: Iterable[Any], threads: int) ->
             future, item = task
             try:
                 future.set_result(work(item))
-            except BaseException as error:  # raised again where the result is asked for
+            except BaseException as error:  # raised by future.result()
                 future.set_exception(error)
 
     for _ in range(threads):
@@ -155,7 +155,7 @@ def ordered_map(work: Callable[[Any], T], items: Iterable[Any], threads: int) ->
             future: Future[T] = Future()
             ahead.append(future)
             tasks.put((future, item))
-            if len(ahead) > 8 * threads:  # far enough that a slow answer does not stop the others
+            if len(ahead) > 8 * threads:  # enough that one slow item does not block the other threads
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

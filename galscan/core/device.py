@@ -1,4 +1,4 @@
-"""cuda or cpu, number format, threads, out-of-memory: the one place that asks."""
+"""Device, precision, number of threads and out-of-memory errors of PyTorch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def pick(name: str = "auto") -> torch.device:
     Raises
     ------
     InputError
-        If the name is unknown, or CUDA is asked for and not there.
+        If the name is unknown, or CUDA is requested and not available.
     """
     if name not in DEVICES:
         raise InputError(f"unknown device '{name}'{nearest(name, DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device is visible here (see: galscan doctor); use --device cpu or auto")
+        raise InputError("no CUDA device is available (see: galscan doctor); use --device cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def precision(name: str) -> torch.dtype:
-    """Return the number format called ``bf16`` or ``fp32``."""
+    """Return the dtype for ``bf16`` or ``fp32``."""
     try:
         return PRECISIONS[name]
     except KeyError:
@@ -40,12 +40,12 @@ def precision(name: str) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return the context in which networks run: `dtype` where it is safe, off for float32."""
+    """Return the autocast context for networks; disabled for float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Tell whether bfloat16 is computed by the hardware there; elsewhere it is emulated, and slower."""
+    """Return whether the hardware supports bfloat16; otherwise it is emulated, and slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")) and _cpu_flag("avx512_bf16")
@@ -60,23 +60,23 @@ def _cpu_flag(flag: str) -> bool:
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
-    """Return the number format that trains fastest and safely on `device`."""
+    """Return the fastest safe dtype for training on `device`."""
     return torch.bfloat16 if has_fast_bf16(device) else torch.float32
 
 
-def batch(name: str, pictures: int) -> int:
-    """Return how many pictures to compute at a time: `pictures` suit a processor's cache, a GPU wants many more."""
-    return pictures * 16 if pick(name).type == "cuda" else pictures
+def batch(name: str, images: int) -> int:
+    """Return the batch size of a device: `images`, which fit a processor's cache, on CPU, and 16 times more on GPU."""
+    return images * 16 if pick(name).type == "cuda" else images
 
 
 def use_one_thread() -> None:
-    """Let this process compute with one thread: several processes side by side are faster than several threads."""
+    """Use one thread in this process: parallel processes are faster than threads."""
     torch.set_num_threads(1)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one core, as a worker does."""
+    """Use one thread within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -86,10 +86,10 @@ def one_thread() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether `error` is the device saying that it has no memory left."""
+    """Return whether `error` is an out-of-memory error of the device."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
         and any(
             words in str(error).lower() for words in ("out of memory", "not enough memory")
-        )  # CUDA's words, the CPU's
+        )  # messages of CUDA and of the CPU
     )

@@ -1,7 +1,7 @@
-"""Every error galscan raises on purpose.
+"""Exceptions of galscan.
 
-A message is one line that names the value, the limit it broke and the remedy. The command line
-prints it without a traceback and exits with ``exit_code``.
+Messages are one line with the value, the limit and the remedy. The command line prints them without a traceback and
+exits with ``exit_code``.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from collections.abc import Iterable
 
 
 class GalscanError(Exception):
-    """Something failed that is not the user's mistake (exit code 1)."""
+    """Base class, and failures not caused by the input (exit code 1)."""
 
     exit_code = 1
 
 
 class InputError(GalscanError, ValueError):
-    """The user gave something that cannot work: a value, a file, a recipe (exit code 2)."""
+    """Invalid input: a value, a file, a recipe (exit code 2)."""
 
     exit_code = 2
 
 
 class NotFoundError(InputError, FileNotFoundError):
-    """A file, store, model, survey or recipe that was named does not exist (exit code 2)."""
+    """A file, store, model, survey or recipe does not exist (exit code 2)."""
 
     def __str__(self) -> str:  # FileNotFoundError would print "[Errno ...]"
         return str(self.args[0]) if self.args else ""
 
 
 class ConflictError(InputError, FileExistsError):
-    """The output place already holds something else; nothing was overwritten (exit code 2)."""
+    """The output path already holds something else; nothing was overwritten (exit code 2)."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class StorageError(GalscanError, OSError):
-    """Writing failed (disk full, no permission); what was complete before is intact (exit code 1)."""
+    """Writing failed (disk full, no permission); complete files are intact (exit code 1)."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -50,7 +50,7 @@ class Interrupted(GalscanError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'? (known: ...)"`` for an unknown `name`, to end a message with."""
+    """Return ``"; did you mean 'x'? (known: ...)"`` for an unknown `name`, as the end of a message."""
     known = sorted(set(options))
     if not known:
         return ""

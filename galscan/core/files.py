@@ -1,4 +1,4 @@
-"""Atomic writing and hashing: the one way a file of galscan comes to be on disk."""
+"""Atomic writing of files, JSON, and hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from galscan.core.errors import GalscanError, InputError, NotFoundError, Storage
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` raised inside the block into a `StorageError` that names `path` and the cure."""
+    """Turn an `OSError` raised inside the block into a `StorageError` with `path` and the remedy."""
     try:
         yield
     except GalscanError:
@@ -30,30 +30,28 @@ def storage_errors(path: Path) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             why = "the disk is full (or a quota is reached); free some space and run the same command again"
         elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
-            why = "no permission to write there; choose another place"
+            why = "no permission to write there; choose another path"
         else:
             why = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"cannot write {path}: {why}") from error
 
 
 def _error_number(error: Exception) -> int | None:
-    """Return the system's number of an error; astropy and safetensors pass it on in words only."""
+    """Return the errno of an error; astropy and safetensors give it only in the message."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    said = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
-    return int(said[1] or said[2]) if said else None
+    match = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(match[1] or match[2]) if match else None
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and rename it into place.
-
-    A reader never sees a half-written file, and a failure leaves nothing behind.
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, else delete it.
 
     Raises
     ------
     StorageError
-        If the disk is full or the place is not writable.
+        If the disk is full or the path is not writable.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -70,7 +68,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut."""
+    """Sync a directory, so that a rename in it survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -85,7 +83,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` atomically as indented JSON (NaN is refused: it is not JSON)."""
+    """Write `value` atomically as indented JSON; NaN raises an error, because it is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -104,7 +102,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except FileNotFoundError:
         raise NotFoundError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}); restore it or remove the folder") from error
+        raise InputError(f"{path} is not valid JSON ({error}); restore it or remove the folder") from error
 
 
 def digest(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""A FITS binary table written row by row: `astropy.io.fits` would hold it whole, three times over for text.
+"""Streaming writer of FITS binary tables: `astropy.io.fits` would hold the table in memory, three times for text.
 
-The header comes first in the file and its checksum covers the data, so it is written twice: once to leave room, and
-again when the last row is on disk. Sums are those of Appendix J of the FITS standard, version 4.0.
+The header precedes the data, but its checksum depends on them, so it is written twice: first as a placeholder, and
+again after the last row. Checksums are those of Appendix J of the FITS standard, version 4.0.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import BinaryIO
 import numpy as np
 from astropy.io import fits
 
-BLOCK = 2880  # bytes; every part of a FITS file is a multiple
+BLOCK = 2880  # bytes of a FITS block
 _PUNCTUATION = [*range(0x3A, 0x41), *range(0x5B, 0x61)]
 
 
 def structure(name: str, columns: Mapping[str, str], width: int, count: int) -> fits.Header:
-    """Return the header of a table of `count` rows, `width` bytes each; `columns` are names with their TFORM."""
+    """Return the header of a table of `count` rows of `width` bytes; `columns` maps names to TFORM."""
     header = fits.Header()
     header["XTENSION"] = ("BINTABLE", "binary table extension")
     for keyword, value in (
@@ -38,9 +38,9 @@ def write_table(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndar
     Parameters
     ----------
     header : Header
-        Complete but for ``CHECKSUM`` and ``DATASUM``, which are added; it tells how many rows there are.
+        Complete except for ``CHECKSUM`` and ``DATASUM``, which are added; ``NAXIS2`` is the number of rows.
     records : iterable of structured ndarray
-        The rows in pieces, big-endian, as wide as ``NAXIS1`` says.
+        The rows in chunks, big-endian, ``NAXIS1`` bytes wide.
     when : str
         Time of writing, for the comment of the checksums.
     """
@@ -51,12 +51,12 @@ def write_table(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndar
     sums, rest, written = 0, b"", 0
     for record in records:
         data = rest + record.tobytes()
-        whole = len(data) - len(data) % BLOCK
-        sums = ones_sum(memoryview(data)[:whole], sums)
-        handle.write(memoryview(data)[:whole])
-        rest, written = data[whole:], written + len(record)
+        full = len(data) - len(data) % BLOCK
+        sums = ones_sum(memoryview(data)[:full], sums)
+        handle.write(memoryview(data)[:full])
+        rest, written = data[full:], written + len(record)
     if written != header["NAXIS2"]:
-        raise ValueError(f"{written} rows where the header says {header['NAXIS2']}")
+        raise ValueError(f"{written} rows, but NAXIS2 is {header['NAXIS2']}")
     if rest:
         rest = rest.ljust(BLOCK, b"\0")
         sums = ones_sum(rest, sums)
@@ -75,7 +75,7 @@ def _bytes(header: fits.Header) -> bytes:
 
 
 def ones_sum(data: bytes | memoryview, before: int = 0) -> int:
-    """Return the 32-bit ones' complement sum of `data` (a multiple of 4 bytes) and of what came `before`."""
+    """Return the 32-bit ones' complement sum of `data` (a multiple of 4 bytes), added to the sum `before`."""
     total = before + int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
@@ -83,12 +83,12 @@ def ones_sum(data: bytes | memoryview, before: int = 0) -> int:
 
 
 def encode(value: int) -> str:
-    """Return 32 bits as the 16 letters and digits that add up to them."""
+    """Return the ASCII encoding of a 32-bit checksum: 16 letters and digits (FITS standard, Appendix J)."""
     columns = []
     for shift in (24, 16, 8, 0):
         byte = value >> shift & 0xFF
         letters = [byte // 4 + 0x30 + (byte % 4 if k == 0 else 0) for k in range(4)]
-        while any(letter in _PUNCTUATION for letter in letters):  # one up and its neighbour down: the sum stays
+        while any(letter in _PUNCTUATION for letter in letters):  # one up, its neighbour down: the sum is unchanged
             for k in (0, 2):
                 if letters[k] in _PUNCTUATION or letters[k + 1] in _PUNCTUATION:
                     letters[k] += 1

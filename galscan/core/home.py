@@ -1,4 +1,4 @@
-"""The data home, where surveys, models and runs live when no path is given; and the data that galscan ships.
+"""The data home, the default folder of surveys, models and runs; and the data shipped with galscan.
 
 ``GALSCAN_HOME`` moves the data home; the default is the platform's user data folder.
 """
@@ -27,17 +27,17 @@ def data_home() -> Path:
 
 
 def cache_home() -> Path:
-    """Return where answers of services are kept; it may be removed at any time."""
+    """Return the folder of cached HTTP responses; it may be deleted at any time."""
     return data_home() / "cache"
 
 
 def contact(given: str | None) -> str:
-    """Return who services are told is asking: what was given, else what ``GALSCAN_CONTACT`` says."""
+    """Return the contact e-mail for the User-Agent: `given`, or the environment variable ``GALSCAN_CONTACT``."""
     return os.environ.get("GALSCAN_CONTACT", "") if given is None else given
 
 
 def is_name(name: str) -> bool:
-    """Tell whether something may be called so: no path, nothing hidden."""
+    """Return whether `name` is a valid name: not a path, not hidden."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -48,32 +48,32 @@ def _checked(kind: str, name: str) -> str:
 
 
 def survey_path(name: str) -> Path:
-    """Return where the store of survey `name` lives, existing or not."""
+    """Return the path of the store of survey `name`, existing or not."""
     return data_home() / "surveys" / f"{_checked('survey', name)}.zarr"
 
 
 def model_path(target: str) -> Path:
-    """Return where the model of `target` lives, existing or not."""
+    """Return the path of the model of `target`, existing or not."""
     return data_home() / "models" / _checked("target", target)
 
 
 def run_path(name: str) -> Path:
-    """Return where the run `name` lives, existing or not."""
+    """Return the path of the run `name`, existing or not."""
     return data_home() / "runs" / _checked("run", name)
 
 
 def labels_path(schema: str) -> Path:
-    """Return where the user's own label schema of this name lives, existing or not."""
+    """Return the path of the user's label schema of this name, existing or not."""
     return data_home() / "labels" / f"{_checked('label schema', schema)}.toml"
 
 
 def find_survey(name: str) -> Path:
-    """Return the store of survey `name`, or say which command builds it.
+    """Return the path of the store of survey `name`.
 
     Raises
     ------
     NotFoundError
-        If no such store is in the data home.
+        If no such store is in the data home; the message has the command that builds it.
     """
     path = survey_path(name)
     if path.is_dir():
@@ -86,7 +86,7 @@ def find_survey(name: str) -> Path:
 
 
 def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path | str]:
-    """Return the paths of surveys given by name, then of stores given by path or URL; one or several of each.
+    """Return the paths of the surveys `survey`, given by name, then the stores `store`, given by path or URL.
 
     Raises
     ------
@@ -99,12 +99,12 @@ def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | 
 
 
 def find_model(target: str) -> Path:
-    """Return the model of `target`, its own or one that was trained with others, or say which command trains it.
+    """Return the path of the model of `target`, trained alone or together with other targets.
 
     Raises
     ------
     NotFoundError
-        If no such model is in the data home.
+        If no such model is in the data home; the message has the command that trains it.
     """
     path = model_path(target)
     if (path / "model.json").is_file():
@@ -118,12 +118,12 @@ def find_model(target: str) -> Path:
 
 
 def find_models(targets: Sequence[str]) -> list[Path]:
-    """Return the models of some targets: those that were trained together, where there are such.
+    """Return the paths of the models of `targets`, preferring models that were trained together.
 
     Raises
     ------
     NotFoundError
-        If there is no model of one of them.
+        If one of them has no model.
     """
     together = _trained_together(targets) if len(targets) > 1 else []
     return together or [find_model(target) for target in targets]
@@ -143,13 +143,13 @@ def shipped(kind: str) -> Traversable:
     """Return the folder of shipped TOML files, ``catalogs`` or ``pipelines``."""
     try:
         return importlib.resources.files(f"galscan.{kind}")
-    except ModuleNotFoundError:  # run from the repository, where the folder lies beside the package
+    except ModuleNotFoundError:  # run from the repository, where the folder is beside the package
         return Path(__file__).resolve().parents[2] / kind
 
 
-def find_toml(kind: str, what: str, name: str, others: Sequence[str] = ()) -> Traversable:
-    """Return the file that `name` (a shipped name, or a path ending in .toml) stands for; `others` would do, too."""
-    names = sorted({*toml_names(kind), *others})
+def find_toml(kind: str, what: str, name: str, extra: Sequence[str] = ()) -> Traversable:
+    """Return the file of `name`, a shipped name or a path ending in .toml; `extra` names are listed in errors, too."""
+    names = sorted({*toml_names(kind), *extra})
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise NotFoundError(f"{what} file {name} does not exist; give its path, or one of {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system: allocators keep it, and a long list takes much for a moment."""
+"""Return of freed memory to the operating system, which allocators would keep."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 
 import pyarrow as pa
 
-LONG = 100_000  # rows of a list, below which its memory is not worth the second that it takes to look for it
+MIN_ROWS = 100_000  # smaller tables are not worth the second that a release takes
 
 
 def release(rows: int) -> None:
-    """Give back what Arrow's allocator and the C library's hold unused after work on a list of so many rows.
+    """Return unused memory of Arrow's and the C library's allocators after work on a table of `rows` rows.
 
-    Where neither can, and for a list that is not `LONG`, nothing happens.
+    Does nothing below `MIN_ROWS`, or if the allocators do not support it.
     """
-    if rows < LONG:
+    if rows < MIN_ROWS:
         return
-    gc.collect()  # figures, for one, refer to themselves
+    gc.collect()  # reference cycles, e.g. of figures
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none

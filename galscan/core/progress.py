@@ -1,4 +1,4 @@
-"""Progress for people: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Progress reports: a bar with rate and remaining time on a terminal, lines at intervals in a log."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Advance = Callable[..., None]
 
 @contextmanager
 def track(label: str, total: int, unit: str = "it", *, done: int = 0) -> Iterator[Advance]:
-    """Show progress of `total` items on stderr while the block runs; `done` were there before.
+    """Show progress of `total` items on stderr while the block runs; `done` items were finished before.
 
-    The rate counts only what this process did, so that a resumed run does not boast.
+    The rate is that of this process, without the items finished before.
     """
     if sys.stderr.isatty():
         from rich.console import Console

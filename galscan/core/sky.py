@@ -1,4 +1,4 @@
-"""The sky: names of positions, regions, and distances."""
+"""Positions on the sky: IAU designations, cones, separations."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from galscan.core.errors import InputError
 
-Cone = tuple[float, float, float]  # right ascension and declination of the middle, and the radius, in degrees
+Cone = tuple[float, float, float]  # right ascension and declination of the centre, and the radius, in degrees
 
-_GUARD = 1e-6  # ticks: 10 h is 3,599,999.9999999995 ticks in floating point and must stay 10 h
+_GUARD = 1e-6  # ticks, against rounding: 10 h is 3,599,999.9999999995 ticks in floating point
 
 
 def designation(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -22,11 +22,11 @@ def designation(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of str, shape (n,)
-        Empty where a coordinate is not finite or `dec` is beyond a pole.
+        Empty if a coordinate is not finite or `dec` is outside -90 to 90.
 
     Notes
     -----
-    The IAU asks that a position be truncated, so that the name stays within the digits of the catalogue
+    The IAU requires truncation of the position
     (https://cds.unistra.fr/Dic/iau-spec.html). One tick is 0.01 s of right ascension or 0.1 arcsec of declination.
     """
     ra, dec = np.broadcast_arrays(np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64))
@@ -46,12 +46,12 @@ def designation(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 
 def check_cone(cone: Cone) -> None:
-    """Refuse a cone that is not on the sky.
+    """Check the centre and the radius of a cone.
 
     Raises
     ------
     InputError
-        Saying what a cone is.
+        If one is outside its range.
     """
     ra, dec, radius = cone
     if not (np.isfinite(cone).all() and 0 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180):
@@ -62,11 +62,11 @@ def check_cone(cone: Cone) -> None:
 
 
 def in_cone(ra: np.ndarray, dec: np.ndarray, cone: Cone) -> np.ndarray:
-    """Return which positions (degrees) lie in a cone; one that is not known lies in none."""
+    """Return which positions (degrees) are in a cone; False for NaN."""
     from astropy.coordinates import angular_separation
 
-    here, middle = np.radians([ra, dec]), np.radians(cone[:2])
-    return np.asarray(angular_separation(*here, *middle) <= np.radians(cone[2]))
+    positions, centre = np.radians([ra, dec]), np.radians(cone[:2])
+    return np.asarray(angular_separation(*positions, *centre) <= np.radians(cone[2]))
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -76,10 +76,10 @@ def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 
 def chord(arcsec: float) -> float:
-    """Return the straight distance of two points of the unit sphere that are so far apart."""
+    """Return the chord length on the unit sphere of an angular separation in arcsec."""
     return float(2 * np.sin(np.radians(arcsec / 3600) / 2))
 
 
 def arcseconds(chords: np.ndarray) -> np.ndarray:
-    """Return the separation of points of the unit sphere from their straight distance."""
+    """Return the angular separations in arcsec of chord lengths on the unit sphere."""
     return np.degrees(2 * np.arcsin(np.minimum(chords, 2) / 2)) * 3600

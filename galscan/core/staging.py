@@ -1,6 +1,7 @@
-"""Work in progress: ``OUT.partial`` belongs to one request and one process, until it becomes OUT.
+"""Staging folders: output is written to ``OUT.partial`` and renamed to OUT when it is complete.
 
-The same request goes on where it stopped; another one is refused; and two processes never write into one folder.
+A staging folder belongs to one request, which can be resumed; another request is refused. It is locked, so that two
+processes never write to it at the same time.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ REQUEST = "request.json"
 
 
 def partial(out: Path) -> Path:
-    """Return where work on `out` goes until it is finished."""
+    """Return the staging folder of `out`."""
     return out.with_name(out.name + ".partial")
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes out of `folder`, which is made if need be; the lock goes when the process does.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock `folder`, created if missing, for this process; the lock is released when the process ends.
 
     Raises
     ------
     ConflictError
-        If another process holds it.
+        If another process has locked it.
     StorageError
-        If the folder cannot be made.
+        If the folder cannot be created.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConflictError(
-                f"another galscan is at work in {folder}; wait for it, or choose another --out"
+                f"another galscan process is working in {folder}; wait for it, or choose another --out"
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -56,38 +57,38 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def drop_empty(folder: Path) -> None:
-    """Remove a folder that was made to be held, if nothing came into it."""
+    """Remove a folder that was created by `locked`, if it is still empty."""
     with suppress(OSError):
         folder.rmdir()
 
 
 @contextmanager
-def work_on(out: Path, request: Mapping[str, Any], what: str, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield the folder in which `request` is worked on; what it left there before is still there.
+def staging_folder(out: Path, request: Mapping[str, Any], what: str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield the locked staging folder of `request`, with the files of an interrupted earlier call.
 
     Parameters
     ----------
     what : str
-        What it makes, for messages: "training".
+        Name of the work in messages, such as "training".
     overwrite : bool
-        Remove what another request left there.
+        Delete the staging folder of another request.
 
     Raises
     ------
     ConflictError
-        If something else is there, or another process at work.
+        If the folder holds something else, or is locked by another process.
     Interrupted
-        Where Ctrl-C ends the block.
+        If Ctrl-C ends the block.
     """
     work = partial(out)
-    # A disk that was full at the first word leaves an empty folder; that is nobody's.
+    # An empty folder is left when the disk is full from the start; it belongs to no request.
     if work.exists() and not (work / REQUEST).is_file() and (not work.is_dir() or any(work.iterdir())):
         raise ConflictError(f"{work} exists and is not an unfinished {what}; remove it or choose another --out")
-    with held(work):
+    with locked(work):
         if (work / REQUEST).is_file():
             before = read_json(work / REQUEST)
             if before == request:
-                print(f"going on with {work}", file=sys.stderr)
+                print(f"resuming {work}", file=sys.stderr)
             elif overwrite:
                 for path in work.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -101,13 +102,13 @@ def work_on(out: Path, request: Mapping[str, Any], what: str, *, overwrite: bool
         try:
             yield work
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; run the same command again to go on ({work})") from None
+            raise Interrupted(f"interrupted; run the same command again to resume ({work})") from None
 
 
 def finished(
     out: Path, marker: str, request: Mapping[str, Any], what: str, *, overwrite: bool = False
 ) -> dict[str, Any] | None:
-    """Return what ``out/marker`` says if `out` holds just what `request` asks for, None if it is still to be made.
+    """Return the content of ``out/marker`` if `out` is the result of `request`, None if it does not exist.
 
     Raises
     ------
@@ -123,54 +124,54 @@ def finished(
         return None
     if present.get("request") != request:
         raise ConflictError(f"{out} holds another {what}; choose another --out, or pass --overwrite")
-    print(f"{out} holds just this {what}; nothing to do (--overwrite makes it again)", file=sys.stderr)
+    print(f"{out} is already the result of this {what}; nothing to do (--overwrite repeats it)", file=sys.stderr)
     return present
 
 
-def _replaced(out: Path) -> Path:
-    """Return where an old `out` waits until the new one is in its place; no user has a folder of this name."""
+def _backup_path(out: Path) -> Path:
+    """Return the path of the backup of `out`, a name that users do not choose."""
     return out.with_name(f".{out.name}.galscan-replaced")
 
 
-def deliver(work: Path, out: Path) -> None:
-    """Put the finished folder `work` in the place of `out`; at no moment are both old and new lost."""
-    aside = _replaced(out)
-    shutil.rmtree(aside, ignore_errors=True)  # of a delivery that was killed
+def publish(work: Path, out: Path) -> None:
+    """Replace `out` by the finished folder `work`; at any time the old or the new one is complete on disk."""
+    backup = _backup_path(out)
+    shutil.rmtree(backup, ignore_errors=True)  # of an interrupted call
     if out.exists():
-        os.replace(out, aside)
+        os.replace(out, backup)
     os.replace(work, out)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(backup, ignore_errors=True)
 
 
 def recover(out: Path) -> None:
-    """Put back what was at `out` where a delivery was killed between taking the old away and putting the new there."""
-    aside = _replaced(out)
-    if out.exists() or not aside.is_dir():
+    """Restore `out` after a call of `publish` that was killed between its two renames."""
+    backup = _backup_path(out)
+    if out.exists() or not backup.is_dir():
         return
-    with held(partial(out)):  # not while it is being delivered
+    with locked(partial(out)):  # not during a running `publish`
         if not out.exists():
-            os.replace(aside, out)
+            os.replace(backup, out)
     drop_empty(partial(out))
 
 
 @contextmanager
-def whole_folder(out: Path, marker: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `out`: it takes the place of `out` when the block is done, and goes if it fails.
+def atomic_folder(out: Path, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `out`; on success it replaces `out`, on failure it is deleted.
 
     Parameters
     ----------
     marker : str
-        A file that such a folder has: only one with it, or an empty one, is replaced.
+        A file in such folders: only a folder that has it, or an empty one, is replaced.
 
     Raises
     ------
     ConflictError
-        If something else is there.
+        If `out` is something else.
     StorageError
-        If the disk is full or the place is not writable.
+        If the disk is full or the path is not writable.
     """
     if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
-        raise ConflictError(f"{out} is there already and is not of this kind (no {marker} in it); name another place")
+        raise ConflictError(f"{out} exists and is not of this kind (no {marker} in it); choose another path")
     work = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
     with storage_errors(out):
         try:
@@ -178,7 +179,7 @@ def whole_folder(out: Path, marker: str) -> Iterator[Path]:
             yield work
             for entry in [*work.rglob("*"), work]:
                 sync(entry)
-            deliver(work, out)
+            publish(work, out)
             sync(out.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)

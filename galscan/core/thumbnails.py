@@ -1,4 +1,4 @@
-"""Pictures for people: contact sheets of cutouts, and PNG data for pages that carry their own images."""
+"""Contact sheets of cutouts, and PNG data for images embedded in HTML pages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def contact_sheet(
     tile: int = 96,
     borders: Sequence[Colour | None] | None = None,
 ) -> Path:
-    """Write a PNG of `images` in rows of `columns` on a dark ground, atomically.
+    """Write a PNG of `images` in rows of `columns` on a dark background, atomically.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, size, size, 3), or sequence of ndarray, each of shape (size, size, 3)
-        Red, green, blue; n may be 0. Those of a sequence may differ in size.
+        Red, green, blue; n may be 0. Images of a sequence may differ in size.
     captions : sequence of str, optional
-        One an image; a newline starts another line, a line too long for its tile is cut.
+        One per image; may have several lines, which are truncated to the width of the tile.
     tile : int
         Pixels on a side of each image in the sheet.
     borders : sequence of (r, g, b) or None, optional
@@ -50,7 +50,7 @@ def contact_sheet(
     Raises
     ------
     InputError
-        If the shapes or lengths do not fit together.
+        If shapes or lengths are inconsistent.
     """
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -85,7 +85,7 @@ def contact_sheet(
         x, y = _MARGIN + (k % columns) * step_x, _MARGIN + head + (k // columns) * step_y
         sheet.paste(Image.fromarray(images[k]).resize((tile, tile), Image.Resampling.LANCZOS), (x, y))
         if borders is not None and (colour := borders[k]) is not None:
-            # Outside the pixels, so that the frame never hides a galaxy's edge.
+            # Outside the image, so that no pixel is hidden.
             draw.rectangle((x - 3, y - 3, x + tile + 2, y + tile + 2), outline=colour, width=3)
         for n, line in enumerate(lines[k]):
             ink = _INK if n == 0 else _FAINT
@@ -97,7 +97,7 @@ def contact_sheet(
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return `text`, cut with three dots where it is wider than `width` pixels."""
+    """Return `text`, truncated with three dots if it is wider than `width` pixels."""
     text = text[:400]
     if font.getlength(text) <= width:
         return text
@@ -114,6 +114,6 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def data_uri(image: np.ndarray | bytes) -> str:
-    """Return a PNG (bytes), or an image as `png_bytes` takes it, as a ``data:`` address for an ``img`` tag."""
+    """Return a PNG (bytes), or an image as for `png_bytes`, as a ``data:`` URL for an ``img`` tag."""
     data = image if isinstance(image, bytes) else png_bytes(image)
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from galscan.core import files
 from galscan.core.errors import ConflictError, InputError, NotFoundError
-from galscan.core.staging import held
+from galscan.core.staging import locked
 from galscan.scanning.partitions import FATAL, SILENT
 
 INFO, FORMAT = "run.json", 1
@@ -231,7 +231,7 @@ def claim(plan: Request) -> Iterator[dict[str, Any] | None]:
         raise ConflictError(
             f"{out} is not empty and is not the folder of a scan (it holds {foreign}); choose another --out"
         )
-    with held(out):
+    with locked(out):
         info = read_info(out)
         if info is not None and info["fingerprint"] != plan.fingerprint:
             changes = differences(info["identity"], plan.identity)

@@ -69,7 +69,7 @@ def ingest_survey(
         _build(survey, out, plan, workers)
     store = _existing(out)
     if appending.ready_to_publish(out):
-        with staging.held(folder):
+        with staging.locked(folder):
             if appending.ready_to_publish(out):
                 appending.publish_append(out)
         staging.drop_empty(folder)
@@ -78,7 +78,7 @@ def ingest_survey(
         if not append:
             raise ConflictError(_conflict(store, plan))
         try:
-            with staging.held(folder):
+            with staging.locked(folder):
                 appending.append(layout.open_store(out), survey, plan, workers)
         finally:
             staging.drop_empty(folder)
@@ -125,7 +125,7 @@ def _conflict(store: Store, plan: dict[str, Any]) -> str:
 
 def _build(survey: Survey, out: Path, plan: dict[str, Any], workers: int) -> None:
     folder = staging.partial(out)
-    with staging.held(folder):
+    with staging.locked(folder):
         if _is_occupied(out):  # another process finished it in the meantime
             return
         work = writer.Work(folder, survey, plan["shard"])
@@ -149,13 +149,13 @@ def _retry_failed(survey: Survey, store: Store) -> None:
     request = read_plan(out) | ({"of": store.content_hash} if grown else {})
     if not find_failures(out, survey, store.n_shards, grown=grown):
         return
-    with staging.held(folder):
+    with staging.locked(folder):
         if not can_resume(folder, request):
             copy(out, folder)
             write_plan(folder, request)
         error = retry(folder, survey, find_failures(folder, survey, store.n_shards, grown=grown), out)
         layout.finish(folder, content_hash(folder, range(store.n_shards)))
         with storage_errors(out):
-            staging.deliver(folder, out)
+            staging.publish(folder, out)
     if error:  # objects fetched before it are in the store
         raise error

@@ -19,7 +19,7 @@ import numpy as np
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, nearest
 from galscan.core.files import digest, file_digest, write_json
-from galscan.core.staging import work_on
+from galscan.core.staging import staging_folder
 from galscan.labels.recipe import validated
 from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import KINDS, MapSettings, StableDiffusionSettings
@@ -94,7 +94,7 @@ def train_generator(
     budget : float, optional
         Minutes at most.
     dry_run : bool
-        Print the plan and train nothing.
+        Print the plan without training.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def train_generator(
 
     torch_device = devices.pick(device)
     backends.check_start(settings)  # before anything is written
-    with work_on(out, request, "training") as work:
+    with staging_folder(out, request, "training") as work:
         if not stores:
             sky = work / "sky.zarr"
             stores = [
@@ -224,7 +224,7 @@ def _train_maps(
     if dry_run:
         return request
     torch_device = devices.pick(device)
-    with work_on(out, request, "training") as work:
+    with staging_folder(out, request, "training") as work:
         weights = work / "generator.safetensors"
         outcome = training.train_on_prior(
             feature, count, settings, weights, seed=seed, device=torch_device, start=model,

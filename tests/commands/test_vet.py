@@ -19,7 +19,7 @@ import pytest
 from galscan.commands.scan import scan
 from galscan.commands.vet import FOLDER, vet
 from galscan.core.errors import ConflictError, InputError
-from galscan.core.staging import held
+from galscan.core.staging import locked
 from galscan.vetting import sampling
 from galscan.vetting.gradebook import FILE, in_words
 from tests.chromium import chromium
@@ -114,7 +114,7 @@ def test_an_address_file_that_was_tampered_with_is_made_anew(run, text):
 
 
 def test_two_servers_on_one_run_are_one_too_many(run):
-    with held(run / FOLDER), pytest.raises(ConflictError, match="another galscan is at work"):
+    with locked(run / FOLDER), pytest.raises(ConflictError, match="another galscan process is working"):
         vet(run, serve=False)
 
 
@@ -148,7 +148,7 @@ def test_a_second_server_is_refused_and_the_first_goes_on(run):
     with served(run, size=20) as (process, address):
         second = [sys.executable, "-m", "galscan", "vet", str(run), "--no-browser"]
         told = subprocess.run(second, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-        assert told.returncode == 2 and "another galscan is at work" in told.stderr and "Traceback" not in told.stderr
+        assert told.returncode == 2 and "another galscan process is working" in told.stderr and "Traceback" not in told.stderr
         assert urllib.request.urlopen(address, timeout=20).status == 200 and process.poll() is None
 
 

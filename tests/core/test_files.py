@@ -75,7 +75,7 @@ def test_json_that_is_none(tmp_path):
     with pytest.raises(NotFoundError, match="does not exist"):
         files.read_json(tmp_path / "none.json")
     (tmp_path / "bad.json").write_bytes(b"\xff{")
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         files.read_json(tmp_path / "bad.json")
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "nan.json", float("nan"))

@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from galscan.core.memory import LONG, release
+from galscan.core.memory import MIN_ROWS, release
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is told to give memory back")
@@ -16,7 +16,7 @@ def test_what_was_freed_goes_back_to_the_system():
     held = process.memory_info().rss
     keep = small[::500]
     del small
-    release(LONG - 1)
+    release(MIN_ROWS - 1)
     assert process.memory_info().rss > held - 100e6
-    release(LONG)
+    release(MIN_ROWS)
     assert process.memory_info().rss < held - 100e6 and keep[0].sum() == 4_000

@@ -9,25 +9,28 @@ import pytest
 
 from galscan.core.errors import ConflictError, Interrupted, StorageError
 from galscan.core.files import read_json, write_json
-from galscan.core.staging import deliver, finished, held, partial, recover, whole_folder, work_on
+from galscan.core.staging import atomic_folder, finished, locked, partial, publish, recover, staging_folder
 
 REQUEST = {"seed": 0, "recipe": "a"}
 
 
 def test_the_same_request_goes_on_and_another_is_told_how_it_differs(tmp_path, capsys):
     out = tmp_path / "model"
-    with work_on(out, REQUEST, "training") as work:
+    with staging_folder(out, REQUEST, "training") as work:
         assert work == partial(out) == tmp_path / "model.partial"
         (work / "stage").write_text("done")
     assert capsys.readouterr().err == ""
-    with work_on(out, REQUEST, "training") as work:
+    with staging_folder(out, REQUEST, "training") as work:
         assert (work / "stage").read_text() == "done"
-    assert "going on with" in capsys.readouterr().err
+    assert "resuming" in capsys.readouterr().err
     other = REQUEST | {"seed": 1}
-    with pytest.raises(ConflictError, match="an unfinished training with other seed;"), work_on(out, other, "training"):
+    with (
+        pytest.raises(ConflictError, match="an unfinished training with other seed;"),
+        staging_folder(out, other, "training"),
+    ):
         pass
     assert (work / "stage").is_file()
-    with work_on(out, other, "training", overwrite=True):
+    with staging_folder(out, other, "training", overwrite=True):
         assert [p.name for p in work.iterdir()] == ["request.json"] and read_json(work / "request.json") == other
 
 
@@ -35,7 +38,7 @@ def test_the_same_request_goes_on_and_another_is_told_how_it_differs(tmp_path, c
 def test_what_is_not_ours_is_left_alone(tmp_path, overwrite):
     work = tmp_path / "out.partial"
     work.mkdir()
-    with work_on(tmp_path / "out", REQUEST, "training"):
+    with staging_folder(tmp_path / "out", REQUEST, "training"):
         pass  # an empty folder is nobody's
     (work / "request.json").unlink()
     (work / "thesis.tex").write_text("x")
@@ -43,14 +46,17 @@ def test_what_is_not_ours_is_left_alone(tmp_path, overwrite):
     for name in ("out", "file"):
         with (
             pytest.raises(ConflictError, match=rf"{name}\.partial exists and is not an unfinished training"),
-            work_on(tmp_path / name, REQUEST, "training", overwrite=overwrite),
+            staging_folder(tmp_path / name, REQUEST, "training", overwrite=overwrite),
         ):
             pass
     assert [p.name for p in work.iterdir()] == ["thesis.tex"] and (tmp_path / "file.partial").read_text() == "x"
 
 
 def test_a_key_press_leaves_what_was_done_and_says_how_to_go_on(tmp_path):
-    with pytest.raises(Interrupted, match="same command again"), work_on(tmp_path / "out", REQUEST, "training") as work:
+    with (
+        pytest.raises(Interrupted, match="same command again"),
+        staging_folder(tmp_path / "out", REQUEST, "training") as work,
+    ):
         (work / "stage").write_text("done")
         raise KeyboardInterrupt
     assert (work / "stage").is_file()
@@ -60,22 +66,22 @@ def test_two_processes_never_work_in_one_folder(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from galscan.core.staging import held
-with held(Path({str(tmp_path)!r})):
+from galscan.core.staging import locked
+with locked(Path({str(tmp_path)!r})):
     print("held", flush=True)
     sys.stdin.read()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        with pytest.raises(ConflictError, match="another galscan is at work"), held(tmp_path):
+        with pytest.raises(ConflictError, match="another galscan process is working"), locked(tmp_path):
             pass
         process.kill()
-    with held(tmp_path):
+    with locked(tmp_path):
         pass  # the lock went with the process
 
 
 def test_a_place_that_cannot_be_written_is_named():
-    with pytest.raises(StorageError, match="cannot write /proc/galscan"), held(Path("/proc/galscan")):
+    with pytest.raises(StorageError, match="cannot write /proc/galscan"), locked(Path("/proc/galscan")):
         pass
 
 
@@ -83,11 +89,11 @@ def test_finished_work_is_returned_and_other_work_refused(tmp_path, capsys):
     out = tmp_path / "out"
     ask = lambda request, **options: finished(out, "done.json", request, "judgement", **options)  # noqa: E731
     assert ask(REQUEST) is None
-    with work_on(out, REQUEST, "judgement") as work:
+    with staging_folder(out, REQUEST, "judgement") as work:
         write_json(work / "done.json", {"request": REQUEST, "found": 3})
-        deliver(work, out)
+        publish(work, out)
     assert ask(REQUEST) == {"request": REQUEST, "found": 3}
-    assert "holds just this judgement; nothing to do" in capsys.readouterr().err
+    assert "is already the result of this judgement; nothing to do" in capsys.readouterr().err
     assert ask(REQUEST, overwrite=True) is None
     with pytest.raises(ConflictError, match="holds another judgement"):
         ask({"seed": 7})
@@ -104,22 +110,22 @@ def test_delivery_replaces_what_was_there(tmp_path):
     for folder, name in ((work, "new"), (out, "old")):
         folder.mkdir()
         (folder / name).touch()
-    deliver(work, out)
+    publish(work, out)
     assert [p.name for p in out.iterdir()] == ["new"] and not work.exists()
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "new" / "catalogue"
-    with whole_folder(out, "marker") as work:
+    with atomic_folder(out, "marker") as work:
         (work / "marker").write_text("1")
         (work / "deep").mkdir()
         assert not out.exists()
     assert (out / "marker").read_text() == "1" and [*out.parent.iterdir()] == [out]
-    with pytest.raises(RuntimeError), whole_folder(out, "marker") as work:
+    with pytest.raises(RuntimeError), atomic_folder(out, "marker") as work:
         (work / "marker").write_text("2")
         raise RuntimeError
     assert (out / "marker").read_text() == "1" and (out / "deep").is_dir() and [*out.parent.iterdir()] == [out]
-    with whole_folder(out, "marker") as work:
+    with atomic_folder(out, "marker") as work:
         (work / "marker").write_text("3")
     assert (out / "marker").read_text() == "3" and not (out / "deep").exists() and [*out.parent.iterdir()] == [out]
 
@@ -129,12 +135,12 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "thesis" / "x").touch()
     (tmp_path / "file").write_text("x")
     for name in ("thesis", "file"):
-        with pytest.raises(ConflictError, match="no marker in it"), whole_folder(tmp_path / name, "marker"):
+        with pytest.raises(ConflictError, match="no marker in it"), atomic_folder(tmp_path / name, "marker"):
             pass
     (tmp_path / "empty").mkdir()
-    with whole_folder(tmp_path / "empty", "marker"):
+    with atomic_folder(tmp_path / "empty", "marker"):
         pass
-    with pytest.raises(StorageError, match="cannot write /proc/x"), whole_folder(Path("/proc/x"), "marker"):
+    with pytest.raises(StorageError, match="cannot write /proc/x"), atomic_folder(Path("/proc/x"), "marker"):
         pass
 
 
@@ -146,7 +152,7 @@ def test_a_folder_of_the_users_beside_it_is_left_alone(tmp_path):
     for content in ("old", "new"):
         (tmp_path / "work").mkdir()
         (tmp_path / "work" / content).touch()
-        deliver(tmp_path / "work", tmp_path / "out")
+        publish(tmp_path / "work", tmp_path / "out")
     recover(tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
     assert (tmp_path / "out.replaced" / "mine").exists() and len(list(tmp_path.iterdir())) == 3
@@ -169,7 +175,7 @@ def test_the_old_is_there_until_the_new_is(tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
-            deliver(work, out)
+            publish(work, out)
         monkeypatch.setattr(os, "replace", real)
         recover(out)
         assert [p.name for p in out.iterdir()] == ["old"] and (work / "new").exists()

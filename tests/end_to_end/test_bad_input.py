@@ -177,7 +177,7 @@ MISTAKES = [
     ("export {p}/run --out {o}/c.fits --crossmatch vizier:", "vizier:", "give the name of a table"),
     ("export {p}/run --out {o}/c.fits --crossmatch ned,ned", "names ned twice", "name it once"),
     ("export {p}/run --out {o}/c.fits --crossmatch ned --radius 90", "--radius 90", "at most 60 arcsec"),
-    ("export {p}/run --out {o}/c.fits --contact me@example.org", "--contact is told to the services", "name one"),
+    ("export {p}/run --out {o}/c.fits --contact me@example.org", "--contact is sent to the services", "name one"),
     ("export {p}/run --out {o}/c.moc.fits --crossmatch ned", "--crossmatch says nothing", "all that was scanned"),
     ("info {p}/no.zarr", "no.zarr does not exist", "name a store"),
     # what does not fit together
@@ -268,7 +268,7 @@ MISTAKES = [
     (TRAIN + " --out {p}/model", "holds another model", "another --out", "--overwrite"),
     *((f"{SCAN} --out {{p}}/{x}", f"{x} is ", "another --out") for x in ("model", "tiny.zarr", "good.csv")),
     (SCAN + " --out {p}/run", "holds another scan: model was", "another --out"),
-    ("export {p}/run --out {p}/run/candidates.fits", "belongs to the run", "another name"),
+    ("export {p}/run --out {p}/run/candidates.fits", "a file of the run itself", "another name"),
     ("export {p}/run --out {p}/model --format fits", "model is a folder", "name a file"),
     # numbers and weights that a generator cannot do with
     (DREAM + WITH + " --weight dusty=-1", "weights.dusty", "greater than or equal to 0"),
@@ -408,4 +408,4 @@ def test_ctrl_c_and_the_same_command_again(line, seen, place, tmp_path, capsys):
     if given[0] == "ingest":  # it keeps its markers: the finished shard was not done again
         assert (out / seen).stat().st_mtime_ns == kept
     else:
-        assert "going on with" in capsys.readouterr().err
+        assert "resuming" in capsys.readouterr().err

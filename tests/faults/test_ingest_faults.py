@@ -258,7 +258,7 @@ def test_two_at_once(tmp_path: Path, expected: str) -> None:
     out = tmp_path / "s.zarr"
     process = start(out)
     wait_for(lambda: markers(out) or process.poll() is not None)
-    with pytest.raises(ConflictError, match="another galscan is at work"):
+    with pytest.raises(ConflictError, match="another galscan process is working"):
         ingest_survey(SURVEY, out, workers=1)
     process.communicate(timeout=120)
     assert process.returncode == 0
@@ -271,5 +271,5 @@ def test_a_damaged_marker_is_named(tmp_path: Path) -> None:
     ingest_survey(SURVEY, out, workers=1)
     out.rename(partial)
     (partial / ".ingest" / "shard-00002.json").write_text("{ half")
-    with pytest.raises(GalscanError, match=r"shard-00002.json is not readable JSON"):
+    with pytest.raises(GalscanError, match=r"shard-00002.json is not valid JSON"):
         ingest_survey(SURVEY, out, workers=1)

@@ -200,7 +200,7 @@ def test_a_polite_kill_is_like_ctrl_c_and_until_then_the_folder_is_taken(store, 
     with gate(store):
         process = command(store, model, out)
         wait_for_gate(process, out)
-        with pytest.raises(ConflictError, match="another galscan is at work"):
+        with pytest.raises(ConflictError, match="another galscan process is working"):
             scan(store=store.path, model=model, out=out, top=200)
         process.terminate()
         said = finish(process, 130, 60)

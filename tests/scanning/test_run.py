@@ -72,7 +72,7 @@ def test_differences_name_models_and_stores_in_short():
 def test_two_processes_cannot_have_one_folder(tmp_path):
     plan = planned(tmp_path / "run")
     with runs.claim(plan):  # noqa: SIM117 - the first claim is to outlive the second
-        with pytest.raises(ConflictError, match="another galscan is at work"), runs.claim(plan):
+        with pytest.raises(ConflictError, match="another galscan process is working"), runs.claim(plan):
             pass
     with runs.claim(plan):  # let go when the first is through
         pass

@@ -1,11 +1,11 @@
-"""Candidates as subjects of a Zooniverse project: folders of pictures, each with its manifest.
+"""Candidates as subjects of a Zooniverse project: folders of images with manifests.
 
-    batch-001/manifest.csv    one row a picture
-    batch-001/000001.jpg ...  at most 1,000, what the project builder takes at a time
+    batch-001/manifest.csv    one row per image
+    batch-001/000001.jpg ...  at most 1,000, the limit of one upload to the project builder
 
-Volunteers see the picture alone. Columns that begin with ``#`` are hidden from them; rank, score and probability are
-not even there, and the order is random over all batches, so that nothing tells which picture the network liked. What
-comes back is joined to the catalogue by ``#store`` and ``#index``.
+Volunteers are shown the image alone. Columns that begin with ``#`` are hidden from them. Rank, score and probability
+are left out and the order is random over all batches, so that volunteers are blind to the network's ranking. Their
+classifications are joined to the catalogue by ``#store`` and ``#index``.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from galscan.candidates.export.tables import FORMULA
 from galscan.candidates.table_stream import TableStream
 from galscan.core import progress
 from galscan.core.files import storage_errors
-from galscan.core.staging import whole_folder
+from galscan.core.staging import atomic_folder
 
 BATCH = 1000
-SIDE = 384  # pixels that a picture has at least: stamps are small on a screen
+SIDE = 384  # minimum size of an image in pixels; smaller stamps are enlarged
 QUALITY = 92
 MANIFEST = "manifest.csv"
-NOTHING = "none"  # no cell is empty: panoptes-cli takes one for the name of a file
+EMPTY = "none"  # text of empty cells, which panoptes-cli would take for file names
 _COLUMNS = ("designation", "objid", "store", "index", "ra", "dec", "known_name", "known_ref")
 
 
 def zooniverse(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the folder; one of an earlier export is replaced.
+    """Write the folder, replacing that of an earlier export.
 
     Returns
     -------
     dict
-        batches, pixels: how many folders, and how wide the pictures are.
+        batches: number of folders; pixels: maximum width of the images.
 
     Raises
     ------
     InputError
-        If a store has gone or changed since the scan.
+        If a store is missing or has changed since the scan.
     ConflictError
-        If `out` is a folder of something else.
+        If `out` is a folder of another kind.
     """
     stores = scan_tables.open_stores(info)
     names = [name for name in _COLUMNS if name in rows.names]
     subjects = pd.concat([piece.to_pandas() for piece in rows.select(names)] or [pd.DataFrame(columns=names)])
     order = np.random.default_rng(int(info.get("seed") or 0)).permutation(len(subjects))
     subjects = subjects.iloc[order].reset_index(drop=True)
-    with whole_folder(out, f"batch-001/{MANIFEST}") as folder:
+    with atomic_folder(out, f"batch-001/{MANIFEST}") as folder:
         batches = max(-(-len(subjects) // BATCH), 1)
         for number in range(batches):
-            some = subjects.iloc[number * BATCH : (number + 1) * BATCH]
-            _manifest(some, number * BATCH, str(info["fingerprint"])[:16], folder / f"batch-{number + 1:03d}")
-        places = list(zip(subjects["store"].astype(str), subjects["index"].astype(int), strict=True))
-        with progress.track("pictures", len(places), "pictures") as advance:
-            for k, image in scan_tables.pictures(stores, places):
+            batch = subjects.iloc[number * BATCH : (number + 1) * BATCH]
+            _manifest(batch, number * BATCH, str(info["fingerprint"])[:16], folder / f"batch-{number + 1:03d}")
+        stored = list(zip(subjects["store"].astype(str), subjects["index"].astype(int), strict=True))
+        with progress.track("images", len(stored), "images") as advance:
+            for k, image in scan_tables.read_images(stores, stored):
                 path = folder / f"batch-{k // BATCH + 1:03d}" / _file(k)
                 with storage_errors(out):
                     _enlarged(image).save(path, "jpeg", quality=QUALITY, subsampling=0)
@@ -70,15 +70,15 @@ def zooniverse(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[st
 
 
 def _manifest(subjects: pd.DataFrame, first: int, run: str, folder: Path) -> None:
-    told = {"#image": [_file(first + k) for k in range(len(subjects))], "#galscan_run": run}
+    table = {"#image": [_file(first + k) for k in range(len(subjects))], "#galscan_run": run}
     for name in subjects:
         values = subjects[name]
-        numbers = pd.api.types.is_numeric_dtype(values)
-        words = ["" if pd.isna(v) else repr(v) if numbers else re.sub(FORMULA, r"'\1", str(v)) for v in values.tolist()]
-        told[f"#{name}"] = [word or NOTHING for word in words]
+        numeric = pd.api.types.is_numeric_dtype(values)
+        cells = ["" if pd.isna(v) else repr(v) if numeric else re.sub(FORMULA, r"'\1", str(v)) for v in values.tolist()]
+        table[f"#{name}"] = [cell or EMPTY for cell in cells]
     folder.mkdir()
     with storage_errors(folder):
-        pd.DataFrame(told, index=range(len(subjects))).to_csv(folder / MANIFEST, index=False, lineterminator="\n")
+        pd.DataFrame(table, index=range(len(subjects))).to_csv(folder / MANIFEST, index=False, lineterminator="\n")
 
 
 def _file(subject: int) -> str:

@@ -86,7 +86,7 @@ def objects(
         return out
     if not download:
         return None
-    with staging.work_on(out, source.request, "query") as work:
+    with staging.staging_folder(out, source.request, "query") as work:
         frame = source.fetch(work)
         frame.attrs = {"request": source.request}
         with atomic_path(out) as temporary:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from galscan.core import device as devices
 from galscan.core.progress import track
-from galscan.core.staging import whole_folder
+from galscan.core.staging import atomic_folder
 from galscan.labels.schema import Schema
 from galscan.labels.settings import StableDiffusionSettings
 from galscan.models.augment import quarter_turns
@@ -123,7 +123,7 @@ def fine_tune(
     with torch.no_grad():
         for name, value in weights.items():
             value.copy_(average[name])
-    with whole_folder(out, CONFIG) as folder:
+    with atomic_folder(out, CONFIG) as folder:
         if settings.lora:
             _save_adapters(networks, folder)
             pipeline.unet = networks["unet"].merge_and_unload()

@@ -99,10 +99,10 @@ def test_only_the_words_in_braces_are_weighted_and_the_norm_stays(generator):
 def test_what_does_not_fit_is_said_and_cut(generator, capsys):
     long = "sky, " + "early-type galaxy, " * 9
     numbers, _ = generator.tokens([long, "sky"])
-    said = capsys.readouterr().err
+    text = capsys.readouterr().err
     assert numbers.shape == (2, 32) and numbers[0, -1] == generator.pipeline.tokenizer.eos_token_id
-    assert "captions truncated to 30 tokens: 1;" in said
-    lost = said.rsplit("'", 2)[1]
+    assert "captions truncated to 30 tokens: 1;" in text
+    lost = text.rsplit("'", 2)[1]
     assert lost and long.replace(" ", "").endswith(lost.replace(" ", ""))
     generator.tokens(["sky"])
     assert not capsys.readouterr().err
@@ -114,8 +114,8 @@ def test_wrong_braces_are_refused(generator):
 
 
 def test_conditions_are_told_as_captions(generator):
-    told = generator.captions(conditions(2), np.array([0, -1]), {"early_type": 1.3})
-    assert told == ["sky, {late-type galaxy:1.3}", "{early-type galaxy:1.3}"]
+    result = generator.captions(conditions(2), np.array([0, -1]), {"early_type": 1.3})
+    assert result == ["sky, {late-type galaxy:1.3}", "{early-type galaxy:1.3}"]
 
 
 # --- pictures ----------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_pictures_do_not_depend_on_how_many_are_asked_for(tiny, begin):
 
 
 def test_it_draws_as_the_pipeline_of_diffusers_does(tiny, monkeypatch):
-    """Begun with noise, with the same sampler: the same picture, by another program."""
+    """From the same noise, with the same sampler, the pipeline of diffusers makes the same image."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     generator, caught = painter(tiny, begin="noise"), []
@@ -150,15 +150,15 @@ def test_it_draws_as_the_pipeline_of_diffusers_does(tiny, monkeypatch):
     pipeline = open_pipeline(tiny)
     scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
     pipeline.scheduler = scheduler
-    drawn = pipeline(
+    generated = pipeline(
         "sky, bar", height=16, width=16, guidance_scale=6.5, num_inference_steps=4, output_type="latent",
         generator=[torch.Generator().manual_seed(3)],
     ).images  # fmt: skip
-    torch.testing.assert_close(caught[0], drawn, rtol=1e-3, atol=1e-3 * float(drawn.abs().max()))
+    torch.testing.assert_close(caught[0], generated, rtol=1e-3, atol=1e-3 * float(generated.abs().max()))
 
 
 def test_what_drawing_begins_with_shows_through_the_noise(tiny):
-    """The last noise leaves a little of the picture below it; so a training galaxy is put there."""
+    """The largest noise leaves a little of the image; so sampling starts from a training galaxy."""
     images = []
     for level in (0, 255):
         generator = painter(tiny)
@@ -193,8 +193,8 @@ def test_it_comes_back_and_draws_the_same(generator, saved):
 
 
 def test_the_folder_says_whose_terms_hold(saved):
-    said = (saved / "LICENSES.md").read_text()
-    assert "OpenRAIL-M" in said and "`tiny`" in said and "Galaxy Zoo" in said and "sky, b" in said
+    text = (saved / "LICENSES.md").read_text()
+    assert "OpenRAIL-M" in text and "`tiny`" in text and "Galaxy Zoo" in text and "sky, b" in text
     assert not [p for p in saved.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 
@@ -217,7 +217,7 @@ def test_diffusers_opens_it_and_draws(saved):
         ),
         (lambda f: change(f, wording="0"), "other phrases than those of the label schema 'simulated' now"),
         (lambda f: change(f, what=1), "is damaged"),
-        (lambda f: (f / "galscan.json").write_text("{"), "is not readable JSON"),
+        (lambda f: (f / "galscan.json").write_text("{"), "is not valid JSON"),
         (lambda f: (f / "galscan.json").write_text("[1]"), "is damaged"),
         (lambda f: change(f, size="8"), "is damaged"),
         (lambda f: change(f, size=10**9), "is damaged"),
