@@ -1,1 +1,1 @@
-"""Ranked candidates: columns, cross-matches, morphology, the sky they cover."""
+"""Ranked candidates: table columns, crossmatches, similarity, morphology, sky coverage, exports."""

@@ -1,7 +1,7 @@
-"""The catalogue's columns with unit, UCD and meaning, and the FITS file astronomers open.
+"""Columns of the candidates catalog with unit, UCD and description, and its FITS writer.
 
-`astropy.table.Table.write` hides column descriptions and UCDs in a YAML comment that TOPCAT does not read, and holds
-the whole table, so header and rows are written here. UCDs are of UCD1+ version 1.6.
+`astropy.table.Table.write` puts column descriptions and UCDs into a YAML comment that TOPCAT does not read, and needs
+the whole table in memory; so header and rows are written here. UCDs are of UCD1+ version 1.6.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from astropy.io import fits
 
-from galscan.candidates.table_stream import TableStream, as_ascii, ascii_text, of_frame
+from galscan.candidates.table_stream import TableStream, as_ascii, ascii_text, from_frame
 from galscan.core import fits_stream
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
@@ -27,7 +27,7 @@ REFERENCE = "arXiv:2506.16233"
 
 
 class Column(NamedTuple):
-    """What is said about one column; `display` is a FITS TDISP format."""
+    """Metadata of a column; `display` is a FITS TDISP format."""
 
     name: str
     unit: str
@@ -54,24 +54,24 @@ COLUMNS = (
     Column("ambiguous", "", "stat.confidenceLevel", "Expected fraction of ambiguous ones to this rank", "F8.5"),
     Column("ambiguous_lo", "", "stat.confidenceLevel", "Lower bound of ambiguous", "F8.5"),
     Column("ambiguous_hi", "", "stat.confidenceLevel", "Upper bound of ambiguous", "F8.5"),
-    Column("known", "", "meta.code.class", "Label the model knew: target, ambiguous, negative; empty: none", "A9"),
+    Column("known", "", "meta.code.class", "Known label: target, ambiguous, negative; empty: none", "A9"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
     Column("duplicate", "", "meta.code", "True if this object has a better rank in another row", "L1"),
     Column(
         "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
     ),
-    Column("known_ref", "", "meta.ref", "Lists that have it, the nearest first; services not asked", "A16"),
+    Column("known_ref", "", "meta.ref", "Lists with a match, nearest first; services not queried", "A16"),
     Column("known_sep", "arcsec", "pos.angDistance", "Separation from that object", "F8.3"),
-    Column("known_type", "", "src.class", "Object type of the nearest that a service gives one of", "A12"),
-    Column("grade", "", "meta.code.class", "Median grade people gave; empty if none did", "A8"),
-    Column("votes", "", "meta.number", "People who graded it", "I4"),
-    Column("comment", "", "meta.note", "What graders wrote", "A32"),
+    Column("known_type", "", "src.class", "Object type of the nearest match that has one", "A12"),
+    Column("grade", "", "meta.code.class", "Median grade; empty if not graded", "A8"),
+    Column("votes", "", "meta.number", "Number of graders", "I4"),
+    Column("comment", "", "meta.note", "Comments of the graders", "A32"),
     Column("flags", "", "meta.code.qual", "32: stamp beyond the image's edge; 64: upscaled", "I3"),
 )
 
 _CARDS = {  # provenance key -> keyword (8 letters at most), comment
     "stores": ("SURVEY", "surveys scanned"),
-    "target": ("TARGET", "what was looked for"),
+    "target": ("TARGET", "class that was searched for"),
     "model": ("MODELSHA", "SHA-256 of the model"),
     "recipe": ("RECIPSHA", "SHA-256 of the recipe"),
     "fingerprint": ("RUNSHA", "SHA-256 of everything that decides the run"),
@@ -79,13 +79,13 @@ _CARDS = {  # provenance key -> keyword (8 letters at most), comment
     "precision": ("PRECISIO", "arithmetic of the network"),
     "seed": ("SEED", "seed of the random numbers"),
     "scanned": ("NSCANNED", "objects scored"),
-    "quarantined": ("NQUARANT", "objects set aside, not scored"),
+    "quarantined": ("NQUARANT", "objects quarantined, not scored"),
     "candidates": ("NRANKED", "candidates ranked by the scan"),
     "prevalence": ("PREVAL", "estimated fraction of targets in the survey"),
     "prevalence_lo": ("PREVALLO", "lower bound"),
     "prevalence_hi": ("PREVALHI", "upper bound"),
     "confidence": ("CONFLEV", "confidence level of all bounds"),
-    "purity": ("PURITY", "estimated, graded, or unknown: then all are NaN"),
+    "purity": ("PURITY", "estimated, graded, or unknown (NaN)"),
 }
 
 
@@ -95,22 +95,22 @@ _TFORM = {  # NumPy kind and size -> FITS, and the type in the file
 }  # fmt: skip
 
 
-def described(names: Iterable[str]) -> list[Column]:
-    """Return what is said about each column of a candidates table; unknown ones are morphology answers."""
+def describe_columns(names: Iterable[str]) -> list[Column]:
+    """Return the metadata of each column of a candidates table; columns not in `COLUMNS` are morphology answers."""
     known = {column.name: column for column in COLUMNS}
     return [
-        known.get(str(name)) or Column(str(name), "", "src.morph.param", _of_answer(str(name)), "F9.4")
+        known.get(str(name)) or Column(str(name), "", "src.morph.param", _answer_comment(str(name)), "F9.4")
         for name in names
     ]
 
 
-def _of_answer(name: str) -> str:
-    """Return what a column of morphology holds, by its name (`galscan.candidates.morphology`)."""
+def _answer_comment(name: str) -> str:
+    """Return the description of a morphology column, from its name (`galscan.candidates.morphology`)."""
     endings = {
         "_lo": "Morphology answer, lower 90 % limit",
         "_hi": "Morphology answer, upper 90 % limit",
-        "_joint": "Morphology answer, share of all volunteers",
-        "_concentration": "Votes that the question's fractions are worth",
+        "_joint": "Morphology answer, fraction of all volunteers",
+        "_concentration": "Effective number of votes of the question",
     }
     return next((text for end, text in endings.items() if name.endswith(end)), "Morphology answer, mean over members")
 
@@ -122,25 +122,25 @@ def write_fits(
     answers: Sequence[str] = (),
     name: str = "CANDIDATES",
 ) -> Path:
-    """Write candidates as a FITS binary table, atomically. Equal input gives equal bytes but for the date.
+    """Write candidates as a FITS binary table, atomically. Equal input gives equal bytes except for the date.
 
     Parameters
     ----------
-    table : DataFrame or Rows
-        As `rank.rank` makes it; may be empty. Rows are read twice, a piece at a time.
+    table : DataFrame or TableStream
+        As from `ranking.rank`; may be empty. A stream is read twice, in pieces.
     provenance : mapping
         Keys of the header cards (target, stores, model, recipe, fingerprint, version, seed, scanned, quarantined,
         candidates, prevalence, prevalence_lo, prevalence_hi, confidence, purity, notes); any may be absent.
     answers : sequence of str
         Morphology answers in the table, for the header.
     name : str
-        Of the extension.
+        Name of the FITS extension.
 
     Notes
     -----
     ``SOURCE_DATE_EPOCH`` (seconds) replaces the time of writing, for reproducible files.
     """
-    rows = table if isinstance(table, TableStream) else of_frame(table)
+    rows = table if isinstance(table, TableStream) else from_frame(table)
     widths = {name: max(width, 19 if name == "designation" else 1) for name, width in rows.widths().items()}
     kinds = {
         name: (f"{widths[name]}A", f"S{widths[name]}") if name in widths else _TFORM[kind(rows.schema.field(name))]
@@ -150,7 +150,7 @@ def write_fits(
 
     forms = {name: form for name, (form, _) in kinds.items()}
     header = fits_stream.structure(name, forms, dtype.itemsize, rows.count)
-    for number, column in enumerate(described(rows.names), 1):
+    for number, column in enumerate(describe_columns(rows.names), 1):
         form = forms[column.name]
         if column.unit:
             header[f"TUNIT{number}"] = column.unit
@@ -177,13 +177,13 @@ def write_fits(
 
 
 def kind(field: pa.Field) -> str:
-    """Return what numbers a column holds: ``f4`` for float32, ``b1`` for bool."""
+    """Return the NumPy kind and size of a column's type: ``f4`` for float32, ``b1`` for bool."""
     dtype = np.dtype(field.type.to_pandas_dtype())
     return f"{dtype.kind}{dtype.itemsize}"
 
 
 def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarray]) -> None:
-    """Write a FITS file of one table: a primary header that says who wrote it, and the table."""
+    """Write a FITS file of one table, after a primary header with creator and date."""
     when = _now()
     primary = fits.PrimaryHDU()
     primary.header["EXTEND"] = True
@@ -197,7 +197,7 @@ def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarr
 
 
 def _records(rows: TableStream, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Yield the rows as they are in the file."""
+    """Yield the rows as records of the FITS table."""
     for piece in rows:
         record = np.empty(len(piece), dtype)
         for name in rows.names:
@@ -211,7 +211,7 @@ def _records(rows: TableStream, dtype: np.dtype) -> Iterator[np.ndarray]:
 
 
 def cards(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return header cards: a value, with its comment where there is room."""
+    """Return header cards: values, with comments where they fit into the card."""
     found: dict[str, Any] = {}
     for key, (keyword, comment) in _CARDS.items():
         if (value := _card(provenance.get(key))) is not None:
@@ -220,7 +220,7 @@ def cards(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _card(value: Any) -> Any:
-    """Return a value a header card can hold, or None for none; FITS has no NaN."""
+    """Return a value that a header card can hold, None if there is none; FITS headers have no NaN."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float | np.floating):
@@ -232,7 +232,7 @@ def _card(value: Any) -> Any:
 
 
 def _now() -> str:
-    """Return the time of writing in UTC, as FITS has it."""
+    """Return the time of writing in UTC, in FITS format."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S")

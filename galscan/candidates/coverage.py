@@ -1,11 +1,11 @@
-"""The sky that was scanned, as a multi-order coverage map (IVOA MOC): where no candidate is, and one would have been.
+"""Coverage of a scan as a multi-order coverage map (IVOA MOC).
 
-Every object that was scored, or discarded by the first look, is one HEALPix cell: that of its position, no wider than
-its picture. What was quarantined is not covered. Whether one certain galaxy was scanned is better asked with
-`galscan.candidates.crossmatch.recovered`: its position may lie in the next cell.
+Each object that was scored or discarded by the prefilter covers the HEALPix cell of its position, which is no wider
+than its image. Quarantined objects are not covered. To find out whether a given galaxy was scanned, use
+`galscan.candidates.crossmatch.recovered`: its catalogued position may lie in a neighbouring cell.
 
-Cells are held as integers, 8 bytes each (four times that while they are merged), and the file is written from them:
-mocpy would take a hundred. Four cells that fill a larger one become that one, as the standard asks.
+Cells are held as integers of 8 bytes (four times that while they are merged), and the file is written from these; mocpy
+would take 100 bytes each. As the standard requires, four cells that fill a larger one are replaced by it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from galscan.store.layout import Store
 
 LARGEST = 29  # order of a MOC
 _CELL = math.degrees(math.sqrt(math.pi / 3)) * 3600  # arcsec, the side of a cell of order 0
-_NARROW = 5  # percentile: a stamp as narrow as this decides; wider ones are covered in part
-_SHARDS = 64  # of a store, looked at for the width of its stamps
-_PENDING = 4_000_000  # cells that wait at least before they are merged
+_NARROW = 5  # percentile of stamp widths that sets the cell size; wider stamps are covered in part
+_SHARDS = 64  # of a store, read for the width of its stamps
+_PENDING = 4_000_000  # minimum number of new cells before a merge
 _LINE = 100_000  # cells written at a time
 
 
 def moc(
     run: Path, out: Path, info: Mapping[str, Any], order: int | None, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the map of everything that run `run` scanned; JSON where `out` ends so, else FITS.
+    """Write the coverage map of a run, as JSON if `out` ends with ``.json``, else as FITS.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def moc(
     Raises
     ------
     InputError
-        If mocpy is missing, no object has a position, or the order is out of range or not known.
+        If mocpy is missing, no object has a position, or the order is out of range or cannot be determined.
     """
     order = _order(info) if order is None else order
     if not 0 <= order <= LARGEST:
@@ -54,9 +54,10 @@ def moc(
     cells = _merged(_cells(run, info, order, counts))
     if not len(cells):
         raise InputError(
-            f"none of the {counts['objects']:,} objects that were scanned has a position: there is no map to write"
+            f"none of the {counts['objects']:,} scanned objects has a position, so there is no map to write; "
+            "positions come from the store's catalog"
         )
-    told = counts | {
+    summary = counts | {
         "order": order, "cell_arcsec": round(cell(order), 3), "square_degrees": len(cells) * (cell(order) / 3600) ** 2,
     }  # fmt: skip
     orders = _hierarchy(cells, order)
@@ -66,60 +67,62 @@ def moc(
             with open(temporary, "w", encoding="ascii") as text:
                 _write_json(text, orders)
         else:
-            _write_fits(temporary, orders, told, provenance)
-    return told
+            _write_fits(temporary, orders, summary, provenance)
+    return summary
 
 
 def cell(order: int) -> float:
-    """Return the side of a cell in arcseconds: the root of its area."""
+    """Return the side of a cell in arcseconds, the square root of its area."""
     return _CELL / 2**order
 
 
 def _cells(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int]) -> Iterator[np.ndarray]:
-    """Yield the cells of each part, sorted, none twice; count objects."""
+    """Yield the distinct cells of each partition, sorted; add its objects to `counts`."""
     try:
         from mocpy import MOC
     except ImportError:
         raise InputError("a MOC needs mocpy, which is not installed: pip install 'galscan[moc]'") from None
     from astropy import units
 
-    for _, part in scan_tables.parts(run, info, ["ra", "dec"], "coverage"):
-        ra, dec = part["ra"].to_numpy(), part["dec"].to_numpy()
-        placed = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
+    for _, table in scan_tables.iter_partitions(run, info, ["ra", "dec"], "coverage"):
+        ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
+        has_position = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
         counts["objects"] += len(ra)
-        counts["without_position"] += int((~placed).sum())
-        if placed.any():
-            yield MOC.from_lonlat(ra[placed] * units.deg, dec[placed] * units.deg, max_norder=order).flatten()
+        counts["without_position"] += int((~has_position).sum())
+        if has_position.any():
+            yield MOC.from_lonlat(
+                ra[has_position] * units.deg, dec[has_position] * units.deg, max_norder=order
+            ).flatten()
 
 
-def _merged(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the union of sorted cells; merging waits until as many are new as are there, so that it is seldom done."""
-    whole, pending, count = np.empty(0, np.uint64), list[np.ndarray](), 0
+def _merged(partitions: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the union of the cells, sorted; new cells are merged when they outnumber the merged ones."""
+    merged, pending, count = np.empty(0, np.uint64), list[np.ndarray](), 0
 
     def union() -> np.ndarray:
-        every = np.concatenate([whole, *pending])
-        every.sort()
-        return every[np.append(True, every[1:] != every[:-1])] if len(every) else every
+        cells = np.concatenate([merged, *pending])
+        cells.sort()
+        return cells[np.append(True, cells[1:] != cells[:-1])] if len(cells) else cells
 
-    for part in parts:
-        pending.append(part)
-        count += len(part)
-        if count > max(_PENDING, len(whole)):
-            whole, pending, count = union(), [], 0
+    for cells in partitions:
+        pending.append(cells)
+        count += len(cells)
+        if count > max(_PENDING, len(merged)):
+            merged, pending, count = union(), [], 0
     return union()
 
 
 def _hierarchy(cells: np.ndarray, order: int) -> dict[int, np.ndarray]:
-    """Return the cells of each order, the largest that fill the map."""
+    """Return the cells by order; four siblings are replaced by their parent."""
     found: dict[int, np.ndarray] = {}
     while order and len(cells):
-        # Sorted and distinct: a first of four siblings is followed by the others if the third after it is the last.
+        # Cells are sorted and distinct: the four siblings are there if the third cell after the first is the last one.
         first = np.flatnonzero(cells[:-3] % 4 == 0) if len(cells) > 3 else np.empty(0, int)
         first = first[cells[first + 3] == cells[first] + np.uint64(3)]
-        alone = np.ones(len(cells), bool)
+        incomplete = np.ones(len(cells), bool)
         for k in range(4):
-            alone[first + k] = False
-        found[order], cells = cells[alone], cells[first] // 4
+            incomplete[first + k] = False
+        found[order], cells = cells[incomplete], cells[first] // 4
         order -= 1
     found[order] = cells
     return {order: found[order] for order in sorted(found) if len(found[order])}
@@ -135,23 +138,23 @@ def _write_json(text: TextIO, orders: Mapping[int, np.ndarray]) -> None:
     text.write("\n}\n")
 
 
-def _write_fits(path: Path, orders: Mapping[int, np.ndarray], told: Mapping[str, Any], provenance: Any) -> None:
-    """Write the map, and into its header what was scanned and how finely.
+def _write_fits(path: Path, orders: Mapping[int, np.ndarray], summary: Mapping[str, Any], provenance: Any) -> None:
+    """Write the map with provenance and resolution in its header.
 
-    In the coding of version 1 (NUNIQ), which version 2 allows: TOPCAT and STILTS of some years ago read no other.
+    It has the NUNIQ coding of MOC 1, which MOC 2 allows: older versions of TOPCAT and STILTS read no other.
     """
     header = fits_stream.structure("SCANNED", {"UNIQ": "K"}, 8, sum(map(len, orders.values())))
     for keyword, value in {
         "PIXTYPE": "HEALPIX", "ORDERING": "NUNIQ", "COORDSYS": "C", "MOCVERS": "2.0", "MOCDIM": "SPACE",
-        "MOCORDER": (told["order"], "order of the smallest cells"), "MOCORD_S": told["order"],
+        "MOCORDER": (summary["order"], "order of the smallest cells"), "MOCORD_S": summary["order"],
         "MOCTOOL": f"galscan {__version__}",
-        "CELLSIZE": (told["cell_arcsec"], "[arcsec] side of the smallest cells"),
-        "NNOPLACE": (told["without_position"], "scanned objects without a position"),
+        "CELLSIZE": (summary["cell_arcsec"], "[arcsec] side of the smallest cells"),
+        "NNOPLACE": (summary["without_position"], "scanned objects without a position"),
     }.items():  # fmt: skip
         header[keyword] = value
     for keyword, value in columns.cards(provenance).items():
         header[keyword] = value
-    header["HISTORY"] = "The cell of each object that was scanned; what was quarantined is not covered."
+    header["HISTORY"] = "The cell of each scanned object; quarantined objects are not covered."
     with open(path, "wb") as handle:
         columns.write_hdus(handle, header, _uniq(orders))
 
@@ -164,18 +167,18 @@ def _uniq(orders: Mapping[int, np.ndarray]) -> Iterator[np.ndarray]:
 
 def _order(info: Mapping[str, Any]) -> int:
     """Return the coarsest order whose cells are no wider than the stamps."""
-    widths = [width for store in scan_tables.open_stores(info).values() if math.isfinite(width := _stamp(store))]
+    widths = [width for store in scan_tables.open_stores(info).values() if math.isfinite(width := _stamp_width(store))]
     if not widths:
         raise InputError(
-            "how wide the stamps are is not known (their store has no pixel scales); choose the order of the MOC, e.g. "
+            "the width of the stamps is unknown, as their store has no pixel scales; set the order of the MOC, e.g. "
             f"--order 13 for cells of {cell(13):.0f} arcsec"
         )
     return min(max(math.ceil(math.log2(_CELL / min(widths))), 0), LARGEST)
 
 
-def _stamp(store: Store) -> float:
-    """Return the width in arcseconds that nearly all stamps of a store have at least; NaN if it is not known."""
-    some = np.unique(np.linspace(0, store.n_shards - 1, _SHARDS).round().astype(int))
-    scales = np.concatenate([store.column("pixel_scale", store.rows(int(shard))) for shard in some])
+def _stamp_width(store: Store) -> float:
+    """Return the 5th percentile of a store's stamp widths in arcseconds; NaN if unknown."""
+    shards = np.unique(np.linspace(0, store.n_shards - 1, _SHARDS).round().astype(int))
+    scales = np.concatenate([store.column("pixel_scale", store.rows(int(shard))) for shard in shards])
     known = scales[np.isfinite(scales) & (scales > 0)]
     return float(np.percentile(known, _NARROW)) * store.size if len(known) else math.nan

@@ -1,7 +1,7 @@
-"""Candidates against what is known: which are new, and how much of a known list the scan found again.
+"""Crossmatch of candidates with reference lists: which candidates are new, and which listed objects were recovered.
 
-Positions are compared on the sphere. A candidate is known if an object of a list is within the radius, and an object
-is found again if a candidate is: both say the same of a pair.
+Separations are measured on the sphere. A candidate is known if a listed object is within the radius; a listed object
+is recovered if a candidate is within the radius.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import pyarrow.compute as pc
 from scipy.stats import binomtest
 
 from galscan.candidates import scan_tables
-from galscan.candidates.external_catalogs import Place, ServiceMatches
+from galscan.candidates.external_catalogs import Position, ServiceMatches
 from galscan.candidates.reference_catalog import RADIUS, ReferenceCatalog, check_radius, read_known, titles
 from galscan.candidates.run import open_candidates
-from galscan.candidates.table_stream import TableStream, placed
+from galscan.candidates.table_stream import TableStream, has_position
 from galscan.core.errors import InputError
 from galscan.core.sky import arcseconds, chord, unit_vectors
 from galscan.scanning.partitions import of_target
-from galscan.scanning.run import astrometry, is_like, lineages
+from galscan.scanning.run import astrometry, is_similarity_list, lineages
 
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
-NOT_ASKED = "not asked: "  # begins, in known_ref, the services that did not answer
+NOT_ASKED = "not asked: "  # in known_ref, prefix of the services without a response
 FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
     "candidate", "scored below the list", "discarded by the first look", "quarantined", "not scanned"
 )  # fmt: skip
 _CONFIDENCE = 0.95
-PLACE = ["store", "id", "ra", "dec"]  # by which an object of a scan is recognised
-_SLACK = 1 + 1e-9  # the tree leaves out what is exactly at its bound
+IDENTITY_COLUMNS = ["store", "id", "ra", "dec"]  # columns that identify an object of a scan
+_SLACK = 1 + 1e-9  # the tree excludes points exactly at its bound
 
 
 def annotate(
@@ -44,81 +44,80 @@ def annotate(
     radius: float = RADIUS,
     services: Sequence[ServiceMatches] = (),
 ) -> TableStream:
-    """Return the rows with ``known_name``, ``known_ref`` and ``known_sep``, after what is said of the object itself.
+    """Return the rows with the columns ``known_name``, ``known_ref`` and ``known_sep`` added.
 
-    The name and the separation (arcsec) are those of the nearest object of all lists and services; ``known_ref`` names
-    every one that has an object within the radius, the nearest first, and at last those services that did not answer.
-    Where there is none they are empty, and NaN. With services there is ``known_type`` as well, of the nearest object
-    that has one.
+    Name and separation (arcsec) are those of the nearest object in any list or service; ``known_ref`` names all
+    sources with an object within the radius, nearest first, then the services that did not respond. Without a match
+    they are empty and NaN. With services, ``known_type`` is the type of the nearest object that has one.
 
     Raises
     ------
     InputError
-        If the radius is out of range, or two lists have one name.
+        If the radius is out of range, or two lists have the same title.
     """
     check_radius(radius)
     names = titles([*lists, *services])
 
     def add(piece: pa.Table) -> pa.Table:
         piece = piece.drop_columns([name for name in COLUMNS if name in piece.column_names])
-        apart, called, kinds, silent = _nearest(lists, services, piece, radius)
+        separations, match_names, kinds, missing = _nearest(lists, services, piece, radius)
         name, ref, kind = (np.full(len(piece), "", object) for _ in range(3))
-        nearest = apart.min(axis=0, initial=np.inf)
-        for row in np.flatnonzero(np.isfinite(nearest) | silent.any(axis=0)):
-            order = [int(k) for k in np.argsort(apart[:, row], kind="stable") if np.isfinite(apart[k, row])]
-            told = [names[k] for k in order]
+        nearest = separations.min(axis=0, initial=np.inf)
+        for row in np.flatnonzero(np.isfinite(nearest) | missing.any(axis=0)):
+            order = [int(k) for k in np.argsort(separations[:, row], kind="stable") if np.isfinite(separations[k, row])]
+            sources = [names[k] for k in order]
             if order:
-                name[row] = called[order[0], row]
+                name[row] = match_names[order[0], row]
                 kind[row] = next((kinds[k, row] for k in order if kinds[k, row]), "")
-            if silent[:, row].any():
-                told.append(NOT_ASKED + ", ".join(names[k] for k in np.flatnonzero(silent[:, row])))
-            ref[row] = "; ".join(told)
+            if missing[:, row].any():
+                sources.append(NOT_ASKED + ", ".join(names[k] for k in np.flatnonzero(missing[:, row])))
+            ref[row] = "; ".join(sources)
         separation = pa.array(np.where(np.isfinite(nearest), nearest, np.nan))
         values = [pa.array(name, pa.string()), pa.array(ref, pa.string()), separation]
         values += [pa.array(kind, pa.string())] if services else []
         before = [name for name in ("in_train", "duplicate") if name in piece.column_names]
-        place = piece.column_names.index(before[-1]) + 1 if before else piece.num_columns
+        position = piece.column_names.index(before[-1]) + 1 if before else piece.num_columns
         for k, (column, value) in enumerate(zip(COLUMNS, values, strict=False)):
-            piece = piece.add_column(place + k, column, value)
+            piece = piece.add_column(position + k, column, value)
         return piece
 
-    return rows.changed(add)
+    return rows.map(add)
 
 
 def _nearest(
     lists: Sequence[ReferenceCatalog], services: Sequence[ServiceMatches], piece: pa.Table, radius: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each source and row, (sources, rows): separation, name and type of the nearest, and what is unanswered.
+    """Return separation, name and type of each row's nearest object by source, and where a service did not respond.
 
-    The separation is in arcseconds, infinite where there is none within the radius.
+    All have the shape (sources, rows). The separation is in arcseconds, infinite without an object within the radius.
     """
     shape = (len(lists) + len(services), len(piece))
-    apart, silent = np.full(shape, np.inf), np.zeros(shape, bool)
-    called, kinds = np.full(shape, "", object), np.full(shape, "", object)
-    rows = np.flatnonzero(placed(piece))
+    separations, missing = np.full(shape, np.inf), np.zeros(shape, bool)
+    names, kinds = np.full(shape, "", object), np.full(shape, "", object)
+    rows = np.flatnonzero(has_position(piece))
     points = _points(piece, rows)
     for k, known in enumerate(lists if len(rows) else ()):
-        distance, which = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
-        there = np.isfinite(distance)
-        apart[k, rows[there]] = arcseconds(distance[there])
-        called[k, rows[there]] = known.names[which[there]]
-    for k, asked in enumerate(services, len(lists)):
-        for row, place in zip(rows, _places(piece, rows), strict=True):
-            if place not in asked.answers:
-                silent[k, row] = True
-            elif (match := asked.answers[place]) is not None:
-                apart[k, row], called[k, row], kinds[k, row] = match
-    return apart, called, kinds, silent
+        distance, nearest = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
+        matched = np.isfinite(distance)
+        separations[k, rows[matched]] = arcseconds(distance[matched])
+        names[k, rows[matched]] = known.names[nearest[matched]]
+    for k, service in enumerate(services, len(lists)):
+        for row, position in zip(rows, _positions(piece, rows), strict=True):
+            if position not in service.matches:
+                missing[k, row] = True
+            elif (match := service.matches[position]) is not None:
+                separations[k, row], names[k, row], kinds[k, row] = match
+    return separations, names, kinds, missing
 
 
-def _places(piece: pa.Table, rows: np.ndarray) -> list[Place]:
+def _positions(piece: pa.Table, rows: np.ndarray) -> list[Position]:
     ra, dec = (piece[name].to_numpy()[rows].tolist() for name in ("ra", "dec"))
     return list(zip(ra, dec, strict=True))
 
 
-def places(rows: TableStream) -> list[Place]:
+def positions(rows: TableStream) -> list[Position]:
     """Return the positions of all rows that have one, in order."""
-    return [p for piece in rows.select(["ra", "dec"]) for p in _places(piece, np.flatnonzero(placed(piece)))]
+    return [p for piece in rows.select(["ra", "dec"]) for p in _positions(piece, np.flatnonzero(has_position(piece)))]
 
 
 def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
@@ -126,131 +125,136 @@ def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
 
 
 def count_known(rows: TableStream) -> int:
-    """Return how many of annotated rows are known."""
+    """Return the number of annotated rows that are known."""
     return sum(int(pc.sum(pc.not_equal(piece["known_name"], "")).as_py() or 0) for piece in rows.select(["known_name"]))
 
 
-def count_not_asked(rows: TableStream) -> int:
-    """Return how many of annotated rows are not known, and a service that might know them did not answer."""
+def count_not_queried(rows: TableStream) -> int:
+    """Return the number of annotated rows without a match for which a service did not respond."""
     count = 0
     for piece in rows.select(["known_name", "known_ref"]):
-        silent = pc.match_substring(piece["known_ref"], NOT_ASKED)
-        count += int(pc.sum(pc.and_(silent, pc.equal(piece["known_name"], ""))).as_py() or 0)
+        missing = pc.match_substring(piece["known_ref"], NOT_ASKED)
+        count += int(pc.sum(pc.and_(missing, pc.equal(piece["known_name"], ""))).as_py() or 0)
     return count
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """What became of the objects of a known list.
+    """Outcome of each object of a reference list in a scan.
 
     Attributes
     ----------
     title : str
-        Of the list.
+        Title of the list.
     radius : float
         Arcseconds.
     unplaced : int
         Rows of the list without a position.
     objects : DataFrame
-        One row an object, in the order of the list: name, ra, dec, fate (one of `FATES`), rank (0 for none), score,
-        sep (arcsec), reason (why it is in quarantine), in_train (None where the model is gone). The score is that of
-        the full network, or that of the first look where this discarded it.
+        One row per object, in the order of the list: name, ra, dec, fate (one of `FATES`), rank (0 for none), score,
+        sep (arcsec), reason (of quarantine), in_train (None if the model is missing). The score is that of the full
+        network, or of the prefilter for objects that it discarded.
     least : float
-        The score of the last candidate of the list; NaN where there is none.
+        Score of the last candidate; NaN if there is none.
     """
 
     title: str
     radius: float
-    unplaced: int
+    without_position: int
     objects: pd.DataFrame
-    least: float
+    lowest_score: float
 
     @property
     def missed(self) -> pd.DataFrame:
-        """The objects that are no candidates; those that were never scanned last."""
-        rest = self.objects[self.objects["fate"] != CANDIDATE]
-        return rest.sort_values("fate", key=lambda fates: fates.map(FATES.index), kind="stable", ignore_index=True)
+        """Objects that are not candidates; those that were not scanned come last."""
+        missed = self.objects[self.objects["fate"] != CANDIDATE]
+        return missed.sort_values("fate", key=lambda fates: fates.map(FATES.index), kind="stable", ignore_index=True)
 
     def summary(self) -> dict[str, Any]:
-        """Return counts and the recovered fraction with its interval, JSON-able; ``text`` is the same for people."""
+        """Return counts and the recovered fraction with its interval, JSON-able; ``text`` holds lines for people."""
         objects = self.objects
-        looked = objects[objects["fate"].isin([CANDIDATE, BELOW, DISCARDED])]
-        learnt = looked["in_train"].isna().any()
-        unseen = None if learnt else looked[~looked["in_train"].astype(bool)]
-        told: dict[str, Any] = {
+        scanned = objects[objects["fate"].isin([CANDIDATE, BELOW, DISCARDED])]
+        unknown = scanned["in_train"].isna().any()
+        untrained = None if unknown else scanned[~scanned["in_train"].astype(bool)]
+        summary: dict[str, Any] = {
             "list": self.title, "radius_arcsec": self.radius, "objects": len(objects),
-            "without_position": self.unplaced,
+            "without_position": self.without_position,
             "fates": {fate: int((objects["fate"] == fate).sum()) for fate in FATES},
-            "scanned": len(looked), "recovered": _fraction(looked),
-            "recovered_untrained": None if unseen is None else _fraction(unseen),
-            "ranks": sorted(int(rank) for rank in looked.loc[looked["rank"] > 0, "rank"]),
+            "scanned": len(scanned), "recovered": _fraction(scanned),
+            "recovered_untrained": None if untrained is None else _fraction(untrained),
+            "ranks": sorted(int(rank) for rank in scanned.loc[scanned["rank"] > 0, "rank"]),
             "sharing": int(objects.loc[objects["rank"] > 0, "rank"].duplicated().sum()),
         }  # fmt: skip
-        return told | {"text": "\n".join(_lines(told))}
+        return summary | {"text": "\n".join(_lines(summary))}
 
 
 def recovered(
     run: str | os.PathLike[str], catalog: str | os.PathLike[str] | ReferenceCatalog, radius: float = RADIUS
 ) -> Recovered:
-    """Look up every object of a known list in everything that a finished scan looked at.
+    """Match every object of a reference list with all objects of a finished scan.
 
-    An object within the radius of several that were scanned is told by the best: the candidate of the smallest rank,
-    else the nearest that was scored, else the nearest in quarantine.
+    If several scanned objects are within the radius, the match is the candidate of the smallest rank, else the nearest
+    scored object, else the nearest in quarantine.
 
     Raises
     ------
     InputError
-        If the run is not finished or lost its scores, the list cannot be read, or the radius is out of range.
+        If the run is not finished or its scores are missing, the list cannot be read, or the radius is out of range.
     """
     check_radius(radius)
     known = catalog if isinstance(catalog, ReferenceCatalog) else read_known(catalog)
     path = Path(run)
     rows, info = open_candidates(path)
-    found, least = [], float("nan")
+    found, lowest_score = [], float("nan")
     for piece in rows.select(["objid", "store", "ra", "dec", "rank", "score"]):
         pairs = _pairs(known, piece, radius)
-        here = piece.take(pairs["row"].to_numpy()).to_pandas()
-        same = here.rename(columns={"objid": "id"})
-        found.append(pairs.assign(fate=CANDIDATE, rank=here["rank"], score=here["score"], **_of(same)))
-        least = float(piece["score"][-1].as_py())
-    for file, piece in scan_tables.parts(path, info, ["ra", "dec"], f"{known.title} among the scored"):
+        matches = piece.take(pairs["row"].to_numpy()).to_pandas().rename(columns={"objid": "id"})
+        found.append(pairs.assign(fate=CANDIDATE, rank=matches["rank"], score=matches["score"], **_identity(matches)))
+        lowest_score = float(piece["score"][-1].as_py())
+    for file, piece in scan_tables.iter_partitions(path, info, ["ra", "dec"], f"{known.title} among the scored"):
         if len(pairs := _pairs(known, piece, radius)):
-            # A list of what is like some examples is not in the order of the scan's scores.
-            own = {of_target(name, info["target"], info.get("targets", [])): name for name in ("score", "first_look")}
-            columns = scan_tables.columns_of(file, PLACE if is_like(info) else [*PLACE, *own])
-            here = columns.take(pairs["row"].to_numpy()).to_pandas().rename(columns=own)
-            if is_like(info):
-                found.append(pairs.assign(fate=BELOW, **_of(here)))
+            # A similarity list is not ranked by the scan's scores, so these are not read.
+            scores = {
+                of_target(name, info["target"], info.get("targets", [])): name for name in ("score", "first_look")
+            }
+            names = IDENTITY_COLUMNS if is_similarity_list(info) else [*IDENTITY_COLUMNS, *scores]
+            columns = scan_tables.columns_of(file, names)
+            matches = columns.take(pairs["row"].to_numpy()).to_pandas().rename(columns=scores)
+            if is_similarity_list(info):
+                found.append(pairs.assign(fate=BELOW, **_identity(matches)))
                 continue
-            discarded = here["score"].isna()
+            discarded = matches["score"].isna()
             found.append(pairs.assign(
-                fate=np.where(discarded, DISCARDED, BELOW), score=here["score"].fillna(here["first_look"]),
-                **_of(here),
+                fate=np.where(discarded, DISCARDED, BELOW), score=matches["score"].fillna(matches["first_look"]),
+                **_identity(matches),
             ))  # fmt: skip
-    for file, piece in scan_tables.parts(path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True):
+    for file, piece in scan_tables.iter_partitions(
+        path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True
+    ):
         if len(pairs := _pairs(known, piece, radius)):
-            here = scan_tables.columns_of(file, [*PLACE, "reason"]).take(pairs["row"].to_numpy()).to_pandas()
-            found.append(pairs.assign(fate=QUARANTINED, reason=here["reason"], **_of(here)))
-    return Recovered(known.title, radius, known.unplaced, _best(known, found, info), least)
+            columns = scan_tables.columns_of(file, [*IDENTITY_COLUMNS, "reason"])
+            matches = columns.take(pairs["row"].to_numpy()).to_pandas()
+            found.append(pairs.assign(fate=QUARANTINED, reason=matches["reason"], **_identity(matches)))
+    return Recovered(known.title, radius, known.without_position, _best(known, found, info), lowest_score)
 
 
-def _of(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns by which rows of a scan are recognised: those of the object, and not of the list's."""
+def _identity(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that identify the scanned objects, under names that do not clash with those of the list."""
     return {"id": rows["id"].astype(str), "store": rows["store"].astype(str), "x": rows["ra"], "y": rows["dec"]}
 
 
 def _pairs(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFrame:
-    """Return every pair of a known object and a row within the radius: columns object, row, sep."""
-    places = np.flatnonzero(placed(piece))
-    points = _points(piece, places)
-    reach = chord(radius) * _SLACK
-    # Few rows have anything near, and only those are asked for all of it.
-    nearest = known.tree.query(points, distance_upper_bound=reach)[0] if len(places) else np.empty(0)
+    """Return all pairs of a listed object and a row within the radius: columns object, row, sep."""
+    positions = np.flatnonzero(has_position(piece))
+    points = _points(piece, positions)
+    bound = chord(radius) * _SLACK
+    # Few rows have a neighbour, and only for those are all neighbours searched.
+    nearest = known.tree.query(points, distance_upper_bound=bound)[0] if len(positions) else np.empty(0)
     objects, rows, chords = [], [], []
     for k in np.flatnonzero(np.isfinite(nearest)):
-        for j in known.tree.query_ball_point(points[k], reach):
+        for j in known.tree.query_ball_point(points[k], bound):
             objects.append(j)
-            rows.append(places[k])
+            rows.append(positions[k])
             chords.append(np.linalg.norm(known.tree.data[j] - points[k]))
     return pd.DataFrame({
         "object": np.array(objects, int), "row": np.array(rows, int), "sep": arcseconds(np.array(chords, float)),
@@ -258,16 +262,16 @@ def _pairs(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFr
 
 
 def _best(known: ReferenceCatalog, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.DataFrame:
-    """Return one row an object of the list: what the best of its matches says."""
-    empty = pd.DataFrame({"name": known.names, "ra": known.ra, "dec": known.dec})
+    """Return one row per object of the list, with its best match."""
+    listed = pd.DataFrame({"name": known.names, "ra": known.ra, "dec": known.dec})
     columns = ["object", "fate", "rank", "score", "sep", "reason", "id", "store", "x", "y"]
-    every = pd.concat([frame for frame in found if len(frame)] or [pd.DataFrame(columns=columns)], ignore_index=True)
-    every = every.reindex(columns=columns)
-    worth = every["fate"].map({CANDIDATE: 0, BELOW: 1, DISCARDED: 1, QUARANTINED: 2})
-    every = every.assign(worth=worth).sort_values(["object", "worth", "rank", "sep"])
-    best = every.drop_duplicates("object").set_index("object").reindex(range(len(known)))
+    matches = pd.concat([frame for frame in found if len(frame)] or [pd.DataFrame(columns=columns)], ignore_index=True)
+    matches = matches.reindex(columns=columns)
+    priority = matches["fate"].map({CANDIDATE: 0, BELOW: 1, DISCARDED: 1, QUARANTINED: 2})
+    matches = matches.assign(priority=priority).sort_values(["object", "priority", "rank", "sep"])
+    best = matches.drop_duplicates("object").set_index("object").reindex(range(len(known)))
     in_train = _in_train(best, info)
-    return empty.assign(
+    return listed.assign(
         fate=best["fate"].fillna(ELSEWHERE).to_numpy(object), rank=best["rank"].fillna(0).to_numpy(np.int64),
         score=best["score"].to_numpy(np.float64), sep=best["sep"].to_numpy(np.float64),
         reason=np.where(best["reason"].notna(), best["reason"], ""), in_train=in_train,
@@ -275,58 +279,58 @@ def _best(known: ReferenceCatalog, found: list[pd.DataFrame], info: dict[str, An
 
 
 def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
-    """Return which matches the model was trained on; None if it has gone."""
+    """Return which matches are in the model's training set; None if the model is missing."""
     from galscan.models.model import open_model
 
     try:
-        bundle = open_model(str(info["model"]))
+        model = open_model(str(info["model"]))
     except InputError:
         return None
-    if bundle.model_hash != info["identity"]["model"]:
+    if model.model_hash != info["identity"]["model"]:
         return None
-    there = best["id"].notna().to_numpy()
-    rows = best.rename(columns={"x": "ra", "y": "dec"}).assign(lineage=best["store"].map(lineages(info)))[there]
+    matched = best["id"].notna().to_numpy()
+    rows = best.rename(columns={"x": "ra", "y": "dec"}).assign(lineage=best["store"].map(lineages(info)))[matched]
     in_train = np.full(len(best), False, object)
-    in_train[there] = bundle.in_train(rows, astrometry(info))
+    in_train[matched] = model.in_train(rows, astrometry(info))
     return in_train
 
 
-def _fraction(looked: pd.DataFrame) -> dict[str, Any]:
-    """Return how many of the scanned are candidates, with the interval of Clopper and Pearson."""
-    found, of = int((looked["rank"] > 0).sum()), len(looked)
-    if not of:
+def _fraction(scanned: pd.DataFrame) -> dict[str, Any]:
+    """Return the fraction of scanned objects that are candidates, with its Clopper-Pearson interval."""
+    found, count = int((scanned["rank"] > 0).sum()), len(scanned)
+    if not count:
         return {"found": 0, "of": 0, "value": None, "low": None, "high": None}
-    low, high = binomtest(found, of).proportion_ci(_CONFIDENCE, method="exact")
-    return {"found": found, "of": of, "value": found / of, "low": float(low), "high": float(high)}
+    low, high = binomtest(found, count).proportion_ci(_CONFIDENCE, method="exact")
+    return {"found": found, "of": count, "value": found / count, "low": float(low), "high": float(high)}
 
 
-def _lines(told: dict[str, Any]) -> list[str]:
-    fates = told["fates"]
+def _lines(summary: dict[str, Any]) -> list[str]:
+    fates = summary["fates"]
     lines = [
-        f"{told['list']}: {told['objects']:,} objects"
-        + (f" (and {told['without_position']:,} without a position)" if told["without_position"] else "")
-        + f"; {told['scanned']:,} scanned, {fates[QUARANTINED]:,} quarantined, {fates[ELSEWHERE]:,} not scanned"
+        f"{summary['list']}: {summary['objects']:,} objects"
+        + (f" (and {summary['without_position']:,} without a position)" if summary["without_position"] else "")
+        + f"; {summary['scanned']:,} scanned, {fates[QUARANTINED]:,} quarantined, {fates[ELSEWHERE]:,} not scanned"
     ]
-    if not told["scanned"]:
+    if not summary["scanned"]:
         return lines
-    ranks = ", ".join(map(str, told["ranks"][:12])) + (", ..." if len(told["ranks"]) > 12 else "")
-    lines.append(f"  candidates    {_percent(told['recovered'])}" + (f", ranks {ranks}" if ranks else ""))
-    if (unseen := told["recovered_untrained"]) is None:
-        lines.append("  trained on    not known, the model is gone: what it was trained on proves nothing")
-    elif unseen["of"] < told["scanned"]:
-        lines.append(f"  not trained on {_percent(unseen)}")
+    ranks = ", ".join(map(str, summary["ranks"][:12])) + (", ..." if len(summary["ranks"]) > 12 else "")
+    lines.append(f"  candidates    {_percent(summary['recovered'])}" + (f", ranks {ranks}" if ranks else ""))
+    if (untrained := summary["recovered_untrained"]) is None:
+        lines.append("  trained on    unknown, as the model is missing: training objects bias the recovered fraction")
+    elif untrained["of"] < summary["scanned"]:
+        lines.append(f"  not trained on {_percent(untrained)}")
     missed = {fate: fates[fate] for fate in (BELOW, DISCARDED) if fates[fate]}
     if missed:
         lines.append("  missed        " + ", ".join(f"{count:,} {fate}" for fate, count in missed.items()))
-    if told["sharing"]:
-        lines.append(f"  twice         {told['sharing']:,} share their candidate with another object of the list")
+    if summary["sharing"]:
+        lines.append(f"  blended       {summary['sharing']:,} match the same candidate as another object of the list")
     return lines
 
 
-def _percent(part: dict[str, Any]) -> str:
-    if not part["of"]:
+def _percent(fraction: dict[str, Any]) -> str:
+    if not fraction["of"]:
         return "none was scanned"
     return (
-        f"{part['found']:,} of {part['of']:,}: {100 * part['value']:.0f} % "
-        f"({100 * part['low']:.0f}-{100 * part['high']:.0f} with 95 % confidence)"
+        f"{fraction['found']:,} of {fraction['of']:,}: {100 * fraction['value']:.0f} % "
+        f"({100 * fraction['low']:.0f}-{100 * fraction['high']:.0f} with 95 % confidence)"
     )

@@ -176,7 +176,7 @@ def query_service(name: str, positions: Iterable[Position], radius: float, conta
             try:
                 found = client.get(url, read, form, DAYS)
             except ServiceUnavailableError as error:
-                result.error = str(error).partition("; what was fetched")[0]
+                result.error = str(error).partition("; downloaded data are kept")[0]
                 break
             except FetchError as error:
                 result.error = f"{urlsplit(url).netloc}: {error}"

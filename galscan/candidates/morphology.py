@@ -1,13 +1,13 @@
-"""The morphology of every galaxy that a scan looked at: expected votes with intervals, along the decision tree.
+"""Morphology catalog of a scan: expected vote fractions with credible intervals, along the decision tree.
 
-What was scored is on disk, part by part, with the answers (`galscan.scanning.partitions`); here it becomes one table,
-read and written piece by piece. Of a tree there are for each answer
+The score tables (`galscan.scanning.partitions`) hold the predicted answers of each galaxy; they are read and written in
+pieces. For each answer of a decision tree the catalog has
 
-    <answer>         expected fraction of those who are asked the question
+    <answer>         expected fraction of the volunteers who reach the question
     <answer>_lo, _hi limits of its 90 % credible interval (`galscan.models.votes`)
-    <answer>_joint   times the fractions on the way to the question: of all who look at the galaxy
+    <answer>_joint   expected fraction of all volunteers: times the fractions along the path to the question
 
-and of other labels the answer alone.
+and for other labels the answer alone.
 """
 
 from __future__ import annotations
@@ -31,77 +31,79 @@ from galscan.scanning.partitions import FULL, scores_path
 from galscan.scanning.run import open_run, tables
 
 LEVEL = 0.9  # of the credible intervals
-PLACE = ("store", "id", "ra", "dec")
+IDENTITY_COLUMNS = ("store", "id", "ra", "dec")
 FORMATS = ("fits", "votable", "parquet", "csv")
 
 
 def morphology(run: str | Path) -> tuple[TableStream, dict[str, Any]]:
-    """Return the morphology of all galaxies that a finished scan looked at in full, and its run.json.
+    """Return the morphology of all galaxies scored by a finished scan, and its run.json.
 
     Raises
     ------
     NotFoundError
         If there is no run.
     InputError
-        If it is not finished, its models have gone or predict no morphology, or most of the survey was discarded by a
-        first look.
+        If it is not finished, its models are missing or predict no morphology, or a prefilter discarded objects.
     """
     opened = open_run(run)
     info, answers = opened.info, list(opened.info.get("answers", []))
     models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-    bundles = [open_model(path) for path in models]
+    opened_models = [open_model(path) for path in models]
     if not answers:
-        raise InputError(f"the model of {opened.path} predicts no morphology: its recipe names no answers")
+        raise InputError(
+            f"the model of {opened.path} predicts no morphology: its recipe names no answers; use another model"
+        )
     count = _count(opened.path, info)
-    schemas = [_tree(bundle) for bundle in bundles]
+    schemas = [_tree(model) for model in opened_models]
     trees = {schema.name: schema for schema in schemas if schema is not None}
     folder = tables(opened.path, info)
 
     def pieces() -> Iterator[pa.Table]:
-        for _, part in scan_tables.parts(opened.path, info, [*PLACE, "stage", *answers], "morphology"):
-            full = part.filter(pc.equal(part["stage"].cast(pa.string()), FULL))
+        columns = [*IDENTITY_COLUMNS, "stage", *answers]
+        for _, table in scan_tables.iter_partitions(opened.path, info, columns, "morphology"):
+            full = table.filter(pc.equal(table["stage"].cast(pa.string()), FULL))
             for start in range(0, len(full), PIECE):
                 yield _piece(full.slice(start, PIECE), answers, trees)
 
-    first = pq.read_schema(scores_path(folder, 0)).empty_table().select([*PLACE, *answers])
+    first = pq.read_schema(scores_path(folder, 0)).empty_table().select([*IDENTITY_COLUMNS, *answers])
     return TableStream(_piece(first, answers, trees).schema, count, pieces), info
 
 
 def _count(run: Path, info: Mapping[str, Any]) -> int:
-    """Return how many objects were scored in full; refuse where a first look let few of them through."""
+    """Return the number of objects scored in full; raise an error if a prefilter discarded any."""
     full = 0
-    for _, part in scan_tables.parts(run, info, ["stage"], "objects"):
-        full += int((part["stage"].combine_chunks().to_numpy(zero_copy_only=False) == FULL).sum())
+    for _, table in scan_tables.iter_partitions(run, info, ["stage"], "objects"):
+        full += int((table["stage"].combine_chunks().to_numpy(zero_copy_only=False) == FULL).sum())
     scored = info["scanned"]
     if full < scored:
         raise InputError(
-            f"{scored - full:,} of {scored:,} objects were discarded by the first look and have no morphology; scan "
+            f"{scored - full:,} of {scored:,} objects were discarded by the prefilter and have no morphology; scan "
             "again with --no-cascade"
         )
     return full
 
 
-def _tree(bundle: Model) -> Schema | None:
-    schema = load_schema(bundle.schema)
+def _tree(model: Model) -> Schema | None:
+    schema = load_schema(model.schema)
     return schema if schema.kind == "tree" else None
 
 
-def _piece(part: pa.Table, answers: Sequence[str], trees: Mapping[str, Schema]) -> pa.Table:
-    """Return the columns of the catalog for some rows."""
+def _piece(rows: pa.Table, answers: Sequence[str], trees: Mapping[str, Schema]) -> pa.Table:
+    """Return the columns of the catalog for rows of a score table."""
     from galscan.models import votes
 
-    table = {"store": part["store"].cast(pa.string()), "objid": part["id"], "ra": part["ra"], "dec": part["dec"]}
+    table = {"store": rows["store"].cast(pa.string()), "objid": rows["id"], "ra": rows["ra"], "dec": rows["dec"]}
     voted = {name for schema in trees.values() for name in schema.names}
     plain = [name for name in answers if name not in voted and not name.endswith("_concentration")]
     for schema in trees.values():
-        asked = [task for task in schema.tasks if set(task.answers) <= set(answers)]
-        fractions = part.select([name for task in asked for name in task.answers]).to_pandas()
-        joint = to_cumulative(schema, fractions)  # NaN beyond a question that the model does not know
-        for task in asked:
-            worth = part[f"{task.id}_concentration"].to_numpy().astype(np.float64)
+        tasks = [task for task in schema.tasks if set(task.answers) <= set(answers)]
+        fractions = rows.select([name for task in tasks for name in task.answers]).to_pandas()
+        joint = to_cumulative(schema, fractions)  # NaN below a question that the model does not predict
+        for task in tasks:
+            concentration = rows[f"{task.id}_concentration"].to_numpy().astype(np.float64)
             for name in task.answers:
-                low, high = votes.interval(fractions[name].to_numpy(np.float64), worth, LEVEL)
+                low, high = votes.interval(fractions[name].to_numpy(np.float64), concentration, LEVEL)
                 columns = {"": fractions[name], "_lo": low, "_hi": high, "_joint": joint[name]}
-                table |= {name + end: pa.array(np.asarray(of, np.float32)) for end, of in columns.items()}
-            table[f"{task.id}_concentration"] = pa.array(worth.astype(np.float32))
-    return pa.table(table | {name: part[name] for name in plain})
+                table |= {name + end: pa.array(np.asarray(values, np.float32)) for end, values in columns.items()}
+            table[f"{task.id}_concentration"] = pa.array(concentration.astype(np.float32))
+    return pa.table(table | {name: rows[name] for name in plain})

@@ -1,4 +1,4 @@
-"""The ranked table: what a candidate's row says, in which order."""
+"""Ranked table of candidates."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _NO_ANSWERS = (*_FROM_SCAN, "known", "lineage", "flags", "first_look", "stage")
 
 
 def caption(row: Mapping[str, Any]) -> str:
-    """Return the rank of a candidate, and its probability or, where there is none, its score."""
-    p = row["p_target"]  # of a Parquet table, None
+    """Return the rank of a candidate, and its probability or, if unknown, its score."""
+    p = row["p_target"]  # None from a Parquet table
     return f"{row['rank']}  {row['score']:.3f}" if p is None or np.isnan(p) else f"{row['rank']}  p={p:.2f}"
 
 
 def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float = 0.0) -> pd.DataFrame:
-    """Turn the best scores of a scan into the table of candidates.
+    """Build the table of candidates from the top scores of a scan.
 
     Parameters
     ----------
     top : DataFrame
-        Columns store, index, id, ra, dec, score, score_std, perhaps known (`galscan.scanning.known_labels`), lineage
-        (`galscan.store.identity.lineage_of`; by default the store) and flags, then one an answer; best first.
+        Columns store, index, id, ra, dec, score, score_std, optionally known (`galscan.scanning.known_labels`), lineage
+        (`galscan.store.identity.lineage_of`; by default the store) and flags, then one per answer; best first.
     purity : Purity
         Of the same rows.
     in_train : ndarray of bool
-        Which of the rows the model was trained on: finding those proves nothing, so they are marked.
+        Which rows are in the model's training set.
     radius : float
-        Arcsec within which two rows are one object, where it is more than `galscan.store.identity.RADIUS`.
+        Arcsec within which two rows are one object, if larger than `galscan.store.identity.RADIUS`.
 
     Returns
     -------
     DataFrame
-        Columns as in `galscan.candidates.columns.COLUMNS` but for what graders and reference lists say (``flags``
+        Columns of `galscan.candidates.columns.COLUMNS` without those from graders and reference lists (``flags``
         only if `top` has it), then the answers.
-        ``objid`` is int64 when every id is an integer, else text.
+        ``objid`` is int64 if every id is an integer, else text.
 
     Raises
     ------
     InputError
-        If rows and purity do not belong together, or an answer has the name of a column.
+        If the numbers of rows differ, or an answer has the name of a column.
     """
     if len(top) != len(purity.purity):
         raise InputError(
@@ -57,7 +57,7 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
         )
     in_train = np.asarray(in_train, bool)
     if len(top) != len(in_train):
-        raise InputError(f"rank: {len(top)} rows, and of {len(in_train)} it is said whether they trained the model")
+        raise InputError(f"rank: {len(top)} rows, but in_train has {len(in_train)}; give one value per row")
     ids = top["id"] if "id" in top else pd.Series([], dtype="int64")
     if not len(top):
         top = pd.DataFrame({name: pd.Series(dtype="float64") for name in _FROM_SCAN} | {c: top[c] for c in top})
@@ -81,15 +81,15 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
     if "flags" in top:
         frame["flags"] = top["flags"].to_numpy(np.uint8)
     answers = [name for name in top.columns if name not in _NO_ANSWERS]
-    if taken := sorted({*answers} & {*frame}):
+    if clashes := sorted({*answers} & {*frame}):
         raise InputError(
-            f"rank: the answer '{taken[0]}' has the name of a column of the table; rename it in the label schema"
+            f"rank: the answer '{clashes[0]}' has the name of a column of the table; rename it in the label schema"
         )
     return pd.DataFrame(frame | {name: top[name].to_numpy(np.float32) for name in answers})
 
 
 def duplicates(top: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
-    """Return which rows (bool) are an object that has a better row already, from another store or under another id."""
+    """Return which rows (bool) repeat an object of better rank, from another store or under another id."""
     if not len(top):
         return np.zeros(0, bool)
     lineage = top["lineage"] if "lineage" in top else top["store"].astype(str)

@@ -1,4 +1,4 @@
-"""Reference lists: what is known already, from a catalog file of the user's."""
+"""Reference lists of known objects, read from a user's catalog file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from galscan.core.sky import unit_vectors
 from galscan.store import identity
 from galscan.surveys import tables
 
-# Arcsec. A list of others is older and coarser than two stores of today are: twice as far.
+# Arcsec. Reference lists are often older and less accurate than stores: twice the radius between these.
 RADIUS, LARGEST = 2 * identity.RADIUS, identity.LARGEST
 NAMES = ("name", "designation", "object", "object_name", "main_id", "galaxy", *tables.ROLES["id"])
 
@@ -37,7 +37,7 @@ class ReferenceCatalog:
     Attributes
     ----------
     title : str
-        The file's name without suffix: what ``known_ref`` says.
+        The file's name without suffix, used in ``known_ref``.
     names : ndarray of str
     ra, dec : ndarray of float64
         Degrees.
@@ -50,7 +50,7 @@ class ReferenceCatalog:
     names: np.ndarray
     ra: np.ndarray
     dec: np.ndarray
-    unplaced: int
+    without_position: int
     warnings: list[str]
 
     def __len__(self) -> int:
@@ -58,16 +58,16 @@ class ReferenceCatalog:
 
     @cached_property
     def tree(self) -> KDTree:
-        """The objects as points of the unit sphere."""
+        """Objects as points on the unit sphere."""
         return KDTree(unit_vectors(self.ra, self.dec))
 
 
 def read_known(path: str | os.PathLike[str]) -> ReferenceCatalog:
     """Read a reference list: a CSV, FITS, VOTable or Parquet table with positions in decimal degrees, ICRS.
 
-    Positions are in columns called ``ra`` and ``dec`` or by another usual name (RAJ2000, ra_icrs, ...); the first of
-    them that holds numbers is taken. An object's name is in ``name`` (or designation, object, main_id, id, ...), else
-    it is the title and the number of the row.
+    Positions are read from columns named ``ra`` and ``dec`` or another usual name (RAJ2000, ra_icrs, ...), the first
+    that holds numbers. Names are read from ``name`` (or designation, object, main_id, id, ...); without such a column
+    a name is the title and the row number.
 
     Raises
     ------
@@ -87,22 +87,24 @@ def read_known(path: str | os.PathLike[str]) -> ReferenceCatalog:
             f"{where}, row {row + 1}: {ra_name} {ra[row]:g}, {dec_name} {dec[row]:g} is not on the sky; "
             "give decimal degrees, right ascension 0 to 360 and declination -90 to 90"
         )
-    placed = np.isfinite(ra) & np.isfinite(dec)
-    if not placed.any():
+    has_position = np.isfinite(ra) & np.isfinite(dec)
+    if not has_position.any():
         raise InputError(f"{where} has no row with a position in {ra_name} and {dec_name}; give decimal degrees")
     warnings = []
-    if len(frame) > 2 and ra[placed].max() <= 24 and "deg" not in ra_name.lower():
+    if len(frame) > 2 and ra[has_position].max() <= 24 and "deg" not in ra_name.lower():
         warnings.append(
-            f"every {ra_name} of {where} is at most {ra[placed].max():g}: if those are hours, multiply them by 15 and "
-            "run this again"
+            f"all {ra_name} of {where} are at most {ra[has_position].max():g}: if they are in hours, multiply them by "
+            "15 and run this again"
         )
     title = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     names = _names(frame, title)
-    return ReferenceCatalog(title, names[placed], ra[placed], dec[placed], int((~placed).sum()), warnings)
+    return ReferenceCatalog(
+        title, names[has_position], ra[has_position], dec[has_position], int((~has_position).sum()), warnings
+    )
 
 
 def _position(frame: pd.DataFrame, role: str, where: str) -> tuple[str, np.ndarray]:
-    """Return the first usual column that holds numbers: VizieR gives RAJ2000 in hours as text, and degrees beside."""
+    """Return the first usual column that holds numbers; VizieR has RAJ2000 as text in hours beside one in degrees."""
     lower = {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
     present = [lower[name] for name in tables.ROLES[role] if name in lower]
     if not present:
@@ -110,18 +112,18 @@ def _position(frame: pd.DataFrame, role: str, where: str) -> tuple[str, np.ndarr
             f"{where} has no column for {role} (it has: {', '.join(map(str, frame.columns[:12]))}); name one "
             f"'{role}', in decimal degrees"
         )
-    refused: InputError | None = None
+    first_error: InputError | None = None
     for name in present:
         try:
             return name, tables.numbers(frame[name], where)
         except InputError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+            first_error = first_error or error
+    assert first_error is not None
+    raise first_error
 
 
 def _names(frame: pd.DataFrame, title: str) -> np.ndarray:
-    """Return what the objects are called, as text without empty ones."""
+    """Return the names of the objects; a missing name is the title and the row number."""
     lower = {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
     numbered = np.array([f"{title} {k + 1}" for k in range(len(frame))], object)
     column = next((lower[name] for name in NAMES if name in lower), None)
@@ -133,12 +135,12 @@ def _names(frame: pd.DataFrame, title: str) -> np.ndarray:
 
 
 def check_radius(radius: float) -> float:
-    """Return a radius in arcseconds, refused unless it is above 0 and at most `LARGEST`.
+    """Return a radius in arcseconds after checking that it is above 0 and at most `LARGEST`.
 
     Raises
     ------
     InputError
-        If it is not.
+        If it is out of range.
     """
     if not 0 < radius <= LARGEST:  # also refuses NaN
         raise InputError(f"--radius {radius:g}: give more than 0 and at most {LARGEST:g} arcsec")
@@ -146,16 +148,16 @@ def check_radius(radius: float) -> float:
 
 
 def titles(lists: Sequence[Titled]) -> list[str]:
-    """Return the titles of lists, made distinct.
+    """Return the titles of lists and services.
 
     Raises
     ------
     InputError
-        If two are the same: nobody could tell which of them has an object.
+        If two are equal.
     """
     found = [known.title for known in lists]
     if repeated := next((t for t in found if found.count(t) > 1), None):
         raise InputError(
-            f"two reference lists are called '{repeated}'; rename a file, its name is told with each match"
+            f"two reference lists have the name '{repeated}'; rename one of the files, as matches refer to it"
         )
     return found

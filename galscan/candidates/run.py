@@ -1,4 +1,4 @@
-"""The candidates of a finished run: opened, cut to what is asked for, and where they come from."""
+"""Candidates of a finished run: opening, selection by rank or purity, and provenance."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from galscan.candidates.table_stream import TableStream, of_parquet
+from galscan.candidates.table_stream import TableStream, from_parquet
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import read_json
-from galscan.scanning.run import check_one, is_like
+from galscan.scanning.run import check_single_target, is_similarity_list
 
 GRADED = "candidates-graded"
 
 
 def open_candidates(run: str | os.PathLike[str]) -> tuple[TableStream, dict[str, Any]]:
-    """Return the candidates of a finished run, and its run.json; with the grades, once ``galscan purity`` took them in.
+    """Return the candidates of a finished run, and its run.json; after ``galscan purity``, those with the grades.
 
     Raises
     ------
@@ -32,12 +32,12 @@ def open_candidates(run: str | os.PathLike[str]) -> tuple[TableStream, dict[str,
         raise NotFoundError(f"no run at {run} (it has no run.json); make one with: galscan scan")
     info = read_json(run / "run.json")
     if isinstance(info, dict):
-        check_one(run, info)
+        check_single_target(run, info)
     if not isinstance(info, dict) or info.get("status") != "done" or not (run / "candidates.parquet").is_file():
-        raise InputError(f"the scan in {run} is not finished; run its scan command again, it goes on where it stopped")
+        raise InputError(f"the scan in {run} is not finished; run its scan command again to resume it")
     if (run / f"{GRADED}.parquet").is_file():
-        return of_parquet(run / f"{GRADED}.parquet"), info | {"purity": read_json(run / "purity.json")["after"]}
-    return of_parquet(run / "candidates.parquet"), info
+        return from_parquet(run / f"{GRADED}.parquet"), info | {"purity": read_json(run / "purity.json")["after"]}
+    return from_parquet(run / "candidates.parquet"), info
 
 
 def select(rows: TableStream, *, top: int | None = None, min_purity: float | None = None) -> TableStream:
@@ -51,7 +51,7 @@ def select(rows: TableStream, *, top: int | None = None, min_purity: float | Non
     keep = rows.count
     if top is not None:
         if top < 1:
-            raise InputError(f"--top {top}: ask for at least 1 candidate")
+            raise InputError(f"--top {top}: at least 1 candidate is needed")
         keep = min(keep, top)
     if min_purity is not None:
         if not 0 <= min_purity <= 1:  # also refuses NaN
@@ -65,20 +65,20 @@ def select(rows: TableStream, *, top: int | None = None, min_purity: float | Non
     return rows.head(keep)
 
 
-def purest(rows: TableStream) -> float:
-    """Return the largest purity of any rank; 0 where there is none."""
+def max_purity(rows: TableStream) -> float:
+    """Return the largest purity of any rank; 0 if there is none."""
     return max((float(np.nanmax(piece["purity"].to_numpy())) for piece in rows.select(["purity"])), default=0.0)
 
 
 def _kind(purity: Mapping[str, Any]) -> str | None:
-    """Return how purity was found; None where a list is not by a calibrated score."""
+    """Return how purity was measured; None if the ranking is not by a calibrated score."""
     if purity.get("confidence") is None:
         return None
     return "unknown" if purity.get("unknown") else "graded" if purity.get("graded") else "estimated"
 
 
 def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what run.json tells a catalogue's header (keys of `table.write_fits`)."""
+    """Return the values of run.json for a catalogue's header (keys of `columns.write_fits`)."""
     identity, purity = info.get("identity") or {}, info.get("purity") or {}
     prevalence = purity.get("prevalence") or {}
     return {
@@ -98,6 +98,6 @@ def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
         "prevalence_hi": prevalence.get("high"),
         "confidence": purity.get("confidence"),
         "purity": _kind(purity),
-        "ranked_by": "similarity to examples" if is_like(info) else "score",
+        "ranked_by": "similarity to examples" if is_similarity_list(info) else "score",
         "notes": list(purity.get("notes", [])),
     }

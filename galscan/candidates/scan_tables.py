@@ -1,4 +1,4 @@
-"""What a finished scan left of everything it looked at: its tables of scores and of the quarantined, part by part."""
+"""Score and quarantine tables of a finished scan, read partition by partition."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from galscan.scanning.run import tables
 from galscan.store.layout import CHUNK, Store, open_store
 
 
-def parts(
+def iter_partitions(
     run: Path, info: Mapping[str, Any], columns: Sequence[str], label: str, *, quarantined: bool = False
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """Yield the file of each part and some columns of it, with a bar of progress.
+    """Yield the file of each partition and columns of it, with a progress bar.
 
     Raises
     ------
     InputError
-        If a part is missing, damaged, or of another scan.
+        If a partition is missing, damaged, or of another scan.
     """
-    where = quarantine_path if quarantined else scores_path
-    with progress.track(label, int(info["parts"]), "parts") as advance:
+    path_of = quarantine_path if quarantined else scores_path
+    with progress.track(label, int(info["parts"]), "partitions") as advance:
         for number in range(int(info["parts"])):
-            path = where(tables(run, info), number)
-            yield path, part(path, info, columns)
+            path = path_of(tables(run, info), number)
+            yield path, read_partition(path, info, columns)
             advance()
 
 
-def part(path: Path, info: Mapping[str, Any], columns: Sequence[str]) -> pa.Table:
-    """Read columns of a part, which must be of the scan of a run, with its checksums verified.
+def read_partition(path: Path, info: Mapping[str, Any], columns: Sequence[str]) -> pa.Table:
+    """Read columns of a partition, after checking that it is of the run's scan; checksums are verified.
 
     Raises
     ------
@@ -48,10 +48,10 @@ def part(path: Path, info: Mapping[str, Any], columns: Sequence[str]) -> pa.Tabl
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
         file = None
-    # The tables of a list of what is like some examples are those of the scan that was searched.
+    # A similarity list has the tables of the scan that was searched.
     scan = str(info.get("scan", info["fingerprint"])).encode()
     if file is None or (file.metadata.metadata or {}).get(FINGERPRINT) != scan:
-        raise InputError(f"{path} is not there any more, or of another scan; what was scanned is not known")
+        raise InputError(f"{path} is missing, or of another scan; run its scan command again")
     with file:
         try:
             table = file.read(list(columns))
@@ -63,7 +63,7 @@ def part(path: Path, info: Mapping[str, Any], columns: Sequence[str]) -> pa.Tabl
 
 
 def columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a part, with its checksums verified.
+    """Read columns of a partition; checksums are verified.
 
     Raises
     ------
@@ -77,35 +77,35 @@ def columns_of(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def _damaged(path: Path, why: str) -> str:
-    return f"{path} is damaged ({why.splitlines()[0]}); what was scanned is not known"
+    return f"{path} is damaged ({why.splitlines()[0]}); remove it and run its scan command again"
 
 
 def open_stores(info: Mapping[str, Any]) -> dict[str, Store]:
-    """Open the stores of a run, which must be as they were when it was scanned.
+    """Open the stores of a run, after checking that they have not changed since the scan.
 
     Raises
     ------
     InputError
-        If one has gone, or holds other pictures now.
+        If a store is missing or has changed.
     """
     stores = {}
     for entry in info["stores"]:
         store = open_store(entry["path"])
         if store.content_hash != entry["content_hash"]:
-            raise InputError(f"{entry['path']} changed since the scan: its pictures are others now; scan it again")
+            raise InputError(f"{entry['path']} changed since the scan, which is out of date; scan it again")
         stores[str(entry["name"])] = store
     return stores
 
 
-def pictures(stores: Mapping[str, Store], where: Sequence[tuple[str, int]]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number in `where`, image) for rows of stores, in the order in which they lie there.
+def read_images(stores: Mapping[str, Store], rows: Sequence[tuple[str, int]]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number in `rows`, image) for rows given as (store, index), in their order in the stores.
 
-    A chunk is decoded once, whether one picture of it is wanted or all.
+    Each chunk is decoded only once.
     """
-    order = sorted(range(len(where)), key=lambda k: where[k])
-    for (name, _), group in groupby(order, key=lambda k: (where[k][0], where[k][1] // CHUNK)):
-        wanted = list(group)
-        first, last = where[wanted[0]][1], where[wanted[-1]][1]
+    order = sorted(range(len(rows)), key=lambda k: rows[k])
+    for (name, _), group in groupby(order, key=lambda k: (rows[k][0], rows[k][1] // CHUNK)):
+        numbers = list(group)
+        first, last = rows[numbers[0]][1], rows[numbers[-1]][1]
         images = stores[name].images(slice(first, last + 1))
-        for k in wanted:
-            yield k, images[where[k][1] - first].copy()  # a view would keep the whole chunk
+        for k in numbers:
+            yield k, images[rows[k][1] - first].copy()  # a view would keep the chunk in memory

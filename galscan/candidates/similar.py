@@ -1,14 +1,14 @@
-"""What of a scan is most like some examples: exactly, part by part, by what the network saw (its embeddings).
+"""Exact nearest-neighbour search of a scan's embeddings for objects similar to examples.
 
-Likeness is the mean, over the examples, of the cosine between an object and an example, both taken from the mean of the
-survey. Without that, all galaxies look much alike to a network: what they have in common is most of the vector. On real
-galaxies this found more of the examples' kind than the plain cosine did, but for rings; scaling each number by its
-spread, or whitening, found no more; and the best of the examples instead of their mean found fewer, but for perturbed
-galaxies (``python -m tests.benchmarks.similar --model MODEL`` counts them again). So the examples should be of one
-kind, and a search costs the same with one example or a hundred.
+Similarity is the mean, over the examples, of the cosine between the embeddings of an object and an example, both
+centred on the mean of the survey. Uncentred embeddings of all galaxies are similar, as the common mean dominates them.
+On real galaxies the centred cosine found more objects of the examples' class than the plain cosine, except for rings.
+Standardised or whitened embeddings found no more; the maximum over the examples instead of the mean found fewer,
+except for perturbed galaxies (benchmark: ``python -m tests.benchmarks.similar --model MODEL``). The examples should
+therefore be of one class; the cost does not depend on their number.
 
-Nothing is approximate and there is no index: a million objects are read and compared in seconds. What is held is one
-piece of a part a thread, and the best so far.
+The search is exact and needs no index: a million objects are read and compared in seconds. Each thread holds one piece
+of a partition, and the top list is kept in memory.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from galscan.scanning.run import tables
 
 T = TypeVar("T")
 PIECE = 4096  # objects compared at a time
-CENTRE = 256  # parts that the survey's mean is taken over, at most
-DIGITS = 6  # of a similarity: more are noise, and equal pictures shall have equal ones
+CENTRE = 256  # maximum number of partitions for the mean of the survey
+DIGITS = 6  # of a similarity, so that equal images have equal similarities in spite of rounding errors
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest of a survey, best first; what is equally near is in the order of the survey.
+    """Nearest neighbours, most similar first; ties are in the order of the survey.
 
     Attributes
     ----------
     similarity : ndarray of float64, shape (n,)
     part, row : ndarray of int64, shape (n,)
-        Where it is in the tables of scores.
+        Partition, and row in its score table.
     """
 
     similarity: np.ndarray
@@ -62,191 +62,199 @@ class EmbeddingSpace:
     ----------
     run : Path
     info : mapping
-        What its ``run.json`` says.
+        Content of its ``run.json``.
 
     Raises
     ------
     InputError
-        If it wrote none.
+        If the scan was made without embeddings.
     """
 
     def __init__(self, run: Path, info: Mapping[str, Any]):
         if not info.get("embedding"):
             models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-            words = [f"--store {s['path']}" for s in info["stores"]] + [f"--model {model}" for model in models]
+            options = [f"--store {s['path']}" for s in info["stores"]] + [f"--model {model}" for model in models]
             raise InputError(
-                f"{run} has no embeddings; make a scan that has: galscan scan {' '.join(words)} --embeddings --out NEW"
+                f"{run} has no embeddings; scan with them: galscan scan {' '.join(options)} --embeddings --out NEW"
             )
         self.run, self.info = run, info
         self.tables = tables(run, info)
-        self.numbers = int(info["embedding"])
+        self.dimension = int(info["embedding"])
         self.parts = int(info["parts"])
         self.threads = min(cores(), 8)
 
     def read(self, part: int) -> np.ndarray:
-        """Read the embeddings of a part, float16 of shape (n, numbers).
+        """Read the embeddings of a partition, float16 of shape (n, dimension).
 
         Raises
         ------
         InputError
-            If they are missing, damaged, of another scan, or not those of its scores.
+            If they are missing, damaged, of another scan, or do not match the scores.
         """
         path = embeddings_path(self.tables, part)
         try:
-            column = scan_tables.part(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
-            whole = column.type == pa.binary(2 * self.numbers)
-            whole &= len(column) == pq.read_metadata(scores_path(self.tables, part)).num_rows
+            column = scan_tables.read_partition(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
+            valid = column.type == pa.binary(2 * self.dimension)
+            valid &= len(column) == pq.read_metadata(scores_path(self.tables, part)).num_rows
         except InputError as error:
             raise InputError(f"{error}; remove that file and run its scan command again") from error
         except (OSError, pa.ArrowException):
-            whole = False
-        if not whole:
-            raise InputError(f"{path} does not belong to the scores beside it; remove it, run its scan command again")
-        start = column.offset * self.numbers
+            valid = False
+        if not valid:
+            raise InputError(f"{path} does not match its scores; remove it and run its scan command again")
+        start = column.offset * self.dimension
         values = np.frombuffer(column.buffers()[1], "<f2") if len(column) else np.empty(0, "<f2")
-        return values[start : start + len(column) * self.numbers].reshape(-1, self.numbers)
+        return values[start : start + len(column) * self.dimension].reshape(-1, self.dimension)
 
     def locate(self, ids: Sequence[str]) -> pd.DataFrame:
-        """Return where the objects of some ids are: part, row, store, index, id (text), ra, dec; in the survey's order.
+        """Return part, row, store, index, id (text), ra, dec of objects given by id, in the survey's order.
 
-        One that is in several stores is there several times.
+        An id that is in several stores has several rows.
 
         Raises
         ------
         InputError
-            If there is none of some id; was it set aside, why.
+            If an id was not scored, with the reason if it is quarantined.
         """
-        numbers = {i: int(i) for i in ids if re.fullmatch("[+-]?[0-9]{1,18}", i)}
-        names = pa.array(list(ids), pa.string()), pa.array(list(numbers.values()), pa.int64())
+        integers = {i: int(i) for i in ids if re.fullmatch("[+-]?[0-9]{1,18}", i)}
+        names = pa.array(list(ids), pa.string()), pa.array(list(integers.values()), pa.int64())
 
-        def look(part: int) -> pd.DataFrame:
+        def search(part: int) -> pd.DataFrame:
             path = scores_path(self.tables, part)
-            column = scan_tables.part(path, self.info, ["id"])["id"]
+            column = scan_tables.read_partition(path, self.info, ["id"])["id"]
             wanted = names[pa.types.is_integer(column.type)]
             rows = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
             if not len(rows):
                 return pd.DataFrame()
-            found = scan_tables.part(path, self.info, ["store", "index", "id", "ra", "dec"]).take(rows).to_pandas()
+            found = (
+                scan_tables.read_partition(path, self.info, ["store", "index", "id", "ra", "dec"])
+                .take(rows)
+                .to_pandas()
+            )
             return found.astype({"store": str, "id": str}).assign(part=part, row=rows)
 
-        found = pd.concat(self._each(look, "examples"), ignore_index=True)
+        found = pd.concat(self._each(search, "examples"), ignore_index=True)
         known = set(found["id"]) if len(found) else set()
-        if missing := [i for i in ids if not known & {i, str(numbers.get(i, i))}]:
-            raise InputError(self._unknown(missing[0]))
+        if missing := [i for i in ids if not known & {i, str(integers.get(i, i))}]:
+            raise InputError(self._not_scored(missing[0]))
         return found
 
-    def _unknown(self, wanted: str) -> str:
-        for _, table in scan_tables.parts(self.run, self.info, ["id", "reason"], "set aside", quarantined=True):
-            where = np.flatnonzero(pc.equal(table["id"].cast(pa.string()), wanted).to_numpy())
-            if len(where):
-                why = table["reason"][int(where[0])].as_py()
-                return f"--like {wanted}: the scan set it aside ({why}), so that nothing is known of it; name another"
-        table = next((t for _, t in scan_tables.parts(self.run, self.info, ["id"], "ids") if len(t)), None)
-        such = f", which are called like '{table['id'][0].as_py()}'" if table is not None else ""
-        return f"--like {wanted}: it is none of the {self.info['scanned']:,} objects that {self.run} scored{such}"
+    def _not_scored(self, wanted: str) -> str:
+        columns = ["id", "reason"]
+        for _, table in scan_tables.iter_partitions(self.run, self.info, columns, "quarantine", quarantined=True):
+            rows = np.flatnonzero(pc.equal(table["id"].cast(pa.string()), wanted).to_numpy())
+            if len(rows):
+                why = table["reason"][int(rows[0])].as_py()
+                return f"--like {wanted}: the object was quarantined ({why}) and has no embedding; name another"
+        table = next((t for _, t in scan_tables.iter_partitions(self.run, self.info, ["id"], "ids") if len(t)), None)
+        example = f", whose ids look like '{table['id'][0].as_py()}'" if table is not None else ""
+        return f"--like {wanted}: not one of the {self.info['scanned']:,} objects scored by {self.run}{example}"
 
-    def at(self, places: pd.DataFrame) -> np.ndarray:
-        """Return the embeddings of some rows, float64 of shape (n, numbers)."""
-        vectors = np.empty((len(places), self.numbers))
-        for part, some in places.reset_index(drop=True).groupby("part"):
-            vectors[some.index] = self.read(int(part))[some["row"].to_numpy()]
+    def at(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return the embeddings of rows given by part and row, float64 of shape (n, dimension)."""
+        vectors = np.empty((len(rows), self.dimension))
+        for part, group in rows.reset_index(drop=True).groupby("part"):
+            vectors[group.index] = self.read(int(part))[group["row"].to_numpy()]
         return vectors
 
     def centre(self) -> np.ndarray:
-        """Return the mean embedding of the survey, by at most `CENTRE` parts of it.
+        """Return the mean embedding of the survey, from at most `CENTRE` partitions.
 
         Raises
         ------
         InputError
-            If nothing was scored.
+            If no object was scored.
         """
         chosen = np.unique(np.linspace(0, self.parts - 1, min(self.parts, CENTRE)).round().astype(int))
 
         def add(part: int) -> tuple[np.ndarray, int]:
             vectors = self.read(part)
             pieces = (vectors[k : k + PIECE].astype(np.float64).sum(0) for k in range(0, len(vectors), PIECE))
-            return sum(pieces, np.zeros(self.numbers)), len(vectors)
+            return sum(pieces, np.zeros(self.dimension)), len(vectors)
 
         sums, counts = zip(*self._each(add, "mean of the survey", chosen.tolist()), strict=True)
         if not sum(counts):
-            raise InputError(f"{self.run} scored nothing that could be like something")
+            raise InputError(f"{self.run} has no scored objects to search; scan another store")
         return np.asarray(sum(sums) / sum(counts))
 
     def nearest(self, examples: np.ndarray, top: int) -> Nearest:
-        """Return the `top` objects most like some examples (k, numbers), which may be among them."""
+        """Return the `top` objects most similar to examples (k, dimension), which may be among them."""
         centre = self.centre()
-        towards = unit(examples.astype(np.float64) - centre).mean(0)
-        floor = -np.inf  # the similarity of the last of the best so far; old ones let pass a few too many
+        direction = unit(examples.astype(np.float64) - centre).mean(0)
+        floor = -np.inf  # lowest similarity of the top list so far; threads may use an older, lower one
 
         def search(part: int) -> tuple[np.ndarray, np.ndarray]:
             vectors = self.read(part)
-            pieces = [similarity(vectors[k : k + PIECE], centre, towards) for k in range(0, len(vectors), PIECE)]
-            all_ = np.concatenate(pieces) if pieces else np.empty(0)
-            rows = np.flatnonzero(all_ >= floor)
-            rows = rows[_first(all_[rows], top)]
-            return all_[rows], rows
+            pieces = [similarity(vectors[k : k + PIECE], centre, direction) for k in range(0, len(vectors), PIECE)]
+            similarities = np.concatenate(pieces) if pieces else np.empty(0)
+            rows = np.flatnonzero(similarities >= floor)
+            rows = rows[_largest(similarities[rows], top)]
+            return similarities[rows], rows
 
         best = Nearest(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
         waiting = [best]
-        with progress.track("search", self.parts, "parts") as advance:
+        with progress.track("search", self.parts, "partitions") as advance:
             for part, (found, rows) in enumerate(ordered_map(search, range(self.parts), self.threads)):
                 waiting.append(Nearest(found, np.full(len(rows), part), rows))
-                if sum(len(some.row) for some in waiting) > 4 * top:
+                if sum(len(nearest.row) for nearest in waiting) > 4 * top:
                     waiting = [_best(waiting, top)]
                     floor = waiting[0].similarity[-1]
                 advance()
         return _best(waiting, top)
 
     def rows(self, best: Nearest) -> pd.DataFrame:
-        """Return what the tables of scores say of the best, in their order: position, id, flags and answers."""
+        """Return position, id, flags and answers of the nearest neighbours, in their order."""
         columns = ["store", "index", "id", "ra", "dec", "flags", *self.info["answers"]]
 
         def take(part: int) -> pa.Table:
-            places = np.flatnonzero(best.part == part)
-            found = scan_tables.part(scores_path(self.tables, part), self.info, columns).take(best.row[places])
-            found = found.set_column(0, "store", found["store"].cast(pa.string()))
-            return found.append_column("place", pa.array(places))
+            positions = np.flatnonzero(best.part == part)
+            table = scan_tables.read_partition(scores_path(self.tables, part), self.info, columns)
+            table = table.take(best.row[positions])
+            table = table.set_column(0, "store", table["store"].cast(pa.string()))
+            return table.append_column("_order", pa.array(positions))
 
         found = list(ordered_map(take, np.unique(best.part).tolist(), self.threads))
-        if len({table.schema.field("id").type for table in found}) > 1:  # one survey numbers its objects, another not
+        if (
+            len({table.schema.field("id").type for table in found}) > 1
+        ):  # ids are integers in one survey, text in another
             found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
-        frame = pa.concat_tables(found).to_pandas().sort_values("place", ignore_index=True)
-        return frame.drop(columns="place")
+        frame = pa.concat_tables(found).to_pandas().sort_values("_order", ignore_index=True)
+        return frame.drop(columns="_order")
 
     def _each(self, work: Callable[[int], T], label: str, parts: Sequence[int] | None = None) -> list[T]:
-        """Return ``work(part)`` of some parts (all by default), in their order, with a bar of progress."""
+        """Return ``work(part)`` for partitions (by default all), in order, with a progress bar."""
         chosen = range(self.parts) if parts is None else parts
         done = []
-        with progress.track(label, len(chosen), "parts") as advance:
+        with progress.track(label, len(chosen), "partitions") as advance:
             for result in ordered_map(work, chosen, self.threads):
                 done.append(result)
                 advance()
         return done
 
 
-def similarity(vectors: np.ndarray, centre: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Return the mean cosine of embeddings (n, d) with examples whose mean direction is `towards`; float64, (n,)."""
-    away = vectors - centre
-    length = np.sqrt(np.einsum("ij,ij->i", away, away))
-    return np.round(away @ towards / np.maximum(length, 1e-12), DIGITS)
+def similarity(vectors: np.ndarray, centre: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Return the mean cosine of embeddings (n, d) with examples whose mean direction is `direction`; float64, (n,)."""
+    centred = vectors - centre
+    length = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+    return np.round(centred @ direction / np.maximum(length, 1e-12), DIGITS)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (n, d) of length one; what has none stays zero."""
+    """Return vectors (n, d) normalised to length one; zero vectors stay zero."""
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
-def _first(values: np.ndarray, top: int) -> np.ndarray:
-    """Return where the `top` largest are, largest first; equal ones stay in their order."""
-    if len(values) > top:  # to sort all would take longer than to compare them did
-        least = np.partition(values, -top)[-top]
-        some = np.flatnonzero(values >= least)
-        return some[np.argsort(-values[some], kind="stable")[:top]]
+def _largest(values: np.ndarray, top: int) -> np.ndarray:
+    """Return the indices of the `top` largest values, largest first; ties stay in order."""
+    if len(values) > top:  # a full sort would take longer than the search
+        threshold = np.partition(values, -top)[-top]
+        indices = np.flatnonzero(values >= threshold)
+        return indices[np.argsort(-values[indices], kind="stable")[:top]]
     return np.argsort(-values, kind="stable")
 
 
 def _best(waiting: Sequence[Nearest], top: int) -> Nearest:
-    """Return the best of several lists, whose parts rise from list to list."""
-    whole = Nearest(*(np.concatenate([getattr(b, name) for b in waiting]) for name in ("similarity", "part", "row")))
-    order = _first(whole.similarity, top)
-    return Nearest(whole.similarity[order], whole.part[order], whole.row[order])
+    """Return the `top` nearest of several lists, which are ordered by partition."""
+    merged = Nearest(*(np.concatenate([getattr(b, name) for b in waiting]) for name in ("similarity", "part", "row")))
+    order = _largest(merged.similarity, top)
+    return Nearest(merged.similarity[order], merged.part[order], merged.row[order])

@@ -1,4 +1,4 @@
-"""A table of candidates that is read piece by piece, as often as it is asked for: what every export is written from."""
+"""Tables of candidates that are read in pieces, as often as needed; the source of every export."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from galscan.core.errors import InputError
 
-PIECE = 16_384  # rows held at a time: with four times as many a VOTable takes half as much memory again
-_BUFFER = 1 << 20  # bytes read ahead of each column, so that a row group of a million rows is not held either
+PIECE = 16_384  # rows held at a time; with four times as many, writing a VOTable takes 1.5 times the memory
+_BUFFER = 1 << 20  # bytes read ahead per column, so that a row group of a million rows is not held in memory
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class TableStream:
     ----------
     schema : pyarrow.Schema
     count : int
-        How many rows there are.
+        Number of rows.
     pieces : callable
-        Starts reading from the first row, and gives tables of at most `PIECE` rows.
+        Returns an iterator from the first row, over tables of at most `PIECE` rows.
     """
 
     schema: pa.Schema
@@ -40,7 +40,7 @@ class TableStream:
 
     @property
     def names(self) -> list[str]:
-        """The columns."""
+        """Names of the columns."""
         return list(self.schema.names)
 
     def is_text(self, name: str) -> bool:
@@ -49,29 +49,29 @@ class TableStream:
         return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
     def head(self, count: int) -> TableStream:
-        """Return the first so many rows."""
+        """Return the first `count` rows."""
         count = min(count, self.count)
 
         def pieces() -> Iterator[pa.Table]:
-            left = count
+            remaining = count
             for piece in self.pieces():
-                if left <= 0:
+                if remaining <= 0:
                     return
-                yield piece.slice(0, left)
-                left -= len(piece)
+                yield piece.slice(0, remaining)
+                remaining -= len(piece)
 
         return TableStream(self.schema, count, pieces)
 
-    def changed(self, change: Callable[[pa.Table], pa.Table]) -> TableStream:
-        """Return the rows with every piece changed; `change` keeps their number and is given an empty table as well."""
+    def map(self, change: Callable[[pa.Table], pa.Table]) -> TableStream:
+        """Apply a function to every piece; `change` keeps the number of rows, and also receives an empty table."""
         return TableStream(change(self.schema.empty_table()).schema, self.count, lambda: map(change, self.pieces()))
 
     def select(self, names: list[str]) -> TableStream:
-        """Return only these columns."""
-        return self.changed(lambda piece: piece.select(names))
+        """Return a stream of these columns."""
+        return self.map(lambda piece: piece.select(names))
 
     def widths(self) -> dict[str, int]:
-        """Return how many ASCII characters the longest text of each text column has; reads them all once."""
+        """Return the maximum length in ASCII characters of each text column; reads all rows once."""
         texts = [name for name in self.names if self.is_text(name)]
         widest = dict.fromkeys(texts, 0)
         for piece in self.select(texts) if texts else ():
@@ -81,30 +81,30 @@ class TableStream:
         return widest
 
 
-def of_frame(frame: pd.DataFrame) -> TableStream:
-    """Return the rows of a table in memory."""
+def from_frame(frame: pd.DataFrame) -> TableStream:
+    """Return a stream of a table in memory."""
     schema = _plain(pa.Schema.from_pandas(frame, preserve_index=False))
 
     def pieces() -> Iterator[pa.Table]:
         for start in range(0, len(frame), PIECE):
-            some = frame.iloc[start : start + PIECE]
-            yield pa.Table.from_pandas(some, schema=schema, preserve_index=False)
+            piece = frame.iloc[start : start + PIECE]
+            yield pa.Table.from_pandas(piece, schema=schema, preserve_index=False)
 
     return TableStream(schema, len(frame), pieces)
 
 
-def of_parquet(path: Path) -> TableStream:
-    """Return the rows of a Parquet file, of which a piece at a time is in memory.
+def from_parquet(path: Path) -> TableStream:
+    """Return a stream of a Parquet file, which holds one piece in memory.
 
     Raises
     ------
     InputError
-        If it cannot be read; while it is read, too.
+        If the file cannot be read, here or while iterating.
     """
 
     def failed(error: Exception) -> InputError:
         return InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); remove it, and run the command again that wrote it"
+            f"{path} is damaged ({str(error).splitlines()[0]}); remove it and run the command that wrote it again"
         )
 
     try:
@@ -129,7 +129,7 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return `schema` with text where a column's words are numbered, or where it is empty and could be anything."""
+    """Return `schema` with text in place of dictionary and null types."""
     for k, field in enumerate(schema):
         if pa.types.is_null(field.type) or pa.types.is_dictionary(field.type):
             schema = schema.set(k, field.with_type(pa.string()))
@@ -137,7 +137,7 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 
 def as_ascii(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return text as printable ASCII, all that FITS knows; what is missing is empty."""
+    """Return text as printable ASCII, as FITS requires; null becomes ''."""
     column = pc.fill_null(column.cast(pa.string()), "")
     if pc.any(pc.match_substring_regex(column, "[^ -~]")).as_py():
         column = pa.chunked_array([pa.array([ascii_text(text) for text in column.to_pylist()], pa.string())])
@@ -145,12 +145,12 @@ def as_ascii(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def ascii_text(text: str) -> str:
-    """Return `text` as printable ASCII."""
+    """Return `text` as printable ASCII, with other characters escaped or replaced by '?'."""
     text = text.encode("ascii", "backslashreplace").decode("ascii")
     return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
-def placed(piece: pa.Table) -> np.ndarray:
+def has_position(piece: pa.Table) -> np.ndarray:
     """Return which rows have a position, bool of shape (n,)."""
     ra, dec = (piece[name].to_numpy() for name in ("ra", "dec"))
     return np.asarray(np.isfinite(ra) & np.isfinite(dec))

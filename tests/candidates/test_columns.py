@@ -13,7 +13,7 @@ from galscan.candidates import columns, table_stream
 from tests.candidate_tables import PROVENANCE, candidates
 
 
-@pytest.mark.parametrize("column", [*columns.COLUMNS, columns.described(candidates())[-1]], ids=lambda c: c.name)
+@pytest.mark.parametrize("column", [*columns.COLUMNS, columns.describe_columns(candidates())[-1]], ids=lambda c: c.name)
 def test_every_ucd_is_in_the_vocabulary(column):
     assert check_ucd(column.ucd, check_controlled_vocabulary=True)
     assert len(column.comment) <= 66  # one header card
@@ -31,7 +31,7 @@ def test_round_trip_with_units_and_meanings(tmp_path, text):
         assert header["PREVAL"] == 0.004 and "PREVALHI" not in header  # FITS has no NaN
         assert "CHECKSUM" in header and "DATASUM" in header and not any("HIERARCH" in str(c) for c in header.cards)
         assert "13 positives" in str(header["HISTORY"])
-        for number, column in enumerate(columns.described(frame), 1):
+        for number, column in enumerate(columns.describe_columns(frame), 1):
             assert header[f"TTYPE{number}"] == column.name
             assert header[f"TUCD{number}"] == column.ucd and header[f"TCOMM{number}"] == column.comment
             assert header.get(f"TUNIT{number}", "") == column.unit
@@ -83,7 +83,7 @@ def test_stilts_reads_units_and_ucds(tmp_path):
     command = ["stilts", "tpipe", f"in={path}", "cmd=meta name units ucd description", "ofmt=csv"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     rows = {line.split(",")[0]: line for line in said.splitlines()}
-    for column in columns.described(frame):
+    for column in columns.describe_columns(frame):
         assert f",{column.unit}," in rows[column.name] and column.ucd in rows[column.name]
         assert column.comment.split(",")[0] in rows[column.name]
 
@@ -94,9 +94,11 @@ def test_pieces_leave_no_trace_in_the_file(tmp_path, monkeypatch, size):
     frame = candidates(text=True).assign(known_name=["é" * k for k in range(20)], known_ref="k", known_sep=1.5)
     whole = columns.write_fits(frame, tmp_path / "whole.fits", PROVENANCE).read_bytes()
     monkeypatch.setattr(table_stream, "PIECE", size)
-    assert columns.write_fits(table_stream.of_frame(frame), tmp_path / "pieces.fits", PROVENANCE).read_bytes() == whole
+    assert (
+        columns.write_fits(table_stream.from_frame(frame), tmp_path / "pieces.fits", PROVENANCE).read_bytes() == whole
+    )
     frame.to_parquet(tmp_path / "c.parquet", index=False, row_group_size=9)
-    again = table_stream.of_parquet(tmp_path / "c.parquet")
+    again = table_stream.from_parquet(tmp_path / "c.parquet")
     assert columns.write_fits(again, tmp_path / "again.fits", PROVENANCE).read_bytes() == whole
 
 

@@ -43,7 +43,7 @@ def test_the_nearest_on_the_sphere_across_poles_and_zero_hours(seed, middle, rad
     ra, dec = around(30)
     frame = candidates(30).assign(ra=np.where(np.arange(30) == 4, np.nan, ra), dec=dec)
     known = listed(*around(12))
-    found = read(crossmatch.annotate(table_stream.of_frame(frame), [known], radius))
+    found = read(crossmatch.annotate(table_stream.from_frame(frame), [known], radius))
     there = SkyCoord(known.ra, known.dec, unit="deg")
     for k in range(30):
         apart = SkyCoord(ra[k], dec[k], unit="deg").separation(there).arcsec
@@ -58,7 +58,7 @@ def test_all_lists_that_have_it_are_named_the_nearest_first(monkeypatch):
     monkeypatch.setattr(table_stream, "PIECE", 2)
     frame = candidates(5).assign(ra=[10.0, 20, 30, np.nan, 50], dec=[0.0, 0, 0, 0, 0])
     far, near = listed([10, 20], [2 * ARCSEC] * 2, title="far"), listed([10, 30], [ARCSEC] * 2, title="near")
-    table = crossmatch.annotate(table_stream.of_frame(frame), [far, near], 3)
+    table = crossmatch.annotate(table_stream.from_frame(frame), [far, near], 3)
     found = read(table)
     assert found["known_name"].tolist() == ["near0", "far1", "near1", "", ""]
     assert found["known_ref"].tolist() == ["near; far", "far", "near", "", ""]
@@ -71,7 +71,7 @@ def test_all_lists_that_have_it_are_named_the_nearest_first(monkeypatch):
 def test_no_candidates_and_no_places():
     known = listed([1], [1])
     for frame in (candidates().head(0), candidates(2)):
-        table = crossmatch.annotate(table_stream.of_frame(frame), [known], 3)
+        table = crossmatch.annotate(table_stream.from_frame(frame), [known], 3)
         assert crossmatch.count_known(table) == 0 and "known_sep" in table.names
         assert table.schema.field("known_sep").type == "double"
 
@@ -116,7 +116,7 @@ def test_everything_that_became_of_a_list(run, store):
     assert objects.loc["row 100", "score"] == pytest.approx(np.linspace(4, -4, 600)[100])
     assert objects["sep"].drop("far").to_numpy() == pytest.approx(1, abs=1e-6) and np.isnan(objects.loc["far", "sep"])
     assert found.missed["name"].tolist() == ["row 100", "row 550", "row 595", "far"]
-    assert found.least == pytest.approx(np.linspace(4, -4, 600)[39])
+    assert found.lowest_score == pytest.approx(np.linspace(4, -4, 600)[39])
     told = found.summary()
     assert told["scanned"] == 5 and told["ranks"] == [4, 5, 21] and told["without_position"] == 2
     assert told["recovered"]["found"] == 3 and told["recovered"]["of"] == 5
@@ -140,14 +140,14 @@ def test_without_its_model_that_is_not_known(tmp_path):
     known = of_rows(open_store(tmp_path / "sky.zarr"), [1])
     (tmp_path / "model" / "model.json").unlink()
     told = recovered(run, known).summary()
-    assert told["recovered_untrained"] is None and "the model is gone" in told["text"]
+    assert told["recovered_untrained"] is None and "the model is missing" in told["text"]
 
 
 def test_two_known_objects_may_share_a_candidate(run, store):
     ra, dec = store.column("ra")[7], store.column("dec")[7]
     found = recovered(run, listed([ra, ra], [dec, dec + 2 * ARCSEC]), 3)
     assert found.objects["rank"].tolist() == [8, 8]
-    assert found.summary()["sharing"] == 1 and "1 share their candidate" in found.summary()["text"]
+    assert found.summary()["sharing"] == 1 and "1 match the same candidate" in found.summary()["text"]
 
 
 def test_of_several_scanned_objects_the_best_rank_is_told(run, store):
@@ -191,7 +191,7 @@ def test_a_file_is_read_and_named(run, store, tmp_path):
 def test_what_was_scanned_must_be_there(tmp_path):
     run = scanned_run(tmp_path)
     (run / "scores" / "part-00001.parquet").unlink()
-    with pytest.raises(InputError, match=r"part-00001\.parquet is not there any more"):
+    with pytest.raises(InputError, match=r"part-00001\.parquet is missing, or of another scan"):
         recovered(run, listed([0.0], [89.0]))
     with pytest.raises(InputError, match="--radius 61"):
         recovered(run, listed([0.0], [89.0]), 61)

@@ -85,7 +85,7 @@ def test_the_nearest_of_all_services_and_lists(run, tmp_path, sky):
     assert (others["known_name"] == "").all() and (others["known_ref"] == "").all()
     assert (done.known, done.new) == (3, 15) and done.details["unmatched"] == 2 and done.details["not_asked"] == 0
     said = done.summary()["text"]
-    assert f"known is what lies within 3 arcsec of an object of list, simbad, ned, {PGC}" in said
+    assert f"known objects are within 3 arcsec of an object of list, simbad, ned, {PGC}" in said
     assert len(sky.log()) == 3 * 4  # 18 places, five a request
     assert list(found.columns).index("known_type") == list(found.columns).index("known_sep") + 1
 
@@ -119,7 +119,8 @@ def test_what_was_not_answered_is_not_new(run, tmp_path, sky, name, mode):
     assert (found.loc[6:18, "known_ref"] == f"not asked: {name}").all() and (found.loc[6:18, "known_name"] == "").all()
     assert (found.loc[19:, "known_ref"] == "").all()  # no position: nobody could be asked
     assert (
-        f"{name}: 13 candidates were not asked (" in done.warnings[0] and "13 were not asked" in done.summary()["text"]
+        f"{name}: 13 candidates were not queried (" in done.warnings[0]
+        and "13 were not queried" in done.summary()["text"]
     )
     sky.behave()
     again = export_run(run, tmp_path / "c.parquet", crossmatch=name)
@@ -179,11 +180,11 @@ def test_names_of_strangers_stay_text(run, tmp_path, sky):
     markup = export_run(run, tmp_path / "c.vot", crossmatch="simbad,ned").path.read_text()
     assert "<script>" not in markup and "&lt;script&gt;" in markup
     name = table(export_run(run, tmp_path / "c.parquet", crossmatch="simbad,ned").path)["known_name"][0]
-    assert len(name) == asking.LONGEST and name.isprintable()
+    assert len(name) == asking.MAX_NAME_LENGTH and name.isprintable()
 
 
 def test_more_than_was_meant_is_refused_with_number_and_time(tmp_path, sky):
-    run = write_run(tmp_path / "many", candidates(asking.MOST + 1))
+    run = write_run(tmp_path / "many", candidates(asking.MAX_CANDIDATES + 1))
     with pytest.raises(InputError, match=r"5,001 candidates, .* minutes .*give --top 5000 .*or --top 5001"):
         export_run(run, tmp_path / "c.csv", crossmatch="simbad,ned")
     assert sky.log() == [] and not (tmp_path / "c.csv").exists()
@@ -210,9 +211,9 @@ def test_places_survive_the_journey(sky):
     places = list(zip(ra.tolist(), dec.tolist(), strict=True))
     for name in ("simbad", "ned"):
         sky.have(*((name, f"o{k}", a, d, "G") for k, (a, d) in enumerate(places)))
-        asked = asking.query_service(name, places, 1.0)
-        assert asked.error == "" and all(asked.answers[p].name == f"o{k}" for k, p in enumerate(places))
-        assert max(asked.answers[p].sep for p in places) < 0.001
+        result = asking.query_service(name, places, 1.0)
+        assert result.error == "" and all(result.matches[p].name == f"o{k}" for k, p in enumerate(places))
+        assert max(result.matches[p].sep for p in places) < 0.001
 
 
 SCRIPT = """
@@ -248,6 +249,6 @@ def test_stopped_in_the_middle_it_goes_on(run, tmp_path, sky, ending):
 @pytest.mark.parametrize("name", ["simbad", "ned", PGC])
 def test_the_real_services(name):
     centaurus, nothing = (201.365063, -43.019113), (10.0, 89.0)
-    asked = asking.query_service(name, [centaurus, nothing], 20.0)
-    assert asked.error == "" and asked.answers[centaurus] is not None and asked.answers[nothing] is None
-    assert name == PGC or asked.answers[centaurus].kind
+    result = asking.query_service(name, [centaurus, nothing], 20.0)
+    assert result.error == "" and result.matches[centaurus] is not None and result.matches[nothing] is None
+    assert name == PGC or result.matches[centaurus].kind

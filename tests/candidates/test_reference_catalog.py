@@ -34,7 +34,7 @@ def test_every_kind_of_table(tmp_path, suffix):
     found = reference_catalog.read_known(path)
     assert found.title == "kaviraj2012" and found.names.tolist() == ["NGC 1", "NGC 2"] and len(found) == 2
     assert found.ra.tolist() == [10.5, 200.25] and found.dec.tolist() == [-5, 60]
-    assert found.unplaced == 0 and found.warnings == []
+    assert found.without_position == 0 and found.warnings == []
 
 
 def test_vizier_gives_hours_as_text_and_degrees_beside(tmp_path):
@@ -50,7 +50,7 @@ def test_rows_without_a_position_are_counted(tmp_path):
     found = reference_catalog.read_known(
         write(tmp_path / "k.csv", name=["a", "b", "c"], ra=[10, None, 300.0], dec=[1, 2, None])
     )
-    assert found.names.tolist() == ["a"] and found.unplaced == 2
+    assert found.names.tolist() == ["a"] and found.without_position == 2
 
 
 def test_names_are_text_and_never_empty(tmp_path):

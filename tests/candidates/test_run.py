@@ -5,7 +5,7 @@ import json
 import pytest
 
 from galscan.candidates import table_stream
-from galscan.candidates.run import open_candidates, provenance, purest, select
+from galscan.candidates.run import max_purity, open_candidates, provenance, select
 from galscan.core.errors import InputError, NotFoundError
 from tests.candidate_tables import candidates, info, write_run
 
@@ -13,7 +13,7 @@ from tests.candidate_tables import candidates, info, write_run
 def test_selection(monkeypatch):
     monkeypatch.setattr(table_stream, "PIECE", 6)
     frame = candidates()
-    table = table_stream.of_frame(frame)
+    table = table_stream.from_frame(frame)
     assert select(table, top=500).count == 20
     pure = select(table, min_purity=0.7)
     purities = [p for piece in pure for p in piece["purity"].to_pylist()]
@@ -26,8 +26,8 @@ def test_selection(monkeypatch):
 def test_the_largest_rank_counts_where_purity_goes_up_and_down(monkeypatch):
     monkeypatch.setattr(table_stream, "PIECE", 3)
     frame = candidates(8).assign(purity=[0.9, 0.4, 0.4, 0.4, 0.4, 0.4, 0.6, 0.1])
-    assert select(table_stream.of_frame(frame), min_purity=0.5).count == 7
-    assert purest(table_stream.of_frame(frame)) == 0.9 and purest(table_stream.of_frame(frame.head(0))) == 0
+    assert select(table_stream.from_frame(frame), min_purity=0.5).count == 7
+    assert max_purity(table_stream.from_frame(frame)) == 0.9 and max_purity(table_stream.from_frame(frame.head(0))) == 0
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_the_largest_rank_counts_where_purity_goes_up_and_down(monkeypatch):
 )
 def test_options_out_of_range(options, words):
     with pytest.raises(InputError, match=words):
-        select(table_stream.of_frame(candidates()), **options)
+        select(table_stream.from_frame(candidates()), **options)
 
 
 def test_the_graded_table_is_taken_where_there_is_one(tmp_path):

@@ -113,13 +113,13 @@ def test_examples_are_found_by_number_and_by_name(tmp_path):
 @pytest.mark.parametrize("unknown", ["99", "NGC 7", "--5", "1e3", "9" * 30])
 def test_an_unknown_example_is_named_with_what_there_is(unknown, tmp_path):
     space = write(tmp_path, [np.ones((3, 2)), np.eye(2)])
-    with pytest.raises(InputError, match=f"--like {unknown}: it is none of the 5 objects .* called like '100'"):
+    with pytest.raises(InputError, match=f"--like {unknown}: not one of the 5 objects .* look like '100'"):
         space.locate(["101", unknown])
 
 
 def test_an_example_that_was_set_aside_is_told_why(tmp_path):
     space = write(tmp_path, [np.ones((3, 2))])
-    with pytest.raises(InputError, match=r"set it aside \(blank image\)"):
+    with pytest.raises(InputError, match=r"was quarantined \(blank image\)"):
         space.locate(["0"])
 
 

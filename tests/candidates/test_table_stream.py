@@ -16,9 +16,9 @@ def table(request, tmp_path, monkeypatch):
     monkeypatch.setattr(table_stream, "PIECE", 7)
     frame = candidates(50, text=True)
     if request.param == "frame":
-        return frame, table_stream.of_frame(frame)
+        return frame, table_stream.from_frame(frame)
     frame.to_parquet(tmp_path / "c.parquet", index=False, row_group_size=20)
-    return frame, table_stream.of_parquet(tmp_path / "c.parquet")
+    return frame, table_stream.from_parquet(tmp_path / "c.parquet")
 
 
 def test_pieces_are_small_and_add_up_as_often_as_they_are_read(table):
@@ -39,7 +39,7 @@ def test_head(table, count):
 
 
 def test_what_is_changed_has_a_new_schema_and_as_many_rows(table):
-    found = table[1].changed(lambda piece: piece.append_column("double", pa.array(piece["rank"].to_numpy() * 2)))
+    found = table[1].map(lambda piece: piece.append_column("double", pa.array(piece["rank"].to_numpy() * 2)))
     assert found.schema.field("double").type == pa.int64() and found.count == 50
     assert [v for piece in found.select(["double"]) for v in piece["double"].to_pylist()] == list(range(2, 101, 2))
 
@@ -59,14 +59,14 @@ def test_text_becomes_ascii_and_what_is_missing_is_empty():
 
 
 def test_an_empty_table_has_its_columns(tmp_path):
-    found = table_stream.of_frame(candidates().head(0))
+    found = table_stream.from_frame(candidates().head(0))
     assert found.count == 0 and list(found) == [] and found.is_text("designation")
     assert found.widths() == {"designation": 0, "store": 0}
 
 
 def test_numbered_words_are_text():
     frame = pd.DataFrame({"store": pd.Categorical(["a", "b", "a"])})
-    found = table_stream.of_frame(frame)
+    found = table_stream.from_frame(frame)
     assert found.is_text("store") and next(iter(found))["store"].to_pylist() == ["a", "b", "a"]
 
 
@@ -76,8 +76,8 @@ def test_a_damaged_file_is_named(tmp_path):
     data = bytearray(path.read_bytes())
     path.write_bytes(data[:-30])
     with pytest.raises(InputError, match=r"c\.parquet is damaged"):
-        table_stream.of_parquet(path)
+        table_stream.from_parquet(path)
     data[4:600] = bytes(596)
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"c\.parquet is damaged"):
-        list(table_stream.of_parquet(path))
+        list(table_stream.from_parquet(path))

@@ -339,7 +339,7 @@ def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path
     save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / FIRST_LOOK)
     tiny_bundle(tmp_path / "model")
     run = scan(survey=["sky"], model=tmp_path / "model", out=tmp_path / "run", cascade=True, top=50)
-    assert "no first look: a first look needs a sample of at least 1,196" in capsys.readouterr().err
+    assert "no prefilter: a prefilter needs a sample of at least 1,196" in capsys.readouterr().err
     assert run.info["scanned"] == 696 and run.info["first_look"] is None
 
 

@@ -1,1 +1,1 @@
-"""Candidates in the formats of astronomers' tools, one module a format."""
+"""Export of candidates to the formats of astronomical software, one module per format."""

@@ -1,4 +1,4 @@
-"""``galscan export``: a run's candidates as a catalog, regions, pages of pictures or subjects; and the sky scanned."""
+"""``galscan export``: candidates as catalog, regions, image pages or Zooniverse subjects; coverage; morphology."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ def export(
     order: int | None = None,
     morphology: bool = False,
 ) -> exports.Exported:
-    """Write the candidates of a finished run to `out`, replacing what was there from an earlier export.
+    """Write the candidates of a finished run to `out`, replacing an earlier export.
 
     Parameters
     ----------
     run : path
         The run's folder.
     out : path
-        The file or folder to write; its suffix (.fits .vot .parquet .csv .reg .pdf .moc.fits .moc.json) says the format
-        unless `format` does.
+        The file or folder to write; without `format`, its suffix (.fits .vot .parquet .csv .reg .pdf .moc.fits
+        .moc.json) selects the format.
     format : {"fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse", "hats"}, optional
     top : int, optional
-        At most so many candidates, best first.
+        Maximum number of candidates, best first.
     min_purity : float, optional
         Down to the largest rank whose estimated purity is at least this. With `top`, both hold.
     known : path or sequence of paths
-        Reference lists (CSV, FITS, VOTable, Parquet; decimal degrees): each candidate is told known or new, and of each
-        list how much was found again.
+        Reference lists (CSV, FITS, VOTable, Parquet; decimal degrees): each candidate is marked known or new, and the
+        recovered fraction of each list is reported.
     crossmatch : str or sequence of str
-        Services to ask in the same way: ``simbad``, ``ned``, ``vizier:TABLE``, with commas between. Positions of the
-        candidates are sent to them. What a service did not answer is told "not asked".
+        Services to match in the same way: ``simbad``, ``ned``, ``vizier:TABLE``, separated by commas. Positions of the
+        candidates are sent to them. Candidates without a response are marked "not asked".
     radius : float, optional
-        Within which a position is the same, in arcseconds; 3 when not given.
+        Match radius in arcseconds; 3 by default.
     contact : str, optional
-        Who asks, told to services; default: what ``GALSCAN_CONTACT`` says.
+        Contact e-mail, sent in the User-Agent; by default the value of ``GALSCAN_CONTACT``.
     order : int, optional
-        HEALPix order of a MOC; by the width of the stamps when not given.
+        HEALPix order of a MOC; by default from the width of the stamps.
     morphology : bool
-        Write a table of all galaxies that were scanned in full, instead of the candidates: for each answer of the model
-        what is expected of the volunteers, with a 90 % interval.
+        Write a table of all fully scored galaxies instead of the candidates: for each answer of the model the expected
+        vote fraction, with a 90 % interval.
 
     Returns
     -------
     Exported
-        What was written. It is a path, too: ``astropy.table.Table.read(galscan.export(run, "best.fits"))``.
+        Summary of the export; also usable as a path: ``astropy.table.Table.read(galscan.export(run, "best.fits"))``.
 
     Raises
     ------
     InputError
-        If the run is not finished, or an option makes no sense; nothing was written.
+        If the run is not finished, or an option is invalid; nothing is written.
     """
     lists = [known] if isinstance(known, str | os.PathLike) else known
     done = exports.export_run(

@@ -1,4 +1,4 @@
-"""A run's candidates in the formats astronomers' tools read: one door for all of them."""
+"""Export of a run's candidates: choice of the format, checks of the options, crossmatch, writing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from galscan.candidates import columns
 from galscan.candidates.export import tables as formats
-from galscan.candidates.run import GRADED, open_candidates, provenance, purest, select
+from galscan.candidates.run import GRADED, max_purity, open_candidates, provenance, select
 from galscan.candidates.table_stream import TableStream
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, nearest
-from galscan.scanning.run import is_like, tables
+from galscan.scanning.run import is_similarity_list, tables
 
 if TYPE_CHECKING:
     from galscan.candidates.crossmatch import Recovered
@@ -35,7 +35,7 @@ SUFFIXES = {
 }
 FORMATS = ("fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse", "hats")
 FOLDERS = ("zooniverse", "hats")
-_OWN = {
+_RUN_FILES = {
     "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl", "purity.json",
     f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite", "scores", "quarantine", "embeddings", "vetting",
 }  # fmt: skip
@@ -43,22 +43,22 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written; opens as its path does.
+    """Summary of an export; usable as its path.
 
     Attributes
     ----------
     path : Path
     format : str
     rows, of : int
-        Candidates written, and in the run; of a MOC, 0 and the candidates in the run.
+        Candidates written, and in the run; for a MOC, 0 and the candidates in the run.
     known : int, optional
-        Of those written, how many are in a reference list.
+        Number of written candidates in a reference list or service.
     recovered : list of Recovered
-        What became of the objects of each list.
-    told : dict
-        What else there is to say of the format: order of the MOC, rows left out, batches.
+        Outcome of the objects of each list.
+    details : dict
+        Details of the format: order of the MOC, rows left out, batches.
     warnings : list of str
-        What may be wrong with a reference list.
+        Possible problems of reference lists and services.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class Exported:
     of: int
     known: int | None = None
     recovered: list[Recovered] = field(default_factory=list)
-    told: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def __fspath__(self) -> str:
@@ -81,49 +81,49 @@ class Exported:
 
     @property
     def new(self) -> int | None:
-        """Of those written, how many are in no list; what has no position or was not asked is neither known nor new."""
+        """Written candidates without a match; those without a position or a response are neither known nor new."""
         if self.known is None:
             return None
-        return self.rows - self.known - int(self.told.get("unmatched", 0)) - int(self.told.get("not_asked", 0))
+        return self.rows - self.known - int(self.details.get("unmatched", 0)) - int(self.details.get("not_asked", 0))
 
     def summary(self) -> dict[str, Any]:
-        """Return what a script wants to know, JSON-able; ``text`` is the same for people."""
+        """Return the summary as JSON-able values; ``text`` holds lines for people."""
         lists = []
-        for one in self.recovered:
-            missed = one.missed[one.missed["fate"] != "not scanned"].drop(columns="rank")
-            lists.append(one.summary() | {"missed": missed.to_dict("records")})
-        told = {"file": str(self.path), "format": self.format, "bytes": self.bytes, "rows": self.rows, "of": self.of}
-        told |= self.told | ({} if self.known is None else {"known": self.known, "new": self.new})
-        text = "\n".join([*self._lines(), *(one.pop("text") for one in lists)])
-        return told | ({"lists": lists} if lists else {}) | {"warnings": self.warnings, "text": text}
+        for recovered in self.recovered:
+            missed = recovered.missed[recovered.missed["fate"] != "not scanned"].drop(columns="rank")
+            lists.append(recovered.summary() | {"missed": missed.to_dict("records")})
+        summary = {"file": str(self.path), "format": self.format, "bytes": self.bytes, "rows": self.rows, "of": self.of}
+        summary |= self.details | ({} if self.known is None else {"known": self.known, "new": self.new})
+        text = "\n".join([*self._lines(), *(entry.pop("text") for entry in lists)])
+        return summary | ({"lists": lists} if lists else {}) | {"warnings": self.warnings, "text": text}
 
     def _lines(self) -> list[str]:
-        told = self.told
-        what = f"{self.rows:,} of {self.of:,} candidates"
-        if told.get("morphology"):
-            what = f"the morphology of {self.rows:,} galaxies"
+        details = self.details
+        content = f"{self.rows:,} of {self.of:,} candidates"
+        if details.get("morphology"):
+            content = f"the morphology of {self.rows:,} galaxies"
         if self.format == "moc":
-            what = (
-                f"the sky of {told['objects']:,} scanned objects, {told['square_degrees']:.4g} square degrees in cells "
-                f"of order {told['order']} ({told['cell_arcsec']:.3g} arcsec),"
+            content = (
+                f"the coverage of {details['objects']:,} scanned objects, {details['square_degrees']:.4g} square "
+                f"degrees in cells of order {details['order']} ({details['cell_arcsec']:.3g} arcsec),"
             )
-        lines = [f"{what} written to {self.path}" + (" (the old one was replaced)" if told.get("replaced") else "")]
-        if told.get("left_out"):
-            lines.append(f"{told['left_out']:,} of them have no position and are left out")
-        if told.get("without_position"):
-            lines.append(f"{told['without_position']:,} of them have no position and are not covered")
-        if told.get("batches"):
-            lines.append(f"folders of pictures with their manifest.csv, each to upload at once: {told['batches']:,}")
-        if "purest" in told:
-            lines.append(f"none is pure enough: the purest rank has {told['purest']:.2f}")
+        lines = [f"{content} written to {self.path}" + (" (replacing the old one)" if details.get("replaced") else "")]
+        if details.get("left_out"):
+            lines.append(f"{details['left_out']:,} of them have no position and are left out")
+        if details.get("without_position"):
+            lines.append(f"{details['without_position']:,} of them have no position and are not covered")
+        if details.get("batches"):
+            lines.append(f"folders of images with a manifest.csv, to upload one by one: {details['batches']:,}")
+        if "purest" in details:
+            lines.append(f"no rank reaches this purity: the maximum is {details['purest']:.2f}")
         if self.known is not None:
-            nowhere = f", {told['unmatched']:,} have no position" if told.get("unmatched") else ""
-            open_ = f", {told['not_asked']:,} were not asked" if told.get("not_asked") else ""
-            lines.append(f"{self.known:,} of them are known, {self.new:,} are new{open_}{nowhere}")
-            if "radius_arcsec" in told:
+            no_position = f", {details['unmatched']:,} have no position" if details.get("unmatched") else ""
+            not_queried = f", {details['not_asked']:,} were not queried" if details.get("not_asked") else ""
+            lines.append(f"{self.known:,} of them are known, {self.new:,} are new{not_queried}{no_position}")
+            if "radius_arcsec" in details:
                 lines.append(
-                    f"known is what lies within {told['radius_arcsec']:g} arcsec of an object of "
-                    f"{', '.join(told['matched_with'])}"
+                    f"known objects are within {details['radius_arcsec']:g} arcsec of an object of "
+                    f"{', '.join(details['matched_with'])}"
                 )
         return lines
 
@@ -142,27 +142,27 @@ def export_run(
     order: int | None = None,
     morphology: bool = False,
 ) -> Exported:
-    """Write the candidates of a finished run to `out`, atomically; a file that was there is replaced.
+    """Write the candidates of a finished run to `out`, atomically; an existing file is replaced.
 
     Parameters
     ----------
     format : str, optional
-        One of `FORMATS`; from the suffix of `out` when not given.
+        One of `FORMATS`; by default from the suffix of `out`.
     top : int, optional
-        At most so many, best first.
+        Maximum number of candidates, best first.
     min_purity : float, optional
         Down to the largest rank whose purity is at least this. With `top`, both hold.
     known : sequence of paths
-        Reference lists: each candidate is told known or new (`crossmatch.annotate`), and of each list what was found
-        again (`crossmatch.recovered`).
+        Reference lists: each candidate is marked known or new (`crossmatch.annotate`), and the recovered objects of
+        each list are counted (`crossmatch.recovered`).
     crossmatch : str or sequence of str
-        Services to ask as well: ``simbad``, ``ned``, ``vizier:TABLE``, with commas between.
+        Services to match as well: ``simbad``, ``ned``, ``vizier:TABLE``, separated by commas.
     radius : float, optional
-        Within which a position is the same, in arcseconds; 3 when not given.
+        Match radius in arcseconds; 3 by default.
     contact : str, optional
-        Who asks, told to the services; default: what ``GALSCAN_CONTACT`` says.
+        Contact e-mail, sent in the User-Agent; by default the value of ``GALSCAN_CONTACT``.
     order : int, optional
-        Of a MOC; the coarsest whose cells are no wider than the stamps when not given.
+        HEALPix order of a MOC; by default the coarsest whose cells are no wider than the stamps.
     morphology : bool
         Write the morphology of all galaxies instead (`galscan.candidates.morphology`).
 
@@ -171,10 +171,10 @@ def export_run(
     NotFoundError
         If there is no run.
     InputError
-        If the run is not finished, the format unknown, an option out of range or of another format, or an extra is
-        missing.
+        If the run is not finished, the format is unknown, an option is out of range or of another format, or an extra
+        is missing.
     ConflictError
-        If `out` is another kind of thing, or one of the run's own files.
+        If `out` is a folder where a file is needed or the reverse, or one of the run's own files.
     """
     run, out = Path(run), Path(out)
     chosen = _format(out, format)
@@ -187,48 +187,49 @@ def export_run(
 
         if chosen not in catalog.FORMATS or not (top is min_purity is radius is order is None) or known or crossmatch:
             raise InputError(
-                f"--morphology is a table of the whole survey ({', '.join(catalog.FORMATS)}), without other options"
+                f"--morphology writes a table of the whole survey ({', '.join(catalog.FORMATS)}); omit other options"
             )
-        _check_place(run, out, chosen)
+        _check_out(run, out, chosen)
         rows, info = catalog.morphology(run)
-        told: dict[str, Any] = {"replaced": out.exists(), "morphology": True}
+        details: dict[str, Any] = {"replaced": out.exists(), "morphology": True}
         _write(chosen, rows, out, info, provenance(info), "MORPHOLOGY")
-        return Exported(out, chosen, rows.count, rows.count, told=told)
-    every, info = open_candidates(run)
-    if min_purity is not None and is_like(info):
-        raise InputError(
-            f"--min-purity {min_purity}: how pure a list by similarity is, is not known; cut it with --top"
-        )
+        return Exported(out, chosen, rows.count, rows.count, details=details)
+    candidates, info = open_candidates(run)
+    if min_purity is not None and is_similarity_list(info):
+        raise InputError(f"--min-purity {min_purity}: the purity of a similarity list is unknown; limit it with --top")
     if min_purity is not None and (why := (info.get("purity") or {}).get("unknown")):
         raise InputError(
             f"--min-purity {min_purity}: purity is unknown, as {why}; grade a sample (galscan vet {run}, then galscan "
-            f"purity {run}), or cut the list with --top"
+            f"purity {run}), or limit the list with --top"
         )
-    rows = select(every, top=top, min_purity=min_purity)
-    _check_place(run, out, chosen)
+    rows = select(candidates, top=top, min_purity=min_purity)
+    _check_out(run, out, chosen)
     facts = provenance(info)
     if chosen == "moc":
         from galscan.candidates.coverage import moc
 
-        replaced = out.exists()
-        return Exported(out, chosen, 0, every.count, told={"replaced": replaced} | moc(run, out, info, order, facts))
+        details = {"replaced": out.exists()}
+        details |= moc(run, out, info, order, facts)
+        return Exported(out, chosen, 0, candidates.count, details=details)
     matched = _Matched(rows)
     if known or crossmatch:
         matched = _match(run, info, rows, top, known, crossmatch, radius, contact)
-    told = {"replaced": out.exists()} | _write(chosen, matched.rows, out, info, facts) | matched.told
+    details = {"replaced": out.exists()} | _write(chosen, matched.rows, out, info, facts) | matched.details
     if not rows.count and min_purity is not None:
-        told["purest"] = purest(every)
-    return Exported(out, chosen, rows.count, every.count, matched.known, matched.recovered, told, matched.warnings)
+        details["purest"] = max_purity(candidates)
+    return Exported(
+        out, chosen, rows.count, candidates.count, matched.known, matched.recovered, details, matched.warnings
+    )
 
 
 @dataclass
 class _Matched:
-    """Rows with what is known of them, and what is told of that."""
+    """Candidates annotated with matches, and a summary of these."""
 
     rows: TableStream
     known: int | None = None
     recovered: list[Recovered] = field(default_factory=list)
-    told: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -242,7 +243,7 @@ def _match(
     radius: float | None,
     contact: str | None,
 ) -> _Matched:
-    """Compare candidates with lists and services; all that may be refused is, before anybody is asked."""
+    """Match candidates with lists and services; all input is checked before the first query."""
     from galscan.candidates import crossmatch as matching
     from galscan.candidates import external_catalogs
 
@@ -250,30 +251,32 @@ def _match(
     names = external_catalogs.parse_services(crossmatch) if crossmatch else []
     external_catalogs.check_count(names, rows.count, top)
     lists = [matching.read_known(path) for path in known]
-    warnings = [warning for one in lists for warning in one.warnings]
-    found: list[Recovered] = []
+    warnings = [warning for catalog in lists for warning in catalog.warnings]
+    recovered: list[Recovered] = []
     scores = tables(run, info) / "scores"
     if scores.is_dir():
-        found = [matching.recovered(run, one, radius) for one in lists]
+        recovered = [matching.recovered(run, catalog, radius) for catalog in lists]
     elif lists:
-        warnings.append(f"{scores} has gone: how much of the lists was scanned is not known")
-    places = matching.places(rows) if names else []
-    asked = [external_catalogs.ask(name, places, radius, home.contact(contact)) for name in names]
+        warnings.append(f"{scores} is missing, so the scanned fraction of the lists is unknown")
+    positions = matching.positions(rows) if names else []
+    results = [external_catalogs.query_service(name, positions, radius, home.contact(contact)) for name in names]
     warnings += [
-        external_catalogs.tell(one, left) for one in asked if (left := sum(p not in one.answers for p in places))
+        external_catalogs.missing_warning(result, missing)
+        for result in results
+        if (missing := sum(position not in result.matches for position in positions))
     ]
-    rows = matching.annotate(rows, lists, radius, asked)
-    told: dict[str, Any] = {"unmatched": formats.without_coordinates(rows)}
+    rows = matching.annotate(rows, lists, radius, results)
+    details: dict[str, Any] = {"unmatched": formats.without_coordinates(rows)}
     if names:
-        told |= {"not_asked": matching.count_not_asked(rows), "radius_arcsec": radius}
-        told["matched_with"] = [*(one.title for one in lists), *names]
-    return _Matched(rows, matching.count_known(rows), found, told, warnings)
+        details |= {"not_asked": matching.count_not_queried(rows), "radius_arcsec": radius}
+        details["matched_with"] = [*(catalog.title for catalog in lists), *names]
+    return _Matched(rows, matching.count_known(rows), recovered, details, warnings)
 
 
 def _write(
     chosen: str, rows: TableStream, out: Path, info: dict[str, Any], facts: dict[str, Any], name: str = "CANDIDATES"
 ) -> dict[str, Any]:
-    """Write one format; what a format needs is loaded with it."""
+    """Write one format; its optional dependencies are imported only here."""
     if chosen == "fits":
         columns.write_fits(rows, out, facts, info.get("answers", ()), name)
     elif chosen == "pdf":
@@ -311,28 +314,27 @@ def _format(out: Path, name: str | None) -> str:
 
 
 def _check_options(chosen: str, out: Path, **options: Any) -> None:
-    """Refuse options that mean nothing for a format."""
+    """Raise `InputError` for options that a format does not have."""
     given = {name for name, value in options.items() if value is not None}
-    if chosen == "moc" and (idle := sorted(given - {"order"})):
+    if chosen == "moc" and (unused := sorted(given - {"order"})):
         raise InputError(
-            f"--{idle[0].replace('_', '-')} says nothing of a MOC: it covers all that was scanned, not the candidates"
+            f"--{unused[0].replace('_', '-')} cannot be used with a MOC, which covers all scanned objects, not the "
+            "candidates; omit it"
         )
     if chosen != "moc" and "order" in given:
-        raise InputError("--order is of a MOC; write one with --out scanned.moc.fits, or --format moc")
+        raise InputError("--order is for a MOC; write one with --out scanned.moc.fits, or --format moc")
     if "radius" in given and not given & {"known", "crossmatch"}:
-        raise InputError(
-            "--radius is how near to a known object counts as it; name a list with --known FILE, or --crossmatch simbad"
-        )
+        raise InputError("--radius needs known objects to match; add --known FILE, or --crossmatch simbad")
     if "contact" in given and "crossmatch" not in given:
-        raise InputError("--contact is told to the services of --crossmatch; name one, or leave it out")
+        raise InputError("--contact is sent to the services of --crossmatch; name one, or omit it")
 
 
-def _check_place(run: Path, out: Path, chosen: str) -> None:
-    """Refuse places that belong to something else."""
+def _check_out(run: Path, out: Path, chosen: str) -> None:
+    """Raise `ConflictError` for paths that cannot be written without destroying something else."""
     if out.is_dir() and chosen not in FOLDERS:
         raise ConflictError(f"{out} is a folder; name a file, e.g. {out / 'candidates.fits'}")
     if out.is_file() and chosen in FOLDERS:
-        raise ConflictError(f"{out} is a file; {chosen} writes a folder, name another")
-    place, home = out.resolve(), run.resolve()
-    if place == home or (place.is_relative_to(home) and place.relative_to(home).parts[0] in _OWN):
-        raise ConflictError(f"{out} belongs to the run itself; export to another name")
+        raise ConflictError(f"{out} is a file, but {chosen} writes a folder; choose another name")
+    target, home = out.resolve(), run.resolve()
+    if target == home or (target.is_relative_to(home) and target.relative_to(home).parts[0] in _RUN_FILES):
+        raise ConflictError(f"{out} is a file of the run itself; choose another name")

@@ -1,7 +1,7 @@
-"""Pages of cutouts to print or to leaf through: a PDF that is written page by page.
+"""PDF with pages of cutouts, written page by page.
 
-Matplotlib keeps every picture until the last page is done, and Pillow knows no text; what a page of pictures with
-captions needs of PDF is little (ISO 32000-1, 7.5: objects, a table of where they are, a trailer).
+Matplotlib keeps the images of all pages in memory, and Pillow's PDFs have no text. The subset of PDF needed here is
+small (ISO 32000-1, 7.5: objects, cross-reference table, trailer).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from galscan.core.version import __version__
 
 COLUMNS, LINES = 8, 10
 PAGE = COLUMNS * LINES
-_AHEAD = 10  # pages whose pictures are read together: candidates lie scattered over the store
+_AHEAD = 10  # pages whose images are read together, as candidates are scattered over the store
 _WIDTH, _HEIGHT = 595.0, 842.0  # points: A4
 _MARGIN, _STAMP, _HEAD = 36.0, 56.0, 30.0
 _STEP = (_WIDTH - 2 * _MARGIN - _STAMP) / (COLUMNS - 1), (_HEIGHT - 2 * _MARGIN - _HEAD) / LINES
 _SMALL, _LARGE = 5.0, 10.0  # points, of text
-_TRAINED_ON = "0.84 0.54 0.24"  # frame of a candidate that the model was trained on: it proves nothing
+_TRAINED_ON = "0.84 0.54 0.24"  # frame colour of candidates in the model's training set, whose scores are biased
 _QUALITY = 93
-_LETTERS = 24  # of a caption, which the next would otherwise touch
+_LETTERS = 24  # maximum length of a caption line
 
 
 def pdf(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Write pages of 8 x 10 candidates in the order of their ranks, with rank, probability and designation.
+    """Write pages of 8 x 10 candidates in rank order, with rank, probability and designation.
 
-    Ten pages are in memory, however many there are.
+    At most ten pages are held in memory.
 
     Raises
     ------
     InputError
-        If a store has gone or changed since the scan.
+        If a store is missing or has changed since the scan.
     """
     stores = scan_tables.open_stores(info)
     wanted = ["rank", "p_target", "score", "designation", "store", "index", "in_train", "known_name"]
@@ -57,11 +57,11 @@ def pdf(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]
         progress.track("pages", max(pages, 1), "pages") as advance,
     ):
         document = _Document(handle, title)
-        for some in _some(rows, _AHEAD * PAGE):
-            places = list(zip(some["store"].to_pylist(), some["index"].to_pylist(), strict=True))
-            images = dict(scan_tables.pictures(stores, places))
-            for start in range(0, len(some), PAGE):
-                page = some.slice(start, PAGE).to_pylist()
+        for block in _blocks(rows, _AHEAD * PAGE):
+            stored = list(zip(block["store"].to_pylist(), block["index"].to_pylist(), strict=True))
+            images = dict(scan_tables.read_images(stores, stored))
+            for start in range(0, len(block), PAGE):
+                page = block.slice(start, PAGE).to_pylist()
                 number = len(document.kids) + 1
                 shown = [images[start + k] for k in range(len(page))]
                 document.page(shown, page, f"{title}; page {number} of {pages}", footer)
@@ -72,8 +72,8 @@ def pdf(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]
     return {"pages": max(pages, 1)}
 
 
-def _some(rows: TableStream, count: int) -> Iterator[pa.Table]:
-    """Yield so many rows at a time, across the borders of pieces."""
+def _blocks(rows: TableStream, count: int) -> Iterator[pa.Table]:
+    """Yield the rows in blocks of `count`, the last of which may be smaller."""
     rest: pa.Table | None = None
     for piece in rows:
         rest = piece if rest is None else pa.concat_tables([rest, piece])
@@ -85,17 +85,17 @@ def _some(rows: TableStream, count: int) -> Iterator[pa.Table]:
 
 
 class _Document:
-    """A PDF in the making: objects go to the file at once, and only where they begin is remembered."""
+    """Writer of a PDF; objects are written at once, and only their offsets are kept."""
 
     def __init__(self, handle: BinaryIO, title: str):
         self.handle, self.kids = handle, list[int]()
-        self.starts = [0, 0, 0]  # of the objects: 0 is none, 1 will be the catalogue, 2 the tree of pages
+        self.starts = [0, 0, 0]  # offsets by object number: 0 is unused, 1 the catalogue, 2 the page tree
         handle.write(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
         self.font = self._add("/Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding")
         self.info = self._add(f"/Title ({_escaped(title)}) /Producer (galscan {__version__})")
 
     def _add(self, entries: str, data: bytes | None = None, number: int | None = None) -> int:
-        """Write an object, a dictionary with perhaps a stream of data; return its number."""
+        """Write an object, a dictionary with an optional data stream; return its number."""
         if number is None:
             number = len(self.starts)
             self.starts.append(0)
@@ -106,7 +106,7 @@ class _Document:
         return number
 
     def page(self, images: list[np.ndarray], candidates: list[dict[str, Any]], title: str, footer: str) -> None:
-        """Add a page: a picture a candidate, and captions below."""
+        """Add a page of images with captions below."""
         drawing = [
             _text(_MARGIN, _HEIGHT - _MARGIN - 6, _LARGE, title), _text(_MARGIN, _MARGIN - 14, _SMALL, footer)
         ]  # fmt: skip
@@ -117,10 +117,10 @@ class _Document:
             names.append(f"/I{k} {self._picture(image)} 0 R")
             drawing.append(f"q {_STAMP:.2f} 0 0 {_STAMP:.2f} {x:.2f} {y:.2f} cm /I{k} Do Q")
             if candidate["in_train"]:
-                side = _STAMP + 2  # outside the pixels, so that the frame never hides a galaxy's edge
+                side = _STAMP + 2  # the frame is outside the image
                 drawing.append(f"q {_TRAINED_ON} RG 1.5 w {x - 1:.2f} {y - 1:.2f} {side:.2f} {side:.2f} re S Q")
-            said = caption(candidate), candidate["designation"]
-            for n, line in enumerate([*said, candidate.get("known_name")]):
+            lines = caption(candidate), candidate["designation"], candidate.get("known_name")
+            for n, line in enumerate(lines):
                 drawing.append(_text(x, y - 5.4 - n * 5.6, _SMALL, (line or "")[:_LETTERS]))
         content = self._add("/Filter /FlateDecode", zlib.compress("\n".join(drawing).encode("cp1252", "replace")))
         self.kids.append(self._add(
@@ -139,7 +139,7 @@ class _Document:
         )
 
     def close(self) -> None:
-        """Write where everything is."""
+        """Write catalogue, page tree, cross-reference table and trailer."""
         self._add("/Type /Catalog /Pages 2 0 R", number=1)
         kids = " ".join(f"{kid} 0 R" for kid in self.kids)
         self._add(f"/Type /Pages /Count {len(self.kids)} /Kids [{kids}]", number=2)
@@ -155,6 +155,6 @@ def _text(x: float, y: float, size: float, text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text as it stands between the parentheses of PDF."""
+    """Return text escaped for a PDF string."""
     text = "".join(c if c >= " " else " " for c in text)
     return text.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")

@@ -29,7 +29,7 @@ def test_says_what_it_wrote(run, tmp_path, capsys):
     said = capsys.readouterr()
     told = json.loads(said.out)
     assert told["rows"] == 120 and told["bytes"] == (tmp_path / "c.fits").stat().st_size and told["replaced"]
-    assert "(the old one was replaced)" in said.err
+    assert "(replacing the old one)" in said.err
 
 
 def test_what_the_scan_wrote_is_what_export_writes(run, tmp_path):

@@ -65,7 +65,7 @@ def test_fits(run, tmp_path):
 @pytest.mark.parametrize("suffix", [".fits", ".vot", ".parquet", ".csv", ".reg"])
 def test_an_empty_selection_is_a_valid_file(run, tmp_path, suffix):
     done = export_run(run, tmp_path / f"none{suffix}", min_purity=0.999)
-    assert done.path.is_file() and "none is pure enough: the purest rank has 0.95" in done.summary()["text"]
+    assert done.path.is_file() and "no rank reaches this purity: the maximum is 0.95" in done.summary()["text"]
 
 
 def test_integer_ids_stay_integers(tmp_path):
@@ -113,13 +113,13 @@ def test_without_scores_candidates_are_matched_all_the_same(run, tmp_path):
         ({"min_purity": 1.2}, "--min-purity 1.2"),
         ({"min_purity": -0.1}, "--min-purity"),
         ({"min_purity": float("nan")}, "--min-purity"),
-        ({"order": 9}, "--order is of a MOC"),
-        ({"radius": 3.0}, "--radius is how near"),
+        ({"order": 9}, "--order is for a MOC"),
+        ({"radius": 3.0}, "--radius needs known objects"),
         ({"known": ["k.csv"], "radius": 0.0}, "--radius 0"),
         ({"known": ["k.csv"]}, "no catalog at k.csv"),
-        ({"out": "c.moc.fits", "top": 3}, "--top says nothing of a MOC"),
-        ({"format": "moc", "min_purity": 0.3}, "--min-purity says nothing of a MOC"),
-        ({"format": "moc", "known": ["k.csv"]}, "--known says nothing of a MOC"),
+        ({"out": "c.moc.fits", "top": 3}, "--top cannot be used with a MOC"),
+        ({"format": "moc", "min_purity": 0.3}, "--min-purity cannot be used with a MOC"),
+        ({"format": "moc", "known": ["k.csv"]}, "--known cannot be used with a MOC"),
     ],
 )
 def test_what_makes_no_sense_is_named_and_nothing_written(run, tmp_path, options, words):

@@ -32,14 +32,14 @@ def frame(n: int = 20, text: bool = True) -> pd.DataFrame:
 def table(request, monkeypatch):
     """Rows in pieces that are smaller, and larger, than the table."""
     monkeypatch.setattr(table_stream, "PIECE", request.param)
-    return table_stream.of_frame(frame())
+    return table_stream.from_frame(frame())
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_pieces_leave_no_trace_in_the_file(tmp_path, monkeypatch, suffix):
     for size in (7, 65_536):
         monkeypatch.setattr(table_stream, "PIECE", size)
-        WRITERS[suffix](table_stream.of_frame(frame()), tmp_path / f"{size}.{suffix}", PROVENANCE)
+        WRITERS[suffix](table_stream.from_frame(frame()), tmp_path / f"{size}.{suffix}", PROVENANCE)
     if suffix == "parquet":
         pd.testing.assert_frame_equal(*(pd.read_parquet(tmp_path / f"{n}.parquet") for n in (7, 65_536)))
     else:
@@ -68,7 +68,7 @@ def test_votable_keeps_numbers_units_ucds_and_provenance(table, tmp_path):
 @pytest.mark.parametrize("n", [0, 20])
 def test_stilts_accepts_the_votable(tmp_path, n):
     infinite = frame().assign(p_target=np.inf, purity=-np.inf).head(n)
-    tables.votable(table_stream.of_frame(infinite), tmp_path / "c.vot", PROVENANCE | {"notes": ["<\"&'\x07 ü"]})
+    tables.votable(table_stream.from_frame(infinite), tmp_path / "c.vot", PROVENANCE | {"notes": ["<\"&'\x07 ü"]})
     said = subprocess.run(
         ["stilts", "votlint", f"votable={tmp_path / 'c.vot'}"], capture_output=True, text=True, timeout=120
     )
@@ -102,7 +102,7 @@ def test_csv_runs_no_formula(table, tmp_path):
 )
 def test_what_a_spreadsheet_would_run_is_quoted_and_the_rest_is_whole(tmp_path, text, written):
     odd = candidates(3, text=True).assign(comment=np.array(["x", text, "y"], object))
-    tables.csv(table_stream.of_frame(odd), tmp_path / "c.csv", PROVENANCE)
+    tables.csv(table_stream.from_frame(odd), tmp_path / "c.csv", PROVENANCE)
     with open(tmp_path / "c.csv", newline="") as handle:
         assert [row["comment"] for row in csv.DictReader(handle)] == ["x", written, "y"]
 
