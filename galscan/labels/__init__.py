@@ -1,1 +1,1 @@
-"""Labels and recipes: label schemas, rules over labels, and what a target is made of."""
+"""Label schemas, rules over labels, and recipes of targets."""

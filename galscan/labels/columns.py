@@ -1,6 +1,6 @@
-"""The answers of a label schema in the columns of a catalog, and the two forms of a decision tree's votes.
+"""Reading of label columns from a catalog, and conversion between the two forms of a decision tree's vote fractions.
 
-NaN means "not asked" everywhere.
+NaN means "not asked".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from galscan.labels.schema import Naming, Schema, Task
 
 
 def votes_column(task: str) -> str:
-    """Return the name of the column that says how many votes there were on a question."""
+    """Return the name of the column with the number of votes on a question."""
     return f"{task}_votes"
 
 
@@ -27,26 +27,26 @@ def read_answers(schema: Schema, table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        float32, the rows of `table`, one column for each answer found; NaN = not asked. Of a tree also how many votes
-        there were on each question (`votes_column`), where the catalog counts them.
+        float32, the rows of `table`, one column for each answer found; NaN = not asked. For a tree also the number of
+        votes on each question (`votes_column`), if the catalog has it.
 
     Raises
     ------
     InputError
-        If no answer is found (the nearest columns are named), or a value is outside its range.
+        If no answer is found (the message has the nearest columns), or a value is outside its range.
     """
     columns = {_plain(c): c for c in table.columns}
     reader = {"attributes": _read_attributes, "classes": _read_classes, "tree": _read_tree}[schema.kind]
     frame = reader(schema, table, columns)
     if not len(frame.columns):
-        # An answer without columns of its own is a vote of a tree.
+        # Answers of a tree have suffixes instead of columns.
         wanted = (schema.column or schema.answers[0].columns or [schema.names[0] + "".join(schema.suffixes[:1])])[0]
         hint = nearest(wanted, map(str, table.columns))
         raise InputError(f"no '{schema.name}' label column in the catalog: expected {wanted!r}{hint}")
     for answer in schema.answers:
         if answer.name in frame:
             values, limits = frame[answer.name], f"{answer.low:g}..{answer.high:g}"
-            wrong = values[(values < answer.low - 1e-3) | (values > answer.high + 1e-3)]  # rounding is forgiven
+            wrong = values[(values < answer.low - 1e-3) | (values > answer.high + 1e-3)]  # tolerates rounding
             if len(wrong):
                 raise InputError(
                     f"'{schema.name}' label {answer.name}: {len(wrong)} values outside {limits} "
@@ -84,10 +84,10 @@ def _read_classes(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str
     known = {a.value or a.name: a.name for a in schema.answers}
     if unknown := sorted(set(text) - known.keys() - {""}):
         hint = nearest(unknown[0], known)
-        raise InputError(f"class column {column!r} holds {unknown[0]!r}, which '{schema.name}' does not know{hint}")
-    asked = text != ""
+        raise InputError(f"class column {column!r} contains {unknown[0]!r}, which is not in '{schema.name}'{hint}")
+    labelled = text != ""
     return pd.DataFrame(
-        {name: (text == value).astype(float).where(asked) for value, name in known.items()}, index=table.index
+        {name: (text == value).astype(float).where(labelled) for value, name in known.items()}, index=table.index
     )
 
 
@@ -102,7 +102,7 @@ def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) 
                 f"{len(missing)} are missing, the first is {first}"
             )
         cumulative = pd.DataFrame({a: _numbers(table, columns[k]) for k, a in kaggle.items()})
-        # The published products are rounded, so a ratio can pass 1 by a hair.
+        # The published products are rounded, so that a ratio can slightly exceed 1.
         return to_conditional(schema, cumulative, min_reach=schema.min_reach).clip(0.0, 1.0)
 
     alias = {a.name: a.alias for a in schema.answers}
@@ -110,64 +110,64 @@ def _read_tree(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str]) 
     counts: dict[str, pd.Series] = {}
     for task in schema.tasks:
         question = f"{task.id}_{task.stem}".rstrip("_")
-        spelled = [_Spelling(question, {a: a for a in task.answers}, schema.naming)]
-        spelled += [_Spelling(q, {a: f"{q}_{alias[a]}" for a in task.answers}, schema.aliases) for q in task.aliases]
-        for spelling in spelled:
-            votes, answered = _fractions(table, columns, spelling, schema.min_votes)
-            if answered is not None and len(votes.columns):
-                counted = counts.get(votes_column(task.id), answered)
-                counts[votes_column(task.id)] = counted.where(counted > 0, answered)
-            for a in votes:  # a galaxy that one campaign did not ask about may have been asked by the next
-                found[a] = found[a].fillna(votes[a]) if a in found else votes[a]
+        spellings = [_Spelling(question, {a: a for a in task.answers}, schema.naming)]
+        spellings += [_Spelling(q, {a: f"{q}_{alias[a]}" for a in task.answers}, schema.aliases) for q in task.aliases]
+        for spelling in spellings:
+            fractions, total = _fractions(table, columns, spelling, schema.min_votes)
+            if total is not None and len(fractions.columns):
+                before = counts.get(votes_column(task.id), total)
+                counts[votes_column(task.id)] = before.where(before > 0, total)
+            for a in fractions:  # fill in galaxies that were asked in another campaign
+                found[a] = found[a].fillna(fractions[a]) if a in found else fractions[a]
     return pd.DataFrame(found | counts, index=table.index)
 
 
 class _Spelling(NamedTuple):
-    """How a catalog may name a question and, by answer, its answers."""
+    """Names of a question and of its answers in a catalog."""
 
     question: str
     answers: Mapping[str, str]
     naming: Naming
 
-    def ending(self, columns: Mapping[str, str], suffix: str) -> dict[str, str]:
-        """Return the columns of the answers that end so, by answer."""
+    def columns_with(self, columns: Mapping[str, str], suffix: str) -> dict[str, str]:
+        """Return the columns of the answers that end with `suffix`, by answer."""
         plain = {a: _plain(name + suffix) for a, name in self.answers.items()}
         return {a: columns[p] for a, p in plain.items() if p in columns}
 
 
 def _fractions(
-    table: pd.DataFrame, columns: Mapping[str, str], said: _Spelling, least: float
+    table: pd.DataFrame, columns: Mapping[str, str], spelling: _Spelling, min_votes: float
 ) -> tuple[pd.DataFrame, pd.Series | None]:
-    """Return the vote fractions of one question, NaN where fewer than `least` answered, and how many did if known."""
-    answered, counts = _answered(table, columns, said)
-    # One suffix for a whole question: fractions of different kinds do not add up.
-    asked = next((found for s in said.naming.suffixes if (found := said.ending(columns, s))), {})
-    if asked and (len(asked) == len(said.answers) or not said.naming.whole):
-        votes = pd.DataFrame({a: _numbers(table, c) for a, c in asked.items()})
-    elif counts is not None and answered is not None:
-        votes = counts.div(answered.where(answered > 0), axis=0)
+    """Return the vote fractions of a question, NaN below `min_votes` votes, and the number of votes if known."""
+    total, counts = _counts(table, columns, spelling)
+    # One suffix for all answers of a question: fractions of different kinds do not add up to 1.
+    by_answer = next((f for s in spelling.naming.suffixes if (f := spelling.columns_with(columns, s))), {})
+    if by_answer and (len(by_answer) == len(spelling.answers) or not spelling.naming.whole):
+        fractions = pd.DataFrame({a: _numbers(table, c) for a, c in by_answer.items()})
+    elif counts is not None and total is not None:
+        fractions = counts.div(total.where(total > 0), axis=0)
     else:
         return pd.DataFrame(index=table.index), None
-    enough = votes.sum(axis=1) > 0
-    if answered is not None:
-        enough &= answered >= least
-    return pd.DataFrame({a: votes[a].where(enough) for a in votes}), answered
+    enough = fractions.sum(axis=1) > 0
+    if total is not None:
+        enough &= total >= min_votes
+    return pd.DataFrame({a: fractions[a].where(enough) for a in fractions}), total
 
 
-def _answered(
-    table: pd.DataFrame, columns: Mapping[str, str], said: _Spelling
+def _counts(
+    table: pd.DataFrame, columns: Mapping[str, str], spelling: _Spelling
 ) -> tuple[pd.Series | None, pd.DataFrame | None]:
-    """Return how many answered a question, and how many gave each answer; None where the catalog does not tell."""
-    counted, counts = said.ending(columns, said.naming.count), None
-    if len(counted) == len(said.answers):
-        counts = pd.DataFrame({a: _numbers(table, c) for a, c in counted.items()})
-    if (total := _plain(said.question + said.naming.total)) in columns:
+    """Return the numbers of votes on a question and on each of its answers; None if the catalog lacks them."""
+    by_answer, counts = spelling.columns_with(columns, spelling.naming.count), None
+    if len(by_answer) == len(spelling.answers):
+        counts = pd.DataFrame({a: _numbers(table, c) for a, c in by_answer.items()})
+    if (total := _plain(spelling.question + spelling.naming.total)) in columns:
         return _numbers(table, columns[total]), counts
     return None if counts is None else counts.sum(axis=1), counts
 
 
 def _reach(schema: Schema, cumulative: Mapping[str, np.ndarray], task: Task, like: np.ndarray) -> np.ndarray:
-    """Return the probability that `task` is asked: all that flows into it from earlier answers."""
+    """Return the probability that `task` is asked: the sum of the answers that lead to it."""
     if task.always or task is schema.tasks[0]:
         return np.ones_like(like)
     return sum(
@@ -175,33 +175,31 @@ def _reach(schema: Schema, cumulative: Mapping[str, np.ndarray], task: Task, lik
     )
 
 
-def _in_order(schema: Schema) -> list[Task]:
+def _topological_order(schema: Schema) -> list[Task]:
     """Return the tasks so that each follows all that lead to it (task 06 is asked after 07 and 09)."""
     done: list[Task] = []
-    left = list(schema.tasks)
-    while left:
-        waiting = {after for t in left for after in t.answers.values()}
-        ready = [t for t in left if t.always or t.id not in waiting]
+    remaining = list(schema.tasks)
+    while remaining:
+        targets = {after for t in remaining for after in t.answers.values()}
+        ready = [t for t in remaining if t.always or t.id not in targets]
         if not ready:
-            raise InputError(
-                f"schema '{schema.name}': the tasks {', '.join(t.id for t in left)} lead to each other in a circle"
-            )
+            raise InputError(f"schema '{schema.name}': the tasks {', '.join(t.id for t in remaining)} form a cycle")
         done += ready
-        left = [t for t in left if t not in ready]
+        remaining = [t for t in remaining if t not in ready]
     return done
 
 
 def to_cumulative(schema: Schema, conditional: pd.DataFrame) -> pd.DataFrame:
     """Multiply every answer's fraction by the probability that its question is asked (Kaggle's form).
 
-    An answer of a question that nobody reached is 0; one that is unknown stays NaN.
+    Answers of a question reached with probability 0 are 0; unknown answers stay NaN.
     """
-    given = conditional.reindex(columns=_tree(schema).names).astype(float)
+    values = conditional.reindex(columns=_tree(schema).names).astype(float)
     out: dict[str, np.ndarray] = {}
-    for task in _in_order(schema):
-        reach = _reach(schema, out, task, np.zeros(len(given)))
+    for task in _topological_order(schema):
+        reach = _reach(schema, out, task, np.zeros(len(values)))
         for answer in task.answers:
-            out[answer] = np.where(reach == 0, 0.0, given[answer].to_numpy() * reach)
+            out[answer] = np.where(reach == 0, 0.0, values[answer].to_numpy() * reach)
     return pd.DataFrame(out, index=conditional.index)[schema.names]
 
 
@@ -210,13 +208,13 @@ def to_conditional(schema: Schema, cumulative: pd.DataFrame, *, min_reach: float
 
     Answers of a question reached with a probability of 0, or below `min_reach`, are NaN.
     """
-    given = {a: cumulative.reindex(columns=[a])[a].to_numpy(float) for a in _tree(schema).names}
+    values = {a: cumulative.reindex(columns=[a])[a].to_numpy(float) for a in _tree(schema).names}
     out: dict[str, np.ndarray] = {}
     for task in schema.tasks:
-        reach = _reach(schema, given, task, np.zeros(len(cumulative)))
+        reach = _reach(schema, values, task, np.zeros(len(cumulative)))
         asked = (reach > 0) & (reach >= min_reach)
         for answer in task.answers:
-            out[answer] = np.divide(given[answer], reach, out=np.full(len(cumulative), np.nan), where=asked)
+            out[answer] = np.divide(values[answer], reach, out=np.full(len(cumulative), np.nan), where=asked)
     return pd.DataFrame(out, index=cumulative.index)
 
 

@@ -1,7 +1,7 @@
-"""Recipes (``pipelines/*.toml``): everything that makes a target, as frozen and validated data.
+"""Recipes (``pipelines/*.toml``): rules and settings of a target, as frozen, validated models.
 
-A new rare class is a new file, not new code. A key that is not known is an error that names the
-nearest right one; so is a rule that names a missing label or can never be true.
+A new rare class needs a new file, and no code. Unknown keys, rules with unknown labels, and rules that can never be
+true are errors; the message has the nearest valid name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RENAMED = {"dream": "synthetic", "first_look": "prefilter"}  # tables of recipes
 
 
 class Recipe(Section):
-    """A target: rules by label schema, and the settings of every station. Get one with `load_recipe`."""
+    """A target: rules by label schema, and the settings of every stage. Created by `load_recipe`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     title: str
@@ -47,19 +47,19 @@ class Recipe(Section):
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = 64
     schemas: Annotated[dict[str, LabelRules], Field(min_length=1)]
     split: Split = Split()
-    """Shares of the labelled objects; they add up to 1."""
+    """Split of the labelled objects; fractions add up to 1."""
     generator: AnyGenerator = GeneratorSettings()
-    """The network that draws galaxies."""
+    """Generator of synthetic galaxies."""
     synthetic: Annotated[SyntheticSettings, renamed("synthetic", "dream")] = SyntheticSettings()
-    """How many galaxies are generated, and how."""
+    """Synthetic training set."""
     classifier: ClassifierSettings = ClassifierSettings()
-    """The networks that score galaxies."""
+    """Ensemble of networks that score galaxies."""
     prefilter: Annotated[PrefilterSettings, renamed("prefilter", "first_look")] = PrefilterSettings()
-    """The tiny network that discards, in large scans, what surely is no candidate."""
+    """Small network that rejects most objects of a large scan before the ensemble scores them."""
     scan: ScanSettings = ScanSettings()
-    """How a survey is scored."""
+    """Scan of a survey."""
     purity: PuritySettings = PuritySettings()
-    """How purity is estimated."""
+    """Estimate of the purity."""
     _text: str = PrivateAttr("")
 
     @property
@@ -69,7 +69,7 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the content: the same for the same settings, however the file is laid out."""
+        """SHA-256 of the settings, independent of the layout of the file."""
         return digest(self.model_dump(mode="json", by_alias=True))
 
     def schema_for(self, available: Iterable[str]) -> str:
@@ -80,13 +80,13 @@ class Recipe(Section):
         InputError
             If there is none.
         """
-        held = sorted(set(available))
+        stored = sorted(set(available))
         for name in self.schemas:
-            if name in held:
+            if name in stored:
                 return name
         raise InputError(
-            f"target '{self.name}' has rules for {', '.join(self.schemas)} labels, but the stores hold "
-            f"{', '.join(held) or 'none'}; ingest with --labels {next(iter(self.schemas))}, or add rules to the recipe"
+            f"target '{self.name}' has rules for {', '.join(self.schemas)} labels, but the stores have "
+            f"{', '.join(stored) or 'none'}; ingest with --labels {next(iter(self.schemas))}, or add rules for them"
         )
 
 
@@ -101,7 +101,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raises
     ------
     NotFoundError
-        If there is none; the nearest name is offered.
+        If there is none; the message has the nearest name.
     InputError
         If the recipe is not valid; the message names the key and the remedy.
     """
@@ -115,7 +115,8 @@ def load_recipe(name_or_path: str) -> Recipe:
     for old, new in RENAMED.items():
         if re.search(rf"^\s*\[(schemas\.\w+\.)?{old}[.\]]", text, re.MULTILINE):
             print(
-                f"note: {name}: [{old}] is called [{new}] now; version 0.3 will not know the old name", file=sys.stderr
+                f"note: {name}: [{old}] is renamed to [{new}]; version 0.3 will not accept the old name",
+                file=sys.stderr,
             )
     return recipe
 
@@ -151,7 +152,7 @@ P = TypeVar("P", bound=BaseModel)
 
 
 def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
-    """Make a part of a recipe, or other declared data, from `values`; `where` names it in messages.
+    """Validate `values` as the pydantic model `part`; `where` names their origin in messages.
 
     Raises
     ------
@@ -166,7 +167,7 @@ def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
 
 def _check_rules(name: str, rules: LabelRules) -> None:
     if name.endswith(".toml"):
-        raise InputError("rules go by the name of a label schema; galscan ingest --labels FILE.toml makes it known")
+        raise InputError("give the name of a label schema, not a file; galscan ingest --labels FILE.toml installs it")
     if name not in (known := schema_names()):
         raise InputError(f"unknown label schema '{name}'{nearest(name, known)}")
     schema = load_schema(name)
@@ -178,7 +179,7 @@ def _check_rules(name: str, rules: LabelRules) -> None:
     check_synthetic("synthetic", rules.synthetic, schema)
     for k, rule in enumerate(rules.hard_negatives):
         check_synthetic(f"hard_negatives.{k}", rule, schema)
-    negatives = ((f"inject_negatives.{k}", one) for k, one in enumerate(rules.inject_negatives))
+    negatives = ((f"inject_negatives.{k}", rule) for k, rule in enumerate(rules.inject_negatives))
     for where, injected in (("inject", rules.inject), *negatives):
         if injected is None:
             continue
@@ -186,19 +187,19 @@ def _check_rules(name: str, rules: LabelRules) -> None:
             parse_rule(text, schema.names).check(schema.ranges)
         _check_names(f"{where}.values", injected.values, schema)
         if where != "inject" and injected.measure:
-            raise InputError(f"{where}.measure: maps are measured for the target alone; leave it out")
+            raise InputError(f"{where}.measure: maps are measured only for the target; remove it")
         for answer, ends in injected.values.items():
             least, most = schema.ranges[answer]
             if not all(least <= end <= most for end in ends):
                 raise InputError(f"{where}.values.{answer} = {list(ends)} must lie within {least:g}..{most:g}")
     if rules.inject is not None and rules.inject.feature == "artefact":
-        raise InputError("inject.feature = 'artefact' makes no targets; name it in inject_negatives")
+        raise InputError("inject.feature = 'artefact' makes no targets; use it in inject_negatives")
     if rules.mined_negatives:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
 
 
 def check_synthetic(key: str, rule: SyntheticRule, schema: Schema) -> None:
-    """Refuse a dream rule that does not fit `schema`; `key` names it in messages.
+    """Check a rule for synthetic galaxies against `schema`; `key` names it in messages.
 
     Raises
     ------
@@ -221,11 +222,11 @@ def _check_names(key: str, names: Iterable[str], schema: Schema) -> None:
 
 
 def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
-    """Return pydantic's first complaint as one line that names the key."""
+    """Return a pydantic error as one line with the key."""
     path = [str(p) for p in error["loc"]]
-    # The generator's kind stands behind its table, and is no key; that of maps has a key of the same name.
+    # pydantic adds the generator's kind to the path, which is no key; only "maps" is also the name of a key.
     kept = (p for before, p in zip(["", *path], path, strict=False) if before != "generator" or p not in KINDS)
-    where = ".".join(kept) or "the whole"
+    where = ".".join(kept) or "file"
     if error["type"] == "union_tag_invalid":
         return f"{where}.kind: unknown generator '{error['ctx']['tag']}'{nearest(error['ctx']['tag'], KINDS)}"
     if error["type"] == "extra_forbidden":
@@ -239,7 +240,7 @@ def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
 
 
 def _keys(path: list[str], root: type[BaseModel]) -> list[str]:
-    """Return the keys that may stand in the table at `path`."""
+    """Return the valid keys of the table at `path`."""
     part: Any = root
     for step in path:
         if part is Recipe and step == "schemas":

@@ -1,6 +1,6 @@
-"""Rules: small conditions over label columns, parsed safely, that turn labels into training targets.
+"""Rules: conditions over label columns that define training targets, parsed without evaluating code.
 
-NaN means "not asked": a rule that depends on it is neither true nor false (Kleene's logic).
+NaN means "not asked": a rule that depends on it is neither true nor false (Kleene's three-valued logic).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from galscan.core.errors import InputError, nearest
 
 Pair = tuple[np.ndarray, np.ndarray]
-"""(true, false): where both are false, it is unknown."""
+"""(true, false); unknown where both are false."""
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -33,14 +33,14 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition over label columns. Get one with `parse_rule`."""
+    """A condition over label columns. Created by `parse_rule`."""
 
     text: str
     names: tuple[str, ...]
     _tree: ast.expr = field(repr=False, compare=False)
 
     def evaluate(self, columns: Mapping[str, np.ndarray]) -> Pair:
-        """Return where the rule is true and where it is false; where it is neither, a label is missing.
+        """Return where the rule is true and where it is false; neither where a label is missing.
 
         Parameters
         ----------
@@ -49,25 +49,25 @@ class Rule:
         Raises
         ------
         InputError
-            If a label that the rule names is not among `columns`.
+            If a label of the rule is not among `columns`.
         """
         for name in self.names:
             if name not in columns:
                 raise InputError(
-                    f"rule {self.text!r} needs the label '{name}', which is not there{nearest(name, columns)}"
+                    f"rule {self.text!r} needs the label '{name}', which is missing{nearest(name, columns)}"
                 )
         with np.errstate(all="ignore"):
             return _logic(self._tree, {n: np.asarray(columns[n]) for n in self.names})
 
     def parts(self) -> tuple[str, list[Rule]]:
-        """Return how the rule is joined at the top, ``and``, ``or`` or not at all, and the rules that are joined."""
+        """Return the top-level operator, ``and``, ``or`` or ``""``, and its operands as rules."""
         if not isinstance(self._tree, ast.BoolOp):
             return "", [self]
         parts = [Rule(ast.unparse(node), tuple(sorted(_names(node))), node) for node in self._tree.values]
         return "and" if isinstance(self._tree.op, ast.And) else "or", parts
 
     def check(self, ranges: Mapping[str, tuple[float, float]]) -> None:
-        """Refuse a comparison, or a whole rule, that certainly no label value within `ranges` makes true.
+        """Check that the rule, and each comparison in it, can be true for label values within `ranges`.
 
         Raises
         ------
@@ -87,7 +87,7 @@ def _names(node: ast.expr) -> set[str]:
 def _can_be(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[bool, bool]:
     """Return whether a condition can be true, and whether it can be false, with labels within `ranges`.
 
-    Interval arithmetic: an outcome that is possible is never called impossible, the other way round it may happen.
+    By interval arithmetic, which is conservative: an impossible outcome may be returned as possible, never the inverse.
     """
     if isinstance(node, ast.UnaryOp):
         true, false = _can_be(node.operand, ranges)
@@ -122,7 +122,7 @@ def _can_be(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[bool,
 def _narrowed(
     parts: Iterable[Any], ranges: Mapping[str, tuple[float, float]]
 ) -> Mapping[str, tuple[float, float]] | None:
-    """Return the ranges that comparisons of a label with a number leave where all hold; None where nothing is left."""
+    """Return the ranges restricted by all comparisons of a label with a number; None if they are empty."""
     left = dict(ranges)
     for part in parts:
         if not (isinstance(part, ast.Compare) and len(part.ops) == 1):
@@ -148,7 +148,7 @@ def _narrowed(
 
 
 def _interval(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-    """Return the least and the largest value of an expression; infinite where a divisor may be zero."""
+    """Return the minimum and maximum of an expression; infinite if a divisor may be zero."""
     if isinstance(node, ast.Name):
         return ranges[node.id]
     if isinstance(node, ast.UnaryOp):
@@ -170,31 +170,32 @@ def _interval(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[flo
 
 
 def parse_rule(text: str, names: Iterable[str]) -> Rule:
-    """Parse a rule: ``and or not``, comparisons, ``+ - * /``, numbers, parentheses and label names. Nothing else.
+    """Parse a rule, which may contain ``and or not``, comparisons, ``+ - * /``, numbers, parentheses and label names.
 
     Parameters
     ----------
     text : str
     names : iterable of str
-        The labels it may name.
+        The labels it may use.
 
     Raises
     ------
     InputError
-        If the text is not such a rule, or names an unknown label (the nearest is offered).
+        If the text is not a valid rule, or uses an unknown label (the message has the nearest one).
     """
     known = set(names)
     if not isinstance(text, str) or not text.strip() or len(text) > 4000:
-        raise InputError(f"a rule is a text of 1 to 4000 characters, got {str(text)[:60]!r}")
+        raise InputError(f"a rule must be a string of 1 to 4000 characters, got {str(text)[:60]!r}")
     try:
         tree = ast.parse(" ".join(text.split()), mode="eval").body
         used = _check_logic(tree, text, known)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"rule {text!r} cannot be read ({getattr(error, 'msg', None) or 'too deep'})") from None
+        reason = getattr(error, "msg", None) or "too deeply nested"
+        raise InputError(f"rule {text!r} cannot be parsed ({reason})") from None
     if not used:
-        raise InputError(f"rule {text!r} names no label")
+        raise InputError(f"rule {text!r} contains no label")
     return Rule(text, tuple(sorted(used)), tree)
 
 
@@ -263,7 +264,7 @@ def _number(node: Any, columns: Mapping[str, np.ndarray]) -> Any:
 
 
 def target_mask(positive: Rule, negative: Rule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return 1 where `positive` is true, 0 where `negative` is, and NaN where neither is (ambiguous, or not labelled).
+    """Return 1 where `positive` is true, 0 where `negative` is, and NaN elsewhere (ambiguous or not labelled).
 
     Returns
     -------
@@ -272,12 +273,12 @@ def target_mask(positive: Rule, negative: Rule, columns: Mapping[str, np.ndarray
     Raises
     ------
     InputError
-        If some object is both.
+        If an object is both.
     """
-    yes, no = positive.evaluate(columns)[0], negative.evaluate(columns)[0]
-    if both := int((yes & no).sum()):
+    is_positive, is_negative = positive.evaluate(columns)[0], negative.evaluate(columns)[0]
+    if both := int((is_positive & is_negative).sum()):
         raise InputError(
             f"{both} objects are positive and negative at once; "
             f"make {positive.text!r} and {negative.text!r} exclude each other"
         )
-    return np.select([yes, no], [1.0, 0.0], np.nan).astype(np.float32)
+    return np.select([is_positive, is_negative], [1.0, 0.0], np.nan).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Label schemas (``catalogs/*.toml``): which answers a set of labels has.
+"""Label schemas (``catalogs/*.toml``): the answers of a set of labels, and their columns in catalogs.
 
-NaN means "not asked" everywhere. `galscan.labels.columns` reads answers from a catalog, `galscan.labels.rules`
-rules over them.
+NaN means "not asked". `galscan.labels.columns` reads answers from a catalog; `galscan.labels.rules` evaluates rules on
+them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Answer:
     high: float = 1.0
     title: str = ""
     columns: tuple[str, ...] = ()
-    """Names of the catalog column it is read from, best first (attributes only)."""
+    """Possible names of the catalog column, best first (attributes only)."""
     task: str | None = None
     missing: float | None = None
-    """A number in the catalog that means "undefined" (attributes only)."""
+    """Value in the catalog that means "undefined" (attributes only)."""
     value: str | None = None
-    """The text that stands for it in the class column (classes only)."""
+    """Value of the class column (classes only)."""
     alias: str = ""
-    """What others call it, after their name of the question (trees only)."""
+    """Alternative name in catalogs, after an alternative name of the question (trees only)."""
     phrases: tuple[tuple[float, str], ...] = ()
-    """What a caption says of it, each from a value on (`galscan.synthesis.stable_diffusion.captions`)."""
+    """Phrases for captions, each with its lower limit (`galscan.synthesis.stable_diffusion.captions`)."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,27 @@ class Task:
     title: str
     answers: Mapping[str, str | None]
     always: bool = False
-    """Asked of every object in the cumulative form, whatever the tree says."""
+    """In the cumulative form asked for every object, independent of the tree."""
     leading_vote: tuple[float, float] | None = None
     """The leading answer's fraction above which this question counts as asked (10 and 20 votes)."""
     aliases: tuple[str, ...] = ()
-    """What others call the question, best first."""
+    """Alternative names of the question in catalogs, best first."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How vote columns end: with fractions (best first) or the count of an answer, with all votes for a question."""
+    """Suffixes of vote columns: of fractions (best first) and counts of an answer, of the votes on a question."""
 
     suffixes: tuple[str, ...]
     count: str = "_count"
     total: str = "_total-votes"
     whole: bool = False
-    """Read a question only if the catalog has all its answers: another campaign may have asked it differently."""
+    """Read a question only if the catalog has all its answers, because campaigns asked it in different forms."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A set of labels and how to read it. Get one with `load_schema`."""
+    """A set of labels and their columns in catalogs. Created by `load_schema`."""
 
     name: str
     title: str
@@ -85,7 +85,7 @@ class Schema:
     min_votes: float = 0.0
     min_reach: float = 0.0
     assumed_votes: float = 20.0
-    """On a question, where the catalog does not count them (trees only)."""
+    """Votes on a question, if the catalog does not have their number (trees only)."""
     names: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,18 +103,18 @@ class Schema:
 
     @property
     def naming(self) -> Naming:
-        """How its own columns of votes end."""
+        """Suffixes of the vote columns with the schema's own names."""
         return Naming(self.suffixes)
 
     @property
     def groups(self) -> list[list[str]]:
-        """The answers of each question of a tree; none for other labels."""
+        """The answers of each question of a tree; empty for other labels."""
         return [list(task.answers) for task in self.tasks]
 
     def complete(self, answers: Iterable[str]) -> list[str]:
-        """Return these answers and, of a tree, the others of their questions: fractions of one question add up to 1."""
-        whole = {name: group for group in self.groups for name in group}
-        return list(dict.fromkeys(name for answer in answers for name in whole.get(answer, [answer])))
+        """Return `answers` and, for a tree, all other answers of their questions."""
+        group_of = {name: group for group in self.groups for name in group}
+        return list(dict.fromkeys(name for answer in answers for name in group_of.get(answer, [answer])))
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -123,9 +123,9 @@ class Schema:
 
 
 def schema_names() -> list[str]:
-    """Return the names of all label schemas: those shipped, the user's own, and those that came with a model."""
-    own = (path.stem for path in home.data_home().glob("labels/*.toml"))
-    return sorted({*toml_names("catalogs"), *own, *_lent})
+    """Return the names of all label schemas: shipped, installed by the user, and registered from models."""
+    installed = (path.stem for path in home.data_home().glob("labels/*.toml"))
+    return sorted({*toml_names("catalogs"), *installed, *_registered})
 
 
 def load_schema(name: str) -> Schema:
@@ -151,8 +151,8 @@ def schema_text(name: str) -> str:
     InputError
         If the file cannot be read.
     """
-    if name in _lent:
-        return _lent[name]
+    if name in _registered:
+        return _registered[name]
     named = home.is_name(name) and not name.endswith(".toml")
     if named and name not in toml_names("catalogs") and home.labels_path(name).is_file():
         source: Traversable = home.labels_path(name)
@@ -165,19 +165,19 @@ def schema_text(name: str) -> str:
 
 
 def is_shipped(name: str) -> bool:
-    """Tell whether a schema comes with galscan."""
+    """Return whether a schema is shipped with galscan."""
     return name in toml_names("catalogs")
 
 
 def install_schema(name: str) -> Schema:
-    """Load a schema, as `load_schema` does; one from a path is found by its name from now on, in the data home.
+    """Load a schema as `load_schema`; one from a path is copied to the data home, and can be loaded by its name.
 
     Raises
     ------
     NotFoundError
         If there is none.
     InputError
-        If the file is not a schema, or its name is that of another one.
+        If the file is not a schema, or another schema has its name.
     """
     schema = load_schema(name)
     if str(name).endswith(".toml"):
@@ -187,30 +187,30 @@ def install_schema(name: str) -> Schema:
 
 
 def register_schema(path: Path) -> None:
-    """Make the schema in `path` known by its name to this process: a model brings its own to wherever it is used.
+    """Make the schema of a model, in `path`, available by its name in this process.
 
     Raises
     ------
     InputError
-        If the file is not a schema, or its name is that of another one.
+        If the file is not a schema, or another schema has its name.
     """
     schema = load_schema(str(path))
     _check_name(schema, str(path))
-    _lent[schema.name] = schema_text(str(path))
+    _registered[schema.name] = schema_text(str(path))
 
 
-_lent: dict[str, str] = {}
+_registered: dict[str, str] = {}
 
 
 def _check_name(schema: Schema, source: str) -> None:
-    """Refuse a name that another schema has: rules for the one would be read as rules for the other."""
+    """Raise `InputError` if another schema has this name: rules refer to schemas by name."""
     if is_shipped(schema.name):
-        raise InputError(f"{source}: a label schema that comes with galscan is called '{schema.name}'; name yours anew")
-    own = home.labels_path(schema.name)
-    if (own.is_file() or schema.name in _lent) and load_schema(schema.name) != schema:
+        raise InputError(f"{source}: '{schema.name}' is the name of a shipped label schema; choose another name")
+    installed = home.labels_path(schema.name)
+    if (installed.is_file() or schema.name in _registered) and load_schema(schema.name) != schema:
         raise InputError(
-            f"{source}: another label schema is called '{schema.name}'; name this one anew"
-            + (f", or remove {own}" if own.is_file() else "")
+            f"{source}: '{schema.name}' is the name of another label schema; choose another name"
+            + (f", or remove {installed}" if installed.is_file() else "")
         )
 
 
@@ -224,17 +224,19 @@ def _parsed(text: str, name: str) -> Schema:
 
 
 def _checked(schema: Schema) -> Schema:
-    """Refuse what TOML allows and no schema means: people write their own, and models bring theirs."""
+    """Check types and ranges, for schemas written by users or read from models."""
     for key in ("name", "title", "reference"):
         if not isinstance(value := getattr(schema, key), str):
-            raise ValueError(f"{key} = {value!r} is no text")
+            raise ValueError(f"{key} = {value!r} must be a string")
     if not schema.answers:
         raise ValueError("it has no answers")
     for answer in schema.answers:
         if not isinstance(answer.name, str) or not answer.name or schema.names.count(answer.name) > 1:
-            raise ValueError(f"the answer {answer.name!r} is no text, or there twice")
+            raise ValueError(f"the answer {answer.name!r} is not a string, or occurs twice")
         if not all(type(limit) in (int, float) for limit in (answer.low, answer.high)) or not answer.low < answer.high:
-            raise ValueError(f"the answer '{answer.name}' goes from {answer.low!r} to {answer.high!r}")
+            raise ValueError(
+                f"the range of answer '{answer.name}' is {answer.low!r} to {answer.high!r}; it must be increasing"
+            )
     return schema
 
 
@@ -262,8 +264,8 @@ def _schema(raw: dict[str, Any]) -> Schema:
                 )
                 for n, a in full.items()
             ]
-        said: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
-        raw["aliases"] = Naming(**said | {"suffixes": tuple(said["suffixes"])})
+        naming: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
+        raw["aliases"] = Naming(**naming | {"suffixes": tuple(naming["suffixes"])})
         raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)
     fields: list[dict[str, Any]] = [
@@ -276,10 +278,10 @@ def _schema(raw: dict[str, Any]) -> Schema:
 
 
 def _phrases(given: Any) -> tuple[tuple[float, str], ...]:
-    """Read ``phrase``: a text, said where the answer leads or is true, or pairs of a value and what is said from it."""
+    """Parse ``phrase``: a string, used from 0.5 on, or pairs of a lower limit and a string."""
     phrases = ((0.5, given),) if isinstance(given, str) else tuple((float(low), str(text)) for low, text in given)
     if list(phrases) != sorted(phrases):
-        raise ValueError(f"the values of phrase = {given} do not rise")
+        raise ValueError(f"the values of phrase = {given} must increase")
     if wrong := [text for _, text in phrases if not text.strip() or set(text) & set("{}:,")]:
-        raise ValueError(f"the phrase {wrong[0]!r} is empty, or has one of {{}}:, in it")
+        raise ValueError(f"the phrase {wrong[0]!r} is empty, or contains one of {{}}:,")
     return phrases

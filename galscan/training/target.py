@@ -16,7 +16,7 @@ from galscan.core.errors import ConflictError, InputError
 from galscan.labels.recipe import Recipe, load_recipe, recipe_names
 from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema
-from galscan.labels.template import starting_recipe
+from galscan.labels.template import recipe_template
 from galscan.store import layout
 from galscan.store.layout import Store
 from galscan.training import rule_check
@@ -55,7 +55,7 @@ def new_target(
     """
     schemas = [schema] if isinstance(schema, str) else list(schema)
     path = Path(out) if out is not None else Path(f"{name}.toml")
-    text = starting_recipe(name, schemas, [answer] if isinstance(answer, str) else answer)
+    text = recipe_template(name, schemas, [answer] if isinstance(answer, str) else answer)
     if path.suffix != ".toml":
         raise InputError(f"{path} does not end in .toml, which marks the path of a recipe; rename it")
     if path.exists():

@@ -187,8 +187,8 @@ def test_a_plan_is_printed_and_nothing_written(folder, store, recipe, capsys):
     text = capsys.readouterr().err
     assert request["seeds"] == 2 and not list(folder.glob("no*"))
     assert "networks     54," in text and "2 steps on" in text and "galaxies without labels" in text
-    assert "32 positive and 8 negative injected into real galaxies; " in text
-    assert "6 positive and 8 negative drawn a repeat" in text
+    assert "32 positives and 8 negatives injected into real galaxies; " in text
+    assert "6 positives and 8 negatives generated per repeat" in text
     assert request["method"] == ablate(recipe, store=store, dry_run=True)["method"] == "both"
     assert request["arms"] == [*BASELINES, REFERENCE, "prior", "maps", "both", "images"] and request["reserved"] == 0
     alone = ablate(recipe, store=store, dry_run=True, arms=["fewer"], method="fewer")
@@ -212,7 +212,7 @@ def test_what_a_recipe_does_not_inject_is_compared_by_whole_images(folder, store
 
 def test_a_recipe_that_draws_no_whole_images_draws_the_usual_number_where_they_are_compared(folder, store, capsys):
     ablate(str(tiny_recipe(folder / "injecting.toml")), store=store, out=folder / "no", dry_run=True, seeds=1)
-    assert "300 positive and 600 negative drawn a repeat" in capsys.readouterr().err
+    assert "300 positives and 600 negatives generated per repeat" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -282,12 +282,15 @@ def test_what_is_injected_is_read():
     assert falling.values["visible_dust"] == (1.0, 0.4)  # an answer that the feature makes less likely
     words = recipe.synthetic.summary(rules)
     assert words.startswith(
-        "2,000 positive and 500 negative injected into real galaxies; "
-        "up to 500 too faint for a target, as negatives; 200 negatives mined; 300 posi"
+        "2,000 positives and 500 negatives injected into real galaxies; "
+        "up to 500 too faint for a target, as negatives; 200 mined negatives; 300 posi"
     )
     assert "drawn" not in recipe.synthetic.summary(rules, whole=False)
     none = recipe.synthetic.model_copy(update={"injected": 0})  # and then nothing is mined either
-    assert none.summary(rules) == "300 positive and 600 negative drawn" and none.summary(rules, whole=False) == "none"
+    assert (
+        none.summary(rules) == "300 positives and 600 negatives generated"
+        and none.summary(rules, whole=False) == "none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,7 @@ def test_what_is_injected_is_read():
             r"schemas\.efigi\.inject\.feature: .*'dust_lane' or 'artefact' \(got 'dust_lanes'\)",
         ),
         ('"artefact"', '"cosmic"', r"inject_negatives\.1\.feature: .*'dust_lane' or 'artefact' \(got 'cosmic'\)"),
-        ('"dust_lane"', '"artefact"', "inject.feature = 'artefact' makes no targets; name it in inject_neg"),
+        ('"dust_lane"', '"artefact"', "inject.feature = 'artefact' makes no targets; use it in inject_neg"),
         ("visible_dust == 0", "visible_dst == 0", "unknown label 'visible_dst'; did you mean 'visible_dust'"),
         ("t <= -3", "tt <= -3", "unknown label 'tt'"),
         ("t <= 0 and", "t <= -7 and", "impossible rule"),
@@ -369,7 +372,7 @@ def test_schema_for():
     assert recipe.schema_for(["gz1", "other"]) == "gz1"
     assert recipe.schema_for(["simulated", "efigi"]) == "efigi"  # the recipe's order, not the store's
     with pytest.raises(
-        InputError, match="rules for efigi, gz2, gz1, simulated labels, but the stores hold gz2_leading"
+        InputError, match="rules for efigi, gz2, gz1, simulated labels, but the stores have gz2_leading"
     ):
         recipe.schema_for(["gz2_leading"])
     with pytest.raises(InputError, match="hold none"):
@@ -433,5 +436,7 @@ def test_recipes_that_name_trained_models_stay_what_they_are():
 
 
 def test_rules_go_by_the_name_of_a_schema():
-    with pytest.raises(InputError, match=r"schemas.my.toml: rules go by the name of a label schema; galscan ingest"):
+    with pytest.raises(
+        InputError, match=r"schemas.my.toml: give the name of a label schema, not a file; galscan ingest"
+    ):
         recipe_from_text(SMALL.replace("schemas.efigi", 'schemas."my.toml"'))

@@ -92,7 +92,7 @@ def test_a_rule_may_stand_on_several_lines():
 def test_the_nearest_label_is_offered():
     with pytest.raises(InputError, match="did you mean 'visible_dust'"):
         parse_rule("visibledust > 0", load_schema("efigi").names)
-    with pytest.raises(InputError, match="'b', which is not there"):
+    with pytest.raises(InputError, match="'b', which is missing"):
         parse_rule("a > b", NAMES).evaluate({"a": np.zeros(2)})
 
 

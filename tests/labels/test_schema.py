@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.labels.schema import is_shipped, load_schema, register_schema, install_schema, schema_names
+from galscan.labels.schema import install_schema, is_shipped, load_schema, register_schema, schema_names
 from tests.helpers import OWN_SCHEMA
 
 
@@ -34,13 +34,13 @@ def test_unknown_schema():
         ('name = "x"\ntitle = "x"\nkind = "x"\nreference = "x"', "kind 'x'"),
         ('name = "x"\ntitle = "x"\nkind = "attributes"', "lacks the key 'reference'"),
         ('name="x"\ntitle="x"\nkind="attributes"\nreference="x"\n[[answer]]\nname="a"\nhigth=2', "higth"),
-        (OWN_SCHEMA.replace('"mine"', "3"), "name = 3 is no text"),
-        (OWN_SCHEMA.replace('"my notebook"', "[1]"), r"reference = \[1\] is no text"),
-        (OWN_SCHEMA.replace("low = 1", 'low = "one"'), "'odd' goes from 'one' to 9"),
-        (OWN_SCHEMA.replace("low = 1", "low = 9"), "goes from 9 to 9"),
-        (OWN_SCHEMA.replace("low = 1", "low = nan"), "goes from nan to 9"),
-        (OWN_SCHEMA.replace('"odd"', "7"), "answer 7 is no text"),
-        (OWN_SCHEMA + '[[answer]]\nname = "odd"', "'odd' is no text, or there twice"),
+        (OWN_SCHEMA.replace('"mine"', "3"), "name = 3 must be a string"),
+        (OWN_SCHEMA.replace('"my notebook"', "[1]"), r"reference = \[1\] must be a string"),
+        (OWN_SCHEMA.replace("low = 1", 'low = "one"'), "range of answer 'odd' is 'one' to 9"),
+        (OWN_SCHEMA.replace("low = 1", "low = 9"), "is 9 to 9"),
+        (OWN_SCHEMA.replace("low = 1", "low = nan"), "is nan to 9"),
+        (OWN_SCHEMA.replace('"odd"', "7"), "answer 7 is not a string"),
+        (OWN_SCHEMA + '[[answer]]\nname = "odd"', "'odd' is not a string, or occurs twice"),
         (OWN_SCHEMA.partition("[[")[0] + "answer = []", "no answers"),
         (OWN_SCHEMA.partition("[[")[0] + "answer = 5", "bad.toml"),
     ],
@@ -82,11 +82,11 @@ def test_a_name_stands_for_one_schema(take, tmp_path, galscan_home):
     path.write_text(OWN_SCHEMA)
     install_schema(str(path))
     path.write_text(OWN_SCHEMA.replace("high = 9", "high = 5"))
-    with pytest.raises(InputError, match=r"x.toml: another label schema is called 'mine'.*labels/mine.toml"):
+    with pytest.raises(InputError, match=r"x.toml: 'mine' is the name of another label schema.*labels/mine.toml"):
         take(path if take is register_schema else str(path))
     assert load_schema("mine").ranges == {"odd": (1, 9)}
     path.write_text(OWN_SCHEMA.replace('"mine"', '"efigi"'))
-    with pytest.raises(InputError, match="comes with galscan is called 'efigi'"):
+    with pytest.raises(InputError, match="'efigi' is the name of a shipped label schema"):
         take(path if take is register_schema else str(path))
     path.write_text(OWN_SCHEMA.replace('"mine"', '"../mine"'))
     with pytest.raises(InputError, match="use 1-64 letters"):

@@ -41,7 +41,7 @@ def test_a_wrong_encoder_is_told_by_its_key(text, message):
 def test_pictures_that_cannot_be_halved_often_enough_are_refused():
     four = SMALL.replace("[schemas.efigi]", "[generator]\nwidths = [32, 32, 64]\n[schemas.efigi]", 1)
     assert recipe_from_text("size = 48\n" + four).size == 48
-    with pytest.raises(InputError, match=r"recipe x: 24 px pictures cannot be halved 4 times; .*multiple of 16"):
+    with pytest.raises(InputError, match=r"recipe x: images of 24 px cannot be halved 4 times; .*multiple of 16"):
         recipe_from_text("size = 24\n" + four, "x")
 
 

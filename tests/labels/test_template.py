@@ -8,13 +8,13 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import InjectRule, LabelRules, SyntheticRule
-from galscan.labels.template import starting_recipe
+from galscan.labels.template import recipe_template
 from tests.helpers import OWN_SCHEMA
 
 
 @pytest.mark.parametrize("schema", schema_names())
 def test_it_is_a_recipe_at_once_and_names_every_answer(schema):
-    text = starting_recipe("mine", [schema])
+    text = recipe_template("mine", [schema])
     recipe = recipe_from_text(text)
     assert recipe.name == "mine" and list(recipe.schemas) == [schema]
     assert all(answer.name in text and answer.title in text for answer in load_schema(schema).answers)
@@ -25,7 +25,7 @@ def keys(part) -> set[str]:
 
 
 def test_every_key_is_there_and_what_is_commented_out_is_what_holds_anyway():
-    text = starting_recipe("mine", ["efigi"])
+    text = recipe_template("mine", ["efigi"])
     uncommented = re.sub(r"^#(?=[a-z\[])", "", text, flags=re.M)
     assert uncommented != text
     for part in (Recipe, LabelRules, SyntheticRule, InjectRule):
@@ -42,25 +42,25 @@ def test_every_key_is_there_and_what_is_commented_out_is_what_holds_anyway():
 
 
 def test_a_tree_begins_with_the_thresholds_of_its_questions():
-    rules = recipe_from_text(starting_recipe("mine", ["gz2"], ["t08_odd_feature_a20_lens_or_arc"])).schemas["gz2"]
+    rules = recipe_from_text(recipe_template("mine", ["gz2"], ["t08_odd_feature_a20_lens_or_arc"])).schemas["gz2"]
     assert rules.positive == "t08_odd_feature_a20_lens_or_arc >= 0.5 and t06_odd_a14_yes >= 0.42"
     assert rules.negative == "t08_odd_feature_a20_lens_or_arc < 0.1 or t06_odd_a14_yes < 0.223"
     # All answers on arms lead to the bulge, and so does "no arms": it is asked where the disk is not edge-on.
-    bulge = recipe_from_text(starting_recipe("mine", ["gz2"], ["t05_bulge_prominence_a13_dominant"])).schemas["gz2"]
+    bulge = recipe_from_text(recipe_template("mine", ["gz2"], ["t05_bulge_prominence_a13_dominant"])).schemas["gz2"]
     assert bulge.positive.endswith(" and t02_edgeon_a05_no >= 0.715")
-    arms = recipe_from_text(starting_recipe("mine", ["gz2"], ["t11_arms_number_a31_1"])).schemas["gz2"]
+    arms = recipe_from_text(recipe_template("mine", ["gz2"], ["t11_arms_number_a31_1"])).schemas["gz2"]
     assert arms.positive.endswith(" and t04_spiral_a08_spiral >= 0.619")
-    smooth = recipe_from_text(starting_recipe("mine", ["gz2"], ["t01_smooth_or_features_a01_smooth"])).schemas["gz2"]
+    smooth = recipe_from_text(recipe_template("mine", ["gz2"], ["t01_smooth_or_features_a01_smooth"])).schemas["gz2"]
     assert smooth.positive == "t01_smooth_or_features_a01_smooth >= 0.5"  # asked of all
 
 
 @pytest.mark.parametrize("answer", load_schema("gz2").names)
 def test_every_answer_can_be_what_it_is_about(answer):
-    assert answer in recipe_from_text(starting_recipe("mine", ["gz2", "efigi"], [answer])).schemas["gz2"].positive
+    assert answer in recipe_from_text(recipe_template("mine", ["gz2", "efigi"], [answer])).schemas["gz2"].positive
 
 
 def test_a_range_of_its_own_scales_the_example():
-    rules = recipe_from_text(starting_recipe("mine", ["efigi"], ["t"])).schemas["efigi"]
+    rules = recipe_from_text(recipe_template("mine", ["efigi"], ["t"])).schemas["efigi"]
     assert (rules.positive, rules.negative) == ("t >= 2.5", "t < -1.75") and rules.synthetic.set["t"] == (4.2, 11)
 
 
@@ -68,7 +68,7 @@ def test_a_schema_of_ones_own(tmp_path):
     mine = tmp_path / "my labels.toml"
     mine.write_text(OWN_SCHEMA)
     assert isinstance(load_schema(str(mine)), Schema)
-    assert recipe_from_text(starting_recipe("mine", [str(mine)])).schemas["mine"].positive == "odd >= 5"
+    assert recipe_from_text(recipe_template("mine", [str(mine)])).schemas["mine"].positive == "odd >= 5"
     assert load_schema("mine") == load_schema(str(mine))  # known by its name from now on
 
 
@@ -77,16 +77,16 @@ def test_a_schema_of_ones_own(tmp_path):
     [
         ("../mine", ["gz2"], [], r"target name '../mine': use 1-64 letters"),
         ('a"b', ["gz2"], [], "use 1-64 letters"),
-        ("ring", ["gz2"], [], "'ring' is a target that comes with galscan"),
-        ("mine", ["gz2", "gz2"], [], "name each once"),
+        ("ring", ["gz2"], [], "'ring' is the name of a shipped target"),
+        ("mine", ["gz2", "gz2"], [], "give each once"),
         ("mine", ["efigi"], ["visible_dst"], "did you mean 'visible_dust'"),
     ],
 )
 def test_what_cannot_be_is_refused(name, schemas, answers, words):
     with pytest.raises(InputError, match=words):
-        starting_recipe(name, schemas, answers)
+        recipe_template(name, schemas, answers)
 
 
 def test_a_schema_that_is_not_there():
     with pytest.raises(NotFoundError, match="did you mean 'gz2'"):
-        starting_recipe("mine", ["gz3"])
+        recipe_template("mine", ["gz3"])

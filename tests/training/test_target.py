@@ -27,8 +27,8 @@ def sky(tmp_path_factory):
 
 def test_new_writes_a_recipe_and_never_over_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = new_target("mine", schema=["simulated", "efigi"], answer="bar")
-    assert told["recipe"] == "mine.toml" and told["next"] == "galscan target check mine.toml --store STORE"
+    result = new_target("mine", schema=["simulated", "efigi"], answer="bar")
+    assert result["recipe"] == "mine.toml" and result["next"] == "galscan target check mine.toml --store STORE"
     assert load_recipe("mine.toml").schemas["simulated"].positive == "bar >= 0.5"
     before = (tmp_path / "mine.toml").read_bytes()
     with pytest.raises(ConflictError, match=r"mine.toml exists and is not overwritten"):
@@ -47,14 +47,14 @@ def test_a_new_target_can_be_checked_at_once(tmp_path, sky):
 
 
 def test_list_is_all_that_is_shipped():
-    told = list_targets()
-    json.dumps(told)
-    assert [t["name"] for t in told["targets"]] == recipe_names()
-    for target in told["targets"]:
+    result = list_targets()
+    json.dumps(result)
+    assert [t["name"] for t in result["targets"]] == recipe_names()
+    for target in result["targets"]:
         assert target["science"].endswith(".") and "(" not in target["science"].replace("(inner", "").replace(
             "(coll", ""
         )
-        assert f"{target['title']} ({', '.join(target['schemas'])})" in told["text"]
+        assert f"{target['title']} ({', '.join(target['schemas'])})" in result["text"]
 
 
 def test_first_sentence():
@@ -64,40 +64,47 @@ def test_first_sentence():
 
 @pytest.mark.parametrize("target", sorted(RARE))
 def test_shipped_targets_can_be_trained_on_the_simulated_sky(target, sky):
-    told = check_target(target, store=sky)
-    json.dumps(told)
-    assert told["schema"] == "simulated" and told["error"] is None, told["error"]
-    smallest = min(told["split"].values(), key=lambda part: part["negative"])  # a fold, or what calibrates or tests
+    result = check_target(target, store=sky)
+    json.dumps(result)
+    assert result["schema"] == "simulated" and result["error"] is None, result["error"]
+    smallest = min(result["split"].values(), key=lambda part: part["negative"])  # a fold, or what calibrates or tests
     assert smallest["positive"] >= 5 and smallest["negative"] >= 100
-    assert not [w for w in told["warnings"] if "satisfy the positive rule" in w or "nothing ambiguous" in w]
+    assert not [w for w in result["warnings"] if "satisfy the positive rule" in w or "nothing ambiguous" in w]
 
 
 def test_results_and_text(sky):
-    told = check_target("barred_early", store=sky)
-    text = told["text"]
+    result = check_target("barred_early", store=sky)
+    text = result["text"]
     assert "target       barred_early: Barred lenticular galaxy\nlabels       simulated" in text
     assert "positive, all of" in text and "negative, any of" in text and text.endswith("trainable    yes")
-    assert text.count("<- excludes most") == 1 and "not asked" in text and "300 positive and 600 negative drawn" in text
-    assert told["synthetic"] == "300 positive and 600 negative drawn" and told["sources"][0]["key"] == "synthetic.from"
-    steps = told["positive"]["steps"]
-    assert steps[-1]["so_far"] == told["objects"][0]["positive"]
+    assert (
+        text.count("<- excludes most") == 1
+        and "not asked" in text
+        and "300 positives and 600 negatives generated" in text
+    )
+    assert (
+        result["synthetic"] == "300 positives and 600 negatives generated"
+        and result["sources"][0]["key"] == "synthetic.from"
+    )
+    steps = result["positive"]["steps"]
+    assert steps[-1]["so_far"] == result["objects"][0]["positive"]
 
 
 def test_what_is_injected_is_summed_up(sky):
-    told = check_target("dustlane", store=sky)
-    assert told["synthetic"].startswith("2,000 positive and 500 negative injected into real galaxies")
-    assert "drawn" not in told["synthetic"] and f"synthetic    {told['synthetic']}" in told["text"]
-    found = {entry["key"]: entry for entry in told["sources"]}
+    result = check_target("dustlane", store=sky)
+    assert result["synthetic"].startswith("2,000 positives and 500 negatives injected into real galaxies")
+    assert "drawn" not in result["synthetic"] and f"synthetic    {result['synthetic']}" in result["text"]
+    found = {entry["key"]: entry for entry in result["sources"]}
     rules = load_recipe("dustlane").schemas["simulated"]
     assert found["inject.hosts"]["rule"] == rules.inject.hosts and found["inject.hosts"]["training"] > 100
     assert found["inject.measure"]["training"] > 12  # below which there is nothing to fine-tune on
     assert {"inject_negatives.0.hosts", "inject_negatives.1.hosts"} <= found.keys()
-    assert not [w for w in told["warnings"] if "nothing is made" in w]
+    assert not [w for w in result["warnings"] if "nothing is made" in w]
 
 
 def test_a_sheet_shows_what_the_rules_mean(sky, tmp_path):
-    told = check_target("edge_on_no_bulge", store=sky, sheet=tmp_path / "sheet.png")
-    assert told["sheet"] == str(tmp_path / "sheet.png") and f"sheet        {told['sheet']}" in told["text"]
+    result = check_target("edge_on_no_bulge", store=sky, sheet=tmp_path / "sheet.png")
+    assert result["sheet"] == str(tmp_path / "sheet.png") and f"sheet        {result['sheet']}" in result["text"]
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     for colour in (GREEN, RED, GREY):
         assert (pixels == colour).all(1).sum() > 24 * 4 * 128  # the frames of 24 pictures
@@ -110,14 +117,14 @@ def test_a_sheet_of_stores_of_several_sizes(tmp_path):
         ingest_survey(SimulatedSurvey(count=300, size=size, seed=size), tmp_path / f"{size}.zarr", workers=1).path
         for size in (64, 72)
     ]
-    told = check_target("edge_on_no_bulge", store=stores, sheet=tmp_path / "sheet.png")
-    assert told["error"] is None and (tmp_path / "sheet.png").stat().st_size > 1000
+    result = check_target("edge_on_no_bulge", store=stores, sheet=tmp_path / "sheet.png")
+    assert result["error"] is None and (tmp_path / "sheet.png").stat().st_size > 1000
 
 
 def test_stores_that_cannot_be(sky, tmp_path):
     with pytest.raises(InputError, match="name labelled stores with --store"):
         check_target("ring")
-    with pytest.raises(InputError, match="rules for gz2 labels, but the stores hold simulated"):
+    with pytest.raises(InputError, match="rules for gz2 labels, but the stores have simulated"):
         check_target("lens", store=sky)
     bare = tiny_store(tmp_path / "bare.zarr").path
     assert check_target("ring", store=[sky, bare])["objects"][1]["unlabelled"] == 600

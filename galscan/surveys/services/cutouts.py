@@ -121,7 +121,7 @@ class ServiceSurvey(CatalogSurvey):
     # -------------------------------------------------------------------------------------------- the catalog
 
     def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
-        self._read_places(table, columns)
+        self._read_positions(table, columns)
         if len(self.ra) >= 50 and np.nanmax(self.ra) <= 24:
             # A survey may cover only this range, so this is no error.
             print(f"warning: no ra of {self.catalog} is above 24; ra must be in degrees, not hours", file=sys.stderr)

@@ -50,7 +50,7 @@ def test_where_it_is_not_plain_it_is_asked(tmp_path: Path) -> None:
 
 def test_what_is_none_of_them(tmp_path: Path) -> None:
     write(tmp_path / "readme.md", "")
-    with pytest.raises(InputError, match=r"known: images .*; cutana .*; multimodal .*; webdataset"):
+    with pytest.raises(InputError, match=r"known format: images .*; cutana .*; multimodal .*; webdataset"):
         open_local(tmp_path)
     with pytest.raises(NotFoundError, match="no folder of images"):
         open_local(tmp_path / "none")

@@ -140,7 +140,7 @@ def test_json_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     jpg = encoded(pictures(1)[0], "jpg")
     said = ["{", "[1]", "[" * 100_000, '{"ra": 1, "votes": [1]}', "{}" + " " * 600]
     write_shard(tmp_path / "a.tar", [m for k, one in enumerate(said) for m in ((f"{k}.jpg", jpg), (f"{k}.json", one))])
-    monkeypatch.setattr(webdataset, "LONGEST", 500)
+    monkeypatch.setattr(webdataset, "MAX_METADATA", 500)
     survey = WebDatasetSurvey(tmp_path)
     assert survey.notes == ["a.tar has 4 metadata files that cannot be read"]
     np.testing.assert_array_equal(survey.ra, [np.nan, np.nan, np.nan, 1, np.nan])
