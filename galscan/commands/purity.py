@@ -65,8 +65,8 @@ def purity(
     survey = verdicts[verdicts["kind"] == sampling.SURVEY]
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
-    before, confidence = planning.by_scores(opened, confidence)
-    by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
+    before, confidence = planning.estimate_by_scores(opened, confidence)
+    estimate_by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
     n_candidates = len(before.purity)
     # Each of these arrays is large for a long list, and none is used below.
     empty = np.empty(0)
@@ -87,7 +87,7 @@ def purity(
     summary: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
-        "before": by_scores, "after": purities.summary(after, confidence) | {"graded": True},
+        "before": estimate_by_scores, "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     del before
     release(n_candidates)
@@ -155,7 +155,7 @@ def _text(summary: dict[str, Any], path: Path) -> str:
     ambiguous = after["ambiguous_at"]
     rows += [(f"ambiguous in the top {rank}", before["ambiguous_at"][rank], entry) for rank, entry in ambiguous.items()]
     lines += [f"{name:<24}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
-    lines += gradebook.in_words(summary["graders"], summary["agreement"])
+    lines += gradebook.summary_lines(summary["graders"], summary["agreement"])
     lines += [f"note         {note}" for note in after["notes"]]
     return "\n".join([*lines, *(f"{kind:<12} {path / export.GRADED}.{kind}" for kind in ("fits", "parquet"))])
 

@@ -152,7 +152,7 @@ def _summary(run: Run, book: gradebook.GradeBook) -> dict[str, Any]:
         for s in book.strata()
     ]  # fmt: skip
     summary: dict[str, Any] = {
-        "run": str(run.path), "grades": str(book.path), "sample": sample, "to_come": batches.in_all(book) - len(items),
+        "run": str(run.path), "grades": str(book.path), "sample": sample, "to_come": batches.total_size(book) - len(items),
         "controls": {kind: int((items["kind"] == kind).sum()) for kind in (sampling.POSITIVE, sampling.BLANK)},
         "graders": book.graders(), "agreement": book.agreement(),
         "next": f"galscan train-rare --target NEW.toml --grades {run.path}" if is_similarity_list(run.info)
@@ -171,7 +171,7 @@ def _text(summary: dict[str, Any]) -> str:
         lines.append(f"to come      {summary['to_come']:,} more, in batches; each is allocated by the grades so far")
     controls = summary["controls"]
     lines += [f"controls     {controls[sampling.POSITIVE]} known targets, {controls[sampling.BLANK]} blank frames"]
-    lines += gradebook.in_words(summary["graders"], summary["agreement"])
+    lines += gradebook.summary_lines(summary["graders"], summary["agreement"])
     return "\n".join([*lines, f"next         {summary['next']}"])
 
 

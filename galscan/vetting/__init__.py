@@ -1,1 +1,1 @@
-"""People grade candidates: the sample, the grade book, the page."""
+"""Grading of candidates by people: sampling, grade book, web page, labels for training."""

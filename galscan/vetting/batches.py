@@ -1,9 +1,9 @@
-"""The sample in batches: what is graded so far says where the next grades tell most.
+"""Adaptive sampling in batches: grades so far decide the allocation of the next batch.
 
-A book is begun with the objects of every stratum in a random order, and the plan: how many to grade in all, for the
-purity at which rank, and what the model expects of each stratum. Whenever all of the sample is graded, `extend` takes
-the next batch into it, allocated by the grades there are (`galscan.stats.allocation`). It needs nothing but the
-book, so it goes on after any interruption, and comes to the same batches from the same grades.
+A new grade book holds the objects of every stratum in random order, and the plan: sample size, rank at which purity is
+wanted, and the model's expectation for each stratum. When all of the sample is graded, `extend` adds the next batch,
+allocated from the grades so far (`galscan.stats.allocation`). As all state is in the book, grading can be resumed at
+any time, and equal grades give equal batches.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.scanning.run import Run, is_like
+from galscan.scanning.run import Run, is_similarity_list
 from galscan.stats import allocation
 from galscan.stats.graded import prior_fractions
 from galscan.stats.purity import ScoreHistogram
 from galscan.vetting import gradebook, planning, sampling
 from galscan.vetting.gradebook import GradeBook
 
-DRAWS, DIGITS = 500, 6  # of what the model expects, as the book keeps it
+DRAWS, DIGITS = 500, 6  # posterior draws of the model's expectation stored in the book, and their significant digits
 
 
 def begin(run: Run, path: Path, *, best: int | None, size: int, rank: int | None, seed: int) -> None:
-    """Draw the sample of a run and write a new grade book; the first batch is `extend`'s.
+    """Draw the sample of a run and write a new grade book; `extend` then adds the first batch.
 
     Parameters
     ----------
     best : int, optional
-        So many of the best are graded one and all; none by default, or half of all where no model plans the sample.
+        The top `best` candidates are all graded; none by default, or half of the sample without a model's plan.
     size : int
-        Objects of the survey to grade; the controls come on top.
+        Survey objects to grade, without the controls.
     rank : int, optional
-        The purity down to this rank is wanted; 1,000 by default, or the last.
+        Rank at which purity is wanted; by default 1,000, or the last.
 
     Raises
     ------
     InputError
-        If a number is out of range, or the scan is of a version that did not keep what is needed.
+        If a number is out of range, or the scan was made by a version that did not record the stages of objects.
     """
     if size < 1 or (best is not None and not 1 <= best <= size):
-        raise InputError(f"--best {best}, --size {size}: grade at least one of the best, and at least as many in all")
+        raise InputError(f"--best {best}, --size {size}: the best must be at least 1, and at most the size")
     rank = sampling.RANK if rank is None else rank
     meta = {"fingerprint": str(run.info["fingerprint"]), "seed": str(seed)}
     found = sampling.strata_of(run, best or 0, rank)
     prior = _prior(run, found)
     if prior is None:
         found = sampling.strata_of(run, max(size // 2, 1) if best is None else best, rank)
-        items = sampling.draw(run, found, sampling.unplanned(found, size), seed=seed)
+        items = sampling.draw(run, found, sampling.default_counts(found, size), seed=seed)
         gradebook.create(path, sampling.shuffled(items, seed), found, meta)
         return
     plan = {
         "size": size, "batch": sampling.BATCH, "rank": rank, "entire": [sampling.BEST] if best else [],
         "prior": {name: [float(f"{x:.{DIGITS}g}") for x in draws] for name, draws in prior.items()},
     }  # fmt: skip
-    queue = sampling.draw(run, found, sampling.queued(found, size), seed=seed)
+    queue = sampling.draw(run, found, sampling.queue_counts(found, size), seed=seed)
     gradebook.create(path, queue[:0], found, meta | {gradebook.PLAN: json.dumps(plan)}, queue)
 
 
 def _prior(run: Run, found: list[sampling.Stratum]) -> dict[str, np.ndarray] | None:
-    """Return what the model expects of each stratum; None where none does."""
-    if is_like(run.info):
+    """Return the model's expectation for each stratum; None without a calibrated model."""
+    if is_similarity_list(run.info):
         return None
     try:
-        purity, _ = planning.by_scores(run)
-    except InputError:  # the model is gone, or the scan kept too little
+        purity, _ = planning.estimate_by_scores(run)
+    except InputError:  # the model is missing, or the scan was made by an old version
         return None
     prior = prior_fractions(
         purity, planning.scores(run), found, ScoreHistogram.from_list(run.info.get("histogram_discarded", [])),
@@ -79,7 +79,7 @@ def _prior(run: Run, found: list[sampling.Stratum]) -> dict[str, np.ndarray] | N
 
 
 def extend(book: GradeBook) -> int:
-    """Take the next batch into the sample if all of it is graded; return how many objects of the survey came.
+    """Add the next batch to the sample if all of it is graded; return the number of survey objects added.
 
     Raises
     ------
@@ -96,27 +96,27 @@ def extend(book: GradeBook) -> int:
         return 0
     verdicts = book.verdicts()
     verdicts = verdicts[verdicts["kind"] == sampling.SURVEY].groupby("stratum")["target"]
-    hits, drawn = verdicts.sum().to_dict(), survey.groupby("stratum").size().to_dict()
-    ready = queue[queue["kind"] == sampling.SURVEY].groupby("stratum").size().to_dict()
+    hits, sampled = verdicts.sum().to_dict(), survey.groupby("stratum").size().to_dict()
+    queued = queue[queue["kind"] == sampling.SURVEY].groupby("stratum").size().to_dict()
     more = allocation.allocate(
         strata, {name: np.array(draws) for name, draws in plan["prior"].items()},
-        {name: (int(hits.get(name, 0)), int(n)) for name, n in drawn.items()}, size, int(plan["rank"]),
-        entire=plan["entire"], available={s.name: int(ready.get(s.name, 0)) for s in strata},
+        {name: (int(hits.get(name, 0)), int(n)) for name, n in sampled.items()}, size, int(plan["rank"]),
+        entire=plan["entire"], available={s.name: int(queued.get(s.name, 0)) for s in strata},
         seed=int(book.meta.get("seed", 0)),
     )  # fmt: skip
     done = (len(survey) + size) / int(plan["size"])
-    wanted = {(name, sampling.SURVEY): drawn.get(name, 0) + n for name, n in more.items()}
+    wanted = {(name, sampling.SURVEY): sampled.get(name, 0) + n for name, n in more.items()}
     wanted |= {("", kind): round(done * (queue["kind"] == kind).sum()) for kind in (sampling.POSITIVE, sampling.BLANK)}
-    taken = items.groupby(["stratum", "kind"]).size().to_dict()
-    chosen = pd.concat(
-        [some[taken.get(key, 0) : max(wanted[key], 0)] for key, some in queue.groupby(["stratum", "kind"])]
+    present = items.groupby(["stratum", "kind"]).size().to_dict()
+    added = pd.concat(
+        [group[present.get(key, 0) : max(wanted[key], 0)] for key, group in queue.groupby(["stratum", "kind"])]
     )
-    book.add(sampling.shuffled(chosen, int(book.meta.get("seed", 0)) + len(items))["number"])
-    return int((chosen["kind"] == sampling.SURVEY).sum())
+    book.add(sampling.shuffled(added, int(book.meta.get("seed", 0)) + len(items))["number"])
+    return int((added["kind"] == sampling.SURVEY).sum())
 
 
 def plan_of(book: GradeBook) -> Mapping[str, Any] | None:
-    """Return the plan of a book, None if its whole sample was drawn at once.
+    """Return the plan of a book, None for a book whose sample was drawn at once.
 
     Raises
     ------
@@ -130,16 +130,16 @@ def plan_of(book: GradeBook) -> Mapping[str, Any] | None:
         draws = {len(plan["prior"][s.name]) for s in book.strata()}
         numbers = np.array([plan["prior"][s.name] for s in book.strata()], float)
         if len(draws) != 1 or not ((numbers >= 0) & (numbers <= 1)).all() or not isinstance(plan["entire"], list):
-            raise ValueError("what the model expects is none")
+            raise ValueError("invalid prior fractions")
         if not all(type(plan[name]) is int and plan[name] > 0 for name in ("size", "batch", "rank")):
-            raise ValueError("its numbers are none")
+            raise ValueError("size, batch and rank must be positive integers")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{book.path} has a damaged plan ({error!r}); restore it from a copy") from None
     return plan  # type: ignore[no-any-return]
 
 
-def in_all(book: GradeBook) -> int:
-    """Return how many objects a grader is shown in all, controls and what is to come included."""
+def total_size(book: GradeBook) -> int:
+    """Return the total number of objects for a grader, including controls and further batches."""
     items, plan = book.items(), plan_of(book)
     if plan is None:
         return len(items)

@@ -1,12 +1,12 @@
-"""The grade book: one SQLite file a run, in which every grade is on disk before the page moves on.
+"""Grade book: an SQLite file per run with its graded sample.
 
-Nothing is ever changed or removed in it: a grader who thinks again adds a grade, an undone one is marked. Every grade
-has a key that whoever gave it chose, so that one sent twice, because a server died between writing and answering, is
-there once.
+Every grade is on disk before the page shows the next object. Grades are never changed or removed: a grader who
+corrects one adds another, and an undone grade is marked. Each grade has a key chosen by the client, so that a grade
+sent twice, because the server died before it responded, is stored once.
 
-Of a sample that is graded in batches the book also holds the queue (the objects of each stratum in their random order,
-of which every batch takes the next ones: `galscan.vetting.batches`) and the plan (how many in all, for the purity at
-which rank, and what the model expected). A book without them has its whole sample from the start.
+For a sample that is graded in batches the book also holds the queue (the objects of each stratum in random order, from
+which each batch takes the next: `galscan.vetting.batches`) and the plan (sample size, rank at which purity is wanted,
+and the model's expectation). A book without them has its whole sample from the start.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from galscan.core.errors import ConflictError, InputError, NotFoundError
 from galscan.core.files import atomic_path, digest
 from galscan.stats.agreement import agreements
 from galscan.stats.graded import Stratum
-from galscan.vetting.csv_rows import harmless, read_rows
+from galscan.vetting.csv_rows import escape_formula, read_rows
 from galscan.vetting.sampling import KINDS, POSITIVE, SURVEY
 
 FILE = "grades.sqlite"
 FORMAT = "1"
 GRADES = {"A": "certain", "B": "likely", "C": "possible", "not": "no target", "artefact": "not a galaxy's light"}
 ARTEFACTS = ("seam", "star", "trail", "ghost", "other")
-TARGET = ("A", "B")  # what counts as a target unless somebody says otherwise
+TARGET = ("A", "B")  # grades that count as a target by default
 COMMENT = 1000  # characters
 _GRADER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 _COLUMNS = ["store", "id", "grader", "grade", "artefact", "comment", "at", "key"]
@@ -53,42 +53,43 @@ CREATE TABLE queue (number INTEGER PRIMARY KEY, store TEXT, row INTEGER, id TEXT
 PLAN = "plan"  # in meta, as JSON
 
 
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(f"'{word}'" for word in words)
+def _sql_list(values: Iterable[str]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
 
 
-_IMPOSSIBLE = {  # what no galscan wrote, looked for when a book is opened
-    "a grade that there is not": f"grades WHERE grade NOT IN ({_listed(GRADES)}) OR typeof(grader) <> 'text'",
-    "a grade of no object": "grades WHERE item NOT IN (SELECT item FROM items)",
-    "an object of no kind": f"{{items}} WHERE kind NOT IN ({_listed(KINDS)})",
-    "an object of no stratum": f"{{items}} WHERE kind = '{SURVEY}' AND stratum NOT IN (SELECT name FROM strata)",
-    "an object of another rank than its stratum's": "{items} LEFT JOIN strata ON stratum = name WHERE typeof(rank)"
+_INCONSISTENT = {  # checks when a book is opened, with queries for rows that galscan never writes
+    "an unknown grade": f"grades WHERE grade NOT IN ({_sql_list(GRADES)}) OR typeof(grader) <> 'text'",
+    "a grade of an unknown object": "grades WHERE item NOT IN (SELECT item FROM items)",
+    "an object of unknown kind": f"{{items}} WHERE kind NOT IN ({_sql_list(KINDS)})",
+    "an object of unknown stratum": f"{{items}} WHERE kind = '{SURVEY}' AND stratum NOT IN (SELECT name FROM strata)",
+    "an object whose rank is outside its stratum": "{items} LEFT JOIN strata ON stratum = name WHERE typeof(rank)"
     " <> 'integer' OR rank NOT BETWEEN coalesce(first, 0) AND coalesce(last, 0)",
-    "an object without a place": "{items} WHERE typeof(row) <> 'integer' OR typeof(store) <> 'text' OR"
-    " typeof(id) <> 'text' OR typeof(ra) NOT IN ('real', 'null') OR typeof(dec) NOT IN ('real', 'null')",
+    "an object with invalid store, row, id or position": "{items} WHERE typeof(row) <> 'integer' OR"
+    " typeof(store) <> 'text' OR typeof(id) <> 'text' OR typeof(ra) NOT IN ('real', 'null') OR typeof(dec) NOT IN"
+    " ('real', 'null')",
 }
 
 
 class GradeBook:
-    """A grade book, opened; close it when done (it is a context manager).
+    """An open grade book; a context manager that closes it.
 
     Raises
     ------
     NotFoundError
-        If there is none.
+        If the file does not exist.
     InputError
-        If it is damaged, or no grade book of this version.
+        If it is damaged, or not a grade book of this format.
     ConflictError
         If it belongs to another run.
     """
 
     def __init__(self, path: Path, fingerprint: str):
         if not path.is_file():
-            raise NotFoundError(f"no grades at {path}; draw the sample and grade it with: galscan vet RUN")
+            raise NotFoundError(f"no grades at {path}; grade a sample with: galscan vet RUN")
         self.path = path
         try:
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-            sound = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+            intact = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
@@ -97,18 +98,20 @@ class GradeBook:
                 self._db.execute(f"SELECT * FROM {table} LIMIT 1")
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path} is damaged ({error}); restore it from a copy, or from an exported CSV") from error
-        if not sound:
+        if not intact:
             raise InputError(f"{path} is damaged; restore it from a copy, or from an exported CSV")
         if meta.get("format") != FORMAT:
-            raise InputError(f"{path} is not a grade book of format {FORMAT}; grade with the version that made it")
+            raise InputError(f"{path} is not a grade book of format {FORMAT}; use the galscan version that wrote it")
         if meta.get("fingerprint") != fingerprint:
-            raise ConflictError(f"{path} belongs to another run than the one beside it; put it back where it was")
+            raise ConflictError(f"{path} belongs to another run; move it back to that run's folder")
         self.meta = meta
         tables = ["items", "queue"] if self._has_queue() else ["items"]
-        for what, query in _IMPOSSIBLE.items():
+        for problem, query in _INCONSISTENT.items():
             for table in tables:
                 if self._db.execute(f"SELECT 1 FROM {query.format(items=table)} LIMIT 1").fetchone():
-                    raise InputError(f"{path} was changed by another program: it holds {what}; restore it from a copy")
+                    raise InputError(
+                        f"{path} was changed by another program: it holds {problem}; restore it from a copy"
+                    )
 
     def __enter__(self) -> GradeBook:
         return self
@@ -122,7 +125,7 @@ class GradeBook:
     # -- the sample ------------------------------------------------------------------------------
 
     def items(self) -> pd.DataFrame:
-        """Return the sample in the order of its numbers: item, store, row, id, ra, dec, stratum, kind, rank."""
+        """Return the sample ordered by item: item, store, row, id, ra, dec, stratum, kind, rank."""
         return pd.read_sql_query("SELECT * FROM items ORDER BY item", self._db)
 
     def strata(self) -> list[Stratum]:
@@ -133,16 +136,16 @@ class GradeBook:
         return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'queue'").fetchone())
 
     def queue(self) -> pd.DataFrame:
-        """Return the objects of all strata, each in its random order, and the controls: the columns of `items`, number.
+        """Return the objects of all strata in random order, and the controls; columns of `items`, with number for item.
 
-        Those that are in the sample already are in it, too; of a book that has none it is empty.
+        It includes the objects already in the sample, and is empty for a book without a queue.
         """
         if self._has_queue():
             return pd.read_sql_query("SELECT * FROM queue ORDER BY number", self._db)
         return self.items().iloc[:0].rename(columns={"item": "number"})
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Take objects of the queue into the sample, in this order; all of them or none."""
+        """Add objects of the queue to the sample in this order, in one transaction."""
         self._db.execute("SAVEPOINT adding")
         try:
             for number in numbers:
@@ -157,7 +160,7 @@ class GradeBook:
             self._db.execute("RELEASE adding")
 
     def ungraded(self) -> int:
-        """Return how many of the sample nobody has graded."""
+        """Return the number of sample objects without a grade."""
         query = "SELECT count(*) FROM items WHERE item NOT IN (SELECT item FROM grades WHERE undone = 0)"
         return int(self._db.execute(query).fetchone()[0])
 
@@ -166,17 +169,17 @@ class GradeBook:
     def record(
         self, key: str, item: int, grader: str, grade: str, artefact: str = "", comment: str = "", at: str = ""
     ) -> bool:
-        """Write a grade; return False if one with this key is there already.
+        """Write a grade; return False if one with this key is already stored.
 
         Raises
         ------
         InputError
-            If there is no such item or grade, a name or comment is too long, or the key was used for another grade.
+            If item or grade is unknown, a name or comment is too long, or the key was used for another grade.
         """
         _check_grade(grader, grade, artefact, comment)
         _check_key(key)
         if type(item) is not int or not self._db.execute("SELECT 1 FROM items WHERE item = ?", (item,)).fetchone():
-            raise InputError(f"there is no item {item!r} in this sample")
+            raise InputError(f"no item {item!r} in this sample")
         before = self._db.execute("SELECT item, grader, grade FROM grades WHERE key = ?", (key,)).fetchone()
         if before is not None and before != (item, grader, grade):
             raise InputError(f"the key {key} belongs to another grade")
@@ -196,93 +199,93 @@ class GradeBook:
         return int(row[0][0]) if row else None
 
     def current(self) -> pd.DataFrame:
-        """Return the last word of every grader on every item: item, grader, grade, artefact, comment, at, key."""
+        """Return the latest grade by each grader of each item: item, grader, grade, artefact, comment, at, key."""
         return pd.read_sql_query(
             "SELECT item, grader, grade, artefact, comment, at, key FROM grades WHERE number IN"
             " (SELECT max(number) FROM grades WHERE undone = 0 GROUP BY item, grader) ORDER BY item, grader", self._db
         )  # fmt: skip
 
-    # -- what came of it -------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------
 
     def verdicts(self, target: Sequence[str] = TARGET) -> pd.DataFrame:
-        """Return the items somebody graded, with votes, the share that says target, and the majority's verdict.
+        """Return the graded items with the number of votes, the fraction for target, and the majority's verdict.
 
-        Of a tie the verdict is that it is none. Columns of `items`, then votes, agreed, target, grade, comment.
+        A tie counts as no target. Columns of `items`, then votes, agreed, target, grade, comment.
         """
-        if strange := set(target) - set(GRADES):
-            raise InputError(f"unknown grade '{sorted(strange)[0]}'; there are {', '.join(GRADES)}")
-        current = self.current().assign(says=lambda t: t["grade"].isin(target))
+        if unknown := set(target) - set(GRADES):
+            raise InputError(f"unknown grade '{sorted(unknown)[0]}'; grades are {', '.join(GRADES)}")
+        current = self.current().assign(is_target=lambda t: t["grade"].isin(target))
         by_item = current.groupby("item")
-        told = pd.DataFrame({
-            "votes": by_item.size(), "agreed": by_item["says"].mean(),
+        votes = pd.DataFrame({
+            "votes": by_item.size(), "agreed": by_item["is_target"].mean(),
             "grade": by_item["grade"].agg(lambda g: sorted(g, key=list(GRADES).index)[len(g) // 2]),
             "comment": by_item["comment"].agg(lambda c: "; ".join(filter(None, c))),
         })  # fmt: skip
-        return self.items().merge(told.assign(target=told["agreed"] > 0.5), left_on="item", right_index=True)
+        return self.items().merge(votes.assign(target=votes["agreed"] > 0.5), left_on="item", right_index=True)
 
     def graders(self) -> dict[str, dict[str, Any]]:
-        """Return for each grader how much is done, and what became of the known targets and the blank frames."""
+        """Return for each grader the progress, and the results on the controls (known targets and blank frames)."""
         items, current = self.items().set_index("item"), self.current()
-        told = {}
-        for name, given in current.groupby("grader"):
-            kind = items.loc[given["item"], "kind"].to_numpy()
-            says = given["grade"].isin(TARGET).to_numpy()
-            told[str(name)] = {
-                "graded": len(given), "of": len(items),
-                "known_found": int(says[kind == POSITIVE].sum()), "known": int((kind == POSITIVE).sum()),
-                "blank_taken": int(says[~np.isin(kind, (POSITIVE, SURVEY))].sum()),
+        summary = {}
+        for name, grades in current.groupby("grader"):
+            kind = items.loc[grades["item"], "kind"].to_numpy()
+            is_target = grades["grade"].isin(TARGET).to_numpy()
+            summary[str(name)] = {
+                "graded": len(grades), "of": len(items),
+                "known_found": int(is_target[kind == POSITIVE].sum()), "known": int((kind == POSITIVE).sum()),
+                "blank_taken": int(is_target[~np.isin(kind, (POSITIVE, SURVEY))].sum()),
                 "blank": int((~np.isin(kind, (POSITIVE, SURVEY))).sum()),
             }  # fmt: skip
-        return told
+        return summary
 
     def agreement(self) -> list[dict[str, Any]]:
-        """Return for each two graders, and for all of them if there are more, on what share they agree, and kappa.
+        """Return the fraction of agreement and kappa of each pair of graders, and of all graders if there are more.
 
-        Of the survey's objects that all of them graded: controls are easy and would flatter. Of two graders it is
-        Cohen's kappa (1960, Educ. Psych. Meas. 20, 37), of more Fleiss' (1971, Psych. Bull. 76, 378); None where all
-        said the same of everything, and chance alone would have agreed.
+        Only survey objects graded by all of the group count, as controls are too easy. Kappa is Cohen's (1960, Educ.
+        Psych. Meas. 20, 37) for two graders and Fleiss' (1971, Psych. Bull. 76, 378) for more; None where it is
+        undefined because all grades are equal.
         """
         items = self.items()
         current = self.current()
         current = current[current["item"].isin(items.loc[items["kind"] == SURVEY, "item"])]
-        says = current.assign(says=current["grade"].isin(TARGET)).pivot(index="item", columns="grader", values="says")
-        return agreements(says)
+        current = current.assign(is_target=current["grade"].isin(TARGET))
+        return agreements(current.pivot(index="item", columns="grader", values="is_target"))
 
-    # -- in and out ------------------------------------------------------------------------------
+    # -- import and export -----------------------------------------------------------------------
 
     def write_csv(self, path: Path) -> int:
-        """Write everybody's last words as CSV; return how many. What a spreadsheet would run is quoted."""
+        """Write the latest grades of all graders as CSV, with formulas escaped; return their number."""
         table = self.current().merge(self.items()[["item", "store", "id"]], on="item")[_COLUMNS]
         with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows([harmless(str(value)) for value in row] for row in table.itertuples(index=False))
+            writer.writerows([escape_formula(str(value)) for value in row] for row in table.itertuples(index=False))
         return len(table)
 
     def read_csv(self, path: Path) -> tuple[int, int]:
-        """Take in grades that `write_csv` wrote, or a table with at least id, grader and grade; all of it or nothing.
+        """Import grades from `write_csv`, or a table with at least id, grader and grade, in one transaction.
 
         Returns
         -------
         new, known : int
-            Grades added, and those that were there already.
+            Grades added, and grades that were already stored.
 
         Raises
         ------
         InputError
-            If the file is not such a table, an object is not in the sample, or one grader contradicts himself in it.
+            If the file is not such a table, an object is not in the sample, or a grader has conflicting grades in it.
         """
         rows = read_rows(path, _COLUMNS)
         queue = self.queue()
-        places = {*self._places(), *_identities(queue)}
+        objects = {*self._item_numbers(), *_identities(queue)}
         by_id: dict[str, list[str]] = {}
-        for store, name in places:
+        for store, name in objects:
             by_id.setdefault(name, []).append(store)
-        wanted: list[tuple[tuple[str, str], dict[str, str]]] = []
-        said: dict[tuple[str, str, str], tuple[int, str]] = {}
+        imported: list[tuple[tuple[str, str], dict[str, str]]] = []
+        grades: dict[tuple[str, str, str], tuple[int, str]] = {}
         for line, row in enumerate(rows, 2):
             where = f"{path}, line {line}"
-            stores = [row["store"]] if (row["store"], row["id"]) in places else (
+            stores = [row["store"]] if (row["store"], row["id"]) in objects else (
                 by_id.get(row["id"], []) if not row["store"] else [])  # fmt: skip
             if len(stores) != 1:
                 raise InputError(f"{where}: object '{row['id']:.60}' is not in this sample (or in several stores)")
@@ -292,41 +295,41 @@ class GradeBook:
                 datetime.fromisoformat(row["at"] or "2000-01-01")
             except ValueError as error:
                 raise InputError(f"{where}: {error}") from None
-            before = said.setdefault((stores[0], row["id"], row["grader"]), (line, row["grade"]))
+            before = grades.setdefault((stores[0], row["id"], row["grader"]), (line, row["grade"]))
             if before[1] != row["grade"]:
                 raise InputError(
                     f"{where}: {row['grader']} grades object '{row['id']:.60}' {row['grade']}, and {before[1]} in line "
                     f"{before[0]}; keep one of the two"
                 )
-            wanted.append(((stores[0], row["id"]), row))
+            imported.append(((stores[0], row["id"]), row))
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            number = self._reach({place for place, _ in wanted}, queue)
+            number = self._extend_to({identity for identity, _ in imported}, queue)
             new = 0
-            for place, row in wanted:
-                key = row["key"] or digest([number[place], row["grader"], row["grade"]])[:40]
-                given = (row[name] for name in ("grader", "grade", "artefact", "comment", "at"))
-                new += self.record(key, number[place], *given)
+            for identity, row in imported:
+                key = row["key"] or digest([number[identity], row["grader"], row["grade"]])[:40]
+                values = (row[name] for name in ("grader", "grade", "artefact", "comment", "at"))
+                new += self.record(key, number[identity], *values)
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-        return new, len(wanted) - new
+        return new, len(imported) - new
 
-    def _reach(self, places: set[tuple[str, str]], queue: pd.DataFrame) -> dict[tuple[str, str], int]:
-        """Take what is to come into the sample as far as some objects need it; return the items of all places.
+    def _extend_to(self, objects: set[tuple[str, str]], queue: pd.DataFrame) -> dict[tuple[str, str], int]:
+        """Extend the sample along the queue until it has all `objects`; return the items of all sample objects.
 
-        Whoever graded another copy of the sample may be further in a stratum: what lies before comes along, so that the
-        sample stays the first ones of a random order.
+        Grades of another copy of the sample may reach further down a stratum. The objects before are added as well, so
+        that the sample remains the first part of a random order.
         """
-        items = self._places()
-        waiting = queue.iloc[[k for k, place in enumerate(_identities(queue)) if place not in items]]
-        for _, some in waiting.groupby(["stratum", "kind"], sort=False):
-            wanted = [place in places for place in _identities(some)]
-            self.add(some["number"][: int(np.flatnonzero(wanted).max(initial=-1)) + 1])
-        return self._places()
+        items = self._item_numbers()
+        waiting = queue.iloc[[k for k, identity in enumerate(_identities(queue)) if identity not in items]]
+        for _, group in waiting.groupby(["stratum", "kind"], sort=False):
+            needed = [identity in objects for identity in _identities(group)]
+            self.add(group["number"][: int(np.flatnonzero(needed).max(initial=-1)) + 1])
+        return self._item_numbers()
 
-    def _places(self) -> dict[tuple[str, str], int]:
+    def _item_numbers(self) -> dict[tuple[str, str], int]:
         items = self.items()
         return dict(zip(_identities(items), map(int, items["item"]), strict=True))
 
@@ -340,19 +343,19 @@ def create(
     Parameters
     ----------
     items, strata
-        The sample, in the order in which it is shown, and the strata it is of.
+        The sample in display order, and its strata.
     meta : mapping
-        Of text; ``fingerprint`` is the run's.
+        Text values; ``fingerprint`` is the run's.
     queue : DataFrame, optional
-        As `galscan.vetting.sampling.draw` gives it, where more is to come.
+        Objects for further batches, as from `galscan.vetting.sampling.draw`.
 
     Raises
     ------
     ConflictError
-        If there is one.
+        If the file exists.
     """
     if path.exists():
-        raise ConflictError(f"{path} is there already; a sample is drawn once, so that grades keep their meaning")
+        raise ConflictError(f"{path} already exists, and its sample must not change; move it away to draw another")
     with atomic_path(path) as temporary, closing(sqlite3.connect(temporary)) as db:
         db.executescript(_TABLES)
         db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), *meta.items()])
@@ -368,8 +371,8 @@ def create(
         db.commit()
 
 
-def in_words(graders: Mapping[str, Mapping[str, Any]], agreement: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line a grader (how much, and what became of the controls), and one for each group that can agree."""
+def summary_lines(graders: Mapping[str, Mapping[str, Any]], agreement: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line per grader with progress and results on the controls, and a line per group with its agreement."""
     lines = [
         f"{name} graded {g['graded']:,} of {g['of']:,}: found {g['known_found']} of {g['known']} known targets, "
         f"took {g['blank_taken']} of {g['blank']} blank frames for one"
@@ -389,19 +392,21 @@ def _identities(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _check_grade(grader: str, grade: str, artefact: str, comment: str) -> None:
-    for what, value in (("grader", grader), ("grade", grade), ("artefact", artefact), ("comment", comment)):
+    for name, value in (("grader", grader), ("grade", grade), ("artefact", artefact), ("comment", comment)):
         if not isinstance(value, str):
-            raise InputError(f"{what} is {value!r:.60}, not text")
+            raise InputError(f"{name} is {value!r:.60}; it must be a string")
     if not _GRADER.fullmatch(grader) or grader != grader.strip():
-        raise InputError(f"'{grader:.70}' is no name for a grader: give 1 to 64 characters, without line breaks")
+        raise InputError(f"'{grader:.70}' is not a valid grader name: give 1 to 64 characters, without line breaks")
     if grade not in GRADES:
-        raise InputError(f"unknown grade '{grade:.20}'; there are {', '.join(GRADES)}")
+        raise InputError(f"unknown grade '{grade:.20}'; grades are {', '.join(GRADES)}")
     if artefact and (grade != "artefact" or artefact not in ARTEFACTS):
-        raise InputError(f"'{artefact:.20}' is no kind of artefact ({', '.join(ARTEFACTS)}), or the grade is another")
+        raise InputError(
+            f"'{artefact:.20}' is not a kind of artefact ({', '.join(ARTEFACTS)}), or the grade is not 'artefact'"
+        )
     if len(comment) > COMMENT or "\x00" in comment:
-        raise InputError(f"a comment of {len(comment):,} characters; {COMMENT:,} at most")
+        raise InputError(f"a comment of {len(comment):,} characters is too long; give at most {COMMENT:,}")
 
 
 def _check_key(key: str) -> None:
     if not (isinstance(key, str) and 8 <= len(key) <= 64):
-        raise InputError("a grade needs a key of 8 to 64 characters")
+        raise InputError("the key of a grade must have 8 to 64 characters")

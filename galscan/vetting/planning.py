@@ -1,4 +1,4 @@
-"""What the scores alone say of a finished scan, and how much of it to grade for a wanted interval."""
+"""Sample-size planning: purity estimated from scores alone, and number of grades for a given interval width."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import pyarrow.parquet as pq
 from galscan.core.errors import InputError
 from galscan.models.model import open_model
 from galscan.scanning import known_labels
-from galscan.scanning.run import CANDIDATES, Run, is_like
+from galscan.scanning.run import CANDIDATES, Run, is_similarity_list
 from galscan.stats import allocation, graded
 from galscan.stats import purity as purities
 from galscan.vetting import sampling
 
 
-def by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purity, float]:
-    """Return the estimate without grades, and the confidence of its intervals (what the model's recipe says).
+def estimate_by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purity, float]:
+    """Return the purity estimate without grades, and the confidence of its intervals (by default from the recipe).
 
     Raises
     ------
     InputError
-        If the model of the scan has gone, or the scan is of a version that kept too little.
+        If the model of the scan is missing, or the scan was made by a version that did not record what is needed.
     """
     check(run)
-    bundle = open_model(str(run.info["model"]))
-    if bundle.model_hash != run.info["identity"]["model"]:
-        raise InputError(f"{bundle.path} is another model than the one of this scan; its calibration is another too")
-    settings = bundle.recipe.purity
+    model = open_model(str(run.info["model"]))
+    if model.model_hash != run.info["identity"]["model"]:
+        raise InputError(f"{model.path} is not the model of this scan, so its calibration does not apply; restore it")
+    settings = model.recipe.purity
     confidence = settings.confidence if confidence is None else confidence
-    return purities.of_scan(
-        bundle.calibration, run.info, scores(run), known_labels.read_labels(run.path / CANDIDATES),
+    return purities.estimate_from_run(
+        model.calibration, run.info, scores(run), known_labels.read_labels(run.path / CANDIDATES),
         bootstrap=settings.bootstrap, confidence=confidence,
     ), confidence  # fmt: skip
 
@@ -40,32 +40,32 @@ def scores(run: Run) -> np.ndarray:
 
 
 def check(run: Run) -> None:
-    """Refuse a run of which no scores tell the purity.
+    """Check that purity can be estimated from a run's scores.
 
     Raises
     ------
     InputError
-        With what to do instead.
+        If the run is a similarity list.
     """
-    if is_like(run.info):
+    if is_similarity_list(run.info):
         raise InputError(
-            f"{run.path} is a list by similarity to examples, and no calibration tells what a similarity is worth: its "
-            "purity is not estimated. A model's is: teach one with the grades, galscan train-rare --target NEW.toml "
+            f"{run.path} ranks objects by similarity to examples, which is not calibrated, so its purity cannot be "
+            "estimated. Train a model on the grades: galscan train-rare --target NEW.toml "
             f"--grades {run.path}"
         )
 
 
 def size_for(run: Run, width: float, rank: int, best: int = 0) -> int:
-    """Return how many objects to grade, `best` of the best among them, for an interval of purity at `rank` so wide.
+    """Return the number of objects to grade, including the top `best`, for an interval of purity at `rank` of `width`.
 
-    It is a forecast by `galscan.stats.allocation.suggest`: half of all surveys need a little more.
+    Predicted by `galscan.stats.allocation.suggest`; half of all surveys need slightly more.
 
     Raises
     ------
     InputError
-        If rank or width is out of range, or the scan cannot be estimated.
+        If rank or width is out of range, or the purity of the scan cannot be estimated.
     """
-    purity, confidence = by_scores(run)
+    purity, confidence = estimate_by_scores(run)
     top, found, known = scores(run), sampling.strata_of(run, best, rank), sampling.known_labels(run)
     prior = graded.prior_fractions(purity, top, found, known=known)
     entire = [sampling.BEST] if best else []

@@ -1,9 +1,9 @@
-"""The page people grade on, and the little server behind it: this machine only, and only for who has the token.
+"""Web server of the grading page, for this machine only, with token authentication.
 
-The page is one file without anything from elsewhere. It asks for the items (numbers and positions; neither score nor
-rank), for their pictures, and sends one grade at a time, with a key of its own: it does not move on before the server
-has answered that the grade is on disk, and sends it again, with the same key, when no answer comes. The grade that ends
-a batch brings the next one: the answer says how many objects came, and the page asks for the items again.
+The page is a single file without external resources. It requests the items (numbers and positions; neither score nor
+rank) and their images, and sends one grade at a time with a unique key. It waits until the server has confirmed that
+the grade is on disk, and otherwise sends it again with the same key. When a grade completes a batch, the response has
+the number of objects added, and the page requests the items again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from PIL import Image
 
 from galscan.core.errors import InputError
 from galscan.store.layout import Store
-from galscan.vetting.batches import extend, in_all
-from galscan.vetting.gradebook import ARTEFACTS, GRADES, GradeBook, in_words
+from galscan.vetting.batches import extend, total_size
+from galscan.vetting.gradebook import ARTEFACTS, GRADES, GradeBook, summary_lines
 from galscan.vetting.sampling import BLANK
 
 HOST = "127.0.0.1"
-LARGEST = 20_000  # bytes of a request
+MAX_REQUEST = 20_000  # bytes
 POLICY = (
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
     "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -40,7 +40,7 @@ POLICY = (
 
 
 class _Handler(tornado.web.RequestHandler):
-    """What every answer has in common: who may ask, and what a browser may do with it."""
+    """Base of all handlers: checks of host, origin and token, and response headers."""
 
     book: GradeBook
     token: str
@@ -51,26 +51,26 @@ class _Handler(tornado.web.RequestHandler):
 
     def set_default_headers(self) -> None:
         self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")  # the token is in the address
+        self.set_header("Referrer-Policy", "no-referrer")  # the token is in the URL
         self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> None:
-        # A page elsewhere may send requests here, under a name of its own that leads here: neither is answered.
-        here = (self.request.host or "").rpartition(":")[0]
-        if here not in (HOST, "localhost"):
+        # Reject cross-site requests (Origin) and DNS rebinding (Host).
+        host = (self.request.host or "").rpartition(":")[0]
+        if host not in (HOST, "localhost"):
             raise tornado.web.HTTPError(403, reason="wrong host")
         origin = self.request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != self.request.host:
             raise tornado.web.HTTPError(403, reason="wrong origin")
-        given = self.request.headers.get("X-Galscan-Token") or self.get_query_argument("token", "")
-        if not hmac.compare_digest(given.encode(), self.token.encode()):
+        token = self.request.headers.get("X-Galscan-Token") or self.get_query_argument("token", "")
+        if not hmac.compare_digest(token.encode(), self.token.encode()):
             raise tornado.web.HTTPError(403, reason="wrong token: use the address that galscan vet printed")
 
     def write_error(self, status_code: int, **_: Any) -> None:
         self.finish({"error": self._reason})
 
-    def asked(self) -> dict[str, Any]:
-        """Return the JSON object of a request."""
+    def json_body(self) -> dict[str, Any]:
+        """Return the JSON object in the body of a request."""
         try:
             body = json.loads(self.request.body)
             if not isinstance(body, dict):
@@ -83,39 +83,39 @@ class _Handler(tornado.web.RequestHandler):
 class _Page(_Handler):
     def get(self) -> None:
         text = (resources("galscan.vetting") / "page.html").read_text(encoding="utf-8")
-        # What goes into the script is JSON in which nothing can close it.
-        told = json.dumps({"title": self.title, "grades": GRADES, "artefacts": ARTEFACTS}).replace("<", "\\u003c")
+        # Escaped, so that the JSON cannot end the script element.
+        config = json.dumps({"title": self.title, "grades": GRADES, "artefacts": ARTEFACTS}).replace("<", "\\u003c")
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY.format(nonce=self.nonce))
-        self.finish(text.replace("@nonce@", self.nonce).replace("@told@", told))
+        self.finish(text.replace("@nonce@", self.nonce).replace("@config@", config))
 
 
 class _Items(_Handler):
     def get(self) -> None:
         grader = self.get_query_argument("grader", "")
         current = self.book.current()
-        mine = current[current["grader"] == grader].set_index("item")
+        grades = current[current["grader"] == grader].set_index("item")
         items = [
             {"item": int(i), "ra": ra if np.isfinite(ra) else None, "dec": dec if np.isfinite(dec) else None}
             for i, ra, dec in self.book.items()[["item", "ra", "dec"]].astype(float).itertuples(index=False)
         ]
-        given = mine[["grade", "artefact", "comment"]].to_dict("index")
-        given_by_item = {str(k): v for k, v in given.items()}
-        self.finish({"items": items, "given": given_by_item, "total": in_all(self.book)})
+        values = grades[["grade", "artefact", "comment"]].to_dict("index")
+        grades_by_item = {str(k): v for k, v in values.items()}
+        self.finish({"items": items, "given": grades_by_item, "total": total_size(self.book)})
 
 
-class _Picture(_Handler):
+class _Image(_Handler):
     def get(self, item: str) -> None:
         items = self.book.items()
         row = items[items["item"] == int(item)]
         if row.empty:
             raise tornado.web.HTTPError(404, reason="no such item")
-        one = row.iloc[0]
-        if one["kind"] == BLANK:
+        entry = row.iloc[0]
+        if entry["kind"] == BLANK:
             size = next(iter(self.stores.values())).size
             image = np.random.default_rng(int(item)).integers(0, 14, (size, size, 3)).astype(np.uint8)
         else:
-            image = self.stores[one["store"]].images(slice(int(one["row"]), int(one["row"]) + 1))[0]
+            image = self.stores[entry["store"]].images(slice(int(entry["row"]), int(entry["row"]) + 1))[0]
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "png", compress_level=1)
         self.set_header("Content-Type", "image/png")
@@ -124,12 +124,12 @@ class _Picture(_Handler):
 
 class _Grade(_Handler):
     def post(self) -> None:
-        asked = self.asked()
+        body = self.json_body()
         names = ("key", "item", "grader", "grade", "artefact", "comment")
         try:
-            if strange := set(asked) - set(names):
-                raise InputError(f"unknown field '{sorted(strange)[0]:.40}'")
-            new = self.book.record(*(asked.get(name, "") for name in names))
+            if unknown := set(body) - set(names):
+                raise InputError(f"unknown field '{sorted(unknown)[0]:.40}'")
+            new = self.book.record(*(body.get(name, "") for name in names))
         except InputError as error:
             self.set_status(400)
             self.finish({"error": str(error)})
@@ -139,28 +139,28 @@ class _Grade(_Handler):
 
 class _Undo(_Handler):
     def post(self) -> None:
-        self.finish({"item": self.book.undo(str(self.asked().get("grader", "")))})
+        self.finish({"item": self.book.undo(str(self.json_body().get("grader", "")))})
 
 
 class _Summary(_Handler):
     def get(self) -> None:
         graders, agreement = self.book.graders(), self.book.agreement()
-        self.finish({"graders": graders, "agreement": agreement, "words": in_words(graders, agreement)})
+        self.finish({"graders": graders, "agreement": agreement, "words": summary_lines(graders, agreement)})
 
 
 def application(book: GradeBook, stores: Mapping[str, Store], token: str, title: str) -> tornado.web.Application:
-    """Return the web application over a grade book.
+    """Return the web application for a grade book.
 
     Parameters
     ----------
     stores : mapping of str to Store
-        Of all items, by name.
+        Stores of all items, by name.
     token : str
-        Without it nothing is answered.
+        Required in every request.
     """
     shared = {"book": book, "token": token, "stores": stores, "title": title}
     routes = {
-        r"/": _Page, r"/api/items": _Items, r"/image/(\d{1,9})\.png": _Picture, r"/api/grade": _Grade,
+        r"/": _Page, r"/api/items": _Items, r"/image/(\d{1,9})\.png": _Image, r"/api/grade": _Grade,
         r"/api/undo": _Undo, r"/api/summary": _Summary,
     }  # fmt: skip
     return tornado.web.Application(
@@ -171,16 +171,16 @@ def application(book: GradeBook, stores: Mapping[str, Store], token: str, title:
 async def serve(
     app: tornado.web.Application, token: str, ports: Sequence[int], ready: Callable[[str, int], None]
 ) -> None:
-    """Serve on this machine, at the first of `ports` that is free, until a signal comes.
+    """Serve on this machine, at the first free port of `ports`, until SIGINT or SIGTERM.
 
-    `ready` is told the address and the port.
+    `ready` is called with address and port.
 
     Raises
     ------
     InputError
-        If none of the ports can be had.
+        If no port is free.
     """
-    server = tornado.httpserver.HTTPServer(app, max_body_size=LARGEST, max_buffer_size=LARGEST + 65536)
+    server = tornado.httpserver.HTTPServer(app, max_body_size=MAX_REQUEST, max_buffer_size=MAX_REQUEST + 65536)
     for port in ports:
         try:
             sockets = tornado.netutil.bind_sockets(port, HOST)
@@ -188,14 +188,14 @@ async def serve(
         except OSError as error:
             why = error.strerror or error
     else:
-        raise InputError(f"--port {ports[-1]} cannot be had ({why}); leave it out and any free one is taken")
+        raise InputError(f"--port {ports[-1]} is not available ({why}); omit it to use any free port")
     server.add_sockets(sockets)
-    taken = int(sockets[0].getsockname()[1])
-    ended = asyncio.Event()
+    port = int(sockets[0].getsockname()[1])
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
-    ready(f"http://{HOST}:{taken}/?token={token}", taken)
-    await ended.wait()
+        loop.add_signal_handler(number, stopped.set)
+    ready(f"http://{HOST}:{port}/?token={token}", port)
+    await stopped.wait()
     server.stop()
     await server.close_all_connections()

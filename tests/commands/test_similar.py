@@ -206,7 +206,7 @@ def test_the_vetting_page_shows_it_and_its_grades_teach_any_target(place, like, 
             one.record(f"key-{item:05d}", int(item), "ann", "A" if item % 3 else "not")
     taught = read_labels(like)
     assert taught.target is None and len(taught.held_out) == 0 and len(taught.table) == len(items) - 6
-    with pytest.raises(InputError, match="no calibration tells what a similarity is worth"):
+    with pytest.raises(InputError, match="ranks objects by similarity to examples, which is not calibrated"):
         purity(like)
 
 

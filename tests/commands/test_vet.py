@@ -94,12 +94,12 @@ def test_the_page_goes_on_to_the_next_batch(run, tmp_path, monkeypatch):
         assert first < total and page.run("document.getElementById('bar').max") == total
         for k in range(first):
             page.press("n")
-            page.wait(f"Object.keys(given).length === {k + 1} && !busy")
-        page.wait("items.length > Object.keys(given).length")
+            page.wait(f"Object.keys(grades).length === {k + 1} && !busy")
+        page.wait("items.length > Object.keys(grades).length")
         assert page.run("items[at].item") == first + 1 and not page.run("document.getElementById('end').open")
         for k in range(first, total):
             page.press("n")
-            page.wait(f"Object.keys(given).length === {k + 1} && !busy")
+            page.wait(f"Object.keys(grades).length === {k + 1} && !busy")
         page.wait("document.getElementById('end').open")
     with book(run) as one:
         assert len(one.items()) == total == len(one.current())
@@ -131,7 +131,7 @@ def test_a_store_that_changed_is_said(run, scanned):
     [
         ({"format": 2}, "is a scan of format 2, not 1; use the version that made it"),
         ({"format": "<script>"}, "is a scan of format '<script>'"),
-        ({"first_look": ...}, "did not keep how far each object came; scan it again"),
+        ({"first_look": ...}, "did not record the stages of objects; scan again"),
         ({"status": "running"}, "is not finished"),
         ({"fingerprint": ...}, "was not written by galscan scan"),
     ],
@@ -176,7 +176,7 @@ def test_the_end_says_how_the_graders_saw_and_agreed(run, tmp_path):
         with book(run) as one:
             assert said == "".join(words := summary_lines(one.graders(), one.agreement())) and len(words) == 3
         page.press("n")  # a dialog is open: no grade
-        assert page.run("given[1].grade") == "A" and not page.run("busy")
+        assert page.run("grades[1].grade") == "A" and not page.run("busy")
 
 
 def test_the_page_grades_in_a_real_browser(run, tmp_path):
@@ -192,12 +192,12 @@ def test_the_page_grades_in_a_real_browser(run, tmp_path):
         with book(run) as one:  # on disk before the page moved on
             assert one.current()[["item", "grader", "grade"]].to_numpy().tolist() == [[shown, "ann", "A"]]
         page.press("1")
-        page.wait("Object.keys(given).length === 2 && !busy")
+        page.wait("Object.keys(grades).length === 2 && !busy")
         page.press("u")
-        page.wait("Object.keys(given).length === 1 && !busy")
+        page.wait("Object.keys(grades).length === 1 && !busy")
         page.run("document.getElementById('comment').value = '<b>=1+1</b>'")
         page.press("n")
-        page.wait("Object.keys(given).length === 2 && !busy")
+        page.wait("Object.keys(grades).length === 2 && !busy")
         for key in "mmiprgvw+-z":
             page.press(key)
         assert page.run("document.getElementById('picture').style.filter").startswith("brightness")
@@ -207,16 +207,16 @@ def test_the_page_grades_in_a_real_browser(run, tmp_path):
         started, count = time.monotonic(), 12
         for k in range(count):
             page.press(random.Random(k).choice("abcn"))
-            page.wait(f"Object.keys(given).length === {3 + k} && !busy")
+            page.wait(f"Object.keys(grades).length === {3 + k} && !busy")
         assert (time.monotonic() - started) / count < 60 / 50  # fifty a minute must be possible
         # The server dies and is started anew: the page keeps its grades and reconnects.
         process.kill()
         process.wait()
         page.run("void grade('A')")
-        page.wait("document.getElementById('said').textContent.includes('Not saved yet')")
+        page.wait("document.getElementById('status').textContent.includes('Not saved yet')")
         with served(run) as (_, again):
             assert again == address
-            page.wait(f"Object.keys(given).length === {3 + count} && !busy")
+            page.wait(f"Object.keys(grades).length === {3 + count} && !busy")
         with book(run) as one:
             assert len(one.current()) == 3 + count < total
             assert "<b>=1+1</b>" in set(one.current()["comment"])

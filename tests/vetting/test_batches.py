@@ -60,14 +60,14 @@ def drawn(book):
 
 def test_batches_come_one_after_the_other_and_end_with_the_size(path):
     with GradeBook(path, "f") as book:
-        assert batches.in_all(book) == 70 and book.items().empty
+        assert batches.total_size(book) == 70 and book.items().empty
         sizes = []
         while more := batches.extend(book):
             assert batches.extend(book) == 0  # nothing of it is graded
             assert len(set(book.items()["rank"].diff().dropna())) > 2  # mixed
             sizes.append(more)
             grade(book)
-        assert sizes == [20, 20, 20] and batches.in_all(book) == len(book.items()) == 70
+        assert sizes == [20, 20, 20] and batches.total_size(book) == len(book.items()) == 70
         assert all(n >= 3 for n in drawn(book).values()) and sum(drawn(book).values()) == 60
         items = book.items()
         assert not items.duplicated(["store", "id"]).any() and (items["kind"] == "blank").sum() == 4
@@ -140,7 +140,7 @@ def test_a_book_of_an_older_version_has_its_whole_sample(tmp_path):
     with GradeBook(path, "f") as book:
         count = len(book.items())
         book.record("key-00001", 1, "ann", "A")
-        assert batches.extend(book) == 0 and batches.in_all(book) == count
+        assert batches.extend(book) == 0 and batches.total_size(book) == count
         grade(book)
         assert batches.extend(book) == 0 and len(book.verdicts()) == count and book.queue().empty
 

@@ -11,7 +11,7 @@ import pytest
 
 from galscan.core.errors import ConflictError, InputError, NotFoundError
 from galscan.stats.graded import Stratum
-from galscan.vetting.gradebook import GRADES, GradeBook, create, in_words
+from galscan.vetting.gradebook import GRADES, GradeBook, create, summary_lines
 
 STRATA = [Stratum("best", 6, 1, 6), Stratum("not ranked", 100), Stratum("discarded", 1000, discarded=True)]
 
@@ -66,16 +66,16 @@ def test_a_grade_sent_twice_is_there_once(book):
         ({"item": 11}, "no item 11"),
         ({"item": "1"}, "no item '1'"),
         ({"grade": "D"}, "unknown grade 'D'"),
-        ({"grade": 7}, "grade is 7, not text"),
-        ({"grader": ""}, "no name for a grader"),
-        ({"grader": " ann"}, "no name for a grader"),
-        ({"grader": "a\nb"}, "no name for a grader"),
-        ({"grader": "x" * 65}, "no name for a grader"),
-        ({"artefact": "seam"}, "no kind of artefact"),
-        ({"grade": "artefact", "artefact": "dragon"}, "no kind of artefact"),
+        ({"grade": 7}, "grade is 7; it must be a string"),
+        ({"grader": ""}, "not a valid grader name"),
+        ({"grader": " ann"}, "not a valid grader name"),
+        ({"grader": "a\nb"}, "not a valid grader name"),
+        ({"grader": "x" * 65}, "not a valid grader name"),
+        ({"artefact": "seam"}, "not a kind of artefact"),
+        ({"grade": "artefact", "artefact": "dragon"}, "not a kind of artefact"),
         ({"comment": "x" * 1001}, "1,000 at most"),
-        ({"key": "short"}, "needs a key"),
-        ({"key": None}, "needs a key"),
+        ({"key": "short"}, "the key of a grade"),
+        ({"key": None}, "the key of a grade"),
     ],
 )
 def test_what_is_no_grade_is_refused(book, change, message):
@@ -108,7 +108,7 @@ def test_graders_are_measured_by_the_controls_and_against_each_other(book):
     assert graders["bob"]["known_found"] == 0
     (pair,) = book.agreement()  # of the survey's objects: the known target, on which they differ, is not among them
     assert pair == {"graders": ["ann", "bob"], "items": 2, "same": 0.5, "kappa": pytest.approx(0.0)}
-    assert in_words(graders, [pair]) == [
+    assert summary_lines(graders, [pair]) == [
         "ann graded 4 of 10: found 1 of 1 known targets, took 1 of 1 blank frames for one",
         "bob graded 3 of 10: found 0 of 1 known targets, took 0 of 0 blank frames for one",
         "ann and bob agree on 50% of 2 objects, Cohen's kappa 0.00",
@@ -125,7 +125,7 @@ def test_more_than_two_graders_agree_as_fleiss_says(book):
     assert [p["graders"] for p in pairs] == [["ann", "bob"], ["ann", "eve"], ["bob", "eve"]]
     # (1 + 1/3 + 1/3 + 1) / 4 agree, 1/2 would by chance.
     assert together == {"graders": ["ann", "bob", "eve"], "items": 4, "same": 0.5, "kappa": pytest.approx(1 / 3)}
-    assert in_words({}, [together]) == ["ann, bob and eve agree on 50% of 4 objects, Fleiss' kappa 0.33"]
+    assert summary_lines({}, [together]) == ["ann, bob and eve agree on 50% of 4 objects, Fleiss' kappa 0.33"]
 
 
 @pytest.mark.parametrize("word", ["A", "not"])
@@ -133,7 +133,7 @@ def test_where_all_said_the_same_of_everything_there_is_no_kappa(book, word):
     for grader in ("ann", "bob", "eve"):
         give(book, 1, word, grader)
     assert {p["kappa"] for p in book.agreement()} == {None}
-    assert in_words({}, book.agreement())[0] == "ann and bob agree on 100% of 1 object"
+    assert summary_lines({}, book.agreement())[0] == "ann and bob agree on 100% of 1 object"
 
 
 def test_csv_out_and_in_gives_the_same_grades(book, tmp_path):
@@ -157,8 +157,8 @@ def test_csv_out_and_in_gives_the_same_grades(book, tmp_path):
         ("id,grader,grade\ng1,ann,A\nnobody,ann,A\n", "line 3: object 'nobody' is not in this sample"),
         ("id,grader,grade\ng1,ann,A\ng1,ann,not\n", "line 3: ann grades object 'g1' not, and A in line 2"),
         ("id,grader,grade\ng1,ann,Q\n", "line 2: unknown grade 'Q'"),
-        ("id,grader,grade\ng1,ann\n", "line 2: another number of columns"),
-        ("id,grader,grade\ng1,ann,A,more\n", "line 2: another number of columns"),
+        ("id,grader,grade\ng1,ann\n", "line 2: the number of columns differs"),
+        ("id,grader,grade\ng1,ann,A,more\n", "line 2: the number of columns differs"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_whole(book, tmp_path, text, message):
@@ -175,7 +175,7 @@ def test_a_table_cut_off_in_the_middle_is_refused(book, tmp_path):
     whole = (tmp_path / "g.csv").read_bytes()
     (tmp_path / "g.csv").write_bytes(whole[: len(whole) - 60])
     with GradeBook(made(tmp_path / "again.sqlite"), "f") as other:
-        with pytest.raises(InputError, match="cut off"):
+        with pytest.raises(InputError, match="truncated"):
             other.read_csv(tmp_path / "g.csv")
         assert other.current().empty
     (tmp_path / "g.csv").write_bytes(b"\xff\xfe\x00")
@@ -208,17 +208,20 @@ def test_a_book_of_another_run_a_damaged_one_and_none_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE grades SET grade = 'AAA'", "a grade that there is not"),
-        ("UPDATE grades SET grader = x'ff'", "a grade that there is not"),
-        ("UPDATE grades SET item = 99", "a grade of no object"),
-        ("UPDATE items SET kind = 'dragon' WHERE item = 1", "an object of no kind"),
-        ("UPDATE items SET stratum = 'nowhere' WHERE item = 1", "an object of no stratum"),
-        ("DELETE FROM strata", "an object of no stratum"),
-        ("UPDATE items SET rank = 9 WHERE item = 1", "another rank than its stratum's"),
-        ("UPDATE items SET rank = 5 WHERE item = 6", "another rank than its stratum's"),
-        ("UPDATE items SET rank = 'one' WHERE item = 1", "another rank than its stratum's"),
-        ("UPDATE items SET row = '../../etc/passwd' WHERE item = 1", "an object without a place"),
-        ("UPDATE items SET ra = 'east' WHERE item = 1", "an object without a place"),
+        ("UPDATE grades SET grade = 'AAA'", "an unknown grade"),
+        ("UPDATE grades SET grader = x'ff'", "an unknown grade"),
+        ("UPDATE grades SET item = 99", "a grade of an unknown object"),
+        ("UPDATE items SET kind = 'dragon' WHERE item = 1", "an object of unknown kind"),
+        ("UPDATE items SET stratum = 'nowhere' WHERE item = 1", "an object of unknown stratum"),
+        ("DELETE FROM strata", "an object of unknown stratum"),
+        ("UPDATE items SET rank = 9 WHERE item = 1", "an object whose rank is outside its stratum"),
+        ("UPDATE items SET rank = 5 WHERE item = 6", "an object whose rank is outside its stratum"),
+        ("UPDATE items SET rank = 'one' WHERE item = 1", "an object whose rank is outside its stratum"),
+        (
+            "UPDATE items SET row = '../../etc/passwd' WHERE item = 1",
+            "an object with invalid store, row, id or position",
+        ),
+        ("UPDATE items SET ra = 'east' WHERE item = 1", "an object with invalid store, row, id or position"),
     ],
 )
 def test_a_book_that_another_program_changed_is_refused(tmp_path, change, message):

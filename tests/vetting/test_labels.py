@@ -78,10 +78,10 @@ def test_what_the_model_held_out_is_told_and_a_model_that_is_gone(run, tmp_path)
 def test_runs_that_teach_nothing_are_refused(run, scanned, tmp_path):
     with pytest.raises(NotFoundError, match="no run at"):
         read_all(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"nothing of .* is graded as a target or as none; .*galscan vet"):
+    with pytest.raises(InputError, match=r"no object of .* is graded as a target or as no target; .*galscan vet"):
         read_all(run)
     give(run, (0, "ann", "C"))
-    with pytest.raises(InputError, match="is graded as a target or as none"):
+    with pytest.raises(InputError, match="is graded as a target or as no target"):
         read_all(run)
     (run / FILE).unlink()
     with pytest.raises(NotFoundError, match="no grades at"):

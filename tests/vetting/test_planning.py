@@ -34,14 +34,16 @@ def survey(monkeypatch, tmp_path):
     calibration = calibrate.fit(np.r_[rng.normal(3, 1, 24), rng.normal(0, 1, 400)], np.repeat([1, 0], [24, 400]))
     histogram = ScoreHistogram.empty()
     histogram.add(scores)
-    monkeypatch.setattr(planning, "by_scores", lambda run: (estimate(calibration, histogram, scores[:300]), 0.95))
+    monkeypatch.setattr(
+        planning, "estimate_by_scores", lambda run: (estimate(calibration, histogram, scores[:300]), 0.95)
+    )
     monkeypatch.setattr(planning, "scores", lambda run: scores[:300])
     pd.DataFrame({"score": scores[:300]}).to_parquet(tmp_path / "candidates.parquet")
     return SimpleNamespace(info={"first_look": None, "scanned": 20_000}, path=tmp_path)
 
 
 def test_it_is_the_estimate_of_the_scan(run):
-    purity, confidence = planning.by_scores(run)
+    purity, confidence = planning.estimate_by_scores(run)
     assert confidence == run.info["purity"]["confidence"]
     assert purity.purity == pytest.approx(run.candidates["purity"].to_numpy(), rel=1e-6)
 
@@ -74,4 +76,4 @@ def test_another_model_and_an_older_scan_are_refused(run, tmp_path):
         (tmp_path / "run.json").write_text(json.dumps(other))
         (tmp_path / "candidates.parquet").write_bytes((run.path / "candidates.parquet").read_bytes())
         with pytest.raises(InputError, match=words):
-            planning.by_scores(open_run(tmp_path))
+            planning.estimate_by_scores(open_run(tmp_path))

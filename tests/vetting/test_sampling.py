@@ -23,9 +23,9 @@ def test_strata_share_out_all_that_was_scanned(candidates, others, discarded, be
     assert all(s.population > 0 for s in found) and len({s.name for s in found}) == len(found)
     assert not any(s.first <= max(rank, best) < s.last for s in found)  # none on both sides of the wanted rank
     assert (sampling.BEST in {s.name for s in found}) == (best > 0 and candidates > 0)
-    counts = sampling.unplanned(found, best + 10) if found else {}
+    counts = sampling.default_counts(found, best + 10) if found else {}
     assert all(0 < counts[s.name] <= s.population for s in found)
-    ready = sampling.queued(found, 50)
+    ready = sampling.queue_counts(found, 50)
     assert all(0 < ready[s.name] <= s.population for s in found)
     assert sum(ready.values()) >= min(50, candidates + others + discarded)
 
@@ -71,7 +71,7 @@ def run(tmp_path_factory):
 
 def drawn(run, size=100, seed=1, best=0):
     found = sampling.strata_of(run, best)
-    return sampling.draw(run, found, sampling.queued(found, size), seed=seed), found
+    return sampling.draw(run, found, sampling.queue_counts(found, size), seed=seed), found
 
 
 def test_every_stratum_is_drawn_from_and_nothing_twice(run):

@@ -39,7 +39,7 @@ def address(tmp_path, store):
     async def running():
         with GradeBook(path, "f") as book:
             app = server.application(book, {"sky": store}, TOKEN, "</script><script>alert(1)")
-            web = server.tornado.httpserver.HTTPServer(app, max_body_size=server.LARGEST)
+            web = server.tornado.httpserver.HTTPServer(app, max_body_size=server.MAX_REQUEST)
             web.listen(0, address=server.HOST)
             told["port"] = next(iter(web._sockets.values())).getsockname()[1]
             told["loop"], told["end"] = asyncio.get_running_loop(), asyncio.Event()
@@ -136,10 +136,10 @@ def test_a_grade_is_on_disk_before_the_answer_and_one_sent_twice_is_there_once(a
         (b"\xff", "not a JSON object"),
         (GOOD | {"item": 99}, "no item 99"),
         (GOOD | {"item": True}, "no item True"),
-        (GOOD | {"grader": ["ann"]}, "not text"),
-        (GOOD | {"grade": None}, "not text"),
+        (GOOD | {"grader": ["ann"]}, "must be a string"),
+        (GOOD | {"grade": None}, "must be a string"),
         (GOOD | {"rank": 1}, "unknown field 'rank'"),
-        ({}, "not text|key|grader"),
+        ({}, "must be a string|key|grader"),
     ],
 )
 def test_what_is_no_grade_is_refused_in_words(address, body, message):
@@ -152,7 +152,7 @@ def test_what_is_no_grade_is_refused_in_words(address, body, message):
 
 def test_a_huge_request_is_not_read(address):
     try:
-        status = ask(address, "/api/grade", b"x" * (server.LARGEST * 50))[0]
+        status = ask(address, "/api/grade", b"x" * (server.MAX_REQUEST * 50))[0]
     except (urllib.error.URLError, ConnectionError, OSError):
         status = 400  # the connection is closed on it
     assert status == 400
@@ -161,5 +161,5 @@ def test_a_huge_request_is_not_read(address):
 
 def test_a_port_that_is_taken_is_said(address, tmp_path):
     port = int(address.rpartition(":")[2])
-    with pytest.raises(InputError, match=rf"--port {port} cannot be had"):
+    with pytest.raises(InputError, match=rf"--port {port} is not available"):
         asyncio.run(server.serve(server.tornado.web.Application(), TOKEN, [port], print))
