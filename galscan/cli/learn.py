@@ -34,7 +34,7 @@ def train_rare(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier for a rare class on real and synthetic galaxies."""
+    """Train a classifier for a rare class. It is trained on real and synthetic galaxies."""
     model = galscan.train_rare(
         names(target) or "", survey=survey or (), store=store or (), grades=grades or (), out=out, budget=budget,
         synthetic=synthetic, device=device, seed=seed, overwrite=overwrite, dry_run=dry_run,
@@ -126,7 +126,7 @@ def generate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make synthetic galaxies of a rare class: a feature injected into real galaxies, or whole images."""
+    """Make synthetic galaxies of a rare class. Injects a feature into real galaxies, or samples whole images."""
     ranges = {}
     for answer, text in (pairs("--set", values) or {}).items():
         low, _, high = text.partition(":")
@@ -161,7 +161,7 @@ def evaluate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compare synthetic with held-out real galaxies, by a classifier trained on real galaxies only."""
+    """Compare synthetic with real galaxies. Held-out real ones, by a classifier trained on real galaxies only."""
     result = galscan.evaluate(
         synthetic, target=target, survey=survey or (), store=store or (), out=out, model=model, steps=steps, seed=seed,
         device=device, overwrite=overwrite, dry_run=dry_run,
@@ -204,7 +204,7 @@ def ablate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compare training with and without synthetic galaxies on held-out real ones. Run the same command to resume."""
+    """Measure the gain by synthetic galaxies. On held-out real galaxies. Run the same command to resume."""
     result = galscan.ablate(
         target, store=store or (), survey=survey or (), out=out, seeds=seeds, folds=folds, positives=positives,
         negatives=negatives, reserved=reserved, max_test=max_test, prevalence=prevalence, purity=purity,

@@ -48,7 +48,7 @@ def _options(
 
 target = typer.Typer()
 app.add_typer(
-    target, name="target", help="Recipes of targets: write a new one, check it on labels, list the shipped ones.",
+    target, name="target", help="Write, check or list recipes of targets.",
     epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ def demo(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Run the whole chain on a simulated survey whose truth is known."""
+    """Run the whole chain on a simulated survey. Its results are compared with the truth."""
     show(galscan.demo(out, seed=seed), as_json)
 
 
@@ -236,7 +236,7 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the candidates of a scan as a catalog, or its sky coverage as a MOC."""
+    """Export candidates or the sky coverage. Tables, catalogs, regions, cutouts or a MOC."""
     result = galscan.export(
         run, out, format=format, top=top, min_purity=min_purity, known=known or (), crossmatch=crossmatch or (),
         radius=radius, contact=contact, order=order, morphology=morphology,

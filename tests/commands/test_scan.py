@@ -492,7 +492,7 @@ def test_objects_of_known_label_are_data(place, here, tmp_path):
     assert ScoreHistogram.from_list(found.info["histogram"]).total == 590 and found.info["scanned"] == 600
     np.testing.assert_array_equal(known["p_target"], (known["known"] == "target").astype(float))
     assert any("training, calibration or test sets" in note for note in found.info["purity"]["notes"])
-    again = planning.by_scores(found)[0]
+    again = planning.estimate_by_scores(found)[0]
     np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
     column = fits.getdata(found.path / "candidates.fits", 1)["known"]
     assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})

@@ -231,7 +231,7 @@ def test_scores_are_corrected_by_unlabelled_galaxies_that_train_nothing(folder, 
     images = {image.tobytes() for image in sky.images()[unused["row"]]}
     assert len(images) == told["objects"] and len(given) == 6
     assert not any(image.tobytes() in images for examples in given for image in examples.images)
-    assert "The standard deviation shrank by" in (model.path / "report.html").read_text()
+    assert "The standard deviation changed by" in (model.path / "report.html").read_text()
 
 
 def test_no_network_has_to_do_with_its_fold(folder, store, monkeypatch):
