@@ -29,28 +29,28 @@ def track(label: str, total: int, unit: str = "it", *, done: int = 0) -> Iterato
         started = time.monotonic()
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(label, total=total, completed=done, rate="", note="")
-            here = 0
+            processed = 0
 
             def advance(n: int = 1, note: str = "") -> None:
-                nonlocal here
-                here += n
-                rate = here / max(time.monotonic() - started, 1e-9)
+                nonlocal processed
+                processed += n
+                rate = processed / max(time.monotonic() - started, 1e-9)
                 bar.update(task, advance=n, rate=f"{rate:,.1f} {unit}/s", note=note)
 
             yield advance
         return
 
     started = last = time.monotonic()
-    state = {"here": 0}
+    state = {"processed": 0}
 
     def log(n: int = 1, note: str = "") -> None:
         nonlocal last
-        state["here"] += n
+        state["processed"] += n
         now = time.monotonic()
-        count = done + state["here"]
+        count = done + state["processed"]
         if now - last >= 10 or count >= total:
             last = now
-            rate = state["here"] / max(now - started, 1e-9)
+            rate = state["processed"] / max(now - started, 1e-9)
             left = (total - count) / rate if rate else 0
             print(
                 f"{label}: {count:,}/{total:,} {unit}, {rate:,.1f}/s, {left:,.0f} s left {note}".rstrip(),

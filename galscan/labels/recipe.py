@@ -151,8 +151,8 @@ def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
 P = TypeVar("P", bound=BaseModel)
 
 
-def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
-    """Validate `values` as the pydantic model `part`; `where` names their origin in messages.
+def validated(model: type[P], where: str, values: Mapping[str, Any]) -> P:
+    """Validate `values` as the pydantic model `model`; `where` names their origin in messages.
 
     Raises
     ------
@@ -160,9 +160,9 @@ def validated(part: type[P], where: str, values: Mapping[str, Any]) -> P:
         If they are not valid.
     """
     try:
-        return part.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error.errors()[0], part)}") from None
+        raise InputError(f"{where}: {_explain(error.errors()[0], model)}") from None
 
 
 def _check_rules(name: str, rules: LabelRules) -> None:
@@ -241,18 +241,18 @@ def _explain(error: Any, root: type[BaseModel] | None = None) -> str:
 
 def _keys(path: list[str], root: type[BaseModel]) -> list[str]:
     """Return the valid keys of the table at `path`."""
-    part: Any = root
+    model: Any = root
     for step in path:
-        if part is Recipe and step == "schemas":
-            part = dict
-        elif part is dict:
-            part = LabelRules
+        if model is Recipe and step == "schemas":
+            model = dict
+        elif model is dict:
+            model = LabelRules
         elif step.isdigit():  # of a list of tables
-            part = get_args(part)[0]
+            model = get_args(model)[0]
         elif step in KINDS:
-            part = KINDS[step]
+            model = KINDS[step]
         else:
-            part = next(f.annotation for n, f in part.model_fields.items() if step in (n, f.alias))
-        if type(None) in get_args(part):
-            part = get_args(part)[0]
-    return [f.alias or n for n, f in part.model_fields.items()]
+            model = next(f.annotation for n, f in model.model_fields.items() if step in (n, f.alias))
+        if type(None) in get_args(model):
+            model = get_args(model)[0]
+    return [f.alias or n for n, f in model.model_fields.items()]

@@ -59,12 +59,12 @@ class Rule:
         with np.errstate(all="ignore"):
             return _logic(self._tree, {n: np.asarray(columns[n]) for n in self.names})
 
-    def parts(self) -> tuple[str, list[Rule]]:
+    def operands(self) -> tuple[str, list[Rule]]:
         """Return the top-level operator, ``and``, ``or`` or ``""``, and its operands as rules."""
         if not isinstance(self._tree, ast.BoolOp):
             return "", [self]
-        parts = [Rule(ast.unparse(node), tuple(sorted(_names(node))), node) for node in self._tree.values]
-        return "and" if isinstance(self._tree.op, ast.And) else "or", parts
+        operands = [Rule(ast.unparse(node), tuple(sorted(_names(node))), node) for node in self._tree.values]
+        return "and" if isinstance(self._tree.op, ast.And) else "or", operands
 
     def check(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Check that the rule, and each comparison in it, can be true for label values within `ranges`.

@@ -134,7 +134,7 @@ def load_schema(name: str) -> Schema:
     Raises
     ------
     NotFoundError
-        If there is none; the nearest name is offered.
+        If there is none; the message has the nearest name.
     InputError
         If the file is not a schema.
     """
@@ -147,7 +147,7 @@ def schema_text(name: str) -> str:
     Raises
     ------
     NotFoundError
-        If there is none; the nearest name is offered.
+        If there is none; the message has the nearest name.
     InputError
         If the file cannot be read.
     """

@@ -83,7 +83,7 @@ def waterfall(text: str, table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
         ``without`` this condition.
     """
     columns = columns_of(table, schema)
-    join, conditions = parse_rule(text, schema.names).parts()
+    join, conditions = parse_rule(text, schema.names).operands()
     joined = np.logical_or if join == "or" else np.logical_and
     outcomes = [condition.evaluate(columns) for condition in conditions]
     steps = []
@@ -129,7 +129,7 @@ def hardness(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> np.ndarr
     for rule in rules.hard_negatives:
         in_ranges = [(columns[a] >= low) & (columns[a] <= high) for a, (low, high) in rule.set.items()]
         hard |= np.logical_and.reduce([parse_rule(rule.base, schema.names).evaluate(columns)[0], *in_ranges])
-    join, conditions = parse_rule(rules.positive, schema.names).parts()
+    join, conditions = parse_rule(rules.positive, schema.names).operands()
     failed = (
         sum(~condition.evaluate(columns)[0] for condition in conditions) if join == "and" else np.full(len(table), 9)
     )

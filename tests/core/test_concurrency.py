@@ -1,4 +1,4 @@
-"""Processes side by side: how many there are, and what is said when one is killed."""
+"""Number of parallel processes, and the error when one is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table written row by row is the table that astropy would write, checksums included."""
+"""Streamed FITS tables equal those of astropy, checksums included."""
 
 from __future__ import annotations
 

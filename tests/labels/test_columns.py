@@ -1,4 +1,4 @@
-"""Labels read from catalogs: every spelling of a vote, and the decision tree along which votes flow."""
+"""Label columns of catalogs: all spellings of votes, and the two forms of a decision tree."""
 
 from __future__ import annotations
 

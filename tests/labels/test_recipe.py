@@ -174,7 +174,7 @@ def test_a_path_works_as_well(tmp_path):
         ("[0.6, 1.0]", "[0.6, 1.1]", "must rise and lie within 0..1"),
         ("[0.6, 1.0]", "[0.6]", "synthetic.set"),
         ("set = { visible_dust", "set = { invisible_dust", "synthetic.set names the unknown label"),
-        ("weights = { visible_dust", "weights = { visible", "dream.weights names the unknown label"),
+        ("weights = { visible_dust", "weights = { visible", "synthetic.weights names the unknown label"),
         ("1.3", "-1", "weights.visible_dust"),
         ("[schemas.efigi]", '[classifier]\nsampling = "all"\n[schemas.efigi]', "classifier.sampling: .*'natural'"),
         ("[schemas.efigi]", '[classifier]\nloss = "hinge"\n[schemas.efigi]', "classifier.loss: .*'focal'"),
@@ -285,7 +285,7 @@ def test_what_is_injected_is_read():
         "2,000 positives and 500 negatives injected into real galaxies; "
         "up to 500 too faint for a target, as negatives; 200 mined negatives; 300 posi"
     )
-    assert "drawn" not in recipe.synthetic.summary(rules, whole=False)
+    assert "generated" not in recipe.synthetic.summary(rules, whole=False)
     none = recipe.synthetic.model_copy(update={"injected": 0})  # and then nothing is mined either
     assert (
         none.summary(rules) == "300 positives and 600 negatives generated"
@@ -375,7 +375,7 @@ def test_schema_for():
         InputError, match="rules for efigi, gz2, gz1, simulated labels, but the stores have gz2_leading"
     ):
         recipe.schema_for(["gz2_leading"])
-    with pytest.raises(InputError, match="hold none"):
+    with pytest.raises(InputError, match="have none"):
         recipe.schema_for([])
 
 

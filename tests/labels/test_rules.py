@@ -178,10 +178,10 @@ def test_target_mask():
 
 def test_the_parts_of_a_rule_make_the_rule():
     columns = {"a": np.array([0.0, 0.6, 0.6, np.nan]), "b": np.array([1.0, 1.0, 0.0, 1.0])}
-    join, parts = parse_rule("a >= 0.5 and (b > 0.5 or a == 0) and b < 2", columns).parts()
+    join, parts = parse_rule("a >= 0.5 and (b > 0.5 or a == 0) and b < 2", columns).operands()
     assert join == "and" and [p.text for p in parts] == ["a >= 0.5", "b > 0.5 or a == 0", "b < 2"]
     assert parts[0].names == ("a",) and parts[1].names == ("a", "b")
-    assert parts[1].parts()[0] == "or"
+    assert parts[1].operands()[0] == "or"
     assert np.logical_and.reduce([p.evaluate(columns)[0] for p in parts]).tolist() == [False, True, False, False]
     alone = parse_rule("not (a > 0 and b > 0)", columns)
-    assert alone.parts() == ("", [alone])
+    assert alone.operands() == ("", [alone])

@@ -1,4 +1,4 @@
-"""Label schemas: those that are shipped load, and a broken one is told in one line."""
+"""Label schemas: shipped ones load, and invalid ones raise a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a recipe by themselves; what they say together is in test_recipe.py."""
+"""Single tables of a recipe; whole recipes are tested in test_recipe.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SkyServer's database in small: real SQL (SQLite, with TOP and fGetNearbyObjEq put into its words)."""
+"""A small copy of SkyServer's database: SQLite, with TOP and fGetNearbyObjEq translated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = ("count", "weight", "fraction", "weighted_fraction", "debiased", "fla
 
 
 def positions(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ids and positions of the galaxies in the database; ids do not rise with the row."""
+    """Return ids and positions of the galaxies in the database; ids are not sorted."""
     rng = np.random.default_rng(11)
     ids = FIRST_ID + 7 * np.arange(count)
     return rng.permutation(ids), rng.uniform(0, 360, count).round(8), rng.uniform(-30, 60, count).round(8)
@@ -45,7 +45,7 @@ class Database:
         voted = np.arange(count) % 4 > 0
         for k in np.flatnonzero(voted):
             votes = self._votes(np.random.default_rng(k))
-            # Positions of this table are in single precision, on purpose of nobody: they are not to be used.
+            # Positions of this table are in single precision, as in SkyServer, and must not be used.
             rough = float(np.float32(ra[k])), float(np.float32(dec[k]))
             values = [10**18 + int(k), int(ids[k]), 587 * 10**15 + int(k), *rough, "Sb", 45, 200, *votes]
             self._db.execute(f"INSERT INTO zoo2MainSpecz VALUES ({','.join('?' * len(values))})", values)

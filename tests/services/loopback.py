@@ -1,4 +1,4 @@
-"""Start the loopback services, and point the shipped surveys at them."""
+"""Start of the loopback services, and shipped surveys configured for them."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class Loopback:
         return f"http://{self.host}"
 
     def behave(self, *modes: str, share: float = 1.0, **more: Any) -> None:
-        """Make a share of the answers misbehave from now on, and forget what was asked; without modes, none."""
+        """Make a fraction of the responses fail from now on (none without modes), and clear the log."""
         body = json.dumps({"modes": modes, "share": share} | more).encode()
         urllib.request.urlopen(f"{self.url}/_behave", body).read()
 
     def have(self, *objects: tuple[str, str, float, float, str]) -> None:
-        """Say what SIMBAD, NED and VizieR have: (service, name, ra, dec, type)."""
+        """Set the objects of SIMBAD, NED and VizieR: (service, name, ra, dec, type)."""
         body = json.dumps([dict(zip(("in", "name", "ra", "dec", "type"), o, strict=True)) for o in objects]).encode()
         urllib.request.urlopen(f"{self.url}/_objects", body).read()
 
     def frames(self, folder: Path) -> None:
-        """Give the files of `folder`, by their paths."""
+        """Serve the files of `folder`, by their paths."""
         urllib.request.urlopen(f"{self.url}/_files", json.dumps(str(folder)).encode()).read()
 
     def log(self) -> list[tuple[float, str, str]]:
@@ -75,7 +75,7 @@ class Loopback:
 
 @contextmanager
 def loopback(*arguments: str) -> Iterator[Loopback]:
-    """Run the services in a process of their own."""
+    """Run the services in a separate process."""
     command = [sys.executable, "-m", "tests.services.server", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -102,7 +102,7 @@ def certificate(folder: Path) -> Path | None:
 
 
 def galaxies(path: Path, count: int, *, sure: Sequence[int] = (), seed: int = 0, **columns: Any) -> Path:
-    """Write a table of positions all over the sky; the rows in `sure` are where surveys have looked."""
+    """Write a table of positions all over the sky; surveys cover at least those of the rows `sure`."""
     rng = np.random.default_rng(seed)
     ra, dec = rng.uniform(0, 360, count).round(7), rng.uniform(-45, 80, count).round(7)
     for n in sure:

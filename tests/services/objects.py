@@ -1,4 +1,4 @@
-"""What CDS XMatch and NED answer, of the objects a test put there: {"in": "simbad", "name", "ra", "dec", "type"}."""
+"""Responses of CDS XMatch and NED for the objects of a test: {"in": "simbad", "name", "ra", "dec", "type"}."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.services.database import _separation
 
 Object = dict[str, Any]
 
-# Answers that are CSV, and not of any use.
+# Responses that are CSV but invalid.
 WRONG = {
     "columns": b"recno,RAJ2000,DEJ2000\n1,10.0,20.0\n",
     "breaks": b"angDist,galscan_row,prefname,ra,dec,prefphytype,main_id,main_type\n0.5,0,NGC 1,10.0,20",
@@ -22,7 +22,7 @@ WRONG = {
 
 
 def xmatch(known: list[Object], kind: str, body: bytes) -> bytes:
-    """Answer a form with a file: the nearest object of each row, its columns after those that were sent."""
+    """Respond to a form with a file: the nearest object of each row, its columns after those of the request."""
     message = email.message_from_bytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
     form = {
         str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True).decode()  # type: ignore
@@ -51,7 +51,7 @@ def xmatch(known: list[Object], kind: str, body: bytes) -> bytes:
 
 
 def ned(known: list[Object], query: str) -> bytes:
-    """Answer circles with all objects that lie in one of them."""
+    """Return all objects in at least one of the circles."""
     if "FROM NEDTAP.objdir" not in query:
         return b"<VOTABLE><INFO>no such table</INFO></VOTABLE>"
     circles = [tuple(map(float, c)) for c in re.findall(r"CIRCLE\('J2000',([-\d.]+),([-\d.]+),([-\d.]+)\)\)=1", query)]

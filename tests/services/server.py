@@ -1,11 +1,11 @@
-"""The services on loopback, in their own words, well or badly behaved.
+"""The archive services on loopback, with faults on request.
 
     python -m tests.services.server [--objects 2000] [--certificate FILE]
 
-prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that share of
-the answers misbehave (after the first "well" ones); ``/_mode/MODE/...`` makes one do so; ``POST /_objects`` says what
-SIMBAD, NED and VizieR have, ``POST /_files`` which folder holds frames; ``GET /_log`` lists what was asked, and when,
-``/_count`` says how much.
+prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that fraction
+of the responses fail (after the first "well" ones); ``/_mode/MODE/...`` makes one fail; ``POST /_objects`` sets the
+objects of SIMBAD, NED and VizieR, ``POST /_files`` the folder of frames; ``GET /_log`` lists requests with their times,
+``/_count`` their number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.services.database import ROW_LIMIT, Database
 HTML = b"<!DOCTYPE html><html><head><title>Maintenance</title></head><body>We are back soon.</body></html>"
 BOMB = gzip.compress(bytes(60_000_000), 1)
 MAX_QUERY = 2048  # characters of a query string, as IIS has it
-PERMANENT = ("html", "bomb", "redirect")  # an answer of these is not asked for again
+PERMANENT = ("html", "bomb", "redirect")  # failures that are not retried
 MODES = (
     "429", "429-after", "429-date", "500", "503", "slow", "drip", "truncated", "longer", "shorter", "html", "black",
     "404", "redirect", "around", "loop", "bomb", "reset", "columns", "breaks", "strange", "empty",
@@ -45,7 +45,7 @@ MODES = (
 
 
 class State:
-    """What all requests share."""
+    """State shared by all requests."""
 
     def __init__(self, objects: int, row_limit: int):
         self.database = Database(objects, row_limit)
@@ -128,10 +128,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    # ------------------------------------------------------------------------------------------------ badly
+    # ----------------------------------------------------------------------------------------------- faults
 
     def misbehave(self, mode: str) -> bool:
-        """Do what `mode` says; return whether that was an answer."""
+        """Fail as `mode` says; return whether a response was sent."""
         state = self.state
         if mode in ("429", "500", "503"):
             self.send(HTML, "text/html", int(mode))
@@ -186,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(body[: len(body) // 2] if mode == "truncated" else body)
 
-    # ------------------------------------------------------------------------------------------------- well
+    # -------------------------------------------------------------------------------------- valid responses
 
     def serve(self, black: bool) -> None:
         parts = urlsplit(self.path)
@@ -225,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
         ra, dec, width, height = (float(given[k]) for k in ("ra", "dec", "width", "height"))
         if not 64 <= width <= 2048 or width != height:
             raise ValueError("width and height are 64 to 2048")
-        if not sky.covered(ra, dec) and sky.code(ra, dec) & 1:  # some releases say so, some send a black tile
+        if not sky.covered(ra, dec) and sky.code(ra, dec) & 1:  # some releases respond 404, some with a black tile
             return self.send(HTML, "text/html", 404)
         return self.picture(ra, dec, int(width), black)
 
@@ -277,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.picture(ra, dec, int(given.get("output_size", given["size"])), black)
 
     def vizier(self, script: str) -> None:
-        """Answer like VizieR does to astroquery's form: a VOTable with units and UCDs, positions also in degrees."""
+        """Respond to astroquery's form as VizieR does: a VOTable with units and UCDs, positions also in degrees."""
         from astropy.io.votable import from_table
         from astropy.table import Table
 
@@ -318,7 +318,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def handle_error(self, *_: Any) -> None:  # clients hang up; that is what they are here for
+    def handle_error(self, *_: Any) -> None:  # clients close connections on purpose
         pass
 
 
@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--row-limit", type=int, default=ROW_LIMIT)
     parser.add_argument("--certificate", help="PEM of key and certificate: speak TLS on a second port as well")
     options = parser.parse_args()
-    sky.galaxies()  # now, as the first to ask may not be patient
+    sky.galaxies()  # before the first request, which may have a short timeout
     Handler.state = State(options.objects, options.row_limit)
     servers = [Server(("127.0.0.1", 0), Handler)]
     if options.certificate:
@@ -339,7 +339,7 @@ def main() -> None:
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     print(json.dumps({"ports": [s.server_address[1] for s in servers]}), flush=True)
-    sys.stdin.read()  # until whoever started it goes away
+    sys.stdin.read()  # until the parent process exits
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The sky of the loopback services: what they show at a position, and how to tell it was that position.
+"""The sky of the loopback services: images at a position, and how to decode the position from an image.
 
-Every picture carries sixteen black or white cells in its top row that spell its position: a galaxy stored under
-another's name would be found out.
+Sixteen black or white cells in the top row of every image encode its position, so that tests detect a cutout stored
+for the wrong object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NANOMAGGIES = 0.0022  # of a count of the SDSS frames, on a pixel as small as th
 
 
 def code(ra: float, dec: float) -> int:
-    """Return the 16 bits that a picture at this position carries."""
+    """Return the 16 bits encoded in an image at this position."""
     return zlib.crc32(f"{ra:.5f} {dec:.5f}".encode()) & 0xFFFF
 
 
@@ -38,7 +38,7 @@ def read_code(image: np.ndarray) -> int:
 
 
 def covered(ra: float, dec: float) -> bool:
-    """Return whether any survey looked there: not in the south, and not in one of 50 places elsewhere."""
+    """Return whether any survey covers the position: none in the south, and not one of 50 positions elsewhere."""
     return dec > -35 and zlib.crc32(f"hole {ra:.5f} {dec:.5f}".encode()) % 50 != 0
 
 
@@ -53,7 +53,7 @@ def _galaxy(kind: int, pixels: int) -> np.ndarray:
 
 
 def picture(ra: float, dec: float, pixels: int) -> np.ndarray:
-    """Return what is seen there, uint8 of shape (pixels, pixels, 3), row 0 on top."""
+    """Return the image at a position, uint8 of shape (pixels, pixels, 3), row 0 at the top."""
     value = code(ra, dec)
     image = _galaxy(value % KINDS, pixels).copy()
     width = pixels / CELLS

@@ -1,4 +1,4 @@
-"""What any survey must do, whatever it reads from. A new survey joins by adding itself to `SURVEYS`.
+"""Conformance tests of all surveys. A new survey is added to `SURVEYS`.
 
 Surveys of services are asked on loopback; with ``-m network`` the same is asked of the real ones.
 """

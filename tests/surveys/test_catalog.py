@@ -1,4 +1,4 @@
-"""The objects of a catalog: rows as they were read, and no way to change the survey through them."""
+"""Objects of a catalog: rows as read, returned as copies."""
 
 from __future__ import annotations
 

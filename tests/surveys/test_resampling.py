@@ -1,4 +1,4 @@
-"""Fewer pixels, the same galaxy: brightness stays, and a store is read as it would have been made."""
+"""Resampling keeps the brightness, and reading at a smaller size equals storing at that size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores of the default size serve every recipe that is shipped."""
+"""Stores of the default size can be used by every shipped recipe."""
 
 from __future__ import annotations
 

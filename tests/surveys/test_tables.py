@@ -1,4 +1,4 @@
-"""Reading catalogs: exact ids, columns by their usual names, one clear line for what cannot work."""
+"""Reading of catalogs: exact ids, usual column names, one-line errors."""
 
 from __future__ import annotations
 

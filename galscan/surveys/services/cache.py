@@ -16,7 +16,7 @@ from galscan.core.errors import InputError
 from galscan.core.files import storage_errors
 
 CACHE_GB = 20.0  # default of GALSCAN_CACHE_GB
-ABSENT_DAYS = 30.0  # after which a cached 404 is requested again: surveys grow
+ABSENT_DAYS = 30.0  # a cached 404 older than this is requested again, because surveys grow
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ResponseCache:
         path = self._path(url, form)
         digest = hashlib.sha256(response.body).hexdigest()
         head = {"url": url, "status": response.status, "kind": response.kind, "sha256": digest}
-        # A name of its own: several processes may write the same response at once.
+        # A unique name: several processes may write the same response at the same time.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         with storage_errors(path):
             path.parent.mkdir(exist_ok=True)

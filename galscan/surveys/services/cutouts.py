@@ -95,7 +95,7 @@ class ServiceSurvey(CatalogSurvey):
         columns = dict(columns or {})
         for role in columns:
             if role not in ROLES:
-                raise InputError(f"--column {role}=...: there is no role '{role}'{nearest(role, ROLES)}")
+                raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, ROLES)}")
         check_size(size)
         self.source, self.size = Path(source).stem, size
         config = load_survey(source)

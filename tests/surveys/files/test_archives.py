@@ -1,4 +1,4 @@
-"""Images in a zip file, whole and broken."""
+"""Images in zip files, complete and damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planes that are coloured, and those that are stretched already."""
+"""Rendering of planes, and planes that are stretched already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutana's Zarr: laid out as Cutana writes it, whole and damaged."""
+"""Cutana's Zarr as Cutana writes it, complete and damaged."""
 
 from __future__ import annotations
 

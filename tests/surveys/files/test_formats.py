@@ -1,4 +1,4 @@
-"""Which format files are in, and what is said where that is not plain."""
+"""Detection of the format, and the error if it is ambiguous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to cutouts: JPEG, PNG and FITS, whole and broken."""
+"""JPEG, PNG and FITS files to cutouts, complete and damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of images and a catalog: every way they can be wrong, each with its reason."""
+"""A folder of images and a catalog, and all their errors."""
 
 from __future__ import annotations
 

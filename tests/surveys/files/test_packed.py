@@ -1,4 +1,4 @@
-"""What all packed formats share: ids, a catalog beside them, resuming. Tried on those of Cutana."""
+"""Features of all packed formats: ids, a separate catalog, resuming; tested with Cutana."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths of catalogs, here and on other machines."""
+"""Paths in catalogs, local and of other machines."""
 
 from __future__ import annotations
 

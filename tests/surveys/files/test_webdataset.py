@@ -1,4 +1,4 @@
-"""Shards of WebDataset: read where they are, whole, cut off, and hostile."""
+"""Shards of WebDataset: complete, truncated and malicious."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting: each frame opened once and few at a time, those that follow told of, and a broken one that fails alone."""
+"""Cutting: each frame opened once, the next ones announced, a broken one fails alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as they are needed: fetched once and in order, dropped or kept, and given up at once."""
+"""Downloads: once and in order, deleted or kept, cancelled at once."""
 
 from __future__ import annotations
 

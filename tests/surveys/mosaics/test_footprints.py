@@ -1,4 +1,4 @@
-"""Frames from file names, and the frame of each object."""
+"""Frames from file names, and the assignment of objects to frames."""
 
 from __future__ import annotations
 

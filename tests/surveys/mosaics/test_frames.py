@@ -1,4 +1,4 @@
-"""A survey cut from frames: objects in the order of frames, every way it can go wrong, and what it says of itself."""
+"""Survey of local frames: objects sorted by frame, errors, provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers of every dress, and astrometry that agrees with astropy's to a millionth of a pixel."""
+"""All kinds of headers, and astrometry that agrees with astropy to a millionth of a pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames over the network: the pixels that a folder gives, each frame asked for once, and every way it can go wrong."""
+"""Survey of remote frames: pixels as from a folder, each frame downloaded once, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stamps out of frames: the pixels of astropy's Cutout2D, upright, judged, and coloured as one picture at a time is."""
+"""Stamps: the pixels of astropy's Cutout2D, oriented, checked, and rendered as single images are."""
 
 from __future__ import annotations
 

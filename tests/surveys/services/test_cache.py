@@ -1,4 +1,4 @@
-"""The cache: what is there is right, what is damaged is not there, and it does not grow for ever."""
+"""HTTP cache: damaged entries are ignored, and its size is limited."""
 
 from __future__ import annotations
 

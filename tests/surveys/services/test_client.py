@@ -1,4 +1,4 @@
-"""The door to the network, against a real server that misbehaves on demand."""
+"""HTTP client, against a real server that fails on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Surveys as files: what is shipped is sound, and what is wrong is named."""
+"""Configured surveys: shipped files are valid, and errors name the key."""
 
 from __future__ import annotations
 

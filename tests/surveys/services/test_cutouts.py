@@ -1,4 +1,4 @@
-"""Cutouts by service: the right picture for each object, at the right scale, or the right reason for none."""
+"""Cutouts from services: the right image at the right scale, or the right reason for none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, in our terms: asked again, or not."""
+"""Errors of requests: which are retried, and which are not."""
 
 from __future__ import annotations
 

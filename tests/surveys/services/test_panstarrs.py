@@ -1,4 +1,4 @@
-"""What Pan-STARRS says, made of what its documents say it says."""
+"""Pan-STARRS responses, made after its documentation."""
 
 from __future__ import annotations
 

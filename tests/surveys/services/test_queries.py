@@ -1,4 +1,4 @@
-"""Objects by query: astroquery's real clients against SkyServer and VizieR on loopback."""
+"""Catalog queries: astroquery's clients against SkyServer and VizieR on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pace: even, shared by threads and processes, and no burst after a start."""
+"""Rate limiter: even spacing, shared by threads and processes, no burst at the start."""
 
 from __future__ import annotations
 

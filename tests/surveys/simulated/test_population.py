@@ -1,4 +1,4 @@
-"""What the sky holds: fractions as promised, and no feature that gives the lane away."""
+"""Simulated population: fractions as configured, and no feature that predicts the lane."""
 
 from __future__ import annotations
 

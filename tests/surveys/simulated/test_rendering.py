@@ -1,4 +1,4 @@
-"""What the camera makes of it."""
+"""Rendering of simulated galaxies: PSF, noise, artefacts, stretch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extinction by a sheet of dust inside the stars, against what can be worked out by hand."""
+"""Extinction by a layer of dust inside the stars, compared with analytic results."""
 
 from __future__ import annotations
 

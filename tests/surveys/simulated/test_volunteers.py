@@ -1,4 +1,4 @@
-"""Votes of simulated volunteers: counts that add up, a tree that is walked down, answers that follow what is seen."""
+"""Simulated votes: counts add up, the tree is followed, answers depend on the galaxy."""
 
 from __future__ import annotations
 
