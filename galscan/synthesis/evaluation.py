@@ -21,7 +21,7 @@ from galscan.labels.settings import LabelRules
 from galscan.models.network import Network, to_unit
 from galscan.models.votes import expected_fractions, groups_of
 from galscan.synthesis import similarity
-from galscan.synthesis.features.comparison import same_pictures
+from galscan.synthesis.features.comparison import identical_images
 from galscan.synthesis.galaxies import measure
 from galscan.synthesis.neighbours import luminance, nearest, spacing
 from galscan.synthesis.synthetic_set import GENERATED, HOST, INJECTED, SyntheticSet
@@ -250,19 +250,19 @@ def evaluate(
     compared: dict[str, Any] = {}
     for name, value in CLASSES.items():
         training = reference_set.features[real_target[train] == value]
-        samples = {which: comparisons[which].features[sets[which].target == value] for which in sets}
+        samples = {group: comparisons[group].features[sets[group].target == value] for group in sets}
         compared[name] = similarity.compare(training, samples, axes, random)
     train_of = {name: train[real_target[train] == value] for name, value in CLASSES.items()}
     base = parse_rule(rules.synthetic.base, schema.names).evaluate(
         {a: real_labels[a].to_numpy() for a in schema.names}
     )[0]
     labelled = train[real_labels.iloc[train].notna().any(axis=1)]
-    generated = {which: galaxies.origin == GENERATED for which, galaxies in sets.items()}
-    logits = {which: comparisons[which].prediction.logit[sets[which].target == 1] for which in sets}
+    generated = {group: galaxies.origin == GENERATED for group, galaxies in sets.items()}
+    logits = {group: comparisons[group].prediction.logit[sets[group].target == 1] for group in sets}
     return {
         "counts": {
-            which: {name: int((galaxies.target == value).sum()) for name, value in CLASSES.items()}
-            for which, galaxies in sets.items()
+            group: {name: int((galaxies.target == value).sum()) for name, value in CLASSES.items()}
+            for group, galaxies in sets.items()
         } | {
             "training": {"all": len(train)} | {name: len(rows) for name, rows in train_of.items()},
             "origin": {
@@ -270,7 +270,7 @@ def evaluate(
                 "injected": int((synthetic.origin == INJECTED).sum()),
             },
             "hosts": {
-                "all": len(hosts), "trained_on": int((same_pictures(hosts, real_images[labelled]) >= 0).sum()),
+                "all": len(hosts), "trained_on": int((identical_images(hosts, real_images[labelled]) >= 0).sum()),
             },
         },
         "acceptance": _acceptance(logits | {"hosts": classifier.predict(hosts).logit if len(hosts) else np.empty(0)}),
@@ -280,10 +280,10 @@ def evaluate(
         "adherence": _adherence(sets, comparisons, rules, schema),
         "copies": {
             "pixels": _copies(
-                reference_set.p1[0], {which: comparisons[which].pixel_distance[generated[which]] for which in sets}
+                reference_set.p1[0], {group: comparisons[group].pixel_distance[generated[group]] for group in sets}
             ),
             "features": _copies(
-                reference_set.p1[1], {which: comparisons[which].feature_distance[generated[which]] for which in sets}
+                reference_set.p1[1], {group: comparisons[group].feature_distance[generated[group]] for group in sets}
             ),
         },
         "light": {
@@ -295,10 +295,10 @@ def evaluate(
             for name, rows in train_of.items()
         },
         "screen": {
-            which: {
+            group: {
                 "n": len(frame), "kept": int(frame["kept"].sum()),
                 "dropped": {r: int((frame["reason"] == r).sum()) for r in (COPY, UNLIKE, OTHER_CLASS, POSITIVE)},
-            } for which, frame in filtered.items()
+            } for group, frame in filtered.items()
         },
         "each": {
             "row": np.flatnonzero(synthetic_set.synthetic).tolist(),
@@ -324,12 +324,12 @@ def _acceptance(logits: dict[str, np.ndarray]) -> dict[str, Any]:
     """
     median = float(np.median(logits["real"])) if len(logits["real"]) else np.inf
     return {"median_logit": median if np.isfinite(median) else None} | {
-        which: {"at_zero": _fraction(of > 0), "at_median": _fraction(of >= median)} for which, of in logits.items()
+        group: {"at_zero": _fraction(of > 0), "at_median": _fraction(of >= median)} for group, of in logits.items()
     }
 
 
 def _select(compared: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {which: {key: entry[key] for key in keys} for which, entry in compared.items()}
+    return {group: {key: entry[key] for key in keys} for group, entry in compared.items()}
 
 
 def _fraction(mask: np.ndarray) -> dict[str, Any]:
@@ -346,24 +346,24 @@ def _adherence(
 ) -> dict[str, Any]:
     """Return the fractions that show the class they were made for, and how well each answer matches its condition."""
     out: dict[str, Any] = {"answers": {}}
-    for which, galaxies in sets.items():
-        satisfied = _satisfied(comparisons[which].prediction.answers, rules, schema)
-        logit = comparisons[which].prediction.logit
+    for group, galaxies in sets.items():
+        satisfied = _satisfied(comparisons[group].prediction.answers, rules, schema)
+        logit = comparisons[group].prediction.logit
         for name, value in CLASSES.items():
             rows = galaxies.target == value
             probability = 1 / (1 + np.exp(-logit[rows].astype(np.float64)))
-            out[f"{which}_{name}"] = {
+            out[f"{group}_{name}"] = {
                 "in_class_by_answers": None if satisfied is None else _fraction(satisfied[rows]),
                 "in_class_by_target": _fraction(logit[rows] > 0),
                 "probability": float(probability.mean()) if rows.any() else None,
             }
-        predicted_answers = comparisons[which].prediction.answers
+        predicted_answers = comparisons[group].prediction.answers
         for answer in predicted_answers:
             condition, predicted = galaxies.labels[answer].to_numpy(), predicted_answers[answer].to_numpy()
             known = np.isfinite(condition)
             condition, predicted = condition[known].astype(np.float64), predicted[known].astype(np.float64)
             varied = len(condition) > 2 and condition.std() > 0 and predicted.std() > 0
-            out["answers"].setdefault(answer, {})[which] = {
+            out["answers"].setdefault(answer, {})[group] = {
                 "n": len(condition),
                 "correlation": float(np.corrcoef(condition, predicted)[0, 1]) if varied else None,
                 "difference": float(np.abs(condition - predicted).mean()) if len(condition) else None,
@@ -374,10 +374,10 @@ def _adherence(
 def _copies(p1: float, ratios: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return how many are nearer to a training galaxy than the 1st percentile of distances among these."""
     return {"p1": p1} | {
-        which: {
+        group: {
             "below_p1": _fraction(ratio < 1),
             "min_ratio": float(ratio.min()) if len(ratio) else None,
             "median_ratio": float(np.median(ratio)) if len(ratio) else None,
         }
-        for which, ratio in ratios.items()
+        for group, ratio in ratios.items()
     }

@@ -147,16 +147,16 @@ def light(training: np.ndarray, samples: dict[str, np.ndarray]) -> dict[str, Any
     """
     out: dict[str, Any] = {}
     reference, scatter = np.zeros((RINGS, 3)), np.ones((RINGS, 3))
-    for which, images in {"training": training, **samples}.items():
+    for group, images in {"training": training, **samples}.items():
         if not len(images):
-            out[which] = {"n": 0, "measured": None, "profile": None, "max_deviation": None}
+            out[group] = {"n": 0, "measured": None, "profile": None, "max_deviation": None}
             continue
         values, profiles = measure(images), radial_profiles(images)
         mean = profiles.mean(0)
-        if which == "training":
+        if group == "training":
             reference, scatter = mean, np.maximum(profiles.std(0), 1e-3)
             out["scatter"] = scatter.tolist()
-        out[which] = {
+        out[group] = {
             "n": len(images),
             "measured": {
                 name: {"mean": float(values[:, k].mean()), "std": float(values[:, k].std())}

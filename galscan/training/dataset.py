@@ -180,12 +180,12 @@ def join_targets(tables: Mapping[str, pd.DataFrame], split: Split, seed: int, fo
 
 
 def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
-    """Refuse to train where there is too little to learn from or to judge by.
+    """Check that there are enough positives and negatives to train and evaluate.
 
     Raises
     ------
     InputError
-        Saying how many there are, and what would help.
+        If there are too few.
     """
     for value, name, rule in ((1, "positive", rules.positive), (0, "negative", rules.negative)):
         count = table.loc[table["target"] == value, "object"].nunique()

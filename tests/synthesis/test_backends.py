@@ -38,9 +38,9 @@ def test_any_kind_is_taught_kept_opened_tuned_on_and_dreams(settings, tmp_path):
     backends.check_start(settings)
     how = {"seed": 0, "device": CPU}
     assert backends.find(tmp_path) is None
-    told = backends.train(galaxies(), SCHEMA, ["sky"], settings, tmp_path, **how)
+    result = backends.train(galaxies(), SCHEMA, ["sky"], settings, tmp_path, **how)
     found = backends.find(tmp_path)
-    assert told["steps"] == 2 and found is not None and found.stem == "generator"
+    assert result["steps"] == 2 and found is not None and found.stem == "generator"
     assert (
         backends.train(galaxies(), SCHEMA, ["sky"], settings, tmp_path, name="next", start=found, **how)["steps"] == 2
     )
@@ -53,21 +53,21 @@ def test_any_kind_is_taught_kept_opened_tuned_on_and_dreams(settings, tmp_path):
 
 
 def test_the_generators_own_guidance_and_steps_are_the_default(monkeypatch):
-    asked = {}
+    requested = {}
 
     class Sketcher:
         guidance, steps, batch = 4.5, 7, 2
         config = type("Told", (), {"size": 8})
 
         def generate(self, values, survey, **how):
-            asked.update(how)
+            requested.update(how)
             return np.zeros((len(values), 8, 8, 3), np.uint8)
 
     sample_images(Sketcher(), np.zeros((5, 1)), np.zeros(5, int), seed=2)
-    assert (asked["guidance"], asked["steps"], asked["weights"]) == (4.5, 7, {})
-    assert asked["seed"] == 2 * 1_000_003 + 4
+    assert (requested["guidance"], requested["steps"], requested["weights"]) == (4.5, 7, {})
+    assert requested["seed"] == 2 * 1_000_003 + 4
     sample_images(Sketcher(), np.zeros((1, 1)), np.zeros(1, int), guidance=0.0, steps=3)
-    assert (asked["guidance"], asked["steps"]) == (0.0, 3)
+    assert (requested["guidance"], requested["steps"]) == (0.0, 3)
 
 
 def test_what_is_no_generator_is_refused(tmp_path):

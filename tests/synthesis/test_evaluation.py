@@ -22,7 +22,7 @@ ANSWERS = ["early_type", "dust_lane"]
 
 
 class Colours(nn.Module):
-    """Sees the answers that `galaxies` paints: red is early, and a lane takes the green light away."""
+    """A network that reads the answers from the colours of `galaxies`: red is early, a lane has no green light."""
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return F.adaptive_avg_pool2d(x, 4).flatten(1)
@@ -39,7 +39,7 @@ class Colours(nn.Module):
 
 
 def galaxies(count: int, seed: int, *, early=None, lane=None, light: float = 1.0) -> SyntheticSet:
-    """Draw blobs, each with three companions somewhere, whose colours are their labels."""
+    """Return blobs with three companions at random positions, whose colours encode their labels."""
     random = np.random.default_rng(seed)
     early = random.choice([0.1, 0.9], count) if early is None else np.full(count, early)
     lane = random.choice([0.1, 0.9], count) if lane is None else np.full(count, lane)
@@ -67,7 +67,7 @@ def few_draws(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def critic() -> ReferenceClassifier:
+def classifier() -> ReferenceClassifier:
     return ReferenceClassifier(Colours(), ANSWERS, SCHEMA, torch.device("cpu"))
 
 
@@ -86,76 +86,78 @@ def replaced(dreams: SyntheticSet, rows, images: np.ndarray) -> SyntheticSet:
     return SyntheticSet.of_origin(changed, dreams.labels, dreams.target)
 
 
-def verdict(dreams: SyntheticSet, real: SyntheticSet, critic: ReferenceClassifier) -> dict:
+def verdict(dreams: SyntheticSet, real: SyntheticSet, classifier: ReferenceClassifier) -> dict:
     return evaluate(
-        dreams, real.images, real.labels, real.target, critic, RULES, SCHEMA, reference=np.arange(240, 360), seed=0
+        dreams, real.images, real.labels, real.target, classifier, RULES, SCHEMA, reference=np.arange(240, 360), seed=0
     )  # fmt: skip
 
 
-def test_the_critic_sees_what_is_painted(critic, real):
-    look = critic.predict(real.images)
-    assert look.features.shape == (360, 48) and list(look.answers) == ANSWERS
+def test_the_critic_sees_what_is_painted(classifier, real):
+    prediction = classifier.predict(real.images)
+    assert prediction.features.shape == (360, 48) and list(prediction.answers) == ANSWERS
     for answer in ANSWERS:
-        assert np.abs(look.answers[answer] - real.labels[answer]).mean() < 0.15
-    np.testing.assert_array_equal(look.logit > 0, real.target == 1)
+        assert np.abs(prediction.answers[answer] - real.labels[answer]).mean() < 0.15
+    np.testing.assert_array_equal(prediction.logit > 0, real.target == 1)
 
 
-def test_answers_are_in_their_own_units(critic, real):
+def test_answers_are_in_their_own_units(classifier, real):
     efigi = load_schema("efigi")
-    seen = (
+    predictions = (
         ReferenceClassifier(Colours(), ["t", "visible_dust"], efigi, torch.device("cpu")).predict(real.images).answers
     )
-    assert seen["t"].min() < -3 and seen["t"].max() > 8 and seen["visible_dust"].between(0, 1).all()
+    assert (
+        predictions["t"].min() < -3 and predictions["t"].max() > 8 and predictions["visible_dust"].between(0, 1).all()
+    )
 
 
-def test_real_galaxies_pass_the_screen(critic, real):
-    kept = filter_synthetic(galaxies(200, 7), real.images, critic, RULES, SCHEMA)
+def test_real_galaxies_pass_the_screen(classifier, real):
+    kept = filter_synthetic(galaxies(200, 7), real.images, classifier, RULES, SCHEMA)
     assert list(kept) == ["kept", "reason"] and kept["kept"].mean() > 0.93
     assert (kept["reason"] == "").equals(kept["kept"])
 
 
-def test_copies_are_dropped_however_they_are_turned(critic, real):
+def test_copies_are_dropped_however_they_are_turned(classifier, real):
     examples = real.images[np.flatnonzero(real.target == 1)[:8]]
     planted = [np.rot90(image, k % 4)[:, :: 1 if k < 4 else -1] for k, image in enumerate(examples)]
     dimmed = (np.stack(planted) * 0.96).astype(np.uint8)
-    reasons = filter_synthetic(replaced(positives(), slice(8), dimmed), real.images, critic, RULES, SCHEMA)
+    reasons = filter_synthetic(replaced(positives(), slice(8), dimmed), real.images, classifier, RULES, SCHEMA)
     assert (reasons["reason"][:8] == "copy").all()
     assert (reasons["reason"][8:] != "copy").all()
 
 
-def test_galaxies_that_are_there_twice_do_not_hide_copies(critic, real):
+def test_galaxies_that_are_there_twice_do_not_hide_copies(classifier, real):
     doubled = np.concatenate([real.images, real.images[:40]])
     dreams = replaced(positives(), 0, real.images[0])
-    assert filter_synthetic(dreams, doubled, critic, RULES, SCHEMA)["reason"][0] == "copy"
+    assert filter_synthetic(dreams, doubled, classifier, RULES, SCHEMA)["reason"][0] == "copy"
 
 
-def test_the_wrong_class_is_dropped(critic, real):
+def test_the_wrong_class_is_dropped(classifier, real):
     plain = galaxies(5, 2, early=0.9, lane=0.1)
-    reasons = filter_synthetic(replaced(positives(), slice(5), plain.images), real.images, critic, RULES, SCHEMA)[
+    reasons = filter_synthetic(replaced(positives(), slice(5), plain.images), real.images, classifier, RULES, SCHEMA)[
         "reason"
     ]
     assert (reasons[:5] != "").all() and (reasons[:5] == "not the class").sum() >= 4
     assert (reasons[5:] == "").mean() > 0.9
 
 
-def test_a_negative_that_looks_positive_is_dropped(critic, real):
+def test_a_negative_that_looks_positive_is_dropped(classifier, real):
     dreams = galaxies(20, 5, early=0.1)
     assert (dreams.target == 0).all()
     wrong = replaced(dreams, slice(4), positives(4).images)
-    reasons = filter_synthetic(wrong, real.images, critic, RULES, SCHEMA)["reason"]
+    reasons = filter_synthetic(wrong, real.images, classifier, RULES, SCHEMA)["reason"]
     assert (reasons[:4] == "looks positive").all() and not (reasons[4:] == "looks positive").any()
     blind = ReferenceClassifier(Colours(), ["early_type", "spiral"], SCHEMA, torch.device("cpu"))
     assert not (filter_synthetic(wrong, real.images, blind, RULES, SCHEMA)["reason"] == "looks positive").any()
 
 
-def test_noise_and_the_dark_are_unlike_any_galaxy(critic, real):
+def test_noise_and_the_dark_are_unlike_any_galaxy(classifier, real):
     noise = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
     dreams = replaced(replaced(positives(), slice(4), noise), slice(4, 8), positives(4).images // 20)
-    assert (filter_synthetic(dreams, real.images, critic, RULES, SCHEMA)["reason"][:8] == "unlike any galaxy").all()
+    assert (filter_synthetic(dreams, real.images, classifier, RULES, SCHEMA)["reason"][:8] == "unlike any galaxy").all()
 
 
-def test_real_galaxies_as_dreams_do_as_well_as_those_held_out(critic, real):
-    out = verdict(galaxies(240, 9), real, critic)
+def test_real_galaxies_as_dreams_do_as_well_as_those_held_out(classifier, real):
+    out = verdict(galaxies(240, 9), real, classifier)
     json.dumps(out, allow_nan=False)
     assert out["counts"]["training"]["all"] == 240
     assert out["counts"]["real"]["positive"] + out["counts"]["real"]["negative"] == 120
@@ -165,17 +167,17 @@ def test_real_galaxies_as_dreams_do_as_well_as_those_held_out(critic, real):
         assert spread["synthetic"]["coverage"] == pytest.approx(spread["real"]["coverage"], abs=0.15)
         assert spread["synthetic"]["n"] == spread["real"]["n"]
         assert light["synthetic"]["max_deviation"] < 0.7
-    told = out["adherence"]
-    assert told["synthetic_positive"]["in_class_by_answers"]["fraction"] > 0.9
-    assert told["synthetic_negative"]["in_class_by_target"]["fraction"] < 0.05
-    assert told["answers"]["dust_lane"]["synthetic"]["correlation"] > 0.9
+    result = out["adherence"]
+    assert result["synthetic_positive"]["in_class_by_answers"]["fraction"] > 0.9
+    assert result["synthetic_negative"]["in_class_by_target"]["fraction"] < 0.05
+    assert result["answers"]["dust_lane"]["synthetic"]["correlation"] > 0.9
     assert out["copies"]["pixels"]["synthetic"]["below_p1"]["fraction"] < 0.05
     assert out["screen"]["synthetic"]["kept"] > 0.9 * 240
 
 
-def test_copies_are_counted_and_named(critic, real):
+def test_copies_are_counted_and_named(classifier, real):
     dreams = replaced(positives(), slice(3), np.rot90(real.images[10:13], 1, (1, 2))[:, :, ::-1])
-    out = verdict(dreams, real, critic)
+    out = verdict(dreams, real, classifier)
     copies = out["copies"]["pixels"]
     assert 3 <= copies["synthetic"]["below_p1"]["count"] <= 5 and copies["synthetic"]["min_ratio"] < 0.1
     assert copies["real"]["below_p1"]["count"] <= 6 and copies["real"]["min_ratio"] > 0.1
@@ -184,43 +186,43 @@ def test_copies_are_counted_and_named(critic, real):
     assert len(out["each"]["distance"]) == len(dreams)
 
 
-def test_a_galaxy_held_out_is_no_training_galaxy(critic, real):
-    out = verdict(replaced(positives(), 0, real.images[300]), real, critic)
+def test_a_galaxy_held_out_is_no_training_galaxy(classifier, real):
+    out = verdict(replaced(positives(), 0, real.images[300]), real, classifier)
     assert out["copies"]["pixels"]["synthetic"]["min_ratio"] > 0.1
 
 
-def test_dreams_of_another_class_are_seen(critic, real):
+def test_dreams_of_another_class_are_seen(classifier, real):
     wrong = galaxies(60, 4, early=0.9, lane=0.1)
-    asked = positives()
-    out = verdict(SyntheticSet.of_origin(wrong.images, asked.labels, asked.target), real, critic)
-    told = out["adherence"]
-    assert told["synthetic_positive"]["in_class_by_answers"]["fraction"] == 0
-    assert told["synthetic_positive"]["in_class_by_target"]["fraction"] == 0
-    assert told["real_positive"]["in_class_by_answers"]["fraction"] > 0.9
-    assert told["answers"]["dust_lane"]["synthetic"]["difference"] > 0.5
+    requested = positives()
+    out = verdict(SyntheticSet.of_origin(wrong.images, requested.labels, requested.target), real, classifier)
+    result = out["adherence"]
+    assert result["synthetic_positive"]["in_class_by_answers"]["fraction"] == 0
+    assert result["synthetic_positive"]["in_class_by_target"]["fraction"] == 0
+    assert result["real_positive"]["in_class_by_answers"]["fraction"] > 0.9
+    assert result["answers"]["dust_lane"]["synthetic"]["difference"] > 0.5
     assert out["screen"]["synthetic"]["dropped"]["not the class"] > 50
 
 
-def test_noise_fails_everywhere(critic, real):
+def test_noise_fails_everywhere(classifier, real):
     noise = np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)
-    asked = positives()
-    out = verdict(SyntheticSet.of_origin(noise, asked.labels, asked.target), real, critic)
+    requested = positives()
+    out = verdict(SyntheticSet.of_origin(noise, requested.labels, requested.target), real, classifier)
     near, spread = out["fidelity"]["positive"], out["diversity"]["positive"]
     assert near["synthetic"]["kid"] > 10 * abs(near["real"]["kid"]) + 1
     assert spread["synthetic"]["coverage"] < 0.1 < spread["real"]["coverage"]
     assert out["screen"]["synthetic"]["kept"] == 0
 
 
-def test_a_shift_of_brightness_is_seen(critic, real):
-    light = verdict(positives(light=0.7), real, critic)["light"]["positive"]
+def test_a_shift_of_brightness_is_seen(classifier, real):
+    light = verdict(positives(light=0.7), real, classifier)["light"]["positive"]
     synthetic, held = (light[which]["measured"]["image_brightness"]["mean"] for which in ("synthetic", "real"))
     assert synthetic < 0.85 * held
     assert light["synthetic"]["max_deviation"] > 3 * light["real"]["max_deviation"]
     assert light["start"]["n"] > light["training"]["n"]
 
 
-def test_only_one_kind_of_dream_is_enough(critic, real):
-    out = verdict(positives(), real, critic)
+def test_only_one_kind_of_dream_is_enough(classifier, real):
+    out = verdict(positives(), real, classifier)
     assert out["adherence"]["synthetic_negative"]["in_class_by_target"]["fraction"] is None
     assert out["fidelity"]["negative"]["synthetic"]["kid"] is None and out["fidelity"]["negative"]["real"]["n"] > 8
     assert out["light"]["negative"]["synthetic"]["measured"] is None
@@ -245,8 +247,8 @@ def injected(real: SyntheticSet) -> SyntheticSet:
     )  # fmt: skip
 
 
-def test_only_what_is_synthetic_is_evaluated_and_hosts_must_not_be_accepted(critic, real):
-    out = verdict(injected(real), real, critic)
+def test_only_what_is_synthetic_is_evaluated_and_hosts_must_not_be_accepted(classifier, real):
+    out = verdict(injected(real), real, classifier)
     json.dumps(out, allow_nan=False)
     assert out["counts"]["synthetic"] == {"positive": 40, "negative": 0}
     assert out["counts"]["origin"] == {"drawn": 0, "injected": 40}
@@ -262,13 +264,13 @@ def test_only_what_is_synthetic_is_evaluated_and_hosts_must_not_be_accepted(crit
     assert out["screen"]["synthetic"]["dropped"]["copy"] == 0 and out["copies"]["pixels"]["real"]["below_p1"]["n"] > 0
 
 
-def test_the_median_of_the_real_ones_is_a_threshold_that_does_not_depend_on_calibration(critic, real):
+def test_the_median_of_the_real_ones_is_a_threshold_that_does_not_depend_on_calibration(classifier, real):
     class Shifted(Colours):
         def target(self, features: torch.Tensor) -> torch.Tensor:
             return super().target(features) - 100
 
     strict = ReferenceClassifier(Shifted(), ANSWERS, SCHEMA, torch.device("cpu"))
-    plain, shifted = (verdict(positives(), real, c)["acceptance"] for c in (critic, strict))
+    plain, shifted = (verdict(positives(), real, c)["acceptance"] for c in (classifier, strict))
     assert plain["synthetic"]["at_zero"]["fraction"] > 0.9 and shifted["synthetic"]["at_zero"]["count"] == 0
     assert plain["synthetic"]["at_median"] == shifted["synthetic"]["at_median"]
     assert shifted["median_logit"] == pytest.approx(plain["median_logit"] - 100, abs=1e-3)

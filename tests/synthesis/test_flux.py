@@ -1,4 +1,4 @@
-"""The stretch that a store records is the one that is undone."""
+"""Stretches recorded by stores, and their inversion."""
 
 from __future__ import annotations
 

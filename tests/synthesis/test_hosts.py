@@ -1,4 +1,4 @@
-"""A galaxy is measured where it is, as large and as long as it is, or not at all."""
+"""Measured centre, size and shape of hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A feature is injected into the right galaxies, and what is trained on with it is what it is said to be."""
+"""Injection: selection of hosts, and labels, targets and origins of the training set."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def made(given: Candidates, count: int = 20, *, seed: int = 0, mined: int = 0, s
 
 
 def row_of(image: np.ndarray, given: Candidates) -> int:
-    """Return the candidate of which this picture is a copy, pixel by pixel."""
+    """Return the candidate with identical pixels."""
     same = np.flatnonzero((given.images == image).all((1, 2, 3)))
     assert len(same) == 1
     return int(same[0])
@@ -181,8 +181,8 @@ def test_what_is_too_faint_for_the_positive_rule_is_negative():
     assert (synthetic.labels["visible_dust"][injected] >= 0.75).all()
     faint = (synthetic.origin == INJECTED) & (synthetic.target == 0)
     assert counts["too_faint"] == faint.sum() <= 60 // 4 and (synthetic.depth[faint] >= dust_lane.LEAST_DEPTH).all()
-    told = synthetic.labels[faint]
-    assert (told["visible_dust"][told["t"].notna()] < 0.75).all()
+    result = synthetic.labels[faint]
+    assert (result["visible_dust"][result["t"].notna()] < 0.75).all()
     assert (synthetic.origin[synthetic.host[faint]] == HOST).all()
     used = {row_of(image, given) for image in synthetic.images[synthetic.host[injected]]}
     assert 8 not in used and used & {6, 7, 9, 10}  # of unlabelled ones the prediction counts

@@ -73,8 +73,8 @@ def test_dreams_do_not_depend_on_how_many_are_asked_for(generator, monkeypatch):
 
 def test_guidance_one_without_weights_is_the_plain_condition(generator):
     condition = generator.encode_conditions(np.array([[0.0, 1.0]]), np.array([0]))
-    ((told, factor),) = _guidance_terms(generator, condition, 1.0, {})
-    assert factor == 1.0 and torch.equal(told, condition)
+    ((result, factor),) = _guidance_terms(generator, condition, 1.0, {})
+    assert factor == 1.0 and torch.equal(result, condition)
 
 
 @pytest.mark.parametrize("settled", [SETTLED, 1.0])
@@ -97,23 +97,23 @@ def test_guidance_one_without_weights_is_the_plain_way_written_out(generator, mo
         else:
             x = x + (there - here) * v
     plain = generator.decode_images(x).numpy().astype(int)
-    drawn = sample_images(generator, values, survey, guidance=1.0, steps=4, seed=2).astype(int)
-    assert np.abs(drawn - plain).max() <= 1 and plain.std() > 5
+    generated = sample_images(generator, values, survey, guidance=1.0, steps=4, seed=2).astype(int)
+    assert np.abs(generated - plain).max() <= 1 and plain.std() > 5
     assert np.abs(sample_images(generator, values, survey, guidance=4.0, steps=4, seed=2) - plain).max() > 1
 
 
 def test_guidance_acts_between_its_times_only(generator, monkeypatch):
-    asked = []
+    requested = []
 
     def spy(self, x, t, condition):
-        asked.append((float(t[0]), len(x)))
+        requested.append((float(t[0]), len(x)))
         return torch.zeros_like(x)
 
     monkeypatch.setattr(Generator, "forward", spy)
     sample_images(generator, np.zeros((3, 2)), np.zeros(3, int), guidance=2.0, weights={"t": 2.0}, steps=40)
-    assert len(asked) == 40 and asked[0][0] == 1.0
-    assert {n for t, n in asked if GUIDED[0] <= t <= GUIDED[1]} == {9}
-    assert {n for t, n in asked if t < GUIDED[0]} == {n for t, n in asked if t > GUIDED[1]} == {3}
+    assert len(requested) == 40 and requested[0][0] == 1.0
+    assert {n for t, n in requested if GUIDED[0] <= t <= GUIDED[1]} == {9}
+    assert {n for t, n in requested if t < GUIDED[0]} == {n for t, n in requested if t > GUIDED[1]} == {3}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_guidance_is_the_formula(generator, pushed):
         without[:, answers] = np.nan
         expected += g * (w - 1) * (whole - velocity(generator, generator.encode_conditions(without, survey)))
     terms = _guidance_terms(generator, condition, g, pushed)
-    guided = sum(factor * velocity(generator, told) for told, factor in terms)
+    guided = sum(factor * velocity(generator, result) for result, factor in terms)
     torch.testing.assert_close(guided, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -44,7 +44,7 @@ RULES = LabelRules.model_validate(
 
 
 def conditions(count: int = 40, *, early: float | None = None) -> pd.DataFrame:
-    """Return what a generator is told of some galaxies; every row is another, and half are early types."""
+    """Return conditions of galaxies; all rows differ, and half are early types."""
     random = np.random.default_rng(0)
     values = random.uniform(0.02, 0.2, (count, len(SCHEMA.names) + len(MEASURED))).astype(np.float32)
     table = pd.DataFrame(values, columns=[*SCHEMA.names, *MEASURED])
@@ -57,8 +57,8 @@ SURVEY = np.arange(40) % 3
 
 
 @pytest.fixture
-def asked(monkeypatch) -> list[dict]:
-    """Put a stand-in in the place of the sampler; return what it was asked for, call by call."""
+def requested(monkeypatch) -> list[dict]:
+    """Replace the sampler by a stub; return the arguments of each call."""
     calls = []
 
     def stand_in(generator, values, survey, **options):
@@ -69,37 +69,37 @@ def asked(monkeypatch) -> list[dict]:
     return calls
 
 
-def drawn(table: pd.DataFrame, rules: LabelRules = RULES, *, positives=6, negatives=12, **options) -> SyntheticSet:
+def generated(table: pd.DataFrame, rules: LabelRules = RULES, *, positives=6, negatives=12, **options) -> SyntheticSet:
     settings = SyntheticSettings(positives=positives, negatives=negatives, guidance=2.0, steps=7)
     given = {"seed": 3, "device": CPU} | options
     target, survey = TARGET[: len(table)], SURVEY[: len(table)]
     return generate_set(None, table, target, survey, rules, settings, **given)
 
 
-def test_half_of_the_negatives_are_hard(asked):
-    dreams = drawn(conditions())
-    assert [len(call["values"]) for call in asked] == [6, 6, 3, 3]
+def test_half_of_the_negatives_are_hard(requested):
+    dreams = generated(conditions())
+    assert [len(call["values"]) for call in requested] == [6, 6, 3, 3]
     assert len(dreams) == 18 and dreams.target.tolist() == [1.0] * 6 + [0.0] * 12
-    assert [c["guidance"] for c in asked] == [2.0, 1.0, 2.0, 2.0]  # plain negatives are as the survey has them
-    assert [c["weights"] for c in asked] == [{"dust_lane": 1.3}, {}, {}, {"dust_lane": 1.5}]
-    assert {c["steps"] for c in asked} == {7} and len({c["seed"] for c in asked}) == 4
+    assert [c["guidance"] for c in requested] == [2.0, 1.0, 2.0, 2.0]  # plain negatives are as the survey has them
+    assert [c["weights"] for c in requested] == [{"dust_lane": 1.3}, {}, {}, {"dust_lane": 1.5}]
+    assert {c["steps"] for c in requested} == {7} and len({c["seed"] for c in requested}) == 4
     assert dreams.images[:, 0, 0, 0].tolist() == [1] * 6 + [2] * 6 + [3] * 3 + [4] * 3
 
 
 @pytest.mark.parametrize(("negatives", "shares"), [(13, [7, 3, 3]), (3, [3]), (1, [1])])
-def test_the_negatives_asked_for_are_made_however_they_are_shared(asked, negatives, shares):
-    dreams = drawn(conditions(), negatives=negatives)
-    assert [len(call["values"]) for call in asked] == [6, *shares]
+def test_the_negatives_asked_for_are_made_however_they_are_shared(requested, negatives, shares):
+    dreams = generated(conditions(), negatives=negatives)
+    assert [len(call["values"]) for call in requested] == [6, *shares]
     assert (dreams.target == 0).sum() == negatives
 
 
-def test_without_hard_negatives_all_are_plain(asked):
-    drawn(conditions(), RULES.model_copy(update={"hard_negatives": ()}))
-    assert [len(call["values"]) for call in asked] == [6, 12]
+def test_without_hard_negatives_all_are_plain(requested):
+    generated(conditions(), RULES.model_copy(update={"hard_negatives": ()}))
+    assert [len(call["values"]) for call in requested] == [6, 12]
 
 
-def test_positives_carry_the_ranges_that_are_set_and_negatives_theirs(asked):
-    labels = drawn(conditions()).labels
+def test_positives_carry_the_ranges_that_are_set_and_negatives_theirs(requested):
+    labels = generated(conditions()).labels
     assert list(labels) == SCHEMA.names
     lane, early = labels["dust_lane"].to_numpy(), labels["early_type"].to_numpy()
     assert (lane[:6] >= 0.6).all() and (lane[:6] <= 1).all() and (early[:6] == 1).all() and len(set(lane[:6])) == 6
@@ -108,47 +108,49 @@ def test_positives_carry_the_ranges_that_are_set_and_negatives_theirs(asked):
     assert (lane[15:] >= 0.6).all() and (early[15:] == 0).all()
 
 
-def test_conditions_are_those_of_training_galaxies_in_all_that_is_not_set(asked):
+def test_conditions_are_those_of_training_galaxies_in_all_that_is_not_set(requested):
     table = conditions()
-    drawn(table, negatives=30)
+    generated(table, negatives=30)
     free = [table.columns.get_loc(c) for c in table if c not in ("dust_lane", *SHAPE[1:])]  # the shape is turned
     known = {tuple(row[free]): k for k, row in enumerate(table.to_numpy())}
-    rows = [np.array([known[tuple(v[free])] for v in call["values"]]) for call in asked]
+    rows = [np.array([known[tuple(v[free])] for v in call["values"]]) for call in requested]
     shape = [table.columns.get_loc(c) for c in SHAPE[1:]]
-    for call, source in zip(asked, rows, strict=True):
+    for call, source in zip(requested, rows, strict=True):
         np.testing.assert_array_equal(call["survey"], SURVEY[source])
         asked_for, real = (np.hypot(*v[:, shape].T) for v in (call["values"], table.to_numpy()[source]))
         np.testing.assert_allclose(asked_for, real, atol=1e-5)
     assert (TARGET[rows[1]] == 0).all()
     lane = table.columns.get_loc("dust_lane")
-    np.testing.assert_array_equal(asked[1]["values"][:, lane], table.to_numpy()[rows[1], lane])  # nothing is set there
+    np.testing.assert_array_equal(
+        requested[1]["values"][:, lane], table.to_numpy()[rows[1], lane]
+    )  # nothing is set there
     assert np.isnan(TARGET[rows[0]]).any()  # any early type lends its other answers, also an ambiguous one
 
 
-def test_a_rule_that_no_galaxy_satisfies_is_skipped_among_hard_negatives_only(asked):
-    dreams = drawn(conditions(20, early=1.0))  # no late type: the second rule has nothing to start from
-    assert [len(call["values"]) for call in asked] == [6, 6, 3] and len(dreams) == 15
-    asked.clear()
+def test_a_rule_that_no_galaxy_satisfies_is_skipped_among_hard_negatives_only(requested):
+    dreams = generated(conditions(20, early=1.0))  # no late type: the second rule has nothing to start from
+    assert [len(call["values"]) for call in requested] == [6, 6, 3] and len(dreams) == 15
+    requested.clear()
     with pytest.raises(InputError, match=r"no training galaxy satisfies 'early_type >= 0\.5'.*--no-synthetic"):
-        drawn(conditions(20, early=0.0))
+        generated(conditions(20, early=0.0))
 
 
-def test_the_seed_decides_and_another_draws_others(asked):
-    first, again, other = (drawn(conditions(), seed=s).labels for s in (3, 3, 4))
+def test_the_seed_decides_and_another_draws_others(requested):
+    first, again, other = (generated(conditions(), seed=s).labels for s in (3, 3, 4))
     pd.testing.assert_frame_equal(first, again)
     assert not first.equals(other)
-    assert [c["seed"] for c in asked[:4]] == [c["seed"] for c in asked[4:8]]
-    assert not {c["seed"] for c in asked[:4]} & {c["seed"] for c in asked[8:]}
+    assert [c["seed"] for c in requested[:4]] == [c["seed"] for c in requested[4:8]]
+    assert not {c["seed"] for c in requested[:4]} & {c["seed"] for c in requested[8:]}
 
 
-def test_time_is_shared_and_labels_are_cut_with_the_images(asked, monkeypatch):
+def test_time_is_shared_and_labels_are_cut_with_the_images(requested, monkeypatch):
     whole = module.synthetic
     monkeypatch.setattr(module, "sample_images", lambda *a, **k: whole(*a, **k)[:2])
-    dreams = drawn(conditions(), seconds=18.0)
-    assert [c["seconds"] for c in asked] == pytest.approx([6.0, 6.0, 3.0, 3.0])
+    dreams = generated(conditions(), seconds=18.0)
+    assert [c["seconds"] for c in requested] == pytest.approx([6.0, 6.0, 3.0, 3.0])
     assert len(dreams.images) == len(dreams.labels) == len(dreams) == 8
     assert dreams.target.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
-    np.testing.assert_array_equal(dreams.labels.to_numpy()[2:4], asked[1]["values"][:2, : len(SCHEMA.names)])
+    np.testing.assert_array_equal(dreams.labels.to_numpy()[2:4], requested[1]["values"][:2, : len(SCHEMA.names)])
 
 
 def test_a_generator_draws_them():
@@ -237,8 +239,8 @@ def test_the_sheet_shows_both_kinds_with_what_was_asked(some, tmp_path, monkeypa
     path = sheet(many, tmp_path / "s.png", ["dust_lane", "bar"], "a title")
     assert Image.open(path).size[0] > 800 and len(shown["images"]) == 48 and shown["title"] == "a title"
     np.testing.assert_array_equal(shown["images"][[0, 31, 32, 47]], some.images[[0, 2, 4, 5]])
-    asked = many.labels.iloc[0]
-    assert shown["captions"][0] == f"dust_lane {asked['dust_lane']:.2f}\nbar {asked['bar']:.2f}"
+    requested = many.labels.iloc[0]
+    assert shown["captions"][0] == f"dust_lane {requested['dust_lane']:.2f}\nbar {requested['bar']:.2f}"
     sheet(many, tmp_path / "s.png", [], "", rows=np.array([100, 2]))
     np.testing.assert_array_equal(shown["images"], many.images[[100, 2]])
     assert shown["captions"] == ["", ""]

@@ -14,7 +14,7 @@ from galscan.core.files import file_digest, read_json
 from galscan.labels.schema import load_schema
 from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.synthesis import train_generator as verb
+from galscan.synthesis import train_generator as command
 from galscan.synthesis.diffusion import checkpoint, galaxy_training
 from galscan.synthesis.diffusion.checkpoint import Checkpoint
 from galscan.synthesis.diffusion.galaxy_model import load_generator
@@ -40,34 +40,34 @@ def store(folder) -> Path:
 
 @pytest.fixture
 def learnt(monkeypatch) -> dict:
-    """Watch what the training is given."""
-    seen, real = {}, galaxy_training.train_generator
+    """Record the arguments of the training."""
+    arguments, real = {}, galaxy_training.train_generator
 
     def spy(galaxies, config, settings, out, **options):
-        seen.update(options, galaxies=galaxies, config=config, settings=settings)
+        arguments.update(options, galaxies=galaxies, config=config, settings=settings)
         return real(galaxies, config, settings, out, **options)
 
     monkeypatch.setattr(galaxy_training, "train_generator", spy)
-    return seen
+    return arguments
 
 
-def teach(out: Path, **changes) -> dict:
+def train(out: Path, **changes) -> dict:
     options = {"count": 32, "size": 16, "steps": 2, "batch": 4, "widths": (32, 32), "device": "cpu"}
     return galscan.train_generator(out, **(options | changes))
 
 
 def test_the_simulated_sky_by_default(tmp_path, learnt, capsys):
     out = tmp_path / "g.safetensors"
-    told = teach(out, seed=7)
+    result = train(out, seed=7)
     assert {p.name for p in tmp_path.iterdir()} == {"g.safetensors", "g.json"}
-    assert (told["steps"], told["galaxies"], told["bytes"]) == (2, 32, out.stat().st_size)
-    assert told["sha256"] == file_digest(out) and np.isfinite(told["loss"])
-    assert read_json(tmp_path / "g.json") == told | {"weights": "g.safetensors"}  # wherever the folder is moved
-    assert told["request"]["stores"] == {
+    assert (result["steps"], result["galaxies"], result["bytes"]) == (2, 32, out.stat().st_size)
+    assert result["sha256"] == file_digest(out) and np.isfinite(result["loss"])
+    assert read_json(tmp_path / "g.json") == result | {"weights": "g.safetensors"}  # wherever the folder is moved
+    assert result["request"]["stores"] == {
         "simulated": 32,
         "size": 16,
-        "seed": verb.SEED,
-        "lane_fraction": verb.LANE_FRACTION,
+        "seed": command.SEED,
+        "lane_fraction": command.LANE_FRACTION,
     }
     config = load_generator(out).config
     assert config.answers == (*ANSWERS, *MEASURED) and (config.schema, config.size) == ("simulated", 16)
@@ -86,7 +86,7 @@ def test_interrupted_it_goes_on_and_its_sky_holds_no_early_type_with_a_lane(tmp_
     with monkeypatch.context() as patch:
         patch.setattr(galaxy_training, "train_generator", stop)
         with pytest.raises(Interrupted, match="same command"):
-            teach(out, count=700)
+            train(out, count=700)
     assert not out.exists()
     sky = galscan.open_store(work / "sky.zarr")
     labels = sky.labels("simulated")
@@ -96,17 +96,17 @@ def test_interrupted_it_goes_on_and_its_sky_holds_no_early_type_with_a_lane(tmp_
 
     for other in ({"steps": 3}, {"seed": 1}, {"count": 701}, {"budget": 1.0}, {"widths": (32, 64)}):
         with pytest.raises(ConflictError, match=r"unfinished training with other .*; .*another --out"):
-            teach(out, **{"count": 700, **other})
-    monkeypatch.setattr(verb, "ingest_survey", lambda _, out: galscan.open_store(out))  # the sky is not drawn again
+            train(out, **{"count": 700, **other})
+    monkeypatch.setattr(command, "ingest_survey", lambda _, out: galscan.open_store(out))  # the sky is not drawn again
     monkeypatch.setattr(galaxy_training, "train_generator", real)
-    assert teach(out, count=700)["galaxies"] == 700
+    assert train(out, count=700)["galaxies"] == 700
     assert {p.name for p in tmp_path.iterdir()} == {"g.safetensors", "g.json"}
 
 
 def test_interrupted_it_ends_with_the_same_weights(tmp_path, monkeypatch, store):
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     options = {"store": store, "steps": 4}
-    expected = teach(whole, **options)
+    expected = train(whole, **options)
     real, saved = Checkpoint.save, []
 
     def save_and_stop(self):
@@ -118,38 +118,38 @@ def test_interrupted_it_ends_with_the_same_weights(tmp_path, monkeypatch, store)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", save_and_stop)
         with pytest.raises(Interrupted):
-            teach(parts, **options)
+            train(parts, **options)
     assert len(saved) == 1 and not parts.exists()
-    assert teach(parts, **options)["loss"] == pytest.approx(expected["loss"])
+    assert train(parts, **options)["loss"] == pytest.approx(expected["loss"])
     assert file_digest(parts) == file_digest(whole)
 
 
 def test_stores_by_path_and_name(tmp_path, store, learnt):
     home.survey_path("other").parent.mkdir(parents=True)
     tiny_store(home.survey_path("other"), 20, 16, survey="other", unusable=3)
-    told = teach(tmp_path / "g.safetensors", store=store, survey="other", budget=5.0)
+    result = train(tmp_path / "g.safetensors", store=store, survey="other", budget=5.0)
     galaxies, sky = learnt["galaxies"], galscan.open_store(store)
-    assert told["galaxies"] == 17 + 60 and learnt["seconds"] == 300 and (galaxies.weight == 1).all()
+    assert result["galaxies"] == 17 + 60 and learnt["seconds"] == 300 and (galaxies.weight == 1).all()
     assert learnt["config"].surveys == ("other", "simulated")
     assert galaxies.survey.tolist() == [0] * 17 + [1] * 60
     np.testing.assert_array_equal(galaxies.images[17:], sky.images())
     np.testing.assert_array_equal(galaxies.values[17:, : len(ANSWERS)], sky.labels("simulated")[ANSWERS])
     assert np.isnan(galaxies.values[:17, : len(ANSWERS)]).all()  # it has no labels: it teaches all the same
     np.testing.assert_allclose(galaxies.values[:, len(ANSWERS) :], measure(galaxies.images), atol=1e-6)
-    assert [name for name, _ in told["request"]["stores"]] == ["other", "simulated"]
-    assert told["request"]["stores"][1][1] == sky.content_hash
+    assert [name for name, _ in result["request"]["stores"]] == ["other", "simulated"]
+    assert result["request"]["stores"][1][1] == sky.content_hash
 
 
 def test_it_goes_on_from_weights(tmp_path, store, learnt):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    teach(first, store=store)
-    told = teach(second, store=store, start=str(first))
+    train(first, store=store)
+    result = train(second, store=store, start=str(first))
     assert learnt["start"].config == load_generator(first).config
-    assert told["request"]["settings"]["start"] == str(first) and file_digest(first) != file_digest(second)
+    assert result["request"]["settings"]["start"] == str(first) and file_digest(first) != file_digest(second)
 
 
 def test_a_plan_is_printed_and_nothing_written(tmp_path, store, capsys):
-    request = teach(tmp_path / "g.safetensors", store=store, dry_run=True)
+    request = train(tmp_path / "g.safetensors", store=store, dry_run=True)
     text = capsys.readouterr().err
     assert "60 objects, 16 px" in text and "2 steps of 4" in text and f"{len(ANSWERS)} answers" in text
     assert request["schema"] == "simulated" and request["settings"]["widths"] == [32, 32]
@@ -159,28 +159,28 @@ def test_a_plan_is_printed_and_nothing_written(tmp_path, store, capsys):
 def test_mistakes_are_one_line_with_a_remedy(tmp_path, store):
     out = tmp_path / "g.safetensors"
     with pytest.raises(InputError, match=r"--out .*g\.pt: weights are written as \.safetensors"):
-        teach(tmp_path / "g.pt")
+        train(tmp_path / "g.pt")
     with pytest.raises(InputError, match="--budget 0: give minutes above 0"):
-        teach(out, budget=0)
+        train(out, budget=0)
     with pytest.raises(InputError, match=r"--schema efigi: the stores hold simulated labels .*known: .*gz2"):
-        teach(out, store=store, schema="efigi")
+        train(out, store=store, schema="efigi")
     with pytest.raises(InputError, match="--schema efigi: the stores hold simulated"):
-        teach(out, schema="efigi")
+        train(out, schema="efigi")
     with pytest.raises(NotFoundError, match="no store at"):
-        teach(out, store=tmp_path / "no.zarr")
+        train(out, store=tmp_path / "no.zarr")
     with pytest.raises(NotFoundError, match="'nowhere' has no store"):
-        teach(out, survey="nowhere")
+        train(out, survey="nowhere")
     assert not list(tmp_path.iterdir())
     bare, large = tmp_path / "bare.zarr", tmp_path / "large.zarr"
     tiny_store(bare, 9, 16)
     tiny_store(large, 9, 24)
     with pytest.raises(InputError, match="the stores hold no labels; name the schema with --schema"):
-        teach(out, store=bare)
+        train(out, store=bare)
     with pytest.raises(InputError, match="cutouts of several sizes"):
-        teach(out, store=[store, large])
+        train(out, store=[store, large])
     out.write_text("x")
     with pytest.raises(ConflictError, match="another --out"):
-        teach(out)
+        train(out)
     assert out.read_text() == "x" and {p.name for p in tmp_path.iterdir()} == {"bare.zarr", "large.zarr", out.name}
 
 
@@ -189,8 +189,8 @@ def test_stores_of_several_schemas_want_a_choice(tmp_path, monkeypatch, store, l
     with monkeypatch.context() as patch:
         patch.setattr(galscan.Store, "schemas", property(lambda self: {k: ANSWERS for k in both}))
         with pytest.raises(InputError, match="hold efigi, simulated labels; name the schema with --schema"):
-            teach(tmp_path / "g.safetensors", store=store)
-        assert teach(tmp_path / "g.safetensors", store=store, schema="simulated", dry_run=True)["schema"] == "simulated"
+            train(tmp_path / "g.safetensors", store=store)
+        assert train(tmp_path / "g.safetensors", store=store, schema="simulated", dry_run=True)["schema"] == "simulated"
 
 
 # --- maps of a feature ------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def few_maps(monkeypatch):
     monkeypatch.setattr(base, "PRIOR_BLOCK", 24)
 
 
-def teach_maps(out: Path, **changes) -> dict:
+def train_maps(out: Path, **changes) -> dict:
     options = {"kind": "maps", "count": 24, "steps": 2, "batch": 4, "widths": (16, 32), "device": "cpu"}
     return galscan.train_generator(out, **(options | changes))
 
@@ -211,12 +211,12 @@ def test_maps_are_trained_on_the_prior_by_the_command_line(few_maps, tmp_path, c
     line = f"train-generator --kind maps --feature dust_lane --count 24 --steps 1 --batch 2 --seed 4 --out {out} --json"
     assert main.run([*line.split(), "--device", "cpu"]) == 0
     shown, err = capsys.readouterr()
-    told = json.loads(shown.splitlines()[-1])
+    result = json.loads(shown.splitlines()[-1])
     assert {p.name for p in tmp_path.iterdir()} == {"lanes.safetensors", "lanes.json"}
-    assert (told["steps"], told["maps"], told["bytes"]) == (1, 24, out.stat().st_size)
-    assert told["sha256"] == file_digest(out) and np.isfinite(told["loss"]) and told["seconds"] >= 0
-    assert read_json(tmp_path / "lanes.json") == told | {"weights": "lanes.safetensors"}
-    request = told["request"]
+    assert (result["steps"], result["maps"], result["bytes"]) == (1, 24, out.stat().st_size)
+    assert result["sha256"] == file_digest(out) and np.isfinite(result["loss"]) and result["seconds"] >= 0
+    assert read_json(tmp_path / "lanes.json") == result | {"weights": "lanes.safetensors"}
+    request = result["request"]
     assert request["feature"] == "dust_lane" and request["maps"] == {"prior": 24, "seed": SEED}
     settings = {key: request["settings"][key] for key in ("widths", "learning_rate", "ema", "start")}
     assert settings == {"widths": [32, 64, 96], "learning_rate": 1e-3, "ema": 0.998, "start": "none"}
@@ -232,7 +232,7 @@ def test_maps_are_by_default_as_many_as_the_base_weights_want(tmp_path, capsys):
 
 def test_interrupted_training_on_maps_resumes_with_the_same_weights(few_maps, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    expected = teach_maps(whole, steps=4)
+    expected = train_maps(whole, steps=4)
     real, saved = Checkpoint.save, []
 
     def save_and_stop(self):
@@ -244,11 +244,11 @@ def test_interrupted_training_on_maps_resumes_with_the_same_weights(few_maps, tm
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", save_and_stop)
         with pytest.raises(Interrupted, match="same command"):
-            teach_maps(parts, steps=4)
+            train_maps(parts, steps=4)
     assert len(saved) == 1 and not parts.exists()
     with pytest.raises(ConflictError, match="unfinished training with other settings"):
-        teach_maps(parts, steps=5)
-    assert teach_maps(parts, steps=4)["loss"] == pytest.approx(expected["loss"])
+        train_maps(parts, steps=5)
+    assert train_maps(parts, steps=4)["loss"] == pytest.approx(expected["loss"])
     assert file_digest(parts) == file_digest(whole)
     assert {p.name for p in tmp_path.iterdir()} == {
         f"{n}.{s}" for n in ("whole", "parts") for s in ("safetensors", "json")
@@ -257,12 +257,12 @@ def test_interrupted_training_on_maps_resumes_with_the_same_weights(few_maps, tm
 
 def test_training_on_maps_starts_from_weights(few_maps, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    teach_maps(first)
-    told = teach_maps(second, start=str(first), widths=None, seed=1)
-    assert told["request"]["settings"]["widths"] == [16, 32]  # those of the weights
-    assert told["request"]["settings"]["learning_rate"] < 1e-3 and file_digest(first) != file_digest(second)
+    train_maps(first)
+    result = train_maps(second, start=str(first), widths=None, seed=1)
+    assert result["request"]["settings"]["widths"] == [16, 32]  # those of the weights
+    assert result["request"]["settings"]["learning_rate"] < 1e-3 and file_digest(first) != file_digest(second)
     with pytest.raises(InputError, match=r"widths \[32, 32\] differ from those of"):
-        teach_maps(tmp_path / "third.safetensors", start=str(first), widths=(32, 32))
+        train_maps(tmp_path / "third.safetensors", start=str(first), widths=(32, 32))
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_training_on_maps_starts_from_weights(few_maps, tmp_path):
     ],
 )
 def test_what_does_not_apply_to_maps_is_refused(tmp_path, changes, words):
-    with pytest.raises(InputError, match=words) as told:
-        teach_maps(tmp_path / "g.safetensors", **changes)
-    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=words) as result:
+        train_maps(tmp_path / "g.safetensors", **changes)
+    assert "\n" not in str(result.value) and not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"weights are written as \.safetensors"):
-        teach_maps(tmp_path / "folder")
+        train_maps(tmp_path / "folder")

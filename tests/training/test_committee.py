@@ -1,4 +1,4 @@
-"""Networks trained side by side: the same weights, resumed, stopped, and nothing left behind."""
+"""Networks trained in parallel: same weights, resumption, interruption, and no files left behind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 @pytest.fixture
 def progress(monkeypatch) -> list:
-    """Return what is shown: title, total and unit, then each advance."""
+    """Return the progress calls: title, total and unit, then each advance."""
     shown: list = []
 
     @contextmanager
@@ -116,7 +116,7 @@ def test_any_column_of_examples_is_kept_in_files_or_passed_on(tmp_path):
     data = examples()
     stored = committee._Stored.write(data, tmp_path / "0")
     assert sorted(p.stem for p in (tmp_path / "0").iterdir()) == sorted(stored.arrays)
-    assert {"images", "target", "answers"} <= set(stored.arrays) and "votes" in stored.others  # empty
+    assert {"images", "target", "answers"} <= set(stored.arrays) and "votes" in stored.attributes  # empty
     for a, b in zip(data.columns, stored.read().columns, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype

@@ -39,8 +39,8 @@ def test_held_out_objects_never_reach_the_generator(stores):
     teaching = galaxies.generator_set(GeneratorSettings())
     held = galaxies.images[galaxies.table["split"].isin(["calibration", "test"])]
     assert len(held) > 20
-    taught = {image.tobytes() for image in teaching.images}
-    assert not any(image.tobytes() in taught for image in held)
+    trained_on = {image.tobytes() for image in teaching.images}
+    assert not any(image.tobytes() in trained_on for image in held)
     top = teaching.weight == teaching.weight.max()
     assert top.sum() == ((galaxies.table["target"] == 1) & (galaxies.table["split"] == "train")).sum()
     assert teaching.weight[top].sum() / teaching.weight.sum() == pytest.approx(0.15)
@@ -94,7 +94,7 @@ def test_too_few_positives_are_counted_and_help_is_named(stores):
 
 @pytest.fixture(scope="module")
 def two_names(stores, tmp_path_factory) -> list[layout.Store]:
-    """The same sky twice: as numbers, and as somebody else calls and places it, half an arcsecond off."""
+    """The same sky twice: the second store has other names, and positions half an arcsecond off."""
     (one,) = stores
     path = tmp_path_factory.mktemp("again") / "b.zarr"
     group = layout.create(
@@ -124,8 +124,8 @@ def test_one_sky_under_two_naming_schemes_is_one_set_of_objects(stores, two_name
         assert len(galaxies.rows(name)) == (alone["split"] == name).sum()  # once each, in however many stores
         assert galaxies.table.loc[galaxies.rows(name), "object"].is_unique
     held = galaxies.table["split"].isin(["calibration", "test"])
-    taught = {image.tobytes() for image in galaxies.generator_set(GeneratorSettings()).images}
-    assert held.sum() > 40 and not any(image.tobytes() in taught for image in galaxies.images[held])
+    trained_on = {image.tobytes() for image in galaxies.generator_set(GeneratorSettings()).images}
+    assert held.sum() > 40 and not any(image.tobytes() in trained_on for image in galaxies.images[held])
     assert not {*galaxies.not_held_out()} & {*np.flatnonzero(held)}
 
 

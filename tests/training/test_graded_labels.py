@@ -1,4 +1,4 @@
-"""Grades as labels: they teach and nothing else, and no object is on two sides of a split."""
+"""Grades as labels: used for training only, and no object is on two sides of a split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers import tiny_store
 
 
 class Column:
-    """A store without pictures: row n holds the object n of its own first number, and that is where it is."""
+    """A store without images: row n has an object whose id and position follow from n and a first number."""
 
     def __init__(self, name: str, first: int = 0, count: int = 200, *, places: bool = True, ids: str = "{}"):
         self.name, self.path, self.content_hash, self.count = name, name, f"content of {name}", count
@@ -97,14 +97,14 @@ def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed
             after[after["split"] == split].reset_index(drop=True),
             before[before["split"] == split].reset_index(drop=True), check_dtype=False,
         )  # fmt: skip
-    taught = after[after["split"] == "train"].set_index("id")["target"]
+    trained_on = after[after["split"] == "train"].set_index("id")["target"]
     graded = pd.concat([r.table for r in runs]).dropna(subset="target").groupby("id")["target"].agg(set)
-    for name, said in graded.items():
-        if len(said) == 1 and name in taught.index:
-            assert set(taught.loc[[name]]) == said
-    # What the model of one of the scans held out is not taught, in whichever of them people graded it.
-    sure = {name for name, said in graded.items() if len(said) == 1}
-    assert not sure & {str(h) for h in held} & set(taught.index)
+    for name, object_grades in graded.items():
+        if len(object_grades) == 1 and name in trained_on.index:
+            assert set(trained_on.loc[[name]]) == object_grades
+    # What the model of one of the scans held out is not trained on, whichever scan was graded.
+    sure = {name for name, object_grades in graded.items() if len(object_grades) == 1}
+    assert not sure & {str(h) for h in held} & set(trained_on.index)
     for c in counts:
         assert c["graded"] - c["unsure"] == c["new"] + c["agreed"] + c["contradicted"]
         assert c["positive"] + c["negative"] == c["graded"] - c["unsure"] - c["held_out"]
@@ -117,9 +117,9 @@ def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
     tested = before.index[before["split"] == "test"][0]
     ambiguous, again = train.index[train["target"].isna()][:2]
     unclear = before.index[before["target"].isna() & (before["split"] == "test")][0]
-    said = {int(target): 1.0, int(other): 1.0, int(tested): 1.0, int(ambiguous): 1.0, int(again): np.nan}
-    said[int(unclear)] = 1.0  # ambiguous, and tested on
-    table, (counts,) = add_labels(labelled(), [SKY], [graded_scans(said)])
+    object_grades = {int(target): 1.0, int(other): 1.0, int(tested): 1.0, int(ambiguous): 1.0, int(again): np.nan}
+    object_grades[int(unclear)] = 1.0  # ambiguous, and tested on
+    table, (counts,) = add_labels(labelled(), [SKY], [graded_scans(object_grades)])
     assert counts == {
         "graded": 6, "unsure": 1, "positive": 3, "negative": 0, "held_out": 2, "new": 2,
         "agreed": 1 + (before.loc[tested, "target"] == 1), "contradicted": 1 + (before.loc[tested, "target"] == 0),
@@ -131,9 +131,11 @@ def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
         after.loc[tested, "target"] == before.loc[tested, "target"]
         and after.loc[[again, unclear], "target"].isna().all()
     )
-    text = "\n".join(describe([graded_scans(said)], [counts]))
+    text = "\n".join(describe([graded_scans(object_grades)], [counts]))
     assert "3 positive and 0 negative trained on, of 6 graded; 1 left out" in text and "used for training only" in text
-    assert "not known" not in text and "not known" in "\n".join(describe([graded_scans(said, held_out=None)], [counts]))
+    assert "not known" not in text and "not known" in "\n".join(
+        describe([graded_scans(object_grades, held_out=None)], [counts])
+    )
 
 
 def test_objects_of_another_store_come_with_their_rows():

@@ -1,4 +1,4 @@
-"""How well morphology is known: counted by hand on small cases."""
+"""Metrics of morphology, checked on small cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ODD = ["t06_odd_a14_yes", "t06_odd_a15_no"]
 
 
 def raw(fractions, worth=20.0):
-    """Return what one network says that expects these fractions of "odd"."""
+    """Return the outputs of a network that predicts these fractions of "odd"."""
     p = np.clip(np.asarray(fractions, float), 0.01, 0.99)
     return np.log(worth * np.stack([p, 1 - p], 1))[None]
 
@@ -25,8 +25,8 @@ def raw(fractions, worth=20.0):
 def test_completeness_and_purity_are_of_the_leading_answer():
     labels = pd.DataFrame({ODD[0]: [0.9, 0.8, 0.2, 0.1, np.nan], ODD[1]: [0.1, 0.2, 0.8, 0.9, np.nan]})
     labels[votes_column("t06")] = [10, 10, 10, 10, 0]
-    told = morphology.evaluate(raw([0.7, 0.4, 0.6, 0.1, 0.5]), labels, ODD, TREE)
-    (question,) = told["questions"]
+    result = morphology.evaluate(raw([0.7, 0.4, 0.6, 0.1, 0.5]), labels, ODD, TREE)
+    (question,) = result["questions"]
     assert (question["id"], question["n"], question["accuracy"]) == ("t06", 4, 0.5)
     yes, no = question["answers"]
     assert (
@@ -34,7 +34,7 @@ def test_completeness_and_purity_are_of_the_leading_answer():
     )
     assert question["confusion"] == [[1, 1], [1, 1]]
     assert yes["error"] == pytest.approx(np.mean([0.2, 0.4, 0.4, 0.0]), abs=1e-6)
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(result)) == result
 
 
 def test_coverage_is_that_of_the_volunteers_who_voted():
@@ -61,8 +61,10 @@ def test_nothing_asked_and_nothing_counted_is_told_as_such():
 def test_attributes_have_an_error_in_their_own_units():
     schema = load_schema("efigi")
     labels = pd.DataFrame({"t": [-6.0, 10.0, np.nan], "visible_dust": [0.0, 1.0, 0.5]})
-    said = np.zeros((2, 3, 2))  # the middle of each range
-    told = morphology.evaluate(said, labels, ["t", "visible_dust"], schema)["answers"]
+    outputs = np.zeros((2, 3, 2))  # the middle of each range
+    result = morphology.evaluate(outputs, labels, ["t", "visible_dust"], schema)["answers"]
     low, high = schema.ranges["t"]
-    assert told[0]["n"] == 2 and told[0]["error"] == pytest.approx(np.abs((low + high) / 2 - np.array([-6, 10])).mean())
-    assert told[1]["error"] == pytest.approx(1 / 3) and sum(n for *_, n in told[1]["reliability"]) == 3
+    assert result[0]["n"] == 2 and result[0]["error"] == pytest.approx(
+        np.abs((low + high) / 2 - np.array([-6, 10])).mean()
+    )
+    assert result[1]["error"] == pytest.approx(1 / 3) and sum(n for *_, n in result[1]["reliability"]) == 3

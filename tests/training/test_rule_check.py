@@ -93,8 +93,8 @@ def test_who_is_both_is_named(store):
     table = rule_check.read(recipe, EFIGI, [store])
     both = table.loc[table["kind"] == "both", "id"]
     assert len(both) and table.loc[table["kind"] == "both", "target"].isna().all()
-    told = rule_check.problem(recipe, EFIGI, table, [store])
-    assert told.startswith(f"{len(both)} objects are positive and negative at once, '{both.iloc[0]}' of s for one")
+    result = rule_check.problem(recipe, EFIGI, table, [store])
+    assert result.startswith(f"{len(both)} objects are positive and negative at once, '{both.iloc[0]}' of s for one")
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +127,8 @@ def test_the_split_is_the_one_that_training_makes(store):
 def test_what_makes_training_impossible(store, old, new, words):
     recipe = recipe_from_text(TEXT.replace(old, new, 1))
     table = rule_check.read(recipe, EFIGI, [store])
-    told = rule_check.problem(recipe, EFIGI, table, [store])
-    assert words in told and "\n" not in told
+    result = rule_check.problem(recipe, EFIGI, table, [store])
+    assert words in result and "\n" not in result
     none = recipe_from_text(TEXT.replace(old, new, 1) + "[synthetic]\npositives = 0\n")
     if "synthetic.from" in words:  # nothing is then drawn
         assert rule_check.problem(none, EFIGI, rule_check.read(none, EFIGI, [store]), [store]) is None
@@ -140,28 +140,28 @@ def test_a_store_of_more_pixels_can_be_trained_on(store, tmp_path):
     assert rule_check.problem(recipe, EFIGI, rule_check.read(recipe, EFIGI, both), both) is None
 
 
-def told(text, *stores):
+def result(text, *stores):
     recipe = recipe_from_text(text)
     return rule_check.warnings(recipe, EFIGI, rule_check.read(recipe, EFIGI, stores))
 
 
 def test_warnings(store, tmp_path):
-    assert told(TEXT, store) == ["15 positives for calibration: with fewer than 20 the intervals of purity are wide; "
+    assert result(TEXT, store) == ["15 positives for calibration: with fewer than 20 the intervals of purity are wide; "
                                  "label more, or grade a scan (galscan vet)"]  # fmt: skip
     late = labelled_store(tmp_path / "late.zarr", "late", seed=1, early=0.0)
-    assert "all positives are in s, negatives in other stores as well" in " ".join(told(TEXT, store, late))
+    assert "all positives are in s, negatives in other stores as well" in " ".join(result(TEXT, store, late))
     tight = TEXT.replace('negative = "t > 0 or visible_dust == 0"', 'negative = "t > 0 or visible_dust < 0.5"')
-    assert "the rules leave nothing ambiguous" in " ".join(told(tight, store))
+    assert "the rules leave nothing ambiguous" in " ".join(result(tight, store))
     wide = TEXT.replace('morphology = ["t"]', 'morphology = ["t", "bar_length"]')
-    assert "bar_length: known of no object" in told(wide, store)
+    assert "bar_length: known of no object" in result(wide, store)
     wrong = TEXT.replace("set = { visible_dust = [0.6, 1.0] }", "set = { visible_dust = [0.0, 0.2] }")
-    assert "0% of the galaxies of synthetic satisfy the positive rule; set the answers that it needs" in told(
+    assert "0% of the galaxies of synthetic satisfy the positive rule; set the answers that it needs" in result(
         wrong, store
     )
     wrong = TEXT.replace('from = "t > 0"', 'from = "t <= 0"')
-    assert "100% of the galaxies of hard_negatives.0 satisfy" in " ".join(told(wrong, store))
+    assert "100% of the galaxies of hard_negatives.0 satisfy" in " ".join(result(wrong, store))
     nobody = TEXT.replace('from = "t > 0"', 'from = "t > 9"')
-    assert "no training galaxy satisfies hard_negatives.0.from, 't > 9': nothing is made of it" in told(nobody, store)
+    assert "no training galaxy satisfies hard_negatives.0.from, 't > 9': nothing is made of it" in result(nobody, store)
 
 
 INJECT = """
@@ -191,11 +191,11 @@ def test_hosts_and_what_is_measured_are_counted_and_missed(store):
     assert 0 < found["inject.hosts"]["training"] < found["inject.hosts"]["match"]
     missing = "no training galaxy satisfies {}, '{}': nothing is made of it"
     of_hosts, mined = missing.format("inject_negatives.0.hosts", "t > 9"), missing.format("mined_negatives", "t >= 8")
-    assert [w for w in told(MINED + INJECT, store) if "nothing is made" in w] == [of_hosts, mined]
+    assert [w for w in result(MINED + INJECT, store) if "nothing is made" in w] == [of_hosts, mined]
     without = "\n[synthetic]\ninjected = 0\n"
-    assert [w for w in told(MINED + INJECT + without, store) if "nothing is made" in w] == [mined]
+    assert [w for w in result(MINED + INJECT + without, store) if "nothing is made" in w] == [mined]
     without += "mined = 0\n"
-    assert not [w for w in told(MINED + INJECT + without, store) if "nothing is made" in w]
+    assert not [w for w in result(MINED + INJECT + without, store) if "nothing is made" in w]
 
 
 def test_an_answer_that_few_were_asked_is_named(tmp_path):
@@ -203,15 +203,15 @@ def test_an_answer_that_few_were_asked_is_named(tmp_path):
     dust = store.column("labels/efigi/visible_dust")
     dust[6:] = np.nan
     layout.zarr.open_group(store.path, mode="r+")["labels/efigi/visible_dust"][:] = dust
-    assert "visible_dust: asked of 3.0% of the labelled objects only" in told(TEXT, layout.open_store(store.path))
+    assert "visible_dust: asked of 3.0% of the labelled objects only" in result(TEXT, layout.open_store(store.path))
 
 
 def test_sources_and_hard_ones(store):
     recipe = recipe_from_text(TEXT)
     table = rule_check.read(recipe, EFIGI, [store])
     t, dust = table["t"], table["visible_dust"]
-    dream, hard = rule_check.sources(recipe.schemas["efigi"], table, EFIGI)
-    assert (dream["key"], dream["match"]) == ("synthetic.from", (t <= 0).sum()) and 0 < dream["training"] < dream[
+    source, hard = rule_check.sources(recipe.schemas["efigi"], table, EFIGI)
+    assert (source["key"], source["match"]) == ("synthetic.from", (t <= 0).sum()) and 0 < source["training"] < source[
         "match"
     ]
     assert (hard["key"], hard["match"]) == ("hard_negatives.0.from", (t > 0).sum())

@@ -1,4 +1,4 @@
-"""What is injected is made of the galaxies that are named, with weights that are trained once."""
+"""Injection into the given galaxies, with weights that are trained once."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def injected(given, generator, work, *, seed: int = 0):
 
 
 def dusty(count: int):
-    """Return candidates of which so many show dust."""
+    """Return candidates, a given number of them with dust."""
     given = candidates(count + 4)
     given.labels.loc[: count - 1, "visible_dust"] = np.linspace(0.5, 1, count, dtype=np.float32)
     return given
@@ -112,7 +112,7 @@ def dusty(count: int):
 
 @pytest.fixture
 def trained(monkeypatch) -> list[dict]:
-    """Put stand-ins in the place of measuring, training and sampling; return what each training was asked for."""
+    """Replace measuring, training and sampling by stubs; return the arguments of each training."""
     calls = []
 
     def fine_tune(maps, strength, rule, generator, out, **options):

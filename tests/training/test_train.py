@@ -52,8 +52,8 @@ def test_normalisation_sees_real_images_only():
     with_dark = train_classifier(real, dark, SETTINGS, steps=2, seed=0, device=CPU)
     first = with_dark.stem[2]
     with torch.inference_mode():
-        seen = with_dark.stem[1](with_dark.stem[0](to_unit(torch.from_numpy(real.images)) * 4 - 1))
-    torch.testing.assert_close(first.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+        features = with_dark.stem[1](with_dark.stem[0](to_unit(torch.from_numpy(real.images)) * 4 - 1))
+    torch.testing.assert_close(first.running_mean, features.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
 def test_ambiguous_examples_do_not_move_the_target():
@@ -181,11 +181,11 @@ def test_hosts_are_in_the_batches_of_what_is_made_of_them_and_in_no_other(monkey
     """Each galaxy is of one grey, its row number."""
     batches: list[list[int]] = []
 
-    def look(pixels, _):
+    def prediction(pixels, _):
         batches.append((pixels.amax((1, 2, 3)) ** 2 * 255).round().int().tolist())  # undoes `to_unit`
         return pixels
 
-    monkeypatch.setattr(train, "rotate_flip_scale", look)
+    monkeypatch.setattr(train, "rotate_flip_scale", prediction)
     real, made = of(10, 30), injected(40, 5, 8)
     for first, pool in ((0, real), (40, made)):
         pool.images[:] = (first + np.arange(len(pool.images)))[:, None, None, None]
@@ -216,26 +216,26 @@ def test_the_last_steps_are_real_where_they_are_to_be(monkeypatch, changes, synt
 
 def compositions(monkeypatch, steps: int, *, synthetic: bool = True, seed: int = 0, **changes) -> list[int]:
     """Return how many of each batch were synthetic (the black ones)."""
-    seen: list[int] = []
+    counts: list[int] = []
 
-    def look(pixels, _):
-        seen.append(int((pixels.amax((1, 2, 3)) == 0).sum()))
+    def prediction(pixels, _):
+        counts.append(int((pixels.amax((1, 2, 3)) == 0).sum()))
         return pixels
 
-    monkeypatch.setattr(train, "rotate_flip_scale", look)
+    monkeypatch.setattr(train, "rotate_flip_scale", prediction)
     data = examples()
     black = Examples(np.zeros_like(data.images), data.target, data.answers)
     settings = SETTINGS.model_copy(update=changes)
     train_classifier(data, black if synthetic else None, settings, steps=steps, seed=seed, device=CPU)
-    return seen
+    return counts
 
 
 def test_without_synthetic_galaxies_all_is_real_whatever_is_asked(monkeypatch):
     changes = {"synthetic_positives": 0.4, "synthetic_negatives": 0.4, "real_last": 0.5, "hosts": 1.0}
     assert compositions(monkeypatch, 4, synthetic=False, **changes) == [0] * 4
     monkeypatch.undo()
-    asked = SETTINGS.model_copy(update=changes)
-    a, b = (train_classifier(examples(), None, s, steps=3, seed=0, device=CPU) for s in (SETTINGS, asked))
+    requested = SETTINGS.model_copy(update=changes)
+    a, b = (train_classifier(examples(), None, s, steps=3, seed=0, device=CPU) for s in (SETTINGS, requested))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 

@@ -326,10 +326,10 @@ def flow(
             ).float()
         factors = out.new_tensor([f for _, f in terms])
         velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
-        picture, noise = x - t * velocity, x + (1 - t) * velocity
+        image, noise = x - t * velocity, x + (1 - t) * velocity
         if after > SETTLED:
             noise = torch.randn(shape, generator=random)[:n].to(device)
-        x = (1 - after) * picture + after * noise
+        x = (1 - after) ** image + after * noise
     return generator.decode_images(x).cpu().numpy()
 
 

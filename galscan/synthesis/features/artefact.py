@@ -80,12 +80,12 @@ def inject(
     row, column = np.indices((size, size), np.float32)
     lines = maps.reshape(len(maps), 8)
     injected = np.empty_like(images)
-    for k, (offset, angle, width, begin, end, *colour) in enumerate(lines):
+    for k, (offset, angle, width, start, end, *colour) in enumerate(lines):
         right, down = column - hosts.x[k], row - hosts.y[k]
         across = right * np.sin(angle) - down * np.cos(angle)
         along = (right * np.cos(angle) + down * np.sin(angle)) / (size / 2)
         profile = np.exp(-((np.abs(across - offset * hosts.radius[k]) / width) ** 4)) * (
-            (along > begin) & (along < end)
+            (along > start) & (along < end)
         )
         profile, amplitude = profile[..., None].astype(np.float32), np.array(colour, np.float32)
         flux = stretch.to_flux(images[k])

@@ -126,19 +126,19 @@ def compare_features(synthetic: pd.DataFrame, real: pd.DataFrame, hosts: pd.Data
     tables = {"synthetic": synthetic, "real": real, "hosts": hosts}
     quantities: dict[str, Any] = {}
     for name in (column for column in real if column not in ("host", "usable")):
-        values = {which: tables[which][name].dropna().to_numpy() for which in ("synthetic", "real")}
+        values = {group: tables[group][name].dropna().to_numpy() for group in ("synthetic", "real")}
         comparable = min(map(len, values.values())) >= LEAST
         test = ks_2samp(values["synthetic"], values["real"]) if comparable else None
         quantities[name] = {
             "ks": None if test is None else float(test.statistic), "p": None if test is None else float(test.pvalue),
-            **{which: _percentiles(sample) for which, sample in values.items()},
+            **{group: _percentiles(sample) for group, sample in values.items()},
         }  # fmt: skip
     return {
         "galaxies": {
-            which: {
+            group: {
                 "n": len(table), "host_measured": int(table["host"].sum()),
                 "feature_measured": int(table["usable"].sum()),
-            } for which, table in tables.items()
+            } for group, table in tables.items()
         },
         "quantities": quantities,
     }  # fmt: skip
@@ -151,8 +151,8 @@ def _percentiles(values: np.ndarray) -> Mapping[str, Any]:
     return {"n": len(values), "median": median, "low": low, "high": high}
 
 
-def same_pictures(images: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Return for each picture the row of the one in `among` that has the very same pixels; -1 where there is none."""
+def identical_images(images: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return for each image the row of the image in `among` with identical pixels, or -1."""
 
     def key(image: np.ndarray) -> bytes:
         return hashlib.sha256(image.tobytes()).digest()

@@ -1,4 +1,4 @@
-"""That a training ends the same when resumed is shown in test_generate_train.py and test_generate_fine_tune.py."""
+"""Checkpoints. See test_galaxy_training.py and test_fine_tune.py for resumed and uninterrupted trainings."""
 
 from __future__ import annotations
 

@@ -98,9 +98,9 @@ def test_the_condition_is_answers_flags_surveys_and_augmentation(generator):
 
 
 def test_an_answer_not_asked_is_an_answer_masked(generator):
-    asked = generator.encode_conditions(np.array([[0.0, 0.5]]), np.array([1]))
+    requested = generator.encode_conditions(np.array([[0.0, 0.5]]), np.array([1]))
     open_ = generator.encode_conditions(np.array([[0.0, np.nan]]), np.array([1]))
-    assert torch.equal(generator.mask(asked, torch.tensor([[False, True]])), open_)
+    assert torch.equal(generator.mask(requested, torch.tensor([[False, True]])), open_)
 
 
 answers = st.lists(st.tuples(st.floats(-6, 11), st.floats(0, 1)), min_size=1, max_size=4)
@@ -108,7 +108,7 @@ answers = st.lists(st.tuples(st.floats(-6, 11), st.floats(0, 1)), min_size=1, ma
 
 @given(answers, st.integers(-1, 1), st.data())
 def test_masked_is_unconditional(generator, values, survey, data):
-    """What is masked leaves no trace, and what is not masked stays: answers, survey and augmentation."""
+    """Masked answers have no effect; other answers, survey and augmentation are unchanged."""
     values, surveys = np.array(values), np.full(len(values), survey)
     drop = np.array(data.draw(st.lists(st.tuples(*[st.booleans()] * 2), min_size=len(values), max_size=len(values))))
     conditions = generator.encode_conditions(values, surveys)
@@ -176,9 +176,9 @@ def moments(profile: torch.Tensor) -> tuple[float, float, float]:
 @given(st.floats(0.08, 0.12), st.floats(0.1, 0.6), st.floats(0, 2 * math.pi))
 def test_the_sketch_has_the_shape_that_is_asked_for(shaped, size, elongation, direction):
     e1, e2 = elongation * math.cos(direction), elongation * math.sin(direction)
-    (drawn,) = shaped.shape_channels(of_shape(shaped, (size, e1, e2)))
-    assert drawn.shape == (4, 32, 32) and drawn.min() >= 0 and drawn.max() <= 1
-    area, along, across = moments(drawn[3])
+    (generated,) = shaped.shape_channels(of_shape(shaped, (size, e1, e2)))
+    assert generated.shape == (4, 32, 32) and generated.min() >= 0 and generated.max() <= 1
+    area, along, across = moments(generated[3])
     assert (along, across) == pytest.approx((e1, e2), abs=0.06)
     assert area == pytest.approx(size**2 / 2, rel=0.1)  # however thin it is
 
@@ -208,9 +208,9 @@ def test_extreme_shapes_are_finite(shaped):
 
 
 def test_known_answers_and_surveys_keep_their_meaning(generator, adapted):
-    told = np.array([[-5.0, 1.0], [7.0, 0.2], [3.0, np.nan]])
-    before = velocity(generator, generator.encode_conditions(told, np.array([1, 1, -1])))
-    moved = np.column_stack([told[:, 1], np.full(3, np.nan), told[:, 0]])
+    result = np.array([[-5.0, 1.0], [7.0, 0.2], [3.0, np.nan]])
+    before = velocity(generator, generator.encode_conditions(result, np.array([1, 1, -1])))
+    moved = np.column_stack([result[:, 1], np.full(3, np.nan), result[:, 0]])
     after = velocity(adapted, adapted.encode_conditions(moved, np.array([0, 0, -1])))
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
     assert (before[0] - before[1]).abs().max() > 1e-4
@@ -298,13 +298,13 @@ def test_a_broken_file_is_named(tmp_path):
     ],
 )
 def test_a_file_whose_configuration_does_not_fit_its_tensors_is_refused(generator, tmp_path, change):
-    """As of another version, or of somebody who means harm."""
+    """Weights of another version, or manipulated ones."""
     import json
     from dataclasses import asdict
 
     from safetensors.torch import save_file
 
-    told = change(json.loads(json.dumps(asdict(generator.config))))
-    save_file(dict(generator.state_dict()), tmp_path / "g.safetensors", metadata={"config": json.dumps(told)})
+    result = change(json.loads(json.dumps(asdict(generator.config))))
+    save_file(dict(generator.state_dict()), tmp_path / "g.safetensors", metadata={"config": json.dumps(result)})
     with pytest.raises(InputError, match=r"g\.safetensors is not a readable generator of this version"):
         load_generator(tmp_path / "g.safetensors")

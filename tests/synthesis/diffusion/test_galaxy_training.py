@@ -94,12 +94,12 @@ def test_a_start_that_knows_other_answers_is_adapted(tmp_path):
 
 
 def watched(tmp_path, monkeypatch, **changes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Train a little; return what the network was told of augmentation, and the pictures before they were turned."""
-    told, shown = [], []
+    """Train a few steps; return the augmentation entries of the conditions, and the images before rotation."""
+    result, shown = [], []
     forward, turn = Generator.forward, galaxy_training.quarter_turns
 
     def spy(self, x, t, condition):
-        told.append(condition[:, -AUGMENTATION:].clone())
+        result.append(condition[:, -AUGMENTATION:].clone())
         return forward(self, x, t, condition)
 
     monkeypatch.setattr(Generator, "forward", spy)
@@ -108,32 +108,32 @@ def watched(tmp_path, monkeypatch, **changes) -> tuple[torch.Tensor, torch.Tenso
     )
     given = GeneratorSettings(widths=(32, 32), steps=6, batch=12, **changes)
     train_generator(galaxies(), config(), given, tmp_path / "g.safetensors", seed=0, device=CPU)
-    return torch.cat(told), torch.cat(shown)
+    return torch.cat(result), torch.cat(shown)
 
 
 def is_real(shown: torch.Tensor) -> torch.Tensor:
-    """Return which pictures are one of the galaxies, pixel by pixel."""
+    """Return which images have the pixels of one of the galaxies."""
     real = Generator(config()).encode_images(torch.from_numpy(galaxies().images)).flatten(1)
     return (shown.flatten(1)[:, None] == real).all(2).any(1)
 
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_without_augmentation_nothing_is_resampled_or_said_to_be(tmp_path, monkeypatch, drop):
-    told, shown = watched(tmp_path, monkeypatch, augment=0.0, drop=drop)
-    assert not told.any() and is_real(shown).all()
+    result, shown = watched(tmp_path, monkeypatch, augment=0.0, drop=drop)
+    assert not result.any() and is_real(shown).all()
 
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_with_augmentation_the_enlargement_is_told(tmp_path, monkeypatch, drop):
-    told, shown = watched(tmp_path, monkeypatch, augment=1.0, drop=drop)
-    assert (told[:, 0] == 1).all() and not is_real(shown).any()
-    assert told[:, 1].min() < -0.5 and told[:, 1].max() > 0.5 and (told[:, 1].abs() <= 1 + 1e-5).all()
+    result, shown = watched(tmp_path, monkeypatch, augment=1.0, drop=drop)
+    assert (result[:, 0] == 1).all() and not is_real(shown).any()
+    assert result[:, 1].min() < -0.5 and result[:, 1].max() > 0.5 and (result[:, 1].abs() <= 1 + 1e-5).all()
 
 
 def test_just_those_that_are_resampled_are_said_to_be(tmp_path, monkeypatch):
-    told, shown = watched(tmp_path, monkeypatch, augment=0.5)
-    assert 0.25 < told[:, 0].mean() < 0.75
-    assert torch.equal(told[:, 0] == 0, is_real(shown)) and not told[told[:, 0] == 0].any()
+    result, shown = watched(tmp_path, monkeypatch, augment=0.5)
+    assert 0.25 < result[:, 0].mean() < 0.75
+    assert torch.equal(result[:, 0] == 0, is_real(shown)) and not result[result[:, 0] == 0].any()
 
 
 def test_the_enlargement_told_is_the_one_done(tmp_path, monkeypatch):
@@ -145,8 +145,8 @@ def test_the_enlargement_told_is_the_one_done(tmp_path, monkeypatch):
         return moved, enlargement
 
     monkeypatch.setattr(galaxy_training, "resample", spy)
-    told, _ = watched(tmp_path, monkeypatch, augment=1.0)
-    torch.testing.assert_close(told[:, 1], torch.cat(done) / ENLARGEMENT)
+    result, _ = watched(tmp_path, monkeypatch, augment=1.0)
+    torch.testing.assert_close(result[:, 1], torch.cat(done) / ENLARGEMENT)
 
 
 def test_nothing_but_the_augmentation_is_told_where_all_is_dropped(tmp_path, monkeypatch):
@@ -160,12 +160,12 @@ def test_nothing_but_the_augmentation_is_told_where_all_is_dropped(tmp_path, mon
     assert not torch.cat(whole)[:, : 2 * answers].any()
     whole.clear()
     trained(tmp_path, drop=0.0)
-    told = torch.cat(whole)
-    assert told[:, answers : 2 * answers].any() and (told[:, 2 * answers] == 1).all()
+    result = torch.cat(whole)
+    assert result[:, answers : 2 * answers].any() and (result[:, 2 * answers] == 1).all()
 
 
 def with_measures() -> tuple[GalaxySet, GeneratorConfig]:
-    """Return galaxies whose measured values are wrong on purpose: what is told must be what is shown."""
+    """Return galaxies with wrong measured values: conditions must be measured on the augmented image."""
     images, n = galaxies().images, 24
     schema = load_schema("efigi")
     values = np.full((n, len(schema.names) + len(MEASURED)), np.nan, np.float32)
@@ -175,7 +175,7 @@ def with_measures() -> tuple[GalaxySet, GeneratorConfig]:
 
 @pytest.mark.parametrize("drop", [0.0, 0.5])
 def test_what_is_measured_is_told_of_the_picture_shown(tmp_path, monkeypatch, drop):
-    told, shown = [], []
+    result, shown = [], []
     forward, turn = Generator.forward, galaxy_training.quarter_turns
 
     def turned(x, random):
@@ -183,18 +183,20 @@ def test_what_is_measured_is_told_of_the_picture_shown(tmp_path, monkeypatch, dr
         return shown[-1]
 
     monkeypatch.setattr(galaxy_training, "quarter_turns", turned)
-    monkeypatch.setattr(Generator, "forward", lambda self, x, t, c: (told.append(c.clone()), forward(self, x, t, c))[1])
+    monkeypatch.setattr(
+        Generator, "forward", lambda self, x, t, c: (result.append(c.clone()), forward(self, x, t, c))[1]
+    )
     teaching, with_shape = with_measures()
     given = GeneratorSettings(widths=(32, 32), steps=4, batch=12, augment=0.5, drop=drop)
     train_generator(teaching, with_shape, given, tmp_path / "g.safetensors", seed=0, device=CPU)
     generator, n = Generator(with_shape), len(with_shape.answers)
-    conditions, pictures = torch.cat(told), generator.decode_images(torch.cat(shown)).numpy()
+    conditions, pictures = torch.cat(result), generator.decode_images(torch.cat(shown)).numpy()
     found = np.full((len(pictures), n), np.nan)
     found[:, -len(MEASURED) :] = measure(pictures)
     expected = generator.encode_conditions(found, np.zeros(len(found), int))
-    asked = conditions[:, 2 * n - len(MEASURED) : 2 * n]
-    assert (asked == asked[:, :1]).all()  # what is measured is forgotten together
-    kept = asked[:, 0] == 1
+    requested = conditions[:, 2 * n - len(MEASURED) : 2 * n]
+    assert (requested == requested[:, :1]).all()  # what is measured is forgotten together
+    kept = requested[:, 0] == 1
     assert kept.all() if drop == 0 else 0.05 < kept.float().mean() < 0.6
     columns = slice(n - len(MEASURED), n)
     torch.testing.assert_close(conditions[kept, columns], expected[kept, columns])

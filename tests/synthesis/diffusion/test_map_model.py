@@ -1,4 +1,4 @@
-"""The diffusion model of maps trains and resumes to the bit, and samples what its conditions say."""
+"""Diffusion model of maps: training, bit-identical resumption, and conditional sampling."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_maps_that_are_no_numbers_are_refused(tmp_path, bad):
 
 
 def test_a_training_that_diverges_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(MapFlow, "forward", lambda self, x, t, told: x * self.condition[0].weight.sum() * torch.nan)
+    monkeypatch.setattr(MapFlow, "forward", lambda self, x, t, result: x * self.condition[0].weight.sum() * torch.nan)
     with pytest.raises(GalscanError):
         trained(tmp_path / "a.safetensors", 100)
     assert not (tmp_path / "a.safetensors").exists()
@@ -120,7 +120,7 @@ def test_a_budget_ends_training_early(tmp_path):
 
 
 def watched(path, monkeypatch, pool, given, config, *, drop: float = 0.0, weight=None, steps: int = 3):
-    """Train a little; return the maps that were shown before noise came, and the conditions with them."""
+    """Train a few steps; return the training maps before noise is added, and their conditions."""
     shown, conditions = [], []
     forward, lerp = MapFlow.forward, torch.lerp
     monkeypatch.setattr(map_model, "DROP", drop)
@@ -152,8 +152,8 @@ def test_a_map_that_is_flipped_has_the_condition_of_what_is_shown(tmp_path, monk
 def test_maps_are_drawn_by_their_weight(tmp_path, monkeypatch):
     pool = np.arange(1, 5, dtype=np.float32)[:, None, None, None] / 10 * np.ones((4, 1, 16, 16), np.float32)
     shown, _ = watched(tmp_path, monkeypatch, pool, values(4), CONFIG, weight=np.array([0, 1, 3, 0]), steps=8)
-    drawn = np.rint(shown[:, 0, 0, 0] * 10).astype(int)
-    assert set(drawn) == {2, 3} and 0.6 < (drawn == 3).mean() < 0.9
+    generated = np.rint(shown[:, 0, 0, 0] * 10).astype(int)
+    assert set(generated) == {2, 3} and 0.6 < (generated == 3).mean() < 0.9
 
 
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, (1, 1)), (1.0, (0, 0)), (0.3, (0.35, 0.65))])
@@ -214,7 +214,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 def damaged(path, **changes) -> None:
-    """Write weights whose configuration says something else."""
+    """Write weights with another configuration."""
     network = untrained()
     raw = asdict(replace(network.config)) | changes
     raw = {k: v for k, v in raw.items() if v is not None}
@@ -289,10 +289,10 @@ def roughness(found: np.ndarray) -> float:
 def test_the_shipped_weights_sample_lanes_like_the_prior_s():
     network = load_maps_model(base_weights("dust_lane"))
     prior = dust_lane.prior(32, np.random.default_rng(99))
-    asked = conditions_of("dust_lane", prior, measured=False)
-    found = sample_maps(network, asked, seed=1, device=CPU)
+    requested = conditions_of("dust_lane", prior, measured=False)
+    found = sample_maps(network, requested, seed=1, device=CPU)
     assert np.isfinite(found).all() and found.min() >= 0
     assert 1 / 1.5 < roughness(found) / roughness(prior) < 1.5
     shown = dust_lane.describe(found)
     for column in (0, 1):  # cosine and sine of twice the angle
-        assert np.corrcoef(asked[:, column], shown[:, column])[0, 1] > 0.8
+        assert np.corrcoef(requested[:, column], shown[:, column])[0, 1] > 0.8

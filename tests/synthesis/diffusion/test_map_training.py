@@ -22,8 +22,8 @@ def few_maps(monkeypatch):
 
 
 def test_it_trains_on_the_prior_maps_of_the_base_weights(tmp_path):
-    told = training.train_on_prior("dust_lane", 24, SETTINGS, tmp_path / "g.safetensors", seed=3, device=CPU)
-    assert told["maps"] == 24 and told["steps"] == 2 and np.isfinite(told["loss"])
+    result = training.train_on_prior("dust_lane", 24, SETTINGS, tmp_path / "g.safetensors", seed=3, device=CPU)
+    assert result["maps"] == 24 and result["steps"] == 2 and np.isfinite(result["loss"])
     maps = base.prior_maps("dust_lane", 24, SEED)
     config = make_config("dust_lane", base.find_feature("dust_lane").CONDITIONS, maps, (16, 32))
     train_maps(

@@ -1,4 +1,4 @@
-"""Maps come from the prior, or from a diffusion model that was trained on enough measured ones."""
+"""Sources of maps: the prior, or the diffusion model if there are enough measured maps."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_where_nothing_is_to_be_measured_there_are_no_maps(rule):
 
 
 def test_conditions_say_where_a_map_is_from():
-    drawn = conditions_of("dust_lane", PRIOR[:3], measured=False)
+    generated = conditions_of("dust_lane", PRIOR[:3], measured=False)
     measured = conditions_of("dust_lane", PRIOR[:3], measured=True, strength=np.array([0.1, np.nan, 0.9]))
-    np.testing.assert_array_equal(drawn[:, :K], dust_lane.describe(PRIOR[:3]))
-    assert drawn.shape == (3, K + 2) and (drawn[:, K] == 0).all() and np.isnan(drawn[:, K + 1]).all()
+    np.testing.assert_array_equal(generated[:, :K], dust_lane.describe(PRIOR[:3]))
+    assert generated.shape == (3, K + 2) and (generated[:, K] == 0).all() and np.isnan(generated[:, K + 1]).all()
     assert (measured[:, K] == 1).all()
     np.testing.assert_allclose(measured[:, K + 1], [0.1, np.nan, 0.9], rtol=1e-6)
     assert conditions_of("dust_lane", PRIOR[:0], measured=False).shape == (0, K + 2)
@@ -123,10 +123,10 @@ def test_conditions_say_where_a_map_is_from():
 
 @pytest.mark.parametrize(("count", "fraction"), [(LEAST_MEASURED - 1, 0.0), (20, 0.1)])
 def test_measured_maps_are_trained_on_by_their_fraction(tmp_path, monkeypatch, count, fraction):
-    asked = {}
+    requested = {}
 
     def stand_in(maps, values, weight, config, out, **options):
-        asked.update(options, maps=maps, values=values, weight=weight, config=config, out=out)
+        requested.update(options, maps=maps, values=values, weight=weight, config=config, out=out)
         return {"steps": 5, "seconds": 1.0, "loss": 0.5}
 
     monkeypatch.setattr(module, "train_maps", stand_in)
@@ -138,12 +138,12 @@ def test_measured_maps_are_trained_on_by_their_fraction(tmp_path, monkeypatch, c
     )
     measured = count if fraction else 0
     assert outcome["measured"] == count and outcome["measured_fraction"] == pytest.approx(fraction)
-    assert len(asked["maps"]) == len(asked["values"]) == len(asked["weight"]) == 30 + measured
-    assert asked["weight"].sum() == pytest.approx(1) and asked["weight"][30:].sum() == pytest.approx(fraction)
-    assert (asked["values"][30:, K] == 1).all() and (asked["values"][:30, K] == 0).all()
-    np.testing.assert_array_equal(asked["maps"][30:], PRIOR[:measured])
-    assert asked["config"].widths == WIDTHS and asked["config"].conditions[:K] == tuple(dust_lane.CONDITIONS)
-    assert (asked["steps"], asked["batch"], asked["seconds"], asked["start"]) == (5, 7, 3.0, None)
+    assert len(requested["maps"]) == len(requested["values"]) == len(requested["weight"]) == 30 + measured
+    assert requested["weight"].sum() == pytest.approx(1) and requested["weight"][30:].sum() == pytest.approx(fraction)
+    assert (requested["values"][30:, K] == 1).all() and (requested["values"][:30, K] == 0).all()
+    np.testing.assert_array_equal(requested["maps"][30:], PRIOR[:measured])
+    assert requested["config"].widths == WIDTHS and requested["config"].conditions[:K] == tuple(dust_lane.CONDITIONS)
+    assert (requested["steps"], requested["batch"], requested["seconds"], requested["start"]) == (5, 7, 3.0, None)
 
 
 def test_fine_tuning_begins_with_the_start_weights(tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_fine_tuning_begins_with_the_start_weights(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sampled(monkeypatch) -> list[np.ndarray]:
-    """Put maps of one value in the place of sampled ones; return the conditions asked for, call by call."""
+    """Replace sampling by constant maps; return the conditions of each call."""
     calls = []
 
     def stand_in(network, values, **options):
@@ -186,15 +186,15 @@ def test_without_a_model_the_prior_is_drawn_from(sampled):
 @pytest.mark.parametrize(("measured", "fraction"), [(LEAST_MEASURED - 1, 0), (40, 0.4)])
 def test_the_model_is_asked_for_maps_like_the_prior_s_and_like_measured_ones(sampled, measured, fraction):
     found = source(settings(measured_fraction=1.0), model(), measured)(100, np.random.default_rng(0))
-    asked = sampled[0]
-    assert len(found) == 100 and (found > 1).all() and asked.shape == (100, K + 2)
-    assert asked[:, K].mean() == pytest.approx(fraction, abs=0.12) and set(asked[:, K]) <= {0, 1}
-    like = asked[:, K] == 1
-    assert (asked[like, K + 1] == 0.5).all() and np.isnan(asked[~like, K + 1]).all()
+    requested = sampled[0]
+    assert len(found) == 100 and (found > 1).all() and requested.shape == (100, K + 2)
+    assert requested[:, K].mean() == pytest.approx(fraction, abs=0.12) and set(requested[:, K]) <= {0, 1}
+    like = requested[:, K] == 1
+    assert (requested[like, K + 1] == 0.5).all() and np.isnan(requested[~like, K + 1]).all()
     low, high = np.float32(list(dust_lane.CONDITIONS.values())).T
-    assert ((asked[:, :K] >= low) & (asked[:, :K] <= high)).all()
+    assert ((requested[:, :K] >= low) & (requested[:, :K] <= high)).all()
     if fraction:
-        near = np.abs(asked[like, None, :K] - dust_lane.describe(PRIOR)).max(-1).min(1)
+        near = np.abs(requested[like, None, :K] - dust_lane.describe(PRIOR)).max(-1).min(1)
         assert near.max() < 0.5 and (near > 0).any()  # with a little scatter
 
 

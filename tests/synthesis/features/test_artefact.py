@@ -1,4 +1,4 @@
-"""Lines of the detector are straight, grey or of one band, and nothing that a network learns to draw or to measure."""
+"""Linear artefacts: straight, grey or in one band, without diffusion model or measurement."""
 
 from __future__ import annotations
 

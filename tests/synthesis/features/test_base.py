@@ -1,4 +1,4 @@
-"""Every feature can do what the others can, and the recipe knows them all."""
+"""The interface of features, and their names in recipes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_the_recipe_names_every_feature_and_no_other():
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_feature_does_what_any_must(name):
     feature = find_feature(name)
-    asked = [n for n in (*Feature.__annotations__, *vars(Feature)) if not n.startswith("_")]
-    assert {"CONDITIONS", "LEAST_DEPTH", "prior", "describe", "measure", "inject"} <= set(asked)
-    assert all(hasattr(feature, attribute) for attribute in asked)
+    requested = [n for n in (*Feature.__annotations__, *vars(Feature)) if not n.startswith("_")]
+    assert {"CONDITIONS", "LEAST_DEPTH", "prior", "describe", "measure", "inject"} <= set(requested)
+    assert all(hasattr(feature, attribute) for attribute in requested)
     assert 0 <= feature.LEAST_DEPTH < 1
     maps = feature.prior(3, np.random.default_rng(0))
     assert maps.ndim == 4 and len(maps) == 3 and maps.dtype == np.float32 and np.isfinite(maps).all()

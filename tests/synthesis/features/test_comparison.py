@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from galscan.synthesis.features import dust_lane
-from galscan.synthesis.features.comparison import compare_features, measure_features, optical_depths, same_pictures
+from galscan.synthesis.features.comparison import compare_features, identical_images, measure_features, optical_depths
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts, measure_hosts
 
@@ -129,5 +129,5 @@ def test_same_pictures_are_found_by_their_pixels():
     images = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
     other = images[[3, 1]].copy()
     other[1, 0, 0, 0] ^= 1
-    np.testing.assert_array_equal(same_pictures(other, images), [3, -1])
-    assert len(same_pictures(images[:0], images)) == 0
+    np.testing.assert_array_equal(identical_images(other, images), [3, -1])
+    assert len(identical_images(images[:0], images)) == 0

@@ -1,4 +1,4 @@
-"""Dust dims as physics says, is found again where it was injected, and is not seen where there is none."""
+"""Dust lanes: extinction, recovery of injected lanes, and no detection without dust."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def galaxies(count: int, size: int = 96, *, noise: float = 1.5, seed: int = 0) -
 
 
 def hosts(count: int, size: int = 96, *, radius: float = 11, angle: float = 0.0) -> Hosts:
-    """Return hosts in the middle of their pictures."""
+    """Return hosts in the middle of their images."""
     middle, rest = np.full(count, (size - 1) / 2), np.ones(count)
     return Hosts(middle, middle, radius * rest, 0.7 * rest, angle * rest)
 
 
 def flat(size: int = 96, *, level: float = 120, noise: float = 0, seed: int = 0) -> np.ndarray:
-    """Return one picture of light without a profile, with dark sky at its upper and lower edge."""
+    """Return one image of uniform light, with dark sky at its upper and lower edge."""
     pixels = np.full((size, size, 3), float(level))
     pixels[:8] = pixels[-8:] = 10
     pixels += np.random.default_rng(seed).normal(0, noise, pixels.shape)
@@ -181,7 +181,7 @@ def test_the_sky_is_not_dimmed():
     image = np.full((1, 96, 96, 3), 20, np.uint8)
     injected, depth = put(image, hosts(1), bar(2.0))
     np.testing.assert_array_equal(injected, image)
-    assert depth[0] == 0  # and where there is no galaxy nothing is seen
+    assert depth[0] == 0  # without a galaxy nothing is visible
 
 
 def test_seeing_blurs_the_dust():

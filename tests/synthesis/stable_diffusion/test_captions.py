@@ -29,7 +29,7 @@ def is_end(name: str, end: str) -> bool:
     return name == end or name.endswith(f"_{end}")
 
 
-def told(
+def captions_of(
     schema: str, *galaxies: dict[str, float], survey: str = "sdss", weights: dict[str, float] | None = None
 ) -> list:
     """Return the captions of galaxies given by the ends of the answers' names; the rest was not asked."""
@@ -40,7 +40,7 @@ def told(
 
 
 def test_votes_are_told_in_the_words_of_the_paper():
-    assert told("gz2", ROUND, SPIRAL, EDGE) == [
+    assert captions_of("gz2", ROUND, SPIRAL, EDGE) == [
         "sdss, smooth, in-between round galaxy",
         "sdss, spiral galaxy, obvious bulge prominence, tightly wound spiral arms, 2 spiral arms",
         "sdss, edge-on galaxy, dust lane, with rounded edge-on bulge",
@@ -49,10 +49,12 @@ def test_votes_are_told_in_the_words_of_the_paper():
 
 def test_what_is_insisted_on_stands_in_braces():
     dusty = ROUND | {"odd_a14_yes": 0.8, "odd_a15_no": 0.2, "odd_feature_a38_dust_lane": 0.6}
-    (caption,) = told("gz2", dusty, weights={"a38_dust_lane": 1.3})
+    (caption,) = captions_of("gz2", dusty, weights={"a38_dust_lane": 1.3})
     assert caption == "sdss, smooth, in-between round galaxy, {dust lane:1.3}"
     assert parse(caption) == [("sdss, smooth, in-between round galaxy, ", 1.0), ("dust lane", 1.3)]
-    assert told("gz2", ROUND, weights={"a38_dust_lane": 1.3}) == told("gz2", ROUND)  # none there, none told
+    assert captions_of("gz2", ROUND, weights={"a38_dust_lane": 1.3}) == captions_of(
+        "gz2", ROUND
+    )  # no answer with that name
 
 
 def test_votes_that_are_insisted_on_count_more():
@@ -62,31 +64,31 @@ def test_votes_that_are_insisted_on_count_more():
         "odd_feature_a24_merger": 0.6,
         "odd_feature_a38_dust_lane": 0.5,
     }
-    assert told("gz2", both)[0].endswith(", merger")
-    assert told("gz2", both, weights={"a38_dust_lane": 1.3})[0].endswith(", {dust lane:1.3}")
+    assert captions_of("gz2", both)[0].endswith(", merger")
+    assert captions_of("gz2", both, weights={"a38_dust_lane": 1.3})[0].endswith(", {dust lane:1.3}")
 
 
 def test_only_the_way_that_leads_is_told():
     mixed = ROUND | {k: v for k, v in SPIRAL.items() if k != "odd_a15_no"} | {"smooth_or_features_a01_smooth": 0.95}
-    assert told("gz2", mixed) == told("gz2", ROUND)
+    assert captions_of("gz2", mixed) == captions_of("gz2", ROUND)
 
 
 def test_a_question_that_was_not_answered_does_not_hide_the_next():
     unanswered = {k: v for k, v in EDGE.items() if "edgeon" not in k}
-    assert told("gz2", unanswered, {}) == ["sdss, dust lane", "sdss"]
-    assert told("gz2", ROUND, survey="") == ["smooth, in-between round galaxy"]
+    assert captions_of("gz2", unanswered, {}) == ["sdss, dust lane", "sdss"]
+    assert captions_of("gz2", ROUND, survey="") == ["smooth, in-between round galaxy"]
 
 
 def test_numbers_have_phrases_by_their_value():
     galaxy = {"t": -5.0, "visible_dust": 0.25, "inclination": 0.0, "inner_ring": 0.25}
-    assert told("efigi", galaxy) == ["sdss, elliptical galaxy, hint of dust, face-on"]
+    assert captions_of("efigi", galaxy) == ["sdss, elliptical galaxy, hint of dust, face-on"]
     strong = galaxy | {"visible_dust": 0.75}
-    assert told("efigi", strong, weights={"visible_dust": 2.0}) == [
+    assert captions_of("efigi", strong, weights={"visible_dust": 2.0}) == [
         "sdss, elliptical galaxy, {strong dust lane:2}, face-on"
     ]
-    assert told("gz1", {"anticlockwise": 1.0, "clockwise": 0.0}) == ["sdss, spiral galaxy"]
+    assert captions_of("gz1", {"anticlockwise": 1.0, "clockwise": 0.0}) == ["sdss, spiral galaxy"]
     early = {"early_type": 1.0, "dust_lane": 0.7, "redness": 0.9}
-    assert told("simulated", early, survey="Simulated") == ["simulated, early-type galaxy, dust lane, red"]
+    assert captions_of("simulated", early, survey="Simulated") == ["simulated, early-type galaxy, dust lane, red"]
 
 
 @pytest.mark.parametrize("name", schema_names())
@@ -143,6 +145,6 @@ def test_captions_of_real_votes(real_data):
     schema = load_schema("gz2")
     table = pd.read_csv(real_data / "gz2-tables" / "gz2_stripe82_coadd_votes.csv.gz")
     values = read_answers(schema, table).reindex(columns=schema.names).to_numpy()
-    said = pd.Series(captions(schema, values, ["sdss"] * len(values)))
-    assert said.value_counts().index[0] == "sdss, smooth, in-between round galaxy"
-    assert said.str.contains("dust lane").sum() == 19 and said.nunique() > 200
+    texts = pd.Series(captions(schema, values, ["sdss"] * len(values)))
+    assert texts.value_counts().index[0] == "sdss, smooth, in-between round galaxy"
+    assert texts.str.contains("dust lane").sum() == 19 and texts.nunique() > 200

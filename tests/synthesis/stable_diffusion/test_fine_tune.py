@@ -104,7 +104,7 @@ def test_resumed_equals_uninterrupted(tiny, tmp_path, monkeypatch, lora):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_adapters_are_saved_loaded_and_merged(tiny, tmp_path, recompute):
-    """The folder, with the adapters in its weights, says what the untuned network says with them beside."""
+    """Merged weights give the same output as the original network with separate adapters."""
     tuned(tiny, tmp_path / "g", lora=2, steps=6, learning_rate=0.05, recompute=recompute)
     adapters = load_file(tmp_path / "g" / "pytorch_lora_weights.safetensors")
     learnt = {k.split(".")[0] for k, v in adapters.items() if ".up." in k and v.abs().max() > 1e-3}  # begun at 0
@@ -147,7 +147,7 @@ def test_nothing_to_start_from_is_refused_before_anything_is_written(tmp_path):
 
 @pytest.mark.slow
 def test_captions_steer(tmp_path, monkeypatch):
-    """What is drawn of either caption lies nearer the galaxies of that caption, in the autoencoder's space.
+    """Images generated from either caption are nearer the galaxies of that caption, in the autoencoder's space.
 
     It predicts velocities: at the noisiest times only the caption tells it what to draw, and it learns to read soonest.
     """

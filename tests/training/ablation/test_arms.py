@@ -141,7 +141,7 @@ def test_an_object_in_two_stores_is_one_and_a_target_in_either_counts():
         ({"positives": 8, "reserved": 39}, "--reserved 39: of 40 positives, 0 to 38 can be left out of the test set"),
         ({"reserved": 8, "folds": 2}, "--reserved 8: with --folds 2 every positive is tested once"),
         ({"folds": 21}, "--folds 21: 40 positives are too few; use at most 20"),
-        ({"max_test": 1}, "1 to test"),
+        ({"max_test": 1}, "1 for testing"),
     ],
 )
 def test_too_few_of_a_kind_are_refused_with_the_limit(options, words):

@@ -1,4 +1,4 @@
-"""One repeat's parts; whole ones run in test_verbs_ablate.py."""
+"""Parts of a repeat; complete repeats run in tests/commands/test_ablate.py."""
 
 from __future__ import annotations
 
