@@ -323,7 +323,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     if missed:
         lines.append("  missed        " + ", ".join(f"{count:,} {fate}" for fate, count in missed.items()))
     if summary["sharing"]:
-        lines.append(f"  blended       {summary['sharing']:,} match the same candidate as another object of the list")
+        lines.append(f"  shared        {summary['sharing']:,} match the same candidate as another object of the list")
     return lines
 
 

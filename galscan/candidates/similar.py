@@ -214,9 +214,8 @@ class EmbeddingSpace:
             return table.append_column("_order", pa.array(positions))
 
         found = list(ordered_map(take, np.unique(best.part).tolist(), self.threads))
-        if (
-            len({table.schema.field("id").type for table in found}) > 1
-        ):  # ids are integers in one survey, text in another
+        # Ids are integers in one survey, text in another.
+        if len({table.schema.field("id").type for table in found}) > 1:
             found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
         frame = pa.concat_tables(found).to_pandas().sort_values("_order", ignore_index=True)
         return frame.drop(columns="_order")

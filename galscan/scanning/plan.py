@@ -186,7 +186,7 @@ def make_plan(
 
     Parameters
     ----------
-    bundles : sequence of Bundle
+    models : sequence of Model
         One for each target.
     selection : Selection
         Which objects; all by default.

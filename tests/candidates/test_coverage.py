@@ -137,7 +137,7 @@ def test_objects_without_a_position_are_counted(tmp_path):
         table = pq.read_table(path)
         nowhere = pa.array(np.full(len(table), np.nan))
         pq.write_table(table.set_column(table.column_names.index("ra"), "ra", nowhere), path)
-    with pytest.raises(InputError, match="none of the 591 objects"):
+    with pytest.raises(InputError, match="none of the 591 scanned objects"):
         write(run, tmp_path / "t.fits")
 
 

@@ -19,8 +19,8 @@ from tests.scanning.test_plan import bundle, fake_store
 @pytest.mark.parametrize(
     ("selection", "reasons", "kind", "match"),
     [
-        ({"where": "dec > 80"}, {}, InputError, "none of the 600 objects is chosen"),
-        ({}, {"blank image": 600}, GalscanError, "could be scored .600 blank image.; look at"),
+        ({"where": "dec > 80"}, {}, InputError, "none of the 600 objects is selected"),
+        ({}, {"blank image": 600}, GalscanError, "could be scored .600 blank image.; see"),
     ],
 )
 def test_a_scan_that_found_nothing_says_why_and_leaves_nothing(tmp_path: Path, selection, reasons, kind, match):

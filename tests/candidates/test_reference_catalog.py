@@ -66,7 +66,7 @@ def test_names_are_text_and_never_empty(tmp_path):
 
 def test_hours_are_warned_of(tmp_path):
     hours = write(tmp_path / "h.csv", ra=[0.5, 12.1, 23.9], dec=[1, 2, 3])
-    assert "if those are hours, multiply them by 15" in reference_catalog.read_known(hours).warnings[0]
+    assert "if they are in hours, multiply them by 15" in reference_catalog.read_known(hours).warnings[0]
     assert (
         reference_catalog.read_known(write(tmp_path / "d.csv", ra_deg=[0.5, 12.1, 23.9], dec=[1, 2, 3])).warnings == []
     )
@@ -107,7 +107,7 @@ def test_two_lists_of_one_name(tmp_path):
     lists = [
         reference_catalog.read_known(write(tmp_path / where / "k.csv", ra=[100.0], dec=[1])) for where in (".", "b")
     ]
-    with pytest.raises(InputError, match="two reference lists are called 'k'"):
+    with pytest.raises(InputError, match="two reference lists have the name 'k'"):
         reference_catalog.titles(lists)
 
 

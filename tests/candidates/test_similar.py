@@ -166,5 +166,5 @@ def test_a_scan_without_embeddings_says_how_to_make_them(tmp_path):
 
 
 def test_a_scan_that_scored_nothing_has_nothing_alike(tmp_path):
-    with pytest.raises(InputError, match="scored nothing"):
+    with pytest.raises(InputError, match="has no scored objects"):
         write(tmp_path, [np.empty((0, 3))]).nearest(np.ones((1, 3)), 5)

@@ -146,7 +146,7 @@ def test_candidates_that_are_damaged_are_ranked_again_as_the_message_says(here, 
     table = scan(**options).path / "candidates.parquet"
     before = table.read_bytes()
     table.write_bytes(before[:-30])
-    with pytest.raises(InputError, match=r"damaged .*; remove it, and run the command again that wrote it") as error:
+    with pytest.raises(InputError, match=r"damaged .*; remove it and run the command that wrote it again") as error:
         galscan.export(tmp_path / "run", tmp_path / "x.fits")
     assert "\n" not in str(error.value)
     table.unlink()
@@ -312,11 +312,11 @@ def test_fewer_objects_than_candidates(here, tmp_path):
 
 
 def test_surveys_the_calibration_never_saw_are_named(finished, here, tmp_path):
-    (note,) = [n for n in finished.info["purity"]["notes"] if n.startswith("No object of")]
-    assert "No object of sky, more was" in note and "all of tiny" in note
+    (note,) = [n for n in finished.info["purity"]["notes"] if n.startswith("The calibration set has no object of")]
+    assert "has no object of sky, more; all are of tiny" in note
     tiny_store(tmp_path / "tiny.zarr", 30, survey="tiny")
     got = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
-    assert not [n for n in got.info["purity"]["notes"] if n.startswith("No object of")]
+    assert not [n for n in got.info["purity"]["notes"] if n.startswith("The calibration set has no object of")]
 
 
 def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsys):

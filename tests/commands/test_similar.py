@@ -134,7 +134,7 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
         ("similar --run {run} --like 1007 --top 0", "--top"),
         ("similar --run {model} --like 1007", "is not the folder of a scan"),
         ("similar --like 1007", "nothing to scan"),
-        ("vet {like} --width 0.1", "purity is not estimated"),
+        ("vet {like} --width 0.1", "purity cannot be estimated"),
         ("export {like} --min-purity 0.5 --out x.fits", "limit it with --top"),
         ("purity {like}", "galscan train-rare --target NEW.toml --grades"),
         ("scan --store {sky} --model {model} --embeddings --cascade", "has no prefilter|have no embedding"),

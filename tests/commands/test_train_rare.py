@@ -628,7 +628,7 @@ def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, g
     # Scanned again they are marked: finding them is no discovery. And of that sky the calibration knows nothing still.
     again = galscan.scan(store=sky.path, model=taught.path, out=tmp_path / "again", top=300, workers=1)
     assert set(again.candidates.loc[again.candidates["in_train"], "objid"]) == set(best["objid"])
-    assert any("No object of" in note for note in again.info["purity"]["notes"])
+    assert any("has no object of" in note for note in again.info["purity"]["notes"])
 
 
 def test_synthetic_galaxies_come_with_grades_too(tmp_path, folder, store, graded, monkeypatch):

@@ -20,7 +20,7 @@ from galscan.scanning import cluster
         ("locale", None, "did you mean 'local'"),
         ("http://x", None, "unknown"),
         ("local", 0, "at least 1"),
-        ("tcp://host:1", 3, "no meaning"),
+        ("tcp://host:1", 3, "cannot be used with"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(kind, workers, message):

@@ -39,7 +39,7 @@ def test_the_description_says_what_a_person_needs_to_decide():
         "cpu, bf16",
         "2 processes",
         "/out/run",
-        "best 1,000",
+        "top 1,000",
         "unknown until",
     ):
         assert words in text

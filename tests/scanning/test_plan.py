@@ -195,7 +195,7 @@ def test_8_bits_are_asked_for_and_refused_where_they_cannot_be(monkeypatch, tmp_
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     plain, rough = plans.make_plan(stores, [bundle()]), plans.make_plan(stores, [bundle()], **how)
     assert rough.cascade and "int8" not in plain.identity and plain.fingerprint != rough.fingerprint
-    assert "networks in 8 bits" in cost.describe(rough, "2 processes")
+    assert "8-bit networks" in cost.describe(rough, "2 processes")
     monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
     with pytest.raises(InputError, match="--int8: objects discarded by 8-bit networks have no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, **how)

@@ -111,7 +111,7 @@ def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, 
     prepare.convert_networks(plan, plan.out)
     assert not partitions.Job.of(plan).converted
     assert capsys.readouterr().err == (
-        "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch computes\n"
+        "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch is used instead\n"
     )
 
 
@@ -120,7 +120,7 @@ def in_8_bits(tmp_path, monkeypatch, client, cost, cascade=None, untaught="/mode
     from galscan.models import compiled
 
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
-    monkeypatch.setattr(worker, "_look8", lambda job: noisy)
+    monkeypatch.setattr(worker, "_int8_scorer", lambda job: noisy)
     monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, 0.0))
     real = worker.sample_partition
     monkeypatch.setattr(prepare, "sample_partition", lambda *given: real(*given)._replace(seconds=(cost, 1.0)))
@@ -156,7 +156,7 @@ def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, 
     assert len(looks) == 1 and 0 < told["cuts"][0]["passes"] < told["passes"]
     job = replace(partitions.Job.of(plan, looks), int8=(cut + 0.5,))
     monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, np.float32([cut])))
-    monkeypatch.setattr(worker, "_look8", lambda job: lambda images: seen.append(len(images)) or noisy(images))
+    monkeypatch.setattr(worker, "_int8_scorer", lambda job: lambda images: seen.append(len(images)) or noisy(images))
     worker.score_partition(Partition(0, 0, 0, store.count), job)
     stages = pd.read_parquet(partitions.scores_path(plan.out, 0)).astype({"stage": str})
     first = stages.groupby("stage")["first_look"]

@@ -60,7 +60,7 @@ def test_a_coverage_map_is_as_mocpy_reads_it(store, tmp_path):
         np.testing.assert_array_equal(chosen.mask(store, slice(0, store.count)), expected)
     assert 10 < expected.sum() < 200
     (tmp_path / "bad.fits").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"bad\.fits is not a MOC"):
+    with pytest.raises(InputError, match=r"bad\.fits is not a readable MOC"):
         make_selection(None, None, tmp_path / "bad.fits")
     with pytest.raises(NotFoundError, match="no MOC"):
         make_selection(None, None, tmp_path / "none.fits")

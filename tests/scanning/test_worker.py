@@ -168,7 +168,7 @@ def test_a_device_without_memory_for_one_image_is_one_clear_error(tmp_path, monk
 
     monkeypatch.setattr(worker, "load_scorer", lambda job: full)
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
-    with pytest.raises(GalscanError, match="even 1 image"):
+    with pytest.raises(GalscanError, match="a batch of 1 image"):
         worker.score_partition(whole(store), make_job(store, tmp_path / "run"))
 
 

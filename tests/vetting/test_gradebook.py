@@ -189,7 +189,7 @@ def test_a_book_of_another_run_a_damaged_one_and_none_are_refused(tmp_path):
     path = made(tmp_path / "grades.sqlite")
     with pytest.raises(ConflictError, match="another run"):
         GradeBook(path, "another")
-    with pytest.raises(ConflictError, match="drawn once"):
+    with pytest.raises(ConflictError, match="already exists"):
         made(path)
     with pytest.raises(NotFoundError, match="galscan vet"):
         GradeBook(tmp_path / "none.sqlite", "f")

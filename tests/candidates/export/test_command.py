@@ -70,7 +70,7 @@ def test_warnings_reach_whoever_reads_them(tmp_path, capsys):
     pd.DataFrame({"ra": [1, 2, 3], "dec": [1, 2, 3]}).to_csv(tmp_path / "hours.csv", index=False)
     done = galscan.export(run, tmp_path / "c.vot", known=tmp_path / "hours.csv")
     said = capsys.readouterr()
-    assert "if those are hours" in said.err and said.out == "" and done.known == 0
+    assert "if they are in hours" in said.err and said.out == "" and done.known == 0
 
 
 def test_regions_say_what_is_left_out(tmp_path):

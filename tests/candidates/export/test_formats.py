@@ -99,7 +99,7 @@ def test_without_scores_candidates_are_matched_all_the_same(run, tmp_path):
     frame[["ra", "dec"]].head(1).assign(name="x").to_csv(tmp_path / "k.csv", index=False)
     done = export_run(run, tmp_path / "c.vot", known=[tmp_path / "k.csv"])
     assert (done.known, done.new) == (1, 17) and "2 have no position" in done.summary()["text"]  # of 20
-    assert done.recovered == [] and "scores has gone" in done.warnings[0]
+    assert done.recovered == [] and "scores is missing" in done.warnings[0]
     assert done.summary()["warnings"] == done.warnings
 
 

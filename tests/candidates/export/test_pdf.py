@@ -28,7 +28,7 @@ def run(tmp_path_factory):
 
 def write(run, out, change=None, **more):
     rows, info = open_candidates(run)
-    return pdf.pdf(rows.changed(change) if change else rows, out, info | more)
+    return pdf.pdf(rows.map(change) if change else rows, out, info | more)
 
 
 def text(path):

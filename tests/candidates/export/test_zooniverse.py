@@ -23,7 +23,7 @@ def run(tmp_path_factory):
 
 def write(run, out, change=None):
     rows, info = open_candidates(run)
-    return zooniverse.zooniverse(rows.changed(change) if change else rows, out, info)
+    return zooniverse.zooniverse(rows.map(change) if change else rows, out, info)
 
 
 def manifest(folder):
