@@ -125,7 +125,7 @@ def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32, *, whole: 
 
     recipe = load_recipe(target)
     text = re.sub(r"^size = \d+", f"size = {size}", recipe.text, count=1, flags=re.MULTILINE)
-    tables = r"^\[(generator|dream|classifier|first_look|purity)\]\n.*?(?=^\[|\Z)"
+    tables = r"^\[(generator|synthetic|classifier|prefilter|purity)\]\n.*?(?=^\[|\Z)"
     text = re.sub(tables, "", text, flags=re.MULTILINE | re.DOTALL)
     settings = TINY_INJECTED if recipe.generator.kind == "maps" and not whole else TINY_SETTINGS
     path.write_text(text + settings, encoding="utf-8")
@@ -144,7 +144,7 @@ high = 9
 
 
 def keep_all(dreams, *_) -> pd.DataFrame:
-    """Stand in for `galscan.synthesis.evaluation.filter_synthetic`: three steps of training leave noise, which it drops."""
+    """Stand in for `galscan.synthesis.evaluation.filter_synthetic`: which drops all after 3 steps."""
     return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})
 
 

@@ -299,7 +299,7 @@ def _target_loss(logits: torch.Tensor, target: torch.Tensor, kind: str, balance:
     """
     if kind == "focal":
         probability = torch.sigmoid(torch.where(target == 1, logits, -logits))  # of the true class
-        factor = torch.where(target == 1, 0.25, 0.75) ** (1 - probability) ** 2
+        factor = torch.where(target == 1, 0.25, 0.75) * (1 - probability) ** 2
         return _masked_bce(logits, target, factor)
     return _masked_bce(logits, target, torch.where(target == 1, balance, 1.0) if kind == "weighted" else 1.0)
 

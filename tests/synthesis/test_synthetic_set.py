@@ -144,8 +144,8 @@ def test_the_seed_decides_and_another_draws_others(requested):
 
 
 def test_time_is_shared_and_labels_are_cut_with_the_images(requested, monkeypatch):
-    whole = module.synthetic
-    monkeypatch.setattr(module, "sample_images", lambda *a, **k: whole(*a, **k)[:2])
+    sample = module.sample_images
+    monkeypatch.setattr(module, "sample_images", lambda *a, **k: sample(*a, **k)[:2])
     dreams = generated(conditions(), seconds=18.0)
     assert [c["seconds"] for c in requested] == pytest.approx([6.0, 6.0, 3.0, 3.0])
     assert len(dreams.images) == len(dreams.labels) == len(dreams) == 8

@@ -329,7 +329,7 @@ def flow(
         image, noise = x - t * velocity, x + (1 - t) * velocity
         if after > SETTLED:
             noise = torch.randn(shape, generator=random)[:n].to(device)
-        x = (1 - after) ** image + after * noise
+        x = (1 - after) * image + after * noise
     return generator.decode_images(x).cpu().numpy()
 
 
