@@ -154,7 +154,7 @@ def suggest(
 
 @dataclass(frozen=True)
 class _VarianceModel:
-    """Gaussian model of a group of strata: covariance of their fractions, variance per object, objects left."""
+    """Linear-Bayes model of a group of strata: covariance of their fractions, variance per object, objects left."""
 
     covariance: np.ndarray
     noise: np.ndarray

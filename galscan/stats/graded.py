@@ -155,7 +155,7 @@ def combine(
     low, high = np.quantile(purities, tails, axis=0)
     mean = purities.mean(axis=0)
     del hits, purities  # large for a long list: one row per draw
-    # A survey without targets is complete.
+    # Completeness is 1 in a survey without targets.
     recalls = np.where(all_targets[:, None] > 0, found / np.maximum(all_targets, 1)[:, None], 1.0)
     recall_low, recall_high = np.quantile(recalls, tails, axis=0)
     recall = np.median(recalls, axis=0)

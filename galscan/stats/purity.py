@@ -274,7 +274,7 @@ def estimate(
         low, high = (np.interp(ranks, node_ranks, end) if len(top) else end for end in ends)
         return np.minimum(low, value), np.maximum(high, value)
 
-    def recalls(columns: slice) -> np.ndarray:  # a survey without targets is complete
+    def recalls(columns: slice) -> np.ndarray:  # 1 in a survey without targets
         return np.where(target_counts[:, None] > 0, hits[:, columns] / np.maximum(target_counts, 1)[:, None], 1.0)
 
     purity = expected / ranks

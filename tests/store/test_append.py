@@ -107,7 +107,7 @@ def test_the_same_commands_again_find_nothing_to_do(tmp_path: Path) -> None:
         assert survey.asked == [] and not (tmp_path / "s.zarr.partial").exists()
     for survey in (first, second):
         assert ingest_survey(survey, out, workers=1).content_hash == store.content_hash
-    with pytest.raises(ConflictError, match=r"catalog was .first., is .third.*or add what it does not have with --app"):
+    with pytest.raises(ConflictError, match=r"catalog was .first., is .third.*or add the new objects with --app"):
         ingest_survey(some(range(100, 350), night="third"), out, workers=1)
 
 
@@ -175,7 +175,7 @@ def test_ids_that_are_longer(tmp_path: Path) -> None:
     assert store.column("id").tolist()[-3:] == ["G9", "NGC-00-3", "NGC-00-4"]
     numbers = ingest_survey(some(range(2), night="c"), out, workers=1, append=True)
     assert numbers.column("id").tolist()[-2:] == [str(2**60), str(2**60 + 1)]
-    with pytest.raises(ConflictError, match=r"id 'N-{31}3' has 33 char.* room for 32; give these objects a st"):
+    with pytest.raises(ConflictError, match=r"id 'N-{31}3' has 33 char.* allows 32; write these objects to another st"):
         ingest_survey(Long(which=(3,), prefix="N" + 31 * "-", night="d"), out, workers=1, append=True)
 
 

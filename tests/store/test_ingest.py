@@ -165,7 +165,7 @@ def test_a_larger_catalog_adds_what_is_new(run, service, tmp_path, capsys):
     assert run(append=True, labels="efigi").content_hash == first.content_hash and len(service.log()) == 40
     table = pd.read_csv(larger(tmp_path))
     table.sample(frac=1, random_state=1).to_csv(tmp_path / "more.csv", index=False)  # old and new ones mixed
-    with pytest.raises(ConflictError, match="or add what it does not have with --append"):
+    with pytest.raises(ConflictError, match="or add the new objects with --append"):
         run(catalog=tmp_path / "more.csv", labels="efigi")
     capsys.readouterr()
     plan = run(catalog=tmp_path / "more.csv", labels="efigi", append=True, dry_run=True)
@@ -268,7 +268,7 @@ def test_new_files_are_stretched_like_the_old_ones(tmp_path):
     options = {"out": tmp_path / "s.zarr", "size": 24, "workers": 1}
     first = galscan.ingest("local", path=place, **options)
     fits_folder(place, range(10), 1.5)  # now they come first, and would set another stretch
-    with pytest.raises(ConflictError, match="or add what it does not have with --append"):
+    with pytest.raises(ConflictError, match="or add the new objects with --append"):
         galscan.ingest("local", path=place, **options)
     store = galscan.ingest("local", path=place, append=True, **options)
     assert store.column("id").tolist() == [*range(10, 20), *range(10)]
