@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
 
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import digest
@@ -252,7 +253,13 @@ def _keys(path: list[str], root: type[BaseModel]) -> list[str]:
         elif step in KINDS:
             model = KINDS[step]
         else:
-            model = next(f.annotation for n, f in model.model_fields.items() if step in (n, f.alias))
+            model = next(f.annotation for n, f in model.model_fields.items() if step in _spellings(n, f))
         if type(None) in get_args(model):
             model = get_args(model)[0]
-    return [f.alias or n for n, f in model.model_fields.items()]
+    return [_spellings(n, f)[0] for n, f in model.model_fields.items()]
+
+
+def _spellings(name: str, field: FieldInfo) -> list[str]:
+    """Return what a recipe may call a field; the name that it should have comes first."""
+    alias = field.validation_alias
+    return [name] if alias is None else [alias] if isinstance(alias, str) else [str(c) for c in alias.choices]  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ class SyntheticRule(Section):
     """Conditions of synthetic galaxies: the answers of random galaxies that satisfy ``from``, except those in ``set``,
     which are uniform in their ranges."""
 
-    base: str = Field(alias="from")
+    base: str = Field(validation_alias="from", serialization_alias="base")
     set: dict[str, tuple[float, float]] = {}
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Relative guidance of answers, 1 by default."""

@@ -440,3 +440,13 @@ def test_rules_go_by_the_name_of_a_schema():
         InputError, match=r"schemas.my.toml: give the name of a label schema, not a file; galscan ingest"
     ):
         recipe_from_text(SMALL.replace("schemas.efigi", 'schemas."my.toml"'))
+
+
+def test_tables_of_version_0_1_are_read_with_a_note(tmp_path, capsys):
+    new = load_recipe("dustlane")
+    text = new.text.replace("[synthetic]", "[dream]").replace(".synthetic]", ".dream]") + "\n[first_look]\nsteps = 7\n"
+    (tmp_path / "old.toml").write_text(text)
+    old = load_recipe(str(tmp_path / "old.toml"))
+    assert (old.synthetic, old.schemas, old.prefilter.steps) == (new.synthetic, new.schemas, 7)
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2 and "[dream] is called [synthetic] now" in notes[0] and "[prefilter]" in notes[1]
