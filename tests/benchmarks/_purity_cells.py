@@ -76,7 +76,7 @@ def cell(what: tuple[int, int, bool, bool]) -> dict[str, Any]:
     if prefilter:
         below = scored < np.quantile(scored, PREFILTER)
         beyond.add(scored[below & free & (rng.random(OBJECTS) < RESCORED)])
-        beyond = beyond.standing_for(int((below & free).sum()))
+        beyond = beyond.scaled_to(int((below & free).sum()))
         histogram.add(scored[~below & free])
         histogram = histogram + beyond
     else:
