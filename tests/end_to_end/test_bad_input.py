@@ -178,7 +178,7 @@ MISTAKES = [
     ("export {p}/run --out {o}/c.fits --crossmatch ned,ned", "names ned twice", "name it once"),
     ("export {p}/run --out {o}/c.fits --crossmatch ned --radius 90", "--radius 90", "at most 60 arcsec"),
     ("export {p}/run --out {o}/c.fits --contact me@example.org", "--contact is sent to the services", "name one"),
-    ("export {p}/run --out {o}/c.moc.fits --crossmatch ned", "--crossmatch cannot be used with a MOC", "all scanned objects"),
+    ("export {p}/run --out {o}/c.moc.fits --crossmatch ned", "cannot be used with a MOC", "all scanned objects"),
     ("info {p}/no.zarr", "no.zarr does not exist", "name a store"),
     # what does not fit together
     ("train-rare --target {p}/recipe.toml --store {p}/plain.zarr --out {o}/m",

@@ -73,7 +73,7 @@ def test_a_grade_sent_twice_is_there_once(book):
         ({"grader": "x" * 65}, "not a valid grader name"),
         ({"artefact": "seam"}, "not a kind of artefact"),
         ({"grade": "artefact", "artefact": "dragon"}, "not a kind of artefact"),
-        ({"comment": "x" * 1001}, "1,000 at most"),
+        ({"comment": "x" * 1001}, "at most 1,000"),
         ({"key": "short"}, "the key of a grade"),
         ({"key": None}, "the key of a grade"),
     ],
@@ -238,7 +238,7 @@ def test_a_book_of_another_format_is_refused(tmp_path):
     path = made(tmp_path / "grades.sqlite")
     with sqlite3.connect(path) as db:
         db.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
-    with pytest.raises(InputError, match="not a grade book of format 1; grade with the version that made it"):
+    with pytest.raises(InputError, match="not a grade book of format 1; use the galscan version that wrote it"):
         GradeBook(path, "f")
 
 
