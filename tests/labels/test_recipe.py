@@ -449,4 +449,4 @@ def test_tables_of_version_0_1_are_read_with_a_note(tmp_path, capsys):
     old = load_recipe(str(tmp_path / "old.toml"))
     assert (old.synthetic, old.schemas, old.prefilter.steps) == (new.synthetic, new.schemas, 7)
     notes = capsys.readouterr().err.splitlines()
-    assert len(notes) == 2 and "[dream] is called [synthetic] now" in notes[0] and "[prefilter]" in notes[1]
+    assert len(notes) == 2 and "[dream] is renamed to [synthetic]" in notes[0] and "[prefilter]" in notes[1]
