@@ -117,7 +117,9 @@ def test_controls_are_mixed_in(run):
 
 def test_every_object_of_a_stratum_has_the_same_chance(run, monkeypatch):
     """Each of 47 is among the first 12 in 12 of 47 draws; the variance over them is that of so many coins."""
-    monkeypatch.setattr(sampling, "_known_targets", lambda *_: pd.DataFrame(columns=["store", "row", "id", "ra", "dec"]))
+    monkeypatch.setattr(
+        sampling, "_known_targets", lambda *_: pd.DataFrame(columns=["store", "row", "id", "ra", "dec"])
+    )
     seen, seeds = np.zeros(48), 60
     found = sampling.strata_of(run)[:1]
     for seed in range(seeds):
