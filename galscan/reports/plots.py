@@ -138,19 +138,26 @@ def completeness(
     info: Mapping[str, Any],
     model: Model | None,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
-    by_scores: pd.DataFrame | None = None,
+    estimate_by_scores: pd.DataFrame | None = None,
 ) -> Plot:
     """Draw completeness against rank; with its interval if the model is available.
 
     `graded` is the table with grades, and the limits of its completeness at selected ranks (rank, low, high);
-    `by_scores` holds the limits by the scores alone, if known.
+    `estimate_by_scores` holds the limits by the scores alone, if known.
     """
     figure, axes = new_axes()
     rows = _plotted_rows(frame)
     ranks = frame["rank"].to_numpy()[rows]
     colour = BLUE if graded is None else GREY
-    if by_scores is not None:
-        axes.fill_between(by_scores["rank"], by_scores["low"], by_scores["high"], color=colour, alpha=0.18, linewidth=0)
+    if estimate_by_scores is not None:
+        axes.fill_between(
+            estimate_by_scores["rank"],
+            estimate_by_scores["low"],
+            estimate_by_scores["high"],
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )
     elif model is not None and len(frame) and info.get("histogram"):
         # The table holds no interval of completeness; it is recomputed with the seed of the scan.
         settings = model.recipe.purity

@@ -23,7 +23,7 @@ from galscan.scanning import quantised
 from galscan.scanning.run import tables
 from galscan.stats import purity as purities
 from galscan.store.layout import Store, open_store
-from galscan.vetting.gradebook import in_words
+from galscan.vetting.gradebook import summary_lines
 
 T = TypeVar("T")
 PICTURES = 48  # images of top candidates
@@ -126,7 +126,7 @@ def write_scan_report(run: str | Path) -> Path:
         ranks=_ranks(purity, graded),
         notes=_notes(purity),
         graded_notes=_notes(graded.summary["after"]) if graded else [],
-        graders=in_words(graded.summary["graders"], graded.summary.get("agreement", [])) if graded else [],
+        graders=summary_lines(graded.summary["graders"], graded.summary.get("agreement", [])) if graded else [],
         figures=figures,
         top=[_card(row, stores) for row in top],
         last=[_card(row, stores) for row in last],

@@ -55,7 +55,7 @@ from galscan.stats.metrics import METRICS, Scored, WorkingPoint, bootstrap, meas
 from galscan.synthesis import backends
 from galscan.synthesis.evaluation import ReferenceClassifier, filter_synthetic
 from galscan.synthesis.synthetic_set import SyntheticSet, generate_set, read_synthetic_set, write_synthetic_set
-from galscan.training.dataset import Galaxies, load_galaxies, read_table, target_column, targets_of, join_targets
+from galscan.training.dataset import Galaxies, join_targets, load_galaxies, read_table, target_column, targets_of
 from galscan.training.train import Examples, train_classifier
 from tests.benchmarks._processes import side_by_side
 from tests.benchmarks._record import arguments, record

@@ -30,7 +30,7 @@ from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
 from galscan.models.ensemble import member_outputs
-from galscan.models.votes import groups_of, expected_fractions
+from galscan.models.votes import expected_fractions, groups_of
 from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
 from galscan.store.build import ingest_survey
