@@ -152,7 +152,8 @@ def _summary(run: Run, book: gradebook.GradeBook) -> dict[str, Any]:
         for s in book.strata()
     ]  # fmt: skip
     summary: dict[str, Any] = {
-        "run": str(run.path), "grades": str(book.path), "sample": sample, "to_come": batches.total_size(book) - len(items),
+        "run": str(run.path), "grades": str(book.path), "sample": sample,
+        "to_come": batches.total_size(book) - len(items),
         "controls": {kind: int((items["kind"] == kind).sum()) for kind in (sampling.POSITIVE, sampling.BLANK)},
         "graders": book.graders(), "agreement": book.agreement(),
         "next": f"galscan train-rare --target NEW.toml --grades {run.path}" if is_similarity_list(run.info)

@@ -138,22 +138,22 @@ def completeness(
     info: Mapping[str, Any],
     model: Model | None,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
-    estimate_by_scores: pd.DataFrame | None = None,
+    limits_by_scores: pd.DataFrame | None = None,
 ) -> Plot:
     """Draw completeness against rank; with its interval if the model is available.
 
     `graded` is the table with grades, and the limits of its completeness at selected ranks (rank, low, high);
-    `estimate_by_scores` holds the limits by the scores alone, if known.
+    `limits_by_scores` holds the limits by the scores alone, if known.
     """
     figure, axes = new_axes()
     rows = _plotted_rows(frame)
     ranks = frame["rank"].to_numpy()[rows]
     colour = BLUE if graded is None else GREY
-    if estimate_by_scores is not None:
+    if limits_by_scores is not None:
         axes.fill_between(
-            estimate_by_scores["rank"],
-            estimate_by_scores["low"],
-            estimate_by_scores["high"],
+            limits_by_scores["rank"],
+            limits_by_scores["low"],
+            limits_by_scores["high"],
             color=colour,
             alpha=0.18,
             linewidth=0,

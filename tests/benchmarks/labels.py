@@ -89,7 +89,7 @@ class Settings(NamedTuple):
     generator: GeneratorSettings
     common: int
     """Steps of the generator that all repeats begin with; ``generator.steps`` are those of each."""
-    dream: SyntheticSettings
+    synthetic: SyntheticSettings
 
 
 FULL = Settings(
@@ -200,7 +200,7 @@ class Data:
         rules = [
             LabelRules(
                 positive=f"{answer} >= 0.5", negative=f"{answer} < 0.5", morphology=tuple(schema.names),
-                dream=SyntheticRule(base=f"{answer} >= 0.5", weights={answer: 1.5}),
+                synthetic=SyntheticRule(base=f"{answer} >= 0.5", weights={answer: 1.5}),
             )
             for answer in schema.names
         ]  # fmt: skip

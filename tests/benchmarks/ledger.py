@@ -65,7 +65,8 @@ def _in_earnest(store: layout.Store, out: Path) -> dict[str, Any]:
         ended = time.perf_counter()
     ledger = (plan.out / "ledger.jsonl").stat().st_size
     return {
-        "objects": merged.scored, "parts": len(plan.partitions), "scored_s": scored - started, "merge_s": ended - scored,
+        "objects": merged.scored, "parts": len(plan.partitions),
+        "scored_s": scored - started, "merge_s": ended - scored,
         "peak_mb": peak[0] / 1e6, "grown_mb": (peak[0] - before) / 1e6,
         "ledger_bytes_a_part": ledger / len(plan.partitions),
         "scores_bytes_an_object": merge.written(plan) / merged.scored,
@@ -88,7 +89,8 @@ def _a_billion(out: Path, parts: int | None) -> dict[str, Any]:
         ended = time.perf_counter()
         known = len(cluster.scheduler.tasks)
     return {
-        "billion_parts": len(plan.partitions), "billion_plan_s": planned, "billion_plan_mb": len(pickle.dumps(plan)) / 1e6,
+        "billion_parts": len(plan.partitions), "billion_plan_s": planned,
+        "billion_plan_mb": len(pickle.dumps(plan)) / 1e6,
         "billion_scheduled_s": (ended - started) * len(plan.partitions) / len(plan.partitions[:parts]),
         "billion_scheduler_grown_mb": (peak[0] - before) / 1e6, "billion_tasks_left": known,
     }  # fmt: skip

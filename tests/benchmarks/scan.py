@@ -191,11 +191,11 @@ def _quantised(model: Any, store: Path, converted: Path | None, path: Path) -> P
     """Quantise the networks as a scan does, by pictures that are not those to come; None without nncf."""
     from galscan.models.compiled import has_nncf, quantise
     from galscan.models.prefilter import prefilter_sample
-    from galscan.scanning.quantised import PICTURES
+    from galscan.scanning.quantised import IMAGES
 
     if converted is None or not has_nncf():
         return None
-    quantise(converted, prefilter_sample([galscan.open_store(store)], PICTURES, 0), path)
+    quantise(converted, prefilter_sample([galscan.open_store(store)], IMAGES, 0), path)
     return path
 
 

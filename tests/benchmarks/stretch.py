@@ -77,7 +77,7 @@ def _optical_depth(image: np.ndarray, hosts: Any, k: int, attenuation: np.ndarra
     radius = _radius(hosts, k)
     flux = stretch.to_flux(ndimage.gaussian_filter(image.astype(np.float32), (0.6, 0.6, 0)))
     flux = (flux - dust_lane._sky(flux)).clip(0)
-    model = dust_lane._smooth(flux, radius)
+    model = dust_lane._smooth_model(flux, radius)
     floor = 0.02 * model.max((0, 1))
     optical = -np.log(((flux + floor) / (model + floor)).clip(0.02))
     scale = dust_lane.SIDE / (2 * dust_lane.REACH * hosts.radius[k])

@@ -23,7 +23,7 @@ def test_options_arrive(answer):
 
 def test_help_says_the_default_size(capsys):
     assert main.run(["ingest", "--help"]) == 0
-    assert f"default: {DEFAULT_SIZE}, with --append those of the store" in " ".join(capsys.readouterr().out.split())
+    assert f"default: {DEFAULT_SIZE}, with --append that of the store" in " ".join(capsys.readouterr().out.split())
 
 
 def test_doctor_fails_when_something_is_broken(answer, capsys):

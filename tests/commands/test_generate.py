@@ -70,13 +70,13 @@ def model(folder, weights, conditions) -> Path:
 @pytest.fixture
 def asked(monkeypatch) -> dict:
     """Record the arguments of the sampler."""
-    seen, real = {}, sampling.generate
+    seen, real = {}, sampling.sample_images
 
     def spy(generator, values, survey, **options):
         seen.update(options, values=values, survey=survey)
         return real(generator, values, survey, **options)
 
-    monkeypatch.setattr(sampling, "dream", spy)
+    monkeypatch.setattr(sampling, "sample_images", spy)
     return seen
 
 
@@ -198,13 +198,13 @@ def test_a_plan_is_printed_and_nothing_written(model, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [("dream", "d"), ("sheet", "d"), ("dream", "d.zarr"), ("sheet", "d.zarr")],
+    [("sample_images", "d"), ("sheet", "d"), ("sample_images", "d.zarr"), ("sheet", "d.zarr")],
 )
 def test_ctrl_c_leaves_nothing(model, tmp_path, monkeypatch, where, name):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sampling if where == "dream" else dreaming, where, stop)
+    monkeypatch.setattr(sampling if where == "sample_images" else dreaming, where, stop)
     with pytest.raises(Interrupted, match="nothing was written"):
         generate(model, tmp_path / name)
     assert not list(tmp_path.iterdir())

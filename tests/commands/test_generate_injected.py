@@ -202,8 +202,8 @@ def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
         ({"store": ()}, "--store is missing: 'dustlane' injects a feature into real galaxies"),
         ({"weights": {"dust_lane": 2}}, "--weight is an option for generators of whole images"),
         ({"guidance": 2.0}, "--guidance is an option for generators of whole images"),
-        ({"steps": 3}, "--steps is of generators"),
-        ({"values": {"dust_lane": (0, 1)}}, "--set is of generators"),
+        ({"steps": 3}, "--steps is an option for generators"),
+        ({"values": {"dust_lane": (0, 1)}}, "--set is an option for generators"),
         ({"base": "early_type >= 0.5 and size < 0.001"}, "no galaxy of the stores satisfies 'early_type"),
         ({"base": "early_typ > 0"}, "did you mean 'early_type'"),
         ({"generator": "no.safetensors"}, r"no\.safetensors is not a readable diffusion model of maps"),
@@ -230,7 +230,7 @@ def test_a_feature_that_is_hardly_ever_seen_is_refused(recipe, store, tmp_path, 
     from galscan.synthesis.features import dust_lane
 
     monkeypatch.setattr(dust_lane, "LEAST_DEPTH", 0.99)
-    with pytest.raises(InputError, match="0 of --count 9 were made: on the other hosts the feature cannot be seen"):
+    with pytest.raises(InputError, match="0 of --count 9 were made: in the other hosts the feature is not visible"):
         generate(recipe, store, tmp_path / "d")
     assert not list(tmp_path.iterdir())
 

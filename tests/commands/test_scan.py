@@ -190,7 +190,7 @@ def test_a_summary_is_what_a_script_needs(finished):
 
 
 def test_neither_survey_nor_store(place):
-    with pytest.raises(InputError, match=r"--survey NAME \(there are: more, sky\), or a store with --store"):
+    with pytest.raises(InputError, match=r"--survey NAME \(in the data home: more, sky\), or a store with --store"):
         scan(target="dustlane")
 
 
@@ -202,12 +202,12 @@ def test_neither_target_nor_model(monkeypatch, tmp_path, place):
     for name in ("one", "two", "three.partial"):
         (tmp_path / "models" / name).mkdir(parents=True)
         (tmp_path / "models" / name / "model.json").write_text("{}")
-    with pytest.raises(InputError, match=r"which model.*one, two;"):
+    with pytest.raises(InputError, match=r"models in .*: choose one with --target: one, two;"):
         scan(store=store)
 
 
 def test_a_model_of_another_target_is_refused(place):
-    with pytest.raises(InputError, match=r"model of another target: it finds 'dustlane', not 'ring'"):
+    with pytest.raises(InputError, match=r"is a model for 'dustlane', not for 'ring'"):
         scan(survey="sky", target="ring", model=place / "models" / "dustlane")
 
 
@@ -252,7 +252,7 @@ def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tm
     table = found.candidates
     assert table["index"][table["in_train"]].value_counts().to_dict() == dict.fromkeys(range(10), 2)
     assert table["duplicate"].sum() == 60 and not table.drop_duplicates("index")["duplicate"].any()
-    assert any("60 of the 120 candidates are an object" in note for note in found.info["purity"]["notes"])
+    assert any("60 of the 120 candidates repeat an object" in note for note in found.info["purity"]["notes"])
     assert [entry["lineage"] for entry in found.info["stores"]] == ["a", "b"]
 
 
@@ -459,7 +459,7 @@ def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_p
     ("options", "match"),
     [
         ({"model": ["dustlane", "both"]}, "two models are for the target 'dustlane'"),
-        ({"model": ["both"], "target": ["dustlane", "ring"]}, "'dustlane, demo', not 'ring'"),
+        ({"model": ["both"], "target": ["dustlane", "ring"]}, "'dustlane, demo', not for 'ring'"),
     ],
 )
 def test_targets_that_do_not_fit_together_are_refused(targets, options, match):

@@ -62,7 +62,7 @@ def test_the_list_is_in_the_order_of_likeness_and_without_its_examples(place, li
     assert frame[["p_target", "purity", "purity_lo", "purity_hi", "completeness"]].isna().all(axis=None)
     store = open_store(place / "sky.zarr")
     assert (store.column("id")[frame["index"]] == frame["objid"]).all()
-    assert "no probability" in run.summary()["text"] and info(like)["candidates"] == 80
+    assert "not a probability" in run.summary()["text"] and info(like)["candidates"] == 80
     assert Image.open(like / "contact.png").size[0] > 500
     info(like, sheet=place / "sheet.png")
 
@@ -95,7 +95,7 @@ def test_a_picture_from_elsewhere_finds_its_own(place, tmp_path):
     ("name", "content", "words"),
     [
         ("no.png", None, "no such file"),
-        ("text.txt", b"galaxy", "not a JPEG, PNG or FITS file"),
+        ("text.txt", b"galaxy", "ends in none of the suffixes of JPEG, PNG and FITS"),
         ("broken.jpg", b"\xff\xd8\xff nothing", "square cutout"),
         ("broken.fits", b"SIMPLE  =", "square cutout"),
         ("wide.png", (40, 60, 3), "40 x 60 pixels, not square"),
@@ -128,7 +128,7 @@ def test_the_same_list_is_there_already_and_another_is_refused(place, like, caps
     [
         ("similar --run {run}", "no examples: name objects of the survey with --like"),
         ("similar --run {run} --like 1007,", "no examples: "),
-        ("similar --run {run} --like 5", "none of the 697 objects"),
+        ("similar --run {run} --like 5", "not one of the 697 objects"),
         ("similar --run {run} --like 1699", "was quarantined"),
         ("similar --run {run} --like 1007 --model {model}", "--run already names stores and a model"),
         ("similar --run {run} --like 1007 --top 0", "--top"),

@@ -129,7 +129,7 @@ def test_a_store_that_changed_is_said(run, scanned):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "is a scan of format 2, not 1; use the version that made it"),
+        ({"format": 2}, "is a scan of format 2, not 1; use the galscan version that wrote it"),
         ({"format": "<script>"}, "is a scan of format '<script>'"),
         ({"first_look": ...}, "did not record the stages of objects; scan again"),
         ({"status": "running"}, "is not finished"),
@@ -182,7 +182,7 @@ def test_the_end_says_how_the_graders_saw_and_agreed(run, tmp_path):
 def test_the_page_grades_in_a_real_browser(run, tmp_path):
     with served(run, best=12, size=30) as (process, address), chromium(tmp_path / "chromium") as page:
         page.open(address)
-        assert "Give your name" in page.run("said.textContent") or page.run("document.activeElement.id") == "grader"
+        assert "Give your name" in page.run("document.getElementById('status').textContent") or page.run("document.activeElement.id") == "grader"
         page.run("grader_ = document.getElementById('grader'), grader_.value = 'ann', load()")
         page.wait("items.length > 30 && document.getElementById('picture').complete")
         total = page.run("items.length")

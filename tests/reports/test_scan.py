@@ -197,7 +197,7 @@ def test_the_first_look_is_told_in_words(run):
     (run / "run.json").write_text(json.dumps(info | {"int8": told, "cascade": False}))
     text = write_scan_report(run).read_text()
     assert "The prefilter, the networks quantised to 8 bits, rejected 250" in text
-    assert "takes 60 % of the full networks' time (limit 80 %)" in text
+    assert "scoring takes 60 % of the full" in text
 
 
 def test_narrow_pages_do_not_scroll_sideways_and_printed_ones_cut_nothing(scanned, tmp_path):

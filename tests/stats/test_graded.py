@@ -15,7 +15,7 @@ from galscan.stats.allocation import allocate, suggest
 from galscan.stats.density_ratio import Curves
 from galscan.stats.graded import Stratum, combine
 from galscan.stats.purity import ScoreHistogram
-from galscan.vetting.sampling import strata, unplanned
+from galscan.vetting.sampling import default_counts, strata
 
 TOP = 600
 
@@ -39,7 +39,7 @@ def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0
 def grade(rng, ranked, beyond, n, size=200, best=100):
     """Draw the sample and grade it without errors."""
     found = strata(len(ranked), n - len(ranked), 0, best)
-    counts, grades = unplanned(found, size), {}
+    counts, grades = default_counts(found, size), {}
     for s in found:
         if s.last:
             ranks = s.first + np.sort(rng.permutation(s.population)[: counts[s.name]])
