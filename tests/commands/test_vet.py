@@ -182,7 +182,10 @@ def test_the_end_says_how_the_graders_saw_and_agreed(run, tmp_path):
 def test_the_page_grades_in_a_real_browser(run, tmp_path):
     with served(run, best=12, size=30) as (process, address), chromium(tmp_path / "chromium") as page:
         page.open(address)
-        assert "Give your name" in page.run("document.getElementById('status').textContent") or page.run("document.activeElement.id") == "grader"
+        assert (
+            "Give your name" in page.run("document.getElementById('status').textContent")
+            or page.run("document.activeElement.id") == "grader"
+        )
         page.run("grader_ = document.getElementById('grader'), grader_.value = 'ann', load()")
         page.wait("items.length > 30 && document.getElementById('picture').complete")
         total = page.run("items.length")
