@@ -135,7 +135,7 @@ def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folde
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(judges, "judge", stop)
+        patch.setattr(judges, "evaluate", stop)
         with pytest.raises(Interrupted, match="same command"):
             module.evaluate(model, steps=4, **options)
     assert (work / "reference.safetensors").is_file() and not (folder / "again").exists()
