@@ -167,7 +167,7 @@ def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_p
     options = {"target": recipe, "store": store, "device": "cpu"}
     with pytest.raises(NotFoundError, match="no store"):
         module.evaluate(tmp_path / "nothing.zarr", **options)
-    with pytest.raises(InputError, match="does not hold synthetic galaxies"):
+    with pytest.raises(InputError, match="holds no synthetic galaxies"):
         module.evaluate(store, **options)
     with pytest.raises(InputError, match="--steps 0"):
         module.evaluate(model, steps=0, **options)
@@ -226,4 +226,4 @@ def test_injected_ones_are_evaluated_beside_their_hosts(folder, tmp_path, capsys
     page = (tmp_path / "d-evaluation" / "report.html").read_text(encoding="utf-8")
     check_page(page)
     assert "Real or synthetic?" in page and "<details><summary>Answer key" in page and "Are they copies?" not in page
-    assert "Hosts as they are" in page and "dreamt" not in page.lower() and "critic" not in page.lower()
+    assert "Unchanged hosts" in page and "dreamt" not in page.lower() and "critic" not in page.lower()

@@ -221,7 +221,7 @@ def test_stores_that_do_not_fit_are_refused(recipe, store, tmp_path):
     with pytest.raises(InputError, match="holds 48 px cutouts, the recipe of 'dustlane' needs 96 px"):
         generate("dustlane", store, tmp_path / "d")
     bare = tiny_store(tmp_path / "bare.zarr", 9, SIZE).path
-    with pytest.raises(InputError, match="the stores hold none; ingest with --labels"):
+    with pytest.raises(InputError, match="but the stores have none; ingest with --labels"):
         generate(recipe, bare, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
