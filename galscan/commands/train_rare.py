@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from galscan.training.graded_labels import GradedLabels
     from galscan.training.train import Examples
 
-# Fractions of --budget; the classifiers get the rest, where time gains most (tests/benchmarks/dream.py).
+# Fractions of --budget; the classifiers get the rest, where time gains most (tests/benchmarks/synthetic.py).
 # Training a generator of whole images takes longer than training one of maps.
 GENERATOR_FRACTION, SAMPLING_FRACTION, MAPS_FRACTION, PREFILTER_FRACTION = 0.25, 0.1, 0.12, 0.05
-# Features whose gain tests/benchmarks/dream.py proves, on real galaxies and on the simulated sky: networks trained
+# Features whose gain tests/benchmarks/synthetic.py proves, on real galaxies and on the simulated sky: networks trained
 # with them are delivered unless they do harm. Average precision with 20 labels: the ratio is at least 1.13 and 1.00.
 PROVEN = ("dust_lane",)
 MIN_PREFILTER_IMAGES = 2_000  # with fewer no prefilter is trained

@@ -43,7 +43,7 @@ REAL = ("attributes",)  # real only, oversampled, with attribute heads: the best
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
-    parser = arguments("dream", __doc__ or "")
+    parser = arguments("synthetic", __doc__ or "")
     parser.add_argument("--seeds", type=int, default=5, help="divisions")
     parser.add_argument("--simulated-seeds", type=int, help="divisions of the simulated half; default: as --seeds")
     parser.add_argument("--fewer-seeds", type=int, help="divisions with 8 and with none labelled; default: as --seeds")
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )  # fmt: skip
     options = parser.parse_args(argv)
     quick, seed = options.quick, options.seed
-    work = options.work / ("dream-quick" if quick else "dream")
+    work = options.work / ("synthetic-quick" if quick else "synthetic")
     work.mkdir(parents=True, exist_ok=True)
     seeds = 2 if quick else options.seeds
     fewer = min(seeds, options.fewer_seeds or seeds)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if options.only != "real":
         of_sky = min(seeds, options.simulated_seeds or seeds)
         figures |= _simulated(work, of_sky, min(fewer, of_sky), labelled, quick, how, evaluate == "both")
-    record("dream", options, figures)
+    record("synthetic", options, figures)
     return figures
 
 
