@@ -224,7 +224,7 @@ def test_a_recipe_that_draws_no_whole_images_draws_the_usual_number_where_they_a
         ({"arms": ["map"]}, "did you mean 'maps'"),
         ({"method": "plain"}, "--method plain is real-only; choose one of prior, maps, both, images"),
         ({"method": "attributes"}, "--method attributes is real-only"),
-        ({"positives": 4000}, "may train"),
+        ({"positives": 4000}, "can be trained on"),
         ({"positives": -1}, "--positives -1: of "),
         ({"positives": 0}, "--positives 0 needs --negatives"),
         ({"reserved": -1}, "--reserved -1: give at least 0"),

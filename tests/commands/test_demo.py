@@ -31,7 +31,7 @@ def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch):
     assert first["dreams"]["injected"] > 0 and first["ap_real_plus_dreamt"] is not None and first["labelled"] == 400
     assert first["table"][-1]["found_synthetic"] == first["true_targets"]
     assert {"real_only", "synthetic", "ratio"} <= first["completeness"].keys()
-    assert f"delivered, and scanned with: {module.DELIVERED[first['chosen']]}" in first["text"]
+    assert f"delivered and used for the scan: {module.DELIVERED[first['chosen']]}" in first["text"]
     assert json.loads((tmp_path / "demo" / "demo.json").read_text())["seed"] == 1
 
     again = galscan.demo(tmp_path / "demo", seed=1)

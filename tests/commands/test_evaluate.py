@@ -151,7 +151,7 @@ def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folde
 def test_a_plan_is_printed_and_nothing_written(model, store, recipe, capsys):
     request = module.evaluate(model / "dreams.zarr", target=recipe, store=store, dry_run=True)
     told = capsys.readouterr().err
-    assert "dreams-evaluation" in told and "as by the model" in told and request["steps"] == 8
+    assert "dreams-evaluation" in told and "as in the model" in told and request["steps"] == 8
     assert not list(model.glob("*judge*"))
 
 
@@ -160,7 +160,7 @@ def test_dreams_by_themselves_are_split_by_seed(model, store, recipe, tmp_path, 
     module.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, dry_run=True)
     assert "by seed 9" in capsys.readouterr().err
     module.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, model=model, dry_run=True)
-    assert "as by the model" in capsys.readouterr().err
+    assert "as in the model" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_with_a_remedy(model, store, recipe, folder, tmp_path):

@@ -215,8 +215,8 @@ def test_ctrl_c_leaves_nothing(model, tmp_path, monkeypatch, where, name):
 
 def test_the_command_line(model, tmp_path, capsys, asked):
     line = (
-        f"dream --target dustlane --count 4 --model {model} --out {tmp_path}/d --steps 2 --seed 3 --device cpu --json "
-        "--set dust_lane=0.8:0.9 --set bar=0.5 --weight dust_lane=2.5 --from 'early_type < 0.5' --guidance 2"
+        f"generate --target dustlane --count 4 --model {model} --out {tmp_path}/d --steps 2 --seed 3 --device cpu "
+        "--json --set dust_lane=0.8:0.9 --set bar=0.5 --weight dust_lane=2.5 --from 'early_type < 0.5' --guidance 2"
     )
     assert main.run(shlex.split(line)) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -235,9 +235,9 @@ def test_the_command_line(model, tmp_path, capsys, asked):
     [
         ({"count": 0}, InputError, "--count 0: give 1 or more"),
         ({"values": {"dust_lan": (0, 1)}}, InputError, "synthetic.set names .*did you mean 'dust_lane'"),
-        ({"values": {"dust_lane": (0.9, 0.1)}}, InputError, r"dream\.set\.dust_lane = \[0.9, 0.1\] must rise"),
+        ({"values": {"dust_lane": (0.9, 0.1)}}, InputError, r"synthetic\.set\.dust_lane = \[0.9, 0.1\] must rise"),
         ({"values": {"dust_lane": (0, 1.5)}}, InputError, r"must rise and lie within 0\.\.1"),
-        ({"weights": {"dusti": 2}}, InputError, "dream.weights names .*did you mean 'dusty'"),
+        ({"weights": {"dusti": 2}}, InputError, "synthetic.weights names .*did you mean 'dusty'"),
         ({"base": "early_typ > 0"}, InputError, "did you mean 'early_type'"),
         ({"base": "early_type > 1"}, InputError, "impossible rule"),
         ({"base": "bar > 0.4 and bar < 0.45"}, InputError, "no training galaxy satisfies 'bar > 0.4"),
@@ -260,7 +260,7 @@ def test_a_generator_alone_needs_galaxies_with_its_labels(weights, tmp_path):
         generate(None, tmp_path / "d", generator=str(weights), store=tiny_store(tmp_path / "t.zarr", 20).path)
     whole = str(tiny_recipe(tmp_path / "whole.toml", whole=True))
     options = {"count": 3, "out": tmp_path / "d", "device": "cpu"}
-    with pytest.raises(InputError, match="--generator none: name weights"):
+    with pytest.raises(InputError, match="--generator none: name the weights"):
         galscan.generate(whole, generator="none", **options)
     with pytest.raises(InputError, match=r"no\.safetensors is not a readable generator"):
         galscan.generate(whole, generator=str(tmp_path / "no.safetensors"), **options)
@@ -298,10 +298,10 @@ def test_what_is_there_beside_it_is_left_alone(model, tmp_path, name, there):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": 0}, "dream: steps: .*greater than or equal to 1.*got 0"),
-        ({"guidance": -1.0}, "dream: guidance: .*got -1"),
-        ({"weights": {"dusty": -1.0}}, r"dream: weights\.dusty: .*got -1"),
-        ({"values": {"dusty": (float("nan"), 1.0)}}, r"dream: set\.dusty"),
+        ({"steps": 0}, "synthetic: steps: .*greater than or equal to 1.*got 0"),
+        ({"guidance": -1.0}, "synthetic: guidance: .*got -1"),
+        ({"weights": {"dusty": -1.0}}, r"synthetic: weights\.dusty: .*got -1"),
+        ({"values": {"dusty": (float("nan"), 1.0)}}, r"synthetic: set\.dusty"),
     ],
 )
 def test_impossible_numbers_are_refused(model, tmp_path, changes, words):

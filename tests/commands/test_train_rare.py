@@ -138,7 +138,7 @@ def test_real_only_and_synthetic_stand_side_by_side(model):
 
 def plan_of(feature: str | None, positives: int = 0) -> SimpleNamespace:
     rule = feature and InjectRule(feature=feature, hosts="t > 0")
-    recipe = SimpleNamespace(dream=SimpleNamespace(positives=positives))
+    recipe = SimpleNamespace(synthetic=SimpleNamespace(positives=positives))
     return SimpleNamespace(rules=SimpleNamespace(inject=rule), recipe=recipe)
 
 
@@ -484,7 +484,7 @@ def test_mistakes_are_one_line_with_a_remedy(folder, store, tmp_path):
     with pytest.raises(InputError, match="minutes above 0"):
         galscan.train_rare(recipe, store=store, budget=0)
     unlabelled = tiny_store(tmp_path / "u.zarr")
-    with pytest.raises(InputError, match="the stores hold none"):
+    with pytest.raises(InputError, match="the stores have none"):
         galscan.train_rare(recipe, store=unlabelled.path)
     with pytest.raises(InputError, match="--size 96"):
         galscan.train_rare("dustlane", store=store, out=tmp_path / "m", device="cpu")
@@ -532,7 +532,7 @@ def test_injected_features_need_no_generator(injected):
     assert made["kept"] == made["all"] == made["injected"] + made["injected_negatives"] + made["too_faint"]
     assert made["hosts"] > 20 and made["too_faint"] > 0 and made["hosts_unlabelled"] < made["hosts"]
     page = (injected.path / "report.html").read_text()
-    words = "for the first network; each other one had a set of its own, as none is made of galaxies of its fold"
+    words = "for the first network; each network has its own set, made without galaxies of its fold"
     assert f"{made['kept']} synthetic galaxies were used, {made['injected']} of them targets, {words}. Features" in page
     assert f"injected into {made['hosts']} real galaxies" in page and "maps from the prior" in page
 
@@ -604,7 +604,7 @@ def test_grades_of_a_scan_teach_the_next_model(tmp_path, folder, store, model, g
     monkeypatch.setattr(classifiers, "train_classifier", spy)
     options = {"store": store, "device": "cpu", "seed": 3, "synthetic": False}
     assert galscan.train_rare(recipe, out=tmp_path / "taught", grades=graded, dry_run=True, **options) is None
-    assert "10 positive and 10 negative train, of 20 graded" in capsys.readouterr().err
+    assert "10 positive and 10 negative trained on, of 20 graded" in capsys.readouterr().err
     taught = galscan.train_rare(recipe, out=tmp_path / "taught", grades=[graded], **options)
     before, after = model.splits().set_index("id"), seen[-1]
     assert len(seen) == 2
@@ -688,5 +688,5 @@ def test_targets_that_cannot_be_learnt_together_are_refused(folder, store, tmp_p
     text = ring.read_text().replace("[schemas.simulated", "[schemas.simulated") + "\n"
     other = tmp_path / "other.toml"
     other.write_text(text.replace("[schemas.efigi]", "[schemas.efigi]"))
-    with pytest.raises(InputError, match="--grades are of one target"):
+    with pytest.raises(InputError, match="--grades apply to a single target"):
         module.make_plans([str(lane), str(ring)], (), store, tmp_path / "m", None, False, 0, [object()])

@@ -183,7 +183,7 @@ MISTAKES = [
     # what does not fit together
     ("train-rare --target {p}/recipe.toml --store {p}/plain.zarr --out {o}/m",
      "0 positive examples of 'dustlane' among 300 labelled", "at least 6", "label more galaxies", "--store"),
-    ("train-rare --target {p}/recipe.toml --store {p}/tiny.zarr --out {o}/m", "the stores hold none", "simulated"),
+    ("train-rare --target {p}/recipe.toml --store {p}/tiny.zarr --out {o}/m", "the stores have none", "simulated"),
     ("train-rare --target dustlane --store {p}/sky.zarr --out {o}/m", "32 px", "96 px", "--size 96"),
     ("train-rare --target {p}/both.toml --store {p}/sky.zarr --out {o}/m --device cpu",
      "'maps' generates no whole images", "synthetic.positives = 0"),
@@ -192,8 +192,8 @@ MISTAKES = [
     (SCAN + " --store {p}/none.zarr --out {o}/run", "none.zarr holds no objects", "ingest"),
     (SCAN + " --store {p}/half.zarr --out {o}/run", "half.zarr is not complete", "to resume"),
     (SCAN + " --store {p}/im --out {o}/run", "/im is not a Zarr group", "galscan ingest"),
-    (SCAN + " --target ring --out {o}/run", "of another target", "'dustlane', not 'ring'", "--model"),
-    ("scan --store {p}/tiny.zarr --model {p}/cut --out {o}/run", "cut/model.json is not readable", "restore it"),
+    (SCAN + " --target ring --out {o}/run", "is a model for 'dustlane', not for 'ring'", "--model"),
+    ("scan --store {p}/tiny.zarr --model {p}/cut --out {o}/run", "cut/model.json is not valid JSON", "restore it"),
     ("scan --store {p}/tiny.zarr --model {p}/lost --out {o}/run", "model.json is damaged", "weights", "train again"),
     # a generator alone
     (TEACH + " --out {o}/g.pt", "g.pt: weights are written as .safetensors", "name such a file"),
@@ -240,7 +240,7 @@ MISTAKES = [
     (JUDGE.replace("sky", "no") + " --target {p}/recipe.toml", "no store at", "no.zarr"),
     (JUDGE + " --target dustlan --store {p}/sky.zarr", "'dustlan'", "did you mean 'dustlane'"),
     (JUDGE + " --target {p}/recipe.toml --store {p}/no.zarr", "no store at", "no.zarr", "galscan ingest"),
-    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr does not hold synthetic", "galscan generate"),
+    (JUDGE + " --target {p}/recipe.toml --store {p}/sky.zarr", "sky.zarr holds no synthetic", "galscan generate"),
     (JUDGE + " --target {p}/recipe.toml --steps 0", "--steps", "evaluate --help"),
     (JUDGE.replace("sky.zarr", "im") + " --target {p}/recipe.toml", "/im is not a Zarr group"),
     # comparing

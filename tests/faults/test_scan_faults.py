@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(store, model, tmp_p
     layout.finish(tmp_path / "none.zarr", "x")
     with pytest.raises(InputError, match="holds no objects"):
         scan(store=tmp_path / "none.zarr", model=model, out=out)
-    with pytest.raises(InputError, match="of another target"):
+    with pytest.raises(InputError, match="not for 'ring'"):
         scan(store=store.path, model=model, target="ring", out=out)
     assert not out.exists()
 

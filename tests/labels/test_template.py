@@ -5,7 +5,7 @@ import re
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.labels.recipe import Recipe, recipe_from_text
+from galscan.labels.recipe import Recipe, _spellings, recipe_from_text
 from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import InjectRule, LabelRules, SyntheticRule
 from galscan.labels.template import recipe_template
@@ -21,7 +21,7 @@ def test_it_is_a_recipe_at_once_and_names_every_answer(schema):
 
 
 def keys(part) -> set[str]:
-    return {f.alias or name for name, f in part.model_fields.items()}
+    return {_spellings(name, f)[0] for name, f in part.model_fields.items()}
 
 
 def test_every_key_is_there_and_what_is_commented_out_is_what_holds_anyway():
