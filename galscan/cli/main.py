@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from galscan.cli import learn, survey
-from galscan.core.errors import GalscanError
+from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.version import __version__
 
 app = typer.Typer(
@@ -85,12 +85,12 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     debug = "--traceback" in arguments or os.environ.get("GALSCAN_TRACEBACK", "") not in ("", "0")
 
-    def fail(message: str, code: int) -> int:
+    def fail(message: str, exit_code: int, code: str) -> int:
         message = " ".join(message.split())
         print(f"error: {message}", file=sys.stderr, flush=True)
         if as_json:
-            print(json.dumps({"error": message, "exit_code": code}), flush=True)
-        return code
+            print(json.dumps({"error": message, "code": code, "exit_code": exit_code}), flush=True)
+        return exit_code
 
     interrupted = "interrupted; run the same command again to resume"
     try:
@@ -101,31 +101,30 @@ def run(arguments: Sequence[str]) -> int:
                 given[0] = new
             code = app(given, prog_name="galscan", standalone_mode=False)
             sys.stdout.flush()
-            return fail(interrupted, 130) if code == 130 else int(code or 0)
+            return fail(interrupted, 130, Interrupted.code) if code == 130 else int(code or 0)
         except (KeyboardInterrupt, typer.Abort):
-            return fail(interrupted, 130)
+            return fail(interrupted, 130, Interrupted.code)
         except BrokenPipeError:
             raise
         except GalscanError as error:
             if debug:
                 traceback.print_exc()
-            return fail(str(error), error.exit_code)
+            return fail(str(error), error.exit_code, error.code)
         except PermissionError as error:  # from reading; errors from writing have their own messages
             if debug:
                 traceback.print_exc()
-            return fail(f"no permission to read {error.filename or error}; change its mode or name another path", 2)
+            why = f"no permission to read {error.filename or error}; change its mode or name another path"
+            return fail(why, 2, "no-permission")
         except Exception as error:
-            if message := getattr(
-                error, "format_message", None
-            ):  # a usage error; the module of its class differs between versions of typer
+            # A usage error; the module of its class differs between versions of typer.
+            if message := getattr(error, "format_message", None):
                 context = getattr(error, "ctx", None)
                 where = context.command_path if context else "galscan"
-                return fail(f"{message().rstrip('.')} (see: {where} --help)", 2)
+                return fail(f"{message().rstrip('.')} (see: {where} --help)", 2, "usage")
             if debug:
                 traceback.print_exc()
-            return fail(
-                f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)", 1
-            )
+            why = f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)"
+            return fail(why, 1, "unexpected")
     except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does: exit silently
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

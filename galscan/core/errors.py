@@ -1,7 +1,7 @@
 """Exceptions of galscan.
 
 Messages are one line with the value, the limit and the remedy. The command line prints them without a traceback and
-exits with ``exit_code``.
+exits with ``exit_code``. Each class has a stable ``code`` for programs; ``--json`` prints it with the message.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ class GalscanError(Exception):
     """Base class, and failures not caused by the input (exit code 1)."""
 
     exit_code = 1
+    code = "failed"
 
 
 class InputError(GalscanError, ValueError):
     """Invalid input: a value, a file, a recipe (exit code 2)."""
 
     exit_code = 2
+    code = "invalid-input"
 
 
 class NotFoundError(InputError, FileNotFoundError):
     """A file, store, model, survey or recipe does not exist (exit code 2)."""
+
+    code = "not-found"
 
     def __str__(self) -> str:  # FileNotFoundError would print "[Errno ...]"
         return str(self.args[0]) if self.args else ""
@@ -32,12 +36,16 @@ class NotFoundError(InputError, FileNotFoundError):
 class ConflictError(InputError, FileExistsError):
     """The output path already holds something else; nothing was overwritten (exit code 2)."""
 
+    code = "conflict"
+
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class StorageError(GalscanError, OSError):
     """Writing failed (disk full, no permission); complete files are intact (exit code 1)."""
+
+    code = "storage"
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -47,6 +55,7 @@ class Interrupted(GalscanError):
     """The user pressed Ctrl-C; the run can be resumed (exit code 130)."""
 
     exit_code = 130
+    code = "interrupted"
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -144,6 +144,7 @@ def test_an_error_is_one_line(error, code, words, answer, capsys):
     assert main.run(["scan", "--json"]) == code
     last = json.loads(capsys.readouterr().out)
     assert last["exit_code"] == code and words in last["error"]
+    assert last["code"] == ("interrupted" if code == 130 else getattr(error, "code", "unexpected"))
 
 
 @pytest.mark.parametrize(

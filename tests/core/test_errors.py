@@ -6,20 +6,20 @@ from galscan.core import errors
 
 
 @pytest.mark.parametrize(
-    ("kind", "builtin", "code"),
+    ("kind", "builtin", "exit_code", "code"),
     [
-        (errors.GalscanError, Exception, 1),
-        (errors.InputError, ValueError, 2),
-        (errors.NotFoundError, FileNotFoundError, 2),
-        (errors.ConflictError, FileExistsError, 2),
-        (errors.StorageError, OSError, 1),
-        (errors.Interrupted, errors.GalscanError, 130),
+        (errors.GalscanError, Exception, 1, "failed"),
+        (errors.InputError, ValueError, 2, "invalid-input"),
+        (errors.NotFoundError, FileNotFoundError, 2, "not-found"),
+        (errors.ConflictError, FileExistsError, 2, "conflict"),
+        (errors.StorageError, OSError, 1, "storage"),
+        (errors.Interrupted, errors.GalscanError, 130, "interrupted"),
     ],
 )
-def test_exit_codes_and_builtin_parents(kind, builtin, code):
+def test_codes_and_builtin_parents(kind, builtin, exit_code, code):
     error = kind("what, where, how to mend it")
     assert isinstance(error, builtin) and isinstance(error, errors.GalscanError)
-    assert error.exit_code == code
+    assert (error.exit_code, error.code) == (exit_code, code)
     assert str(error) == "what, where, how to mend it"
     assert isinstance(str(kind()), str)
 

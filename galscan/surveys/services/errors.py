@@ -18,13 +18,19 @@ BUSY = (429, 503)  # status codes that pause all requests to the host
 class FetchError(GalscanError):
     """A request failed for good; it concerns one object, and other requests may succeed."""
 
+    code = "request-failed"
+
 
 class MissingError(FetchError):
     """The resource does not exist; not retried."""
 
+    code = "missing-resource"
+
 
 class ServiceUnavailableError(GalscanError):
     """The circuit breaker of a host is open: it gets no more requests."""
+
+    code = "service-unavailable"
 
 
 class RetryableError(GalscanError):
