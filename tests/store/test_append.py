@@ -111,7 +111,7 @@ def test_the_same_commands_again_find_nothing_to_do(tmp_path: Path) -> None:
         ingest_survey(some(range(100, 350), night="third"), out, workers=1)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.lists(st.sets(st.integers(0, 39)), min_size=1, max_size=4), st.integers(1, 20))
 def test_however_it_is_divided(parts: list[set[int]], step: int) -> None:
     """The objects of any catalogs, overlapping as they may, in the order of the appends; shards of `step`."""
