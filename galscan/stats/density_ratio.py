@@ -29,8 +29,7 @@ The posterior draws
     For each prior scale, importance sampling from Student's t around the mode, refined once (adaptive multiple
     importance sampling, Cornuet et al. 2012, Scandinavian Journal of Statistics 39, 798): the sum of its weights is the
     evidence of that prior scale. The draws for all scales are resampled and moved by differential evolution (ter Braak
-    2006, Statistics and Computing 16, 239), which keeps the posterior invariant and restores diversity after
-    resampling.
+    2006, Statistics and Computing 16, 239), which keeps the posterior invariant and restores diversity.
 """
 
 from __future__ import annotations
@@ -56,13 +55,8 @@ _A, _B, _W, _C, _FIRST = 0, 1, 2, 3, 4  # columns of the parameters; log slopes 
 class Curves:
     """Monotone curves: piecewise linear, extrapolated linearly, and bent over to a ceiling and a floor.
 
-    Attributes
-    ----------
-    knots : ndarray, shape (m + 1,)
-    values : ndarray, shape (R, m + 1)
-        Value of each curve at the knots, before ceiling and floor are applied.
-    ceilings : ndarray, shape (R,)
-    floors : ndarray, shape (R,), or None
+    `values`, shape (R, m + 1), are those of each curve at the `knots`, shape (m + 1,), before `ceilings`, shape (R,),
+    and `floors`, shape (R,) or None, are applied.
     """
 
     knots: np.ndarray
