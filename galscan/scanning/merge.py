@@ -103,7 +103,7 @@ def merge(plan: Plan, known: Sequence[KnownLabels] = ()) -> list[Merged]:
     rankings = [_Ranking(plan, target, labels) for target, labels in zip(plan.targets, known, strict=True)]
     reasons: Counter[str] = Counter()
     quarantined = 0
-    with progress.track("merge", len(plan.partitions), "parts") as advance:
+    with progress.track("merge", len(plan.partitions), "partitions") as advance:
         for partition, read in zip(
             plan.partitions,
             _in_order(lambda partition: _read_part(plan, partition, known), plan.partitions),
