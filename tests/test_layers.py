@@ -28,6 +28,7 @@ def test_packages_import_only_from_those_below():
 @pytest.mark.parametrize(
     ("module", "line"),
     [
+        ("core/version.py", ""),  # as it is
         ("labels/schema.py", "from galscan.surveys.base import Cutout"),
         ("store/layout.py", "def f():\n    from galscan.store.build import ingest_survey"),  # a circle, and a lazy one
         ("reports/page.py", "import torch"),
@@ -41,7 +42,7 @@ def test_a_climb_would_be_seen(tmp_path, module, line):
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8")
         copy.write_text(text + f"\n{line}\n" if copy == tmp_path / "galscan" / module else text, encoding="utf-8")
-    assert lint(tmp_path).returncode == 1
+    assert lint(tmp_path).returncode == (1 if line else 0)
 
 
 def test_every_package_is_shipped():

@@ -105,7 +105,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
             raise FetchError(f"{len(body):,} bytes decompress to more than {limit / 1e6:g} MB")
         if not stream.eof:
             raise RetryableError("response is truncated: its compressed body does not end")
-        rest = stream.unused_data
+        rest = stream.unused_data.lstrip(b"\0")  # padding, which gzip ignores as well
     return decompressed
 
 
