@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,9 +77,9 @@ def cuda() -> str:
     return "cuda"
 
 
-@pytest.fixture(scope="module")
-def client():
-    """A Dask cluster of one thread in this process."""
+@contextmanager
+def dask_here():
+    """Yield the client of a Dask cluster of one thread in this process."""
     from distributed import Client, LocalCluster
 
     with (
@@ -87,26 +89,82 @@ def client():
         yield client
 
 
-@pytest.fixture(scope="module")
-def scans_here(client):
-    """Scan in this process: the cluster's own tests, and those of the whole chain, start real workers."""
-    from contextlib import contextmanager
-
+@contextmanager
+def scanning_with(client):
+    """Let `galscan.scan` use `client`, instead of starting worker processes."""
     from galscan.scanning import cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "connect", contextmanager(lambda *args, **kwargs: iter([client])))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def client():
+    with dask_here() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def scans_here(client):
+    """Scan in this process: the cluster's own tests, and those of the whole chain, start real workers."""
+    with scanning_with(client):
         yield
 
 
 @pytest.fixture(scope="module")
 def no_pages():
     """Write no report of a scan, which takes longer than a small scan does: the page has tests of its own."""
-    from galscan.reports import scan
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "write_scan_report", lambda run: Path(run, "report.html").write_text(""))
+        patch.setattr("galscan.reports.scan.write_scan_report", empty_report)
         yield
+
+
+def empty_report(run) -> None:
+    Path(run, "report.html").write_text("")
+
+
+# Made once a session, when a test first uses them; not to be changed: `run_copy` is a copy that may be.
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="session")
+def shared_store(tiny_folder):
+    """Return a store of 700 galaxies of 32 px, without labels; the last 3 have no usable image."""
+    from tests.helpers import tiny_store
+
+    return tiny_store(tiny_folder / "sky.zarr", 700, 32, survey="sky", unusable=3)
+
+
+@pytest.fixture(scope="session")
+def shared_model(tiny_folder):
+    """Return a model for dustlane of one network with random weights, without synthetic galaxies."""
+    from tests.helpers import tiny_model
+
+    return tiny_model(tiny_folder / "model")
+
+
+@pytest.fixture(scope="session")
+def shared_run(tiny_folder, shared_store, shared_model):
+    """Return the finished scan of `shared_store` with `shared_model`: 120 candidates, and an empty report page."""
+    import galscan
+
+    with dask_here() as client, scanning_with(client) as patch:
+        patch.setattr("galscan.reports.scan.write_scan_report", empty_report)
+        patch.setenv("GALSCAN_HOME", str(tiny_folder / "home"))
+        return galscan.scan(
+            store=shared_store.path, model=shared_model.path, out=tiny_folder / "run", top=120, workers=1
+        )
+
+
+@pytest.fixture
+def run_copy(shared_run, tmp_path) -> Path:
+    """Return the folder of a copy of `shared_run`, of this test alone."""
+    return Path(shutil.copytree(shared_run.path, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

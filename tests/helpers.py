@@ -42,7 +42,7 @@ def _blobs(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     return np.clip(blob + rng.normal(10, 4, blob.shape), 0, 255).astype("uint8")
 
 
-def tiny_bundle(
+def tiny_model(
     path: Path, target: str = "dustlane", size: int = 32, seed: int = 0, members: int = 1, schema: str = "simulated",
     networks=None,
 ):  # fmt: skip
@@ -75,6 +75,8 @@ def tiny_bundle(
     )  # fmt: skip
 
 
+tiny_bundle = tiny_model  # its old name
+
 _TINY_NETWORKS = """
 [classifier]
 width = 8
@@ -102,7 +104,7 @@ steps = 2
 """
     + _TINY_NETWORKS
 )
-# A feature injected, whose maps are drawn from the prior.
+# A feature injected, whose maps are sampled from the prior.
 TINY_INJECTED = (
     """
 [generator]
@@ -119,7 +121,7 @@ positives = 0
 def tiny_recipe(path: Path, target: str = "dustlane", size: int = 32, *, whole: bool = False) -> Path:
     """Write the shipped recipe of `target` with settings that train in seconds.
 
-    As the recipe does, it injects a feature, or draws whole images; with `whole` it draws them in any case.
+    As the recipe does, it injects a feature, or samples whole images; with `whole` it does the latter in any case.
     """
     from galscan.labels.recipe import load_recipe
 
@@ -143,9 +145,9 @@ high = 9
 """
 
 
-def keep_all(dreams, *_) -> pd.DataFrame:
+def keep_all(synthetic, *_) -> pd.DataFrame:
     """Stand in for `galscan.synthesis.evaluation.filter_synthetic`: which drops all after 3 steps."""
-    return pd.DataFrame({"kept": np.ones(len(dreams), bool), "reason": ""})
+    return pd.DataFrame({"kept": np.ones(len(synthetic), bool), "reason": ""})
 
 
 def tiny_stable_diffusion(
