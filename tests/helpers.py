@@ -71,7 +71,7 @@ def tiny_model(
     return model.write_model(
         path, recipe=recipe, target=target, schema=schema, size=size, seed=seed, answers=answers,
         networks=networks, calibration=calibration.fit(scores, targets), splits=splits,
-        metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
+        metrics={"real_only": None, "real_plus_synthetic": None, "chosen": "real_only"},
     )  # fmt: skip
 
 

@@ -9,17 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [
-    *sorted(p for p in (ROOT / "galscan").rglob("*") if p.suffix in (".py", ".j2", ".html")),
+    *sorted(p for p in (ROOT / "galscan").rglob("*") if p.suffix in (".py", ".j2", ".html") and p.name != "old_names.py"),
     ROOT / "README.md", ROOT / "CONTRIBUTING.md",
 ]  # fmt: skip
 # Instead: synthetic or generated, injected, evaluation, reference classifier, negatives, similarity, quarantined,
 # resumed, trained, command, request policy, errors, graded, experiment.
 WORDS = (
-    "told", "said", "dreamt", "dreaming", "laid", "critic", "likeness", "lend", "manners", "trouble", "taught", "teach",
-    "teaches", "learnt", "strangers", "set aside", "gone on", "goes on", "vetted", "verb", "verbs", "left alone",
+    "told", "said", "dream", "dreams", "dreamt", "dreaming", "judge", "judged", "laid", "critic", "likeness", "lend",
+    "manners", "trouble", "taught", "teach", "teaches", "learnt", "strangers", "set aside", "gone on", "goes on", "vetted", "verb", "verbs", "left alone",
 )  # fmt: skip
-# Keys of files on disk and of --json that version 0.1 writes as well.
-KEYS = ('"dreamt"', '"set_aside"', "_dreamt")
+# Names of version 0.1 that are still accepted, and a key on disk that it writes as well.
+KEYS = ('"set_aside"', '"dream"', '"judge"')
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -11,6 +11,7 @@ import numpy as np
 from galscan.commands.scan import scan
 from galscan.commands.train_rare import TRAINING_SETS, train_rare
 from galscan.core.files import write_json
+from galscan.core.old_names import existing
 from galscan.labels.recipe import load_recipe
 from galscan.models.model import Model, open_model
 from galscan.store.ingest import ingest
@@ -20,7 +21,7 @@ LABELLED, SURVEY = 1_000, 20_000  # number of labelled objects (a person's work 
 LABELLED_RARE, SURVEY_RARE = 0.04, 0.005  # rare fractions: labelled samples usually have a higher one than surveys
 BUDGET = 5.0  # minutes of training
 RANKS = (10, 30, 100, 300)
-DELIVERED = {"real_only": "real only", "real_plus_dreamt": "real + synthetic"}
+DELIVERED = {"real_only": "real only", "real_plus_synthetic": "real + synthetic"}
 PURITY = 0.8  # at which completeness is compared
 
 
@@ -41,8 +42,8 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
         ``table`` (one entry per rank: estimated purity with interval, true purity, completeness, and the number of
         targets down to this rank for networks trained on real galaxies only and on synthetic ones as well),
         ``completeness`` (of both at a true purity of 0.8, and their ratio with its 95 % interval; None without
-        synthetic galaxies), ``true_targets``, ``ap_real_only``, ``ap_real_plus_dreamt`` (on held-out galaxies),
-        ``dreams`` (summary of the synthetic training set), ``wall_s`` and paths.
+        synthetic galaxies), ``true_targets``, ``ap_real_only``, ``ap_real_plus_synthetic`` (on held-out galaxies),
+        ``synthetic`` (summary of the synthetic training set), ``wall_s`` and paths.
     """
     started = time.monotonic()
     out = Path(out or "galscan-demo")
@@ -73,13 +74,13 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
             } | {f"found_{name}": int(n[rank - 1]) for name, n in ranked.items()}
         )  # fmt: skip
     metrics = model.metrics
-    with_synthetic = metrics["real_plus_dreamt"]  # None where no synthetic target was made
+    with_synthetic = metrics["real_plus_synthetic"]  # None where no synthetic target was made
     result = {
         "table": table, "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
         "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
         "ap_real_only": metrics["real_only"]["ap_mean"],
-        "ap_real_plus_dreamt": with_synthetic and with_synthetic["ap_mean"],
-        "dreams": metrics["dreams"], "labelled": LABELLED,
+        "ap_real_plus_synthetic": with_synthetic and with_synthetic["ap_mean"],
+        "synthetic": metrics["synthetic"], "labelled": LABELLED,
         "chosen": metrics["chosen"], "images_per_s": run.info["images_per_s"], "seed": seed,
         "wall_s": round(time.monotonic() - started, 1), "fits": str(run.path / "candidates.fits"),
         "contact_sheet": str(run.path / "contact.png"), "report": str(run.path / "report.html"),
@@ -100,7 +101,10 @@ def _scores(model: Model, store: Store) -> dict[str, np.ndarray]:
     for name, training_set in zip(("real_only", "synthetic"), TRAINING_SETS, strict=True):
         if training_set == chosen:
             networks[name] = load_networks(model)
-        elif files := sorted(model.path.glob(f"{training_set}-*.safetensors")):
+            continue
+        first = existing(model.path / f"{training_set}-0.safetensors")
+        if first.is_file():
+            files = sorted(model.path.glob(first.name.replace("-0.", "-*.")))
             networks[name] = [load_network(path) for path in files]
     images, device = store.images(), pick("auto")
     with one_thread():  # on a busy machine two threads are slower than one

@@ -14,6 +14,7 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.core.files import file_digest, write_json, write_text
+from galscan.core.old_names import existing, renamed
 from galscan.core.staging import finished, publish, staging_folder
 from galscan.models import roles
 from galscan.models.model import Model, open_model
@@ -56,7 +57,7 @@ def evaluate(
         The real galaxies: stores by path, surveys in the data home by name; default all surveys in the data home.
         Give the stores of the hosts and of the generator's training set: copies are searched for only in these.
     out : path, optional
-        Folder of ``evaluation.json``, ``dreams.csv`` and ``report.html``; default ``NAME-evaluation`` beside
+        Folder of ``evaluation.json``, ``synthetic.csv`` and ``report.html``; default ``NAME-evaluation`` beside
         `synthetic`.
     model : path, optional
         The model the synthetic galaxies were made for: its test objects are held out here as well. Default the parent
@@ -71,7 +72,7 @@ def evaluate(
     Returns
     -------
     dict
-        The result of `galscan.synthesis.evaluation.evaluate` without ``each``, which is written to ``dreams.csv``, and:
+        The result of `galscan.synthesis.evaluation.evaluate` without ``each``, which is in ``synthetic.csv``, and:
 
         - ``feature``: the ``name`` of the injected feature and the result of
           `galscan.synthesis.features.comparison.compare_features` for synthetic galaxies and all labelled real
@@ -90,7 +91,7 @@ def evaluate(
     if steps is not None and steps < 1:
         raise InputError(f"--steps {steps}: give 1 or more")
     path = Path(synthetic)
-    path = path / "dreams.zarr" if (path / "model.json").is_file() else path
+    path = existing(path / "synthetic.zarr") if (path / "model.json").is_file() else path
     synthetic_store = layout.open_store(path)
     out = Path(out) if out else path.absolute().with_name(f"{path.stem}-evaluation")
     model = model or (path.parent if (path.parent / "model.json").is_file() else None)
@@ -103,7 +104,7 @@ def evaluate(
     _check(plan, synthetic_store)
     steps = steps or plan.recipe.classifier.steps
     request = {
-        "dreams": [synthetic_store.name, synthetic_store.content_hash, synthetic_store.count],
+        "synthetic": [synthetic_store.name, synthetic_store.content_hash, synthetic_store.count],
         "recipe": plan.recipe.hash, "model": trained_model.model_hash if trained_model else None,
         "stores": [[s.name, s.content_hash] for s in plan.stores],
         "split_seed": plan.seed, "steps": steps, "seed": seed,
@@ -141,7 +142,7 @@ def _held_out_as(plan: Plan, model: Model) -> Plan:
 
 
 def _check(plan: Plan, store: layout.Store) -> None:
-    if "target" not in store.attrs["truth"] or not store.attrs["provenance"].get("dreamt"):
+    if "target" not in store.attrs["truth"] or not renamed(store.attrs["provenance"]).get("synthetic"):
         raise InputError(
             f"{store.path} holds no synthetic galaxies; name a store that galscan generate or train-rare wrote"
         )
@@ -201,10 +202,12 @@ def _evaluate(plan: Plan, store: layout.Store, work: Path, device: Device, steps
     each = pd.DataFrame(result.pop("each"))
     nearest, rows = galaxies.table.iloc[each["nearest"]], each["row"].to_numpy()
     table = each.assign(
-        dream=store.column("id")[rows], target=synthetic_set.target[rows].astype(int),
+        synthetic=store.column("id")[rows], target=synthetic_set.target[rows].astype(int),
         store=nearest["store"].to_numpy(), id=nearest["id"].to_numpy(),
     )  # fmt: skip
-    write_text(work / "dreams.csv", table[["dream", "target", "reason", "store", "id", "distance"]].to_csv(index=False))
+    write_text(
+        work / "synthetic.csv", table[["synthetic", "target", "reason", "store", "id", "distance"]].to_csv(index=False)
+    )
     evaluation.write_evaluation_report(work / "report.html", result, each, synthetic_set, galaxies, plan, values)
     return result
 

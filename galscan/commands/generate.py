@@ -286,7 +286,7 @@ def _write(
             )
         table[synthetic_set.synthetic].to_csv(partial / "conditions.csv", index=False)
     _sheet(synthetic_set, partial / "sheet.png", shown_answers, name)
-    write_json(partial / "dream.json", plan)
+    write_json(partial / "synthetic.json", plan)
     os.replace(partial, out)
     return out / "sheet.png"
 

@@ -13,6 +13,7 @@ import pandas as pd
 from galscan.candidates import ranking
 from galscan.core import thumbnails
 from galscan.core.errors import InputError, NotFoundError
+from galscan.core.old_names import existing
 from galscan.models.model import Model, open_model
 from galscan.scanning import run as runs
 from galscan.scanning.run import Run
@@ -64,9 +65,10 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     elif (path / "model.json").is_file():
         result = {"kind": "model"} | open_model(path).summary()
         if sheet is not None:
-            if not (path / "dreams.zarr").is_dir():
+            synthetic_set = existing(path / "synthetic.zarr")
+            if not synthetic_set.is_dir():
                 raise InputError(f"{path} was trained on real galaxies only: it has no synthetic galaxies to show")
-            synthetic = layout.open_store(path / "dreams.zarr")
+            synthetic = layout.open_store(synthetic_set)
             target = synthetic.column("truth/target")
             cells = [(synthetic, r, f"target {target[r]:.0f}") for r in range(min(SHEET, synthetic.count))]
             _write_sheet(cells, sheet, f"{result['target']}: synthetic galaxies")

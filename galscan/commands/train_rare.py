@@ -49,7 +49,7 @@ MIN_PREFILTER_IMAGES = 2_000  # with fewer no prefilter is trained
 BATCH = 2_048  # images scored between two updates of the progress line
 SYNTHETIC = "synthetic.json"  # summary of the synthetic training set, in the model folder during training
 CALIBRATION = "the calibration set shows"
-TRAINING_SETS = ("real_only", "real_plus_dreamt")  # a model folder also keeps the networks that are not delivered
+TRAINING_SETS = ("real_only", "real_plus_synthetic")  # a model folder also keeps the networks that are not delivered
 FOLDERS = "fold-*"  # the synthetic training sets of all networks but the first, where they are cross-fitted
 # Files that only a resumed training needs.
 LEFTOVERS = ("steps.json", "generator.json", "feature_maps.json", SYNTHETIC, "request.json")
@@ -204,8 +204,8 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
                     combined = examples if combined is None else combined.joined(examples)
             sets.append(combined)
         if all(examples is not None for examples in sets):
-            networks["real_plus_dreamt"] = trainer.train(
-                "real_plus_dreamt", real, rows, sets if first.folds else sets * members
+            networks["real_plus_synthetic"] = trainer.train(
+                "real_plus_synthetic", real, rows, sets if first.folds else sets * members
             )
 
     # With cross-fitting the same objects calibrate and test.
@@ -252,13 +252,13 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
     def gains(split: str) -> list[dict[str, Any]]:
         return [
             metrics.gain(
-                member_scores("real_plus_dreamt", split, k), member_scores("real_only", split, k), truth(split, k),
+                member_scores("real_plus_synthetic", split, k), member_scores("real_only", split, k), truth(split, k),
                 first.seed,
             )
             for k in range(len(plans))
         ]  # fmt: skip
 
-    with_synthetic = "real_plus_dreamt" in networks
+    with_synthetic = "real_plus_synthetic" in networks
     on_calibration = gains("calibration") if with_synthetic else []
     on_test = gains("test") if with_synthetic else []
     # With cross-fitting the same scores decide and are reported. The bias is small: one of two, chosen if it is clear.
@@ -272,7 +272,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
             else metrics.summarise(
                 member_scores(name, "test", k), truth("test", k), first.seed, committee(name, "test", k)[0]
             )
-            for name in ("real_only", "real_plus_dreamt")
+            for name in ("real_only", "real_plus_synthetic")
         }
         scores, crossfitted = committee(chosen, "calibration", k)
         n_positive, n = int(truth("test", k).sum()), len(truth("test", k))
@@ -292,7 +292,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
             "morphology": morphology_metrics if answers else None,
             "classifier_steps": read_json(work / "steps.json")["steps"],
             "generator": generator_summary or None,
-            "dreams": read_json(folder / SYNTHETIC) if first.synthetic else None,
+            "synthetic": read_json(folder / SYNTHETIC) if first.synthetic else None,
             "seconds": round(time.monotonic() - started, 1),
         }
         splits = table[[name for name in model.SPLITS if name != "target"]].assign(target=table[plan.column])
@@ -335,10 +335,10 @@ def _delivered(plans: list[Plan], gains: list[dict[str, Any]], shown: str = CALI
     if any(gain["hi"] < 0 for gain in gains):
         return "real_only", f"{shown} harm: the upper bound of the gain is below zero"
     if any(gain["lo"] > 0 for gain in gains):
-        return "real_plus_dreamt", f"{shown} a gain: its lower bound is above zero"
+        return "real_plus_synthetic", f"{shown} a gain: its lower bound is above zero"
     rules = [plan.rules.inject for plan in plans if not plan.recipe.synthetic.positives]
     if len(rules) == len(plans) and all(rule is not None and rule.feature in PROVEN for rule in rules):
-        return "real_plus_dreamt", f"a feature proven by the benchmark, and {shown} no harm"
+        return "real_plus_synthetic", f"a feature proven by the benchmark, and {shown} no harm"
     return "real_only", f"no feature proven by the benchmark, and {shown} no certain gain"
 
 
@@ -421,7 +421,7 @@ def _synthetic(
     from galscan.training import synthetic
 
     schema, recipe, rules = plan.schema, plan.recipe, plan.rules
-    store = work / "dreams.zarr"
+    store = work / "synthetic.zarr"
     if not (work / SYNTHETIC).is_file():
         parts: list[SyntheticSet] = []
         counts: dict[str, Any] = {"dropped": {}}
@@ -460,7 +460,7 @@ def _synthetic(
         counts["kept_positive"] = 0 if combined is None else int((combined.target == 1).sum())
         if combined is not None and counts["kept_positive"]:
             answer = [*rules.inject.values][:1] if rules.inject is not None else [*rules.synthetic.set][:2]
-            sheet(combined, work / "dreams.png", answer, f"synthetic {recipe.name}; last: synthetic negatives")
+            sheet(combined, work / "synthetic.png", answer, f"synthetic {recipe.name}; last: synthetic negatives")
             provenance = {"seed": plan.seed, "recipe": recipe.hash}
             provenance |= {"without": roles.fold_name(member)} if plan.folds else {}
             write_synthetic_set(combined, store, f"synthetic-{recipe.name}", schema, provenance)
@@ -507,7 +507,7 @@ class _CommitteeTrainer:
         jobs = [
             Job(
                 self.work / f"{name}-{member}.safetensors", real, synthetic[member], settings, steps,
-                self.plan.seed * 1000 + member, f"{name.replace('_dreamt', '_synthetic').replace('_', ' ')} networks",
+                self.plan.seed * 1000 + member, f"{name.replace('_', ' ')} networks",
                 rows[member],
             )
             for member in range(settings.members)

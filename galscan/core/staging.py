@@ -19,6 +19,7 @@ from typing import Any
 from galscan.core.errors import ConflictError, Interrupted
 from galscan.core.files import read_json, storage_errors, write_json
 from galscan.core.files import sync_directory as sync
+from galscan.core.old_names import renamed
 
 REQUEST = "request.json"
 
@@ -119,7 +120,7 @@ def finished(
         return None
     if not (out / marker).is_file():
         raise ConflictError(f"{out} exists and is not a finished {what}; choose another --out")
-    present: dict[str, Any] = read_json(out / marker)
+    present: dict[str, Any] = renamed(read_json(out / marker))
     if overwrite:
         return None
     if present.get("request") != request:

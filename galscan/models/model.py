@@ -6,7 +6,7 @@
     encoder-<hash>.safetensors                 a frozen encoder shared by the networks
     splits.parquet           name, position, split or fold, and target of every labelled object
     schema.toml              of a label schema that is not shipped with galscan
-    dreams.png  report.html
+    synthetic.png  report.html
 
 Opening a model does not import torch; only `galscan.models.ensemble.load_scorer` loads the networks.
 """
@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest, read_json, write_json
 from galscan.core.home import is_name
+from galscan.core.old_names import renamed
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.labels.schema import is_shipped, register_schema, schema_text
 from galscan.models import roles
@@ -235,7 +236,7 @@ def _results(report: dict[str, Any]) -> str:
         f"{test.get('ambiguous', 0)} ambiguous (counted as no targets), real, "
         f"{'out-of-fold' if report.get('crossfit') else 'held out'}:"
     ]
-    for name, label in (("real_only", "real only"), ("real_plus_dreamt", "real + synthetic")):
+    for name, label in (("real_only", "real only"), ("real_plus_synthetic", "real + synthetic")):
         if (m := report[name]) is not None:
             per_seed = " ".join(f"{ap:.3f}" for ap in m["ap"])
             mark = "  <- chosen" if report["chosen"] == name else ""
@@ -272,6 +273,7 @@ def open_model(path: str | Path) -> Model:
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(f"{path / 'model.json'} is damaged ({problem:.200}); restore it, or train again") from None
+    info["metrics"] = renamed(info["metrics"])
     if (path / SCHEMA).is_file():
         register_schema(path / SCHEMA)
     try:

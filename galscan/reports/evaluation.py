@@ -128,7 +128,7 @@ def _groups(result: Mapping[str, Any]) -> list[Group]:
     groups = [_acceptance(result)]
     if result["feature"]:
         groups.append(_feature(result["feature"]))
-    whole_images = result["counts"]["origin"]["drawn"]
+    whole_images = result["counts"]["origin"]["generated"]
     for title, note, figures in TABLES:
         if figures[0][1].startswith("copies/") and not whole_images:
             continue
@@ -270,10 +270,10 @@ TABLES: tuple[tuple[str, str, tuple[Figure, ...]], ...] = (
         "How many would be dropped?",
         "Clear failures only, by the filter applied before training.",
         (
-            ("galaxies", "screen/{which}/n", _figure),
-            ("kept", "screen/{which}/kept", _figure),
+            ("galaxies", "filter/{which}/n", _figure),
+            ("kept", "filter/{which}/kept", _figure),
             *(
-                (reason, f"screen/{{which}}/dropped/{reason}", _figure)
+                (reason, f"filter/{{which}}/dropped/{reason}", _figure)
                 for reason in ("copy", "unlike any galaxy", "not the class", "looks positive")
             ),
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 from galscan.core import thumbnails
 from galscan.core.files import write_text
+from galscan.core.old_names import existing
 from galscan.models.model import open_model
 from galscan.reports import plots
 from galscan.reports.page import count, duration, number, render
@@ -28,7 +29,8 @@ def write_model_report(model: str | Path) -> Path:
     opened = open_model(model)
     info, metrics = opened.info, opened.metrics
     path, test, crossfitted = opened.path, metrics.get("test") or {}, metrics.get("crossfit")
-    rows, names = [], {"real_only": "real galaxies only", "real_plus_dreamt": "real and synthetic galaxies"}
+    sheet = existing(path / "synthetic.png")
+    rows, names = [], {"real_only": "real galaxies only", "real_plus_synthetic": "real and synthetic galaxies"}
     for key, name in names.items():
         if entry := metrics.get(key):
             rows.append(
@@ -80,8 +82,8 @@ def write_model_report(model: str | Path) -> Path:
         rows=rows,
         test=test_text,
         figures=figures,
-        sheet=thumbnails.data_uri((path / "dreams.png").read_bytes()) if (path / "dreams.png").is_file() else "",
-        synthetic=_synthetic(metrics.get("dreams"), opened.folds),
+        sheet=thumbnails.data_uri(sheet.read_bytes()) if sheet.is_file() else "",
+        synthetic=_synthetic(metrics.get("synthetic"), opened.folds),
         delivered=metrics.get("delivery_rule", ""),
         held_out="by the network that was not trained on the galaxy" if crossfitted else "on held-out galaxies",
         morphology=_morphology(metrics.get("morphology"), names),

@@ -228,7 +228,7 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
     """Draw precision against recall of the classifiers called `names`; None where no curve was recorded."""
     figure, axes = new_axes()
     has_curve = False
-    for key, colour in (("real_only", GREY), ("real_plus_dreamt", BLUE)):
+    for key, colour in (("real_only", GREY), ("real_plus_synthetic", BLUE)):
         if curve := (metrics.get(key) or {}).get("pr_curve"):
             axes.step(curve["recall"], curve["precision"], where="post", color=colour, linewidth=2, label=names[key])
             has_curve = True

@@ -29,7 +29,7 @@ def _curve_figure(result: Mapping[str, Any]) -> Figure:
     x = curves["completeness"]
     for panel, name in zip(panels.flat, names, strict=False):
         arm = result["arms"][name]
-        colour = BLUE if arm["dreams"] else ORANGE
+        colour = BLUE if arm["synthetic"] else ORANGE
         if name != best:
             panel.plot(x, curves[best]["purity"], color=GREY, linewidth=1.2, linestyle="--")
         panel.fill_between(x, curves[name]["lo"], curves[name]["hi"], color=colour, alpha=0.18, linewidth=0)

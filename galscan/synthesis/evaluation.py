@@ -218,7 +218,7 @@ def evaluate(
         ``fraction``, ``low`` and ``high`` (95 % interval, Jeffreys).
 
         - ``counts``: ``positive`` and ``negative`` of ``synthetic``, ``real`` (held out) and ``training`` (with
-          ``all``); ``origin``, the synthetic ones by origin, ``drawn`` (whole images) and ``injected``; ``hosts``:
+          ``all``); ``origin``, the synthetic ones by origin, ``generated`` (whole images) and ``injected``; ``hosts``:
           ``all``, and how many of these the reference classifier was ``trained_on`` as labelled galaxies.
         - ``acceptance``: fractions of positives that the reference classifier accepts: ``synthetic``, ``real``, and
           ``hosts`` (unmodified, so they should be rejected), each ``at_zero`` (logit above 0) and ``at_median``
@@ -230,7 +230,7 @@ def evaluate(
         - ``copies``: of whole generated images, by ``pixels`` and by ``features``. A galaxy with an injected feature is
           a copy of its host by construction; for these, maps are compared when they are sampled
           (`galscan.synthesis.diffusion.maps.copies`).
-        - ``screen``: numbers that `filter_synthetic` would drop, by reason.
+        - ``filter``: numbers that `filter_synthetic` would drop, by reason.
         - ``each``: lists with one entry for each synthetic galaxy: its ``row`` in `synthetic_set`, the ``reason``
           (empty if kept), the row of the ``nearest`` training image, and the ``distance`` from it in units of the 1st
           percentile of real distances.
@@ -266,7 +266,7 @@ def evaluate(
         } | {
             "training": {"all": len(train)} | {name: len(rows) for name, rows in train_of.items()},
             "origin": {
-                "drawn": int((synthetic.origin == GENERATED).sum()),
+                "generated": int((synthetic.origin == GENERATED).sum()),
                 "injected": int((synthetic.origin == INJECTED).sum()),
             },
             "hosts": {
@@ -294,7 +294,7 @@ def evaluate(
             )
             for name, rows in train_of.items()
         },
-        "screen": {
+        "filter": {
             group: {
                 "n": len(frame), "kept": int(frame["kept"].sum()),
                 "dropped": {r: int((frame["reason"] == r).sum()) for r in (COPY, UNLIKE, OTHER_CLASS, POSITIVE)},

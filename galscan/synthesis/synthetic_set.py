@@ -169,7 +169,7 @@ def write_synthetic_set(
     group = layout.create(
         partial, survey=name, count=len(synthetic), size=synthetic.images.shape[1], id_dtype=np.dtype("int64"),
         schemas={schema.name: schema.names}, truth=["target", "origin", "host", "depth"],
-        provenance={"dreamt": True, **provenance},
+        provenance={"synthetic": True, **provenance},
     )  # fmt: skip
     arrays = {"images": synthetic.images, "id": np.arange(len(synthetic)), "truth/target": synthetic.target}
     arrays |= {f"truth/{k}": np.asarray(getattr(synthetic, k), np.float32) for k in ("origin", "host", "depth")}

@@ -305,7 +305,7 @@ class Repetition:
 
     def _dreams(self, data: Data, rows: np.ndarray, network: GalaxyNet) -> SyntheticSet:
         """Draw galaxies of every class, and return those that a network trained on real ones does not find failed."""
-        path = self.folder / "dreams.zarr"
+        path = self.folder / "synthetic.zarr"
         if path.is_dir():
             return read_synthetic_set(path, data.schema.name)
         if not backends.find(self.folder):
@@ -314,7 +314,7 @@ class Repetition:
                 data.teach(rows, self.settings.generator, self.folder, "generator", self.seed, common)
         generator, survey = backends.load(self.folder), data.galaxies.table["survey"].to_numpy()[rows]
         images, parts, dropped = data.galaxies.images[rows], [], Counter[str]()
-        with _timed(self.folder, "dreams"):
+        with _timed(self.folder, "synthetic"):
             for k, rules in enumerate(data.rules):
                 dreams = generate_set(
                     generator, data.galaxies.conditions(rows), data.targets[rows, k], survey, rules,
@@ -338,12 +338,12 @@ class Repetition:
 
     def sheet(self, path: Path) -> None:
         """Draw, for every class, eight training galaxies (or as many as there are) and sixteen synthetic ones."""
-        if not (self.folder / "dreams.zarr").is_dir():
+        if not (self.folder / "synthetic.zarr").is_dir():
             return
         data = Data.load(self.dataset, self.place)
         rows, dreams = (
             data.labelled(self.count, self.seed),
-            read_synthetic_set(self.folder / "dreams.zarr", data.schema.name),
+            read_synthetic_set(self.folder / "synthetic.zarr", data.schema.name),
         )
         images, captions = [], []
         for k, answer in enumerate(CLASSES[self.dataset]):

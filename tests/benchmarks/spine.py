@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if not options.quick:
         shutil.rmtree(work / "demo", ignore_errors=True)  # its time is that of a first run
         figures["demo_wall_s"] = galscan.demo(work / "demo", seed=options.seed)["wall_s"]
-    for name in ("real_only", "real_plus_dreamt"):
+    for name in ("real_only", "real_plus_synthetic"):
         m = metrics[name] or dict.fromkeys(("ap_mean", "ap_lo", "ap_hi"))  # no dream may have passed the judge
         figures |= {f"ap_{name}": m["ap_mean"], f"ap_{name}_lo": m["ap_lo"], f"ap_{name}_hi": m["ap_hi"]}
     gain = metrics["gain"] or dict.fromkeys(("mean", "lo", "hi"))

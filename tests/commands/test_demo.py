@@ -28,7 +28,9 @@ def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch):
     assert first["table"][-1]["true_purity"] == first["true_targets"] / 300
     assert "true purity" in first["text"] and first["fits"] in first["text"]
     assert first["table"][-1]["found_real_only"] == first["true_targets"]  # both ways to train have found all by then
-    assert first["dreams"]["injected"] > 0 and first["ap_real_plus_dreamt"] is not None and first["labelled"] == 400
+    assert (
+        first["synthetic"]["injected"] > 0 and first["ap_real_plus_synthetic"] is not None and first["labelled"] == 400
+    )
     assert first["table"][-1]["found_synthetic"] == first["true_targets"]
     assert {"real_only", "synthetic", "ratio"} <= first["completeness"].keys()
     assert f"delivered and used for the scan: {module.DELIVERED[first['chosen']]}" in first["text"]

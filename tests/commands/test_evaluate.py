@@ -56,7 +56,7 @@ def model(folder, store, recipe) -> Path:
         path, recipe=load_recipe(recipe), target="dustlane", schema="simulated", size=32, seed=5,
         answers=list(plan.answers), networks=[GalaxyNet(8, len(plan.answers)).eval()],
         calibration=calibration.fit(targets.astype(float), targets), splits=splits,
-        metrics={"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
+        metrics={"real_only": None, "real_plus_synthetic": None, "chosen": "real_only"},
     )  # fmt: skip
     other = open_store(
         ingest_survey(
@@ -69,7 +69,7 @@ def model(folder, store, recipe) -> Path:
     copied = plan.table.loc[trained, "row"].iloc[3]
     images[7] = open_store(store).images()[copied][::-1]
     write_synthetic_set(
-        SyntheticSet.of_origin(images, labels, target), path / "dreams.zarr", "dreams", SCHEMA, {"seed": 5}
+        SyntheticSet.of_origin(images, labels, target), path / "synthetic.zarr", "synthetic", SCHEMA, {"seed": 5}
     )
     return path
 
@@ -81,7 +81,7 @@ def judged(folder, store, recipe, model) -> dict:
 
 def test_the_folder_is_whole(judged, model):
     out = Path(judged["out"])
-    assert {p.name for p in out.iterdir()} == {"evaluation.json", "report.html", "dreams.csv"}
+    assert {p.name for p in out.iterdir()} == {"evaluation.json", "report.html", "synthetic.csv"}
     assert not out.with_name("judged.partial").exists()
     verdict = read_json(out / "evaluation.json")
     assert verdict == {k: v for k, v in judged.items() if k not in ("out", "text")}
@@ -91,9 +91,9 @@ def test_the_folder_is_whole(judged, model):
 
 
 def test_the_planted_copy_is_named(judged, store, model):
-    table = pd.read_csv(Path(judged["out"]) / "dreams.csv", keep_default_na=False, dtype={"id": str})
+    table = pd.read_csv(Path(judged["out"]) / "synthetic.csv", keep_default_na=False, dtype={"id": str})
     splits = bundle.open_model(model).splits()
-    assert list(table) == ["dream", "target", "reason", "store", "id", "distance"] and len(table) == 120
+    assert list(table) == ["synthetic", "target", "reason", "store", "id", "distance"] and len(table) == 120
     assert table["reason"][7] == "copy" and table["distance"][7] < 0.2
     assert table["id"][7] == splits.loc[roles.with_fixed_split(splits["split"]) == "train", "id"].iloc[3]
 
@@ -105,7 +105,7 @@ def test_what_the_model_held_out_is_held_out(judged, model):
         "positive": int((test["target"] == 1).sum()),
         "negative": int((test["target"] == 0).sum()),
     }
-    table = pd.read_csv(Path(judged["out"]) / "dreams.csv", dtype={"id": str})
+    table = pd.read_csv(Path(judged["out"]) / "synthetic.csv", dtype={"id": str})
     assert not set(table["id"]) & set(test["id"])
 
 
@@ -149,14 +149,14 @@ def test_interrupted_goes_on_with_its_critic(judged, model, store, recipe, folde
 
 
 def test_a_plan_is_printed_and_nothing_written(model, store, recipe, capsys):
-    request = module.evaluate(model / "dreams.zarr", target=recipe, store=store, dry_run=True)
+    request = module.evaluate(model / "synthetic.zarr", target=recipe, store=store, dry_run=True)
     told = capsys.readouterr().err
     assert "dreams-evaluation" in told and "as in the model" in told and request["steps"] == 8
     assert not list(model.glob("*judge*"))
 
 
 def test_dreams_by_themselves_are_split_by_seed(model, store, recipe, tmp_path, capsys):
-    shutil.copytree(model / "dreams.zarr", tmp_path / "d.zarr")
+    shutil.copytree(model / "synthetic.zarr", tmp_path / "d.zarr")
     module.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, dry_run=True)
     assert "by seed 9" in capsys.readouterr().err
     module.evaluate(tmp_path / "d.zarr", target=recipe, store=store, seed=9, model=model, dry_run=True)
@@ -221,9 +221,9 @@ def test_injected_ones_are_evaluated_beside_their_hosts(folder, tmp_path, capsys
     }  # fmt: skip
     found = {which: entry["feature_measured"] / entry["n"] for which, entry in feature["galaxies"].items()}
     assert found["synthetic"] > found["hosts"]
-    table = pd.read_csv(tmp_path / "d-evaluation" / "dreams.csv")
+    table = pd.read_csv(tmp_path / "d-evaluation" / "synthetic.csv")
     assert len(table) == 30 and (table["target"] == 1).all()
     page = (tmp_path / "d-evaluation" / "report.html").read_text(encoding="utf-8")
     check_page(page)
     assert "Real or synthetic?" in page and "<details><summary>Answer key" in page and "Are they copies?" not in page
-    assert "Unchanged hosts" in page and "dreamt" not in page.lower() and "critic" not in page.lower()
+    assert "Unchanged hosts" in page and "synthetic" not in page.lower() and "critic" not in page.lower()

@@ -87,7 +87,7 @@ def generate(with_model: Path | None, out: Path, **changes) -> dict:
 
 def test_a_folder_of_pictures_with_what_was_asked(model, conditions, tmp_path):
     told = generate(model, tmp_path / "d")
-    assert {p.name for p in (tmp_path / "d").iterdir()} == {"images", "conditions.csv", "dream.json", "sheet.png"}
+    assert {p.name for p in (tmp_path / "d").iterdir()} == {"images", "conditions.csv", "synthetic.json", "sheet.png"}
     table = pd.read_csv(tmp_path / "d" / "conditions.csv")
     assert list(table) == [*SCHEMA.names, "file"] and len(table) == 6
     pictures = [Image.open(tmp_path / "d" / name) for name in table["file"]]
@@ -97,7 +97,7 @@ def test_a_folder_of_pictures_with_what_was_asked(model, conditions, tmp_path):
     assert told["answers"]["dust_lane"] == pytest.approx(table["dust_lane"].mean(), abs=1e-6)
     assert (told["count"], told["guidance"], told["steps"]) == (6, Generator.guidance, 2)
     kept = {k: v for k, v in told.items() if k not in ("answers", "sheet")}
-    assert read_json(tmp_path / "d" / "dream.json") == json.loads(json.dumps(kept))
+    assert read_json(tmp_path / "d" / "synthetic.json") == json.loads(json.dumps(kept))
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
@@ -106,7 +106,7 @@ def test_a_store_with_its_sheet_beside_it(model, tmp_path):
     store = galscan.open_store(tmp_path / "d.zarr")
     assert (store.count, store.size, store.name) == (6, 16, "d") and (store.column("truth/target") == 1).all()
     assert store.labels("simulated")["dust_lane"].between(0.6, 1).all()
-    assert store.attrs["provenance"]["dreamt"] is True and store.attrs["provenance"]["seed"] == 4
+    assert store.attrs["provenance"]["synthetic"] is True and store.attrs["provenance"]["seed"] == 4
     assert store.attrs["provenance"]["from"] == load_recipe("dustlane").schemas["simulated"].synthetic.base
     assert told["sheet"] == str(tmp_path / "d.png")
     assert {p.name for p in tmp_path.iterdir()} == {"d.zarr", "d.png"}

@@ -114,7 +114,7 @@ def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tm
 def test_a_folder_holds_pictures_hosts_and_their_conditions(recipe, store, tmp_path):
     generate(recipe, store, tmp_path / "d")
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
-        "images", "hosts", "conditions.csv", "dream.json", "sheet.png",
+        "images", "hosts", "conditions.csv", "synthetic.json", "sheet.png",
     }  # fmt: skip
     table = pd.read_csv(tmp_path / "d" / "conditions.csv")
     assert list(table) == [*SCHEMA.names, "file", "host", "depth"] and len(table) == 9

@@ -91,11 +91,11 @@ def test_the_bundle_is_whole(model):
         "model.json",
         "recipe.toml",
         "splits.parquet",
-        "dreams.png",
+        "synthetic.png",
         "report.html",
         "generator.safetensors",
         "conditions.parquet",
-        "dreams.zarr",
+        "synthetic.zarr",
     } <= names
     assert not [n for n in names if n.startswith(("steps", "request", "synthetic", "feature_maps", "generator.json"))]
     (other,) = {*module.TRAINING_SETS} - {model.metrics["chosen"]}  # to compare with what is delivered
@@ -127,9 +127,9 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
 
 def test_real_only_and_synthetic_stand_side_by_side(model):
     metrics = model.metrics
-    assert len(metrics["real_only"]["ap"]) == len(metrics["real_plus_dreamt"]["ap"]) == 2
+    assert len(metrics["real_only"]["ap"]) == len(metrics["real_plus_synthetic"]["ap"]) == 2
     assert metrics["gain"]["lo"] <= metrics["gain"]["mean"] <= metrics["gain"]["hi"]
-    assert metrics["chosen"] == ("real_plus_dreamt" if metrics["calibration_gain"]["lo"] > 0 else "real_only")
+    assert metrics["chosen"] == ("real_plus_synthetic" if metrics["calibration_gain"]["lo"] > 0 else "real_only")
     assert "calibration set shows" in metrics["delivery_rule"]
     text = model.summary()["text"]
     assert "real only" in text and "real + synthetic" in text and "gain" in text and "<- chosen" in text
@@ -150,16 +150,16 @@ UNSURE, GAIN, HARM = ({"mean": m, "lo": m - 0.1, "hi": m + 0.1} for m in (0.05, 
     [
         ([plan_of("dust_lane")], [], "real_only", "no synthetic galaxies"),
         ([plan_of("dust_lane")], [HARM], "real_only", "shows harm"),
-        ([plan_of(None, 300)], [GAIN], "real_plus_dreamt", "shows a gain"),
-        ([plan_of("dust_lane")], [UNSURE], "real_plus_dreamt", "a feature proven by the benchmark"),
+        ([plan_of(None, 300)], [GAIN], "real_plus_synthetic", "shows a gain"),
+        ([plan_of("dust_lane")], [UNSURE], "real_plus_synthetic", "a feature proven by the benchmark"),
         ([plan_of(None, 300)], [UNSURE], "real_only", "no feature proven by the benchmark"),
         ([plan_of(None)], [UNSURE], "real_only", "no feature proven"),
         ([plan_of("dust_lane", 300)], [UNSURE], "real_only", "no feature proven"),  # whole images as well
         ([plan_of("artefact")], [UNSURE], "real_only", "no feature proven"),
         # Of several targets, harm to one decides before a gain of another; and each needs a proven feature.
         ([plan_of("dust_lane")] * 2, [HARM, GAIN], "real_only", "shows harm"),
-        ([plan_of("dust_lane")] * 2, [UNSURE, GAIN], "real_plus_dreamt", "shows a gain"),
-        ([plan_of("dust_lane")] * 2, [UNSURE, UNSURE], "real_plus_dreamt", "a feature proven"),
+        ([plan_of("dust_lane")] * 2, [UNSURE, GAIN], "real_plus_synthetic", "shows a gain"),
+        ([plan_of("dust_lane")] * 2, [UNSURE, UNSURE], "real_plus_synthetic", "a feature proven"),
         ([plan_of("dust_lane"), plan_of(None, 300)], [UNSURE, UNSURE], "real_only", "no feature proven"),
     ],
 )
@@ -287,7 +287,7 @@ def test_dreams_start_from_training_galaxies_only(model, store):
 
 
 def test_dreams_are_kept_with_their_conditions(model):
-    dreams = galscan.open_store(model.path / "dreams.zarr")
+    dreams = galscan.open_store(model.path / "synthetic.zarr")
     labels, target = dreams.labels("simulated"), dreams.column("truth/target")
     assert dreams.count == 12 and target.sum() == 5  # of 14 and 6: one of each was dropped
     assert (labels["dust_lane"][:5] >= 0.6).all() and (labels["early_type"][:5] >= 0.5).all()
@@ -295,7 +295,7 @@ def test_dreams_are_kept_with_their_conditions(model):
 
 
 def test_what_was_dropped_is_counted_and_told(model):
-    assert model.metrics["dreams"] == {
+    assert model.metrics["synthetic"] == {
         "all": 14, "dropped": {"copy": 1, "looks positive": 1}, "kept": 12, "kept_positive": 5,
     }  # fmt: skip
     assert model.metrics["generator"]["start"] == "none" and model.metrics["generator"]["steps"] == 3
@@ -342,11 +342,11 @@ def test_where_no_dream_of_a_kind_is_left_the_real_galaxies_alone_count(tmp_path
     monkeypatch.setattr(evaluation, "filter_synthetic", screen)
     out, recipe = tmp_path / "m", str(tiny_recipe(tmp_path / "r.toml", whole=True))
     metrics = galscan.train_rare(recipe, store=store, out=out, device="cpu").metrics
-    assert metrics["real_plus_dreamt"] is None and metrics["gain"] is None and metrics["chosen"] == "real_only"
+    assert metrics["real_plus_synthetic"] is None and metrics["gain"] is None and metrics["chosen"] == "real_only"
     kept = 0 if left == "none" else 8
-    assert (metrics["dreams"]["kept"], metrics["dreams"]["kept_positive"]) == (kept, 0)
-    assert metrics["dreams"]["dropped"] == {"unlike any galaxy": 14 - kept}
-    assert not (out / "dreams.zarr").exists() and (out / "generator.safetensors").is_file()
+    assert (metrics["synthetic"]["kept"], metrics["synthetic"]["kept_positive"]) == (kept, 0)
+    assert metrics["synthetic"]["dropped"] == {"unlike any galaxy": 14 - kept}
+    assert not (out / "synthetic.zarr").exists() and (out / "generator.safetensors").is_file()
 
 
 def test_the_generator_starts_from_the_recipes_weights(tmp_path, folder, store, model, monkeypatch):
@@ -377,13 +377,13 @@ def test_the_same_again_is_returned_another_is_refused(model, store, folder, cap
 def test_no_synthetic_trains_no_generator(tmp_path, store, whole):
     out, recipe = tmp_path / "plain", str(tiny_recipe(tmp_path / "r.toml", whole=whole))
     model = galscan.train_rare(recipe, store=store, out=out, synthetic=False, device="cpu")
-    assert model.metrics["real_plus_dreamt"] is None and model.metrics["chosen"] == "real_only"
-    assert model.metrics["dreams"] is None and model.metrics["generator"] is None
+    assert model.metrics["real_plus_synthetic"] is None and model.metrics["chosen"] == "real_only"
+    assert model.metrics["synthetic"] is None and model.metrics["generator"] is None
     kept = {p.name for p in out.iterdir()}
-    assert not kept & {"generator.safetensors", "conditions.parquet", "dreams.zarr", "dreams.png"}
+    assert not kept & {"generator.safetensors", "conditions.parquet", "synthetic.zarr", "synthetic.png"}
 
 
-@pytest.mark.parametrize("where", ["dreams", "real plus synthetic networks 3001"])
+@pytest.mark.parametrize("where", ["synthetic", "real plus synthetic networks 3001"])
 def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch, where):
     out, recipe = folder / f"again at {where}", str(folder / "dustlane.toml")
     train, generator, generate_set = classifiers.train_classifier, generators.train_generator, dreaming.generate_set
@@ -400,7 +400,7 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
         classifiers, "train_classifier", lambda *a, **k: (maybe(f"{k['label']} {k['seed']}"), train(*a, **k))[1]
     )
     monkeypatch.setattr(generators, "train_generator", lambda *a, **k: (maybe("generator"), generator(*a, **k))[1])
-    monkeypatch.setattr(dreaming, "generate_set", lambda *a, **k: (maybe("dreams"), generate_set(*a, **k))[1])
+    monkeypatch.setattr(dreaming, "generate_set", lambda *a, **k: (maybe("synthetic"), generate_set(*a, **k))[1])
     with pytest.raises(Interrupted, match="same command"):
         galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3)
     assert not out.exists()
@@ -408,8 +408,8 @@ def test_interrupted_goes_on_to_the_same_model(folder, store, model, monkeypatch
         galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=4)
     again = galscan.train_rare(recipe, store=store, out=out, device="cpu", seed=3)
     assert again.model_hash == model.model_hash
-    assert galscan.open_store(out / "dreams.zarr").content_hash == (
-        galscan.open_store(model.path / "dreams.zarr").content_hash
+    assert galscan.open_store(out / "synthetic.zarr").content_hash == (
+        galscan.open_store(model.path / "synthetic.zarr").content_hash
     )
     assert len(done) == len(set(done)) == 6  # nothing was done twice: two and two networks, generator, dreams
     timeless = lambda m: {k: v for k, v in m.items() if k not in ("seconds", "generator")}  # noqa: E731
@@ -429,9 +429,9 @@ def test_interrupted_between_the_images_and_the_note_of_them(tmp_path, store, mo
         patch.setattr(module, "write_json", stop)
         with pytest.raises(Interrupted):
             galscan.train_rare(recipe, store=store, out=tmp_path / "m", device="cpu")
-    assert (tmp_path / "m.partial" / "dreams.zarr").is_dir()
+    assert (tmp_path / "m.partial" / "synthetic.zarr").is_dir()
     metrics = galscan.train_rare(recipe, store=store, out=tmp_path / "m", device="cpu").metrics
-    assert metrics["dreams"]["kept"] == galscan.open_store(tmp_path / "m" / "dreams.zarr").count == 14
+    assert metrics["synthetic"]["kept"] == galscan.open_store(tmp_path / "m" / "synthetic.zarr").count == 14
 
 
 @pytest.mark.parametrize("target", ["ring", "merger"])
@@ -439,7 +439,7 @@ def test_other_targets_run_by_recipe_alone(folder, store, target, monkeypatch):
     monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     recipe = tiny_recipe(folder / f"{target}.toml", target)
     model = galscan.train_rare(str(recipe), store=store, out=folder / target, device="cpu")
-    assert model.target == target and model.metrics["real_plus_dreamt"] is not None
+    assert model.target == target and model.metrics["real_plus_synthetic"] is not None
 
 
 def test_a_plan_is_printed_and_nothing_written(folder, store, capsys):
@@ -516,10 +516,10 @@ def test_weights_of_maps_that_are_not_there_are_refused_before_anything_is_writt
 
 
 def test_injected_features_need_no_generator(injected):
-    made = injected.metrics["dreams"]
-    assert injected.metrics["generator"] is None and injected.metrics["real_plus_dreamt"] is not None
+    made = injected.metrics["synthetic"]
+    assert injected.metrics["generator"] is None and injected.metrics["real_plus_synthetic"] is not None
     names = {p.name for p in injected.path.iterdir()}
-    assert {"dreams.zarr", "dreams.png", "report.html"} <= names
+    assert {"synthetic.zarr", "synthetic.png", "report.html"} <= names
     assert not names & {
         "generator.safetensors",
         "conditions.parquet",
@@ -538,7 +538,7 @@ def test_injected_features_need_no_generator(injected):
 
 
 def test_injected_galaxies_keep_the_labels_of_their_hosts_but_for_the_feature(injected):
-    made = dreaming.read_synthetic_set(injected.path / "dreams.zarr", "simulated")
+    made = dreaming.read_synthetic_set(injected.path / "synthetic.zarr", "simulated")
     positive = np.flatnonzero(made.target == 1)
     host = made.host[positive]
     assert (made.origin[positive] == dreaming.INJECTED).all() and (made.origin[host] == dreaming.HOST).all()
@@ -560,7 +560,7 @@ def test_no_object_held_out_is_a_host_or_a_mined_negative(injected, store):
     """Checked by pixels."""
     sky, splits = galscan.open_store(store), injected.splits()
     owner = {image.tobytes(): name for image, name in zip(sky.images(), sky.column("id").astype(str), strict=True)}
-    made = dreaming.read_synthetic_set(injected.path / "dreams.zarr", "simulated")
+    made = dreaming.read_synthetic_set(injected.path / "synthetic.zarr", "simulated")
     ids = {owner[image.tobytes()] for image in made.images[~made.synthetic]}
     held_out = set(splits.loc[splits["split"] == "fold 0", "id"])  # what is kept was made for the first network
     assert len(ids) > 4 and len(held_out) > 100 and not ids & held_out
@@ -574,7 +574,7 @@ def test_hosts_train_in_the_batches_of_what_is_made_of_them(folder, store, injec
     recipe = str(folder / "injected.toml")
     again = galscan.train_rare(recipe, store=store, out=folder / "injected again", device="cpu", seed=3)
     assert again.model_hash == injected.model_hash
-    made = dreaming.read_synthetic_set(injected.path / "dreams.zarr", "simulated")
+    made = dreaming.read_synthetic_set(injected.path / "synthetic.zarr", "simulated")
     assert given[:2] == [None, None] and len(given) == 4
     np.testing.assert_array_equal(given[2].host, made.host)
     np.testing.assert_array_equal(given[2].target[:, 0], made.target)
@@ -636,7 +636,7 @@ def test_synthetic_galaxies_come_with_grades_too(tmp_path, folder, store, graded
     out = galscan.train_rare(
         str(folder / "dustlane.toml"), store=store, out=tmp_path / "m", device="cpu", seed=3, grades=graded
     )
-    assert out.metrics["real_plus_dreamt"] is not None and out.info["grades"][0]["positive"] == 10
+    assert out.metrics["real_plus_synthetic"] is not None and out.info["grades"][0]["positive"] == 10
 
 
 def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
@@ -660,7 +660,7 @@ def test_several_targets_are_learnt_by_one_network(folder, store, monkeypatch):
         assert set(split["split"]) == {"train", "calibration", "test"}
     assert not list((folder / "both").glob("**/real_*"))
     # One injects, the other draws: each has its own synthetic galaxies, and one generator is all there is.
-    lane, ring = (b.metrics["dreams"] for b in both)
+    lane, ring = (b.metrics["synthetic"] for b in both)
     assert lane["injected"] > 0 and "injected" not in ring and ring["kept"] == 14
     assert (
         both[0].metrics["generator"] == both[1].metrics["generator"] and both[1].metrics["generator"]["kind"] == "flow"

@@ -61,9 +61,9 @@ def test_simulated_sky_to_fits(galscan, tmp_path):
         1,
     )
     model = galscan("train-rare", "--target", recipe, "--survey", "labelled", "--device", "cpu")
-    assert model["metrics"]["real_plus_dreamt"]["ap_mean"] > 0
+    assert model["metrics"]["real_plus_synthetic"]["ap_mean"] > 0
     assert home.model_path("dustlane").is_dir()
-    assert model["metrics"]["dreams"]["injected"] > 0 and model["metrics"]["generator"] is None
+    assert model["metrics"]["synthetic"]["injected"] > 0 and model["metrics"]["generator"] is None
     made = tmp_path / "synthetic.zarr"
     told = galscan(
         "generate", "--target", "dustlane", "--model", home.model_path("dustlane"), "--store", labelled, "--count", 6,

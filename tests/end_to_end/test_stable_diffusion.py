@@ -53,8 +53,10 @@ def model(folder, store, recipe) -> galscan.Model:
 
 def test_a_model_dreams_by_it(model):
     told = model.metrics["generator"]
-    assert (told["kind"], told["steps"]) == ("stable-diffusion", 3) and model.metrics["dreams"]["all"] == 14
-    assert {"generator", "dreams.zarr", "dreams.png", "conditions.parquet"} <= {p.name for p in model.path.iterdir()}
+    assert (told["kind"], told["steps"]) == ("stable-diffusion", 3) and model.metrics["synthetic"]["all"] == 14
+    assert {"generator", "synthetic.zarr", "synthetic.png", "conditions.parquet"} <= {
+        p.name for p in model.path.iterdir()
+    }
     assert not list(model.path.glob("*.checkpoint*"))
 
 

@@ -26,7 +26,7 @@ def verdict(hosts: int, drawn: int) -> dict:
     return {
         "acceptance": {w: {"at_zero": share(*c), "at_median": share(*c)} for w, c in sets.items()},
         "counts": {
-            "hosts": {"all": hosts, "trained_on": 7}, "origin": {"drawn": drawn, "injected": 40 - drawn},
+            "hosts": {"all": hosts, "trained_on": 7}, "origin": {"generated": drawn, "injected": 40 - drawn},
             "training": {"all": 90, "positive": 9, "negative": 60},
         },
         "feature": {
@@ -41,7 +41,7 @@ def verdict(hosts: int, drawn: int) -> dict:
         "fidelity": {"dimensions": {"kid": 128, "fid": 16}, **dict.fromkeys(("positive", "negative"))},
         "diversity": dict.fromkeys(("positive", "negative")), "light": dict.fromkeys(("positive", "negative")),
         "adherence": dict.fromkeys(f"{w}_{k}" for w in ("synthetic", "real") for k in ("positive", "negative")),
-        "screen": dict.fromkeys(("synthetic", "real")),
+        "filter": dict.fromkeys(("synthetic", "real")),
     }  # fmt: skip
 
 

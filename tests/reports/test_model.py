@@ -50,7 +50,7 @@ def _model(path, metrics):
             }
         )
     )
-    thumbnails.contact_sheet(np.zeros((4, 16, 16, 3), np.uint8), path / "dreams.png")
+    thumbnails.contact_sheet(np.zeros((4, 16, 16, 3), np.uint8), path / "synthetic.png")
     return path
 
 
@@ -65,9 +65,9 @@ def _model(path, metrics):
 def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
     metrics = {
         "real_only": _metrics(0.4),
-        "real_plus_dreamt": _metrics(0.5),
+        "real_plus_synthetic": _metrics(0.5),
         "gain": gain,
-        "chosen": "real_plus_dreamt",
+        "chosen": "real_plus_synthetic",
         "test": {"positives": 13, "negatives": 200, "prevalence": 13 / 213},
     }
     text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
     "metrics",
     [
         {},
-        {"real_only": None, "real_plus_dreamt": None, "chosen": "real_only"},
+        {"real_only": None, "real_plus_synthetic": None, "chosen": "real_only"},
         {"real_only": _metrics(0.4), "chosen": "real_only", "gain": None},
     ],
 )
@@ -99,7 +99,7 @@ def test_sparse_models(tmp_path, metrics):
 )
 def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
     dreams = {"all": 1900, "dropped": dropped, "kept": 1867, "kept_positive": 269}
-    text = write_model_report(_model(tmp_path / "model", {"dreams": dreams})).read_text(encoding="utf-8")
+    text = write_model_report(_model(tmp_path / "model", {"synthetic": dreams})).read_text(encoding="utf-8")
     check_page(text)
     assert f"1,867 synthetic galaxies were used, {words}" in text
 
@@ -113,7 +113,12 @@ def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
         "all": 2400, "dropped": {}, "kept": 2400, "kept_positive": 1900, "hosts": 1010, "hosts_unlabelled": 800,
         "maps": maps, "measured_maps": 41, "invisible": 100, "too_faint": 20, "hosts_not_measured": 7,
     }  # fmt: skip
-    metrics = {"dreams": made, "delivery_rule": "a feature <proven>", "real_only": _metrics(0.4), "chosen": "real_only"}
+    metrics = {
+        "synthetic": made,
+        "delivery_rule": "a feature <proven>",
+        "real_only": _metrics(0.4),
+        "chosen": "real_only",
+    }
     text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
     check_page(text)
     assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text

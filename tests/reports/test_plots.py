@@ -78,7 +78,7 @@ def test_nothing_is_made_up_where_there_is_nothing():
     drawn = plots.scores(candidates(2).head(0), info(), None, ScoreHistogram.empty())
     assert svg(drawn) and "Histogram of 0 scores" in drawn.alt
     assert plots.precision_recall({}, {}) is None
-    assert plots.precision_recall({"real_only": None, "real_plus_dreamt": {"ap": [0.5]}}, {}) is None
+    assert plots.precision_recall({"real_only": None, "real_plus_synthetic": {"ap": [0.5]}}, {}) is None
 
 
 def test_with_grades_both_are_drawn(bundle, histogram):
@@ -100,9 +100,11 @@ def test_with_grades_both_are_drawn(bundle, histogram):
 
 def test_precision_and_recall_of_the_classifiers_that_were_trained():
     curve = {"pr_curve": {"recall": [0, 0.5, 1], "precision": [1, 0.6, 0.1]}}
-    names = {"real_only": "real", "real_plus_dreamt": "both"}
+    names = {"real_only": "real", "real_plus_synthetic": "both"}
     one = plots.precision_recall({"real_only": curve}, names)
-    both = plots.precision_recall({"real_only": curve, "real_plus_dreamt": curve, "test": {"prevalence": 0.1}}, names)
+    both = plots.precision_recall(
+        {"real_only": curve, "real_plus_synthetic": curve, "test": {"prevalence": 0.1}}, names
+    )
     assert one is not None and both is not None and svg(one) != svg(both)
 
 

@@ -172,7 +172,7 @@ def test_real_galaxies_as_dreams_do_as_well_as_those_held_out(classifier, real):
     assert result["synthetic_negative"]["in_class_by_target"]["fraction"] < 0.05
     assert result["answers"]["dust_lane"]["synthetic"]["correlation"] > 0.9
     assert out["copies"]["pixels"]["synthetic"]["below_p1"]["fraction"] < 0.05
-    assert out["screen"]["synthetic"]["kept"] > 0.9 * 240
+    assert out["filter"]["synthetic"]["kept"] > 0.9 * 240
 
 
 def test_copies_are_counted_and_named(classifier, real):
@@ -182,7 +182,7 @@ def test_copies_are_counted_and_named(classifier, real):
     assert 3 <= copies["synthetic"]["below_p1"]["count"] <= 5 and copies["synthetic"]["min_ratio"] < 0.1
     assert copies["real"]["below_p1"]["count"] <= 6 and copies["real"]["min_ratio"] > 0.1
     assert out["each"]["nearest"][:3] == [10, 11, 12] and out["each"]["reason"][:3] == ["copy"] * 3
-    assert out["screen"]["synthetic"]["dropped"]["copy"] == copies["synthetic"]["below_p1"]["count"]
+    assert out["filter"]["synthetic"]["dropped"]["copy"] == copies["synthetic"]["below_p1"]["count"]
     assert len(out["each"]["distance"]) == len(dreams)
 
 
@@ -200,7 +200,7 @@ def test_dreams_of_another_class_are_seen(classifier, real):
     assert result["synthetic_positive"]["in_class_by_target"]["fraction"] == 0
     assert result["real_positive"]["in_class_by_answers"]["fraction"] > 0.9
     assert result["answers"]["dust_lane"]["synthetic"]["difference"] > 0.5
-    assert out["screen"]["synthetic"]["dropped"]["not the class"] > 50
+    assert out["filter"]["synthetic"]["dropped"]["not the class"] > 50
 
 
 def test_noise_fails_everywhere(classifier, real):
@@ -210,7 +210,7 @@ def test_noise_fails_everywhere(classifier, real):
     near, spread = out["fidelity"]["positive"], out["diversity"]["positive"]
     assert near["synthetic"]["kid"] > 10 * abs(near["real"]["kid"]) + 1
     assert spread["synthetic"]["coverage"] < 0.1 < spread["real"]["coverage"]
-    assert out["screen"]["synthetic"]["kept"] == 0
+    assert out["filter"]["synthetic"]["kept"] == 0
 
 
 def test_a_shift_of_brightness_is_seen(classifier, real):
@@ -251,7 +251,7 @@ def test_only_what_is_synthetic_is_evaluated_and_hosts_must_not_be_accepted(clas
     out = verdict(injected(real), real, classifier)
     json.dumps(out, allow_nan=False)
     assert out["counts"]["synthetic"] == {"positive": 40, "negative": 0}
-    assert out["counts"]["origin"] == {"drawn": 0, "injected": 40}
+    assert out["counts"]["origin"] == {"generated": 0, "injected": 40}
     assert out["counts"]["hosts"] == {"all": 20, "trained_on": 2}
     assert out["each"]["row"] == list(range(40)) and len(out["each"]["distance"]) == 40
     accepted = out["acceptance"]
@@ -261,7 +261,7 @@ def test_only_what_is_synthetic_is_evaluated_and_hosts_must_not_be_accepted(clas
     )
     # What is injected into a training galaxy is meant to be one: no copies are counted, and none is dropped as such.
     assert out["copies"]["pixels"]["synthetic"]["below_p1"]["n"] == 0
-    assert out["screen"]["synthetic"]["dropped"]["copy"] == 0 and out["copies"]["pixels"]["real"]["below_p1"]["n"] > 0
+    assert out["filter"]["synthetic"]["dropped"]["copy"] == 0 and out["copies"]["pixels"]["real"]["below_p1"]["n"] > 0
 
 
 def test_the_median_of_the_real_ones_is_a_threshold_that_does_not_depend_on_calibration(classifier, real):

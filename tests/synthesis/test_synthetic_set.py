@@ -182,7 +182,7 @@ def test_dreams_survive_the_disk(some, tmp_path):
     pd.testing.assert_frame_equal(back.labels, some.labels)
     np.testing.assert_array_equal(back.target, some.target)
     store = open_store(tmp_path / "d.zarr")
-    assert store.name == "dreams-x" and store.attrs["provenance"] == {"dreamt": True, "seed": 7}
+    assert store.name == "dreams-x" and store.attrs["provenance"] == {"synthetic": True, "seed": 7}
     assert [p.name for p in tmp_path.iterdir()] == ["d.zarr"]
     with pytest.raises(NotFoundError):
         read_synthetic_set(tmp_path / "e.zarr", "simulated")
@@ -190,7 +190,7 @@ def test_dreams_survive_the_disk(some, tmp_path):
 
 def test_the_content_hash_is_of_the_pixels_and_of_how_they_were_made(some, tmp_path):
     def content(name: str, dreams: SyntheticSet, seed: int) -> str:
-        write_synthetic_set(dreams, tmp_path / name, "dreams", SCHEMA, {"seed": seed})
+        write_synthetic_set(dreams, tmp_path / name, "synthetic", SCHEMA, {"seed": seed})
         return open_store(tmp_path / name).content_hash
 
     images = some.images.copy()

@@ -205,7 +205,7 @@ def evaluate(
     targets = point.prevalence * survey_size
     arms: dict[str, Any] = {}
     for name in values:
-        arms[name] = {"title": ARMS[name].title, "dreams": ARMS[name].synthetic}
+        arms[name] = {"title": ARMS[name].title, "synthetic": ARMS[name].synthetic}
         for k, metric in enumerate(METRICS):
             arms[name][metric] = _interval(values[name][:, k], draws[name][:, k])
         arms[name]["detections"] = {key: x * targets for key, x in arms[name]["completeness"].items() if key != "each"}
@@ -309,7 +309,7 @@ def as_table(result: Mapping[str, Any]) -> pd.DataFrame:
     """Return one row per arm, with every metric and its interval."""
     rows = []
     for name, arm in result["arms"].items():
-        row = {"arm": name, "title": arm["title"], "dreams": arm["dreams"]}
+        row = {"arm": name, "title": arm["title"], "synthetic": arm["synthetic"]}
         for metric in (*METRICS, "detections"):
             row |= {metric: arm[metric]["mean"], f"{metric}_lo": arm[metric]["lo"], f"{metric}_hi": arm[metric]["hi"]}
         rows.append(row)

@@ -206,7 +206,7 @@ class Repetition:
         plan, table = self.plan, self.galaxies.table.iloc[rows]
         network = self._networks(REFERENCE, real, None)[0]
         self._generator()
-        with _timed(self.folder, "dreams"):
+        with _timed(self.folder, "synthetic"):
             generated = generate_set(
                 backends.load(self.folder), self.galaxies.conditions(rows),
                 table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, image_settings(plan.recipe),

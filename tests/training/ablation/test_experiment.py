@@ -28,7 +28,7 @@ def test_an_object_labelled_in_another_store_is_not_without_labels():
 
 
 def test_seconds_add_up_over_calls(tmp_path):
-    write_json(tmp_path / "seconds.json", {"dreams": 100.0})
-    with experiment._timed(tmp_path, "dreams"):
+    write_json(tmp_path / "seconds.json", {"synthetic": 100.0})
+    with experiment._timed(tmp_path, "synthetic"):
         pass
-    assert experiment.seconds(tmp_path)["dreams"] == pytest.approx(100, abs=0.2)
+    assert experiment.seconds(tmp_path)["synthetic"] == pytest.approx(100, abs=0.2)
