@@ -89,7 +89,8 @@ def ingest(
         ),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Retry failed objects, also in a complete store.")
+        bool,
+        typer.Option("--retry-failed", help="Retry objects that failed or got HTTP 404, also in a complete store."),
     ] = False,
     append: Annotated[bool, typer.Option("--append", help="Add new objects to an existing store.")] = False,
     count: Annotated[int, typer.Option("--count", min=0, help="Number of galaxies (simulated).")] = 10_000,

@@ -129,7 +129,10 @@ def _outcomes(store: Store) -> dict[str, Any]:
     if not marker_path(Path(store.path), 0).is_file():
         return {}
     counts = outcomes(store)
-    retry = "run the ingest again with --retry-failed to retry failed objects; those without coverage are not retried"
+    retry = (
+        "run the ingest again with --retry-failed to retry failed objects; those without coverage are not retried, "
+        "unless a service responded HTTP 404"
+    )
     top, rest = counts["failures"][:FAILURES], counts["failures"][FAILURES:]
     if rest:
         rest = [rest[0] | {"objects": sum(f["objects"] for f in rest), "reason": "other reasons"}]

@@ -44,7 +44,7 @@ def ingest_survey(
     workers : int, optional
         Number of processes, default one per processor. 1 runs in this process.
     retry_failed : bool
-        Retry objects that failed. A complete store stays readable, and is replaced when that is done.
+        Retry objects that failed, or got HTTP 404. A complete store stays readable, and is replaced when that is done.
     append : bool
         Append to a complete store the objects that it does not have, identified by id.
 
@@ -143,7 +143,7 @@ def _build(survey: Survey, out: Path, plan: dict[str, Any], workers: int) -> Non
 
 
 def _retry_failed(survey: Survey, store: Store) -> None:
-    """Retry the failed objects of a complete store."""
+    """Retry the failed objects of a complete store, and those that got HTTP 404."""
     out = Path(store.path)
     folder, grown = staging.partial(out), bool(appending.appended(store))
     request = read_plan(out) | ({"of": store.content_hash} if grown else {})

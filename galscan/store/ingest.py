@@ -101,7 +101,8 @@ def ingest(
     cache : bool
         Use the cache of service responses in the data home.
     retry_failed : bool
-        Retry objects that failed, also in a complete store.
+        Retry objects that failed, also in a complete store. Those that a service did not find (HTTP 404) are requested
+        again, too, instead of using the cached response.
     append : bool
         Append to an existing store the objects that it does not have, identified by id: of a larger catalog, another
         query or cone, more images. Size, framing, bands, labels and stretch must be those of the store, and no id may
@@ -154,7 +155,7 @@ def ingest(
     name = name or (target.stem if out is not None else default_name)
     if size is None:
         options["size"] = _target_size(target, dry_run) if append else DEFAULT_SIZE
-    source = _open_survey(kind, survey, name, target, options, dry_run, append)
+    source = _open_survey(kind, survey, name, target, options, dry_run, append, retry_failed)
     if source is None:
         _log("plan: the objects come from a query, which a dry run does not send: their number is unknown")
         return {"objects": None, "out": str(target)}
@@ -180,7 +181,7 @@ def ingest(
 
 
 def _open_survey(
-    kind: str, survey: str, name: str, target: Path, options: dict[str, Any], dry_run: bool, append: bool
+    kind: str, survey: str, name: str, target: Path, options: dict[str, Any], dry_run: bool, append: bool, retry: bool
 ) -> Any:  # a Survey
     """Return the survey; None if a dry run would have to query its objects."""
     settings = {k: v for k, v in options.items() if k in OPTIONS[kind]}
@@ -219,7 +220,9 @@ def _open_survey(
     from galscan.surveys.services.cutouts import ServiceSurvey
 
     response_folder = None if settings.pop("cache") else _response_folder(target)
-    return ServiceSurvey(survey, name=name, contact=contact, response_folder=response_folder, **settings)
+    return ServiceSurvey(
+        survey, name=name, contact=contact, response_folder=response_folder, retry_not_found=retry, **settings
+    )
 
 
 def _open_existing(target: Path) -> Store | None:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from galscan.core.files import atomic_path, read_json
 from galscan.store.layout import Store
-from galscan.surveys.base import reason
+from galscan.surveys.base import NOT_FOUND, reason
 
 MARKERS = ".ingest"
 
@@ -35,9 +35,15 @@ def markers(store: Store) -> Iterator[dict[str, Any]]:
 
 
 def failed_rows(marker: dict[str, Any]) -> list[int]:
-    """Return the rows of a shard that can be retried: those without an image, except those without coverage."""
+    """Return the rows of a shard without an image, except those without coverage."""
     final = set(marker.get("no_coverage", ()))
     return [row for row, *_ in marker["unusable"] if row not in final]
+
+
+def retryable_rows(marker: dict[str, Any]) -> list[int]:
+    """Return the rows of a shard that failed, or for which a service responded HTTP 404."""
+    failed = set(failed_rows(marker))
+    return [row for row, _, _, reason in marker["unusable"] if row in failed or reason == NOT_FOUND]
 
 
 def outcomes(store: Store) -> dict[str, Any]:

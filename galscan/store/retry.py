@@ -15,7 +15,7 @@ from galscan.core import progress
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.files import read_json, storage_errors
 from galscan.store import layout
-from galscan.store.manifest import failed_rows, marker_path
+from galscan.store.manifest import failed_rows, marker_path, retryable_rows
 from galscan.store.writer import read_objects, write_shard
 from galscan.surveys import subsets
 from galscan.surveys.base import Survey
@@ -24,8 +24,8 @@ Failures = dict[int, list[tuple[int, int]]]  # by shard: pairs of the row in the
 
 
 def find_failures(path: Path, survey: Survey, shards: int, *, grown: bool) -> Failures:
-    """Return the failed objects that can be retried; in an extended store they are found in `survey` by id."""
-    failed = {k: failed_rows(read_json(marker_path(path, k))) for k in range(shards)}
+    """Return the objects that can be retried; in an extended store they are found in `survey` by id."""
+    failed = {k: retryable_rows(read_json(marker_path(path, k))) for k in range(shards)}
     rows = [row for shard_rows in failed.values() for row in shard_rows]
     survey_row = dict(zip(rows, rows, strict=True))
     if grown and rows:

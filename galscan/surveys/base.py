@@ -62,9 +62,12 @@ class Cutout:
     flags: Flag = Flag.OK
 
 
+NOT_FOUND = "the service has no image there"  # reason of a `NoCoverage` that is retried, as surveys grow: HTTP 404
+
+
 @dataclass(frozen=True)
 class NoCoverage:
-    """The survey does not cover the position; not retried."""
+    """The survey does not cover the position; not retried, unless the reason is `NOT_FOUND`."""
 
     reason: str
 

@@ -21,7 +21,7 @@ def test_killed_twice_and_then_scanned(services, tmp_path: Path, cache: bool) ->
     result = ingest_under_fire(services, tmp_path, count=300, share=0.1, per_minute=6000, cache=cache)
     assert result["kills"] == 2 and result["lost"] == result["doubled"] == result["wrong"] == 0
     assert result["stored"] + result["no_coverage"] + result["failed"] == 300
-    assert result["stored"] > 200 and result["asked_again"] < 30, "what was fetched before a kill is not fetched again"
+    assert result["stored"] > 200 and result["asked_again"] < 45, "only HTTP 404 (about 15) is requested again"
     assert result["bad_answers"] > 10 and result["rate_over_limit"] <= 1
 
     tiny_bundle(tmp_path / "model", size=64)

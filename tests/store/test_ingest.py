@@ -75,9 +75,17 @@ def test_what_failed_is_asked_for_again(run, service, capsys):
     assert "failed with '" in said and "use --retry-failed" in said
     service.behave()
     store = run(retry_failed=True)
-    assert outcomes(store)["failed"] == 0 and len(service.log()) == first["failed"]
+    assert outcomes(store)["failed"] == 0
     for k in np.flatnonzero(store.column("flags") & 31 == 0):
         assert sky.read_code(store.images()[k]) == sky.code(store.column("ra")[k], store.column("dec")[k])
+
+
+def test_not_found_is_requested_again_only_by_retry_failed(run, service):
+    service.behave("404")
+    assert outcomes(run())["no_coverage"] == 40
+    service.behave()
+    assert outcomes(run())["no_coverage"] == 40 and not service.log()
+    assert 30 < outcomes(run(retry_failed=True))["stored"] < 40 and len(service.log()) == 40
 
 
 def test_a_dead_host_ends_it_and_nothing_is_lost(run, service, tmp_path):

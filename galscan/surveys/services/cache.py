@@ -39,10 +39,10 @@ class Response:
 
 
 class ResponseCache:
-    """A folder of cached responses."""
+    """A folder of cached responses; those that the resource does not exist are used for `absent_days`."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, absent_days: float = ABSENT_DAYS):
+        self._folder, self._absent_days = folder, absent_days
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -51,10 +51,7 @@ class ResponseCache:
         return self._folder / key[:2] / key
 
     def get(self, url: str, form: str = "", days: float | None = None) -> Response | None:
-        """Return the cached response; None if there is none, it is damaged, or it is older than `days`.
-
-        A response that the resource does not exist is valid for `ABSENT_DAYS` at most.
-        """
+        """Return the cached response; None if there is none, it is damaged, or it is older than `days`."""
         path = self._path(url, form)
         try:
             age = (time.time() - path.stat().st_mtime) / 86_400
@@ -64,7 +61,7 @@ class ResponseCache:
             metadata = json.loads(head)
             if metadata["url"] == url and metadata["sha256"] == hashlib.sha256(body).hexdigest():
                 response = Response(url, metadata["status"], metadata["kind"], body)
-                return None if response.absent and age > ABSENT_DAYS else response
+                return None if response.absent and age >= self._absent_days else response
         except (OSError, ValueError, KeyError, TypeError):  # not cached, or truncated by a power failure
             pass
         return None

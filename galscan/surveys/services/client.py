@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path, storage_errors
 from galscan.core.version import __version__
-from galscan.surveys.services.cache import Response, ResponseCache
+from galscan.surveys.services.cache import ABSENT_DAYS, Response, ResponseCache
 from galscan.surveys.services.errors import (
     BUSY,
     RETRYABLE,
@@ -88,6 +88,8 @@ class Client:
         Bearer token, sent only to the first host, never after a redirect to another one.
     response_folder : path, optional
         Folder of cached responses instead of that in `cache`, so that an ingest uses no responses of earlier ones.
+    retry_not_found : bool
+        Request again what a cached response says does not exist (HTTP 404).
     """
 
     def __init__(
@@ -98,12 +100,13 @@ class Client:
         contact: str = "",
         token: str = "",
         response_folder: Path | None = None,
+        retry_not_found: bool = False,
     ):
         if any(not c.isprintable() for c in contact + token):
             raise InputError("contact and token must be one line each, of printable characters")
         self.policy, self.token = policy, token
         self.agent = f"galscan/{__version__}" + (f" ({contact})" if contact else "")
-        self.cache = ResponseCache(response_folder or cache / "answers")
+        self.cache = ResponseCache(response_folder or cache / "answers", 0 if retry_not_found else ABSENT_DAYS)
         self._stopped = threading.Event()
         self._limiters = {
             h: RateLimiter(cache / "pace", h, policy.per_minute, MAX_PAUSE, self._stopped) for h in policy.hosts

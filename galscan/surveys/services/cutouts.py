@@ -18,7 +18,7 @@ from galscan.core.errors import InputError, nearest
 from galscan.core.files import file_digest
 from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
-from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
+from galscan.surveys.base import NOT_FOUND, Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import CatalogSurvey
 from galscan.surveys.files.images import FileInMemory, read_fits, read_picture
 from galscan.surveys.services import panstarrs
@@ -69,6 +69,8 @@ class ServiceSurvey(CatalogSurvey):
         Contact e-mail, sent in the User-Agent.
     response_folder : path, optional
         Folder of cached responses, instead of the cache of the data home.
+    retry_not_found : bool
+        Request again what a cached response says does not exist (HTTP 404).
 
     Raises
     ------
@@ -91,6 +93,7 @@ class ServiceSurvey(CatalogSurvey):
         cone: Cone | None = None,
         contact: str = "",
         response_folder: Path | None = None,
+        retry_not_found: bool = False,
     ):
         columns = dict(columns or {})
         for role in columns:
@@ -106,7 +109,7 @@ class ServiceSurvey(CatalogSurvey):
             raise InputError(f"survey '{self.source}' needs a contact e-mail: --contact you@example.org")
         self.config.secret()
         self.name = name or self.source
-        self.contact, self.response_folder = contact, response_folder
+        self.contact, self.response_folder, self.retry_not_found = contact, response_folder, retry_not_found
         self.catalog = Path(catalog).expanduser().absolute()
         self.cone = cone
         table = tables.read_table(self.catalog, columns)
@@ -215,7 +218,7 @@ class ServiceSurvey(CatalogSurvey):
         config = self.config
         client = Client(
             config.policy(), cache=home.cache_home(), contact=self.contact, token=config.secret(),
-            response_folder=self.response_folder,
+            response_folder=self.response_folder, retry_not_found=self.retry_not_found,
         )  # fmt: skip
         client.cache.prune()
         return client
@@ -267,7 +270,7 @@ class ServiceSurvey(CatalogSurvey):
             url = fill_url(config.url, file=files[band], **values)
             plane = client.get(url, partial(self._plane, band, native))
             if plane is None:
-                return NoCoverage("the service has no image there")
+                return NoCoverage(NOT_FOUND)
             planes.append(plane)
         return self._checked(self._coloured(planes, config.native_scale), native * config.native_scale, native)
 
@@ -282,7 +285,7 @@ class ServiceSurvey(CatalogSurvey):
     def _read(self, response: Response, side: float, pixels: int) -> Outcome:
         """Return the outcome of a response; raise `UnusableError`, so that it is not cached, if it is not a cutout."""
         if response.absent:
-            return NoCoverage("the service has no image there")
+            return NoCoverage(NOT_FOUND)
         config = self.config
         self._check_format(response)
         file = FileInMemory(response.body, f"answer_{config.bands}" if len(config.bands) == 1 else "answer")
