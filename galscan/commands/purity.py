@@ -21,6 +21,7 @@ from galscan.core.memory import release
 from galscan.scanning.run import Run, open_single_target
 from galscan.stats import graded
 from galscan.stats import purity as purities
+from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting import gradebook, planning, sampling
 
 
@@ -80,7 +81,7 @@ def purity(
     }
     after = graded.combine(
         before, planning.scores(opened), strata, by_stratum,
-        beyond=purities.ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])),
+        beyond=ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])),
         known=sampling.known_labels(opened), known_beyond=sampling.known_beyond(opened), draws=draws,
         confidence=confidence, seed=int(opened.info["seed"]),
     )  # fmt: skip

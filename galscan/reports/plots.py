@@ -14,6 +14,7 @@ import pandas as pd
 from galscan.models.model import Model
 from galscan.scanning import known_labels
 from galscan.stats import purity as purities
+from galscan.stats.histogram import ScoreHistogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +189,7 @@ def completeness(
 
 @styled
 def scores(
-    frame: pd.DataFrame, info: Mapping[str, Any], model: Model | None, histogram: purities.ScoreHistogram
+    frame: pd.DataFrame, info: Mapping[str, Any], model: Model | None, histogram: ScoreHistogram
 ) -> Plot:
     """Draw the histogram of all scores, and that expected from the calibration."""
     figure, axes = new_axes()

@@ -22,6 +22,7 @@ from galscan.reports.page import count, interval, render
 from galscan.scanning import quantised
 from galscan.scanning.run import tables
 from galscan.stats import purity as purities
+from galscan.stats.histogram import ScoreHistogram
 from galscan.store.layout import Store, open_store
 from galscan.vetting.gradebook import summary_lines
 
@@ -75,7 +76,7 @@ def write_scan_report(run: str | Path) -> Path:
     before = _read(run / "candidates.parquet", ("rank", "score", "known", "completeness"))
     graded = _graded(run, before)
     model, stores = _model_of(info), _stores(info)
-    histogram = purities.ScoreHistogram.from_list(info.get("histogram") or [])
+    histogram = ScoreHistogram.from_list(info.get("histogram") or [])
     footprint = _if_readable(lambda: scan_facts.footprint(tables(run, info)))
     # This plot takes most memory, so it is drawn before other tables are read: the list may hold a million.
     completeness = plots.completeness(
@@ -273,7 +274,7 @@ def _known(
     frame: pd.DataFrame,
     model: Model,
     stores: Mapping[str, Store],
-    histogram: purities.ScoreHistogram,
+    histogram: ScoreHistogram,
 ) -> dict[str, Any]:
     """Return counts of labelled targets by outcome, and images of the missed ones."""
     known = scan_facts.known_targets(

@@ -22,7 +22,7 @@ from galscan.models import roles
 from galscan.models.model import Model
 from galscan.reports.page import duration
 from galscan.scanning.partitions import of_target
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from galscan.store import identity
 from galscan.store.layout import Store
 

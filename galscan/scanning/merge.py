@@ -30,7 +30,7 @@ from galscan.scanning.partitions import (
     scores_path,
 )
 from galscan.scanning.plan import Partition, Plan
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 
 T = TypeVar("T")
 TARGETED = ("score", "score_std", "first_look")  # columns that exist once per target
@@ -133,7 +133,7 @@ class _Ranking:
         self.other_targets = {
             of_target(name, t, plan.targets) for t in plan.targets for name in TARGETED
         } - self.names.keys()
-        self.histogram, self.discarded_histogram = ScoreHistogram.empty(), ScoreHistogram.empty()
+        self.histogram, self.discarded_histogram = ScoreHistogram(), ScoreHistogram()
         self.rescored: list[np.ndarray] = []
         self.best: list[pd.DataFrame] = []
         self.scored = self.held = self.discarded = self.discarded_unknown = 0
@@ -148,8 +148,8 @@ class _Ranking:
         labels = np.full(len(score), np.nan) if index is None else self.known.of(partition.store, index)
         unknown = np.isnan(labels)
         self.labels = [self.labels[0] + int((~unknown).sum()), self.labels[1] + int((labels == 1).sum())]
-        self.histogram.add(score[(stage == FULL) & unknown])
-        self.discarded_histogram.add(score[(stage == RESCORED) & unknown])
+        self.histogram += ScoreHistogram.of(score[(stage == FULL) & unknown])
+        self.discarded_histogram += ScoreHistogram.of(score[(stage == RESCORED) & unknown])
         self.rescored.append(score[stage == RESCORED])
         self.discarded += int((stage != FULL).sum())
         self.discarded_unknown += int(((stage != FULL) & unknown).sum())

@@ -31,7 +31,8 @@ import numpy as np
 from scipy.special import betaln, expit, logit
 
 from galscan.core.errors import InputError
-from galscan.stats.purity import Purity, ScoreHistogram, nodes
+from galscan.stats.histogram import ScoreHistogram
+from galscan.stats.purity import Purity, nodes
 
 VAGUE, VAGUE_SHAPE = 0.05, 0.5
 # Pseudo-count of the rarer class. A larger one narrows little, and fails where targets score otherwise than calibrated.

@@ -38,7 +38,7 @@ Limits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +48,8 @@ from scipy.special import expit, logit
 from galscan.core.errors import InputError
 from galscan.stats.calibration import Calibration
 from galscan.stats.density_ratio import Curves, Departure, Evidence
+from galscan.stats.histogram import EDGE, STEP, ScoreHistogram, bins
 
-_EDGE, _STEP = 40.0, 0.05
-_BINS = round(2 * _EDGE / _STEP)
 RANKS = (10, 100, 1000)  # ranks at which a summary lists the purity
 DENSE = 1000  # ranks evaluated one by one; below them every 200th part of a rank
 WIDEN = 0.05  # p-value of label shift below which negatives are down-weighted
@@ -61,83 +60,6 @@ UNSEEN = 0.5  # objects that a sample may have missed
 AMBIGUOUS = -1.0  # a known label that is neither target (1) nor negative (0)
 AMBIGUITY = 500  # draws of the ambiguous fraction
 METHOD = "semi-parametric density ratio under label shift, posterior draws"
-
-
-@dataclass
-class ScoreHistogram:
-    """Counts of scores in fixed bins of 0.05 over -40 to 40 (outer scores go to the outer bins).
-
-    `n_scored` is the number of objects that were scored: less than `counts` where they are a sample that was scaled up.
-    """
-
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
-    n_scored: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
-
-    @classmethod
-    def empty(cls) -> ScoreHistogram:
-        return cls()
-
-    @property
-    def centres(self) -> np.ndarray:
-        return (np.arange(_BINS) + 0.5) * _STEP - _EDGE
-
-    @property
-    def total(self) -> int:
-        return int(self.counts.sum())
-
-    def add(self, scores: np.ndarray) -> None:
-        """Count `scores` (finite, any shape)."""
-        counts = np.bincount(_bins(scores), minlength=_BINS)
-        self.counts += counts
-        self.n_scored += counts
-
-    def scaled_to(self, total: int) -> ScoreHistogram:
-        """Return the estimated histogram of `total` objects of which this is a random sample; empty if that is empty.
-
-        Counts are integers and add up to `total`: the largest remainders are rounded up.
-        """
-        if not self.total:
-            return ScoreHistogram.empty()
-        exact = self.counts * (total / self.total)
-        counts = np.floor(exact).astype(np.int64)
-        counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
-        return ScoreHistogram(counts, self.n_scored.copy())
-
-    def to_list(self) -> list[list[int]]:
-        """Return ``[bin, count]`` of every occupied bin, for JSON; ``[bin, count, n_scored]`` where that is less."""
-        rows = [[int(k), int(self.counts[k]), int(self.n_scored[k])] for k in np.flatnonzero(self.counts)]
-        return [row[:2] if row[1] == row[2] else row for row in rows]
-
-    @classmethod
-    def from_list(cls, pairs: Sequence[Sequence[int]]) -> ScoreHistogram:
-        """Rebuild the histogram from `to_list`.
-
-        Raises
-        ------
-        InputError
-            If it is damaged.
-        """
-        histogram = cls()
-        try:
-            for k, count, *rest in pairs:
-                n_scored = rest[0] if rest else count
-                if not (0 <= k < _BINS and 0 <= n_scored <= count and len(rest) < 2 and (n_scored or not count)):
-                    raise ValueError(f"bin {k} holds {count}")
-                histogram.counts[k], histogram.n_scored[k] = count, n_scored
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"the run's histogram of scores is damaged ({error}); remove its candidates.parquet, and run its scan "
-                "command again: it ranks the stored scores again"
-            ) from None
-        return histogram
-
-    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
-        return ScoreHistogram(self.counts + other.counts, self.n_scored + other.n_scored)
-
-
-def _bins(scores: np.ndarray) -> np.ndarray:
-    position = np.floor((np.asarray(scores, dtype=np.float64).ravel() + _EDGE) / _STEP)
-    return np.clip(position, 0, _BINS - 1).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +148,7 @@ def estimate(
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
     occupied = histogram.counts > 0
     centres, counts = histogram.centres[occupied], histogram.counts[occupied]
-    top = np.clip(top, -_EDGE, _EDGE)
+    top = np.clip(top, -EDGE, EDGE)
 
     draws, departure = _draws(calibration, histogram, bootstrap, rng)
     unknown = unknown or _departed(departure)
@@ -374,8 +296,7 @@ def fitted_mixture(
     """
     used = np.flatnonzero(histogram.counts)
     span = slice(used[0], used[-1] + 1) if len(used) else slice(0)
-    labelled = ScoreHistogram.empty()
-    labelled.add(calibration.scores)
+    labelled = ScoreHistogram.of(calibration.scores)
     occupied = labelled.counts > 0
     scores, count = labelled.centres[occupied], labelled.counts[occupied]
     ratio = np.exp(np.clip(calibration.log_ratio(scores), -300, 300))
@@ -385,9 +306,9 @@ def fitted_mixture(
     for weight, size in ((non_targets, len(calibration.targets) - positives), (non_targets * ratio, positives)):
         fraction = weight / weight.sum()
         spread = np.sqrt(fraction @ (scores - fraction @ scores) ** 2)
-        width = max(0.9 * spread * size**-0.2, _STEP)
+        width = max(0.9 * spread * size**-0.2, STEP)
         distance = (histogram.centres[span, None] - scores) / width
-        densities.append((np.exp(-0.5 * distance**2) * fraction).sum(axis=1) * _STEP / (width * np.sqrt(2 * np.pi)))
+        densities.append((np.exp(-0.5 * distance**2) * fraction).sum(axis=1) * STEP / (width * np.sqrt(2 * np.pi)))
     total = histogram.total
     return histogram.centres[span], total * (1 - prevalence) * densities[0], total * prevalence * densities[1]
 
@@ -426,11 +347,11 @@ def _draws(
     """Draw curves of the log odds in the survey; also return the test of label shift."""
     if not (calibration.slope > 0 and histogram.total):  # scores without information: any prevalence is possible
         level = logit(rng.random((draws, 1))).repeat(2, axis=1)
-        return Curves(np.array([-_EDGE, _EDGE]), level, np.full(draws, np.inf)), None
+        return Curves(np.array([-EDGE, EDGE]), level, np.full(draws, np.inf)), None
     used = histogram.counts > 0
     positives, negatives = ((calibration.targets == label).sum() for label in (1, 0))
     # In the bins of the survey: a bin across the edge of a group would look like a departure from label shift.
-    scores = histogram.centres[_bins(calibration.scores)]
+    scores = histogram.centres[bins(calibration.scores)]
     data = (
         scores[calibration.targets == 0], scores[calibration.targets == 1],
         histogram.centres[used], histogram.counts[used], histogram.n_scored[used],

@@ -20,7 +20,7 @@ from galscan.core.errors import InputError
 from galscan.scanning.run import Run, is_similarity_list
 from galscan.stats import allocation
 from galscan.stats.graded import prior_fractions
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting import gradebook, planning, sampling
 from galscan.vetting.gradebook import GradeBook
 

@@ -15,6 +15,7 @@ from galscan.labels.schema import load_schema
 from galscan.models.ensemble import load_scorer
 from galscan.stats import calibration as calibrate
 from galscan.stats import purity
+from galscan.stats.histogram import ScoreHistogram
 from galscan.store.layout import Store, open_store
 from galscan.training.dataset import targets_of
 from tests.helpers import tiny_recipe
@@ -72,15 +73,13 @@ def cell(what: tuple[int, int, bool, bool]) -> dict[str, Any]:
         scored = scored + labelled * MEMORY * np.where(truth == 1, 1, -1)
     order = np.argsort(-scored)
     free, top = ~labelled, order[:TOP]
-    histogram, beyond = purity.ScoreHistogram.empty(), purity.ScoreHistogram.empty()
     if prefilter:
         below = scored < np.quantile(scored, PREFILTER)
-        beyond.add(scored[below & free & (rng.random(OBJECTS) < RESCORED)])
-        beyond = beyond.scaled_to(int((below & free).sum()))
-        histogram.add(scored[~below & free])
-        histogram = histogram + beyond
+        sample = ScoreHistogram.of(scored[below & free & (rng.random(OBJECTS) < RESCORED)])
+        beyond = sample.scaled_to(int((below & free).sum()))
+        histogram = ScoreHistogram.of(scored[~below & free]) + beyond
     else:
-        histogram.add(scored[free])
+        histogram, beyond = ScoreHistogram.of(scored[free]), None
     label = np.where(truth == 1, 1.0, np.where(unclear, purity.AMBIGUOUS, 0.0))
     rest = labelled[order[TOP:]]
     found = purity.estimate(
@@ -184,8 +183,7 @@ def _carry(store: Store, model: galscan.Model, scorer: Any, seed: int, number: i
     if kind in ("depth", "all"):
         images = images + rng.normal(0, rng.uniform(2, 25), images.shape)
     scores = scorer(np.clip(images, 0, 255).round().astype(np.uint8)).score[:, 0].astype(np.float64)
-    order, histogram = np.argsort(-scores), purity.ScoreHistogram.empty()
-    histogram.add(scores)
+    order, histogram = np.argsort(-scores), ScoreHistogram.of(scores)
     found = purity.estimate(model.calibration, histogram, scores[order[:100]], seed=number, bootstrap=1000)
     hits = truth[rows][order]
     inside = all(
@@ -262,8 +260,7 @@ def votes(work: Path, surveys: int, seed: int, quick: bool) -> dict[str, Any]:
 
 def _covered(known: calibrate.Calibration, scores: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
     """Estimate a survey, and tell whether the truth lies inside the intervals."""
-    order, histogram = np.argsort(-scores)[:300], purity.ScoreHistogram.empty()
-    histogram.add(scores)
+    order, histogram = np.argsort(-scores)[:300], ScoreHistogram.of(scores)
     found = purity.estimate(known, histogram, scores[order].astype(float), seed=seed)
     targets, ambiguous = truth[order] == 1, np.isnan(truth[order])
     return {"unknown": bool(found.unknown)} | {

@@ -35,6 +35,7 @@ from galscan.labels.schema import load_schema
 from galscan.models.ensemble import load_scorer
 from galscan.stats import calibration as calibrate
 from galscan.stats import crossfit, metrics, purity
+from galscan.stats.histogram import ScoreHistogram
 from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.store.layout import Store, open_store
 from galscan.surveys.resampling import resample
@@ -139,8 +140,7 @@ def _without_labels(store: Store, rows: np.ndarray, path: Path) -> Path:
 
 def _interval(model: galscan.Model, scores: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
     """Return the width of the interval of purity at `RANK`, and whether the truth lies inside."""
-    histogram = purity.ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     order = np.argsort(-scores)[:RANK]
     found = purity.estimate(model.calibration, histogram, scores[order], seed=seed)
     low, high, true = found.purity_lo[-1], found.purity_hi[-1], float(truth[order].mean())
@@ -205,8 +205,7 @@ def _one(seed: int) -> dict[str, Any]:
     corrected, told_of = crossfit.committee_scores(out_of_fold, targets, own[:, sample])
     quarter = np.concatenate([np.flatnonzero(truth == value)[::4] for value in (1, 0)])
     order = np.argsort(-whole)[:TOP]
-    histogram = purity.ScoreHistogram.empty()
-    histogram.add(whole)
+    histogram = ScoreHistogram.of(whole)
     told: dict[str, Any] = {"positives": positives, "noise": noise}
     for way, calibrating in (
         ("crossfit", crossfit.calibration_set(corrected, targets, told_of["factors"])),

@@ -47,6 +47,7 @@ from galscan.core.files import write_json
 from galscan.scanning.run import CANDIDATES
 from galscan.stats import allocation, graded, purity
 from galscan.stats import calibration as calibrate
+from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting import sampling
 from galscan.vetting.batches import extend
 from galscan.vetting.gradebook import FILE, GradeBook
@@ -155,8 +156,7 @@ def _simulated(seed: int) -> _Survey:
     truth = (rng.random(OBJECTS) < prevalence).astype(int)
     scored = scores(truth)
     order = np.argsort(-scored)
-    histogram = purity.ScoreHistogram.empty()
-    histogram.add(scored)
+    histogram = ScoreHistogram.of(scored)
     began = time.perf_counter()
     before = purity.estimate(calibration, histogram, scored[order[:TOP]], seed=seed)
     info = {
@@ -313,8 +313,7 @@ def _finished(work: Path, rows: int) -> Path:
     run = galscan.scan(store=store.path, model=model, out=work / "run", top=120, workers=1)
     few = pq.read_table(run.path / CANDIDATES)
     scores = np.sort(np.random.default_rng(0).normal(size=4 * rows))[::-1]
-    histogram = purity.ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     with pq.ParquetWriter(run.path / CANDIDATES, few.schema) as writer:
         for first in range(0, rows, 50_000):
             rank = np.arange(first, min(first + 50_000, rows))

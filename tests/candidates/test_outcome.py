@@ -12,7 +12,7 @@ from galscan.core.errors import GalscanError, InputError
 from galscan.scanning.merge import Merged
 from galscan.scanning.plan import make_plan
 from galscan.scanning.selection import Selection
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from tests.scanning.test_plan import bundle, fake_store
 
 
@@ -26,7 +26,7 @@ from tests.scanning.test_plan import bundle, fake_store
 def test_a_scan_that_found_nothing_says_why_and_leaves_nothing(tmp_path: Path, selection, reasons, kind, match):
     plan = make_plan([fake_store("a", 600)], [bundle()], out=tmp_path / "run")
     object.__setattr__(plan, "selection", Selection(**selection))
-    empty = Merged(pd.DataFrame(), ScoreHistogram.empty(), ScoreHistogram.empty(), 0, 600, reasons, 0, 0, 0)
+    empty = Merged(pd.DataFrame(), ScoreHistogram(), ScoreHistogram(), 0, 600, reasons, 0, 0, 0)
     with pytest.raises(kind, match=match):
         write_outcome(plan, bundle(), empty, {})
     assert not (tmp_path / "run").exists()

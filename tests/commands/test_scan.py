@@ -21,7 +21,7 @@ from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoun
 from galscan.models.model import open_model
 from galscan.reports.scan import write_scan_report
 from galscan.scanning import cluster, run
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from galscan.store import layout
 from galscan.store.ingest import ingest
 from galscan.store.layout import open_store

@@ -12,14 +12,13 @@ import pytest
 from galscan.labels.recipe import load_recipe
 from galscan.reports import plots
 from galscan.stats.calibration import fit
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from tests.candidate_tables import candidates, info
 
 
 @pytest.fixture
 def histogram():
-    histogram = ScoreHistogram.empty()
-    histogram.add(np.random.default_rng(0).normal(-2, 2, 5000))
+    histogram = ScoreHistogram.of(np.random.default_rng(0).normal(-2, 2, 5000))
     return histogram
 
 
@@ -75,7 +74,7 @@ def test_the_model_adds_the_interval_and_the_expected_targets(bundle, histogram)
 def test_nothing_is_made_up_where_there_is_nothing():
     unknown = plots.completeness(candidates(5), info(), None)
     assert svg(unknown) and "unknown" in unknown.alt
-    drawn = plots.scores(candidates(2).head(0), info(), None, ScoreHistogram.empty())
+    drawn = plots.scores(candidates(2).head(0), info(), None, ScoreHistogram())
     assert svg(drawn) and "Histogram of 0 scores" in drawn.alt
     assert plots.precision_recall({}, {}) is None
     assert plots.precision_recall({"real_only": None, "real_plus_synthetic": {"ap": [0.5]}}, {}) is None

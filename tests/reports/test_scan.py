@@ -14,7 +14,7 @@ import pytest
 import galscan
 from galscan.core.errors import NotFoundError
 from galscan.reports.scan import LAST, write_scan_report
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from galscan.store import layout
 from tests.candidate_tables import candidates, write_run
 from tests.chromium import NAMES, QUIET, chromium
@@ -34,8 +34,7 @@ def run(tmp_path):
     frame["designation"] = ""
     frame.loc[0, "objid"] = HOSTILE
     stores = [{"name": "tiny", "path": str(store.path), "content_hash": store.content_hash, "count": store.count}]
-    histogram = ScoreHistogram.empty()
-    histogram.add(np.random.default_rng(0).normal(0, 1, 300))
+    histogram = ScoreHistogram.of(np.random.default_rng(0).normal(0, 1, 300))
     return write_run(tmp_path / "run", frame, stores=stores, scanned=300, histogram=histogram.to_list())
 
 

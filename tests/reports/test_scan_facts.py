@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from galscan.reports import scan_facts as facts
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from tests.helpers import tiny_bundle
 from tests.reports.test_scan import labelled_store
 
@@ -79,8 +79,7 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
         (tmp_path / "run" / name).mkdir(parents=True)
         table.to_parquet(tmp_path / "run" / name / "part-00000.parquet")
     frame = pd.DataFrame({"store": "sky", "index": range(4), "rank": range(1, 5), "score": [9.0, 8.0, 7.0, 6.0]})
-    histogram = ScoreHistogram.empty()
-    histogram.add(np.concatenate([frame["score"], scored["score"].dropna(), np.full(50, -1.02)]))
+    histogram = ScoreHistogram.of(np.concatenate([frame["score"], scored["score"].dropna(), np.full(50, -1.02)]))
     known = facts.known_targets(tmp_path / "run", frame, bundle, [store], histogram)
     assert sorted(known["index"]) == [*range(20), 395]
     assert known["fate"].value_counts().to_dict() == {
@@ -102,7 +101,7 @@ def test_a_store_without_labels_tells_of_none(tmp_path):
     bundle = open_model(tiny_bundle(tmp_path / "model").path)
     frame = pd.DataFrame({"store": [], "index": [], "rank": [], "score": []})
     store = tiny_store(tmp_path / "sky.zarr", 20)
-    assert facts.known_targets(tmp_path, frame, bundle, [store], ScoreHistogram.empty()).empty
+    assert facts.known_targets(tmp_path, frame, bundle, [store], ScoreHistogram()).empty
 
 
 def test_time_is_told_as_far_as_it_is_known(tmp_path):

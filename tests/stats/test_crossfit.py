@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import ks_2samp
 
 from galscan.stats import calibration, crossfit, purity
+from galscan.stats.histogram import ScoreHistogram
 
 MEMBERS = 3
 
@@ -52,8 +53,7 @@ def test_the_truth_lies_inside_the_intervals():
         scores = simulated(survey, rng)
         corrected, told = crossfit.committee_scores(out_of_fold(simulated(truth, rng)), truth, scores[:, :8000])
         calibrating = crossfit.calibration_set(corrected, truth, told["factors"])
-        order, histogram = np.argsort(-scores.mean(0))[:200], purity.ScoreHistogram.empty()
-        histogram.add(scores.mean(0))
+        order, histogram = np.argsort(-scores.mean(0))[:200], ScoreHistogram.of(scores.mean(0))
         found = purity.estimate(calibration.fit(*calibrating), histogram, scores.mean(0)[order], seed=seed)
         inside += [found.purity_lo[k - 1] <= survey[order[:k]].mean() <= found.purity_hi[k - 1] for k in (50, 200)]
     assert np.mean(inside) > 0.85

@@ -14,7 +14,7 @@ from galscan.stats import graded, purity
 from galscan.stats.allocation import allocate, suggest
 from galscan.stats.density_ratio import Curves
 from galscan.stats.graded import Stratum, combine
-from galscan.stats.purity import ScoreHistogram
+from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting.sampling import default_counts, strata
 
 TOP = 600
@@ -29,8 +29,7 @@ def survey(seed, *, prevalence=0.004, n=60_000, calibration=(40, 800), shift=0.0
     truth = rng.random(n) < prevalence
     scores = scores_of(truth) + shift * truth
     order = np.argsort(-scores)
-    histogram = ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     top = scores[order[:TOP]]
     before = purity.estimate(calibrated, histogram, top, bootstrap=500, seed=seed)
     return rng, before, top, truth[order[:TOP]], int(truth[order[TOP:]].sum()), n
@@ -123,8 +122,7 @@ def test_where_grades_contradict_the_model_they_win_and_it_is_said():
 
 def test_what_the_first_look_discarded_has_a_prior_of_its_own():
     _, before, top, _, _, n = survey(4)
-    beyond = ScoreHistogram.empty()
-    beyond.add(np.full(500, -6.0))
+    beyond = ScoreHistogram.of(np.full(500, -6.0))
     beyond = beyond.scaled_to(50_000)
     found = strata(TOP, n - TOP - 50_000, 50_000)
     after = combine(before, top, found, {}, beyond=beyond, draws=400)

@@ -13,7 +13,8 @@ from galscan.core.errors import InputError
 from galscan.stats import purity
 from galscan.stats.calibration import fit
 from galscan.stats.density_ratio import Curves
-from galscan.stats.purity import Purity, ScoreHistogram, estimate, fitted_mixture
+from galscan.stats.histogram import ScoreHistogram
+from galscan.stats.purity import Purity, estimate, fitted_mixture
 
 
 def _calibration(rng, positives=40, negatives=2000, distance=3.0):
@@ -24,8 +25,7 @@ def _calibration(rng, positives=40, negatives=2000, distance=3.0):
 def _survey(rng, prevalence, count=20_000, distance=3.0, keep=1000):
     truth = rng.random(count) < prevalence
     scores = rng.normal(np.where(truth, distance, 0.0), 1.0)
-    histogram = ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     best = np.argsort(-scores)[:keep]
     return histogram, scores[best], truth[best], truth
 
@@ -92,8 +92,7 @@ def test_a_ratio_that_levels_off_is_not_extended():
         calibrated = np.repeat([True, False], [60, 1500])
         truth = rng.random(20_000) < 0.02
         drawn = scores(truth)
-        histogram = ScoreHistogram.empty()
-        histogram.add(drawn)
+        histogram = ScoreHistogram.of(drawn)
         best = np.argsort(-drawn)[:300]
         result = estimate(fit(scores(calibrated), calibrated), histogram, drawn[best], bootstrap=600, seed=seed)
         pure.append(result.purity_lo[99] <= truth[best[:100]].mean() <= result.purity_hi[99])
@@ -112,9 +111,8 @@ def test_a_survey_without_targets_claims_nothing():
 def test_a_survey_that_is_no_mixture_of_the_two_classes_is_called_so():
     rng = np.random.default_rng(5)
     calibration = _calibration(rng, 200, 2000)
-    histogram = ScoreHistogram.empty()
     scores = np.sort(rng.normal(-1.0, 0.5, 5000))[::-1]  # lower than most negatives
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     result = estimate(calibration, histogram, scores[:50], seed=1)
     assert "negatives" in result.unknown and np.isnan(result.published("purity")).all()
     told = purity.summary(result, 0.95)
@@ -149,8 +147,7 @@ def test_known_labels_are_counted_as_they_are():
     scores[labelled & truth] += 2
     order = np.argsort(-scores)
     top, rest = order[:300], order[300:]
-    histogram = ScoreHistogram.empty()
-    histogram.add(scores[~labelled])
+    histogram = ScoreHistogram.of(scores[~labelled])
     known = np.where(labelled[top], truth[top], np.nan)
     beyond = int(labelled[rest].sum()), int((labelled & truth)[rest].sum())
     result = estimate(calibration, histogram, scores[top], known=known, known_beyond=beyond, bootstrap=500)
@@ -207,8 +204,7 @@ def test_the_prevalence_is_the_one_that_expectation_maximization_climbs_to(preva
     calibration = _calibration(rng, 4000, 40_000)
     truth = rng.random(30_000) < prevalence
     scores = rng.normal(3.0 * truth, 1.0)
-    histogram = ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], bootstrap=600, seed=0)
     prior = np.array([1 - calibration.prevalence, calibration.prevalence])
     reference = _expectation_maximization(prior, _posteriors(calibration, scores))
@@ -221,8 +217,7 @@ def test_the_prevalence_is_that_of_quapy():
     rng = np.random.default_rng(6)
     calibration = _calibration(rng, 4000, 40_000)
     scores = rng.normal(3.0 * (rng.random(30_000) < 0.1), 1.0)
-    histogram = ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     found = estimate(calibration, histogram, np.sort(scores)[::-1][:100], bootstrap=600, seed=0)
     prior = np.array([1 - calibration.prevalence, calibration.prevalence])
     quapy = aggregative.EMQ.EM(prior, _posteriors(calibration, scores), epsilon=1e-9)[0][1]
@@ -238,7 +233,7 @@ def test_the_fitted_mixture_adds_up_to_the_survey_where_label_shift_holds():
     many = seen > 400
     assert np.abs((negatives + targets)[many] / seen[many] - 1).max() < 0.15
     assert (targets > negatives)[centres > 3.5].all() and (negatives > targets)[centres < 1].all()
-    assert [len(part) for part in fitted_mixture(_calibration(rng), ScoreHistogram.empty(), 0.1)] == [0, 0, 0]
+    assert [len(part) for part in fitted_mixture(_calibration(rng), ScoreHistogram(), 0.1)] == [0, 0, 0]
 
 
 def test_a_long_list_takes_no_longer_than_a_short_one():
@@ -254,8 +249,7 @@ def test_a_long_list_takes_no_longer_than_a_short_one():
 
 def test_useless_scores_claim_nothing():
     calibration = fit(np.zeros(50), np.repeat([1, 0], [10, 40]))
-    histogram = ScoreHistogram.empty()
-    histogram.add(np.zeros(1000))
+    histogram = ScoreHistogram.of(np.zeros(1000))
     result = estimate(calibration, histogram, np.zeros(100), seed=1)
     assert result.purity_lo.max() < 0.05 and result.purity_hi.min() > 0.9
     assert result.purity[-1] == pytest.approx(calibration.prevalence)
@@ -324,8 +318,7 @@ def test_the_interval_has_the_level_it_is_asked_for(monkeypatch, confidence):
     """With uninformative scores, the number of targets among the top 100 is binomial."""
     coins = Curves(np.array([-40.0, 40.0]), np.zeros((20_000, 2)), np.full(20_000, np.inf))
     monkeypatch.setattr(purity, "_draws", lambda *_: (coins, None))
-    histogram = ScoreHistogram.empty()
-    histogram.add(np.zeros(1000))
+    histogram = ScoreHistogram.of(np.zeros(1000))
     calibration = _calibration(np.random.default_rng(0))
     result = estimate(calibration, histogram, np.zeros(100), bootstrap=20_000, confidence=confidence)
     tails = (1 - confidence) / 2, (1 + confidence) / 2
@@ -348,8 +341,7 @@ def test_ambiguous_objects_are_counted_as_no_targets_and_stand_beside_purity():
         kind, scores = draw(8000, 0.01)
         everything, of_survey = draw(20_000, 0.01)
         best = np.argsort(-of_survey)[:400]
-        histogram = ScoreHistogram.empty()
-        histogram.add(of_survey)
+        histogram = ScoreHistogram.of(of_survey)
         result = estimate(fit(scores, kind == 1, kind == 2), histogram, of_survey[best], bootstrap=400, seed=seed)
         true, unclear = ((everything[best] == k).mean() for k in (1, 2))
         covered.append(result.purity_lo[399] <= true <= result.purity_hi[399])
@@ -365,10 +357,9 @@ def test_ambiguous_objects_are_counted_as_no_targets_and_stand_beside_purity():
 
 def test_empty_survey_and_wrong_input():
     calibration = _calibration(np.random.default_rng(0))
-    result = estimate(calibration, ScoreHistogram.empty(), np.array([]), bootstrap=20)
+    result = estimate(calibration, ScoreHistogram(), np.array([]), bootstrap=20)
     assert len(result.purity) == 0 and (result.prevalence_lo, result.prevalence_hi) == (0.0, 1.0)
-    histogram = ScoreHistogram.empty()
-    histogram.add(np.array([1.0, 2.0]))
+    histogram = ScoreHistogram.of(np.array([1.0, 2.0]))
     for scores, options, words in (
         ([1.0, 2.0], {}, "descending"),
         ([3.0, 2.0, 1.0], {}, "3 top scores of 2"),
@@ -386,8 +377,8 @@ def test_one_that_stands_for_many_weighs_as_one():
     calibration = _calibration(rng, 60, 4000)
     whole, top, *_ = _survey(rng, 0.01, count=100_000)
     below = whole.centres < 0.5
-    scored, audited = ScoreHistogram(*[np.where(below, 0, whole.counts)] * 2), ScoreHistogram.empty()
-    audited.add(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)))
+    scored = ScoreHistogram(*[np.where(below, 0, whole.counts)] * 2)
+    audited = ScoreHistogram.of(np.repeat(whole.centres[below], rng.binomial(whole.counts[below], 0.01)))
     beyond = audited.scaled_to(int(whole.counts[below].sum()))
     thinned = scored + beyond
     assert thinned.total == whole.total and (beyond.n_scored == audited.counts).all()
@@ -405,8 +396,7 @@ def test_one_that_stands_for_many_weighs_as_one():
 
 @given(st.lists(st.integers(-50, 50), max_size=300), st.integers(0, 10**6))
 def test_a_sample_stands_for_all_of_them(scores, total):
-    sample = ScoreHistogram.empty()
-    sample.add(np.array(scores, float) / 7)
+    sample = ScoreHistogram.of(np.array(scores, float) / 7)
     whole = sample.scaled_to(total)
     assert whole.total == (total if scores else 0) and (whole.n_scored == sample.counts).all()
     if scores:
@@ -423,12 +413,9 @@ def test_a_damaged_histogram_is_refused(pairs):
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=50), st.lists(st.floats(-50, 50), max_size=50))
 def test_histograms_merge_to_the_whole(left, right):
-    parts = [ScoreHistogram.empty(), ScoreHistogram.empty(), ScoreHistogram.empty()]
-    for part, scores in zip(parts, (left, right, left + right), strict=True):
-        part.add(np.array(scores, dtype=np.float64))
+    parts = [ScoreHistogram.of(np.array(scores, float)) for scores in (left, right, left + right)]
     whole = parts[0] + parts[1]
     assert (whole.counts == parts[2].counts).all() and whole.total == len(left) + len(right)
     inside = [s for s in left if abs(s) < 40]
-    single = ScoreHistogram.empty()
-    single.add(np.array(inside))
+    single = ScoreHistogram.of(np.array(inside))
     assert single.counts @ single.centres == pytest.approx(sum(inside), abs=0.026 * max(len(inside), 1))

@@ -14,7 +14,8 @@ from galscan.commands.vet import vet
 from galscan.core.errors import InputError
 from galscan.scanning.run import open_run
 from galscan.stats import calibration as calibrate
-from galscan.stats.purity import ScoreHistogram, estimate
+from galscan.stats.histogram import ScoreHistogram
+from galscan.stats.purity import estimate
 from galscan.vetting import planning
 from tests.helpers import tiny_bundle, tiny_store
 
@@ -32,8 +33,7 @@ def survey(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     scores = np.sort(np.concatenate([rng.normal(0, 1, 19_900), rng.normal(3, 1, 100)]))[::-1]
     calibration = calibrate.fit(np.r_[rng.normal(3, 1, 24), rng.normal(0, 1, 400)], np.repeat([1, 0], [24, 400]))
-    histogram = ScoreHistogram.empty()
-    histogram.add(scores)
+    histogram = ScoreHistogram.of(scores)
     monkeypatch.setattr(
         planning, "estimate_by_scores", lambda run: (estimate(calibration, histogram, scores[:300]), 0.95)
     )
