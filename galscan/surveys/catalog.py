@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, nearest
+from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
+
+
+def check_roles(columns: Iterable[str], roles: Sequence[str]) -> None:
+    """Raise `InputError` if a column is named for a role that is not among `roles`."""
+    for role in columns:
+        if role not in roles:
+            raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, roles)}")
+
+
+def find_columns(
+    table: pd.DataFrame, roles: Sequence[str], columns: Mapping[str, str], where: str, required: Sequence[str] = ("id",)
+) -> dict[str, str | None]:
+    """Return the column of each role, None if there is none; raise `InputError` if one of `required` has none."""
+    found = {role: tables.find_column(table, role, columns, where) for role in roles}
+    for role in required:
+        if found[role] is None:
+            present = ", ".join(map(str, table.columns[:12]))
+            raise InputError(f"{where} has no {role} column; it has {present}; name it: --column {role}=...")
+    return found
 
 
 class CatalogSurvey:
@@ -25,13 +45,18 @@ class CatalogSurvey:
     def _read_positions(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
         """Read ids and positions from the catalog."""
         where = str(self.catalog)
-        role = {r: tables.find_column(table, r, columns, where) for r in ("id", "ra", "dec")}
-        for wanted, column in role.items():
-            if column is None:
-                present = ", ".join(map(str, table.columns[:12]))
-                raise InputError(f"{where} has no {wanted} column; it has {present}; name it: --column {wanted}=...")
+        role = find_columns(table, ("id", "ra", "dec"), columns, where, required=("id", "ra", "dec"))
         self.ids = tables.identifiers(table[role["id"]], where)
         self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+
+    def _within(self, table: pd.DataFrame, columns: Mapping[str, str], cone: Cone) -> pd.DataFrame:
+        """Return the rows of a catalog in a cone, at least one."""
+        check_cone(cone)
+        self._read_positions(table, columns)
+        inside = in_cone(self.ra, self.dec, cone)
+        if not inside.any():
+            raise InputError(f"no object of {self.catalog} lies in --cone {','.join(f'{c:g}' for c in cone)}")
+        return table[inside].reset_index(drop=True)
 
     @property
     def id_dtype(self) -> np.dtype:

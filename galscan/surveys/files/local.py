@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.catalog import CatalogSurvey
+from galscan.surveys.catalog import CatalogSurvey, check_roles, find_columns
 from galscan.surveys.files.archives import Zip
 from galscan.surveys.files.images import (  # fmt: skip
     BANDS,
@@ -74,7 +74,9 @@ class LocalSurvey(CatalogSurvey):
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
     ):
-        columns = check_columns(columns, size)
+        columns = dict(columns or {})
+        check_roles(columns, ROLES)
+        check_size(size)
         self.root = Path(path).expanduser().absolute()
         if not self.root.exists():
             raise NotFoundError(f"no folder of images at {path}; name it with --path")
@@ -131,10 +133,7 @@ class LocalSurvey(CatalogSurvey):
 
     def _join(self, frame: pd.DataFrame, files: Mapping[str, int], columns: Mapping[str, str]) -> None:
         where = str(self.catalog)
-        role = {r: tables.find_column(frame, r, columns, where) for r in ROLES}
-        if role["id"] is None:
-            present = ", ".join(map(str, frame.columns[:12]))
-            raise InputError(f"{where} has no id column; it has {present}; name it: --column id=...")
+        role = find_columns(frame, ROLES, columns, where)
         self.ids = tables.identifiers(frame[role["id"]], where)
 
         self.ra, self.dec = tables.positions(frame, role["ra"], role["dec"], self.ids, where)
@@ -233,15 +232,6 @@ class LocalSurvey(CatalogSurvey):
                 yield read_fits(paths, self.size, scale, self.rendering)
             else:
                 yield read_picture(paths[0], self.size, scale)
-
-
-def check_columns(columns: Mapping[str, str] | None, size: int) -> dict[str, str]:
-    """Return `columns` as a dict; raise `InputError` if a role is unknown or `size` out of range."""
-    for role in columns or {}:
-        if role not in ROLES:
-            raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, ROLES)}")
-    check_size(size)
-    return dict(columns or {})
 
 
 def _column(frame: pd.DataFrame, name: str) -> str | None:

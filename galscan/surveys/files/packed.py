@@ -16,9 +16,8 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.catalog import CatalogSurvey
-from galscan.surveys.files.local import check_columns
-from galscan.surveys.sizes import DEFAULT_SIZE
+from galscan.surveys.catalog import CatalogSurvey, check_roles, find_columns
+from galscan.surveys.sizes import DEFAULT_SIZE, check_size
 
 BATCH = 64  # objects read at once
 ROLES = ("id", "ra", "dec", "pixel_scale")
@@ -58,7 +57,9 @@ class PackedSurvey(CatalogSurvey, ABC):
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
     ):
-        given = check_columns(columns, size)
+        given = dict(columns or {})
+        check_roles(given, ("file", *ROLES))
+        check_size(size)
         self.root = Path(path).expanduser().absolute()
         if not self.root.exists():
             raise NotFoundError(f"{path} does not exist; give the folder of the files with --path")
@@ -164,9 +165,7 @@ class PackedSurvey(CatalogSurvey, ABC):
         """Join the catalog by id; sort its rows in the order of the files, those without an image last."""
         where = str(self.catalog)
         frame = tables.read_table(self.catalog, columns)  # type: ignore[arg-type]
-        role = {r: tables.find_column(frame, r, columns, where) for r in ROLES}
-        if role["id"] is None:
-            raise InputError(f"{where} has no id column; name it: --column id=...")
+        role = find_columns(frame, ROLES, columns, where)
         ids = tables.identifiers(frame[role["id"]], where)
         at = pd.Index(self.ids.astype(str)).get_indexer(ids.astype(str))
         if (at < 0).all():

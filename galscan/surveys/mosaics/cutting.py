@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,6 @@ from galscan.surveys.files.images import Rendering
 from galscan.surveys.mosaics.footprints import Frame, Source
 from galscan.surveys.mosaics.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.services.errors import FetchError, MissingError
-from galscan.surveys.sizes import check_size
 from galscan.surveys.subsets import select_rows
 
 ROLES = ("id", "ra", "dec", "radius")
@@ -221,21 +220,6 @@ class FrameCutouts(CatalogSurvey, ABC):
             number, opened = self._opened.popitem(last=False)
             opened.close()
             self.source.release(self._files(number))
-
-
-def check_framing(
-    size: int, columns: Iterable[str], roles: Sequence[str], pixel_scale: float | None, frame: float | None
-) -> None:
-    """Raise `InputError` if roles, size, pixel scale or framing are not valid for a survey of frames."""
-    for role in columns:
-        if role not in roles:
-            raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, roles)}")
-    check_size(size)
-    if pixel_scale is not None and frame is not None:
-        raise InputError(f"--pixel-scale {pixel_scale:g} and --frame {frame:g} exclude each other; give one of them")
-    for option, value in (("--pixel-scale", pixel_scale), ("--frame", frame)):
-        if value is not None and not 0 < value < np.inf:
-            raise InputError(f"{option} is {value:g}; give a number above 0")
 
 
 def error_text(error: Exception, root: Path) -> str:

@@ -16,12 +16,13 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import digest, file_digest
 from galscan.surveys import tables
 from galscan.surveys.base import NoCoverage, Outcome
+from galscan.surveys.catalog import check_roles
 from galscan.surveys.files.images import Rendering, choose_bands, measure
 from galscan.surveys.files.local import CATALOGS
 from galscan.surveys.mosaics import footprints
-from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing, error_text
+from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, error_text
 from galscan.surveys.mosaics.footprints import Folder, Frame
-from galscan.surveys.sizes import DEFAULT_SIZE
+from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
 
 SAMPLE = 16  # frames that the stretch is measured on, at four objects each
 
@@ -78,7 +79,9 @@ class FramesSurvey(FrameCutouts):
         frame: float | None = None,
     ):
         super().__init__()
-        check_framing(size, columns or {}, ROLES, pixel_scale, frame)
+        check_roles(columns or {}, ROLES)
+        check_size(size)
+        check_framing(pixel_scale, frame)
         root = Path(path).expanduser().absolute()
         if not root.exists():
             raise NotFoundError(f"no folder of frames at {path}; name it with --path")

@@ -18,16 +18,17 @@ import pandas as pd
 from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import digest, file_digest
-from galscan.core.sky import Cone, check_cone, in_cone
+from galscan.core.sky import Cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, check_framing
+from galscan.surveys.catalog import check_roles
+from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts
 from galscan.surveys.mosaics.download import DownloadedFiles
 from galscan.surveys.mosaics.footprints import Frame
 from galscan.surveys.services.client import Client
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey
 from galscan.surveys.services.rate_limit import SLACK
-from galscan.surveys.sizes import DEFAULT_SIZE
+from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
 
 SAFE_TEXT = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # allowed text of table columns in a URL
 
@@ -83,7 +84,9 @@ class RemoteFrames(FrameCutouts):
         config = load_survey(survey)
         if not isinstance(config, ConfiguredFrames):
             raise InputError(f"survey file {survey} describes cutouts, not frames; choose another survey")
-        check_framing(size, columns, (*ROLES, *config.keys), pixel_scale, frame)
+        check_roles(columns, (*ROLES, *config.keys))
+        check_size(size)
+        check_framing(pixel_scale, frame)
         if config.needs_contact and not contact:
             raise InputError(f"survey '{self.survey}' needs a contact e-mail: --contact you@example.org")
         config.secret()
@@ -98,13 +101,8 @@ class RemoteFrames(FrameCutouts):
         self.catalog = Path(catalog).expanduser().absolute()
         table = tables.read_table(self.catalog, columns)
         self._catalog_digest = file_digest(self.catalog)
-        self._read_objects(table, columns, ())
         if cone is not None:
-            check_cone(cone)
-            inside = in_cone(self.ra, self.dec, cone)
-            if not inside.any():
-                raise InputError(f"no object of {self.catalog} lies in --cone {','.join(f'{c:g}' for c in cone)}")
-            table = table[inside].reset_index(drop=True)
+            table = self._within(table, columns, cone)
         self._read_objects(table, columns, labels)
         self._group(table, columns)
         self._check_scale({self._frame(0).name: config.native_scale})

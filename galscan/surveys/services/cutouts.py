@@ -14,12 +14,12 @@ import pandas as pd
 
 from galscan.core import home
 from galscan.core.concurrency import ordered_map
-from galscan.core.errors import InputError, nearest
+from galscan.core.errors import InputError
 from galscan.core.files import file_digest
-from galscan.core.sky import Cone, check_cone, in_cone
+from galscan.core.sky import Cone
 from galscan.surveys import tables
 from galscan.surveys.base import NOT_FOUND, Cutout, Failed, Flag, NoCoverage, Outcome
-from galscan.surveys.catalog import CatalogSurvey
+from galscan.surveys.catalog import CatalogSurvey, check_roles
 from galscan.surveys.files.images import FileInMemory, read_fits, read_picture
 from galscan.surveys.services import panstarrs
 from galscan.surveys.services.cache import Response
@@ -27,7 +27,7 @@ from galscan.surveys.services.client import Client
 from galscan.surveys.services.configured import ConfiguredSurvey, fill_url, load_survey
 from galscan.surveys.services.errors import FetchError
 from galscan.surveys.services.rate_limit import SLACK
-from galscan.surveys.sizes import DEFAULT_SIZE, check_size
+from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
 from galscan.surveys.subsets import select_rows
 
 ROLES = ("id", "ra", "dec", "radius")
@@ -96,10 +96,9 @@ class ServiceSurvey(CatalogSurvey):
         retry_not_found: bool = False,
     ):
         columns = dict(columns or {})
-        for role in columns:
-            if role not in ROLES:
-                raise InputError(f"--column {role}=...: unknown role '{role}'{nearest(role, ROLES)}")
+        check_roles(columns, ROLES)
         check_size(size)
+        check_framing(pixel_scale, frame)
         self.source, self.size = Path(source).stem, size
         config = load_survey(source)
         if not isinstance(config, ConfiguredSurvey):
@@ -129,23 +128,10 @@ class ServiceSurvey(CatalogSurvey):
             # A survey may cover only this range, so this is no error.
             print(f"warning: no ra of {self.catalog} is above 24; ra must be in degrees, not hours", file=sys.stderr)
 
-    def _within(self, table: pd.DataFrame, columns: Mapping[str, str], cone: Cone) -> pd.DataFrame:
-        check_cone(cone)
-        self._read_objects(table, columns)
-        inside = in_cone(self.ra, self.dec, cone)
-        if not inside.any():
-            raise InputError(f"no object of {self.catalog} lies in --cone {','.join(f'{c:g}' for c in cone)}")
-        return table[inside].reset_index(drop=True)
-
     def _frame(
         self, table: pd.DataFrame, columns: Mapping[str, str], frame: float | None, pixel_scale: float | None
     ) -> None:
         """Set the side of each cutout in arcsec, NaN where the radius is unknown."""
-        if frame is not None and pixel_scale is not None:
-            raise InputError("--frame and --pixel-scale exclude each other; give one")
-        for option, value in (("--frame", frame), ("--pixel-scale", pixel_scale)):
-            if value is not None and not (np.isfinite(value) and value > 0):
-                raise InputError(f"{option} {value:g}: give a number above 0")
         column = tables.find_column(table, "radius", columns, str(self.catalog))
         if frame is not None and column is None:
             raise InputError(

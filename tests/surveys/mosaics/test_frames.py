@@ -113,7 +113,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         FramesSurvey(tmp_path, size=64, pixel_scale=1e-4)
     with pytest.raises(InputError, match="exclude each other"):
         FramesSurvey(tmp_path, pixel_scale=0.4, frame=4)
-    with pytest.raises(InputError, match="--frame is -4; give a number above 0"):
+    with pytest.raises(InputError, match="--frame -4"):
         FramesSurvey(tmp_path, frame=-4)
     with pytest.raises(InputError, match=r"--frame 4 needs a radius \(arcsec\).*--column radius="):
         FramesSurvey(tmp_path, frame=4)

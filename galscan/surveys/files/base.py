@@ -1,0 +1,112 @@
+"""Base class of surveys of files on disk: folder, catalog, provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from galscan.core.errors import NotFoundError
+from galscan.core.files import file_digest
+from galscan.surveys import tables
+from galscan.surveys.catalog import CatalogSurvey, check_roles
+from galscan.surveys.sizes import DEFAULT_SIZE, check_size
+
+CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
+FRAMES = 32  # objects on whose planes the stretch of a survey is measured
+
+
+class FileSurvey(CatalogSurvey, ABC):
+    """Images in a folder or file, and the table of their objects.
+
+    Parameters
+    ----------
+    path : path
+        The folder (searched recursively), or one file.
+    catalog : path, optional
+        CSV, FITS, VOTable or Parquet.
+    labels : sequence of str
+        Label schemas to read from the catalog.
+    size : int
+        Pixels on a side of every cutout.
+    columns : mapping, optional
+        Column for each role (``id file ra dec pixel_scale``) that does not have a usual name.
+    name : str, optional
+        Name of the survey; default: that of the folder.
+
+    Raises
+    ------
+    NotFoundError
+        If folder or catalog does not exist.
+    InputError
+        If they cannot be used, an id occurs twice, or the catalog matches no image.
+    """
+
+    roles: ClassVar[Sequence[str]] = ("id", "file", "ra", "dec", "pixel_scale")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        catalog: str | os.PathLike[str] | None = None,
+        labels: Sequence[str] = (),
+        size: int = DEFAULT_SIZE,
+        columns: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ):
+        check_roles(columns or {}, self.roles)
+        check_size(size)
+        self.root = Path(path).expanduser().absolute()
+        if not self.root.exists():
+            raise NotFoundError(f"no folder of images at {path}; name it with --path")
+        self.size = size
+        self.name = name or (self.root.stem if self.root.suffix.lower() == ".zip" else self.root.name)
+        self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else None
+        self.notes: list[str] = []
+        self.unmatched: list[str] = []
+        sizes = self._read(labels, dict(columns or {}))
+        # Names and sizes detect changes without reading the files.
+        listed = "\n".join(f"{size} {file}" for file, size in sizes.items())
+        self._files_digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        self.rendering = self._calibrate()
+
+    @abstractmethod
+    def _read(self, labels: Sequence[str], columns: Mapping[str, str]) -> Mapping[str, int]:
+        """Read the table of objects; return the files and their sizes in bytes."""
+
+    @abstractmethod
+    def _calibrate(self) -> Any:
+        """Return the rendering of planes, an object with `describe`; None if all objects are RGB images."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return provenance: files, catalog and rendering."""
+        return {
+            "survey": "local",
+            "name": self.name,
+            "path": str(self.root),
+            "catalog": str(self.catalog) if self.catalog else None,
+            "catalog_sha256": file_digest(self.catalog) if self.catalog else None,
+            "files_sha256": self._files_digest,
+            "objects": len(self),
+            "images_without_row": len(self.unmatched),
+            "size": self.size,
+            "resize": "hamming, bilinear when enlarging",
+            "labels": list(self._schemas),
+            "rendering": self.rendering.describe() if self.rendering else None,
+        }
+
+
+def find_catalog(folder: Path) -> Path | None:
+    """Return the table of objects in a folder of images; None if there is none."""
+    return next((folder / name for name in CATALOGS if (folder / name).is_file()), None)
+
+
+def pixel_scales(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
+    """Return arcsec per pixel, NaN where unknown."""
+    scale = tables.numbers(table[column], where) if column else np.full(len(table), np.nan)
+    return np.where(scale > 0, scale, np.nan)
