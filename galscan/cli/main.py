@@ -1,7 +1,6 @@
 """Entry point of the command line: registers the commands, runs one, and maps errors to exit codes.
 
-Each command is a function in `galscan.cli.survey` or `galscan.cli.learn` that calls the public function of the same
-name. Slow imports happen only when a command runs, so that ``galscan --help`` is fast.
+Slow imports happen only when a command runs, so that ``galscan --help`` is fast.
 """
 
 from __future__ import annotations
@@ -10,12 +9,20 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
-from galscan.cli import learn, survey
+from galscan.cli.evaluate import ablate, evaluate
+from galscan.cli.export import export
+from galscan.cli.generate import generate, train_generator
+from galscan.cli.info import demo, doctor, info
+from galscan.cli.ingest import ingest
+from galscan.cli.scan import scan, similar
+from galscan.cli.target import check_target, list_targets, new_target
+from galscan.cli.train_rare import train_rare
+from galscan.cli.vet import purity, vet
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.version import __version__
 
@@ -52,36 +59,30 @@ app.add_typer(
     epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",
 )  # fmt: skip
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    ("demo", survey.demo, "--out demo-run"),
-    ("ingest", survey.ingest, "--survey local --path images/ --catalog table.csv --labels efigi --out ngc.zarr"),
-    ("train-rare", learn.train_rare, "--target dustlane --survey ngc --budget 60"),
-    ("train-generator", learn.train_generator, "--out base.safetensors"),
-    ("generate", learn.generate, "--target dustlane --count 48 --out images/"),
-    ("evaluate", learn.evaluate, "models/dustlane --target dustlane --survey ngc"),
-    ("ablate", learn.ablate, "--target dustlane --survey ngc --seeds 5 --prevalence 0.005 --out ablation/"),
-    ("scan", survey.scan, "--survey sdss --target dustlane --out run/"),
-    ("similar", survey.similar, "--run run/ --like 1237648720693690487,1237651191354261600 --out like/"),
-    ("export", survey.export, "run/ --min-purity 0.5 --known kaviraj2012.csv --out candidates.fits"),
-    ("vet", survey.vet, "run/ --size 200"),
-    ("purity", survey.purity, "run/"),
-    ("target new", learn.target_new, "arcs --schema gz2 --answer t08_odd_feature_a20_lens_or_arc"),
-    ("target check", learn.target_check, "arcs.toml --store gz2.zarr --sheet arcs.png"),
-    ("target list", learn.target_list, ""),
-    ("info", survey.info, "ngc.zarr --sheet ngc.png"),
-    ("doctor", survey.doctor, ""),
-)
-"""Each command, in the order of --help, with an example of its arguments."""
+COMMANDS = (
+    demo, ingest, train_rare, train_generator, generate, evaluate, ablate, scan, similar, export, vet, purity,
+    new_target, check_target, list_targets, info, doctor,
+)  # fmt: skip
+"""Each command, in the order of --help."""
 
 RENAMED = {"dream": "generate", "judge": "evaluate"}  # old names of commands, still accepted
 
-for _name, _command, _example in COMMANDS:
-    _group = target if _name.startswith("target ") else app
-    _group.command(_name.split()[-1], epilog=f"Example: galscan {_name} {_example}".rstrip())(_command)
+for _command in COMMANDS:
+    _group, _, _name = _command.name.rpartition(" ")
+    _epilog = f"Example: galscan {_command.name} {_command.example}".rstrip()
+    (target if _group else app).command(_name, epilog=_epilog)(_command.run)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors are printed as one line on stderr."""
+    try:
+        return _run(arguments)
+    except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does: exit silently
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     debug = "--traceback" in arguments or os.environ.get("GALSCAN_TRACEBACK", "") not in ("", "0")
 
@@ -92,42 +93,35 @@ def run(arguments: Sequence[str]) -> int:
             print(json.dumps({"error": message, "code": code, "exit_code": exit_code}), flush=True)
         return exit_code
 
-    interrupted = "interrupted; run the same command again to resume"
     try:
-        try:
-            given = [a for a in arguments if a != "--traceback"] or ["--help"]
-            if (new := RENAMED.get(given[0])) is not None:
-                print(f"note: galscan {given[0]} is now called galscan {new}", file=sys.stderr)
-                given[0] = new
-            code = app(given, prog_name="galscan", standalone_mode=False)
-            sys.stdout.flush()
-            return fail(interrupted, 130, Interrupted.code) if code == 130 else int(code or 0)
-        except (KeyboardInterrupt, typer.Abort):
-            return fail(interrupted, 130, Interrupted.code)
-        except BrokenPipeError:
-            raise
-        except GalscanError as error:
-            if debug:
-                traceback.print_exc()
+        given = [a for a in arguments if a != "--traceback"] or ["--help"]
+        if (new := RENAMED.get(given[0])) is not None:
+            print(f"note: galscan {given[0]} is now called galscan {new}", file=sys.stderr)
+            given[0] = new
+        code = app(given, prog_name="galscan", standalone_mode=False)
+        sys.stdout.flush()
+        if code == 130:
+            raise KeyboardInterrupt
+        return int(code or 0)
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, typer.Abort):
+        return fail("interrupted; run the same command again to resume", 130, Interrupted.code)
+    except Exception as error:
+        # A usage error; the module of its class differs between versions of typer.
+        if usage := getattr(error, "format_message", None):
+            context = getattr(error, "ctx", None)
+            where = context.command_path if context else "galscan"
+            return fail(f"{usage().rstrip('.')} (see: {where} --help)", 2, "usage")
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, GalscanError):
             return fail(str(error), error.exit_code, error.code)
-        except PermissionError as error:  # from reading; errors from writing have their own messages
-            if debug:
-                traceback.print_exc()
-            why = f"no permission to read {error.filename or error}; change its mode or name another path"
-            return fail(why, 2, "no-permission")
-        except Exception as error:
-            # A usage error; the module of its class differs between versions of typer.
-            if message := getattr(error, "format_message", None):
-                context = getattr(error, "ctx", None)
-                where = context.command_path if context else "galscan"
-                return fail(f"{message().rstrip('.')} (see: {where} --help)", 2, "usage")
-            if debug:
-                traceback.print_exc()
-            why = f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)"
-            return fail(why, 1, "unexpected")
-    except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does: exit silently
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, PermissionError):  # from reading; errors from writing have their own messages
+            file = error.filename or error
+            return fail(f"no permission to read {file}; change its mode or name another path", 2, "no-permission")
+        why = f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)"
+        return fail(why, 1, "unexpected")
 
 
 def main() -> NoReturn:

@@ -1,59 +1,97 @@
-"""Options shared by several commands, and parsers of option values."""
+"""What commands share: options, parsers of option values, and the call of the public function."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from galscan.core.errors import InputError, nearest
-
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Number of processes; default: the number of cores.")
-]
+import galscan
+from galscan.cli.output import show
+from galscan.core.errors import nearest
 
 
-def _known_device(name: str) -> str:
-    if name not in (known := ("auto", "cpu", "cuda")):
-        raise InputError(f"--device {name!r} is unknown{nearest(name, known)}")
-    return name
+class Command(NamedTuple):
+    name: str
+    example: str
+    run: Callable[..., None]
 
 
-Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", callback=_known_device, help="Device of the networks.")
-]
-Surveys = Annotated[list[str] | None, typer.Option("--survey", help="Survey in the data home, by name; repeatable.")]
-Stores = Annotated[list[str] | None, typer.Option("--store", help="Store, by path or URL; repeatable.")]
+def command(
+    name: str, example: str = "", *, exit_code: Callable[[dict[str, Any]], int] = lambda summary: 0
+) -> Callable[[Callable[..., None]], Command]:
+    """Make a command of a function that declares the options of the public function of the same name.
+
+    Options that are not given keep the defaults of the public function. `exit_code` is computed from the summary.
+    """
+
+    def make(declared: Callable[..., None]) -> Command:
+        @functools.wraps(declared)
+        def run(as_json: bool, **options: Any) -> None:
+            given = {key: value for key, value in options.items() if value is not None and value != []}
+            for key, value in given.items():
+                if isinstance(value, list) and isinstance(value[0], tuple):  # NAME=VALUE, repeated
+                    given[key] = dict(value)
+            result = getattr(galscan, declared.__name__)(**given)
+            raise typer.Exit(exit_code(show(result, as_json)))
+
+        return Command(name, example, run)
+
+    return make
 
 
 def names(text: str | None) -> str | list[str] | None:
-    """Return one name, or a list of comma-separated names."""
+    """Return one name, or a list of names."""
     return text.split(",") if text and "," in text else text
 
 
-def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str] | None:
-    for text in texts or ():
-        if not all(text.partition("=")):
-            raise InputError(f"{option} {text!r} is not of the form NAME=VALUE (see --help)")
-    return dict(t.split("=", 1) for t in texts) if texts else None
+def pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
 
 
-def parse_cone(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3:
-        raise InputError(f"--cone {text!r} is not of the form RA,DEC,RADIUS, in degrees")
-    ra, dec, radius = (number("--cone", part) for part in parts)
-    return ra, dec, radius
-
-
-def number(option: str, text: str) -> float:
+def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{option}: {text!r} is not a number") from None
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
+def cone(text: str) -> tuple[float, ...]:
+    if text.count(",") != 2:
+        raise typer.BadParameter(f"{text!r} is not of the form RA,DEC,RADIUS, in degrees")
+    return tuple(map(number, text.split(",")))
+
+
+def known_device(name: str) -> str:
+    if name not in (known := ("auto", "cpu", "cuda")):
+        raise typer.BadParameter(f"{name!r} is unknown{nearest(name, known)}")
+    return name
+
+
+def option(help: str, *flags: str, **settings: Any) -> Any:
+    """Return an option of typer, its help first; without `flags` it has the name of the parameter."""
+    return typer.Option(*flags, help=help, **settings)
+
+
+Json = Annotated[bool, option("Make the last line of stdout one JSON object.", "--json")]
+DryRun = Annotated[bool, option("Check everything and print the plan; write nothing.", "--dry-run")]
+Overwrite = Annotated[bool, option("Replace existing results.", "--overwrite")]
+Seed = Annotated[int, option("Random seed.", min=0)]
+Workers = Annotated[int | None, option("Number of processes; default: the number of cores.", min=1)]
+Budget = Annotated[float | None, option("Maximum minutes of training.", min=0)]
+Device = Annotated[str, option("Device of the networks.", metavar="auto|cpu|cuda", parser=known_device)]
+Surveys = Annotated[list[str] | None, option("Survey in the data home, by name; repeatable.", "--survey")]
+Stores = Annotated[list[str] | None, option("Store, by path or URL; repeatable.", "--store")]
+Target = Annotated[str, option("Target by name, or a recipe.toml.")]
+OutFolder = Annotated[Path | None, option("Output folder; default: in the data home.", "--out")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a scan.")]
+Cone = Annotated[str | None, option("RA,DEC,RADIUS in degrees: only objects within.", parser=cone)]
+Contact = Annotated[
+    str | None, option("E-mail address, sent to services in the User-Agent; default: $GALSCAN_CONTACT.")
+]
