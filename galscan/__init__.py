@@ -6,10 +6,13 @@
 >>> run.candidates.head()                                    # doctest: +SKIP
 """
 
+# ruff: noqa: F401 (names for type checkers)
+
 from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from galscan.core.version import __version__
@@ -40,66 +43,22 @@ if TYPE_CHECKING:
 # anything else, spinning makes small networks several times slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__all__ = [
-    "GalscanError",
-    "Model",
-    "Recipe",
-    "Run",
-    "Store",
-    "__version__",
-    "ablate",
-    "check_target",
-    "demo",
-    "doctor",
-    "evaluate",
-    "export",
-    "generate",
-    "info",
-    "ingest",
-    "list_targets",
-    "load_recipe",
-    "new_target",
-    "open_model",
-    "open_run",
-    "open_store",
-    "purity",
-    "scan",
-    "similar",
-    "train_generator",
-    "train_rare",
-    "vet",
-]
-
 # Loaded when first used, so that `galscan --help` and `import galscan` are instant.
 _HOMES = {
+    **{name: f"galscan.commands.{name}" for name in (
+        "ablate", "demo", "doctor", "evaluate", "generate", "info", "purity", "scan", "similar", "train_rare", "vet",
+    )},
+    **dict.fromkeys(("check_target", "list_targets", "new_target"), "galscan.training.target"),
+    **dict.fromkeys(("Recipe", "load_recipe"), "galscan.labels.recipe"),
+    **dict.fromkeys(("Model", "open_model"), "galscan.models.model"),
+    **dict.fromkeys(("Run", "open_run"), "galscan.scanning.run"),
+    **dict.fromkeys(("Store", "open_store"), "galscan.store.layout"),
     "GalscanError": "galscan.core.errors",
-    "Model": "galscan.models.model",
-    "Recipe": "galscan.labels.recipe",
-    "Run": "galscan.scanning.run",
-    "Store": "galscan.store.layout",
-    "ablate": "galscan.commands.ablate",
-    "check_target": "galscan.training.target",
-    "demo": "galscan.commands.demo",
-    "doctor": "galscan.commands.doctor",
-    "evaluate": "galscan.commands.evaluate",
     "export": "galscan.candidates.export.command",
-    "generate": "galscan.commands.generate",
-    "info": "galscan.commands.info",
     "ingest": "galscan.store.ingest",
-    "list_targets": "galscan.training.target",
-    "load_recipe": "galscan.labels.recipe",
-    "new_target": "galscan.training.target",
-    "open_model": "galscan.models.model",
-    "open_run": "galscan.scanning.run",
-    "open_store": "galscan.store.layout",
-    "purity": "galscan.commands.purity",
-    "scan": "galscan.commands.scan",
-    "similar": "galscan.commands.similar",
     "train_generator": "galscan.synthesis.train_generator",
-    "train_rare": "galscan.commands.train_rare",
-    "vet": "galscan.commands.vet",
-}
-
+}  # fmt: skip
+__all__ = ["__version__", *_HOMES]
 
 # Names of version 0.1, for one version more.
 _RENAMED = {"Bundle": "Model", "dream": "generate", "judge": "evaluate", "open_bundle": "open_model"}
@@ -107,8 +66,6 @@ _RENAMED = {"Bundle": "Model", "dream": "generate", "judge": "evaluate", "open_b
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
-        import warnings
-
         warnings.warn(f"galscan.{name} is called galscan.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
         name = _RENAMED[name]
     if name not in _HOMES:

@@ -39,11 +39,7 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``table`` (one entry per rank: estimated purity with interval, true purity, completeness, and the number of
-        targets down to this rank for networks trained on real galaxies only and on synthetic ones as well),
-        ``completeness`` (of both at a true purity of 0.8, and their ratio with its 95 % interval; None without
-        synthetic galaxies), ``true_targets``, ``ap_real_only``, ``ap_real_plus_synthetic`` (on held-out galaxies),
-        ``synthetic`` (summary of the synthetic training set), ``wall_s`` and paths.
+        Its keys are listed in docs/json.md.
     """
     started = time.monotonic()
     out = Path(out or "galscan-demo")
@@ -59,24 +55,23 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     store = open_store(sky)
     truth = store.column("truth/target_dustlane") > 0.5
     candidates = run.candidates
-    found = np.cumsum(truth[candidates["index"].to_numpy()])
     scores = _scores(model, store)
-    ranked = {name: np.cumsum(truth[np.argsort(-score, kind="stable")]) for name, score in scores.items()}
-    table = []
-    for rank in (r for r in RANKS if r <= len(candidates)):
-        row = candidates.iloc[rank - 1]
-        table.append(
-            {
-                "rank": rank, "purity": float(row["purity"]), "purity_lo": float(row["purity_lo"]),
-                "purity_hi": float(row["purity_hi"]), "true_purity": float(found[rank - 1] / rank),
-                "completeness": float(row["completeness"]),
-                "true_completeness": float(found[rank - 1] / max(truth.sum(), 1)),
-            } | {f"found_{name}": int(n[rank - 1]) for name, n in ranked.items()}
-        )  # fmt: skip
+    ranks = np.array([rank for rank in RANKS if rank <= len(candidates)])
+
+    def found(rows: np.ndarray) -> np.ndarray:
+        """Return the number of targets down to each rank of a list of rows."""
+        return np.cumsum(truth[rows])[ranks - 1]
+
+    true = found(candidates["index"].to_numpy())
+    table = candidates.iloc[ranks - 1][["rank", "purity", "purity_lo", "purity_hi", "completeness"]].assign(
+        true_purity=true / ranks,
+        true_completeness=true / max(truth.sum(), 1),
+        **{f"found_{name}": found(np.argsort(-score, kind="stable")) for name, score in scores.items()},
+    )
     metrics = model.metrics
     with_synthetic = metrics["real_plus_synthetic"]  # None where no synthetic target was made
     result = {
-        "table": table, "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
+        "table": table.to_dict("records"), "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
         "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
         "ap_real_only": metrics["real_only"]["ap_mean"],
         "ap_real_plus_synthetic": with_synthetic and with_synthetic["ap_mean"],
@@ -96,16 +91,13 @@ def _scores(model: Model, store: Store) -> dict[str, np.ndarray]:
     from galscan.models.ensemble import load_networks, member_scores
     from galscan.models.weights import load_network
 
-    chosen = model.metrics["chosen"]
     networks = {}
     for name, training_set in zip(("real_only", "synthetic"), TRAINING_SETS, strict=True):
-        if training_set == chosen:
-            networks[name] = load_networks(model)
-            continue
         first = existing(model.path / f"{training_set}-0.safetensors")
-        if first.is_file():
-            files = sorted(model.path.glob(first.name.replace("-0.", "-*.")))
-            networks[name] = [load_network(path) for path in files]
+        if training_set == model.metrics["chosen"]:
+            networks[name] = load_networks(model)
+        elif first.is_file():
+            networks[name] = [load_network(p) for p in sorted(model.path.glob(first.name.replace("-0.", "-*.")))]
     images, device = store.images(), pick("auto")
     with one_thread():  # on a busy machine two threads are slower than one
         return {name: member_scores(each, images, device).mean(0)[:, 0] for name, each in networks.items()}
@@ -149,8 +141,7 @@ def text(result: dict[str, Any]) -> str:
         lines += [f"  {r['rank']:>4}{r['found_real_only']:>34}{r['found_synthetic']:>19}" for r in result["table"]]
         lines += [f"  completeness at purity {PURITY:g}{gain['real_only']:>14.2f}{gain['synthetic']:>19.2f}"]
         if gain["ratio"] is not None:
-            high = "no upper end" if gain["ratio_hi"] is None else f"{gain['ratio_hi']:.2f}"
-            low = "?" if gain["ratio_lo"] is None else f"{gain['ratio_lo']:.2f}"
+            low, high = ("?" if end is None else f"{end:.2f}" for end in (gain["ratio_lo"], gain["ratio_hi"]))
             lines += [f"  {gain['ratio']:.2f} times as complete (95 % interval over galaxies {low} to {high})"]
         lines += [f"  delivered and used for the scan: {DELIVERED[result['chosen']]}"]
     lines += [

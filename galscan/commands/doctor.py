@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from galscan.core import files, home
+from galscan.core.concurrency import cores
 from galscan.core.errors import GalscanError
 from galscan.core.version import __version__
 
@@ -29,15 +29,15 @@ def doctor() -> dict[str, Any]:
     """
     problems: list[str] = []
     versions, extras = _packages(problems)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
     result = {
         "galscan": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "versions": versions,
         "devices": _devices(problems),
-        "cores": cores,
-        "threads": int(threads) if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit() else cores,
+        "cores": cores(),
+        "threads": int(threads) if threads.isdigit() else cores(),
         "memory_gb": _memory_gb(),
         "home": _home(problems),
         "extras": extras,
@@ -48,31 +48,25 @@ def doctor() -> dict[str, Any]:
 def _packages(problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return installed versions, and for each extra "installed" or the command that installs it."""
     try:
-        wanted = importlib.metadata.requires("galscan") or []
+        required = importlib.metadata.requires("galscan") or []
     except importlib.metadata.PackageNotFoundError:  # run from the repository, not installed
         return {name: _version(name) or "missing" for name in ("torch", "dask", "zarr", "numpy")}, {}
     versions: dict[str, str] = {}
     missing: dict[str, list[str]] = {}
-    for line in wanted:
+    for line in required:
         requirement, _, marker = line.partition(";")
-        name = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
-        if name is None:
-            continue
-        extra = re.search(r"""extra\s*==\s*['"]([^'"]+)""", marker)
-        version = _version(name[0])
-        if extra:
-            missing.setdefault(extra[1], [])
-            if version is None:
-                missing[extra[1]].append(name[0])
+        name = re.split(r"[^\w.-]", requirement.strip())[0]
+        version = _version(name)
+        if extra := re.search(r"""extra\s*==\s*['"]([^'"]+)""", marker):
+            missing.setdefault(extra[1], []).extend([name] if version is None else [])
         elif version is None:
-            problems.append(f"{name[0]} is missing; pip install '{requirement.strip()}'")
+            problems.append(f"{name} is missing; pip install '{requirement.strip()}'")
         else:
-            versions[name[0]] = version
-    extras = {
+            versions[name] = version
+    return versions, {
         extra: f"without {', '.join(names)}: pip install 'galscan[{extra}]'" if names else "installed"
         for extra, names in missing.items()
     }
-    return versions, extras
 
 
 def _version(name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from galscan.surveys.base import UNUSABLE, Flag
 SHEET = 48  # images on a contact sheet
 FAILURES = 5  # reasons listed separately
 
+Cell = tuple[Store, int, str]  # row of a store, and its caption
+
 
 def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Summarise the store, model or run at `path`; its content, not its name, decides which of these it is.
@@ -41,7 +44,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     Returns
     -------
     dict
-        JSON-serialisable; ``kind`` is ``store``, ``model`` or ``run``.
+        Its keys are listed in docs/json.md; ``kind`` is ``store``, ``model`` or ``run``.
 
     Raises
     ------
@@ -55,30 +58,46 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
         raise NotFoundError(f"{path} does not exist; name a store, a model or a run")
     if (path / "zarr.json").is_file():
         store = layout.open_store(path)
-        result = _store(store)
-        if sheet is not None:
-            rows = np.unique(np.linspace(0, store.count - 1, min(SHEET, store.count)).round().astype(int))
-            ids = store.column("id")
-            _write_sheet(
-                [(store, int(r), str(ids[r])) for r in rows], sheet, f"{store.name}: {len(rows)} of {store.count:,}"
-            )
+        result, draw = _store(store), partial(_store_sheet, store)
     elif (path / "model.json").is_file():
-        result = {"kind": "model"} | open_model(path).summary()
-        if sheet is not None:
-            synthetic_set = existing(path / "synthetic.zarr")
-            if not synthetic_set.is_dir():
-                raise InputError(f"{path} was trained on real galaxies only: it has no synthetic galaxies to show")
-            synthetic = layout.open_store(synthetic_set)
-            target = synthetic.column("truth/target")
-            cells = [(synthetic, r, f"target {target[r]:.0f}") for r in range(min(SHEET, synthetic.count))]
-            _write_sheet(cells, sheet, f"{result['target']}: synthetic galaxies")
+        model = open_model(path)
+        result, draw = {"kind": "model"} | model.summary(), partial(_model_sheet, model)
     elif (found := runs.read_info(path)) is not None:
-        result = {"kind": "run"} | Run(path, found).summary()
-        if sheet is not None:
-            _write_run_sheet(runs.open_single_target(path), sheet)
+        result, draw = {"kind": "run"} | Run(path, found).summary(), partial(_run_sheet, path)
     else:
         raise InputError(f"{path} is not a store, a model or a run of galscan")
-    return result | ({"sheet": str(sheet)} if sheet is not None else {})
+    if sheet is None:
+        return result
+    cells, title = draw()
+    if not cells:
+        raise InputError("no objects to draw on a contact sheet; leave --sheet out")
+    images = [store.images(slice(row, row + 1))[0] for store, row, _ in cells]
+    thumbnails.contact_sheet(images, Path(sheet), captions=[caption for _, _, caption in cells], title=title)
+    return result | {"sheet": str(sheet)}
+
+
+def _store_sheet(store: Store) -> tuple[list[Cell], str]:
+    rows = np.unique(np.linspace(0, store.count - 1, min(SHEET, store.count)).round().astype(int))
+    ids = store.column("id")
+    return [(store, int(r), str(ids[r])) for r in rows], f"{store.name}: {len(rows)} of {store.count:,}"
+
+
+def _model_sheet(model: Model) -> tuple[list[Cell], str]:
+    folder = existing(model.path / "synthetic.zarr")
+    if not folder.is_dir():
+        raise InputError(f"{model.path} was trained on real galaxies only: it has no synthetic galaxies to show")
+    store = layout.open_store(folder)
+    target = store.column("truth/target")
+    cells = [(store, r, f"target {target[r]:.0f}") for r in range(min(SHEET, store.count))]
+    return cells, f"{model.target}: synthetic galaxies"
+
+
+def _run_sheet(path: Path) -> tuple[list[Cell], str]:
+    run = runs.open_single_target(path)
+    stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
+    top: pd.DataFrame = run.candidates.head(SHEET)
+    cells = [(stores[str(row["store"])], int(row["index"]), ranking.caption(row)) for row in top.to_dict("records")]
+    return cells, f"{run.info['target']}: the top {len(top)}"
 
 
 def summarize(result: Store | Model | list[Model] | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -141,18 +160,3 @@ def _outcomes(store: Store) -> dict[str, Any]:
         "failures": top + rest,
         "retry": retry if counts["failed"] else None,
     }
-
-
-def _write_run_sheet(run: Run, sheet: str | os.PathLike[str]) -> None:
-    """Draw the top candidates, with images from the scanned stores."""
-    stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
-    top: pd.DataFrame = run.candidates.head(SHEET)
-    cells = [(stores[str(row["store"])], int(row["index"]), ranking.caption(row)) for row in top.to_dict("records")]
-    _write_sheet(cells, sheet, f"{run.info['target']}: the top {len(top)}")
-
-
-def _write_sheet(cells: list[tuple[Store, int, str]], sheet: str | os.PathLike[str], title: str) -> None:
-    if not cells:
-        raise InputError("no objects to draw on a contact sheet; leave --sheet out")
-    images = [store.images(slice(row, row + 1))[0] for store, row, _ in cells]
-    thumbnails.contact_sheet(images, Path(sheet), captions=[caption for _, _, caption in cells], title=title)

@@ -26,6 +26,11 @@ INTERVAL = 0.5  # seconds between two updates of the progress line
 steps: Any = None  # in a process of a pool: memory shared with the parent, if any
 
 
+def cores() -> int:
+    """Return the number of cores this process may use; in a container it may be below that of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """Return the number of processes to run at a time: ``GALSCAN_WORKERS``, or the cores available to this process.
 
@@ -38,7 +43,7 @@ def default_workers() -> int:
         if not text.isdecimal() or not int(text):
             raise InputError(f"{WORKERS} is {text!r}; give the number of processes to run at a time, at least 1")
         return int(text)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def run_in_processes(

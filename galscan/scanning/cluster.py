@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from galscan.core.concurrency import cores
 from galscan.core.errors import GalscanError, InputError, nearest
 from galscan.core.version import __version__
 
@@ -80,11 +81,6 @@ def describe(cluster: str, workers: int | None) -> str:
     if cluster == "slurm":
         return f"{workers} Slurm jobs"
     return f"those of {cluster}"
-
-
-def cores() -> int:
-    """Return the number of cores this process may use; in a container it may be below that of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:
