@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from galscan.core.version import __version__
 
 if TYPE_CHECKING:
-    from galscan.candidates.export.command import export
+    from galscan.candidates.export.formats import export
     from galscan.commands.ablate import ablate
     from galscan.commands.demo import demo
     from galscan.commands.doctor import doctor
@@ -54,7 +54,7 @@ _HOMES = {
     **dict.fromkeys(("Run", "open_run"), "galscan.scanning.run"),
     **dict.fromkeys(("Store", "open_store"), "galscan.store.layout"),
     "GalscanError": "galscan.core.errors",
-    "export": "galscan.candidates.export.command",
+    "export": "galscan.candidates.export.formats",
     "ingest": "galscan.store.ingest",
     "train_generator": "galscan.synthesis.train_generator",
 }  # fmt: skip

@@ -57,9 +57,7 @@ COLUMNS = (
     Column("known", "", "meta.code.class", "Known label: target, ambiguous, negative; empty: none", "A9"),
     Column("in_train", "", "meta.code", "True if the model was trained on this object", "L1"),
     Column("duplicate", "", "meta.code", "True if this object has a better rank in another row", "L1"),
-    Column(
-        "known_name", "", "meta.id.cross", "Nearest object of the lists and services; empty if none is known", "A24"
-    ),
+    Column("known_name", "", "meta.id.cross", "Nearest object of lists and services; empty if none is known", "A24"),
     Column("known_ref", "", "meta.ref", "Lists with a match, nearest first; services not queried", "A16"),
     Column("known_sep", "arcsec", "pos.angDistance", "Separation from that object", "F8.3"),
     Column("known_type", "", "src.class", "Object type of the nearest match that has one", "A12"),
@@ -98,21 +96,20 @@ _TFORM = {  # NumPy kind and size -> FITS, and the type in the file
 def describe_columns(names: Iterable[str]) -> list[Column]:
     """Return the metadata of each column of a candidates table; columns not in `COLUMNS` are morphology answers."""
     known = {column.name: column for column in COLUMNS}
-    return [
-        known.get(str(name)) or Column(str(name), "", "src.morph.param", _answer_comment(str(name)), "F9.4")
-        for name in names
-    ]
+    return [known.get(str(name)) or _answer_column(str(name)) for name in names]
 
 
-def _answer_comment(name: str) -> str:
-    """Return the description of a morphology column, from its name (`galscan.candidates.morphology`)."""
+def _answer_column(name: str) -> Column:
+    """Return the metadata of a morphology column, from its name (`galscan.candidates.morphology`)."""
     endings = {
         "_lo": "Morphology answer, lower 90 % limit",
         "_hi": "Morphology answer, upper 90 % limit",
         "_joint": "Morphology answer, fraction of all volunteers",
         "_concentration": "Effective number of votes of the question",
+        "": "Morphology answer, mean over members",
     }
-    return next((text for end, text in endings.items() if name.endswith(end)), "Morphology answer, mean over members")
+    comment = next(text for end, text in endings.items() if name.endswith(end))
+    return Column(name, "", "src.morph.param", comment, "F9.4")
 
 
 def write_fits(
@@ -124,31 +121,17 @@ def write_fits(
 ) -> Path:
     """Write candidates as a FITS binary table, atomically. Equal input gives equal bytes except for the date.
 
-    Parameters
-    ----------
-    table : DataFrame or TableStream
-        As from `ranking.rank`; may be empty. A stream is read twice, in pieces.
-    provenance : mapping
-        Keys of the header cards (target, stores, model, recipe, fingerprint, version, seed, scanned, quarantined,
-        candidates, prevalence, prevalence_lo, prevalence_hi, confidence, purity, notes); any may be absent.
-    answers : sequence of str
-        Morphology answers in the table, for the header.
-    name : str
-        Name of the FITS extension.
-
-    Notes
-    -----
-    ``SOURCE_DATE_EPOCH`` (seconds) replaces the time of writing, for reproducible files.
+    A stream is read twice, in pieces. `provenance` has the keys of `galscan.candidates.run.provenance`, of which any
+    may be absent; `answers` are the morphology answers in the table. ``SOURCE_DATE_EPOCH`` (seconds) replaces the time
+    of writing, for reproducible files.
     """
     rows = table if isinstance(table, TableStream) else from_frame(table)
     widths = {name: max(width, 19 if name == "designation" else 1) for name, width in rows.widths().items()}
-    kinds = {
-        name: (f"{widths[name]}A", f"S{widths[name]}") if name in widths else _TFORM[kind(rows.schema.field(name))]
-        for name in rows.names
-    }
-    dtype = np.dtype([(name, kind) for name, (_, kind) in kinds.items()])
-
-    forms = {name: form for name, (form, _) in kinds.items()}
+    forms, types = {}, {}
+    for field in rows.schema:
+        width = widths.get(field.name)
+        forms[field.name], types[field.name] = (f"{width}A", f"S{width}") if width else _TFORM[kind(field)]
+    dtype = np.dtype([*types.items()])
     header = fits_stream.structure(name, forms, dtype.itemsize, rows.count)
     for number, column in enumerate(describe_columns(rows.names), 1):
         form = forms[column.name]
@@ -158,8 +141,7 @@ def write_fits(
         header[f"TUCD{number}"] = column.ucd
         header[f"TCOMM{number}"] = column.comment
     header["RADESYS"] = "ICRS"
-    for keyword, value in cards(provenance).items():
-        header[keyword] = value
+    header.update(cards(provenance))
     header["NCANDID"] = (rows.count, "candidates in this table")
     if (by := provenance.get("ranked_by", "score")) == "score":
         header["PURMETH"] = METHOD[:66]
@@ -186,11 +168,10 @@ def write_hdus(handle: BinaryIO, header: fits.Header, records: Iterable[np.ndarr
     """Write a FITS file of one table, after a primary header with creator and date."""
     when = _now()
     primary = fits.PrimaryHDU()
-    primary.header["EXTEND"] = True
-    primary.header["DATE"] = (when, "UTC, when this file was written")
-    primary.header["ORIGIN"] = "galscan"
-    primary.header["CREATOR"] = f"galscan {__version__}"
-    primary.header["REFERENC"] = (REFERENCE, "method")
+    primary.header.update({
+        "EXTEND": True, "DATE": (when, "UTC, when this file was written"), "ORIGIN": "galscan",
+        "CREATOR": f"galscan {__version__}", "REFERENC": (REFERENCE, "method"),
+    })  # fmt: skip
     primary.add_checksum(when=when)
     handle.write(primary.header.tostring(endcard=True, padding=True).encode("ascii"))
     fits_stream.write_table(handle, header, records, when)
@@ -221,12 +202,10 @@ def cards(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def _card(value: Any) -> Any:
     """Return a value that a header card can hold, None if there is none; FITS headers have no NaN."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int | np.integer):
         return value
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
     text = ascii_text(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
     return text if len(text) <= 66 else text[:63] + "..."
 

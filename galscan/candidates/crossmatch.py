@@ -7,6 +7,7 @@ is recovered if a candidate is within the radius.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.spatial import KDTree
 from scipy.stats import binomtest
 
 from galscan.candidates import scan_tables
-from galscan.candidates.external_catalogs import Position, ServiceMatches
-from galscan.candidates.reference_catalog import RADIUS, ReferenceCatalog, check_radius, read_known, titles
+from galscan.candidates.external_catalogs import Match, Position, ServiceMatches
+from galscan.candidates.reference_catalog import RADIUS, ReferenceCatalog, check_radius, read_known
 from galscan.candidates.run import open_candidates
 from galscan.candidates.table_stream import TableStream, has_position
 from galscan.core.errors import InputError
@@ -35,7 +37,7 @@ FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
 )  # fmt: skip
 _CONFIDENCE = 0.95
 IDENTITY_COLUMNS = ["store", "id", "ra", "dec"]  # columns that identify an object of a scan
-_SLACK = 1 + 1e-9  # the tree excludes points exactly at its bound
+_SLACK = 1 + 1e-9  # an object exactly at the radius matches in spite of rounding
 
 
 def annotate(
@@ -56,24 +58,27 @@ def annotate(
         If the radius is out of range, or two lists have the same title.
     """
     check_radius(radius)
-    names = titles([*lists, *services])
+    titles = [source.title for source in (*lists, *services)]
+    if repeated := next((title for title in titles if titles.count(title) > 1), None):
+        raise InputError(
+            f"two reference lists have the name '{repeated}'; rename one of the files, as matches refer to it"
+        )
 
     def add(piece: pa.Table) -> pa.Table:
         piece = piece.drop_columns([name for name in COLUMNS if name in piece.column_names])
-        separations, match_names, kinds, missing = _nearest(lists, services, piece, radius)
         name, ref, kind = (np.full(len(piece), "", object) for _ in range(3))
-        nearest = separations.min(axis=0, initial=np.inf)
-        for row in np.flatnonzero(np.isfinite(nearest) | missing.any(axis=0)):
-            order = [int(k) for k in np.argsort(separations[:, row], kind="stable") if np.isfinite(separations[k, row])]
-            sources = [names[k] for k in order]
-            if order:
-                name[row] = match_names[order[0], row]
-                kind[row] = next((kinds[k, row] for k in order if kinds[k, row]), "")
-            if missing[:, row].any():
-                sources.append(NOT_ASKED + ", ".join(names[k] for k in np.flatnonzero(missing[:, row])))
+        separation = np.full(len(piece), np.nan)
+        matches, missing = _matches(piece, lists, services, radius)
+        for row in {*matches, *missing}:
+            found = sorted(matches[row], key=lambda match: match[1].sep)
+            sources = [title for title, _ in found]
+            if found:
+                separation[row], name[row] = found[0][1].sep, found[0][1].name
+                kind[row] = next((match.kind for _, match in found if match.kind), "")
+            if missing[row]:
+                sources.append(NOT_ASKED + ", ".join(missing[row]))
             ref[row] = "; ".join(sources)
-        separation = pa.array(np.where(np.isfinite(nearest), nearest, np.nan))
-        values = [pa.array(name, pa.string()), pa.array(ref, pa.string()), separation]
+        values = [pa.array(name, pa.string()), pa.array(ref, pa.string()), pa.array(separation)]
         values += [pa.array(kind, pa.string())] if services else []
         before = [name for name in ("in_train", "duplicate") if name in piece.column_names]
         position = piece.column_names.index(before[-1]) + 1 if before else piece.num_columns
@@ -84,44 +89,33 @@ def annotate(
     return rows.map(add)
 
 
-def _nearest(
-    lists: Sequence[ReferenceCatalog], services: Sequence[ServiceMatches], piece: pa.Table, radius: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return separation, name and type of each row's nearest object by source, and where a service did not respond.
-
-    All have the shape (sources, rows). The separation is in arcseconds, infinite without an object within the radius.
-    """
-    shape = (len(lists) + len(services), len(piece))
-    separations, missing = np.full(shape, np.inf), np.zeros(shape, bool)
-    names, kinds = np.full(shape, "", object), np.full(shape, "", object)
-    rows = np.flatnonzero(has_position(piece))
-    points = _points(piece, rows)
-    for k, known in enumerate(lists if len(rows) else ()):
-        distance, nearest = known.tree.query(points, distance_upper_bound=chord(radius) * _SLACK)
-        matched = np.isfinite(distance)
-        separations[k, rows[matched]] = arcseconds(distance[matched])
-        names[k, rows[matched]] = known.names[nearest[matched]]
-    for k, service in enumerate(services, len(lists)):
-        for row, position in zip(rows, _positions(piece, rows), strict=True):
+def _matches(
+    piece: pa.Table, lists: Sequence[ReferenceCatalog], services: Sequence[ServiceMatches], radius: float
+) -> tuple[dict[int, list[tuple[str, Match]]], dict[int, list[str]]]:
+    """Return by row the nearest object of each source, and the services that did not respond."""
+    matches, missing = defaultdict(list), defaultdict(list)
+    for known in lists:
+        nearest = _pairs(known, piece, radius).sort_values("sep").drop_duplicates("row")
+        for k, row, sep in nearest.itertuples(index=False):
+            matches[row].append((known.title, Match(sep, known.names[k], "")))
+    for row, position in _positions(piece) if services else ():
+        for service in services:
             if position not in service.matches:
-                missing[k, row] = True
+                missing[row].append(service.title)
             elif (match := service.matches[position]) is not None:
-                separations[k, row], names[k, row], kinds[k, row] = match
-    return separations, names, kinds, missing
+                matches[row].append((service.title, match))
+    return matches, missing
 
 
-def _positions(piece: pa.Table, rows: np.ndarray) -> list[Position]:
-    ra, dec = (piece[name].to_numpy()[rows].tolist() for name in ("ra", "dec"))
-    return list(zip(ra, dec, strict=True))
+def _positions(piece: pa.Table) -> list[tuple[int, Position]]:
+    """Return row number and position of the rows that have one."""
+    ra, dec = (piece[name].to_numpy().tolist() for name in ("ra", "dec"))
+    return [(row, (ra[row], dec[row])) for row in np.flatnonzero(has_position(piece)).tolist()]
 
 
 def positions(rows: TableStream) -> list[Position]:
     """Return the positions of all rows that have one, in order."""
-    return [p for piece in rows.select(["ra", "dec"]) for p in _positions(piece, np.flatnonzero(has_position(piece)))]
-
-
-def _points(piece: pa.Table, rows: np.ndarray) -> np.ndarray:
-    return unit_vectors(piece["ra"].to_numpy()[rows], piece["dec"].to_numpy()[rows])
+    return [position for piece in rows.select(["ra", "dec"]) for _, position in _positions(piece)]
 
 
 def count_known(rows: TableStream) -> int:
@@ -148,13 +142,13 @@ class Recovered:
         Title of the list.
     radius : float
         Arcseconds.
-    unplaced : int
+    without_position : int
         Rows of the list without a position.
     objects : DataFrame
         One row per object, in the order of the list: name, ra, dec, fate (one of `FATES`), rank (0 for none), score,
         sep (arcsec), reason (of quarantine), in_train (None if the model is missing). The score is that of the full
         network, or of the prefilter for objects that it discarded.
-    least : float
+    lowest_score : float
         Score of the last candidate; NaN if there is none.
     """
 
@@ -175,13 +169,12 @@ class Recovered:
         objects = self.objects
         scanned = objects[objects["fate"].isin([CANDIDATE, BELOW, DISCARDED])]
         unknown = scanned["in_train"].isna().any()
-        untrained = None if unknown else scanned[~scanned["in_train"].astype(bool)]
         summary: dict[str, Any] = {
             "list": self.title, "radius_arcsec": self.radius, "objects": len(objects),
             "without_position": self.without_position,
             "fates": {fate: int((objects["fate"] == fate).sum()) for fate in FATES},
             "scanned": len(scanned), "recovered": _fraction(scanned),
-            "recovered_untrained": None if untrained is None else _fraction(untrained),
+            "recovered_untrained": None if unknown else _fraction(scanned[~scanned["in_train"].astype(bool)]),
             "ranks": sorted(int(rank) for rank in scanned.loc[scanned["rank"] > 0, "rank"]),
             "sharing": int(objects.loc[objects["rank"] > 0, "rank"].duplicated().sum()),
         }  # fmt: skip
@@ -207,75 +200,59 @@ def recovered(
     rows, info = open_candidates(path)
     found, lowest_score = [], float("nan")
     for piece in rows.select(["objid", "store", "ra", "dec", "rank", "score"]):
-        pairs = _pairs(known, piece, radius)
-        matches = piece.take(pairs["row"].to_numpy()).to_pandas().rename(columns={"objid": "id"})
-        found.append(pairs.assign(fate=CANDIDATE, rank=matches["rank"], score=matches["score"], **_identity(matches)))
+        found.append(_matched(known, piece, radius).rename(columns={"objid": "id"}).assign(fate=CANDIDATE))
         lowest_score = float(piece["score"][-1].as_py())
-    for file, piece in scan_tables.iter_partitions(path, info, ["ra", "dec"], f"{known.title} among the scored"):
-        if len(pairs := _pairs(known, piece, radius)):
-            # A similarity list is not ranked by the scan's scores, so these are not read.
-            scores = {
-                of_target(name, info["target"], info.get("targets", [])): name for name in ("score", "first_look")
-            }
-            names = IDENTITY_COLUMNS if is_similarity_list(info) else [*IDENTITY_COLUMNS, *scores]
-            columns = scan_tables.columns_of(file, names)
-            matches = columns.take(pairs["row"].to_numpy()).to_pandas().rename(columns=scores)
-            if is_similarity_list(info):
-                found.append(pairs.assign(fate=BELOW, **_identity(matches)))
-                continue
-            discarded = matches["score"].isna()
-            found.append(pairs.assign(
-                fate=np.where(discarded, DISCARDED, BELOW), score=matches["score"].fillna(matches["first_look"]),
-                **_identity(matches),
-            ))  # fmt: skip
-    for file, piece in scan_tables.iter_partitions(
-        path, info, ["ra", "dec"], f"{known.title} in quarantine", quarantined=True
+    # A similarity list is not ranked by the scan's scores, so these are not read.
+    scores = {
+        of_target(name, info["target"], info.get("targets", [])): name
+        for name in ("score", "first_look")
+        if not is_similarity_list(info)
+    }
+    for _, piece in scan_tables.iter_partitions(
+        path, info, [*IDENTITY_COLUMNS, *scores], f"{known.title} among the scored"
     ):
-        if len(pairs := _pairs(known, piece, radius)):
-            columns = scan_tables.columns_of(file, [*IDENTITY_COLUMNS, "reason"])
-            matches = columns.take(pairs["row"].to_numpy()).to_pandas()
-            found.append(pairs.assign(fate=QUARANTINED, reason=matches["reason"], **_identity(matches)))
+        matches = _matched(known, piece, radius).rename(columns=scores).assign(fate=BELOW)
+        if scores:
+            matches.loc[matches["score"].isna(), "fate"] = DISCARDED
+            matches["score"] = matches["score"].fillna(matches["first_look"])
+        found.append(matches)
+    for _, piece in scan_tables.iter_partitions(
+        path, info, [*IDENTITY_COLUMNS, "reason"], f"{known.title} in quarantine", quarantined=True
+    ):
+        found.append(_matched(known, piece, radius).assign(fate=QUARANTINED))
     return Recovered(known.title, radius, known.without_position, _best(known, found, info), lowest_score)
 
 
-def _identity(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that identify the scanned objects, under names that do not clash with those of the list."""
-    return {"id": rows["id"].astype(str), "store": rows["store"].astype(str), "x": rows["ra"], "y": rows["dec"]}
+def _matched(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFrame:
+    """Return all pairs of a listed object and a row within the radius: object, sep, and the columns of the row."""
+    pairs = _pairs(known, piece, radius)
+    return pairs.join(piece.take(pairs["row"].to_numpy()).to_pandas())
 
 
 def _pairs(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFrame:
     """Return all pairs of a listed object and a row within the radius: columns object, row, sep."""
-    positions = np.flatnonzero(has_position(piece))
-    points = _points(piece, positions)
-    bound = chord(radius) * _SLACK
-    # Few rows have a neighbour, and only for those are all neighbours searched.
-    nearest = known.tree.query(points, distance_upper_bound=bound)[0] if len(positions) else np.empty(0)
-    objects, rows, chords = [], [], []
-    for k in np.flatnonzero(np.isfinite(nearest)):
-        for j in known.tree.query_ball_point(points[k], bound):
-            objects.append(j)
-            rows.append(positions[k])
-            chords.append(np.linalg.norm(known.tree.data[j] - points[k]))
-    return pd.DataFrame({
-        "object": np.array(objects, int), "row": np.array(rows, int), "sep": arcseconds(np.array(chords, float)),
-    })  # fmt: skip
+    rows = np.flatnonzero(has_position(piece))
+    points = unit_vectors(piece["ra"].to_numpy()[rows], piece["dec"].to_numpy()[rows])
+    pairs = known.tree.sparse_distance_matrix(KDTree(points), chord(radius) * _SLACK, output_type="ndarray")
+    return pd.DataFrame({"object": pairs["i"], "row": rows[pairs["j"]], "sep": arcseconds(pairs["v"])})
 
 
 def _best(known: ReferenceCatalog, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.DataFrame:
     """Return one row per object of the list, with its best match."""
-    listed = pd.DataFrame({"name": known.names, "ra": known.ra, "dec": known.dec})
-    columns = ["object", "fate", "rank", "score", "sep", "reason", "id", "store", "x", "y"]
-    matches = pd.concat([frame for frame in found if len(frame)] or [pd.DataFrame(columns=columns)], ignore_index=True)
-    matches = matches.reindex(columns=columns)
+    columns = ["object", "fate", "rank", "score", "sep", "reason", "id", "store", "ra", "dec"]
+    # Text, as missing values would turn integers into floating-point numbers, which have too few digits for ids.
+    frames = [frame.astype({"id": str, "store": str}) for frame in found if len(frame)]
+    frames = frames or [pd.DataFrame(columns=columns)]
+    matches = pd.concat(frames, ignore_index=True).reindex(columns=columns)
     priority = matches["fate"].map({CANDIDATE: 0, BELOW: 1, DISCARDED: 1, QUARANTINED: 2})
     matches = matches.assign(priority=priority).sort_values(["object", "priority", "rank", "sep"])
     best = matches.drop_duplicates("object").set_index("object").reindex(range(len(known)))
-    in_train = _in_train(best, info)
-    return listed.assign(
-        fate=best["fate"].fillna(ELSEWHERE).to_numpy(object), rank=best["rank"].fillna(0).to_numpy(np.int64),
-        score=best["score"].to_numpy(np.float64), sep=best["sep"].to_numpy(np.float64),
-        reason=np.where(best["reason"].notna(), best["reason"], ""), in_train=in_train,
-    )  # fmt: skip
+    return pd.DataFrame({
+        "name": known.names, "ra": known.ra, "dec": known.dec, "fate": best["fate"].fillna(ELSEWHERE).to_numpy(object),
+        "rank": best["rank"].fillna(0).to_numpy(np.int64), "score": best["score"].to_numpy(np.float64),
+        "sep": best["sep"].to_numpy(np.float64), "reason": np.where(best["reason"].notna(), best["reason"], ""),
+        "in_train": _in_train(best, info),
+    })  # fmt: skip
 
 
 def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
@@ -289,9 +266,9 @@ def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
     if model.model_hash != info["identity"]["model"]:
         return None
     matched = best["id"].notna().to_numpy()
-    rows = best.rename(columns={"x": "ra", "y": "dec"}).assign(lineage=best["store"].map(lineages(info)))[matched]
+    rows = best[matched]
     in_train = np.full(len(best), False, object)
-    in_train[matched] = model.in_train(rows, astrometry(info))
+    in_train[matched] = model.in_train(rows.assign(lineage=rows["store"].map(lineages(info))), astrometry(info))
     return in_train
 
 

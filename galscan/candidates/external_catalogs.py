@@ -30,7 +30,7 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
-from galscan.candidates.reference_catalog import NAMES
+from galscan.candidates.reference_catalog import NAMES, present
 from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.progress import track
@@ -69,17 +69,12 @@ class Service:
 
 
 XMATCH = Service(
-    "http://cdsxmatch.u-strasbg.fr/xmatch/api/v1/sync",
-    1_000,
+    "http://cdsxmatch.u-strasbg.fr/xmatch/api/v1/sync", 1_000,
     RequestPolicy(
-        ("cdsxmatch.u-strasbg.fr", "cdsxmatch.cds.unistra.fr"),
-        per_minute=6,
-        connections=1,
-        timeout=120,
-        tries=3,
+        ("cdsxmatch.u-strasbg.fr", "cdsxmatch.cds.unistra.fr"), per_minute=6, connections=1, timeout=120, tries=3,
         give_up=3,
     ),
-)
+)  # fmt: skip
 NED = Service(
     "https://ned.ipac.caltech.edu/tap/sync",
     40,
@@ -89,69 +84,43 @@ NED = Service(
 
 @dataclass
 class ServiceMatches:
-    """Matches from a service.
-
-    Attributes
-    ----------
-    title : str
-        ``simbad``, ``ned`` or ``vizier:TABLE``.
-    matches : dict
-        The match at each position with a response, None for an empty result. Positions without a response are missing.
-    error : str
-        Why positions are missing.
-    """
+    """Matches from a service: ``simbad``, ``ned`` or ``vizier:TABLE``."""
 
     title: str
+    #: The match at each position with a response, None for an empty result.
     matches: dict[Position, Match | None] = field(default_factory=dict)
-    error: str = ""
+    error: str = ""  # why positions are missing
 
 
 def parse_services(text: str | Sequence[str]) -> list[str]:
-    """Return the services named in a text like ``simbad,ned,vizier:TABLE``.
-
-    Raises
-    ------
-    InputError
-        If one is unknown, or named twice.
-    """
-    given = text.split(",") if isinstance(text, str) else list(text)
+    """Return the services named in a text like ``simbad,ned,vizier:TABLE``."""
     names: list[str] = []
-    for raw in given:
-        name = raw.strip()
-        if name.lower().startswith(VIZIER):
-            name = VIZIER + name[len(VIZIER) :].strip()
-            if not re.fullmatch(r"[A-Za-z0-9.+_/-]{3,80}", name[len(VIZIER) :]) or ".." in name:
+    for given in text.split(",") if isinstance(text, str) else text:
+        name = given.strip().lower()
+        if name.startswith(VIZIER):
+            table = given.strip()[len(VIZIER) :].strip()  # names of tables have capital letters
+            name = VIZIER + table
+            if not re.fullmatch(r"[A-Za-z0-9.+_/-]{3,80}", table) or ".." in table:
                 raise InputError(f"--crossmatch {name}: give the name of a table, as vizier:VII/118/ngc2000")
-        else:
-            name = name.lower()
-            if name not in ("simbad", "ned"):
-                raise InputError(
-                    f"--crossmatch {raw.strip()!r} is unknown{nearest(name, NAMES_OF_SERVICES)}; "
-                    "give simbad, ned or vizier:TABLE, separated by commas"
-                )
+        elif name not in ("simbad", "ned"):
+            raise InputError(
+                f"--crossmatch {given.strip()!r} is unknown{nearest(name, NAMES_OF_SERVICES)}; "
+                "give simbad, ned or vizier:TABLE, separated by commas"
+            )
         if name in names:
             raise InputError(f"--crossmatch names {name} twice; name it once")
         names.append(name)
     return names
 
 
-def _service(name: str) -> Service:
-    return NED if name == "ned" else XMATCH
-
-
 def minutes(names: Sequence[str], count: int) -> float:
     """Return the minutes that queries of `count` positions take at the services' rate limits."""
-    return sum(math.ceil(count / (s := _service(name)).batch) / s.policy.per_minute for name in names)
+    services = [NED if name == "ned" else XMATCH for name in names]
+    return sum(math.ceil(count / service.batch) / service.policy.per_minute for service in services)
 
 
 def check_count(names: Sequence[str], count: int, top: int | None) -> None:
-    """Require `top` for queries of more than `MAX_CANDIDATES` candidates.
-
-    Raises
-    ------
-    InputError
-        With the allowed number, and the time it takes.
-    """
+    """Require `top` for queries of more than `MAX_CANDIDATES` candidates."""
     if top is None and count > MAX_CANDIDATES:
         raise InputError(
             f"--crossmatch would query {count:,} candidates, {minutes(names, count):,.1f} minutes at the services' "
@@ -165,14 +134,15 @@ def query_service(name: str, positions: Iterable[Position], radius: float, conta
 
     If the service fails no error is raised; its positions are missing in the result.
     """
-    service, result = _service(name), ServiceMatches(name)
+    service, request = (NED, _ned) if name == "ned" else (XMATCH, _xmatch)
+    result = ServiceMatches(name)
     client = Client(service.policy, cache=home.cache_home(), contact=contact)
     client.cache.prune()
     remaining = list(dict.fromkeys(positions))
     with track(name, len(remaining), "candidates") as advance:
         for start in range(0, len(remaining), service.batch):
             batch = remaining[start : start + service.batch]
-            url, form, read = (_ned if name == "ned" else _xmatch)(service.url, name, batch, radius)
+            url, form, read = request(service.url, name, batch, radius)
             try:
                 found = client.get(url, read, form, DAYS)
             except ServiceUnavailableError as error:
@@ -181,13 +151,15 @@ def query_service(name: str, positions: Iterable[Position], radius: float, conta
             except FetchError as error:
                 result.error = f"{urlsplit(url).netloc}: {error}"
             else:
-                result.matches |= {position: found.get(k) for k, position in enumerate(batch)}
+                nearest_first = sorted(found, key=lambda entry: entry[1].sep)
+                matches = {batch[k]: match for k, match in reversed(nearest_first)}
+                result.matches |= dict.fromkeys(batch) | matches
             advance(len(batch))
     return result
 
 
-# URL, form fields, and parser of the response.
-Request = tuple[str, Mapping[str, object] | None, Callable[[Response], dict[int, Match]]]
+Found = list[tuple[int, Match]]  # number of the position, and an object there
+Request = tuple[str, Mapping[str, object] | None, Callable[[Response], Found]]  # URL, form, parser of the response
 
 
 def _xmatch(url: str, name: str, positions: Sequence[Position], radius: float) -> Request:
@@ -199,10 +171,10 @@ def _xmatch(url: str, name: str, positions: Sequence[Position], radius: float) -
         "cat1": ("cat1.csv", table), "colRA1": _RA, "colDec1": _DEC, "cat2": name,
     }  # fmt: skip
 
-    def read(response: Response) -> dict[int, Match]:
+    def read(response: Response) -> Found:
         columns, rows = _csv(response, (_ROW, "angDist"))
         name_column = _name_column([c for c in columns if c not in (_ROW, _RA, _DEC, "angDist")])
-        found: dict[int, Match] = {}
+        found = []
         for row in rows:
             k, sep = _number(row[_ROW]), _number(row["angDist"])
             if k not in range(len(positions)) or not 0 <= sep <= radius + _SLACK:
@@ -212,7 +184,7 @@ def _xmatch(url: str, name: str, positions: Sequence[Position], radius: float) -
                 )
             kind = _text(row.get("main_type", "")) if name == "simbad" else ""
             if sep <= radius:
-                _keep_nearer(found, int(k), Match(sep, _object_name(row, name_column) or name, kind))
+                found.append((int(k), Match(sep, _object_name(row, name_column) or name, kind)))
         return found
 
     return url, form, read
@@ -227,8 +199,8 @@ def _ned(url: str, name: str, positions: Sequence[Position], radius: float) -> R
     query = f"SELECT prefname,ra,dec,prefphytype FROM NEDTAP.objdir WHERE {circles}"
     points = unit_vectors(*np.array(positions).T)
 
-    def read(response: Response) -> dict[int, Match]:
-        found: dict[int, Match] = {}
+    def read(response: Response) -> Found:
+        found = []
         for row in _csv(response, ("prefname", "ra", "dec", "prefphytype"))[1]:
             ra, dec = _number(row["ra"]), _number(row["dec"])
             separation = arcseconds(np.linalg.norm(points - unit_vectors(np.array(ra), np.array(dec)), axis=1))
@@ -238,8 +210,8 @@ def _ned(url: str, name: str, positions: Sequence[Position], radius: float) -> R
                     f"the response has an object that was not requested, at {row['ra'][:20]}, {row['dec'][:20]}"
                 )
             object_name, kind = _text(row["prefname"]) or name, _text(row["prefphytype"])
-            for k in near:  # an object may match several candidates
-                _keep_nearer(found, int(k), Match(float(separation[k]), object_name, kind))
+            # An object may match several candidates.
+            found += [(k, Match(float(separation[k]), object_name, kind)) for k in near.tolist()]
         return found
 
     parameters = {"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "csv", "QUERY": query}
@@ -278,13 +250,10 @@ def _text(text: str) -> str:
     return line if len(line) <= MAX_NAME_LENGTH else line[: MAX_NAME_LENGTH - 3] + "..."
 
 
-def _name_column(columns: Sequence[str]) -> str:
+def _name_column(columns: list[str]) -> str:
     """Return the column with the names of objects: a usual one, else the first that is not a position."""
-    lower = {c.lower(): c for c in reversed(columns)}
-    if usual := next((lower[n] for n in NAMES if n in lower), None):
-        return usual
     positions = {*tables.ROLES["ra"], *tables.ROLES["dec"]}
-    return next((c for c in columns if c.lower() not in positions), "")
+    return next(iter([*present(NAMES, columns), *(c for c in columns if c.lower() not in positions)]), "")
 
 
 def _object_name(row: Mapping[str, str], column: str) -> str:
@@ -292,16 +261,3 @@ def _object_name(row: Mapping[str, str], column: str) -> str:
     value = _text(row.get(column, ""))
     is_name = column.lower() in NAMES and any(c.isalpha() for c in value)
     return value if is_name or not value else _text(f"{column} {value}")
-
-
-def _keep_nearer(found: dict[int, Match], k: int, match: Match) -> None:
-    if k not in found or match.sep < found[k].sep:
-        found[k] = match
-
-
-def missing_warning(result: ServiceMatches, count: int) -> str:
-    """Return a warning about a service that did not respond for `count` candidates."""
-    return (
-        f"{result.title}: {count:,} candidates were not queried ({result.error}), and count as neither known nor new; "
-        "responses are cached, run the same command again to query the rest"
-    )

@@ -26,7 +26,7 @@ from galscan.candidates.table_stream import PIECE, TableStream
 from galscan.core.errors import InputError
 from galscan.labels.columns import to_cumulative
 from galscan.labels.schema import Schema, load_schema
-from galscan.models.model import Model, open_model
+from galscan.models.model import open_model
 from galscan.scanning.partitions import FULL, scores_path
 from galscan.scanning.run import open_run, tables
 
@@ -36,27 +36,17 @@ FORMATS = ("fits", "votable", "parquet", "csv")
 
 
 def morphology(run: str | Path) -> tuple[TableStream, dict[str, Any]]:
-    """Return the morphology of all galaxies scored by a finished scan, and its run.json.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no run.
-    InputError
-        If it is not finished, its models are missing or predict no morphology, or a prefilter discarded objects.
-    """
+    """Return the morphology of all galaxies scored by a finished scan, and its run.json."""
     opened = open_run(run)
     info, answers = opened.info, list(opened.info.get("answers", []))
     models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-    opened_models = [open_model(path) for path in models]
+    schemas = [load_schema(open_model(path).schema) for path in models]
     if not answers:
         raise InputError(
             f"the model of {opened.path} predicts no morphology: its recipe names no answers; use another model"
         )
     count = _count(opened.path, info)
-    schemas = [_tree(model) for model in opened_models]
-    trees = {schema.name: schema for schema in schemas if schema is not None}
-    folder = tables(opened.path, info)
+    trees = {schema.name: schema for schema in schemas if schema.kind == "tree"}
 
     def pieces() -> Iterator[pa.Table]:
         columns = [*IDENTITY_COLUMNS, "stage", *answers]
@@ -65,7 +55,9 @@ def morphology(run: str | Path) -> tuple[TableStream, dict[str, Any]]:
             for start in range(0, len(full), PIECE):
                 yield _piece(full.slice(start, PIECE), answers, trees)
 
-    first = pq.read_schema(scores_path(folder, 0)).empty_table().select([*IDENTITY_COLUMNS, *answers])
+    first = (
+        pq.read_schema(scores_path(tables(opened.path, info), 0)).empty_table().select([*IDENTITY_COLUMNS, *answers])
+    )
     return TableStream(_piece(first, answers, trees).schema, count, pieces), info
 
 
@@ -73,9 +65,8 @@ def _count(run: Path, info: Mapping[str, Any]) -> int:
     """Return the number of objects scored in full; raise an error if a prefilter discarded any."""
     full = 0
     for _, table in scan_tables.iter_partitions(run, info, ["stage"], "objects"):
-        full += int((table["stage"].combine_chunks().to_numpy(zero_copy_only=False) == FULL).sum())
-    scored = info["scanned"]
-    if full < scored:
+        full += pc.sum(pc.equal(table["stage"].cast(pa.string()), FULL)).as_py() or 0
+    if full < (scored := info["scanned"]):
         raise InputError(
             f"{scored - full:,} of {scored:,} objects were discarded by the prefilter and have no morphology; scan "
             "again with --no-cascade"
@@ -83,14 +74,9 @@ def _count(run: Path, info: Mapping[str, Any]) -> int:
     return full
 
 
-def _tree(model: Model) -> Schema | None:
-    schema = load_schema(model.schema)
-    return schema if schema.kind == "tree" else None
-
-
 def _piece(rows: pa.Table, answers: Sequence[str], trees: Mapping[str, Schema]) -> pa.Table:
     """Return the columns of the catalog for rows of a score table."""
-    from galscan.models import votes
+    from galscan.models import votes  # imports torch, which is slow
 
     table = {"store": rows["store"].cast(pa.string()), "objid": rows["id"], "ra": rows["ra"], "dec": rows["dec"]}
     voted = {name for schema in trees.values() for name in schema.names}

@@ -43,28 +43,14 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
     -------
     DataFrame
         Columns of `galscan.candidates.columns.COLUMNS` without those from graders and reference lists (``flags``
-        only if `top` has it), then the answers.
-        ``objid`` is int64 if every id is an integer, else text.
-
-    Raises
-    ------
-    InputError
-        If the numbers of rows differ, or an answer has the name of a column.
+        only if `top` has it), then the answers. ``objid`` is int64 if every id is an integer, else text.
     """
-    if len(top) != len(purity.purity):
-        raise InputError(
-            f"rank: {len(top)} rows with the purity of {len(purity.purity)}; give those it was estimated from"
-        )
-    in_train = np.asarray(in_train, bool)
-    if len(top) != len(in_train):
-        raise InputError(f"rank: {len(top)} rows, but in_train has {len(in_train)}; give one value per row")
     ids = top["id"] if "id" in top else pd.Series([], dtype="int64")
-    if not len(top):
-        top = pd.DataFrame({name: pd.Series(dtype="float64") for name in _FROM_SCAN} | {c: top[c] for c in top})
-    text = ids.astype(str)
+    if not len(top):  # nothing was ranked
+        top = top.reindex(columns=[*_FROM_SCAN, *(name for name in top if name not in _FROM_SCAN)])
     frame = {
         "designation": designation(top["ra"].to_numpy(np.float64), top["dec"].to_numpy(np.float64)).astype(object),
-        "objid": ids.to_numpy(np.int64) if pd.api.types.is_integer_dtype(ids) else text.to_numpy(object),
+        "objid": ids.to_numpy(np.int64) if pd.api.types.is_integer_dtype(ids) else ids.astype(str).to_numpy(object),
         "store": top["store"].astype(str).to_numpy(object),
         "index": top["index"].to_numpy(np.int64),
         "ra": top["ra"].to_numpy(np.float64),
@@ -75,7 +61,7 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
         "p_target": purity.published("probability"),
         **{name: purity.published(name) for name in ESTIMATES},
         "known": top["known"].to_numpy(object) if "known" in top else np.full(len(top), ""),
-        "in_train": in_train,
+        "in_train": np.asarray(in_train, bool),
         "duplicate": duplicates(top, radius),
     }
     if "flags" in top:
@@ -90,8 +76,6 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
 
 def duplicates(top: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
     """Return which rows (bool) repeat an object of better rank, from another store or under another id."""
-    if not len(top):
-        return np.zeros(0, bool)
     lineage = top["lineage"] if "lineage" in top else top["store"].astype(str)
     first = identity.groups(top["ra"], top["dec"], lineage, top["id"], radius=max(radius, identity.RADIUS))
     return np.asarray(first != np.arange(len(top)))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,36 +38,8 @@ CENTRE = 256  # maximum number of partitions for the mean of the survey
 DIGITS = 6  # of a similarity, so that equal images have equal similarities in spite of rounding errors
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """Nearest neighbours, most similar first; ties are in the order of the survey.
-
-    Attributes
-    ----------
-    similarity : ndarray of float64, shape (n,)
-    part, row : ndarray of int64, shape (n,)
-        Partition, and row in its score table.
-    """
-
-    similarity: np.ndarray
-    part: np.ndarray
-    row: np.ndarray
-
-
 class EmbeddingSpace:
-    """The embeddings of a finished scan.
-
-    Parameters
-    ----------
-    run : Path
-    info : mapping
-        Content of its ``run.json``.
-
-    Raises
-    ------
-    InputError
-        If the scan was made without embeddings.
-    """
+    """The embeddings of a finished scan; `info` is the content of its ``run.json``."""
 
     def __init__(self, run: Path, info: Mapping[str, Any]):
         if not info.get("embedding"):
@@ -84,13 +55,7 @@ class EmbeddingSpace:
         self.threads = min(cores(), 8)
 
     def read(self, part: int) -> np.ndarray:
-        """Read the embeddings of a partition, float16 of shape (n, dimension).
-
-        Raises
-        ------
-        InputError
-            If they are missing, damaged, of another scan, or do not match the scores.
-        """
+        """Read the embeddings of a partition, float16 of shape (n, dimension)."""
         path = embeddings_path(self.tables, part)
         try:
             column = scan_tables.read_partition(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
@@ -110,11 +75,6 @@ class EmbeddingSpace:
         """Return part, row, store, index, id (text), ra, dec of objects given by id, in the survey's order.
 
         An id that is in several stores has several rows.
-
-        Raises
-        ------
-        InputError
-            If an id was not scored, with the reason if it is quarantined.
         """
         integers = {i: int(i) for i in ids if re.fullmatch("[+-]?[0-9]{1,18}", i)}
         names = pa.array(list(ids), pa.string()), pa.array(list(integers.values()), pa.int64())
@@ -126,12 +86,8 @@ class EmbeddingSpace:
             rows = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
             if not len(rows):
                 return pd.DataFrame()
-            found = (
-                scan_tables.read_partition(path, self.info, ["store", "index", "id", "ra", "dec"])
-                .take(rows)
-                .to_pandas()
-            )
-            return found.astype({"store": str, "id": str}).assign(part=part, row=rows)
+            table = scan_tables.read_partition(path, self.info, ["store", "index", "id", "ra", "dec"]).take(rows)
+            return table.to_pandas().astype({"store": str, "id": str}).assign(part=part, row=rows)
 
         found = pd.concat(self._each(search, "examples"), ignore_index=True)
         known = set(found["id"]) if len(found) else set()
@@ -158,13 +114,7 @@ class EmbeddingSpace:
         return vectors
 
     def centre(self) -> np.ndarray:
-        """Return the mean embedding of the survey, from at most `CENTRE` partitions.
-
-        Raises
-        ------
-        InputError
-            If no object was scored.
-        """
+        """Return the mean embedding of the survey, from at most `CENTRE` partitions."""
         chosen = np.unique(np.linspace(0, self.parts - 1, min(self.parts, CENTRE)).round().astype(int))
 
         def add(part: int) -> tuple[np.ndarray, int]:
@@ -177,48 +127,48 @@ class EmbeddingSpace:
             raise InputError(f"{self.run} has no scored objects to search; scan another store")
         return np.asarray(sum(sums) / sum(counts))
 
-    def nearest(self, examples: np.ndarray, top: int) -> Nearest:
-        """Return the `top` objects most similar to examples (k, dimension), which may be among them."""
+    def nearest(self, examples: np.ndarray, top: int) -> pd.DataFrame:
+        """Return similarity, part and row of the `top` objects most similar to examples (k, dimension).
+
+        The examples may be among them. Ties are in the order of the survey.
+        """
         centre = self.centre()
         direction = unit(examples.astype(np.float64) - centre).mean(0)
         floor = -np.inf  # lowest similarity of the top list so far; threads may use an older, lower one
 
-        def search(part: int) -> tuple[np.ndarray, np.ndarray]:
+        def search(part: int) -> pd.DataFrame:
             vectors = self.read(part)
             pieces = [similarity(vectors[k : k + PIECE], centre, direction) for k in range(0, len(vectors), PIECE)]
-            similarities = np.concatenate(pieces) if pieces else np.empty(0)
+            similarities = np.concatenate([np.empty(0), *pieces])
             rows = np.flatnonzero(similarities >= floor)
-            rows = rows[_largest(similarities[rows], top)]
-            return similarities[rows], rows
+            return _best([pd.DataFrame({"similarity": similarities[rows], "part": part, "row": rows})], top)
 
-        best = Nearest(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
-        waiting = [best]
+        waiting: list[pd.DataFrame] = []
         with progress.track("search", self.parts, "partitions") as advance:
-            for part, (found, rows) in enumerate(ordered_map(search, range(self.parts), self.threads)):
-                waiting.append(Nearest(found, np.full(len(rows), part), rows))
-                if sum(len(nearest.row) for nearest in waiting) > 4 * top:
+            for found in ordered_map(search, range(self.parts), self.threads):
+                waiting.append(found)
+                if sum(map(len, waiting)) > 4 * top:
                     waiting = [_best(waiting, top)]
-                    floor = waiting[0].similarity[-1]
+                    floor = waiting[0]["similarity"].iloc[-1]
                 advance()
         return _best(waiting, top)
 
-    def rows(self, best: Nearest) -> pd.DataFrame:
+    def rows(self, best: pd.DataFrame) -> pd.DataFrame:
         """Return position, id, flags and answers of the nearest neighbours, in their order."""
         columns = ["store", "index", "id", "ra", "dec", "flags", *self.info["answers"]]
 
         def take(part: int) -> pa.Table:
-            positions = np.flatnonzero(best.part == part)
+            positions = np.flatnonzero(best["part"] == part)
             table = scan_tables.read_partition(scores_path(self.tables, part), self.info, columns)
-            table = table.take(best.row[positions])
+            table = table.take(best["row"].to_numpy()[positions])
             table = table.set_column(0, "store", table["store"].cast(pa.string()))
             return table.append_column("_order", pa.array(positions))
 
-        found = list(ordered_map(take, np.unique(best.part).tolist(), self.threads))
+        found = list(ordered_map(take, np.unique(best["part"]).tolist(), self.threads))
         # Ids are integers in one survey, text in another.
         if len({table.schema.field("id").type for table in found}) > 1:
             found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
-        frame = pa.concat_tables(found).to_pandas().sort_values("_order", ignore_index=True)
-        return frame.drop(columns="_order")
+        return pa.concat_tables(found).sort_by("_order").drop_columns("_order").to_pandas()
 
     def _each(self, work: Callable[[int], T], label: str, parts: Sequence[int] | None = None) -> list[T]:
         """Return ``work(part)`` for partitions (by default all), in order, with a progress bar."""
@@ -243,17 +193,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
-def _largest(values: np.ndarray, top: int) -> np.ndarray:
-    """Return the indices of the `top` largest values, largest first; ties stay in order."""
-    if len(values) > top:  # a full sort would take longer than the search
-        threshold = np.partition(values, -top)[-top]
-        indices = np.flatnonzero(values >= threshold)
-        return indices[np.argsort(-values[indices], kind="stable")[:top]]
-    return np.argsort(-values, kind="stable")
-
-
-def _best(waiting: Sequence[Nearest], top: int) -> Nearest:
-    """Return the `top` nearest of several lists, which are ordered by partition."""
-    merged = Nearest(*(np.concatenate([getattr(b, name) for b in waiting]) for name in ("similarity", "part", "row")))
-    order = _largest(merged.similarity, top)
-    return Nearest(merged.similarity[order], merged.part[order], merged.row[order])
+def _best(waiting: Sequence[pd.DataFrame], top: int) -> pd.DataFrame:
+    """Return the `top` nearest of several lists, which are in the order of the survey."""
+    merged = pd.concat(waiting, ignore_index=True)
+    return merged.sort_values("similarity", ascending=False, kind="stable", ignore_index=True).head(top)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,7 @@ _BUFFER = 1 << 20  # bytes read ahead per column, so that a row group of a milli
 
 @dataclass(frozen=True)
 class TableStream:
-    """Rows of one schema, in order.
-
-    Attributes
-    ----------
-    schema : pyarrow.Schema
-    count : int
-        Number of rows.
-    pieces : callable
-        Returns an iterator from the first row, over tables of at most `PIECE` rows.
-    """
+    """Rows of one schema, in order; `pieces` starts an iterator over tables of at most `PIECE` rows."""
 
     schema: pa.Schema
     count: int
@@ -40,11 +32,9 @@ class TableStream:
 
     @property
     def names(self) -> list[str]:
-        """Names of the columns."""
         return list(self.schema.names)
 
     def is_text(self, name: str) -> bool:
-        """Tell whether a column holds text."""
         kind = self.schema.field(name).type
         return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
@@ -54,11 +44,11 @@ class TableStream:
 
         def pieces() -> Iterator[pa.Table]:
             remaining = count
-            for piece in self.pieces():
-                if remaining <= 0:
-                    return
+            for piece in self.pieces() if count else ():
                 yield piece.slice(0, remaining)
                 remaining -= len(piece)
+                if remaining <= 0:
+                    return
 
         return TableStream(self.schema, count, pieces)
 
@@ -67,7 +57,6 @@ class TableStream:
         return TableStream(change(self.schema.empty_table()).schema, self.count, lambda: map(change, self.pieces()))
 
     def select(self, names: list[str]) -> TableStream:
-        """Return a stream of these columns."""
         return self.map(lambda piece: piece.select(names))
 
     def widths(self) -> dict[str, int]:
@@ -94,38 +83,28 @@ def from_frame(frame: pd.DataFrame) -> TableStream:
 
 
 def from_parquet(path: Path) -> TableStream:
-    """Return a stream of a Parquet file, which holds one piece in memory.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, here or while iterating.
-    """
-
-    def failed(error: Exception) -> InputError:
-        return InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); remove it and run the command that wrote it again"
-        )
-
-    try:
-        with _opened(path) as file:
-            schema, count = _plain(file.schema_arrow), file.metadata.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise failed(error) from error
+    """Return a stream of a Parquet file, which holds one piece in memory; it may be found damaged while iterating."""
 
     def pieces() -> Iterator[pa.Table]:
-        try:
-            with _opened(path) as file:
-                for batch in file.iter_batches(batch_size=PIECE):
-                    yield pa.Table.from_batches([batch]).cast(schema)
-        except (OSError, pa.ArrowException) as error:
-            raise failed(error) from error
+        with _opened(path) as file:
+            for batch in file.iter_batches(batch_size=PIECE):
+                yield pa.Table.from_batches([batch]).cast(schema)
 
-    return TableStream(schema, count, pieces)
+    with _opened(path) as file:
+        schema = _plain(file.schema_arrow)
+        return TableStream(schema, file.metadata.num_rows, pieces)
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; raise an `InputError` if it cannot be read, now or in the block."""
+    try:
+        with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); remove it and run the command that wrote it again"
+        ) from error
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

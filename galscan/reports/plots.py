@@ -49,7 +49,7 @@ class Plot(NamedTuple):
 
 
 def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
-    """Return a figure as SVG in a data URI, without a date so that equal figures have equal bytes."""
+    """Return a figure as SVG, without a date so that equal figures have equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", dpi=150)
     return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
@@ -78,13 +78,13 @@ def styled(draw: Any) -> Any:
 def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
     axes.set(xlabel="rank", ylabel=label, ylim=(-0.02, 1.02))
     if len(ranks) > 20:
-        axes.set_xscale("log")
-        axes.set_xlim(1, ranks[-1])
+        axes.set(xscale="log", xlim=(1, ranks[-1]))
 
 
-def _plotted_rows(frame: pd.DataFrame) -> np.ndarray:
-    """Return the rows of a ranked list that a curve is drawn through; a subset of a long list."""
-    return purities.nodes(len(frame)) - 1
+def _band(axes: Axes, ranks: Any, low: Any, high: Any, colour: str, label: str | None = None) -> None:
+    """Shade an interval; those by the scores alone are fainter."""
+    alpha = 0.22 if colour == BLUE else 0.18
+    axes.fill_between(ranks, low, high, color=colour, alpha=alpha, linewidth=0, label=label)
 
 
 @styled
@@ -94,17 +94,15 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
     If `frame` holds estimates with grades, `before` holds those by the scores alone.
     """
     figure, axes = new_axes()
-    rows = _plotted_rows(frame)
+    rows = purities.nodes(len(frame)) - 1  # a subset of a long list
     frame, before = frame.iloc[rows], None if before is None else before.iloc[rows]
     ranks = frame["rank"].to_numpy()
-    purity_label = "purity down to this rank"
     if before is not None:
-        band = axes.fill_between(ranks, before["purity_lo"], before["purity_hi"], color=GREY, alpha=0.18, linewidth=0)
-        band.set_label("by scores alone")
+        _band(axes, ranks, before["purity_lo"], before["purity_hi"], GREY, "by scores alone")
         axes.plot(ranks, before["purity"], color=GREY, linewidth=1.4)
-        purity_label = "with grades"
-    axes.fill_between(ranks, frame["purity_lo"], frame["purity_hi"], color=BLUE, alpha=0.22, linewidth=0)
-    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=purity_label)
+    _band(axes, ranks, frame["purity_lo"], frame["purity_hi"], BLUE)
+    label = "purity down to this rank" if before is None else "with grades"
+    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=label)
     if before is None:
         label = "probability of this candidate"
         # Objects with a known label have probability 0 or 1, which would make the line jump.
@@ -112,19 +110,15 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
         axes.plot(unlabelled["rank"], unlabelled["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
     if accepted:
         axes.axvline(accepted, color=ORANGE, linewidth=1.2)
-        axes.annotate(
-            f" {accepted:,} ", (accepted, 1.02), color=ORANGE, va="bottom", xycoords=axes.get_xaxis_transform(),
-            ha="right" if accepted > ranks[-1] / 2 else "left",
-        )  # fmt: skip
+        side = "right" if accepted > ranks[-1] / 2 else "left"
+        axes.text(
+            accepted, 1.02, f" {accepted:,} ", color=ORANGE, va="bottom", ha=side, transform=axes.get_xaxis_transform()
+        )
     _by_rank(axes, ranks, "purity")
     axes.legend(loc="lower left")
-    ends = (
-        f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {ranks[-1]:,}"
-        if frame["purity"].notna().any()
-        else "unknown"
-        if len(frame)
-        else "no candidates"
-    )
+    ends = "unknown" if len(frame) else "no candidates"
+    if frame["purity"].notna().any():
+        ends = f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {ranks[-1]:,}"
     how = "" if before is None else ", with the grades and by the scores alone"
     return as_plot(
         figure,
@@ -147,18 +141,11 @@ def completeness(
     `limits_by_scores` holds the limits by the scores alone, if known.
     """
     figure, axes = new_axes()
-    rows = _plotted_rows(frame)
+    rows = purities.nodes(len(frame)) - 1  # a subset of a long list
     ranks = frame["rank"].to_numpy()[rows]
     colour = BLUE if graded is None else GREY
     if limits_by_scores is not None:
-        axes.fill_between(
-            limits_by_scores["rank"],
-            limits_by_scores["low"],
-            limits_by_scores["high"],
-            color=colour,
-            alpha=0.18,
-            linewidth=0,
-        )
+        _band(axes, *(limits_by_scores[name] for name in ("rank", "low", "high")), colour)
     elif model is not None and len(frame) and info.get("histogram"):
         # The table holds no interval of completeness; it is recomputed with the seed of the scan.
         settings = model.recipe.purity
@@ -168,12 +155,12 @@ def completeness(
             bootstrap=settings.bootstrap, confidence=settings.confidence,
         )  # fmt: skip
         low, high = (estimate.published(f"completeness_{end}") for end in ("lo", "hi"))
-        axes.fill_between(ranks, low[rows], high[rows], color=colour, alpha=0.18, linewidth=0)
+        _band(axes, ranks, low[rows], high[rows], colour)
     axes.plot(ranks, frame["completeness"].iloc[rows], color=colour, linewidth=2, label="by scores alone")
     shown = frame
     if graded is not None:
         shown, limits = graded
-        axes.fill_between(limits["rank"], limits["low"], limits["high"], color=BLUE, alpha=0.22, linewidth=0)
+        _band(axes, *(limits[name] for name in ("rank", "low", "high")), BLUE)
         axes.plot(ranks, shown["completeness"].iloc[rows], color=BLUE, linewidth=2, label="with grades")
         axes.legend(loc="upper left")
     _by_rank(axes, ranks, "completeness")
@@ -206,10 +193,9 @@ def scores(
         prevalence = ((info.get("purity") or {}).get("prevalence") or {}).get("value")
         if model is not None and prevalence:
             _, negatives, targets = purities.fitted_mixture(model.calibration, histogram, prevalence)
-            for expected, colour, label in (
-                (negatives + targets, "#55616f", "expected by the calibration"), (targets, ORANGE, "expected targets"),
-            ):  # fmt: skip
-                line = np.maximum(np.add.reduceat(expected, starts), 1e-9)
+            expected = {"expected by the calibration": negatives + targets, "expected targets": targets}
+            for (label, counts), colour in zip(expected.items(), ("#55616f", ORANGE), strict=True):
+                line = np.maximum(np.add.reduceat(counts, starts), 1e-9)
                 axes.step(middle, line, where="mid", color=colour, linewidth=1.5, label=label)
             caption = (
                 "Scores of all scanned objects, with the histograms expected from the calibration: all objects, and "
@@ -227,14 +213,13 @@ def scores(
 @styled
 def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Plot | None:
     """Draw precision against recall of the classifiers called `names`; None where no curve was recorded."""
-    figure, axes = new_axes()
-    has_curve = False
-    for key, colour in (("real_only", GREY), ("real_plus_synthetic", BLUE)):
-        if curve := (metrics.get(key) or {}).get("pr_curve"):
-            axes.step(curve["recall"], curve["precision"], where="post", color=colour, linewidth=2, label=names[key])
-            has_curve = True
-    if not has_curve:
+    curves = {key: (metrics.get(key) or {}).get("pr_curve") for key in ("real_only", "real_plus_synthetic")}
+    if not any(curves.values()):
         return None
+    figure, axes = new_axes()
+    for (key, curve), colour in zip(curves.items(), (GREY, BLUE), strict=True):
+        if curve:
+            axes.step(curve["recall"], curve["precision"], where="post", color=colour, linewidth=2, label=names[key])
     if (prevalence := (metrics.get("test") or {}).get("prevalence")) is not None:
         axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label="at random")
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from galscan.core.sky import unit_vectors
 from galscan.reports.plots import Plot, as_plot, new_axes, styled
 from galscan.reports.scan_facts import Footprint
 
@@ -36,7 +37,7 @@ def sky(candidates: pd.DataFrame, footprint: Footprint | None) -> Plot:
         x, y = lambert(ra, dec, centre)
     else:
         figure, axes = new_axes(height=3.1, projection="mollweide")
-        x, y = _mollweide(ra, dec)
+        x, y = -np.radians((ra + 180) % 360 - 180), np.radians(dec)
     colours = LinearSegmentedColormap.from_list("purity", DARK)
     points = axes.scatter(x, y, c=candidates["purity"], s=14, cmap=colours, vmin=0, vmax=1, linewidth=0, zorder=3)
     if field:  # square, just wide enough for all candidates
@@ -74,19 +75,14 @@ def lambert(ra: np.ndarray, dec: np.ndarray, centre: tuple[float, float]) -> tup
     return x, scale * (np.cos(up0) * np.sin(up) - np.sin(up0) * np.cos(up) * np.cos(along))
 
 
-def _mollweide(ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return -np.radians((ra + 180) % 360 - 180), np.radians(dec)
-
-
 def _centre(ra: np.ndarray, dec: np.ndarray) -> tuple[tuple[float, float], float]:
     """Return the centre of positions and the largest distance from it, in degrees."""
-    a, d = np.radians(ra), np.radians(dec)
-    points = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
-    mean = points.mean(axis=1)
+    points = unit_vectors(ra, dec)
+    mean = points.mean(axis=0)
     if (length := float(np.linalg.norm(mean))) < 1e-6:
         return (0.0, 0.0), 180.0
     mean /= length
-    reach = float(np.degrees(np.arccos(np.clip(mean @ points, -1, 1).min())))
+    reach = float(np.degrees(np.arccos(np.clip(points @ mean, -1, 1).min())))
     return (float(np.degrees(np.arctan2(mean[1], mean[0])) % 360), float(np.degrees(np.arcsin(mean[2])))), reach
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from galscan.candidates import external_catalogs as asking
-from galscan.candidates.export.formats import export_run
+from galscan.candidates.export.formats import export as export_run
 from galscan.core import home
 from galscan.core.errors import InputError
 from galscan.surveys.services.client import RequestPolicy

@@ -102,15 +102,6 @@ def test_radii_out_of_range(radius):
     assert reference_catalog.check_radius(60) == 60
 
 
-def test_two_lists_of_one_name(tmp_path):
-    (tmp_path / "b").mkdir()
-    lists = [
-        reference_catalog.read_known(write(tmp_path / where / "k.csv", ra=[100.0], dec=[1])) for where in (".", "b")
-    ]
-    with pytest.raises(InputError, match="two reference lists have the name 'k'"):
-        reference_catalog.titles(lists)
-
-
 @given(st.floats(0, 360), st.floats(-90, 90), st.floats(0, 360), st.floats(0, 60))
 def test_separations_are_astropys(ra, dec, angle, arcsec):
     here = SkyCoord(ra, dec, unit="deg")

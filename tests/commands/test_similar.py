@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.table import Table
 from PIL import Image
 
-from galscan.candidates.export.command import export
+from galscan.candidates.export.formats import export
 from galscan.cli import main
 from galscan.commands.info import info
 from galscan.commands.purity import purity

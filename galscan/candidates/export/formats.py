@@ -1,23 +1,26 @@
-"""Export of a run's candidates: choice of the format, checks of the options, crossmatch, writing."""
+"""``galscan export``: candidates as catalog, regions, image pages or Zooniverse subjects; coverage; morphology."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from galscan.candidates import columns
-from galscan.candidates.export import tables as formats
+from galscan.candidates import columns, coverage, crossmatch, external_catalogs
+from galscan.candidates import morphology as morphology_catalog
+from galscan.candidates.export import tables
+from galscan.candidates.export.hats import hats
+from galscan.candidates.export.pdf import pdf
+from galscan.candidates.export.zooniverse import zooniverse
+from galscan.candidates.reference_catalog import RADIUS, check_radius, read_known
 from galscan.candidates.run import GRADED, max_purity, open_candidates, provenance, select
 from galscan.candidates.table_stream import TableStream
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, nearest
-from galscan.scanning.run import is_similarity_list, tables
-
-if TYPE_CHECKING:
-    from galscan.candidates.crossmatch import Recovered
+from galscan.scanning import run as runs
 
 SUFFIXES = {
     ".fits": "fits",
@@ -53,7 +56,7 @@ class Exported:
         Candidates written, and in the run; for a MOC, 0 and the candidates in the run.
     known : int, optional
         Number of written candidates in a reference list or service.
-    recovered : list of Recovered
+    recovered : list of crossmatch.Recovered
         Outcome of the objects of each list.
     details : dict
         Details of the format: order of the MOC, rows left out, batches.
@@ -66,7 +69,7 @@ class Exported:
     rows: int
     of: int
     known: int | None = None
-    recovered: list[Recovered] = field(default_factory=list)
+    recovered: list[crossmatch.Recovered] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -84,7 +87,7 @@ class Exported:
         """Written candidates without a match; those without a position or a response are neither known nor new."""
         if self.known is None:
             return None
-        return self.rows - self.known - int(self.details.get("unmatched", 0)) - int(self.details.get("not_asked", 0))
+        return self.rows - self.known - self.details.get("unmatched", 0) - self.details.get("not_asked", 0)
 
     def summary(self) -> dict[str, Any]:
         """Return the summary as JSON-able values; ``text`` holds lines for people."""
@@ -128,35 +131,40 @@ class Exported:
         return lines
 
 
-def export_run(
+def export(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     format: str | None = None,
     top: int | None = None,
     min_purity: float | None = None,
-    known: Sequence[str | os.PathLike[str]] = (),
+    known: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     crossmatch: str | Sequence[str] = (),
     radius: float | None = None,
     contact: str | None = None,
     order: int | None = None,
     morphology: bool = False,
 ) -> Exported:
-    """Write the candidates of a finished run to `out`, atomically; an existing file is replaced.
+    """Write the candidates of a finished run to `out`, atomically, replacing an earlier export.
 
     Parameters
     ----------
-    format : str, optional
-        One of `FORMATS`; by default from the suffix of `out`.
+    run : path
+        The run's folder.
+    out : path
+        The file or folder to write; without `format`, its suffix (.fits .vot .parquet .csv .reg .pdf .moc.fits
+        .moc.json) selects the format.
+    format : {"fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse", "hats"}, optional
     top : int, optional
         Maximum number of candidates, best first.
     min_purity : float, optional
-        Down to the largest rank whose purity is at least this. With `top`, both hold.
-    known : sequence of paths
-        Reference lists: each candidate is marked known or new (`crossmatch.annotate`), and the recovered objects of
-        each list are counted (`crossmatch.recovered`).
+        Down to the largest rank whose estimated purity is at least this. With `top`, both hold.
+    known : path or sequence of paths
+        Reference lists (CSV, FITS, VOTable, Parquet; decimal degrees): each candidate is marked known or new, and the
+        recovered fraction of each list is reported.
     crossmatch : str or sequence of str
-        Services to match as well: ``simbad``, ``ned``, ``vizier:TABLE``, separated by commas.
+        Services to match in the same way: ``simbad``, ``ned``, ``vizier:TABLE``, separated by commas. Positions of the
+        candidates are sent to them. Candidates without a response are marked "not asked".
     radius : float, optional
         Match radius in arcseconds; 3 by default.
     contact : str, optional
@@ -164,38 +172,43 @@ def export_run(
     order : int, optional
         HEALPix order of a MOC; by default the coarsest whose cells are no wider than the stamps.
     morphology : bool
-        Write the morphology of all galaxies instead (`galscan.candidates.morphology`).
+        Write a table of all fully scored galaxies instead of the candidates: for each answer of the model the expected
+        vote fraction, with a 90 % interval.
+
+    Returns
+    -------
+    Exported
+        Summary of the export; also usable as a path: ``astropy.table.Table.read(galscan.export(run, "best.fits"))``.
 
     Raises
     ------
-    NotFoundError
-        If there is no run.
     InputError
-        If the run is not finished, the format is unknown, an option is out of range or of another format, or an extra
-        is missing.
+        If the run is not finished, or an option is invalid; nothing is written.
     ConflictError
         If `out` is a folder where a file is needed or the reverse, or one of the run's own files.
     """
     run, out = Path(run), Path(out)
     chosen = _format(out, format)
-    _check_options(
-        chosen, out, top=top, min_purity=min_purity, known=known or None, crossmatch=crossmatch or None, radius=radius,
-        contact=contact, order=order,
-    )  # fmt: skip
+    known = [known] if isinstance(known, str | os.PathLike) else known
+    options = {
+        "top": top, "min_purity": min_purity, "known": known or None, "crossmatch": crossmatch or None,
+        "radius": radius, "contact": contact, "order": order,
+    }  # fmt: skip
+    given = {name for name, value in options.items() if value is not None}
+    _check_options(chosen, given)
     if morphology:
-        from galscan.candidates import morphology as catalog
-
-        if chosen not in catalog.FORMATS or not (top is min_purity is radius is order is None) or known or crossmatch:
+        if chosen not in morphology_catalog.FORMATS or given - {"contact"}:
             raise InputError(
-                f"--morphology writes a table of the whole survey ({', '.join(catalog.FORMATS)}); omit other options"
+                f"--morphology writes a table of the whole survey ({', '.join(morphology_catalog.FORMATS)}); omit "
+                "other options"
             )
         _check_out(run, out, chosen)
-        rows, info = catalog.morphology(run)
+        rows, info = morphology_catalog.morphology(run)
         details: dict[str, Any] = {"replaced": out.exists(), "morphology": True}
         _write(chosen, rows, out, info, provenance(info), "MORPHOLOGY")
         return Exported(out, chosen, rows.count, rows.count, details=details)
     candidates, info = open_candidates(run)
-    if min_purity is not None and is_similarity_list(info):
+    if min_purity is not None and runs.is_similarity_list(info):
         raise InputError(f"--min-purity {min_purity}: the purity of a similarity list is unknown; limit it with --top")
     if min_purity is not None and (why := (info.get("purity") or {}).get("unknown")):
         raise InputError(
@@ -204,100 +217,70 @@ def export_run(
         )
     rows = select(candidates, top=top, min_purity=min_purity)
     _check_out(run, out, chosen)
-    facts = provenance(info)
+    details = {"replaced": out.exists()}
     if chosen == "moc":
-        from galscan.candidates.coverage import moc
-
-        details = {"replaced": out.exists()}
-        details |= moc(run, out, info, order, facts)
+        details |= coverage.moc(run, out, info, order, provenance(info))
         return Exported(out, chosen, 0, candidates.count, details=details)
-    matched = _Matched(rows)
+    matched: dict[str, Any] = {}
     if known or crossmatch:
-        matched = _match(run, info, rows, top, known, crossmatch, radius, contact)
-    details = {"replaced": out.exists()} | _write(chosen, matched.rows, out, info, facts) | matched.details
+        rows, matches, matched = _match(run, info, rows, top, known, crossmatch, radius, contact)
+        details |= matches
+    details |= _write(chosen, rows, out, info, provenance(info))
     if not rows.count and min_purity is not None:
         details["purest"] = max_purity(candidates)
-    return Exported(
-        out, chosen, rows.count, candidates.count, matched.known, matched.recovered, details, matched.warnings
-    )
-
-
-@dataclass
-class _Matched:
-    """Candidates annotated with matches, and a summary of these."""
-
-    rows: TableStream
-    known: int | None = None
-    recovered: list[Recovered] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    return Exported(out, chosen, rows.count, candidates.count, details=details, **matched)
 
 
 def _match(
-    run: Path,
-    info: Mapping[str, Any],
-    rows: TableStream,
-    top: int | None,
-    known: Sequence[str | os.PathLike[str]],
-    crossmatch: str | Sequence[str],
-    radius: float | None,
-    contact: str | None,
-) -> _Matched:
-    """Match candidates with lists and services; all input is checked before the first query."""
-    from galscan.candidates import crossmatch as matching
-    from galscan.candidates import external_catalogs
+    run: Path, info: Mapping[str, Any], rows: TableStream, top: int | None, known: Sequence[str | os.PathLike[str]],
+    services: str | Sequence[str], radius: float | None, contact: str | None,
+) -> tuple[TableStream, dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """Match candidates with lists and services; return annotated rows, details and other fields of `Exported`.
 
-    radius = matching.check_radius(matching.RADIUS if radius is None else radius)
-    names = external_catalogs.parse_services(crossmatch) if crossmatch else []
+    All input is checked before the first query.
+    """
+    radius = check_radius(RADIUS if radius is None else radius)
+    names = external_catalogs.parse_services(services) if services else []
     external_catalogs.check_count(names, rows.count, top)
-    lists = [matching.read_known(path) for path in known]
+    lists = [read_known(path) for path in known]
     warnings = [warning for catalog in lists for warning in catalog.warnings]
-    recovered: list[Recovered] = []
-    scores = tables(run, info) / "scores"
+    recovered = []
+    scores = runs.tables(run, info) / "scores"
     if scores.is_dir():
-        recovered = [matching.recovered(run, catalog, radius) for catalog in lists]
+        recovered = [crossmatch.recovered(run, catalog, radius) for catalog in lists]
     elif lists:
         warnings.append(f"{scores} is missing, so the scanned fraction of the lists is unknown")
-    positions = matching.positions(rows) if names else []
+    positions = crossmatch.positions(rows) if names else []
     results = [external_catalogs.query_service(name, positions, radius, home.contact(contact)) for name in names]
-    warnings += [
-        external_catalogs.missing_warning(result, missing)
-        for result in results
-        if (missing := sum(position not in result.matches for position in positions))
-    ]
-    rows = matching.annotate(rows, lists, radius, results)
-    details: dict[str, Any] = {"unmatched": formats.without_coordinates(rows)}
+    for result in results:
+        if missing := sum(position not in result.matches for position in positions):
+            warnings.append(
+                f"{result.title}: {missing:,} candidates were not queried ({result.error}), and count as neither known "
+                "nor new; responses are cached, run the same command again to query the rest"
+            )
+    rows = crossmatch.annotate(rows, lists, radius, results)
+    details: dict[str, Any] = {"unmatched": tables.without_coordinates(rows)}
     if names:
-        details |= {"not_asked": matching.count_not_queried(rows), "radius_arcsec": radius}
+        details |= {"not_asked": crossmatch.count_not_queried(rows), "radius_arcsec": radius}
         details["matched_with"] = [*(catalog.title for catalog in lists), *names]
-    return _Matched(rows, matching.count_known(rows), recovered, details, warnings)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return rows, details, {"known": crossmatch.count_known(rows), "recovered": recovered, "warnings": warnings}
 
 
 def _write(
     chosen: str, rows: TableStream, out: Path, info: dict[str, Any], facts: dict[str, Any], name: str = "CANDIDATES"
 ) -> dict[str, Any]:
-    """Write one format; its optional dependencies are imported only here."""
+    """Write one format; return its details."""
     if chosen == "fits":
         columns.write_fits(rows, out, facts, info.get("answers", ()), name)
-    elif chosen == "pdf":
-        from galscan.candidates.export.pdf import pdf
-
-        return pdf(rows, out, info)
-    elif chosen == "zooniverse":
-        from galscan.candidates.export.zooniverse import zooniverse
-
-        return zooniverse(rows, out, info)
-    elif chosen == "hats":
-        from galscan.candidates.export.hats import hats
-
-        return hats(rows, out, facts)
-    else:
-        {"votable": formats.votable, "parquet": formats.parquet, "csv": formats.csv, "ds9": formats.ds9}[chosen](
-            rows, out, facts
-        )
-        if chosen == "ds9":
-            return {"left_out": formats.without_coordinates(rows)}
-    return {}
+        return {}
+    if chosen in ("pdf", "zooniverse"):
+        return {"pdf": pdf, "zooniverse": zooniverse}[chosen](rows, out, info)
+    writers = {
+        "votable": tables.votable, "parquet": tables.parquet, "csv": tables.csv, "ds9": tables.ds9, "hats": hats,
+    }  # fmt: skip
+    return writers[chosen](rows, out, facts) or {}
 
 
 def _format(out: Path, name: str | None) -> str:
@@ -313,9 +296,8 @@ def _format(out: Path, name: str | None) -> str:
     return name
 
 
-def _check_options(chosen: str, out: Path, **options: Any) -> None:
+def _check_options(chosen: str, given: set[str]) -> None:
     """Raise `InputError` for options that a format does not have."""
-    given = {name for name, value in options.items() if value is not None}
     if chosen == "moc" and (unused := sorted(given - {"order"})):
         raise InputError(
             f"--{unused[0].replace('_', '-')} cannot be used with a MOC, which covers all scanned objects, not the "

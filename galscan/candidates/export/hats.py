@@ -20,17 +20,7 @@ _ROWS = 100_000  # per partition
 def hats(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Write the folder of a HATS catalogue, replacing that of an earlier export. All rows are held in memory.
 
-    Returns
-    -------
-    dict
-        partitions, and left_out: number of candidates without a position, which HATS cannot hold.
-
-    Raises
-    ------
-    InputError
-        If lsdb is missing, or no candidate has a position.
-    ConflictError
-        If `out` is a folder that is not a HATS catalogue.
+    Candidates without a position, which HATS cannot hold, are left out; their number is returned.
     """
     try:
         import lsdb

@@ -35,20 +35,7 @@ _COLUMNS = ("designation", "objid", "store", "index", "ra", "dec", "known_name",
 
 
 def zooniverse(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the folder, replacing that of an earlier export.
-
-    Returns
-    -------
-    dict
-        batches: number of folders; pixels: maximum width of the images.
-
-    Raises
-    ------
-    InputError
-        If a store is missing or has changed since the scan.
-    ConflictError
-        If `out` is a folder of another kind.
-    """
+    """Write the folder, replacing that of an earlier export; return its details."""
     stores = scan_tables.open_stores(info)
     names = [name for name in _COLUMNS if name in rows.names]
     subjects = pd.concat([piece.to_pandas() for piece in rows.select(names)] or [pd.DataFrame(columns=names)])
@@ -62,11 +49,14 @@ def zooniverse(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[st
         stored = list(zip(subjects["store"].astype(str), subjects["index"].astype(int), strict=True))
         with progress.track("images", len(stored), "images") as advance:
             for k, image in scan_tables.read_images(stores, stored):
-                path = folder / f"batch-{k // BATCH + 1:03d}" / _file(k)
+                side = _side(len(image))
+                enlarged = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
                 with storage_errors(out):
-                    _enlarged(image).save(path, "jpeg", quality=QUALITY, subsampling=0)
+                    enlarged.save(
+                        folder / f"batch-{k // BATCH + 1:03d}" / _file(k), "jpeg", quality=QUALITY, subsampling=0
+                    )
                 advance()
-    return {"batches": batches, "pixels": max((_factor(s.size) * s.size for s in stores.values()), default=0)}
+    return {"batches": batches, "pixels": max((_side(store.size) for store in stores.values()), default=0)}
 
 
 def _manifest(subjects: pd.DataFrame, first: int, run: str, folder: Path) -> None:
@@ -85,10 +75,6 @@ def _file(subject: int) -> str:
     return f"{subject + 1:06d}.jpg"
 
 
-def _factor(size: int) -> int:
-    return max(-(-SIDE // size), 1)
-
-
-def _enlarged(image: np.ndarray) -> Image.Image:
-    side = _factor(len(image)) * len(image)
-    return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+def _side(size: int) -> int:
+    """Return the smallest multiple of a stamp's size that is at least `SIDE`."""
+    return max(-(-SIDE // size), 1) * size

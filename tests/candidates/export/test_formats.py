@@ -6,7 +6,8 @@ import pytest
 from astropy.io import fits, votable
 from astropy.table import Table
 
-from galscan.candidates.export.formats import FOLDERS, FORMATS, SUFFIXES, export_run
+from galscan.candidates.export.formats import FOLDERS, FORMATS, SUFFIXES
+from galscan.candidates.export.formats import export as export_run
 from galscan.core.errors import ConflictError, InputError
 from tests.candidate_tables import candidates, scanned_run, write_run
 
