@@ -33,7 +33,6 @@ def galscan_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("GALSCAN_HOME", str(home))
     monkeypatch.delenv("GALSCAN_TRACEBACK", raising=False)
-    monkeypatch.setattr("galscan.labels.schema._registered", {})
     return home
 
 

@@ -44,7 +44,7 @@ def _blobs(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 
 def tiny_model(
     path: Path, target: str = "dustlane", size: int = 32, seed: int = 0, members: int = 1, schema: str = "simulated",
-    networks=None,
+    networks=None, recipe=None,
 ):  # fmt: skip
     """Write a model with random weights (or `networks`), calibrated with blobs like those of `tiny_store`."""
     import torch
@@ -56,7 +56,7 @@ def tiny_model(
     from galscan.models.network import GalaxyNet
     from galscan.stats import calibration
 
-    recipe = load_recipe(target)
+    recipe = recipe or load_recipe(target)
     answers = load_schema(schema).complete(recipe.schemas[schema].morphology)
     torch.manual_seed(seed)
     networks = networks or [GalaxyNet(8, len(answers)).eval() for _ in range(members)]
@@ -69,7 +69,7 @@ def tiny_model(
         "split": ["calibration"] * 2 + ["train"] * 10, "target": [1, 0] + [1] * 5 + [0] * 5,
     })  # fmt: skip
     return model.write_model(
-        path, recipe=recipe, target=target, schema=schema, size=size, seed=seed, answers=answers,
+        path, recipe=recipe, target=target, schema=load_schema(schema), size=size, seed=seed, answers=answers,
         networks=networks, calibration=calibration.fit(scores, targets), splits=splits,
         metrics={"real_only": None, "real_plus_synthetic": None, "chosen": "real_only"},
     )  # fmt: skip

@@ -25,7 +25,7 @@ from galscan.candidates import scan_tables
 from galscan.candidates.table_stream import PIECE, TableStream
 from galscan.core.errors import InputError
 from galscan.labels.columns import to_cumulative
-from galscan.labels.schema import Schema, load_schema
+from galscan.labels.schema import Schema
 from galscan.models.model import open_model
 from galscan.scanning.partitions import FULL, scores_path
 from galscan.scanning.run import open_run, tables
@@ -40,13 +40,13 @@ def morphology(run: str | Path) -> tuple[TableStream, dict[str, Any]]:
     opened = open_run(run)
     info, answers = opened.info, list(opened.info.get("answers", []))
     models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-    schemas = [load_schema(open_model(path).schema) for path in models]
+    schemas = [open_model(path).schema for path in models]
     if not answers:
         raise InputError(
             f"the model of {opened.path} predicts no morphology: its recipe names no answers; use another model"
         )
     count = _count(opened.path, info)
-    trees = {schema.name: schema for schema in schemas if schema.kind == "tree"}
+    trees = [schema for schema in schemas if schema.kind == "tree"]
 
     def pieces() -> Iterator[pa.Table]:
         columns = [*IDENTITY_COLUMNS, "stage", *answers]
@@ -74,14 +74,14 @@ def _count(run: Path, info: Mapping[str, Any]) -> int:
     return full
 
 
-def _piece(rows: pa.Table, answers: Sequence[str], trees: Mapping[str, Schema]) -> pa.Table:
+def _piece(rows: pa.Table, answers: Sequence[str], trees: Sequence[Schema]) -> pa.Table:
     """Return the columns of the catalog for rows of a score table."""
     from galscan.models import votes  # imports torch, which is slow
 
     table = {"store": rows["store"].cast(pa.string()), "objid": rows["id"], "ra": rows["ra"], "dec": rows["dec"]}
-    voted = {name for schema in trees.values() for name in schema.names}
+    voted = {name for schema in trees for name in schema.names}
     plain = [name for name in answers if name not in voted and not name.endswith("_concentration")]
-    for schema in trees.values():
+    for schema in trees:
         tasks = [task for task in schema.tasks if set(task.answers) <= set(answers)]
         fractions = rows.select([name for task in tasks for name in task.answers]).to_pandas()
         joint = to_cumulative(schema, fractions)  # NaN below a question that the model does not predict

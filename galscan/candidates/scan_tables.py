@@ -88,13 +88,7 @@ def open_stores(info: Mapping[str, Any]) -> dict[str, Store]:
     InputError
         If a store is missing or has changed.
     """
-    stores = {}
-    for entry in info["stores"]:
-        store = open_store(entry["path"])
-        if store.content_hash != entry["content_hash"]:
-            raise InputError(f"{entry['path']} changed since the scan, which is out of date; scan it again")
-        stores[str(entry["name"])] = store
-    return stores
+    return {str(entry["name"]): open_store(entry["path"], entry["content_hash"]) for entry in info["stores"]}
 
 
 def read_images(stores: Mapping[str, Store], rows: Sequence[tuple[str, int]]) -> Iterator[tuple[int, np.ndarray]]:

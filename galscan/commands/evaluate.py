@@ -192,6 +192,8 @@ def _evaluate(plan: Plan, store: layout.Store, work: Path, device: Device, steps
     reference = np.flatnonzero(galaxies.table["object"].isin(tested))
     classifier = _reference_classifier(plan, galaxies, reference, work, device, steps, seed)
     synthetic_set = read_synthetic_set(store.path, plan.schema.name)
+    labels = synthetic_set.labels.reindex(columns=plan.schema.names)  # the schema may have gained some since
+    synthetic_set = dataclasses.replace(synthetic_set, labels=labels)
     result = synthetic_evaluation.evaluate(
         synthetic_set, galaxies.images, galaxies.labels, galaxies.table["target"].to_numpy(), classifier, plan.rules,
         plan.schema, reference=reference, seed=seed,

@@ -208,7 +208,7 @@ def _source(target: str, model: str | Path | None, weights: str | None, store: A
             trained_model.path if backends.find(trained_model.path) else trained_model.path.parent
         )
         recipe = trained_model.recipe if target == trained_model.target else load_recipe(target)
-        schema = load_schema(trained_model.schema)
+        schema = trained_model.schema
         recipe.schema_for([schema.name])
         return _Source(recipe, schema, generator, conditions, surveys)
     if model is not None:

@@ -94,7 +94,7 @@ def plan_injection(
                 f"--{option} is an option for generators of whole images; '{recipe.name}' injects a feature into real "
                 "galaxies ('inject' in its recipe): leave it out"
             )
-    schema = load_schema(model.schema if model else recipe.schema_for(s for opened in stores for s in opened.schemas))
+    schema = model.schema if model else load_schema(recipe.schema_for(s for opened in stores for s in opened.schemas))
     recipe.schema_for([schema.name])
     rule = recipe.schemas[schema.name].inject
     if rule is None:

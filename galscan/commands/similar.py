@@ -199,10 +199,9 @@ def _examples(known: pd.DataFrame, paths: Sequence[Path]) -> list[dict[str, Any]
 def _model(source: Run) -> Model | None:
     """Return the model of a scan; None if it is missing or has changed."""
     try:
-        model = open_model(_first(source.info["model"]))
+        return open_model(_first(source.info["model"]), _first(source.info["identity"]["model"]))
     except GalscanError:
         return None
-    return model if model.model_hash == _first(source.info["identity"]["model"]) else None
 
 
 def _embeddings(source: Run, model: Model | None, images: np.ndarray, device: str) -> np.ndarray:

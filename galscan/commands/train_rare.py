@@ -297,7 +297,7 @@ def _train(plans: list[Plan], work: Path, device: Device) -> None:
         }
         splits = table[[name for name in model.SPLITS if name != "target"]].assign(target=table[plan.column])
         written = model.write_model(
-            folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema.name, size=recipe.size, seed=first.seed,
+            folder, recipe=plan.recipe, target=plan.recipe.name, schema=schema, size=recipe.size, seed=first.seed,
             answers=answers, networks=[network.only(k) for network in networks[chosen]],
             calibration=calibration.fit(*crossfit.calibration_set(
                 scores, targets[held_out["calibration"], k], crossfitted["factors"] if crossfitted else None

@@ -11,11 +11,10 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from galscan.core.errors import InputError
+from galscan.candidates import scan_tables
 from galscan.core.files import atomic_path, read_json, storage_errors
 from galscan.core.staging import locked
 from galscan.scanning.run import Run, is_similarity_list, open_single_target
-from galscan.store.layout import Store, open_store
 from galscan.vetting import batches, gradebook, planning, sampling
 
 FOLDER = "vetting"
@@ -105,7 +104,7 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
     ):
         previous = {"token": secrets.token_urlsafe(24), "port": 0}
     token = previous["token"]
-    app = server.application(book, _stores(run), token, f"{run.info['target']}: {run.path.name}")
+    app = server.application(book, scan_tables.open_stores(run.info), token, f"{run.info['target']}: {run.path.name}")
 
     def ready(url: str, bound_port: int) -> None:
         _write_private(path, json.dumps({"token": token, "port": bound_port}))
@@ -128,17 +127,6 @@ def _write_private(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.touch(0o600)
         temporary.write_text(text, encoding="utf-8")
-
-
-def _stores(run: Run) -> dict[str, Store]:
-    """Open the stores of a run, which must not have changed since the scan."""
-    stores = {}
-    for entry in run.info["stores"]:
-        store = open_store(entry["path"])
-        if store.content_hash != entry["content_hash"]:
-            raise InputError(f"{entry['path']} changed since the scan: its images may differ; scan it again")
-        stores[store.name] = store
-    return stores
 
 
 def _summary(run: Run, book: gradebook.GradeBook) -> dict[str, Any]:

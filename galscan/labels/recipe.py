@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
 from galscan.core.errors import InputError, nearest
-from galscan.core.files import digest
+from galscan.core.files import digest, read_text
 from galscan.core.home import find_toml, toml_names
 from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema, schema_names
@@ -107,11 +107,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         If the recipe is not valid; the message names the key and the remedy.
     """
     name = str(name_or_path)
-    source = find_toml("pipelines", "target", name)
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {name} cannot be read: {error}") from error
+    text = read_text(find_toml("pipelines", "target", name), f"recipe {name}")
     recipe = recipe_from_text(text, name)
     for old, new in RENAMED.items():
         if re.search(rf"^\s*\[(schemas\.\w+\.)?{old}[.\]]", text, re.MULTILINE):
@@ -122,8 +118,10 @@ def load_recipe(name_or_path: str) -> Recipe:
     return recipe
 
 
-def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
+def recipe_from_text(text: str, where: str = "recipe", schema: Schema | None = None) -> Recipe:
     """Parse and validate a recipe; `where` names its origin in messages.
+
+    The rules are checked against the installed schemas or, for the recipe of a model, those for its `schema` only.
 
     Raises
     ------
@@ -141,11 +139,13 @@ def recipe_from_text(text: str, where: str = "recipe") -> Recipe:
         recipe.generator.check_size(recipe.size)
     except InputError as error:
         raise InputError(f"recipe {where}: {error}") from None
-    for schema, rules in recipe.schemas.items():
+    for name in recipe.schemas if schema is None else [schema.name]:
         try:
-            _check_rules(schema, rules)
+            _check_rules(recipe.schemas[name], schema or _known_schema(name))
+        except KeyError:
+            raise InputError(f"recipe {where} has no rules for '{name}' labels") from None
         except InputError as error:
-            raise InputError(f"recipe {where}, schemas.{schema}: {error}") from None
+            raise InputError(f"recipe {where}, schemas.{name}: {error}") from None
     return recipe
 
 
@@ -166,12 +166,15 @@ def validated(model: type[P], where: str, values: Mapping[str, Any]) -> P:
         raise InputError(f"{where}: {_explain(error.errors()[0], model)}") from None
 
 
-def _check_rules(name: str, rules: LabelRules) -> None:
+def _known_schema(name: str) -> Schema:
     if name.endswith(".toml"):
         raise InputError("give the name of a label schema, not a file; galscan ingest --labels FILE.toml installs it")
     if name not in (known := schema_names()):
         raise InputError(f"unknown label schema '{name}'{nearest(name, known)}")
-    schema = load_schema(name)
+    return load_schema(name)
+
+
+def _check_rules(rules: LabelRules, schema: Schema) -> None:
     for text in (rules.positive, rules.negative):
         parse_rule(text, schema.names).check(schema.ranges)
     _check_names("morphology", rules.morphology, schema)

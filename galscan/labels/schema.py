@@ -20,6 +20,8 @@ from galscan.core import files, home
 from galscan.core.errors import InputError
 from galscan.core.home import find_toml, toml_names
 
+SCHEMA = "schema.toml"  # in the folder of a model, a label schema that is not shipped
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,6 +88,8 @@ class Schema:
     min_reach: float = 0.0
     assumed_votes: float = 20.0
     """Votes on a question, if the catalog does not have their number (trees only)."""
+    text: str = field(default="", repr=False, compare=False)
+    """The TOML source."""
     names: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -123,12 +127,17 @@ class Schema:
 
 
 def schema_names() -> list[str]:
-    """Return the names of all label schemas: shipped, installed by the user, and registered from models."""
+    """Return the names of all label schemas, shipped or installed by the user."""
     installed = (path.stem for path in home.data_home().glob("labels/*.toml"))
-    return sorted({*toml_names("catalogs"), *installed, *_registered})
+    return sorted({*toml_names("catalogs"), *installed})
 
 
-def load_schema(name: str) -> Schema:
+def is_shipped(name: str) -> bool:
+    """Return whether a schema is shipped with galscan."""
+    return name in toml_names("catalogs")
+
+
+def load_schema(name: str | Path) -> Schema:
     """Load a schema by name, or one from a path ending in ``.toml``.
 
     Raises
@@ -138,35 +147,12 @@ def load_schema(name: str) -> Schema:
     InputError
         If the file is not a schema.
     """
-    return _parsed(schema_text(str(name)), str(name))
-
-
-def schema_text(name: str) -> str:
-    """Return the TOML of a schema.
-
-    Raises
-    ------
-    NotFoundError
-        If there is none; the message has the nearest name.
-    InputError
-        If the file cannot be read.
-    """
-    if name in _registered:
-        return _registered[name]
-    named = home.is_name(name) and not name.endswith(".toml")
-    if named and name not in toml_names("catalogs") and home.labels_path(name).is_file():
+    name = str(name)
+    if home.is_name(name) and not name.endswith(".toml") and not is_shipped(name) and home.labels_path(name).is_file():
         source: Traversable = home.labels_path(name)
     else:
         source = find_toml("catalogs", "label schema", name, schema_names())
-    try:
-        return source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"label schema {name} cannot be read: {error}") from error
-
-
-def is_shipped(name: str) -> bool:
-    """Return whether a schema is shipped with galscan."""
-    return name in toml_names("catalogs")
+    return _parsed(files.read_text(source, f"label schema {name}"), name)
 
 
 def install_schema(name: str) -> Schema:
@@ -174,50 +160,43 @@ def install_schema(name: str) -> Schema:
 
     Raises
     ------
-    NotFoundError
-        If there is none.
     InputError
-        If the file is not a schema, or another schema has its name.
+        If the file is not a schema, or another schema has its name: rules refer to schemas by name.
     """
     schema = load_schema(name)
     if str(name).endswith(".toml"):
-        _check_name(schema, str(name))
-        files.write_text(home.labels_path(schema.name), schema_text(str(name)))
+        if is_shipped(schema.name):
+            raise InputError(f"{name}: '{schema.name}' is the name of a shipped label schema; choose another name")
+        installed = home.labels_path(schema.name)
+        if installed.is_file() and load_schema(schema.name) != schema:
+            raise InputError(
+                f"{name}: '{schema.name}' is the name of another label schema; choose another name, or remove "
+                f"{installed}"
+            )
+        files.write_text(installed, schema.text)
     return schema
 
 
-def register_schema(path: Path) -> None:
-    """Make the schema of a model, in `path`, available by its name in this process.
-
-    Raises
-    ------
-    InputError
-        If the file is not a schema, or another schema has its name.
-    """
-    schema = load_schema(str(path))
-    _check_name(schema, str(path))
-    _registered[schema.name] = schema_text(str(path))
+def save_schema(schema: Schema, folder: Path) -> None:
+    """Write a schema that is not shipped into the folder of a model, which keeps it if the user changes theirs."""
+    if not is_shipped(schema.name):
+        files.write_text(folder / SCHEMA, schema.text)
 
 
-_registered: dict[str, str] = {}
-
-
-def _check_name(schema: Schema, source: str) -> None:
-    """Raise `InputError` if another schema has this name: rules refer to schemas by name."""
-    if is_shipped(schema.name):
-        raise InputError(f"{source}: '{schema.name}' is the name of a shipped label schema; choose another name")
-    installed = home.labels_path(schema.name)
-    if (installed.is_file() or schema.name in _registered) and load_schema(schema.name) != schema:
-        raise InputError(
-            f"{source}: '{schema.name}' is the name of another label schema; choose another name"
-            + (f", or remove {installed}" if installed.is_file() else "")
-        )
+def saved_schema(folder: Path, name: str) -> Schema:
+    """Return the schema of a model: that in its folder, or else the shipped or installed one of this name."""
+    if not (folder / SCHEMA).is_file():
+        return load_schema(name)
+    schema = load_schema(folder / SCHEMA)
+    if schema.name != name:
+        raise InputError(f"{folder / SCHEMA} is the label schema '{schema.name}', not '{name:.60}'; restore it")
+    return schema
 
 
 @lru_cache(maxsize=32)
 def _parsed(text: str, name: str) -> Schema:
     try:
-        return _checked(_schema(tomllib.loads(text)))
+        return _checked(_schema({"text": text} | tomllib.loads(text)))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"lacks the key {error}" if type(error) is KeyError else str(error)
         raise InputError(f"label schema {name}: {what}") from error

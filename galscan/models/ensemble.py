@@ -10,7 +10,6 @@ import numpy as np
 from scipy.special import expit
 
 from galscan.core.errors import InputError
-from galscan.labels.schema import load_schema
 from galscan.models.model import Model
 from galscan.models.weights import load_network
 
@@ -46,8 +45,7 @@ def answer_names(models: Sequence[Model]) -> list[str]:
 
 def _concentration_names(model: Model) -> list[str]:
     """Return the names of the columns with the Dirichlet concentration of each vote question."""
-    tasks = load_schema(model.schema).tasks
-    return [f"{task.id}_concentration" for task in tasks if set(task.answers) & set(model.answers)]
+    return [f"{task.id}_concentration" for task in model.schema.tasks if set(task.answers) & set(model.answers)]
 
 
 def embedding_size(model: Model) -> int:
@@ -87,7 +85,7 @@ def check_encoders(models: Sequence[Model]) -> None:
 def load_networks(model: Model) -> list[Network]:
     """Load the members of a model's ensemble, and check their hashes and answers."""
     networks = [load_network(model.path / name, sha) for name, sha in model.info["weights"].items()]
-    schema = load_schema(model.schema)
+    schema = model.schema
     if not set(model.answers) <= set(schema.names) or {n.answers for n in networks} != {len(model.answers)}:
         raise InputError(
             f"{model.path}: its answers are not those of its networks and of the schema '{schema.name}'; "
@@ -166,7 +164,7 @@ def _in_units(model: Model, raw: np.ndarray) -> dict[str, np.ndarray]:
     """Combine the members' raw answers (n, members, answers) of a model into answers in their own units."""
     from galscan.models import votes
 
-    schema = load_schema(model.schema)
+    schema = model.schema
     if groups := votes.groups_of(model.answers, schema):
         fractions, concentration = votes.expected(raw, groups)
         return dict(zip([*model.answers, *_concentration_names(model)], [*fractions.T, *concentration.T], strict=True))

@@ -22,11 +22,11 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.core.files import file_digest, read_json, write_json
+from galscan.core.files import file_digest, read_json, read_text, write_json
 from galscan.core.home import is_name
 from galscan.core.old_names import renamed
 from galscan.labels.recipe import Recipe, recipe_from_text
-from galscan.labels.schema import is_shipped, register_schema, schema_text
+from galscan.labels.schema import SCHEMA, Schema, save_schema, saved_schema
 from galscan.models import roles
 from galscan.models.roles import one_row_per_object
 from galscan.models.weights import save_network
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FIRST_LOOK = "first-look.safetensors"
-SCHEMA = "schema.toml"  # of a label schema that is not shipped with galscan
 MODELS_INDEX = "models.json"  # index of a folder with the models of several targets, trained jointly
 
 
@@ -82,16 +81,13 @@ class Model:
     path: Path
     info: dict[str, Any]
     recipe: Recipe
+    schema: Schema
+    """Label schema it was trained on."""
     calibration: Calibration
 
     @property
     def target(self) -> str:
         return str(self.info["target"])
-
-    @property
-    def schema(self) -> str:
-        """Name of the label schema it was trained on."""
-        return str(self.info["schema"])
 
     @property
     def size(self) -> int:
@@ -249,15 +245,15 @@ def _results(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def open_model(path: str | Path) -> Model:
-    """Open a model folder.
+def open_model(path: str | Path, model_hash: str | None = None) -> Model:
+    """Open a model folder; with `model_hash` of a scan, only if it is still the model of that scan.
 
     Raises
     ------
     NotFoundError
         If there is no model at `path`.
     InputError
-        If this version cannot read it.
+        If this version cannot read it, or it has another hash.
     """
     path = Path(path)
     if not (path / "model.json").is_file():
@@ -274,13 +270,12 @@ def open_model(path: str | Path) -> Model:
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(f"{path / 'model.json'} is damaged ({problem:.200}); restore it, or train again") from None
     info["metrics"] = renamed(info["metrics"])
-    if (path / SCHEMA).is_file():
-        register_schema(path / SCHEMA)
-    try:
-        recipe = recipe_from_text((path / "recipe.toml").read_text(encoding="utf-8"), str(path / "recipe.toml"))
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path} has no readable recipe.toml; restore it, or train the model again") from None
-    return Model(path, info, recipe, Calibration.from_dict(info["calibration"]))
+    if model_hash is not None and info["model_hash"] != model_hash:
+        raise InputError(f"{path} changed since the scan, so its calibration does not apply; restore it, or scan again")
+    schema = saved_schema(path, info["schema"])
+    source = path / "recipe.toml"
+    recipe = recipe_from_text(read_text(source, str(source)), str(source), schema)
+    return Model(path, info, recipe, schema, Calibration.from_dict(info["calibration"]))
 
 
 def open_models(path: str | Path) -> list[Model]:
@@ -308,7 +303,7 @@ def write_model(
     *,
     recipe: Recipe,
     target: str,
-    schema: str,
+    schema: Schema,
     size: int,
     seed: int,
     answers: list[str],
@@ -328,8 +323,7 @@ def write_model(
     from galscan.core.version import __version__
 
     write_text(path / "recipe.toml", recipe.text)
-    if not is_shipped(schema):
-        write_text(path / SCHEMA, schema_text(schema))
+    save_schema(schema, path)
     weights = {}
     for k, network in enumerate(networks):
         name = f"classifier-{k}.safetensors"
@@ -344,7 +338,7 @@ def write_model(
         "ambiguous": objects["target"].isna(),
     }
     info = {
-        "format": FORMAT, "target": target, "schema": schema, "size": size, "seed": seed, "answers": answers,
+        "format": FORMAT, "target": target, "schema": schema.name, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
         "splits": {
             name: {k: int((in_class & use(objects["split"])).sum()) for k, in_class in classes.items()}
@@ -357,7 +351,7 @@ def write_model(
     if (path / FIRST_LOOK).is_file():
         info["first_look"] = file_digest(path / FIRST_LOOK)
     info["model_hash"] = digest(
-        [weights, info.get("first_look"), recipe.hash, info["calibration"], schema, size, answers]
+        [weights, info.get("first_look"), recipe.hash, info["calibration"], schema.name, size, answers]
         + [file_digest(file) for file in [path / SCHEMA] if file.is_file()]
     )
     write_json(path / "model.json", info)

@@ -72,7 +72,7 @@ def write_model_report(model: str | Path) -> Path:
         sentence=_model_sentence(metrics, gain),
         science=opened.recipe.science,
         facts=[
-            ("labels", opened.schema),
+            ("labels", opened.schema.name),
             ("networks", opened.members),
             ("cutouts", f"{opened.size} px"),
             ("seed", opened.seed),

@@ -255,7 +255,10 @@ def _provenance(info: Mapping[str, Any], model: Model | None) -> list[tuple[str,
     train = model.info["splits"]["train"]
     return [
         *entries,
-        ("trained on", f"{train['positive']:,} targets and {train['negative']:,} negatives, labels '{model.schema}'"),
+        (
+            "trained on",
+            f"{train['positive']:,} targets and {train['negative']:,} negatives, labels '{model.schema.name}'",
+        ),
         (
             "calibrated on",
             f"{int(calibration.sum()):,} targets and {int((calibration == 0).sum()):,} negatives, "
@@ -421,21 +424,18 @@ def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
 def _model_of(info: Mapping[str, Any]) -> Model | None:
     """Return the run's model, or None if it is missing or has changed."""
     try:
-        model = open_model(str(info["model"]))
-    except (GalscanError, KeyError, OSError):
+        return open_model(str(info["model"]), info["identity"]["model"])
+    except (GalscanError, KeyError, TypeError, OSError):
         return None
-    return model if model.model_hash == (info.get("identity") or {}).get("model") else None
 
 
 def _stores(info: Mapping[str, Any]) -> dict[str, Store]:
     stores = {}
     for entry in info.get("stores", []):
         try:
-            store = open_store(entry["path"])
+            stores[str(entry.get("name"))] = open_store(entry["path"], entry["content_hash"])
         except (GalscanError, KeyError, OSError):
             continue
-        if store.content_hash == entry.get("content_hash"):  # a rebuilt store may hold other galaxies
-            stores[str(entry.get("name"))] = store
     return stores
 
 

@@ -227,10 +227,7 @@ def _loaded_prefilter(
 def _open(partition: Partition, job: Job) -> Store:
     """Open the store of a partition, and check that it has not changed since the scan was planned."""
     ref = job.stores[partition.store]
-    store = open_store(ref.path)
-    if store.content_hash != ref.content_hash:
-        raise GalscanError(f"{ref.path} changed during the scan; run the same command again to scan the new version")
-    return store
+    return open_store(ref.path, ref.content_hash)
 
 
 _loading = threading.Lock()
@@ -268,12 +265,7 @@ def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted
     from galscan.models import ensemble
     from galscan.models.model import open_model
 
-    opened = [open_model(ref.path) for ref in models]
-    for model, ref in zip(opened, models, strict=True):
-        if model.model_hash != ref.model_hash:
-            raise GalscanError(
-                f"the model {ref.path} changed during the scan; run the same command again to use the new version"
-            )
+    opened = [open_model(ref.path, ref.model_hash) for ref in models]
     return ensemble.load_scorer(opened, device, precision, Path(converted) if converted else None, embeddings)
 
 

@@ -229,7 +229,7 @@ def finish(path: str | os.PathLike[str], content_hash: str) -> None:
         zarr.consolidate_metadata(group.store)
 
 
-def open_store(path: str | os.PathLike[str]) -> Store:
+def open_store(path: str | os.PathLike[str], content_hash: str | None = None) -> Store:
     """Open a complete store for reading.
 
     Parameters
@@ -237,13 +237,16 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     path : path or str
         A folder, or a URL: ``s3://``, ``gs://``, ``az://``, ``https://``. Credentials are read from the environment as
         by the cloud provider's own tools; without any, S3 is read anonymously.
+    content_hash : str, optional
+        Hash of the store that was scanned.
 
     Raises
     ------
     NotFoundError
         If there is no store at `path`.
     InputError
-        If it is not a galscan store, not complete, or empty; for a URL, if it cannot be reached.
+        If it is not a galscan store, not complete, or empty, or does not have the given hash; for a URL, if it cannot
+        be reached.
     """
     remote = "://" in str(path)
     path = str(path).rstrip("/") if remote else Path(path)
@@ -270,6 +273,8 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     store = Store(path, group)
     if store.count == 0:
         raise InputError(f"{path} holds no objects; ingest a catalog with at least one row")
+    if content_hash is not None and store.content_hash != content_hash:
+        raise InputError(f"{path} changed since the scan: its rows may be other objects; scan it again")
     return store
 
 

@@ -76,8 +76,6 @@ def read_all(runs: str | Path | Sequence[str | Path]) -> list[GradedLabels]:
 def _held_out(run: Run) -> Objects | None:
     """Return the held-out objects (calibration and test) of a scan's model; None if it is missing or has changed."""
     try:
-        model = open_model(str(run.info["model"]))
-        held_out = model.objects("held_out")
+        return open_model(str(run.info["model"]), run.info["identity"]["model"]).objects("held_out")
     except InputError:
         return None
-    return held_out if model.model_hash == run.info["identity"]["model"] else None

@@ -23,9 +23,7 @@ def estimate_by_scores(run: Run, confidence: float | None = None) -> tuple[purit
         If the model of the scan is missing, or the scan was made by a version that did not record what is needed.
     """
     check(run)
-    model = open_model(str(run.info["model"]))
-    if model.model_hash != run.info["identity"]["model"]:
-        raise InputError(f"{model.path} is not the model of this scan, so its calibration does not apply; restore it")
+    model = open_model(str(run.info["model"]), run.info["identity"]["model"])
     settings = model.recipe.purity
     confidence = settings.confidence if confidence is None else confidence
     return purities.estimate_from_run(

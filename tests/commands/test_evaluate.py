@@ -53,7 +53,7 @@ def model(folder, store, recipe) -> Path:
     targets = np.repeat([1, 0], 10)
     path = folder / "model"
     bundle.write_model(
-        path, recipe=load_recipe(recipe), target="dustlane", schema="simulated", size=32, seed=5,
+        path, recipe=load_recipe(recipe), target="dustlane", schema=SCHEMA, size=32, seed=5,
         answers=list(plan.answers), networks=[GalaxyNet(8, len(plan.answers)).eval()],
         calibration=calibration.fit(targets.astype(float), targets), splits=splits,
         metrics={"real_only": None, "real_plus_synthetic": None, "chosen": "real_only"},

@@ -97,7 +97,7 @@ def test_without_grades_or_the_model_it_is_one_line(run, tmp_path):
     info = json.loads((run / "run.json").read_text())
     for change, message in (
         ({"histogram": [[10**9, 1]]}, "histogram of scores is damaged"),
-        ({"model": str(tiny_bundle(tmp_path / "m", seed=5).path)}, "is not the model of this scan"),
+        ({"model": str(tiny_bundle(tmp_path / "m", seed=5).path)}, "changed since the scan"),
     ):
         (run / "run.json").write_text(json.dumps(info | change))
         with pytest.raises(InputError, match=message):

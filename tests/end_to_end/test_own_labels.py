@@ -41,7 +41,6 @@ def test_a_target_of_ones_own_labels_is_scanned_for_on_a_machine_that_never_saw_
 
     shutil.rmtree(galscan_home)
     (tmp_path / "notes.toml").unlink()
-    monkeypatch.setattr("galscan.labels.schema._registered", {})
     run = galscan("scan --store s.zarr --model model --out run --workers 1 --device cpu")
     assert run["scanned"] == COUNT and not (galscan_home / "labels").exists()
     assert galscan("export run --out found.fits") and (tmp_path / "found.fits").stat().st_size

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.models.ensemble import load_scorer
+from galscan.labels.recipe import recipe_from_text
+from galscan.labels.schema import install_schema
+from galscan.labels.template import recipe_template
+from galscan.models.ensemble import answer_names, load_scorer
 from galscan.models.model import open_model
-from tests.helpers import tiny_bundle
+from tests.helpers import OWN_SCHEMA, tiny_bundle
 
 
 def images(n: int = 5) -> np.ndarray:
@@ -20,7 +23,7 @@ def test_what_was_written_is_opened(tmp_path):
     written = tiny_bundle(tmp_path / "m", members=2)
     opened = open_model(tmp_path / "m")
     assert opened.model_hash == written.model_hash
-    assert (opened.target, opened.schema, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
+    assert (opened.target, opened.schema.name, opened.size, opened.members) == ("dustlane", "simulated", 32, 2)
     assert set(opened.objects("train").id) == {str(i) for i in range(1000, 1010)}
     assert json.dumps(opened.summary())
 
@@ -143,3 +146,31 @@ def test_a_model_that_kept_no_positions_knows_its_objects_by_id(tmp_path):
     model = tiny_bundle(tmp_path / "m")
     rows = asked(("1001", 200.0, 5.0, "a"), ("990", 1.0, 1.0, "b"), ("7", 1.0, 1.0, "b"))
     assert model.split_of(rows).tolist() == ["train", "calibration", ""]
+
+
+def test_models_keep_their_versions_of_a_schema(tmp_path, galscan_home):
+    (tmp_path / "mine.toml").write_text(OWN_SCHEMA)
+    install_schema(str(tmp_path / "mine.toml"))
+    old_text = recipe_template("odd", ["mine"])
+    old = tiny_bundle(tmp_path / "old", "odd", schema="mine", recipe=recipe_from_text(old_text))
+
+    installed = galscan_home / "labels" / "mine.toml"
+    installed.write_text(OWN_SCHEMA.replace("high = 9", "high = 10") + '[[answer]]\nname = "even"\n')
+    new_text = old_text.replace('morphology = ["odd"]', 'morphology = ["odd", "even"]')
+    new = tiny_bundle(tmp_path / "new", "odd2", schema="mine", recipe=recipe_from_text(new_text))
+    installed.unlink()
+
+    models = [open_model(old.path), open_model(new.path)]
+    assert [model.schema.names for model in models] == [["odd"], ["odd", "even"]]
+    assert [model.schema.ranges["odd"] for model in models] == [(1, 9), (1, 10)]
+    assert answer_names(models) == ["odd", "even"]
+    assert load_scorer(models, "cpu", "fp32")(images()).answers.shape == (5, 2)
+    with pytest.raises(InputError, match="mine"):
+        recipe_from_text(new_text)
+
+
+def test_a_schema_file_of_another_name_is_refused(tmp_path):
+    path = tiny_bundle(tmp_path / "m").path
+    (path / "schema.toml").write_text(OWN_SCHEMA)
+    with pytest.raises(InputError, match=r"schema\.toml"):
+        open_model(path)

@@ -214,7 +214,7 @@ def test_a_store_that_changed_since_the_plan_is_noticed(tmp_path, by_brightness)
     store = tiny_store(tmp_path / "s.zarr", 20, 16)
     job = make_job(store, tmp_path / "run")
     tiny_store(tmp_path / "s.zarr", 20, 16, seed=1)
-    with pytest.raises(GalscanError, match="changed during the scan"):
+    with pytest.raises(GalscanError, match="changed since the scan"):
         worker.score_partition(whole(store), job)
 
 
@@ -223,7 +223,7 @@ def test_the_network_is_loaded_once_and_must_be_the_planned_one(tmp_path):
     store = tiny_store(tmp_path / "s.zarr", 20)
     job = make_job(store, tmp_path / "run", models=(ref_of(bundle),))
     assert worker.load_scorer(job) is worker.load_scorer(job)
-    with pytest.raises(GalscanError, match="changed during the scan"):
+    with pytest.raises(GalscanError, match="changed since the scan"):
         worker.load_scorer(make_job(store, tmp_path / "run", models=(replace(ref_of(bundle), model_hash="another"),)))
 
 

@@ -197,7 +197,7 @@ def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
     assert [s.path for s in add_stores([], [of(store.path, store.content_hash)])] == [store.path]
     with pytest.raises(InputError, match=r"not at .*gone\.zarr any more.*--store"):
         add_stores([], [moved])
-    with pytest.raises(InputError, match="was built again since"):
+    with pytest.raises(InputError, match="changed since the scan"):
         add_stores([], [of(store.path, "another")])
 
 

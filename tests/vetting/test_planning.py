@@ -69,7 +69,7 @@ def test_what_cannot_be_is_refused(run, width, rank):
 def test_another_model_and_an_older_scan_are_refused(run, tmp_path):
     info = json.loads((run.path / "run.json").read_text())
     for change, words in (
-        ({"identity": info["identity"] | {"model": "0" * 64}}, "is not the model of this scan"),
+        ({"identity": info["identity"] | {"model": "0" * 64}}, "changed since the scan"),
         ({"histogram": None}, "kept no histogram"),
     ):
         other = {k: v for k, v in (info | change).items() if v is not None}

@@ -80,7 +80,7 @@ def fine_tune(
         size=images.shape[1], resolution=settings.resolution, schema=schema.name, wording=wording(schema),
         answers=(*schema.names, *MEASURED), surveys=tuple(surveys), begin=settings.begin, base=str(settings.start),
     )  # fmt: skip
-    model = StableDiffusion(pipeline, config, images[start_rows])
+    model = StableDiffusion(pipeline, config, images[start_rows], schema)
     networks = _trained(pipeline, settings)
     weights = {
         f"{name}.{key}": value

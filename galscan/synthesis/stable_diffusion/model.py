@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from galscan.core import device as devices
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import atomic_path, read_json, write_json, write_text
-from galscan.labels.schema import Schema, load_schema
+from galscan.labels.schema import Schema, save_schema, saved_schema
 from galscan.synthesis.stable_diffusion.captions import captions, parse, wording
 
 Pipeline = Any  # diffusers.StableDiffusionPipeline, whose components are not typed
@@ -80,9 +80,8 @@ class StableDiffusion:
 
     guidance, steps, batch = 6.5, 40, 8
 
-    def __init__(self, pipeline: Pipeline, config: StableDiffusionConfig, starts: torch.Tensor):
-        self.pipeline, self.config, self.starts = pipeline, config, starts
-        self.schema: Schema = load_schema(config.schema)
+    def __init__(self, pipeline: Pipeline, config: StableDiffusionConfig, starts: torch.Tensor, schema: Schema):
+        self.pipeline, self.config, self.starts, self.schema = pipeline, config, starts, schema
         pipeline.vae.eval()
         check_resolution(pipeline, config.resolution)
 
@@ -241,6 +240,7 @@ class StableDiffusion:
             "surveys": ", ".join(c.surveys),
         }
         write_text(folder / "LICENSES.md", LICENSES.format(**fields))
+        save_schema(self.schema, folder)
         write_json(folder / CONFIG, asdict(c))
 
 
@@ -264,7 +264,7 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
         starts = load_file(folder / STARTS)["images"]
         if not len(starts) or starts.shape[1:] != (config.size, config.size, 3) or starts.dtype != torch.uint8:
             raise ValueError(f"{STARTS} holds {starts.dtype} of shape {tuple(starts.shape)}")
-        schema = load_schema(config.schema)
+        schema = saved_schema(folder, config.schema)
         if lost := [name for name in schema.names if name not in config.answers]:
             raise ValueError(f"no answer {lost[0]}")
     except InputError:
@@ -276,7 +276,7 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
             f"{folder} was trained with other phrases than those of the label schema '{config.schema}' now; restore "
             "the schema's file, or train it again"
         )
-    return StableDiffusion(open_pipeline(folder), config, starts)
+    return StableDiffusion(open_pipeline(folder), config, starts, schema)
 
 
 def open_pipeline(folder: Path) -> Pipeline:

@@ -47,7 +47,7 @@ def config(**changes) -> StableDiffusionConfig:
 
 def painter(tiny: Path, **changes) -> StableDiffusion:
     starts = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8))
-    return StableDiffusion(open_pipeline(tiny), config(**changes), starts)
+    return StableDiffusion(open_pipeline(tiny), config(**changes), starts, SCHEMA)
 
 
 @pytest.fixture(scope="module")
