@@ -23,7 +23,7 @@ WORKERS = "GALSCAN_WORKERS"  # environment variable: number of processes; defaul
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", WORKERS), "1")
 INTERVAL = 0.5  # seconds between two updates of the progress line
 
-steps: Any = None  # in a process of a pool: memory shared with the parent, if any
+shared: Any = None  # in a process of a pool: what the parent passed to `start_process`
 
 
 def cores() -> int:
@@ -34,10 +34,7 @@ def cores() -> int:
 def default_workers() -> int:
     """Return the number of processes to run at a time: ``GALSCAN_WORKERS``, or the cores available to this process.
 
-    Raises
-    ------
-    InputError
-        If ``GALSCAN_WORKERS`` is not a positive integer.
+    Raises `InputError` if ``GALSCAN_WORKERS`` is not a positive integer.
     """
     if text := os.environ.get(WORKERS, ""):
         if not text.isdecimal() or not int(text):
@@ -52,27 +49,23 @@ def run_in_processes(
 ) -> None:  # fmt: skip
     """Call a function of a module with each of `tasks`, in `workers` processes with one thread each.
 
-    An exception of a task, or Ctrl-C, ends all processes at once.
+    An exception of a task, or Ctrl-C, ends all processes at once. Raises `GalscanError` if a process was killed.
+    Exceptions of tasks are raised unchanged.
 
     Parameters
     ----------
     remedy : str
         How to run fewer processes, for the error message when one was killed.
     shared : ctypes array, optional
-        Memory shared with the processes, where it is the variable `steps` of this module.
+        Memory shared with the processes, where it is the variable `shared` of this module.
     watch : callable
         Called at intervals with the number of finished tasks.
-
-    Raises
-    ------
-    GalscanError
-        If a process was killed. Exceptions of tasks are raised unchanged.
     """
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(shared,)
+        workers, multiprocessing.get_context("spawn"), initializer=start_process, initargs=(shared,)
     )
     try:
-        with _child_environment():
+        with child_environment():
             futures: set[Future[None]] = {pool.submit(function, *task) for task in tasks}
         pending = futures
         while pending:
@@ -93,14 +86,11 @@ def run_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_process(shared: Any) -> None:
-    """Initialise a process of a pool: one thread, Ctrl-C handled by the parent, exit with the parent."""
-    global steps
-    steps = shared
+def start_process(value: Any) -> None:
+    """Initialise a process of a pool: keep `value`, leave Ctrl-C to the parent, exit with the parent."""
+    global shared
+    shared = value
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from galscan.core import device
-
-    device.use_one_thread()
     # Progress as lines: bars of several processes would overwrite each other.
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
     if (parent := multiprocessing.parent_process()) is not None:
@@ -113,7 +103,7 @@ def _exit_with(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 @contextmanager
-def _child_environment() -> Iterator[None]:
+def child_environment() -> Iterator[None]:
     """Give processes started in the block one thread per library and a blocked Ctrl-C, and no ``__main__`` script.
 
     A script that calls galscan without ``if __name__ == "__main__":`` would otherwise run again in each of them.

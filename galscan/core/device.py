@@ -17,10 +17,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def pick(name: str = "auto") -> torch.device:
     """Return the device for ``auto``, ``cpu`` or ``cuda``.
 
-    Raises
-    ------
-    InputError
-        If the name is unknown, or CUDA is requested and not available.
+    Raises `InputError` if the name is unknown, or CUDA is requested and not available.
     """
     if name not in DEVICES:
         raise InputError(f"unknown device '{name}'{nearest(name, DEVICES)}")
@@ -69,14 +66,9 @@ def batch(name: str, images: int) -> int:
     return images * 16 if pick(name).type == "cuda" else images
 
 
-def use_one_thread() -> None:
-    """Use one thread in this process: parallel processes are faster than threads."""
-    torch.set_num_threads(1)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread within the block."""
+    """Use one thread within the block: parallel processes are faster than threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -49,10 +49,7 @@ def _error_number(error: Exception) -> int | None:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, else delete it.
 
-    Raises
-    ------
-    StorageError
-        If the disk is full or the path is not writable.
+    Raises `StorageError` if the disk is full or the path is not writable.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -60,16 +57,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with open(temporary, "rb") as handle:
-                os.fsync(handle.fileno())
+            sync(temporary)
             os.replace(temporary, path)
-            sync_directory(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Sync a directory, so that a rename in it survives a power failure."""
+def sync(path: Path) -> None:
+    """Sync a file, or a directory, so that a rename in it survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -99,12 +95,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON written by `write_json`.
 
-    Raises
-    ------
-    NotFoundError
-        If the file does not exist.
-    InputError
-        If it is not JSON.
+    Raises `NotFoundError` if the file does not exist; `InputError` if it is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

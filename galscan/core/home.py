@@ -70,10 +70,7 @@ def labels_path(schema: str) -> Path:
 def find_survey(name: str) -> Path:
     """Return the path of the store of survey `name`.
 
-    Raises
-    ------
-    NotFoundError
-        If no such store is in the data home; the message has the command that builds it.
+    Raises `NotFoundError` if no such store is in the data home; the message has the command that builds it.
     """
     path = survey_path(name)
     if path.is_dir():
@@ -88,10 +85,7 @@ def find_survey(name: str) -> Path:
 def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path | str]:
     """Return the paths of the surveys `survey`, given by name, then the stores `store`, given by path or URL.
 
-    Raises
-    ------
-    NotFoundError
-        If a survey is not in the data home.
+    Raises `NotFoundError` if a survey is not in the data home.
     """
     names = [survey] if isinstance(survey, str) else list(survey)
     stores = [store] if isinstance(store, str | Path) else store
@@ -101,10 +95,7 @@ def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | 
 def find_model(target: str) -> Path:
     """Return the path of the model of `target`, trained alone or together with other targets.
 
-    Raises
-    ------
-    NotFoundError
-        If no such model is in the data home; the message has the command that trains it.
+    Raises `NotFoundError` if no such model is in the data home; the message has the command that trains it.
     """
     path = model_path(target)
     if (path / "model.json").is_file():
@@ -120,10 +111,7 @@ def find_model(target: str) -> Path:
 def find_models(targets: Sequence[str]) -> list[Path]:
     """Return the paths of the models of `targets`, preferring models that were trained together.
 
-    Raises
-    ------
-    NotFoundError
-        If one of them has no model.
+    Raises `NotFoundError` if one of them has no model.
     """
     together = _trained_together(targets) if len(targets) > 1 else []
     return together or [find_model(target) for target in targets]

@@ -46,13 +46,7 @@ def designation(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 
 def check_cone(cone: Cone) -> None:
-    """Check the centre and the radius of a cone.
-
-    Raises
-    ------
-    InputError
-        If one is outside its range.
-    """
+    """Check the centre and the radius of a cone. Raises `InputError` if one is outside its range."""
     ra, dec, radius = cone
     if not (np.isfinite(cone).all() and 0 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180):
         raise InputError(

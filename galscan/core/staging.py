@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from galscan.core.errors import ConflictError, Interrupted
-from galscan.core.files import read_json, storage_errors, write_json
-from galscan.core.files import sync_directory as sync
+from galscan.core.files import read_json, storage_errors, sync, write_json
 from galscan.core.old_names import renamed
 
 REQUEST = "request.json"
@@ -33,12 +32,7 @@ def partial(out: Path) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Lock `folder`, created if missing, for this process; the lock is released when the process ends.
 
-    Raises
-    ------
-    ConflictError
-        If another process has locked it.
-    StorageError
-        If the folder cannot be created.
+    Raises `ConflictError` if another process has locked it; `StorageError` if the folder cannot be created.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,19 +61,15 @@ def drop_empty(folder: Path) -> None:
 def staging_folder(out: Path, request: Mapping[str, Any], what: str, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield the locked staging folder of `request`, with the files of an interrupted earlier call.
 
+    Raises `ConflictError` if the folder holds something else, or is locked by another process; `Interrupted` if Ctrl-C
+    ends the block.
+
     Parameters
     ----------
     what : str
         Name of the work in messages, such as "training".
     overwrite : bool
         Delete the staging folder of another request.
-
-    Raises
-    ------
-    ConflictError
-        If the folder holds something else, or is locked by another process.
-    Interrupted
-        If Ctrl-C ends the block.
     """
     work = partial(out)
     # An empty folder is left when the disk is full from the start; it belongs to no request.
@@ -111,10 +101,7 @@ def finished(
 ) -> dict[str, Any] | None:
     """Return the content of ``out/marker`` if `out` is the result of `request`, None if it does not exist.
 
-    Raises
-    ------
-    ConflictError
-        If `out` is something else; with `overwrite`, only if it is not a `what` at all.
+    Raises `ConflictError` if `out` is something else; with `overwrite`, only if it is not a `what` at all.
     """
     if not out.exists():
         return None
@@ -159,17 +146,12 @@ def recover(out: Path) -> None:
 def atomic_folder(out: Path, marker: str) -> Iterator[Path]:
     """Yield a temporary folder beside `out`; on success it replaces `out`, on failure it is deleted.
 
+    Raises `ConflictError` if `out` is something else; `StorageError` if the disk is full or the path is not writable.
+
     Parameters
     ----------
     marker : str
         A file in such folders: only a folder that has it, or an empty one, is replaced.
-
-    Raises
-    ------
-    ConflictError
-        If `out` is something else.
-    StorageError
-        If the disk is full or the path is not writable.
     """
     if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
         raise ConflictError(f"{out} exists and is not of this kind (no {marker} in it); choose another path")

@@ -36,6 +36,8 @@ def contact_sheet(
 ) -> Path:
     """Write a PNG of `images` in rows of `columns` on a dark background, atomically.
 
+    Raises `InputError` if shapes or lengths are inconsistent.
+
     Parameters
     ----------
     images : ndarray of uint8, shape (n, size, size, 3), or sequence of ndarray, each of shape (size, size, 3)
@@ -46,11 +48,6 @@ def contact_sheet(
         Pixels on a side of each image in the sheet.
     borders : sequence of (r, g, b) or None, optional
         Colour of the frame around each image; None for no frame.
-
-    Raises
-    ------
-    InputError
-        If shapes or lengths are inconsistent.
     """
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -24,16 +24,13 @@ def votes_column(task: str) -> str:
 def read_answers(schema: Schema, table: pd.DataFrame) -> pd.DataFrame:
     """Read the answers of a schema from a catalog.
 
+    Raises `InputError` if no answer is found (the message has the nearest columns), or a value is outside its range.
+
     Returns
     -------
     DataFrame
         float32, the rows of `table`, one column for each answer found; NaN = not asked. For a tree also the number of
         votes on each question (`votes_column`), if the catalog has it.
-
-    Raises
-    ------
-    InputError
-        If no answer is found (the message has the nearest columns), or a value is outside its range.
     """
     columns = {_plain(c): c for c in table.columns}
     reader = {"attributes": _read_attributes, "classes": _read_classes, "tree": _read_tree}[schema.kind]

@@ -122,11 +122,7 @@ def recipe_from_text(text: str, where: str = "recipe", schema: Schema | None = N
     """Parse and validate a recipe; `where` names its origin in messages.
 
     The rules are checked against the installed schemas or, for the recipe of a model, those for its `schema` only.
-
-    Raises
-    ------
-    InputError
-        If it is not valid.
+    Raises `InputError` if it is not valid.
     """
     try:
         recipe = Recipe.model_validate(tomllib.loads(text))
@@ -155,10 +151,7 @@ P = TypeVar("P", bound=BaseModel)
 def validated(model: type[P], where: str, values: Mapping[str, Any]) -> P:
     """Validate `values` as the pydantic model `model`; `where` names their origin in messages.
 
-    Raises
-    ------
-    InputError
-        If they are not valid.
+    Raises `InputError` if they are not valid.
     """
     try:
         return model.model_validate(values)
@@ -205,10 +198,7 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
 def check_synthetic(key: str, rule: SyntheticRule, schema: Schema) -> None:
     """Check a rule for synthetic galaxies against `schema`; `key` names it in messages.
 
-    Raises
-    ------
-    InputError
-        If it names an unknown label, can never be true, or sets an answer beyond its range.
+    Raises `InputError` if it names an unknown label, can never be true, or sets an answer beyond its range.
     """
     parse_rule(rule.base, schema.names).check(schema.ranges)
     _check_names(f"{key}.set", rule.set, schema)

@@ -42,14 +42,11 @@ class Rule:
     def evaluate(self, columns: Mapping[str, np.ndarray]) -> Pair:
         """Return where the rule is true and where it is false; neither where a label is missing.
 
+        Raises `InputError` if a label of the rule is not among `columns`.
+
         Parameters
         ----------
         columns : mapping of name to ndarray of shape (n,)
-
-        Raises
-        ------
-        InputError
-            If a label of the rule is not among `columns`.
         """
         for name in self.names:
             if name not in columns:
@@ -69,10 +66,7 @@ class Rule:
     def check(self, ranges: Mapping[str, tuple[float, float]]) -> None:
         """Check that the rule, and each comparison in it, can be true for label values within `ranges`.
 
-        Raises
-        ------
-        InputError
-            If the rule is impossible.
+        Raises `InputError` if the rule is impossible.
         """
         for node in [n for n in ast.walk(self._tree) if isinstance(n, ast.Compare)] + [self._tree]:
             if not _can_be(node, ranges)[0]:
@@ -172,16 +166,13 @@ def _interval(node: Any, ranges: Mapping[str, tuple[float, float]]) -> tuple[flo
 def parse_rule(text: str, names: Iterable[str]) -> Rule:
     """Parse a rule, which may contain ``and or not``, comparisons, ``+ - * /``, numbers, parentheses and label names.
 
+    Raises `InputError` if the text is not a valid rule, or uses an unknown label (the message has the nearest one).
+
     Parameters
     ----------
     text : str
     names : iterable of str
         The labels it may use.
-
-    Raises
-    ------
-    InputError
-        If the text is not a valid rule, or uses an unknown label (the message has the nearest one).
     """
     known = set(names)
     if not isinstance(text, str) or not text.strip() or len(text) > 4000:
@@ -266,14 +257,11 @@ def _number(node: Any, columns: Mapping[str, np.ndarray]) -> Any:
 def target_mask(positive: Rule, negative: Rule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return 1 where `positive` is true, 0 where `negative` is, and NaN elsewhere (ambiguous or not labelled).
 
+    Raises `InputError` if an object is both.
+
     Returns
     -------
     ndarray of float32, shape (n,)
-
-    Raises
-    ------
-    InputError
-        If an object is both.
     """
     is_positive, is_negative = positive.evaluate(columns)[0], negative.evaluate(columns)[0]
     if both := int((is_positive & is_negative).sum()):

@@ -140,12 +140,7 @@ def is_shipped(name: str) -> bool:
 def load_schema(name: str | Path) -> Schema:
     """Load a schema by name, or one from a path ending in ``.toml``.
 
-    Raises
-    ------
-    NotFoundError
-        If there is none; the message has the nearest name.
-    InputError
-        If the file is not a schema.
+    Raises `NotFoundError` if there is none; the message has the nearest name; `InputError` if the file is not a schema.
     """
     name = str(name)
     if home.is_name(name) and not name.endswith(".toml") and not is_shipped(name) and home.labels_path(name).is_file():
@@ -158,10 +153,7 @@ def load_schema(name: str | Path) -> Schema:
 def install_schema(name: str) -> Schema:
     """Load a schema as `load_schema`; one from a path is copied to the data home, and can be loaded by its name.
 
-    Raises
-    ------
-    InputError
-        If the file is not a schema, or another schema has its name: rules refer to schemas by name.
+    Raises `InputError` if the file is not a schema, or another schema has its name: rules refer to schemas by name.
     """
     schema = load_schema(name)
     if str(name).endswith(".toml"):

@@ -24,6 +24,9 @@ WIDTH = 116  # characters of a comment line
 def recipe_template(name: str, schemas: Sequence[str], answers: Sequence[str] = ()) -> str:
     """Return the text of a recipe for the target `name`, which `galscan.labels.recipe.recipe_from_text` accepts.
 
+    Raises `InputError` if the name is invalid or that of a shipped target, a schema or answer is unknown, or one is
+    given twice.
+
     Parameters
     ----------
     name : str
@@ -32,11 +35,6 @@ def recipe_template(name: str, schemas: Sequence[str], answers: Sequence[str] = 
         Label schemas for the rules; those given by path are installed.
     answers : sequence of str
         Answers that define the target, used for every schema that has them. Default: an example answer.
-
-    Raises
-    ------
-    InputError
-        If the name is invalid or that of a shipped target, a schema or answer is unknown, or one is given twice.
     """
     model_path(name)  # raises InputError for an invalid name
     if name in recipe_names():

@@ -106,12 +106,7 @@ class EncoderNet(Network):
 def check_encoder(name: str) -> None:
     """Check that timm has an encoder of this name and that it can be used; nothing is downloaded.
 
-    Raises
-    ------
-    NotFoundError
-        If there is no such folder or name.
-    InputError
-        If timm is not installed or does not work.
+    Raises `NotFoundError` if there is no such folder or name; `InputError` if timm is not installed or does not work.
     """
     _find(name)
 
@@ -119,17 +114,12 @@ def check_encoder(name: str) -> None:
 def start_network(settings: ClassifierSettings, size: int, answers: int, targets: int) -> EncoderNet:
     """Return a network to train: the recipe's pretrained encoder with new heads.
 
+    Raises `NotFoundError` if the encoder or its weights do not exist; `InputError` if they cannot be used.
+
     Parameters
     ----------
     size : int
         Pixels on a side of the cutouts.
-
-    Raises
-    ------
-    NotFoundError
-        If the encoder or its weights do not exist.
-    InputError
-        If they cannot be used.
     """
     architecture, encoder = _pretrained(settings.encoder, settings.encoder_size, size)
     return EncoderNet(architecture, copy.deepcopy(encoder), answers, targets, settings.encoder_frozen)
@@ -138,10 +128,7 @@ def start_network(settings: ClassifierSettings, size: int, answers: int, targets
 def build_network(config: dict[str, Any]) -> EncoderNet:
     """Build a network from `EncoderNet.config`, with random weights.
 
-    Raises
-    ------
-    InputError
-        If it cannot be built with the installed timm.
+    Raises `InputError` if it cannot be built with the installed timm.
     """
     try:
         spec = Architecture.model_validate(config["encoder"])
@@ -162,11 +149,8 @@ def build_network(config: dict[str, Any]) -> EncoderNet:
 def require_timm(name: str) -> Any:
     """Return the module timm.
 
-    Raises
-    ------
-    InputError
-        If it is not installed or does not work, with the remedy: it imports torchvision, and torchvision works with one
-        build of torch only.
+    Raises `InputError` if it is not installed or does not work, with the remedy: it imports torchvision, and
+    torchvision works with one build of torch only.
     """
     requirement = f"torchvision must be built for torch {torch.__version__}"
     try:

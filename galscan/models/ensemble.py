@@ -51,10 +51,7 @@ def _concentration_names(model: Model) -> list[str]:
 def embedding_size(model: Model) -> int:
     """Return the number of features of a model's first network; reads only the header of its weights file.
 
-    Raises
-    ------
-    InputError
-        If the file is missing or damaged.
+    Raises `InputError` if the file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -70,10 +67,7 @@ def embedding_size(model: Model) -> int:
 def check_encoders(models: Sequence[Model]) -> None:
     """Check, before anything expensive begins, that the encoders of the models can be built.
 
-    Raises
-    ------
-    InputError
-        If timm, which a model's encoder needs, is not installed or does not work.
+    Raises `InputError` if timm, which a model's encoder needs, is not installed or does not work.
     """
     for model in models:
         if model.recipe.classifier.encoder:
@@ -97,15 +91,13 @@ def load_networks(model: Model) -> list[Network]:
 def load_ensemble(models: Sequence[Model], embeddings: bool = False) -> Ensemble:
     """Load the networks of some models as one module.
 
+    Raises `InputError` if a weights file is not the one the model was written with, or the answers do not match the
+    networks.
+
     Parameters
     ----------
     embeddings : bool
         Whether it also returns embeddings.
-
-    Raises
-    ------
-    InputError
-        If a weights file is not the one the model was written with, or the answers do not match the networks.
     """
     from galscan.models.network import Ensemble
 
@@ -121,6 +113,8 @@ def load_scorer(
 ) -> Scorer:
     """Load the networks of some models; return a function from images (n, S, S, 3) uint8 to `Scores`.
 
+    Raises `InputError` if a weights file is not the one the model was written with.
+
     Parameters
     ----------
     models : sequence of Model
@@ -129,11 +123,6 @@ def load_scorer(
         Their `load_ensemble` as converted by `galscan.models.compiled.convert`.
     embeddings : bool
         Whether the scores include embeddings.
-
-    Raises
-    ------
-    InputError
-        If a weights file is not the one the model was written with.
     """
     from galscan.core import device as devices
     from galscan.models.compiled import compiled

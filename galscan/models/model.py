@@ -281,12 +281,7 @@ def open_model(path: str | Path, model_hash: str | None = None) -> Model:
 def open_models(path: str | Path) -> list[Model]:
     """Open a model folder, or a folder with the models of several targets that were trained jointly.
 
-    Raises
-    ------
-    NotFoundError
-        If there is no model at `path`.
-    InputError
-        If this version cannot read it.
+    Raises `NotFoundError` if there is no model at `path`; `InputError` if this version cannot read it.
     """
     path = Path(path)
     if not (path / MODELS_INDEX).is_file():

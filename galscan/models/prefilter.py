@@ -236,6 +236,8 @@ def set_threshold(network: TinyNet, scores: np.ndarray, full_scores: np.ndarray,
 def find_threshold(scores: np.ndarray, full_scores: np.ndarray, fraction: float) -> dict[str, Any]:
     """Return the threshold for approximate scores that follow the full network's, as keyword arguments of `Prefilter`.
 
+    Raises `InputError` if the sample is too small for a bound.
+
     Parameters
     ----------
     scores, full_scores : ndarray, shape (n,)
@@ -243,11 +245,6 @@ def find_threshold(scores: np.ndarray, full_scores: np.ndarray, fraction: float)
         trained.
     fraction : float
         Fraction of the survey that will be candidates.
-
-    Raises
-    ------
-    InputError
-        If the sample is too small for a bound.
     """
     if len(full_scores) < 2 * BETTER:
         raise InputError(f"a prefilter needs a sample of at least {2 * BETTER:,} objects, not {len(full_scores):,}")
@@ -303,13 +300,7 @@ def save_prefilter(prefilter: Prefilter, path: Path) -> None:
 
 
 def load_prefilter(path: Path) -> Prefilter:
-    """Read a file of `save_prefilter`.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not a prefilter.
-    """
+    """Read a file of `save_prefilter`. Raises `InputError` if the file is missing or not a prefilter."""
     from safetensors import SafetensorError, safe_open
 
     try:

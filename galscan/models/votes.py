@@ -69,10 +69,7 @@ def expected_fractions(z: torch.Tensor, groups: Groups) -> torch.Tensor:
 def groups_of(answers: Sequence[str], schema: Schema) -> list[list[int]]:
     """Return the indices within `answers` of the answers of each question; empty if the answers are not votes.
 
-    Raises
-    ------
-    InputError
-        If an answer of a question is missing.
+    Raises `InputError` if an answer of a question is missing.
     """
     questions = [group for group in schema.groups if set(group) & set(answers)]
     if missing := [name for group in questions for name in group if name not in answers]:

@@ -41,10 +41,8 @@ def save_network(network: Network, path: Path) -> None:
 def load_network(path: Path, sha: str | None = None) -> Network:
     """Load one network, checked against its hash; it is rebuilt from the metadata of the file.
 
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged or does not match `sha`, or if a package it needs is not installed.
+    Raises `InputError` if the file is missing, damaged or does not match `sha`, or if a package it needs is not
+    installed.
     """
     import torch
     from safetensors import SafetensorError, safe_open

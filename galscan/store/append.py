@@ -17,7 +17,7 @@ import numpy as np
 
 from galscan.core import staging
 from galscan.core.errors import ConflictError
-from galscan.core.files import read_json, storage_errors, sync_directory
+from galscan.core.files import read_json, storage_errors, sync
 from galscan.store import identity, layout, writer
 from galscan.store.layout import Store
 from galscan.store.manifest import MARKERS
@@ -54,11 +54,8 @@ def refusal(store: Store, plan: dict[str, Any], free: frozenset[str] = subsets.O
 def new_rows(store: Store, survey: Survey, plan: dict[str, Any]) -> np.ndarray:
     """Return the rows of `survey` whose ids are not in the store.
 
-    Raises
-    ------
-    ConflictError
-        If size, survey, bands, stretch or label schemas differ from those of the store, ids are of another type, or an
-        id of the store has another position.
+    Raises `ConflictError` if size, survey, bands, stretch or label schemas differ from those of the store, ids are of
+    another type, or an id of the store has another position.
     """
     if reason := refusal(store, plan):
         raise ConflictError(
@@ -110,10 +107,7 @@ def _check_positions(store: Store, survey: Survey, present: np.ndarray, ids: np.
 def append(store: Store, survey: Survey, plan: dict[str, Any], workers: int) -> None:
     """Add the objects of `survey` that are not in the store; the caller holds the lock of the staging folder.
 
-    Raises
-    ------
-    ConflictError
-        If they do not fit, or other unfinished work on the store exists.
+    Raises `ConflictError` if they do not fit, or other unfinished work on the store exists.
     """
     out = Path(store.path)
     folder, rows = staging.partial(out), new_rows(store, survey, plan)
@@ -159,11 +153,11 @@ def _move_into(staged: Path, out: Path) -> None:
     for file in sorted(files, key=lambda f: f.name == "zarr.json"):  # metadata of arrays after their data
         target = out / file.relative_to(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
-        writer.sync_file(file)
+        sync(file)
         os.replace(file, target)
         changed_folders |= {folder for folder in target.parents if out in folder.parents}
     for folder in changed_folders:
-        sync_directory(folder)
-    writer.sync_file(root)
+        sync(folder)
+    sync(root)
     os.replace(root, out / "zarr.json")
-    sync_directory(out)
+    sync(out)

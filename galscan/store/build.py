@@ -15,7 +15,7 @@ import numpy as np
 
 from galscan.core import staging
 from galscan.core.errors import ConflictError, InputError
-from galscan.core.files import storage_errors, sync_directory
+from galscan.core.files import storage_errors, sync
 from galscan.store import append as appending
 from galscan.store import layout, writer
 from galscan.store.layout import Store
@@ -35,6 +35,10 @@ def ingest_survey(
 ) -> Store:
     """Write every object of `survey` into the store `out`, or resume an interrupted ingest.
 
+    Raises `ConflictError` if `out`, or unfinished work beside it, is of another survey or other settings;
+    `StorageError` if the disk is full or not writable. Finished shards are kept, and `out` is unchanged; `Interrupted`
+    on Ctrl-C. The same call resumes.
+
     Parameters
     ----------
     survey : Survey
@@ -47,15 +51,6 @@ def ingest_survey(
         Retry objects that failed, or got HTTP 404. A complete store stays readable, and is replaced when that is done.
     append : bool
         Append to a complete store the objects that it does not have, identified by id.
-
-    Raises
-    ------
-    ConflictError
-        If `out`, or unfinished work beside it, is of another survey or other settings.
-    StorageError
-        If the disk is full or not writable. Finished shards are kept, and `out` is unchanged.
-    Interrupted
-        On Ctrl-C. The same call resumes.
     """
     out = Path(out)
     if workers is not None and workers < 1:
@@ -91,10 +86,7 @@ def ingest_survey(
 def pending(survey: Survey, out: Path) -> np.ndarray:
     """Return the rows of `survey` that ``append=True`` would add to the store `out`.
 
-    Raises
-    ------
-    ConflictError
-        If the append would be refused.
+    Raises `ConflictError` if the append would be refused.
     """
     return appending.new_rows(_existing(out), survey, plan_of(survey))
 
@@ -139,7 +131,7 @@ def _build(survey: Survey, out: Path, plan: dict[str, Any], workers: int) -> Non
         layout.finish(folder, content_hash(folder, work.shards))
         with storage_errors(out):
             os.rename(folder, out)
-            sync_directory(out.parent)
+            sync(out.parent)
 
 
 def _retry_failed(survey: Survey, store: Store) -> None:

@@ -147,10 +147,7 @@ def create(
 ) -> zarr.Group:
     """Create an empty store with the attribute ``complete`` false, replacing the content of `path`.
 
-    Raises
-    ------
-    StorageError
-        If `path` cannot be written.
+    Raises `StorageError` if `path` cannot be written.
     """
     shard = shard_size(count)
     compressor = ZstdCodec(level=1)
@@ -192,12 +189,8 @@ def create_extension(base: Store, path: Path, count: int, **attributes: Any) -> 
     """Create at `path` the metadata of `base` extended to `count` objects, without data, to be moved over it.
 
     Arrays keep their shards and codecs, so that a shard written here is valid in `base`. The last shard of `base` may
-    be replaced by one with more rows: readers of the old metadata ignore them.
-
-    Raises
-    ------
-    StorageError
-        If `path` cannot be written.
+    be replaced by one with more rows: readers of the old metadata ignore them. Raises `StorageError` if `path` cannot
+    be written.
     """
     source = Path(base.path)
     with storage_errors(path), _no_spec_warnings():

@@ -90,12 +90,6 @@ def manifest(store: Store) -> pd.DataFrame:
 
 
 def write_manifest(store: Store, path: str | os.PathLike[str]) -> None:
-    """Write the manifest as Parquet.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
+    """Write the manifest as Parquet. Raises `StorageError` if it cannot be written."""
     with atomic_path(path) as temporary:
         manifest(store).to_parquet(temporary)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +14,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from galscan.core import progress
+from galscan.core import concurrency, progress
 from galscan.core.errors import GalscanError, Interrupted
-from galscan.core.files import read_json, storage_errors, write_json
+from galscan.core.files import read_json, storage_errors, sync, write_json
 from galscan.store.manifest import marker_path
 from galscan.surveys.base import Cutout, Flag, NoCoverage, Survey
 
 Unusable = list[tuple[list[Any], bool]]  # (row, id, flag, reason) of an object without an image; whether that is final
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -57,13 +50,7 @@ class Work:
 
 
 def run(work: Work, workers: int, out: Path) -> None:
-    """Write the shards that have no marker yet.
-
-    Raises
-    ------
-    Interrupted
-        On Ctrl-C.
-    """
+    """Write the shards that have no marker yet. Raises `Interrupted` on Ctrl-C."""
     todo = [k for k in work.shards if not marker_path(work.folder, k).is_file()]
     n_left = sum(work.rows(k).stop - max(work.rows(k).start, work.first) for k in todo)
     total = len(work.survey)
@@ -84,56 +71,24 @@ def run(work: Work, workers: int, out: Path) -> None:
 
 
 def _run_pool(work: Work, todo: list[int], workers: int, advance: progress.Advance) -> None:
-    with _one_thread():
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (work,))
-        try:
-            for future in as_completed([pool.submit(_write_in_worker, k) for k in todo]):
-                advance(future.result())
-        except BrokenProcessPool as error:
-            raise GalscanError(
-                f"a worker process died while writing {work.folder} (out of memory?); "
-                "run the same command with fewer --workers to resume"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)  # running shards are finished
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Set one numerical thread for child processes: there is already one process per core."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), concurrency.start_process, (work,))
     try:
-        yield
+        with concurrency.child_environment():
+            futures = [pool.submit(_write_in_worker, k) for k in todo]
+        for future in as_completed(futures):
+            advance(future.result())
+    except BrokenProcessPool as error:
+        raise GalscanError(
+            f"a worker process died while writing {work.folder} (out of memory?); "
+            "run the same command with fewer --workers to resume"
+        ) from error
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-_worker: Work | None = None
-
-
-def _start_worker(work: Work) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
-    _worker = work
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # workers must not outlive a killed parent
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()
+        pool.shutdown(wait=True, cancel_futures=True)  # running shards are finished
 
 
 def _write_in_worker(shard: int) -> int:
-    if _worker is None:
-        raise GalscanError("an ingest worker got a shard before its initialisation")
-    return _write(_worker, shard)
+    work: Work = concurrency.shared
+    return _write(work, shard)
 
 
 def no_progress(n: int = 1, note: str = "") -> None: ...
@@ -171,7 +126,7 @@ def write_shard(folder: Path, shard: int, rows: slice, columns: dict[str, np.nda
             # Data must be on disk before the marker. Shards of fill values only have no file.
             file = folder.joinpath(name, "c", str(shard), *"0" * (values.ndim - 1))
             if file.is_file():
-                sync_file(file)
+                sync(file)
     marker = {
         "shard": shard, "rows": [rows.start, rows.stop], "sha256": digest.hexdigest(),
         "unusable": [entry for entry, _ in unusable], "no_coverage": [entry[0] for entry, final in unusable if final],
@@ -179,20 +134,10 @@ def write_shard(folder: Path, shard: int, rows: slice, columns: dict[str, np.nda
     write_json(marker_path(folder, shard), marker)
 
 
-def sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def read_objects(
     survey: Survey, start: int, n: int, row: int, advance: progress.Advance = no_progress
 ) -> tuple[dict[str, np.ndarray], Unusable]:
-    """Return the columns of `n` objects of the survey from `start` on, and those without an image, numbered from `row`
-    on.
-    """
+    """Return the columns of `n` objects from `start` on, and those without an image, numbered from `row` on."""
     table = survey.objects(start, start + n)
     images = np.zeros((n, survey.size, survey.size, 3), dtype=np.uint8)
     flags = np.zeros(n, dtype=np.uint8)

@@ -152,6 +152,6 @@ def _train_stored(
     """Train one network in a worker process."""
 
     def advance(n: int = 1, note: str = "") -> None:
-        concurrency.steps[number] += n
+        concurrency.shared[number] += n
 
     _train(Job(path, real.read(), synthetic.read() if synthetic else None, *rest), device, advance)

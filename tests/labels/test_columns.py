@@ -142,16 +142,13 @@ def test_two_campaigns_are_one_tree_and_an_earlier_one_is_not():
     np.testing.assert_allclose(frame["smooth_or_featured_smooth"], [0.45, 0.75], rtol=1e-6)
 
 
-share = st.floats(0.02, 1.0)
-
-
-@settings(max_examples=30)
-@given(st.data())
-def test_cumulative_and_back(data):
-    schema = load_schema("gz2")
+@settings(max_examples=10)
+@given(st.integers(0, 1000))
+def test_cumulative_and_back(seed):
+    schema, random = load_schema("gz2"), np.random.default_rng(seed)
     row = {}
     for task in schema.tasks:
-        votes = np.array([data.draw(share) for _ in task.answers])
+        votes = random.uniform(0.02, 1, len(task.answers))
         row.update(zip(task.answers, votes / votes.sum(), strict=True))
     conditional = pd.DataFrame([row])[schema.names]
     cumulative = to_cumulative(schema, conditional)
@@ -194,12 +191,12 @@ def test_survey_votes_need_enough_volunteers():
 
 
 def test_real_votes(real_data):
-    table = pd.read_csv(real_data / "gz2-tables" / "gz2_stripe82_coadd_votes.csv.gz")
+    table = pd.read_csv(real_data / "gz2-tables" / "gz2_stripe82_coadd_votes.csv.gz", nrows=5000)
     schema = load_schema("gz2")
     plain = read_answers(schema, table[[c for c in table if not c.endswith(("_debiased", "_weighted_fraction"))]])
     for task in schema.tasks:
         total = plain[list(task.answers)].sum(axis=1, min_count=1).dropna()
-        assert len(total) > 500
+        assert len(total) > 100
         np.testing.assert_allclose(total, 1, atol=3e-3)  # the table has three decimals
     assert plain["t08_odd_feature_a38_dust_lane"].notna().mean() < 0.2  # most were never asked
     whole = read_answers(schema, table).astype(float)  # debiased: the shares of a question add up to 1 only roughly

@@ -11,9 +11,9 @@ import pytest
 
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.columns import read_answers
-from galscan.labels.recipe import check_synthetic, load_recipe, recipe_from_text, recipe_names
+from galscan.labels.recipe import load_recipe, recipe_from_text, recipe_names
 from galscan.labels.rules import parse_rule, target_mask
-from galscan.labels.schema import Schema, load_schema
+from galscan.labels.schema import load_schema
 from galscan.labels.settings import GeneratorSettings, InjectRule, SyntheticRule
 
 STRIPE82 = "gz2-tables/gz2_stripe82_coadd_votes.csv.gz"
@@ -71,13 +71,15 @@ def test_there_are_targets_for_every_kind_of_labels():
     assert schemas.count("simulated") >= 6  # a scan for six at once can be tried on a sky whose truth is known
 
 
-def possible(schema: Schema, count: int) -> dict[str, np.ndarray]:
-    """Draw labels that galaxies could have: shares of one question add up to 1, attributes come in quarters."""
+@cache
+def possible(name: str) -> dict[str, np.ndarray]:
+    """Return random labels: fractions of one question add up to 1, attributes come in quarters."""
+    schema, count = load_schema(name), 100_000
     rng = np.random.default_rng(0)
     columns = {a.name: rng.integers(4 * a.low, 4 * a.high, count, endpoint=True) / 4 for a in schema.answers}
     for task in schema.tasks:
-        shares = rng.dirichlet(np.full(len(task.answers), 0.4), count)  # mostly near a corner
-        columns |= dict(zip(task.answers, shares.T, strict=True))
+        fractions = rng.dirichlet(np.full(len(task.answers), 0.4), count)  # mostly near a corner
+        columns |= dict(zip(task.answers, fractions.T, strict=True))
     return columns
 
 
@@ -85,7 +87,7 @@ def possible(schema: Schema, count: int) -> dict[str, np.ndarray]:
 def test_no_object_can_be_positive_and_negative(name):
     for schema_name, rules in load_recipe(name).schemas.items():
         schema = load_schema(schema_name)
-        columns = possible(schema, 40_000)
+        columns = possible(schema_name)
         mask = target_mask(parse_rule(rules.positive, schema.names), parse_rule(rules.negative, schema.names), columns)
         assert (mask == 1).any() and (mask == 0).any() and np.isnan(mask).any()
 
@@ -110,7 +112,7 @@ APART = {
 @pytest.mark.parametrize(("schema_name", "group"), [(s, g) for s, groups in APART.items() for g in groups])
 def test_targets_that_exclude_each_other_share_no_galaxy(schema_name, group):
     schema = load_schema(schema_name)
-    columns = possible(schema, 200_000)
+    columns = possible(schema_name)
     found = [
         parse_rule(load_recipe(name).schemas[schema_name].positive, schema.names).evaluate(columns)[0]
         for name in sorted(group)
@@ -139,106 +141,110 @@ def test_a_path_works_as_well(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text(SMALL)
     assert load_recipe(str(path)) == recipe_from_text(SMALL)
-    with pytest.raises(NotFoundError, match="does not exist"):
+    with pytest.raises(NotFoundError, match=r"y\.toml"):
         load_recipe(str(tmp_path / "y.toml"))
-    with pytest.raises(NotFoundError, match="unknown target 'dustlanes'; did you mean 'dustlane'"):
+    with pytest.raises(NotFoundError, match="did you mean 'dustlane'"):
         load_recipe("dustlanes")
 
 
+# Text of a recipe, what replaces it, and the key or value in the message.
+WRONG = [
+    ('title = "X"', 'titel = "X"', "'title'"),
+    ('title = "X"', 'title = "X"\nsizes = 64', "'sizes'; did you mean 'size'"),
+    ('title = "X"', 'title = "X"\nsize = 60', "size: .*60"),
+    ('title = "X"', 'title = "X"\ntext = "y"', "'text'"),
+    ("morphology", "morfology", "'schemas.efigi.morfology'; did you mean 'morphology'"),
+    ("weights", "weight", "'schemas.efigi.synthetic.weight'; did you mean 'weights'"),
+    ("from = ", "frm = ", "from"),
+    ('["t"]', '["t", "tt"]', "morphology .*'tt'"),
+    ('["t"]', '["t", "t"]', "twice"),
+    ("visible_dust >= 0.5", "visible_dst >= 0.5", "did you mean 'visible_dust'"),
+    ("visible_dust >= 0.5", "visible_dust >= 2", "visible_dust >= 2"),
+    ("visible_dust >= 0.5", "visible_dust", "not a condition"),
+    ('from = "t <= 0"', 'from = "t < -6"', "t < -6"),
+    ("[0.6, 1.0]", "[1.0, 0.6]", r"synthetic\.set\.visible_dust = \[1, 0\.6\]"),
+    ("[0.6, 1.0]", "[0.6, 1.1]", r"synthetic\.set\.visible_dust = \[0\.6, 1\.1\]"),
+    ("[0.6, 1.0]", "[0.6]", "synthetic.set"),
+    ("set = { visible_dust", "set = { invisible_dust", "synthetic.set .*'invisible_dust'"),
+    ("weights = { visible_dust", "weights = { visible", "synthetic.weights .*'visible'"),
+    ("1.3", "-1", "weights.visible_dust"),
+    ('name = "x"', 'name = "../x"', "name: "),
+    ('name = "x"', "name = ", "TOML"),
+    # hard negatives are numbered
+    ("[0.5, 0.9]", "[0.9, 0.5]", r"hard_negatives\.0\.set\.visible_dust = \[0\.9, 0\.5\]"),
+    ("[0.0, 0.1]", "[-0.1, 0.1]", r"hard_negatives\.1\.set\.visible_dust"),
+    ("t = 2.0", "tt = 2.0", r"hard_negatives\.1\.weights .*'tt'"),
+    ('"t > 0"', '"u > 0"', "'u'"),
+    ('"t > 0"', '"t > 11"', "t > 11"),
+    ("set = { visible_dust = [0.5", "sets = { visible_dust = [0.5", "hard_negatives.0.sets'; did you mean 'set'"),
+    ('from = "t > 0"', "", "hard_negatives.0.from'"),
+    # injected features
+    ('"dust_lane"', '"dust_lanes"', r"schemas\.efigi\.inject\.feature: .*'dust_lanes'"),
+    ('"artefact"', '"cosmic"', r"inject_negatives\.1\.feature: .*'cosmic'"),
+    ('"dust_lane"', '"artefact"', "inject.feature = 'artefact'"),
+    ("and visible_dust == 0", "and visible_dst == 0", "'visible_dst'; did you mean 'visible_dust'"),
+    ('hosts = "t <= -3"', 'hosts = "tt <= -3"', "'tt'"),
+    ("t <= 0 and", "t <= -7 and", "t <= -7"),
+    ("visible_dust <= 0.2", "visible_dst <= 0.2", "'visible_dst'"),
+    ("visible_dust <= 0.2", "visible_dust <= -0.2", "visible_dust <= -0.2"),
+    ("visible_dust >= 0.75", "visible_dst >= 0.75", "'visible_dst'"),
+    ("visible_dust >= 0.75", "visible_dust >= 1.75", "visible_dust >= 1.75"),
+    ("t >= 8", "t >= 12", "t >= 12"),
+    ("t >= 8", "u >= 8", "'u'"),
+    ("{ visible_dust = [0.4", "{ visible_dst = [0.4", "inject.values .*'visible_dst'"),
+    ("[0.4, 1.0]", "[0.4, 1.1]", r"inject\.values\.visible_dust = \[0\.4, 1\.1\]"),
+    ("[0.3, 0.9]", "[-0.3, 0.9]", r"inject_negatives\.0\.values\.visible_dust = \[-0\.3, 0\.9\]"),
+    ("[0.4, 1.0] }", "[0.4, 1.0] }\nplain = 0.05", r"inject\.plain: .*0\.05"),
+    ("[0.4, 1.0]", "[0.4]", r"inject\.values\.visible_dust"),
+    ("measure", "measures", r"'schemas\.efigi\.inject\.measures'; did you mean 'measure'"),
+    ('hosts = "t >= 2"\n', "", r"'schemas\.efigi\.inject_negatives\.0\.hosts'"),
+    ('hosts = "t >= 2"', 'hosts = "t >= 2"\nmeasure = "t >= 2"', r"inject_negatives\.0\.measure"),
+    ("schemas.efigi", "schemas.efigy", "did you mean 'efigi'"),
+    ("schemas.efigi", 'schemas."my.toml"', "my.toml"),
+]
+# Tables that are added, and the key or value in the message.
+WRONG_TABLES = [
+    ("[generator]\nstep = 3", "'generator.step'; did you mean 'steps'"),
+    ("[generator]\nlearning_rate = nan", "learning_rate"),
+    ("[generator]\nstart = 3", "generator.start: .*3"),
+    ("[generator]\nwidths = [32]", "generator.widths: "),
+    ("[generator]\naugment = 2", "generator.augment: .*2"),
+    ('[generator]\nkind = "maps"\nmaps = "x"', "generator.maps: .*'x'"),
+    ('[generator]\nkind = "maps"\nwidths = [8, 8]', "generator.widths.*8"),
+    ('[generator]\nkind = "maps"\naugment = 1', "'generator.augment'"),
+    ('[generator]\nkind = "maps"\nmeasured_fraction = 2', "generator.measured_fraction: .*2"),
+    ("[split]\ntrain = 0.9", "split"),
+    ('[scan]\nprecision = "int8"', "scan.precision"),
+    ("[classifier]\nsteps = 0", "classifier.steps: .*0"),
+    ('[classifier]\nsampling = "all"', "classifier.sampling: .*'all'"),
+    ('[classifier]\nloss = "hinge"', "classifier.loss: .*'hinge'"),
+    ("[classifier]\nreal_last = 1.5", "classifier.real_last: .*1.5"),
+    ("[classifier]\nhosts = -0.1", "classifier.hosts: .*-0.1"),
+    ("[classifier]\nsynthetic_positives = 1.0", "classifier.synthetic_positives"),
+    ("[classifier]\npositive_fraction = 0.7\nsynthetic_positives = 0.35", "1.2"),
+    ("[synthetic]\ninjected = -1", "synthetic.injected: .*-1"),
+]
+
+
+def full(old: str = "", new: str = "") -> str:
+    """Return a recipe with rules of all kinds; the first `old` is replaced by `new`."""
+    mined, tables = INJECT.split("[schemas.efigi.inject]", 1)
+    rules = SMALL.replace('morphology = ["t"]\n', f'morphology = ["t"]{mined}', 1)
+    text = rules + HARD + "[schemas.efigi.inject]" + tables
+    assert old in text
+    return text.replace(old, new, -1 if old.startswith("schemas.") else 1)
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('title = "X"', 'titel = "X"', "did you mean 'title'|'title' is missing"),
-        ('title = "X"', 'title = "X"\nsizes = 64', "unknown key 'sizes'; did you mean 'size'"),
-        ('title = "X"', 'title = "X"\nsize = 60', "size: .*multiple of 8.*got 60"),
-        ('title = "X"', 'title = "X"\ntext = "y"', "unknown key 'text'"),
-        ("morphology", "morfology", "unknown key 'schemas.efigi.morfology'; did you mean 'morphology'"),
-        ("weights", "weight", "unknown key 'schemas.efigi.synthetic.weight'; did you mean 'weights'"),
-        (
-            "[schemas.efigi]",
-            "[generator]\nstep = 3\n[schemas.efigi]",
-            "unknown key 'generator.step'; did you mean 'steps'",
-        ),
-        ("[schemas.efigi]", "[classifier]\nsteps = 0\n[schemas.efigi]", "classifier.steps: .*got 0"),
-        ("[schemas.efigi]", "[generator]\nlearning_rate = nan\n[schemas.efigi]", "learning_rate"),
-        ("[schemas.efigi]", "[split]\ntrain = 0.9\n[schemas.efigi]", "add up to 1"),
-        ("[schemas.efigi]", '[scan]\nprecision = "int8"\n[schemas.efigi]', "scan.precision"),
-        ("from = ", "frm = ", "from"),
-        ('["t"]', '["t", "tt"]', "morphology names the unknown label 'tt'"),
-        ('["t"]', '["t", "t"]', "twice"),
-        ("visible_dust >= 0.5", "visible_dst >= 0.5", "did you mean 'visible_dust'"),
-        ("visible_dust >= 0.5", "visible_dust >= 2", "impossible rule"),
-        ("visible_dust >= 0.5", "visible_dust", "not a condition"),
-        ("t <= 0", "t < -6", "impossible rule"),
-        ("[0.6, 1.0]", "[1.0, 0.6]", "must rise and lie within 0..1"),
-        ("[0.6, 1.0]", "[0.6, 1.1]", "must rise and lie within 0..1"),
-        ("[0.6, 1.0]", "[0.6]", "synthetic.set"),
-        ("set = { visible_dust", "set = { invisible_dust", "synthetic.set names the unknown label"),
-        ("weights = { visible_dust", "weights = { visible", "synthetic.weights names the unknown label"),
-        ("1.3", "-1", "weights.visible_dust"),
-        ("[schemas.efigi]", '[classifier]\nsampling = "all"\n[schemas.efigi]', "classifier.sampling: .*'natural'"),
-        ("[schemas.efigi]", '[classifier]\nloss = "hinge"\n[schemas.efigi]', "classifier.loss: .*'focal'"),
-        ("[schemas.efigi]", "[classifier]\nreal_last = 1.5\n[schemas.efigi]", "classifier.real_last: .*got 1.5"),
-        ("[schemas.efigi]", "[classifier]\nhosts = -0.1\n[schemas.efigi]", "classifier.hosts: .*got -0.1"),
-        (
-            "[schemas.efigi]",
-            "[classifier]\nsynthetic_positives = 1.0\n[schemas.efigi]",
-            "classifier.synthetic_positives: .*less than 1",
-        ),
-        (
-            "[schemas.efigi]",
-            "[classifier]\npositive_fraction = 0.7\nsynthetic_positives = 0.35\n[schemas.efigi]",
-            "positive_fraction, synthetic_positives and synthetic_negatives add up to 1.2; stay below 1: the rest",
-        ),
-        ("[schemas.efigi]", "[synthetic]\ninjected = -1\n[schemas.efigi]", "synthetic.injected: .*got -1"),
-        ("[schemas.efigi]", "[generator]\nstart = 3\n[schemas.efigi]", "generator.start: .*got 3"),
-        ("[schemas.efigi]", "[generator]\nwidths = [32]\n[schemas.efigi]", "generator.widths: "),
-        ("[schemas.efigi]", "[generator]\naugment = 2\n[schemas.efigi]", "generator.augment: .*got 2"),
-        ("[schemas.efigi]", '[generator]\nkind = "maps"\nmaps = "x"\n[schemas.efigi]', "generator.maps: .*got 'x'"),
-        ("[schemas.efigi]", '[generator]\nkind = "maps"\nwidths = [8, 8]\n[schemas.efigi]', "generator.widths.*got 8"),
-        (
-            "[schemas.efigi]",
-            '[generator]\nkind = "maps"\naugment = 1\n[schemas.efigi]',
-            "unknown key 'generator.augment'",
-        ),
-        (
-            "[schemas.efigi]",
-            '[generator]\nkind = "maps"\nmeasured_fraction = 2\n[schemas.efigi]',
-            "generator.measured_fraction: .*got 2",
-        ),
-        ('name = "x"', 'name = "../x"', "name: "),
-        ('name = "x"', "name = ", "is not TOML"),
-    ],
+    ("text", "message"),
+    [(full(old, new), message) for old, new, message in WRONG]
+    + [(f"{full()}\n{table}", message) for table, message in WRONG_TABLES]
+    + [('name = "x"\ntitle = "X"', "'schemas'")],
 )
-def test_a_wrong_recipe_is_told_in_one_line(old, new, message):
-    assert old in SMALL
+def test_invalid_recipes(text, message):
     with pytest.raises(InputError, match=message) as error:
-        recipe_from_text(SMALL.replace(old, new, 1), "x.toml")
+        recipe_from_text(text, "x.toml")
     assert "\n" not in str(error.value) and "x.toml" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (
-            "[0.5, 0.9]",
-            "[0.9, 0.5]",
-            r"hard_negatives\.0\.set\.visible_dust = \[0\.9, 0\.5\] must rise and lie within 0..1",
-        ),
-        ("[0.0, 0.1]", "[-0.1, 0.1]", r"hard_negatives\.1\.set\.visible_dust"),
-        ("t = 2.0", "tt = 2.0", r"hard_negatives\.1\.weights names the unknown label 'tt'"),
-        ("t > 0", "u > 0", "unknown"),
-        ("t > 0", "t > 11", "impossible rule"),
-        ("set = { visible_dust = [0.5", "sets = { visible_dust = [0.5", "hard_negatives.0.sets'; did you mean 'set'"),
-        ('from = "t > 0"', "", "hard_negatives.0.from' is missing"),
-    ],
-)
-def test_a_wrong_hard_negative_is_told_by_its_number(old, new, message):
-    assert old in HARD
-    recipe_from_text(SMALL + HARD)
-    with pytest.raises(InputError, match=message) as error:
-        recipe_from_text(SMALL + HARD.replace(old, new, 1))
-    assert "\n" not in str(error.value)
 
 
 def test_hard_negatives_and_starting_weights_are_read():
@@ -259,16 +265,8 @@ def test_hard_negatives_and_starting_weights_are_read():
     assert (other.classifier.sampling, other.classifier.loss) == ("natural", "focal")
 
 
-def injecting(old: str = "", new: str = "") -> str:
-    """Return a recipe that injects a feature; `old` is replaced by `new` in the rules that say so."""
-    assert old in INJECT
-    mined, tables = INJECT.replace(old, new, 1).split("[schemas.efigi.inject]", 1)
-    rules = SMALL.replace('morphology = ["t"]\n', f'morphology = ["t"]{mined}', 1)
-    return rules + "[schemas.efigi.inject]" + tables
-
-
 def test_what_is_injected_is_read():
-    recipe = recipe_from_text(injecting())
+    recipe = recipe_from_text(full())
     rules = recipe.schemas["efigi"]
     assert rules.inject == InjectRule(
         feature="dust_lane", hosts="t <= 0 and visible_dust == 0",
@@ -278,7 +276,7 @@ def test_what_is_injected_is_read():
     assert [rule.feature for rule in rules.inject_negatives] == ["dust_lane", "artefact"]
     assert rules.inject_negatives[1].values == {} and rules.mined_negatives == "t >= 8"
     assert recipe.hash != recipe_from_text(SMALL).hash
-    falling = recipe_from_text(injecting("[0.4, 1.0]", "[1.0, 0.4]")).schemas["efigi"].inject
+    falling = recipe_from_text(full("[0.4, 1.0]", "[1.0, 0.4]")).schemas["efigi"].inject
     assert falling.values["visible_dust"] == (1.0, 0.4)  # an answer that the feature makes less likely
     words = recipe.synthetic.summary(rules)
     assert words.startswith(
@@ -293,89 +291,13 @@ def test_what_is_injected_is_read():
     )
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (
-            '"dust_lane"',
-            '"dust_lanes"',
-            r"schemas\.efigi\.inject\.feature: .*'dust_lane' or 'artefact' \(got 'dust_lanes'\)",
-        ),
-        ('"artefact"', '"cosmic"', r"inject_negatives\.1\.feature: .*'dust_lane' or 'artefact' \(got 'cosmic'\)"),
-        ('"dust_lane"', '"artefact"', "inject.feature = 'artefact' makes no targets; use it in inject_neg"),
-        ("visible_dust == 0", "visible_dst == 0", "unknown label 'visible_dst'; did you mean 'visible_dust'"),
-        ("t <= -3", "tt <= -3", "unknown label 'tt'"),
-        ("t <= 0 and", "t <= -7 and", "impossible rule"),
-        ("visible_dust <= 0.2", "visible_dst <= 0.2", "did you mean 'visible_dust'"),
-        ("visible_dust <= 0.2", "visible_dust <= -0.2", "impossible rule"),
-        ("visible_dust >= 0.75", "visible_dst >= 0.75", "did you mean 'visible_dust'"),
-        ("visible_dust >= 0.75", "visible_dust >= 1.75", "impossible rule"),
-        ("t >= 8", "t >= 12", "impossible rule"),
-        ("t >= 8", "u >= 8", "unknown label 'u'"),
-        (
-            "{ visible_dust = [0.4",
-            "{ visible_dst = [0.4",
-            "inject.values names the unknown label 'visible_dst'; did you",
-        ),
-        ("[0.4, 1.0]", "[0.4, 1.1]", r"inject\.values\.visible_dust = \[0\.4, 1\.1\] must lie within 0\.\.1"),
-        (
-            "[0.3, 0.9]",
-            "[-0.3, 0.9]",
-            r"inject_negatives\.0\.values\.visible_dust = \[-0\.3, 0\.9\] must lie within 0\.\.1",
-        ),
-        ("[0.4, 1.0] }", "[0.4, 1.0] }\nplain = 0.05", r"inject\.plain: .*greater than 0.1 \(got 0.05\)"),
-        ("[0.4, 1.0] }", "[0.4, 1.0] }\nplain = 1.5", r"inject\.plain: .*got 1.5"),
-        ("[0.4, 1.0]", "[0.4]", r"inject\.values\.visible_dust"),
-        ("measure", "measures", r"unknown key 'schemas\.efigi\.inject\.measures'; did you mean 'measure'"),
-        ('hosts = "t >= 2"\n', "", r"'schemas\.efigi\.inject_negatives\.0\.hosts' is missing"),
-        ('hosts = "t >= 2"', 'hosts = "t >= 2"\nmeasure = "t >= 2"', r"inject_negatives\.0\.measure"),
-    ],
-)
-def test_a_wrong_injection_is_reported_by_its_key(old, new, message):
-    with pytest.raises(InputError, match=message) as error:
-        recipe_from_text(injecting(old, new), "x.toml")
-    assert "\n" not in str(error.value) and "x.toml" in str(error.value)
-
-
-def test_every_shipped_dream_can_be_dreamt():
-    for name in recipe_names():
-        for schema, rules in load_recipe(name).schemas.items():
-            for rule in (rules.synthetic, *rules.hard_negatives):
-                check_synthetic("synthetic", rule, load_schema(schema))
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ({"from": "t < -6"}, "impossible rule"),
-        ({"from": "t <"}, "t <"),
-        ({"from": "t <= 0", "set": {"visible_dust": (0, 2)}}, r"^here\.set\.visible_dust = \[0, 2\] .* within 0\.\.1$"),
-        ({"from": "t <= 0", "set": {"t": (-7, 0)}}, r"here\.set\.t = \[-7, 0\] .* within -6\.\.11"),
-        ({"from": "t <= 0", "set": {"visible_dst": (0, 1)}}, "here.set names .*did you mean 'visible_dust'"),
-        ({"from": "t <= 0", "weights": {"visible_dst": 1}}, "here.weights names .*did you mean 'visible_dust'"),
-    ],
-)
-def test_a_dream_that_does_not_fit_the_schema_is_refused(rule, message):
-    with pytest.raises(InputError, match=message):
-        check_synthetic("here", SyntheticRule.model_validate(rule), load_schema("efigi"))
-
-
-def test_unknown_schema_and_none():
-    with pytest.raises(InputError, match="did you mean 'efigi'"):
-        recipe_from_text(SMALL.replace("schemas.efigi", "schemas.efigy"))
-    with pytest.raises(InputError, match="'schemas' is missing"):
-        recipe_from_text('name = "x"\ntitle = "X"')
-
-
 def test_schema_for():
     recipe = load_recipe("merger")
     assert recipe.schema_for(["gz1", "other"]) == "gz1"
     assert recipe.schema_for(["simulated", "efigi"]) == "efigi"  # the recipe's order, not the store's
-    with pytest.raises(
-        InputError, match="rules for efigi, gz2, gz1, simulated labels, but the stores have gz2_leading"
-    ):
+    with pytest.raises(InputError, match="gz2_leading"):
         recipe.schema_for(["gz2_leading"])
-    with pytest.raises(InputError, match="have none"):
+    with pytest.raises(InputError, match="none"):
         recipe.schema_for([])
 
 
@@ -433,13 +355,6 @@ def test_targets_that_exclude_each_other_share_no_real_galaxy(real_data, schema,
 def test_recipes_that_name_trained_models_stay_what_they_are():
     hashes = {"demo": "694f3de2", "dustlane": "dc73378c", "ring": "e2d0065c", "merger": "17ac7680"}
     assert {name: load_recipe(name).hash[:8] for name in hashes} == hashes
-
-
-def test_rules_go_by_the_name_of_a_schema():
-    with pytest.raises(
-        InputError, match=r"schemas.my.toml: give the name of a label schema, not a file; galscan ingest"
-    ):
-        recipe_from_text(SMALL.replace("schemas.efigi", 'schemas."my.toml"'))
 
 
 def test_tables_of_version_0_1_are_read_with_a_note(tmp_path, capsys):
