@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,13 +43,13 @@ def hurried(monkeypatch):
 
 
 class Busy(http.server.SimpleHTTPRequestHandler):
-    """Every third request is one too many."""
+    """Every third request is refused."""
 
-    asked = 0
+    requests = 0
 
     def send_head(self):
-        Busy.asked += 1
-        if Busy.asked % 3 == 0:
+        Busy.requests += 1
+        if Busy.requests % 3 == 0:
             self.send_error(503, "Slow Down")
             return None
         return super().send_head()
@@ -69,16 +68,18 @@ def address(folder):
         server.shutdown()
 
 
-def test_a_busy_server_is_asked_again(folder, address):
+def test_requests_to_a_busy_server_are_repeated(folder, address):
     far, near = open_store(f"{address}/sky.zarr/"), open_store(folder / "sky.zarr")
     assert (far.name, far.count, far.content_hash) == (near.name, near.count, near.content_hash)
     assert far.location == f"{address}/sky.zarr"
     np.testing.assert_array_equal(far.column("id"), near.column("id"))
 
 
-def test_a_part_is_scored_from_remote_errors(folder, address, tmp_path, monkeypatch):
+def test_a_partition_is_scored_over_http(folder, address, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "load_scorer", lambda job: mean_scorer)
-    Busy.asked = -(10**6)  # SimpleHTTPRequestHandler knows no ranges: the whole shard is sent, and never refused here
+    Busy.requests = -(
+        10**6
+    )  # SimpleHTTPRequestHandler knows no ranges: the whole shard is sent, and never refused here
     far, near = open_store(f"{address}/sky.zarr"), open_store(folder / "sky.zarr")
     worker.score_partition(whole(near), make_job(near, tmp_path / "near"))
     ref = StoreRef(far.name, far.location, far.content_hash, far.count)
@@ -90,7 +91,7 @@ def test_a_part_is_scored_from_remote_errors(folder, address, tmp_path, monkeypa
         assert path(tmp_path / "far", 0).read_bytes() == path(tmp_path / "near", 0).read_bytes()
 
 
-def test_what_is_not_there_or_not_reachable_is_said(address):
+def test_missing_and_unreachable_stores(address):
     with pytest.raises(NotFoundError, match=r"no store at http.*/none\.zarr"):
         open_store(f"{address}/none.zarr")
     with socket.socket() as free:
@@ -161,7 +162,7 @@ def test_s3_is_read_anonymously_and_scored_alike(folder, anonymous, tmp_path, mo
         assert path(tmp_path / "far", 0).read_bytes() == path(tmp_path / "near", 0).read_bytes()
 
 
-def test_a_bucket_without_the_store_is_said(anonymous):
+def test_a_bucket_without_the_store(anonymous):
     with pytest.raises(NotFoundError, match=r"no store at s3://galaxies/none\.zarr"):
         open_store("s3://galaxies/none.zarr")
 
@@ -172,12 +173,12 @@ def test_a_server_that_goes_away_is_no_reason_for_quarantine(folder, anonymous, 
     ref = StoreRef("sky", "s3://galaxies/sky.zarr", near.content_hash, near.count)
     opened = worker.open_store
 
-    def then_gone(path: Path | str):
-        store = opened(path)
-        monkeypatch.setattr(store, "_read", functools.partial(_gone, store))
+    def then_gone(*given):
+        store = opened(*given)
+        monkeypatch.setattr(store, "column", functools.partial(_gone, store))
         return store
 
-    def _gone(store, name, rows):
+    def _gone(store, name, rows=None):
         with layout._remote_errors(store.path):
             raise obstore.exceptions.GenericError("error sending request\nmore")
 

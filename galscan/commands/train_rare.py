@@ -540,10 +540,10 @@ def _prefilters(plan: Plan, networks: list[Network], folders: list[Path], device
     reported on them.
     """
     from galscan.models.ensemble import member_scores
-    from galscan.models.model import FIRST_LOOK
+    from galscan.models.model import PREFILTER_FILE
     from galscan.models.prefilter import Prefilter, prefilter_sample, save_prefilter, train_prefilter
 
-    settings, paths = plan.recipe.prefilter, [folder / FIRST_LOOK for folder in folders]
+    settings, paths = plan.recipe.prefilter, [folder / PREFILTER_FILE for folder in folders]
     if all(path.is_file() for path in paths) or not settings.steps:
         return
     images = prefilter_sample(plan.stores, settings.sample, plan.seed, plan.recipe.size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
@@ -174,16 +175,16 @@ def _reach(schema: Schema, cumulative: Mapping[str, np.ndarray], task: Task, lik
 
 def _topological_order(schema: Schema) -> list[Task]:
     """Return the tasks so that each follows all that lead to it (task 06 is asked after 07 and 09)."""
-    done: list[Task] = []
-    remaining = list(schema.tasks)
-    while remaining:
-        targets = {after for t in remaining for after in t.answers.values()}
-        ready = [t for t in remaining if t.always or t.id not in targets]
-        if not ready:
-            raise InputError(f"schema '{schema.name}': the tasks {', '.join(t.id for t in remaining)} form a cycle")
-        done += ready
-        remaining = [t for t in remaining if t not in ready]
-    return done
+    leading: dict[str, set[str]] = {task.id: set() for task in schema.tasks}
+    for task in schema.tasks:
+        for after in task.answers.values():
+            leading.get(after or "", set()).add(task.id)
+    leading |= {task.id: set() for task in schema.tasks if task.always}
+    try:
+        order = list(TopologicalSorter(leading).static_order())
+    except CycleError as error:
+        raise InputError(f"schema '{schema.name}': the tasks {', '.join(error.args[1])} form a cycle") from None
+    return sorted(schema.tasks, key=lambda task: order.index(task.id))
 
 
 def to_cumulative(schema: Schema, conditional: pd.DataFrame) -> pd.DataFrame:

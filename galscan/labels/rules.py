@@ -179,48 +179,50 @@ def parse_rule(text: str, names: Iterable[str]) -> Rule:
         raise InputError(f"a rule must be a string of 1 to 4000 characters, got {str(text)[:60]!r}")
     try:
         tree = ast.parse(" ".join(text.split()), mode="eval").body
-        used = _check_logic(tree, text, known)
+        _check_condition(tree, text)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "msg", None) or "too deeply nested"
         raise InputError(f"rule {text!r} cannot be parsed ({reason})") from None
-    if not used:
+    if not (used := sorted(_names(tree))):
         raise InputError(f"rule {text!r} contains no label")
-    return Rule(text, tuple(sorted(used)), tree)
+    if unknown := [name for name in used if name not in known]:
+        raise InputError(f"rule {text!r}: unknown label '{unknown[0]}'{nearest(unknown[0], known)}")
+    return Rule(text, tuple(used), tree)
 
 
-def _check_logic(node: ast.expr, text: str, known: set[str]) -> set[str]:
+def _check_condition(node: ast.expr, text: str) -> None:
     if isinstance(node, ast.BoolOp):
-        return set().union(*(_check_logic(v, text, known) for v in node.values))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return _check_logic(node.operand, text, known)
-    if isinstance(node, ast.Compare) and all(type(o) in _COMPARE for o in node.ops):
-        return set().union(*(_check_number(v, text, known) for v in [node.left, *node.comparators]))
-    raise InputError(
-        f"rule {text!r}: {ast.unparse(node)!r} is not a condition; "
-        "compare labels with < <= > >= == != and join with and, or, not"
-    )
+        operands = node.values
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        operands = [node.operand]
+    elif isinstance(node, ast.Compare) and all(type(o) in _COMPARE for o in node.ops):
+        for side in (node.left, *node.comparators):
+            _check_value(side, text)
+        return
+    else:
+        raise InputError(
+            f"rule {text!r}: {ast.unparse(node)!r} is not a condition; "
+            "compare labels with < <= > >= == != and join with and, or, not"
+        )
+    for operand in operands:
+        _check_condition(operand, text)
 
 
-def _check_number(node: ast.expr, text: str, known: set[str]) -> set[str]:
-    if isinstance(node, ast.Name):
-        if node.id not in known:
-            raise InputError(f"rule {text!r}: unknown label '{node.id}'{nearest(node.id, known)}")
-        return {node.id}
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and _is_number(node.value):
-        return set()
+def _check_value(node: ast.expr, text: str) -> None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        return _check_number(node.operand, text, known)
-    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        return _check_number(node.left, text, known) | _check_number(node.right, text, known)
-    raise InputError(
-        f"rule {text!r}: {ast.unparse(node)!r} is not allowed; use labels, numbers, + - * / and parentheses"
-    )
-
-
-def _is_number(value: float) -> bool:
-    return not isinstance(value, bool) and math.isfinite(value)
+        _check_value(node.operand, text)
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        _check_value(node.left, text)
+        _check_value(node.right, text)
+    elif not (
+        isinstance(node, ast.Name)
+        or (isinstance(node, ast.Constant) and type(node.value) in (int, float) and math.isfinite(node.value))
+    ):
+        raise InputError(
+            f"rule {text!r}: {ast.unparse(node)!r} is not allowed; use labels, numbers, + - * / and parentheses"
+        )
 
 
 def _logic(node: Any, columns: Mapping[str, np.ndarray]) -> Pair:

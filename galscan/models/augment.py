@@ -10,25 +10,23 @@ from torch.nn import functional as F
 
 def rotate_flip_scale(
     pixels: torch.Tensor, random: torch.Generator, *, scale: float = 0.1, shift: float = 0.03
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate by any angle, flip, scale by up to `scale` and shift by up to `shift` of the frame.
 
-    Pixels beyond the frame are mirrored, so that black corners do not reveal a rotation. `resample` also returns the
-    scale factors.
+    Pixels beyond the frame are mirrored, so that black corners do not reveal a rotation.
 
     Parameters
     ----------
     pixels : tensor, shape (n, 3, S, S)
     random : torch.Generator
         On the CPU; the only source of randomness.
+
+    Returns
+    -------
+    moved : tensor, shape (n, 3, S, S)
+    enlargement : tensor, shape (n,)
+        Relative.
     """
-    return resample(pixels, random, scale=scale, shift=shift)[0]
-
-
-def resample(
-    pixels: torch.Tensor, random: torch.Generator, *, scale: float, shift: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `rotate_flip_scale`; also return the relative enlargement of each image, shape (n,)."""
     n = len(pixels)
     angle = torch.rand(n, generator=random) * 2 * math.pi
     zoom = 1 + (torch.rand(n, generator=random) * 2 - 1) * scale

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from galscan.models.network import Network
 
 FORMAT = 1
-FIRST_LOOK = "first-look.safetensors"
+PREFILTER_FILE = "first-look.safetensors"  # its name since version 0.1
 MODELS_INDEX = "models.json"  # index of a folder with the models of several targets, trained jointly
 
 
@@ -118,7 +118,7 @@ class Model:
         return str(self.info["model_hash"])
 
     @property
-    def first_look(self) -> Path | None:
+    def prefilter(self) -> Path | None:
         """Path of the prefilter's file, checked against its hash; None if the model has no prefilter.
 
         Raises
@@ -126,7 +126,7 @@ class Model:
         InputError
             If it is not the file the model was written with.
         """
-        sha, path = self.info.get("first_look"), self.path / FIRST_LOOK
+        sha, path = self.info.get("first_look"), self.path / PREFILTER_FILE
         if sha is not None and not (path.is_file() and file_digest(path) == sha):
             raise InputError(f"{path} is not the file the model was written with; restore it or train again")
         return path if sha is not None else None
@@ -208,12 +208,7 @@ class Model:
             name: {k: v for k, v in value.items() if k != "pr_curve"} if isinstance(value, dict) else value
             for name, value in self.metrics.items()
         }
-        result = {
-            "model": str(self.path),
-            "members": self.members,
-            **{k: self.info[k] for k in keys},
-            "metrics": metrics,
-        }
+        result = {"model": str(self.path), "members": self.members} | {k: self.info[k] for k in keys}
         network = self.recipe.classifier.network
         lines = [f"model        {self.path}  ({self.target}, {self.size} px, {self.members} networks)"]
         lines += [f"encoder      {network}"] if network else []
@@ -221,7 +216,7 @@ class Model:
             lines += [_results(self.metrics)] if self.metrics.get("test") else []
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the metrics in {self.path / 'model.json'} are damaged; train the model again") from error
-        return result | {"text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
+        return result | {"metrics": metrics, "text": "\n".join([*lines, f"report       {self.path / 'report.html'}"])}
 
 
 def _results(report: dict[str, Any]) -> str:
@@ -327,11 +322,8 @@ def write_model(
     with atomic_path(path / "splits.parquet") as temporary:
         splits.to_parquet(temporary, index=False)
     objects = splits[one_row_per_object(splits)] if "object" in splits else splits
-    classes = {
-        "positive": objects["target"] == 1,
-        "negative": objects["target"] == 0,
-        "ambiguous": objects["target"].isna(),
-    }
+    target_of = objects["target"]
+    classes = {"positive": target_of == 1, "negative": target_of == 0, "ambiguous": target_of.isna()}
     info = {
         "format": FORMAT, "target": target, "schema": schema.name, "size": size, "seed": seed, "answers": answers,
         "weights": weights, "calibration": calibration.to_dict(), "metrics": metrics, "recipe_hash": recipe.hash,
@@ -343,8 +335,8 @@ def write_model(
         "versions": {"galscan": __version__, "torch": torch.__version__},
         **(extra or {}),
     }  # fmt: skip
-    if (path / FIRST_LOOK).is_file():
-        info["first_look"] = file_digest(path / FIRST_LOOK)
+    if (path / PREFILTER_FILE).is_file():
+        info["first_look"] = file_digest(path / PREFILTER_FILE)
     info["model_hash"] = digest(
         [weights, info.get("first_look"), recipe.hash, info["calibration"], schema.name, size, answers]
         + [file_digest(file) for file in [path / SCHEMA] if file.is_file()]

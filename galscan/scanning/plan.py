@@ -224,7 +224,7 @@ def make_plan(
     for store in stores:
         selection.check(store)
     partitions = tuple(_partitions(stores, limit))
-    without_prefilter = next((model for model in models if model.first_look is None), None)
+    without_prefilter = next((model for model in models if model.prefilter is None), None)
     if cascade and without_prefilter is not None:
         raise InputError(
             f"--cascade: {without_prefilter.path} has no prefilter; train it with more images or more [prefilter] steps"

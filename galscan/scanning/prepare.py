@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from galscan.core import progress
-from galscan.models.model import FIRST_LOOK
+from galscan.models.model import PREFILTER_FILE
 from galscan.scanning import quantised
 from galscan.scanning.engine import load_on_workers, window
 from galscan.scanning.partitions import NETWORK, PREFILTER_NETWORK, Job
@@ -43,7 +43,7 @@ def convert_networks(plan: Plan, out: Path) -> None:
     if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
         return
     models = [open_model(model.path) for model in plan.models]
-    files, networks = [model.first_look for model in models], load_ensemble(models, plan.embedding > 0)
+    files, networks = [model.prefilter for model in models], load_ensemble(models, plan.embedding > 0)
     try:
         if all(files):
             filters = [load_prefilter(path) for path in files if path is not None]
@@ -95,8 +95,8 @@ def prefilters(plan: Plan, client: Client) -> list[Path]:
     """
     from galscan.models.prefilter import PAYS, load_prefilter, save_prefilter, set_threshold
 
-    paths = [plan.folder(target) / FIRST_LOOK for target in plan.targets] if plan.cascade else []
-    trained = [Path(model.path) / FIRST_LOOK for model in plan.models] if plan.cascade else []
+    paths = [plan.folder(target) / PREFILTER_FILE for target in plan.targets] if plan.cascade else []
+    trained = [Path(model.path) / PREFILTER_FILE for model in plan.models] if plan.cascade else []
     undecided = plan.int8 and quantised.read_decision(plan.out) is None
     if all(path.is_file() for path in paths) and not undecided:
         return paths

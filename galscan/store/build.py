@@ -108,9 +108,8 @@ def _existing(out: Path) -> Store:
 
 def _conflict(store: Store, plan: dict[str, Any]) -> str:
     changes = differences(read_plan(Path(store.path)), plan)
-    can_append = not appending.refusal(
-        store, plan, subsets.OBJECT_KEYS | {"rendering"}
-    )  # --append keeps that of the store
+    # --append keeps the rendering of the store
+    can_append = not appending.refusal(store, plan, subsets.OBJECT_KEYS | {"rendering"})
     hint = ", or add the new objects with --append" if can_append else ""
     return f"{store.path} holds another survey: {changes}; remove it or choose another --out{hint}"
 

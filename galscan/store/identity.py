@@ -127,8 +127,7 @@ def groups(ra: ArrayLike, dec: ArrayLike, lineage: ArrayLike, id: ArrayLike, *, 
     if not len(without_position):
         return group
     key_code = pd.factorize(_keys(schemes, text))[0]
-    range_of_groups = pd.Series(group[with_position]).groupby(key_code[with_position]).agg(["min", "max"])
-    unique_group = range_of_groups.loc[range_of_groups["min"] == range_of_groups["max"], "min"]
+    unique_group = _only_group(key_code[with_position], group[with_position])
     first_unplaced = pd.Series(without_position).groupby(key_code[without_position]).transform("min").to_numpy()
     # A row that joined a group may come before the group's first row.
     group[without_position] = (
@@ -270,10 +269,8 @@ class Objects:
     @cached_property
     def _by_name(self) -> tuple[np.ndarray, np.ndarray]:
         """Objects with an unambiguous name, and that name: the candidates for a row without a position."""
-        table = pd.DataFrame({"key": self._keys, "group": self._group, "placed": self._positioned})
-        range_of_groups = table[table["placed"]].groupby("key")["group"].agg(["min", "max"])
-        unambiguous = range_of_groups.loc[range_of_groups["min"] == range_of_groups["max"], "min"]
-        without_position = table[~table["placed"]].groupby("key")["group"].min()
+        unambiguous = _only_group(self._keys[self._positioned], self._group[self._positioned])
+        without_position = pd.Series(self._group[~self._positioned]).groupby(self._keys[~self._positioned]).min()
         combined = unambiguous.combine_first(without_position)
         return combined.to_numpy(int), combined.index.to_numpy(object)
 
@@ -283,6 +280,12 @@ class Objects:
         table = pd.DataFrame({"key": self._keys, "group": self._group})
         rest = table[~table["key"].isin(table.loc[self._positioned, "key"])]
         return rest["group"].to_numpy(int), rest["key"].to_numpy(object)
+
+
+def _only_group(keys: np.ndarray, group: np.ndarray) -> pd.Series:
+    """Return the group of each key that has only one."""
+    by_key = pd.Series(group).groupby(keys)
+    return by_key.min()[by_key.nunique() == 1]
 
 
 def _columns(

@@ -174,8 +174,8 @@ def ingest(
         _log(f"{store.count - old_count:,} objects added to the {old_count:,} in the store")
     _summary(store, source, store.count == old_count and not retry_failed, kind)
     if kind in EXAMPLES:
-        for folder in (_response_folder(target), _frame_folder(target)):
-            shutil.rmtree(folder, ignore_errors=True)
+        for content in ("responses", "frames"):
+            shutil.rmtree(_download_folder(target, content), ignore_errors=True)
         write_manifest(store, target.with_suffix(".manifest.parquet"))
     return store
 
@@ -215,11 +215,11 @@ def _open_survey(
         from galscan.surveys.mosaics.remote import RemoteFrames
 
         keep_folder = settings.pop("keep_frames")
-        folder = Path(keep_folder) if keep_folder else _frame_folder(target)
+        folder = Path(keep_folder) if keep_folder else _download_folder(target, "frames")
         return RemoteFrames(survey, folder=folder, keep=bool(keep_folder), name=name, contact=contact, **settings)
     from galscan.surveys.services.cutouts import ServiceSurvey
 
-    response_folder = None if settings.pop("cache") else _response_folder(target)
+    response_folder = None if settings.pop("cache") else _download_folder(target, "responses")
     return ServiceSurvey(
         survey, name=name, contact=contact, response_folder=response_folder, retry_not_found=retry, **settings
     )
@@ -267,17 +267,9 @@ def _object_table(
     return table
 
 
-def _response_folder(target: Path) -> Path:
-    """Return the folder of service responses until the store is complete, if the cache is not used.
-
-    It is removed then, so it has a name that no user chooses.
-    """
-    return target.with_name(f".{target.name}.galscan-responses")
-
-
-def _frame_folder(target: Path) -> Path:
-    """Return the folder of downloaded frames until they are cut, if they are not kept."""
-    return target.with_name(f".{target.name}.galscan-frames")
+def _download_folder(target: Path, content: str) -> Path:
+    """Return the folder of downloads until the store is complete; it is removed then, so no user chooses its name."""
+    return target.with_name(f".{target.name}.galscan-{content}")
 
 
 def _dry_run(source: Any, out: Path, existing: Store | None) -> dict[str, Any]:
@@ -290,38 +282,27 @@ def _dry_run(source: Any, out: Path, existing: Store | None) -> dict[str, Any]:
     if existing is not None:
         new, first, shard = take(source, pending(source, out)), existing.count, existing.shard
         extra = {"present": len(source) - len(new)}
-        _log(
-            f"plan: {extra['present']:,} of {len(source):,} objects are already among the {first:,} in {out}; "
-            "of the others:"
-        )
+        _log(f"plan: {extra['present']:,} of {len(source):,} objects are already among the {first:,} in {out}; others:")
     count = len(new)
     shards = -(-(first + count) // shard) - first // shard if count else 0
-    _log(
-        f"plan: {count:,} objects in {shards} shards, at most {count * object_bytes / 1e6:,.1f} MB, to {out}; "
-        "nothing written"
-    )
+    megabytes = count * object_bytes / 1e6
+    _log(f"plan: {count:,} objects in {shards} shards, at most {megabytes:,.1f} MB, to {out}; nothing written")
     extra |= new.plan() if count and hasattr(new, "plan") else {}
+    if "frames" in extra:
+        _log(f"plan: {extra['frames']:,} frames")
     if "bytes_to_read" in extra:
-        _log(f"plan: {extra['frames']:,} frames, {extra['bytes_to_read'] / 1e6:,.1f} MB to read")
-    elif "requests" in extra:
-        state = "cached"
-        if "frames" in extra:
-            state = "downloaded"
-            _log(f"plan: {extra['frames']:,} frames")
+        _log(f"plan: {extra['bytes_to_read'] / 1e6:,.1f} MB to read")
+    if "requests" in extra:
+        state = "downloaded" if "frames" in extra else "cached"
         _log(
             f"plan: {extra['requests']:,} requests to {extra['host']}, {extra['per_minute']:g} a minute at most: "
             f"{timedelta(seconds=round(extra['seconds']))}, about {extra['megabytes']:,.0f} MB, if nothing is {state}"
         )
     _log_warnings(source)
-    unmatched = len(getattr(source, "unmatched", ()))
-    plan = {
-        "objects": count,
-        "shards": shards,
-        "bytes": count * object_bytes,
-        "out": str(out),
-        "images_without_row": unmatched,
-    }
-    return plan | extra
+    return {
+        "objects": count, "shards": shards, "bytes": count * object_bytes, "out": str(out),
+        "images_without_row": len(getattr(source, "unmatched", ())),
+    } | extra  # fmt: skip
 
 
 def _summary(store: Store, source: Any, present: bool, kind: str) -> None:

@@ -105,17 +105,14 @@ class Store:
             raise InputError(f"'{name}' of {self.path} is a group, not a column")
         return array
 
-    def _read(self, name: str, rows: slice) -> np.ndarray:
-        with _remote_errors(self.path):
-            return np.asarray(self._array(name)[rows])
-
     def images(self, rows: slice = slice(None)) -> np.ndarray:
         """Read cutouts, shape (n, size, size, 3), uint8."""
-        return self._read("images", rows)
+        return self.column("images", rows)
 
     def column(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """Read one of ``id, ra, dec, pixel_scale, flags``, or ``labels/<schema>/<answer>``, ``truth/<name>``."""
-        return self._read(name, rows)
+        with _remote_errors(self.path):
+            return np.asarray(self._array(name)[rows])
 
     def labels(self, schema: str, rows: slice = slice(None)) -> pd.DataFrame:
         """Read all answers of one label schema; columns are answer names, NaN = not asked.
@@ -307,11 +304,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-class _no_spec_warnings(warnings.catch_warnings):
+@contextmanager
+def _no_spec_warnings() -> Iterator[None]:
     """Silence zarr's warnings that text arrays and consolidated metadata are not yet part of the v3 specification."""
-
-    def __enter__(self) -> None:  # type: ignore[override]
-        super().__enter__()
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=Warning, module=r"zarr\..*")
-        warnings.filterwarnings("ignore", message=".*Consolidated metadata.*")
-        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        warnings.filterwarnings("ignore", message=".*Consolidated metadata.*|.*does not have a Zarr V3 specification.*")
+        yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from galscan.store.layout import Store
 from galscan.surveys.base import NOT_FOUND, reason
 
 MARKERS = ".ingest"
+
+Unusable = list[tuple[list[Any], bool]]  # (row, id, flag, reason) of an object without an image; whether that is final
 
 
 def marker_path(path: Path, shard: int) -> Path:
@@ -34,10 +37,15 @@ def markers(store: Store) -> Iterator[dict[str, Any]]:
         yield marker | {"unusable": [entry for entry in marker["unusable"] if entry[0] < store.count]}
 
 
+def unusable_of(marker: dict[str, Any]) -> Unusable:
+    """Return the objects of a shard without a usable image."""
+    final = set(marker.get("no_coverage", ()))
+    return [(entry, entry[0] in final) for entry in marker["unusable"]]
+
+
 def failed_rows(marker: dict[str, Any]) -> list[int]:
     """Return the rows of a shard without an image, except those without coverage."""
-    final = set(marker.get("no_coverage", ()))
-    return [row for row, *_ in marker["unusable"] if row not in final]
+    return [entry[0] for entry, final in unusable_of(marker) if not final]
 
 
 def retryable_rows(marker: dict[str, Any]) -> list[int]:
@@ -58,9 +66,7 @@ def outcomes(store: Store) -> dict[str, Any]:
     """
     all_markers = list(markers(store))
     details = [tuple(entry) for marker in all_markers for entry in marker["unusable"]]
-    unusable: dict[str, int] = {}
-    for _, _, flag, _ in details:
-        unusable[reason(flag)] = unusable.get(reason(flag), 0) + 1
+    unusable = dict(Counter(reason(flag) for _, _, flag, _ in details))
     failed = {row for marker in all_markers for row in failed_rows(marker)}
     reasons: dict[str, list[str]] = {}
     for row, identifier, _, message in details:

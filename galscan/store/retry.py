@@ -15,7 +15,7 @@ from galscan.core import progress
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.files import read_json, storage_errors
 from galscan.store import layout
-from galscan.store.manifest import failed_rows, marker_path, retryable_rows
+from galscan.store.manifest import failed_rows, marker_path, retryable_rows, unusable_of
 from galscan.store.writer import read_objects, write_shard
 from galscan.surveys import subsets
 from galscan.surveys.base import Survey
@@ -77,8 +77,7 @@ def retry(folder: Path, survey: Survey, failures: Failures, out: Path) -> Galsca
 def _retry_shard(folder: Path, survey: Survey, shard: int, failed: list[tuple[int, int]]) -> GalscanError | None:
     marker = read_json(marker_path(folder, shard))
     rows = slice(*marker["rows"])
-    final = set(marker.get("no_coverage", ()))
-    unusable = {entry[0]: (entry, entry[0] in final) for entry in marker["unusable"]}
+    unusable = {entry[0]: (entry, final) for entry, final in unusable_of(marker)}
     group: Any = zarr.open_group(folder, mode="r")
     columns: dict[str, np.ndarray] = {}
     failure = None

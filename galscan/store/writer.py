@@ -17,10 +17,8 @@ import zarr
 from galscan.core import concurrency, progress
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.files import read_json, storage_errors, sync, write_json
-from galscan.store.manifest import marker_path
+from galscan.store.manifest import Unusable, marker_path, unusable_of
 from galscan.surveys.base import Cutout, Flag, NoCoverage, Survey
-
-Unusable = list[tuple[list[Any], bool]]  # (row, id, flag, reason) of an object without an image; whether that is final
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,7 @@ def _write(work: Work, shard: int, advance: progress.Advance = no_progress) -> i
         columns = {
             name: np.concatenate([old_columns[name], columns[name].astype(old_columns[name].dtype)]) for name in columns
         }
-        marker = read_json(marker_path(work.base, shard))
-        final = set(marker.get("no_coverage", ()))
-        unusable = [(entry, entry[0] in final) for entry in marker["unusable"]] + unusable
+        unusable = unusable_of(read_json(marker_path(work.base, shard))) + unusable
     write_shard(work.folder, shard, rows, columns, unusable)
     return rows.stop - start
 

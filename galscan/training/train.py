@@ -234,7 +234,7 @@ def train_classifier(
             rows = with_hosts(rows, host, positive, settings.hosts, random)
             images, target, answers, votes = (column[rows].to(device) for column in columns)
 
-            pixels = quarter_turns(rotate_flip_scale(to_unit(images), random), random)
+            pixels = quarter_turns(rotate_flip_scale(to_unit(images), random)[0], random)
             pixels = noise_and_gain(pixels, random).to(memory_format=torch.channels_last)
             with devices.autocast(device, dtype):
                 logit, morphology = network(pixels)

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             run.info["wall_s"] = time.perf_counter() - started  # the report included
         return run, peak[0]
 
-    looks = model.first_look is not None  # a quick run has none
+    cascade = model.prefilter is not None  # a quick run has none
     converted = _converted(model, work / "network.xml") if options.device == "cpu" else None
     quantised = _quantised(model, teach, converted, work / "int8.xml") if converted else None
     how = {"device": options.device} | ({"cluster": "cuda"} if options.device == "cuda" else {})
@@ -81,16 +81,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         single, peaks["tenth"] = scan(tenth, cascade=False, **how)
         rates["single"].append(single.info["images_per_s"])
         best = set(single.candidates["index"])
-        first, _ = scan(tenth, cascade=looks, **how)
+        first, _ = scan(tenth, cascade=cascade, **how)
         kept.append(len(best & set(first.candidates["index"])) / len(best))
         if quantised:
             ratio = _speedup(model.path, images[:10_000], converted, quantised)
             rough, _ = scan(tenth, cascade=False, int8=True, **how)
             share = len(best & set(rough.candidates["index"])) / len(best)
             in_8_bits.append((ratio, share, rough.info["int8"]["used"]))
-    whole, peaks["million"] = scan(million, cascade=looks, **how)
+    whole, peaks["million"] = scan(million, cascade=cascade, **how)
     rates["cascade"].append(whole.info["scanned"] / whole.info["wall_s"])
-    _, peaks["alone"] = scan(tenth, cascade=looks, **how)
+    _, peaks["alone"] = scan(tenth, cascade=cascade, **how)
     median = {name: statistics.median(values) for name, values in rates.items()}
     figures = {
         "ratio_to_forward": median["single"] / median["forward"],

@@ -332,11 +332,11 @@ def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsy
 
 
 def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path, capsys):
-    from galscan.models.model import FIRST_LOOK
+    from galscan.models.model import PREFILTER_FILE
     from galscan.models.prefilter import Prefilter, TinyNet, save_prefilter
 
     (tmp_path / "model").mkdir()
-    save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / PREFILTER_FILE)
     tiny_bundle(tmp_path / "model")
     run = scan(survey=["sky"], model=tmp_path / "model", out=tmp_path / "run", cascade=True, top=50)
     assert "no prefilter: a prefilter needs a sample of at least 1,196" in capsys.readouterr().err

@@ -105,10 +105,10 @@ def test_the_bundle_is_whole(model):
 
 
 def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
-    from galscan.models.model import FIRST_LOOK
+    from galscan.models.model import PREFILTER_FILE
     from galscan.models.prefilter import load_prefilter, may_train_prefilter
 
-    assert model.first_look is None
+    assert model.prefilter is None
     monkeypatch.setattr(module, "MIN_PREFILTER_IMAGES", 100)
     recipe = tiny_recipe(folder / "looking.toml", whole=True)
     recipe.write_text(recipe.read_text().replace("[prefilter]\nsteps = 0", "[prefilter]\nsteps = 3\nsample = 300"))
@@ -116,14 +116,14 @@ def test_a_first_look_learns_with_the_model(folder, store, monkeypatch, model):
     spy = lambda networks, images, device: seen.append(images) or member_scores(networks, images, device)  # noqa: E731
     monkeypatch.setattr(ensemble, "member_scores", spy)
     taught = galscan.train_rare(str(recipe), store=store, out=folder / "looking", device="cpu", seed=3, synthetic=False)
-    assert taught.first_look == taught.path / FIRST_LOOK and taught.model_hash != model.model_hash
+    assert taught.prefilter == taught.path / PREFILTER_FILE and taught.model_hash != model.model_hash
     sky = galscan.open_store(store)
     owner = {image.tobytes(): k for k, image in enumerate(sky.images())}
     assert len(seen[-1]) == 300 and may_train_prefilter(sky.column("id"))[[owner[i.tobytes()] for i in seen[-1]]].all()
-    assert load_prefilter(taught.first_look).cut == -np.inf
-    taught.first_look.write_bytes(b"another")
+    assert load_prefilter(taught.prefilter).cut == -np.inf
+    taught.prefilter.write_bytes(b"another")
     with pytest.raises(InputError, match="not the file the model was written with"):
-        _ = taught.first_look
+        _ = taught.prefilter
 
 
 def test_real_only_and_synthetic_stand_side_by_side(model):

@@ -60,7 +60,7 @@ def test_no_more_than_so_many_at_a_time():
     assert most[0] == 3
 
 
-def test_an_error_comes_where_its_result_would_have_and_ends_it():
+def test_an_error_is_raised_in_place_of_its_result():
     done: list[int] = []
 
     def work(n: int) -> int:
@@ -70,15 +70,15 @@ def test_an_error_comes_where_its_result_would_have_and_ends_it():
         time.sleep(0.005)
         return n
 
-    seen = []
+    results_ = []
     with pytest.raises(ValueError, match="five"):
         for n in ordered_map(work, range(1000), 2):
-            seen.append(n)
+            results_.append(n)
     time.sleep(0.1)
-    assert seen == [0, 1, 2, 3, 4] and len(done) < 60, "what was not begun is not done"
+    assert results_ == [0, 1, 2, 3, 4] and len(done) < 60, "what was not begun is not done"
 
 
-def test_whoever_stops_asking_stops_the_work():
+def test_close_ends_the_threads():
     before = threading.active_count()
     results = ordered_map(lambda n: n, range(10**9), 2)
     assert [next(results) for _ in range(3)] == [0, 1, 2]

@@ -10,7 +10,7 @@ from galscan.core.errors import InputError
 from galscan.labels.schema import load_schema
 from galscan.models.ensemble import answer_names, embedding_size, load_scorer, member_scores, out_of_fold
 from galscan.models.network import GalaxyNet
-from tests.helpers import tiny_bundle
+from tests.helpers import tiny_model
 
 
 def images(n: int = 5) -> np.ndarray:
@@ -18,7 +18,7 @@ def images(n: int = 5) -> np.ndarray:
 
 
 def test_scores_do_not_depend_on_the_batch(tmp_path):
-    score = load_scorer([tiny_bundle(tmp_path / "m", members=2)], "cpu", "fp32")
+    score = load_scorer([tiny_model(tmp_path / "m", members=2)], "cpu", "fp32")
     whole, part = score(images()), score(images()[:2])
     np.testing.assert_allclose(part.score, whole.score[:2], rtol=1e-4, atol=1e-5)
     assert whole.answers.shape == (5, 7) and whole.answers.dtype == np.float32
@@ -27,11 +27,11 @@ def test_scores_do_not_depend_on_the_batch(tmp_path):
 
 
 def test_one_member_has_no_spread(tmp_path):
-    assert (load_scorer([tiny_bundle(tmp_path / "m")], "cpu", "fp32")(images()).score_std == 0).all()
+    assert (load_scorer([tiny_model(tmp_path / "m")], "cpu", "fp32")(images()).score_std == 0).all()
 
 
 def test_several_models_say_what_each_says_alone(tmp_path):
-    models = [tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b", "merger", seed=4, members=2)]
+    models = [tiny_model(tmp_path / "a"), tiny_model(tmp_path / "b", "merger", seed=4, members=2)]
     together = load_scorer(models, "cpu", "fp32")(images())
     names = answer_names(models)
     assert names[: len(models[0].answers)] == models[0].answers and len(set(names)) == len(names)
@@ -47,7 +47,7 @@ def test_several_models_say_what_each_says_alone(tmp_path):
 
 
 def test_votes_are_told_by_question_and_with_their_worth(tmp_path):
-    model, schema = tiny_bundle(tmp_path / "m", schema="gz2", members=2), load_schema("gz2")
+    model, schema = tiny_model(tmp_path / "m", schema="gz2", members=2), load_schema("gz2")
     said = dict(zip(answer_names([model]), load_scorer([model], "cpu", "fp32")(images()).answers.T, strict=True))
     for task in schema.tasks:
         if set(task.answers) <= set(model.answers):
@@ -56,7 +56,7 @@ def test_votes_are_told_by_question_and_with_their_worth(tmp_path):
 
 
 def test_an_embedding_is_as_long_as_what_the_heads_read(tmp_path):
-    model = tiny_bundle(tmp_path / "m")
+    model = tiny_model(tmp_path / "m")
     assert embedding_size(model) == 64
     next(model.path.glob("classifier-*")).write_bytes(b"nothing")
     with pytest.raises(InputError, match="missing or damaged"):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from galscan.core.errors import GalscanError, Interrupted, StorageError
-from galscan.models.model import FIRST_LOOK
+from galscan.models.model import PREFILTER_FILE
 from galscan.scanning import engine, merge, partitions, worker
 from galscan.scanning.plan import Partition
 from galscan.scanning.selection import Selection
@@ -197,7 +197,7 @@ def cascaded(store, client, out, monkeypatch, **options):
     cut = float(np.quantile(coarse_scorer(store.images()).score, 0.95)) - 0.5
     monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, cut))
     plan = planned([store], out, cascade=True, **options)
-    engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
+    engine.run_scan(plan, client, merge.pending(plan), [plan.out / PREFILTER_FILE])
     return plan, merge.merge(plan)[0]
 
 
@@ -226,7 +226,7 @@ def test_a_resumed_scan_audits_the_same_objects(client, tmp_path, monkeypatch):
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch)
     before = partitions.scores_path(plan.out, 1).read_bytes()
     partitions.scores_path(plan.out, 1).unlink()
-    engine.run_scan(plan, client, merge.pending(plan), [plan.out / FIRST_LOOK])
+    engine.run_scan(plan, client, merge.pending(plan), [plan.out / PREFILTER_FILE])
     assert partitions.scores_path(plan.out, 1).read_bytes() == before
     pd.testing.assert_frame_equal(merge.merge(plan)[0].top, merged.top)
 

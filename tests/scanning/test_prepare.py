@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from galscan.models.ensemble import load_scorer
-from galscan.models.model import FIRST_LOOK
+from galscan.models.model import PREFILTER_FILE
 from galscan.scanning import engine, merge, partitions, prepare, quantised, worker
 from galscan.scanning.plan import Partition, make_plan
 from galscan.scanning.selection import Selection
@@ -28,7 +28,7 @@ def untaught(tmp_path):
     from galscan.models.prefilter import Prefilter, TinyNet, save_prefilter
 
     (tmp_path / "model").mkdir()
-    save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet()), tmp_path / "model" / PREFILTER_FILE)
     return tmp_path / "model"
 
 
@@ -77,19 +77,19 @@ def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
     pytest.importorskip("openvino", reason="needs the extra 'fast'")
     store = tiny_store(tmp_path / "s.zarr", 300, 32)
     (tmp_path / "m").mkdir()
-    save_prefilter(Prefilter(TinyNet()), tmp_path / "m" / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet()), tmp_path / "m" / PREFILTER_FILE)
     plan = make_plan([store], [tiny_bundle(tmp_path / "m")], out=tmp_path / "run", precision="fp32", cascade=True)
     plan.out.mkdir()
     prepare.convert_networks(plan, plan.out)
     assert not partitions.Job.of(plan).converted
     monkeypatch.setattr(prepare, "CONVERTED", 300)
     prepare.convert_networks(plan, plan.out)
-    job = partitions.Job.of(plan, [plan.out / FIRST_LOOK])
+    job = partitions.Job.of(plan, [plan.out / PREFILTER_FILE])
     assert job.converted and sorted(p.name for p in plan.out.iterdir()) == [
         "first-look.bin", "first-look.xml", "network.bin", "network.xml",
     ]  # fmt: skip
     monkeypatch.undo()
-    save_prefilter(Prefilter(TinyNet(), 0.5), plan.out / FIRST_LOOK)
+    save_prefilter(Prefilter(TinyNet(), 0.5), plan.out / PREFILTER_FILE)
     images = store.images()
     got, plain = worker.load_scorer(job)(images), load_scorer([open_model(tmp_path / "m")], "cpu", "fp32")(images)
     np.testing.assert_allclose(got.score, plain.score, atol=1e-4)

@@ -87,8 +87,8 @@ def test_everything_arrives(tmp_path: Path, text: bool) -> None:
     assert not (tmp_path / "s.zarr.partial").exists()
 
 
-def test_markers_do_not_disturb_other_readers(tmp_path: Path) -> None:
-    path = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1).path
+def test_markers_do_not_disturb_other_readers(sky_store: layout.Store) -> None:
+    path = Path(sky_store.path)
     names = ["plan.json", *(f"shard-0000{k}.json" for k in range(3))]
     assert sorted(p.name for p in (path / ".ingest").iterdir()) == names
     with warnings.catch_warnings():
@@ -98,13 +98,11 @@ def test_markers_do_not_disturb_other_readers(tmp_path: Path) -> None:
         assert len(list(zarr.open_group(path, mode="r").members(max_depth=None))) == 11
 
 
-@pytest.mark.parametrize("stop_at", [0, 300, 690])
-def test_ctrl_c_and_resume(tmp_path: Path, stop_at: int) -> None:
+@pytest.mark.parametrize("stop_at", [0, 300])
+def test_ctrl_c_and_resume(tmp_path: Path, sky_store: layout.Store, stop_at: int) -> None:
     out = tmp_path / "s.zarr"
     done = stop_at // 256
-    with pytest.raises(
-        Interrupted, match=rf"stopped after {done} of 3 shards of .*s.zarr; run the same command to resume"
-    ):
+    with pytest.raises(Interrupted, match=f"after {done} of 3"):
         ingest_survey(Sky(stop_at=stop_at), out, workers=1)
     assert not out.exists()
 
@@ -117,7 +115,7 @@ def test_ctrl_c_and_resume(tmp_path: Path, stop_at: int) -> None:
 
     resumed = ingest_survey(Watched(), out, workers=1)
     assert Watched.seen == [k * 256 for k in range(done, 3)]  # what was done is not done again
-    assert resumed.content_hash == ingest_survey(Sky(), tmp_path / "straight.zarr", workers=1).content_hash
+    assert resumed.content_hash == sky_store.content_hash
 
 
 def test_killed_while_the_store_was_being_made(tmp_path: Path) -> None:
@@ -127,11 +125,11 @@ def test_killed_while_the_store_was_being_made(tmp_path: Path) -> None:
     assert ingest_survey(Sky(), tmp_path / "s.zarr", workers=1).count == 700
 
 
-def test_a_complete_store_is_returned_or_protected(tmp_path: Path) -> None:
-    first = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1)
+def test_a_complete_store_is_returned_or_protected(sky_copy: Path) -> None:
+    first = layout.open_store(sky_copy)
     before = (first.path / "zarr.json").stat().st_mtime_ns
     assert ingest_survey(Sky(), first.path, workers=1).content_hash == first.content_hash
-    with pytest.raises(ConflictError, match="holds another survey: seed was 0, is 1"):
+    with pytest.raises(ConflictError, match="seed was 0, is 1"):
         ingest_survey(Sky(seed=1), first.path, workers=1)
     assert (first.path / "zarr.json").stat().st_mtime_ns == before
 
@@ -141,21 +139,14 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("precious")
     for name in ("file", "folder"):
-        with pytest.raises(ConflictError, match="is not a finished galscan ingest; remove it or choose another"):
+        with pytest.raises(ConflictError, match=name):
             ingest_survey(Sky(), tmp_path / name, workers=1)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "thesis.tex").read_text() == "precious"
     (tmp_path / "empty").mkdir()
     assert ingest_survey(Sky(), tmp_path / "empty", workers=1).count == 700
 
 
-def test_bad_arguments(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="workers is 0"):
-        ingest_survey(Sky(), tmp_path / "s.zarr", workers=0)
-    with pytest.raises(InputError, match="survey 'sky' has no objects"):
-        ingest_survey(Sky(count=0), tmp_path / "s.zarr")
-
-
-# ---------------------------------------------------------------------------------------------- the verb
+# ---------------------------------------------------------------------------------------------- ingest
 
 
 @pytest.fixture
@@ -170,17 +161,17 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_verb_local(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ingest_local(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = ingest("local", out=tmp_path / "mine.zarr", path=folder, labels="efigi", size=16, workers=1)
     assert isinstance(store, layout.Store) and store.name == "mine" and store.size == 16
-    said = capsys.readouterr()
-    assert said.out == "" and "2 cutouts stored, unusable: 1 no image" in said.err
-    assert "warning: 1 image(s) have no row in the catalog and are left out, the first is 9.png" in said.err
+    output = capsys.readouterr()
+    assert output.out == "" and "2 cutouts stored, unusable: 1 no image" in output.err
+    assert "warning: 1 image(s) have no row in the catalog and are left out, the first is 9.png" in output.err
     ingest("local", out=tmp_path / "mine.zarr", path=folder, labels="efigi", size=16, workers=1)
     assert "was already complete" in capsys.readouterr().err
 
 
-def test_verb_names_and_places(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ingest_names_and_places(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GALSCAN_HOME", str(tmp_path / "home"))
     store = ingest("local", path=folder, name="galaxies", workers=1)
     assert store.size == DEFAULT_SIZE
@@ -189,7 +180,7 @@ def test_verb_names_and_places(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert store.path == tmp_path / "home" / "surveys" / "simulated.zarr" and store.name == "simulated"
 
 
-def test_verb_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ingest_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     plan = ingest("local", out=tmp_path / "x" / "s.zarr", path=folder, labels="efigi", dry_run=True)
     assert sorted(tmp_path.rglob("*")) == before
@@ -201,10 +192,14 @@ def test_verb_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytes
     assert json.dumps(plan)
 
 
-def test_verb_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown survey 'locl'; did you mean 'local'"):
+def test_ingest_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'local'"):
         ingest("locl")
-    with pytest.raises(InputError, match="needs the folder of images: --path"):
+    with pytest.raises(InputError, match="--path"):
         ingest("local", out=tmp_path / "s.zarr")
-    with pytest.raises(InputError, match="survey 'simulated' does not take path; leave it out, or use survey local"):
+    with pytest.raises(InputError, match="path"):
         ingest("simulated", out=tmp_path / "s.zarr", path=tmp_path, labels="efigi")
+    with pytest.raises(InputError, match="workers is 0"):
+        ingest_survey(Sky(), tmp_path / "s.zarr", workers=0)
+    with pytest.raises(InputError, match="'sky'"):
+        ingest_survey(Sky(count=0), tmp_path / "s.zarr")

@@ -33,7 +33,7 @@ def same(group: np.ndarray) -> np.ndarray:
     return group[:, None] == group[None, :]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_is_irrelevant(table, random):
     order = np.array(random.sample(range(len(table[0])), len(table[0])))
@@ -42,31 +42,25 @@ def test_the_order_of_rows_is_irrelevant(table, random):
     np.testing.assert_array_equal(names(groups(*table), *table)[order], names(groups(*moved), *moved))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(tables())
-def test_an_object_has_one_name_and_a_name_one_object(table):
+def test_an_object_has_one_name_and_close_rows_are_one_object(table):
     group = groups(*table)
     assert (group[group] == group).all() and (group <= np.arange(len(group))).all()
-    np.testing.assert_array_equal(same(group), same(names(group, *table)))
-
-
-@settings(max_examples=30)
-@given(tables())
-def test_it_is_symmetric_and_close_rows_are_one_object(table):
-    one = same(groups(*table))
-    assert (one == one.T).all() and one.diagonal().all()
+    one = same(group)
+    np.testing.assert_array_equal(one, same(names(group, *table)))
     apart = np.abs(table[0][:, None] - table[0][None, :]) * 3600  # all have one declination, near the equator
     assert one[apart < RADIUS].all() and not one[apart > 100].any()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(tables(), tables(most=6))
-def test_find_agrees_with_groups(known, asked):
+def test_find_agrees_with_groups(known, queries):
     objects = Objects(*known)
-    found = objects.find(*asked)
+    found = objects.find(*queries)
     group = groups(*known)
     for k, at in enumerate(found):
-        alone = tuple(column[[k]] for column in asked)
+        alone = tuple(column[[k]] for column in queries)
         assert objects.find(*alone)[0] == at  # chunk by chunk is all at once
         with_it = groups(*(np.concatenate(pair) for pair in zip(known, alone, strict=True)))
         if at < 0:
@@ -77,11 +71,11 @@ def test_find_agrees_with_groups(known, asked):
 
 def test_a_name_without_a_position_is_its_lineages():
     known = Objects(*rows((np.nan, np.nan, "a", "17"), (10, 1, "a", "18"), (np.nan, np.nan, "a", "587722981742084144")))
-    asked = rows(
+    queries = rows(
         (np.nan, np.nan, "a", "17"), (np.nan, np.nan, "b", "17"), (5, 5, "a", "17"), (np.nan, np.nan, "a", "18"),
         (20, 1, "a", "18"), (np.nan, np.nan, "b", "587722981742084144"),
     )  # fmt: skip
-    assert known.find(*asked).tolist() == [0, -1, 0, 1, -1, 2]
+    assert known.find(*queries).tolist() == [0, -1, 0, 1, -1, 2]
     assert known.find(np.nan, np.nan, "a", np.array([18, 17, 3])).tolist() == [1, 0, -1]  # numbers, and one lineage
 
 
@@ -104,7 +98,7 @@ def test_what_catalogues_write_for_no_position_is_none(nowhere):
     assert groups([ra] * 3, [dec] * 3, "a", [1, 2, 1]).tolist() == [0, 1, 0]
 
 
-def test_a_hundred_thousand_rows_at_one_place_are_one_object():
+def test_many_rows_at_one_place_are_one_object():
     assert (groups(np.full(100_000, 5.0), np.full(100_000, 5.0), "", np.arange(100_000)) == 0).all()
 
 
@@ -130,23 +124,23 @@ def test_the_radius_is_the_coarsest_astrometry(tmp_path):
 def test_the_lineage_is_the_source_of_an_ingest(tmp_path):
     one = tiny_store(tmp_path / "a.zarr", 4, survey="sky")
     assert lineage_of(one) == "sky"  # it does not say where it is from
-    told = {}
+    lineages = {}
     for name, provenance in {
         "small": {"survey": "local", "path": "/a", "size": 32}, "large": {"survey": "local", "path": "/a", "size": 64},
         "other": {"survey": "local", "path": "/b"}, "sdss": {"survey": "sdss", "catalog": "/a"},
         "simulated": {"survey": "simulated", "seed": 1}, "strange": {"survey": 5},
     }.items():  # fmt: skip
         one.attrs["provenance"] = provenance
-        told[name] = lineage_of(one)
-    assert told["small"] == told["large"] and len(set(told.values())) == 5
-    assert told["simulated"] == "simulated" and told["strange"] == "sky"
+        lineages[name] = lineage_of(one)
+    assert lineages["small"] == lineages["large"] and len(set(lineages.values())) == 5
+    assert lineages["simulated"] == "simulated" and lineages["strange"] == "sky"
 
 
-def test_a_million_queries_take_seconds():
+def test_many_queries():
     rng = np.random.default_rng(0)
-    ra, dec = rng.uniform(0, 360, 1_000_000), np.degrees(np.arcsin(rng.uniform(-1, 1, 1_000_000)))
+    ra, dec = rng.uniform(0, 360, 200_000), np.degrees(np.arcsin(rng.uniform(-1, 1, 200_000)))
     known = identity.Objects(ra[:20_000], dec[:20_000], "a", np.arange(20_000))
-    found = known.find(ra, dec + 0.5 * ARCSEC, "b", np.arange(1_000_000) + 7)
+    found = known.find(ra, dec + 0.5 * ARCSEC, "b", np.arange(200_000) + 7)
     np.testing.assert_array_equal(found[:20_000], np.arange(20_000))
     assert (found[20_000:] >= 0).sum() < 5
 

@@ -9,29 +9,29 @@ import pandas as pd
 from PIL import Image
 
 from galscan.store.build import ingest_survey
+from galscan.store.layout import Store, open_store
 from galscan.store.manifest import _without_id, failed_rows, manifest, marker_path, outcomes, write_manifest
 from galscan.surveys.base import Flag
 from galscan.surveys.files.local import LocalSurvey
-from tests.store.test_build import Sky
 
 
-def test_reasons_are_kept(tmp_path: Path) -> None:
-    result = outcomes(ingest_survey(Sky(), tmp_path / "s.zarr", workers=1))
+def test_outcomes(sky_store: Store) -> None:
+    result = outcomes(sky_store)
     assert result["stored"] == 560 and result["unusable"] == {"no image": 70, "unreadable image": 70}
     assert result["no_coverage"] == result["failed"] == 70
     assert len(result["failures"]) == 70
     assert (17, str(2**60 + 17), int(Flag.UNREADABLE), "file 17 is truncated") in result["details"]
 
 
-def test_the_manifest_names_every_object_once(tmp_path: Path) -> None:
-    store = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1)
+def test_the_manifest_has_every_object_once(tmp_path: Path, sky_store: Store) -> None:
+    store = sky_store
     write_manifest(store, tmp_path / "m.parquet")
-    told = pd.read_parquet(tmp_path / "m.parquet")
-    assert told["id"].tolist() == store.column("id").tolist() and told["ra"].tolist() == store.column("ra").tolist()
-    assert told["outcome"].value_counts().to_dict() == {"stored": 560, "no_coverage": 70, "failed": 70}
-    assert told["reason"][17] == "file 17 is truncated" and told["reason"][3] == "outside the footprint"
-    assert (told["reason"] == "").equals(told["outcome"] == "stored")
-    pd.testing.assert_frame_equal(told, manifest(store), check_dtype=False)
+    table = pd.read_parquet(tmp_path / "m.parquet")
+    assert table["id"].tolist() == store.column("id").tolist() and table["ra"].tolist() == store.column("ra").tolist()
+    assert table["outcome"].value_counts().to_dict() == {"stored": 560, "no_coverage": 70, "failed": 70}
+    assert table["reason"][17] == "file 17 is truncated" and table["reason"][3] == "outside the footprint"
+    assert (table["reason"] == "").equals(table["outcome"] == "stored")
+    pd.testing.assert_frame_equal(table, manifest(store), check_dtype=False)
 
 
 def test_reasons_that_name_a_file_are_one_reason(tmp_path: Path) -> None:
@@ -45,9 +45,9 @@ def test_reasons_that_name_a_file_are_one_reason(tmp_path: Path) -> None:
     assert _without_id("HTTP 500 (2 tries)", "500") == "HTTP 500 (2 tries)"
 
 
-def test_stores_of_before_do_not_tell_what_is_final(tmp_path: Path) -> None:
-    store = ingest_survey(Sky(), tmp_path / "s.zarr", workers=1)
-    path = marker_path(tmp_path / "s.zarr", 0)
+def test_stores_of_version_0_1_have_no_final_outcomes(sky_copy: Path) -> None:
+    store = open_store(sky_copy)
+    path = marker_path(sky_copy, 0)
     marker = json.loads(path.read_text())
     assert len(failed_rows(marker)) == 25
     del marker["no_coverage"]

@@ -15,12 +15,13 @@ import zarr
 
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.store.build import ingest_survey
+from galscan.store.layout import Store
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from tests.store.test_build import Sky
 
 
-def test_processes_make_the_same_store(tmp_path: Path) -> None:
-    one = ingest_survey(Sky(), tmp_path / "one.zarr", workers=1)
+def test_processes_make_the_same_store(tmp_path: Path, sky_store: Store) -> None:
+    one = sky_store
     two = ingest_survey(Sky(), tmp_path / "two.zarr", workers=2)
     assert one.content_hash == two.content_hash
     np.testing.assert_array_equal(one.images(), two.images())

@@ -183,7 +183,7 @@ def test_hosts_are_in_the_batches_of_what_is_made_of_them_and_in_no_other(monkey
 
     def prediction(pixels, _):
         batches.append((pixels.amax((1, 2, 3)) ** 2 * 255).round().int().tolist())  # undoes `to_unit`
-        return pixels
+        return pixels, None
 
     monkeypatch.setattr(train, "rotate_flip_scale", prediction)
     real, made = of(10, 30), injected(40, 5, 8)
@@ -220,7 +220,7 @@ def compositions(monkeypatch, steps: int, *, synthetic: bool = True, seed: int =
 
     def prediction(pixels, _):
         counts.append(int((pixels.amax((1, 2, 3)) == 0).sum()))
-        return pixels
+        return pixels, None
 
     monkeypatch.setattr(train, "rotate_flip_scale", prediction)
     data = examples()

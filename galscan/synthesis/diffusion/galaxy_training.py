@@ -15,7 +15,7 @@ import torch
 from galscan.core import device as devices
 from galscan.core.progress import track
 from galscan.labels.settings import GeneratorSettings
-from galscan.models.augment import quarter_turns, resample
+from galscan.models.augment import quarter_turns, rotate_flip_scale
 from galscan.synthesis.diffusion.checkpoint import Checkpoint
 from galscan.synthesis.diffusion.galaxy_model import AUGMENTATION, Generator, GeneratorConfig, save_generator, shifted
 from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
@@ -81,7 +81,7 @@ def train_generator(
 
             rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
             x0 = generator.encode_images(images[rows].to(device))
-            turned, enlargement = resample(x0, random, scale=ENLARGEMENT, shift=0.0)
+            turned, enlargement = rotate_flip_scale(x0, random, scale=ENLARGEMENT, shift=0.0)
             changed = torch.rand(settings.batch, generator=random) < settings.augment
             x0 = torch.where(changed[:, None, None, None].to(device), turned, x0)
             x0 = quarter_turns(x0, random)

@@ -137,14 +137,14 @@ def test_just_those_that_are_resampled_are_said_to_be(tmp_path, monkeypatch):
 
 
 def test_the_enlargement_told_is_the_one_done(tmp_path, monkeypatch):
-    real, done = galaxy_training.resample, []
+    real, done = galaxy_training.rotate_flip_scale, []
 
     def spy(pixels, random, *, scale, shift):
         moved, enlargement = real(pixels, random, scale=scale, shift=shift)
         done.append(enlargement)
         return moved, enlargement
 
-    monkeypatch.setattr(galaxy_training, "resample", spy)
+    monkeypatch.setattr(galaxy_training, "rotate_flip_scale", spy)
     result, _ = watched(tmp_path, monkeypatch, augment=1.0)
     torch.testing.assert_close(result[:, 1], torch.cat(done) / ENLARGEMENT)
 
