@@ -135,11 +135,11 @@ def recipe_from_text(text: str, where: str = "recipe", schema: Schema | None = N
         recipe.generator.check_size(recipe.size)
     except InputError as error:
         raise InputError(f"recipe {where}: {error}") from None
+    if schema is not None and schema.name not in recipe.schemas:
+        raise InputError(f"recipe {where} has no rules for '{schema.name}' labels")
     for name in recipe.schemas if schema is None else [schema.name]:
         try:
             _check_rules(recipe.schemas[name], schema or _known_schema(name))
-        except KeyError:
-            raise InputError(f"recipe {where} has no rules for '{name}' labels") from None
         except InputError as error:
             raise InputError(f"recipe {where}, schemas.{name}: {error}") from None
     return recipe

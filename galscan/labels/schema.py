@@ -88,7 +88,7 @@ class Schema:
     min_reach: float = 0.0
     assumed_votes: float = 20.0
     """Votes on a question, if the catalog does not have their number (trees only)."""
-    text: str = field(default="", repr=False, compare=False)
+    text: str = field(default="", init=False, repr=False, compare=False)
     """The TOML source."""
     names: list[str] = field(init=False, repr=False)
 
@@ -188,10 +188,12 @@ def saved_schema(folder: Path, name: str) -> Schema:
 @lru_cache(maxsize=32)
 def _parsed(text: str, name: str) -> Schema:
     try:
-        return _checked(_schema({"text": text} | tomllib.loads(text)))
+        schema = _checked(_schema(tomllib.loads(text)))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"lacks the key {error}" if type(error) is KeyError else str(error)
         raise InputError(f"label schema {name}: {what}") from error
+    object.__setattr__(schema, "text", text)
+    return schema
 
 
 def _checked(schema: Schema) -> Schema:
