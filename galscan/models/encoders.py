@@ -103,14 +103,6 @@ class EncoderNet(Network):
         return hashlib.sha256((description + content_hash(self.encoder)).encode()).hexdigest()
 
 
-def check_encoder(name: str) -> None:
-    """Check that timm has an encoder of this name and that it can be used; nothing is downloaded.
-
-    Raises `NotFoundError` if there is no such folder or name; `InputError` if timm is not installed or does not work.
-    """
-    _find(name)
-
-
 def start_network(settings: ClassifierSettings, size: int, answers: int, targets: int) -> EncoderNet:
     """Return a network to train: the recipe's pretrained encoder with new heads.
 
@@ -155,25 +147,24 @@ def require_timm(name: str) -> Any:
     requirement = f"torchvision must be built for torch {torch.__version__}"
     try:
         import timm
-    except ModuleNotFoundError as error:
-        if error.name == "timm":
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "timm":
             raise InputError(
                 f"the encoder '{name:.60}' needs timm, which is not installed: pip install 'galscan[encoders]' "
                 f"({requirement}, from the same index as torch)"
             ) from None
-        import_error: Exception = error
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        import_error = error
-    else:
-        return timm
-    raise InputError(
-        f"the encoder '{name:.60}' needs timm, which cannot be imported ({_first_line(import_error)}): {requirement}; "
-        "from the same index as torch, pip install --force-reinstall --no-deps torchvision"
-    )
+        raise InputError(
+            f"the encoder '{name:.60}' needs timm, which cannot be imported ({_first_line(error)}): {requirement}; "
+            "from the same index as torch, pip install --force-reinstall --no-deps torchvision"
+        ) from error
+    return timm
 
 
-def _find(name: str) -> str:
-    """Return the timm name of the encoder that a recipe names."""
+def find_encoder(name: str) -> str:
+    """Return the timm name of the encoder that a recipe names, after checking that it exists; nothing is downloaded.
+
+    Raises `NotFoundError` if it does not; `InputError` if timm is not installed or does not work.
+    """
     timm = require_timm(name)
     if name.startswith(HUB):
         return name
@@ -199,7 +190,7 @@ def _find(name: str) -> str:
 
 @lru_cache(maxsize=1)  # all networks of an ensemble start from the same encoder
 def _pretrained(name: str, input_size: int, size: int) -> tuple[Architecture, nn.Module]:
-    timm, timm_name = require_timm(name), _find(name)
+    timm, timm_name = require_timm(name), find_encoder(name)
     failure, remedy = f"classifier.encoder = '{name}' cannot be loaded", ""
     if not timm_name.startswith(FOLDER):
         repository = (

@@ -155,9 +155,9 @@ def make_plan(
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
     if recipe.classifier.encoder:
-        from galscan.models.encoders import check_encoder
+        from galscan.models.encoders import find_encoder
 
-        check_encoder(recipe.classifier.encoder)
+        find_encoder(recipe.classifier.encoder)
     for scan in graded_scans:
         if scan.target not in (None, recipe.name):
             raise InputError(

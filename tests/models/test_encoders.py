@@ -16,7 +16,7 @@ import galscan
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.settings import ClassifierSettings
 from galscan.models import ensemble
-from galscan.models.encoders import build_network, check_encoder, start_network
+from galscan.models.encoders import build_network, find_encoder, start_network
 from galscan.models.network import Ensemble, to_unit
 from galscan.models.weights import load_network, save_network
 from galscan.store.build import ingest_survey
@@ -101,7 +101,7 @@ def refuse(monkeypatch, name: str, error: Exception) -> None:
 def test_without_a_timm_that_works_one_line_says_what_to_install(monkeypatch, error, said):
     refuse(monkeypatch, "timm", error)
     with pytest.raises(InputError, match=said) as told:
-        check_encoder("resnet18")
+        find_encoder("resnet18")
     assert "\n" not in str(told.value) and f"built for torch {torch.__version__}" in str(told.value)
 
 
@@ -258,10 +258,10 @@ def test_what_cannot_be_had_is_refused_in_one_line(folder, tmp_path):
         (f"local-dir:{tmp_path}", "no config.json"),
     ):
         with pytest.raises(NotFoundError, match=said) as error:
-            check_encoder(name)
+            find_encoder(name)
         assert "\n" not in str(error.value)
     for name in ("resnet18", "resnet18.a1_in1k", "hf-hub:mwalmsley/zoobot-encoder-convnext_nano"):
-        check_encoder(name)
+        find_encoder(name)
     path, _ = folder("test_resnet", "broken")
     (path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be loaded") as error:
