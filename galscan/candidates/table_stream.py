@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, first_line
 
 PIECE = 16_384  # rows held at a time; with four times as many, writing a VOTable takes 1.5 times the memory
 _BUFFER = 1 << 20  # bytes read ahead per column, so that a row group of a million rows is not held in memory
@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); remove it and run the command that wrote it again"
+            f"{path} is damaged ({first_line(error)}); remove it and run the command that wrote it again"
         ) from error
 
 

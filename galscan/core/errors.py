@@ -58,6 +58,11 @@ class Interrupted(GalscanError):
     code = "interrupted"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters; the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'? (known: ...)"`` for an unknown `name`, as the end of a message."""
     known = sorted(set(options))

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from torch import nn
 from torch.nn import functional as F
 
-from galscan.core.errors import InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError, first_line
 from galscan.core.files import read_json
 from galscan.labels.settings import ClassifierSettings
 from galscan.models.network import Network, content_hash
@@ -154,8 +154,8 @@ def require_timm(name: str) -> Any:
                 f"({requirement}, from the same index as torch)"
             ) from None
         raise InputError(
-            f"the encoder '{name:.60}' needs timm, which cannot be imported ({_first_line(error)}): {requirement}; "
-            "from the same index as torch, pip install --force-reinstall --no-deps torchvision"
+            f"the encoder '{name:.60}' needs timm, which cannot be imported ({first_line(error)}): "
+            f"{requirement}; from the same index as torch, pip install --force-reinstall --no-deps torchvision"
         ) from error
     return timm
 
@@ -244,9 +244,4 @@ def _as_input_error(failure: str, remedy: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # these errors share no base class
-        raise InputError(f"{failure} ({_first_line(error)}){remedy}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{lines[0] if lines else type(error).__name__:.160}".rstrip(".:")
+        raise InputError(f"{failure} ({first_line(error).rstrip('.:')}){remedy}") from error

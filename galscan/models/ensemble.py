@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, first_line
 from galscan.models.model import Model
 from galscan.models.weights import load_network
 
@@ -60,8 +60,7 @@ def embedding_size(model: Model) -> int:
         with safe_open(path, framework="np") as handle:
             return int(handle.get_slice("target.weight").get_shape()[1])
     except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
+        raise InputError(f"{path} is missing or damaged ({first_line(error)}); restore it, or train again") from error
 
 
 def check_encoders(models: Sequence[Model]) -> None:

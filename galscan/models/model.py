@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from galscan.core.errors import InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError, first_line
 from galscan.core.files import file_digest, read_json, read_text, write_json
 from galscan.core.home import is_name
 from galscan.core.old_names import renamed
@@ -152,8 +152,9 @@ class Model:
             table = pd.read_parquet(path)
             return table[SPLITS if {*SPLITS} <= {*table.columns} else _MINIMAL_SPLITS]
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path} is missing or damaged ({reason:.200}); restore it, or train again") from error
+            raise InputError(
+                f"{path} is missing or damaged ({first_line(error)}); restore it, or train again"
+            ) from error
 
     def objects(self, use: str | None = None, *, targets: bool = False, radius: float = 0.0) -> Objects:
         """Return the labelled objects, for matching.

@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, first_line
 from galscan.core.files import atomic_path
 from galscan.core.progress import track
 from galscan.models.compiled import compiled
@@ -315,7 +315,5 @@ def load_prefilter(path: Path) -> Prefilter:
         network.load_state_dict(state)
         return Prefilter(network.eval(), **settings)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} is not a readable prefilter ({reason:.200}); remove it and run the command again"
-        ) from error
+        problem = f"{path} is not a readable prefilter ({first_line(error)})"
+        raise InputError(f"{problem}; remove it and run the command again") from error

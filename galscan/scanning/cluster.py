@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galscan.core.concurrency import cores
-from galscan.core.errors import GalscanError, InputError, nearest
+from galscan.core.errors import GalscanError, InputError, first_line, nearest
 from galscan.core.version import __version__
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _cuda(workers: int | None) -> Iterator[Client]:
             )  # fmt: skip
         except Exception as error:  # pynvml and dask_cuda raise different errors if there is no GPU
             raise GalscanError(
-                f"--cluster cuda found no usable NVIDIA GPU ({type(error).__name__}: {_line(error)}); "
+                f"--cluster cuda found no usable NVIDIA GPU ({type(error).__name__}: {first_line(error)}); "
                 "check nvidia-smi, or use --cluster local"
             ) from error
         with _closing(cluster) as client:
@@ -196,7 +196,7 @@ def _slurm(jobs: int) -> Iterator[str]:
         cluster = SLURMCluster(job_script_prologue=environment, silence_logs=logging.CRITICAL)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"--cluster slurm: the configuration of dask-jobqueue is incomplete ({_line(error)}); write cores, memory "
+            f"--cluster slurm: the configuration of dask-jobqueue is incomplete ({first_line(error)}); write cores, memory "
             "and walltime into ~/.config/dask/jobqueue.yaml (deploy/slurm/jobqueue.yaml is an example)"
         ) from error
     with cluster:
@@ -217,7 +217,7 @@ def _kubernetes(name: str) -> Iterator[str]:
         cluster = KubeCluster.from_name(name, shutdown_on_close=False)
     except Exception as error:  # dask_kubernetes and its Kubernetes client raise errors of many classes
         raise InputError(
-            f"cannot connect to the Dask cluster '{name}' ({type(error).__name__}: {_line(error)}); check with: "
+            f"cannot connect to the Dask cluster '{name}' ({type(error).__name__}: {first_line(error)}); check with: "
             "kubectl get daskclusters"
         ) from error
     with cluster:
@@ -243,7 +243,7 @@ def _remote(address: str, paths: Sequence[Path | str]) -> Iterator[Client]:
         client = Client(**scheduler, timeout=TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler responds at {address} ({_line(error)}); check the address and that it is running"
+            f"no Dask scheduler responds at {address} ({first_line(error)}); check the address and that it is running"
         ) from error
     with client:
         try:
@@ -261,7 +261,7 @@ def _check_workers(client: Client, paths: list[str]) -> None:
     try:
         states = client.run(_worker_state, paths)
     except ImportError as error:
-        raise InputError(f"a worker cannot import galscan ({_line(error)}); install it there too") from error
+        raise InputError(f"a worker cannot import galscan ({first_line(error)}); install it there too") from error
     for worker, (version, missing) in sorted(states.items()):
         if version != __version__:
             raise InputError(
@@ -320,8 +320,3 @@ def _ignore_sigint() -> Any:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     return IgnoreSigint()
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

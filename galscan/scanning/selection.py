@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from galscan.core.errors import InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError, first_line
 from galscan.core.sky import check_cone, in_cone
 from galscan.labels.rules import parse_rule
 from galscan.store.layout import Store
@@ -123,7 +123,7 @@ def _read_moc(path: Path) -> str:
         moc = mocpy.MOC.load(path, format=kind)
         text = str(moc.to_string(format="ascii"))
     except Exception as error:  # mocpy passes on errors of many classes from its Rust core
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{path} is not a readable MOC ({reason:.200})") from error
     if moc.empty():
         raise InputError(f"{path} is an empty MOC; give one that covers some sky")

@@ -29,7 +29,7 @@ import pandas as pd
 import zarr
 from zarr.codecs import ZstdCodec
 
-from galscan.core.errors import InputError, NotFoundError, nearest
+from galscan.core.errors import InputError, NotFoundError, first_line, nearest
 from galscan.core.files import storage_errors
 
 # zarrs decodes in Rust, where it is installed; it supports neither object stores nor text arrays.
@@ -284,7 +284,7 @@ def _object_store(url: str) -> Any:
     try:
         return ObjectStore(from_url(url, **options), read_only=True)
     except Exception as error:  # exceptions of obstore and pyo3 share no base class
-        raise InputError(f"{url} is not a URL that can be read ({_first_line(error)})") from error
+        raise InputError(f"{url} is not a URL that can be read ({first_line(error)})") from error
 
 
 @contextmanager
@@ -296,12 +296,8 @@ def _remote_errors(path: Path | str) -> Iterator[None]:
         if not type(error).__module__.startswith("obstore"):
             raise
         raise ConnectionError(
-            f"{path} cannot be read ({_first_line(error)}); check its URL, the network and your access rights"
+            f"{path} cannot be read ({first_line(error)}); check its URL, the network and your access rights"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager

@@ -29,3 +29,8 @@ def test_nearest():
     assert errors.nearest("zzz", ["ring"]) == " (known: ring)"
     assert errors.nearest("x", []) == ""
     assert errors.nearest("zzz", [f"name{i:02}" for i in range(20)]).endswith("name11, ...)")
+
+
+def test_first_line():
+    assert errors.first_line(ValueError("\none\ntwo")) == "one" and errors.first_line(OSError()) == "OSError"
+    assert len(errors.first_line(ValueError("x" * 999))) == 200

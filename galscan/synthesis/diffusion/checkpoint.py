@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from galscan.core.errors import GalscanError, InputError
+from galscan.core.errors import GalscanError, InputError, first_line
 from galscan.core.files import atomic_path
 
 # Exceptions of truncated, damaged or foreign files.
@@ -132,7 +132,7 @@ class Checkpoint:
             self._resume()
         except UNREADABLE as error:
             raise InputError(
-                f"{self.path} is not a readable checkpoint of this training ({str(error).splitlines()[0]:.200}); "
+                f"{self.path} is not a readable checkpoint of this training ({first_line(error)}); "
                 "remove it and run the same command again to start over"
             ) from error
 

@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, first_line
 from galscan.core.files import atomic_path
 from galscan.labels.schema import Schema
 from galscan.synthesis.galaxies import MEASURED, SHAPE, pixel_statistics
@@ -283,7 +283,7 @@ def load_generator(path: Path) -> Generator:
         generator = Generator(config)
         generator.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{path} is not a readable generator of this version ({reason:.200}); train it again"
         ) from error

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, first_line
 from galscan.core.files import atomic_path
 from galscan.core.progress import track
 from galscan.synthesis.diffusion.checkpoint import UNREADABLE, Checkpoint
@@ -302,7 +302,7 @@ def load_maps_model(path: Path) -> MapFlow:
         if not all(bool(v.isfinite().all()) for v in state.values()):
             raise ValueError("weights are not finite")
     except (*UNREADABLE, ArithmeticError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{path} is not a readable diffusion model of maps of this version ({reason:.200}); train it again with "
             "galscan train-generator --kind maps"

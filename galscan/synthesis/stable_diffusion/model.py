@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.errors import InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError, first_line
 from galscan.core.files import atomic_path, read_json, write_json, write_text
 from galscan.labels.schema import Schema, save_schema, saved_schema
 from galscan.synthesis.stable_diffusion.captions import captions, parse, wording
@@ -270,7 +270,7 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
     except InputError:
         raise
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{folder} is damaged ({str(error).splitlines()[0]:.200}); train it again") from error
+        raise InputError(f"{folder} is damaged ({first_line(error)}); train it again") from error
     if wording(schema) != config.wording:
         raise InputError(
             f"{folder} was trained with other phrases than those of the label schema '{config.schema}' now; restore "
@@ -298,7 +298,7 @@ def open_pipeline(folder: Path) -> Pipeline:
         _check_weights(folder, pipeline)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{folder} is not a readable Stable Diffusion model ({str(error).strip().splitlines()[0]:.200}); it must "
+            f"{folder} is not a readable Stable Diffusion model ({first_line(error)}); it must "
             "hold model_index.json and the weights as .safetensors"
         ) from error
     return pipeline
@@ -346,7 +346,7 @@ def find_start(start: str) -> Path:
         try:
             return Path(StableDiffusionPipeline.download(start, use_safetensors=True, local_files_only=local))
         except Exception as error:  # errors of the hub client, its HTTP client and diffusers have no common base class
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
     raise NotFoundError(
         f"generator.start = '{start}' is neither a folder nor available from the hub ({reason:.90}...); {remedy}"
     )
