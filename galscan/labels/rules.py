@@ -216,13 +216,14 @@ def _check_value(node: ast.expr, text: str) -> None:
     elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         _check_value(node.left, text)
         _check_value(node.right, text)
-    elif not (
-        isinstance(node, ast.Name)
-        or (isinstance(node, ast.Constant) and type(node.value) in (int, float) and math.isfinite(node.value))
-    ):
+    elif not isinstance(node, ast.Name) and not (isinstance(node, ast.Constant) and _is_number(node.value)):
         raise InputError(
             f"rule {text!r}: {ast.unparse(node)!r} is not allowed; use labels, numbers, + - * / and parentheses"
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _logic(node: Any, columns: Mapping[str, np.ndarray]) -> Pair:

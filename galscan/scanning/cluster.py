@@ -196,8 +196,8 @@ def _slurm(jobs: int) -> Iterator[str]:
         cluster = SLURMCluster(job_script_prologue=environment, silence_logs=logging.CRITICAL)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"--cluster slurm: the configuration of dask-jobqueue is incomplete ({first_line(error)}); write cores, memory "
-            "and walltime into ~/.config/dask/jobqueue.yaml (deploy/slurm/jobqueue.yaml is an example)"
+            f"--cluster slurm: the configuration of dask-jobqueue is incomplete ({first_line(error)}); write cores, "
+            "memory and walltime into ~/.config/dask/jobqueue.yaml (deploy/slurm/jobqueue.yaml is an example)"
         ) from error
     with cluster:
         cluster.scale(jobs=jobs)
