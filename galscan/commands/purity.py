@@ -17,7 +17,7 @@ from galscan.candidates.export import tables
 from galscan.candidates.table_stream import TableStream, from_parquet
 from galscan.core import files
 from galscan.core.errors import InputError
-from galscan.core.memory import release
+from galscan.reports.memory import release
 from galscan.scanning.run import Run, open_single_target
 from galscan.stats import graded
 from galscan.stats import purity as purities

@@ -15,9 +15,9 @@ from galscan.candidates.table_stream import from_parquet
 from galscan.core import thumbnails
 from galscan.core.errors import GalscanError, InputError, NotFoundError
 from galscan.core.files import read_json, write_text
-from galscan.core.memory import release
 from galscan.models.model import Model, open_model
 from galscan.reports import plots, plots_sky, scan_facts
+from galscan.reports.memory import release
 from galscan.reports.page import count, interval, render
 from galscan.scanning import quantised
 from galscan.scanning.run import tables

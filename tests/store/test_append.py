@@ -229,8 +229,8 @@ def test_killed_after_each_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             pass
         state = layout.open_store(out)
         assert state.content_hash == old.content_hash and survey.requested == ([] if moves else list(range(300, 600)))
-        for name, values in contents(state).items():
-            np.testing.assert_array_equal(values, old_contents[name], err_msg=f"{name} after {moves} moves")
+        for name in ("images", "id", "flags"):
+            np.testing.assert_array_equal(state.column(name), old_contents[name], err_msg=f"{name} after {moves} moves")
         pd.testing.assert_frame_equal(manifest(state), old_manifest)
     assert moves > 8 and survey.requested == []
     same(store, expected)

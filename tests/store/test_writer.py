@@ -37,9 +37,9 @@ def test_the_hash_sees_labels_flags_and_ids(tmp_path: Path) -> None:
         def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
             return (Failed("", Flag.BLANK) if isinstance(o, NoCoverage) else o for o in super().cutouts(start, stop))
 
-    surveys = [Sky(), Reflagged()]
+    surveys = [Sky(100), Reflagged(100)]
     for column in ("efigi/dust", "truth/rare", "ra"):
-        surveys.append(Relabelled())
+        surveys.append(Relabelled(100))
         surveys[-1].changed = column  # type: ignore[attr-defined]
     hashes = {ingest_survey(s, tmp_path / f"{n}.zarr", workers=1).content_hash for n, s in enumerate(surveys)}
     assert len(hashes) == len(surveys)

@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from galscan.core.memory import MIN_ROWS, release
+from galscan.reports.memory import MIN_ROWS, release
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is told to give memory back")
