@@ -106,7 +106,7 @@ def write_run(path: Path, frame: pd.DataFrame | None = None, **changes: Any) -> 
 
 
 def scanned_run(place: Path) -> Path:
-    """Write a run of 600 objects in two parts: 40 candidates, 60 discarded by the first look, 9 quarantined.
+    """Write a run of 600 objects in two parts: 40 candidates, 60 rejected by the prefilter, 9 quarantined.
 
     Rows 0 to 39 of the store are the candidates in order; 540 to 599 were discarded, but for the last 9.
     """
@@ -114,7 +114,7 @@ def scanned_run(place: Path) -> Path:
     frame = pd.DataFrame({name: store.column(name) for name in ("id", "ra", "dec", "flags")})
     frame = frame.assign(index=np.arange(600), store="sky", score=np.linspace(4, -4, 600).astype(np.float32))
     frame["first_look"] = np.where(frame["index"] >= 540, -5.0, 1.0).astype(np.float32)
-    frame["stage"] = np.where(frame["index"] >= 540, "first look", "full")
+    frame["stage"] = np.where(frame["index"] >= 540, "prefilter", "full")
     frame.loc[frame["index"] >= 540, "score"] = np.nan
     unusable = frame["flags"] > 0
     model = tiny_bundle(place / "model")

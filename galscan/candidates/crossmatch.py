@@ -33,7 +33,7 @@ from galscan.scanning.run import astrometry, is_similarity_list, lineages
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
 NOT_ASKED = "not asked: "  # in known_ref, prefix of the services without a response
 FATES = CANDIDATE, BELOW, DISCARDED, QUARANTINED, ELSEWHERE = (
-    "candidate", "scored below the list", "discarded by the first look", "quarantined", "not scanned"
+    "candidate", "scored below the list", "rejected by the prefilter", "quarantined", "not scanned"
 )  # fmt: skip
 _CONFIDENCE = 0.95
 IDENTITY_COLUMNS = ["store", "id", "ra", "dec"]  # columns that identify an object of a scan

@@ -22,7 +22,6 @@ from galscan.core.errors import InputError, nearest
 from galscan.core.files import atomic_path, digest, write_json
 from galscan.core.staging import finished, publish, staging_folder
 from galscan.stats.metrics import WorkingPoint
-from galscan.surveys.resampling import pixels_text
 from galscan.training.ablation import arms as ablations
 from galscan.training.ablation.arms import ARMS, REAL_ONLY, REFERENCE, VARIANTS, Repeat
 from galscan.training.plan import Plan, make_plan
@@ -46,12 +45,10 @@ class Ablation:
     point: WorkingPoint
     survey_size: int
     members: int
-    common: int
-    """Number of galaxies without labels, or 0 where they are too few for a common stage."""
+    common: int  # galaxies without labels, or 0 where they are too few for a common stage
     out: Path
     request: dict[str, Any]
-    workers: int
-    """Number of repeats run in parallel; 0: the number of cores."""
+    workers: int  # repeats run in parallel; 0: as many as cores
 
     @property
     def synthetic(self) -> bool:
@@ -65,19 +62,12 @@ class Ablation:
     @property
     def generator_steps(self) -> tuple[int, int]:
         """Training steps of the common stage and of each repeat."""
-        from galscan.training.ablation.experiment import generator_settings
-
-        steps = generator_settings(self.plan.recipe).steps
+        steps = ablations.generator_settings(self.plan.recipe).steps
         return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
 
     def describe(self) -> str:
-        """Return the plan as text."""
         r, (common_steps, repeat_steps) = self.plan.recipe, self.generator_steps
-        rows = [f"target       {r.name}: {r.title}"]
-        rows += [
-            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})"
-            for s in self.plan.stores
-        ]
+        rows = self.plan.inputs()
         for repeat in self.repeats:
             counts = [
                 f"{side} {c['positives']:,} positive, {c['negatives']:,} negative" for side, c in repeat.counts.items()
@@ -89,20 +79,13 @@ class Ablation:
             f"{r.classifier.batch} each" + (f", on {r.classifier.network}" if r.classifier.encoder else "")
         ]
         if self.generated:
-            first = (
-                f"{common_steps:,} steps on {self.common:,} galaxies without labels, once; then "
-                if common_steps
-                else ""
-            )
-            rows += [
-                f"generator    {first}{repeat_steps:,} steps per repeat"
-                + ("" if common_steps else f" from the start weights: fewer than {MIN_COMMON} "
-                   "galaxies without labels, so no common stage"),
-            ]  # fmt: skip
+            first = f"{common_steps:,} steps on {self.common:,} galaxies without labels, once; then "
+            rest = f" from the start weights: fewer than {MIN_COMMON} galaxies without labels, so no common stage"
+            steps = f"{repeat_steps:,} steps per repeat"
+            rows += [f"generator    {first + steps if common_steps else steps + rest}"]
         if self.synthetic:
-            from galscan.training.ablation.experiment import image_settings
-
-            rows += [f"synthetic    {image_settings(r).summary(self.plan.rules, whole=self.generated)} per repeat"]
+            images = ablations.image_settings(r).summary(self.plan.rules, whole=self.generated)
+            rows += [f"synthetic    {images} per repeat"]
         rows += [f"survey       {self.survey_size:,} objects, prevalence {self.point.prevalence:.3g}"]
         return "\n".join([*rows, f"output       {self.out}"])
 
@@ -167,8 +150,8 @@ def ablate(
     members : int
         Number of networks per arm and repeat; their mean score is used.
     workers : int, optional
-        Repeats run in parallel, each in a process with one thread, so that results do not depend on `workers`:
-        networks this small gain little from a second core. Default, or 0: the number of cores; one on CUDA.
+        Repeats run in parallel, each in a process with one thread, so that results do not depend on `workers`.
+        Default, or 0: the number of cores; one on CUDA.
     seed : int
         Seed of everything random; the seeds of the repeats are counted from it.
     overwrite : bool
@@ -200,20 +183,20 @@ def ablate(
     plan = make_plan(target, survey, store, out, None, True, seed)
     chosen, method = _arms(arms, method, plan)
     objects = ablations.labelled_objects(plan.table, plan.schema.names)
-    repeats = ablations.make_repeats(
-        objects, seeds=seeds, folds=folds, positives=positives, negatives=negatives, max_test=max_test, seed=seed,
-        reserved=reserved,
-    )  # fmt: skip
+    division = {
+        "seeds": seeds, "folds": folds, "positives": positives, "negatives": negatives, "max_test": max_test,
+        "seed": seed, "reserved": reserved,
+    }  # fmt: skip
+    repeats = ablations.make_repeats(objects, **division)
     unlabelled = int((~plan.table["object"].isin(objects.index)).sum())
     point = WorkingPoint(
         prevalence if prevalence is not None else float((objects == 1).sum() / objects.notna().sum()),
         purity, completeness,
     )  # fmt: skip
-    request = {
-        "recipe": plan.recipe.hash, "stores": [[s.name, s.content_hash] for s in plan.stores], "seeds": seeds,
-        "folds": folds, "positives": positives, "negatives": negatives, "reserved": reserved,
-        "max_test": max_test, "seed": seed, "point": point._asdict(), "arms": list(chosen), "method": method,
-        "survey_size": survey_size, "members": members,
+    request = division | {
+        "recipe": plan.recipe.hash, "stores": [[s.name, s.content_hash] for s in plan.stores],
+        "point": point._asdict(), "arms": list(chosen), "method": method, "survey_size": survey_size,
+        "members": members,
     }  # fmt: skip
     ablation = Ablation(
         plan, repeats, chosen, method, point, survey_size, members, unlabelled if unlabelled >= MIN_COMMON else 0,
@@ -249,15 +232,11 @@ def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[st
         if ARMS[name].injected and not injects:
             raise InputError(f"arm '{name}': the recipe has no 'inject' rule for {plan.schema.name} labels; add one")
     if method in REAL_ONLY:
-        raise InputError(
-            f"--method {method} is real-only; choose one of {', '.join(n for n in ARMS if n not in REAL_ONLY)}"
-        )
+        possible = ", ".join(name for name in ARMS if name not in REAL_ONLY)
+        raise InputError(f"--method {method} is real-only; choose one of {possible}")
     default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
-    wanted = {
-        *(arms or default),
-        method,
-        REFERENCE,
-    }  # the method needs synthetic galaxies, and these a reference classifier
+    # The method needs synthetic galaxies, and these a reference classifier.
+    wanted = {*(arms or default), method, REFERENCE}
     return tuple(name for name in ARMS if name in wanted), method
 
 
@@ -279,10 +258,8 @@ def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     if workers > 1:
         run_in_processes(_run_repeat, pending, workers, remedy=f"--workers {workers // 2}")
     with devices.one_thread():  # as in the worker processes
-        scored, counts = (
-            [repetition.scored() for repetition in repetitions],
-            [repetition.counts() for repetition in repetitions],
-        )
+        scored = [repetition.scored() for repetition in repetitions]
+    counts = [repetition.counts() for repetition in repetitions]
     result = ablations.evaluate(
         scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
     ) | {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from galscan.commands.scan import scan
-from galscan.commands.train_rare import TRAINING_SETS, train_rare
+from galscan.commands.train_rare import train_rare
 from galscan.core.files import write_json
 from galscan.core.old_names import existing
 from galscan.labels.recipe import load_recipe
@@ -92,7 +92,7 @@ def _scores(model: Model, store: Store) -> dict[str, np.ndarray]:
     from galscan.models.weights import load_network
 
     networks = {}
-    for name, training_set in zip(("real_only", "synthetic"), TRAINING_SETS, strict=True):
+    for name, training_set in zip(("real_only", "synthetic"), DELIVERED, strict=True):
         first = existing(model.path / f"{training_set}-0.safetensors")
         if training_set == model.metrics["chosen"]:
             networks[name] = load_networks(model)

@@ -151,7 +151,7 @@ def scan(
             with clusters.connect(cluster, workers, paths=shared) as client:
                 timer.end("prepare")
                 prefilters = _prefilters(plan, client) if plan.cascade or plan.int8 else []
-                timer.end("first look")
+                timer.end("prefilter")
                 progress = engine.run_scan(plan, client, pending, prefilters, stop)
                 timer.end("scan")
         known = [find_known(plan, opened) for opened in models]

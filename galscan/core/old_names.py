@@ -7,6 +7,7 @@ from typing import Any
 
 OLD_FILES = {
     "synthetic.zarr": "dreams.zarr", "synthetic.png": "dreams.png", "real_plus_synthetic": "real_plus_dreamt",
+    "prefilter.": "first-look.",  # .safetensors, .xml
 }  # fmt: skip
 NEW_KEYS = {
     "dreamt": "synthetic", "dreams": "synthetic", "real_plus_dreamt": "real_plus_synthetic", "drawn": "generated",

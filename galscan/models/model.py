@@ -2,7 +2,7 @@
 
     model.json               target, schema, size, calibration, metrics, hashes, versions
     recipe.toml              the recipe as it was used
-    classifier-<k>.safetensors, first-look.safetensors (prefilter), generator.safetensors
+    classifier-<k>.safetensors, prefilter.safetensors, generator.safetensors
     encoder-<hash>.safetensors                 a frozen encoder shared by the networks
     splits.parquet           name, position, split or fold, and target of every labelled object
     schema.toml              of a label schema that is not shipped with galscan
@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from galscan.core.errors import InputError, NotFoundError, first_line
 from galscan.core.files import file_digest, read_json, read_text, write_json
 from galscan.core.home import is_name
-from galscan.core.old_names import renamed
+from galscan.core.old_names import existing, renamed
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.labels.schema import SCHEMA, Schema, save_schema, saved_schema
 from galscan.models import roles
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from galscan.models.network import Network
 
 FORMAT = 1
-PREFILTER_FILE = "first-look.safetensors"  # its name since version 0.1
+PREFILTER_FILE = "prefilter.safetensors"
 MODELS_INDEX = "models.json"  # index of a folder with the models of several targets, trained jointly
 
 
@@ -126,7 +126,7 @@ class Model:
         InputError
             If it is not the file the model was written with.
         """
-        sha, path = self.info.get("first_look"), self.path / PREFILTER_FILE
+        sha, path = self.info.get("first_look"), existing(self.path / PREFILTER_FILE)
         if sha is not None and not (path.is_file() and file_digest(path) == sha):
             raise InputError(f"{path} is not the file the model was written with; restore it or train again")
         return path if sha is not None else None

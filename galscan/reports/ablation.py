@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from galscan.core.errors import NotFoundError
 from galscan.core.files import read_json, write_text
 from galscan.reports import plots_ablation
 from galscan.reports.page import duration, render
@@ -13,16 +12,8 @@ from galscan.training.ablation import arms
 
 
 def write_ablation_report(path: str | Path) -> Path:
-    """Write ``report.html`` and ``curves.png`` into the folder of an ablation.
-
-    Raises
-    ------
-    NotFoundError
-        If the folder has no ablation.json.
-    """
+    """Write ``report.html`` and ``curves.png`` into the folder of an ablation."""
     path = Path(path)
-    if not (path / "ablation.json").is_file():
-        raise NotFoundError(f"{path} is not an ablation; make one with: galscan ablate")
     result = read_json(path / "ablation.json")
     plots_ablation.write_curves(result, path / "curves.png")
     point, repeats = result["point"], result["repeats"]

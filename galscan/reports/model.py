@@ -17,42 +17,24 @@ from galscan.stats import crossfit
 
 
 def write_model_report(model: str | Path) -> Path:
-    """Write ``report.html`` into a model folder.
-
-    Raises
-    ------
-    NotFoundError
-        If `model` does not exist.
-    InputError
-        If it cannot be read.
-    """
+    """Write ``report.html`` into a model folder."""
     opened = open_model(model)
     info, metrics = opened.info, opened.metrics
     path, test, crossfitted = opened.path, metrics.get("test") or {}, metrics.get("crossfit")
-    sheet = existing(path / "synthetic.png")
-    rows, names = [], {"real_only": "real galaxies only", "real_plus_synthetic": "real and synthetic galaxies"}
-    for key, name in names.items():
-        if entry := metrics.get(key):
-            rows.append(
-                {
-                    "name": name,
-                    "value": number(entry.get("ap_mean")),
-                    "chosen": metrics.get("chosen") == key,
-                    "interval": f"{number(entry.get('ap_lo'))} to {number(entry.get('ap_hi'))}",
-                    "each": "  ".join(number(ap) for ap in entry.get("ap", [])),
-                }
-            )
-    gain = metrics.get("gain")
+    sheet, gain = existing(path / "synthetic.png"), metrics.get("gain")
+    names = {"real_only": "real galaxies only", "real_plus_synthetic": "real and synthetic galaxies"}
+    rows = [
+        {
+            "name": name, "value": number(entry.get("ap_mean")), "chosen": metrics.get("chosen") == key,
+            "interval": f"{number(entry.get('ap_lo'))} to {number(entry.get('ap_hi'))}",
+            "each": "  ".join(number(ap) for ap in entry.get("ap", [])),
+        }
+        for key, name in names.items() if (entry := metrics.get(key))
+    ]  # fmt: skip
     if gain:
-        rows.append(
-            {
-                "name": "gain by synthetic galaxies",
-                "value": number(gain.get("mean"), sign=True),
-                "chosen": False,
-                "each": "",
-                "interval": f"{number(gain.get('lo'), sign=True)} to {number(gain.get('hi'), sign=True)}",
-            }
-        )
+        mean, low, high = (number(gain.get(key), sign=True) for key in ("mean", "lo", "hi"))
+        gain_row = {"name": "gain by synthetic galaxies", "value": mean, "interval": f"{low} to {high}"}
+        rows.append(gain_row | {"chosen": False, "each": ""})
     test_text = ""
     if test:
         test_text = (
@@ -120,13 +102,9 @@ def _model_sentence(metrics: Mapping[str, Any], gain: Mapping[str, float] | None
     if not gain or gain.get("mean") is None:
         return head + ("; trained on real galaxies only." if chosen else ".")
     low, high = gain.get("lo", -math.inf), gain.get("hi", math.inf)
-    effect = (
-        "synthetic galaxies improve it"
-        if low > 0
-        else "synthetic galaxies reduce it"
-        if high < 0
-        else "the effect of synthetic galaxies is not significant"
-    )
+    effect = "the effect of synthetic galaxies is not significant"
+    if low > 0 or high < 0:
+        effect = f"synthetic galaxies {'improve' if low > 0 else 'reduce'} it"
     mean, low_text, high_text = (number(value, sign=True) for value in (gain["mean"], low, high))
     return f"{head}; {effect} ({mean}, {low_text} to {high_text})."
 
@@ -155,28 +133,24 @@ def _morphology(metrics: Mapping[str, Any] | None, names: Mapping[str, str]) -> 
     results = {key: entry for key in names if (entry := (metrics or {}).get(key))}
     if not results:
         return None
-    first = next(iter(results.values()))
-    if "questions" not in first:
-        measures, groups = {"error": "mean error"}, [("", first["answers"])]
-        answers = {key: entry["answers"] for key, entry in results.items()}
-    else:
-        measures = {"completeness": "completeness", "purity": "purity"}
-        groups = [(_question(q), q["answers"]) for q in first["questions"]]
-        answers = {key: [a for q in entry["questions"] for a in q["answers"]] for key, entry in results.items()}
-    by_name = {key: {a["name"]: a for a in each} for key, each in answers.items()}
+    questions = [entry.get("questions", [{"answers": entry.get("answers")}]) for entry in results.values()]
+    votes = "id" in questions[0][0]
+    measures = {"completeness": "completeness", "purity": "purity"} if votes else {"error": "mean error"}
+    by_name = [{a["name"]: a for question in entry for a in question["answers"]} for entry in questions]
+
+    def cells(name: str) -> list[str]:
+        return [number(answers[name][measure]) for answers in by_name for measure in measures]
+
     return {
         "heads": [f"{title}, {names[key]}" for key in results for title in measures.values()],
         "groups": [
             (
-                title,
-                [
-                    (a["title"], count(a["n"]), [number(by_name[k][a["name"]][m]) for k in results for m in measures])
-                    for a in group
-                ],
+                _question(question) if votes else "",
+                [(a["title"], count(a["n"]), cells(a["name"])) for a in question["answers"]],
             )
-            for title, group in groups
+            for question in questions[0]
         ],
-        "votes": "questions" in first,
+        "votes": votes,
     }
 
 

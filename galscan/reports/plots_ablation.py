@@ -44,21 +44,16 @@ def _curve_figure(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _curve_caption(result: Mapping[str, Any]) -> str:
-    best, prevalence = result["best_baseline"]["ap"], result["point"]["prevalence"]
-    return (
-        f"Purity against completeness of each arm at a prevalence of {prevalence:.3g}: line, the mean over "
-        f"{len(result['repeats'])} repeats; band, their range. Blue arms are trained on "
-        f"synthetic galaxies as well, orange ones on real ones only; dashed, '{best}', the best "
-        "baseline. Beside each name, its average precision."
-    )
-
-
 @styled
 def curves(result: Mapping[str, Any]) -> Plot:
     """Draw purity against completeness, one panel per arm, with the range over repeats."""
-    caption = _curve_caption(result)
-    return as_plot(_curve_figure(result), caption.split(":")[0], caption)
+    alt = f"Purity against completeness of each arm at a prevalence of {result['point']['prevalence']:.3g}"
+    caption = (
+        f"{alt}: line, the mean over {len(result['repeats'])} repeats; band, their range. Blue arms are trained on "
+        f"synthetic galaxies as well, orange ones on real ones only; dashed, '{result['best_baseline']['ap']}', the "
+        "best baseline. Beside each name, its average precision."
+    )
+    return as_plot(_curve_figure(result), alt, caption)
 
 
 def write_curves(result: Mapping[str, Any], path: Path) -> None:
@@ -89,8 +84,9 @@ def gains(result: Mapping[str, Any], metric: str, title: str) -> Plot | None:
             continue
         y = np.array([y for y, _ in points]) + shift
         value = 100 * np.array([g["gain"] for _, g in points])
-        low = 100 * np.array([g["lo"] if g["lo"] is not None else g["gain"] for _, g in points])
-        high = 100 * np.array([g["hi"] if g["hi"] is not None else g["gain"] for _, g in points])
+        low, high = (
+            100 * np.array([g["gain"] if g[end] is None else g[end] for _, g in points]) for end in ("lo", "hi")
+        )
         axes.hlines(y, low, high, color=colour, linewidth=1.6)
         axes.plot(value, y, "o", color=colour, markersize=5, label=legend)
         axes.plot(value[open_ := [g["hi"] is None for _, g in points]], y[open_], ">", color=colour, markersize=9)

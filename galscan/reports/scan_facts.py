@@ -238,7 +238,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def timing(run: Path, info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the duration of each phase, the rate and the workers, as far as run.json and the ledger record them."""
-    phases = {"first look": "prefilter"}
+    phases = {"first look": "prefilter"}  # name in version 0.1
     entries = [("total", duration(info.get("wall_s")))]
     entries += [(phases.get(phase, phase), duration(seconds)) for phase, seconds in (info.get("seconds") or {}).items()]
     if rate := info.get("images_per_s"):

@@ -149,8 +149,9 @@ class _Ranking:
         unknown = np.isnan(labels)
         self.labels = [self.labels[0] + int((~unknown).sum()), self.labels[1] + int((labels == 1).sum())]
         self.histogram += ScoreHistogram.of(score[(stage == FULL) & unknown])
-        self.discarded_histogram += ScoreHistogram.of(score[(stage == RESCORED) & unknown])
-        self.rescored.append(score[stage == RESCORED])
+        rescored = np.isin(stage, [RESCORED, "audit"])  # its name in version 0.1
+        self.discarded_histogram += ScoreHistogram.of(score[rescored & unknown])
+        self.rescored.append(score[rescored])
         self.discarded += int((stage != FULL).sum())
         self.discarded_unknown += int(((stage != FULL) & unknown).sum())
         self.scored += len(score)

@@ -29,9 +29,9 @@ from galscan.store.layout import Store
 # Why a whole partition is quarantined. Remedies: more memory for the workers, or a repaired store.
 FATAL, SILENT = "part kills its worker", "part never ends"
 # The networks converted to OpenVINO for CPUs.
-NETWORK, PREFILTER_NETWORK = "network.xml", "first-look.xml"
+NETWORK, PREFILTER_NETWORK = "network.xml", "prefilter.xml"
 # The last cascade stage of an object. Discarded objects have no score, but for a random 1 % that are scored in full.
-STAGES = FULL, RESCORED, DISCARDED, DISCARDED8 = ("full", "audit", "first look", "int8")
+STAGES = FULL, RESCORED, DISCARDED, DISCARDED8 = ("full", "rescored", "prefilter", "int8")
 RESCORED_FRACTION = 0.01
 EMBEDDING = "embedding"  # the column of embeddings: half precision, little-endian
 # Keys in the Parquet schema's metadata: fingerprint of the scan, and number of selected objects of the partition.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from galscan.core import progress
+from galscan.core.old_names import existing
 from galscan.models.model import PREFILTER_FILE
 from galscan.scanning import quantised
 from galscan.scanning.engine import load_on_workers, window
@@ -95,8 +96,8 @@ def prefilters(plan: Plan, client: Client) -> list[Path]:
     """
     from galscan.models.prefilter import PAYS, load_prefilter, save_prefilter, set_threshold
 
-    paths = [plan.folder(target) / PREFILTER_FILE for target in plan.targets] if plan.cascade else []
-    trained = [Path(model.path) / PREFILTER_FILE for model in plan.models] if plan.cascade else []
+    paths = [existing(plan.folder(target) / PREFILTER_FILE) for target in plan.targets] if plan.cascade else []
+    trained = [existing(Path(model.path) / PREFILTER_FILE) for model in plan.models] if plan.cascade else []
     undecided = plan.int8 and quantised.read_decision(plan.out) is None
     if all(path.is_file() for path in paths) and not undecided:
         return paths

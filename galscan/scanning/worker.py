@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from galscan.core.errors import GalscanError
+from galscan.core.old_names import existing
 from galscan.scanning import quantised
 from galscan.scanning.partitions import (
     DISCARDED,
@@ -219,7 +220,7 @@ def _loaded_prefilter(
     from galscan.models.prefilter import load_prefilter, load_prefilter_scorer
 
     prefilters = [load_prefilter(Path(path)) for path in paths]
-    network = Path(converted, PREFILTER_NETWORK) if converted else None
+    network = existing(Path(converted, PREFILTER_NETWORK)) if converted else None
     scorer = load_prefilter_scorer(prefilters, device, precision, network)
     return scorer, np.array([prefilter.cut for prefilter in prefilters], np.float32)
 

@@ -17,10 +17,10 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.labels.columns import votes_column
+from galscan.labels.recipe import Recipe
 from galscan.labels.rules import parse_rule, target_mask
 from galscan.labels.schema import Schema
 from galscan.labels.settings import GeneratorSettings, LabelRules, Split, StableDiffusionSettings
-from galscan.models.roles import one_row_per_object
 from galscan.store import identity
 from galscan.store.layout import Store
 from galscan.surveys.base import UNUSABLE
@@ -29,7 +29,6 @@ from galscan.synthesis.galaxies import MEASURED, GalaxySet, measure
 from galscan.training.split import held_out, split_objects
 
 MAX_UNLABELLED = 20_000  # unlabelled galaxies for training a generator; more hardly improve it
-HELD_OUT = ("calibration", "test")
 MIN_POSITIVES = 6  # two in each of training, calibration and test: with fewer, results are meaningless
 
 
@@ -52,14 +51,6 @@ class Galaxies:
     images: np.ndarray
     table: pd.DataFrame
     labels: pd.DataFrame
-
-    def rows(self, split: str) -> np.ndarray:
-        """Return the row numbers of one split, including ambiguous galaxies.
-
-        Calibration and test have one row per object (`one_row_per_object`), training one from each store.
-        """
-        rows = (self.table["split"] == split).to_numpy()
-        return np.flatnonzero(rows & one_row_per_object(self.table) if split in HELD_OUT else rows)
 
     def not_held_out(self, member: int = 0, unused: Collection[str] = ()) -> np.ndarray:
         """Return the row numbers usable to train a network and to make synthetic galaxies: all except `held_out`.
@@ -90,12 +81,8 @@ class Galaxies:
         if 0 < rare.sum() < len(rare):
             minimum = settings.rare_share / (1 - settings.rare_share) * weight[~rare].sum() / rare.sum()
             weight[rare] = np.maximum(weight[rare], minimum)
-        return GalaxySet(
-            self.images[keep],
-            self.conditions(keep).to_numpy(np.float32),
-            self.table["survey"].to_numpy()[keep],
-            weight,
-        )
+        conditions, survey = self.conditions(keep).to_numpy(np.float32), self.table["survey"].to_numpy()[keep]
+        return GalaxySet(self.images[keep], conditions, survey, weight)
 
 
 def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd.DataFrame:
@@ -108,11 +95,6 @@ def read_table(stores: Sequence[Store], schema: Schema, rules: LabelRules) -> pd
         (arcsec on a side), target (1, 0, NaN), labelled (bool: any answer is known; ambiguous if it has no target),
         object (text, the same for all rows of an object: its id if that is unique), one column per answer of `schema`
         and, for a tree, one per question with the number of votes (`votes_of`), NaN = unknown.
-
-    Raises
-    ------
-    InputError
-        If an object satisfies the positive and the negative rule.
     """
     tables = []
     for number, store in enumerate(stores):
@@ -141,13 +123,7 @@ def votes_of(schema: Schema) -> list[str]:
 
 
 def targets_of(labels: pd.DataFrame, schema: Schema, rules: LabelRules) -> np.ndarray:
-    """Return the targets of labels by the rules: 1, 0, or NaN for neither; float32, shape (n,).
-
-    Raises
-    ------
-    InputError
-        If an object satisfies both rules.
-    """
+    """Return the targets by the rules, float32, shape (n,): 1, 0, or NaN for neither; both are an `InputError`."""
     positive, negative = (parse_rule(text, schema.names) for text in (rules.positive, rules.negative))
     return target_mask(positive, negative, {name: labels[name].to_numpy() for name in schema.names})
 
@@ -161,12 +137,8 @@ def join_targets(tables: Mapping[str, pd.DataFrame], split: Split, seed: int, fo
     """Join the tables of several targets, of the same objects, and split the objects once for all targets.
 
     All targets are trained with one network, so an object is held out for all targets or for none. The split is
-    stratified by target, the rarest first.
-
-    Returns
-    -------
-    DataFrame
-        One of `tables`, with ``target`` 1 where any target is, and a column for each target (`target_column`).
+    stratified by target, the rarest first. The result is one of `tables`, with ``target`` 1 where any target is, and a
+    column for each target (`target_column`).
     """
     table = next(iter(tables.values())).copy()
     targets = pd.DataFrame({name: target_table["target"] for name, target_table in tables.items()})
@@ -180,13 +152,7 @@ def join_targets(tables: Mapping[str, pd.DataFrame], split: Split, seed: int, fo
 
 
 def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
-    """Check that there are enough positives and negatives to train and evaluate.
-
-    Raises
-    ------
-    InputError
-        If there are too few.
-    """
+    """Raise `InputError` if there are too few positives or negatives to train and evaluate."""
     for value, name, rule in ((1, "positive", rules.positive), (0, "negative", rules.negative)):
         count = table.loc[table["target"] == value, "object"].nunique()
         if count < MIN_POSITIVES:
@@ -197,17 +163,22 @@ def check_counts(table: pd.DataFrame, rules: LabelRules, target: str) -> None:
             )
 
 
+def check_sizes(stores: Sequence[Store], recipe: Recipe) -> None:
+    """Raise `InputError` if a store's images are smaller than those that the recipe needs."""
+    for store in stores:
+        if store.size < recipe.size:
+            raise InputError(
+                f"{store.path} holds {store.size} px cutouts, the recipe of '{recipe.name}' needs {recipe.size} px; "
+                f"ingest with --size {recipe.size} or more, or use a recipe with size = {store.size} or less"
+            )
+
+
 def load_galaxies(
     stores: Sequence[Store], table: pd.DataFrame, answers: Sequence[str], size: int, *, seed: int, unlabelled: bool
 ) -> Galaxies:
     """Read the stores once and keep the labelled galaxies and, with `unlabelled`, a sample of the others.
 
-    Images of larger stores are resampled to `size` pixels on a side.
-
-    Raises
-    ------
-    InputError
-        If a store has smaller images.
+    Images of larger stores are resampled to `size` pixels on a side; smaller ones are an `InputError`.
     """
     # A graded galaxy has a target, possibly without labels.
     labelled = (table[list(answers)].notna().any(axis=1) | table["target"].notna()).to_numpy()

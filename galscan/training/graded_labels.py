@@ -61,11 +61,6 @@ def add_stores(stores: Sequence[Store], graded_scans: Sequence[GradedLabels]) ->
     """Return `stores` and the missing ones among the scanned stores, of which only graded objects are used.
 
     Stores are identified by content, not by path.
-
-    Raises
-    ------
-    InputError
-        If a scanned store is missing, or was rebuilt.
     """
     all_stores = list(stores)
     for scan in graded_scans:
@@ -86,7 +81,7 @@ def add_stores(stores: Sequence[Store], graded_scans: Sequence[GradedLabels]) ->
 def add_labels(
     table: pd.DataFrame, stores: Sequence[Store], graded_scans: Sequence[GradedLabels]
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Add grades to a table of objects that has been split.
+    """Add grades to a table of objects that has been split; all graded objects get the training split.
 
     Parameters
     ----------
@@ -99,14 +94,8 @@ def add_labels(
     Returns
     -------
     table : DataFrame
-        With the graded targets, all in the training split.
     counts : list of dict
         For each scan: graded, positive and negative (trained on), unsure, new, agreed, contradicted, held_out.
-
-    Raises
-    ------
-    InputError
-        If a graded object is not in the given row of its store.
     """
     graded = pd.concat(
         [_with_positions(scan, stores).assign(scan=k) for k, scan in enumerate(graded_scans)], ignore_index=True
@@ -130,27 +119,20 @@ def add_labels(
         "held_out": held_out_here | held_out_there, "new": before.isna(), "agreed": before == sure["target"],
         "contradicted": before.notna() & (before != sure["target"]),
     })  # fmt: skip
-    counts = [
-        {
-            "graded": int((graded["scan"] == k).sum()),
-            "unsure": int((graded["target"].isna() & (graded["scan"] == k)).sum()),
-            "positive": int(((trained_on["scan"] == k) & (trained_on["target"] == 1)).sum()),
-            "negative": int(((trained_on["scan"] == k) & (trained_on["target"] == 0)).sum()),
-            **{name: int(outcome.loc[sure["scan"] == k, name].sum()) for name in outcome},
-        }
-        for k in range(len(graded_scans))
-    ]
+    counts = []
+    for k in range(len(graded_scans)):
+        targets, trained = graded.loc[graded["scan"] == k, "target"], trained_on.loc[trained_on["scan"] == k, "target"]
+        values = {"unsure": targets.isna(), "positive": trained == 1, "negative": trained == 0}
+        values |= dict(outcome[sure["scan"] == k])
+        counts.append({"graded": len(targets)} | {name: int(rows.sum()) for name, rows in values.items()})
     # Objects held out by the model of a scan are not used as unlabelled galaxies either.
     table = table[~table["object"].isin(sure.loc[held_out_there & ~held_out_here, "object"])]
     grades = trained_on.drop_duplicates("object").set_index("object")["target"]
     rows = table["object"].isin(grades.index) & ((table["split"] == "train") | _rows_in(table, trained_on))
     table.loc[rows, "target"] = table.loc[rows, "object"].map(grades.to_dict()).astype(float)
     table.loc[rows, "split"] = "train"
-    absent = (
-        trained_on[~_rows_in(trained_on, table)]
-        .drop_duplicates(["survey", "row"])
-        .assign(split="train", labelled=False)
-    )
+    absent = trained_on[~_rows_in(trained_on, table)].drop_duplicates(["survey", "row"])
+    absent = absent.assign(split="train", labelled=False)
     if len(absent):
         absent["store"] = [stores[k].name for k in absent["survey"]]  # store names of this training
         table = pd.concat([table, absent.drop(columns="scan")])
@@ -163,18 +145,16 @@ def _object_names(graded: pd.DataFrame, table: pd.DataFrame, radius: float) -> n
     new = matches < 0
     names = np.empty(len(graded), object)
     names[~new] = table["object"].to_numpy(object)[matches[~new]]
-    taken = set(table["object"])
-    new_names = identity.names_of(graded[new], radius=radius)
-    lineage = graded.loc[new, "lineage"]
-    names[new] = [
-        f"{prefix}/{name}" if name in taken else name for prefix, name in zip(lineage, new_names, strict=True)
-    ]
+    taken, unmatched = set(table["object"]), graded[new]
+    new_names = zip(unmatched["lineage"], identity.names_of(unmatched, radius=radius), strict=True)
+    names[new] = [f"{prefix}/{name}" if name in taken else name for prefix, name in new_names]
     return names
 
 
 def _with_positions(scan: GradedLabels, stores: Sequence[Store]) -> pd.DataFrame:
     """Return the graded objects with store number, positions and lineage; check that the store has them."""
-    number = {name: _number(content, stores) for name, (_, content) in scan.stores.items()}
+    of_content = {store.content_hash: k for k, store in reversed([*enumerate(stores)])}
+    number = {name: of_content.get(content, -1) for name, (_, content) in scan.stores.items()}
     for name, row, object_id in scan.table[["store", "row", "id"]].itertuples(index=False):
         store = stores[number[name]]
         if not 0 <= row < store.count or str(store.column("id", slice(row, row + 1))[0]) != object_id:
@@ -188,10 +168,6 @@ def _with_positions(scan: GradedLabels, stores: Sequence[Store]) -> pd.DataFrame
             graded.loc[rows.index, name] = stores[k].column(name)[rows.to_numpy()]
         graded.loc[rows.index, "lineage"] = identity.lineage_of(stores[k])
     return graded
-
-
-def _number(content: str, stores: Sequence[Store]) -> int:
-    return next((k for k, s in enumerate(stores) if s.content_hash == content), -1)
 
 
 def _rows_in(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
@@ -212,8 +188,5 @@ def describe(graded_scans: Sequence[GradedLabels], counts: Sequence[dict[str, An
         ]
         if scan.held_out is None:
             lines.append("             the model of that scan is missing: its held-out objects are not known")
-    if lines:
-        lines.append(
-            "             graded objects were selected by a model's scores, so they are used for training only"
-        )
-    return lines
+    note = "             graded objects were selected by a model's scores, so they are used for training only"
+    return [*lines, note] if lines else []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from sklearn.metrics import confusion_matrix
 
 from galscan.labels.columns import votes_column
 from galscan.labels.schema import Schema
@@ -55,7 +56,12 @@ def evaluate(raw: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], sche
         counted = labels.get(votes_column(task.id), pd.Series(np.nan, labels.index)).to_numpy(float)
         asked = np.isfinite(fractions).all(1)
         expected = predicted[:, columns]
-        leading, predicted_leading = fractions[asked].argmax(1), expected[asked].argmax(1)
+        # Leading answers by label (rows) and prediction (columns).
+        confusion = (
+            confusion_matrix(fractions[asked].argmax(1), expected[asked].argmax(1), labels=range(len(columns)))
+            if asked.any()
+            else np.zeros((len(columns),) * 2, int)
+        )
         inside = []
         known = asked & (counted > 0)
         for k in range(len(columns)):
@@ -63,21 +69,20 @@ def evaluate(raw: np.ndarray, labels: pd.DataFrame, answers: Sequence[str], sche
             # Debiased fractions do not correspond to whole votes, so they are rounded to these.
             fraction = np.round(fractions[known, k] * counted[known]) / counted[known]
             inside.append((fraction >= limits[0] - 1e-9) & (fraction <= limits[1] + 1e-9))
-        entries = []
-        for k, name in enumerate(task.answers):
-            correct = int(((leading == k) & (predicted_leading == k)).sum())
-            entries.append(
-                _answer(name, titles[name], expected[:, k], labels[name])
-                | {
-                    "n": int((leading == k).sum()), "completeness": _fraction(correct, (leading == k).sum()),
-                    "purity": _fraction(correct, (predicted_leading == k).sum()),
-                }
-            )  # fmt: skip
+        correct, true, called = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        entries = [
+            _answer(name, titles[name], expected[:, k], labels[name])
+            | {
+                "n": int(true[k]), "completeness": _fraction(correct[k], true[k]),
+                "purity": _fraction(correct[k], called[k]),
+            }
+            for k, name in enumerate(task.answers)
+        ]  # fmt: skip
         questions.append({
             "id": task.id, "title": task.title, "n": int(asked.sum()),
-            "accuracy": _fraction((leading == predicted_leading).sum(), asked.sum()),
+            "accuracy": _fraction(correct.sum(), asked.sum()),
             "coverage": float(np.mean(inside)) if known.any() else None,
-            "answers": entries, "confusion": _confusion(leading, predicted_leading, len(columns)),
+            "answers": entries, "confusion": confusion.tolist(),
         })  # fmt: skip
     return {"level": LEVEL, "questions": questions}
 
@@ -100,10 +105,3 @@ def _answer(name: str, title: str, predicted: np.ndarray, label: pd.Series) -> d
 
 def _fraction(count: int, total: int) -> float | None:
     return float(count / total) if total else None
-
-
-def _confusion(leading: np.ndarray, predicted: np.ndarray, count: int) -> list[list[int]]:
-    """Return the confusion matrix of the leading answer: labels in rows, predictions in columns."""
-    table = np.zeros((count, count), int)
-    np.add.at(table, (leading, predicted), 1)
-    return table.tolist()

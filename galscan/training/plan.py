@@ -19,7 +19,7 @@ from galscan.models.roles import one_row_per_object
 from galscan.store import layout
 from galscan.surveys.resampling import pixels_text
 from galscan.training import graded_labels as grading
-from galscan.training.dataset import check_counts, join_targets, read_table, target_column
+from galscan.training.dataset import check_counts, check_sizes, join_targets, read_table, target_column
 from galscan.training.split import folds_of, split_objects
 
 
@@ -81,49 +81,37 @@ class Plan:
         """Name of the table column of this target."""
         return target_column(self.recipe.name) if self.joint_recipes else "target"
 
+    def inputs(self) -> list[str]:
+        """Return target and stores as lines of text."""
+        size = self.recipe.size
+        stores = [
+            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, size)} ({s.path})" for s in self.stores
+        ]
+        return [f"target       {self.recipe.name}: {self.recipe.title}", *stores]
+
     def describe(self) -> str:
         """Return the plan as text."""
-        r, t = self.recipe, self.table
-        rows = [f"target       {r.name}: {r.title}"]
-        rows += [
-            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, r.size)} ({s.path})" for s in self.stores
-        ]
+        r, t, rows = self.recipe, self.table, self.inputs()
         labelled = int(t[self.schema.names].notna().any(axis=1).sum())
         rows += [f"labels       {self.schema.name}: {labelled:,} labelled, {len(t) - labelled:,} not"]
-        if self.folds:
-            rows += [
-                f"split        cross-fitting in {self.folds} folds: each network is trained without one and scores it"
-            ]
-        elif self.fixed_because:
-            rows += [f"split        fixed: {self.fixed_because}"]
+        crossfitted = f"cross-fitting in {self.folds} folds: each network is trained without one and scores it"
+        if self.folds or self.fixed_because:
+            rows += [f"split        {crossfitted if self.folds else f'fixed: {self.fixed_because}'}"]
         names = [roles.fold_name(k) for k in range(self.folds)] or ["train", "calibration", "test"]
         for split in names:
             target = t.loc[(t["split"] == split) & one_row_per_object(t), self.column]
-            positive, negative, ambiguous = (
-                int(n) for n in ((target == 1).sum(), (target == 0).sum(), target.isna().sum())
-            )
-            rows += [f"{split:<12} {positive:,} positive, {negative:,} negative, {ambiguous:,} ambiguous"]
+            counts = (target == 1).sum(), (target == 0).sum(), target.isna().sum()
+            rows += ["{:<12} {:,} positive, {:,} negative, {:,} ambiguous".format(split, *counts)]
         rows += grading.describe(self.graded_scans, self.grades)
         rows += [f"generator    {self._generator()}"]
         if self.synthetic:
             rows += [f"synthetic    {r.synthetic.summary(self.rules)}"]
-        rows += [
-            f"classifiers  {r.classifier.members} real-only"
-            + (f" and {r.classifier.members} real + synthetic" if self.synthetic else "")
-            + (f" on {r.classifier.network}" if r.classifier.encoder else "")
-        ]
-        prefilter = r.prefilter
-        rows += [
-            f"prefilter    {prefilter.steps:,} steps on up to {prefilter.sample:,} images"
-            if prefilter.steps
-            else "prefilter    none"
-        ]
-        rows += [
-            f"time         at most about {self.budget:g} minutes"
-            if self.budget
-            else "time         as long as the steps take (see --budget)"
-        ]
-        return "\n".join([*rows, f"output       {self.out}"])
+        members, prefilter = r.classifier.members, r.prefilter
+        committees = f"{members} real-only" + (f" and {members} real + synthetic" if self.synthetic else "")
+        rows += [f"classifiers  {committees}" + (f" on {r.classifier.network}" if r.classifier.encoder else "")]
+        steps = f"{prefilter.steps:,} steps on up to {prefilter.sample:,} images" if prefilter.steps else "none"
+        time = f"at most about {self.budget:g} minutes" if self.budget else "as long as the steps take (see --budget)"
+        return "\n".join([*rows, f"prefilter    {steps}", f"time         {time}", f"output       {self.out}"])
 
     def _generator(self) -> str:
         r, injects = self.recipe, self.rules.inject is not None and self.recipe.synthetic.injected > 0
@@ -144,13 +132,7 @@ def make_plan(
     seed: int,
     graded_scans: Sequence[grading.GradedLabels] = (),
 ) -> Plan:
-    """Make the plan of one target: resolve names, read labels, split objects, then add grades.
-
-    Raises
-    ------
-    InputError
-        If recipe, labels and stores do not fit together, or there are too few examples.
-    """
+    """Make the plan of one target: resolve names, read labels, split objects, then add grades."""
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
     recipe = load_recipe(target)
@@ -179,20 +161,14 @@ def make_plan(
         stores = [s for s in stores if s.size >= recipe.size] or stores
     given = len(stores)
     stores = grading.add_stores(stores, graded_scans)
-    for s in stores:
-        if s.size < recipe.size:
-            raise InputError(
-                f"{s.path} holds {s.size} px cutouts, the recipe of '{recipe.name}' needs {recipe.size} px; ingest "
-                f"with --size {recipe.size} or more, or train by a recipe with size = {s.size} or less"
-            )
+    check_sizes(stores, recipe)
     # Stores without labels of the recipe are still used to train the generator.
     schema = load_schema(recipe.schema_for(s for store in stores[:given] for s in store.schemas))
     rules = recipe.schemas[schema.name]
     table = read_table(stores[:given], schema, rules)
     check_counts(table, rules, recipe.name)
-    folds, reason = folds_of(
-        recipe, table, synthetic=synthetic, whole_images=synthetic and recipe.synthetic.positives > 0
-    )
+    whole_images = synthetic and recipe.synthetic.positives > 0
+    folds, reason = folds_of(recipe, table, synthetic=synthetic, whole_images=whole_images)
     table["split"] = split_objects(table, recipe.split, seed, folds)
     grades: list[dict[str, Any]] = []
     if graded_scans:
@@ -216,11 +192,6 @@ def make_plans(
     """Make the plans of one target, or of several targets of one network, with a common split of objects.
 
     Settings of the networks, the split and the prefilter are those of the first target's recipe.
-
-    Raises
-    ------
-    InputError
-        If targets, labels and stores do not fit together, or there are too few examples.
     """
     if len(targets) == 1:
         return [make_plan(targets[0], survey, store, out, budget, synthetic, seed, graded_scans)]
@@ -238,12 +209,8 @@ def make_plans(
                 f"'{first.recipe.name}' uses {first.schema.name} labels at {first.recipe.size} px: "
                 "train them one after the other"
             )
-    folds, reason = folds_of(
-        first.recipe,
-        first.table,
-        synthetic=synthetic,
-        whole_images=synthetic and any(plan.recipe.synthetic.positives for plan in plans),
-    )
+    whole_images = synthetic and any(plan.recipe.synthetic.positives for plan in plans)
+    folds, reason = folds_of(first.recipe, first.table, synthetic=synthetic, whole_images=whole_images)
     table = join_targets({plan.recipe.name: plan.table for plan in plans}, first.recipe.split, seed, folds)
     folder = Path(out) if out else home.model_path("-".join(names)[:64].rstrip("-."))
     hashes = tuple(plan.recipe.hash for plan in plans)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,16 @@ from galscan.core.errors import InputError
 from galscan.labels.recipe import Recipe
 from galscan.labels.rules import Rule, parse_rule
 from galscan.labels.schema import Schema
-from galscan.labels.settings import LabelRules, SyntheticRule
+from galscan.labels.settings import LabelRules
 from galscan.models import roles
 from galscan.models.roles import one_row_per_object
 from galscan.store.layout import Store
-from galscan.training.dataset import check_counts, read_table
+from galscan.training.dataset import check_counts, check_sizes, read_table
 from galscan.training.split import folds_of, split_objects
 
 KINDS = ("positive", "negative", "ambiguous", "not_asked", "unlabelled", "both")
 ADVISED = 20  # calibration positives; with fewer, purity is poorly constrained
 RARELY = 0.05  # fraction of the labelled objects with an answer, below which there is a warning
-Columns = Mapping[str, np.ndarray]
 
 
 def read(recipe: Recipe, schema: Schema, stores: Sequence[Store], seed: int = 0) -> pd.DataFrame:
@@ -53,34 +52,31 @@ def columns_of(table: pd.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
 
 def counts(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the number of objects of each kind by store and, for several stores, in total."""
-    rows = [{"store": name, "objects": len(rows)} | _kinds(rows) for name, rows in table.groupby("store", sort=False)]
-    return rows if len(rows) == 1 else [*rows, {"store": "all", "objects": len(table)} | _kinds(table)]
-
-
-def _kinds(table: pd.DataFrame) -> dict[str, int]:
-    return {kind: int((table["kind"] == kind).sum()) for kind in KINDS}
+    groups = [*table.groupby("store", sort=False)]
+    groups += [("all", table)] if len(groups) > 1 else []
+    return [
+        {"store": name, "objects": len(rows)} | {kind: int((rows["kind"] == kind).sum()) for kind in KINDS}
+        for name, rows in groups
+    ]
 
 
 def splits(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the numbers of positive, negative and ambiguous objects in each split."""
-    of_folds = {split for split in table["split"] if split.startswith(roles.FOLD)}
-    return {
-        split: {kind: int((rows["target"] == value).sum()) for kind, value in (("positive", 1), ("negative", 0))}
-        | {"ambiguous": int(rows["target"].isna().sum())}
-        for split in (sorted(of_folds, key=lambda fold: (len(fold), fold)) or ("train", "calibration", "test"))
-        for rows in [table[(table["split"] == split) & one_row_per_object(table)]]
-    }
+    folds = roles.fold_numbers(table["split"]).max(initial=-1) + 1
+    once, counts = table[one_row_per_object(table)], {}
+    for split in [roles.fold_name(k) for k in range(folds)] or ("train", "calibration", "test"):
+        target = once.loc[once["split"] == split, "target"]
+        kinds = {"positive": target == 1, "negative": target == 0, "ambiguous": target.isna()}
+        counts[split] = {kind: int(rows.sum()) for kind, rows in kinds.items()}
+    return counts
 
 
 def waterfall(text: str, table: pd.DataFrame, schema: Schema) -> dict[str, Any]:
     """Evaluate a rule condition by condition.
 
-    Returns
-    -------
-    dict
-        ``join`` (``and``, ``or`` or empty) and ``steps``, one per condition, with numbers of objects: ``true`` for the
-        condition alone, ``not_asked`` an answer it needs, ``so_far`` after this and all earlier conditions, and
-        ``without`` this condition.
+    Returns ``join`` (``and``, ``or`` or empty) and ``steps``, one per condition, with numbers of objects: ``true`` for
+    the condition alone, ``not_asked`` an answer it needs, ``so_far`` after this and all earlier conditions, and
+    ``without`` this condition.
     """
     columns = columns_of(table, schema)
     join, conditions = parse_rule(text, schema.names).operands()
@@ -130,10 +126,8 @@ def hardness(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> np.ndarr
         in_ranges = [(columns[a] >= low) & (columns[a] <= high) for a, (low, high) in rule.set.items()]
         hard |= np.logical_and.reduce([parse_rule(rule.base, schema.names).evaluate(columns)[0], *in_ranges])
     join, conditions = parse_rule(rules.positive, schema.names).operands()
-    failed = (
-        sum(~condition.evaluate(columns)[0] for condition in conditions) if join == "and" else np.full(len(table), 9)
-    )
-    return np.select([hard, np.asarray(failed) == 1], [2, 1], 0)
+    failed = np.sum([~condition.evaluate(columns)[0] for condition in conditions], axis=0)
+    return np.select([hard, (failed == 1) & (join == "and")], [2, 1], 0)
 
 
 def problem(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequence[Store]) -> str | None:
@@ -146,7 +140,8 @@ def problem(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequenc
             f"{both['store'].iloc[0]} for one; make the two rules exclude each other"
         )
     try:
-        check_counts(table.drop(columns=["kind", "split"]), rules, recipe.name)
+        check_counts(table, rules, recipe.name)
+        check_sizes(stores, recipe)
     except InputError as error:
         return str(error)
     start = sources(rules, table, schema)[0]
@@ -155,12 +150,6 @@ def problem(recipe: Recipe, schema: Schema, table: pd.DataFrame, stores: Sequenc
             f"no training galaxy satisfies synthetic.from, '{start['rule']}': loosen it, or generate none "
             "([synthetic] positives = 0)"
         )
-    for store in stores:
-        if store.size < recipe.size:
-            return (
-                f"{store.path} holds {store.size} px cutouts, the recipe needs {recipe.size} px; ingest with "
-                f"--size {recipe.size} or more, or train by a recipe with size = {store.size} or less"
-            )
     return None
 
 
@@ -220,27 +209,20 @@ def _rarely_asked(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Ite
 
 def _contradicted(rules: LabelRules, table: pd.DataFrame, schema: Schema) -> Iterator[str]:
     """Yield warnings about synthetic galaxies whose labels contradict their class."""
-    positive = parse_rule(rules.positive, schema.names)
-    classes = [
-        ("synthetic", rules.synthetic),
-        *((f"hard_negatives.{k}", rule) for k, rule in enumerate(rules.hard_negatives)),
-    ]
-    for key, rule in classes:
-        labels = columns_of(table, schema)
+    positive, labels = parse_rule(rules.positive, schema.names), columns_of(table, schema)
+    classes = {"synthetic": rules.synthetic} | {f"hard_negatives.{k}": r for k, r in enumerate(rules.hard_negatives)}
+    for key, rule in classes.items():
         pool = parse_rule(rule.base, schema.names).evaluate(labels)[0]
         if not pool.any():
             continue
-        fraction = float(positive.evaluate(_conditions(labels, pool, rule))[0].mean())
+        # The conditions that would be sampled, with the middle of each range.
+        middle = {name: np.full(pool.sum(), (low + high) / 2) for name, (low, high) in rule.set.items()}
+        conditions = {name: values[pool] for name, values in labels.items()} | middle
+        fraction = float(positive.evaluate(conditions)[0].mean())
         if key == "synthetic" and fraction < 0.5:
             yield f"{fraction:.0%} of the galaxies of {key} satisfy the positive rule; set the answers that it needs"
         elif key != "synthetic" and fraction > 0.05:
             yield f"{fraction:.0%} of the galaxies of {key} satisfy the positive rule; set an answer that violates it"
-
-
-def _conditions(labels: Columns, pool: np.ndarray, rule: SyntheticRule) -> dict[str, np.ndarray]:
-    """Return the conditions that would be sampled, with the middle of each range."""
-    middle = {name: np.full(pool.sum(), (low + high) / 2) for name, (low, high) in rule.set.items()}
-    return {name: values[pool] for name, values in labels.items()} | middle
 
 
 def named(rule: Rule, schema: Schema, table: pd.DataFrame, row: int, most: int = 2) -> list[str]:

@@ -19,14 +19,7 @@ RESERVED = 8000  # unlabelled objects, at most, to measure the scatter between n
 def folds_of(recipe: Recipe, table: pd.DataFrame, *, synthetic: bool, whole_images: bool) -> tuple[int, str]:
     """Return the number of folds, 0 for a fixed split, and the reason if the split is fixed although the recipe is not.
 
-    Parameters
-    ----------
-    table : DataFrame
-        See `reserved`.
-    synthetic : bool
-        Whether synthetic galaxies are used.
-    whole_images : bool
-        Whether a generator of whole images is used, which is trained once, on galaxies of all folds.
+    A generator of whole images (`whole_images`) is trained once, on galaxies of all folds. For `table` see `reserved`.
     """
     members = recipe.classifier.members
     if recipe.split.method == "fixed":
@@ -46,21 +39,14 @@ def reserved(table: pd.DataFrame, *, synthetic: bool, seed: int) -> pd.DataFrame
     """Return the rows of unlabelled objects on which the scatter between networks is measured.
 
     They are not used as hosts or negatives, because networks agree on their training data; if synthetic galaxies need
-    hosts, half of the unlabelled objects remain for these. Empty if there are too few.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns object, target and labelled (bool).
+    hosts, half of the unlabelled objects remain for these. Empty if there are too few. `table` has the columns object,
+    target and labelled (bool).
     """
     labelled = table["labelled"].astype(bool) | table["target"].notna()
     unlabelled = table[~table["object"].isin(table.loc[labelled, "object"])]
     count = min(RESERVED, len(unlabelled) // 2 if synthetic else len(unlabelled))
-    return (
-        unlabelled.sample(count if count >= crossfit.LEAST else 0, random_state=seed)
-        .sort_index()
-        .reset_index(drop=True)
-    )
+    chosen = unlabelled.sample(count if count >= crossfit.LEAST else 0, random_state=seed)
+    return chosen.sort_index().reset_index(drop=True)
 
 
 def held_out(table: pd.DataFrame, member: int = 0) -> np.ndarray:
@@ -97,14 +83,13 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int, folds: int = 0) 
     for value in np.unique(objects):
         of_class = np.flatnonzero(objects.to_numpy() == value)
         order = of_class[np.argsort(keys[of_class])]
-        n = len(order)
         if folds:
-            chosen[order] = [fold_name(k % folds) for k in range(n)]
+            chosen[order] = [fold_name(k % folds) for k in range(len(order))]
             continue
         least = 0 if value == AMBIGUOUS else 2
-        held = [max(least, round(n * fraction)) for fraction in (split.calibration, split.test)]
-        chosen[order[: held[0]]] = "calibration"
-        chosen[order[held[0] : sum(held)]] = "test"
-        chosen[order[sum(held) :]] = "train"
-    names = dict(zip(objects.index, chosen, strict=True))
-    return np.array([names[i] if known else "" for i, known in zip(table["object"], kind.notna(), strict=True)])
+        n_calibration, n_test = (max(least, round(len(order) * part)) for part in (split.calibration, split.test))
+        chosen[order] = "train"
+        chosen[order[: n_calibration + n_test]] = "test"
+        chosen[order[:n_calibration]] = "calibration"
+    names = table["object"].map(pd.Series(chosen, index=objects.index))
+    return np.where(kind.notna(), names, "").astype(str)

@@ -15,35 +15,36 @@ import pandas as pd
 import torch
 
 from galscan.core.files import read_json, write_json
+from galscan.labels.recipe import Recipe
 from galscan.labels.schema import Schema
 from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
 from galscan.models.network import Network
 from galscan.store.layout import Store
+from galscan.synthesis import evaluation, synthetic_set
 from galscan.synthesis.diffusion import maps as feature_maps
 from galscan.synthesis.diffusion.map_model import load_maps_model
 from galscan.synthesis.evaluation import ReferenceClassifier
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.flux import stretch_of
 from galscan.synthesis.injection import Candidates, Maps, injected_set
+from galscan.synthesis.sampling import ImageGenerator
 from galscan.synthesis.synthetic_set import SyntheticSet
 from galscan.training.dataset import Galaxies
+from galscan.training.plan import Plan
 from galscan.training.train import Examples
 
-MODEL = (
-    "feature_maps.safetensors"  # in a model's folder: the diffusion model of maps, with its metadata beside it (.json)
-)
+# In a model's folder: the diffusion model of maps, with its metadata beside it (.json).
+MODEL = "feature_maps.safetensors"
 
 
 def bands_of(store: Store) -> str:
     """Return the bands of red, green and blue of a store: those recorded, or those of SDSS images."""
-    valid = set("ugrizy")
-    recorded = store.attrs.get("provenance", {}).get("bands")
-    bands = [b for b in (recorded or "") if b in valid]
-    rendering = store.attrs.get("provenance", {}).get("rendering")
-    if isinstance(rendering, dict):
+    valid, provenance = set("ugrizy"), store.attrs.get("provenance", {})
+    if isinstance(rendering := provenance.get("rendering"), dict):
         named = [str(rendering.get(colour) or "") for colour in ("red", "green", "blue")]
         if set(named) <= valid:
             return "".join(named)
+    bands = [band for band in provenance.get("bands") or "" if band in valid]
     return "".join(reversed(bands)) if len(bands) == 3 else "irg"
 
 
@@ -56,14 +57,9 @@ def candidates_of(
     schema: Schema,
     device: torch.device,
 ) -> Candidates:
-    """Return candidate hosts, with the predictions of a network trained on real galaxies.
+    """Return the galaxies of `rows`, none held out, as candidate hosts, with what a network of one target predicts.
 
-    Parameters
-    ----------
-    rows : ndarray of int
-        Galaxies that are not held out.
-    network : Network or None
-        Has one target, and `answers` as its morphology head.
+    `answers` are those of its morphology head.
     """
     images, table = galaxies.images[rows], galaxies.table.iloc[rows]
     predicted, logit = pd.DataFrame(index=range(len(rows))), np.full(len(rows), np.nan)
@@ -76,6 +72,41 @@ def candidates_of(
         images, galaxies.labels.iloc[rows].reset_index(drop=True), predicted, logit, table["survey"].to_numpy(),
         table["frame"].to_numpy(float), stretches, [bands_of(s) for s in stores],
     )  # fmt: skip
+
+
+def map_settings(recipe: Recipe) -> MapSettings:
+    """Return the settings of the maps to inject: defaults if the recipe's generator is one of whole images."""
+    return recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
+
+
+def generate(
+    generator: ImageGenerator,
+    galaxies: Galaxies,
+    rows: np.ndarray,
+    conditions: pd.DataFrame,
+    reference: Network,
+    answers: Sequence[str],
+    plan: Plan,
+    settings: SyntheticSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+) -> tuple[SyntheticSet, dict[str, int]]:
+    """Generate whole images under the `conditions` of the galaxies of these `rows`.
+
+    Returns those that `reference`, a network trained on real galaxies alone, accepts, and the numbers of others by
+    reason.
+    """
+    table = galaxies.table.iloc[rows]
+    generated = synthetic_set.generate_set(
+        generator, conditions, table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, settings,
+        seed=seed, device=device, seconds=seconds,
+    )  # fmt: skip
+    classifier = ReferenceClassifier(reference, answers, plan.schema, device)
+    filtered = evaluation.filter_synthetic(generated, galaxies.images[rows], classifier, plan.rules, plan.schema)
+    kept = filtered["kept"].to_numpy()
+    return generated.select(kept), {str(k): int(n) for k, n in filtered["reason"][~kept].value_counts().items()}
 
 
 def inject(
@@ -92,16 +123,8 @@ def inject(
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """Measure maps, fine-tune their diffusion model (stored in `work`), and inject sampled maps.
 
-    Returns
-    -------
-    synthetic : SyntheticSet
-    counts : dict
-        See `galscan.synthesis.injection.injected_set`; also ``measured_maps`` and ``maps`` ("diffusion" or "prior").
-
-    Raises
-    ------
-    InputError
-        If no host is left, or weights, rules and settings do not fit together.
+    Returns the result of `galscan.synthesis.injection.injected_set`; its counts also have ``measured_maps`` and
+    ``maps`` ("diffusion" or "prior").
     """
     rule = rules.inject
     assert rule is not None
@@ -123,9 +146,10 @@ def inject(
     for negative in rules.inject_negatives:
         sources.setdefault(negative.feature, find_feature(negative.feature).prior)
     synthetic, counts = injected_set(candidates, rules, settings, sources, seed=seed)
-    map_counts = {"measured_maps": len(measured), "maps": generator.maps if model is not None else "prior"}
-    return synthetic, counts | map_counts | {
-        "map_training": read_json(metadata_path) if metadata_path.is_file() else None
+    return synthetic, counts | {
+        "measured_maps": len(measured),
+        "maps": generator.maps if model is not None else "prior",
+        "map_training": read_json(metadata_path) if metadata_path.is_file() else None,
     }
 
 

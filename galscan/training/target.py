@@ -45,13 +45,6 @@ def new_target(
     -------
     dict
         JSON-able: ``recipe``, the file, and ``next``, the command that checks it.
-
-    Raises
-    ------
-    InputError
-        If the name, a schema or an answer is invalid, or `out` does not end in ``.toml``.
-    ConflictError
-        If `out` exists.
     """
     schemas = [schema] if isinstance(schema, str) else list(schema)
     path = Path(out) if out is not None else Path(f"{name}.toml")
@@ -165,25 +158,21 @@ def _contact_sheet(
 
 
 def _text(result: dict[str, Any]) -> str:
-    lines = [f"target       {result['target']}: {result['title']}", f"labels       {result['schema']}", ""]
-    kinds = [k for k in ("objects", *rule_check.KINDS) if k != "both" or result["objects"][-1]["both"]]
-    width = max(8, *(len(row["store"]) for row in result["objects"]))
-    lines.append(f"  {'':<{width}}" + "".join(f"{k.replace('_', ' '):>12}" for k in kinds))
-    lines += [f"  {row['store']:<{width}}" + "".join(f"{row[k]:>12,}" for k in kinds) for row in result["objects"]]
-    lines.append("")
-    lines += [
-        f"{s:<13}{n['positive']:,} positive, {n['negative']:,} negative, {n['ambiguous']:,} ambiguous"
-        for s, n in result["split"].items()
-    ]
-    for key in ("positive", "negative"):
-        lines += ["", *_steps(key, **result[key])]
-    lines += ["", f"{'made from':<13}{'galaxies':>9}{'training':>10}"]
-    lines += [f"  {e['match']:>20,}{e['training']:>10,}  {e['key']}: {e['rule']}" for e in result["sources"]]
-    lines += [f"synthetic    {result['synthetic']}", ""]
-    lines += [f"warning      {warning}" for warning in result["warnings"]]
-    lines += [f"sheet        {result['sheet']}"] if "sheet" in result else []
-    lines.append(f"trainable    {'no: ' + result['error'] if result['error'] else 'yes'}")
-    return "\n".join(lines)
+    objects, split = result["objects"], result["split"].items()
+    kinds = [k for k in ("objects", *rule_check.KINDS) if k != "both" or objects[-1]["both"]]
+    width = max(8, *(len(row["store"]) for row in objects))
+    return "\n".join([
+        f"target       {result['target']}: {result['title']}", f"labels       {result['schema']}", "",
+        f"  {'':<{width}}" + "".join(f"{k.replace('_', ' '):>12}" for k in kinds),
+        *(f"  {row['store']:<{width}}" + "".join(f"{row[k]:>12,}" for k in kinds) for row in objects), "",
+        *(f"{name:<13}" + ", ".join(f"{count:,} {kind}" for kind, count in n.items()) for name, n in split),
+        "", *_steps("positive", **result["positive"]), "", *_steps("negative", **result["negative"]), "",
+        f"{'made from':<13}{'galaxies':>9}{'training':>10}",
+        *(f"  {e['match']:>20,}{e['training']:>10,}  {e['key']}: {e['rule']}" for e in result["sources"]),
+        f"synthetic    {result['synthetic']}", "", *(f"warning      {warning}" for warning in result["warnings"]),
+        *([f"sheet        {result['sheet']}"] if "sheet" in result else []),
+        f"trainable    {'no: ' + result['error'] if result['error'] else 'yes'}",
+    ])  # fmt: skip
 
 
 def _steps(key: str, join: str, steps: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from galscan.labels.settings import ClassifierSettings
 from galscan.models.augment import noise_and_gain, quarter_turns, rotate_flip_scale
 from galscan.models.network import GalaxyNet, Network, to_unit
 from galscan.models.votes import Groups, groups_of, negative_log_likelihood
+from galscan.training.dataset import Galaxies
 
 MOST_POSITIVE = 0.6  # largest fraction of positives in a batch, with several targets
 
@@ -51,9 +52,16 @@ class Examples:
     images: np.ndarray
     target: np.ndarray
     answers: np.ndarray
-    votes: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    votes: np.ndarray = None  # type: ignore[assignment]
     groups: Groups = ()
-    host: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    host: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.votes is None:
+            object.__setattr__(self, "votes", np.empty((n, 0), np.float32))
+        if self.host is None:
+            object.__setattr__(self, "host", np.full(n, -1))
 
     @classmethod
     def from_labels(
@@ -81,29 +89,36 @@ class Examples:
             np.full(len(images), -1) if host is None else host,
         )  # fmt: skip
 
+    @classmethod
+    def from_galaxies(
+        cls,
+        galaxies: Galaxies,
+        rows: np.ndarray,
+        answers: Sequence[str],
+        schema: Schema,
+        columns: Sequence[str] = ("target",),
+    ) -> Examples:
+        """Build examples of these row numbers, with a target for each of `columns` of the table."""
+        targets = galaxies.table[list(columns)].to_numpy(np.float32)[rows]
+        labels = galaxies.labels_and_votes(schema).iloc[rows]
+        return cls.from_labels(galaxies.images[rows], targets, labels, answers, schema)
+
     def joined(self, other: Examples) -> Examples:
         """Concatenate these examples and `other`."""
         images, target, answers, votes = map(np.concatenate, zip(self.columns, other.columns, strict=True))
-        hosts = np.where(other.hosts >= 0, other.hosts + len(self.images), -1)
-        return Examples(images, target, answers, votes, self.groups, np.concatenate([self.hosts, hosts]))
+        hosts = np.where(other.host >= 0, other.host + len(self.images), -1)
+        return Examples(images, target, answers, votes, self.groups, np.concatenate([self.host, hosts]))
 
     def select(self, rows: np.ndarray) -> Examples:
         """Return the examples of these row numbers; `host` is -1 where the host is not selected."""
         position = np.full(len(self.images) + 1, -1)  # the last entry, of host -1, stays -1
         position[rows] = np.arange(len(rows))
         images, target, answers, votes = (column[rows] for column in self.columns)
-        return Examples(images, target, answers, votes, self.groups, position[self.hosts[rows]])
-
-    @property
-    def hosts(self) -> np.ndarray:
-        """`host` with one row for each galaxy, also if no feature was injected."""
-        return self.host if len(self.host) else np.full(len(self.images), -1)
+        return Examples(images, target, answers, votes, self.groups, position[self.host[rows]])
 
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
-        """Arrays with one row for each galaxy."""
-        votes = self.votes if self.groups else np.empty((len(self.images), 0), np.float32)
-        return self.images, self.target, self.answers, votes
+        return self.images, self.target, self.answers, self.votes
 
     def useful(self, settings: ClassifierSettings) -> np.ndarray:
         """Mask of the galaxies with any loss: those without a target count only if morphology is trained."""
@@ -118,12 +133,8 @@ def sampling_weights(
     With oversampling, real positives are ``settings.positive_fraction`` of a batch, synthetic positives
     ``settings.synthetic_positives`` in addition, and synthetic negatives ``settings.synthetic_negatives``; positives
     are divided equally among targets. No synthetic positive is sampled more often than a real one, to avoid overfitting
-    on a few. Without real positives, synthetic ones replace them. Hosts have weight 0 (see `Examples.host`).
-
-    Parameters
-    ----------
-    only_real : bool
-        Synthetic galaxies have weight 0, except those of a target without real positives: see ``settings.real_last``.
+    on a few. Without real positives, synthetic ones replace them. Hosts have weight 0 (see `Examples.host`). With
+    `only_real` (see ``settings.real_last``) so have synthetic galaxies, but those of targets without real positives.
     """
     pools = [real] if synthetic is None else [real, synthetic]
     any_positive = [(pool.target == 1).any(1) for pool in pools]
@@ -139,7 +150,7 @@ def sampling_weights(
     use_synthetic = synthetic is not None and not only_real
     if use_synthetic:
         hosts = np.zeros(len(pools[1].target), bool)
-        hosts[pools[1].hosts[pools[1].hosts >= 0]] = True
+        hosts[pools[1].host[pools[1].host >= 0]] = True
         negatives[1] &= ~hosts
     for rows, mass in kinds:
         n_real = int(rows[0].sum())
@@ -160,15 +171,9 @@ def sampling_weights(
 def with_hosts(
     rows: torch.Tensor, host: torch.Tensor, positive: torch.Tensor, fraction: float, random: torch.Generator
 ) -> torch.Tensor:
-    """Replace negatives of a batch by the unmodified hosts of a `fraction` of its injected galaxies.
+    """Replace negatives of a batch of row numbers by the unmodified hosts of a `fraction` of its injected galaxies.
 
-    Parameters
-    ----------
-    rows : tensor of int, shape (batch,)
-        Row numbers of the batch.
-    host : tensor of int, shape (n,)
-        `Examples.host` of all galaxies.
-    positive : tensor of bool, shape (n,)
+    `host` (`Examples.host`) and `positive` (bool) are of all galaxies.
     """
     injected = rows[host[rows] >= 0]
     replaceable = torch.nonzero(~positive[rows] & (host[rows] < 0)).flatten()
@@ -195,18 +200,10 @@ def train_classifier(
 
     The network has a score for each column of ``real.target``. With `synthetic`, a fraction of the galaxies is
     synthetic (`sampling_weights`), except in the last ``settings.real_last`` of the steps. The loss of the target is
-    ``settings.loss``.
+    ``settings.loss``. `advance`, called as ``advance(1, note)`` after each step, replaces the progress line.
 
-    Parameters
-    ----------
-    advance : callable, optional
-        Called as ``advance(1, note)`` after each step; replaces the progress line.
-
-    Returns
-    -------
-    Network
-        The moving average of the weights. BatchNorm statistics are recomputed on *real* training images only, as the
-        network is applied to real images.
+    Returns the moving average of the weights. BatchNorm statistics are recomputed on *real* training images only, as
+    the network is applied to real images.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
@@ -218,7 +215,7 @@ def train_classifier(
 
     examples = real if synthetic is None else real.joined(synthetic)
     columns = [torch.from_numpy(column) for column in examples.columns]
-    host, positive = torch.from_numpy(examples.hosts), torch.from_numpy((examples.target == 1).any(1))
+    host, positive = torch.from_numpy(examples.host), torch.from_numpy((examples.target == 1).any(1))
     real_from = steps - round(steps * settings.real_last) if synthetic is not None else steps
     weights = [sampling_weights(real, synthetic, settings, only_real=only) for only in (False, True)]
     counts = (real.target == 0).sum(0), np.maximum((real.target == 1).sum(0), 1)
@@ -239,10 +236,11 @@ def train_classifier(
             with devices.autocast(device, dtype):
                 logit, morphology = network(pixels)
             loss = _target_loss(logit.float(), target, settings.loss, balance)
-            if examples.groups:
-                morphology_loss = negative_log_likelihood(morphology.float(), answers, votes, examples.groups)
-            else:
-                morphology_loss = _masked_bce(morphology.float(), answers)
+            morphology_loss = (
+                negative_log_likelihood(morphology.float(), answers, votes, examples.groups)
+                if examples.groups
+                else _masked_bce(morphology.float(), answers)
+            )
             loss = loss + settings.morphology_weight * morphology_loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -284,10 +282,9 @@ def affordable_steps(
     if seconds is None:
         return settings.steps
     with devices.one_thread() if device.type == "cpu" else nullcontext():
-        train_classifier(real, None, settings, steps=2, seed=0, device=device, label="warm up")
-        timed = 8
-        started = time.monotonic()
-        train_classifier(real, None, settings, steps=timed, seed=0, device=device, label="time a step")
+        for timed in (2, 8):  # the first call warms up
+            started = time.monotonic()
+            train_classifier(real, None, settings, steps=timed, seed=0, device=device, label="time a step")
     return int(min(settings.steps, max(20, seconds * timed / (time.monotonic() - started))))
 
 

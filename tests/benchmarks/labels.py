@@ -49,6 +49,7 @@ from galscan.labels.recipe import (
 from galscan.labels.schema import Schema, load_schema
 from galscan.models.ensemble import member_scores
 from galscan.models.network import GalaxyNet
+from galscan.models.roles import one_row_per_object
 from galscan.models.weights import load_network, save_network
 from galscan.scanning.cluster import cores
 from galscan.stats.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
@@ -213,7 +214,8 @@ class Data:
 
     @property
     def test(self) -> np.ndarray:
-        return self.galaxies.rows("test")
+        table = self.galaxies.table
+        return np.flatnonzero((table["split"] == "test") & one_row_per_object(table))
 
     def examples(self, images: np.ndarray, targets: np.ndarray, labels: pd.DataFrame) -> Examples:
         return Examples.from_labels(images, targets, labels, self.schema.names, self.schema)

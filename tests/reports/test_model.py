@@ -15,43 +15,26 @@ from tests.pages import check_page
 
 
 def _metrics(ap):
-    return {
-        "ap": [ap, ap + 0.1],
-        "ap_mean": ap,
-        "ap_lo": ap - 0.1,
-        "ap_hi": ap + 0.1,
-        "pr_curve": {"recall": [0, 0.5, 1], "precision": [1, 0.6, 0.1]},
-    }
+    curve = {"recall": [0, 0.5, 1], "precision": [1, 0.6, 0.1]}
+    return {"ap": [ap, ap + 0.1], "ap_mean": ap, "ap_lo": ap - 0.1, "ap_hi": ap + 0.1, "pr_curve": curve}
 
 
-def _model(path, metrics):
+def _report(path, metrics, **info) -> str:
+    """Write a model without networks, and return its page."""
     path.mkdir()
-    recipe = load_recipe("dustlane")
-    rng = np.random.default_rng(0)
-    targets = np.repeat([1, 0], [13, 207])
-    calibration = fit(rng.normal(np.where(targets == 1, 2, -2), 1.0), targets)
+    recipe, rng, targets = load_recipe("dustlane"), np.random.default_rng(0), np.repeat([1, 0], [13, 207])
     (path / "recipe.toml").write_text(recipe.text)
-    (path / "model.json").write_text(
-        json.dumps(
-            {
-                "format": 1,
-                "target": "dustlane",
-                "schema": "efigi",
-                "size": 64,
-                "seed": 0,
-                "answers": ["visible_dust"],
-                "weights": {"classifier-0.safetensors": "e" * 64},
-                "calibration": calibration.to_dict(),
-                "metrics": metrics,
-                "recipe_hash": recipe.hash,
-                "model_hash": "f" * 64,
-                "splits": {"train": {"positive": 26, "negative": 400}},
-                "versions": {"galscan": "0.1.0"},
-            }
-        )
-    )
+    info |= {
+        "format": 1, "target": "dustlane", "schema": "efigi", "size": 64, "seed": 0, "answers": ["visible_dust"],
+        "weights": {"classifier-0.safetensors": "e" * 64}, "recipe_hash": recipe.hash, "model_hash": "f" * 64,
+        "calibration": fit(rng.normal(np.where(targets == 1, 2, -2), 1.0), targets).to_dict(), "metrics": metrics,
+        "splits": {"train": {"positive": 26, "negative": 400}}, "versions": {"galscan": "0.1.0"},
+    }  # fmt: skip
+    (path / "model.json").write_text(json.dumps(info))
     thumbnails.contact_sheet(np.zeros((4, 16, 16, 3), np.uint8), path / "synthetic.png")
-    return path
+    text = write_model_report(path).read_text(encoding="utf-8")
+    check_page(text)
+    return text
 
 
 @pytest.mark.parametrize(
@@ -64,14 +47,10 @@ def _model(path, metrics):
 )
 def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
     metrics = {
-        "real_only": _metrics(0.4),
-        "real_plus_synthetic": _metrics(0.5),
-        "gain": gain,
-        "chosen": "real_plus_synthetic",
-        "test": {"positives": 13, "negatives": 200, "prevalence": 13 / 213},
-    }
-    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
-    check_page(text)
+        "real_only": _metrics(0.4), "real_plus_synthetic": _metrics(0.5), "gain": gain,
+        "chosen": "real_plus_synthetic", "test": {"positives": 13, "negatives": 200, "prevalence": 13 / 213},
+    }  # fmt: skip
+    text = _report(tmp_path / "model", metrics)
     assert words in text and printed in text and "0.400" in text and "0.500" in text and "delivered" in text
     assert text.count("data:image/svg+xml") == 2 and text.count("data:image/png") == 1
 
@@ -85,8 +64,7 @@ def test_the_gain_is_printed_whatever_it_is(tmp_path, gain, words, printed):
     ],
 )
 def test_sparse_models(tmp_path, metrics):
-    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
-    check_page(text)
+    text = _report(tmp_path / "model", metrics)
     assert ("trained on real galaxies only" in text) == bool(metrics.get("real_only"))
 
 
@@ -99,8 +77,7 @@ def test_sparse_models(tmp_path, metrics):
 )
 def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
     dreams = {"all": 1900, "dropped": dropped, "kept": 1867, "kept_positive": 269}
-    text = write_model_report(_model(tmp_path / "model", {"synthetic": dreams})).read_text(encoding="utf-8")
-    check_page(text)
+    text = _report(tmp_path / "model", {"synthetic": dreams})
     assert f"1,867 synthetic galaxies were used, {words}" in text
 
 
@@ -119,8 +96,7 @@ def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
         "real_only": _metrics(0.4),
         "chosen": "real_only",
     }
-    text = write_model_report(_model(tmp_path / "model", metrics)).read_text(encoding="utf-8")
-    check_page(text)
+    text = _report(tmp_path / "model", metrics)
     assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
     assert f"maps from {words} (41 measured on training galaxies)" in text
     assert "20 were too faint for a target and are negatives, 100 had no visible feature and were left out" in text
@@ -128,14 +104,8 @@ def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     assert "Rule that chose the delivered networks: a feature &lt;proven&gt;." in text
 
 
-def test_grades_that_taught_are_told_with_their_hash(tmp_path):
-    path = _model(tmp_path / "model", {})
-    info = json.loads((path / "model.json").read_text())
+def test_grades_trained_on_are_listed_with_their_hash(tmp_path):
     source = {"run": "/x/<script>", "sha256": "9" * 64, "graded": 50, "positive": 20, "negative": 30, "agreed": 3}
-    (path / "model.json").write_text(json.dumps(info | {"grades": [source | {"contradicted": 1}]}))
-    text = write_model_report(path).read_text(encoding="utf-8")
-    check_page(text)
-    assert (
-        "&lt;script&gt;: 20 targets and 30 negatives, of 50 graded; 3 agree with the labels, 1 contradict them" in text
-    )
-    assert "not in calibration or test" in text and "9" * 64 in text
+    text = _report(tmp_path / "model", {}, grades=[source | {"contradicted": 1}])
+    words = "&lt;script&gt;: 20 targets and 30 negatives, of 50 graded; 3 agree with the labels, 1 contradict them"
+    assert words in text and "not in calibration or test" in text and "9" * 64 in text

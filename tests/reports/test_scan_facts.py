@@ -70,7 +70,7 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
     store, bundle = labelled_store(tmp_path / "sky.zarr"), open_model(tiny_bundle(tmp_path / "model").path)
     rows = np.array([*range(4, 18), 300])
     scored = pd.DataFrame({"store": "sky", "index": rows, "id": rows + 1000, "score": -rows / 10.0 - 0.01})
-    stage = pd.Categorical(np.where(rows < 16, "full", "first look"), categories=["full", "audit", "first look"])
+    stage = pd.Categorical(np.where(rows < 16, "full", "prefilter"), categories=["full", "rescored", "prefilter"])
     scored.loc[rows >= 16, "score"] = np.nan
     for name, table in (
         ("scores", scored.assign(stage=stage)),

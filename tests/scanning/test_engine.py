@@ -206,11 +206,12 @@ def test_a_first_look_discards_and_a_hundredth_is_audited(client, tmp_path, monk
     plan, merged = cascaded(store, client, tmp_path / "run", monkeypatch, top=40)
     rows = pd.concat([pd.read_parquet(partitions.scores_path(plan.out, p.number)) for p in plan.partitions])
     by_stage = rows.groupby("stage", observed=True)
-    assert len(rows) == merged.scored == 5990 and set(rows["stage"]) == {"full", "audit", "first look"}
-    assert by_stage["score"].count()["first look"] == 0
-    assert by_stage["first_look"].max()["first look"] < by_stage["first_look"].min()["full"]
-    assert np.isfinite(rows.loc[rows["stage"] != "first look", "score"]).all()
-    assert merged.discarded == (rows["stage"] != "full").sum() and merged.rescored == (rows["stage"] == "audit").sum()
+    assert len(rows) == merged.scored == 5990 and set(rows["stage"]) == {"full", "rescored", "prefilter"}
+    assert by_stage["score"].count()["prefilter"] == 0
+    assert by_stage["first_look"].max()["prefilter"] < by_stage["first_look"].min()["full"]
+    assert np.isfinite(rows.loc[rows["stage"] != "prefilter", "score"]).all()
+    assert merged.discarded == (rows["stage"] != "full").sum()
+    assert merged.rescored == (rows["stage"] == "rescored").sum()
     assert 0.004 < merged.rescored / merged.discarded < 0.02
     # The audited stand for all that were discarded, so that the distribution of scores stays whole.
     assert merged.histogram.total == 5990 and merged.discarded_histogram.total == merged.discarded

@@ -208,7 +208,7 @@ def test_what_ties_with_the_last_of_the_list_is_kept_until_names_decide():
 def test_the_audited_stand_for_all_that_were_discarded_and_ties_are_lost():
     """2 of 3 discarded objects for each that was audited: with the weight discarded / audited, whole counts."""
     best = a_list(2)
-    stages = [partitions.FULL] * 3 + [partitions.RESCORED] * 4 + ["first look"] * 8
+    stages = [partitions.FULL] * 3 + [partitions.RESCORED] * 3 + ["audit"] + ["prefilter"] * 8
     rows_of(best, [f"g{k}" for k in range(15)], [3.0, 2.0, 1.0, 2.0, 0.5, 0.5, -1.0] + [-np.inf] * 8, stages)
     merged = best.merged(0, {})
     assert (merged.discarded, merged.rescored, merged.discarded_histogram.total, merged.histogram.total) == (

@@ -26,7 +26,7 @@ def bundle(size=32, **changes):
         "answers": ["bulge"],
         "schema": "simulated",
         "model_hash": "m" * 64,
-        "first_look": Path("/models/lane/first-look.safetensors"),
+        "first_look": Path("/models/lane/prefilter.safetensors"),
     }
     recipe = SimpleNamespace(hash="r" * 64, scan=SimpleNamespace(top=1000, precision="bf16", batch=256))
     return SimpleNamespace(**values | {"recipe": recipe} | changes)

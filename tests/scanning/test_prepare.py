@@ -86,7 +86,7 @@ def test_networks_are_converted_where_that_pays(tmp_path, monkeypatch):
     prepare.convert_networks(plan, plan.out)
     job = partitions.Job.of(plan, [plan.out / PREFILTER_FILE])
     assert job.converted and sorted(p.name for p in plan.out.iterdir()) == [
-        "first-look.bin", "first-look.xml", "network.bin", "network.xml",
+        "network.bin", "network.xml", "prefilter.bin", "prefilter.xml",
     ]  # fmt: skip
     monkeypatch.undo()
     save_prefilter(Prefilter(TinyNet(), 0.5), plan.out / PREFILTER_FILE)
@@ -141,7 +141,7 @@ def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, 
     np.testing.assert_array_equal(merged.top["score"], best)  # scores of the full networks, and none is lost
     stages = pd.concat(pd.read_parquet(path) for path in (plan.out / "scores").iterdir())
     counts = stages["stage"].astype(str).value_counts()
-    assert set(counts.index) == {"full", "audit", "int8"} and counts["full"] < 0.35 * 6000
+    assert set(counts.index) == {"full", "rescored", "int8"} and counts["full"] < 0.35 * 6000
     assert stages.loc[stages["stage"] == "int8", "score"].isna().all() and merged.discarded == 6000 - counts["full"]
     again = prepare.prefilters(plan, client)
     assert again == [] and quantised.read_decision(plan.out) == told
@@ -160,7 +160,7 @@ def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, 
     worker.score_partition(Partition(0, 0, 0, store.count), job)
     stages = pd.read_parquet(partitions.scores_path(plan.out, 0)).astype({"stage": str})
     first = stages.groupby("stage")["first_look"]
-    assert first.max()["first look"] < cut <= first.min()["int8"] and first.min()["full"] >= cut
+    assert first.max()["prefilter"] < cut <= first.min()["int8"] and first.min()["full"] >= cut
     assert (stages["stage"] == "int8").any() and sum(seen) == (stages["first_look"] >= cut).sum()
 
 

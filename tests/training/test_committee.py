@@ -76,16 +76,16 @@ def test_the_number_of_processes_does_not_change_weights(tmp_path, progress):
     assert sys.modules["__main__"] is main and {name: os.environ.get(name) for name in environment} == environment
 
 
-def test_an_error_of_one_process_arrives_as_itself_and_ends_the_others(tmp_path):
+def test_an_error_in_one_process_is_raised_and_ends_the_others(tmp_path):
     (tmp_path / "file").touch()
     endless, wrong = jobs(tmp_path, (1_000_000, 1))
     wrong = Job(tmp_path / "file" / "1.safetensors", wrong.real, None, SETTINGS, 1, 0, "no folder")
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(StorageError, match=r"1\.safetensors"):
         train_networks([endless, wrong], CPU, workers=2)
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and not multiprocessing.active_children()
 
 
-def test_what_is_trained_is_not_trained_again_and_the_order_is_kept(tmp_path, monkeypatch, progress):
+def test_finished_networks_are_loaded_in_order(tmp_path, monkeypatch, progress):
     before = train_networks(jobs(tmp_path), CPU)
     (tmp_path / "1.safetensors").unlink()
     (tmp_path / ".training-killed").mkdir()

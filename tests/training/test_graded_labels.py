@@ -83,7 +83,7 @@ def test_under_cross_fitting_grades_train_and_labelled_objects_keep_their_labels
 
 @settings(max_examples=25)
 @given(grades, grades, st.sets(st.integers(0, 299), max_size=60), st.integers(0, 3))
-def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed):
+def test_grades_are_for_training_only_and_no_object_is_in_two_splits(one, other, held, seed):
     before = labelled(seed)
     runs = [
         graded_scans(one, held_out=Objects(None, None, None, sorted(held))),
@@ -110,7 +110,7 @@ def test_grades_only_teach_and_no_object_is_in_two_splits(one, other, held, seed
         assert c["positive"] + c["negative"] == c["graded"] - c["unsure"] - c["held_out"]
 
 
-def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
+def test_counts_of_grades():
     before = labelled().set_index("id")
     train = before[before["split"] == "train"]
     target, other = train.index[train["target"] == 1][0], train.index[train["target"] == 0][0]
@@ -127,15 +127,11 @@ def test_what_is_new_agrees_contradicts_or_is_held_out_is_counted():
     after = table.set_index("id")
     assert after.loc[[target, other, ambiguous], "target"].tolist() == [1, 1, 1]
     assert after.loc[[target, other, ambiguous], "split"].tolist() == ["train"] * 3
-    assert (
-        after.loc[tested, "target"] == before.loc[tested, "target"]
-        and after.loc[[again, unclear], "target"].isna().all()
-    )
-    text = "\n".join(describe([graded_scans(object_grades)], [counts]))
-    assert "3 positive and 0 negative trained on, of 6 graded; 1 left out" in text and "used for training only" in text
-    assert "not known" not in text and "not known" in "\n".join(
-        describe([graded_scans(object_grades, held_out=None)], [counts])
-    )
+    assert after.loc[tested, "target"] == before.loc[tested, "target"]
+    assert after.loc[[again, unclear], "target"].isna().all()
+    known, unknown = ("\n".join(describe([graded_scans(object_grades, held_out=h)], [counts])) for h in (NONE, None))
+    assert "3 positive and 0 negative trained on, of 6 graded; 1 left out" in known
+    assert "used for training only" in known and "not known" not in known and "not known" in unknown
 
 
 def test_objects_of_another_store_come_with_their_rows():
@@ -147,7 +143,7 @@ def test_objects_of_another_store_come_with_their_rows():
     assert new["dust"].isna().all() and counts["new"] == 2 and len(table) == 202
 
 
-def test_a_grade_of_another_stores_row_number_leaves_this_object_alone():
+def test_the_same_row_number_in_another_store_is_another_object():
     """Rows of both stores are numbered from 0, and are other galaxies."""
     before = labelled().set_index("id")
     target = before.index[(before["split"] == "train") & (before["target"] == 1)][0]
@@ -160,7 +156,7 @@ def test_a_grade_of_another_stores_row_number_leaves_this_object_alone():
         assert new["target"].tolist() == [0.0] and new["object"].tolist() == [f"other/{target}"]
 
 
-def test_a_grade_is_of_the_same_place_under_another_name():
+def test_an_object_is_known_by_its_position_under_another_name():
     before = labelled().set_index("id")
     train, tested = (before.index[(before["split"] == name) & (before["target"] == 1)][0] for name in ("train", "test"))
     other = Column("other", ids="J{}")
@@ -170,7 +166,7 @@ def test_a_grade_is_of_the_same_place_under_another_name():
     assert table.loc[table["object"] == tested, "target"].tolist() == [1.0]
 
 
-def test_two_scans_that_contradict_each_other_teach_nothing():
+def test_conflicting_grades_of_two_scans_are_not_used():
     runs = [graded_scans({150: 1.0}, SURVEY), graded_scans({150: 0.0}, SURVEY, run="other")]
     table, counts = add_labels(labelled(), [SKY, SURVEY], runs)
     assert len(table) == 200 and [c["unsure"] for c in counts] == [1, 1]
@@ -181,11 +177,11 @@ def test_a_grade_of_an_object_that_is_not_there_is_refused(change):
     one = graded_scans({3: 1.0})
     for name, value in change.items():
         one.table[name] = value
-    with pytest.raises(InputError, match="holds another object there"):
+    with pytest.raises(InputError, match="run graded object"):
         add_labels(labelled(), [SKY], [one])
 
 
-def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
+def test_stores_are_identified_by_content(tmp_path):
     store = tiny_store(tmp_path / "sky.zarr", 20)
     run = graded_scans({3: 1.0}, store=Column("sky"))
 
@@ -195,12 +191,12 @@ def test_a_store_is_known_by_its_content_and_a_rebuilt_one_refused(tmp_path):
     moved = of(tmp_path / "gone.zarr", store.content_hash)
     assert add_stores([store], [moved]) == [store]
     assert [s.path for s in add_stores([], [of(store.path, store.content_hash)])] == [store.path]
-    with pytest.raises(InputError, match=r"not at .*gone\.zarr any more.*--store"):
+    with pytest.raises(InputError, match=r"gone\.zarr"):
         add_stores([], [moved])
     with pytest.raises(InputError, match="changed since the scan"):
         add_stores([], [of(store.path, "another")])
 
 
-def test_the_hash_is_of_what_is_taught():
+def test_the_hash_is_of_certain_grades():
     one = graded_scans({3: 1.0, 4: 0.0, 5: np.nan})
     assert one.hash == graded_scans({4: 0.0, 3: 1.0}).hash != graded_scans({4: 0.0, 3: 0.0}).hash

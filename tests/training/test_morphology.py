@@ -29,9 +29,8 @@ def test_completeness_and_purity_are_of_the_leading_answer():
     (question,) = result["questions"]
     assert (question["id"], question["n"], question["accuracy"]) == ("t06", 4, 0.5)
     yes, no = question["answers"]
-    assert (
-        (yes["n"], yes["completeness"], yes["purity"]) == (2, 0.5, 0.5) == (no["n"], no["completeness"], no["purity"])
-    )
+    for answer in (yes, no):
+        assert (answer["n"], answer["completeness"], answer["purity"]) == (2, 0.5, 0.5)
     assert question["confusion"] == [[1, 1], [1, 1]]
     assert yes["error"] == pytest.approx(np.mean([0.2, 0.4, 0.4, 0.0]), abs=1e-6)
     assert json.loads(json.dumps(result)) == result
@@ -43,13 +42,13 @@ def test_coverage_is_that_of_the_volunteers_who_voted():
     votes = rng.integers(10, 41, 3000)
     found = rng.binomial(votes, p) / votes
     labels = pd.DataFrame({ODD[0]: found, ODD[1]: 1 - found, votes_column("t06"): votes})
-    honest = morphology.evaluate(raw(np.full(3000, 0.5), 8.0), labels, ODD, TREE)["questions"][0]
-    assert 0.9 <= honest["coverage"] < 0.96
-    boastful = morphology.evaluate(raw(np.full(3000, 0.5), 500.0), labels, ODD, TREE)["questions"][0]
-    assert boastful["coverage"] < 0.75
+    calibrated = morphology.evaluate(raw(np.full(3000, 0.5), 8.0), labels, ODD, TREE)["questions"][0]
+    assert 0.9 <= calibrated["coverage"] < 0.96
+    overconfident = morphology.evaluate(raw(np.full(3000, 0.5), 500.0), labels, ODD, TREE)["questions"][0]
+    assert overconfident["coverage"] < 0.75
 
 
-def test_nothing_asked_and_nothing_counted_is_told_as_such():
+def test_questions_without_answers_or_votes():
     nothing = pd.DataFrame(np.nan, index=range(3), columns=ODD)
     (question,) = morphology.evaluate(raw([0.5] * 3), nothing, ODD, TREE)["questions"]
     assert (question["n"], question["accuracy"], question["coverage"]) == (0, None, None)

@@ -50,15 +50,11 @@ def test_the_plan_counts_each_fold_of_cross_fitting(store, tmp_path):
     [
         ({"members = 2": "members = 1"}, 0, "cross-fitting needs two networks or more"),
         ({"[classifier]": "[split]\nmethod = 'fixed'\n[classifier]"}, 0, ""),
-        (
-            {"positives = 0": "positives = 4", 'kind = "maps"\nmaps = "prior"': 'kind = "flow"'},
-            0,
-            "one generator of whole",
-        ),
+        ({"positives = 0": "positives = 4", 'kind = "maps"\nmaps = "prior"': 'kind = "flow"'}, 0, "one generator"),
         ({'maps = "prior"': 'maps = "both"'}, 2, ""),  # each network has a diffusion model of maps of its own
     ],
 )
-def test_where_a_network_could_learn_of_its_fold_the_split_is_fixed(store, tmp_path, changes, folds, why):
+def test_when_the_split_is_fixed(store, tmp_path, changes, folds, why):
     text = tiny_recipe(tmp_path / "r.toml").read_text()
     for old, new in changes.items():
         assert old in text
@@ -71,7 +67,7 @@ def test_where_a_network_could_learn_of_its_fold_the_split_is_fixed(store, tmp_p
     )
 
 
-def test_the_plan_counts_what_a_fixed_split_trains_on(store, tmp_path):
+def test_the_plan_counts_a_fixed_split(store, tmp_path):
     p = plan(store, tmp_path, fixed=True)
     splits = ("train", "calibration", "test")
     positives = {s: int((p.table.loc[p.table["split"] == s, "target"] == 1).sum()) for s in splits}
@@ -84,27 +80,21 @@ def test_every_option_that_matters_changes_the_request(store, tmp_path):
     assert len({str(r) for r in requests}) == 4
 
 
-def test_a_store_of_fewer_pixels_is_refused_before_training(store, tmp_path):
-    with pytest.raises(InputError, match=r"holds 24 px.*needs 32 px.*--size 32 or more.*size = 24 or less"):
-        plan([store, tiny_store(tmp_path / "other.zarr", size=24).path], tmp_path)
-
-
-def test_a_store_of_more_pixels_is_resampled_and_the_plan_says_so(store, tmp_path):
+def test_larger_stores_are_resampled_and_smaller_ones_refused(store, tmp_path):
     p = plan([store, tiny_store(tmp_path / "other.zarr", size=48).path], tmp_path)
     assert "600 objects, 32 px, resampled from 48 px (" in p.describe() and "400 objects, 32 px (" in p.describe()
+    with pytest.raises(InputError, match="--size 32 "):
+        plan([store, tiny_store(tmp_path / "small.zarr", 20, size=24).path], tmp_path)
 
 
-def test_by_default_all_stores_with_pixels_enough_are_trained_on(tmp_path, galscan_home):
-    small, equal, larger = (
-        ingest_survey(
-            SimulatedSurvey(count=200, size=size, seed=size, rare_fraction=0.2),
-            galscan_home / "surveys" / f"{size}.zarr", workers=1,
-        )
-        for size in (24, 32, 48)
-    )  # fmt: skip
-    names = [s.path for s in plan((), tmp_path).stores]
-    assert names == [equal.path, larger.path]
-    with pytest.raises(InputError, match=f"{small.path} holds 24 px"):
+def test_by_default_all_stores_with_enough_pixels_are_used(store, tmp_path, galscan_home):
+    folder = galscan_home / "surveys"
+    folder.mkdir()
+    for size in (24, 48):
+        tiny_store(folder / f"{size}.zarr", 20, size=size)
+    (folder / "sky.zarr").symlink_to(store)
+    assert [s.path.name for s in plan((), tmp_path).stores] == ["48.zarr", "sky.zarr"]
+    with pytest.raises(InputError, match=r"24\.zarr"):
         make_plan(str(tiny_recipe(tmp_path / "r.toml", size=64)), (), (), None, None, True, 0)
 
 
@@ -126,9 +116,5 @@ def test_grades_train_and_are_in_the_plan_the_request_and_the_provenance(store, 
         )
     assert "grades" not in before.request and p.request["grades"] == [["f", one.hash]]
     assert p.provenance[0]["sha256"] == one.hash and p.provenance[0]["positive"] == 2
-    with pytest.raises(InputError, match="was a scan for 'ring'"):
+    with pytest.raises(InputError, match="'ring'"):
         plan(store, tmp_path, graded_scans=[replace(one, target="ring")])
-    small = tiny_store(tmp_path / "small.zarr", 20, 16, survey="small")
-    with pytest.raises(InputError, match="--size 32"):
-        table, place = graded.iloc[:1].assign(store="small", row=0, id="1000"), (str(small.path), small.content_hash)
-        plan(store, tmp_path, graded_scans=[replace(one, table=table, stores={"small": place})])

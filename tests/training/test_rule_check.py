@@ -88,13 +88,13 @@ def test_the_counts_add_up_and_a_waterfall_ends_where_the_rule_does(rows, positi
             assert step["without"] >= true.sum() if falls["join"] == "and" else step["without"] <= true.sum()
 
 
-def test_who_is_both_is_named(store):
+def test_conflicting_objects_are_named(store):
     recipe = recipe_from_text(TEXT.replace("t > 0 or visible_dust == 0", "t <= 0 and visible_dust >= 0.75"))
     table = rule_check.read(recipe, EFIGI, [store])
     both = table.loc[table["kind"] == "both", "id"]
     assert len(both) and table.loc[table["kind"] == "both", "target"].isna().all()
     result = rule_check.problem(recipe, EFIGI, table, [store])
-    assert result.startswith(f"{len(both)} objects are positive and negative at once, '{both.iloc[0]}' of s for one")
+    assert result.startswith(f"{len(both)} objects") and f"'{both.iloc[0]}' of s" in result
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_the_split_is_the_one_that_training_makes(store):
     [
         ("dust >= 0.5", "dust >= 0.5 and inclination >= 0.5", "0 positive examples of 'x' among 180 labelled"),
         ('from = "t <= 0"', 'from = "inclination > 0"', "no training galaxy satisfies synthetic.from"),
-        ("size = 16", "size = 32", "holds 16 px cutouts, the recipe needs 32 px; ingest with --size 32 or more"),
+        ("size = 16", "size = 32", "--size 32 or more"),
     ],
 )  # fmt: skip
 def test_what_makes_training_impossible(store, old, new, words):
@@ -134,20 +134,14 @@ def test_what_makes_training_impossible(store, old, new, words):
         assert rule_check.problem(none, EFIGI, rule_check.read(none, EFIGI, [store]), [store]) is None
 
 
-def test_a_store_of_more_pixels_can_be_trained_on(store, tmp_path):
-    recipe = recipe_from_text(TEXT)
-    both = [store, labelled_store(tmp_path / "l.zarr", "larger", size=24, seed=1)]
-    assert rule_check.problem(recipe, EFIGI, rule_check.read(recipe, EFIGI, both), both) is None
-
-
 def result(text, *stores):
     recipe = recipe_from_text(text)
     return rule_check.warnings(recipe, EFIGI, rule_check.read(recipe, EFIGI, stores))
 
 
 def test_warnings(store, tmp_path):
-    assert result(TEXT, store) == ["15 positives for calibration: with fewer than 20 the intervals of purity are wide; "
-                                 "label more, or grade a scan (galscan vet)"]  # fmt: skip
+    (few,) = result(TEXT, store)
+    assert few.startswith("15 positives for calibration")
     late = labelled_store(tmp_path / "late.zarr", "late", seed=1, early=0.0)
     assert "all positives are in s, negatives in other stores as well" in " ".join(result(TEXT, store, late))
     tight = TEXT.replace('negative = "t > 0 or visible_dust == 0"', 'negative = "t > 0 or visible_dust < 0.5"')
@@ -155,9 +149,7 @@ def test_warnings(store, tmp_path):
     wide = TEXT.replace('morphology = ["t"]', 'morphology = ["t", "bar_length"]')
     assert "bar_length: known of no object" in result(wide, store)
     wrong = TEXT.replace("set = { visible_dust = [0.6, 1.0] }", "set = { visible_dust = [0.0, 0.2] }")
-    assert "0% of the galaxies of synthetic satisfy the positive rule; set the answers that it needs" in result(
-        wrong, store
-    )
+    assert "0% of the galaxies of synthetic satisfy" in " ".join(result(wrong, store))
     wrong = TEXT.replace('from = "t > 0"', 'from = "t <= 0"')
     assert "100% of the galaxies of hard_negatives.0 satisfy" in " ".join(result(wrong, store))
     nobody = TEXT.replace('from = "t > 0"', 'from = "t > 9"')
@@ -179,7 +171,7 @@ hosts = "t <= 0"
 MINED = TEXT.replace("[schemas.efigi.synthetic]", 'mined_negatives = "t >= 8"\n[schemas.efigi.synthetic]')
 
 
-def test_hosts_and_what_is_measured_are_counted_and_missed(store):
+def test_hosts_and_measured_galaxies_are_counted(store):
     recipe = recipe_from_text(MINED + INJECT)
     table = rule_check.read(recipe, EFIGI, [store])
     t, dust = table["t"], table["visible_dust"]
@@ -198,7 +190,7 @@ def test_hosts_and_what_is_measured_are_counted_and_missed(store):
     assert not [w for w in result(MINED + INJECT + without, store) if "nothing is made" in w]
 
 
-def test_an_answer_that_few_were_asked_is_named(tmp_path):
+def test_a_rarely_asked_answer_is_named(tmp_path):
     store = labelled_store(tmp_path / "s.zarr", unlabelled=0)
     dust = store.column("labels/efigi/visible_dust")
     dust[6:] = np.nan
@@ -206,21 +198,20 @@ def test_an_answer_that_few_were_asked_is_named(tmp_path):
     assert "visible_dust: asked of 3.0% of the labelled objects only" in result(TEXT, layout.open_store(store.path))
 
 
-def test_sources_and_hard_ones(store):
+def test_sources_and_hard_negatives(store):
     recipe = recipe_from_text(TEXT)
     table = rule_check.read(recipe, EFIGI, [store])
     t, dust = table["t"], table["visible_dust"]
     source, hard = rule_check.sources(recipe.schemas["efigi"], table, EFIGI)
-    assert (source["key"], source["match"]) == ("synthetic.from", (t <= 0).sum()) and 0 < source["training"] < source[
-        "match"
-    ]
+    assert (source["key"], source["match"]) == ("synthetic.from", (t <= 0).sum())
+    assert 0 < source["training"] < source["match"]
     assert (hard["key"], hard["match"]) == ("hard_negatives.0.from", (t > 0).sum())
     grade = rule_check.hardness(recipe.schemas["efigi"], table, EFIGI)
     assert (grade[(t > 0) & (dust >= 0.5)] == 2).all() and (grade[(t > 0) & (dust < 0.5)] == 0).all()
     assert (grade[(t <= 0) & (dust == 0)] == 1).all()  # a clean early type lacks the dust alone
 
 
-def test_words_for_a_caption(store):
+def test_captions(store):
     gz2 = load_schema("gz2")
     rule = parse_rule("t06_odd_a14_yes >= 0.4 and t08_odd_feature_a19_ring >= 0.5 and t03_bar_a06_bar > 0", gz2.names)
     table = pd.DataFrame([[0.51] * len(gz2.names)], columns=gz2.names)

@@ -60,7 +60,7 @@ def galaxies(count: int = 6) -> Galaxies:
     return Galaxies(given.images, table, labels)
 
 
-def test_candidates_are_the_galaxies_named_with_what_a_network_predicts_of_them():
+def test_candidates_have_the_predictions_of_a_network():
     torch.manual_seed(0)
     network, real, rows = GalaxyNet(8, len(ANSWERS)).eval(), galaxies(), np.array([5, 0, 3])
     stores = [store(stretch=SimulatedSurvey(count=1, size=32).describe()["stretch"], bands="gri"), store(bands="grz")]
@@ -84,10 +84,9 @@ def test_without_a_network_nothing_is_predicted():
 
 
 def test_a_store_whose_stretch_is_unknown_is_named():
-    with pytest.raises(InputError, match=r"odd\.zarr") as caught:
-        stores = [store(), store("odd.zarr", stretch={"kind": "unheard of"})]
+    stores = [store(), store("odd.zarr", stretch={"kind": "unheard of"})]
+    with pytest.raises(InputError, match=r"odd\.zarr"):
         candidates_of(galaxies(), np.arange(6), stores, None, ANSWERS, SCHEMA, CPU)
-    assert caught.value.exit_code == 2
 
 
 RULES = rules(
@@ -120,20 +119,15 @@ def trained(monkeypatch) -> list[dict]:
         saved(out)
         return {"steps": 3, "seconds": 1.0, "loss": 0.5, "measured": len(maps)}
 
-    monkeypatch.setattr(
-        dust_lane,
-        "measure",
-        lambda images, hosts, stretch, bands: (
-            dust_lane.prior(len(images), np.random.default_rng(len(images))),
-            np.ones(len(images), bool),
-        ),
-    )
+    def measure(images, hosts, stretch, bands):
+        return prior(len(images), len(images)), np.ones(len(images), bool)
+
+    def prior(count, seed):
+        return dust_lane.prior(count, np.random.default_rng(seed))
+
+    monkeypatch.setattr(dust_lane, "measure", measure)
     monkeypatch.setattr(module.feature_maps, "fine_tune", fine_tune)
-    monkeypatch.setattr(
-        module.feature_maps,
-        "sample_maps",
-        lambda network, values, seed, **options: dust_lane.prior(len(values), np.random.default_rng(seed)),
-    )
+    monkeypatch.setattr(module.feature_maps, "sample_maps", lambda _, values, seed, **options: prior(len(values), seed))
     return calls
 
 
@@ -146,7 +140,7 @@ def test_the_prior_needs_no_training(trained, tmp_path):
     assert counts["injected_negatives"] == 2
 
 
-def test_the_model_is_trained_once_on_what_was_measured(trained, tmp_path):
+def test_the_model_is_trained_once_on_measured_maps(trained, tmp_path):
     given = dusty(LEAST_MEASURED + 2)
     first = injected(given, settings(), tmp_path)
     assert len(trained) == 1 and len(trained[0]["maps"]) == LEAST_MEASURED + 2 and trained[0]["seed"] == 0
@@ -159,7 +153,7 @@ def test_the_model_is_trained_once_on_what_was_measured(trained, tmp_path):
 
 
 @pytest.mark.parametrize(("count", "steps"), [(LEAST_MEASURED - 1, 3), (LEAST_MEASURED + 2, 0)])
-def test_where_too_few_are_measured_or_none_trained_the_start_weights_sample(trained, tmp_path, count, steps):
+def test_the_start_weights_are_used_if_none_are_trained(trained, tmp_path, count, steps):
     start = saved(tmp_path / "start.safetensors")
     work = tmp_path / "work"
     work.mkdir()
@@ -180,9 +174,8 @@ def test_a_rule_that_changes_no_answer_has_no_strength(trained, tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
     start = saved(tmp_path / "other.safetensors", "ring")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError):
         injected(candidates(), settings(start=str(start)), tmp_path)
-    assert caught.value.exit_code == 2
 
 
 def test_examples_have_their_hosts_targets_and_answers(trained, tmp_path):
@@ -194,10 +187,10 @@ def test_examples_have_their_hosts_targets_and_answers(trained, tmp_path):
     found = examples_of(synthetic, target, ANSWERS, SCHEMA)
     np.testing.assert_array_equal(found.images, synthetic.images)
     np.testing.assert_array_equal(found.target, target)
-    np.testing.assert_array_equal(found.hosts, synthetic.host)
+    np.testing.assert_array_equal(found.host, synthetic.host)
     made = np.flatnonzero((synthetic.origin == INJECTED) & (synthetic.target == 1))
-    assert len(made) and (synthetic.origin[found.hosts[made]] == HOST).all()
+    assert len(made) and (synthetic.origin[found.host[made]] == HOST).all()
     (low, high), dust = SCHEMA.ranges["t"], synthetic.labels["visible_dust"]
     np.testing.assert_allclose(found.answers[:, 0], (-3 - low) / (high - low), rtol=1e-5)
     np.testing.assert_allclose(found.answers[:, 1], dust, rtol=1e-5)
-    assert [row_of(image, given) for image in found.images[found.hosts[made]]] and found.images.shape[1] == SIZE
+    assert [row_of(image, given) for image in found.images[found.host[made]]] and found.images.shape[1] == SIZE

@@ -25,35 +25,28 @@ def sky(tmp_path_factory):
     return ingest_survey(survey, tmp_path_factory.mktemp("target") / "sky.zarr", workers=1).path
 
 
-def test_new_writes_a_recipe_and_never_over_another(tmp_path, monkeypatch):
+def test_new_writes_a_recipe_that_can_be_checked_and_overwrites_none(tmp_path, monkeypatch, sky):
     monkeypatch.chdir(tmp_path)
     result = new_target("mine", schema=["simulated", "efigi"], answer="bar")
     assert result["recipe"] == "mine.toml" and result["next"] == "galscan target check mine.toml --store STORE"
     assert load_recipe("mine.toml").schemas["simulated"].positive == "bar >= 0.5"
+    assert check_target("mine.toml", store=sky)["error"] is None
     before = (tmp_path / "mine.toml").read_bytes()
-    with pytest.raises(ConflictError, match=r"mine.toml exists and is not overwritten"):
+    with pytest.raises(ConflictError, match=r"mine\.toml"):
         new_target("mine")
     assert (tmp_path / "mine.toml").read_bytes() == before
-    with pytest.raises(InputError, match=r"does not end in .toml"):
+    with pytest.raises(InputError, match="mine "):
         new_target("mine", out="mine")
     new_target("mine", out=tmp_path / "deep" / "other.toml")
     assert load_recipe(str(tmp_path / "deep" / "other.toml")).name == "mine"
 
 
-def test_a_new_target_can_be_checked_at_once(tmp_path, sky):
-    path = tmp_path / "mine.toml"
-    new_target("mine", schema="simulated", out=path)
-    assert check_target(str(path), store=sky)["error"] is None
-
-
-def test_list_is_all_that_is_shipped():
+def test_list_has_all_shipped_targets():
     result = list_targets()
     json.dumps(result)
     assert [t["name"] for t in result["targets"]] == recipe_names()
     for target in result["targets"]:
-        assert target["science"].endswith(".") and "(" not in target["science"].replace("(inner", "").replace(
-            "(coll", ""
-        )
+        assert target["science"].endswith(".")
         assert f"{target['title']} ({', '.join(target['schemas'])})" in result["text"]
 
 
@@ -77,20 +70,14 @@ def test_results_and_text(sky):
     text = result["text"]
     assert "target       barred_early: Barred lenticular galaxy\nlabels       simulated" in text
     assert "positive, all of" in text and "negative, any of" in text and text.endswith("trainable    yes")
-    assert (
-        text.count("<- excludes most") == 1
-        and "not asked" in text
-        and "300 positives and 600 negatives generated" in text
-    )
-    assert (
-        result["synthetic"] == "300 positives and 600 negatives generated"
-        and result["sources"][0]["key"] == "synthetic.from"
-    )
+    assert text.count("<- excludes most") == 1 and "not asked" in text and result["synthetic"] in text
+    assert result["synthetic"] == "300 positives and 600 negatives generated"
+    assert result["sources"][0]["key"] == "synthetic.from"
     steps = result["positive"]["steps"]
     assert steps[-1]["so_far"] == result["objects"][0]["positive"]
 
 
-def test_what_is_injected_is_summed_up(sky):
+def test_injected_features_are_summarised(sky):
     result = check_target("dustlane", store=sky)
     assert result["synthetic"].startswith("2,000 positives and 500 negatives injected into real galaxies")
     assert "drawn" not in result["synthetic"] and f"synthetic    {result['synthetic']}" in result["text"]
@@ -102,12 +89,12 @@ def test_what_is_injected_is_summed_up(sky):
     assert not [w for w in result["warnings"] if "nothing is made" in w]
 
 
-def test_a_sheet_shows_what_the_rules_mean(sky, tmp_path):
+def test_a_contact_sheet_shows_each_kind(sky, tmp_path):
     result = check_target("edge_on_no_bulge", store=sky, sheet=tmp_path / "sheet.png")
     assert result["sheet"] == str(tmp_path / "sheet.png") and f"sheet        {result['sheet']}" in result["text"]
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     for colour in (GREEN, RED, GREY):
-        assert (pixels == colour).all(1).sum() > 24 * 4 * 128  # the frames of 24 pictures
+        assert (pixels == colour).all(1).sum() > 24 * 4 * 128  # the frames of 24 images
     again = check_target("edge_on_no_bulge", store=sky, sheet=tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes() and again["error"] is None
 
@@ -121,10 +108,10 @@ def test_a_sheet_of_stores_of_several_sizes(tmp_path):
     assert result["error"] is None and (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_stores_that_cannot_be(sky, tmp_path):
-    with pytest.raises(InputError, match="name labelled stores with --store"):
+def test_stores_that_cannot_be_checked(sky, tmp_path):
+    with pytest.raises(InputError, match="--store"):
         check_target("ring")
-    with pytest.raises(InputError, match="rules for gz2 labels, but the stores have simulated"):
+    with pytest.raises(InputError, match=r"gz2 .*simulated"):
         check_target("lens", store=sky)
     bare = tiny_store(tmp_path / "bare.zarr").path
     assert check_target("ring", store=[sky, bare])["objects"][1]["unlabelled"] == 600

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from galscan.labels.schema import load_schema
 from galscan.labels.settings import ClassifierSettings
-from galscan.models.network import to_unit
+from galscan.models.network import GalaxyNet, to_unit
 from galscan.training import train
 from galscan.training.train import Examples, affordable_steps, sampling_weights, train_classifier, with_hosts
 
@@ -33,7 +33,7 @@ def scores(network, data: Examples) -> np.ndarray:
         return network(to_unit(torch.from_numpy(data.images)))[0].numpy()
 
 
-def test_it_learns_and_generalises():
+def test_it_separates_held_out_examples():
     network = train_classifier(examples(), None, SETTINGS, steps=60, seed=0, device=CPU)
     held_out = examples(seed=1)
     s = scores(network, held_out)
@@ -61,8 +61,6 @@ def test_ambiguous_examples_do_not_move_the_target():
     unknown = Examples(data.images, np.full_like(data.target, np.nan), np.full_like(data.answers, np.nan))
     network = train_classifier(unknown, None, SETTINGS, steps=2, seed=0, device=CPU)
     torch.manual_seed(0)
-    from galscan.models.network import GalaxyNet
-
     fresh = GalaxyNet(8, 2)
     # Only weight decay touched the head.
     torch.testing.assert_close(network.target.weight, fresh.target.weight, rtol=1e-3, atol=1e-5)
@@ -73,14 +71,14 @@ def test_steps_fit_the_budget(seconds, least, most):
     assert least <= affordable_steps(examples(), SETTINGS, device=CPU, seconds=seconds) <= most
 
 
-def test_drawing_follows_the_sampling():
+def test_weights_follow_the_sampling_method():
     data = examples()
     data.target[1] = np.nan
     natural = SETTINGS.model_copy(update={"sampling": "natural"})
     assert sampling_weights(data, None, natural).numpy() == pytest.approx(1 / len(data.target))
     oversampled = sampling_weights(data, None, SETTINGS)
     assert oversampled[data.target[:, 0] == 1].sum() == pytest.approx(SETTINGS.positive_fraction)
-    # Without morphology an ambiguous galaxy would teach nothing.
+    # Without morphology an ambiguous galaxy has no loss.
     for settings in (natural, SETTINGS):
         weights = sampling_weights(data, None, settings.model_copy(update={"morphology_weight": 0.0}))
         assert weights[1] == 0 and (weights[2:] > 0).all()
@@ -95,17 +93,17 @@ def test_natural_is_natural_for_several_targets():
     assert sampling_weights(data, None, natural).numpy() == pytest.approx(1 / 20)
 
 
-def of(positives: int, others: int) -> Examples:
-    n = positives + others
-    target = np.repeat([1, 0], [positives, others]).astype(np.float32)
+def of(positives: int, negatives: int) -> Examples:
+    n = positives + negatives
+    target = np.repeat([1, 0], [positives, negatives]).astype(np.float32)
     return Examples(np.zeros((n, 8, 8, 3), np.uint8), target[:, None], np.zeros((n, 1), np.float32))
 
 
-def injected(positives: int, others: int, hosts: int) -> Examples:
-    """Return synthetic positives, negatives, and hosts as they are, of which the positives are made in turn."""
-    made = of(positives, others + hosts)
+def injected(positives: int, negatives: int, hosts: int) -> Examples:
+    """Return synthetic positives, negatives, and the unmodified hosts of the positives, which share them in turn."""
+    made = of(positives, negatives + hosts)
     host = np.full(len(made.images), -1)
-    host[:positives] = positives + others + np.arange(positives) % hosts if hosts else -1
+    host[:positives] = positives + negatives + np.arange(positives) % hosts if hosts else -1
     return Examples(made.images, made.target, made.answers, host=host)
 
 
@@ -113,40 +111,37 @@ def injected(positives: int, others: int, hosts: int) -> Examples:
     st.integers(0, 30), st.integers(1, 30), st.integers(0, 90), st.integers(0, 90), st.integers(0, 9),
     st.floats(0, 0.5), st.floats(0, 0.2), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_batches_are_composed_as_asked(positives, others, made, made_others, hosts, wanted, negatives, natural, real):
+def test_composition_of_batches(
+    positives, negatives, made, made_negatives, hosts, wanted, wanted_negatives, natural, only_real
+):
     settings = SETTINGS.model_copy(
-        update={"synthetic_positives": wanted, "synthetic_negatives": negatives,
+        update={"synthetic_positives": wanted, "synthetic_negatives": wanted_negatives,
                 "sampling": "natural" if natural else "oversampled"}
     )  # fmt: skip
-    galaxies, synthetic = of(positives, others), injected(made, made_others, min(hosts, made))
-    weights = sampling_weights(galaxies, synthetic, settings, only_real=real).numpy()
-    parts = np.split(weights, np.cumsum([positives, others, made, made_others]))
-    ours, rest, theirs, their_others, their_hosts = parts
-    whole = positives / (positives + others) if natural else SETTINGS.positive_fraction
+    real, synthetic = of(positives, negatives), injected(made, made_negatives, min(hosts, made))
+    weights = sampling_weights(real, synthetic, settings, only_real=only_real).numpy()
+    ours, rest, theirs, their_negatives, their_hosts = np.split(
+        weights, np.cumsum([positives, negatives, made, made_negatives])
+    )
+    whole = positives / (positives + negatives) if natural else SETTINGS.positive_fraction
     assert ours.sum() == pytest.approx(whole if positives else 0)
     assert (weights >= 0).all() and len(set(rest)) == 1
-    if real:  # but for a target of which no real one is known
+    assert not their_hosts.any()  # they are in batches with the galaxies made from them only
+    if only_real:  # but for a target of which no real one is known
         assert theirs.sum() == pytest.approx(0 if positives or not made else whole)
-        assert not their_others.any() and not their_hosts.any() and weights.sum() == pytest.approx(1)
+        assert not their_negatives.any() and weights.sum() == pytest.approx(1)
         return
-    if positives:  # beside the real ones; few are drawn less often, none more often than a real one
+    if positives:  # beside the real ones; few are sampled less often, none more often than a real one
         assert theirs.sum() == pytest.approx(min(wanted, whole * made / positives))
         assert not made or theirs.max() <= ours.max() + 1e-12
-    else:  # in their place
+    else:  # instead of real ones
         assert theirs.sum() == pytest.approx(whole + wanted if made else 0)
-    assert their_others.sum() == pytest.approx(negatives if made_others else 0)
-    assert not their_hosts.any()  # drawn with what is made of them, not by themselves
+    assert their_negatives.sum() == pytest.approx(wanted_negatives if made_negatives else 0)
     if weights.sum() < 1.5:  # natural sampling of almost nothing but targets
         assert weights.sum() == pytest.approx(1) or rest[0] == 0
 
 
-def test_a_handful_of_synthetic_positives_is_not_learnt_by_heart():
-    many, few = (sampling_weights(of(10, 50), of(made, 0), SETTINGS).numpy()[60:] for made in (40, 4))
-    assert many.sum() == pytest.approx(SETTINGS.synthetic_positives)
-    assert few.sum() == pytest.approx(SETTINGS.positive_fraction * 4 / 10)
-
-
-def test_synthetic_positives_are_shared_by_the_targets():
+def test_synthetic_positives_are_divided_equally_among_targets():
     real, made = np.zeros((40, 2), np.float32), np.zeros((300, 2), np.float32)
     real[:10, 0], real[10:14, 1] = 1, 1
     made[:200, 0], made[200:, 1] = 1, 1
@@ -160,7 +155,7 @@ def test_synthetic_positives_are_shared_by_the_targets():
 
 
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=30), st.floats(0, 1), st.integers(0, 9))
-def test_hosts_take_the_places_of_negatives(batch, fraction, seed):
+def test_hosts_replace_negatives(batch, fraction, seed):
     """Rows 0-9 are real positives, 10-19 negatives, 20-34 injected; 35-39 are their hosts."""
     positive, host = torch.zeros(40, dtype=torch.bool), torch.full((40,), -1)
     positive[:10] = positive[20:35] = True
@@ -177,7 +172,7 @@ def test_hosts_take_the_places_of_negatives(batch, fraction, seed):
         assert torch.equal(found, rows)
 
 
-def test_hosts_are_in_the_batches_of_what_is_made_of_them_and_in_no_other(monkeypatch):
+def test_hosts_are_only_in_batches_with_galaxies_made_from_them(monkeypatch):
     """Each galaxy is of one grey, its row number."""
     batches: list[list[int]] = []
 
@@ -210,7 +205,7 @@ def test_hosts_are_in_the_batches_of_what_is_made_of_them_and_in_no_other(monkey
         ({"synthetic_negatives": 0.5, "real_last": 1.0}, [False] * 6),
     ],
 )
-def test_the_last_steps_are_real_where_they_are_to_be(monkeypatch, changes, synthetic):
+def test_the_last_steps_use_real_galaxies_only(monkeypatch, changes, synthetic):
     assert [count > 0 for count in compositions(monkeypatch, 6, **changes)] == synthetic
 
 
@@ -230,7 +225,7 @@ def compositions(monkeypatch, steps: int, *, synthetic: bool = True, seed: int =
     return counts
 
 
-def test_without_synthetic_galaxies_all_is_real_whatever_is_asked(monkeypatch):
+def test_settings_of_synthetic_galaxies_have_no_effect_without_them(monkeypatch):
     changes = {"synthetic_positives": 0.4, "synthetic_negatives": 0.4, "real_last": 0.5, "hosts": 1.0}
     assert compositions(monkeypatch, 4, synthetic=False, **changes) == [0] * 4
     monkeypatch.undo()
@@ -239,9 +234,8 @@ def test_without_synthetic_galaxies_all_is_real_whatever_is_asked(monkeypatch):
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("real_last", [0.0, 0.4, 1.0])
-def test_without_real_positives_the_synthetic_ones_take_their_place(real_last):
-    """No real galaxy of the target is known; those that are made show what it is, to the end."""
+@pytest.mark.parametrize("real_last", [0.0, 1.0])
+def test_synthetic_positives_replace_missing_real_ones(real_last):
     known, held_out = examples(), examples(seed=1)
     negative = known.target[:, 0] == 0
     real = Examples(known.images[negative], known.target[negative], known.answers[negative])
@@ -254,7 +248,7 @@ def test_without_real_positives_the_synthetic_ones_take_their_place(real_last):
 def test_hosts_follow_when_examples_are_joined():
     joined = of(2, 3).joined(injected(4, 1, 2)).joined(injected(1, 0, 1))
     assert joined.host.tolist() == [-1] * 5 + [10, 11, 10, 11] + [-1] * 3 + [13, -1]
-    assert of(1, 1).hosts.tolist() == [-1, -1]
+    assert of(1, 1).host.tolist() == [-1, -1]
 
 
 def test_losses_are_those_of_the_papers():
@@ -271,19 +265,14 @@ def test_losses_are_those_of_the_papers():
         torch.testing.assert_close(train._target_loss(logits, target, kind, balance), expected)
 
 
-def test_weighting_lifts_the_scores_of_a_rare_class():
+def test_weighting_raises_the_scores_of_a_rare_class():
     data = examples(n=60)
     rare = Examples(data.images, np.where(np.arange(60) == 0, 1, 0).astype(np.float32)[:, None], data.answers)
     natural = {"sampling": "natural", "morphology_weight": 0.0}
-    by_loss = {
-        loss: scores(
-            train_classifier(
-                rare, None, SETTINGS.model_copy(update={"loss": loss, **natural}), steps=20, seed=0, device=CPU
-            ),
-            rare,
-        ).mean()
-        for loss in ("plain", "weighted", "focal")
-    }
+    by_loss = {}
+    for loss in ("plain", "weighted", "focal"):
+        settings = SETTINGS.model_copy(update={"loss": loss, **natural})
+        by_loss[loss] = scores(train_classifier(rare, None, settings, steps=20, seed=0, device=CPU), rare).mean()
     assert by_loss["weighted"] > by_loss["plain"] + 0.5
     assert by_loss["focal"] != by_loss["plain"]
 

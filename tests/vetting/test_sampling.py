@@ -53,8 +53,8 @@ def run(tmp_path_factory):
     model = tiny_bundle(place / "model")
     (place / "run" / "scores").mkdir(parents=True)
     rows = np.arange(900)
-    stage = np.where(rows < 702, "first look", "full").astype(object)
-    stage[[0, 1]] = "audit"
+    stage = np.where(rows < 702, "prefilter", "full").astype(object)
+    stage[[0, 1]] = "rescored"
     table = pd.DataFrame({name: store.column(name) for name in ("id", "ra", "dec")})
     table = table.assign(store="sky", index=rows, stage=pd.Categorical(stage))
     for k in range(3):

@@ -14,7 +14,14 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.labels.settings import ClassifierSettings
+from galscan.labels.recipe import Recipe
+from galscan.labels.settings import (
+    ClassifierSettings,
+    GeneratorSettings,
+    MapSettings,
+    StableDiffusionSettings,
+    SyntheticSettings,
+)
 from galscan.stats import metrics
 from galscan.stats.metrics import METRICS, Scored, WorkingPoint
 
@@ -36,7 +43,6 @@ class Arm:
 
     @property
     def synthetic(self) -> bool:
-        """Whether it is trained on synthetic galaxies."""
         return bool(self.kind)
 
     @property
@@ -75,26 +81,32 @@ REFERENCE = "attributes"
 REAL_ONLY = (*BASELINES, REFERENCE)
 
 
+def generator_settings(recipe: Recipe) -> GeneratorSettings | StableDiffusionSettings:
+    """Return the settings of the generator of whole images: the recipe's, or defaults if it injects features."""
+    return GeneratorSettings() if isinstance(recipe.generator, MapSettings) else recipe.generator
+
+
+def image_settings(recipe: Recipe) -> SyntheticSettings:
+    """Return the settings of generated whole images: the recipe's, or defaults if the recipe has none."""
+    if recipe.synthetic.positives:
+        return recipe.synthetic
+    return recipe.synthetic.model_copy(update={"positives": SyntheticSettings().positives})
+
+
 # Division of the objects
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One division of the objects into training and test sets.
-
-    Attributes
-    ----------
-    side : Series of str
-        "train" or "test" by object (`galscan.training.dataset.read_table`); other objects are not used in this repeat.
-    counts : dict
-        Numbers of objects by side and kind: positives, negatives, ambiguous.
-    """
+    """One division of the objects into training and test sets."""
 
     number: int
     seed: int
     fold: int
     side: pd.Series
+    """"train" or "test" by object (`galscan.training.dataset.read_table`); other objects are not used."""
     counts: dict[str, dict[str, int]]
+    """Numbers of objects by side and kind: positives, negatives, ambiguous."""
 
     def has(self, objects: pd.Series, side: str) -> np.ndarray:
         """Return a mask of `objects` on that side."""
@@ -125,11 +137,6 @@ def make_repeats(
     proportion of the positives) are trained on, and ambiguous objects (for morphology only, never in the test set) in
     the proportion of the negatives. The test set has at most `max_test` negatives. The first `reserved` positives are
     never in the test set, so that calls with different `positives` have the same test set.
-
-    Raises
-    ------
-    InputError
-        If a side would have too few objects of a kind.
     """
     of_kind = {
         name: objects.index[kind].to_numpy(object)
@@ -140,48 +147,37 @@ def make_repeats(
         raise InputError(f"--folds {folds}: {n['positives']} positives are too few; use at most {n['positives'] // 2}")
     limit = n["positives"] - (2 if folds == 1 else -(-n["positives"] // folds))
     train_positives = positives if positives is not None else n["positives"] // 2 if folds == 1 else limit
-    if not 0 <= train_positives <= limit:
-        raise InputError(
-            f"--positives {train_positives}: of {n['positives']} positives, 0 to {limit} can be trained on; "
-            "choose such a number"
-        )
     if reserved and folds > 1:
-        raise InputError(
-            f"--reserved {reserved}: with --folds {folds} every positive is tested once; leave out one of "
-            "the two options"
-        )
-    if not 0 <= reserved <= limit:
-        raise InputError(
-            f"--reserved {reserved}: of {n['positives']} positives, 0 to {limit} can be left out of the test set; "
-            "choose such a number"
-        )
+        raise InputError(f"--reserved {reserved}: with --folds {folds} every positive is tested once; omit one of them")
+    for option, value in (("positives", train_positives), ("reserved", reserved)):
+        if not 0 <= value <= limit:
+            raise InputError(
+                f"--{option} {value}: of {n['positives']} positives, 0 to {limit} are possible; choose one"
+            )
     if not train_positives and negatives is None:
         raise InputError("--positives 0 needs --negatives, the number of negatives to train on")
+    train_negatives = min(negatives or round(train_positives * n["negatives"] / n["positives"]), n["negatives"])
+    count = {"positives": train_positives, "negatives": train_negatives}
+    count["ambiguous"] = round(n["ambiguous"] * train_negatives / n["negatives"])
     repeats: list[Repeat] = []
     for s in range(seeds):
         random = np.random.default_rng([seed, s])
         shuffled = {name: random.permutation(ids) for name, ids in of_kind.items()}
         for fold in range(folds):
-            count = {
-                "positives": train_positives,
-                "negatives": negatives or round(train_positives * n["negatives"] / n["positives"]),
-            }
-            count["negatives"] = min(count["negatives"], n["negatives"])
-            count["ambiguous"] = round(n["ambiguous"] * count["negatives"] / n["negatives"])
+            pool = shuffled
             if folds == 1:
-                pool = shuffled
                 not_tested = {"positives": max(train_positives, reserved), "negatives": count["negatives"]}
-                test = {name: shuffled[name][not_tested[name] :] for name in not_tested}
+                test = {name: shuffled[name][first:] for name, first in not_tested.items()}
             else:
                 test = {name: shuffled[name][fold::folds] for name in ("positives", "negatives")}
                 pool = shuffled | {name: shuffled[name][np.arange(n[name]) % folds != fold] for name in test}
             train = {name: pool[name][: count[name]] for name in count}
             test["negatives"] = test["negatives"][:max_test]
-            if min(map(len, (train["negatives"], test["negatives"]))) < 2:
+            left = len(train["negatives"]), len(test["negatives"])
+            if min(left) < 2:
                 raise InputError(
-                    f"{n['negatives']} negatives leave {len(train['negatives'])} for training and "
-                    f"{len(test['negatives'])} for testing, at least 2 each are needed; change --positives "
-                    "or --negatives"
+                    f"{n['negatives']} negatives leave {left[0]} for training and {left[1]} for testing, and at least "
+                    "2 each are needed; change --positives or --negatives"
                 )
             sides = {"train": train, "test": test}
             side = {i: name for name, kinds in sides.items() for ids in kinds.values() for i in ids}
@@ -203,6 +199,19 @@ def evaluate(
     """
     values, draws = metrics.measure(repeats, point), metrics.bootstrap(repeats, point, seed)
     targets = point.prevalence * survey_size
+
+    def gain(name: str, baseline: Mapping[str, str]) -> dict[str, Any]:
+        """Return the gain in each metric over the baseline of that metric."""
+        gains = {
+            metric: {"against": (other := baseline[metric])}
+            | _gain(values[name][:, k], draws[name][:, k], values[other][:, k], draws[other][:, k])
+            for k, metric in enumerate(METRICS)
+        }
+        found = gains["completeness"]
+        ratio, low, high = (None if found[key] is None else 1 + found[key] for key in ("gain", "lo", "hi"))
+        words = {"against": found["against"], "note": found["note"]}
+        return gains | {"detections": words | {"ratio": ratio, "lo": low, "hi": high}}
+
     arms: dict[str, Any] = {}
     for name in values:
         arms[name] = {"title": ARMS[name].title, "synthetic": ARMS[name].synthetic}
@@ -213,23 +222,9 @@ def evaluate(
     best = {m: max(baselines, key=lambda name: arms[name][m]["mean"]) for m in METRICS}
     gains: dict[str, Any] = {}
     for name in (n for n in values if ARMS[n].synthetic or n == REFERENCE):
-        baselines_of = {"best_baseline": best} | (
-            {REFERENCE: dict.fromkeys(METRICS, REFERENCE)} if REFERENCE in values and name != REFERENCE else {}
-        )
-        gains[name] = {
-            label: {
-                metric: {"against": other[metric]}
-                | _gain(values[name][:, k], draws[name][:, k], values[other[metric]][:, k], draws[other[metric]][:, k])
-                for k, metric in enumerate(METRICS)
-            }
-            for label, other in baselines_of.items()
-        }
-        for gain in gains[name].values():
-            ratio = {key: None if (x := gain["completeness"][key]) is None else 1 + x for key in ("gain", "lo", "hi")}
-            gain["detections"] = {
-                "against": gain["completeness"]["against"], "ratio": ratio["gain"], "lo": ratio["lo"],
-                "hi": ratio["hi"], "note": gain["completeness"]["note"],
-            }  # fmt: skip
+        gains[name] = {"best_baseline": gain(name, best)}
+        if REFERENCE in values and name != REFERENCE:
+            gains[name][REFERENCE] = gain(name, dict.fromkeys(METRICS, REFERENCE))
     return {"method": method, "arms": arms, "best_baseline": best, "gains": gains, "curves": _curves(repeats, point)}
 
 
@@ -238,28 +233,19 @@ def _interval(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
     return {"mean": float(values.mean()), "lo": float(low), "hi": float(high), "each": values.tolist()}
 
 
-def _gain(
-    values: np.ndarray, draws: np.ndarray, baseline_values: np.ndarray, baseline_draws: np.ndarray
-) -> dict[str, Any]:
+def _gain(values: np.ndarray, draws: np.ndarray, baseline: np.ndarray, baseline_draws: np.ndarray) -> dict[str, Any]:
     """Return the relative gain of a mean over the baseline's, with its paired interval; an infinite bound is None.
 
     In draws where the baseline is 0, the gain is infinite, or -1 if both are 0, which is conservative for the lower
     bound.
     """
-    ratios = np.divide(
-        draws, baseline_draws, out=np.where(draws > 0, np.inf, 0.0), where=baseline_draws > 0
-    )  # fmt: skip
-    ratios.sort()
-    last = len(ratios) - 1
-    low, high = ratios[int(0.025 * last)], ratios[int(np.ceil(0.975 * last))]
-    value = values.mean() / baseline_values.mean() if baseline_values.mean() > 0 else None
-    note = ""
-    if value is None:
-        note = "the baseline finds none"
-    elif not np.isfinite(high):
-        note = "no upper bound: in some resamples the baseline finds none"
-    low, high = (float(x) - 1 if value is not None and np.isfinite(x) else None for x in (low, high))
-    return {"gain": None if value is None else float(value) - 1, "lo": low, "hi": high, "note": note}
+    if not baseline.mean() > 0:
+        return {"gain": None, "lo": None, "hi": None, "note": "the baseline finds none"}
+    ratios = np.divide(draws, baseline_draws, out=np.where(draws > 0, np.inf, 0.0), where=baseline_draws > 0)
+    ends = np.quantile(ratios, 0.025, method="lower"), np.quantile(ratios, 0.975, method="higher")
+    low, high = (float(end) - 1 if np.isfinite(end) else None for end in ends)
+    note = "no upper bound: in some resamples the baseline finds none" if high is None else ""
+    return {"gain": float(values.mean() / baseline.mean()) - 1, "lo": low, "hi": high, "note": note}
 
 
 def _curves(repeats: Sequence[Scored], point: WorkingPoint) -> dict[str, Any]:
@@ -309,10 +295,10 @@ def as_table(result: Mapping[str, Any]) -> pd.DataFrame:
     """Return one row per arm, with every metric and its interval."""
     rows = []
     for name, arm in result["arms"].items():
-        row = {"arm": name, "title": arm["title"], "synthetic": arm["synthetic"]}
+        rows.append({"arm": name, "title": arm["title"], "synthetic": arm["synthetic"]})
         for metric in (*METRICS, "detections"):
-            row |= {metric: arm[metric]["mean"], f"{metric}_lo": arm[metric]["lo"], f"{metric}_hi": arm[metric]["hi"]}
-        rows.append(row)
+            ends = {"": "mean", "_lo": "lo", "_hi": "hi"}
+            rows[-1] |= {f"{metric}{suffix}": arm[metric][end] for suffix, end in ends.items()}
     return pd.DataFrame(rows)
 
 

@@ -19,17 +19,25 @@ import torch
 
 from galscan.core.errors import GalscanError
 from galscan.core.files import atomic_path, read_json, write_json, write_text
-from galscan.labels.recipe import Recipe
-from galscan.labels.settings import GeneratorSettings, MapSettings, StableDiffusionSettings, SyntheticSettings
 from galscan.models.ensemble import member_scores
 from galscan.models.network import Network
 from galscan.models.roles import one_row_per_object
 from galscan.stats.metrics import Scored
 from galscan.synthesis import backends
 from galscan.synthesis.galaxies import GalaxySet
-from galscan.synthesis.synthetic_set import SyntheticSet, generate_set, read_synthetic_set, write_synthetic_set
+from galscan.synthesis.synthetic_set import SyntheticSet, read_synthetic_set, write_synthetic_set
 from galscan.training import synthetic
-from galscan.training.ablation.arms import ARMS, IMAGES, MAP_KINDS, REFERENCE, SYNTHETIC, Repeat, labelled_objects
+from galscan.training.ablation.arms import (
+    ARMS,
+    IMAGES,
+    MAP_KINDS,
+    REFERENCE,
+    SYNTHETIC,
+    Repeat,
+    generator_settings,
+    image_settings,
+    labelled_objects,
+)
 from galscan.training.committee import Job, train_networks
 from galscan.training.dataset import Galaxies, load_galaxies
 from galscan.training.plan import Plan
@@ -122,8 +130,6 @@ class Repetition:
             "generator": metadata.pop("generator", None), "synthetic": metadata,
         }  # fmt: skip
 
-    # -- stages ----------------------------------------------------------------------------------
-
     def _training_rows(self) -> np.ndarray:
         """Return the rows that networks are trained on: labelled, and of training objects."""
         labelled = self.galaxies.labels.notna().any(axis=1).to_numpy()
@@ -132,11 +138,7 @@ class Repetition:
         return rows
 
     def _examples(self) -> Examples:
-        rows, galaxies = self._training_rows(), self.galaxies
-        return Examples.from_labels(
-            galaxies.images[rows], galaxies.table["target"].to_numpy()[rows],
-            galaxies.labels_and_votes(self.plan.schema).iloc[rows], self.plan.answers, self.plan.schema,
-        )  # fmt: skip
+        return Examples.from_galaxies(self.galaxies, self._training_rows(), self.plan.answers, self.plan.schema)
 
     def _allowed(self) -> np.ndarray:
         """Return a mask of the rows usable for training, and write their objects to ``generator_ids.txt``."""
@@ -185,39 +187,28 @@ class Repetition:
 
     def _injected(self, kind: str, real: Examples) -> tuple[SyntheticSet, dict[str, Any]]:
         """Inject features into hosts; the reference network selects unlabelled hosts."""
-        plan, recipe = self.plan, self.plan.recipe
+        plan = self.plan
         network = self._networks(REFERENCE, real, None)[0]
+        settings = synthetic.map_settings(plan.recipe).model_copy(update={"maps": MAP_KINDS[kind]})
         with _timed(self.folder, "synthetic"):
             candidates = synthetic.candidates_of(
                 self.galaxies, np.flatnonzero(self._allowed()), plan.stores, network, plan.answers, plan.schema,
                 self.device,
             )  # fmt: skip
-            generator = recipe.generator if isinstance(recipe.generator, MapSettings) else MapSettings(kind="maps")
-            generator = generator.model_copy(update={"maps": MAP_KINDS[kind]})
             return synthetic.inject(
-                candidates, plan.schema, plan.rules, recipe.synthetic, generator, self.folder, seed=self.seed,
+                candidates, plan.schema, plan.rules, plan.recipe.synthetic, settings, self.folder, seed=self.seed,
                 device=self.device,
             )  # fmt: skip
 
     def _generated(self, real: Examples, rows: np.ndarray) -> tuple[SyntheticSet, dict[str, int]]:
         """Generate whole images and filter them; return those kept, and the numbers dropped by reason."""
-        from galscan.synthesis.evaluation import ReferenceClassifier, filter_synthetic
-
-        plan, table = self.plan, self.galaxies.table.iloc[rows]
-        network = self._networks(REFERENCE, real, None)[0]
+        plan, network = self.plan, self._networks(REFERENCE, real, None)[0]
         self._generator()
         with _timed(self.folder, "synthetic"):
-            generated = generate_set(
-                backends.load(self.folder), self.galaxies.conditions(rows),
-                table["target"].to_numpy(), table["survey"].to_numpy(), plan.rules, image_settings(plan.recipe),
-                seed=self.seed, device=self.device,
+            return synthetic.generate(
+                backends.load(self.folder), self.galaxies, rows, self.galaxies.conditions(rows), network, plan.answers,
+                plan, image_settings(plan.recipe), seed=self.seed, device=self.device,
             )  # fmt: skip
-            filtered = filter_synthetic(
-                generated, self.galaxies.images[rows],
-                ReferenceClassifier(network, plan.answers, plan.schema, self.device), plan.rules, plan.schema,
-            )  # fmt: skip
-        dropped = {str(k): int(n) for k, n in filtered.loc[~filtered["kept"], "reason"].value_counts().items()}
-        return generated.select(filtered["kept"].to_numpy()), dropped
 
     def _networks(self, arm: str, real: Examples, synthetic: Examples | None) -> list[Network]:
         settings = ARMS[arm].settings(self.plan.recipe.classifier)
@@ -241,20 +232,14 @@ class Repetition:
         rows = np.flatnonzero(self.repeat.has(table["object"], "test") & known & one_row_per_object(table))
         with _timed(self.folder, "scores"):
             score = member_scores(networks, self.galaxies.images[rows], self.device).mean(0)[:, 0]
-        frame = pd.DataFrame({"id": table["object"], "target": table["target"]}).loc[rows]
-        frame = frame.astype({"target": int}).assign(score=score)
+        target = table["target"].iloc[rows].astype(int)
+        frame = pd.DataFrame({"id": table["object"].iloc[rows], "target": target, "score": score})
         with atomic_path(path) as temporary:
             frame.to_parquet(temporary, index=False)
 
 
 def check_disjoint(ids: pd.Series, repeat: Repeat) -> None:
-    """Check that training objects are not in the repeat's test set.
-
-    Raises
-    ------
-    GalscanError
-        If there is one, which is a bug of galscan.
-    """
+    """Raise an error, for a bug of galscan, if training objects are in the repeat's test set."""
     if len(overlap := ids[repeat.has(ids, "test")]):
         raise GalscanError(
             f"repeat {repeat.number}: {len(overlap)} test objects (first {overlap.iloc[0]}) would be trained on, so "
@@ -286,15 +271,3 @@ def _generator_set(plan: Plan, galaxies: Galaxies, rows: np.ndarray) -> GalaxySe
         galaxies.labels[rows].reset_index(drop=True),
     )  # fmt: skip
     return selected.generator_set(generator_settings(plan.recipe))
-
-
-def generator_settings(recipe: Recipe) -> GeneratorSettings | StableDiffusionSettings:
-    """Return the settings of the generator of whole images: the recipe's, or defaults if it injects features."""
-    return GeneratorSettings() if isinstance(recipe.generator, MapSettings) else recipe.generator
-
-
-def image_settings(recipe: Recipe) -> SyntheticSettings:
-    """Return the settings of generated whole images: the recipe's, or defaults if the recipe has none."""
-    if recipe.synthetic.positives:
-        return recipe.synthetic
-    return recipe.synthetic.model_copy(update={"positives": SyntheticSettings().positives})

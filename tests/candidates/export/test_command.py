@@ -52,7 +52,7 @@ def test_a_known_list_after_a_real_scan(run, tmp_path, capsys):
     )
     entry = json.loads(capsys.readouterr().out)["lists"][0]
     assert entry["fates"] == {
-        "candidate": 3, "scored below the list": 4, "discarded by the first look": 0, "quarantined": 2, "not scanned": 0
+        "candidate": 3, "scored below the list": 4, "rejected by the prefilter": 0, "quarantined": 2, "not scanned": 0
     }  # fmt: skip
     assert entry["recovered"]["value"] == 3 / 7 and entry["ranks"] == [1, 2, 3]
     assert pd.read_csv(out)["known_name"].head(4).fillna("").tolist() == ["K0", "K1", "K2", ""]

@@ -15,7 +15,7 @@ from galscan.training.dataset import Galaxies
 REPEAT = Repeat(3, 0, 0, pd.Series({"a": "train", "b": "test"}, dtype=object), {})
 
 
-def test_a_test_object_among_what_is_taught_is_refused():
+def test_training_on_a_test_object_is_refused():
     experiment.check_disjoint(pd.Series(["a", "c"]), REPEAT)
     with pytest.raises(GalscanError, match=r"repeat 3: 1 test objects \(first b\)"):
         experiment.check_disjoint(pd.Series(["a", "b"]), REPEAT)
