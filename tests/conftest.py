@@ -16,14 +16,14 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["GALSCAN_WORKERS"] = "1"  # networks are trained in the test's own process
 
-# A suite that was started in the background is deaf to Ctrl-C, and so were the processes that it interrupts.
+# A process started in the background ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A busy machine is not a failure; the clock of the whole suite is pytest-timeout's.
-# The same examples every time: a commit is judged by what it changed. `make explore` looks for new ones.
-_patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-settings.register_profile("galscan", _patient, derandomize=True, max_examples=30)
-settings.register_profile("explore", _patient, max_examples=400)
+# No deadlines of single examples, as the machine may be busy. The same examples every time; `make explore` generates
+# new ones.
+_settings = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("galscan", _settings, derandomize=True, max_examples=30)
+settings.register_profile("explore", _settings, max_examples=400)
 settings.load_profile("galscan")
 
 
@@ -38,19 +38,19 @@ def galscan_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture
 def answer(monkeypatch):
-    """Put a stand-in in the place of a public function; return the arguments it was called with."""
+    """Replace a public function, and return the arguments it is called with."""
     import galscan
 
     def put(name, result):
         calls = {}
 
-        def stand_in(*args, **kwargs):
+        def replacement(*args, **kwargs):
             calls.update(kwargs, args=args)
             if isinstance(result, BaseException):
                 raise result
             return result
 
-        monkeypatch.setattr(galscan, name, stand_in, raising=False)
+        monkeypatch.setattr(galscan, name, replacement, raising=False)
         return calls
 
     return put
@@ -168,7 +168,7 @@ def run_copy(shared_run, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def services():
-    """Return the survey services, on loopback, in a process of their own; each test begins with them well behaved."""
+    """Return the survey services on loopback, in a process of their own."""
     from tests.services.loopback import loopback
 
     with loopback() as server:
@@ -177,7 +177,7 @@ def services():
 
 @pytest.fixture
 def service(services, monkeypatch):
-    """Return the loopback services, well behaved, and a client that is not patient."""
+    """Return the loopback services, without failures left by other tests; the client retries after short pauses."""
     monkeypatch.setattr("galscan.surveys.services.client.FIRST_PAUSE", 0.02)
     services.behave()
     return services

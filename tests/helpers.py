@@ -155,7 +155,7 @@ def tiny_stable_diffusion(
 ) -> Path:
     """Write a Stable Diffusion of random weights, in the form of diffusers: it works at `size` px and reads letters.
 
-    Its autoencoder says exactly where in its space a picture lies, and all of them about 1 from each other.
+    Its autoencoder has almost no variance, and its scale gives latents a standard deviation of 1.
     """
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel

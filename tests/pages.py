@@ -1,4 +1,4 @@
-"""What every page must be: whole by itself, and to be read by ear, on paper and on a telephone."""
+"""What every page must be: self-contained, and accessible to screen readers, on paper and on small screens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 
 def check_page(text: str) -> None:
-    """Refuse a page that asks for something from outside, runs something, or that not everybody can read."""
+    """Check that a page loads nothing, runs no script, and is accessible (headings, landmarks, tables, alt texts)."""
     page = Page(text)
     names = [tag for tag, _ in page.tags]
     assert not {"script", "link", "iframe", "object", "embed", "form"} & set(names)

@@ -32,7 +32,7 @@ def scan(plan, client):
 
 
 def noisy(images):
-    """Stand in for a first look: the full score but for a little noise."""
+    """Score as a prefilter does: the full score with a little noise."""
     full = coarse_scorer(images).score
     return full + np.random.default_rng(len(images)).normal(0, 0.1, full.shape).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -71,3 +72,11 @@ def test_every_module_has_its_tests():
         and not (ROOT / "tests" / p.relative_to(PACKAGE).with_name(f"test_{p.name}")).exists()
     ]
     assert missing == []
+
+
+def test_where_to_look_names_files_that_exist():
+    section = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Where to look")[2].partition("\n## ")[0]
+    )
+    files = re.findall(r"\| `([^`]+)` \|$", section, flags=re.MULTILINE)
+    assert len(files) == 18 and [name for name in files if not (ROOT / name).is_file()] == []

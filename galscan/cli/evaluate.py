@@ -29,12 +29,8 @@ def evaluate(
     survey: Surveys = None,
     store: Stores = None,
     out: Annotated[Path | None, option("Output folder; default: NAME-evaluation beside the store.")] = None,
-    model: Annotated[
-        Path | None, option("Use the test set of this model; default: the model they were made for.")
-    ] = None,
-    steps: Annotated[
-        int | None, option("Training steps of the reference classifier; default: the recipe's.", min=1)
-    ] = None,
+    model: Annotated[Path | None, option("Model whose test set is used; default: the one they were made for.")] = None,
+    steps: Annotated[int | None, option("Training steps of the reference; default: the recipe's.", min=1)] = None,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,

@@ -14,23 +14,18 @@ def export(
     out: Annotated[Path, option("File to write: .fits .vot .parquet .csv .reg .pdf .moc.fits .moc.json.")],
     format: Annotated[
         str | None,
-        option(
-            "fits, votable, parquet, csv, ds9, pdf, moc; zooniverse and hats write folders. Default: by the name "
-            "of --out."
-        ),
+        option("fits, votable, parquet, csv, ds9, pdf, moc; folders: zooniverse, hats. Default: by the name of --out."),
     ] = None,
     top: Annotated[int | None, option("Only the top K.", min=1)] = None,
     min_purity: Annotated[float | None, option("Only down to this purity.", min=0, max=1)] = None,
     known: Annotated[
-        list[Path] | None, option("Table of known objects (name, ra, dec in degrees), to mark new ones; repeatable.")
+        list[Path] | None, option("Table of known objects (name, ra, dec in degrees); repeatable.")
     ] = None,
     crossmatch: Annotated[str | None, option("simbad,ned,vizier:TABLE: services to query with the positions.")] = None,
     radius: Annotated[float | None, option("Match radius in arcseconds; default: 3.")] = None,
     contact: Contact = None,
     order: Annotated[int | None, option("HEALPix order of a MOC; default: by the width of the cutouts.")] = None,
-    morphology: Annotated[
-        bool, option("Write the predicted morphology of every scanned galaxy instead.", "--morphology")
-    ] = False,
+    morphology: Annotated[bool, option("Write the morphology of every galaxy instead.", "--morphology")] = False,
     as_json: Json = False,
 ) -> None:
     """Export candidates or the sky coverage. Tables, catalogs, regions, cutouts or a MOC."""

@@ -37,14 +37,10 @@ def generate(
     target: Target,
     count: Annotated[int, option("Number of synthetic galaxies.", min=1)],
     out: Annotated[Path, option("A folder of PNG images, or a store if it ends in .zarr.")],
-    model: Annotated[Path | None, option("Trained model: its generator, and its predictions of hosts.")] = None,
-    generator: Annotated[
-        str | None, option("Other weights (with --store): a file, a folder, base; of maps also prior.")
-    ] = None,
+    model: Annotated[Path | None, option("Trained model: its generator, its predictions of hosts.")] = None,
+    generator: Annotated[str | None, option("Other weights (with --store): a file, folder, base; maps: prior.")] = None,
     store: Stores = None,
-    base: Annotated[
-        str | None, option("Rule that the real galaxies (hosts or conditions) must satisfy.", "--from")
-    ] = None,
+    base: Annotated[str | None, option("Rule for the real galaxies (hosts or conditions).", "--from")] = None,
     values: Annotated[
         list[str] | None,
         option("ANSWER=LOW:HIGH, range of a condition (whole images); repeatable.", "--set", parser=_interval),
@@ -72,21 +68,14 @@ def train_generator(
     store: Stores = None,
     schema: Annotated[str | None, option("Labels used as conditions, e.g. efigi.")] = None,
     size: Annotated[int | None, option("Image size in pixels (simulated); default: 64.", min=16, max=512)] = None,
-    count: Annotated[
-        int | None, option("Galaxies to simulate without --store (40,000), or maps (24,000).", min=16)
-    ] = None,
-    steps: Annotated[
-        int | None, option("Training steps; default: 4,500, maps 4,000, Stable Diffusion 10,000.", min=1)
-    ] = None,
+    count: Annotated[int | None, option("Galaxies to simulate (40,000), or maps (24,000).", min=16)] = None,
+    steps: Annotated[int | None, option("Steps; default: 4,500, maps 4,000, Stable Diffusion 10,000.", min=1)] = None,
     batch: Annotated[int | None, option("Galaxies or maps per step; default: 16, maps 32.", min=1)] = None,
     lora: Annotated[int | None, option("Stable Diffusion: train only LoRA adapters of this rank.", min=0)] = None,
     resolution: Annotated[int | None, option("Stable Diffusion: image size in pixels; default: 424.", min=16)] = None,
     start: Annotated[
         str | None,
-        option(
-            "Weights to start from: none, base, or a file; Stable Diffusion: a folder, or a name on the "
-            "Hugging Face hub."
-        ),
+        option("Start from: none, base, or a file; Stable Diffusion: a folder, or a name on the Hugging Face hub."),
     ] = None,
     budget: Budget = None,
     seed: Seed = 0,

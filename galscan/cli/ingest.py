@@ -20,16 +20,10 @@ def ingest(
         ),
     ],
     out: Annotated[Path | None, option("The store; default: in the data home, by name.")] = None,
-    path: Annotated[
-        Path | None, option("Images: a folder, zip, Zarr, HDF5 or tar files; or a folder of frames.")
-    ] = None,
+    path: Annotated[Path | None, option("Images: a folder, zip, Zarr, HDF5, tar; or frames: a folder.")] = None,
     format: Annotated[str | None, option("images, cutana, multimodal or webdataset; default: detected.")] = None,
-    catalog: Annotated[
-        Path | None, option("Table of objects: CSV, FITS, VOTable or Parquet; default (sdss): galaxies in --cone.")
-    ] = None,
-    query: Annotated[
-        str | None, option("Instead of --catalog: gz2 (with votes), vizier:TABLE, or a SELECT for SkyServer.")
-    ] = None,
+    catalog: Annotated[Path | None, option("Table (CSV, FITS, VOTable, Parquet); sdss: default --cone.")] = None,
+    query: Annotated[str | None, option("Instead: gz2 (with votes), vizier:TABLE, a SELECT for SkyServer.")] = None,
     cone: Cone = None,
     labels: Annotated[list[str] | None, option("Label schema in the table, e.g. efigi, gz2; repeatable.")] = None,
     size: Annotated[
@@ -46,12 +40,8 @@ def ingest(
     layer: Annotated[str | None, option("Layer, or HiPS, e.g. CDS/P/DSS2/color.")] = None,
     contact: Contact = None,
     cache: Annotated[bool, option("Cache responses of services.")] = True,
-    keep_frames: Annotated[
-        Path | None, option("Folder in which downloaded frames are kept and reused; default: deleted after use.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, option("Retry objects that failed or got HTTP 404, also in a complete store.", "--retry-failed")
-    ] = False,
+    keep_frames: Annotated[Path | None, option("Folder that keeps downloaded frames; default: deleted.")] = None,
+    retry_failed: Annotated[bool, option("Retry objects that failed or got HTTP 404.", "--retry-failed")] = False,
     append: Annotated[bool, option("Add new objects to an existing store.", "--append")] = False,
     count: Annotated[int, option("Number of galaxies (simulated).", min=0)] = 10_000,
     seed: Seed = 0,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +15,9 @@ def show(result: Any, as_json: bool) -> dict[str, Any]:
     text = summary.pop("text", None) or "\n".join(_lines(summary))
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
-        print(json.dumps(_to_json(summary), allow_nan=False), flush=True)
+        import pydantic_core  # slow
+
+        print(pydantic_core.to_json(summary, inf_nan_mode="null", fallback=_plain).decode(), flush=True)
     return dict(summary)
 
 
@@ -52,14 +52,6 @@ def _as_text(value: Any) -> str:
     return "none" if value is None or value == {} else str(value)
 
 
-def _to_json(value: Any) -> Any:
-    """Return `value` in JSON types; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(k): _to_json(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_to_json(v) for v in value]
-    if hasattr(value, "tolist"):  # a NumPy number or array
-        return _to_json(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+def _plain(value: Any) -> Any:
+    """Return a NumPy number or array in types of Python, and any other object as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

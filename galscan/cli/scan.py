@@ -14,30 +14,20 @@ from galscan.cli.options import Cone, Device, DryRun, Json, OutFolder, Stores, S
 def scan(
     survey: Surveys = None,
     store: Stores = None,
-    target: Annotated[
-        str | None, option("Use the data home's model of this target; several: ring,merger.", callback=names)
-    ] = None,
+    target: Annotated[str | None, option("The data home's model of it; several: ring,merger.", callback=names)] = None,
     model: Annotated[list[Path] | None, option("Use this model; repeatable.")] = None,
     out: Annotated[Path | None, option("The run's folder; default: in the data home.")] = None,
     cluster: Annotated[
-        str, option("local, cuda, slurm, kubernetes:NAME, the address of a Dask scheduler, or its file.")
+        str, option("local, cuda, slurm, kubernetes:NAME, a Dask scheduler's address or file.")
     ] = "local",
     workers: Workers = None,
-    where: Annotated[
-        str | None, option("Only objects that satisfy this rule, e.g. 'dec > 0 and redness > 0.5'.")
-    ] = None,
+    where: Annotated[str | None, option("Only these objects, e.g. 'dec > 0 and redness > 0.5'.")] = None,
     cone: Cone = None,
     moc: Annotated[Path | None, option("Only objects in this multi-order coverage map.")] = None,
     limit: Annotated[int | None, option("Only this number of rows.", min=1)] = None,
-    cascade: Annotated[
-        bool | None, option("Reject objects with a prefilter first; default: from 100,000 objects on.")
-    ] = None,
-    embeddings: Annotated[
-        bool, option("Write the network's features of each object, for galscan similar.", "--embeddings")
-    ] = False,
-    int8: Annotated[
-        bool, option("On CPUs: run 8-bit networks first, where a sample shows that this saves time.", "--int8")
-    ] = False,
+    cascade: Annotated[bool | None, option("Reject objects with a prefilter; default: from 100,000 on.")] = None,
+    embeddings: Annotated[bool, option("Write features of each object, for galscan similar.", "--embeddings")] = False,
+    int8: Annotated[bool, option("On CPUs: run 8-bit networks first, if that saves time.", "--int8")] = False,
     top: Annotated[int | None, option("Candidates to rank; default: the recipe's.", min=1)] = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -52,9 +42,7 @@ def _ids(texts: list[str] | None) -> list[str]:
 
 @command("similar", "--run run/ --like 1237648720693690487,1237651191354261600 --out like/")
 def similar(
-    like: Annotated[
-        list[str] | None, option("Examples from the survey, by id: ID,ID; repeatable.", callback=_ids)
-    ] = None,
+    like: Annotated[list[str] | None, option("Ids of examples: ID,ID; repeatable.", callback=_ids)] = None,
     image: Annotated[list[Path] | None, option("Image of an example (JPEG, PNG, FITS); repeatable.")] = None,
     run: Annotated[Path | None, option("Scan made with --embeddings.")] = None,
     survey: Surveys = None,

@@ -28,9 +28,7 @@ def check_target(
     target: Annotated[str, typer.Argument(help="A recipe.toml, or a target by name.")],
     survey: Surveys = None,
     store: Stores = None,
-    sheet: Annotated[
-        Path | None, option("Write a contact sheet (PNG) of positives, negatives and ambiguous galaxies.")
-    ] = None,
+    sheet: Annotated[Path | None, option("Write a contact sheet (PNG) of each class.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -10,14 +10,10 @@ from galscan.cli.options import Budget, Device, DryRun, Json, Overwrite, Seed, S
 
 @command("train-rare", "--target dustlane --survey ngc --budget 60")
 def train_rare(
-    target: Annotated[
-        str, option("A target (galscan target list) or a recipe.toml; several: ring,merger.", callback=names)
-    ],
+    target: Annotated[str, option("A target, or a recipe.toml; several: ring,merger.", callback=names)],
     survey: Surveys = None,
     store: Stores = None,
-    grades: Annotated[
-        list[Path] | None, option("Graded scan; its graded objects are added to the training set; repeatable.")
-    ] = None,
+    grades: Annotated[list[Path] | None, option("Graded scan, to train on as well; repeatable.")] = None,
     out: Annotated[Path | None, option("The model's folder; default: in the data home.")] = None,
     budget: Budget = None,
     synthetic: Annotated[bool, option("Train on synthetic galaxies as well.")] = True,

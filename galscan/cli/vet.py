@@ -11,12 +11,10 @@ from galscan.cli.options import Json, RunFolder, Seed, command, option
 @command("vet", "run/ --size 200")
 def vet(
     run: RunFolder,
-    best: Annotated[int | None, option("Number of top candidates that are all graded; default: none.", min=1)] = None,
+    best: Annotated[int | None, option("Top candidates that are all graded; default: none.", min=1)] = None,
     size: Annotated[int, option("Total number of objects to grade.", min=1)] = 200,
     width: Annotated[float | None, option("Instead of --size: width of the purity interval to reach.")] = None,
-    rank: Annotated[
-        int | None, option("Optimise the sample for the purity down to this rank; default: 1000.", min=1)
-    ] = None,
+    rank: Annotated[int | None, option("Optimise for the purity down to this rank; default: 1000.", min=1)] = None,
     seed: Seed = 0,
     port: Annotated[int, option("Port of the server; 0: any free one.", min=0, max=65535)] = 0,
     browser: Annotated[bool, option("Open the page in the browser.")] = True,
@@ -31,12 +29,8 @@ def vet(
 @command("purity", "run/")
 def purity(
     run: RunFolder,
-    target: Annotated[
-        list[str] | None, option("Grade that counts as a target; default: A and B.", "--target-grade")
-    ] = None,
-    confidence: Annotated[
-        float | None, option("Confidence level of the intervals; default: that of the scan.", min=0, max=1)
-    ] = None,
+    target: Annotated[list[str] | None, option("Target's grade; default: A and B.", "--target-grade")] = None,
+    confidence: Annotated[float | None, option("Confidence of intervals; default: the scan's.", min=0, max=1)] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate purity and completeness with the grades."""

@@ -21,7 +21,7 @@ LABELLED, SURVEY = 1_000, 20_000  # number of labelled objects (a person's work 
 LABELLED_RARE, SURVEY_RARE = 0.04, 0.005  # rare fractions: labelled samples usually have a higher one than surveys
 BUDGET = 5.0  # minutes of training
 RANKS = (10, 30, 100, 300)
-DELIVERED = {"real_only": "real only", "real_plus_synthetic": "real + synthetic"}
+TRAINED_ON = {"real_only": "real only", "real_plus_synthetic": "real + synthetic"}
 PURITY = 0.8  # at which completeness is compared
 
 
@@ -56,7 +56,7 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     truth = store.column("truth/target_dustlane") > 0.5
     candidates = run.candidates
     scores = _scores(model, store)
-    ranks = np.array([rank for rank in RANKS if rank <= len(candidates)])
+    ranks = np.array([rank for rank in RANKS if rank <= len(candidates)], int)
 
     def found(rows: np.ndarray) -> np.ndarray:
         """Return the number of targets down to each rank of a list of rows."""
@@ -71,7 +71,8 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     metrics = model.metrics
     with_synthetic = metrics["real_plus_synthetic"]  # None where no synthetic target was made
     result = {
-        "table": table.to_dict("records"), "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
+        "table": table.astype(object).where(table.notna(), None).to_dict("records"),  # unknown: NaN, not in JSON
+        "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
         "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
         "ap_real_only": metrics["real_only"]["ap_mean"],
         "ap_real_plus_synthetic": with_synthetic and with_synthetic["ap_mean"],
@@ -121,6 +122,10 @@ def _gain(scores: dict[str, np.ndarray], truth: np.ndarray, seed: int) -> dict[s
 
 def text(result: dict[str, Any]) -> str:
     """Return the result as tables: estimates beside the truth, and the gain by synthetic galaxies."""
+
+    def number(value: float | None, unknown: str = "   ?") -> str:
+        return unknown if value is None else f"{value:.2f}"
+
     lines = [
         "",
         f"{result['candidates']} candidates ranked among {result['scanned']:,} simulated galaxies, "
@@ -129,8 +134,8 @@ def text(result: dict[str, Any]) -> str:
         "  rank   purity (95 % interval)   true purity   completeness   true completeness",
     ]
     lines += [
-        f"  {r['rank']:>4}   {r['purity']:.2f} ({r['purity_lo']:.2f}-{r['purity_hi']:.2f})"
-        f"         {r['true_purity']:.2f}          {r['completeness']:.2f}           {r['true_completeness']:.2f}"
+        f"  {r['rank']:>4}   {number(r['purity'])} ({number(r['purity_lo'])}-{number(r['purity_hi'])})"
+        f"         {r['true_purity']:.2f}          {number(r['completeness'])}           {r['true_completeness']:.2f}"
         for r in result["table"]
     ]
     gain = result["completeness"]
@@ -141,9 +146,9 @@ def text(result: dict[str, Any]) -> str:
         lines += [f"  {r['rank']:>4}{r['found_real_only']:>34}{r['found_synthetic']:>19}" for r in result["table"]]
         lines += [f"  completeness at purity {PURITY:g}{gain['real_only']:>14.2f}{gain['synthetic']:>19.2f}"]
         if gain["ratio"] is not None:
-            low, high = ("?" if end is None else f"{end:.2f}" for end in (gain["ratio_lo"], gain["ratio_hi"]))
+            low, high = number(gain["ratio_lo"], "?"), number(gain["ratio_hi"], "no upper end")
             lines += [f"  {gain['ratio']:.2f} times as complete (95 % interval over galaxies {low} to {high})"]
-        lines += [f"  delivered and used for the scan: {DELIVERED[result['chosen']]}"]
+        lines += [f"  chosen and used for the scan: {TRAINED_ON[result['chosen']]}"]
     lines += [
         "",
         f"FITS           {result['fits']}",

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-from pathlib import Path
 from typing import Any
 
 from galscan.core import files, home
@@ -38,7 +37,7 @@ def doctor() -> dict[str, Any]:
         "devices": _devices(problems),
         "cores": cores(),
         "threads": int(threads) if threads.isdigit() else cores(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "home": _home(problems),
         "extras": extras,
     }
@@ -70,10 +69,7 @@ def _packages(problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return next((each.version for each in importlib.metadata.distributions(name=name)), None)
 
 
 def _devices(problems: list[str]) -> dict[str, Any]:
@@ -86,13 +82,6 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     except Exception as error:  # importing torch may raise any exception
         problems.append(f"torch does not load ({type(error).__name__}: {error}); pip install --force-reinstall torch")
         return {"auto": "none"}
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def _home(problems: list[str]) -> dict[str, Any]:
@@ -109,7 +98,7 @@ def _home(problems: list[str]) -> dict[str, Any]:
     except (GalscanError, OSError) as error:
         writable = False
         problems.append(f"the data home {path} cannot be written ({error}); set GALSCAN_HOME to another folder")
-    present = next(p for p in [path, *path.absolute().parents, Path("/")] if p.exists())
+    present = next(p for p in [path, *path.absolute().parents] if p.exists())
     free = shutil.disk_usage(present).free
     if free < LOW_DISK:
         problems.append(f"only {free / 1e9:.1f} GB free at {present}; free some, or set GALSCAN_HOME to a larger disk")

@@ -26,6 +26,10 @@ from galscan.surveys.base import UNUSABLE, Flag
 
 SHEET = 48  # images on a contact sheet
 FAILURES = 5  # reasons listed separately
+RETRY = (
+    "run the ingest again with --retry-failed to retry failed objects; those without coverage are not retried, "
+    "unless a service responded HTTP 404"
+)
 
 Cell = tuple[Store, int, str]  # row of a store, and its caption
 
@@ -45,13 +49,6 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     -------
     dict
         Its keys are listed in docs/json.md; ``kind`` is ``store``, ``model`` or ``run``.
-
-    Raises
-    ------
-    NotFoundError
-        If `path` does not exist.
-    InputError
-        If it is none of the three, or has no images to show.
     """
     path = Path(path)
     if not path.exists():
@@ -100,7 +97,7 @@ def _run_sheet(path: Path) -> tuple[list[Cell], str]:
     return cells, f"{run.info['target']}: the top {len(top)}"
 
 
-def summarize(result: Store | Model | list[Model] | Run | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def summarize(result: Store | Model | list[Model] | Run | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the result of any public function as a JSON-serialisable dict."""
     if result is None:  # a dry run that made nothing
         return {"dry_run": True}
@@ -109,8 +106,6 @@ def summarize(result: Store | Model | list[Model] | Run | Path | Mapping[str, An
     if isinstance(result, list):
         summaries = {model.target: model.summary() for model in result}
         return {"models": summaries, "text": "\n".join(summary["text"] for summary in summaries.values())}
-    if isinstance(result, Path):
-        return {"file": str(result), "bytes": result.stat().st_size}
     if isinstance(result, Store):
         flags = result.column("flags")
         return {
@@ -128,18 +123,16 @@ def _store(store: Store) -> dict[str, Any]:
         schema: {answer: int(np.isfinite(store.column(f"labels/{schema}/{answer}")).sum()) for answer in answers}
         for schema, answers in store.schemas.items()
     }
+    added = [
+        {"objects": batch["rows"][1] - batch["rows"][0], "of": batch["count"]}
+        | {key: batch["survey"][key] for key in ("catalog", "path", "cone") if key in batch["survey"]}
+        for batch in appended(store)
+    ]
     return {"kind": "store"} | summarize(store) | _outcomes(store) | {
-        "objects_per_shard": store.shard,
-        "positions": int(np.isfinite(store.column("ra")).sum()),
-        "labels": labels,
+        "objects_per_shard": store.shard, "positions": int(np.isfinite(store.column("ra")).sum()), "labels": labels,
         "truth": list(store.attrs["truth"]),
         "flags": {str(f.name).lower(): n for f in Flag if f and (n := int(((flags & f) > 0).sum()))},
-        "provenance": store.attrs["provenance"],
-        "appended": [
-            {"objects": batch["rows"][1] - batch["rows"][0], "of": batch["count"]}
-            | {key: batch["survey"].get(key) for key in ("catalog", "path", "cone") if key in batch["survey"]}
-            for batch in appended(store)
-        ],
+        "provenance": store.attrs["provenance"], "appended": added,
     }  # fmt: skip
 
 
@@ -147,16 +140,12 @@ def _outcomes(store: Store) -> dict[str, Any]:
     """Return the outcomes of the ingest and how to retry failures; empty where no ingest recorded them."""
     if not marker_path(Path(store.path), 0).is_file():
         return {}
-    counts = outcomes(store)
-    retry = (
-        "run the ingest again with --retry-failed to retry failed objects; those without coverage are not retried, "
-        "unless a service responded HTTP 404"
-    )
-    top, rest = counts["failures"][:FAILURES], counts["failures"][FAILURES:]
+    result = outcomes(store)
+    top, rest = result["failures"][:FAILURES], result["failures"][FAILURES:]
     if rest:
-        rest = [rest[0] | {"objects": sum(f["objects"] for f in rest), "reason": "other reasons"}]
+        top.append(rest[0] | {"objects": sum(f["objects"] for f in rest), "reason": "other reasons"})
     return {
-        "outcomes": {key: counts[key] for key in ("stored", "no_coverage", "failed")},
-        "failures": top + rest,
-        "retry": retry if counts["failed"] else None,
+        "outcomes": {key: result[key] for key in ("stored", "no_coverage", "failed")},
+        "failures": top,
+        "retry": RETRY if result["failed"] else None,
     }

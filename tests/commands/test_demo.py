@@ -30,8 +30,10 @@ def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch, sca
     assert last["found_real_only"] == last["found_synthetic"] == targets
     assert first["synthetic"]["injected"] > 0 and first["ap_real_plus_synthetic"] is not None
     assert {"real_only", "synthetic", "ratio"} <= first["completeness"].keys()
-    assert first["fits"] in first["text"] and module.DELIVERED[first["chosen"]] in first["text"]
+    assert first["fits"] in first["text"] and module.TRAINED_ON[first["chosen"]] in first["text"]
     assert undocumented("demo", first) == set()
+    json.dumps(first, allow_nan=False)  # also where purity is unknown
+    assert "?" in module.text(first | {"table": [last | {"purity": None, "purity_lo": None, "purity_hi": None}]})
 
     monkeypatch.setattr(module, "_gain", lambda *_: first["completeness"])
     assert galscan.demo(tmp_path / "demo", seed=1)["table"] == first["table"]

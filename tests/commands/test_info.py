@@ -76,9 +76,3 @@ def test_neither(tmp_path):
             info(path)
     with pytest.raises(NotFoundError):
         info(tmp_path / "none")
-
-
-def test_a_file_and_a_mapping_are_summarised(tmp_path):
-    (tmp_path / "x.fits").write_bytes(b"12345")
-    assert summarize(tmp_path / "x.fits") == {"file": str(tmp_path / "x.fits"), "bytes": 5}
-    assert summarize({"a": 1}) == {"a": 1} and summarize(None) == {"dry_run": True}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from galscan.scanning.run import open_run
-from tests.helpers import tiny_bundle, tiny_store
+from tests.helpers import tiny_model, tiny_store
 
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "deploy" / "slurm" / "galscan.sbatch"
@@ -60,13 +60,9 @@ PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for s in held:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [s.getsockname()[1] for s in sockets]
 
 
 def pid(path: Path) -> int:
@@ -98,8 +94,8 @@ def slurm(tmp_path):
         for command in commands:
             subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
         until = time.monotonic() + 60
-        while "idle" not in (said := run(environment, "sinfo", "-h", "-o", "%T %D")) or "2" not in said:
-            assert time.monotonic() < until, (said, (place / "slurmctld.log").read_text()[-2000:])
+        while "idle" not in (nodes := run(environment, "sinfo", "-h", "-o", "%T %D")) or "2" not in nodes:
+            assert time.monotonic() < until, (nodes, (place / "slurmctld.log").read_text()[-2000:])
             time.sleep(0.5)
         yield environment, place
     finally:
@@ -125,28 +121,23 @@ def submit(environment, place, store, model, out) -> str:
 
 def wait(environment, place, job, seconds=240) -> str:
     until = time.monotonic() + seconds
-    while run(environment, "squeue", "-h", "-j", job, "-t", "all", "-o", "%T").strip() in (
-        "PENDING",
-        "RUNNING",
-        "COMPLETING",
-    ):
+    active = ("PENDING", "RUNNING", "COMPLETING")
+    while run(environment, "squeue", "-h", "-j", job, "-t", "all", "-o", "%T").strip() in active:
         assert time.monotonic() < until, (place / f"job-{job}.out").read_text()[-3000:]
         time.sleep(0.5)
     return (place / f"job-{job}.out").read_text()
 
 
 def contents(out):
-    names = ["candidates.fits", "candidates.parquet"]
-    return {p: Path(out, p).read_bytes() for p in names} | {
-        str(p.relative_to(out)): p.read_bytes() for p in sorted(Path(out).glob("*/part-*.parquet"))
-    }
+    paths = [out / "candidates.fits", out / "candidates.parquet", *sorted(out.glob("*/part-*.parquet"))]
+    return {str(p.relative_to(out)): p.read_bytes() for p in paths}
 
 
 @pytest.fixture
 def survey(tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     store = tiny_store(tmp_path / "sky.zarr", 20_000, survey="sky", unusable=5)
-    return store, tiny_bundle(tmp_path / "model", members=3).path
+    return store, tiny_model(tmp_path / "model", members=3).path
 
 
 def by_hand(store, model, out):
@@ -176,14 +167,14 @@ def test_two_nodes_scan_to_the_end_and_a_node_killed_in_the_middle_costs_nothing
     for victim in [daemon, *of_node]:
         subprocess.run(["pkill", "-KILL", "-P", str(victim)])
         os.kill(victim, signal.SIGKILL)
-    said = wait(environment, place, job)
-    assert open_run(tmp_path / "run").info["scanned"] == 19_995, said
+    output = wait(environment, place, job)
+    assert open_run(tmp_path / "run").info["scanned"] == 19_995, output
     assert contents(tmp_path / "run") == contents(tmp_path / "by-hand")
 
 
 @pytest.mark.timeout(600)
 def test_worker_by_worker(slurm, survey, tmp_path):
-    """`--cluster slurm`, told by the file beside the sbatch how large a worker is."""
+    """`--cluster slurm`, with the size of a worker set by the file beside the sbatch."""
     pytest.importorskip("dask_jobqueue", reason="needs the extra slurm")
     environment, place = slurm
     store, model = survey
@@ -194,8 +185,9 @@ def test_worker_by_worker(slurm, survey, tmp_path):
     (place / "dask" / "jobqueue.yaml").write_text(yaml.safe_dump(config))
     environment |= {"SOURCE_DATE_EPOCH": "1700000000", "DASK_CONFIG": str(place / "dask")}
     arguments = ["scan", "--store", store.path, "--model", model, "--out", tmp_path / "run", "--top", 200]
-    said = run(environment, sys.executable, "-m", "galscan", *arguments, "--cluster", "slurm", "--workers", 2, wait=300)
+    command = [sys.executable, "-m", "galscan", *arguments, "--cluster", "slurm", "--workers", 2]
+    output = run(environment, *command, wait=300)
     workers = {json.loads(line)["worker"] for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()}
-    assert len(workers) == 2, said
+    assert len(workers) == 2, output
     assert contents(tmp_path / "run") == contents(tmp_path / "by-hand")
     assert run(environment, "squeue", "-h", "-t", "pending,running").strip() == ""

@@ -55,9 +55,7 @@ def test_simulated_sky_to_fits(galscan, tmp_path):
     assert 0.4 <= generated["answers"]["dust_lane"] <= 1
     assert galscan(f"info {tmp_path}/new.zarr")["objects"] == 4 + generated["hosts"]
 
-    run = galscan(
-        f"scan --store {tmp_path}/sky.zarr --survey labelled --target dustlane --out {tmp_path}/run --top 50"
-    )
+    run = galscan(f"scan --store {tmp_path}/sky.zarr --survey labelled --target dustlane --out {tmp_path}/run --top 50")
     assert (run["scanned"], run["quarantined"], run["candidates"]) == (500, 0, 50)
 
     # Only objects of the training set are marked.
