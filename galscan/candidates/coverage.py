@@ -4,16 +4,15 @@ Each object that was scored or discarded by the prefilter covers the HEALPix cel
 than its image. Quarantined objects are not covered. To find out whether a given galaxy was scanned, use
 `galscan.candidates.crossmatch.recovered`: its catalogued position may lie in a neighbouring cell.
 
-Cells are held as integers of 8 bytes (four times that while they are merged), and the file is written from these; mocpy
-would take 100 bytes each. As the standard requires, four cells that fill a larger one are replaced by it.
+The map takes 16 bytes per cell, four times that while the partitions are united.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,6 @@ LARGEST = 29  # order of a MOC
 _CELL = math.degrees(math.sqrt(math.pi / 3)) * 3600  # arcsec, the side of a cell of order 0
 _NARROW = 5  # percentile of stamp widths that sets the cell size; wider stamps are covered in part
 _SHARDS = 64  # of a store, read for the width of its stamps
-_PENDING = 4_000_000  # minimum number of new cells before a merge
-_LINE = 100_000  # cells written at a time
 
 
 def moc(
@@ -51,23 +48,20 @@ def moc(
     if not 0 <= order <= LARGEST:
         raise InputError(f"--order {order}: a MOC has orders 0 to {LARGEST}")
     counts = {"objects": 0, "without_position": 0}
-    cells = _merged(_cells(run, info, order, counts))
-    if not len(cells):
+    maps = list(_maps(run, info, order, counts))
+    if not maps:
         raise InputError(
             f"none of the {counts['objects']:,} scanned objects has a position, so there is no map to write; "
             "positions come from the store's catalog"
         )
-    summary = counts | {
-        "order": order, "cell_arcsec": round(cell(order), 3), "square_degrees": len(cells) * (cell(order) / 3600) ** 2,
-    }  # fmt: skip
-    orders = _hierarchy(cells, order)
-    del cells
+    covered = maps[0].union(*maps) if len(maps) > 1 else maps[0]
+    square_degrees = covered.sky_fraction * 4 * math.pi * math.degrees(1) ** 2
+    summary = counts | {"order": order, "cell_arcsec": round(cell(order), 3), "square_degrees": square_degrees}
     with atomic_path(out) as temporary:
         if out.suffix.lower() == ".json":
-            with open(temporary, "w", encoding="ascii") as text:
-                _write_json(text, orders)
+            covered.save(temporary, format="json")
         else:
-            _write_fits(temporary, orders, summary, provenance)
+            _write_fits(temporary, covered.uniq_hpx.astype(">i8"), summary, provenance)
     return summary
 
 
@@ -76,8 +70,8 @@ def cell(order: int) -> float:
     return _CELL / 2**order
 
 
-def _cells(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int]) -> Iterator[np.ndarray]:
-    """Yield the distinct cells of each partition, sorted; add its objects to `counts`."""
+def _maps(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int]) -> Iterator[Any]:
+    """Yield the map of each partition with positions; add its objects to `counts`."""
     try:
         from mocpy import MOC
     except ImportError:
@@ -90,79 +84,26 @@ def _cells(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int
         counts["objects"] += len(ra)
         counts["without_position"] += int((~has_position).sum())
         if has_position.any():
-            yield MOC.from_lonlat(
-                ra[has_position] * units.deg, dec[has_position] * units.deg, max_norder=order
-            ).flatten()
+            yield MOC.from_lonlat(ra[has_position] * units.deg, dec[has_position] * units.deg, max_norder=order)
 
 
-def _merged(partitions: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the union of the cells, sorted; new cells are merged when they outnumber the merged ones."""
-    merged, pending, count = np.empty(0, np.uint64), list[np.ndarray](), 0
-
-    def union() -> np.ndarray:
-        cells = np.concatenate([merged, *pending])
-        cells.sort()
-        return cells[np.append(True, cells[1:] != cells[:-1])] if len(cells) else cells
-
-    for cells in partitions:
-        pending.append(cells)
-        count += len(cells)
-        if count > max(_PENDING, len(merged)):
-            merged, pending, count = union(), [], 0
-    return union()
-
-
-def _hierarchy(cells: np.ndarray, order: int) -> dict[int, np.ndarray]:
-    """Return the cells by order; four siblings are replaced by their parent."""
-    found: dict[int, np.ndarray] = {}
-    while order and len(cells):
-        # Cells are sorted and distinct: the four siblings are there if the third cell after the first is the last one.
-        first = np.flatnonzero(cells[:-3] % 4 == 0) if len(cells) > 3 else np.empty(0, int)
-        first = first[cells[first + 3] == cells[first] + np.uint64(3)]
-        incomplete = np.ones(len(cells), bool)
-        for k in range(4):
-            incomplete[first + k] = False
-        found[order], cells = cells[incomplete], cells[first] // 4
-        order -= 1
-    found[order] = cells
-    return {order: found[order] for order in sorted(found) if len(found[order])}
-
-
-def _write_json(text: TextIO, orders: Mapping[int, np.ndarray]) -> None:
-    text.write("{")
-    for n, (order, cells) in enumerate(orders.items()):
-        text.write(f'{"," if n else ""}\n"{order}":[')
-        for start in range(0, len(cells), _LINE):
-            text.write(("," if start else "") + ",".join(map(str, cells[start : start + _LINE].tolist())))
-        text.write("]")
-    text.write("\n}\n")
-
-
-def _write_fits(path: Path, orders: Mapping[int, np.ndarray], summary: Mapping[str, Any], provenance: Any) -> None:
+def _write_fits(path: Path, uniq: np.ndarray, summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
     """Write the map with provenance and resolution in its header.
 
     It has the NUNIQ coding of MOC 1, which MOC 2 allows: older versions of TOPCAT and STILTS read no other.
     """
-    header = fits_stream.structure("SCANNED", {"UNIQ": "K"}, 8, sum(map(len, orders.values())))
-    for keyword, value in {
+    header = fits_stream.structure("SCANNED", {"UNIQ": "K"}, 8, len(uniq))
+    header.update({
         "PIXTYPE": "HEALPIX", "ORDERING": "NUNIQ", "COORDSYS": "C", "MOCVERS": "2.0", "MOCDIM": "SPACE",
         "MOCORDER": (summary["order"], "order of the smallest cells"), "MOCORD_S": summary["order"],
         "MOCTOOL": f"galscan {__version__}",
         "CELLSIZE": (summary["cell_arcsec"], "[arcsec] side of the smallest cells"),
         "NNOPLACE": (summary["without_position"], "scanned objects without a position"),
-    }.items():  # fmt: skip
-        header[keyword] = value
-    for keyword, value in columns.cards(provenance).items():
-        header[keyword] = value
+        **columns.cards(provenance),
+    })  # fmt: skip
     header["HISTORY"] = "The cell of each scanned object; quarantined objects are not covered."
     with open(path, "wb") as handle:
-        columns.write_hdus(handle, header, _uniq(orders))
-
-
-def _uniq(orders: Mapping[int, np.ndarray]) -> Iterator[np.ndarray]:
-    for order, cells in orders.items():
-        for start in range(0, len(cells), _LINE):
-            yield (cells[start : start + _LINE] + np.uint64(4 * 4**order)).astype(">i8")
+        columns.write_hdus(handle, header, np.array_split(uniq, len(uniq) // 100_000 + 1))
 
 
 def _order(info: Mapping[str, Any]) -> int:
