@@ -1,4 +1,4 @@
-"""Frames of a small simulated sky on disk, for the tests of surveys.frames and its parts."""
+"""Frames of a small simulated sky on disk, for the tests of surveys.mosaics."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from astropy.io import fits
 from astropy.wcs import WCS, Sip
+
+from galscan.surveys.base import Outcome
+from galscan.surveys.mosaics.cutting import FrameCutouts
 
 SCALE = 0.4  # arcsec a pixel
 
@@ -71,5 +75,35 @@ def three_bands(root: Path, name: str, wcs: WCS, shape: tuple[int, int], seed: i
         mosaic(root / f"{name}-{band}{suffix}", pixels(shape, seed) * (0.5 + 0.5 * k), wcs)
 
 
-def cut_short(path: Path, share: float = 0.5) -> None:
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+def cut_short(path: Path, fraction: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+
+
+def results(survey: FrameCutouts) -> dict[object, Outcome]:
+    """Return the outcome of each object by its id."""
+    return dict(zip(survey.ids.tolist(), survey.cutouts(0, len(survey)), strict=True))
+
+
+SKY_SHAPE = (120, 160)
+EAST = 160 * SCALE / 3600  # width of a frame of `write_sky` in degrees
+SKY = {
+    f"{n}-{name}": (10 + 1.1 * n * EAST + dx * EAST, dec)
+    for n, name, dx, dec in (
+        (2, "a", 0, 0.0), (0, "a", 0, 0.0), (1, "b", 0.1, 0.001), (0, "b", 0.1, 0.001), (1, "a", 0, 0.0),
+        (2, "b", 0.1, 0.001),
+    )
+}  # fmt: skip
+
+
+def table(path: Path, positions: dict[str, tuple[float, float]], **columns: object) -> Path:
+    frame = pd.DataFrame([(i, *p) for i, p in positions.items()], columns=["id", "ra", "dec"]).assign(**columns)
+    frame.to_csv(path, index=False)
+    return path
+
+
+def write_sky(root: Path, suffix: str = ".fits") -> Path:
+    """Write three frames in a row, a little apart, and a catalog: two objects on each, in turn, and one on none."""
+    for n in range(3):
+        three_bands(root, f"m{n}", tan(10 + 1.1 * n * EAST, 0.0, SKY_SHAPE), SKY_SHAPE, seed=n, suffix=suffix)
+    table(root / "catalog.csv", SKY | {"off": (50.0, 0.0)})
+    return root

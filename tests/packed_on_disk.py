@@ -1,4 +1,4 @@
-"""Small files of other people's formats, laid out as their own programs write them."""
+"""Small files of other formats, with the layout of the programs that write them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_cutana(
     """Write the output of a Cutana 0.4 run: ``batch_*/images.zarr`` with its metadata, and the mapping."""
     ids = [OBJID + k for k in range(len(images))] if ids is None else ids
     ra, dec = sky(len(images))
-    said = pd.DataFrame({
+    metadata = pd.DataFrame({
         "source_id": [str(i) for i in ids], "ra": ra, "dec": dec, "diameter_arcsec": None, "diameter_pixel": 40,
         "original_cutout_size": 40, "pixel_scale_arcsec_per_pixel": 0.25, "tile": "mosaic-g.fits,mosaic-r.fits",
         "processing_timestamp": 1.8e9, "rescaled_offset_x": 0.1, "rescaled_offset_y": 0.2, "extraction_origin_x": 143,
@@ -61,15 +61,15 @@ def write_cutana(
         group.create_array(
             "images", data=images[rows], chunks=(min(10, batch), *images.shape[1:]), compressors=BloscCodec(**BLOSC)
         )
-        said[rows].reset_index(drop=True).to_parquet(folder / "images_metadata.parquet")
-        mapping += [(i, f"{folder.name}/images.zarr", start // batch) for i in said["source_id"][rows]]
+        metadata[rows].reset_index(drop=True).to_parquet(folder / "images_metadata.parquet")
+        mapping += [(i, f"{folder.name}/images.zarr", start // batch) for i in metadata["source_id"][rows]]
     frame = pd.DataFrame(mapping, columns=["SourceID", "zarr_file", "batch_index"])
     frame.to_parquet(root / "source_to_zarr_mapping.parquet")
-    return said
+    return metadata
 
 
 def write_multimodal(path: Path, columns: Mapping[str, Any], **options: Any) -> Path:
-    """Write one file of the Multimodal Universe: each column a dataset, packed and chunked as its scripts do."""
+    """Write one file of the Multimodal Universe: each column a dataset, compressed and chunked as its scripts do."""
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)

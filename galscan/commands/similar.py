@@ -29,6 +29,7 @@ from galscan.store import identity
 from galscan.store.layout import Store
 from galscan.surveys.base import Cutout, Failed
 from galscan.surveys.files import images as pixels
+from galscan.surveys.files.path_matching import is_fits, is_image
 from galscan.surveys.resampling import resample
 
 SHEET, EXAMPLES = 48, 8  # images on the contact sheet, and the maximum number of examples among them
@@ -162,9 +163,9 @@ def _read(path: Path, size: int, stores: Mapping[str, Store]) -> np.ndarray:
     """Read an image as in ingest; a FITS file is rendered as in the first store that was made from FITS."""
     if not path.is_file():
         raise InputError(f"--image {path}: there is no such file")
-    if not pixels.is_image(path.name):
+    if not is_image(path.name):
         raise InputError(f"--image {path}: the file name ends in none of the suffixes of JPEG, PNG and FITS")
-    if not pixels.is_fits(path.name):
+    if not is_fits(path.name):
         found = pixels.read_picture(path, size, np.nan)
     else:
         found = pixels.read_fits([path], size, np.nan, _rendering(path, stores))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
 
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.files.images import Rendering, from_pixels, from_planes, measure
-from galscan.surveys.files.local import FRAMES
+from galscan.surveys.files.base import FRAMES
+from galscan.surveys.files.images import Rendering, failure, from_pixels, from_planes, measure, readable
 from galscan.surveys.files.packed import PackedSurvey
 
 # Pixels of one object: an RGB image (uint8, height x width x 3, row 0 at the top), planes by band (row 0 at the bottom,
@@ -53,7 +54,7 @@ class ArraySurvey(PackedSurvey):
             pixels = list(self._pixels(file_number, first, first + len(scales)))
         except Exception as error:  # each reader raises its own errors for broken files
             if len(scales) == 1:
-                yield Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+                yield failure(error)
                 return
             for k in range(len(scales)):  # one by one, so that only damaged objects fail
                 yield from self._outcomes(file_number, first + k, scales[k : k + 1])
@@ -72,22 +73,15 @@ class ArraySurvey(PackedSurvey):
 
     def _calibrate(self) -> Rendering | Stretched | None:
         """Measure one stretch for all planes on the first objects."""
-        sample: list[Mapping[str, np.ndarray]] = []
-        for n in range(min(len(self), 4 * FRAMES)):
-            try:
-                pixels = next(self._pixels(int(self.file_number[n]), int(self.row[n]), int(self.row[n]) + 1))
-            except Exception:  # damaged objects fail later, with a reason
-                continue
-            if isinstance(pixels, np.ndarray):
-                return None
-            if isinstance(pixels, Mapping):
-                sample.append(pixels)
-            if len(sample) == FRAMES:
-                break
+        some = np.flatnonzero(self.file_number >= 0)[: 4 * FRAMES]
+        rows = zip(self.file_number[some].tolist(), self.row[some].tolist(), strict=True)
+        pixels = readable(lambda at: next(self._pixels(*at, at[1] + 1)), rows)
+        planes_only = takewhile(lambda p: not isinstance(p, np.ndarray), pixels)
+        sample = list(islice((p for p in planes_only if isinstance(p, Mapping)), FRAMES))
         if sample and all(Stretched.is_stretched(plane) for planes in sample for plane in planes.values()):
             self.notes.append("all pixels are within 0 to 1: no stretch is applied")
             return Stretched()
-        return measure(sample, []) if sample else None
+        return measure(sample, [])
 
 
 def as_picture(image: np.ndarray) -> Pixels:

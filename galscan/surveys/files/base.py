@@ -48,6 +48,7 @@ class FileSurvey(CatalogSurvey, ABC):
         If they cannot be used, an id occurs twice, or the catalog matches no image.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = ()  # of the files, in lower case
     roles: ClassVar[Sequence[str]] = ("id", "file", "ra", "dec", "pixel_scale")
 
     def __init__(
@@ -74,6 +75,10 @@ class FileSurvey(CatalogSurvey, ABC):
         listed = "\n".join(f"{size} {file}" for file, size in sizes.items())
         self._files_digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
         self.rendering = self._calibrate()
+        self._close()
+
+    def _close(self) -> None:
+        """Close the file that was opened last, if any."""
 
     @abstractmethod
     def _read(self, labels: Sequence[str], columns: Mapping[str, str]) -> Mapping[str, int]:

@@ -6,8 +6,7 @@ row 0 is at the bottom, as in the original FITS files. Three channels are red, g
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,14 +27,17 @@ class CutanaSurvey(ArraySurvey):
 
     format: ClassVar[str] = "cutana"
     format_columns: ClassVar[Mapping[str, str]] = {
-        "id": "source_id",
-        "ra": "ra",
-        "dec": "dec",
-        "pixel_scale": "pixel_scale_arcsec_per_pixel",
-    }
+        "id": "source_id", "ra": "ra", "dec": "dec", "pixel_scale": "pixel_scale_arcsec_per_pixel",
+    }  # fmt: skip
 
-    def _find(self) -> list[str]:
-        return find_archives(self.root)
+    def _find(self) -> dict[str, int]:
+        return dict.fromkeys(find_archives(self.root), 0)
+
+    def _read(self, labels: Sequence[str], columns: Mapping[str, str]) -> Mapping[str, int]:
+        super()._read(labels, columns)
+        archives = [self._path(k) for k in range(len(self.files))]
+        files = [file for archive in archives for file in sorted(archive.rglob("*")) if file.is_file()]
+        return {str(file.relative_to(self.root)): file.stat().st_size for file in files}
 
     def _table(self, file_number: int) -> pd.DataFrame:
         path = self._path(file_number)
@@ -59,13 +61,6 @@ class CutanaSurvey(ArraySurvey):
                 yield Failed("listed in the metadata, but has no image", Flag.MISSING)
             else:
                 yield _planes(archive.image(row))
-
-    def _digest(self) -> str:
-        listed = []
-        for k in range(len(self.files)):
-            files = sorted(p for p in self._path(k).rglob("*") if p.is_file())
-            listed += [f"{p.stat().st_size} {p.relative_to(self.root)}" for p in files]
-        return hashlib.sha256("\n".join(listed).encode(errors="surrogateescape")).hexdigest()
 
 
 class _Archive:
@@ -99,9 +94,7 @@ class _Archive:
         encoding = getattr(self.array.metadata, "chunk_key_encoding", None)
         if encoding is None or not any(isinstance(c, BloscCodec) for c in self.array.compressors):
             return
-        for index in np.ndindex(
-            *(-(-n // c) for n, c in zip(self.array.shape[1:], self.array.chunks[1:], strict=True))
-        ):
+        for index in np.ndindex(*self.array.cdata_shape[1:]):
             file = self._path / encoding.encode_chunk_key((chunk, *index))
             if file.is_file():
                 with open(file, "rb") as opened:

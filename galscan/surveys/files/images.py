@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import io
-import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from galscan.surveys.base import Cutout, Failed, Flag, Outcome
+from galscan.surveys.files.path_matching import BANDS, is_fits, split_band
 from galscan.surveys.resampling import shrink
 
-PICTURES = (".jpg", ".jpeg", ".png")
-FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fits.bz2")
 MAX_PIXELS = 64_000_000  # of one file, against decompression bombs
-BANDS = "ugrizy"  # blue to red
 STRETCH = 8.0  # renders SDSS frames about as bright as SDSS JPEG images
 SDSS_TINT = (1.15, 1.0, 0.85)  # mean red, green, blue of galaxies in SDSS gri JPEGs, relative
-
-_SUFFIX = re.compile(rf"[-_.]([{BANDS}])(?:[-_]?band)?$")
-_INFIX = re.compile(rf"[-_]([{BANDS}])(?:band)?(?=[-_])")
-
-
-def is_fits(path: str) -> bool:
-    return path.lower().endswith(FITS)
-
-
-def is_image(path: str) -> bool:
-    return path.lower().endswith(PICTURES + FITS)
-
-
-def stem(path: str) -> str:
-    """Return the file name without folder and image suffix."""
-    name = path.replace("\\", "/").rsplit("/", 1)[-1]
-    suffix = next((s for s in sorted(PICTURES + FITS, key=len, reverse=True) if name.lower().endswith(s)), "")
-    return name[: len(name) - len(suffix)]
-
-
-def split_band(path: str) -> tuple[str, str]:
-    """Split ``NGC1_g.fits`` into ``("NGC1", "g")``; a file without a band in its name has band ``""``."""
-    name = stem(path)
-    if match := _SUFFIX.search(name):
-        return name[: match.start()].rstrip("-_."), match[1]
-    if match := _INFIX.search(name):
-        return name[: match.start()] + name[match.end() :], match[1]
-    return name, ""
-
-
-# ---------------------------------------------------------------------------------------------- pictures
 
 
 class FileInMemory(io.BytesIO):
@@ -61,6 +28,41 @@ class FileInMemory(io.BytesIO):
     def __init__(self, data: bytes, name: str):
         super().__init__(data)
         self.name = name
+
+
+Source = TypeVar("Source")
+Value = TypeVar("Value")
+
+
+def readable(read: Callable[[Source], Value], sources: Iterable[Source]) -> Iterator[Value]:
+    """Yield what is read of each source; broken ones are left out, as they fail later, with a reason."""
+    for source in sources:
+        try:
+            yield read(source)
+        except Exception:
+            continue
+
+
+def failure(error: Exception, path: Path | FileInMemory | None = None) -> Failed:
+    """Return the outcome of a broken image: decoders raise many types of errors, from OSError to SyntaxError.
+
+    The folder of `path` is left out, because the reason is written to the store.
+    """
+    text = str(error).replace(str(path), path.name) if path is not None else str(error)
+    return Failed(f"{type(error).__name__}: {' '.join(text.split())[:160]}")
+
+
+def read_image(
+    load: Callable[[], Sequence[Path | FileInMemory]], size: int, pixel_scale: float, rendering: Rendering | None
+) -> Outcome:
+    """Read one JPEG or PNG, or one FITS file per band, which `load` returns. Errors are outcomes."""
+    try:
+        files = load()
+    except Exception as error:
+        return failure(error)
+    if is_fits(files[0].name):
+        return read_fits(files, size, pixel_scale, rendering)
+    return read_picture(files[0], size, pixel_scale)
 
 
 def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Outcome:
@@ -78,9 +80,13 @@ def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Ou
                 if size * 4 <= width:
                     image.draft("RGB", (size * 2, size * 2))  # libjpeg decodes at lower resolution, which is faster
                 image.load()
-                rgb = _to_rgb(image)
-    except Exception as error:  # decoders raise many types, from OSError to SyntaxError, for broken files
-        return Failed(f"{type(error).__name__}: {str(error).replace(str(path), path.name)[:160]}")
+                rgb: Image.Image = image
+                if image.mode.startswith("I"):  # 16-bit grey: keep the high byte rather than clip
+                    high = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
+                    rgb = Image.fromarray(high.astype(np.uint8))
+                rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
+    except Exception as error:
+        return failure(error, path)
     return _usable(rgb, size, pixel_scale, source=width)
 
 
@@ -96,12 +102,6 @@ def _usable(rgb: Image.Image, size: int, pixel_scale: float, *, source: int) -> 
     if all(band.getextrema()[0] == band.getextrema()[1] for band in rgb.split()):
         return Failed("all pixels are equal", Flag.BLANK)
     return fit(rgb, size, pixel_scale, source=source)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: keep the high byte rather than clip
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(rgb: Image.Image, size: int, pixel_scale: float, *, source: int, flags: Flag = Flag.OK) -> Cutout:
@@ -189,21 +189,18 @@ def choose_bands(bands: Sequence[str]) -> tuple[str, str, str]:
     return bands[-1], bands[len(bands) // 2], bands[0]
 
 
-def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndarray], float, tuple[float, float]]:
-    """Read the bands of one object: planes by band, pixel scale (arcsec) and centre (ra, dec in deg), NaN if unknown.
+def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """Read the bands of one object: planes by band, and the FITS headers of the files.
 
-    One file with several planes, or one file per band. Planes of a file without band names
-    are called 0, 1, 2: blue to red, as in the cutouts of the Legacy Surveys.
+    One file with several planes, or one file per band. Planes of a file without band names are called 0, 1, 2: blue to
+    red, as in the cutouts of the Legacy Surveys.
 
-    Raises
-    ------
-    ValueError
-        If a file has no image, or a too large one. Astropy raises other errors for broken files.
+    Raises `ValueError` if a file has no image, or a too large one. Astropy raises other errors for broken files.
     """
     from astropy.io import fits
 
     planes: dict[str, np.ndarray] = {}
-    scale, centre = float("nan"), (float("nan"), float("nan"))
+    headers = []
     for path in paths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old keywords, fixed by astropy as it reads
@@ -214,46 +211,35 @@ def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndar
                 if np.prod(hdu.shape, dtype=float) > MAX_PIXELS:
                     raise ValueError(f"{path.name} has {hdu.shape} pixels, at most {MAX_PIXELS:,} are allowed")
                 data, header = np.asarray(hdu.data, dtype=np.float32), hdu.header
+        headers.append(header)
         if data.ndim == 2:
             planes[split_band(path.name)[1] or "0"] = data
         else:
             named = str(header.get("BANDS", "")).strip()
             names = named if len(named) == len(data) else [str(i) for i in range(len(data))]
             planes |= dict(zip(names, data, strict=True))
-        if np.isnan(scale):
-            scale, centre = _wcs(header, data.shape[-2:])
-    return planes, scale, centre
+    return planes, headers
 
 
-def _wcs(header: Any, shape: tuple[int, ...]) -> tuple[float, tuple[float, float]]:
-    """Return pixel scale (arcsec) and the position of the centre (deg)."""
+def read_centre(path: Path | FileInMemory) -> tuple[float, float]:
+    """Return the position (ICRS, deg) of the centre of a FITS image. Raises any error if there is none."""
+    planes, headers = read_planes([path])
+    height, width = next(iter(planes.values())).shape
+    position = _celestial_wcs(headers).pixel_to_world((width - 1) / 2, (height - 1) / 2).icrs
+    return float(position.ra.deg), float(position.dec.deg)
+
+
+def _celestial_wcs(headers: Iterable[Any]) -> Any:
+    """Return the WCS of the first header with celestial coordinates; None if there is none."""
     from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
 
-    nothing = float("nan"), (float("nan"), float("nan"))
-    try:
-        with warnings.catch_warnings():
+    for header in headers:
+        # wcslib raises many types of errors.
+        with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wcs = WCS(header, naxis=2)
-            if not wcs.has_celestial:
-                return nothing
-            ra, dec = wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
-            return float(np.mean(proj_plane_pixel_scales(wcs))) * 3600, (float(ra) % 360, float(dec))
-    except Exception:  # wcslib raises many types; without a usable WCS only scale and position are unknown
-        return nothing
-
-
-def calibrate(objects: Iterable[Sequence[Path | FileInMemory]], bands: Sequence[str]) -> Rendering | None:
-    """Measure the rendering of a survey (sky, noise, colour) on its first objects. None if no frame can be read."""
-
-    def readable() -> Iterable[dict[str, np.ndarray]]:
-        for paths in objects:
-            try:
-                yield read_planes(paths)[0]
-            except Exception:  # broken files fail later, with a reason
-                continue
-
-    return measure(readable(), bands)
+            if (wcs := WCS(header, naxis=2)).has_celestial:
+                return wcs
+    return None
 
 
 def measure(objects: Iterable[Mapping[str, np.ndarray]], bands: Sequence[str]) -> Rendering | None:
@@ -315,12 +301,9 @@ def blank_pixels(plane: np.ndarray) -> np.ndarray:
     blank = ~np.isfinite(plane)
     empty = blank | (plane == 0)
     for axis in (0, 1):
-        lines = empty.all(axis=1 - axis)
-        inside = np.flatnonzero(~lines)
-        first, last = (inside[0], inside[-1] + 1) if inside.size else (lines.size, 0)
-        edge = np.ones_like(lines)
-        edge[first:last] = False
-        blank |= edge[:, None] if axis == 0 else edge[None, :]
+        lines = empty.all(axis=axis)
+        border = np.logical_and.accumulate(lines) | np.logical_and.accumulate(lines[::-1])[::-1]
+        blank |= np.expand_dims(border, axis)
     return blank
 
 
@@ -328,11 +311,15 @@ def read_fits(
     paths: Sequence[Path | FileInMemory], size: int, pixel_scale: float, rendering: Rendering | None
 ) -> Outcome:
     """Read and render the bands of one object."""
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
     try:
-        planes, scale, _ = read_planes(paths)
-    except Exception as error:  # astropy raises many types for broken files
-        return Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
-    return from_planes(planes, size, pixel_scale if np.isfinite(pixel_scale) else scale, rendering)
+        planes, headers = read_planes(paths)
+    except Exception as error:
+        return failure(error)
+    if not np.isfinite(pixel_scale) and (wcs := _celestial_wcs(headers)) is not None:
+        pixel_scale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600
+    return from_planes(planes, size, pixel_scale, rendering)
 
 
 def from_planes(

@@ -15,10 +15,8 @@ import pandas as pd
 from galscan.core.errors import InputError
 from galscan.surveys.base import Failed, Flag
 from galscan.surveys.files.arrays import ArraySurvey, Pixels, as_picture
-from galscan.surveys.files.images import BANDS
-from galscan.surveys.files.packed import find_files
+from galscan.surveys.files.path_matching import BANDS
 
-SUFFIXES = (".hdf5", ".h5")
 ARRAYS = ("image_array", "images", "rgb_image", "image_rgb", "rgb", "image")  # best first
 
 
@@ -29,18 +27,17 @@ class MultimodalSurvey(ArraySurvey):
     """
 
     format: ClassVar[str] = "multimodal"
+    suffixes: ClassVar[tuple[str, ...]] = (".hdf5", ".h5")
     format_columns: ClassVar[Mapping[str, str]] = {
-        "id": "object_id",
-        "ra": "ra",
-        "dec": "dec",
-        "pixel_scale": "pxscale",
-    }
-
-    def _find(self) -> list[str]:
-        return find_files(str(self.root), SUFFIXES)
+        "id": "object_id", "ra": "ra", "dec": "dec", "pixel_scale": "pxscale",
+    }  # fmt: skip
 
     def _connect(self, file_number: int) -> Any:
-        return _h5py().File(self._path(file_number), "r", locking="best-effort")
+        try:
+            import h5py
+        except ImportError:
+            raise InputError("HDF5 files need h5py, which is not installed: pip install 'galscan[hdf5]'") from None
+        return h5py.File(self._path(file_number), "r", locking="best-effort")
 
     def _array(self, file_number: int) -> Any:
         file = self._opened(file_number)
@@ -83,11 +80,3 @@ def _band(name: str) -> str:
     """Return ``g`` for ``des-g`` and ``HSC-G``; other names as they are."""
     last = name.lower().rsplit("-", 1)[-1]
     return last if len(last) == 1 and last in BANDS else name.lower()
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError("HDF5 files need h5py, which is not installed: pip install 'galscan[hdf5]'") from None
-    return h5py

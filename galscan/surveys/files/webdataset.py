@@ -11,6 +11,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, ClassVar
 
@@ -20,11 +21,10 @@ import pandas as pd
 from galscan.core.errors import InputError
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.files.archives import LARGEST
-from galscan.surveys.files.images import FileInMemory, Rendering, calibrate, read_fits, read_picture
-from galscan.surveys.files.local import FRAMES
-from galscan.surveys.files.packed import PackedSurvey, find_files
+from galscan.surveys.files.base import FRAMES
+from galscan.surveys.files.images import FileInMemory, Rendering, measure, read_image, read_planes, readable
+from galscan.surveys.files.packed import PackedSurvey
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PICTURES, FITS = ("png", "jpg", "jpeg"), ("fits", "fit")
 MAX_METADATA = 1_000_000  # bytes of the metadata of one object
 KEY = "__key__"
@@ -37,11 +37,12 @@ class WebDatasetSurvey(PackedSurvey):
     """
 
     format: ClassVar[str] = "webdataset"
+    suffixes: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz")
     format_columns: ClassVar[Mapping[str, str]] = {"id": KEY}
 
-    def _find(self) -> list[str]:
+    def _find(self) -> dict[str, int]:
         self._images: list[np.ndarray] = []  # by shard: offset, bytes and whether it is FITS, of each object's image
-        return find_files(str(self.root), SUFFIXES)
+        return super()._find()
 
     def _connect(self, file_number: int) -> BinaryIO:
         path = str(self._path(file_number))
@@ -73,40 +74,30 @@ class WebDatasetSurvey(PackedSurvey):
         self._images.append(np.array(list(shard.images.values()), dtype=np.int64))
         return shard.table()
 
-    def _image(self, file_number: int, row: int) -> FileInMemory | Failed:
+    def _image(self, file_number: int, row: int) -> list[FileInMemory]:
+        """Read one image. May raise any error if the shard is damaged."""
         offset, size, fits = self._images[file_number][row].tolist()
-        if offset < 0:
-            return Failed("no image of this key", Flag.MISSING)
         if size > LARGEST:
-            return Failed(f"{size:,} bytes, at most {LARGEST:,} are allowed")
+            raise ValueError(f"{size:,} bytes, at most {LARGEST:,} are allowed")
         file = self._opened(file_number)
         file.seek(offset)
         data = file.read(size)
         if len(data) < size:
-            return Failed(f"truncated: {len(data):,} bytes of {size:,}")
-        return FileInMemory(data, "image.fits" if fits else "image")
+            raise ValueError(f"truncated: {len(data):,} bytes of {size:,}")
+        return [FileInMemory(data, "image.fits" if fits else "image")]
 
     def _outcomes(self, file_number: int, first: int, scales: np.ndarray) -> Iterator[Outcome]:
         for row, scale in enumerate(scales.tolist(), first):
-            try:
-                image = self._image(file_number, row)
-            except Exception as error:  # compressed data may be damaged
-                image = Failed(f"{type(error).__name__}: {str(error)[:160]}")
-            if isinstance(image, Failed):
-                yield image
-            elif self._images[file_number][row, 2]:
-                yield read_fits([image], self.size, scale, self.rendering)
+            if self._images[file_number][row, 0] < 0:
+                yield Failed("no image of this key", Flag.MISSING)
             else:
-                yield read_picture(image, self.size, scale)
+                yield read_image(partial(self._image, file_number, row), self.size, scale, self.rendering)
 
     def _calibrate(self) -> Rendering | None:
         """Measure one stretch for all FITS images."""
         rows = zip(self.file_number.tolist(), self.row.tolist(), strict=True)
-        fits = (
-            (file_number, row) for file_number, row in rows if file_number >= 0 and self._images[file_number][row, 2]
-        )
-        images = [self._image(file_number, row) for file_number, row in islice(fits, FRAMES)]
-        return calibrate([[i] for i in images if isinstance(i, FileInMemory)], []) if images else None
+        fits = ((number, row) for number, row in rows if number >= 0 and self._images[number][row, 2])
+        return measure(readable(lambda at: read_planes(self._image(*at))[0], islice(fits, FRAMES)), [])
 
 
 class _Shard:

@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import GalscanError, InputError, NotFoundError, nearest
+from galscan.core.files import file_digest
+from galscan.core.sky import Cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, NoCoverage, Outcome
-from galscan.surveys.catalog import CatalogSurvey
+from galscan.surveys.catalog import CatalogSurvey, check_roles
 from galscan.surveys.files.images import Rendering
-from galscan.surveys.mosaics.footprints import Frame, Source
+from galscan.surveys.mosaics.footprints import Folder, Frame
 from galscan.surveys.mosaics.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.services.errors import FetchError, MissingError
+from galscan.surveys.sizes import check_framing, check_size
 from galscan.surveys.subsets import select_rows
 
 ROLES = ("id", "ra", "dec", "radius")
@@ -35,43 +38,49 @@ class FrameCutouts(CatalogSurvey, ABC):
     A subclass sets the attributes, and implements `_frame` (the files of a frame) and `_beyond` (the outcomes of
     objects on no frame).
 
-    Attributes
-    ----------
-    name, size
-        As for any survey.
-    pixel_scale, framing : float or None
-        Arcsec per pixel of the cutouts; or the side of a cutout in units of the object's radius.
-    root : Path
-        Folder of the frames.
-    source : Source
-        Source of the files of the frames.
-    catalog : Path
-        Table of the objects.
-    bands : list of str
-        From blue to red.
-    number : ndarray of int32
-        Number of the frame of each object, increasing; `count` for objects on no frame.
-    count : int
-        Number of frames with objects on them.
-    rendering : Rendering
-        Combination of the bands to RGB images.
     """
 
     name: str
     size: int
-    pixel_scale: float | None
-    framing: float | None
-    root: Path
-    source: Source
+    pixel_scale: float | None  # arcsec per pixel of the cutouts
+    framing: float | None  # instead: side of a cutout in units of the object's radius
+    root: Path  # folder of the frames
+    source: Folder
     catalog: Path
-    bands: list[str]
-    number: np.ndarray
-    count: int
+    bands: list[str]  # from blue to red
+    number: np.ndarray  # int32: number of the frame of each object, increasing; `count` for objects on no frame
+    count: int  # frames with objects on them
     rendering: Rendering
+    _frame_metadata: dict[str, Any]
 
-    def __init__(self) -> None:
+    def _read_catalog(
+        self, catalog: Path, labels: Sequence[str], size: int, columns: Mapping[str, str], roles: Sequence[str],
+        pixel_scale: float | None, frame: float | None, cone: Cone | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Check the settings, read the objects, and return their table."""
+        check_roles(columns, roles)
+        check_size(size)
+        check_framing(pixel_scale, frame)
+        self.catalog, self.size, self.pixel_scale, self.framing = catalog, size, pixel_scale, frame
         self._opened: OrderedDict[int, OpenFrame] = OrderedDict()
         self._closed: tuple[int, Exception] | None = None  # the last frame that could not be opened, and why
+        table = tables.read_table(catalog, columns)
+        self._catalog_digest = file_digest(catalog)
+        if cone is not None:
+            table = self._within(table, columns, cone)
+        self._read_positions(table, columns)
+        self.radius = np.full(len(self.ids), np.nan, dtype=np.float32)
+        if frame:
+            lower = {str(c).lower(): str(c) for c in table.columns}
+            column = columns.get("radius") or next((lower[c] for c in RADIUS if c in lower), "radius")
+            if column not in table.columns:
+                raise InputError(
+                    f"--frame {frame:g} needs a radius (arcsec), and {catalog} has no column '{column}'"
+                    f"{nearest(column, map(str, table.columns))}; name it: --column radius=..."
+                )
+            self.radius = tables.numbers(table[column], str(catalog)).astype(np.float32)
+        self._schemas, self.labels = tables.read_labels(table, labels)
+        return table
 
     @abstractmethod
     def _frame(self, number: int) -> Frame: ...
@@ -82,26 +91,11 @@ class FrameCutouts(CatalogSurvey, ABC):
 
     # --------------------------------------------------------------------------------------------- objects
 
-    def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str], labels: Sequence[str]) -> None:
-        self._read_positions(table, columns)
-        self.radius = np.full(len(self.ids) if self.framing else 0, np.nan, dtype=np.float32)
-        if self.framing:
-            lower = {str(c).lower(): str(c) for c in table.columns}
-            column = columns.get("radius") or next((lower[c] for c in RADIUS if c in lower), None)
-            if column is None or column not in table.columns:
-                raise InputError(
-                    f"--frame {self.framing:g} needs a radius (arcsec), and {self.catalog} has no column "
-                    f"'{column or 'radius'}'{nearest(column or 'radius', map(str, table.columns))}; "
-                    "name it: --column radius=..."
-                )
-            self.radius = tables.numbers(table[column], str(self.catalog)).astype(np.float32)
-        self._schemas, self.labels = tables.read_labels(table, labels)
-
     def _sort_by_frame(self, number: np.ndarray) -> None:
         """Sort the objects by frame number; those on no frame come last."""
         order = np.argsort(number, kind="stable")
         self.number, self.ids, self.ra, self.dec = number[order], self.ids[order], self.ra[order], self.dec[order]
-        self.radius = self.radius[order] if self.framing else self.radius
+        self.radius = self.radius[order]
         self.labels = self.labels.iloc[order].reset_index(drop=True)
 
     def _check_scale(self, scales: Mapping[str, float]) -> None:
@@ -117,9 +111,13 @@ class FrameCutouts(CatalogSurvey, ABC):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": OrderedDict(), "_closed": None}  # each process opens its own
 
-    def _cutting_metadata(self) -> dict[str, Any]:
-        """Return the settings of the cutting for `describe`."""
+    def _metadata(self) -> dict[str, Any]:
+        """Return the provenance that local and remote frames have in common, for `describe`."""
         return {
+            "catalog": str(self.catalog),
+            "catalog_sha256": self._catalog_digest,
+            "objects": len(self),
+            **self._frame_metadata,
             "size": self.size,
             "bands": self.bands,
             "framing": {"pixel_scale": self.pixel_scale, "radii": self.framing},
@@ -132,9 +130,7 @@ class FrameCutouts(CatalogSurvey, ABC):
 
     def take(self, rows: np.ndarray) -> Self:
         """Return the survey of these rows only; other frames are not read."""
-        names = ["ids", "ra", "dec", "number", "labels", *(["radius"] if self.framing else [])]
-        selected: Self = select_rows(self, rows, *names)
-        FrameCutouts.__init__(selected)
+        selected: Self = select_rows(self, rows, "ids", "ra", "dec", "number", "radius", "labels")
         return selected
 
     # --------------------------------------------------------------------------------------------- cutting

@@ -5,44 +5,39 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from galscan.surveys.mosaics.footprints import Folder
 from galscan.surveys.mosaics.header import read_header
 from galscan.surveys.services.client import Client
 from galscan.surveys.services.errors import FetchError
 
 
-class DownloadedFiles:
-    """A `Source` that downloads files to a folder, and deletes them after use unless they are to be kept.
+class DownloadedFiles(Folder):
+    """Files that are downloaded to a folder, and deleted after use unless they are to be kept.
 
-    Files that are in the folder already are not downloaded again; they are written atomically.
+    Files in the folder are named by host and path of their URLs; those that are there already are not downloaded again.
 
     Parameters
     ----------
-    folder : path
-        Folder of the files, which are named by host and path of their URLs.
-    scheme : str
-        ``https`` or ``http``.
     client : callable
         Returns the HTTP client; called when the first file is needed.
-    keep : bool
-        Do not delete files after use.
     """
 
-    def __init__(self, folder: Path, scheme: str, client: Callable[[], Client], *, keep: bool):
-        self.folder, self.scheme, self.keep = folder, scheme, keep
+    def __init__(self, root: Path, scheme: str, client: Callable[[], Client], *, keep: bool):
+        super().__init__(root)
+        self.scheme, self.keep = scheme, keep
         self._make = client
         self._client: Client | None = None
         self._files: dict[str, Future[Path]] = {}
         self._wanted: SimpleQueue[tuple[str, Future[Path]] | None] = SimpleQueue()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "scheme": self.scheme, "_make": self._make, "keep": self.keep}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["scheme"], state["_make"], keep=state["keep"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Each process downloads by itself."""
+        return partial(DownloadedFiles, keep=self.keep), (self.root, self.scheme, self._make)
 
     def expect(self, files: Sequence[str]) -> None:
         """Start the download of `files`, in this order."""
@@ -51,7 +46,7 @@ class DownloadedFiles:
                 continue
             future: Future[Path] = Future()
             self._files[file] = future
-            if (path := self.folder / file).is_file():
+            if (path := self.root / file).is_file():
                 future.set_result(path)
                 continue
             if self._client is None:
@@ -66,20 +61,14 @@ class DownloadedFiles:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                path = self.folder / file
+                path = self.root / file
                 client.fetch(f"{self.scheme}://{file}", path, _check_fits)
                 future.set_result(path)
             except BaseException as error:  # raised in `locate`
                 future.set_exception(error)
 
     def locate(self, file: str) -> Path:
-        """Return the path of `file` after its download.
-
-        Raises
-        ------
-        MissingError, FetchError, ServiceUnavailableError, StorageError
-            As `galscan.surveys.services.client.Client.fetch`.
-        """
+        """Return the path of `file` after its download; raise as `galscan.surveys.services.client.Client.fetch`."""
         self.expect([file])
         return self._files[file].result()
 
@@ -90,13 +79,13 @@ class DownloadedFiles:
             if future is None or future.cancel() or self.keep:
                 continue
             if future.exception() is None:  # waits for a running download
-                (self.folder / file).unlink(missing_ok=True)
+                (self.root / file).unlink(missing_ok=True)
 
     def reject(self, files: Sequence[str]) -> None:
         """Delete `files` in any case, so that they are downloaded again."""
         self.release(files)
         for file in files:
-            (self.folder / file).unlink(missing_ok=True)
+            (self.root / file).unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Cancel all downloads."""

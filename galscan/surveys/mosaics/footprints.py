@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from galscan.core import progress
 from galscan.core.errors import InputError, nearest
 from galscan.core.sky import unit_vectors
-from galscan.surveys.files.images import BANDS, is_fits, split_band, stem
-from galscan.surveys.files.local import find_images
+from galscan.surveys.files.path_matching import BANDS, split_band, stem
 from galscan.surveys.mosaics.header import Astrometry, Header, NoAstrometry, read_header, rotation, scale
 
 # Names of companion files (weights, masks, models), which cover the same sky as an image.
@@ -34,44 +34,24 @@ COINCIDENT = 10  # pixels: centres of frames closer than this may be bands of on
 BATCH = 1024  # headers read at a time
 
 
-class Source(Protocol):
-    """Source of the files of frames, local or remote. A remote one may download in `locate` and delete in `release`."""
+class Folder:
+    """Files of frames in a folder. A subclass may download them in `locate` and delete them in `release`."""
 
-    def expect(self, files: Sequence[str]) -> None:
-        """Announce that `files` will be needed soon, in this order."""
-        ...
+    def __init__(self, root: Path):
+        self.root = root
 
     def locate(self, file: str) -> Path:
         """Return the local path of `file`."""
-        ...
+        return self.root / file
+
+    def expect(self, files: Sequence[str]) -> None:
+        """Announce that `files` will be needed soon, in this order."""
 
     def release(self, files: Sequence[str]) -> None:
         """Announce that `files` are not needed any more, for now."""
-        ...
 
     def reject(self, files: Sequence[str]) -> None:
         """Announce that `files` cannot be used."""
-        ...
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A local folder, searched recursively."""
-
-    root: Path
-
-    def files(self) -> dict[str, int]:
-        """Return the FITS files: name -> bytes."""
-        return {file: size for file, size in find_images(self.root, None).items() if is_fits(file)}
-
-    def expect(self, files: Sequence[str]) -> None: ...
-
-    def locate(self, file: str) -> Path:
-        return self.root / file
-
-    def release(self, files: Sequence[str]) -> None: ...
-
-    def reject(self, files: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,31 +72,24 @@ def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[F
     bands : sequence of str
         Names of the bands in file names, if they are not the usual letters (ugrizy).
 
-    Raises
-    ------
-    InputError
-        If two files are the same band of one frame.
+    Raises `InputError` if two files are the same band of one frame.
     """
     images = [f for f in files if not COMPANIONS & set(re.split(r"[-_.]", stem(f).lower()))]
     images = images or list(files)  # a folder of companions only: they are what the user wants
-    groups: dict[str, dict[str, list[str]]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for file in images:
         name, band = _split(file, bands)
-        groups.setdefault(name, {}).setdefault(band, []).append(file)
+        groups.setdefault(name, []).append((band, file))
     frames = []
-    for name, by_band in groups.items():
-        if all(len(same) == 1 for same in by_band.values()):
-            frames.append(Frame(name, {band: same[0] for band, same in by_band.items()}))
+    for name, group in groups.items():
+        if len(dict(group)) == len(group):
+            frames.append(Frame(name, dict(group)))
             continue
         by_folder: dict[str, dict[str, str]] = {}  # the same name in another folder is another frame
-        for band, same in by_band.items():
-            for file in same:
-                in_folder = by_folder.setdefault(file.rpartition("/")[0], {})
-                if band in in_folder:
-                    raise InputError(
-                        f"{in_folder[band]} and {file} are both band '{band}' of frame '{name}'; remove one of them"
-                    )
-                in_folder[band] = file
+        for band, file in group:
+            folder = file.rpartition("/")[0]
+            if (first := by_folder.setdefault(folder, {}).setdefault(band, file)) != file:
+                raise InputError(f"{first} and {file} are both band '{band}' of frame '{name}'; remove one of them")
         frames += [Frame(f"{folder}/{name}".lstrip("/"), in_folder) for folder, in_folder in by_folder.items()]
     kept = set(images)
     return sorted(frames, key=lambda f: f.name), [f for f in files if f not in kept]
@@ -124,19 +97,9 @@ def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[F
 
 def _split(file: str, bands: Sequence[str]) -> tuple[str, str]:
     """Split a file name into frame name and band; the band may also be the name of the folder."""
-    letters = all(b in BANDS for b in bands)
-    name, band = split_band(file) if letters else _split_word(stem(file), bands)
+    name, band = split_band(file, bands)
     folder = file.split("/")[-2] if "/" in file else ""
-    return name, band or (folder if folder in (tuple(BANDS) if letters else bands) else "0")
-
-
-def _split_word(name: str, bands: Sequence[str]) -> tuple[str, str]:
-    words = "|".join(re.escape(b) for b in sorted(bands, key=len, reverse=True))
-    match = re.search(rf"(?:^|[-_.])({words})(?=[-_.]|$)", name, re.IGNORECASE)
-    if match is None:
-        return name, ""
-    band = next(b for b in bands if b.lower() == match[1].lower())
-    return (name[: match.start()] + name[match.end() :]).strip("-_."), band
+    return name, band or (folder if folder in (tuple(BANDS) if set(bands) <= set(BANDS) else bands) else "0")
 
 
 def parse_bands(text: str | None) -> list[str]:
@@ -155,35 +118,38 @@ def parse_bands(text: str | None) -> list[str]:
 def common_bands(frames: Sequence[Frame], wanted: Sequence[str]) -> list[str]:
     """Return the bands to use, from blue to red: `wanted`, or those that at least half of the frames have.
 
-    Raises
-    ------
-    InputError
-        If a wanted band is in no frame.
+    Raises `InputError` if a wanted band is in no frame.
     """
-    count: dict[str, int] = {}
-    for frame in frames:
-        for band in frame.files:
-            count[band] = count.get(band, 0) + 1
+    count = Counter(band for frame in frames for band in frame.files)
     for band in wanted:
         if band not in count:
             raise InputError(f"no frame has band '{band}'{nearest(band, count)}; choose others with --bands")
     if wanted:
         return list(wanted)
-    most = [b for b in (*BANDS, "0") if 2 * count.get(b, 0) >= len(frames)]
+    most = [b for b in (*BANDS, "0") if 2 * count[b] >= len(frames)]
     return most or sorted(count, key=lambda b: (-count[b], b))[:1]
+
+
+class Footprint(NamedTuple):
+    """Centre (deg), radius (chord on the unit sphere), pixel scale (arcsec) and rotation (deg) of a frame.
+
+    The rotation is that of north from the nearest pixel axis. Scale and rotation are those at the centre.
+    """
+
+    centre: tuple[float, float]
+    radius: float
+    scale: float
+    rotation: float
 
 
 @dataclass
 class FrameAssignment:
-    """The frame of each object, and the geometry of the frames.
+    """The frame of each object, and the footprints of the frames by frame number.
 
     Attributes
     ----------
     frame : ndarray of int32
         Number of the frame an object is cut from, -1 for none.
-    scales, rotations, centres : dict
-        Pixel scale (arcsec), rotation (deg, of north from the nearest pixel axis) and position (deg) at the centre of
-        a frame, by frame number.
     unreadable : list of (str, str)
         Frames of which no header could be read, and why.
     digest : str
@@ -191,33 +157,33 @@ class FrameAssignment:
     """
 
     frame: np.ndarray
-    scales: dict[int, float] = field(default_factory=dict)
-    rotations: dict[int, float] = field(default_factory=dict)
-    centres: dict[int, tuple[float, float]] = field(default_factory=dict)
+    footprints: dict[int, Footprint] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     digest: str = ""
+
+    def _centres(self) -> np.ndarray:
+        return np.array([f.centre for f in self.footprints.values()]).T
 
     def coincident(self) -> tuple[int, int] | None:
         """Return two frames with the same centre, which may be two bands of one frame; None if there are none."""
         from scipy.spatial import cKDTree
 
-        numbers = list(self.centres)
-        near = np.radians(np.median(list(self.scales.values())) * COINCIDENT / 3600)
-        pairs = cKDTree(unit_vectors(*np.array(list(self.centres.values())).T)).query_pairs(near)
+        numbers = list(self.footprints)
+        near = np.radians(np.median([f.scale for f in self.footprints.values()]) * COINCIDENT / 3600)
+        pairs = cKDTree(unit_vectors(*self._centres())).query_pairs(near)
         return next(((numbers[a], numbers[b]) for a, b in sorted(pairs)), None)
 
     def no_match_reason(self, ra: np.ndarray, dec: np.ndarray, root: Path) -> str:
         """Return the likely reason why no object lies on a frame."""
-        if self.unreadable and not self.centres:
+        if self.unreadable and not self.footprints:
             name, why = self.unreadable[0]
             return f"no frame in {root} can be read, the first is {name} ({why})"
         known = np.isfinite(ra) & np.isfinite(dec)
         if not known.any():
             return "no object of the catalog has a position; ra and dec are in degrees"
-        frames = np.array(list(self.centres.values())).T
         return (
-            f"no object lies on a frame: objects are at {_range(ra[known], dec[known])}, frames at {_range(*frames)}; "
-            "give objects and frames of one part of the sky (degrees)"
+            f"no object lies on a frame: objects are at {_range(ra[known], dec[known])}, "
+            f"frames at {_range(*self._centres())}; give objects and frames of one part of the sky (degrees)"
         )
 
 
@@ -230,16 +196,13 @@ def _range(ra: np.ndarray, dec: np.ndarray) -> str:
 
 
 def assign_frames(
-    frames: Sequence[Frame], source: Source, bands: Sequence[str], ra: np.ndarray, dec: np.ndarray
+    frames: Sequence[Frame], source: Folder, bands: Sequence[str], ra: np.ndarray, dec: np.ndarray
 ) -> FrameAssignment:
     """Assign every object to a frame: where frames overlap, to that in which it is farthest from the edge.
 
     A frame with all of `bands` is preferred to one that lacks some. The WCS of the first band is used.
 
-    Raises
-    ------
-    InputError
-        If a frame has no astrometry.
+    Raises `InputError` if a frame has no astrometry.
     """
     from scipy.spatial import cKDTree
 
@@ -263,9 +226,9 @@ def assign_frames(
                 raise InputError(
                     f"frame {file}: {error}; solve it (astrometry.net), or remove it from the folder"
                 ) from error
-            centre, radius, assignment.scales[number], assignment.rotations[number] = _footprint(astrometry)
-            assignment.centres[number] = centre
-            near = tree.query_ball_point(unit_vectors(*map(np.array, centre)), radius, return_sorted=True)
+            footprint = assignment.footprints[number] = _footprint(astrometry)
+            centre = unit_vectors(*map(np.array, footprint.centre))
+            near = tree.query_ball_point(centre, footprint.radius, return_sorted=True)
             if not near:
                 continue
             rows = known[np.asarray(near)]
@@ -273,7 +236,7 @@ def assign_frames(
             height, width = astrometry.shape
             inside = np.minimum.reduce([x + 0.5, width - 0.5 - x, y + 0.5, height - 0.5 - y])
             # Rounded to milliarcseconds, because the last digits differ between machines.
-            margin = np.round(inside * assignment.scales[number], 3)
+            margin = np.round(inside * footprint.scale, 3)
             margin += COMPLETE if set(bands) <= frame.files.keys() else 0
             better = (inside >= 0) & (margin > best[rows])  # False for NaN
             assignment.frame[rows[better]], best[rows[better]] = number, margin[better]
@@ -281,7 +244,7 @@ def assign_frames(
     return assignment
 
 
-def _headers(frames: Sequence[Frame], source: Source, bands: Sequence[str]) -> Iterator[tuple[Header | None, str]]:
+def _headers(frames: Sequence[Frame], source: Folder, bands: Sequence[str]) -> Iterator[tuple[Header | None, str]]:
     """Yield the header of each frame in order, or the reason for none; files are read by threads."""
 
     def read(frame: Frame) -> tuple[Header | None, str]:
@@ -298,8 +261,7 @@ def _headers(frames: Sequence[Frame], source: Source, bands: Sequence[str]) -> I
             yield from pool.map(read, frames[start : start + BATCH])
 
 
-def _footprint(astrometry: Astrometry) -> tuple[tuple[float, float], float, float, float]:
-    """Return centre (deg), radius (chord on the unit sphere), pixel scale (arcsec) and rotation (deg) of a frame."""
+def _footprint(astrometry: Astrometry) -> Footprint:
     height, width = astrometry.shape
     xs, ys = np.array([-0.5, (width - 1) / 2, width - 0.5]), np.array([-0.5, (height - 1) / 2, height - 0.5])
     x, y = (a.ravel() for a in np.meshgrid(xs, ys))
@@ -309,4 +271,4 @@ def _footprint(astrometry: Astrometry) -> tuple[tuple[float, float], float, floa
     centre = astrometry.local(x[4:5], y[4:5])
     # With corners outside the projection the extent is unknown; 5 % more, because curved sides bulge outwards.
     radius = 2.0 if not np.isfinite(reach) else min(2.0, 1.05 * float(reach) + 1e-6)
-    return (float(ra[4]), float(dec[4])), radius, float(scale(centre)[0]), float(rotation(centre)[0])
+    return Footprint((float(ra[4]), float(dec[4])), radius, float(scale(centre)[0]), float(rotation(centre)[0]))

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.core.files import digest, file_digest
-from galscan.surveys import tables
+from galscan.core.files import digest
 from galscan.surveys.base import NoCoverage, Outcome
-from galscan.surveys.catalog import check_roles
+from galscan.surveys.files.base import CATALOGS, find_catalog
 from galscan.surveys.files.images import Rendering, choose_bands, measure
-from galscan.surveys.files.local import CATALOGS
+from galscan.surveys.files.path_matching import FITS, find_files
 from galscan.surveys.mosaics import footprints
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, error_text
 from galscan.surveys.mosaics.footprints import Folder, Frame
-from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 SAMPLE = 16  # frames that the stretch is measured on, at four objects each
 
@@ -41,14 +40,10 @@ class FramesSurvey(FrameCutouts):
         Folder of frames, one FITS file per band, searched recursively.
     catalog : path, optional
         CSV, FITS, VOTable or Parquet with id, ra and dec. Default: ``catalog.csv`` (``.fits ...``) in the folder.
-    labels : sequence of str
-        Label schemas to read from the catalog.
-    size : int
-        Pixels on a side of every cutout.
+    labels, size, name
+        As for `galscan.surveys.files.base.FileSurvey`.
     columns : mapping, optional
         Column for each role (``id ra dec radius``) that does not have a usual name.
-    name : str, optional
-        Name of the survey; default: that of the folder.
     bands : str, optional
         ``"gri"``, or the names of the bands in file names, from blue to red: ``"f435w,f606w,f814w"``.
         Default: the bands that at least half of the frames have.
@@ -78,25 +73,21 @@ class FramesSurvey(FrameCutouts):
         pixel_scale: float | None = None,
         frame: float | None = None,
     ):
-        super().__init__()
-        check_roles(columns or {}, ROLES)
-        check_size(size)
-        check_framing(pixel_scale, frame)
-        root = Path(path).expanduser().absolute()
-        if not root.exists():
+        self.root = Path(path).expanduser().absolute()
+        if not self.root.exists():
             raise NotFoundError(f"no folder of frames at {path}; name it with --path")
-        if not root.is_dir():
+        if not self.root.is_dir():
             raise InputError(f"{path} is a file; give the folder that holds the frames")
-        self.root, self.name, self.size = root, name or root.name, size
-        self.pixel_scale, self.framing = pixel_scale, frame
-        folder = Folder(root)
-        self.source = folder
-
-        self.catalog = _catalog(root, catalog)
-        table = tables.read_table(self.catalog, columns or {})
-        self._catalog_digest = file_digest(self.catalog)
-        self._read_objects(table, columns or {}, labels)
-        sizes = {f: n for f, n in folder.files().items() if root / f != self.catalog}
+        self.name = name or self.root.name
+        self.source = Folder(self.root)
+        found = Path(catalog).expanduser().absolute() if catalog is not None else find_catalog(self.root)
+        if found is None:
+            raise InputError(
+                f"frames need a table of objects with id, ra and dec: --catalog FILE, or {CATALOGS[0]} in {path}"
+            )
+        self._read_catalog(found, labels, size, columns or {}, ROLES, pixel_scale, frame)
+        sizes = find_files(self.root, FITS)
+        sizes.pop(os.path.relpath(self.catalog, self.root), None)
         if not sizes:
             raise InputError(f"no FITS file in {path} or below; name the folder that holds the frames with --path")
         words = footprints.parse_bands(bands)
@@ -115,26 +106,25 @@ class FramesSurvey(FrameCutouts):
         if (assignment.frame < 0).all():
             raise InputError(assignment.no_match_reason(self.ra, self.dec, self.root))
         used = np.unique(assignment.frame[assignment.frame >= 0])
-        self._check_scale({frames[k].name: assignment.scales[k] for k in used})
+        scales, rotations = np.array([assignment.footprints[k][2:] for k in used]).T
+        self._check_scale({frames[k].name: scale for k, scale in zip(used, scales, strict=True)})
         self.frames = [frames[k] for k in used]
         number = np.where(assignment.frame < 0, len(used), np.searchsorted(used, assignment.frame)).astype(np.int32)
         self.count = len(used)
         self._sort_by_frame(number)
-        rotations = [assignment.rotations[k] for k in used]
         files = [f for k in used for f in frames[k].files.values()]
         self._frame_metadata = {
             "frames": len(used),
             "frames_sha256": digest([assignment.digest, [[f, sizes[f]] for f in files]]),
             "on_no_frame": int((assignment.frame < 0).sum()),
-            "native_scale": [round(s(assignment.scales[k] for k in used), 5) for s in (min, max)],
-            "rotation_left": [round(s(rotations), 1) + 0.0 for s in (min, max)],
+            "native_scale": [round(float(s), 5) for s in (scales.min(), scales.max())],
+            "rotation_left": [round(float(r), 1) + 0.0 for r in (rotations.min(), rotations.max())],
         }
         self._bytes = [sum(sizes[f] for b, f in x.files.items() if b in self.bands) for x in self.frames]
         self.notes = []
         if companions:
-            self.notes.append(
-                f"{len(companions):,} file(s) of weights, masks or models are ignored, the first is {companions[0]}"
-            )
+            kinds = "file(s) of weights, masks or models"
+            self.notes.append(f"{len(companions):,} {kinds} are ignored, the first is {companions[0]}")
         if assignment.unreadable:
             first, why = assignment.unreadable[0]
             self.notes.append(f"{len(assignment.unreadable):,} frame(s) cannot be read, the first is {first} ({why})")
@@ -186,11 +176,7 @@ class FramesSurvey(FrameCutouts):
             "survey": "frames",
             "name": self.name,
             "path": str(self.root),
-            "catalog": str(self.catalog),
-            "catalog_sha256": self._catalog_digest,
-            "objects": len(self),
-            **self._frame_metadata,
-            **self._cutting_metadata(),
+            **self._metadata(),
             "overlap": "the frame in which the object is farthest from the edge",
         }
 
@@ -200,14 +186,3 @@ class FramesSurvey(FrameCutouts):
     def _beyond(self, rows: slice) -> Iterator[Outcome]:
         known = np.isfinite(self.ra[rows] + self.dec[rows])
         yield from (NoCoverage("on no frame" if k else "no position in the catalog") for k in known)
-
-
-def _catalog(root: Path, catalog: str | os.PathLike[str] | None) -> Path:
-    if catalog is not None:
-        return Path(catalog).expanduser().absolute()
-    found = next((root / c for c in CATALOGS if (root / c).is_file()), None)
-    if found is None:
-        raise InputError(
-            f"frames need a table of objects with id, ra and dec: --catalog FILE, or {CATALOGS[0]} in {root}"
-        )
-    return found

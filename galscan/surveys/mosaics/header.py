@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import math
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -39,10 +40,7 @@ class Header(NamedTuple):
 def read_header(path: Path) -> Header:
     """Read the header of the first image of a FITS file, without its pixels.
 
-    Raises
-    ------
-    ValueError
-        If it is not a FITS file, is truncated within a header, or has no two-dimensional image.
+    Raises `ValueError` if it is not a FITS file, is truncated within a header, or has no two-dimensional image.
     """
     with open_decompressed(path) as file:
         for hdu in range(MAX_HDUS):
@@ -105,8 +103,8 @@ def _image(value: dict[str, str], tiles: bool) -> tuple[tuple[int, int], int] | 
 
 def _data_bytes(value: dict[str, str]) -> int:
     axes = [int(value[f"NAXIS{k + 1}"]) for k in range(int(value.get("NAXIS", 0)))]
-    count = int(np.prod(axes, dtype=object)) if axes else 0
-    return abs(int(value["BITPIX"])) // 8 * int(value.get("GCOUNT", 1)) * (int(value.get("PCOUNT", 0)) + count)
+    pixels = math.prod(axes) if axes else 0
+    return abs(int(value["BITPIX"])) // 8 * int(value.get("GCOUNT", 1)) * (int(value.get("PCOUNT", 0)) + pixels)
 
 
 # -------------------------------------------------------------------------------------------- astrometry
@@ -119,10 +117,7 @@ class NoAstrometry(ValueError):
 class Astrometry:
     """Conversion between pixels (x along rows, y up, 0 at the centre of the first pixel) and the sky (ICRS, deg).
 
-    Raises
-    ------
-    NoAstrometry
-        If the header has no celestial coordinates, or unusable ones.
+    Raises `NoAstrometry` if the header has no celestial coordinates, or unusable ones.
     """
 
     def __init__(self, header: Header):
@@ -140,7 +135,7 @@ class Astrometry:
                 self._wcs.set()
                 named = any("-SIP" in c for c in self._wcs.ctype)
                 tables = any(word in header.cards for word in (b"D2IMDIS", b"CPDIS"))
-                full = tables or (b"A_ORDER " in header.cards) > named
+                full = tables or (b"A_ORDER " in header.cards and not named)
                 self._full_wcs = WCS(_astropy_header(header)) if full else None
                 celestial = self._wcs.lng >= 0 and self._wcs.lat >= 0 and self._wcs.naxis == 2
                 if celestial:
@@ -164,7 +159,7 @@ class Astrometry:
 
     def pixels(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return x and y of positions, NaN outside the projection."""
-        lon, lat = self._to_system(ra, dec)
+        lon, lat = _transformed(ra, dec, None, self.system)
         if self._full_wcs is not None:
             order = (lon, lat) if self._wcs.lng == 0 else (lat, lon)
             return self._full_wcs.all_world2pix(*order, 0, quiet=True)
@@ -181,7 +176,7 @@ class Astrometry:
         else:
             found = self._wcs.p2s(np.stack([x, y], axis=1).astype(float), 0)
             world = np.where(found["stat"][:, None] == 0, found["world"], np.nan)
-        return self._from_system(world[:, self._wcs.lng] % 360, world[:, self._wcs.lat])
+        return _transformed(world[:, self._wcs.lng] % 360, world[:, self._wcs.lat], self.system, None)
 
     def local(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the Jacobian of the WCS at x, y: arcsec to the east and north per pixel in x and y.
@@ -198,24 +193,14 @@ class Astrometry:
         across = np.stack([points[:, 1] - points[:, 0], points[:, 3] - points[:, 2]], axis=2)  # (n, 3, x or y)
         return np.degrees(np.stack([east, north], axis=1) @ across) * 3600
 
-    def _to_system(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.system is None:
-            return ra, dec
-        from astropy.coordinates import ICRS
-
-        return _transformed(ra, dec, ICRS(), self.system)
-
-    def _from_system(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.system is None:
-            return lon, lat
-        from astropy.coordinates import ICRS
-
-        return _transformed(lon, lat, self.system, ICRS())
-
 
 def _transformed(lon: np.ndarray, lat: np.ndarray, old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:
-    from astropy.coordinates import SkyCoord
+    """Transform between coordinate frames of astropy; None is ICRS."""
+    if old is new:
+        return lon, lat
+    from astropy.coordinates import ICRS, SkyCoord
 
+    old, new = (ICRS() if frame is None else frame for frame in (old, new))  # a frame without data is False
     spherical = SkyCoord(lon, lat, unit="deg", frame=old).transform_to(new).spherical
     return spherical.lon.deg, spherical.lat.deg
 

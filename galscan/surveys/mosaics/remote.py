@@ -17,18 +17,17 @@ import pandas as pd
 
 from galscan.core import home
 from galscan.core.errors import InputError, nearest
-from galscan.core.files import digest, file_digest
+from galscan.core.files import digest
 from galscan.core.sky import Cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
-from galscan.surveys.catalog import check_roles
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts
 from galscan.surveys.mosaics.download import DownloadedFiles
 from galscan.surveys.mosaics.footprints import Frame
 from galscan.surveys.services.client import Client
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey
 from galscan.surveys.services.rate_limit import SLACK
-from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
+from galscan.surveys.sizes import DEFAULT_SIZE
 
 SAFE_TEXT = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # allowed text of table columns in a URL
 
@@ -49,9 +48,8 @@ class RemoteFrames(FrameCutouts):
         Folder of downloaded frames.
     keep : bool
         Do not delete frames after use.
-    labels, size, columns, name, pixel_scale, frame
-        As for `galscan.surveys.mosaics.frames.FramesSurvey`; `columns` may also name those of the frame, as
-        ``run=RUN``.
+    labels, size, columns, name, frame, pixel_scale
+        As for `galscan.surveys.mosaics.frames.FramesSurvey`; `columns` may also name those of the frame: ``run=RUN``.
     cone : tuple of float, optional
         Right ascension, declination and radius in degrees: only objects inside are used.
     contact : str
@@ -79,31 +77,20 @@ class RemoteFrames(FrameCutouts):
         cone: Cone | None = None,
         contact: str = "",
     ):
-        super().__init__()
         columns, self.survey = dict(columns or {}), Path(survey).stem
         config = load_survey(survey)
         if not isinstance(config, ConfiguredFrames):
             raise InputError(f"survey file {survey} describes cutouts, not frames; choose another survey")
-        check_roles(columns, (*ROLES, *config.keys))
-        check_size(size)
-        check_framing(pixel_scale, frame)
         if config.needs_contact and not contact:
             raise InputError(f"survey '{self.survey}' needs a contact e-mail: --contact you@example.org")
         config.secret()
-        self.config, self.name, self.size, self.cone = config, name or self.survey, size, cone
-        self.pixel_scale, self.framing = pixel_scale, frame
+        self.config, self.name, self.cone = config, name or self.survey, cone
         self.bands, self.rendering = list(config.bands), config.rendering.rendering()
         self.root = folder.expanduser().absolute()
         scheme = urlsplit(config.url).scheme
-        self._downloads = DownloadedFiles(self.root, scheme, partial(_client, config, contact), keep=keep)
-        self.source = self._downloads
-
-        self.catalog = Path(catalog).expanduser().absolute()
-        table = tables.read_table(self.catalog, columns)
-        self._catalog_digest = file_digest(self.catalog)
-        if cone is not None:
-            table = self._within(table, columns, cone)
-        self._read_objects(table, columns, labels)
+        self.source = self._downloads = DownloadedFiles(self.root, scheme, partial(_client, config, contact), keep=keep)
+        catalog, roles = Path(catalog).expanduser().absolute(), (*ROLES, *config.keys)
+        table = self._read_catalog(catalog, labels, size, columns, roles, pixel_scale, frame, cone)
         self._group(table, columns)
         self._check_scale({self._frame(0).name: config.native_scale})
 
@@ -152,23 +139,19 @@ class RemoteFrames(FrameCutouts):
 
     def _column(self, column: pd.Series, integer: bool) -> Any:
         """Return a column as integers, or as text that is safe in a URL; empty values are missing."""
-        what = f"column '{column.name}' of {self.catalog}"
         if integer or pd.api.types.is_numeric_dtype(column.dtype):
-            values = tables.numbers(column, str(self.catalog))
-            bad = np.flatnonzero(np.isfinite(values) & ((values < 0) | (values % 1 != 0)))
-            if len(bad):
-                raise InputError(
-                    f"{what} is {values[bad[0]]:g} for {self.ids[bad[0]]}; it must be an integer of at least 0"
-                )
-            return pd.array(np.where(np.isfinite(values), values, np.nan), dtype="Int64")
-        text = column.astype("string").str.strip().replace("", pd.NA).reset_index(drop=True)
-        bad = np.flatnonzero(~text.str.fullmatch(SAFE_TEXT).fillna(True).astype(bool))
-        if len(bad):
-            raise InputError(
-                f"{what} is '{text[bad[0]]}' for {self.ids[bad[0]]}, which is not the name of a frame; "
-                "use letters, digits and _.+-"
-            )
-        return text
+            numbers = tables.numbers(column, str(self.catalog))
+            values, rule = pd.Series(numbers), "must be an integer of at least 0"
+            bad = np.isfinite(numbers) & ((numbers < 0) | (numbers % 1 != 0))
+        else:
+            values = column.astype("string").str.strip().replace("", pd.NA).reset_index(drop=True)
+            rule = "is not the name of a frame; use letters, digits and _.+-"
+            bad = ~values.str.fullmatch(SAFE_TEXT).fillna(True).to_numpy(bool)
+        if bad.any():
+            k = int(bad.argmax())
+            value = values[k] if values.dtype == "string" else f"{values[k]:g}"
+            raise InputError(f"column '{column.name}' of {self.catalog}: '{value}' of {self.ids[k]} {rule}")
+        return values if values.dtype == "string" else values.where(np.isfinite(values)).astype("Int64")
 
     def _frame(self, number: int) -> Frame:
         values = self._values[number]
@@ -196,21 +179,13 @@ class RemoteFrames(FrameCutouts):
         config = self.config
         return {
             "survey": self.survey, "title": config.title, "release": config.release, "url": config.url,
-            "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
-            "cone": list(self.cone) if self.cone else None, "objects": len(self),
-            **self._frame_metadata, **self._cutting_metadata(),
+            "cone": list(self.cone) if self.cone else None, **self._metadata(),
             "stretch": "declared in the survey's file", "licence": config.licence,
             "acknowledgement": config.acknowledgement, **config.astrometry_metadata(),
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one outcome per object.
-
-        Raises
-        ------
-        ServiceUnavailableError
-            If the circuit breaker of the host is open.
-        """
+        """Yield one outcome per object; raise `ServiceUnavailableError` if the circuit breaker of the host is open."""
         try:
             yield from super().cutouts(start, stop)
         except GeneratorExit:  # closed by the caller

@@ -24,13 +24,7 @@ SKY_ROWS = 32  # rows of a plane on which its sky level is measured
 
 
 class Plane:
-    """The pixels of one image, opened for cutting.
-
-    Raises
-    ------
-    ValueError, OSError, EOFError
-        If the file is broken; the decompression of tiles may raise other errors, here or in `stamp`.
-    """
+    """The pixels of one image, opened for cutting. Broken files raise any error, here or in `stamp`."""
 
     def __init__(self, path: Path):
         self.header = read_header(path)
@@ -76,12 +70,10 @@ class Plane:
         """Return the pixels from column `x` and row `y` on as float32, shape (size, size), NaN outside the image."""
         height, width = self.header.shape
         left, right, low, high = max(x, 0), min(x + size, width), max(y, 0), min(y + size, height)
-        if right - left == size == high - low:
-            return self._physical(self._pixels[low:high, left:right])
         stamp = np.full((size, size), np.nan, dtype=np.float32)
         if left < right and low < high:
-            overlap = self._physical(self._pixels[low:high, left:right])
-            stamp[low - y : high - y, left - x : right - x] = overlap
+            inside = self._physical(self._pixels[low:high, left:right])
+            stamp[low - y : high - y, left - x : right - x] = inside
         return stamp
 
     def sky(self) -> float:
@@ -110,10 +102,7 @@ class Plane:
 class OpenFrame:
     """The bands of one frame, opened for cutting. The first one defines scale and orientation.
 
-    Raises
-    ------
-    ValueError, OSError, EOFError
-        If a file is broken, or the bands differ in pixel scale or orientation.
+    Raises `ValueError` if the bands differ in pixel scale or orientation, and any error if a file is broken.
     """
 
     def __init__(self, name: str, paths: Mapping[str, Path]):
@@ -152,13 +141,7 @@ class OpenFrame:
     def cut(
         self, ra: np.ndarray, dec: np.ndarray, extent: np.ndarray | None, size: int, rendering: Rendering
     ) -> list[Outcome]:
-        """Cut and render one stamp per position.
-
-        Parameters
-        ----------
-        extent : array, optional
-            Side of each stamp in arcsec; default: `size` pixels of the frame.
-        """
+        """Cut and render one stamp per position; `extent` is its side in arcsec, by default `size` pixels."""
         x, y = self._first.astrometry.pixels(ra, dec)
         local = self._first.astrometry.local(x, y)
         local = np.where(np.isfinite(local), local, np.eye(2))  # outside the projection no orientation is defined
@@ -179,24 +162,19 @@ class OpenFrame:
                 stack = self.raw(ra[batch], dec[batch], side)
                 rendered = self._render(stack, x[batch], y[batch], rendering)
                 for n, mirror, rotations, result in zip(batch, *quarters(local[batch]), rendered, strict=True):
-                    if not isinstance(result, tuple):
-                        outcomes[n] = result
-                        continue
-                    pixels, flags = result
-                    pixels = pixels[:, ::-1] if mirror else pixels
-                    pixels = np.ascontiguousarray(np.rot90(pixels, rotations)[::-1])  # FITS counts rows from the bottom
-                    if side == size:
-                        outcomes[n] = Cutout(pixels, float(scales[n]), flags)
-                    else:
-                        outcomes[n] = fit(Image.fromarray(pixels), size, float(scales[n]), source=side, flags=flags)
+                    outcomes[n] = result
+                    if isinstance(result, Cutout):
+                        image = result.image[:, ::-1] if mirror else result.image
+                        image = np.ascontiguousarray(np.rot90(image, rotations)[::-1])  # FITS rows run from the bottom
+                        outcomes[n] = Cutout(image, float(scales[n]), result.flags)
+                        if side != size:
+                            picture = Image.fromarray(image)
+                            outcomes[n] = fit(picture, size, float(scales[n]), source=side, flags=result.flags)
         return outcomes
 
-    def _render(
-        self, stack: np.ndarray, x: np.ndarray, y: np.ndarray, rendering: Rendering
-    ) -> list[tuple[np.ndarray, Flag] | Outcome]:
-        """Render stamps of one size; return for each the image and its flags, or why it cannot be used."""
+    def _render(self, stack: np.ndarray, x: np.ndarray, y: np.ndarray, rendering: Rendering) -> list[Outcome]:
+        """Render stamps of one size, row 0 at the bottom, or return why they cannot be used."""
         blank: Any = np.zeros(stack.shape[1:], dtype=bool)
-        results: list[tuple[np.ndarray, Flag] | Outcome] = []
         unusable: dict[int, Outcome] = {}
         for k in _suspects(stack):
             blank[k] = np.any([blank_pixels(plane) for plane in stack[:, k]], axis=0)
@@ -211,9 +189,8 @@ class OpenFrame:
                 values[blank] = 0  # blank in one band is blanked in all, to avoid coloured edges
             flux[band] = values
         images, filled = rendering.colours(flux), blank.any(axis=(1, 2))
-        for k, image in enumerate(images):
-            results.append(unusable.get(k) or (image, Flag.EDGE if filled[k] else Flag.OK))
-        return results
+        flags = [Flag.EDGE if edge else Flag.OK for edge in filled]
+        return [unusable.get(k) or Cutout(image, flags=flags[k]) for k, image in enumerate(images)]
 
     def _unusable(self, planes: np.ndarray, blank: np.ndarray, x: float, y: float) -> Outcome | None:
         """Return why a stamp is unusable; None if it can be used."""

@@ -17,7 +17,7 @@ from tests.packed_on_disk import pictures, planes, write_cutana
 from tests.pictures_on_disk import frame
 
 
-def test_fluxes_are_coloured_as_those_of_fits_files(tmp_path: Path) -> None:
+def test_planes_are_rendered_as_fits_files(tmp_path: Path) -> None:
     flux = planes(4)
     write_cutana(tmp_path / "c", np.moveaxis(flux, 1, -1), ids=range(4))
     (tmp_path / "f").mkdir()
@@ -31,7 +31,7 @@ def test_fluxes_are_coloured_as_those_of_fits_files(tmp_path: Path) -> None:
         assert one.image[2:4].mean() > 2 * one.image[-4:-2].mean()  # north is up
 
 
-def test_what_is_stretched_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_stretched_planes_are_not_stretched_again(tmp_path: Path) -> None:
     shown = pictures(4)
     write_cutana(tmp_path / "f", shown.astype(np.float32) / 255)
     write_cutana(tmp_path / "u", shown)
@@ -43,7 +43,7 @@ def test_what_is_stretched_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 5))
-def test_noise_is_never_taken_for_stretched(level: float, sigma: float) -> None:
+def test_noise_is_not_stretched(level: float, sigma: float) -> None:
     plane = np.random.default_rng(0).normal(level, sigma, (40, 40))
     assert not Stretched.is_stretched(plane - plane.mean())
 
@@ -72,8 +72,3 @@ def test_stretched_and_bad(tmp_path: Path) -> None:
 def test_channels_first_or_last(shape: tuple[int, ...]) -> None:
     found = as_picture(np.zeros(shape, np.uint8))
     assert isinstance(found, np.ndarray) and found.shape == (9, 9, 3)
-
-
-def test_a_picture_has_one_or_three_channels() -> None:
-    found = as_picture(np.zeros((9, 9, 4), np.uint8))
-    assert isinstance(found, Failed) and found.flag == Flag.WRONG_SHAPE

@@ -74,7 +74,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_cutana_s_own_files(real: Path) -> None:
+def test_files_written_by_cutana(real: Path) -> None:
     truth = FramesSurvey(real / "frames", real / "objects.csv", size=32, bands="gri")
     expected = dict(zip(truth.ids.tolist(), truth.cutouts(0, 20), strict=True))
     floats, bytes_ = CutanaSurvey(real / "floats", size=32), CutanaSurvey(real / "bytes", size=32)
@@ -110,13 +110,14 @@ def test_the_layout_written_here_is_that_of_cutana(real: Path, tmp_path: Path) -
     )
 
 
-def test_a_chunk_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_is_decompressed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cutana(tmp_path, pictures(130), batch=65)
     survey = CutanaSurvey(tmp_path, size=16)
-    asked: list[object] = []
+    keys: list[object] = []
     read = zarr.Array.__getitem__
-    monkeypatch.setattr(zarr.Array, "__getitem__", lambda self, key: asked.append(key) or read(self, key))
-    assert len(list(survey.cutouts(0, 130))) == 130 and len(asked) == 14  # of 10 pictures, and two of 5
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda self, key: keys.append(key) or read(self, key))
+    assert len(list(survey.cutouts(0, 1000))) == 130 and len(keys) == 14  # of 10 images, and two of 5
+    assert survey.ids.dtype == np.int64 and survey.ids[[0, -1]].tolist() == [OBJID, OBJID + 129]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:200], lambda b: b[:-1], lambda b: b"", lambda b: b"\7" * len(b)])
@@ -131,28 +132,26 @@ def test_a_damaged_chunk_fails_alone(tmp_path: Path, damage: Callable[[bytes], b
     assert {o.flag for o in outcomes[20:30]} == {Flag.BLANK}
 
 
-def test_metadata_and_pictures_that_do_not_agree(tmp_path: Path) -> None:
+def test_metadata_that_do_not_match_the_images(tmp_path: Path) -> None:
     write_cutana(tmp_path, pictures(10))
     file = next(tmp_path.glob("*/images_metadata.parquet"))
-    said = pd.read_parquet(file)
-    pd.concat([said, said.assign(source_id=lambda f: f["source_id"] + "x")]).to_parquet(file)
+    table = pd.read_parquet(file)
+    pd.concat([table, table.assign(source_id=lambda f: f["source_id"] + "x")]).to_parquet(file)
     outcomes = list(CutanaSurvey(tmp_path, size=16).cutouts(0, 20))
     assert [isinstance(o, Cutout) for o in outcomes] == [True] * 10 + [False] * 10
     assert outcomes[10] == Failed("listed in the metadata, but has no image", Flag.MISSING)
-    said[:5].to_parquet(file)
-    with pytest.raises(
-        InputError, match=r"has 10 images, but images_metadata\.parquet lists 5 objects; copy both again"
-    ):
+    table[:5].to_parquet(file)
+    with pytest.raises(InputError, match=r"10 images.* 5 objects"):
         CutanaSurvey(tmp_path)
     file.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"cannot be read .*download it again, or remove it"):
+    with pytest.raises(InputError, match=file.parent.name):
         CutanaSurvey(tmp_path)
     file.unlink()
-    with pytest.raises(InputError, match=r"has no images_metadata\.parquet beside it"):
+    with pytest.raises(InputError, match=file.name):
         CutanaSurvey(tmp_path)
 
 
-def test_shapes_that_make_no_picture(tmp_path: Path) -> None:
+def test_unusable_shapes(tmp_path: Path) -> None:
     write_cutana(tmp_path / "four", np.zeros((3, 20, 20, 4), np.uint8))
     assert {o.flag for o in CutanaSurvey(tmp_path / "four").cutouts(0, 3)} == {Flag.WRONG_SHAPE}
     write_cutana(tmp_path / "wide", pictures(3)[:, :12])
@@ -163,12 +162,12 @@ def test_shapes_that_make_no_picture(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.image, other.image)
 
 
-def test_archives_that_are_not_its(tmp_path: Path) -> None:
+def test_other_archives(tmp_path: Path) -> None:
     write_cutana(tmp_path / "run", pictures(3))
     zarr.open_group(tmp_path / "other.zarr", mode="w").create_array("spectra", shape=(3,), dtype="f4")
     assert find_archives(tmp_path) == [] and len(find_archives(tmp_path / "run")) == 1
     flat = zarr.open_group(tmp_path / "flat" / "images.zarr", mode="w")
     flat.create_array("images", shape=(3, 20), dtype="f4")
     pd.DataFrame({"source_id": range(3)}).to_parquet(tmp_path / "flat" / "images_metadata.parquet")
-    with pytest.raises(InputError, match="has no 4-dimensional array 'images'"):
+    with pytest.raises(InputError, match="flat"):
         CutanaSurvey(tmp_path / "flat")

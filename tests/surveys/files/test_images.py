@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from galscan.surveys.base import Cutout, Failed, Flag
-from galscan.surveys.files.images import Rendering, split_band
+from galscan.surveys.files.images import Rendering
 from galscan.surveys.files.local import LocalSurvey
 from tests.pictures_on_disk import frame, only, picture, sky_frame, three_bands, write
 
@@ -33,24 +33,16 @@ def test_colour_modes(tmp_path: Path, mode: str) -> None:
             np.testing.assert_array_equal(outcome.image, np.stack([grey] * 3, axis=2))
 
 
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_and_exif_orientation_is_ignored(tmp_path: Path) -> None:
     pixels = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
-    Image.fromarray(pixels).save(tmp_path / "1.png")
-    outcome = only(LocalSurvey(tmp_path, size=32))
-    np.testing.assert_array_equal(outcome.image[..., 0], pixels // 257)
-
-
-def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:8] = 200
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    Image.fromarray(pixels).save(tmp_path / "1.jpg", exif=exif)
-    assert only(LocalSurvey(tmp_path, size=32)).image[0].mean() > 150
+    Image.fromarray(pixels).save(tmp_path / "1.png", exif=exif)
+    np.testing.assert_array_equal(only(LocalSurvey(tmp_path, size=32)).image[..., 0], pixels // 257)
 
 
 def bomb(path: Path, side: int) -> None:
-    """Write a small PNG that says it has side x side pixels."""
+    """Write a small PNG whose header claims side x side pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(99))), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
@@ -64,7 +56,6 @@ def truncate(path: Path) -> None:
 BROKEN = {
     "truncated jpeg": (lambda p: truncate(picture(p / "1.jpg", (64, 64))), Flag.UNREADABLE, "truncated"),
     "truncated png": (lambda p: truncate(picture(p / "1.png", (64, 64))), Flag.UNREADABLE, "truncated"),
-    "text": (lambda p: write(p / "1.jpg", "404 not found"), Flag.UNREADABLE, "cannot identify image file"),
     "empty": (lambda p: write(p / "1.png", ""), Flag.UNREADABLE, "cannot identify"),
     "gif": (lambda p: Image.new("L", (9, 9)).save(p / "1.png", format="GIF"), Flag.UNREADABLE, "cannot identify"),
     "bomb": (lambda p: bomb(p / "1.png", 20_000), Flag.UNREADABLE, "DecompressionBombError"),
@@ -83,20 +74,20 @@ BROKEN = {
 
 @pytest.mark.filterwarnings("ignore")  # Pillow and astropy may warn before they fail
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_images_fail_with_a_reason_and_do_not_stop_the_others(tmp_path: Path, case: str) -> None:
-    make, flag, words = BROKEN[case]
+def test_broken_images_fail_alone_with_a_reason(tmp_path: Path, case: str) -> None:
+    make, flag, value = BROKEN[case]
     make(tmp_path)
     if case.startswith("fits"):
         frame(tmp_path / "2.fits", sky_frame(1))
     else:
         picture(tmp_path / "2.png")
     broken, good = LocalSurvey(tmp_path).cutouts(0, 2)
-    assert isinstance(broken, Failed) and broken.flag == flag and words in broken.reason and broken.reason
+    assert isinstance(broken, Failed) and broken.flag == flag and value in broken.reason and broken.reason
     assert str(tmp_path) not in broken.reason  # the reason goes into the store: no paths of this machine
     assert isinstance(good, Cutout)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12, deadline=None)
 @given(width=st.integers(8, 200), size=st.sampled_from([16, 64]), form=st.sampled_from(["png", "jpg"]))
 def test_any_size_is_resized_and_keeps_its_angular_size(tmp_path: Path, width: int, size: int, form: str) -> None:
     for old in tmp_path.glob("1.*"):
@@ -114,21 +105,6 @@ def test_no_rings_around_stars(tmp_path: Path) -> None:
     pixels[126:130, 126:130] = 255
     Image.fromarray(pixels).save(tmp_path / "1.png")
     assert only(LocalSurvey(tmp_path, size=48)).image.min() >= 40
-
-
-@pytest.mark.parametrize(
-    ("file", "parts"),
-    [
-        ("PGC1_g.fits", ("PGC1", "g")),
-        ("D__132_rband.fits", ("D__132", "r")),
-        ("a-i.fits.gz", ("a", "i")),
-        ("frame-g-0001-2.fits", ("frame-0001-2", "g")),
-        ("NGC12.fits", ("NGC12", "")),
-        ("dog.fits", ("dog", "")),
-    ],
-)
-def test_band_in_the_name(file: str, parts: tuple[str, str]) -> None:
-    assert split_band(file) == parts
 
 
 @pytest.mark.parametrize("level", [0.0, 900.0])

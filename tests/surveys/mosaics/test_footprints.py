@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
+from galscan.surveys.files.path_matching import FITS, find_files
 from galscan.surveys.mosaics.footprints import Folder, Frame, assign_frames, common_bands, find_frames, parse_bands
 from galscan.surveys.mosaics.header import Astrometry, read_header
 from tests.mosaics_on_disk import SCALE, mosaic, tan
@@ -55,7 +56,7 @@ def test_bands_by_words() -> None:
     assert common_bands(frames, bands) == ["F435W", "f606w"]
 
 
-def test_bands_of_an_option() -> None:
+def test_bands_of_the_option() -> None:
     assert parse_bands(None) == [] and parse_bands("irg") == ["g", "r", "i"] and parse_bands("z,g") == ["g", "z"]
     assert parse_bands("VIS") == ["VIS"] and parse_bands("f814w,f160w") == ["f814w", "f160w"]
     for text in ("gg", ","):
@@ -64,14 +65,14 @@ def test_bands_of_an_option() -> None:
 
 
 def test_two_files_of_one_band() -> None:
-    with pytest.raises(InputError, match=r"a-g.fits and a-g.fits.fz are both band 'g' of frame 'a'; remove one"):
+    with pytest.raises(InputError, match=r"a-g.fits and a-g.fits.fz .*'g'"):
         find_frames(["a-g.fits", "a-g.fits.fz", "deep/a-g.fits"])
 
 
 def test_common_bands() -> None:
     frames = names("a-g.fits", "a-r.fits", "b-g.fits", "b-r.fits", "b-u.fits", "c-g.fits", "c-z.fits")
     assert common_bands(frames, []) == ["g", "r"] and common_bands(frames, ["u", "z"]) == ["u", "z"]
-    with pytest.raises(InputError, match="no frame has band 'i'"):
+    with pytest.raises(InputError, match="'i'"):
         common_bands(frames, ["g", "i"])
     assert common_bands(names("a.fits"), []) == ["0"]
 
@@ -80,7 +81,7 @@ def sky(root: Path, centres: dict[str, tuple[float, float]], bands: str = "g") -
     for name, (ra, dec) in centres.items():
         for band in bands:
             mosaic(root / f"{name}-{band}.fits", np.zeros(SHAPE, np.float32), tan(ra, dec, SHAPE))
-    return find_frames(list(Folder(root).files()))[0]
+    return find_frames(list(find_files(root, FITS)))[0]
 
 
 def at(frames: list[Frame], root: Path, *positions: tuple[float, float], bands: tuple[str, ...] = ("g",)) -> list[str]:
@@ -90,8 +91,9 @@ def at(frames: list[Frame], root: Path, *positions: tuple[float, float], bands: 
 
 def test_the_frame_in_which_it_is_farthest_from_the_edge(tmp_path: Path) -> None:
     frames = sky(tmp_path, {"a": (10.0, 0.0), "b": (10.0 + 0.6 * SIDE, 0.0)})
-    east = [(10.0 + share * SIDE, 0.0) for share in (-0.51, -0.49, 0.0, 0.29, 0.31, 0.6, 1.09, 1.11)]
+    east = [(10.0 + fraction * SIDE, 0.0) for fraction in (-0.51, -0.49, 0.0, 0.29, 0.31, 0.6, 1.09, 1.11)]
     assert at(frames, tmp_path, *east) == ["", "a", "a", "a", "b", "b", "b", ""]
+    assert at(frames, tmp_path, (np.nan, 0), (10, np.nan)) == ["", ""]
 
 
 def test_a_frame_in_all_bands_is_preferred(tmp_path: Path) -> None:
@@ -108,21 +110,16 @@ def test_around_ra_0_and_at_the_pole(tmp_path: Path) -> None:
     assert found == ["zero", "zero", "pole", "pole", "south", "", ""]
 
 
-def test_objects_without_a_position_are_nowhere(tmp_path: Path) -> None:
-    frames = sky(tmp_path, {"a": (10.0, 0.0)})
-    assert at(frames, tmp_path, (np.nan, 0), (10, np.nan), (10, 0)) == ["", "", "a"]
-
-
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10)
-def test_it_is_what_trying_every_frame_finds(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+@settings(max_examples=8)
+def test_assignment_is_that_of_trying_every_frame(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     rng, root = np.random.default_rng(seed), tmp_path_factory.mktemp("sky")
     dec = rng.choice([0.0, 60.0, 89.995, -90.0])
     for n in range(6):
         ra = rng.uniform(-2, 2) * SIDE / max(np.cos(np.radians(dec)), 1e-4)
         wcs = tan(ra % 360, np.clip(dec + rng.uniform(-1, 1) * SIDE, -90, 90), SHAPE, turn=rng.uniform(0, 360))
         mosaic(root / f"{n}-g.fits", np.zeros(SHAPE, np.float32), wcs)
-    frames = find_frames(list(Folder(root).files()))[0]
+    frames = find_frames(list(find_files(root, FITS)))[0]
     ra = rng.uniform(-3, 3, 200) * SIDE / max(np.cos(np.radians(dec)), 1e-4) % 360
     positions = np.array([ra, np.clip(dec + rng.uniform(-2, 2, 200) * SIDE, -90, 90)])
     depth = []
@@ -134,13 +131,13 @@ def test_it_is_what_trying_every_frame_finds(tmp_path_factory: pytest.TempPathFa
     np.testing.assert_array_equal(assign_frames(frames, Folder(root), ["g"], *positions).frame, want)
 
 
-def test_broken_headers_are_told_and_another_band_is_tried(tmp_path: Path) -> None:
+def test_another_band_is_read_if_a_header_is_broken(tmp_path: Path) -> None:
     frames = sky(tmp_path, {"a": (10.0, 0.0), "b": (20.0, 0.0)}, "gr")
     (tmp_path / "a-g.fits").write_bytes(b"")
     (tmp_path / "b-g.fits").write_bytes(b"broken")
     (tmp_path / "b-r.fits").write_bytes(b"broken")
     Table({"x": [1]}).write(tmp_path / "c-g.fits")
-    frames = find_frames(list(Folder(tmp_path).files()))[0]
+    frames = find_frames(list(find_files(tmp_path, FITS)))[0]
     assignment = assign_frames(frames, Folder(tmp_path), ["g", "r"], np.array([10.0, 20.0]), np.zeros(2))
     assert assignment.frame.tolist() == [0, -1]
     assert assignment.unreadable == [("b", "not a FITS file"), ("c", "no two-dimensional image in the file")]
@@ -148,31 +145,23 @@ def test_broken_headers_are_told_and_another_band_is_tried(tmp_path: Path) -> No
 
 def test_a_frame_without_wcs_is_named(tmp_path: Path) -> None:
     mosaic(tmp_path / "deep" / "a-g.fits", np.zeros(SHAPE, np.float32), None)
-    frames = find_frames(list(Folder(tmp_path).files()))[0]
-    with pytest.raises(InputError, match=r"frame deep/a-g.fits: no celestial WCS; solve it"):
+    frames = find_frames(list(find_files(tmp_path, FITS)))[0]
+    with pytest.raises(InputError, match=r"deep/a-g.fits"):
         assign_frames(frames, Folder(tmp_path), ["g"], np.zeros(1), np.zeros(1))
 
 
 def test_frames_that_may_be_bands_of_one(tmp_path: Path) -> None:
     for name, ra in (("blue", 10.0), ("far", 10.3), ("red", 10.0001)):
         mosaic(tmp_path / f"{name}.fits", np.zeros(SHAPE, np.float32), tan(ra, 0.0, SHAPE))
-    frames = find_frames(list(Folder(tmp_path).files()))[0]
+    frames = find_frames(list(find_files(tmp_path, FITS)))[0]
     assignment = assign_frames(frames, Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
     assert [frames[k].name for k in assignment.coincident() or ()] == ["blue", "red"]
     assignment = assign_frames(frames[:2], Folder(tmp_path), ["0"], np.array([10.0]), np.zeros(1))
     assert assignment.coincident() is None
 
 
-def test_words_for_nowhere(tmp_path: Path) -> None:
+def test_reason_for_no_match(tmp_path: Path) -> None:
     frames = sky(tmp_path, {"a": (10.0, 5.0), "b": (11.0, 6.0)})
     ra, dec = np.array([359.0, 1.0]), np.array([-3.0, 3.0])
-    words = assign_frames(frames, Folder(tmp_path), ["g"], ra, dec).no_match_reason(ra, dec, tmp_path)
-    assert "objects are at ra 359 to 1, dec -3 to 3, frames at ra 10 to 11, dec 5 to 6" in words
-
-
-def test_hidden_files_and_other_kinds_are_passed_by(tmp_path: Path) -> None:
-    for name in ("a.fits", ".hidden.fits", ".trash/b.fits", "c.jpg", "d/e.FITS.bz2"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"xy")
-    assert Folder(tmp_path).files() == {"a.fits": 2, "d/e.FITS.bz2": 2}
-    assert Folder(tmp_path).locate("d/e.FITS.bz2").is_file()
+    reason = assign_frames(frames, Folder(tmp_path), ["g"], ra, dec).no_match_reason(ra, dec, tmp_path)
+    assert "ra 359 to 1, dec -3 to 3" in reason and "ra 10 to 11, dec 5 to 6" in reason

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,8 +15,6 @@ from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.nddata.utils import NoOverlapError
 from astropy.wcs import WCS
-from hypothesis import given
-from hypothesis import strategies as st
 
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage
 from galscan.surveys.files.images import Rendering, read_fits
@@ -22,7 +22,21 @@ from galscan.surveys.mosaics.stamps import OpenFrame, Plane
 from tests.mosaics_on_disk import SCALE, bend, cut_short, mosaic, pixels, tan, three_bands
 
 SHAPE = (150, 201)
+DATA = pixels(SHAPE, 1)
 PLAIN = Rendering("i", "r", "g", dict.fromkeys("gri", 1.0), dict.fromkeys("gri", False))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with three bands of a frame, not to be changed."""
+    folder = tmp_path_factory.mktemp("frame")
+    three_bands(folder, "f", tan(10.0, 5.0, SHAPE), SHAPE)
+    return folder
+
+
+@pytest.fixture
+def folder_copy(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(folder, tmp_path / "frame")
 
 
 @lru_cache
@@ -52,7 +66,7 @@ def around(path: Path, count: int, beyond: float) -> np.ndarray:
     return np.array([sky.ra.deg, sky.dec.deg])
 
 
-def agrees(path: Path, sizes: tuple[int, ...] = (16, 33), count: int = 25) -> None:
+def agrees(path: Path, sizes: tuple[int, ...] = (8, 16, 33), count: int = 8) -> None:
     frame = OpenFrame("f", {"g": path})
     ra, dec = around(path, count, 40)
     for size in sizes:
@@ -64,65 +78,53 @@ def agrees(path: Path, sizes: tuple[int, ...] = (16, 33), count: int = 25) -> No
 
 
 @pytest.mark.parametrize("file", ["fits-sdss-gri/PGC0000218_r.fits", "fits-decam/DECam_cuts__190_gband.fits"])
-def test_real_frames_to_the_pixel(real_data: Path, file: str) -> None:
-    agrees(real_data / file, (64, 101))
+def test_pixels_of_real_frames(real_data: Path, file: str) -> None:
+    agrees(real_data / file, (64,), count=10)
 
 
-@pytest.mark.parametrize("suffix", [".fits", ".fits.gz", ".fits.bz2", ".fits.fz"])
-def test_packings_to_the_pixel(tmp_path: Path, suffix: str) -> None:
-    agrees(mosaic(tmp_path / f"x{suffix}", pixels(SHAPE, 1), tan(10.0, 5.0, SHAPE, turn=30)))
+@pytest.mark.parametrize(
+    ("suffix", "ra", "dec"),
+    [
+        (".fits", 10, 5),
+        (".fits.gz", 0, 0),
+        (".fits.bz2", 359.9999, -45),
+        (".fits.fz", 12, 89.9995),
+        (".fits", 200, -90),
+    ],
+)
+def test_pixels_of_compressed_files_everywhere(tmp_path: Path, suffix: str, ra: float, dec: float) -> None:
+    agrees(mosaic(tmp_path / f"x{suffix}", DATA, tan(ra, dec, SHAPE, turn=30)))
 
 
 @pytest.mark.parametrize("kind", ["rice", "dithered", "integers"])
-def test_tiles_to_the_pixel(tmp_path: Path, kind: str) -> None:
-    data = pixels(SHAPE, 1)
+def test_pixels_of_tiles(tmp_path: Path, kind: str) -> None:
+    data = DATA.copy()
     data[20:30, 40:50] = np.nan if kind == "dithered" else 0
     how = {"compression_type": "RICE_1"} | ({"quantize_method": 2} if kind == "dithered" else {})
-    image = fits.CompImageHDU(
-        (100 * data).astype(np.int32) if kind == "integers" else data, tan(10.0, 5.0, SHAPE).to_header(), **how
-    )
+    data = (100 * data).astype(np.int32) if kind == "integers" else data
+    image = fits.CompImageHDU(data, tan(10.0, 5.0, SHAPE).to_header(), **how)
     fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "x.fits.fz")
     agrees(tmp_path / "x.fits.fz")
 
 
-@pytest.mark.parametrize("kind", ["u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"])
-def test_number_types_to_the_pixel(tmp_path: Path, kind: str) -> None:
-    data = (pixels(SHAPE, 1) * 40 + 100).clip(0, 250).astype(kind)
+@pytest.mark.parametrize(
+    ("kind", "scaled"),
+    [(k, False) for k in ("u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8")]
+    + [(k, True) for k in ("u1", "i2", "i4", "f4", "f8")],
+)
+def test_pixels_of_number_types(tmp_path: Path, kind: str, scaled: bool) -> None:
+    data = (DATA * 40 + 100).clip(0, 250).astype(kind)
     fits.PrimaryHDU(data, tan(10.0, 5.0, SHAPE).to_header()).writeto(tmp_path / "x.fits")
-    agrees(tmp_path / "x.fits", count=6)
+    if scaled:
+        cards = {"BSCALE": 0.0123, "BZERO": -7.7} | ({"BLANK": int(data[5, 5])} if data.dtype.kind in "iu" else {})
+        with fits.open(tmp_path / "x.fits", mode="update", do_not_scale_image_data=True) as hdus:
+            hdus[0].header.update(cards)
+        assert fits.getheader(tmp_path / "x.fits")["BSCALE"] == 0.0123
+    agrees(tmp_path / "x.fits", count=4)
 
 
-@pytest.mark.parametrize("kind", ["u1", "i2", "i4", "f4", "f8"])
-def test_scaled_and_blank_numbers_to_the_pixel(tmp_path: Path, kind: str) -> None:
-    data = (pixels(SHAPE, 1) * 40 + 100).clip(0, 250).astype(kind)
-    hdu = fits.PrimaryHDU(data, tan(10.0, 5.0, SHAPE).to_header())
-    hdu.writeto(tmp_path / "x.fits")
-    cards = {"BSCALE": 0.0123, "BZERO": -7.7} | ({"BLANK": int(data[5, 5])} if data.dtype.kind in "iu" else {})
-    with fits.open(tmp_path / "x.fits", mode="update", do_not_scale_image_data=True) as hdus:
-        hdus[0].header.update(cards)
-    assert fits.getheader(tmp_path / "x.fits")["BSCALE"] == 0.0123
-    agrees(tmp_path / "x.fits", count=6)
-
-
-@pytest.mark.parametrize(("ra", "dec"), [(0.0, 0.0), (359.9999, -45.0), (12.0, 89.9995), (200.0, -90.0)])
-def test_everywhere_to_the_pixel(tmp_path: Path, ra: float, dec: float) -> None:
-    agrees(mosaic(tmp_path / "x.fits", pixels(SHAPE, 1), tan(ra, dec, SHAPE, turn=10)), count=8)
-
-
-def test_distorted_to_the_pixel(tmp_path: Path) -> None:
-    agrees(mosaic(tmp_path / "x.fits", pixels(SHAPE, 1), bend(tan(10.0, 5.0, SHAPE))), count=8)
-
-
-@given(size=st.integers(8, 40), x=st.floats(-30, 230), y=st.floats(-30, 180))
-def test_any_size_and_place_to_the_pixel(
-    tmp_path_factory: pytest.TempPathFactory, size: int, x: float, y: float
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.fits"
-    if not path.exists():
-        mosaic(path, pixels(SHAPE, 1), tan(10.0, 5.0, SHAPE))
-    ra, dec = WCS(fits.getheader(path)).all_pix2world(x, y, 0)
-    ours = OpenFrame("f", {"g": path}).raw(np.array([ra]), np.array([dec]), size)[0, 0]
-    np.testing.assert_array_equal(ours, theirs(path, float(ra), float(dec), size))
+def test_pixels_of_a_distorted_frame(tmp_path: Path) -> None:
+    agrees(mosaic(tmp_path / "x.fits", DATA, bend(tan(10.0, 5.0, SHAPE))), count=5)
 
 
 # ------------------------------------------------------------------------------------------- from pixels to pictures
@@ -141,7 +143,7 @@ def cut(
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize("turn", [0, 30, 90, 180, 200, -90])
+@pytest.mark.parametrize("turn", [0, 30, 90, 200])
 def test_north_is_up_and_east_is_left(tmp_path: Path, turn: float, mirror: bool) -> None:
     """A star to the north and a weaker one to the east of the middle, however the frame lies."""
     wcs = tan(150.0, 2.0, SHAPE, turn=turn, mirror=mirror)
@@ -174,21 +176,19 @@ def test_a_whole_frame_is_what_reading_it_alone_gives(real_data: Path) -> None:
         assert ours.pixel_scale == pytest.approx(alone.pixel_scale, rel=1e-6) and ours.flags == alone.flags
 
 
-def test_many_at_once_are_what_each_is_alone(tmp_path: Path) -> None:
-    three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
-    frame = opened(tmp_path)
-    ra, dec = around(tmp_path / "f-g.fits", 80, -5)
+def test_stamps_do_not_depend_on_the_batch(folder: Path) -> None:
+    frame = opened(folder)
+    ra, dec = around(folder / "f-g.fits", 60, -5)
     together = frame.cut(ra, dec, None, 24, PLAIN)
-    for n in range(80):
+    for n in range(0, 60, 4):
         (alone,) = frame.cut(ra[n : n + 1], dec[n : n + 1], None, 24, PLAIN)
         assert type(alone) is type(together[n])
         if isinstance(alone, Cutout):
             np.testing.assert_array_equal(alone.image, together[n].image)
 
 
-def test_scales_and_sizes(tmp_path: Path) -> None:
-    three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
-    frame = opened(tmp_path)
+def test_scales_and_sizes(folder: Path) -> None:
+    frame = opened(folder)
     native = cut(frame, 100, 75, 32)
     assert native.pixel_scale == pytest.approx(SCALE, rel=1e-5) and native.flags == Flag.OK
     same = cut(frame, 100, 75, 32, extent=32 * SCALE * 1.01)  # comes to the same pixels: not resized
@@ -205,12 +205,11 @@ def test_scales_and_sizes(tmp_path: Path) -> None:
         assert isinstance(failed, Failed) and failed.flag == Flag.WRONG_SHAPE and words in failed.reason
 
 
-def test_no_radius(tmp_path: Path) -> None:
-    three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
-    assert cut(opened(tmp_path), 100, 75, extent=np.nan) == Failed("no radius in the catalog", Flag.MISSING)
+def test_no_radius(folder: Path) -> None:
+    assert cut(opened(folder), 100, 75, extent=np.nan) == Failed("no radius in the catalog", Flag.MISSING)
 
 
-def test_bands_are_laid_on_each_other_by_their_own_astrometry(tmp_path: Path) -> None:
+def test_bands_are_aligned_by_their_own_astrometry(tmp_path: Path) -> None:
     data = pixels((180, 240), 3)
     for k, band in enumerate("gri"):
         wcs = tan(10.0, 5.0, (180, 240))
@@ -220,83 +219,65 @@ def test_bands_are_laid_on_each_other_by_their_own_astrometry(tmp_path: Path) ->
     assert np.ptp(image, axis=2).max() <= 1  # the bands are alike, so the picture is grey
 
 
-def edges(tmp_path: Path) -> OpenFrame:
-    three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
-    return opened(tmp_path)
-
-
-def test_edges_are_filled_and_flagged(tmp_path: Path) -> None:
-    frame = edges(tmp_path)
+def test_edges_are_filled_and_flagged(folder: Path) -> None:
+    frame = opened(folder)
     outcome = cut(frame, 8, 75, 32)  # a quarter is beyond the left side, which is east
     assert outcome.flags == Flag.EDGE and not outcome.image[:, :7].any() and outcome.image[:, 9:].any()
     assert cut(frame, 16, 75, 32).flags == Flag.OK and cut(frame, 15, 75, 32).flags == Flag.EDGE
-    corner = cut(frame, 0, 0, 32)
-    assert isinstance(corner, NoCoverage) and corner.reason == "only 27% of the stamp is on frame f"
+    assert cut(frame, 0, 0, 32) == NoCoverage("only 27% of the stamp is on frame f")
 
 
-def spoil(path: Path, change) -> None:
+def spoil(path: Path, change: Callable[[np.ndarray], None]) -> None:
     with fits.open(path, mode="update") as hdus:
         change(hdus[0].data)
 
 
-def test_saturated_columns_are_filled_in_all_bands(tmp_path: Path) -> None:
-    frame = edges(tmp_path)
-    spoil(tmp_path / "f-r.fits", lambda d: d[:, 100:103].__setitem__(slice(None), np.nan))
-    frame = opened(tmp_path)
-    outcome = cut(frame, 100, 75, 32)
+def test_saturated_columns_are_filled_in_all_bands(folder_copy: Path) -> None:
+    spoil(folder_copy / "f-r.fits", lambda d: d[:, 100:103].fill(np.nan))
+    outcome = cut(opened(folder_copy), 100, 75, 32)
     assert outcome.flags == Flag.EDGE and not outcome.image[:, 16:19].any()
 
 
 @pytest.mark.parametrize(
-    ("band", "value", "flag", "words"),
+    ("band", "first", "value", "expected"),
     [
-        ("r", np.nan, Flag.NONFINITE, "no finite pixel in band r of frame f"),
-        ("g", 0.0, Flag.BLANK, "all pixels in band g of frame f are equal"),
-        ("i", 7.0, Flag.BLANK, "all pixels in band i of frame f are equal"),
+        ("r", 40, np.nan, Failed("no finite pixel in band r of frame f", Flag.NONFINITE)),
+        ("g", 40, 0.0, Failed("all pixels in band g of frame f are equal", Flag.BLANK)),
+        ("i", 40, 7.0, Failed("all pixels in band i of frame f are equal", Flag.BLANK)),
+        ("r", 95, np.nan, Failed("66% of the stamp's pixels are blank in frame f", Flag.BLANK)),
     ],
 )
-def test_empty_places_fail_with_a_reason(tmp_path: Path, band: str, value: float, flag: Flag, words: str) -> None:
-    edges(tmp_path)
-    spoil(tmp_path / f"f-{band}.fits", lambda d: d[:, 40:].fill(value))
-    outcome = cut(opened(tmp_path), 100, 75, 32)
-    assert outcome == Failed(words, flag)
-    assert isinstance(cut(opened(tmp_path), 18, 75, 32), Cutout)
+def test_empty_stamps_fail_with_a_reason(
+    folder_copy: Path, band: str, first: int, value: float, expected: Failed
+) -> None:
+    spoil(folder_copy / f"f-{band}.fits", lambda d: d[:, first:].fill(value))
+    assert cut(opened(folder_copy), 100, 75, 32) == expected
+    assert isinstance(cut(opened(folder_copy), 18, 75, 32), Cutout)
 
 
-def test_mostly_blank(tmp_path: Path) -> None:
-    edges(tmp_path)
-    spoil(tmp_path / "f-r.fits", lambda d: d[:, 95:].fill(np.nan))
-    outcome = cut(opened(tmp_path), 100, 75, 32)
-    assert isinstance(outcome, Failed) and "66% of the stamp's pixels are blank" in outcome.reason
-
-
-def test_sky_is_taken_off_a_whole_frame(tmp_path: Path) -> None:
+def test_sky_is_subtracted_from_the_whole_frame(tmp_path: Path) -> None:
     for k, band in enumerate("gri"):
-        mosaic(tmp_path / f"f-{band}.fits", pixels(SHAPE, 1) + 1000 * (k + 1), tan(10.0, 5.0, SHAPE))
-        mosaic(tmp_path / f"flat-{band}.fits.fz", pixels(SHAPE, 1) + 1000 * (k + 1), tan(10.0, 5.0, SHAPE))
+        mosaic(tmp_path / f"f-{band}.fits", DATA + 1000 * (k + 1), tan(10.0, 5.0, SHAPE))
+        mosaic(tmp_path / f"flat-{band}.fits.fz", DATA + 1000 * (k + 1), tan(10.0, 5.0, SHAPE))
     rendering = Rendering("i", "r", "g", dict.fromkeys("gri", 1.0), dict.fromkeys("gri", True))
     image = cut(opened(tmp_path), 100, 75, 64, rendering).image
     assert np.median(image) < 25 and np.ptp(image.astype(int), axis=2).max() < 12
     np.testing.assert_array_equal(image, cut(opened(tmp_path, "flat", ".fits.fz"), 100, 75, 64, rendering).image)
 
 
-def test_bands_of_other_pixels_are_refused(tmp_path: Path) -> None:
-    three_bands(tmp_path, "f", tan(10.0, 5.0, SHAPE), SHAPE)
-    (tmp_path / "f-i.fits").unlink()
-    coarse = tan(10.0, 5.0, SHAPE)
-    coarse.wcs.cd *= 2
-    mosaic(tmp_path / "f-i.fits", pixels(SHAPE, 1), coarse)
-    with pytest.raises(ValueError, match=r"bands g and i differ in pixel scale \(0.4 and 0.8 arcsec\) or orientation"):
-        opened(tmp_path)
-    (tmp_path / "f-i.fits").unlink()
-    mosaic(tmp_path / "f-i.fits", pixels(SHAPE, 1), tan(10.0, 5.0, SHAPE, turn=90))
-    with pytest.raises(ValueError, match="or orientation"):
-        opened(tmp_path)
+@pytest.mark.parametrize(("factor", "turn", "value"), [(2, 0, r"0\.4 and 0\.8"), (1, 90, "orientation")])
+def test_bands_with_other_pixels_are_refused(folder_copy: Path, factor: float, turn: float, value: str) -> None:
+    (folder_copy / "f-i.fits").unlink()
+    wcs = tan(10.0, 5.0, SHAPE, turn=turn)
+    wcs.wcs.cd *= factor
+    mosaic(folder_copy / "f-i.fits", DATA, wcs)
+    with pytest.raises(ValueError, match=value):
+        opened(folder_copy)
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".fits.gz", ".fits.bz2"])
 def test_truncated(tmp_path: Path, suffix: str) -> None:
-    path = mosaic(tmp_path / f"x{suffix}", pixels(SHAPE, 1), tan(10.0, 5.0, SHAPE))
+    path = mosaic(tmp_path / f"x{suffix}", DATA, tan(10.0, 5.0, SHAPE))
     cut_short(path)
     with pytest.raises((ValueError, EOFError), match=r"truncated|ended before"):
         Plane(path)
