@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galscan.scanning.partitions import FINGERPRINT, quarantine_path, scores_path
+from galscan.scanning.run import Run
+from galscan.scanning.run_info import RunInfo
 from tests.helpers import tiny_bundle, tiny_store
 
 PROVENANCE = {
@@ -95,6 +97,11 @@ def info(**changes: Any) -> dict[str, Any]:
             "notes": ["The calibration rests on 13 positives and 207 negatives."],
         },
     } | changes
+
+
+def run_of(path: Path = Path("/nowhere"), **changes: Any) -> Run:
+    """Return such a run; nothing is read or written."""
+    return Run(path, RunInfo(**info(**changes)))
 
 
 def write_run(path: Path, frame: pd.DataFrame | None = None, **changes: Any) -> Path:

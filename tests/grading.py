@@ -24,7 +24,7 @@ STILL = "!busy && said.textContent === ''"
 
 
 def book(run: Path) -> GradeBook:
-    return GradeBook(run / FILE, str(open_run(run).info["fingerprint"]))
+    return GradeBook(run / FILE, str(open_run(run).info.fingerprint))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ WORDS = (
     "goes on", "vetted", "verb", "verbs", "left alone",
 )  # fmt: skip
 # Names of version 0.1 that are still accepted, and a key on disk that it writes as well.
-KEYS = ('"set_aside"', '"dream"', '"judge"')
+KEYS = ('"dream"', '"judge"')
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from galscan.candidates import columns, scan_tables
+from galscan.candidates import columns
 from galscan.core import fits_stream
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
+from galscan.scanning.run import Run
 from galscan.store.layout import Store
 
 LARGEST = 29  # order of a MOC
@@ -29,9 +30,7 @@ _NARROW = 5  # percentile of stamp widths that sets the cell size; wider stamps 
 _SHARDS = 64  # of a store, read for the width of its stamps
 
 
-def moc(
-    run: Path, out: Path, info: Mapping[str, Any], order: int | None, provenance: Mapping[str, Any]
-) -> dict[str, Any]:
+def moc(run: Run, out: Path, order: int | None, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Write the coverage map of a run, as JSON if `out` ends with ``.json``, else as FITS.
 
     Returns
@@ -44,11 +43,11 @@ def moc(
     InputError
         If mocpy is missing, no object has a position, or the order is out of range or cannot be determined.
     """
-    order = _order(info) if order is None else order
+    order = _order(run) if order is None else order
     if not 0 <= order <= LARGEST:
         raise InputError(f"--order {order}: a MOC has orders 0 to {LARGEST}")
     counts = {"objects": 0, "without_position": 0}
-    maps = list(_maps(run, info, order, counts))
+    maps = list(_maps(run, order, counts))
     if not maps:
         raise InputError(
             f"none of the {counts['objects']:,} scanned objects has a position, so there is no map to write; "
@@ -70,7 +69,7 @@ def cell(order: int) -> float:
     return _CELL / 2**order
 
 
-def _maps(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int]) -> Iterator[Any]:
+def _maps(run: Run, order: int, counts: dict[str, int]) -> Iterator[Any]:
     """Yield the map of each partition with positions; add its objects to `counts`."""
     try:
         from mocpy import MOC
@@ -78,7 +77,7 @@ def _maps(run: Path, info: Mapping[str, Any], order: int, counts: dict[str, int]
         raise InputError("a MOC needs mocpy, which is not installed: pip install 'galscan[moc]'") from None
     from astropy import units
 
-    for _, table in scan_tables.iter_partitions(run, info, ["ra", "dec"], "coverage"):
+    for table in run.scores(["ra", "dec"], "coverage"):
         ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
         has_position = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
         counts["objects"] += len(ra)
@@ -106,9 +105,9 @@ def _write_fits(path: Path, uniq: np.ndarray, summary: Mapping[str, Any], proven
         columns.write_hdus(handle, header, np.array_split(uniq, len(uniq) // 100_000 + 1))
 
 
-def _order(info: Mapping[str, Any]) -> int:
+def _order(run: Run) -> int:
     """Return the coarsest order whose cells are no wider than the stamps."""
-    widths = [width for store in scan_tables.open_stores(info).values() if math.isfinite(width := _stamp_width(store))]
+    widths = [width for store in run.stores().values() if math.isfinite(width := _stamp_width(store))]
     if not widths:
         raise InputError(
             "the width of the stamps is unknown, as their store has no pixel scales; set the order of the MOC, e.g. "

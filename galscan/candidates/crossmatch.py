@@ -10,7 +10,6 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ import pyarrow.compute as pc
 from scipy.spatial import KDTree
 from scipy.stats import binomtest
 
-from galscan.candidates import scan_tables
 from galscan.candidates.external_catalogs import Match, Position, ServiceMatches
 from galscan.candidates.reference_catalog import RADIUS, ReferenceCatalog, check_radius, read_known
 from galscan.candidates.run import open_candidates
@@ -28,7 +26,7 @@ from galscan.candidates.table_stream import TableStream, has_position
 from galscan.core.errors import InputError
 from galscan.core.sky import arcseconds, chord, unit_vectors
 from galscan.scanning.partitions import of_target
-from galscan.scanning.run import astrometry, is_similarity_list, lineages
+from galscan.scanning.run import Run
 
 COLUMNS = ("known_name", "known_ref", "known_sep", "known_type")
 NOT_ASKED = "not asked: "  # in known_ref, prefix of the services without a response
@@ -196,31 +194,27 @@ def recovered(
     """
     check_radius(radius)
     known = catalog if isinstance(catalog, ReferenceCatalog) else read_known(catalog)
-    path = Path(run)
-    rows, info = open_candidates(path)
+    rows, opened = open_candidates(run)
+    info = opened.info
     found, lowest_score = [], float("nan")
     for piece in rows.select(["objid", "store", "ra", "dec", "rank", "score"]):
         found.append(_matched(known, piece, radius).rename(columns={"objid": "id"}).assign(fate=CANDIDATE))
         lowest_score = float(piece["score"][-1].as_py())
     # A similarity list is not ranked by the scan's scores, so these are not read.
     scores = {
-        of_target(name, info["target"], info.get("targets", [])): name
+        of_target(name, info.target, info.targets): name
         for name in ("score", "first_look")
-        if not is_similarity_list(info)
+        if not info.is_similarity_list
     }
-    for _, piece in scan_tables.iter_partitions(
-        path, info, [*IDENTITY_COLUMNS, *scores], f"{known.title} among the scored"
-    ):
+    for piece in opened.scores([*IDENTITY_COLUMNS, *scores], f"{known.title} among the scored"):
         matches = _matched(known, piece, radius).rename(columns=scores).assign(fate=BELOW)
         if scores:
             matches.loc[matches["score"].isna(), "fate"] = DISCARDED
             matches["score"] = matches["score"].fillna(matches["first_look"])
         found.append(matches)
-    for _, piece in scan_tables.iter_partitions(
-        path, info, [*IDENTITY_COLUMNS, "reason"], f"{known.title} in quarantine", quarantined=True
-    ):
+    for piece in opened.quarantined([*IDENTITY_COLUMNS, "reason"], f"{known.title} in quarantine"):
         found.append(_matched(known, piece, radius).assign(fate=QUARANTINED))
-    return Recovered(known.title, radius, known.without_position, _best(known, found, info), lowest_score)
+    return Recovered(known.title, radius, known.without_position, _best(known, found, opened), lowest_score)
 
 
 def _matched(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFrame:
@@ -237,7 +231,7 @@ def _pairs(known: ReferenceCatalog, piece: pa.Table, radius: float) -> pd.DataFr
     return pd.DataFrame({"object": pairs["i"], "row": rows[pairs["j"]], "sep": arcseconds(pairs["v"])})
 
 
-def _best(known: ReferenceCatalog, found: list[pd.DataFrame], info: dict[str, Any]) -> pd.DataFrame:
+def _best(known: ReferenceCatalog, found: list[pd.DataFrame], run: Run) -> pd.DataFrame:
     """Return one row per object of the list, with its best match."""
     columns = ["object", "fate", "rank", "score", "sep", "reason", "id", "store", "ra", "dec"]
     # Text, as missing values would turn integers into floating-point numbers, which have too few digits for ids.
@@ -251,24 +245,18 @@ def _best(known: ReferenceCatalog, found: list[pd.DataFrame], info: dict[str, An
         "name": known.names, "ra": known.ra, "dec": known.dec, "fate": best["fate"].fillna(ELSEWHERE).to_numpy(object),
         "rank": best["rank"].fillna(0).to_numpy(np.int64), "score": best["score"].to_numpy(np.float64),
         "sep": best["sep"].to_numpy(np.float64), "reason": np.where(best["reason"].notna(), best["reason"], ""),
-        "in_train": _in_train(best, info),
+        "in_train": _in_train(best, run),
     })  # fmt: skip
 
 
-def _in_train(best: pd.DataFrame, info: dict[str, Any]) -> np.ndarray | None:
+def _in_train(best: pd.DataFrame, run: Run) -> np.ndarray | None:
     """Return which matches are in the model's training set; None if the model is missing."""
-    from galscan.models.model import open_model
-
-    try:
-        model = open_model(str(info["model"]))
-    except InputError:
-        return None
-    if model.model_hash != info["identity"]["model"]:
+    if (model := run.model_if_unchanged()) is None:
         return None
     matched = best["id"].notna().to_numpy()
     rows = best[matched]
     in_train = np.full(len(best), False, object)
-    in_train[matched] = model.in_train(rows.assign(lineage=rows["store"].map(lineages(info))), astrometry(info))
+    in_train[matched] = model.in_train(rows.assign(lineage=rows["store"].map(run.info.lineages)), run.info.astrometry)
     return in_train
 
 

@@ -12,61 +12,56 @@ and for other labels the answer alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan.candidates import scan_tables
 from galscan.candidates.table_stream import PIECE, TableStream
 from galscan.core.errors import InputError
 from galscan.labels.columns import to_cumulative
 from galscan.labels.schema import Schema
 from galscan.models.model import open_model
 from galscan.scanning.partitions import FULL, scores_path
-from galscan.scanning.run import open_run, tables
+from galscan.scanning.run import Run, open_run
 
 LEVEL = 0.9  # of the credible intervals
 IDENTITY_COLUMNS = ("store", "id", "ra", "dec")
 FORMATS = ("fits", "votable", "parquet", "csv")
 
 
-def morphology(run: str | Path) -> tuple[TableStream, dict[str, Any]]:
-    """Return the morphology of all galaxies scored by a finished scan, and its run.json."""
+def morphology(run: str | Path) -> tuple[TableStream, Run]:
+    """Return the morphology of all galaxies scored by a finished scan, and the run."""
     opened = open_run(run)
-    info, answers = opened.info, list(opened.info.get("answers", []))
-    models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-    schemas = [open_model(path).schema for path in models]
+    answers = opened.info.answers
+    schemas = [open_model(path).schema for path in opened.info.models]
     if not answers:
         raise InputError(
             f"the model of {opened.path} predicts no morphology: its recipe names no answers; use another model"
         )
-    count = _count(opened.path, info)
+    count = _count(opened)
     trees = [schema for schema in schemas if schema.kind == "tree"]
 
     def pieces() -> Iterator[pa.Table]:
         columns = [*IDENTITY_COLUMNS, "stage", *answers]
-        for _, table in scan_tables.iter_partitions(opened.path, info, columns, "morphology"):
+        for table in opened.scores(columns, "morphology"):
             full = table.filter(pc.equal(table["stage"].cast(pa.string()), FULL))
             for start in range(0, len(full), PIECE):
                 yield _piece(full.slice(start, PIECE), answers, trees)
 
-    first = (
-        pq.read_schema(scores_path(tables(opened.path, info), 0)).empty_table().select([*IDENTITY_COLUMNS, *answers])
-    )
-    return TableStream(_piece(first, answers, trees).schema, count, pieces), info
+    first = pq.read_schema(scores_path(opened.tables, 0)).empty_table().select([*IDENTITY_COLUMNS, *answers])
+    return TableStream(_piece(first, answers, trees).schema, count, pieces), opened
 
 
-def _count(run: Path, info: Mapping[str, Any]) -> int:
+def _count(run: Run) -> int:
     """Return the number of objects scored in full; raise an error if a prefilter discarded any."""
     full = 0
-    for _, table in scan_tables.iter_partitions(run, info, ["stage"], "objects"):
+    for table in run.scores(["stage"], "objects"):
         full += pc.sum(pc.equal(table["stage"].cast(pa.string()), FULL)).as_py() or 0
-    if full < (scored := info["scanned"]):
+    if full < (scored := run.info.scanned):
         raise InputError(
             f"{scored - full:,} of {scored:,} objects were discarded by the prefilter and have no morphology; scan "
             "again with --no-cascade"

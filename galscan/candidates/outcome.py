@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from galscan.candidates import columns, ranking
-from galscan.candidates.export import formats
+from galscan.candidates.run import provenance
 from galscan.core import files, thumbnails
 from galscan.core.errors import GalscanError, InputError
 from galscan.models import roles
@@ -26,25 +26,26 @@ if TYPE_CHECKING:
 
     from galscan.models.model import Model
     from galscan.scanning.merge import Merged
+    from galscan.scanning.run_info import RunInfo
 
 SHEET = 48  # images on the contact sheet
 TRAINED_ON = (214, 138, 60)  # border colour of candidates in the model's training set, whose scores are biased
 
 
-def write_outcome(plan: Plan, model: Model, merged: Merged, info: dict[str, Any]) -> dict[str, Any]:
+def write_outcome(plan: Plan, model: Model, merged: Merged, info: RunInfo) -> RunInfo:
     """Rank the candidates of a target and write ``candidates.parquet``, ``candidates.fits`` and ``contact.png``.
 
     Parameters
     ----------
     merged : Merged
         Merged scores of the model's target.
-    info : dict
-        Entries of ``run.json`` about the scan.
+    info : RunInfo
+        About the scan.
 
     Returns
     -------
-    dict
-        Entries of ``run.json`` about the output, JSON-able.
+    RunInfo
+        About scan and output.
 
     Raises
     ------
@@ -76,21 +77,16 @@ def write_outcome(plan: Plan, model: Model, merged: Merged, info: dict[str, Any]
     candidates = ranking.rank(top, purity, model.in_train(top, radius), radius)
     with files.atomic_path(folder / "candidates.parquet") as temporary:
         candidates.to_parquet(temporary, index=False)
-    summary = {
-        "scanned": merged.scored,
-        "quarantined": merged.quarantined,
-        "quarantine_reasons": merged.reasons,
-        "candidates": len(candidates),
-        "purity": purities.summary(purity, settings.confidence),
-        "histogram": merged.histogram.to_list(),
-        "histogram_discarded": merged.discarded_histogram.to_list(),
-        "known_beyond": list(merged.known_beyond),
-        "first_look": _prefilter_summary(merged) if merged.discarded else None,
-    }
+    info = info.updated(
+        scanned=merged.scored, quarantined=merged.quarantined, quarantine_reasons=merged.reasons,
+        candidates=len(candidates), purity=purities.summary(purity, settings.confidence),
+        histogram=merged.histogram.to_list(), histogram_discarded=merged.discarded_histogram.to_list(),
+        known_beyond=merged.known_beyond, first_look=_prefilter_summary(merged) if merged.discarded else None,
+    )  # fmt: skip
     # The header follows from the fingerprint, so that a resumed run gives the same bytes.
-    columns.write_fits(candidates, folder / "candidates.fits", formats.provenance(info | summary), plan.answers)
+    columns.write_fits(candidates, folder / "candidates.fits", provenance(info), plan.answers)
     _contact_sheet(plan, model.target, candidates)
-    return summary
+    return info
 
 
 def _invalid_calibration(plan: Plan, model: Model) -> str:

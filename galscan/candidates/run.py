@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from galscan.candidates.table_stream import TableStream, from_parquet
-from galscan.core.errors import InputError, NotFoundError
-from galscan.core.files import read_json
-from galscan.scanning.run import check_single_target, is_similarity_list
-
-GRADED = "candidates-graded"
+from galscan.core.errors import InputError
+from galscan.scanning.run import Run, open_run
+from galscan.scanning.run_info import RunInfo
 
 
-def open_candidates(run: str | os.PathLike[str]) -> tuple[TableStream, dict[str, Any]]:
-    """Return the candidates of a finished run, and its run.json; after ``galscan purity``, those with the grades.
+def open_candidates(run: str | os.PathLike[str]) -> tuple[TableStream, Run]:
+    """Return the candidates of a finished run of one target (after ``galscan purity``, with the grades), and the run.
 
     Raises
     ------
     NotFoundError
         If there is no run.
     InputError
-        If it is not finished.
+        If it is not finished, or has several targets.
     """
-    run = Path(run)
-    if not (run / "run.json").is_file():
-        raise NotFoundError(f"no run at {run} (it has no run.json); make one with: galscan scan")
-    info = read_json(run / "run.json")
-    if isinstance(info, dict):
-        check_single_target(run, info)
-    if not isinstance(info, dict) or info.get("status") != "done" or not (run / "candidates.parquet").is_file():
-        raise InputError(f"the scan in {run} is not finished; run its scan command again to resume it")
-    if (run / f"{GRADED}.parquet").is_file():
-        return from_parquet(run / f"{GRADED}.parquet"), info | {"purity": read_json(run / "purity.json")["after"]}
-    return from_parquet(run / "candidates.parquet"), info
+    opened = open_run(os.fspath(run)).require_single_target()
+    return from_parquet(opened.table), opened
 
 
 def select(rows: TableStream, *, top: int | None = None, min_purity: float | None = None) -> TableStream:
@@ -77,27 +65,27 @@ def _kind(purity: Mapping[str, Any]) -> str | None:
     return "unknown" if purity.get("unknown") else "graded" if purity.get("graded") else "estimated"
 
 
-def provenance(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of run.json for a catalogue's header (keys of `columns.write_fits`)."""
-    identity, purity = info.get("identity") or {}, info.get("purity") or {}
+def provenance(info: RunInfo, purity: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values for a catalogue's header (keys of `columns.write_fits`); `purity` replaces that of the scan."""
+    purity = info.purity if purity is None else purity
     prevalence = purity.get("prevalence") or {}
     return {
-        "target": info.get("target"),
-        "stores": [s.get("name", "") for s in info.get("stores", [])] or None,
-        "model": identity.get("model"),
-        "recipe": identity.get("recipe"),
-        "fingerprint": info.get("fingerprint"),
-        "version": identity.get("version"),
-        "precision": info.get("precision"),
-        "seed": info.get("seed"),
-        "scanned": info.get("scanned"),
-        "quarantined": info.get("quarantined"),
-        "candidates": info.get("candidates"),
+        "target": info.target,
+        "stores": [store.name for store in info.stores] or None,
+        "model": info.identity.get("model"),
+        "recipe": info.identity.get("recipe"),
+        "fingerprint": info.fingerprint,
+        "version": info.identity.get("version"),
+        "precision": info.precision,
+        "seed": info.seed,
+        "scanned": info.scanned,
+        "quarantined": info.quarantined,
+        "candidates": info.candidates,
         "prevalence": prevalence.get("value"),
         "prevalence_lo": prevalence.get("low"),
         "prevalence_hi": prevalence.get("high"),
         "confidence": purity.get("confidence"),
         "purity": _kind(purity),
-        "ranked_by": "similarity to examples" if is_similarity_list(info) else "score",
+        "ranked_by": "similarity to examples" if info.is_similarity_list else "score",
         "notes": list(purity.get("notes", [])),
     }

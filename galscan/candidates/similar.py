@@ -14,9 +14,8 @@ of a partition, and the top list is kept in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,13 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan.candidates import scan_tables
 from galscan.core import progress
 from galscan.core.concurrency import ordered_map
 from galscan.core.errors import InputError
 from galscan.scanning.cluster import cores
 from galscan.scanning.partitions import EMBEDDING, embeddings_path, scores_path
-from galscan.scanning.run import tables
+from galscan.scanning.run import Run
 
 T = TypeVar("T")
 PIECE = 4096  # objects compared at a time
@@ -41,26 +39,25 @@ DIGITS = 6  # of a similarity, so that equal images have equal similarities in s
 class EmbeddingSpace:
     """The embeddings of a finished scan; `info` is the content of its ``run.json``."""
 
-    def __init__(self, run: Path, info: Mapping[str, Any]):
-        if not info.get("embedding"):
-            models = info["model"] if isinstance(info["model"], list) else [info["model"]]
-            options = [f"--store {s['path']}" for s in info["stores"]] + [f"--model {model}" for model in models]
+    def __init__(self, run: Run):
+        info = run.info
+        if not info.embedding:
+            options = [f"--store {ref.path}" for ref in info.stores] + [f"--model {model}" for model in info.models]
             raise InputError(
-                f"{run} has no embeddings; scan with them: galscan scan {' '.join(options)} --embeddings --out NEW"
+                f"{run.path} has no embeddings; scan with them: galscan scan {' '.join(options)} --embeddings --out NEW"
             )
-        self.run, self.info = run, info
-        self.tables = tables(run, info)
-        self.dimension = int(info["embedding"])
-        self.parts = int(info["parts"])
+        self.run = run
+        self.dimension = info.embedding
+        self.parts = info.parts
         self.threads = min(cores(), 8)
 
     def read(self, part: int) -> np.ndarray:
         """Read the embeddings of a partition, float16 of shape (n, dimension)."""
-        path = embeddings_path(self.tables, part)
+        path = embeddings_path(self.run.tables, part)
         try:
-            column = scan_tables.read_partition(path, self.info, [EMBEDDING])[EMBEDDING].combine_chunks()
+            column = self.run.partition(part, [EMBEDDING], path=path)[EMBEDDING].combine_chunks()
             valid = column.type == pa.binary(2 * self.dimension)
-            valid &= len(column) == pq.read_metadata(scores_path(self.tables, part)).num_rows
+            valid &= len(column) == pq.read_metadata(scores_path(self.run.tables, part)).num_rows
         except InputError as error:
             raise InputError(f"{error}; remove that file and run its scan command again") from error
         except (OSError, pa.ArrowException):
@@ -80,13 +77,12 @@ class EmbeddingSpace:
         names = pa.array(list(ids), pa.string()), pa.array(list(integers.values()), pa.int64())
 
         def search(part: int) -> pd.DataFrame:
-            path = scores_path(self.tables, part)
-            column = scan_tables.read_partition(path, self.info, ["id"])["id"]
+            column = self.run.partition(part, ["id"])["id"]
             wanted = names[pa.types.is_integer(column.type)]
             rows = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
             if not len(rows):
                 return pd.DataFrame()
-            table = scan_tables.read_partition(path, self.info, ["store", "index", "id", "ra", "dec"]).take(rows)
+            table = self.run.partition(part, ["store", "index", "id", "ra", "dec"]).take(rows)
             return table.to_pandas().astype({"store": str, "id": str}).assign(part=part, row=rows)
 
         found = pd.concat(self._each(search, "examples"), ignore_index=True)
@@ -96,15 +92,14 @@ class EmbeddingSpace:
         return found
 
     def _not_scored(self, wanted: str) -> str:
-        columns = ["id", "reason"]
-        for _, table in scan_tables.iter_partitions(self.run, self.info, columns, "quarantine", quarantined=True):
+        for table in self.run.quarantined(["id", "reason"]):
             rows = np.flatnonzero(pc.equal(table["id"].cast(pa.string()), wanted).to_numpy())
             if len(rows):
                 why = table["reason"][int(rows[0])].as_py()
                 return f"--like {wanted}: the object was quarantined ({why}) and has no embedding; name another"
-        table = next((t for _, t in scan_tables.iter_partitions(self.run, self.info, ["id"], "ids") if len(t)), None)
+        table = next((t for t in self.run.scores(["id"], "ids") if len(t)), None)
         example = f", whose ids look like '{table['id'][0].as_py()}'" if table is not None else ""
-        return f"--like {wanted}: not one of the {self.info['scanned']:,} objects scored by {self.run}{example}"
+        return f"--like {wanted}: not one of the {self.run.info.scanned:,} objects scored by {self.run.path}{example}"
 
     def at(self, rows: pd.DataFrame) -> np.ndarray:
         """Return the embeddings of rows given by part and row, float64 of shape (n, dimension)."""
@@ -124,7 +119,7 @@ class EmbeddingSpace:
 
         sums, counts = zip(*self._each(add, "mean of the survey", chosen.tolist()), strict=True)
         if not sum(counts):
-            raise InputError(f"{self.run} has no scored objects to search; scan another store")
+            raise InputError(f"{self.run.path} has no scored objects to search; scan another store")
         return np.asarray(sum(sums) / sum(counts))
 
     def nearest(self, examples: np.ndarray, top: int) -> pd.DataFrame:
@@ -155,11 +150,11 @@ class EmbeddingSpace:
 
     def rows(self, best: pd.DataFrame) -> pd.DataFrame:
         """Return position, id, flags and answers of the nearest neighbours, in their order."""
-        columns = ["store", "index", "id", "ra", "dec", "flags", *self.info["answers"]]
+        columns = ["store", "index", "id", "ra", "dec", "flags", *self.run.info.answers]
 
         def take(part: int) -> pa.Table:
             positions = np.flatnonzero(best["part"] == part)
-            table = scan_tables.read_partition(scores_path(self.tables, part), self.info, columns)
+            table = self.run.partition(part, columns)
             table = table.take(best["row"].to_numpy()[positions])
             table = table.set_column(0, "store", table["store"].cast(pa.string()))
             return table.append_column("_order", pa.array(positions))

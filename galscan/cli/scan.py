@@ -9,7 +9,7 @@ from galscan.cli.options import Cone, Device, DryRun, Json, OutFolder, Stores, S
 
 
 @command(
-    "scan", "--survey sdss --target dustlane --out run/", exit_code=lambda summary: int(bool(summary.get("set_aside")))
+    "scan", "--survey sdss --target dustlane --out run/", exit_code=lambda summary: int(bool(summary.get("unscored")))
 )
 def scan(
     survey: Surveys = None,

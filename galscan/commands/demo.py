@@ -73,11 +73,11 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     result = {
         "table": table.astype(object).where(table.notna(), None).to_dict("records"),  # unknown: NaN, not in JSON
         "completeness": _gain(scores, truth, seed) if len(scores) == 2 else None,
-        "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info["scanned"],
+        "true_targets": int(truth.sum()), "candidates": len(candidates), "scanned": run.info.scanned,
         "ap_real_only": metrics["real_only"]["ap_mean"],
         "ap_real_plus_synthetic": with_synthetic and with_synthetic["ap_mean"],
         "synthetic": metrics["synthetic"], "labelled": LABELLED,
-        "chosen": metrics["chosen"], "images_per_s": run.info["images_per_s"], "seed": seed,
+        "chosen": metrics["chosen"], "images_per_s": run.info.images_per_s, "seed": seed,
         "wall_s": round(time.monotonic() - started, 1), "fits": str(run.path / "candidates.fits"),
         "contact_sheet": str(run.path / "contact.png"), "report": str(run.path / "report.html"),
         "model_report": str(model.path / "report.html"),

@@ -16,8 +16,8 @@ from galscan.core import thumbnails
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.old_names import existing
 from galscan.models.model import Model, open_model
-from galscan.scanning import run as runs
-from galscan.scanning.run import Run
+from galscan.scanning.run import Run, open_run
+from galscan.scanning.run_info import read_info
 from galscan.store import layout
 from galscan.store.append import appended
 from galscan.store.layout import Store
@@ -59,7 +59,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     elif (path / "model.json").is_file():
         model = open_model(path)
         result, draw = {"kind": "model"} | model.summary(), partial(_model_sheet, model)
-    elif (found := runs.read_info(path)) is not None:
+    elif (found := read_info(path)) is not None:
         result, draw = {"kind": "run"} | Run(path, found).summary(), partial(_run_sheet, path)
     else:
         raise InputError(f"{path} is not a store, a model or a run of galscan")
@@ -90,11 +90,11 @@ def _model_sheet(model: Model) -> tuple[list[Cell], str]:
 
 
 def _run_sheet(path: Path) -> tuple[list[Cell], str]:
-    run = runs.open_single_target(path)
-    stores = {s["name"]: layout.open_store(s["path"]) for s in run.info["stores"]}
+    run = open_run(path).require_single_target()
+    stores = run.stores()
     top: pd.DataFrame = run.candidates.head(SHEET)
     cells = [(stores[str(row["store"])], int(row["index"]), ranking.caption(row)) for row in top.to_dict("records")]
-    return cells, f"{run.info['target']}: the top {len(top)}"
+    return cells, f"{run.info.target}: the top {len(top)}"
 
 
 def summarize(result: Store | Model | list[Model] | Run | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -12,16 +12,15 @@ import pandas as pd
 import pyarrow as pa
 
 from galscan.candidates import columns as table
-from galscan.candidates.export import formats as export
 from galscan.candidates.export import tables
+from galscan.candidates.run import provenance as provenance_of
 from galscan.candidates.table_stream import TableStream, from_parquet
 from galscan.core import files
 from galscan.core.errors import InputError
 from galscan.reports.memory import release
-from galscan.scanning.run import Run, open_single_target
+from galscan.scanning.run import GRADED, Run, open_run
 from galscan.stats import graded
 from galscan.stats import purity as purities
-from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting import gradebook, planning, sampling
 
 
@@ -56,11 +55,11 @@ def purity(
         If there are no grades, they belong to a different run, or the model is missing.
     """
     target = gradebook.TARGET if target is None else target
-    opened = open_single_target(run)
+    opened = open_run(run).require_single_target()
     planning.check(opened)
     if draws < 100 or (confidence is not None and not 0 < confidence < 1):
         raise InputError(f"draws={draws}, confidence={confidence}; use at least 100, and a fraction of 0 to 1")
-    with gradebook.GradeBook(opened.path / gradebook.FILE, str(opened.info["fingerprint"])) as book:
+    with gradebook.GradeBook(opened.path / gradebook.FILE, opened.info.fingerprint) as book:
         verdicts, strata = book.verdicts(target), book.strata()
         graders, agreement = book.graders(), book.agreement()
     survey = verdicts[verdicts["kind"] == sampling.SURVEY]
@@ -81,9 +80,9 @@ def purity(
     }
     after = graded.combine(
         before, planning.scores(opened), strata, by_stratum,
-        beyond=ScoreHistogram.from_list(opened.info.get("histogram_discarded", [])),
+        beyond=opened.histogram_discarded,
         known=sampling.known_labels(opened), known_beyond=sampling.known_beyond(opened), draws=draws,
-        confidence=confidence, seed=int(opened.info["seed"]),
+        confidence=confidence, seed=opened.info.seed,
     )  # fmt: skip
     summary: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
@@ -114,11 +113,11 @@ def _limits(purity: purities.Purity) -> dict[str, list[float | None]]:
 def _write(
     run: Run, after: purities.Purity, verdicts: pd.DataFrame, summary: dict[str, Any], limits: dict[str, Any]
 ) -> None:
-    info = run.info | {"purity": summary["after"]}
+    provenance = provenance_of(run.info, summary["after"])
     new = _graded(from_parquet(run.path / "candidates.parquet"), after, verdicts)
     files.write_json(run.path / "purity.json", summary | limits)
-    table.write_fits(new, run.path / f"{export.GRADED}.fits", export.provenance(info), info.get("answers", ()))
-    tables.parquet(new, run.path / f"{export.GRADED}.parquet", export.provenance(info))  # last: export reads this file
+    table.write_fits(new, run.path / f"{GRADED}.fits", provenance, run.info.answers)
+    tables.parquet(new, run.path / f"{GRADED}.parquet", provenance)  # last: export reads this file
 
 
 def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -> TableStream:
@@ -158,7 +157,7 @@ def _text(summary: dict[str, Any], path: Path) -> str:
     lines += [f"{name:<24}{_interval(old):<26}{_interval(new)}" for name, old, new in rows]
     lines += gradebook.summary_lines(summary["graders"], summary["agreement"])
     lines += [f"note         {note}" for note in after["notes"]]
-    return "\n".join([*lines, *(f"{kind:<12} {path / export.GRADED}.{kind}" for kind in ("fits", "parquet"))])
+    return "\n".join([*lines, *(f"{kind:<12} {path / GRADED}.{kind}" for kind in ("fits", "parquet"))])
 
 
 def _interval(entry: dict[str, float | None]) -> str:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from galscan.candidates import outcome
-from galscan.core import files, home
+from galscan.core import home
 from galscan.core.errors import InputError
 from galscan.core.version import __version__
 from galscan.models.ensemble import check_encoders
 from galscan.models.model import Model, open_model, open_models
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, prepare, quantised
-from galscan.scanning.cost import check_fit, describe
 from galscan.scanning.known_labels import find_known
 from galscan.scanning.plan import ModelRef, Plan, make_plan
-from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run
+from galscan.scanning.run import Run, open_run
+from galscan.scanning.run_info import FORMAT, INFO, RunInfo, claim
 from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store
 
@@ -123,18 +122,18 @@ def scan(
     )  # fmt: skip
     cluster_text = clusters.describe(cluster, workers)
     processes = (workers or clusters.cores()) if cluster == "local" else None
-    check_fit(plan, processes, clusters.memory(), merge.disk_free(plan.out) + merge.written(plan))
+    prepare.check_fit(plan, processes, clusters.memory(), merge.disk_free(plan.out) + merge.written(plan))
     if dry_run:
-        _say(describe(plan, cluster_text, prepare.measured_rate(plan) * processes if processes else None))
-        return Run(plan.out, _plan_info(plan) | {"status": "planned"})
+        _say(prepare.describe(plan, cluster_text, prepare.measured_rate(plan) * processes if processes else None))
+        return Run(plan.out, _plan_info(plan, "planned"))
 
     with engine.interruptible() as stop, claim(plan) as previous:
         # Embeddings may have been deleted to save space, or because one was damaged; then the scan resumes.
-        if previous is not None and previous["status"] == "done" and not (plan.embedding and merge.pending(plan)):
+        if previous is not None and previous.status == "done" and not (plan.embedding and merge.pending(plan)):
             _say(f"{plan.out} holds this scan, finished; nothing to do")
             return open_run(plan.out)
         info = _plan_info(plan)
-        files.write_json(plan.out / INFO, info)
+        info.write(plan.out)
         pending = merge.pending(plan)
         if len(pending) < len(plan.partitions):
             finished = len(plan.partitions) - len(pending)
@@ -160,7 +159,7 @@ def scan(
             for opened, merged in zip(models, merge.merge(plan, known), strict=True)
         ]
         timer.end("rank")
-        info |= {
+        measured: dict[str, Any] = {
             **({"int8": quantised.read_decision(plan.out)} if plan.int8 else {}),
             "wall_s": round(time.perf_counter() - started, 3),
             "seconds": timer.seconds,
@@ -168,12 +167,11 @@ def scan(
             "busy": round(progress.busy, 3) if progress.seconds else None,
         }
         for ref, result in zip(plan.models, results, strict=True):
-            _finish(
-                plan.folder(ref.target), info | result | (_single_target_info(plan, ref) if len(results) > 1 else {})
-            )
+            own = _single_target_info(plan, ref) if len(results) > 1 else {}
+            _finish(plan.folder(ref.target), result.updated(**measured, **own))
         if len(results) > 1:
-            counts = {key: results[0][key] for key in ("scanned", "quarantined", "quarantine_reasons")}
-            files.write_json(plan.out / INFO, info | counts | {"status": "done"})
+            counts = {key: getattr(results[0], key) for key in ("scanned", "quarantined", "quarantine_reasons")}
+            info.updated(**measured, **counts, status="done").write(plan.out)
         return open_run(plan.out)
 
 
@@ -262,41 +260,27 @@ def _open_models(target: str | Sequence[str] | None, model: Path | str | Sequenc
     return [open_model(present[0])]
 
 
-def _plan_info(plan: Plan) -> dict[str, Any]:
+def _plan_info(plan: Plan, status: Literal["planned", "running"] = "running") -> RunInfo:
     """Return the content of ``run.json`` before the first object is scored."""
-    return {
-        "format": FORMAT,
-        "status": "running",
-        "target": plan.target,
-        "targets": list(plan.targets),
-        "run": str(plan.out),
-        "fingerprint": plan.fingerprint,
-        "identity": plan.identity,
-        "model": plan.models[0].path if len(plan.models) == 1 else [model.path for model in plan.models],
-        "stores": [asdict(store) for store in plan.stores],
-        "objects": plan.objects,
-        "parts": len(plan.partitions),
-        "size": plan.size,
-        "answers": list(plan.answers),
-        "top": plan.top,
-        "precision": plan.precision,
-        "device": plan.device,
-        "batch": plan.batch,
-        "cascade": plan.cascade,
-        **({"embedding": plan.embedding} if plan.embedding else {}),
-        "selection": plan.selection.text(),
-        "seed": plan.seed,
-        "versions": {"galscan": __version__},
-    }
+    info = RunInfo(
+        format=FORMAT, status=status, target=plan.target, targets=list(plan.targets), run=str(plan.out),
+        fingerprint=plan.fingerprint, identity=plan.identity,
+        model=plan.models[0].path if len(plan.models) == 1 else [model.path for model in plan.models],
+        stores=list(plan.stores), objects=plan.objects, parts=len(plan.partitions), size=plan.size,
+        answers=list(plan.answers), top=plan.top, precision=plan.precision, device=plan.device, batch=plan.batch,
+        cascade=plan.cascade,
+        selection=plan.selection.text(), seed=plan.seed, versions={"galscan": __version__},
+    )  # fmt: skip
+    return info.updated(embedding=plan.embedding) if plan.embedding else info
 
 
-def _finish(out: Path, info: dict[str, Any]) -> None:
+def _finish(out: Path, info: RunInfo) -> None:
     """Write the report; only then set the status to done."""
-    files.write_json(out / INFO, info)
+    info.write(out)
     from galscan.reports.scan import write_scan_report  # imports Matplotlib, which is slow
 
     write_scan_report(out)
-    files.write_json(out / INFO, info | {"status": "done"})
+    info.updated(status="done").write(out)
 
 
 def _say(text: str) -> None:

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.candidates import columns, ranking, scan_tables
-from galscan.candidates.export import formats
+from galscan.candidates import columns, ranking
+from galscan.candidates.run import provenance
 from galscan.candidates.similar import EmbeddingSpace
 from galscan.commands.scan import scan
 from galscan.core import files, home, thumbnails
-from galscan.core.errors import GalscanError, InputError
+from galscan.core.errors import InputError
 from galscan.core.version import __version__
 from galscan.models.ensemble import load_scorer
-from galscan.models.model import Model, open_model
-from galscan.scanning.run import FORMAT, INFO, Run, claim, open_run, tables
+from galscan.models.model import Model
+from galscan.scanning.run import Run, open_run
+from galscan.scanning.run_info import FORMAT, RunInfo, claim
 from galscan.stats.purity import Purity
 from galscan.store import identity
-from galscan.store.layout import Store
+from galscan.store.layout import Store, read_images
 from galscan.surveys.base import Cutout, Failed
 from galscan.surveys.files import images as pixels
 from galscan.surveys.files.path_matching import is_fits, is_image
@@ -48,9 +49,9 @@ class _Request:
     @cached_property
     def identity(self) -> dict[str, Any]:
         info = self.source.info
-        hashes = {key: _first(info["identity"][key]) for key in ("model", "recipe")}
+        hashes = {key: _first(info.identity[key]) for key in ("model", "recipe")}
         examples = [[entry[key] for key in ("store", "index", "sha256") if key in entry] for entry in self.like]
-        return info["identity"] | hashes | {"scan": _scan_of(info), "like": sorted(examples, key=str), "top": self.top}
+        return info.identity | hashes | {"scan": _scan_of(info), "like": sorted(examples, key=str), "top": self.top}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,17 +115,17 @@ def similar(
     if top < 1:
         raise InputError(f"--top {top}: give at least 1")
     source = _source(run, survey, store, target, model, device)
-    space = EmbeddingSpace(source.path, source.info)
+    space = EmbeddingSpace(source)
     known = space.locate(ids) if ids else pd.DataFrame(columns=["part", "row", "store", "index", "id", "ra", "dec"])
-    stores = scan_tables.open_stores(source.info)
+    stores = source.stores()
     stored = next(iter(stores.values())).size  # images are read as in ingest, and resampled as in the scan
     images = [_read(path, stored, stores) for path in paths]
     request = _Request(source, _examples(known, paths), top, None if out is None else Path(out))
     with claim(request) as previous:
-        if previous is not None and previous["status"] == "done":
+        if previous is not None and previous.status == "done":
             print(f"{request.out} holds this list, finished; nothing to do", file=sys.stderr, flush=True)
             return open_run(request.out)
-        scan_model = _model(source)
+        scan_model = source.model_if_unchanged()
         vectors = [space.at(known)] if len(known) else []
         if images:
             vectors.append(_embeddings(source, scan_model, np.stack(images), device))
@@ -140,13 +141,12 @@ def similar(
         in_train = scan_model.in_train(frame, radius) if scan_model else np.zeros(len(frame), bool)
         ranked = ranking.rank(frame, _unknown(len(frame)), in_train, radius)
         info = _info(request, ranked)
-        files.write_json(request.out / INFO, info)
+        info.write(request.out)
         with files.atomic_path(request.out / "candidates.parquet") as temporary:
             ranked.to_parquet(temporary, index=False)
-        columns.write_fits(ranked, request.out / "candidates.fits", formats.provenance(info), info["answers"])
+        columns.write_fits(ranked, request.out / "candidates.fits", provenance(info), info.answers)
         _contact_sheet(request.out, known, images, ranked, stores)
-        info |= {"wall_s": round(time.perf_counter() - started, 3), "status": "done"}
-        files.write_json(request.out / INFO, info)
+        info.updated(wall_s=round(time.perf_counter() - started, 3), status="done").write(request.out)
         return open_run(request.out)
 
 
@@ -197,23 +197,15 @@ def _examples(known: pd.DataFrame, paths: Sequence[Path]) -> list[dict[str, Any]
     return rows + [{"file": str(path.absolute()), "sha256": files.file_digest(path)} for path in paths]
 
 
-def _model(source: Run) -> Model | None:
-    """Return the model of a scan; None if it is missing or has changed."""
-    try:
-        return open_model(_first(source.info["model"]), _first(source.info["identity"]["model"]))
-    except GalscanError:
-        return None
-
-
 def _embeddings(source: Run, model: Model | None, images: np.ndarray, device: str) -> np.ndarray:
     """Return the embeddings of images that are not in the survey, by the network of a scan."""
     if model is None:
         raise InputError(
-            f"{_first(source.info['model'])} is missing or has changed since the scan, so --image has no embedding: "
+            f"{source.info.models[0]} is missing or has changed since the scan, so --image has no embedding: "
             "restore it, or name objects of the survey with --like"
         )
-    images = resample(images, int(source.info["size"]))
-    embedding = load_scorer([model], device, source.info["precision"], embeddings=True)(images).embedding
+    images = resample(images, source.info.size)
+    embedding = load_scorer([model], device, source.info.precision, embeddings=True)(images).embedding
     assert embedding is not None
     return embedding.astype(np.float16)
 
@@ -224,30 +216,27 @@ def _unknown(count: int) -> Purity:
     return Purity(nan, nan, nan, column, column, column, column, column, column, column, column, column, column, [])
 
 
-def _info(request: _Request, ranked: pd.DataFrame) -> dict[str, Any]:
+def _info(request: _Request, ranked: pd.DataFrame) -> RunInfo:
     """Return the content of ``run.json``."""
     info = request.source.info
-    examples, previous_examples = (
-        sum("store" in entry for entry in like) for like in (request.like, info.get("like", []))
-    )
-    kept = ("stores", "objects", "parts", "size", "answers", "precision", "device", "batch", "selection", "embedding")
+    examples, previous_examples = (sum("store" in entry for entry in like) for like in (request.like, info.like or []))
+    kept = {"stores", "objects", "parts", "size", "answers", "precision", "device", "batch", "selection", "embedding"}
     unknown = {"value": None, "low": None, "high": None}
     note = (
         f"In order of similarity to {len(request.like)} examples: the mean cosine similarity of their embeddings, "
         "relative to the survey's mean. It is not a probability; how many of the objects are of the examples' kind is "
         "not known."
     )
-    return {
-        "format": FORMAT, "status": "running", "target": "similar", "targets": ["similar"], "run": str(request.out),
-        "fingerprint": request.fingerprint, "identity": request.identity, "scan": _scan_of(info),
-        "tables": os.path.abspath(tables(request.source.path, info)), "model": _first(info["model"]),
-        **{key: info[key] for key in kept}, "top": request.top, "seed": int(request.fingerprint[:8], 16),
-        "versions": {"galscan": __version__}, "like": request.like,
+    return RunInfo(
+        format=FORMAT, status="running", target="similar", targets=["similar"], run=str(request.out),
+        fingerprint=request.fingerprint, identity=request.identity, scan=_scan_of(info),
+        tables=os.path.abspath(request.source.tables), model=info.models[0], **info.model_dump(include=kept),
+        top=request.top, seed=int(request.fingerprint[:8], 16), versions={"galscan": __version__}, like=request.like,
         # The examples themselves are not ranked.
-        "scanned": info["scanned"] + previous_examples - examples, "quarantined": info["quarantined"],
-        "quarantine_reasons": info["quarantine_reasons"], "candidates": len(ranked), "first_look": None,
-        "purity": {"confidence": None, "prevalence": unknown, "at": {}, "notes": [note]},
-    }  # fmt: skip
+        scanned=info.scanned + previous_examples - examples, quarantined=info.quarantined,
+        quarantine_reasons=info.quarantine_reasons, candidates=len(ranked), first_look=None,
+        purity={"confidence": None, "prevalence": unknown, "at": {}, "notes": [note]},
+    )  # fmt: skip
 
 
 def _contact_sheet(
@@ -257,7 +246,7 @@ def _contact_sheet(
     examples = known.head(max(EXAMPLES - len(images), 0))
     top = ranked.head(SHEET - len(examples) - len(images[:EXAMPLES]))
     rows = [(str(s), int(i)) for table in (examples, top) for s, i in zip(table["store"], table["index"], strict=True)]
-    cutouts = dict(scan_tables.read_images(stores, rows))
+    cutouts = dict(read_images(stores, rows))
     shown = [*images[:EXAMPLES], *(cutouts[k] for k in range(len(rows)))]
     n_examples = len(shown) - len(top)
     thumbnails.contact_sheet(
@@ -268,9 +257,9 @@ def _contact_sheet(
     )  # fmt: skip
 
 
-def _scan_of(info: Mapping[str, Any]) -> str:
+def _scan_of(info: RunInfo) -> str:
     """Return the fingerprint of the scan whose tables a run uses."""
-    return str(info.get("scan", info["fingerprint"]))
+    return info.scan or info.fingerprint
 
 
 def _first(value: Any) -> str:

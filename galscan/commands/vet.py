@@ -11,10 +11,9 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from galscan.candidates import scan_tables
 from galscan.core.files import atomic_path, read_json, storage_errors
 from galscan.core.staging import locked
-from galscan.scanning.run import Run, is_similarity_list, open_single_target
+from galscan.scanning.run import Run, open_run
 from galscan.vetting import batches, gradebook, planning, sampling
 
 FOLDER = "vetting"
@@ -70,7 +69,7 @@ def vet(
     ConflictError
         If another process serves the run.
     """
-    opened = open_single_target(run)
+    opened = open_run(run).require_single_target()
     path = opened.path / gradebook.FILE
     with locked(opened.path / FOLDER):
         if not path.exists():
@@ -80,7 +79,7 @@ def vet(
                 _say(f"{size:,} objects to grade for a purity interval of width {width:g} at rank {rank:,}")
             with storage_errors(path):
                 batches.begin(opened, path, best=best, size=size, rank=rank, seed=seed)
-        with gradebook.GradeBook(path, str(opened.info["fingerprint"])) as book:
+        with gradebook.GradeBook(path, opened.info.fingerprint) as book:
             batches.extend(book)  # the first batch, or one that is due since a server was killed
             if import_csv is not None:
                 new, known = book.read_csv(Path(import_csv))
@@ -104,7 +103,7 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
     ):
         previous = {"token": secrets.token_urlsafe(24), "port": 0}
     token = previous["token"]
-    app = server.application(book, scan_tables.open_stores(run.info), token, f"{run.info['target']}: {run.path.name}")
+    app = server.application(book, run.stores(), token, f"{run.info.target}: {run.path.name}")
 
     def ready(url: str, bound_port: int) -> None:
         _write_private(path, json.dumps({"token": token, "port": bound_port}))
@@ -144,7 +143,7 @@ def _summary(run: Run, book: gradebook.GradeBook) -> dict[str, Any]:
         "to_come": batches.total_size(book) - len(items),
         "controls": {kind: int((items["kind"] == kind).sum()) for kind in (sampling.POSITIVE, sampling.BLANK)},
         "graders": book.graders(), "agreement": book.agreement(),
-        "next": f"galscan train-rare --target NEW.toml --grades {run.path}" if is_similarity_list(run.info)
+        "next": f"galscan train-rare --target NEW.toml --grades {run.path}" if run.info.is_similarity_list
         else f"galscan purity {run.path}",
     }  # fmt: skip
     return summary | {"text": _text(summary)}

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from galscan.models.model import Model
-from galscan.scanning import known_labels
+from galscan.scanning.run import Run
 from galscan.stats import purity as purities
 from galscan.stats.histogram import ScoreHistogram
+from galscan.vetting.planning import estimate_by_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +131,7 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
 @styled
 def completeness(
     frame: pd.DataFrame,
-    info: Mapping[str, Any],
+    run: Run,
     model: Model | None,
     graded: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     limits_by_scores: pd.DataFrame | None = None,
@@ -146,14 +147,9 @@ def completeness(
     colour = BLUE if graded is None else GREY
     if limits_by_scores is not None:
         _band(axes, *(limits_by_scores[name] for name in ("rank", "low", "high")), colour)
-    elif model is not None and len(frame) and info.get("histogram"):
+    elif model is not None and len(frame) and run.info.histogram:
         # The table holds no interval of completeness; it is recomputed with the seed of the scan.
-        settings = model.recipe.purity
-        estimate = purities.estimate_from_run(
-            model.calibration, info, frame["score"].to_numpy(np.float64),
-            known_labels.numbers(frame["known"].to_numpy()) if "known" in frame else None,
-            bootstrap=settings.bootstrap, confidence=settings.confidence,
-        )  # fmt: skip
+        estimate = estimate_by_scores(run)[0]
         low, high = (estimate.published(f"completeness_{end}") for end in ("lo", "hi"))
         _band(axes, ranks, low[rows], high[rows], colour)
     axes.plot(ranks, frame["completeness"].iloc[rows], color=colour, linewidth=2, label="by scores alone")
@@ -175,9 +171,7 @@ def completeness(
 
 
 @styled
-def scores(
-    frame: pd.DataFrame, info: Mapping[str, Any], model: Model | None, histogram: ScoreHistogram
-) -> Plot:
+def scores(frame: pd.DataFrame, run: Run, model: Model | None, histogram: ScoreHistogram) -> Plot:
     """Draw the histogram of all scores, and that expected from the calibration."""
     figure, axes = new_axes()
     centres, used = histogram.centres, np.flatnonzero(histogram.counts)
@@ -190,7 +184,7 @@ def scores(
         middle = centres[used[0]] + step * (starts + 0.5 * (wide - 1))
         bars = np.add.reduceat(histogram.counts[span], starts)
         axes.bar(middle, bars, width=wide * step, color="#cbd3dc", label="all objects")
-        prevalence = ((info.get("purity") or {}).get("prevalence") or {}).get("value")
+        prevalence = (run.info.purity.get("prevalence") or {}).get("value")
         if model is not None and prevalence:
             _, negatives, targets = purities.fitted_mixture(model.calibration, histogram, prevalence)
             expected = {"expected by the calibration": negatives + targets, "expected targets": targets}

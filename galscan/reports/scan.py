@@ -13,24 +13,24 @@ import pyarrow as pa
 
 from galscan.candidates.table_stream import from_parquet
 from galscan.core import thumbnails
-from galscan.core.errors import GalscanError, InputError, NotFoundError
+from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import read_json, write_text
-from galscan.models.model import Model, open_model
+from galscan.models.model import Model
 from galscan.reports import plots, plots_sky, scan_facts
 from galscan.reports.memory import release
 from galscan.reports.page import count, interval, render
 from galscan.scanning import quantised
-from galscan.scanning.run import tables
+from galscan.scanning.run import GRADED, GRADED_PURITY, Run
+from galscan.scanning.run_info import CANDIDATES, RunInfo, read_info
 from galscan.stats import purity as purities
 from galscan.stats.histogram import ScoreHistogram
-from galscan.store.layout import Store, open_store
+from galscan.store.layout import Store
 from galscan.vetting.gradebook import summary_lines
 
 T = TypeVar("T")
 PICTURES = 48  # images of top candidates
 LAST = 6  # images of the lowest accepted ranks
 MISSED = 24  # images of missed known targets
-GRADED = "candidates-graded.parquet"
 # Columns needed of the list ranked by scores, and of the displayed list, which has the grades where there are any.
 COUNTED = ("store", "index", "rank", "score", "purity", "purity_lo", "purity_hi")
 SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "known", "in_train")
@@ -69,19 +69,20 @@ def write_scan_report(run: str | Path) -> Path:
     NotFoundError
         If the folder has no run.json or no candidates.parquet.
     """
-    run = Path(run)
-    if not (run / "run.json").is_file() or not (run / "candidates.parquet").is_file():
-        raise NotFoundError(f"{run} is not a run with candidates; make one with: galscan scan")
-    info = read_json(run / "run.json")
-    before = _read(run / "candidates.parquet", ("rank", "score", "known", "completeness"))
-    graded = _graded(run, before)
-    model, stores = _model_of(info), _stores(info)
-    histogram = ScoreHistogram.from_list(info.get("histogram") or [])
-    footprint = _if_readable(lambda: scan_facts.footprint(tables(run, info)))
+    path = Path(run)
+    info = read_info(path)
+    if info is None or not (path / CANDIDATES).is_file():
+        raise NotFoundError(f"{path} is not a run with candidates; make one with: galscan scan")
+    opened = Run(path, info)
+    before = _read(path / CANDIDATES, ("rank", "score", "completeness"))
+    graded = _graded(path, before)
+    model, stores = opened.model_if_unchanged(), opened.stores_if_unchanged()
+    histogram = ScoreHistogram.from_list(info.histogram)
+    footprint = _if_readable(lambda: scan_facts.footprint(opened.tables))
     # This plot takes most memory, so it is drawn before other tables are read: the list may hold a million.
     completeness = plots.completeness(
         before,
-        info,
+        opened,
         model,
         None if graded is None else (graded.completeness, graded.limits),
         None if graded is None else graded.limits_by_scores,
@@ -89,16 +90,15 @@ def write_scan_report(run: str | Path) -> Path:
     n_candidates = len(before)
     del before
     release(n_candidates)
-    before = _read(run / "candidates.parquet", COUNTED)
-    table = run / ("candidates.parquet" if graded is None else GRADED)
+    before = _read(path / CANDIDATES, COUNTED)
+    table = path / (CANDIDATES if graded is None else f"{GRADED}.parquet")
     frame = _read(table, SHOWN)
     accepted, sentence = _sentence(frame, info, graded)
-    purity = info.get("purity") or {}
-    prevalence = (purity if graded is None else graded.summary["after"]).get("prevalence") or {}
+    prevalence = (info.purity if graded is None else graded.summary["after"]).get("prevalence") or {}
     figures = [
         plots.purity(frame, accepted, None if graded is None else before),
         completeness,
-        plots.scores(before, info, model, histogram),
+        plots.scores(before, opened, model, histogram),
     ]
     warning, ranked = _warning(frame, accepted), len(frame)
     before = before[["store", "index", "rank", "score"]]
@@ -107,42 +107,41 @@ def write_scan_report(run: str | Path) -> Path:
     top = _rows(table, 0, PICTURES)
     del frame
     release(n_candidates)
-    rate = info.get("images_per_s")
     page = render(
         "scan.html.j2",
         kind="scan",
-        title=f"galscan: scan for {info.get('target', 'targets')}",
-        target=info.get("target", "targets"),
+        title=f"galscan: scan for {info.target or 'targets'}",
+        target=info.target or "targets",
         sentence=sentence,
         warning=warning,
         accepted=f"{accepted:,}",
         facts=[
-            ("scored", count(info.get("scanned"))),
-            ("quarantined", count(info.get("quarantined"))),
+            ("scored", count(info.scanned)),
+            ("quarantined", count(info.quarantined)),
             ("ranked", count(ranked)),
             ("graded", count(0 if graded is None else graded.summary["graded"])),
             ("prevalence", interval(prevalence, percent=True)),
-            ("rate", f"{rate:,.0f} images/s" if rate else "not measured"),
+            ("rate", f"{info.images_per_s:,.0f} images/s" if info.images_per_s else "not measured"),
         ],
-        ranks=_ranks(purity, graded),
-        notes=_notes(purity),
+        ranks=_ranks(info.purity, graded),
+        notes=_notes(info.purity),
         graded_notes=_notes(graded.summary["after"]) if graded else [],
         graders=summary_lines(graded.summary["graders"], graded.summary.get("agreement", [])) if graded else [],
         figures=figures,
         top=[_card(row, stores) for row in top],
         last=[_card(row, stores) for row in last],
-        known=_if_readable(lambda: _known(run, info, before, model, stores, histogram)) if model else None,
-        stores=info.get("stores", []),
-        selection=info.get("selection", "all objects"),
+        known=_if_readable(lambda: _known(opened, before, model, stores, histogram)) if model else None,
+        stores=info.stores,
+        selection=info.selection,
         coverage=_coverage(footprint),
         sky=plots_sky.sky(with_position, footprint) if len(with_position) else None,
         prefilter=_prefilter(info),
-        reasons=_quarantined(run, info, stores),
-        timing=scan_facts.timing(tables(run, info), info),
+        reasons=_quarantined(opened, stores),
+        timing=scan_facts.timing(opened),
         provenance=_provenance(info, model),
     )
-    write_text(run / "report.html", page)
-    return run / "report.html"
+    write_text(path / "report.html", page)
+    return path / "report.html"
 
 
 # Text
@@ -153,15 +152,15 @@ def _notes(purity: Mapping[str, Any]) -> list[str]:
     return [note for note in purity.get("notes", []) if not note.startswith(("A first look", "A prefilter"))]
 
 
-def _sentence(frame: pd.DataFrame, info: Mapping[str, Any], graded: _Graded | None) -> tuple[int, str]:
+def _sentence(frame: pd.DataFrame, info: RunInfo, graded: _Graded | None) -> tuple[int, str]:
     """Return the number of accepted candidates and the headline."""
-    scanned = f"{info.get('scanned') or 0:,} galaxies"
+    scanned = f"{info.scanned:,} galaxies"
     if graded is not None:
         scanned += f", {graded.summary['graded']:,} of them graded"
     if frame.empty:
         return 0, f"No candidates among {scanned}."
     if frame["purity"].isna().all():
-        reason = (info.get("purity") or {}).get("unknown")
+        reason = info.purity.get("unknown")
         end = f": {reason}" if reason else ""
         return 0, f"{len(frame):,} candidates among {scanned}; their purity is unknown{end}."
     purity = frame["purity"].to_numpy()
@@ -218,14 +217,14 @@ def _coverage(footprint: scan_facts.Footprint | None) -> list[tuple[str, str]]:
     ]
 
 
-def _prefilter(info: Mapping[str, Any]) -> str:
+def _prefilter(info: RunInfo) -> str:
     """Describe the prefilter: rejected objects, and the fraction of candidates that pass it."""
-    entry = info.get("first_look")
+    entry = info.first_look
     if not entry:
         return ""
-    rejected, scanned = entry["discarded"], info["scanned"]
-    stages = ["a small network trained on the scores of the full ones"] if info.get("cascade", True) else []
-    stages += ["the networks quantised to 8 bits"] if (info.get("int8") or {}).get("used") else []
+    rejected, scanned = entry["discarded"], info.scanned
+    stages = ["a small network trained on the scores of the full ones"] if info.cascade else []
+    stages += ["the networks quantised to 8 bits"] if (info.int8 or {}).get("used") else []
     return (
         f"The prefilter, {' followed by '.join(stages)}, rejected {rejected:,} of {scanned:,} objects "
         f"({rejected / scanned:.1%}). Of these {entry['audited']:,}, selected at random, were scored in full as a "
@@ -235,18 +234,17 @@ def _prefilter(info: Mapping[str, Any]) -> str:
     )
 
 
-def _provenance(info: Mapping[str, Any], model: Model | None) -> list[tuple[str, Any]]:
-    identity = info.get("identity") or {}
+def _provenance(info: RunInfo, model: Model | None) -> list[tuple[str, Any]]:
     entries = [
-        ("run", info.get("fingerprint")),
-        ("model", identity.get("model")),
-        ("recipe", identity.get("recipe")),
-        ("galscan", (info.get("versions") or {}).get("galscan")),
-        ("precision", info.get("precision")),
-        ("device", info.get("device")),
-        *([("8 bits", quantised.describe(info["int8"]))] if info.get("int8") else []),
-        ("cutout size", f"{info.get('size')} px"),
-        ("partitions", info.get("parts")),
+        ("run", info.fingerprint),
+        ("model", info.identity.get("model")),
+        ("recipe", info.identity.get("recipe")),
+        ("galscan", info.versions.get("galscan")),
+        ("precision", info.precision),
+        ("device", info.device),
+        *([("8 bits", quantised.describe(info.int8))] if info.int8 else []),
+        ("cutout size", f"{info.size} px"),
+        ("partitions", info.parts),
         ("purity method", purities.METHOD),
     ]
     if model is None:
@@ -272,17 +270,14 @@ def _provenance(info: Mapping[str, Any], model: Model | None) -> list[tuple[str,
 
 
 def _known(
-    run: Path,
-    info: Mapping[str, Any],
+    run: Run,
     frame: pd.DataFrame,
     model: Model,
     stores: Mapping[str, Store],
     histogram: ScoreHistogram,
 ) -> dict[str, Any]:
     """Return counts of labelled targets by outcome, and images of the missed ones."""
-    known = scan_facts.known_targets(
-        tables(run, info), frame, model, list(stores.values()), histogram, info.get("targets", [model.target])
-    )
+    known = scan_facts.known_targets(run.tables, frame, model, list(stores.values()), histogram, run.targets)
     by_role = known.groupby(["role", "fate"]).size()
     fates = [fate for fate in scan_facts.FATES if (known["fate"] == fate).any()]
     rows = [
@@ -312,10 +307,10 @@ def _missed_card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[st
     }  # fmt: skip
 
 
-def _quarantined(run: Path, info: Mapping[str, Any], stores: Mapping[str, Store]) -> list[dict[str, Any]]:
+def _quarantined(run: Run, stores: Mapping[str, Store]) -> list[dict[str, Any]]:
     """Return each quarantine reason with its count and a few images."""
-    reasons = dict(sorted((info.get("quarantine_reasons") or {}).items(), key=lambda item: -item[1]))
-    examples = _if_readable(lambda: scan_facts.quarantine(tables(run, info), reasons)) or {}
+    reasons = dict(sorted(run.info.quarantine_reasons.items(), key=lambda item: -item[1]))
+    examples = _if_readable(lambda: scan_facts.quarantine(run.tables, reasons)) or {}
     return [
         {
             "reason": reason, "count": number,
@@ -415,28 +410,11 @@ def _rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
 
 def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
     """Return the output of `galscan purity` if it belongs to these candidates, else None."""
-    if not (run / "purity.json").is_file() or not (run / GRADED).is_file():
+    table = run / f"{GRADED}.parquet"
+    if not (run / GRADED_PURITY).is_file() or not table.is_file():
         return None
-    same = np.array_equal(_read(run / GRADED, ("score",))["score"], before["score"])
-    return _Graded(run / GRADED, read_json(run / "purity.json")) if same else None
-
-
-def _model_of(info: Mapping[str, Any]) -> Model | None:
-    """Return the run's model, or None if it is missing or has changed."""
-    try:
-        return open_model(str(info["model"]), info["identity"]["model"])
-    except (GalscanError, KeyError, TypeError, OSError):
-        return None
-
-
-def _stores(info: Mapping[str, Any]) -> dict[str, Store]:
-    stores = {}
-    for entry in info.get("stores", []):
-        try:
-            stores[str(entry.get("name"))] = open_store(entry["path"], entry["content_hash"])
-        except (GalscanError, KeyError, OSError):
-            continue
-    return stores
+    same = np.array_equal(_read(table, ("score",))["score"], before["score"])
+    return _Graded(table, read_json(run / GRADED_PURITY)) if same else None
 
 
 def _if_readable(read: Callable[[], T]) -> T | None:

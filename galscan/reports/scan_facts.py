@@ -22,6 +22,7 @@ from galscan.models import roles
 from galscan.models.model import Model
 from galscan.reports.page import duration
 from galscan.scanning.partitions import of_target
+from galscan.scanning.run import Run
 from galscan.stats.histogram import ScoreHistogram
 from galscan.store import identity
 from galscan.store.layout import Store
@@ -236,17 +237,17 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 # Timing
 
 
-def timing(run: Path, info: Mapping[str, Any]) -> list[tuple[str, str]]:
+def timing(run: Run) -> list[tuple[str, str]]:
     """Return the duration of each phase, the rate and the workers, as far as run.json and the ledger record them."""
-    phases = {"first look": "prefilter"}  # name in version 0.1
-    entries = [("total", duration(info.get("wall_s")))]
-    entries += [(phases.get(phase, phase), duration(seconds)) for phase, seconds in (info.get("seconds") or {}).items()]
-    if rate := info.get("images_per_s"):
+    phases = {"first look": "prefilter"}
+    entries = [("total", duration(run.info.wall_s))]
+    entries += [(phases.get(phase, phase), duration(seconds)) for phase, seconds in run.info.seconds.items()]
+    if rate := run.info.images_per_s:
         entries.append(("rate", f"{rate:,.0f} images/s"))
-    if partitions := _ledger(run):
+    if partitions := _ledger(run.tables):
         workers = len({entry["worker"] for entry in partitions})
         noun = "worker" if workers == 1 else "workers"
-        busy = info.get("busy")
+        busy = run.info.busy
         busy_text = "" if busy is None else f", networks busy for {busy:.0%} of the scan"
         entries.append((noun, f"{workers:,}, for {len(partitions):,} partitions{busy_text}"))
     return entries

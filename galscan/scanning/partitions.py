@@ -1,4 +1,4 @@
-"""Partitions of a scan: the job that they share, and the Parquet tables that each writes.
+"""Partitions of a scan: the job that they share, and the Parquet tables of each, written and read.
 
 A partition is complete when its scores file exists: its quarantine file, and its embeddings file if requested, are
 written before.
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galscan.core import files
-from galscan.core.errors import GalscanError
+from galscan.core.errors import GalscanError, InputError
 from galscan.scanning import quantised
 from galscan.scanning.plan import ModelRef, Partition, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
@@ -228,3 +228,28 @@ def write_rows(path: Path, metadata: dict[bytes, bytes], columns: dict[str, Any]
             table, temporary, compression="none" if is_embedding else "zstd", use_dictionary=not is_embedding,
             write_statistics=not is_embedding, write_page_checksum=True,
         )  # fmt: skip
+
+
+def read_table(path: Path, fingerprint: str, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a partition's table, checked to be of the scan with this fingerprint; checksums are verified.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of another scan.
+    """
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        file = None
+    if file is None or (file.metadata.metadata or {}).get(FINGERPRINT) != fingerprint.encode():
+        raise InputError(f"{path} is missing, or of another scan; run its scan command again")
+    with file:
+        try:
+            table = file.read(list(columns))
+            why = ", ".join(f"no column {name}" for name in columns if name not in table.column_names)
+        except (OSError, pa.ArrowException) as error:
+            why = str(error).splitlines()[0]
+    if why:
+        raise InputError(f"{path} is damaged ({why}); remove it and run its scan command again")
+    return table

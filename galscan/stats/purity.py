@@ -38,7 +38,7 @@ Limits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,35 +216,6 @@ def estimate(
         float(pi), *limits, probability, purity, purity_lo, purity_hi, completeness, completeness_lo, completeness_hi,
         ambiguous, ambiguous_lo, ambiguous_hi,
         _notes(calibration, total, top, limits, purity, departure, confidence, unknown), draws, survey_targets, unknown,
-    )  # fmt: skip
-
-
-def estimate_from_run(
-    calibration: Calibration, info: Mapping[str, Any], scores: np.ndarray, known: np.ndarray | None, *,
-    bootstrap: int, confidence: float,
-) -> Purity:  # fmt: skip
-    """Repeat the estimate of a finished scan from its ``run.json``.
-
-    Parameters
-    ----------
-    info : mapping
-        Contents of ``run.json``.
-    scores, known
-        Of its candidates; as of `estimate`.
-
-    Raises
-    ------
-    InputError
-        If the run has no histogram, or a damaged one.
-    """
-    if "histogram" not in info:
-        raise InputError("the run was scanned by a version that kept no histogram of its scores; scan it again")
-    objects, targets = info.get("known_beyond", (0, 0))
-    return estimate(
-        calibration, ScoreHistogram.from_list(info["histogram"]), scores,
-        beyond=ScoreHistogram.from_list(info.get("histogram_discarded", [])), known=known,
-        known_beyond=(objects, targets), unknown=(info.get("purity") or {}).get("unknown", ""), bootstrap=bootstrap,
-        confidence=confidence, seed=int(info["seed"]),
     )  # fmt: skip
 
 

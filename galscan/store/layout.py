@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,17 @@ def _no_spec_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=Warning, module=r"zarr\..*")
         warnings.filterwarnings("ignore", message=".*Consolidated metadata.*|.*does not have a Zarr V3 specification.*")
         yield
+
+
+def read_images(stores: Mapping[str, Store], rows: Sequence[tuple[str, int]]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number in `rows`, image) for rows given as (store, index), in their order in the stores.
+
+    Each chunk is decoded only once.
+    """
+    order = sorted(range(len(rows)), key=lambda k: rows[k])
+    for (name, _), group in groupby(order, key=lambda k: (rows[k][0], rows[k][1] // CHUNK)):
+        numbers = list(group)
+        first, last = rows[numbers[0]][1], rows[numbers[-1]][1]
+        images = stores[name].images(slice(first, last + 1))
+        for k in numbers:
+            yield k, images[rows[k][1] - first].copy()  # a view would keep the chunk in memory

@@ -17,10 +17,9 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
-from galscan.scanning.run import Run, is_similarity_list
+from galscan.scanning.run import Run
 from galscan.stats import allocation
 from galscan.stats.graded import prior_fractions
-from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting import gradebook, planning, sampling
 from galscan.vetting.gradebook import GradeBook
 
@@ -47,7 +46,7 @@ def begin(run: Run, path: Path, *, best: int | None, size: int, rank: int | None
     if size < 1 or (best is not None and not 1 <= best <= size):
         raise InputError(f"--best {best}, --size {size}: the best must be at least 1, and at most the size")
     rank = sampling.RANK if rank is None else rank
-    meta = {"fingerprint": str(run.info["fingerprint"]), "seed": str(seed)}
+    meta = {"fingerprint": run.info.fingerprint, "seed": str(seed)}
     found = sampling.strata_of(run, best or 0, rank)
     prior = _prior(run, found)
     if prior is None:
@@ -65,14 +64,14 @@ def begin(run: Run, path: Path, *, best: int | None, size: int, rank: int | None
 
 def _prior(run: Run, found: list[sampling.Stratum]) -> dict[str, np.ndarray] | None:
     """Return the model's expectation for each stratum; None without a calibrated model."""
-    if is_similarity_list(run.info):
+    if run.info.is_similarity_list:
         return None
     try:
         purity, _ = planning.estimate_by_scores(run)
     except InputError:  # the model is missing, or the scan was made by an old version
         return None
     prior = prior_fractions(
-        purity, planning.scores(run), found, ScoreHistogram.from_list(run.info.get("histogram_discarded", [])),
+        purity, planning.scores(run), found, run.histogram_discarded,
         known=sampling.known_labels(run),
     )  # fmt: skip
     return {name: draws[:: max(len(draws) // DRAWS, 1)][:DRAWS] for name, draws in prior.items()}

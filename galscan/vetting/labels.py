@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from galscan.core.errors import InputError
-from galscan.models.model import open_model
-from galscan.scanning.run import Run, is_similarity_list, open_single_target
+from galscan.scanning.run import Run, open_run
 from galscan.store.identity import Objects
 from galscan.training.graded_labels import GradedLabels
 from galscan.vetting.gradebook import FILE, TARGET, GradeBook
@@ -29,8 +28,8 @@ def read_labels(run: str | Path) -> GradedLabels:
     InputError
         If the scan is not finished, or no object has a certain grade.
     """
-    opened = open_single_target(run)
-    with GradeBook(opened.path / FILE, str(opened.info["fingerprint"])) as book:
+    opened = open_run(run).require_single_target()
+    with GradeBook(opened.path / FILE, opened.info.fingerprint) as book:
         verdicts, current = book.verdicts(), book.current()
     verdicts = verdicts[verdicts["kind"] == SURVEY]
     grades = current.groupby("item")["grade"].agg(set).reindex(verdicts["item"])
@@ -42,13 +41,13 @@ def read_labels(run: str | Path) -> GradedLabels:
             f"no object of {opened.path} is graded as a target or as no target; grade some: galscan vet {opened.path}"
         )
     table = verdicts[["store", "row", "id"]].assign(target=target).reset_index(drop=True)
-    stores = {str(s["name"]): (str(s["path"]), str(s["content_hash"])) for s in opened.info["stores"]}
+    stores = {ref.name: (ref.path, ref.content_hash) for ref in opened.info.stores}
     if unknown := sorted(set(table["store"]) - set(stores)):
         raise InputError(f"{opened.path / FILE} names the store '{unknown[0]:.60}', which is not in that scan")
     # Grades of a similarity list may train a model of any target, and none of its objects is in a held-out set.
-    similarity = is_similarity_list(opened.info)
+    similarity = opened.info.is_similarity_list
     return GradedLabels(
-        opened.path, None if similarity else str(opened.info["target"]), str(opened.info["fingerprint"]), table, stores,
+        opened.path, None if similarity else opened.info.target, opened.info.fingerprint, table, stores,
         Objects(None, None, None, []) if similarity else _held_out(opened),
     )  # fmt: skip
 
@@ -75,7 +74,5 @@ def read_all(runs: str | Path | Sequence[str | Path]) -> list[GradedLabels]:
 
 def _held_out(run: Run) -> Objects | None:
     """Return the held-out objects (calibration and test) of a scan's model; None if it is missing or has changed."""
-    try:
-        return open_model(str(run.info["model"]), run.info["identity"]["model"]).objects("held_out")
-    except InputError:
-        return None
+    model = run.model_if_unchanged()
+    return model.objects("held_out") if model is not None else None

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from galscan.core.errors import InputError
-from galscan.models.model import open_model
 from galscan.scanning import known_labels
-from galscan.scanning.run import CANDIDATES, Run, is_similarity_list
+from galscan.scanning.run import Run
+from galscan.scanning.run_info import CANDIDATES
 from galscan.stats import allocation, graded
 from galscan.stats import purity as purities
 from galscan.vetting import sampling
@@ -23,12 +23,14 @@ def estimate_by_scores(run: Run, confidence: float | None = None) -> tuple[purit
         If the model of the scan is missing, or the scan was made by a version that did not record what is needed.
     """
     check(run)
-    model = open_model(str(run.info["model"]), run.info["identity"]["model"])
+    model = run.model()
     settings = model.recipe.purity
     confidence = settings.confidence if confidence is None else confidence
-    return purities.estimate_from_run(
-        model.calibration, run.info, scores(run), known_labels.read_labels(run.path / CANDIDATES),
-        bootstrap=settings.bootstrap, confidence=confidence,
+    return purities.estimate(
+        model.calibration, run.histogram, scores(run), beyond=run.histogram_discarded,
+        known=known_labels.read_labels(run.path / CANDIDATES), known_beyond=run.info.known_beyond,
+        unknown=run.info.purity.get("unknown") or "", bootstrap=settings.bootstrap, confidence=confidence,
+        seed=run.info.seed,
     ), confidence  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def check(run: Run) -> None:
     InputError
         If the run is a similarity list.
     """
-    if is_similarity_list(run.info):
+    if run.info.is_similarity_list:
         raise InputError(
             f"{run.path} ranks objects by similarity to examples, which is not calibrated, so its purity cannot be "
             "estimated. Train a model on the grades: galscan train-rare --target NEW.toml "

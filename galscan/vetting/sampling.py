@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from galscan.core.errors import InputError
 from galscan.scanning import known_labels as known
-from galscan.scanning.run import CANDIDATES, Run, astrometry, is_similarity_list, lineages
+from galscan.scanning.run import Run
+from galscan.scanning.run_info import CANDIDATES
 from galscan.stats.allocation import BEYOND, MIN_GRADES
 from galscan.stats.graded import Stratum
 from galscan.stats.purity import AMBIGUOUS
@@ -105,8 +106,7 @@ def known_labels(run: Run) -> np.ndarray | None:
 
 def known_beyond(run: Run) -> tuple[int, int]:
     """Return the number of objects of known label that are not candidates, and of targets among them."""
-    objects, targets = run.info.get("known_beyond", (0, 0))
-    return int(objects), int(targets)
+    return run.info.known_beyond
 
 
 def strata_of(run: Run, best: int = 0, rank: int = RANK) -> list[Stratum]:
@@ -117,15 +117,15 @@ def strata_of(run: Run, best: int = 0, rank: int = RANK) -> list[Stratum]:
     InputError
         If the scan was made by a version that did not record the stages of objects.
     """
-    if "first_look" not in run.info:
+    if "first_look" not in run.info.model_fields_set:
         raise InputError(
             f"{run.path} was scanned by a version that did not record the stages of objects; scan again and grade "
             "the new run"
         )
-    prefilter, candidates = run.info["first_look"] or {}, pq.read_metadata(run.path / CANDIDATES).num_rows
+    prefilter, candidates = run.info.first_look or {}, pq.read_metadata(run.path / CANDIDATES).num_rows
     lost = int(prefilter.get("lost", 0))
     discarded = int(prefilter.get("discarded", 0)) - lost
-    others = int(run.info["scanned"]) - int(prefilter.get("discarded", 0)) - (candidates - lost)
+    others = run.info.scanned - int(prefilter.get("discarded", 0)) - (candidates - lost)
     return strata(candidates, max(others - known_beyond(run)[0], 0), discarded, best, rank, known_labels(run))
 
 
@@ -150,7 +150,7 @@ def draw(run: Run, found: list[Stratum], counts: Mapping[str, int], *, seed: int
     frame = pd.read_parquet(run.path / CANDIDATES, columns=columns)
     label = known_labels(run)
     excluded = set(zip(frame["store"], frame["index"], strict=True)) if any(not s.last for s in found) else set()
-    excluded |= {(example["store"], example["index"]) for example in run.info.get("like", []) if "store" in example}
+    excluded |= {(example["store"], example["index"]) for example in run.info.like or [] if "store" in example}
     samples = []
     for k, s in enumerate(found):
         rng = np.random.default_rng([seed, k])
@@ -181,7 +181,7 @@ def _not_candidates(
     paths = sorted((run.tables / "scores").glob("part-*.parquet"))
     sizes = np.array([pq.read_metadata(path).num_rows for path in paths])
     labelled = _labelled(run) if known_beyond(run)[0] else None
-    of_store = lineages(run.info)
+    of_store = run.info.lineages
     sample: list[pd.DataFrame] = []
     sampled: set[tuple[str, int]] = set()
     for _ in range(TRIES if sizes.sum() and count else 0):
@@ -206,12 +206,8 @@ def _not_candidates(
 
 def _labelled(run: Run) -> Objects | None:
     """Return the objects whose label a run's model knows; None if the model is missing."""
-    from galscan.models.model import open_model
-
-    try:
-        return open_model(str(run.info["model"])).objects(radius=astrometry(run.info))
-    except InputError:
-        return None
+    model = run.model_if_unchanged()
+    return model.objects(radius=run.info.astrometry) if model is not None else None
 
 
 def _known_targets(run: Run, shown: set[tuple[str, int]], rng: np.random.Generator) -> pd.DataFrame:
@@ -220,21 +216,17 @@ def _known_targets(run: Run, shown: set[tuple[str, int]], rng: np.random.Generat
     They are drawn from all ranks: targets that the model missed are harder, and would make graders seem unreliable.
     For a similarity list the controls are its examples.
     """
-    if is_similarity_list(run.info):
-        examples = [example | {"row": example["index"]} for example in run.info["like"] if "store" in example]
+    if run.info.like is not None:
+        examples = [example | {"row": example["index"]} for example in run.info.like if "store" in example]
         return pd.DataFrame([examples[k] for k in rng.permutation(len(examples))[:POSITIVES]], columns=_COLUMNS[:5])
-    from galscan.models.model import open_model
     from galscan.store.identity import lineage_of
-    from galscan.store.layout import open_store
 
-    try:
-        trained = open_model(str(run.info["model"])).objects("train", targets=True)
-    except InputError:  # without the model there are no such controls
+    if (model := run.model_if_unchanged()) is None:  # without the model there are no such controls
         return pd.DataFrame(columns=_COLUMNS)
+    trained = model.objects("train", targets=True)
     used: set[int] = set()  # objects in several stores are shown once
     rows: list[dict[str, Any]] = []
-    for entry in run.info["stores"]:
-        store = open_store(entry["path"])
+    for store in run.stores().values():
         names, ra, dec = (store.column(name) for name in ("id", "ra", "dec"))
         found = trained.find(ra, dec, lineage_of(store), names)
         for row in np.flatnonzero(found >= 0).tolist():

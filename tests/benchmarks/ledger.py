@@ -25,8 +25,8 @@ from distributed import Client, LocalCluster
 import galscan
 from galscan.models.ensemble import Scores
 from galscan.scanning import engine, merge, partitions, worker
-from galscan.scanning.cost import output_bytes
 from galscan.scanning.plan import make_plan
+from galscan.scanning.prepare import output_bytes
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
 from tests.benchmarks.scan import measured_peak

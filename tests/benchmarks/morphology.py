@@ -203,7 +203,7 @@ def _targets(work: Path, size: int, quick: bool) -> dict[str, Any]:
                 run = galscan.scan(store=survey.path, model=which, out=work / "run", cascade=cascade, limit=limit)
                 how = f"{name}{'_first_look' if cascade else ''}"
                 seconds.setdefault(how, []).append(time.perf_counter() - started)
-                rates.setdefault(how, []).append(run.info["images_per_s"])
+                rates.setdefault(how, []).append(run.info.images_per_s)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     looked = middle.get("six_first_look", np.nan) / middle.get("one_first_look", np.nan)
     return {

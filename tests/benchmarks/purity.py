@@ -43,7 +43,6 @@ from scipy.stats import binom, logistic, norm
 
 import galscan
 from galscan.candidates import columns
-from galscan.core.files import write_json
 from galscan.scanning.run import CANDIDATES
 from galscan.stats import allocation, graded, purity
 from galscan.stats import calibration as calibrate
@@ -324,10 +323,10 @@ def _finished(work: Path, rows: int) -> Path:
                 column = pa.array(values).cast(piece.schema.field(at).type)
                 piece = piece.set_column(at, piece.schema.field(at), column)
             writer.write_table(piece.select(few.column_names).cast(few.schema))
-    info = run.info | {"histogram": histogram.to_list(), "scanned": 4 * rows, "top": rows, "candidates": rows}
-    write_json(run.path / "run.json", info)
+    info = run.info.updated(histogram=histogram.to_list(), scanned=4 * rows, top=rows, candidates=rows)
+    info.write(run.path)
     galscan.vet(run.path, serve=False)
-    with GradeBook(run.path / FILE, str(run.info["fingerprint"])) as book:
+    with GradeBook(run.path / FILE, str(run.info.fingerprint)) as book:
         while book.ungraded():
             for item in set(book.items()["item"]) - set(book.current()["item"]):
                 book.record(f"grade-{item:06d}", int(item), "ann", "A" if item % 3 else "not")

@@ -27,6 +27,7 @@ from galscan.core.device import one_thread
 from galscan.labels.recipe import load_recipe
 from galscan.models.ensemble import load_ensemble, load_scorer
 from galscan.scanning.cluster import cores
+from galscan.scanning.run import Run
 from galscan.store import layout
 from tests.benchmarks._record import arguments, record
 from tests.helpers import tiny_recipe
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         with measured_peak() as peak:
             started = time.perf_counter()
             run = galscan.scan(store=store, model=model.path, out=out, workers=options.workers, top=1000, **how)
-            run.info["wall_s"] = time.perf_counter() - started  # the report included
+            run = Run(run.path, run.info.updated(wall_s=time.perf_counter() - started))  # the report included
         return run, peak[0]
 
     cascade = model.prefilter is not None  # a quick run has none
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         rates["forward"].append(_forward(model.path, images, options.workers, options.device, converted))
         rates["jpeg"].append(_jpeg_rate(model, folder, options.workers, options.device))
         single, peaks["tenth"] = scan(tenth, cascade=False, **how)
-        rates["single"].append(single.info["images_per_s"])
+        rates["single"].append(single.info.images_per_s)
         best = set(single.candidates["index"])
         first, _ = scan(tenth, cascade=cascade, **how)
         kept.append(len(best & set(first.candidates["index"])) / len(best))
@@ -87,9 +88,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             ratio = _speedup(model.path, images[:10_000], converted, quantised)
             rough, _ = scan(tenth, cascade=False, int8=True, **how)
             share = len(best & set(rough.candidates["index"])) / len(best)
-            in_8_bits.append((ratio, share, rough.info["int8"]["used"]))
+            in_8_bits.append((ratio, share, rough.info.int8["used"]))
     whole, peaks["million"] = scan(million, cascade=cascade, **how)
-    rates["cascade"].append(whole.info["scanned"] / whole.info["wall_s"])
+    rates["cascade"].append(whole.info.scanned / whole.info.wall_s)
     _, peaks["alone"] = scan(tenth, cascade=cascade, **how)
     median = {name: statistics.median(values) for name, values in rates.items()}
     figures = {
@@ -101,19 +102,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "int8_used": all(used for _, _, used in in_8_bits) if in_8_bits else None,
         "jpeg_loader_ratio": median["cascade"] / median["jpeg"],
         "jpeg_loader_ratio_single": median["single"] / median["jpeg"],
-        "million_objects": whole.info["scanned"],
-        "million_wall_s": whole.info["wall_s"],
+        "million_objects": whole.info.scanned,
+        "million_wall_s": whole.info.wall_s,
         "million_images_per_s": median["cascade"],
         "million_peak_mb": peaks["million"] / 1e6,
         "memory_growth": peaks["million"] / peaks["alone"] - 1,
-        "million_seconds": whole.info["seconds"],
-        "busy": single.info["busy"], "first_look": whole.info["first_look"],
+        "million_seconds": whole.info.seconds,
+        "busy": single.info.busy, "first_look": whole.info.first_look,
         "rates": rates, "members": model.members, "workers": options.workers, "size": size,
         "repeats": len(kept),
     }  # fmt: skip
     if options.device == "cuda":
         figures |= {"gpu_images_per_s": median["single"], "gpu_ratio_to_forward": figures["ratio_to_forward"],
-                    "gpu_busy": single.info["busy"]}  # fmt: skip
+                    "gpu_busy": single.info.busy}  # fmt: skip
     record("scan", options, figures)
     return figures
 

@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "test_positives": metrics["test"]["positives"], "test_negatives": metrics["test"]["negatives"],
         "generator_steps": (metrics["generator"] or {}).get("steps"), "classifier_steps": metrics["classifier_steps"],
         "train_s": metrics["seconds"],
-        "scanned": run.info["scanned"], "quarantined": run.info["quarantined"],
-        "images_per_s": run.info["images_per_s"],
+        "scanned": run.info.scanned, "quarantined": run.info.quarantined,
+        "images_per_s": run.info.images_per_s,
     }  # fmt: skip
     record("spine", options, figures)
     return figures

@@ -18,7 +18,7 @@ from astropy.io import fits
 from galscan.candidates.coverage import cell, moc
 from galscan.candidates.run import provenance
 from galscan.core.errors import InputError
-from galscan.core.files import read_json
+from galscan.scanning.run import open_run
 from galscan.store.layout import open_store
 from tests.candidate_tables import scanned_run
 
@@ -40,8 +40,8 @@ def copied(run, tmp_path):
 
 
 def write(run, out, order=None):
-    info = read_json(run / "run.json")
-    return moc(run, out, info, order, provenance(info))
+    opened = open_run(run)
+    return moc(opened, out, order, provenance(opened.info))
 
 
 @pytest.mark.parametrize("name", ["s.moc.fits", "s.moc.json"])

@@ -30,10 +30,10 @@ def run(tmp_path_factory, scans_here, no_pages):
 def test_every_galaxy_that_was_scored_is_in_it_once(run):
     rows, _ = morphology(run.path)
     table = pd.concat([piece.to_pandas() for piece in rows])
-    store = galscan.open_store(run.info["stores"][0]["path"])
+    store = galscan.open_store(run.info.stores[0].path)
     assert rows.count == len(table) == 691 and set(table["objid"]) == set(store.column("id")[:691])
-    said = load_scorer([open_model(run.info["model"])], "cpu", "fp32")(store.images(slice(0, 691)))
-    names = run.info["answers"]
+    said = load_scorer([open_model(run.info.model)], "cpu", "fp32")(store.images(slice(0, 691)))
+    names = run.info.answers
     np.testing.assert_allclose(table[names].to_numpy(), said.answers, rtol=2e-2, atol=2e-3)
 
 

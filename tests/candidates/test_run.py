@@ -7,7 +7,8 @@ import pytest
 from galscan.candidates import table_stream
 from galscan.candidates.run import max_purity, open_candidates, provenance, select
 from galscan.core.errors import InputError, NotFoundError
-from tests.candidate_tables import candidates, info, write_run
+from galscan.scanning.run_info import RunInfo
+from tests.candidate_tables import candidates, run_of, write_run
 
 
 def test_selection(monkeypatch):
@@ -44,8 +45,8 @@ def test_the_graded_table_is_taken_where_there_is_one(tmp_path):
     assert "grade" not in open_candidates(run)[0].names
     candidates().assign(grade="A").to_parquet(run / "candidates-graded.parquet", index=False)
     (run / "purity.json").write_text(json.dumps({"after": {"notes": ["graded"]}}))
-    table, said = open_candidates(run)
-    assert "grade" in table.names and provenance(said)["notes"] == ["graded"]
+    table, opened = open_candidates(run)
+    assert "grade" in table.names and provenance(opened.info, opened.purity)["notes"] == ["graded"]
 
 
 def test_unfinished_or_absent_runs(tmp_path):
@@ -55,6 +56,8 @@ def test_unfinished_or_absent_runs(tmp_path):
         open_candidates(tmp_path / "nothing")
 
 
-def test_provenance_of_a_run_that_says_little():
-    assert provenance(info())["stores"] == ["sdss"] and provenance(info())["prevalence_hi"] == 0.01
-    assert set(provenance({})) == set(provenance(info())) and provenance({})["notes"] == []
+def test_provenance():
+    full = provenance(run_of().info)
+    assert full["stores"] == ["sdss"] and full["prevalence_hi"] == 0.01
+    bare = provenance(RunInfo(status="done", fingerprint="f", identity={}))
+    assert set(bare) == set(full) and bare["notes"] == []

@@ -23,7 +23,7 @@ from galscan.scanning.partitions import (
     scores_path,
     write_rows,
 )
-from tests.candidate_tables import info
+from tests.candidate_tables import info, run_of
 
 SEEN = {FINGERPRINT: info()["fingerprint"].encode()}
 
@@ -46,7 +46,7 @@ def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Embeddin
         nobody = {"id": np.arange(1), "reason": pa.array(["blank image"])}
         write_rows(quarantine_path(run, k), SEEN, nobody, np.array([k == 0]))
         at, number = at + n, number + n
-    return EmbeddingSpace(run, info(parts=len(parts), embedding=parts[0].shape[1], scanned=at))
+    return EmbeddingSpace(run_of(run, parts=len(parts), embedding=parts[0].shape[1], scanned=at))
 
 
 def all_of_them(parts: list[np.ndarray], examples: np.ndarray) -> np.ndarray:
@@ -160,9 +160,8 @@ def test_a_damaged_part_is_named(damage, tmp_path):
 
 
 def test_a_scan_without_embeddings_says_how_to_make_them(tmp_path):
-    told = info(model=["/m/a", "/m/b"])
     with pytest.raises(InputError, match=r"scan --store /nowhere/sdss.zarr --model /m/a --model /m/b --embeddings"):
-        EmbeddingSpace(tmp_path, told)
+        EmbeddingSpace(run_of(tmp_path, model=["/m/a", "/m/b"]))
 
 
 def test_a_scan_that_scored_nothing_has_nothing_alike(tmp_path):

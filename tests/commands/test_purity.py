@@ -37,7 +37,7 @@ def run(scanned, tmp_path):
 
 def grade(run, grader="ann", **by_kind):
     """Grade all: targets are the odd ranks of the best, and known ones; or what `by_kind` says of a kind."""
-    with GradeBook(run / FILE, open_run(run).info["fingerprint"]) as book:
+    with GradeBook(run / FILE, open_run(run).info.fingerprint) as book:
         for row in book.items().itertuples():
             is_target = row.kind == "positive" or (row.stratum == "best" and row.rank % 2)
             said = by_kind.get(row.kind, "A" if is_target else "not")
@@ -50,7 +50,7 @@ def test_grades_become_columns_and_the_first_estimate_stays(run):
     told = purity(run)
     assert told["graded"] == 48 and told["targets"] == 14
     assert told["after"]["at"]["10"] == pytest.approx({"value": 0.4, "low": 0.4, "high": 0.4})
-    assert told["before"]["at"]["10"] == open_run(run).info["purity"]["at"]["10"]
+    assert told["before"]["at"]["10"] == open_run(run).info.purity["at"]["10"]
     assert "with grades" in told["text"] and "0.4 (0.4 to 0.4)" in told["text"]
     assert before == ((run / "candidates.parquet").read_bytes(), (run / "candidates.fits").read_bytes())
     frame = pd.read_parquet(run / "candidates-graded.parquet")

@@ -72,14 +72,15 @@ def finished(place, client, tmp_path_factory, no_pages):
 
 def test_a_scan_leaves_candidates_counts_and_purity(finished):
     info = finished.info
-    assert (info["status"], info["scanned"], info["quarantined"], info["candidates"]) == ("done", 996, 4, 100)
-    assert sum(info["quarantine_reasons"].values()) == 4
-    assert info["wall_s"] > 0 and info["images_per_s"] > 0
-    prevalence = info["purity"]["prevalence"]
+    assert (info.status, info.scanned, info.quarantined, info.candidates) == ("done", 996, 4, 100)
+    assert sum(info.quarantine_reasons.values()) == 4
+    assert info.wall_s > 0 and info.images_per_s > 0
+    prevalence = info.purity["prevalence"]
     assert 0 <= prevalence["low"] <= prevalence["value"] <= prevalence["high"] <= 1
-    assert sorted(info["purity"]["at"], key=int) == ["10", "100"]
-    json.dumps(info, allow_nan=False)
-    assert info == json.loads((finished.path / "run.json").read_text())
+    assert sorted(info.purity["at"], key=int) == ["10", "100"]
+    assert json.loads(json.dumps(info.to_dict(), allow_nan=False)) == json.loads(
+        (finished.path / "run.json").read_text()
+    )
 
 
 def test_candidates_are_ranked_from_both_surveys(finished):
@@ -96,7 +97,7 @@ def test_the_fits_table_says_what_was_done_but_not_where(finished):
     path = finished.path / "candidates.fits"
     assert len(Table.read(path)) == 100
     header = fits.getheader(path, 1)
-    assert header["RUNSHA"] == finished.info["fingerprint"]
+    assert header["RUNSHA"] == finished.info.fingerprint
     assert (header["NSCANNED"], header["NQUARANT"]) == (996, 4)
     assert str(finished.path).encode() not in path.read_bytes()
 
@@ -131,12 +132,12 @@ def test_another_folder_gets_the_same_bytes(finished, here, tmp_path):
 def test_a_run_that_lost_only_its_last_word_needs_no_workers(here, tmp_path):
     first = scan(survey="more", out=tmp_path / "run", top=10)
     before = first.candidates
-    (first.path / "run.json").write_text(json.dumps(first.info | {"status": "running"}))
+    (first.path / "run.json").write_text(json.dumps(first.info.to_dict() | {"status": "running"}))
     (first.path / "candidates.fits").unlink()
     again = scan(survey="more", out=tmp_path / "run", top=10)
     assert len(here) == 1
-    assert again.info["status"] == "done"
-    assert again.info["images_per_s"] is None  # this process scored nothing
+    assert again.info.status == "done"
+    assert again.info.images_per_s is None  # this process scored nothing
     pd.testing.assert_frame_equal(again.candidates, before)
     assert (again.path / "candidates.fits").exists()
 
@@ -152,30 +153,30 @@ def test_candidates_that_are_damaged_are_ranked_again_as_the_message_says(here, 
     table.unlink()
     with pytest.raises(InputError, match=r"lost its candidates\.parquet; run its command again"):
         run.open_run(tmp_path / "run")
-    assert scan(**options).info["status"] == "done" and len(here) == 1
+    assert scan(**options).info.status == "done" and len(here) == 1
     assert table.read_bytes() == before
 
 
 def test_a_damaged_histogram_is_counted_again_as_the_message_says(here, tmp_path):
     options = {"survey": "more", "out": tmp_path / "run", "top": 10}
     first = scan(**options)
-    (first.path / "run.json").write_text(json.dumps(first.info | {"histogram": [[10**9, 1]]}))
+    (first.path / "run.json").write_text(json.dumps(first.info.to_dict() | {"histogram": [[10**9, 1]]}))
     with pytest.raises(InputError, match=r"remove its candidates\.parquet, and run its scan command again"):
-        ScoreHistogram.from_list(run.open_run(first.path).info["histogram"])
+        ScoreHistogram.from_list(run.open_run(first.path).info.histogram)
     (first.path / "candidates.parquet").unlink()
-    assert scan(**options).info["histogram"] == first.info["histogram"]
+    assert scan(**options).info.histogram == first.info.histogram
 
 
 def test_the_run_folder_is_in_the_data_home_by_default(here, place):
     got = scan(survey="more", target="dustlane", top=5)
     assert got.path.parent == place / "runs"
-    assert got.path.name == f"dustlane-more-{got.info['fingerprint'][:8]}"
+    assert got.path.name == f"dustlane-more-{got.info.fingerprint[:8]}"
 
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path, place, capfd):
     before = sorted(place.rglob("*"))
     got = scan(survey="sky", out=tmp_path / "run", workers=2, dry_run=True)
-    assert got.info["status"] == "planned"
+    assert got.info.status == "planned"
     assert not (tmp_path / "run").exists() and sorted(place.rglob("*")) == before
     out, err = capfd.readouterr()
     assert out == ""
@@ -229,14 +230,14 @@ def test_larger_images_are_scored_as_a_store_of_them_resampled(here, tmp_path):
     got, same = (scan(store=s.path, out=tmp_path / s.name, top=300) for s in (large, small))
     columns = ["objid", "score", "score_std", "flags"]  # probabilities rest on resamples that the fingerprint seeds
     pd.testing.assert_frame_equal(got.candidates[columns], same.candidates[columns])
-    assert got.info["quarantine_reasons"] == same.info["quarantine_reasons"] and got.info["scanned"] == 297
-    assert got.info["size"] == 32 and got.info["stores"][0]["size"] == 48
+    assert got.info.quarantine_reasons == same.info.quarantine_reasons and got.info.scanned == 297
+    assert got.info.size == 32 and got.info.stores[0].size == 48
 
 
 def test_stores_of_several_sizes_in_one_scan(here, tmp_path):
     large = tiny_store(tmp_path / "large.zarr", 300, 48, survey="large", seed=7)
     got = scan(survey="more", store=large.path, out=tmp_path / "run", top=60)
-    assert got.info["scanned"] == 600 and set(got.candidates["store"]) == {"large", "more"}
+    assert got.info.scanned == 600 and set(got.candidates["store"]) == {"large", "more"}
     galscan.info(tmp_path / "run", sheet=tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
@@ -252,8 +253,8 @@ def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tm
     table = found.candidates
     assert table["index"][table["in_train"]].value_counts().to_dict() == dict.fromkeys(range(10), 2)
     assert table["duplicate"].sum() == 60 and not table.drop_duplicates("index")["duplicate"].any()
-    assert any("60 of the 120 candidates repeat an object" in note for note in found.info["purity"]["notes"])
-    assert [entry["lineage"] for entry in found.info["stores"]] == ["a", "b"]
+    assert any("60 of the 120 candidates repeat an object" in note for note in found.info.purity["notes"])
+    assert [ref.lineage for ref in found.info.stores] == ["a", "b"]
 
 
 def test_images_of_too_few_pixels_are_refused_and_nothing_is_written(tmp_path, capsys):
@@ -280,14 +281,14 @@ def test_a_store_that_has_grown_is_another(here, tmp_path, status):
     ingest("simulated", out=out, count=400, append=True, **options)
     with pytest.raises(ConflictError, match=r"holds another scan: .*stores was grows \w+, now grows \w+; choose"):
         scan(store=out, target="dustlane", out=tmp_path / "run", top=5)
-    assert scan(store=out, target="dustlane", out=tmp_path / "again", top=5).info["scanned"] == 400
+    assert scan(store=out, target="dustlane", out=tmp_path / "again", top=5).info.scanned == 400
 
 
 def test_a_run_folder_with_another_scan_is_refused(here, tmp_path):
     scan(survey="more", out=tmp_path / "run", top=5)
     with pytest.raises(ConflictError, match=r"holds another scan: top was 5, now 6"):
         scan(survey="more", out=tmp_path / "run", top=6)
-    assert run.open_run(tmp_path / "run").info["top"] == 5
+    assert run.open_run(tmp_path / "run").info.top == 5
 
 
 def test_a_store_without_one_usable_image_gives_a_reason_and_no_candidates(here, tmp_path):
@@ -307,23 +308,23 @@ def test_a_choice_of_nothing_is_said_to_be_one(here, tmp_path):
 def test_fewer_objects_than_candidates(here, tmp_path):
     tiny_store(tmp_path / "few.zarr", 3, survey="few")
     got = scan(store=tmp_path / "few.zarr", target="dustlane", out=tmp_path / "run")
-    assert got.info["candidates"] == len(got.candidates) == 3
-    assert got.info["purity"]["at"] == {}
+    assert got.info.candidates == len(got.candidates) == 3
+    assert got.info.purity["at"] == {}
 
 
 def test_surveys_the_calibration_never_saw_are_named(finished, here, tmp_path):
-    (note,) = [n for n in finished.info["purity"]["notes"] if n.startswith("The calibration set has no object of")]
+    (note,) = [n for n in finished.info.purity["notes"] if n.startswith("The calibration set has no object of")]
     assert "has no object of sky, more; all are of tiny" in note
     tiny_store(tmp_path / "tiny.zarr", 30, survey="tiny")
     got = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
-    assert not [n for n in got.info["purity"]["notes"] if n.startswith("The calibration set has no object of")]
+    assert not [n for n in got.info.purity["notes"] if n.startswith("The calibration set has no object of")]
 
 
 def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsys):
     run = scan(survey=["sky"], target="dustlane", out=tmp_path / "run", where="dec > 0", limit=600, top=50)
     dec = open_store(place / "surveys" / "sky.zarr").column("dec")[:600]
-    assert run.info["scanned"] + run.info["quarantined"] == (dec > 0).sum()
-    assert (run.candidates["dec"] > 0).all() and "dec > 0" in run.info["selection"]
+    assert run.info.scanned + run.info.quarantined == (dec > 0).sum()
+    assert (run.candidates["dec"] > 0).all() and "dec > 0" in run.info.selection
     with pytest.raises(InputError, match=r"'decc'.*did you mean 'dec'"):
         scan(survey=["sky"], target="dustlane", out=tmp_path / "no", where="decc > 0")
     with pytest.raises(InputError, match="--cone"):
@@ -340,7 +341,7 @@ def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path
     tiny_bundle(tmp_path / "model")
     run = scan(survey=["sky"], model=tmp_path / "model", out=tmp_path / "run", cascade=True, top=50)
     assert "no prefilter: a prefilter needs a sample of at least 1,196" in capsys.readouterr().err
-    assert run.info["scanned"] == 696 and run.info["first_look"] is None
+    assert run.info.scanned == 696 and run.info.first_look is None
 
 
 def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, monkeypatch, capsys):
@@ -353,8 +354,8 @@ def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, mo
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     run = scan(**how)
-    why = f"{run.info['objects']} objects are too few, at least 20,000 are needed for it to save time"
-    assert run.info["int8"] == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
+    why = f"{run.info.objects} objects are too few, at least 20,000 are needed for it to save time"
+    assert run.info.int8 == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
     assert f"not used: {why}" in write_scan_report(tmp_path / "run").read_text()
     with pytest.raises(ConflictError, match="int8 was True, now None"):
         scan(**how | {"int8": False})
@@ -373,7 +374,7 @@ def test_a_gpu_finds_the_same(cluster, here, tmp_path, cuda):
     how = {"survey": ["sky"], "target": "dustlane", "top": 100}
     cpu = scan(**how, out=tmp_path / "cpu", device="cpu", workers=1)
     gpu = scan(**how, out=tmp_path / "gpu", device="cuda", cluster=cluster, workers=1)
-    assert gpu.info["scanned"] == cpu.info["scanned"]
+    assert gpu.info.scanned == cpu.info.scanned
     assert len(set(cpu.candidates["objid"]) & set(gpu.candidates["objid"])) >= 95  # ties and rounding at the end
 
 
@@ -402,12 +403,12 @@ def test_several_targets_come_of_one_scan_as_each_alone(here, targets, tmp_path)
     assert run.targets == ["dustlane", "demo", "merger"] and len(list((run.path / "scores").iterdir())) == 3
     for name, path in (("dustlane", targets / "dustlane"), ("merger", targets / "merger")):
         alone, own = scan(survey="sky", model=path, out=tmp_path / name, top=50), run.of(name)
-        assert own.path == run.path / name and own.info["target"] == name
+        assert own.path == run.path / name and own.info.target == name
         assert list(own.candidates["objid"]) == list(alone.candidates["objid"])
         np.testing.assert_allclose(own.candidates["score"], alone.candidates["score"], atol=1e-4)
-        answers = run.info["answers"] if name == "dustlane" else ["merger"]
+        answers = run.info.answers if name == "dustlane" else ["merger"]
         pd.testing.assert_frame_equal(own.candidates[answers[:7]], alone.candidates[answers[:7]], atol=1e-3)
-        assert own.info["scanned"] == alone.info["scanned"] == 696
+        assert own.info.scanned == alone.info.scanned == 696
         for file in ("candidates.fits", "contact.png", "report.html"):
             assert (own.path / file).is_file()
     rows = pd.read_parquet(run.path / "scores")
@@ -426,7 +427,7 @@ def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path)
             verb(run.path)
     assert galscan.export(run.path / "demo", tmp_path / "x.moc.fits").details["objects"] == 696
     assert galscan.export(run.path / "demo", tmp_path / "x.fits").rows == 50
-    store = open_store(run.info["stores"][0]["path"])
+    store = open_store(run.info.stores[0].path)
     (tmp_path / "known.csv").write_text("name,ra,dec\n" + "".join(
         f"g{k},{ra},{dec}\n" for k, (ra, dec) in enumerate(zip(store.column("ra"), store.column("dec"), strict=True))
     ))  # fmt: skip
@@ -449,7 +450,7 @@ def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_p
     (half.path / "scores" / "part-00001.parquet").unlink()
     again = scan(out=tmp_path / "half", **options)
     (half.path / "demo" / "candidates.parquet").unlink()
-    assert scan(out=tmp_path / "half", **options).of("demo").info["status"] == "done"
+    assert scan(out=tmp_path / "half", **options).of("demo").info.status == "done"
     for name in again.targets:
         first, second = ((r.path / name / "candidates.fits").read_bytes() for r in (whole, again))
         assert first == second
@@ -475,7 +476,7 @@ def test_a_target_is_found_among_those_trained_together(targets, place, monkeypa
     shutil.copytree(targets / "both", tmp_path / "models" / "both")
     shutil.copytree(targets / "merger", tmp_path / "models" / "merger")
     planned = scan(store=place / "surveys" / "sky.zarr", target=["demo", "merger"], dry_run=True)
-    assert planned.info["model"] == [str(tmp_path / "models" / name) for name in ("both/demo", "merger")]
+    assert planned.info.model == [str(tmp_path / "models" / name) for name in ("both/demo", "merger")]
     (tmp_path / "models" / "both" / "models.json").write_text('{"targets": ["../../etc"]}')
     with pytest.raises(InputError, match=r"models\.json is damaged"):
         scan(store=place / "surveys" / "sky.zarr", model=tmp_path / "models" / "both", dry_run=True)
@@ -486,12 +487,12 @@ def test_objects_of_known_label_are_data(place, here, tmp_path):
     store = tiny_store(tmp_path / "tiny.zarr", 600)
     found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
     known = found.candidates[found.candidates["known"] != ""]
-    beyond, targets = found.info["known_beyond"]
+    beyond, targets = found.info.known_beyond
     assert len(known) + beyond == 10 and (known["known"] == "target").sum() + targets == 5
     assert known["in_train"].all() and set(known["known"]) <= {"target", "negative"}
-    assert ScoreHistogram.from_list(found.info["histogram"]).total == 590 and found.info["scanned"] == 600
+    assert ScoreHistogram.from_list(found.info.histogram).total == 590 and found.info.scanned == 600
     np.testing.assert_array_equal(known["p_target"], (known["known"] == "target").astype(float))
-    assert any("training, calibration or test sets" in note for note in found.info["purity"]["notes"])
+    assert any("training, calibration or test sets" in note for note in found.info.purity["notes"])
     again = planning.estimate_by_scores(found)[0]
     np.testing.assert_allclose(again.purity_lo, found.candidates["purity_lo"], rtol=1e-6)
     column = fits.getdata(found.path / "candidates.fits", 1)["known"]
@@ -503,7 +504,7 @@ def test_a_number_that_another_store_uses_as_well_is_no_known_label(place, here,
     store = tiny_store(tmp_path / "other.zarr", 200, survey="other")
     found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
     assert {"1000", "1009"} <= set(found.candidates["objid"].astype(str))
-    assert (found.candidates["known"] == "").all() and found.info["known_beyond"] == [0, 0]
+    assert (found.candidates["known"] == "").all() and found.info.known_beyond == (0, 0)
 
 
 def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_path):
@@ -516,7 +517,7 @@ def test_a_model_carried_to_another_survey_claims_no_purity(place, here, tmp_pat
     assert found.candidates[columns].isna().all(axis=None)
     header = fits.getheader(found.path / "candidates.fits", 1)
     assert header["PURITY"] == "unknown" and "PREVAL" not in header
-    assert "calibrated with images of sdss" in found.info["purity"]["unknown"]
+    assert "calibrated with images of sdss" in found.info.purity["unknown"]
     assert "unknown" in found.summary()["text"] and f"galscan vet {found.path}" in found.summary()["text"]
     assert "their purity is unknown" in write_scan_report(found.path).read_text()
     with pytest.raises(InputError, match="grade a sample"):

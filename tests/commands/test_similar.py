@@ -84,11 +84,11 @@ def test_a_picture_from_elsewhere_finds_its_own(place, tmp_path):
     image = open_store(place / "sky.zarr").images(slice(30, 31))[0]
     Image.fromarray(image).save(tmp_path / "mine.png")
     run = similar(run=place / "run", image=tmp_path / "mine.png", top=3, out=tmp_path / "like")
-    assert run.candidates["objid"][0] == 1030 and run.info["like"][0]["file"] == str(tmp_path / "mine.png")
+    assert run.candidates["objid"][0] == 1030 and run.info.like[0]["file"] == str(tmp_path / "mine.png")
     planes = image.transpose(2, 0, 1)[::-1, ::-1].astype(np.float32)
     fits.writeto(tmp_path / "mine.fits", planes + np.random.default_rng(0).normal(0, 1, planes.shape))
     mixed = similar(run=place / "run", image=tmp_path / "mine.fits", like="1030", top=3, out=tmp_path / "mixed")
-    assert len(mixed.info["like"]) == 2 and 1030 not in set(mixed.candidates["objid"])
+    assert len(mixed.info.like) == 2 and 1030 not in set(mixed.candidates["objid"])
 
 
 @pytest.mark.parametrize(
@@ -225,4 +225,4 @@ def test_exports_say_what_the_order_is(like, tmp_path):
 
 def test_a_list_can_be_searched_in_turn(like, tmp_path):
     again = similar(run=like, like=int(open_run(like).candidates["objid"][0]), top=5, out=tmp_path / "again")
-    assert len(again.candidates) == 5 and again.info["scanned"] == 696  # but for its own example
+    assert len(again.candidates) == 5 and again.info.scanned == 696  # but for its own example

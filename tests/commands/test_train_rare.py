@@ -513,7 +513,7 @@ def test_grades_of_a_scan_train_the_next_model(tmp_path, folder, store, model, g
     assert splits.drop(names)["split"].sort_index().equals(before["split"].sort_index())
     assert set(splits.loc[names, "split"]) == {"train"}
     (source,) = trained.info["grades"]
-    assert source["run"] == str(graded) and source["fingerprint"] == galscan.open_run(graded).info["fingerprint"]
+    assert source["run"] == str(graded) and source["fingerprint"] == galscan.open_run(graded).info.fingerprint
     assert source["positive"] == source["negative"] == 10 and len(source["sha256"]) == 64
     assert trained.info["request"]["grades"] == [[source["fingerprint"], source["sha256"]]]
     assert "grades" not in model.info and "grades" not in model.info["request"]

@@ -152,7 +152,7 @@ def test_two_nodes_scan_to_the_end_and_a_node_killed_in_the_middle_costs_nothing
     store, model = survey
     by_hand(store, model, tmp_path / "by-hand")
     whole = wait(environment, place, submit(environment, place, store.path, model, tmp_path / "whole"))
-    assert open_run(tmp_path / "whole").info["scanned"] == 19_995, whole
+    assert open_run(tmp_path / "whole").info.scanned == 19_995, whole
     assert contents(tmp_path / "whole") == contents(tmp_path / "by-hand")
 
     job = submit(environment, place, store.path, model, tmp_path / "run")
@@ -168,7 +168,7 @@ def test_two_nodes_scan_to_the_end_and_a_node_killed_in_the_middle_costs_nothing
         subprocess.run(["pkill", "-KILL", "-P", str(victim)])
         os.kill(victim, signal.SIGKILL)
     output = wait(environment, place, job)
-    assert open_run(tmp_path / "run").info["scanned"] == 19_995, output
+    assert open_run(tmp_path / "run").info.scanned == 19_995, output
     assert contents(tmp_path / "run") == contents(tmp_path / "by-hand")
 
 

@@ -26,4 +26,4 @@ def test_killed_twice_and_then_scanned(services, tmp_path: Path, cache: bool) ->
 
     tiny_bundle(tmp_path / "model", size=64)
     run = galscan.scan(store=tmp_path / "sdss.zarr", model=tmp_path / "model", out=tmp_path / "run", workers=1)
-    assert (run.info["scanned"], run.info["quarantined"]) == (result["stored"], 300 - result["stored"])
+    assert (run.info.scanned, run.info.quarantined) == (result["stored"], 300 - result["stored"])

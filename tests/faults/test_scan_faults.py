@@ -94,7 +94,7 @@ def reference(tmp_path_factory, model):
     place = tmp_path_factory.mktemp("reference")
     store = tiny_store(place / "sky.zarr", COUNT, survey="sky", unusable=6)
     finish(command(store, model, place / "run"))
-    return contents(place / "run") | {"identity": open_run(place / "run").info["identity"]}
+    return contents(place / "run") | {"identity": open_run(place / "run").info.identity}
 
 
 def contents(out):
@@ -105,7 +105,7 @@ def contents(out):
 
 
 def assert_as_if_nothing_happened(out, reference):
-    assert open_run(out).info["identity"] == reference["identity"]
+    assert open_run(out).info.identity == reference["identity"]
     got = contents(out)
     assert [name for name in got if got[name] != reference[name]] == []
     seen = [pd.read_parquet(path, columns=["id"]) for path in Path(out).glob("*/part-*.parquet")]
@@ -305,7 +305,7 @@ def test_a_part_that_no_worker_survives_is_set_aside_and_the_rest_is_done(
     said = finish(process, 1, 240)
     run = open_run(out)
     assert f"256 objects were not scored: {reason}" in said and "Traceback" not in said
-    assert run.quarantine == {reason: 256} and run.info["scanned"] + run.info["quarantined"] == COUNT
+    assert run.unscored == {reason: 256} and run.info.scanned + run.info.quarantined == COUNT
     aside = pd.read_parquet(partitions.quarantine_path(out, GATE))
     assert set(aside["reason"]) == {reason} and list(aside["id"]) == list(range(1000 + GATE * 256, 1256 + GATE * 256))
     for number in set(range(PARTS)) - {GATE}:

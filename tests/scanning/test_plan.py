@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.scanning import cost
 from galscan.scanning import plan as plans
+from galscan.scanning import prepare
 from galscan.store import layout
 from tests.helpers import tiny_store
 
@@ -129,8 +129,8 @@ def test_a_store_of_fewer_pixels_says_both_sizes_and_the_cure(tmp_path):
 def test_stores_of_more_pixels_are_scanned_too_and_all_of_them_are_read():
     plan = plans.make_plan([fake_store("a", 10, 48), fake_store("b", 20, 32)], [bundle(32)])
     assert plan.size == 32 and plan.bytes == 3 * (10 * 48**2 + 20 * 32**2)
-    assert "10 objects, 32 px, resampled from 48 px" in cost.describe(plan, "2 processes")
-    assert cost.worker_memory(plan) > cost.worker_memory(plans.make_plan([fake_store("b", 20)], [bundle(32)]))
+    assert "10 objects, 32 px, resampled from 48 px" in prepare.describe(plan, "2 processes")
+    assert prepare.worker_memory(plan) > prepare.worker_memory(plans.make_plan([fake_store("b", 20)], [bundle(32)]))
 
 
 def test_the_same_store_twice_is_refused(tmp_path):
@@ -173,13 +173,13 @@ def test_embeddings_are_counted_named_and_keep_the_first_look_away(monkeypatch):
     plain, seen = (plans.make_plan(stores, [bundle()], embeddings=which, out="/run") for which in (False, True))
     assert plain.cascade and not seen.cascade and plain.fingerprint != seen.fingerprint
     assert "embeddings" not in plain.identity
-    assert cost.output_bytes(seen) - cost.output_bytes(plain) == 256_000_000
-    assert "128 numbers per object, 256 MB" in cost.describe(seen, "2 processes")
-    cost.check_fit(plain, None, 0, 100_000_000)
+    assert prepare.output_bytes(seen) - prepare.output_bytes(plain) == 256_000_000
+    assert "128 numbers per object, 256 MB" in prepare.describe(seen, "2 processes")
+    prepare.check_fit(plain, None, 0, 100_000_000)
     with pytest.raises(InputError, match="--limit") as refused:
-        cost.check_fit(seen, None, 0, 100_000_000)
+        prepare.check_fit(seen, None, 0, 100_000_000)
     limit = int(str(refused.value).split("--limit ")[1].replace(",", ""))
-    cost.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
+    prepare.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
     with pytest.raises(InputError, match="--cascade: objects discarded by a prefilter have no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, cascade=True)
 
@@ -195,7 +195,7 @@ def test_8_bits_are_asked_for_and_refused_where_they_cannot_be(monkeypatch, tmp_
     monkeypatch.setattr(compiled, "has_nncf", lambda: True)
     plain, rough = plans.make_plan(stores, [bundle()]), plans.make_plan(stores, [bundle()], **how)
     assert rough.cascade and "int8" not in plain.identity and plain.fingerprint != rough.fingerprint
-    assert "8-bit networks" in cost.describe(rough, "2 processes")
+    assert "8-bit networks" in prepare.describe(rough, "2 processes")
     monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
     with pytest.raises(InputError, match="--int8: objects discarded by 8-bit networks have no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, **how)

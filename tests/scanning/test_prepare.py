@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from galscan.core.errors import InputError
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import PREFILTER_FILE
 from galscan.scanning import engine, merge, partitions, prepare, quantised, worker
 from galscan.scanning.plan import Partition, make_plan
 from galscan.scanning.selection import Selection
 from tests.helpers import tiny_bundle, tiny_store
+from tests.scanning.test_plan import bundle, fake_store
 from tests.small_scans import coarse_scorer, noisy, planned
 
 
@@ -207,3 +209,53 @@ def test_networks_that_cannot_be_quantised_are_told_and_done_without(tmp_path, m
     )
     assert quantised.describe(quantised.read_decision(plan.out)) == f"not used: {why}"
     assert partitions.Job.of(plan).int8 == ()
+
+
+def test_what_cannot_fit_is_refused_with_what_would():
+    plan = make_plan([fake_store("a", 10_000_000)], [bundle()], out="/out/run")
+    each, needed = prepare.worker_memory(plan), prepare.output_bytes(plan)
+    prepare.check_fit(plan, 4, 4 * each, needed)
+    with pytest.raises(InputError, match="use --workers 3"):
+        prepare.check_fit(plan, 4, 4 * each - 1, needed)
+    with pytest.raises(InputError, match="use another machine"):
+        prepare.check_fit(plan, 1, each - 1, needed)
+    prepare.check_fit(plan, None, 0, needed)  # others do the work
+    with pytest.raises(InputError, match=r"/out/run needs .* --limit ([\d,]+)") as error:
+        prepare.check_fit(plan, 1, each, needed // 10)
+    limit = int(str(error.value).rpartition(" ")[2].replace(",", ""))
+    assert 0.2 < limit / plan.objects < 0.4
+
+
+def test_the_rate_that_was_measured_gives_the_time():
+    plan = make_plan([fake_store("a", 900_000)], [bundle()], cascade=False)
+    assert "about 15 min at 1,000 objects/s" in prepare.describe(plan, "2 processes", 1000.0)
+
+
+def test_the_description_says_what_a_person_needs_to_decide():
+    plan = make_plan([fake_store("a", 10_000)], [bundle()], device="cpu", out="/out/run")
+    text = prepare.describe(plan, "2 processes on this machine")
+    for words in (
+        "10,000 cutouts of 32 px",
+        "30.7 MB",
+        "cpu, bf16",
+        "2 processes",
+        "/out/run",
+        "top 1,000",
+        "unknown until",
+    ):
+        assert words in text
+
+
+def test_memory_and_output_grow_with_what_they_depend_on():
+    small = make_plan([fake_store("a", 10_000)], [bundle()])
+    large = make_plan([fake_store("a", 1_000_000)], [bundle()])
+    assert prepare.worker_memory(small) == prepare.worker_memory(large)  # the promise of bounded memory
+    assert prepare.worker_memory(small) < prepare.worker_memory(make_plan([fake_store("a", 9, 128)], [bundle(128)]))
+    assert prepare.output_bytes(large) > 50 * prepare.output_bytes(small) / 3
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (3.2e12, "3.2 TB"), (4e15, "4,000 TB")]
+)
+def test_sizes_in_words(count, text):
+    assert prepare.size_text(count) == text

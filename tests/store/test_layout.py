@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from galscan.core.errors import InputError, NotFoundError, StorageError
 from galscan.store import layout
 from galscan.surveys.base import UNUSABLE, Flag, reason
+from tests.helpers import tiny_store
 
 
 def make(path: Path, count: int = 600, id_dtype: str = "int64", **more: object) -> zarr.Group:
@@ -136,3 +137,15 @@ def test_a_flag_has_a_reason_exactly_if_unusable(flags: int) -> None:
 
 def test_notes_are_not_reasons() -> None:
     assert reason(Flag.EDGE | Flag.UPSCALED) == "" and reason(Flag.BLANK | Flag.EDGE) == "blank image"
+
+
+def test_images_of_rows_of_several_stores(tmp_path):
+    store = tiny_store(tmp_path / "sky.zarr")
+    rows = np.random.default_rng(0).permutation(590)[:80]
+    rows = [*rows.tolist(), int(rows[3])]
+    found = list(layout.read_images({"sky": store}, [("sky", row) for row in rows]))
+    assert [rows[k] for k, _ in found] == sorted(rows)
+    images = store.images()
+    assert all(np.array_equal(image, images[rows[k]]) for k, image in found)
+    assert all(image.base is None for _, image in found)  # a view would keep the chunk in memory
+    assert list(layout.read_images({"sky": store}, [])) == []

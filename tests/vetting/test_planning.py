@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from galscan.stats import calibration as calibrate
 from galscan.stats.histogram import ScoreHistogram
 from galscan.stats.purity import estimate
 from galscan.vetting import planning
+from tests.candidate_tables import run_of
 from tests.helpers import tiny_bundle, tiny_store
 
 
@@ -39,12 +39,12 @@ def survey(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(planning, "scores", lambda run: scores[:300])
     pd.DataFrame({"score": scores[:300]}).to_parquet(tmp_path / "candidates.parquet")
-    return SimpleNamespace(info={"first_look": None, "scanned": 20_000}, path=tmp_path)
+    return run_of(tmp_path, first_look=None, scanned=20_000)
 
 
 def test_it_is_the_estimate_of_the_scan(run):
     purity, confidence = planning.estimate_by_scores(run)
-    assert confidence == run.info["purity"]["confidence"]
+    assert confidence == run.info.purity["confidence"]
     assert purity.purity == pytest.approx(run.candidates["purity"].to_numpy(), rel=1e-6)
 
 

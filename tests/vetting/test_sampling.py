@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galscan.scanning.plan import StoreRef
 from galscan.scanning.run import Run
 from galscan.store.identity import Objects
 from galscan.vetting import sampling
+from tests.candidate_tables import run_of
 from tests.helpers import tiny_bundle, tiny_store
 
 
@@ -62,11 +64,10 @@ def run(tmp_path_factory):
     ranked = table.iloc[[*range(752, 900), 0, 1]].reset_index(drop=True)
     ranked = ranked.rename(columns={"id": "objid"}).assign(rank=np.arange(1, 151))
     ranked.to_parquet(place / "run" / "candidates.parquet")
-    info = {
-        "scanned": 900, "first_look": {"discarded": 702, "lost": 2}, "model": str(model.path),
-        "stores": [{"path": str(store.path), "content_hash": store.content_hash, "name": "sky"}],
-    }  # fmt: skip
-    return Run(place / "run", info)
+    return run_of(
+        place / "run", scanned=900, first_look={"discarded": 702, "lost": 2}, model=str(model.path),
+        identity={"model": model.model_hash}, stores=[StoreRef("sky", str(store.path), store.content_hash, 900)],
+    )  # fmt: skip
 
 
 def drawn(run, size=100, seed=1, best=0):
@@ -139,7 +140,7 @@ def labelled(run, tmp_path, monkeypatch):
     table = pd.concat(pd.read_parquet(path) for path in (run.path / "scores").glob("*.parquet"))
     ids = table.loc[table["index"] // 25 == 29, "id"].to_numpy()
     monkeypatch.setattr(sampling, "_labelled", lambda run: Objects(None, None, None, ids))
-    return Run(tmp_path, run.info | {"known_beyond": [25, 25]})
+    return Run(tmp_path, run.info.updated(known_beyond=[25, 25]))
 
 
 def test_what_has_a_known_label_is_not_sampled(labelled):
@@ -156,5 +157,5 @@ def test_what_has_a_known_label_is_not_sampled(labelled):
 
 
 def test_without_the_model_there_are_no_known_targets(run, tmp_path):
-    items, _ = drawn(Run(run.path, run.info | {"model": str(tmp_path / "gone")}), 20)
+    items, _ = drawn(Run(run.path, run.info.updated(model=str(tmp_path / "gone"))), 20)
     assert set(items["kind"]) == {"survey", "blank"}

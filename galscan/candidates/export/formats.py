@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from galscan.candidates.export.hats import hats
 from galscan.candidates.export.pdf import pdf
 from galscan.candidates.export.zooniverse import zooniverse
 from galscan.candidates.reference_catalog import RADIUS, check_radius, read_known
-from galscan.candidates.run import GRADED, max_purity, open_candidates, provenance, select
+from galscan.candidates.run import max_purity, open_candidates, provenance, select
 from galscan.candidates.table_stream import TableStream
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, nearest
-from galscan.scanning import run as runs
+from galscan.scanning.run import GRADED, Run
 
 SUFFIXES = {
     ".fits": "fits",
@@ -203,14 +203,14 @@ def export(
                 "other options"
             )
         _check_out(run, out, chosen)
-        rows, info = morphology_catalog.morphology(run)
+        rows, opened = morphology_catalog.morphology(run)
         details: dict[str, Any] = {"replaced": out.exists(), "morphology": True}
-        _write(chosen, rows, out, info, provenance(info), "MORPHOLOGY")
+        _write(chosen, rows, out, opened, provenance(opened.info), "MORPHOLOGY")
         return Exported(out, chosen, rows.count, rows.count, details=details)
-    candidates, info = open_candidates(run)
-    if min_purity is not None and runs.is_similarity_list(info):
+    candidates, opened = open_candidates(run)
+    if min_purity is not None and opened.info.is_similarity_list:
         raise InputError(f"--min-purity {min_purity}: the purity of a similarity list is unknown; limit it with --top")
-    if min_purity is not None and (why := (info.get("purity") or {}).get("unknown")):
+    if min_purity is not None and (why := opened.purity.get("unknown")):
         raise InputError(
             f"--min-purity {min_purity}: purity is unknown, as {why}; grade a sample (galscan vet {run}, then galscan "
             f"purity {run}), or limit the list with --top"
@@ -219,20 +219,20 @@ def export(
     _check_out(run, out, chosen)
     details = {"replaced": out.exists()}
     if chosen == "moc":
-        details |= coverage.moc(run, out, info, order, provenance(info))
+        details |= coverage.moc(opened, out, order, provenance(opened.info, opened.purity))
         return Exported(out, chosen, 0, candidates.count, details=details)
     matched: dict[str, Any] = {}
     if known or crossmatch:
-        rows, matches, matched = _match(run, info, rows, top, known, crossmatch, radius, contact)
+        rows, matches, matched = _match(opened, rows, top, known, crossmatch, radius, contact)
         details |= matches
-    details |= _write(chosen, rows, out, info, provenance(info))
+    details |= _write(chosen, rows, out, opened, provenance(opened.info, opened.purity))
     if not rows.count and min_purity is not None:
         details["purest"] = max_purity(candidates)
     return Exported(out, chosen, rows.count, candidates.count, details=details, **matched)
 
 
 def _match(
-    run: Path, info: Mapping[str, Any], rows: TableStream, top: int | None, known: Sequence[str | os.PathLike[str]],
+    run: Run, rows: TableStream, top: int | None, known: Sequence[str | os.PathLike[str]],
     services: str | Sequence[str], radius: float | None, contact: str | None,
 ) -> tuple[TableStream, dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Match candidates with lists and services; return annotated rows, details and other fields of `Exported`.
@@ -245,9 +245,9 @@ def _match(
     lists = [read_known(path) for path in known]
     warnings = [warning for catalog in lists for warning in catalog.warnings]
     recovered = []
-    scores = runs.tables(run, info) / "scores"
+    scores = run.tables / "scores"
     if scores.is_dir():
-        recovered = [crossmatch.recovered(run, catalog, radius) for catalog in lists]
+        recovered = [crossmatch.recovered(run.path, catalog, radius) for catalog in lists]
     elif lists:
         warnings.append(f"{scores} is missing, so the scanned fraction of the lists is unknown")
     positions = crossmatch.positions(rows) if names else []
@@ -269,14 +269,14 @@ def _match(
 
 
 def _write(
-    chosen: str, rows: TableStream, out: Path, info: dict[str, Any], facts: dict[str, Any], name: str = "CANDIDATES"
+    chosen: str, rows: TableStream, out: Path, run: Run, facts: dict[str, Any], name: str = "CANDIDATES"
 ) -> dict[str, Any]:
     """Write one format; return its details."""
     if chosen == "fits":
-        columns.write_fits(rows, out, facts, info.get("answers", ()), name)
+        columns.write_fits(rows, out, facts, run.info.answers, name)
         return {}
     if chosen in ("pdf", "zooniverse"):
-        return {"pdf": pdf, "zooniverse": zooniverse}[chosen](rows, out, info)
+        return {"pdf": pdf, "zooniverse": zooniverse}[chosen](rows, out, run)
     writers = {
         "votable": tables.votable, "parquet": tables.parquet, "csv": tables.csv, "ds9": tables.ds9, "hats": hats,
     }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image
 from PIL.PdfParser import IndirectReference, PdfDict, PdfName, PdfParser, pdf_repr
 
-from galscan.candidates import scan_tables
 from galscan.candidates.ranking import caption
 from galscan.candidates.table_stream import TableStream
 from galscan.core import progress
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
+from galscan.scanning.run import Run
+from galscan.store.layout import read_images
 
 COLUMNS, LINES = 8, 10
 PAGE = COLUMNS * LINES
@@ -36,14 +37,14 @@ _QUALITY = 93
 _LETTERS = 24  # maximum length of a caption line
 
 
-def pdf(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+def pdf(rows: TableStream, out: Path, run: Run) -> dict[str, Any]:
     """Write pages of 8 x 10 candidates in rank order, with rank, probability and designation."""
-    stores = scan_tables.open_stores(info)
+    stores = run.stores()
     wanted = ["rank", "p_target", "score", "designation", "store", "index", "in_train", "known_name"]
     rows = rows.select([name for name in wanted if name in rows.names])
     pages = max(-(-rows.count // PAGE), 1)
-    footer = f"run {str(info.get('fingerprint'))[:12]}, galscan {__version__}"
-    title = f"{info.get('target')}: {rows.count:,} candidates of {info.get('scanned', 0):,} galaxies"
+    footer = f"run {run.info.fingerprint[:12]}, galscan {__version__}"
+    title = f"{run.info.target}: {rows.count:,} candidates of {run.info.scanned:,} galaxies"
     with (
         atomic_path(out) as temporary,
         PdfParser(str(temporary), mode="w+b") as document,
@@ -61,7 +62,7 @@ def pdf(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]
         candidates = (row for piece in rows for row in piece.to_pylist())
         for first in range(0, pages, _AHEAD):
             block = list(islice(candidates, _AHEAD * PAGE))
-            images = dict(scan_tables.read_images(stores, [(row["store"], row["index"]) for row in block]))
+            images = dict(read_images(stores, [(row["store"], row["index"]) for row in block]))
             for page in range(first, min(first + _AHEAD, pages)):
                 numbers = range((page - first) * PAGE, min((page - first + 1) * PAGE, len(block)))
                 stamps = [(block[k], images[k]) for k in numbers]

@@ -11,7 +11,6 @@ classifications are joined to the catalogue by ``#store`` and ``#index``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from galscan.candidates import scan_tables
 from galscan.candidates.export.tables import FORMULA
 from galscan.candidates.table_stream import TableStream
 from galscan.core import progress
 from galscan.core.files import storage_errors
 from galscan.core.staging import atomic_folder
+from galscan.scanning.run import Run
+from galscan.store.layout import read_images
 
 BATCH = 1000
 SIDE = 384  # minimum size of an image in pixels; smaller stamps are enlarged
@@ -34,21 +34,21 @@ EMPTY = "none"  # text of empty cells, which panoptes-cli would take for file na
 _COLUMNS = ("designation", "objid", "store", "index", "ra", "dec", "known_name", "known_ref")
 
 
-def zooniverse(rows: TableStream, out: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+def zooniverse(rows: TableStream, out: Path, run: Run) -> dict[str, Any]:
     """Write the folder, replacing that of an earlier export; return its details."""
-    stores = scan_tables.open_stores(info)
+    stores = run.stores()
     names = [name for name in _COLUMNS if name in rows.names]
     subjects = pd.concat([piece.to_pandas() for piece in rows.select(names)] or [pd.DataFrame(columns=names)])
-    order = np.random.default_rng(int(info.get("seed") or 0)).permutation(len(subjects))
+    order = np.random.default_rng(run.info.seed).permutation(len(subjects))
     subjects = subjects.iloc[order].reset_index(drop=True)
     with atomic_folder(out, f"batch-001/{MANIFEST}") as folder:
         batches = max(-(-len(subjects) // BATCH), 1)
         for number in range(batches):
             batch = subjects.iloc[number * BATCH : (number + 1) * BATCH]
-            _manifest(batch, number * BATCH, str(info["fingerprint"])[:16], folder / f"batch-{number + 1:03d}")
+            _manifest(batch, number * BATCH, run.info.fingerprint[:16], folder / f"batch-{number + 1:03d}")
         stored = list(zip(subjects["store"].astype(str), subjects["index"].astype(int), strict=True))
         with progress.track("images", len(stored), "images") as advance:
-            for k, image in scan_tables.read_images(stores, stored):
+            for k, image in read_images(stores, stored):
                 side = _side(len(image))
                 enlarged = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
                 with storage_errors(out):

@@ -15,6 +15,7 @@ from PIL import Image
 from galscan.candidates.export import pdf
 from galscan.candidates.run import open_candidates
 from galscan.core.errors import InputError
+from galscan.scanning.run import Run
 from galscan.store.layout import open_store
 from tests.candidate_tables import scanned_run
 
@@ -27,8 +28,9 @@ def run(tmp_path_factory):
 
 
 def write(run, out, change=None, **more):
-    rows, info = open_candidates(run)
-    return pdf.pdf(rows.map(change) if change else rows, out, info | more)
+    rows, opened = open_candidates(run)
+    opened = Run(opened.path, opened.info.updated(**more))
+    return pdf.pdf(rows.map(change) if change else rows, out, opened)
 
 
 def text(path):
@@ -88,8 +90,8 @@ def test_what_the_model_was_trained_on_has_a_frame(run, tmp_path):
 
 @poppler
 def test_no_candidates_are_one_page_that_says_so(run, tmp_path):
-    rows, info = open_candidates(run)
-    assert pdf.pdf(rows.head(0), tmp_path / "c.pdf", info) == {"pages": 1}
+    rows, opened = open_candidates(run)
+    assert pdf.pdf(rows.head(0), tmp_path / "c.pdf", opened) == {"pages": 1}
     assert "no candidates" in text(tmp_path / "c.pdf")
 
 
@@ -98,9 +100,9 @@ def test_memory_does_not_grow_with_the_pages(run, tmp_path, monkeypatch):
     peaks = []
     monkeypatch.setattr(pdf, "_AHEAD", 1)
     for count in (8, 40):
-        rows, info = open_candidates(run)
+        rows, opened = open_candidates(run)
         tracemalloc.start()
-        pdf.pdf(rows.head(count), tmp_path / "c.pdf", info)
+        pdf.pdf(rows.head(count), tmp_path / "c.pdf", opened)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 from galscan.candidates.export import zooniverse
 from galscan.candidates.run import open_candidates
 from galscan.core.errors import ConflictError, InputError, StorageError
+from galscan.scanning.run import Run
 from galscan.store.layout import open_store
 from tests.candidate_tables import scanned_run
 
@@ -22,8 +24,8 @@ def run(tmp_path_factory):
 
 
 def write(run, out, change=None):
-    rows, info = open_candidates(run)
-    return zooniverse.zooniverse(rows.map(change) if change else rows, out, info)
+    rows, opened = open_candidates(run)
+    return zooniverse.zooniverse(rows.map(change) if change else rows, out, opened)
 
 
 def manifest(folder):
@@ -111,17 +113,17 @@ def test_an_export_is_replaced_and_anything_else_is_not(run, tmp_path):
 
 
 def test_no_candidates_are_an_empty_manifest(run, tmp_path):
-    rows, info = open_candidates(run)
-    assert zooniverse.zooniverse(rows.head(0), tmp_path / "zoo", info)["batches"] == 1
+    rows, opened = open_candidates(run)
+    assert zooniverse.zooniverse(rows.head(0), tmp_path / "zoo", opened)["batches"] == 1
     assert manifest(tmp_path / "zoo" / "batch-001") == []
 
 
 def test_a_store_that_changed_and_a_place_that_cannot_be_written(tmp_path):
     run = scanned_run(tmp_path)
-    rows, info = open_candidates(run)
+    rows, opened = open_candidates(run)
     with pytest.raises(StorageError, match="cannot write /proc/zoo"):
-        zooniverse.zooniverse(rows, type(run)("/proc/zoo"), info)
-    other = [entry | {"content_hash": "e" * 64} for entry in info["stores"]]
+        zooniverse.zooniverse(rows, type(run)("/proc/zoo"), opened)
+    other = [replace(ref, content_hash="e" * 64) for ref in opened.info.stores]
     with pytest.raises(InputError, match="changed since the scan"):
-        zooniverse.zooniverse(rows, tmp_path / "zoo", info | {"stores": other})
+        zooniverse.zooniverse(rows, tmp_path / "zoo", Run(opened.path, opened.info.updated(stores=other)))
     assert not (tmp_path / "zoo").exists()
