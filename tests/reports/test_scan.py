@@ -73,7 +73,7 @@ def test_a_rebuilt_or_lost_store_shows_no_wrong_pictures(run):
         (candidates().head(0), {}, "No candidates among"),
         (
             candidates().assign(ra=np.nan, dec=np.nan),
-            {"purity": None, "quarantine_reasons": {}, "images_per_s": None},
+            {"purity": {}, "quarantine_reasons": {}, "images_per_s": None},
             "None: every object",
         ),
         (

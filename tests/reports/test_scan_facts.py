@@ -13,6 +13,7 @@ import pytest
 
 from galscan.reports import scan_facts as facts
 from galscan.stats.histogram import ScoreHistogram
+from tests.candidate_tables import run_of
 from tests.helpers import tiny_bundle
 from tests.reports.test_scan import labelled_store
 
@@ -96,7 +97,8 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
 
 def test_a_store_without_labels_tells_of_none(tmp_path):
     from galscan.models.model import open_model
-    from tests.helpers import tiny_store
+    from tests.candidate_tables import run_of
+from tests.helpers import tiny_store
 
     bundle = open_model(tiny_bundle(tmp_path / "model").path)
     frame = pd.DataFrame({"store": [], "index": [], "rank": [], "score": []})
@@ -105,12 +107,12 @@ def test_a_store_without_labels_tells_of_none(tmp_path):
 
 
 def test_time_is_told_as_far_as_it_is_known(tmp_path):
-    assert facts.timing(tmp_path, {}) == [("total", "not measured")]
+    assert facts.timing(run_of(tmp_path, wall_s=None, images_per_s=None)) == [("total", "not measured")]
     lines = [{"part": k, "worker": f"host:{k % 2}"} for k in (0, 1, 2, 3, 3)]
     (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     seconds = {"prepare": 2.0, "first look": 12.5, "scan": 180.0, "rank": 3.0}
     whole = {"wall_s": 200.0, "seconds": seconds, "images_per_s": 4315.2, "busy": 0.934}
-    assert facts.timing(tmp_path, whole) == [
+    assert facts.timing(run_of(tmp_path, **whole)) == [
         ("total", "3.3 min"), ("prepare", "2.0 s"), ("prefilter", "12.5 s"), ("scan", "3.0 min"), ("rank", "3.0 s"),
         ("rate", "4,315 images/s"), ("workers", "2, for 4 partitions, networks busy for 93% of the scan"),
     ]  # fmt: skip
@@ -119,4 +121,4 @@ def test_time_is_told_as_far_as_it_is_known(tmp_path):
     ]
     for damaged in ("[1]", "{}", "\xff"):
         (tmp_path / "ledger.jsonl").write_text(damaged)
-        assert [name for name, _ in facts.timing(tmp_path, whole)][-1] == "rate"
+        assert [name for name, _ in facts.timing(run_of(tmp_path, **whole))][-1] == "rate"

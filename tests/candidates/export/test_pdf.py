@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +113,7 @@ def test_equal_input_gives_equal_bytes_and_a_changed_store_none(run, tmp_path):
     for name in "ab":
         write(run, tmp_path / f"{name}.pdf")
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
-    entry = open_candidates(run)[1]["stores"][0]
+    ref = open_candidates(run)[1].info.stores[0]
     with pytest.raises(InputError, match="changed since the scan"):
-        write(run, tmp_path / "c.pdf", stores=[entry | {"content_hash": "e" * 64}])
+        write(run, tmp_path / "c.pdf", stores=[replace(ref, content_hash="e" * 64)])
     assert not (tmp_path / "c.pdf").exists()
