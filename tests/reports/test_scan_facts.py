@@ -97,8 +97,7 @@ def test_every_known_target_is_told_of_once_and_where_it_went(tmp_path):
 
 def test_a_store_without_labels_tells_of_none(tmp_path):
     from galscan.models.model import open_model
-    from tests.candidate_tables import run_of
-from tests.helpers import tiny_store
+    from tests.helpers import tiny_store
 
     bundle = open_model(tiny_bundle(tmp_path / "model").path)
     frame = pd.DataFrame({"store": [], "index": [], "rank": [], "score": []})
