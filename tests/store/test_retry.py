@@ -89,9 +89,9 @@ def test_a_retry_of_an_unavailable_service(sky_copy: Path, healed: str) -> None:
     with pytest.raises(GalscanError, match="unavailable"):
         ingest_survey(survey, out, retry_failed=True)
     table = manifest(layout.open_store(out))
-    healed = [i for i in survey.requested if i % 100 != 97]
-    assert len(survey.requested) == 40 and (table["outcome"][healed] == "stored").all()
-    assert (table["outcome"] == "failed").sum() == 70 - len(healed) and not out.with_name("s.zarr.partial").exists()
+    fetched = [i for i in survey.requested if i % 100 != 97]
+    assert len(survey.requested) == 40 and (table["outcome"][fetched] == "stored").all()
+    assert (table["outcome"] == "failed").sum() == 70 - len(fetched) and not out.with_name("s.zarr.partial").exists()
     ingest_survey(Healing(day=2), out, retry_failed=True)
     assert layout.open_store(out).content_hash == healed
 
