@@ -1,6 +1,10 @@
-"""docs/json.md names the keys of each command; those that take long are checked in tests/commands and end_to_end."""
+"""docs/json.md names the keys of each command: of its result, or of the code that makes it where that takes long."""
 
 from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +42,47 @@ def test_keys_of_models_and_runs(shared_store, shared_model, run_copy, tmp_path)
     for out in ("c.fits", "c.moc.fits"):
         assert undocumented("export", galscan.export(run_copy, tmp_path / out).summary()) == set()
     assert undocumented("vet", galscan.vet(run_copy, size=20, serve=False)) == set()
+
+
+SOURCE = Path(galscan.__file__).parent
+RESULTS = [  # command, module and functions whose results are dictionaries, keys that are removed before the output
+    ("evaluate", "synthesis/evaluation.py", ["evaluate"], {"each"}),
+    ("evaluate", "commands/evaluate.py", ["_evaluate", "_result"], set()),
+    ("ablate", "training/ablation/arms.py", ["evaluate"], {"curves"}),
+    ("ablate", "commands/ablate.py", ["_run"], set()),
+    ("generate", "commands/generate.py", ["generate"], set()),
+    ("generate", "commands/generate_injected.py", ["describe", "make_injected"], set()),
+    ("purity", "commands/purity.py", ["purity"], set()),
+    ("similar", "commands/similar.py", ["_info"], {"identity"}),
+]
+
+
+def literal_keys(node: ast.AST) -> set[str]:
+    """Return the keys of the dictionary that an expression of dictionaries, joined by ``|``, makes."""
+    if isinstance(node, ast.Dict):
+        return {key.value for key in node.keys if isinstance(key, ast.Constant)}
+    if isinstance(node, ast.BinOp | ast.Tuple):
+        return set().union(*map(literal_keys, ast.iter_child_nodes(node)))
+    return set()
+
+
+@pytest.mark.parametrize(("command", "module", "functions", "removed"), RESULTS)
+def test_keys_in_the_code(command, module, functions, removed):
+    tree = ast.parse((SOURCE / module).read_text(encoding="utf-8"))
+    found = set()
+    for function in (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in functions):
+        for node in ast.walk(function):
+            target = getattr(node, "target", None) or (getattr(node, "targets", None) or [None])[0]
+            if isinstance(node, ast.Return) or getattr(target, "id", "") in ("plan", "result", "summary"):
+                found |= literal_keys(node.value or node)
+    outermost = {key.split(".")[0].removesuffix("[]") for key in documented(command)}
+    assert found and found - removed - {"text"} <= outermost
+
+
+@pytest.mark.parametrize("name", ["diffusion/base.json", "features/dust_lane.json"])
+def test_keys_of_trained_weights(name):
+    result = json.loads((SOURCE / "synthesis" / name).read_text(encoding="utf-8"))
+    assert undocumented("train-generator", result) <= {"note"}
 
 
 def test_an_undocumented_key_is_found():
