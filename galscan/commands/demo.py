@@ -93,7 +93,7 @@ def _scores(model: Model, store: Store) -> dict[str, np.ndarray]:
     from galscan.models.weights import load_network
 
     networks = {}
-    for name, training_set in zip(("real_only", "synthetic"), DELIVERED, strict=True):
+    for name, training_set in zip(("real_only", "synthetic"), TRAINED_ON, strict=True):
         first = existing(model.path / f"{training_set}-0.safetensors")
         if training_set == model.metrics["chosen"]:
             networks[name] = load_networks(model)

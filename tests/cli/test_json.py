@@ -48,7 +48,7 @@ SOURCE = Path(galscan.__file__).parent
 RESULTS = [  # command, module and functions whose results are dictionaries, keys that are removed before the output
     ("evaluate", "synthesis/evaluation.py", ["evaluate"], {"each"}),
     ("evaluate", "commands/evaluate.py", ["_evaluate", "_result"], set()),
-    ("ablate", "training/ablation/arms.py", ["evaluate"], {"curves"}),
+    ("ablate", "training/ablation/arms.py", ["evaluate"], {"curves", "detections"}),
     ("ablate", "commands/ablate.py", ["_run"], set()),
     ("generate", "commands/generate.py", ["generate"], set()),
     ("generate", "commands/generate_injected.py", ["describe", "make_injected"], set()),
