@@ -52,9 +52,9 @@ class Examples:
     images: np.ndarray
     target: np.ndarray
     answers: np.ndarray
-    votes: np.ndarray = None  # type: ignore[assignment]
+    votes: Any = None
     groups: Groups = ()
-    host: np.ndarray = None  # type: ignore[assignment]
+    host: Any = None
 
     def __post_init__(self) -> None:
         n = len(self.images)

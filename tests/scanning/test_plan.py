@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
+from galscan.labels.schema import load_schema
 from galscan.scanning import plan as plans
 from galscan.scanning import prepare
 from galscan.store import layout
@@ -24,9 +25,9 @@ def bundle(size=32, **changes):
         "target": "dustlane",
         "size": size,
         "answers": ["bulge"],
-        "schema": "simulated",
+        "schema": load_schema("simulated"),
         "model_hash": "m" * 64,
-        "first_look": Path("/models/lane/prefilter.safetensors"),
+        "prefilter": Path("/models/lane/prefilter.safetensors"),
     }
     recipe = SimpleNamespace(hash="r" * 64, scan=SimpleNamespace(top=1000, precision="bf16", batch=256))
     return SimpleNamespace(**values | {"recipe": recipe} | changes)
@@ -79,7 +80,7 @@ def test_the_last_parts_are_small_so_that_workers_end_together():
 def test_a_first_look_is_for_large_surveys():
     small, large = ([fake_store("a", n)] for n in (plans.LARGE - 1, plans.LARGE))
     assert [plans.make_plan(s, [bundle()]).cascade for s in (small, large)] == [False, True]
-    without = bundle(first_look=None)
+    without = bundle(prefilter=None)
     assert not plans.make_plan(large, [without]).cascade
     with pytest.raises(InputError, match="--cascade: /models/lane has no prefilter"):
         plans.make_plan(large, [without], cascade=True)
