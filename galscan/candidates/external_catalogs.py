@@ -71,14 +71,15 @@ class Service:
 XMATCH = Service(
     "http://cdsxmatch.u-strasbg.fr/xmatch/api/v1/sync", 1_000,
     RequestPolicy(
-        ("cdsxmatch.u-strasbg.fr", "cdsxmatch.cds.unistra.fr"), per_minute=6, connections=1, timeout=120, tries=3,
+        hosts=("cdsxmatch.u-strasbg.fr", "cdsxmatch.cds.unistra.fr"), per_minute=6, connections=1, timeout=120,
+        tries=3,
         give_up=3,
     ),
 )  # fmt: skip
 NED = Service(
     "https://ned.ipac.caltech.edu/tap/sync",
     40,
-    RequestPolicy(("ned.ipac.caltech.edu",), per_minute=12, connections=1, timeout=90, tries=3, give_up=3),
+    RequestPolicy(hosts=("ned.ipac.caltech.edu",), per_minute=12, connections=1, timeout=90, tries=3, give_up=3),
 )
 
 

@@ -128,9 +128,10 @@ def _trained_together(targets: Sequence[str]) -> list[Path]:
 
 
 def shipped(kind: str) -> Traversable:
-    """Return the folder of shipped TOML files, ``catalogs`` or ``pipelines``."""
+    """Return the folder of shipped TOML files, ``catalogs``, ``catalogs/surveys`` or ``pipelines``."""
+    package, *folders = kind.split("/")
     try:
-        return importlib.resources.files(f"galscan.{kind}")
+        return importlib.resources.files(f"galscan.{package}").joinpath(*folders)
     except ModuleNotFoundError:  # run from the repository, where the folder is beside the package
         return Path(__file__).resolve().parents[2] / kind
 

@@ -196,4 +196,4 @@ class RemoteFrames(FrameCutouts):
 
 
 def _client(config: ConfiguredFrames, contact: str) -> Client:
-    return Client(config.policy(), cache=home.cache_home(), contact=contact, token=config.secret())
+    return Client(config, cache=home.cache_home(), contact=contact, token=config.secret())

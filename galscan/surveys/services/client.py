@@ -3,6 +3,9 @@
 Requests to a host are limited to `RequestPolicy.per_minute` over all threads and processes. Temporary failures are
 retried with exponential backoff; after repeated failures a circuit breaker opens, and the host gets no more requests.
 Only hosts of the policy get requests, also after a redirect. A body is used only if it is complete and not too large.
+
+`urllib3.Retry` is not used: it knows neither the shared rate limit nor the size limit, counts no failures over several
+requests, and takes dates in Retry-After by the local clock.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from galscan.core.errors import InputError
 from galscan.core.files import atomic_path, storage_errors
@@ -43,36 +47,46 @@ FIRST_PAUSE = 1.0  # seconds before the first retry; doubled for each further on
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RequestPolicy:
-    """Rate limit, retries and size limit of requests to a service.
+class RequestPolicy(BaseModel):
+    """Rate limit, retries and size limit of requests to a service."""
 
-    Attributes
-    ----------
-    hosts : tuple of str
-        Allowed hosts, redirects included; with ``:port`` if it is not the default port.
-    per_minute : float
-        Requests per minute to each host, over all threads and processes of this data home.
-    connections : int
-        Concurrent requests.
-    timeout : float
-        Seconds for one response, from the first byte to the last.
-    tries : int
-        Attempts per request.
-    give_up : int
-        Requests failed in a row after which the circuit breaker opens, unless the host still responds to a request
-        that succeeded before.
-    max_mb : float
-        Largest body, decompressed.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    hosts: tuple[str, ...]
-    per_minute: float = 60.0
-    connections: int = 2
-    timeout: float = 60.0
-    tries: int = 5
-    give_up: int = 10
-    max_mb: float = 50.0
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Allowed hosts, redirects included; with ``:port`` if it is not the default port."""
+    per_minute: Annotated[float, Field(gt=0, le=60_000)] = 60.0
+    """Requests per minute to each host, over all threads and processes of this data home."""
+    connections: Annotated[int, Field(ge=1, le=32)] = 2
+    """Concurrent requests."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds for one response, from the first byte to the last."""
+    tries: Annotated[int, Field(ge=1, le=20)] = 5
+    give_up: Annotated[int, Field(ge=1)] = 10
+    """Requests failed in a row after which the circuit breaker opens, unless the host still responds to a request that
+    succeeded before."""
+    max_mb: Annotated[float, Field(gt=0)] = 50.0
+    """Largest body, decompressed."""
+
+
+class _Host:
+    """State of a host, shared by all threads."""
+
+    def __init__(self, limiter: RateLimiter):
+        self.limiter = limiter
+        self.failures = 0  # requests failed in a row
+        self.last_failure = ""
+        self.responded = False
+        self.down = False
+        self.good: tuple[str, Mapping[str, Any] | None] | None = None  # a request that succeeded
+        self._lock = threading.Lock()
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self.failures, self.responded = 0, True
+
+    def failed(self, why: str) -> None:
+        with self._lock:
+            self.failures, self.last_failure = self.failures + 1, why
 
 
 class Client:
@@ -102,29 +116,24 @@ class Client:
         response_folder: Path | None = None,
         retry_not_found: bool = False,
     ):
-        if any(not c.isprintable() for c in contact + token):
+        if not (contact + token).isprintable():
             raise InputError("contact and token must be one line each, of printable characters")
         self.policy, self.token = policy, token
         self.agent = f"galscan/{__version__}" + (f" ({contact})" if contact else "")
         self.cache = ResponseCache(response_folder or cache / "answers", 0 if retry_not_found else ABSENT_DAYS)
         self._stopped = threading.Event()
-        self._limiters = {
-            h: RateLimiter(cache / "pace", h, policy.per_minute, MAX_PAUSE, self._stopped) for h in policy.hosts
+        self._hosts = {
+            host: _Host(RateLimiter(cache / "pace", host, policy.per_minute, MAX_PAUSE, self._stopped))
+            for host in policy.hosts
         }
         self._lock = threading.Lock()
-        self._managers: dict[str, Any] = {}
-        self._failures = dict.fromkeys(policy.hosts, 0)
-        self._responded = dict.fromkeys(policy.hosts, False)
-        self._good: dict[str, tuple[str, Mapping[str, Any] | None]] = {}  # a request that succeeded, by host
-        self._down: set[str] = set()
         self._probe_lock = threading.Lock()
-        self._last_failure, self._last_message = "", 0.0
+        self._managers: dict[str, Any] = {}
+        self._last_message = 0.0
 
     def stop(self) -> None:
         """End the waits of all threads."""
         self._stopped.set()
-
-    # ------------------------------------------------------------------------------------------------- public
 
     def get(
         self,
@@ -137,7 +146,7 @@ class Client:
 
         `read` raises `FetchError` for a response that cannot be used; that response is not cached. A `form` (text, or
         (name, content) of a small file) is posted: for queries too long for a URL. Cached responses older than
-        `days` are requested again.
+        `days` are requested again; with 0 the cache is not used.
 
         Raises
         ------
@@ -148,20 +157,21 @@ class Client:
         InputError
             If the host is not one of the policy.
         """
-        host = self._host(url)
+        host = self._hosts[self._host_name(url)]
         form_text = json.dumps(form, sort_keys=True) if form else ""
-        if (cached := self.cache.get(url, form_text, days)) is not None:
-            self._good.setdefault(host, (url, form))
+        if days != 0 and (cached := self.cache.get(url, form_text, days)) is not None:
+            host.good = host.good or (url, form)
             return read(cached)
 
         def attempt() -> T:
             response = self._request(url, form)
             value = read(response)
-            self.cache.put(url, response, form_text)
-            self._good[host] = url, form
+            if days != 0:
+                self.cache.put(url, response, form_text)
+            host.good = url, form
             return value
 
-        return self.retry(host, attempt)
+        return self._retry(url, attempt)
 
     def fetch(self, url: str, path: Path, check: Callable[[Path], None]) -> None:
         """Download the file at `url` to `path` atomically, without caching it.
@@ -177,71 +187,84 @@ class Client:
         StorageError
             If it cannot be written.
         """
-        host = self._host(url)
 
         def attempt() -> None:
             with atomic_path(path) as temporary:
                 if self._request(url, path=temporary).absent:
                     raise MissingError("there is no such file")
                 check(temporary)
-            self._good[host] = url, None
+            self._hosts[self._host_name(url)].good = url, None
 
-        self.retry(host, attempt)
+        self._retry(url, attempt)
 
-    def retry(self, host: str, attempt: Callable[[], T]) -> T:
-        """Return the result of `attempt`, retried after a `RetryableError`; failures count for the circuit breaker.
+    # ------------------------------------------------------------------------------------------------- retries
 
-        For other clients (astroquery): `attempt` raises their errors as `translate_error` returns them.
-        """
+    def _retry(self, url: str, attempt: Callable[[], T]) -> T:
+        """Return the result of `attempt`, retried after a `RetryableError`; failures count for the circuit breaker."""
+        name = self._host_name(url)
+        host, why = self._hosts[name], ""
         for k in range(self.policy.tries):
             if self._stopped.is_set():
                 raise ServiceUnavailableError("stopped")
-            if self._failures[host] >= self.policy.give_up and not self._probe(host):
-                raise ServiceUnavailableError(
-                    _unavailable(host, f"{self._failures[host]} failures in a row, the last was {self._last_failure}")
-                )
-            self._limiters[host].wait()
+            if host.failures >= self.policy.give_up and not self._probe(host):
+                raise _unavailable(name, f"{host.failures} failures in a row, the last was {host.last_failure}")
+            host.limiter.wait()
             try:
                 value = attempt()
             except RetryableError as error:
-                why, self._responded[host] = str(error), self._responded[host] or error.responded
+                why, host.responded = str(error), host.responded or error.responded
                 pause = max(error.pause or 0.0, FIRST_PAUSE * 2**k * random.uniform(0.5, 1.0))
                 if pause > MAX_PAUSE:
-                    self._last_failure, self._failures[host] = why, self.policy.give_up
-                    self._down.add(host)
-                    raise ServiceUnavailableError(
-                        _unavailable(host, f"it requests a pause of {pause / 60:,.0f} minutes")
-                    ) from None
+                    host.failures, host.last_failure, host.down = self.policy.give_up, why, True
+                    raise _unavailable(name, f"it requests a pause of {pause / 60:,.0f} minutes") from None
                 if k + 1 < self.policy.tries:
-                    self._report_wait(host, why, pause)
-                    self._limiters[host].pause(pause) if error.host_busy else self._stopped.wait(pause)
+                    self._report_wait(name, why, pause)
+                    host.limiter.pause(pause) if error.host_busy else self._stopped.wait(pause)
             except MissingError:  # a valid response, no failure of the host
-                with self._lock:
-                    self._failures[host], self._responded[host] = 0, True
+                host.succeeded()
                 raise
             except FetchError as error:
-                self._responded[host] = True
-                self._count_failure(host, str(error))
+                host.responded = True
+                host.failed(str(error))
                 raise
             else:
-                with self._lock:
-                    self._failures[host], self._responded[host] = 0, True
+                host.succeeded()
                 return value
-        self._count_failure(host, why)
-        if not self._responded[host]:  # wrong host name, or no network
-            raise ServiceUnavailableError(_unavailable(host, f"no response ({why}); check the network connection"))
+        host.failed(why)
+        if not host.responded:  # wrong host name, or no network
+            raise _unavailable(name, f"no response ({why}); check the network connection")
         raise FetchError(f"{why} ({self.policy.tries} tries)")
+
+    def _probe(self, host: _Host) -> bool:
+        """Return whether the host still responds to a request that succeeded before, else open the circuit breaker."""
+        with self._probe_lock:
+            if host.failures < self.policy.give_up:  # another thread probed meanwhile
+                return True
+            if host.down or host.good is None:
+                return False
+            host.limiter.wait()
+            try:
+                self._request(*host.good)
+            except (RetryableError, FetchError):
+                host.down = True
+                return False
+            host.failures = 0
+            return True
+
+    def _report_wait(self, host: str, why: str, pause: float) -> None:
+        now = time.monotonic()
+        if pause >= 5 and now - self._last_message > 10:
+            self._last_message = now
+            print(f"{host}: {why}; waiting {pause:,.0f} s", file=sys.stderr, flush=True)
 
     # --------------------------------------------------------------------------------------------- one request
 
-    def _host(self, url: str, redirected_from: str = "") -> str:
+    def _host_name(self, url: str, redirected_from: str = "") -> str:
         """Return the host of `url`; raise an error if the policy does not allow it."""
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise FetchError(
-                f"redirected to an invalid URL ({error})" if redirected_from else f"{url[:80]}: {error}"
-            ) from None
+            raise FetchError(f"{'redirected to ' * bool(redirected_from)}{url[:80]}: {error}") from None
         host = parts.netloc.lower()
         if parts.scheme not in ("http", "https") or host not in self.policy.hosts:
             if redirected_from:
@@ -250,7 +273,7 @@ class Client:
                 f"the host of {url[:80]} is not among those of the survey file ({', '.join(self.policy.hosts)}); "
                 "add it to hosts there if you trust it"
             )
-        if redirected_from and urlsplit(redirected_from).scheme == "https" and parts.scheme == "http":
+        if redirected_from.startswith("https:") and parts.scheme == "http":
             raise FetchError(f"redirected from https to http at {host}")
         return host
 
@@ -262,26 +285,22 @@ class Client:
         deadline = time.monotonic() + self.policy.timeout
         for hop in range(5):
             if hop:
-                self._limiters[self._host(url)].wait()
+                self._hosts[self._host_name(url)].limiter.wait()
             response = self._send(url, form)
             try:
                 if response.status in REDIRECTS and (target := response.headers.get("Location")):
                     target = urljoin(url, target)
-                    self._host(target, redirected_from=url)
+                    self._host_name(target, redirected_from=url)
                     url = target
                     continue
                 if response.status in RETRYABLE:
                     pause = retry_after(response.headers)
                     raise RetryableError(f"HTTP {response.status}", pause, host_busy=response.status in BUSY)
-                if path is not None and response.status == 200:
-                    body = self._save(response, deadline, path)
-                else:
-                    body = self._body(response, deadline)
+                body = self._body(response, deadline, path if response.status == 200 else None)
             finally:
                 response.close()
-            result = Response(
-                url, response.status, response.headers.get("Content-Type", "").split(";")[0].lower(), body
-            )
+            kind = response.headers.get("Content-Type", "").split(";")[0].lower()
+            result = Response(url, response.status, kind, body)
             if result.status not in (200, 404, 410):
                 raise FetchError(f"HTTP {result.status}: {result.excerpt()}".rstrip(": "))
             return result
@@ -309,26 +328,23 @@ class Client:
         proxy = "" if urllib.request.proxy_bypass(parts.hostname or "") else proxy
         with self._lock:
             if proxy not in self._managers:
-                size = {"maxsize": self.policy.connections}
+                size = self.policy.connections
                 self._managers[proxy] = (
-                    urllib3.ProxyManager(proxy, **size) if proxy else urllib3.PoolManager(**size)  # type: ignore[arg-type]
+                    urllib3.ProxyManager(proxy, maxsize=size) if proxy else urllib3.PoolManager(maxsize=size)
                 )
             return self._managers[proxy]
 
-    def _body(self, response: Any, deadline: float) -> bytes:
-        limit, body = int(self.policy.max_mb * 1e6), b"".join(self._chunks(response, deadline))
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        return decompress(body, encoding, limit)
-
-    def _save(self, response: Any, deadline: float, path: Path) -> bytes:
-        """Write a body to a file without decompression: servers set Content-Encoding for files that are .gz."""
+    def _body(self, response: Any, deadline: float, path: Path | None) -> bytes:
+        """Return a body; or write it to `path` without decompression, as servers set Content-Encoding for .gz files."""
+        if path is None:
+            encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+            return decompress(b"".join(self._chunks(response, deadline)), encoding, int(self.policy.max_mb * 1e6))
         with storage_errors(path), open(path, "wb") as file:
-            for chunk in self._chunks(response, deadline):
-                file.write(chunk)
+            file.writelines(self._chunks(response, deadline))
         return b""
 
     def _chunks(self, response: Any, deadline: float) -> Iterator[bytes]:
-        """Yield a body in chunks; check its size, its Content-Length and the deadline."""
+        """Yield a body in chunks; check its size and the deadline. urllib3 compares it with Content-Length."""
         limit = int(self.policy.max_mb * 1e6)
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > limit:
@@ -338,7 +354,7 @@ class Client:
             with network_errors():  # only around the read: a full disk is no network error
                 chunk = response.read1(1 << 16)
             if not chunk:
-                break
+                return
             if (size := size + len(chunk)) > limit:
                 raise FetchError(f"response larger than {self.policy.max_mb:g} MB")
             if time.monotonic() > deadline:
@@ -346,38 +362,9 @@ class Client:
             if self._stopped.is_set():
                 raise ServiceUnavailableError("stopped")
             yield chunk
-        if length.isdigit() and size != int(length):
-            raise RetryableError("response truncated")
-
-    # ----------------------------------------------------------------------------------------------- failures
-
-    def _probe(self, host: str) -> bool:
-        """Return whether the host still responds to a request that succeeded before, else open the circuit breaker."""
-        with self._probe_lock:
-            if self._failures[host] < self.policy.give_up:  # another thread probed meanwhile
-                return True
-            if host in self._down or host not in self._good:
-                return False
-            self._limiters[host].wait()
-            try:
-                self._request(*self._good[host])
-            except (RetryableError, FetchError):
-                self._down.add(host)
-                return False
-            self._failures[host] = 0
-            return True
-
-    def _count_failure(self, host: str, why: str) -> None:
-        with self._lock:
-            self._last_failure = why
-            self._failures[host] += 1
-
-    def _report_wait(self, host: str, why: str, pause: float) -> None:
-        now = time.monotonic()
-        if pause >= 5 and now - self._last_message > 10:
-            self._last_message = now
-            print(f"{host}: {why}; waiting {pause:,.0f} s", file=sys.stderr, flush=True)
 
 
-def _unavailable(host: str, why: str) -> str:
-    return f"no more requests to {host}: {why}; downloaded data are kept, run the same command again later"
+def _unavailable(host: str, why: str) -> ServiceUnavailableError:
+    return ServiceUnavailableError(
+        f"no more requests to {host}: {why}; downloaded data are kept, run the same command again later"
+    )

@@ -7,20 +7,19 @@ import re
 import string
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from galscan.core.errors import InputError, NotFoundError, nearest
-from galscan.core.home import shipped
+from galscan.core.errors import InputError, nearest
+from galscan.core.home import find_toml, toml_names
 from galscan.labels.recipe import validated
 from galscan.surveys.files.images import Rendering
 from galscan.surveys.services.client import RequestPolicy
 
+SURVEYS = "catalogs/surveys"
 Positive = Annotated[float, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, le=60_000)]
 
 
 class _Section(BaseModel):
@@ -47,6 +46,11 @@ class Colours(_Section):
     softening: Positive = 10.0
     subtract_sky: bool = False
 
+    @property
+    def used(self) -> set[str]:
+        """The bands of the image."""
+        return {self.red, self.green, self.blue} - {""}
+
     def rendering(self) -> Rendering:
         """Return the settings as a `Rendering`."""
         subtract = dict.fromkeys(self.unit, self.subtract_sky)
@@ -59,23 +63,16 @@ class Objects(_Section):
     skyserver: str
     release: Annotated[int, Field(ge=8)]
     vizier: str = "vizier.cds.unistra.fr"
-    per_minute: Rate = 20.0
+    per_minute: Annotated[float, Field(gt=0, le=60_000)] = 20.0
     page: Annotated[int, Field(ge=1, le=500_000)] = 20_000
 
 
-class _Configured(_Section):
-    """Settings common to all configured surveys: hosts, request policy, provenance."""
+class _Configured(RequestPolicy):
+    """Settings common to all configured surveys: request policy and provenance."""
 
     title: str
     release: str
     url: str
-    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
-    per_minute: Rate = 60.0
-    connections: Annotated[int, Field(ge=1, le=32)] = 2
-    timeout: Positive = 60.0
-    tries: Annotated[int, Field(ge=1, le=20)] = 5
-    give_up: Annotated[int, Field(ge=1)] = 10
-    max_mb: Positive = 50.0
     bands: str
     native_scale: Positive
     """Arcsec per pixel of the survey's images; finer sampling adds no detail."""
@@ -93,12 +90,10 @@ class _Configured(_Section):
 
     @model_validator(mode="after")
     def _check_common(self) -> Self:
-        if self.rendering is not None:
-            used = {self.rendering.red, self.rendering.green, self.rendering.blue} - {""}
-            for band in sorted(used):
-                if band not in self.bands or band not in self.rendering.unit:
-                    raise ValueError(f"rendering uses band '{band}', which is not in bands and rendering.unit")
-        if self.token and not (self.url.startswith("https://") or _is_local(self.url)):
+        for band in sorted(self.rendering.used if self.rendering else ()):
+            if band not in self.bands or band not in self.rendering.unit:  # type: ignore[union-attr]
+                raise ValueError(f"rendering uses band '{band}', which is not in bands and rendering.unit")
+        if self.token and not (self.url.startswith("https://") or is_local(self.url)):
             raise ValueError("a token is sent over https only")
         return self
 
@@ -106,22 +101,12 @@ class _Configured(_Section):
         """Return the astrometric tolerance for the provenance, if it is configured."""
         return {} if self.astrometry is None else {"astrometry": self.astrometry}
 
-    def policy(self) -> RequestPolicy:
-        """Return the request policy of the service."""
-        names = ("hosts", "per_minute", "connections", "timeout", "tries", "give_up", "max_mb")
-        return RequestPolicy(**{name: getattr(self, name) for name in names})
-
     def secret(self) -> str:
-        """Return the value of the token, "" if the service needs none.
-
-        Raises
-        ------
-        InputError
-            If the environment variable is not set.
-        """
-        if self.token and not os.environ.get(self.token):
+        """Return the value of the token, "" if the service needs none; raise `InputError` if it is not set."""
+        value = os.environ.get(self.token, "") if self.token else ""
+        if self.token and not value:
             raise InputError(f"this survey needs a token; set it: export {self.token}=...")
-        return os.environ.get(self.token, "") if self.token else ""
+        return value
 
 
 class ConfiguredSurvey(_Configured):
@@ -169,13 +154,7 @@ class ConfiguredSurvey(_Configured):
         return self
 
     def with_layer(self, layer: str | None) -> ConfiguredSurvey:
-        """Return the survey with another layer.
-
-        Raises
-        ------
-        InputError
-            If the survey has no layers, or not this one.
-        """
+        """Return the survey with another layer; raise `InputError` if it does not have this one."""
         if layer is None:
             return self
         if "layer" not in _fields(self.url + self.files):
@@ -214,9 +193,8 @@ class ConfiguredFrames(_Configured):
             raise ValueError("url must have the field {band}, and columns that identify the frame")
         if unknown := sorted(self.defaults.keys() - set(self.keys)):
             raise ValueError(f"defaults has '{unknown[0]}', which is no field of url{nearest(unknown[0], self.keys)}")
-        used = {self.rendering.red, self.rendering.green, self.rendering.blue} - {""}
-        if set(self.bands) != used:
-            raise ValueError(f"bands = '{self.bands}' must be those of rendering, {''.join(sorted(used))}")
+        if set(self.bands) != self.rendering.used:
+            raise ValueError(f"bands = '{self.bands}' must be those of rendering, {''.join(sorted(self.rendering.used))}")
         return self
 
     def _format_fields(self) -> list[tuple[str, str]]:
@@ -251,13 +229,14 @@ def _fields(template: str) -> set[str]:
         raise ValueError(f"{template[:60]}: {error}") from None
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Return whether a URL is of this machine, where http is as safe as https."""
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def survey_names() -> list[str]:
     """Return the names of the shipped survey files."""
-    return sorted(p.name.removesuffix(".toml") for p in (shipped("catalogs") / "surveys").iterdir())
+    return toml_names(SURVEYS)
 
 
 def load_survey(name: str) -> ConfiguredSurvey | ConfiguredFrames:
@@ -270,23 +249,10 @@ def load_survey(name: str) -> ConfiguredSurvey | ConfiguredFrames:
     InputError
         If it is not valid; the message names the key and the remedy.
     """
-    if name.endswith(".toml"):
-        source: Any = Path(name)
-        if not source.is_file():
-            raise NotFoundError(
-                f"survey file {name} does not exist; give its path, or one of {', '.join(survey_names())}"
-            )
-    elif name in survey_names():
-        source = shipped("catalogs") / "surveys" / f"{name}.toml"
-    else:
-        raise NotFoundError(f"unknown survey '{name}'{nearest(name, survey_names())}")
+    source, where = find_toml(SURVEYS, "survey", name), f"survey file {name}"
     try:
         raw = tomllib.loads(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"survey file {name} cannot be read: {error}") from error
-    where = f"survey file {name}"
-    return (
-        validated(ConfiguredFrames, where, raw)
-        if raw.get("service") == "frames"
-        else validated(ConfiguredSurvey, where, raw)
-    )
+        raise InputError(f"{where} cannot be read: {error}") from error
+    frames = raw.get("service") == "frames"
+    return validated(ConfiguredFrames, where, raw) if frames else validated(ConfiguredSurvey, where, raw)

@@ -203,7 +203,7 @@ class ServiceSurvey(CatalogSurvey):
     def _open(self) -> Client:
         config = self.config
         client = Client(
-            config.policy(), cache=home.cache_home(), contact=self.contact, token=config.secret(),
+            config, cache=home.cache_home(), contact=self.contact, token=config.secret(),
             response_folder=self.response_folder, retry_not_found=self.retry_not_found,
         )  # fmt: skip
         client.cache.prune()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
+import io
 import re
 import time
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from galscan.core.errors import GalscanError
 
@@ -51,36 +53,21 @@ class RetryableError(GalscanError):
         self.pause, self.host_busy, self.responded = pause, host_busy, responded
 
 
-def translate_error(error: Exception) -> Exception:
-    """Return the error of this module for an exception of requests or astroquery."""
-    response: Any = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status in RETRYABLE:
-        return RetryableError(f"HTTP {status}", retry_after(response.headers), host_busy=status in BUSY)
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if status is None and names & {"Timeout", "TimeoutError", "ConnectionError", "ChunkedEncodingError"}:
-        return RetryableError(_line(error), responded=False)
-    return FetchError(f"HTTP {status}" if status else f"{type(error).__name__}: {_line(error)}")
-
-
-class network_errors:
+@contextmanager
+def network_errors() -> Iterator[None]:
     """Turn errors of urllib3 into `RetryableError`, or into `FetchError` where a retry cannot help."""
+    import urllib3.exceptions as urllib3_errors
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import urllib3.exceptions as urllib3_errors
-
-        if error is None:
-            return
+    try:
+        yield
+    except (urllib3_errors.HTTPError, OSError) as error:
         if isinstance(error, urllib3_errors.LocationParseError) or "CERTIFICATE" in str(error):
             raise FetchError(f"{type(error).__name__}: {_line(error)}") from None
         if isinstance(error, urllib3_errors.TimeoutError | TimeoutError):
             raise RetryableError("request timed out", responded=False) from None
         if "IncompleteRead" in str(error):
             raise RetryableError("response truncated") from None
-        if isinstance(error, urllib3_errors.HTTPError | OSError):
-            raise RetryableError(f"{type(error).__name__}: {_line(error)}", responded=False) from None
+        raise RetryableError(f"{type(error).__name__}: {_line(error)}", responded=False) from None
 
 
 def _line(error: BaseException) -> str:
@@ -92,21 +79,21 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """Decompress a body whose Content-Encoding was not requested; at most `limit` bytes, against compression bombs."""
     if encoding in ("", "identity"):
         return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise FetchError(f"unexpected Content-Encoding '{encoding[:20]}'")
-    decompressed, rest = b"", body
-    while rest:  # gzip allows several members, one after the other (RFC 1952, 2.2)
-        stream = zlib.decompressobj(47 if "gzip" in encoding else 15)
-        try:
-            decompressed += stream.decompress(rest, limit + 1 - len(decompressed))
-        except zlib.error as error:
-            raise RetryableError(f"response cannot be decompressed ({error})") from None
-        if len(decompressed) > limit:
-            raise FetchError(f"{len(body):,} bytes decompress to more than {limit / 1e6:g} MB")
-        if not stream.eof:
-            raise RetryableError("response is truncated: its compressed body does not end")
-        rest = stream.unused_data.lstrip(b"\0")  # padding, which gzip ignores as well
-    return decompressed
+    try:
+        if encoding in ("gzip", "x-gzip"):
+            content = gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1)
+        elif encoding == "deflate":
+            stream = zlib.decompressobj()
+            content = stream.decompress(body, limit + 1)
+            if len(content) <= limit and not stream.eof:
+                raise EOFError("truncated")
+        else:
+            raise FetchError(f"unexpected Content-Encoding '{encoding[:20]}'")
+    except (OSError, EOFError, zlib.error) as error:
+        raise RetryableError(f"response cannot be decompressed ({error})") from None
+    if len(content) > limit:
+        raise FetchError(f"{len(body):,} bytes decompress to more than {limit / 1e6:g} MB")
+    return content
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

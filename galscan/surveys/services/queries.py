@@ -1,19 +1,19 @@
-"""Catalog queries: SQL of SkyServer and tables of VizieR, through astroquery, page by page and resumable.
+"""Catalog queries: SQL of SkyServer, page by page and resumable, and tables of VizieR.
 
 The result is a Parquet file with the columns ``id``, ``ra``, ``dec`` and all others of the query.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,20 @@ from galscan.core.files import atomic_path
 from galscan.core.sky import Cone, check_cone
 from galscan.labels.schema import load_schema
 from galscan.surveys import tables
+from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import Client, RequestPolicy
-from galscan.surveys.services.configured import Objects, load_survey
-from galscan.surveys.services.errors import FetchError, translate_error
+from galscan.surveys.services.configured import Objects, is_local, load_survey
+from galscan.surveys.services.errors import FetchError
 
 GZ2 = "gz2"
 VIZIER = "vizier:"
 MAX_QUERY_STRING = 2048  # characters that SkyServer accepts after the question mark
 TIMEOUT = 630.0  # seconds; SkyServer ends a query itself after 600
+MAX_MB = 2000.0  # of a response
 FRAME = "p.run, p.rerun, p.camcol, p.field"  # the frame an object was measured on, for survey sdss-frames
 BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # default cut of cone queries: resolved galaxies
+
+T = TypeVar("T")
 
 
 def objects(
@@ -62,7 +66,7 @@ def objects(
     Raises
     ------
     InputError
-        If the query is not valid, or astroquery is missing.
+        If the query is not valid.
     ConflictError
         If `out` holds the objects of another query.
     GalscanError
@@ -72,8 +76,8 @@ def objects(
     if database is None:
         raise InputError(f"survey file {survey} has no table [objects], which --query needs")
     source: _SkyServer | _VizieR
-    if (query or "").lower().startswith(VIZIER):
-        source = _VizieR(database, (query or "")[len(VIZIER) :].strip(), contact)
+    if query is not None and query.lower().startswith(VIZIER):
+        source = _VizieR(database, query[len(VIZIER) :].strip(), contact)
     else:
         source = _SkyServer(database, *_sql(query, cone), contact)
     if out.is_file():
@@ -112,65 +116,34 @@ def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
     text = " ".join(query.split()).rstrip("; ")
     if not re.match(r"select\s", text, re.IGNORECASE):
         raise InputError(f"--query {text[:40]!r} is not valid; give gz2, vizier:TABLE, or SQL: 'SELECT ...'")
-    for word, why in ((";", "one statement only"), (r"\binto\b", "no tables are created"), (r"\border\s+by\b(?!.*\))",
-                      "rows are ordered by id")):  # fmt: skip
-        if re.search(word, text, re.IGNORECASE):
-            found = word if word == ";" else re.search(word, text, re.IGNORECASE)[0].upper()  # type: ignore[index]
-            raise InputError(f"--query contains '{found}'; remove it: {why}")
+    for word, why in (
+        (";", "one statement only"), (r"\binto\b", "no tables are created"),
+        (r"\border\s+by\b(?!.*\))", "rows are ordered by id"),
+    ):  # fmt: skip
+        if found := re.search(word, text, re.IGNORECASE):
+            raise InputError(f"--query contains '{found[0].upper()}'; remove it: {why}")
     return text, ""
 
 
-class _Client:
-    """Base of both services: rate limit, retries, and an astroquery session with our User-Agent and one host."""
+class _Service:
+    """Base of both services."""
 
-    host: str
     request: dict[str, Any]
 
     def __init__(self, host: str, per_minute: float, contact: str):
         self.host = host
-        policy = RequestPolicy((host,), per_minute, connections=1, timeout=TIMEOUT)
+        policy = RequestPolicy(hosts=(host,), per_minute=per_minute, connections=1, timeout=TIMEOUT, max_mb=MAX_MB)
         self._client = Client(policy, cache=home.cache_home(), contact=contact)
 
-    def _configure(self, astroquery_client: Any) -> None:
-        """Set the User-Agent and forbid redirects to other hosts; astroquery has no public way to do it."""
-        session = astroquery_client._session
-        session.headers["User-Agent"] = f"{self._client.agent} {session.headers['User-Agent']}"
-        session.hooks["response"].append(self._check_redirect)
-
-    def _check_redirect(self, response: Any, *_: Any, **__: Any) -> None:
-        if response.is_redirect:
-            target = urlsplit(urljoin(response.url, response.headers["location"])).netloc.lower()
-            if target != self.host:
-                raise FetchError(f"redirected to {target}, which is not {self.host}")
-
-    def _query(self, run: Callable[[], Any]) -> Any:
-        """Run a query with retries; raise `InputError` with the service's own message if it rejects the query."""
-        from astroquery.exceptions import RemoteServiceError
-
-        def attempt() -> Any:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # units and ids that astropy does not know
-                    return run()
-            except (GalscanError, RemoteServiceError):
-                raise
-            except (ValueError, OSError) as error:
-                if not hasattr(error, "response"):  # from a parser that got HTML; errors of requests have a response
-                    raise FetchError(f"the response is not a table ({type(error).__name__})") from None
-                raise translate_error(error) from None
-            except Exception as error:  # astroquery's own
-                raise translate_error(error) from None
-
+    def _get(self, url: str, parameters: dict[str, Any], read: Callable[[Response], T]) -> T:
+        """Return what `read` finds in the response, which is not cached."""
         try:
-            return self._client.retry(self.host, attempt)
-        except RemoteServiceError as error:
-            message = re.sub(r"#Table1|error_message|<[^>]*>", " ", str(error))
-            raise InputError(f"{self.host} rejects the query: {' '.join(message.split())[:300]}") from None
+            return self._client.get(f"{url}?{urlencode(parameters)}", read, days=0)
         except FetchError as error:
             raise GalscanError(f"{self.host}: {error}; downloaded pages are kept, run the same command again") from None
 
 
-class _SkyServer(_Client):
+class _SkyServer(_Service):
     """SQL in pages, each starting after the last id of the page before."""
 
     def __init__(self, database: Objects, sql: str, key: str, contact: str):
@@ -180,41 +153,51 @@ class _SkyServer(_Client):
 
     def fetch(self, work: Path) -> pd.DataFrame:
         """Return all rows; pages are written to `work`."""
-        pages = sorted(work.glob("page-*.parquet"))
-        count = sum(len(pd.read_parquet(p, columns=["id"])) for p in pages)
-        last = int(pd.read_parquet(pages[-1], columns=["id"])["id"].iloc[-1]) if pages else None
-        with _astroquery():
-            from astroquery.sdss import SDSSClass, conf
-
-            service = SDSSClass()
-        self._configure(service)
-        with conf.set_temp("skyserver_baseurl", self._database.skyserver):
-            if not self._key:
-                self._key = self._find_key(service)
-            while (page := self._page(service, last)) is not None:
-                file = work / f"page-{len(pages):05d}.parquet"
-                with atomic_path(file) as temporary:
-                    page.to_parquet(temporary)
-                pages.append(file)
-                last, count = int(page["id"].iloc[-1]), count + len(page)
-                print(f"{self.host}: {count:,} objects", file=sys.stderr, flush=True)
+        files = sorted(work.glob("page-*.parquet"))
+        pages = [pd.read_parquet(file) for file in files]
+        self._key = self._key or self._find_key()
+        while (page := self._page(int(pages[-1]["id"].iloc[-1]) if pages else None)) is not None:
+            with atomic_path(work / f"page-{len(pages):05d}.parquet") as temporary:
+                page.to_parquet(temporary)
+            pages.append(page)
+            print(f"{self.host}: {sum(map(len, pages)):,} objects", file=sys.stderr, flush=True)
         if not pages:
             raise InputError("the query returns no rows; widen it")
-        return pd.concat([pd.read_parquet(p) for p in pages], ignore_index=True)
+        return pd.concat(pages, ignore_index=True)
 
-    def _table(self, service: Any, sql: str) -> pd.DataFrame | None:
-        length = len(quote(sql)) + 40
-        if length > MAX_QUERY_STRING:
+    def _table(self, sql: str) -> pd.DataFrame | None:
+        """Return the rows of a statement, None if there are none."""
+        release = self._database.release
+        page = "x_sql.asp" if release < 10 else "x_sql.aspx" if release == 10 else "x_results.aspx"
+        parameters = {"cmd": sql, "format": "csv"} | ({"searchtool": "SQL"} if release > 11 else {})
+        if (length := len(urlencode(parameters))) > MAX_QUERY_STRING:
             raise InputError(
                 f"the query has {length:,} characters in the URL, at most {MAX_QUERY_STRING:,} are accepted; shorten it"
             )
-        release = self._database.release
-        table = self._query(lambda: service.query_sql(sql, timeout=TIMEOUT, data_release=release, cache=False))
-        return None if table is None else tables.from_astropy(table)
+        url = f"{self._database.skyserver}/dr{release}/en/tools/search/{page}"
+        table = self._get(url, parameters, self._read)
+        return None if table.empty else table
 
-    def _find_key(self, service: Any) -> str:
+    def _read(self, response: Response) -> pd.DataFrame:
+        """Return the table of a response: CSV after a line ``#Table1``, or the message of an error."""
+        text = response.body.decode("utf-8", "replace")
+        if "error_message" in text:
+            message = re.sub(r"#Table1|error_message|<[^>]*>", " ", text)
+            raise InputError(f"{self.host} rejects the query: {' '.join(message.split())[:300]}")
+        if response.absent or text.lstrip().startswith("<"):
+            raise FetchError(f"the response is not a table: HTTP {response.status} {response.excerpt()}")
+        text = text.partition("\n")[2] if text.startswith("#") else text
+        try:
+            return pd.read_csv(
+                io.StringIO(text), keep_default_na=False, na_values=["null", ""], float_precision="round_trip",
+                dtype_backend="numpy_nullable",  # an id is no float, also where some are missing
+            )  # fmt: skip
+        except ValueError:
+            raise FetchError(f"the response is not a table: {response.excerpt()}") from None
+
+    def _find_key(self) -> str:
         """Return the id column; refuse a query without ids or positions."""
-        row = self._table(service, f"SELECT TOP 1 * FROM ({self._sql}) AS q")
+        row = self._table(f"SELECT TOP 1 * FROM ({self._sql}) AS q")
         if row is None:
             raise InputError("the query returns no rows; widen it")
         lower = {str(c).lower(): str(c) for c in row.columns}
@@ -225,7 +208,7 @@ class _SkyServer(_Client):
             raise InputError(f"the query returns {present}; it must also return {' and '.join(absent)}")
         return key
 
-    def _page(self, service: Any, last: int | None) -> pd.DataFrame | None:
+    def _page(self, last: int | None) -> pd.DataFrame | None:
         """Return the rows after `last`, None if there are no more."""
         after, top = -(2**63) if last is None else last, self._database.page
         if self._sql == GZ2:
@@ -238,15 +221,18 @@ class _SkyServer(_Client):
         else:
             key = f"q.{self._key}"
             sql = f"SELECT TOP {top} * FROM ({self._sql}) AS q WHERE {key} > {after} ORDER BY {key}"
-        page = self._table(service, sql)
+        page = self._table(sql)
         if page is None:
             return None
-        if self._key not in page.columns or not pd.api.types.is_integer_dtype(page[self._key].dtype):
-            present = ", ".join(map(str, page.columns[:6]))
-            raise GalscanError(f"{self.host} returned '{present[:120]}' instead of a table with integers in "
-                               f"'{self._key}'; run the same command again later")  # fmt: skip
+        key_column = page.get(self._key, pd.Series(dtype=str))
+        if not pd.api.types.is_integer_dtype(key_column.dtype) or key_column.isna().any():
+            present = ", ".join(map(str, page.columns[:6]))[:120]
+            raise GalscanError(
+                f"{self.host} returned '{present}' instead of a table with integers in '{self._key}'; run the same "
+                "command again later"
+            )
         page = _gz2(page) if self._sql == GZ2 else page
-        ids = page[self._key].astype(np.int64)  # objID comes as uint64, which no FITS table has
+        ids = page[self._key].astype(np.int64)
         if (last is not None and ids.iloc[0] <= last) or not (ids.diff().iloc[1:] > 0).all():
             raise GalscanError(
                 f"{self.host} returned values of '{self._key}' that repeat or are not sorted, so rows may be lost; "
@@ -267,7 +253,7 @@ def _gz2(page: pd.DataFrame) -> pd.DataFrame:
     return page[[c for c in wanted if c in page.columns]]
 
 
-class _VizieR(_Client):
+class _VizieR(_Service):
     """All rows of a table of VizieR."""
 
     def __init__(self, database: Objects, table: str, contact: str):
@@ -278,22 +264,23 @@ class _VizieR(_Client):
         self.request = {"server": self.host, "query": VIZIER + table}
 
     def fetch(self, work: Path) -> pd.DataFrame:
-        """Return all rows of the table; positions are computed by VizieR, in degrees."""
-        columns = ["*", "_RAJ2000", "_DEJ2000"]
-        with _astroquery():
-            from astroquery import cache_conf
-            from astroquery.vizier import VizierClass
+        """Return all rows of the table; positions are computed by VizieR, in degrees.
 
-            service = VizierClass(columns=columns, row_limit=-1, timeout=TIMEOUT, vizier_server=self.host)
-        self._configure(service)
-        with cache_conf.set_temp("cache_active", False):
-            found = self._query(lambda: service.get_catalogs(self._name))
+        The parameters are those of https://vizier.cds.unistra.fr/doc/asu-summary.htx.
+        """
+        parameters = {
+            "-source": self._name, "-out": "*", "-out.add": "_RAJ2000,_DEJ2000", "-out.max": "unlimited",
+            "-out.meta": "huUD", "-out.form": "mini", "-oc.form": "d",
+        }  # fmt: skip
+        scheme = "http" if is_local(f"//{self.host}") else "https"
+        found = self._get(f"{scheme}://{self.host}/viz-bin/votable", parameters, _read_votable)
         if not found:
             raise InputError(f"VizieR has no table '{self._name}', or it has no rows")
         if len(found) > 1:
-            names = ", ".join(list(found.keys())[:12])
-            raise InputError(f"'{self._name}' has {len(found)} tables; choose one: vizier:{names}")
-        frame = tables.from_astropy(found[0])
+            raise InputError(
+                f"'{self._name}' has {len(found)} tables; choose one: vizier:{', '.join(list(found)[:12])}"
+            )
+        (frame,) = found.values()
         if "_RAJ2000" not in frame or "_DEJ2000" not in frame:
             raise InputError(f"table '{self._name}' of VizieR has no positions; choose one that has")
         key = tables.find_column(frame, "id", {}, self._name) or "recno"
@@ -305,10 +292,14 @@ class _VizieR(_Client):
         return pd.concat([pd.DataFrame(first), rest], axis=1)
 
 
-@contextmanager
-def _astroquery() -> Iterator[None]:
-    """Raise `InputError` with the install command if astroquery is missing."""
+def _read_votable(response: Response) -> dict[str, pd.DataFrame]:
+    """Return the tables of a VOTable that have rows, by name."""
+    from astropy.io import votable
+
     try:
-        yield
-    except ImportError:
-        raise InputError("--query needs astroquery, which is not installed: pip install 'galscan[services]'") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # units and ids that astropy does not know
+            found = votable.parse(io.BytesIO(response.body), verify="ignore", invalid="mask").iter_tables()
+            return {t.name: tables.from_astropy(t.to_table(use_names_over_ids=True)) for t in found if len(t.array)}
+    except Exception as error:  # astropy raises many kinds on other text
+        raise FetchError(f"the response is not a VOTable ({type(error).__name__}): {response.excerpt()}") from None

@@ -38,13 +38,7 @@ class RateLimiter:
             os.close(self._handle)
 
     def wait(self) -> None:
-        """Wait until the next request may be sent.
-
-        Raises
-        ------
-        GalscanError
-            If the client was stopped.
-        """
+        """Wait until the next request may be sent; raise `GalscanError` if the client was stopped."""
         while (left := self._acquire()) > 0:
             if self._stopped.wait(left):
                 raise GalscanError("stopped")

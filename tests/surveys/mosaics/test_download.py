@@ -17,7 +17,7 @@ def source(service: Loopback, folder: Path, *, keep: bool = False) -> Downloaded
     for n in range(3):
         mosaic(folder / f"site/sas/{n}.fits", pixels((20, 30), n), tan(10.0, 0.0, (20, 30)))
     service.frames(folder / "site")
-    policy = RequestPolicy((service.host,), per_minute=60_000, tries=2, timeout=20.0)
+    policy = RequestPolicy(hosts=(service.host,), per_minute=60_000, tries=2, timeout=20.0)
     return DownloadedFiles(folder / "frames", "http", partial(Client, policy, cache=folder / "cache"), keep=keep)
 
 

@@ -37,7 +37,7 @@ def picture(answer: Response) -> bytes:
 def test_an_answer_is_fetched_once(service, tmp_path):
     first = client(service, tmp_path).get(service.url + PICTURE, picture)
     assert first == client(service, tmp_path).get(service.url + PICTURE, picture) and len(service.log()) == 1
-    fresh = Client(RequestPolicy((service.host,), 60_000), cache=tmp_path, response_folder=tmp_path / "elsewhere")
+    fresh = Client(RequestPolicy(hosts=(service.host,), per_minute=60_000), cache=tmp_path, response_folder=tmp_path / "elsewhere")
     assert fresh.get(service.url + PICTURE, picture) == first and len(service.log()) == 2
 
 
@@ -66,7 +66,7 @@ def test_a_form_heals_too(service, tmp_path, mode):
 def test_who_asks_is_said(service, tmp_path):
     assert client(service, tmp_path).agent == "galscan/0.1.0 (me@example.org)"
     with pytest.raises(InputError, match="one line"):
-        Client(RequestPolicy((service.host,)), cache=tmp_path, contact="me\r\nX-Evil: 1")
+        Client(RequestPolicy(hosts=(service.host,)), cache=tmp_path, contact="me\r\nX-Evil: 1")
 
 
 def test_a_file_comes_whole_or_not_at_all(service, tmp_path):
@@ -163,7 +163,7 @@ def test_redirects_within_the_house(service, tmp_path):
 
 def test_a_token_goes_to_the_first_host_alone(service, tmp_path, monkeypatch):
     sent = []
-    asker = Client(RequestPolicy((service.host, f"localhost:{service.port}"), 60_000), cache=tmp_path, token="secret")
+    asker = Client(RequestPolicy(hosts=(service.host, f"localhost:{service.port}"), per_minute=60_000), cache=tmp_path, token="secret")
     manager = asker._manager(service.url)
     request = manager.request
     monkeypatch.setattr(manager, "request", lambda *a, **k: (sent.append((a[1], k["headers"])), request(*a, **k))[1])
@@ -210,7 +210,7 @@ def test_nobody_there(tmp_path, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ServiceUnavailableError, match="no response"):
-            Client(RequestPolicy((host,), 60_000, tries=2), cache=tmp_path).get(f"http://{host}/", body)
+            Client(RequestPolicy(hosts=(host,), per_minute=60_000, tries=2), cache=tmp_path).get(f"http://{host}/", body)
 
 
 def test_retry_after_is_honoured(service, tmp_path):
@@ -256,6 +256,6 @@ def test_stop_ends_every_wait(service, tmp_path):
 def test_a_proxy_is_used_where_the_environment_names_one(service, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", service.url)
     monkeypatch.setenv("no_proxy", "")
-    asker = Client(RequestPolicy(("sky.example",), 60_000), cache=tmp_path)
+    asker = Client(RequestPolicy(hosts=("sky.example",), per_minute=60_000), cache=tmp_path)
     assert asker.get(f"http://sky.example{PICTURE}", picture)
     assert service.log()[0][1] == f"http://sky.example{PICTURE}"
