@@ -91,35 +91,26 @@ class Survey(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """The survey's name."""
-        ...
+    def name(self) -> str: ...
 
     @property
     def size(self) -> int:
         """Pixels on a side of every cutout."""
-        ...
 
     @property
     def id_dtype(self) -> np.dtype:
         """Data type of ids: int64 or fixed-width text."""
-        ...
 
-    def __len__(self) -> int:
-        """Return the number of objects."""
-        ...
+    def __len__(self) -> int: ...
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-able provenance: everything that determines the pixels (settings, stretch, bands, seed)."""
-        ...
 
     def schemas(self) -> dict[str, list[str]]:
         """Return the available labels: schema name -> answer names."""
-        ...
 
     def truth(self) -> list[str]:
         """Return the names of truth columns (simulations only); never used in training."""
-        ...
 
     def objects(self, start: int, stop: int) -> pd.DataFrame:
         """Return rows `start` to `stop` of the catalog.
@@ -127,8 +118,6 @@ class Survey(Protocol):
         Columns ``id``, ``ra``, ``dec`` (deg, ICRS, NaN where unknown), ``<schema>/<answer>`` (float32,
         NaN = not asked) for every label and ``truth/<name>`` for every truth column.
         """
-        ...
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
         """Yield one outcome per object, in the order of `objects`."""
-        ...

@@ -24,24 +24,9 @@ def shrink(image: Image.Image, size: int) -> Image.Image:
 
 
 def resample(images: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
-    """Return images with `size` pixels on a side; the mean brightness does not change.
+    """Return images (n, S, S, 3), uint8, with `size` pixels on a side; the mean brightness does not change.
 
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-    size : int
-        At most S; if it is S, `images` itself is returned.
-    threads : int
-        Number of threads.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, size, size, 3)
-
-    Raises
-    ------
-    InputError
-        If the images are smaller than `size`.
+    With `size` S, `images` itself is returned. `InputError` is raised if the images are smaller.
     """
     stored = images.shape[1]
     if stored == size:
@@ -54,13 +39,8 @@ def resample(images: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
         for k in range(start, min(start + BATCH, len(images))):
             out[k] = np.asarray(shrink(Image.fromarray(images[k]), size))
 
-    starts = range(0, len(images), BATCH)
-    if threads > 1 and len(starts) > 1:
-        with ThreadPoolExecutor(threads, "galscan-resample") as pool:
-            list(pool.map(work, starts))
-    else:
-        for start in starts:
-            work(start)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(0, len(images), BATCH)))
     return out
 
 

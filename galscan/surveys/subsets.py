@@ -25,26 +25,24 @@ BLOCK = 65_536
 
 def ids(survey: Survey) -> np.ndarray:
     """Return the id of every object."""
-    attribute = getattr(survey, "ids", None)
-    if attribute is not None:
-        return np.asarray(attribute)
+    if hasattr(survey, "ids"):
+        return np.asarray(survey.ids)
     blocks = (survey.objects(at, min(at + BLOCK, len(survey)))["id"] for at in range(0, len(survey), BLOCK))
     return np.concatenate([block.to_numpy().astype(survey.id_dtype) for block in blocks])
 
 
 def positions(survey: Survey) -> tuple[np.ndarray, np.ndarray] | None:
     """Return right ascension and declination (deg) of every object; None if the survey has no such arrays."""
-    ra, dec = getattr(survey, "ra", None), getattr(survey, "dec", None)
-    return None if ra is None or dec is None else (np.asarray(ra, np.float64), np.asarray(dec, np.float64))
+    if not hasattr(survey, "ra") or not hasattr(survey, "dec"):
+        return None
+    return np.asarray(survey.ra, np.float64), np.asarray(survey.dec, np.float64)
 
 
 def take(survey: Survey, rows: np.ndarray) -> Survey:
     """Return the survey of `rows` only, which must be increasing; the pixels do not change."""
     if len(rows) == len(survey):
         return survey
-    method = getattr(survey, "take", None)
-    subset: Survey = method(rows) if method is not None else _Subset(survey, rows)
-    return subset
+    return survey.take(rows) if hasattr(survey, "take") else _Subset(survey, rows)
 
 
 def select_rows(survey: Any, rows: np.ndarray, *names: str) -> Any:
@@ -95,19 +93,8 @@ class _Subset:
 def stored_rendering(measured: Rendering | None, stored: Mapping[str, Any] | None, where: str) -> Rendering | None:
     """Return the rendering of an existing store, to be used for new images of the same bands.
 
-    Parameters
-    ----------
-    measured : Rendering or None
-        Measured on the new images.
-    stored : mapping or None
-        That of the store, as from `Rendering.describe`.
-    where : str
-        Name of the store in messages.
-
-    Raises
-    ------
-    ConflictError
-        If sky or noise of the new images show that their units differ from those of the store.
+    `measured` is that of the new images, `stored` that of the store (`Rendering.describe`), named `where` in messages.
+    `ConflictError` is raised if sky or noise of the new images show that their units differ from those of the store.
     """
     if measured is None or stored is None:
         return measured

@@ -20,16 +20,7 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "--", "<NA>"]  #
 # Usual column names in lower case. The first of each is unambiguous and takes precedence over the others.
 ROLES: dict[str, tuple[str, ...]] = {
     "id": (
-        "id",
-        "id_str",
-        "objid",
-        "dr7objid",
-        "dr8objid",
-        "specobjid",
-        "iauname",
-        "object_id",
-        "source_id",
-        "galaxyid",
+        "id", "id_str", "objid", "dr7objid", "dr8objid", "specobjid", "iauname", "object_id", "source_id", "galaxyid",
         "name",
     ),
     "file": ("file", "file_loc", "filename", "file_name", "path"),
@@ -37,7 +28,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "dec": ("dec", "de_icrs", "dec_icrs", "dej2000", "decj2000", "dec_deg", "dedeg", "_dej2000"),
     "pixel_scale": ("pixel_scale", "pixel_scale_arcsec", "pixel_scale_arcsec_per_pixel", "pixscale", "pixelscale"),
     "radius": ("petror90_r", "petro_r90_r", "petror90", "r90"),
-}
+}  # fmt: skip
 PREFERRED = {"id": ("id", "id_str"), "file": ("file", "file_loc")}  # id_str and file_loc are those of galaxy-datasets
 SUBFOLDER = "subfolder"  # column of the folder of a file, in galaxy-datasets
 # UCDs of the roles, best first.
@@ -65,8 +56,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise NotFoundError(f"no catalog at {path}; give a CSV, FITS, VOTable or Parquet file")
-    suffix = "".join(s for s in path.suffixes[-2:] if s != ".gz").lower()
-    suffix = "." + suffix.rsplit(".", 1)[-1]
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     try:
         if suffix in (".csv", ".zip", ".tsv", ".txt"):
             frame = _read_csv(path, columns, "," if suffix in (".csv", ".zip") else "\t")
@@ -107,28 +97,23 @@ def _read_astropy(path: Path, form: str) -> pd.DataFrame:
 
 def from_astropy(table: Any) -> pd.DataFrame:
     """Return an astropy table, with its UCDs and units in ``attrs``; columns of arrays are left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # astropy parses the UCDs of a VOTable; those of FITS are in header keywords.
-        ucd = {
-            c: str(table[c].meta.get("ucd") or table.meta.get(f"TUCD{k}") or "").lower()
-            for k, c in enumerate(table.colnames, 1)
-        }
-        unit = {c: str(table[c].unit or "").strip() for c in table.colnames}
-        table.keep_columns([c for c in table.colnames if table[c].ndim == 1])
-        table.convert_bytestring_to_unicode()
-        frame = table.to_pandas(index=False)
-        frame.attrs = {"ucd": ucd, "unit": unit}
-        return frame
+    # astropy parses the UCDs of a VOTable; those of FITS are in header keywords.
+    ucd = {
+        c: str(table[c].meta.get("ucd") or table.meta.get(f"TUCD{k}") or "").lower()
+        for k, c in enumerate(table.colnames, 1)
+    }
+    unit = {c: str(table[c].unit or "").strip() for c in table.colnames}
+    table.keep_columns([c for c in table.colnames if table[c].ndim == 1])
+    table.convert_bytestring_to_unicode()
+    frame = table.to_pandas(index=False)
+    frame.attrs = {"ucd": ucd, "unit": unit}
+    return frame
 
 
 def find_column(frame: pd.DataFrame, role: str, columns: Mapping[str, str], where: str) -> str | None:
     """Return the column of `frame` for `role`, or None.
 
-    Raises
-    ------
-    InputError
-        If the column named in `columns` does not exist, or several usual names are present.
+    `InputError` is raised if the column named in `columns` does not exist, or several usual names are present.
     """
     present = [str(c) for c in frame.columns]
     if role in columns:
@@ -164,10 +149,7 @@ def _by_ucd(frame: pd.DataFrame, role: str) -> str | None:
 def identifiers(column: pd.Series, where: str) -> np.ndarray:
     """Return ids as int64 if every one is a plain integer, else as fixed-width text.
 
-    Raises
-    ------
-    InputError
-        If an id is empty, longer than 64 characters, repeated, or has lost digits as a float.
+    `InputError` is raised if an id is empty, longer than 64 characters, repeated, or has lost digits as a float.
     """
     where = f"id column '{column.name}' of {where}"
     if pd.api.types.is_float_dtype(column.dtype):
@@ -207,13 +189,7 @@ def identifiers(column: pd.Series, where: str) -> np.ndarray:
 
 
 def numbers(column: pd.Series, where: str) -> np.ndarray:
-    """Return a column as float64, NaN where empty.
-
-    Raises
-    ------
-    InputError
-        If a value is not a number.
-    """
+    """Return a column as float64, NaN where empty; raise `InputError` if a value is not a number."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     text = column.astype("string").str.strip().replace("", pd.NA)
@@ -231,10 +207,7 @@ def positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return right ascension (0 to 360) and declination in degrees, NaN where missing.
 
-    Raises
-    ------
-    InputError
-        If they are not in degrees, or outside the allowed range.
+    `InputError` is raised if they are not in degrees, or outside the allowed range.
     """
     found = []
     for role, column, limit in (("ra", ra, 360.0), ("dec", dec, 90.0)):
@@ -245,35 +218,28 @@ def positions(
         if unit.lower() not in DEGREES:
             raise InputError(f"column '{column}' of {where} is in '{unit}'; give positions in decimal degrees")
         values = numbers(frame[column], where)
-        if len(bad := np.flatnonzero(np.abs(values) > limit)):
+        if len(bad := np.flatnonzero(np.abs(values) > limit)):  # also infinite ones
             first = f"{role} of {ids[bad[0]]} is {values[bad[0]]:g}"
             raise InputError(f"{where}: {first}; it must be within {-limit:g} to {limit:g} degrees")
-        found.append(np.where(np.isfinite(values), values, np.nan))
+        found.append(values)
     return found[0] % 360, found[1]
 
 
 def read_labels(frame: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, list[str]], pd.DataFrame]:
     """Return the answers of each schema in `names`, and their columns ``<schema>/<answer>`` (float32, NaN = not asked).
 
-    Raises
-    ------
-    InputError
-        If a schema is unknown, or the catalog has none of its answers.
+    `InputError` is raised if a schema is unknown, or the catalog has none of its answers.
     """
-    schemas, columns, frame = {}, [], without_nullable(frame)
+    numeric, extension = pd.api.types.is_numeric_dtype, pd.api.types.is_extension_array_dtype
+    nullable = [c for c, dtype in frame.dtypes.items() if extension(dtype) and numeric(dtype)]
+    frame = frame.assign(**{c: frame[c].to_numpy(dtype=np.float64, na_value=np.nan) for c in nullable})
+    schemas, columns = {}, []
     for name in dict.fromkeys(names):
         schema = load_schema(name)
         answers = read_answers(schema, frame).astype(np.float32).reset_index(drop=True)
         schemas[schema.name] = list(answers.columns)
         columns.append(answers.add_prefix(f"{schema.name}/"))
     return schemas, pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(len(frame)))
-
-
-def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` with nullable numbers converted to float64 (NaN), as label schemas expect."""
-    types = pd.api.types
-    nullable = [c for c, t in frame.dtypes.items() if types.is_extension_array_dtype(t) and types.is_numeric_dtype(t)]
-    return frame.assign(**{c: frame[c].to_numpy(dtype=np.float64, na_value=np.nan) for c in nullable})
 
 
 def _line(error: Exception) -> str:

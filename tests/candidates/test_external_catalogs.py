@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,8 @@ PGC = "vizier:VII/237/pgc"
 
 
 def loopback_services(url: str, **changes: object) -> dict[str, asking.Service]:
-    policy = RequestPolicy(
-        (url.removeprefix("http://"),), per_minute=60_000, connections=1, timeout=2.0, tries=2, give_up=2
-    )
-    policy = replace(policy, **changes)  # type: ignore[arg-type]
+    settings = {"per_minute": 60_000, "connections": 1, "timeout": 2.0, "tries": 2, "give_up": 2} | changes
+    policy = RequestPolicy(hosts=(url.removeprefix("http://"),), **settings)
     return {
         "XMATCH": asking.Service(f"{url}/xmatch/api/v1/sync", 5, policy),
         "NED": asking.Service(f"{url}/tap/sync", 5, policy),

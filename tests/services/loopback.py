@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -26,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @dataclass(frozen=True)
 class Loopback:
     port: int
-    tls_port: int = 0
 
     @property
     def host(self) -> str:
@@ -80,25 +78,10 @@ def loopback(*arguments: str) -> Iterator[Loopback]:
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        ports = json.loads(process.stdout.readline())["ports"]
-        yield Loopback(*ports)
+        yield Loopback(int(process.stdout.readline()))
     finally:
         process.stdin.close()  # type: ignore[union-attr]
         process.wait(10)
-
-
-def certificate(folder: Path) -> Path | None:
-    """Write key and certificate of 127.0.0.1; None where openssl is missing."""
-    if shutil.which("openssl") is None:
-        return None
-    path = folder / "loopback.pem"
-    command = [
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(folder / "certificate.pem"),
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    path.write_text(path.read_text() + (folder / "certificate.pem").read_text())
-    return path
 
 
 def galaxies(path: Path, count: int, *, sure: Sequence[int] = (), seed: int = 0, **columns: Any) -> Path:

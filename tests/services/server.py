@@ -1,8 +1,8 @@
 """The archive services on loopback, with faults on request.
 
-    python -m tests.services.server [--objects 2000] [--certificate FILE]
+    python -m tests.services.server [--objects 2000]
 
-prints one line of JSON with its ports. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that fraction
+prints its port. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that fraction
 of the responses fail (after the first "well" ones); ``/_mode/MODE/...`` makes one fail; ``POST /_objects`` sets the
 objects of SIMBAD, NED and VizieR, ``POST /_files`` the folder of frames; ``GET /_log`` lists requests with their times,
 ``/_count`` their number.
@@ -18,7 +18,6 @@ import json
 import random
 import re
 import socket
-import ssl
 import struct
 import sys
 import threading
@@ -109,8 +108,6 @@ class Handler(BaseHTTPRequestHandler):
             self.state.log.append((time.monotonic(), self.path, mode))
         if mode and self.misbehave(mode):
             return None
-        if self.path.startswith("/viz-bin/votable"):
-            return self.vizier(body.decode())
         if self.path == "/xmatch/api/v1/sync":
             try:
                 return self.send(objects.xmatch(self.state.known, self.headers["Content-Type"], body), "text/csv")
@@ -203,6 +200,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.send(file.read_bytes() if there else HTML, "application/fits", 200 if there else 404)
             if parts.path.endswith("/ImgCutout/getjpeg"):
                 return self.imgcutout(given, black)
+            if parts.path == "/viz-bin/votable":
+                return self.vizier(given)
             if parts.path.endswith("/x_results.aspx"):
                 return self.send(self.state.database.answer(given["cmd"]).encode(), "text/csv")
             if parts.path in ("/viewer/fits-cutout", "/viewer/jpeg-cutout"):
@@ -276,12 +275,11 @@ class Handler(BaseHTTPRequestHandler):
                 raise ValueError(f"no file {given[colour]}")
         return self.picture(ra, dec, int(given.get("output_size", given["size"])), black)
 
-    def vizier(self, script: str) -> None:
-        """Respond to astroquery's form as VizieR does: a VOTable with units and UCDs, positions also in degrees."""
+    def vizier(self, given: dict[str, str]) -> None:
+        """Respond as VizieR does: a VOTable with units and UCDs, positions also in degrees."""
         from astropy.io.votable import from_table
         from astropy.table import Table
 
-        given = dict(line.split("=", 1) for line in script.split("\n") if "=" in line)
         rows = Table(
             {"recno": [1, 2, 3], "NGC": ["N0001", "N0002", "N0007"], "RAJ2000": ["00 07 16", "00 07 17", "00 08 21"]}
         )
@@ -326,19 +324,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--row-limit", type=int, default=ROW_LIMIT)
-    parser.add_argument("--certificate", help="PEM of key and certificate: speak TLS on a second port as well")
     options = parser.parse_args()
     sky.galaxies()  # before the first request, which may have a short timeout
     Handler.state = State(options.objects, options.row_limit)
-    servers = [Server(("127.0.0.1", 0), Handler)]
-    if options.certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(options.certificate)
-        servers.append(Server(("127.0.0.1", 0), Handler))
-        servers[1].socket = context.wrap_socket(servers[1].socket, server_side=True)
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(json.dumps({"ports": [s.server_address[1] for s in servers]}), flush=True)
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(server.server_address[1], flush=True)
     sys.stdin.read()  # until the parent process exits
 
 

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import digest
 from galscan.core.sky import Cone
@@ -24,9 +23,7 @@ from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts
 from galscan.surveys.mosaics.download import DownloadedFiles
 from galscan.surveys.mosaics.footprints import Frame
-from galscan.surveys.services.client import Client
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey
-from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE
 
 SAFE_TEXT = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # allowed text of table columns in a URL
@@ -88,7 +85,7 @@ class RemoteFrames(FrameCutouts):
         self.bands, self.rendering = list(config.bands), config.rendering.rendering()
         self.root = folder.expanduser().absolute()
         scheme = urlsplit(config.url).scheme
-        self.source = self._downloads = DownloadedFiles(self.root, scheme, partial(_client, config, contact), keep=keep)
+        self.source = self._downloads = DownloadedFiles(self.root, scheme, partial(config.client, contact), keep=keep)
         catalog, roles = Path(catalog).expanduser().absolute(), (*ROLES, *config.keys)
         table = self._read_catalog(catalog, labels, size, columns, roles, pixel_scale, frame, cone)
         self._group(table, columns)
@@ -167,21 +164,15 @@ class RemoteFrames(FrameCutouts):
 
     def plan(self) -> dict[str, Any]:
         """Return the cost of all cutouts if no frame is downloaded yet: host, rate, requests, seconds, MB."""
-        config, frames = self.config, len(self._used_frames())
-        requests = frames * len(self.bands)
-        return {
-            "frames": frames, "host": config.hosts[0], "per_minute": config.per_minute, "requests": requests,
-            "seconds": requests * 60 * (1 + SLACK) / config.per_minute, "megabytes": requests * config.answer_kb / 1e3,
-        }  # fmt: skip
+        frames = len(self._used_frames())
+        return {"frames": frames} | self.config.plan(frames * len(self.bands))
 
     def describe(self) -> dict[str, Any]:
         """Return provenance: frames, catalog, cutting and rendering."""
-        config = self.config
         return {
-            "survey": self.survey, "title": config.title, "release": config.release, "url": config.url,
+            "survey": self.survey, **self.config.metadata(),
             "cone": list(self.cone) if self.cone else None, **self._metadata(),
-            "stretch": "declared in the survey's file", "licence": config.licence,
-            "acknowledgement": config.acknowledgement, **config.astrometry_metadata(),
+            "stretch": "declared in the survey's file",
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
@@ -193,7 +184,3 @@ class RemoteFrames(FrameCutouts):
         except BaseException:
             self._downloads.stop()
             raise
-
-
-def _client(config: ConfiguredFrames, contact: str) -> Client:
-    return Client(config, cache=home.cache_home(), contact=contact, token=config.secret())

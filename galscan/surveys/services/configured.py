@@ -13,10 +13,11 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from galscan.core.errors import InputError, nearest
-from galscan.core.home import find_toml, toml_names
+from galscan.core.home import cache_home, find_toml, toml_names
 from galscan.labels.recipe import validated
 from galscan.surveys.files.images import Rendering
-from galscan.surveys.services.client import RequestPolicy
+from galscan.surveys.services.client import Client, RequestPolicy
+from galscan.surveys.services.rate_limit import SLACK
 
 SURVEYS = "catalogs/surveys"
 Positive = Annotated[float, Field(gt=0)]
@@ -97,9 +98,22 @@ class _Configured(RequestPolicy):
             raise ValueError("a token is sent over https only")
         return self
 
-    def astrometry_metadata(self) -> dict[str, Any]:
-        """Return the astrometric tolerance for the provenance, if it is configured."""
-        return {} if self.astrometry is None else {"astrometry": self.astrometry}
+    def metadata(self) -> dict[str, Any]:
+        """Return provenance: release, URL, licence, and the astrometric tolerance if it is configured."""
+        names = ("title", "release", "url", "licence", "acknowledgement")
+        astrometry = {} if self.astrometry is None else {"astrometry": self.astrometry}
+        return {name: getattr(self, name) for name in names} | astrometry
+
+    def plan(self, requests: int) -> dict[str, Any]:
+        """Return the cost of so many requests: host, rate, seconds at that rate, megabytes."""
+        return {
+            "host": self.hosts[0], "per_minute": self.per_minute, "requests": requests,
+            "seconds": requests * 60 * (1 + SLACK) / self.per_minute, "megabytes": requests * self.answer_kb / 1e3,
+        }  # fmt: skip
+
+    def client(self, contact: str, **options: Any) -> Client:
+        """Return a client for the service."""
+        return Client(self, cache=cache_home(), contact=contact, token=self.secret(), **options)
 
     def secret(self) -> str:
         """Return the value of the token, "" if the service needs none; raise `InputError` if it is not set."""
@@ -172,7 +186,7 @@ class ConfiguredFrames(_Configured):
 
     service: Literal["frames"]
     rendering: Colours
-    defaults: dict[str, int | str] = {}
+    defaults: Annotated[dict[str, int | str], Field(default_factory=dict)]
     """Values of columns that the table may lack."""
     advice: str
     """How to obtain the columns, for error messages."""
@@ -194,7 +208,8 @@ class ConfiguredFrames(_Configured):
         if unknown := sorted(self.defaults.keys() - set(self.keys)):
             raise ValueError(f"defaults has '{unknown[0]}', which is no field of url{nearest(unknown[0], self.keys)}")
         if set(self.bands) != self.rendering.used:
-            raise ValueError(f"bands = '{self.bands}' must be those of rendering, {''.join(sorted(self.rendering.used))}")
+            used = "".join(sorted(self.rendering.used))
+            raise ValueError(f"bands = '{self.bands}' must be those of rendering, {used}")
         return self
 
     def _format_fields(self) -> list[tuple[str, str]]:

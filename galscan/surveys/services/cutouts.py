@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from galscan.core import home
 from galscan.core.concurrency import ordered_map
 from galscan.core.errors import InputError
 from galscan.core.files import file_digest
@@ -26,7 +25,6 @@ from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import Client
 from galscan.surveys.services.configured import ConfiguredSurvey, fill_url, load_survey
 from galscan.surveys.services.errors import FetchError
-from galscan.surveys.services.rate_limit import SLACK
 from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
 from galscan.surveys.subsets import select_rows
 
@@ -152,14 +150,13 @@ class ServiceSurvey(CatalogSurvey):
         """Return provenance: source of the pixels, framing and rendering."""
         config = self.config
         return {
-            "survey": self.source, "title": config.title, "release": config.release, "url": config.url,
+            "survey": self.source, **config.metadata(),
             "layer": config.layer or None, "format": config.format, "bands": config.bands, "framing": self.framing,
             "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
             "cone": list(self.cone) if self.cone else None, "objects": len(self),
             "size": self.size, "resize": "hamming, bilinear when enlarging", "orientation": "north up, east left",
             "labels": list(self._schemas), "stretch": config.stretch or None,
             "rendering": config.rendering.rendering().describe() if config.rendering else None,
-            "licence": config.licence, "acknowledgement": config.acknowledgement, **config.astrometry_metadata(),
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
@@ -171,7 +168,10 @@ class ServiceSurvey(CatalogSurvey):
             If the circuit breaker of the service is open.
         """
         if self._client is None:
-            self._client = self._open()
+            self._client = self.config.client(
+                self.contact, response_folder=self.response_folder, retry_not_found=self.retry_not_found
+            )
+            self._client.cache.prune()
         client, rows = self._client, range(start, min(stop, len(self)))
         try:
             yield from ordered_map(lambda n: self._outcome(client, n), rows, self.config.connections)
@@ -192,22 +192,9 @@ class ServiceSurvey(CatalogSurvey):
         """Return the cost of all cutouts: host, rate, requests, seconds at that rate, megabytes."""
         config = self.config
         each = 1 if config.service == "picture" else 1 + (len(config.bands) if config.format == "fits" else 1)
-        requests = each * int(np.isfinite(self.ra + self.dec + self.sides).sum())
-        return {
-            "host": config.hosts[0], "per_minute": config.per_minute, "requests": requests,
-            "seconds": requests * 60 * (1 + SLACK) / config.per_minute, "megabytes": requests * config.answer_kb / 1e3,
-        }  # fmt: skip
+        return config.plan(each * int(np.isfinite(self.ra + self.dec + self.sides).sum()))
 
     # ---------------------------------------------------------------------------------------------- one cutout
-
-    def _open(self) -> Client:
-        config = self.config
-        client = Client(
-            config, cache=home.cache_home(), contact=self.contact, token=config.secret(),
-            response_folder=self.response_folder, retry_not_found=self.retry_not_found,
-        )  # fmt: skip
-        client.cache.prune()
-        return client
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_client": None}
@@ -264,9 +251,8 @@ class ServiceSurvey(CatalogSurvey):
         if response.absent:
             return None
         self._check_format(response)
-        return FileInMemory(
-            panstarrs.nanomaggies(response.body, float(self.config.zero_point or 0), pixels), f"plane_{band}"
-        )
+        zero_point = float(self.config.zero_point or 0)
+        return FileInMemory(panstarrs.nanomaggies(response.body, zero_point, pixels), f"plane_{band}")
 
     def _read(self, response: Response, side: float, pixels: int) -> Outcome:
         """Return the outcome of a response; raise `UnusableError`, so that it is not cached, if it is not a cutout."""
@@ -275,11 +261,10 @@ class ServiceSurvey(CatalogSurvey):
         config = self.config
         self._check_format(response)
         file = FileInMemory(response.body, f"answer_{config.bands}" if len(config.bands) == 1 else "answer")
-        outcome = (
-            read_picture(file, self.size, side / pixels)
-            if config.rendering is None
-            else self._coloured([file], side / pixels)
-        )
+        if config.rendering is None:
+            outcome = read_picture(file, self.size, side / pixels)
+        else:
+            outcome = self._coloured([file], side / pixels)
         return self._checked(outcome, side, pixels)
 
     def _check_format(self, response: Response) -> None:

@@ -188,10 +188,9 @@ class _SkyServer(_Service):
             raise FetchError(f"the response is not a table: HTTP {response.status} {response.excerpt()}")
         text = text.partition("\n")[2] if text.startswith("#") else text
         try:
-            return pd.read_csv(
-                io.StringIO(text), keep_default_na=False, na_values=["null", ""], float_precision="round_trip",
-                dtype_backend="numpy_nullable",  # an id is no float, also where some are missing
-            )  # fmt: skip
+            # Nullable types: in a column with missing values, large integers would lose digits as floats.
+            empty = {"keep_default_na": False, "na_values": ["null", ""], "dtype_backend": "numpy_nullable"}
+            return pd.read_csv(io.StringIO(text), low_memory=False, **empty)
         except ValueError:
             raise FetchError(f"the response is not a table: {response.excerpt()}") from None
 

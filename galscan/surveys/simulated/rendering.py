@@ -13,6 +13,7 @@ from galscan.surveys.simulated.starlight import (
     Sky,
     column,
     frame,
+    pixel_axis,
     sersic,
     starlight,
     subset,
@@ -26,15 +27,14 @@ ELECTRONS = 900.0  # photo-electrons per nanomaggy in a 54 s SDSS exposure, appr
 BAND_SCALE = np.array([1.7, 1.15, 1.0], np.float32)  # chosen so that early types are as yellow as in SDSS DR7 JPEGs
 GRAIN = 0.25  # fraction of a frame's noise left in stamps after compression and resampling (see tests)
 SOFTENING, PEDESTAL = 20.0, 0.004  # Q and the offset of the stretch
+LANE_SIZE = 64  # pixels of the images on which dust lanes are measured
 
 
 def blur(bands: np.ndarray, fwhm: np.ndarray) -> np.ndarray:
     """Convolve images (n, b, size, size) with the PSF: two Gaussians as in SDSS (Stoughton et al. 2002).
 
-    Parameters
-    ----------
-    fwhm : ndarray, shape (n,)
-        Full width at half maximum of the core in pixels; the second Gaussian is 3 times wider, with 10 % of the light.
+    The core has the full width at half maximum `fwhm` (pixels, shape (n,)); the second Gaussian is 3 times wider, with
+    10 % of the light.
     """
     size, margin = bands.shape[-1], 6
     padded = fft.next_fast_len(size + 2 * margin, real=True)
@@ -70,7 +70,7 @@ def lane_strength(sky: Sky) -> np.ndarray:
     strength is the loss exceeded over 0.6 % of the frame (25 pixels) minus that of the galaxy's median visible pixel
     (uniform extinction is no lane), in units of 0.45, an obvious lane. Visible means above 4 sigma of the sky.
     """
-    size = 64
+    size = LANE_SIZE
     stars = starlight(sky, size)[:, 1:2]
     pair = np.concatenate([stars, stars * transmission(sky, size, EXTINCTION[1:2])], axis=1)
     pair = blur(pair, fwhm(sky, size))
@@ -86,26 +86,22 @@ def lane_strength(sky: Sky) -> np.ndarray:
 
 def _surroundings(sky: Sky, size: int, bands: np.ndarray) -> None:
     """Add companions, field galaxies and saturated stars to `bands`, before the PSF."""
-    axis = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5).astype(np.float32)
     for k in range(sky["near_x"].shape[1]):
         rows = np.flatnonzero(sky["near_flux"][:, k] > 0)
         if rows.size == 0:
             continue
-        near = {
-            name: sky[name][rows, k]
-            for name in ("near_x", "near_y", "near_re", "near_q", "near_angle", "near_flux", "near_colour", "near_n")
-        }
-        x, y = frame({"x": near["near_x"], "y": near["near_y"]}, size, near["near_angle"])
-        radius2 = x * x + np.square(y / column(near, "near_q")) + np.float32((0.4 / size) ** 2)
-        light = sersic(radius2, near["near_re"], near["near_n"], near["near_q"], near["near_flux"])
-        bands[rows] += light[:, None] * weights(near["near_colour"])
+        near = {name.removeprefix("near_"): sky[name][rows, k] for name in sky if name.startswith("near_")}
+        x, y = frame(near, size, near["angle"])
+        radius2 = x * x + np.square(y / column(near, "q")) + np.float32((0.4 / size) ** 2)
+        light = sersic(radius2, near["re"], near["n"], near["q"], near["flux"])
+        bands[rows] += light[:, None] * weights(near["colour"])
+    axis = pixel_axis(size)
     for j in np.flatnonzero(sky["saturated"] > 0):
         x, y = np.abs(axis - sky["glare_x"][j])[None, :] * size, np.abs(axis - sky["glare_y"][j])[:, None] * size
-        colour = (
-            weights(sky["star_colour"][j, :1])[0] * np.array([0.8, 0.7, 1.0], np.float32)[:, None, None]
-        )  # the bands saturate unequally
+        unequal = np.array([0.8, 0.7, 1.0], np.float32)[:, None, None]  # saturation of the bands
+        colour = weights(sky["star_colour"][j, :1])[0] * unequal
         halo = 60 / (1 + (x * x + y * y) / 2) ** 1.9
-        spikes = 1.0 * (np.exp(-x * x) / (1 + y / 3) ** 1.8 + np.exp(-y * y) / (1 + x / 3) ** 1.8)
+        spikes = np.exp(-x * x) / (1 + y / 3) ** 1.8 + np.exp(-y * y) / (1 + x / 3) ** 1.8
         bleed = 8.0 * np.exp(-((x / 0.7) ** 4)) * (y < size * 0.1)  # charge runs along the columns
         bands[j] += (sky["saturated"][j] * colour * (halo + spikes + bleed)).astype(np.float32)
 
@@ -113,12 +109,11 @@ def _surroundings(sky: Sky, size: int, bands: np.ndarray) -> None:
 def _stars(sky: Sky, size: int, bands: np.ndarray) -> None:
     """Add stars to `bands`, already convolved with the PSF of `blur` (point sources on the pixel grid would ring)."""
     area = np.square(pixel_scale(sky, size) / SDSS_PIXEL)
-    axis = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5).astype(np.float32)
+    axis = pixel_axis(size)
     for k in range(sky["star_x"].shape[1]):
         rows = np.flatnonzero(sky["star_flux"][:, k] > 0)
-        light = (sky["star_flux"][rows, k] / area[rows]).astype(np.float32)[:, None, None, None] * weights(
-            sky["star_colour"][rows, k]
-        )
+        flux = (sky["star_flux"][rows, k] / area[rows]).astype(np.float32)[:, None, None, None]
+        light = flux * weights(sky["star_colour"][rows, k])
         dx2 = np.square((axis - sky["star_x"][rows, k, None]) * size)
         dy2 = np.square((axis - sky["star_y"][rows, k, None]) * size)
         for weight, factor in ((0.9, 1), (0.1, 9)):
@@ -131,16 +126,14 @@ def _stars(sky: Sky, size: int, bands: np.ndarray) -> None:
 def _camera_faults(sky: Sky, size: int, bands: np.ndarray) -> None:
     """Add seams between frames (black) and satellite trails (bright, in one band: the bands are not simultaneous)."""
     for j in np.flatnonzero((sky["seam"] > 0) | (sky["trail"] > 0)):
-        fault = {
-            name: sky[name][j : j + 1] for name in ("fault_x", "fault_y", "fault_angle", "seam_width", "seam", "trail")
-        }
-        along, across = frame({"x": fault["fault_x"], "y": fault["fault_y"]}, size, fault["fault_angle"])
-        line = np.exp(-((np.abs(across[0] * size) / fault["seam_width"]) ** 4))
-        if fault["seam"][0] > 0:
-            line = line * (along[0] > -0.5 * fault["seam"][0] * 1.5)  # some seams end inside the stamp
+        place = {"x": sky["fault_x"][j : j + 1], "y": sky["fault_y"][j : j + 1]}
+        along, across = frame(place, size, sky["fault_angle"][j : j + 1])
+        line = np.exp(-((np.abs(across[0] * size) / sky["seam_width"][j]) ** 4))
+        if sky["seam"][j] > 0:
+            line = line * (along[0] > -0.5 * sky["seam"][j] * 1.5)  # some seams end inside the stamp
             bands[j] *= 1 - 0.92 * line
         else:
-            bands[j, int(fault["trail"][0] * 2.999)] += (0.09 * line).astype(np.float32)
+            bands[j, int(sky["trail"][j] * 2.999)] += (0.09 * line).astype(np.float32)
 
 
 def lupton(bands: np.ndarray) -> np.ndarray:

@@ -15,14 +15,18 @@ from scipy.special import gamma
 
 Sky = Mapping[str, np.ndarray]
 
-EXTINCTION = np.array(
-    [1.2, 0.85, 0.65], np.float32
-)  # A_g : A_r : A_i over A_V (Cardelli, Clayton & Mathis 1989, R_V = 3.1)
+# A_g : A_r : A_i over A_V (Cardelli, Clayton & Mathis 1989, R_V = 3.1)
+EXTINCTION = np.array([1.2, 0.85, 0.65], np.float32)
 _LAYERS = 4  # layers of a dust disk along the line of sight
 
 
+def _images(values: np.ndarray) -> np.ndarray:
+    """Return values of shape (n,) as float32, to be combined with images."""
+    return values.astype(np.float32)[:, None, None]
+
+
 def column(sky: Sky, name: str) -> np.ndarray:
-    return sky[name].astype(np.float32)[:, None, None]
+    return _images(sky[name])
 
 
 def subset(sky: Sky, chosen: np.ndarray) -> dict[str, np.ndarray]:
@@ -48,32 +52,34 @@ def _textures() -> np.ndarray:
 
 def _texture(sky: Sky, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Sample the noise field of each object at `x`, `y`, coordinates in the plane of the disk."""
-    texture = sky["texture"]
-    row = ((y * 160 + 256 * 64).astype(np.int32) + (texture[:, None, None] * 37).astype(np.int32)) & 255
-    col = ((x * 160 + 256 * 64).astype(np.int32) + (texture[:, None, None] * 91).astype(np.int32)) & 255
-    return _textures()[(texture.astype(np.int32) % 16)[:, None, None], row, col]
+    texture = sky["texture"].astype(np.int32)[:, None, None]
+    row = ((y * 160 + 256 * 64).astype(np.int32) + texture * 37) & 255
+    col = ((x * 160 + 256 * 64).astype(np.int32) + texture * 91) & 255
+    return _textures()[texture % 16, row, col]
+
+
+def pixel_axis(size: int) -> np.ndarray:
+    """Return the coordinates of the centres of pixels, -0.5 to 0.5."""
+    return ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5).astype(np.float32)
 
 
 def frame(sky: Sky, size: int, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return coordinates along and across the position angle, from the galaxy's centre, shape (n, size, size)."""
-    axis = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5).astype(np.float32)
+    axis = pixel_axis(size)
     x, y = axis[None, None, :] - column(sky, "x"), axis[None, :, None] - column(sky, "y")
-    c, s = np.cos(angle).astype(np.float32)[:, None, None], np.sin(angle).astype(np.float32)[:, None, None]
+    c, s = _images(np.cos(angle)), _images(np.sin(angle))
     return x * c + y * s, y * c - x * s
 
 
-def sersic_b(n: np.ndarray) -> np.ndarray:
-    """Return b_n of the Sersic profile (Ciotti & Bertin 1999, to the second term)."""
-    return 2 * n - 1 / 3 + 4 / (405 * n)
-
-
 def sersic(radius2: np.ndarray, scale: np.ndarray, n: np.ndarray, q: np.ndarray, flux: np.ndarray) -> np.ndarray:
-    """Return a Sersic profile of total `flux` at squared elliptical radius `radius2`."""
-    b = sersic_b(n)
+    """Return a Sersic profile of total `flux` at squared elliptical radius `radius2`.
+
+    b_n is that of Ciotti & Bertin (1999), to the second term.
+    """
+    b = 2 * n - 1 / 3 + 4 / (405 * n)
     total = 2 * np.pi * n * b ** (-2 * n) * gamma(2 * n) * scale**2 * q
-    slope = (0.5 / n).astype(np.float32)[:, None, None]
-    exponent = np.exp(np.log(radius2 / (scale**2).astype(np.float32)[:, None, None]) * slope)
-    return np.exp(-b.astype(np.float32)[:, None, None] * exponent) * (flux / total).astype(np.float32)[:, None, None]
+    exponent = np.exp(np.log(radius2 / _images(scale**2)) * _images(0.5 / n))
+    return np.exp(-_images(b) * exponent) * _images(flux / total)
 
 
 def starlight(sky: Sky, size: int) -> np.ndarray:
@@ -88,9 +94,8 @@ def starlight(sky: Sky, size: int) -> np.ndarray:
     soft = np.float32((0.4 / size) ** 2)
     radius2 = u * u + np.square(v / column(sky, "bulge_q")) + soft
     flux = sky["flux"] * sky["bulge_to_total"]
-    bands = sersic(radius2, sky["bulge_re"], sky["bulge_n"], sky["bulge_q"], flux)[:, None] * weights(
-        sky["bulge_colour"]
-    )
+    bulge = sersic(radius2, sky["bulge_re"], sky["bulge_n"], sky["bulge_q"], flux)
+    bands = bulge[:, None] * weights(sky["bulge_colour"])
     chosen = sky["bulge_to_total"] < 1
     if chosen.any():
         bands[chosen] += _disk(subset(sky, chosen), u[chosen], v[chosen])
@@ -173,22 +178,20 @@ def transmission(sky: Sky, size: int, extinction: np.ndarray = EXTINCTION) -> np
     if (spiral := sky["dust_arms"] > 0).any():
         s = subset(sky, spiral)
         winding = column(s, "winding") * np.log(radius[spiral] * rim[spiral] / column(s, "disk_h") + 0.05)
-        phase = (
-            column(s, "arm_count") * (np.arctan2(v[spiral] / q[spiral], u[spiral]) - winding) + 0.8
-        )  # inner edge of the arms
+        angle = np.arctan2(v[spiral] / q[spiral], u[spiral])
+        phase = column(s, "arm_count") * (angle - winding) + 0.8  # inner edge of the arms
         lane = np.exp(4 * (np.cos(phase + 0.7 * clump[spiral]) - 1))
         tau[spiral] *= 1 + column(s, "dust_arms") * (2.5 * lane - 0.8)
 
-    layer_tau = tau / _LAYERS
-    steps = [np.exp(-k * layer_tau) for k in extinction]
-    transmitted = [np.ones_like(layer_tau) for _ in steps]
+    steps = [np.exp(-k * (tau / _LAYERS)) for k in extinction]
+    transmitted = [np.ones_like(tau) for _ in steps]
+    out = [np.zeros_like(tau) for _ in steps]
     front = np.zeros_like(depth)
-    out = [np.zeros_like(layer_tau) for _ in steps]
-    for j in range(_LAYERS):
+    for j in range(_LAYERS + 1):
         z = depth + chord * ((2 * j + 1) / _LAYERS - 1)
-        in_front = 0.5 * (1 + z / np.sqrt(z * z + rho2))
+        in_front = 0.5 * (1 + z / np.sqrt(z * z + rho2)) if j < _LAYERS else 1.0  # the rest is behind the dust
         for band, step in enumerate(steps):
             out[band] += (in_front - front) * transmitted[band]
             transmitted[band] *= step
         front = in_front
-    return np.stack([o + (1 - front) * t for o, t in zip(out, transmitted, strict=True)], axis=1)
+    return np.stack(out, axis=1)

@@ -29,17 +29,7 @@ ANSWERS = (
     "bulge_to_total", "artefact", "size", "redness",
 )  # fmt: skip
 TRUTH = ("target_dustlane", "target_ring", "target_merger", "dust_tau", "dust_inclination", "axis_ratio")
-_QUARTERS = (
-    "early_type",
-    "dust_lane",
-    "spiral",
-    "bar",
-    "ring",
-    "merger",
-    "edge_on",
-    "dusty",
-    "artefact",
-)  # answers in steps of a quarter
+_MEASURED = ("inclination", "bulge_to_total", "size", "redness")  # in steps of 0.01; the others of a quarter
 
 
 @dataclass(frozen=True)
@@ -89,14 +79,10 @@ class SimulatedSurvey:
         ):  # fmt: skip
             integer = name in ("count", "size", "seed")
             types = (int, np.integer) if integer else (int, float, np.number)
-            if not isinstance(value, types) or not low <= value <= high:
-                number = "an integer" if integer else "a number"
+            if not isinstance(value, types) or not low <= value <= high or (name == "size" and value % 2):
+                number = "an even integer" if name == "size" else "an integer" if integer else "a number"
                 raise InputError(f"simulated survey: {name} is {value!r}; give {number} from {low:,} to {high:,}")
             object.__setattr__(self, name, int(value) if integer else float(value))  # NumPy numbers are not JSON
-        if self.size % 2:
-            raise InputError(
-                f"simulated survey: size is {self.size}, an odd number; give an even one, e.g. {self.size + 1}"
-            )
 
     def __len__(self) -> int:
         return self.count
@@ -130,11 +116,9 @@ class SimulatedSurvey:
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
         """Yield each block that overlaps rows `start` to `stop`, and the rows within the block."""
         start, stop = max(0, start), min(stop, self.count)
-        for block in range(start // population.BLOCK, -(-stop // population.BLOCK) if stop > start else 0):
-            yield (
-                block,
-                slice(max(start - block * population.BLOCK, 0), min(stop - block * population.BLOCK, population.BLOCK)),
-            )
+        first = start - start % population.BLOCK
+        for at in range(first, stop if stop > start else first, population.BLOCK):
+            yield at // population.BLOCK, slice(max(start - at, 0), min(stop - at, population.BLOCK))
 
     def _sky(self, block: int) -> dict[str, np.ndarray]:
         return population.draw(self.seed, block, self.rare_fraction, self.lane_fraction)
@@ -165,14 +149,7 @@ class SimulatedSurvey:
                 table[f"truth/{name}"] = (targets[name] if name in targets else sky[name]).astype(np.float32)
             blocks.append(pd.DataFrame(table).iloc[rows])
         if not blocks:
-            labels = (f"{schema}/{name}" for schema, names in self.schemas().items() for name in names)
-            columns = ["id", "ra", "dec", *labels, *(f"truth/{t}" for t in TRUTH)]
-            dtypes: dict[str, Any] = {c: np.float32 for c in columns} | {
-                "id": np.int64,
-                "ra": np.float64,
-                "dec": np.float64,
-            }
-            return pd.DataFrame({c: np.empty(0, dtype) for c, dtype in dtypes.items()})
+            return self.objects(0, 1).iloc[:0]
         return pd.concat(blocks, ignore_index=True)
 
     def cutouts(self, start: int, stop: int) -> Iterator[Cutout]:
@@ -195,13 +172,9 @@ def _answers(sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     `dust_lane` and `dusty` are the visible strength (`galscan.surveys.simulated.rendering.lane_strength`), not the
     amount of dust. `dusty` is for all types of galaxies; `dust_lane` is half of it in irregulars and mergers.
     """
-    early, lane = sky["early_type"], sky["lane"]
-    colour = np.where(
-        sky["disk"],
-        sky["bulge_to_total"] * sky["bulge_colour"] + (1 - sky["bulge_to_total"]) * sky["disk_colour"],
-        sky["bulge_colour"],
-    )
-    bulge = sky["bulge_to_total"]
+    early, lane, bulge = sky["early_type"], sky["lane"], sky["bulge_to_total"]
+    mean_colour = bulge * sky["bulge_colour"] + (1 - bulge) * sky["disk_colour"]
+    colour = np.where(sky["disk"], mean_colour, sky["bulge_colour"])
     answers = {
         "early_type": np.select([early & sky["disk"] & (bulge < 0.4), early, bulge > 0.3], [0.75, 1.0, 0.25], 0.0),
         "dust_lane": np.where(sky["irregular"] | sky["merger"], 0.5 * lane, lane),
@@ -218,6 +191,6 @@ def _answers(sky: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "redness": np.clip((colour - 0.2) / 0.7, 0, 1),
     }
     return {
-        name: (np.round(v * 4) / 4 if name in _QUARTERS else np.round(v, 2)).astype(np.float32)
+        name: (np.round(v, 2) if name in _MEASURED else np.round(v * 4) / 4).astype(np.float32)
         for name, v in answers.items()
     }

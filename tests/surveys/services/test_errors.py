@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galscan.surveys.services.errors import FetchError, RetryableError, decompress, retry_after, translate_error
+from galscan.surveys.services.errors import FetchError, RetryableError, decompress, retry_after
 
 
 @pytest.mark.parametrize(
@@ -42,33 +42,16 @@ def test_what_is_unpacked_is_whole_or_refused(body: bytes, limit: int) -> None:
 def test_what_cannot_be_unpacked() -> None:
     with pytest.raises(FetchError, match="unexpected Content-Encoding 'br'"):
         decompress(b"x", "br", 100)
-    with pytest.raises(RetryableError, match="cannot be decompressed"):
+    with pytest.raises(RetryableError, match="gzipped"):
         decompress(b"no gzip", "gzip", 100)
 
 
 def test_a_compressed_body_must_end_and_may_have_several_members():
     one, two = gzip.compress(b"a" * 50), gzip.compress(b"b" * 50)
     assert decompress(one + two + bytes(8), "gzip", 100) == b"a" * 50 + b"b" * 50
-    with pytest.raises(RetryableError, match="truncated"):
+    with pytest.raises(RetryableError, match="end-of-stream"):
         decompress(one[:-4], "gzip", 100)
     with pytest.raises(FetchError, match="decompress to more than"):
         decompress(one + two, "gzip", 99)
-    with pytest.raises(RetryableError, match="cannot be decompressed"):
+    with pytest.raises(RetryableError, match="gzipped"):
         decompress(one + b"rest", "gzip", 100)
-
-
-def test_errors_of_other_clients() -> None:
-    requests = pytest.importorskip("requests")
-
-    def said(status: int, **headers: str) -> Exception:
-        answer = requests.Response()
-        answer.status_code = status
-        answer.headers.update(headers)
-        return translate_error(requests.HTTPError("...", response=answer))
-
-    busy = said(429, **{"Retry-After": "7"})
-    assert isinstance(busy, RetryableError) and (busy.pause, busy.host_busy, busy.responded) == (7, True, True)
-    assert isinstance(said(500), RetryableError) and isinstance(said(404), FetchError)
-    for error in (requests.ConnectionError("refused"), requests.Timeout("late")):
-        assert isinstance(lost := translate_error(error), RetryableError) and not lost.responded
-    assert isinstance(translate_error(ValueError("odd")), FetchError)

@@ -1,8 +1,7 @@
-"""Catalog queries: astroquery's clients against SkyServer and VizieR on loopback."""
+"""Catalog queries, to SkyServer and VizieR on loopback."""
 
 from __future__ import annotations
 
-import builtins
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,6 @@ from galscan.surveys import tables
 from galscan.surveys.services import queries
 from galscan.surveys.services.queries import objects
 from tests.services.database import positions
-from tests.services.loopback import certificate, loopback
-
-pytest.importorskip("astroquery", reason="needs the extra services")
 
 OBJECT_KEYS = 2000  # of the loopback services
 IDS, RA, DEC = positions(OBJECT_KEYS)
@@ -67,11 +63,11 @@ def test_pages_that_came_are_kept(service, sdss, tmp_path: Path, monkeypatch: py
     page = queries._SkyServer._page
     seen: list[int | None] = []
 
-    def fails(self, asker, last):
+    def fails(self, last):
         seen.append(last)
         if len(seen) == 3:
             service.behave("500")
-        return page(self, asker, last)
+        return page(self, last)
 
     monkeypatch.setattr(queries._SkyServer, "_page", fails)
     with pytest.raises(GalscanError, match=r"HTTP 500 \(5 tries\); downloaded pages are kept"):
@@ -157,37 +153,21 @@ def test_nobody_is_asked_in_a_dry_run(service, sdss, tmp_path: Path) -> None:
     assert objects(sdss(), "gz2", None, tmp_path / "o.parquet", download=False) is None and not service.log()
 
 
-def test_without_astroquery(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = builtins.__import__
-
-    def no(name, *rest):
-        if name.startswith("astroquery"):
-            raise ImportError(name)
-        return found(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", no)
-    with pytest.raises(InputError, match=r"pip install 'galscan\[services\]'"):
-        objects(sdss(), "gz2", None, tmp_path / "o.parquet")
-
-
-def test_vizier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over TLS, as astroquery speaks to VizieR in no other way."""
-    pem = certificate(tmp_path)
-    if pem is None:
-        pytest.skip("needs openssl to make a certificate")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate.pem"))
-    with loopback("--objects", "8", "--certificate", str(pem)) as server:
-        declared = str(server.survey("sdss", tmp_path, vizier=f"127.0.0.1:{server.tls_port}"))
-        table = pd.read_parquet(objects(declared, "vizier:VII/118/ngc2000", None, tmp_path / "ngc.parquet"))
-        assert table["id"].tolist() == ["N0001", "N0002", "N0007"] and table["dec"].iloc[2] == -29.915
-        assert table["ra"].dtype == float and "RAJ2000" in table
-        with pytest.raises(InputError, match="VizieR has no table 'VII/999/none'"):
-            objects(declared, "vizier:VII/999/none", None, tmp_path / "none.parquet")
+def test_vizier(service, sdss, tmp_path: Path) -> None:
+    survey = str(service.survey("sdss", tmp_path, vizier=service.host))
+    table = pd.read_parquet(objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "ngc.parquet"))
+    assert table["id"].tolist() == ["N0001", "N0002", "N0007"] and table["dec"].iloc[2] == -29.915
+    assert table["ra"].dtype == float and "RAJ2000" in table
+    with pytest.raises(InputError, match="VII/999/none"):
+        objects(survey, "vizier:VII/999/none", None, tmp_path / "none.parquet")
+    service.behave("html")
+    with pytest.raises(GalscanError, match="VOTable"):
+        objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "html.parquet")
 
 
 def test_a_page_is_not_believed_blindly(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pd.DataFrame({"objid": [5, 4], "ra": 1.0, "dec": 1.0})
-    monkeypatch.setattr(queries._SkyServer, "_table", lambda self, asker, sql: rows)
+    monkeypatch.setattr(queries._SkyServer, "_table", lambda self, sql: rows)
     with pytest.raises(GalscanError, match="that repeat or are not sorted, so rows may be lost"):
         objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, tmp_path / "o.parquet")
 
