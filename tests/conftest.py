@@ -168,7 +168,7 @@ def run_copy(shared_run, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def services():
-    """Return the survey services on loopback, in a process of their own."""
+    """Return the survey services on loopback, in threads of this process."""
     from tests.services.loopback import loopback
 
     with loopback() as server:

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def by_service(work: Path, count: int, seed: int) -> dict[str, Any]:
     """Fetch `count` objects from a service that misbehaves, killed twice."""
-    with loopback("--objects", "10") as services:
+    with loopback(objects=10) as services:
         return ingest_under_fire(services, work, count=count, share=0.05, per_minute=PER_MINUTE, seed=seed)
 
 

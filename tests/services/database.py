@@ -8,6 +8,7 @@ import re
 import sqlite3
 
 import numpy as np
+from astropy.coordinates import angular_separation
 
 from galscan.labels.schema import load_schema
 
@@ -26,10 +27,9 @@ def positions(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class Database:
     """Photometry of `count` galaxies, and votes for three of four."""
 
-    def __init__(self, count: int, row_limit: int = ROW_LIMIT):
-        self.row_limit = row_limit
+    def __init__(self, count: int):
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
-        self._db.create_function("separation", 4, _separation)
+        self._db.create_function("separation", 4, separation)
         rng = np.random.default_rng(12)
         ids, ra, dec = positions(count)
         radius, magnitude = rng.uniform(3, 15, count).round(5), rng.uniform(13, 19, count).round(4)
@@ -64,7 +64,7 @@ class Database:
         """Return SkyServer's CSV: a comment, the header, the rows."""
         try:
             cursor = self._db.cursor().execute(_in_sqlite(sql))
-            rows = cursor.fetchmany(self.row_limit)
+            rows = cursor.fetchmany(ROW_LIMIT)
         except sqlite3.Error as error:
             return f"#Table1\nerror_message\n{error}\n"
         text = io.StringIO()
@@ -83,7 +83,5 @@ def _in_sqlite(sql: str) -> str:
     return re.sub(near, disk, sql, flags=re.IGNORECASE)
 
 
-def _separation(ra: float, dec: float, ra0: float, dec0: float) -> float:
-    a, d, a0, d0 = np.radians([ra, dec, ra0, dec0])
-    half = np.sin((d - d0) / 2) ** 2 + np.cos(d) * np.cos(d0) * np.sin((a - a0) / 2) ** 2
-    return float(np.degrees(2 * np.arcsin(np.sqrt(half))))
+def separation(ra: float, dec: float, ra0: float, dec0: float) -> float:
+    return float(np.degrees(angular_separation(*np.radians([ra, dec, ra0, dec0]))))

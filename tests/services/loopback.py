@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,7 @@ import pandas as pd
 
 from galscan.core.home import shipped
 from tests.services import sky
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.services.server import Handler, Server, State
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,18 @@ class Loopback:
 
     def behave(self, *modes: str, share: float = 1.0, **more: Any) -> None:
         """Make a fraction of the responses fail from now on (none without modes), and clear the log."""
-        body = json.dumps({"modes": modes, "share": share} | more).encode()
-        urllib.request.urlopen(f"{self.url}/_behave", body).read()
+        self._post("_behave", {"modes": modes, "share": share} | more)
 
     def have(self, *objects: tuple[str, str, float, float, str]) -> None:
         """Set the objects of SIMBAD, NED and VizieR: (service, name, ra, dec, type)."""
-        body = json.dumps([dict(zip(("in", "name", "ra", "dec", "type"), o, strict=True)) for o in objects]).encode()
-        urllib.request.urlopen(f"{self.url}/_objects", body).read()
+        self._post("_objects", [dict(zip(("in", "name", "ra", "dec", "type"), o, strict=True)) for o in objects])
 
     def frames(self, folder: Path) -> None:
         """Serve the files of `folder`, by their paths."""
-        urllib.request.urlopen(f"{self.url}/_files", json.dumps(str(folder)).encode()).read()
+        self._post("_files", str(folder))
+
+    def _post(self, path: str, value: Any) -> None:
+        urllib.request.urlopen(f"{self.url}/{path}", json.dumps(value).encode()).read()
 
     def log(self) -> list[tuple[float, str, str]]:
         with urllib.request.urlopen(f"{self.url}/_log") as answer:
@@ -58,7 +57,7 @@ class Loopback:
 
     def survey(self, name: str, folder: Path, per_minute: float = 60_000, **settings: Any) -> Path:
         """Write the shipped survey `name` to `folder`, with this server in the place of all its hosts."""
-        text = (shipped("catalogs") / "surveys" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (shipped("catalogs/surveys") / f"{name}.toml").read_text(encoding="utf-8")
         text = re.sub(r"https://[^/\"]+", self.url, text)
         settings = {"hosts": [self.host], "per_minute": per_minute, "connections": 4, "timeout": 20.0} | settings
         for key, value in settings.items():
@@ -72,16 +71,17 @@ class Loopback:
 
 
 @contextmanager
-def loopback(*arguments: str) -> Iterator[Loopback]:
-    """Run the services in a separate process."""
-    command = [sys.executable, "-m", "tests.services.server", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def loopback(objects: int = 2000) -> Iterator[Loopback]:
+    """Run the services in threads of this process."""
+    sky.galaxies()  # before the first request, which may have a short timeout
+    Handler.state = State(objects)
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert process.stdout is not None
-        yield Loopback(int(process.stdout.readline()))
+        yield Loopback(server.server_address[1])
     finally:
-        process.stdin.close()  # type: ignore[union-attr]
-        process.wait(10)
+        server.shutdown()
+        server.server_close()
 
 
 def galaxies(path: Path, count: int, *, sure: Sequence[int] = (), seed: int = 0, **columns: Any) -> Path:

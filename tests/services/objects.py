@@ -8,7 +8,7 @@ import io
 import re
 from typing import Any
 
-from tests.services.database import _separation
+from tests.services.database import separation
 
 Object = dict[str, Any]
 
@@ -42,7 +42,7 @@ def xmatch(known: list[Object], kind: str, body: bytes) -> bytes:
     writer.writerow(["angDist", *rows[0], *theirs])
     for row in rows:
         ra, dec = float(row[form["colRA1"]]), float(row[form["colDec1"]])
-        near = [(3600 * _separation(o["ra"], o["dec"], ra, dec), o) for o in known if o["in"] == table]
+        near = [(3600 * separation(o["ra"], o["dec"], ra, dec), o) for o in known if o["in"] == table]
         sep, best = min(near, key=lambda pair: pair[0], default=(999.0, {}))
         if sep <= radius:
             more = [best["type"]] if table == "simbad" else []
@@ -59,6 +59,6 @@ def ned(known: list[Object], query: str) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["prefname", "ra", "dec", "prefphytype"])
     for o in known:
-        if o["in"] == "ned" and any(_separation(o["ra"], o["dec"], ra, dec) <= r for ra, dec, r in circles):
+        if o["in"] == "ned" and any(separation(o["ra"], o["dec"], ra, dec) <= r for ra, dec, r in circles):
             writer.writerow([o["name"], o["ra"], o["dec"], o["type"]])
     return text.getvalue().encode()

@@ -1,8 +1,6 @@
 """The archive services on loopback, with faults on request.
 
-    python -m tests.services.server [--objects 2000]
-
-prints its port. ``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that fraction
+``POST /_behave`` {"modes": [...], "share": 0.05, "seed": 0} makes that fraction
 of the responses fail (after the first "well" ones); ``/_mode/MODE/...`` makes one fail; ``POST /_objects`` sets the
 objects of SIMBAD, NED and VizieR, ``POST /_files`` the folder of frames; ``GET /_log`` lists requests with their times,
 ``/_count`` their number.
@@ -10,7 +8,6 @@ objects of SIMBAD, NED and VizieR, ``POST /_files`` the folder of frames; ``GET 
 
 from __future__ import annotations
 
-import argparse
 import email.utils
 import gzip
 import io
@@ -19,7 +16,6 @@ import random
 import re
 import socket
 import struct
-import sys
 import threading
 import time
 import warnings
@@ -31,23 +27,18 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from tests.services import objects, sky
-from tests.services.database import ROW_LIMIT, Database
+from tests.services.database import Database
 
 HTML = b"<!DOCTYPE html><html><head><title>Maintenance</title></head><body>We are back soon.</body></html>"
 BOMB = gzip.compress(bytes(60_000_000), 1)
 MAX_QUERY = 2048  # characters of a query string, as IIS has it
-PERMANENT = ("html", "bomb", "redirect")  # failures that are not retried
-MODES = (
-    "429", "429-after", "429-date", "500", "503", "slow", "drip", "truncated", "longer", "shorter", "html", "black",
-    "404", "redirect", "around", "loop", "bomb", "reset", "columns", "breaks", "strange", "empty",
-)  # fmt: skip
 
 
 class State:
     """State shared by all requests."""
 
-    def __init__(self, objects: int, row_limit: int):
-        self.database = Database(objects, row_limit)
+    def __init__(self, objects: int):
+        self.database = Database(objects)
         self.lock = threading.Lock()
         self.files = Path("/nowhere")
         self.log: list[tuple[float, str, str]] = []
@@ -93,15 +84,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path == "/_behave":
-            self.state.behave(json.loads(body))
-            self.state.log.clear()
-            return self.send(b"{}", "application/json")
-        if self.path == "/_files":
-            self.state.files = Path(json.loads(body))
-            return self.send(b"{}", "application/json")
-        if self.path == "/_objects":
-            self.state.known = json.loads(body)
+        if self.path.startswith("/_"):
+            if self.path == "/_behave":
+                self.state.behave(json.loads(body))
+                self.state.log.clear()
+            elif self.path == "/_files":
+                self.state.files = Path(json.loads(body))
+            else:
+                self.state.known = json.loads(body)
             return self.send(b"{}", "application/json")
         mode = self.state.mode()
         with self.state.lock:
@@ -117,11 +107,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, body: bytes, kind: str, status: int = 200, **headers: str) -> None:
         self.send_response(status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body))} | {
-            k.replace("_", "-"): v for k, v in headers.items()
-        }
-        for name, value in headers.items():
-            self.send_header(name, value)
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(body))} | headers).items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -196,8 +183,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if parts.path.startswith(("/sas/", "/cfs/")):
                 file = self.state.files / parts.path[1:]
-                there = file.is_file()
-                return self.send(file.read_bytes() if there else HTML, "application/fits", 200 if there else 404)
+                if file.is_file():
+                    return self.send(file.read_bytes(), "application/fits")
             if parts.path.endswith("/ImgCutout/getjpeg"):
                 return self.imgcutout(given, black)
             if parts.path == "/viz-bin/votable":
@@ -247,11 +234,8 @@ class Handler(BaseHTTPRequestHandler):
         if width != height:
             raise ValueError("square ones only, here")
         if given.get("format", "fits") == "fits":
-            if black or not sky.covered(ra, dec):
-                cube = sky.cube(ra, -80.0, width, fov * 3600 / width, "r")
-                cube = cube[: len(cube) // 2880 * 2880]
-                return self.send(_all_nan(cube), "image/fits")
-            return self.send(sky.cube(ra, dec, width, fov * 3600 / width, "r"), "image/fits")
+            covered = sky.covered(ra, dec) and not black
+            return self.send(sky.cube(ra, dec, width, fov * 3600 / width, "r", nan=not covered), "image/fits")
         return self.picture(ra, dec, width, black)
 
     def ps1filenames(self, given: dict[str, str]) -> None:
@@ -280,9 +264,8 @@ class Handler(BaseHTTPRequestHandler):
         from astropy.io.votable import from_table
         from astropy.table import Table
 
-        rows = Table(
-            {"recno": [1, 2, 3], "NGC": ["N0001", "N0002", "N0007"], "RAJ2000": ["00 07 16", "00 07 17", "00 08 21"]}
-        )
+        rows = Table({"recno": [1, 2, 3], "NGC": ["N0001", "N0002", "N0007"]})
+        rows["RAJ2000"] = ["00 07 16", "00 07 17", "00 08 21"]
         rows["DEJ2000"] = ["+27 42 29", "+27 40 42", "-29 54 54"]
         for name, values in (("_RAJ2000", [1.8167, 1.8208, 2.0875]), ("_DEJ2000", [27.7081, 27.6783, -29.915])):
             rows[name] = values
@@ -302,36 +285,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send(buffer.getvalue(), "text/xml")
 
 
-def _all_nan(cube: bytes) -> bytes:
-    from astropy.io import fits
-
-    with fits.open(io.BytesIO(cube)) as hdus:
-        hdus[0].data[:] = np.nan
-        buffer = io.BytesIO()
-        hdus.writeto(buffer)
-    return buffer.getvalue()
-
-
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:  # clients close connections on purpose
         pass
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--objects", type=int, default=2000)
-    parser.add_argument("--row-limit", type=int, default=ROW_LIMIT)
-    options = parser.parse_args()
-    sky.galaxies()  # before the first request, which may have a short timeout
-    Handler.state = State(options.objects, options.row_limit)
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_address[1], flush=True)
-    sys.stdin.read()  # until the parent process exits
-
-
-if __name__ == "__main__":
-    main()

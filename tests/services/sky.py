@@ -68,7 +68,7 @@ def jpeg(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def cube(ra: float, dec: float, pixels: int, scale: float, bands: str) -> bytes:
+def cube(ra: float, dec: float, pixels: int, scale: float, bands: str, *, nan: bool = False) -> bytes:
     """Return a FITS cube (nband, H, W) of nanomaggies, or a plane where there is one band, as Legacy Surveys do."""
     real = _real(ra, dec, pixels, scale, bands)
     if real is not None:
@@ -81,7 +81,7 @@ def cube(ra: float, dec: float, pixels: int, scale: float, bands: str) -> bytes:
         planes = np.zeros((len(bands), pixels, pixels))
     header = fits.Header({"SURVEY": "LegacySurvey", "BANDS": bands} | dict(_wcs(ra, dec, pixels, scale).to_header()))
     buffer = io.BytesIO()
-    data = planes.astype(np.float32)
+    data = np.full_like(planes, np.nan if nan else 0, np.float32) + planes.astype(np.float32)
     fits.PrimaryHDU(data if len(bands) > 1 else data[0], header).writeto(buffer)
     return buffer.getvalue()
 

@@ -11,7 +11,6 @@ from galscan.core.errors import InputError
 from galscan.surveys.base import Cutout
 from galscan.surveys.files.images import from_pixels
 from galscan.surveys.resampling import BATCH, pixels_text, resample
-from tests.helpers import tiny_store
 
 SIZES = st.tuples(st.integers(8, 48), st.integers(8, 48)).map(lambda pair: (max(pair), min(pair)))
 
@@ -35,33 +34,24 @@ def test_the_mean_brightness_of_each_band_stays(sizes, seed):
     small = resample(images, size)
     assert small.shape == (3, size, size, 3) and small.dtype == np.uint8
     np.testing.assert_allclose(small.mean((1, 2)), images.mean((1, 2)), atol=1.5)
+    assert (resample(np.full_like(images, seed), size) == seed).all()
 
 
-@given(SIZES, st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_constant_image_stays_constant(sizes, colour):
-    stored, size = sizes
-    images = np.broadcast_to(np.uint8(colour), (2, stored, stored, 3))
-    assert (resample(images, size) == np.uint8(colour)).all()
-
-
-def test_images_of_the_size_asked_for_are_returned_as_they_are():
+def test_images_of_that_size_are_returned_unchanged():
     images = galaxies(2, 16)
     assert resample(images, 16) is images
 
 
-@given(SIZES, st.integers(0, 99))
-def test_it_is_what_ingest_does_with_the_same_image(sizes, seed):
-    stored, size = sizes
-    images = galaxies(2, stored, seed)
-    for image, small in zip(images, resample(images, size), strict=True):
-        ingested = from_pixels(image, size, 0.4)
+def test_same_as_ingest_of_the_same_image():
+    for image, small in zip(images := galaxies(2, 48), resample(images, 20), strict=True):
+        ingested = from_pixels(image, 20, 0.4)
         assert isinstance(ingested, Cutout)
         np.testing.assert_array_equal(small, ingested.image)
 
 
-@pytest.mark.parametrize("stored", [32, 48, 128])
+@pytest.mark.parametrize("stored", [48, 128])
 def test_a_store_read_at_fewer_pixels_looks_like_one_made_with_them(stored):
-    images = galaxies(20, 256)
+    images = galaxies(10, 256)
     twice, once = resample(resample(images, stored), 32).astype(int), resample(images, 32).astype(int)
     # Two passes blur a little more than one; the sky and the light of galaxies are the same.
     assert abs(twice.mean() - once.mean()) < 0.5 and np.abs(twice - once).mean() < 1.5
@@ -75,11 +65,10 @@ def test_threads_and_views_change_nothing():
     assert resample(images[:0], 16).shape == (0, 16, 16, 3)
 
 
-def test_no_pixels_are_made_up(tmp_path):
-    store = tiny_store(tmp_path / "s.zarr", 3, 16)
-    with pytest.raises(InputError, match=r"16 px, fewer than the 24 px requested; ingest with --size 24"):
-        resample(store.images(), 24)
+def test_enlarging_is_refused():
+    with pytest.raises(InputError, match="--size 24"):
+        resample(galaxies(3, 16), 24)
 
 
-def test_what_people_read():
+def test_pixels_text():
     assert pixels_text(64, 64) == "64 px" and pixels_text(128, 96) == "96 px, resampled from 128 px"

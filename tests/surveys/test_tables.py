@@ -44,21 +44,14 @@ def test_nullable_and_unsigned_ids(tmp_path: Path) -> None:
     pd.DataFrame({"id": pd.array([OBJID], dtype="UInt64")}).to_parquet(tmp_path / "catalog.parquet")
     assert LocalSurvey(tmp_path).ids.tolist() == [OBJID]
     pd.DataFrame({"id": pd.array([OBJID, None], dtype="Int64")}).to_parquet(tmp_path / "catalog.parquet")
-    with pytest.raises(InputError, match=r"id column 'id' .* is empty in 1 row\(s\), the first is row 2"):
+    with pytest.raises(InputError, match="row 2"):
         LocalSurvey(tmp_path)
 
 
 def test_float_ids_that_lost_digits_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     Table({"id": [float(OBJID)]}).write(tmp_path / "catalog.fits")
-    with pytest.raises(InputError, match="floating-point numbers, so digits may be lost"):
-        LocalSurvey(tmp_path)
-
-
-def test_ids_a_spreadsheet_rounded_are_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    write(tmp_path / "catalog.csv", "id\n5.888489E+17\n")
-    with pytest.raises(InputError, match="spreadsheet rounded it"):
+    with pytest.raises(InputError, match="floating-point"):
         LocalSurvey(tmp_path)
 
 
@@ -74,21 +67,22 @@ def test_text_ids_stay_as_they_are(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id\n1\n2\n2\n2\n", r"'2' occurs more than once \(2 duplicate row"),
-        ("id\n" + "x" * 65 + "\n", "has 65 characters, at most 64"),
-        ("colour,size\n1,2\n", "no id column; it has colour, size; name it"),
-        ("dr7objid,dr8objid\n1,2\n", "several columns that may be the id: dr7objid, dr8objid; choose one"),
-        ("id,ra\n1,12:30:00\n", "column 'ra' .*'12:30:00' is not a number"),
+        ("id\n1\n2\n2\n2\n", "'2'"),
+        ("id\n" + "x" * 65 + "\n", "65"),
+        ("id\n5.888489E+17\n", "5.888489E"),
+        ("colour,size\n1,2\n", "colour, size"),
+        ("dr7objid,dr8objid\n1,2\n", "dr7objid, dr8objid"),
+        ("id,ra\n1,12:30:00\n", "'12:30:00'"),
         ("id,ra,dec\n1,10,95\n", "dec of 1 is 95"),
-        ("id,file\n1,../outside.png\n", r"file '../outside.png' is outside"),
-        ("id,file\n1,/etc/passwd.png\n", "file '/etc/passwd.png' is outside"),
-        ("id\n77\n", "no row of .* has an image"),
-        ("id\n", "has no rows"),
-        ("", "cannot be read"),
-        ('id,ra\n"1,2\n', "cannot be read"),
+        ("id,file\n1,../outside.png\n", "'../outside.png'"),
+        ("id,file\n1,/etc/passwd.png\n", "'/etc/passwd.png'"),
+        ("id\n77\n", "no row"),
+        ("id\n", "no rows"),
+        ("", "EmptyDataError"),
+        ('id,ra\n"1,2\n', "ParserError"),
     ],
 )
-def test_catalogs_that_cannot_work(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_catalogs(tmp_path: Path, text: str, message: str) -> None:
     picture(tmp_path / "1.png")
     write(tmp_path / "catalog.csv", text)
     with pytest.raises(InputError, match=message):
@@ -104,13 +98,14 @@ def test_garbage_catalog(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["fits", "vot"])
-def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> None:
+def test_columns_by_ucd(tmp_path: Path, form: str) -> None:
     """A table as VizieR gives it: main positions in sexagesimal text, computed ones beside them, others further on."""
     names = ("recno", "NGC", "RAJ2000", "DEJ2000", "_RA", "_DE", "RAgal")
     values = ([1, 2], ["N1", "N2"], ["00 07 16", "00 07 17"], ["+27", "+28"], [1.8, 1.9], [27.7, 27.8], [5.0, 6.0])
     table = Table(list(values), names=names)
     ucd = dict(zip(names, ("", "meta.id;meta.main", "pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "pos.eq.ra",
                            "pos.eq.dec", ""), strict=True))  # fmt: skip
+    table["_RA"].unit = "deg"
     path = tmp_path / f"table.{form}"
     if form == "fits":
         hdu = fits.table_to_hdu(table)
@@ -122,6 +117,7 @@ def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> No
             field.ucd = ucd[field.name] or None
         tree.to_xml(str(path))
     frame = tables.read_table(path, {})
+    assert frame.attrs["unit"]["_RA"] == "deg"
     found = [tables.find_column(frame, role, {}, "table") for role in ("id", "ra", "dec", "radius")]
     assert found == ["NGC", "_RA", "_DE", None]
     assert tables.find_column(frame, "ra", {"ra": "RAgal"}, "table") == "RAgal", "what the user says counts"
@@ -130,20 +126,16 @@ def test_columns_by_what_the_table_says_of_them(tmp_path: Path, form: str) -> No
 
 @pytest.mark.parametrize(
     ("unit", "value", "message"),
-    [("h", 12.0, "column 'ra' of .* is in 'h'; give positions in decimal degrees"),
-     ("rad", 1.0, "is in 'rad'"), ("deg", 400.0, "ra of 1 is 400; it must be within -360 to 360"),
-     ("deg", np.inf, "ra of 1 is inf")],
-)  # fmt: skip
-def test_positions_that_are_none(tmp_path: Path, unit: str, value: float, message: str) -> None:
-    table = Table({"id": [1], "ra": [value], "dec": [0.0]})
-    table["ra"].unit = unit
-    table.write(tmp_path / "t.fits")
-    frame = tables.read_table(tmp_path / "t.fits", {})
+    [("h", 12.0, "'h'"), ("rad", 1.0, "'rad'"), ("deg", 400.0, "is 400"), ("deg", np.inf, "is inf")],
+)
+def test_invalid_positions(tmp_path: Path, unit: str, value: float, message: str) -> None:
+    frame = pd.DataFrame({"id": [1], "ra": [value], "dec": [0.0]})
+    frame.attrs["unit"] = {"ra": unit}
     with pytest.raises(InputError, match=message):
         tables.positions(frame, "ra", "dec", np.array([1]), "t.fits")
 
 
-def test_positions_are_wrapped(tmp_path: Path) -> None:
+def test_positions_are_wrapped() -> None:
     frame = pd.DataFrame({"ra": [-10.0, 360.0, np.nan], "dec": [1.0, -90.0, 2.0]})
     ra, dec = tables.positions(frame, "ra", "dec", np.arange(3), "t")
     np.testing.assert_array_equal(ra, [350, 0, np.nan])

@@ -55,16 +55,14 @@ class ResponseCache:
         path = self._path(url, form)
         try:
             age = (time.time() - path.stat().st_mtime) / 86_400
-            if days is not None and age > days:
-                return None
             head, _, body = path.read_bytes().partition(b"\n")
             metadata = json.loads(head)
-            if metadata["url"] == url and metadata["sha256"] == hashlib.sha256(body).hexdigest():
-                response = Response(url, metadata["status"], metadata["kind"], body)
-                return None if response.absent and age >= self._absent_days else response
+            intact = metadata["url"] == url and metadata["sha256"] == hashlib.sha256(body).hexdigest()
+            response = Response(url, metadata["status"], metadata["kind"], body)
         except (OSError, ValueError, KeyError, TypeError):  # not cached, or truncated by a power failure
-            pass
-        return None
+            return None
+        expired = (days is not None and age > days) or (response.absent and age >= self._absent_days)
+        return response if intact and not expired else None
 
     def put(self, url: str, response: Response, form: str = "") -> None:
         """Write a response, without fsync: a truncated file fails its hash and is requested again."""
@@ -82,13 +80,7 @@ class ResponseCache:
                 temporary.unlink(missing_ok=True)
 
     def prune(self) -> int:
-        """Remove the oldest responses until they take less than GALSCAN_CACHE_GB (default 20); return their number.
-
-        Raises
-        ------
-        InputError
-            If GALSCAN_CACHE_GB is not a number.
-        """
+        """Remove the oldest responses until they take less than GALSCAN_CACHE_GB (default 20); return their number."""
         text = os.environ.get("GALSCAN_CACHE_GB", "")
         try:
             limit = float(text or CACHE_GB) * 1e9

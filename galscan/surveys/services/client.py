@@ -73,10 +73,8 @@ class _Host:
 
     def __init__(self, limiter: RateLimiter):
         self.limiter = limiter
-        self.failures = 0  # requests failed in a row
-        self.last_failure = ""
-        self.responded = False
-        self.down = False
+        self.failures, self.last_failure = 0, ""  # requests failed in a row
+        self.responded, self.down = False, False
         self.good: tuple[str, Mapping[str, Any] | None] | None = None  # a request that succeeded
         self._lock = threading.Lock()
 
@@ -107,15 +105,9 @@ class Client:
     """
 
     def __init__(
-        self,
-        policy: RequestPolicy,
-        *,
-        cache: Path,
-        contact: str = "",
-        token: str = "",
-        response_folder: Path | None = None,
-        retry_not_found: bool = False,
-    ):
+        self, policy: RequestPolicy, *, cache: Path, contact: str = "", token: str = "",
+        response_folder: Path | None = None, retry_not_found: bool = False,
+    ):  # fmt: skip
         if not (contact + token).isprintable():
             raise InputError("contact and token must be one line each, of printable characters")
         self.policy, self.token = policy, token
@@ -136,11 +128,7 @@ class Client:
         self._stopped.set()
 
     def get(
-        self,
-        url: str,
-        read: Callable[[Response], T],
-        form: Mapping[str, Any] | None = None,
-        days: float | None = None,
+        self, url: str, read: Callable[[Response], T], form: Mapping[str, Any] | None = None, days: float | None = None
     ) -> T:
         """Return the result of `read` for the response of `url`, which may come from the cache.
 
@@ -148,14 +136,8 @@ class Client:
         (name, content) of a small file) is posted: for queries too long for a URL. Cached responses older than
         `days` are requested again; with 0 the cache is not used.
 
-        Raises
-        ------
-        FetchError
-            If the request failed; others may succeed.
-        ServiceUnavailableError
-            If the circuit breaker of the host is open.
-        InputError
-            If the host is not one of the policy.
+        `FetchError` is raised if the request failed, and others may succeed; `ServiceUnavailableError` if the circuit
+        breaker of the host is open; `InputError` if the host is not one of the policy.
         """
         host = self._hosts[self._host_name(url)]
         form_text = json.dumps(form, sort_keys=True) if form else ""
@@ -176,16 +158,8 @@ class Client:
     def fetch(self, url: str, path: Path, check: Callable[[Path], None]) -> None:
         """Download the file at `url` to `path` atomically, without caching it.
 
-        `check` is called with the downloaded file, and raises `FetchError` if it cannot be used.
-
-        Raises
-        ------
-        MissingError
-            If there is no such file.
-        FetchError, ServiceUnavailableError, InputError
-            As in `get`.
-        StorageError
-            If it cannot be written.
+        `check` is called with the downloaded file, and raises `FetchError` if it cannot be used. `MissingError` is
+        raised if there is no such file, `StorageError` if it cannot be written, other errors as in `get`.
         """
 
         def attempt() -> None:

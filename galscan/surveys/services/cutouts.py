@@ -77,22 +77,11 @@ class ServiceSurvey(CatalogSurvey):
     """
 
     def __init__(
-        self,
-        source: str,
-        catalog: str | Path,
-        *,
-        labels: Sequence[str] = (),
-        size: int = DEFAULT_SIZE,
-        columns: Mapping[str, str] | None = None,
-        name: str | None = None,
-        frame: float | None = None,
-        pixel_scale: float | None = None,
-        layer: str | None = None,
-        cone: Cone | None = None,
-        contact: str = "",
-        response_folder: Path | None = None,
-        retry_not_found: bool = False,
-    ):
+        self, source: str, catalog: str | Path, *, labels: Sequence[str] = (), size: int = DEFAULT_SIZE,
+        columns: Mapping[str, str] | None = None, name: str | None = None, frame: float | None = None,
+        pixel_scale: float | None = None, layer: str | None = None, cone: Cone | None = None, contact: str = "",
+        response_folder: Path | None = None, retry_not_found: bool = False,
+    ):  # fmt: skip
         columns = dict(columns or {})
         check_roles(columns, ROLES)
         check_size(size)
@@ -160,12 +149,9 @@ class ServiceSurvey(CatalogSurvey):
         }  # fmt: skip
 
     def cutouts(self, start: int, stop: int) -> Iterator[Outcome]:
-        """Yield one outcome per object; `connections` requests run at a time.
+        """Yield one outcome per object, of `connections` requests at a time.
 
-        Raises
-        ------
-        ServiceUnavailableError
-            If the circuit breaker of the service is open.
+        `ServiceUnavailableError` is raised if the circuit breaker of the service is open.
         """
         if self._client is None:
             self._client = self.config.client(

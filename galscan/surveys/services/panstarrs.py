@@ -14,13 +14,7 @@ LUPTITUDE = 2.5 / np.log(10)
 
 
 def files(response: Response, bands: str) -> dict[str, str] | None:
-    """Return the file of each band from a response of ps1filenames.py; None if a band has none.
-
-    Raises
-    ------
-    FetchError
-        If the response is not a list of files.
-    """
+    """Return the file of each band from a response of ps1filenames.py; None if a band has none."""
     lines = [line.split() for line in response.body.decode("utf-8", "replace").splitlines() if line.strip()]
     if not lines or not {"filter", "filename"} <= set(lines[0]):
         raise FetchError(f"expected a list of files, got {response.excerpt()}")
@@ -33,12 +27,8 @@ def nanomaggies(body: bytes, zero_point: float, pixels: int) -> bytes:
     """Convert a cutout of a stack from counts per exposure to nanomaggies; return it as FITS.
 
     Stacks are stored as asinh magnitudes (BSOFTEN, BOFFSET). Cutouts are linear; they are taken as linear unless the
-    header has BSOFTEN: https://outerspace.stsci.edu/display/PANSTARRS/PS1+Stack+images.
-
-    Raises
-    ------
-    FetchError
-        If the file cannot be read, has no exposure time, or does not have `pixels` on a side.
+    header has BSOFTEN: https://outerspace.stsci.edu/display/PANSTARRS/PS1+Stack+images. `FetchError` is raised if the
+    file cannot be read, has no exposure time, or does not have `pixels` on a side.
     """
     from astropy.io import fits
 

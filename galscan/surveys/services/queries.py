@@ -41,13 +41,7 @@ T = TypeVar("T")
 
 
 def objects(
-    survey: str,
-    query: str | None,
-    cone: Cone | None,
-    out: Path,
-    *,
-    contact: str = "",
-    download: bool = True,
+    survey: str, query: str | None, cone: Cone | None, out: Path, *, contact: str = "", download: bool = True
 ) -> Path | None:
     """Return the path of the table of query results; run the query unless the table exists.
 

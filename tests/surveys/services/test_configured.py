@@ -8,7 +8,7 @@ from galscan.core.errors import InputError, NotFoundError
 from galscan.core.home import shipped
 from galscan.surveys.services.configured import ConfiguredFrames, fill_url, load_survey, survey_names
 
-GOOD = (shipped("catalogs") / "surveys" / "sdss.toml").read_text(encoding="utf-8")
+GOOD = (shipped("catalogs/surveys") / "sdss.toml").read_text(encoding="utf-8")
 
 
 def load(tmp_path, text):
@@ -18,16 +18,7 @@ def load(tmp_path, text):
 
 
 def test_shipped_surveys():
-    assert survey_names() == [
-        "hips",
-        "legacy-bricks",
-        "legacy-dr10",
-        "legacy-dr10-jpeg",
-        "panstarrs",
-        "panstarrs-fits",
-        "sdss",
-        "sdss-frames",
-    ]
+    assert {"sdss", "hips", "legacy-dr10", "panstarrs-fits", "sdss-frames"} <= set(survey_names())
     for name in survey_names():
         survey = load_survey(name)
         assert survey.per_minute <= 60 and survey.url.startswith("https://") and survey.acknowledgement
@@ -35,7 +26,7 @@ def test_shipped_surveys():
         assert isinstance(survey, ConfiguredFrames) or survey.framing.radii == 8.48
 
 
-def test_frames_have_the_addresses_of_their_archives():
+def test_urls_of_frames():
     """Of frames that are there: names as the archives give them."""
     sdss, legacy = load_survey("sdss-frames"), load_survey("legacy-bricks")
     assert isinstance(sdss, ConfiguredFrames) and isinstance(legacy, ConfiguredFrames)
@@ -51,52 +42,52 @@ def test_frames_have_the_addresses_of_their_archives():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("frame-{band}", "frame", "url must have the field {band}"),
-        ("{run:06d}", "{run!r}/{run.real}", r"url has the field {run.real}"),
-        ("{run:06d}", "{run:{camcol}}", "url has the field {run:{camcol}}"),
+        ("frame-{band}", "frame", "{band}"),
+        ("{run:06d}", "{run!r}/{run.real}", "{run.real}"),
+        ("{run:06d}", "{run:{camcol}}", "{run:{camcol}}"),
         ("{run:06d}", "../{run:06d}", "without"),
-        ("rerun = 301", "reruns = 301", "defaults has 'reruns', which is no field of url; did you mean 'rerun'"),
-        ('bands = "gri"', 'bands = "griz"', "bands = 'griz' must be those of rendering"),
-        ('hosts = ["data.', 'hosts = ["dat.', "url is at data.sdss.org, which is not among hosts"),
-        ("advice =", "hint =", "unknown key 'hint'|the key 'advice' is missing"),
+        ("rerun = 301", "reruns = 301", "'reruns'"),
+        ('bands = "gri"', 'bands = "griz"', "'griz'"),
+        ('hosts = ["data.', 'hosts = ["dat.', "data.sdss.org"),
+        ("advice =", "hint =", "'hint'|'advice'"),
     ],
 )
-def test_what_is_wrong_with_frames_is_named(tmp_path, old, new, message):
-    text = (shipped("catalogs") / "surveys" / "sdss-frames.toml").read_text(encoding="utf-8")
+def test_errors_in_frames_are_named(tmp_path, old, new, message):
+    text = (shipped("catalogs/surveys") / "sdss-frames.toml").read_text(encoding="utf-8")
     assert old in text
     with pytest.raises(InputError, match=message):
         load(tmp_path, text.replace(old, new))
 
 
 def test_unknown_names():
-    with pytest.raises(NotFoundError, match="unknown survey 'sds'; did you mean 'sdss'"):
+    with pytest.raises(NotFoundError, match="'sds'"):
         load_survey("sds")
-    with pytest.raises(NotFoundError, match=r"survey file ./my.toml does not exist"):
+    with pytest.raises(NotFoundError, match=r"my\.toml"):
         load_survey("./my.toml")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("connections =", "conections =", "unknown key 'conections'; did you mean 'connections'"),
-        ("native_scale = 0.396127", "", "the key 'native_scale' is missing"),
-        ("radii = 8.48", "radi = 8.48", "unknown key 'framing.radi'; did you mean 'radii'"),
-        ("page = 20000", "pages = 20000", "unknown key 'objects.pages'; did you mean 'page'"),
-        ("per_minute = 60", "per_minute = 0", "per_minute: input should be greater than 0"),
-        ("hosts = [\"skyserver", "hosts = [\"sky", "url is at skyserver.sdss.org, which is not among hosts"),
-        ("{ra}", "{right}", r"url has the field {right}"),
-        ("ra={ra}&dec={dec}", "", r"url must have the fields {ra} and {dec}"),
-        ("{ra}", "{ra.__class__}", "url has the field {ra.__class__}"),
+        ("connections =", "conections =", "'conections'"),
+        ("native_scale = 0.396127", "", "'native_scale'"),
+        ("radii = 8.48", "radi = 8.48", "'framing.radi'"),
+        ("page = 20000", "pages = 20000", "'objects.pages'"),
+        ("per_minute = 60", "per_minute = 0", "per_minute"),
+        ("hosts = [\"skyserver", "hosts = [\"sky", "skyserver.sdss.org"),
+        ("{ra}", "{right}", "{right}"),
+        ("ra={ra}&dec={dec}", "", "{ra} and {dec}"),
+        ("{ra}", "{ra.__class__}", "{ra.__class__}"),
         ("{ra}", "{ra", "url|expected"),
-        ('format = "jpeg"', 'format = "fits"', r"a table \[rendering\] is required with format = 'fits'"),
-        ('format = "jpeg"', 'format = "gif"', "format: input should be 'jpeg', 'png' or 'fits'"),
+        ('format = "jpeg"', 'format = "fits"', "rendering"),
+        ('format = "jpeg"', 'format = "gif"', "format"),
         ("pixels = [64, 2048]", "pixels = [64, 8]", "must increase"),
-        ('service = "picture"', 'service = "panstarrs"', "files is required with"),
-        ("native_scale = 0.396127", "native_scale = nan", "native_scale: input should be"),
+        ('service = "picture"', 'service = "panstarrs"', "files"),
+        ("native_scale = 0.396127", "native_scale = nan", "native_scale"),
         ("title =", "title", "cannot be read"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, old, new, message):
+def test_errors_are_named(tmp_path, old, new, message):
     assert old in GOOD
     with pytest.raises(InputError, match=message):
         load(tmp_path, GOOD.replace(old, new))
@@ -104,17 +95,17 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
 
 def test_bands_of_colours_must_be_there(tmp_path):
     text = GOOD.replace('"jpeg"', '"fits"') + '[rendering]\nred = "i"\nblue = "k"\nunit = { i = 1.0 }\n'
-    with pytest.raises(InputError, match=r"rendering uses band 'k', which is not in bands and rendering.unit"):
+    with pytest.raises(InputError, match="'k'"):
         load(tmp_path, text)
 
 
 def test_a_token_over_http_is_refused(tmp_path):
     assert load(tmp_path, 'token = "T"\n' + GOOD).token == "T"
-    with pytest.raises(InputError, match="a token is sent over https only"):
+    with pytest.raises(InputError, match="https"):
         load(tmp_path, 'token = "T"\n' + GOOD.replace("https://", "http://"))
 
 
-def test_what_fills_an_address_is_quoted():
+def test_values_in_urls_are_quoted():
     assert fill_url("https://h/x?a={red}&l={layer}", red="/a b&c=d#../", layer="CDS/P/x y") == (
         "https://h/x?a=%2Fa%20b%26c%3Dd%23..%2F&l=CDS/P/x%20y"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.coordinates import angular_separation
 
 from galscan.core.errors import ConflictError, GalscanError, InputError
 from galscan.surveys import tables
@@ -30,7 +31,7 @@ def sdss(service, tmp_path: Path):
     return write
 
 
-def asked(service) -> list[str]:
+def page_requests(service) -> list[str]:
     return [path for _, path, _ in service.log() if "x_results" in path]
 
 
@@ -43,45 +44,45 @@ def test_galaxy_zoo_2(service, sdss, tmp_path: Path) -> None:
     assert table["id"].dtype == np.int64 and table["id"].tolist() == IDS[voted][order].tolist()
     np.testing.assert_array_equal(table["ra"], RA[voted][order])
     np.testing.assert_array_equal(table["dec"], DEC[voted][order])
-    assert len(asked(service)) == 5, "four pages, and one that is empty"
+    assert len(page_requests(service)) == 5, "four pages, and one that is empty"
     assert {"run", "rerun", "camcol", "field"} <= set(table)
     assert len(table.columns) < 130 and "t08_odd_feature_a38_dust_lane_debiased" in table
     schemas, labels = tables.read_labels(tables.read_table(out, {}), ["gz2"])
     assert len(schemas["gz2"]) == 37 + 11 and labels.notna().any(axis=None)
     assert [p.name for p in tmp_path.iterdir() if "objects" in p.name] == ["gz2.objects.parquet"]
     service.behave()
-    assert objects(sdss(), "gz2", None, out) == out and not service.log(), "what is there is not asked for again"
-    with pytest.raises(ConflictError, match="holds the objects of another query"):
+    assert objects(sdss(), "gz2", None, out) == out and not service.log()
+    with pytest.raises(ConflictError):
         objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, out)
-    out.write_text("a table of somebody else")
-    with pytest.raises(ConflictError, match="holds the objects of another query"):
+    out.write_text("another file")
+    with pytest.raises(ConflictError):
         objects(sdss(), "gz2", None, out)
 
 
-def test_pages_that_came_are_kept(service, sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_kept_after_a_failure(service, sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "o.parquet"
     page = queries._SkyServer._page
-    seen: list[int | None] = []
+    starts: list[int | None] = []
 
     def fails(self, last):
-        seen.append(last)
-        if len(seen) == 3:
+        starts.append(last)
+        if len(starts) == 3:
             service.behave("500")
         return page(self, last)
 
     monkeypatch.setattr(queries._SkyServer, "_page", fails)
-    with pytest.raises(GalscanError, match=r"HTTP 500 \(5 tries\); downloaded pages are kept"):
+    with pytest.raises(GalscanError, match="HTTP 500"):
         objects(sdss(), "gz2", None, out)
     assert not out.exists() and len(list((tmp_path / "o.parquet.partial").glob("page-*"))) == 2
     service.behave()
     again = pd.read_parquet(objects(sdss(), "gz2", None, out))
-    assert seen[3] == seen[2] is not None and len(asked(service)) == 3
+    assert starts[3] == starts[2] is not None and len(page_requests(service)) == 3
     assert again["id"].is_unique and len(again) == 1500 and not (tmp_path / "o.parquet.partial").exists()
 
 
 def test_a_server_that_recovers(service, sdss, tmp_path: Path) -> None:
     service.behave("500", "reset", "truncated", "429-after", share=0.4, seed=1, after=0)
-    assert len(pd.read_parquet(objects(sdss(150), "gz2", None, tmp_path / "o.parquet"))) == 1500
+    assert len(pd.read_parquet(objects(sdss(300), "gz2", None, tmp_path / "o.parquet"))) == 1500
 
 
 def test_sql_of_the_user(service, sdss, tmp_path: Path) -> None:
@@ -92,15 +93,9 @@ def test_sql_of_the_user(service, sdss, tmp_path: Path) -> None:
     assert table["ra"].iloc[0] == RA[row] and list(table.columns) == ["id", "ra", "dec", "petroR90_r"]
 
 
-def test_a_region(service, sdss, tmp_path: Path) -> None:
+def test_cone(service, sdss, tmp_path: Path) -> None:
     table = pd.read_parquet(objects(sdss(), None, (180.0, 10.0, 20.0), tmp_path / "o.parquet"))
-    x, y, z = (
-        np.cos(np.radians(DEC)) * np.cos(np.radians(RA)),
-        np.cos(np.radians(DEC)) * np.sin(np.radians(RA)),
-        np.sin(np.radians(DEC)),
-    )
-    middle = np.array([np.cos(np.radians(10)) * -1, 0, np.sin(np.radians(10))])
-    inside = IDS[(np.column_stack([x, y, z]) @ middle) > np.cos(np.radians(20))]
+    inside = IDS[angular_separation(*np.radians([RA, DEC, 180 + 0 * RA, 10 + 0 * RA])) < np.radians(20)]
     assert 0 < len(table) <= len(inside) and set(table["id"]) <= set(inside.tolist()) and "petroR90_r" in table
     assert {"run", "rerun", "camcol", "field"} <= set(table)
 
@@ -108,48 +103,40 @@ def test_a_region(service, sdss, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("gz3", "is not valid; give gz2, vizier:TABLE, or SQL"),
-        ("DROP TABLE Galaxy", "is not valid"),
-        ("SELECT objid, ra, dec FROM Galaxy; DROP TABLE Galaxy", "contains ';'; remove it: one statement only"),
-        ("SELECT objid, ra, dec INTO mydb FROM Galaxy", "contains 'INTO'"),
-        ("SELECT objid, ra, dec FROM Galaxy ORDER BY ra", "contains 'ORDER BY'; remove it: rows are ordered by id"),
-        ("SELECT ra, dec FROM Galaxy", r"the query returns ra, dec; it must also return objid \(or id\)"),
-        ("SELECT objid FROM Galaxy", "it must also return ra and dec"),
-        ("SELECT objid, ra, dec FROM Galaxy WHERE ra > 400", "the query returns no rows; widen it"),
-        ("SELECT objid, ra, dec FROM Galxy", "rejects the query: no such table: Galxy"),
-        (
-            "SELECT objid, ra, dec FROM Galaxy WHERE " + " OR ".join(f"objid = {n}" for n in range(300)),
-            "at most 2,048 are accepted",
-        ),
-        ("vizier:", "give the name of a table"),
-        ("vizier:../../etc", "give the name of a table"),
+        ("gz3", "'gz3'"),
+        ("DROP TABLE Galaxy", "'DROP TABLE Galaxy'"),
+        ("SELECT objid, ra, dec FROM Galaxy; DROP TABLE Galaxy", "';'"),
+        ("SELECT objid, ra, dec INTO mydb FROM Galaxy", "'INTO'"),
+        ("SELECT objid, ra, dec FROM Galaxy ORDER BY ra", "'ORDER BY'"),
+        ("SELECT ra, dec FROM Galaxy", r"objid \(or id\)"),
+        ("SELECT objid FROM Galaxy", "ra and dec"),
+        ("SELECT objid, ra, dec FROM Galaxy WHERE ra > 400", "no rows"),
+        ("SELECT objid, ra, dec FROM Galxy", "Galxy"),
+        ("SELECT objid, ra, dec FROM Galaxy WHERE " + " OR ".join(f"objid = {n}" for n in range(300)), "2,048"),
+        ("vizier:", "vizier:"),
+        ("vizier:../../etc", "etc"),
     ],
 )
-def test_queries_that_cannot_work(service, sdss, tmp_path: Path, query: str, message: str) -> None:
+def test_invalid_queries(service, sdss, tmp_path: Path, query: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         objects(sdss(), query, None, tmp_path / "o.parquet")
     assert not (tmp_path / "o.parquet").exists()
 
 
-def test_a_cone_that_is_not_on_the_sky(sdss, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--cone 10,95,1: give right ascension"):
+def test_invalid_cone(sdss, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="10,95,1"):
         objects(sdss(), None, (10.0, 95.0, 1.0), tmp_path / "o.parquet")
 
 
-def test_a_page_of_html_is_no_table(service, sdss, tmp_path: Path) -> None:
-    service.behave("html")
-    with pytest.raises(GalscanError, match="the response is not a table"):
+@pytest.mark.parametrize(("mode", "reason"), [("html", "We are back soon"), ("redirect", "localhost"), ("404", "404")])
+def test_other_responses_are_refused(service, sdss, tmp_path: Path, mode: str, reason: str) -> None:
+    service.behave(mode)
+    with pytest.raises(GalscanError, match=reason):
         objects(sdss(), "gz2", None, tmp_path / "o.parquet")
     assert not list(tmp_path.rglob("page-*"))
 
 
-def test_another_host_is_refused(service, sdss, tmp_path: Path) -> None:
-    service.behave("redirect")
-    with pytest.raises(GalscanError, match="redirected to localhost:"):
-        objects(sdss(), "gz2", None, tmp_path / "o.parquet")
-
-
-def test_nobody_is_asked_in_a_dry_run(service, sdss, tmp_path: Path) -> None:
+def test_a_dry_run_sends_no_request(service, sdss, tmp_path: Path) -> None:
     assert objects(sdss(), "gz2", None, tmp_path / "o.parquet", download=False) is None and not service.log()
 
 
@@ -165,10 +152,11 @@ def test_vizier(service, sdss, tmp_path: Path) -> None:
         objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "html.parquet")
 
 
-def test_a_page_is_not_believed_blindly(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = pd.DataFrame({"objid": [5, 4], "ra": 1.0, "dec": 1.0})
+@pytest.mark.parametrize("ids", [[5, 4], [4, 4], pd.array([4, None]), ["a", "b"]])
+def test_pages_must_be_sorted_by_id(sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids) -> None:
+    rows = pd.DataFrame({"objid": ids, "ra": 1.0, "dec": 1.0})
     monkeypatch.setattr(queries._SkyServer, "_table", lambda self, sql: rows)
-    with pytest.raises(GalscanError, match="that repeat or are not sorted, so rows may be lost"):
+    with pytest.raises(GalscanError, match="'objid'"):
         objects(sdss(), "SELECT objid, ra, dec FROM Galaxy", None, tmp_path / "o.parquet")
 
 
