@@ -45,14 +45,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
     Columns that may hold ids or files, and those named in `columns`, are read as text from CSV and as
     exact integers elsewhere, because a float has too few digits for an SDSS objID. UCDs and units of FITS and VOTable
-    columns are in ``attrs["ucd"]`` and ``attrs["unit"]``.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    InputError
-        If it cannot be read, or has no rows.
+    columns are in ``attrs["ucd"]`` and ``attrs["unit"]``. `InputError` is raised if the file cannot be read or has no
+    rows, `NotFoundError` if there is none.
     """
     if not path.is_file():
         raise NotFoundError(f"no catalog at {path}; give a CSV, FITS, VOTable or Parquet file")

@@ -1,4 +1,4 @@
-"""Ingest from a service under fire: bad answers, kill -9 twice. Every object is accounted for exactly once."""
+"""Ingest from a failing service, killed twice: every object is accounted for exactly once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no-cache"])
 def test_killed_twice_and_then_scanned(services, tmp_path: Path, cache: bool) -> None:
-    """300 objects, a tenth of the answers bad; ten thousand are in tests/benchmarks/ingest.py."""
+    """300 objects, a tenth of the responses bad; ten thousand are in tests/benchmarks/ingest.py."""
     result = ingest_under_fire(services, tmp_path, count=300, share=0.1, per_minute=6000, cache=cache)
     assert result["kills"] == 2 and result["lost"] == result["doubled"] == result["wrong"] == 0
     assert result["stored"] + result["no_coverage"] + result["failed"] == 300

@@ -255,15 +255,7 @@ def survey_names() -> list[str]:
 
 
 def load_survey(name: str) -> ConfiguredSurvey | ConfiguredFrames:
-    """Load a shipped survey file by name, or one from a path ending in ``.toml``.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    InputError
-        If it is not valid; the message names the key and the remedy.
-    """
+    """Load a shipped survey file by name, or one from a path ending in ``.toml``; errors name the key."""
     source, where = find_toml(SURVEYS, "survey", name), f"survey file {name}"
     try:
         raw = tomllib.loads(source.read_text(encoding="utf-8"))

@@ -69,11 +69,6 @@ class ServiceSurvey(CatalogSurvey):
         Folder of cached responses, instead of the cache of the data home.
     retry_not_found : bool
         Request again what a cached response says does not exist (HTTP 404).
-
-    Raises
-    ------
-    InputError
-        If survey file, catalog or framing cannot be used, or a token or contact is missing.
     """
 
     def __init__(

@@ -57,14 +57,10 @@ def objects(
     download : bool
         False: send no request, and return None if the table does not exist.
 
-    Raises
-    ------
-    InputError
-        If the query is not valid.
-    ConflictError
-        If `out` holds the objects of another query.
-    GalscanError
-        If the service fails. Downloaded pages are kept; the same call resumes.
+    Notes
+    -----
+    `ConflictError` is raised if `out` holds the objects of another query, `GalscanError` if the service fails: then
+    downloaded pages are kept, and the same call resumes.
     """
     database = load_survey(survey).objects or load_survey("sdss").objects
     if database is None:

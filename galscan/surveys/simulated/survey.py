@@ -54,11 +54,6 @@ class SimulatedSurvey:
         Fraction of objects with labels, 0 to 1; those of the others are all NaN.
     votes : bool
         Whether there are also votes of 10 to 40 volunteers per object as in Galaxy Zoo 2 (labels ``gz2``).
-
-    Raises
-    ------
-    InputError
-        If a setting is out of its range.
     """
 
     count: int
@@ -104,7 +99,7 @@ class SimulatedSurvey:
         }  # fmt: skip
 
     def schemas(self) -> dict[str, list[str]]:
-        """Return the schema ``simulated`` and its answers, and ``gz2`` if there are votes."""
+        """Return the answers of ``simulated``, and of ``gz2`` if there are votes."""
         tree = load_schema("gz2")
         gz2 = [*tree.names, *(votes_column(task.id) for task in tree.tasks)]
         return {"simulated": list(ANSWERS)} | ({"gz2": gz2} if self.votes else {})

@@ -21,12 +21,7 @@ ORDER = ("t01", "t02", "t07", "t03", "t09", "t04", "t10", "t11", "t05", "t06", "
 def answer_probabilities(sky: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the probability of each answer by question id, arrays of shape (n, answers of the question).
 
-    Parameters
-    ----------
-    sky : dict
-        A block from `galscan.surveys.simulated.population.draw`.
-    labels : dict
-        Expert labels of the block (`galscan.surveys.simulated.survey`).
+    `sky` is a block from `galscan.surveys.simulated.population.draw`, `labels` its expert labels.
     """
     bulge, ratio, lane = sky["bulge_to_total"], sky["axis_ratio"], labels["dust_lane"]
     early, edge, arms, bar, ring = (labels[k] for k in ("early_type", "edge_on", "spiral", "bar", "ring"))
@@ -69,10 +64,10 @@ def votes(rng: np.random.Generator, probabilities: dict[str, np.ndarray]) -> dic
     """
     schema = load_schema("gz2")
     count = len(next(iter(probabilities.values())))
-    voters = {task.id: np.zeros(count, np.int64) for task in schema.tasks}
+    tasks = {task.id: task for task in schema.tasks}
+    voters = {name: np.zeros(count, np.int64) for name in tasks}
     voters[schema.tasks[0].id] = rng.integers(FEWEST, MOST + 1, count)
     fractions: dict[str, np.ndarray] = {}
-    tasks = {task.id: task for task in schema.tasks}
     for task in map(tasks.__getitem__, ORDER):
         counts = rng.multinomial(voters[task.id], probabilities[task.id])
         enough = voters[task.id] >= max(schema.min_votes, 1)

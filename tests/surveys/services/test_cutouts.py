@@ -112,9 +112,7 @@ def test_stacks_are_as_bright_as_other_surveys(service, tmp_path):
         ("black", NoCoverage, "blank"),
         ("404", NoCoverage, "no image"),
         ("html", Failed, "list of files|text/html"),
-        ("truncated", Failed, "truncated"),
         ("shorter", Failed, "list of files|image/jpeg"),
-        ("500", Failed, "HTTP 500"),
     ],
 )
 @pytest.mark.parametrize("well", [0, 1, 3])

@@ -18,7 +18,7 @@ LIST = b"""projcell subcell ra dec filter mjd type filename shortname badflag
 """
 
 
-def answer(body: bytes) -> Response:
+def response(body: bytes) -> Response:
     return Response("http://x", 200, "text/plain", body)
 
 
@@ -33,12 +33,12 @@ def read(body: bytes) -> np.ndarray:
         return np.array(hdus[0].data)
 
 
-def test_the_files_of_a_place():
-    assert files(answer(LIST), "gr") == {b: f"/rings.v3.skycell/1784/059/x.stk.{b}.unconv.fits" for b in "gr"}
-    assert files(answer(LIST), "gri") is None and files(answer(LIST.splitlines()[0]), "g") is None
+def test_files_of_a_position():
+    assert files(response(LIST), "gr") == {b: f"/rings.v3.skycell/1784/059/x.stk.{b}.unconv.fits" for b in "gr"}
+    assert files(response(LIST), "gri") is None and files(response(LIST.splitlines()[0]), "g") is None
     for body in (b"", b"<html>sorry</html>", b"\xff\xfe"):
-        with pytest.raises(FetchError, match="expected a list of files, got"):
-            files(answer(body), "g")
+        with pytest.raises(FetchError, match="list of files"):
+            files(response(body), "g")
 
 
 def test_a_star_of_magnitude_20():
@@ -48,7 +48,7 @@ def test_a_star_of_magnitude_20():
     np.testing.assert_allclose(plane, 10 ** (-0.4 * (20 - 22.5)), rtol=1e-6)
 
 
-def test_asinh_magnitudes_are_unpacked():
+def test_asinh_magnitudes():
     counts = np.array([[-30.0, 0.0], [5.0, 4e5]])
     packed = 1.0857362 * np.arcsinh((counts - 2.25) / (2 * 95.4))
     body = image(packed, EXPTIME=10.0, BSOFTEN=95.4, BOFFSET=2.25)
@@ -57,15 +57,15 @@ def test_asinh_magnitudes_are_unpacked():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [
         (image(np.zeros((4, 4))), "EXPTIME"),
-        (image(np.zeros((4, 4)), EXPTIME=0.0), r"the exposure time \(EXPTIME\) is 0 s"),
-        (image(np.zeros((4, 3)), EXPTIME=1.0), "4 x 3 pixels, not the 4 requested"),
+        (image(np.zeros((4, 4)), EXPTIME=0.0), "EXPTIME"),
+        (image(np.zeros((4, 3)), EXPTIME=1.0), "4 x 3"),
         (image(np.zeros((4, 4)), EXPTIME=1.0)[:2000], "Error"),
         (b"SIMPLE  = nonsense", "Error|No SIMPLE"),
     ],
 )
-def test_what_is_no_cutout(body, said):
-    with pytest.raises(FetchError, match=said):
+def test_invalid_cutouts(body, reason):
+    with pytest.raises(FetchError, match=reason):
         nanomaggies(body, 25.0, 4)
