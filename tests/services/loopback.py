@@ -73,7 +73,7 @@ class Loopback:
 @contextmanager
 def loopback(objects: int = 2000) -> Iterator[Loopback]:
     """Run the services in threads of this process."""
-    sky.galaxies()  # before the first request, which may have a short timeout
+    sky.jpeg(sky.picture(1.0, 2.0, 128))  # before the first request, which may have a short timeout
     Handler.state = State(objects)
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -20,7 +20,7 @@ IMAGE = "/dr17/SkyServerWS/ImgCutout/getjpeg?ra=150&dec=2&scale=0.4&width=64&hei
 @pytest.fixture
 def new_client(service, tmp_path):
     def make(folder: str = "cache", response_folder: Path | None = None, **settings: object) -> Client:
-        policy = {"hosts": (service.host,), "per_minute": 60_000, "timeout": 1.0, "tries": 3} | settings
+        policy = {"hosts": (service.host,), "per_minute": 60_000, "timeout": 10.0, "tries": 3} | settings
         return Client(
             RequestPolicy(**policy), cache=tmp_path / folder, contact="me@example.org", response_folder=response_folder
         )
@@ -95,7 +95,7 @@ def test_files_are_complete_or_absent(service, new_client, tmp_path):
 
 @pytest.mark.parametrize("mode", ["429", "500", "503", "truncated", "longer", "slow", "drip", "reset"])
 def test_temporary_failures_are_retried(service, new_client, mode):
-    client = new_client(timeout=0.5)
+    client = new_client(timeout=1.0)
     client.get(service.url + IMAGE, jpeg)
     with pytest.raises(FetchError, match="3 tries"):
         client.get(f"{service.url}/_mode/{mode}{IMAGE}", jpeg)
