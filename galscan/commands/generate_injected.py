@@ -189,7 +189,7 @@ def _no_host(plan: Injection) -> InputError:
 
 def _maps(recipe: Recipe, rule: InjectRule, model: Model | None, generator: str | None) -> str:
     """Return the source of the maps: the given one, the model's weights, the base weights, or the prior."""
-    from galscan.synthesis.diffusion.map_training import load_weights
+    from galscan.synthesis.diffusion.maps import load_weights
     from galscan.synthesis.features.base import find_feature
     from galscan.training.synthetic import MODEL
 
@@ -219,8 +219,7 @@ def _candidates(plan: Injection, seed: int, device: Any) -> Candidates:
 
 
 def _source(plan: Injection, candidates: Candidates, device: Any) -> Maps:
-    from galscan.synthesis.diffusion.map_training import load_weights
-    from galscan.synthesis.diffusion.maps import map_source, measured_maps
+    from galscan.synthesis.diffusion.maps import load_weights, map_source, measured_maps
     from galscan.training.synthetic import MODEL
 
     settings = plan.recipe.generator

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -20,7 +21,7 @@ from galscan.labels.schema import Schema
 from galscan.labels.settings import GeneratorSettings, StableDiffusionSettings
 from galscan.synthesis.diffusion import galaxy_training
 from galscan.synthesis.diffusion.checkpoint import UNREADABLE
-from galscan.synthesis.diffusion.galaxy_model import Generator, load_generator, load_start, make_config
+from galscan.synthesis.diffusion.galaxy_model import Generator, load_start, make_config
 from galscan.synthesis.galaxies import GalaxySet
 from galscan.synthesis.sampling import ImageGenerator
 from galscan.synthesis.stable_diffusion import fine_tune
@@ -30,13 +31,7 @@ AnySettings = GeneratorSettings | StableDiffusionSettings
 
 
 def check_start(settings: AnySettings) -> None:
-    """Check the initial weights before training starts; weights on the Hugging Face hub are downloaded.
-
-    Raises
-    ------
-    InputError
-        If initial weights are missing or incompatible, or an extra is not installed.
-    """
+    """Raise `InputError` if initial weights are missing or incompatible; those on the hub are downloaded."""
     if isinstance(settings, StableDiffusionSettings):
         find_start(settings.start)
     else:
@@ -70,45 +65,30 @@ def train(
     dict
         ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
     """
+    how: dict[str, Any] = {"seed": seed, "device": device, "seconds": seconds}
     if isinstance(settings, StableDiffusionSettings):
-        return fine_tune.fine_tune(
-            galaxies, schema, surveys, settings, folder / name, seed=seed, device=device, seconds=seconds, start=start
-        )
+        return fine_tune.fine_tune(galaxies, schema, surveys, settings, folder / name, start=start, **how)
     # A generator that starts from another one needs its pixel normalisation.
-    initial = load_generator(start) if start else _flow_start(settings)
+    initial = Generator.load(start) if start else _flow_start(settings)
     config = initial.config if start and initial else make_config(galaxies.images, schema, surveys, settings.widths)
-    return galaxy_training.train_generator(
-        galaxies, config, settings, _flow_file(folder, name), seed=seed, device=device, seconds=seconds,
-        start=initial,
-    )  # fmt: skip
+    out = folder / f"{name}.safetensors"
+    return galaxy_training.train_generator(galaxies, config, settings, out, start=initial, **how)
 
 
 def find(folder: Path, name: str = "generator") -> Path | None:
     """Return the path of the generator of that name in `folder`, or None."""
-    return next((path for path in (_flow_file(folder, name), folder / name) if path.exists()), None)
+    return next((path for path in (folder / f"{name}.safetensors", folder / name) if path.exists()), None)
 
 
 def load(folder: Path, name: str = "generator") -> ImageGenerator:
-    """Load a generator written by `train`.
-
-    Raises
-    ------
-    InputError
-        If it is missing or damaged.
-    """
-    return (
-        load_stable_diffusion(folder / name) if (folder / name).is_dir() else load_generator(_flow_file(folder, name))
-    )
+    """Load a generator written by `train`; one that is missing or damaged raises an `InputError`."""
+    if (folder / name).is_dir():
+        return load_stable_diffusion(folder / name)
+    return Generator.load(folder / f"{name}.safetensors")
 
 
 def load_named(weights: str) -> ImageGenerator:
-    """Load a generator that a user names: "base", a file, or a folder.
-
-    Raises
-    ------
-    InputError
-        If it is no generator.
-    """
+    """Load a generator that a user names: "base", a file, or a folder; `InputError` if it is none."""
     generator = load_stable_diffusion(Path(weights)) if Path(weights).is_dir() else load_start(weights)
     if generator is None:
         raise InputError(f"--generator {weights}: name the weights of a generator: a file, a folder or base")
@@ -124,10 +104,6 @@ def generates_whole_images(weights: str) -> bool:
             return "feature" not in json.loads(handle.metadata()["config"])
     except UNREADABLE:
         return False
-
-
-def _flow_file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.safetensors"
 
 
 def _flow_start(settings: GeneratorSettings) -> Generator | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,6 @@ from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis.galaxies import GalaxySet, measure
 
 if TYPE_CHECKING:
-    import torch
-
     from galscan.synthesis.backends import AnySettings
 
 COUNT = 40_000  # simulated galaxies that the base weights are trained on
@@ -41,6 +39,14 @@ LANE_FRACTION = 0.3  # fraction of those spirals with a dust lane like those of 
 STEPS = 4500  # of the flow network
 LEARNING_RATE = 1.6e-3  # from random weights; fine-tuning uses the smaller one of the recipes
 SEED = 250_616_233  # no other command simulates this sky by default
+
+
+class _Plan(NamedTuple):
+    settings: AnySettings | MapSettings
+    request: dict[str, Any]
+    lines: list[str]
+    train: Callable[..., dict[str, Any]]
+    """Trains into a folder, with the options seed, device and seconds."""
 
 
 def train_generator(
@@ -121,53 +127,36 @@ def train_generator(
         raise ConflictError(f"{out} exists; choose another --out, or remove it")
     if budget is not None and not budget > 0:
         raise InputError(f"--budget {budget:g}: give minutes above 0")
+    options: dict[str, Any] = {"steps": steps, "batch": batch, "widths": widths}
+    of_images = {"lora": lora, "resolution": resolution}
     if kind == "maps":
-        inapplicable = {
-            "store": store, "survey": survey, "schema": schema, "lora": lora, "resolution": resolution, "size": size,
-        }  # fmt: skip
+        inapplicable = {"store": store, "survey": survey, "schema": schema, "size": size} | of_images
         for option, value in inapplicable.items():
             if value not in (None, (), []):
                 raise InputError(
                     f"--{option} does not apply to --kind maps, which trains on the feature's prior alone; leave it out"
                 )
-        options = {"steps": steps, "batch": batch, "widths": widths}
-        return _train_maps(
-            out, feature or "dust_lane", count, {k: v for k, v in options.items() if v is not None},
-            start or "none", budget, seed, device, dry_run,
-        )  # fmt: skip
-    if feature is not None:
-        raise InputError(f"--feature {feature} applies to --kind maps only; pass that, or leave --feature out")
-    size, count = size or SIZE, count or COUNT
-    stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
-    label_schema = _schema(stores, schema)
-    flow = {"start": start or "none", "steps": steps or STEPS, "widths": widths}
-    flow |= {"learning_rate": LEARNING_RATE} if flow["start"] == "none" else {}
-    chosen = flow if kind == "flow" else {"start": start, "steps": steps, "widths": widths}
-    chosen |= {"kind": kind, "batch": batch or BATCH, "lora": lora, "resolution": resolution}
-    settings = validated(KINDS[kind], "generator", {k: v for k, v in chosen.items() if v is not None})
-    assert not isinstance(settings, MapSettings)
-    settings.check_size(stores[0].size if stores else size)
-    request = {
-        "stores": [[s.name, s.content_hash] for s in stores]
-        or {"simulated": count, "size": size, "seed": SEED, "lane_fraction": LANE_FRACTION},
-        "schema": label_schema.name, "settings": settings.model_dump(mode="json"), "seed": seed,
-        "budget": budget,
-    }  # fmt: skip
-    _describe(stores, label_schema, settings, request, out)
+        plan = _plan_maps(feature or "dust_lane", count, start or "none", options)
+    else:
+        if feature is not None:
+            raise InputError(f"--feature {feature} applies to --kind maps only; pass that, or leave --feature out")
+        stores = [layout.open_store(p) for p in home.find_stores(survey, store)]
+        plan = _plan_images(kind, stores, schema, size or SIZE, count or COUNT, start, options | of_images)
+    settings = plan.settings
+    request = plan.request | {"settings": settings.model_dump(mode="json"), "seed": seed, "budget": budget}
+    at_most = f", at most {budget:g} minutes" if budget else ""
+    lines = [*plan.lines, f"training     {settings.steps:,} steps of {settings.batch}{at_most}", f"output       {out}"]
+    print("\n".join(lines), file=sys.stderr)
     if dry_run:
         return request
     from galscan.core import device as devices
     from galscan.synthesis import backends
 
     torch_device = devices.pick(device)
-    backends.check_start(settings)  # before anything is written
+    if not isinstance(settings, MapSettings):
+        backends.check_start(settings)  # before anything is written
     with staging_folder(out, request, "training") as work:
-        if not stores:
-            sky = work / "sky.zarr"
-            stores = [
-                ingest_survey(SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANE_FRACTION), sky)
-            ]
-        outcome = _train(stores, label_schema, settings, work, seed, torch_device, budget)
+        outcome = plan.train(work, seed=seed, device=torch_device, seconds=None if budget is None else budget * 60)
         weights = backends.find(work)
         assert weights is not None  # just trained
         result = {"weights": str(out), **_size_and_hash(weights), **outcome, "request": request}
@@ -181,60 +170,78 @@ def train_generator(
     return result
 
 
-def _train_maps(
-    out: Path,
-    feature: str,
-    count: int | None,
-    options: dict[str, Any],
-    start: str,
-    budget: float | None,
-    seed: int,
-    device: str,
-    dry_run: bool,
-) -> dict[str, Any]:
-    """Train the diffusion model of a feature's maps on its prior, and write it with its provenance."""
-    from galscan.core import device as devices
-    from galscan.synthesis.diffusion import map_training as training
-    from galscan.synthesis.diffusion.maps import SEED as PRIOR_SEED
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
 
-    training.check_feature(feature)
-    model = None if start == "none" else training.load_weights(feature, start)
-    defaults: dict[str, Any] = {"steps": training.STEPS, "batch": training.BATCH, "ema": training.EMA}
-    defaults |= {"widths": model.config.widths} if model else {"learning_rate": training.LEARNING_RATE}
-    settings = validated(MapSettings, "generator", {"kind": "maps", "start": start} | defaults | options)
-    if settings.steps < 1:
-        raise InputError(f"--steps {settings.steps}: give 1 or more")
-    if model and settings.widths != model.config.widths:
-        raise InputError(f"widths {list(settings.widths)} differ from those of {start}, {list(model.config.widths)}")
-    count = training.COUNT if count is None else count
-    if count < 1:
-        raise InputError(f"--count {count}: give 1 or more")
-    request = {
-        "feature": feature, "maps": {"prior": count, "seed": PRIOR_SEED}, "settings": settings.model_dump(mode="json"),
-        "seed": seed, "budget": budget,
-    }  # fmt: skip
-    budgeted = f", at most {budget:g} minutes" if budget else ""
-    rows = [
+
+def _plan_maps(feature: str, count: int | None, start: str, options: dict[str, Any]) -> _Plan:
+    """Plan the training of the diffusion model of a feature's maps on its prior."""
+    from galscan.synthesis.diffusion import maps
+
+    maps.check_feature(feature)
+    model = None if start == "none" else maps.load_weights(feature, start)
+    defaults: dict[str, Any] = {"kind": "maps", "start": start, "steps": maps.STEPS, "batch": maps.BATCH_SIZE}
+    defaults |= {"ema": maps.EMA}
+    defaults |= {"widths": model.config.widths} if model else {"learning_rate": maps.LEARNING_RATE}
+    settings = validated(MapSettings, "generator", defaults | _given(options))
+    if model:
+        model.check_widths(settings.widths)
+    count = maps.COUNT if count is None else count
+    for option, value in {"steps": settings.steps, "count": count}.items():
+        if value < 1:
+            raise InputError(f"--{option} {value}: give 1 or more")
+
+    def train(work: Path, **how: Any) -> dict[str, Any]:
+        return maps.train_on_prior(feature, count, settings, work / "generator.safetensors", start=model, **how)
+
+    lines = [
         f"maps         {count:,} of the prior of '{feature}'",
         f"network      widths {list(settings.widths)}, starting from {settings.start}",
-        f"training     {settings.steps:,} steps of {settings.batch}{budgeted}",
-        f"output       {out}",
     ]
-    print("\n".join(rows), file=sys.stderr)
-    if dry_run:
-        return request
-    torch_device = devices.pick(device)
-    with staging_folder(out, request, "training") as work:
-        weights = work / "generator.safetensors"
-        outcome = training.train_on_prior(
-            feature, count, settings, weights, seed=seed, device=torch_device, start=model,
-            seconds=None if budget is None else budget * 60,
-        )  # fmt: skip
-        result = {"weights": str(out), **_size_and_hash(weights), **outcome, "request": request}
-        os.replace(weights, out)
-        write_json(out.with_suffix(".json"), {**result, "weights": out.name})
-        shutil.rmtree(work)
-    return result
+    return _Plan(settings, {"feature": feature, "maps": {"prior": count, "seed": maps.SEED}}, lines, train)
+
+
+def _plan_images(
+    kind: str,
+    stores: list[layout.Store],
+    schema: str | None,
+    size: int,
+    count: int,
+    start: str | None,
+    options: dict[str, Any],
+) -> _Plan:
+    """Plan the training of a generator of whole images on stores, or on the simulated sky."""
+    label_schema = _schema(stores, schema)
+    given = _given({"kind": kind, "start": start, "batch": BATCH} | _given(options))
+    if kind == "flow":
+        given = {"start": "none", "steps": STEPS} | given
+        given |= {"learning_rate": LEARNING_RATE} if given["start"] == "none" else {}
+    settings = validated(KINDS[kind], "generator", given)
+    assert not isinstance(settings, MapSettings)
+    settings.check_size(stores[0].size if stores else size)
+    request: dict[str, Any] = {"schema": label_schema.name, "stores": [[s.name, s.content_hash] for s in stores]}
+    lines = [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in stores]
+    if not stores:
+        request["stores"] = {"simulated": count, "size": size, "seed": SEED, "lane_fraction": LANE_FRACTION}
+        lines = [f"galaxies     {count:,} simulated, {size} px, no early type with a dust lane"]
+    if isinstance(settings, StableDiffusionSettings):
+        trained = f"adapters of rank {settings.lora}" if settings.lora else "all of its weights"
+        network, conditions = f"Stable Diffusion at {settings.resolution} px, {trained}", "as captions"
+    else:
+        network, conditions = f"widths {list(settings.widths)}", "and measured image properties"
+    lines += [
+        f"conditions   {label_schema.name}: {len(label_schema.names)} answers, {conditions}",
+        f"network      {network}, starting from {settings.start}",
+    ]
+
+    def train(work: Path, **how: Any) -> dict[str, Any]:
+        used = stores
+        if not used:
+            sky = SimulatedSurvey(count, size, SEED, rare_fraction=0.0, lane_fraction=LANE_FRACTION)
+            used = [ingest_survey(sky, work / "sky.zarr")]
+        return _train_images(used, label_schema, settings, work, **how)
+
+    return _Plan(settings, request, lines, train)
 
 
 def _schema(stores: Sequence[layout.Store], schema: str | None) -> Schema:
@@ -253,32 +260,6 @@ def _schema(stores: Sequence[layout.Store], schema: str | None) -> Schema:
     return load_schema(schema)
 
 
-def _describe(
-    stores: Sequence[layout.Store], schema: Schema, settings: AnySettings, request: dict[str, Any], out: Path
-) -> None:
-    rows = [f"store        {s.name}: {s.count:,} objects, {s.size} px ({s.path})" for s in stores]
-    simulated = request["stores"]
-    rows = rows or [
-        f"galaxies     {simulated['simulated']:,} simulated, {simulated['size']} px, no early type with a dust lane"
-    ]
-    rows += [
-        f"conditions   {schema.name}: {len(schema.names)} answers, "
-        + ("as captions" if isinstance(settings, StableDiffusionSettings) else "and measured image properties"),
-        "network      "
-        + (
-            f"Stable Diffusion at {settings.resolution} px, "
-            + (f"adapters of rank {settings.lora}" if settings.lora else "all of its weights")
-            if isinstance(settings, StableDiffusionSettings)
-            else f"widths {list(settings.widths)}"
-        )
-        + f", starting from {settings.start}",
-        f"training     {settings.steps:,} steps of {settings.batch}"
-        + (f", at most {request['budget']:g} minutes" if request["budget"] else ""),
-        f"output       {out}",
-    ]
-    print("\n".join(rows), file=sys.stderr)
-
-
 def _size_and_hash(weights: Path) -> dict[str, Any]:
     """Return size and hash of trained weights, a file or a folder."""
     if weights.is_file():
@@ -288,30 +269,22 @@ def _size_and_hash(weights: Path) -> dict[str, Any]:
     return {"bytes": sum(p.stat().st_size for p in files), "sha256": digest(hashes)}
 
 
-def _train(
-    stores: Sequence[layout.Store],
-    schema: Schema,
-    settings: AnySettings,
-    work: Path,
-    seed: int,
-    device: torch.device,
-    budget: float | None,
+def _train_images(
+    stores: Sequence[layout.Store], schema: Schema, settings: AnySettings, work: Path, **how: Any
 ) -> dict[str, Any]:
     from galscan.synthesis import backends
 
     images, values, survey = [], [], []
     for number, store in enumerate(stores):
         usable = np.flatnonzero((store.column("flags") & UNUSABLE) == 0)
-        labels = store.labels(schema.name).reindex(columns=schema.names) if schema.name in store.schemas else None
         images.append(store.images()[usable])
-        unlabelled = np.full((len(usable), len(schema.names)), np.nan, np.float32)
-        values.append(unlabelled if labels is None else labels.to_numpy(np.float32)[usable])
+        labels = np.full((store.count, len(schema.names)), np.nan, np.float32)
+        if schema.name in store.schemas:
+            labels = store.labels(schema.name).reindex(columns=schema.names).to_numpy(np.float32)
+        values.append(labels[usable])
         survey.append(np.full(len(usable), number))
     pixels = np.concatenate(images)
     conditions = np.concatenate([np.concatenate(values), measure(pixels)], 1)
     galaxies = GalaxySet(pixels, conditions, np.concatenate(survey), np.ones(len(pixels)))
-    outcome = backends.train(
-        galaxies, schema, [s.name for s in stores], settings, work, seed=seed, device=device,
-        seconds=None if budget is None else budget * 60,
-    )  # fmt: skip
+    outcome = backends.train(galaxies, schema, [s.name for s in stores], settings, work, **how)
     return outcome | {"galaxies": len(pixels)}

@@ -22,7 +22,7 @@ from galscan.models.network import Network
 from galscan.store.layout import Store
 from galscan.synthesis import evaluation, synthetic_set
 from galscan.synthesis.diffusion import maps as feature_maps
-from galscan.synthesis.diffusion.map_model import load_maps_model
+from galscan.synthesis.diffusion.map_model import MapFlow
 from galscan.synthesis.evaluation import ReferenceClassifier
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.flux import stretch_of
@@ -139,7 +139,7 @@ def inject(
                 measured, strength, rule, generator, work / MODEL, seed=seed, device=device, seconds=seconds
             )
             write_json(metadata_path, outcome)
-        model = load_maps_model(work / MODEL) if tuned else feature_maps.load_start(rule, generator)
+        model = MapFlow.load(work / MODEL) if tuned else feature_maps.load_start(rule, generator)
     sources: dict[str, Maps] = {
         rule.feature: feature_maps.map_source(rule, generator, model, measured, strength, device=device)
     }

@@ -24,7 +24,7 @@ from galscan.surveys.base import Flag
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import sampling
 from galscan.synthesis import synthetic_set as dreaming
-from galscan.synthesis.diffusion.galaxy_model import Generator, make_config, save_generator
+from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
 from galscan.synthesis.galaxies import MEASURED, SHAPE, measure
 from tests.helpers import tiny_bundle, tiny_recipe, tiny_store
 
@@ -53,7 +53,7 @@ def conditions(store) -> pd.DataFrame:
 def weights(folder, store) -> Path:
     torch.manual_seed(0)
     network = Generator(make_config(galscan.open_store(store).images()[:, ::2, ::2], SCHEMA, ["sky", "b"], (32, 32)))
-    save_generator(network, network.state_dict(), folder / "g.safetensors")
+    network.save(folder / "g.safetensors")
     return folder / "g.safetensors"
 
 

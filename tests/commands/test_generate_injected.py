@@ -18,7 +18,7 @@ from galscan.labels.schema import load_schema
 from galscan.models.network import GalaxyNet
 from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.synthesis.diffusion.map_model import MapFlow, make_config, save_maps_model
+from galscan.synthesis.diffusion.map_model import MapFlow, make_config
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.synthetic_set import HOST, INJECTED, read_synthetic_set
 from tests.helpers import tiny_bundle, tiny_recipe, tiny_store
@@ -54,7 +54,7 @@ def weights(folder) -> Path:
     lanes = find_feature("dust_lane")
     maps = 60 * lanes.prior(8, np.random.default_rng(0))  # so that what it samples without training is seen
     network = MapFlow(make_config("dust_lane", lanes.CONDITIONS, maps, (16, 32)))
-    save_maps_model(network, network.state_dict(), folder / "maps.safetensors")
+    network.save(folder / "maps.safetensors")
     return folder / "maps.safetensors"
 
 
@@ -237,11 +237,11 @@ def test_a_feature_that_is_hardly_ever_seen_is_refused(recipe, store, tmp_path, 
 
 def test_weights_of_whole_images_still_draw_them(recipe, store, tmp_path):
     """A recipe that injects, and a generator of whole images that is named."""
-    from galscan.synthesis.diffusion.galaxy_model import Generator, make_config, save_generator
+    from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
 
     torch.manual_seed(0)
     network = Generator(make_config(galscan.open_store(store).images()[:, ::3, ::3], SCHEMA, ["sky"], (32, 32)))
-    save_generator(network, network.state_dict(), tmp_path / "g.safetensors")
+    network.save(tmp_path / "g.safetensors")
     told = generate(recipe, store, tmp_path / "d.zarr", generator=str(tmp_path / "g.safetensors"), steps=1, count=2)
     made = read_synthetic_set(tmp_path / "d.zarr", "simulated")
     assert told["steps"] == 1 and "maps" not in told and made.images.shape == (2, 16, 16, 3)

@@ -25,7 +25,7 @@ from PIL import Image
 from galscan.cli import main
 from galscan.labels.schema import load_schema
 from galscan.store import layout
-from galscan.synthesis.diffusion.galaxy_model import Generator, make_config, save_generator
+from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
 from tests.candidate_tables import candidates, write_run
 from tests.helpers import tiny_model, tiny_recipe, tiny_store
 
@@ -77,7 +77,7 @@ def place(tmp_path_factory) -> Path:
 def write_generator(path: Path) -> None:
     """Write a generator with random weights."""
     network = Generator(make_config(np.zeros((1, 16, 16, 3), np.uint8), load_schema("simulated"), ["a"], (32, 32)))
-    save_generator(network, network.state_dict(), path)
+    network.save(path)
 
 
 CATALOGS = {

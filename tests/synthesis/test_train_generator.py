@@ -17,8 +17,8 @@ from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import train_generator as command
 from galscan.synthesis.diffusion import checkpoint, galaxy_training
 from galscan.synthesis.diffusion.checkpoint import Checkpoint
-from galscan.synthesis.diffusion.galaxy_model import load_generator
-from galscan.synthesis.diffusion.map_model import load_maps_model
+from galscan.synthesis.diffusion.galaxy_model import Generator
+from galscan.synthesis.diffusion.map_model import MapFlow
 from galscan.synthesis.diffusion.maps import SEED
 from galscan.synthesis.features import base
 from galscan.synthesis.galaxies import MEASURED, measure
@@ -69,7 +69,7 @@ def test_the_simulated_sky_by_default(tmp_path, learnt, capsys):
         "seed": command.SEED,
         "lane_fraction": command.LANE_FRACTION,
     }
-    config = load_generator(out).config
+    config = Generator.load(out).config
     assert config.answers == (*ANSWERS, *MEASURED) and (config.schema, config.size) == ("simulated", 16)
     assert config.surveys == ("simulated",) and config.widths == (32, 32)
     assert learnt["seed"] == 7 and learnt["start"] is None and learnt["seconds"] is None
@@ -144,7 +144,7 @@ def test_it_goes_on_from_weights(tmp_path, store, learnt):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     train(first, store=store)
     result = train(second, store=store, start=str(first))
-    assert learnt["start"].config == load_generator(first).config
+    assert learnt["start"].config == Generator.load(first).config
     assert result["request"]["settings"]["start"] == str(first) and file_digest(first) != file_digest(second)
 
 
@@ -220,7 +220,7 @@ def test_maps_are_trained_on_the_prior_by_the_command_line(few_maps, tmp_path, c
     assert request["feature"] == "dust_lane" and request["maps"] == {"prior": 24, "seed": SEED}
     settings = {key: request["settings"][key] for key in ("widths", "learning_rate", "ema", "start")}
     assert settings == {"widths": [32, 64, 96], "learning_rate": 1e-3, "ema": 0.998, "start": "none"}
-    assert load_maps_model(out).config.widths == (32, 64, 96) and "24 of the prior of 'dust_lane'" in err
+    assert MapFlow.load(out).config.widths == (32, 64, 96) and "24 of the prior of 'dust_lane'" in err
 
 
 def test_maps_are_by_default_as_many_as_the_base_weights_want(tmp_path, capsys):

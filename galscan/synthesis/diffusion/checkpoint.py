@@ -1,20 +1,22 @@
-"""Training state with checkpoints, from which an interrupted training resumes to the same result. No pickle."""
+"""The training loop of all generators, with checkpoints. No pickle."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from galscan.core.errors import GalscanError, InputError, first_line
 from galscan.core.files import atomic_path
+from galscan.core.progress import track
 
 # Exceptions of truncated, damaged or foreign files.
 UNREADABLE = (
@@ -27,21 +29,15 @@ MAX_FRACTION = 0.05  # of the time spent on writing checkpoints, at most: those 
 
 @dataclass
 class Checkpoint:
-    """State of a training, and its checkpoint file; `resume` fills the tensors in place.
-
-    Attributes
-    ----------
-    weights, average : mapping of str to tensor
-        Trained weights, and their moving average.
-    random : torch.Generator
-        The only random number generator of the training.
-    """
+    """State of a training, and its checkpoint file, from which an interrupted training resumes to the same result."""
 
     path: Path
     weights: Mapping[str, torch.Tensor]
-    average: Mapping[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
     random: torch.Generator
+    """The only random number generator of the training."""
+    decay: float
+    """Of the moving average of the weights; less in the first steps, (1 + step) / (10 + step)."""
     step: int = 0
     losses: list[float] = field(default_factory=list)
     _overflows: int = 0
@@ -49,37 +45,71 @@ class Checkpoint:
     _started: float = field(default_factory=time.monotonic)
     _next: float = field(default_factory=lambda: time.monotonic() + SECONDS)
 
+    def __post_init__(self) -> None:
+        self._ema = EMAModel(self.weights.values(), decay=self.decay, update_after_step=-1, foreach=True)
+
+    @property
+    def average(self) -> dict[str, torch.Tensor]:
+        """Moving average of the weights."""
+        return dict(zip(self.weights, self._ema.shadow_params, strict=True))
+
     @property
     def seconds(self) -> float:
         """Training time over all calls."""
         return self._before + time.monotonic() - self._started
 
-    def progress(self, steps: int, seconds: float | None) -> float:
-        """Return the finished fraction of the training, by steps or time, whichever is larger.
+    def run(
+        self,
+        loss: Callable[[], torch.Tensor],
+        steps: int,
+        seconds: float | None,
+        *,
+        warmup: int,
+        floor: float,
+        label: str,
+    ) -> None:
+        """Train for `steps` or `seconds`, from the checkpoint if there is one.
 
-        A learning rate that follows it has decayed also when a time budget ends the training.
-        """
-        elapsed = self.seconds
-        if self.step >= steps or (seconds is not None and elapsed >= seconds):
-            return 1.0
-        return max(self.step / steps, elapsed / seconds if seconds else 0.0)
-
-    def update(self, loss: torch.Tensor, rate: float, ema: float) -> str:
-        """Take an optimizer step, update the moving average, and return a progress message.
-
-        A batch whose gradient is not finite is skipped, as it would make all weights NaN.
+        The learning rate rises linearly in `warmup` steps and falls as a cosine to the fraction `floor`. It follows the
+        finished fraction by steps or time, whichever is larger, so it has fallen also when a time budget ends the
+        training.
 
         Raises
         ------
         GalscanError
             If the training diverges.
+        InputError
+            If the checkpoint is damaged, or of another network.
+        """
+        self.resume()
+        with track(label, steps, "step", done=self.step) as advance:
+            while (done := self.progress(steps, seconds)) < 1:
+                decay = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+                rate = self.optimizer.defaults["lr"] * min(1.0, (self.step + 1) / warmup) * decay
+                advance(1, self.update(loss(), rate))
+                self.save_if_due()
+
+    def progress(self, steps: int, seconds: float | None) -> float:
+        """Return the finished fraction of the training, by steps or time, whichever is larger."""
+        elapsed = self.seconds
+        if self.step >= steps or (seconds is not None and elapsed >= seconds):
+            return 1.0
+        return max(self.step / steps, elapsed / seconds if seconds else 0.0)
+
+    @property
+    def _trained(self) -> list[torch.Tensor]:
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
+    def update(self, loss: torch.Tensor, rate: float) -> str:
+        """Take an optimizer step, update the moving average, and return a progress message.
+
+        A batch whose gradient is not finite is skipped, as it would make all weights NaN.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        if torch.nn.utils.clip_grad_norm_(trained, 1.0).isfinite():
+        if torch.nn.utils.clip_grad_norm_(self._trained, 1.0).isfinite():
             self.optimizer.step()
             self.losses.append(loss.item())
             self._overflows = 0
@@ -91,10 +121,7 @@ class Checkpoint:
                 f"remove {self.path} and train with a smaller generator.learning_rate"
             )
         self.step += 1
-        keep = min(ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                self.average[name].lerp_(value, 1 - keep)
+        self._ema.step(self.weights.values())
         recent = self.losses[-50:]
         return f"loss {sum(recent) / len(recent) if recent else math.nan:.4f}"
 
@@ -119,13 +146,7 @@ class Checkpoint:
             save_file(tensors, temporary, metadata={"progress": progress})
 
     def resume(self) -> None:
-        """Restore the state from the checkpoint file, if it exists.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged, or of another network.
-        """
+        """Restore the state from the checkpoint file, if it exists; tensors are filled in place."""
         if not self.path.exists():
             return
         try:
@@ -150,7 +171,7 @@ class Checkpoint:
                 if found.shape != value.shape:  # copy_ would broadcast it
                     raise ValueError(f"{kind}.{name} is {tuple(found.shape)}, not {tuple(value.shape)}")
                 value.copy_(found)
-        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        trained = self._trained
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -161,6 +182,7 @@ class Checkpoint:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.random.set_state(tensors["random"])
         self.step, self.losses = step, tensors["losses"].tolist()
+        self._ema.optimization_step = step
         self._before, self._started = seconds, time.monotonic()
 
     def finish(self) -> dict[str, float]:

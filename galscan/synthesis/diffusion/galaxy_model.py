@@ -1,9 +1,9 @@
 """Generator of whole images: a conditional UNet with flow matching on folded pixels.
 
-An image is square-root scaled, standardised, and folded four by four (``pixel_unshuffle``): a sixteenth of the
-positions, 48 channels. Two channels hold coordinates. Four more channels encode size and shape, where these are given:
-the distances along the major and minor axis, and two profiles of that shape. So the network need not infer position
-and orientation from noise, and a lane along the major axis has the same representation at every angle.
+An image is square-root scaled and standardised. Beside the channels of `galscan.synthesis.diffusion.network`, four
+encode size and shape, where these are given: the distances along the major and minor axis, and two profiles of that
+shape. So the network need not infer position and orientation from noise, and a lane along the major axis has the same
+representation at every angle.
 
 The condition is the label vector: each answer scaled to -1..1, a flag "asked" for each answer, and a one-hot vector of
 the survey. An answer that was not asked or is masked is zero, with flag zero; with all flags zero the network is
@@ -15,37 +15,26 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.errors import InputError, first_line
-from galscan.core.files import atomic_path
 from galscan.labels.schema import Schema
+from galscan.synthesis.diffusion.network import FlowNetwork
 from galscan.synthesis.galaxies import MEASURED, SHAPE, pixel_statistics
 
-FOLD = 4  # pixels on a side; on two cores, trains faster than 2
 SKETCH = 4  # channels
 AUGMENTATION = 2  # condition entries: flag "resampled", enlargement
 # A galaxy has a few hundred bright pixels on a dark sky, so its structure is determined at noise levels close to pure
 # noise. Training and sampling times are shifted towards these (Esser et al. 2024, arXiv:2403.03206, section 5.3.2).
 TIME_SHIFT = 3.3
-# Standard deviation of standardised pixels given size, shape and brightness: less than 1, as most are sky.
-SCATTER = 0.5
 GUIDED = (0.2, 0.98)  # times between which guidance is applied (1 = pure noise)
-
-
 SETTLED = 0.3  # time below which sampling is deterministic; above it each step uses new noise
 
 
@@ -64,6 +53,10 @@ class GeneratorConfig:
     std: float
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return self.answers
+
+    @property
     def condition_size(self) -> int:
         return 2 * len(self.answers) + len(self.surveys) + AUGMENTATION
 
@@ -73,53 +66,28 @@ def shifted(u: torch.Tensor) -> torch.Tensor:
     return TIME_SHIFT * u / (1 + (TIME_SHIFT - 1) * u)
 
 
-class Generator(nn.Module):
-    """Velocity field v(x_t, t, condition) of a rectified flow from galaxies (t=0) to noise (t=1).
+class Generator(FlowNetwork):
+    """Generator of whole images of galaxies, standardised square roots of pixels (n, 3, S, S)."""
 
-    Liu et al. 2022 (arXiv:2209.03003); Lipman et al. 2022 (arXiv:2210.02747).
-    """
-
+    CONFIG, KIND = GeneratorConfig, "generator"
+    SCATTER = 0.5  # given size, shape and brightness; less than 1, as most pixels are sky
     guidance, steps, batch = 1.0, 20, 64  # defaults of sampling
-    grid: torch.Tensor
+    config: GeneratorConfig
 
     def __init__(self, config: GeneratorConfig):
-        super().__init__()
-        self.config = config
-        widths, side = config.widths, config.size // FOLD
-        levels = len(widths)
-        self.unet = UNet2DModel(
-            sample_size=side, in_channels=3 * FOLD**2 + 2 + SKETCH, out_channels=3 * FOLD**2, layers_per_block=1,
-            block_out_channels=widths,
-            # Attention only where it is cheap: at the coarsest level and in the middle block.
-            down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
-            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-            attention_head_dim=32, norm_num_groups=16, class_embed_type="identity",
-            resnet_time_scale_shift="scale_shift",
-        )  # fmt: skip
-        embedding = 4 * widths[0]
-        self.condition = nn.Sequential(
-            nn.Linear(config.condition_size, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        super().__init__(config, side=config.size, channels=3, conditions=config.condition_size, extra=SKETCH)
         # Unfolding leaves a faint grid pattern, which two convolutions remove.
         self.smooth = nn.Sequential(nn.Conv2d(6, 24, 3, 1, 1), nn.SiLU(), nn.Conv2d(24, 3, 3, 1, 1))
         for parameter in self.smooth[2].parameters():
             nn.init.zeros_(parameter)
-        line = (2 * torch.arange(side) + 1) / side - 1  # centres of the folded pixels, in -1..1
-        self.register_buffer("grid", torch.stack(torch.meshgrid(line, line, indexing="ij"))[None], persistent=False)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Map noisy pixels (n, 3, S, S), times (n,) in 0..1 and conditions (n, C) to velocities (n, 3, S, S)."""
-        # Preconditioning of Karras et al. 2022 (arXiv:2206.00364, table 1) for pixels of standard deviation SCATTER,
-        # written in t: the best linear estimate of the velocity is added to the output of the network.
-        time = t[:, None, None, None]
-        variance = (1 - time) ** 2 * SCATTER**2 + time**2
-        pixels = x / variance.sqrt()
-        grid = self.grid.to(x.dtype).expand(len(x), -1, -1, -1)
-        folded = torch.cat([F.pixel_unshuffle(pixels, FOLD), grid, self.shape_channels(condition).to(x.dtype)], 1)
-        output = self.unet(folded, t * 1000, class_labels=self.condition(condition))  # type: ignore[operator]
-        rest = F.pixel_shuffle(output.sample, FOLD)
-        rest = rest + self.smooth(torch.cat([rest, pixels], 1))
-        return (time - (1 - time) * SCATTER**2) / variance * x + SCATTER / variance.sqrt() * rest
+    def extra_channels(self, condition: torch.Tensor) -> torch.Tensor:
+        """Return coordinates, and the encoded shapes."""
+        return torch.cat([super().extra_channels(condition), self.shape_channels(condition)], 1)
+
+    def smoothed(self, rest: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
+        """Return the output without the grid pattern of unfolding."""
+        return rest + self.smooth(torch.cat([rest, scaled], 1))
 
     def shape_channels(self, condition: torch.Tensor) -> torch.Tensor:
         """Encode the shapes in conditions (n, C) as channels (n, 4, S/4, S/4); zero where no shape is given."""
@@ -168,12 +136,9 @@ class Generator(nn.Module):
         survey : ndarray of int, shape (n,)
             Index into ``config.surveys``; -1 = any.
         """
-        low, high = np.array(self.config.low), np.array(self.config.high)
-        scaled = 2 * (values - low) / (high - low) - 1
-        asked = np.isfinite(scaled)
         onehot = np.asarray(survey)[:, None] == np.arange(len(self.config.surveys))
         not_augmented = np.zeros((len(values), AUGMENTATION))
-        columns = [np.where(asked, scaled, 0), asked, onehot, not_augmented]
+        columns = [self.encode_values(values), onehot, not_augmented]
         return torch.from_numpy(np.concatenate(columns, 1).astype(np.float32))
 
     def mask(self, condition: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
@@ -182,31 +147,11 @@ class Generator(nn.Module):
         rest = keep.new_ones(len(keep), condition.shape[1] - 2 * keep.shape[1])
         return condition * torch.cat([keep, keep, rest], 1)
 
-    def check_widths(self, widths: Sequence[int]) -> None:
-        """Check that a network of these `widths` can start from this one.
-
-        Raises
-        ------
-        InputError
-            If the widths differ.
-        """
-        if tuple(widths) != self.config.widths:
-            raise InputError(
-                f"generator widths {list(widths)} differ from those of the weights to start from, "
-                f"{list(self.config.widths)}; set these widths, or start from random weights "
-                "with generator.start = 'none'"
-            )
-
     def start_from(self, other: Generator) -> None:
         """Copy the weights of `other`, which may have other answers and surveys.
 
         Weights of answers and surveys are matched by name; those of a new answer are zero, those of a new survey are
-        the mean over the surveys of `other`.
-
-        Raises
-        ------
-        InputError
-            If the networks differ in their widths.
+        the mean over the surveys of `other`. Networks of other widths raise an `InputError`.
         """
         other.check_widths(self.config.widths)
         state = other.state_dict()
@@ -239,55 +184,11 @@ def make_config(images: np.ndarray, schema: Schema, surveys: Sequence[str], widt
 
 
 def load_start(start: str) -> Generator | None:
-    """Load initial weights: "base" (those shipped), "none" (None), or a path.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not a generator.
-    """
+    """Load initial weights: "base" (those shipped), "none" (None), or a path."""
     if start == "none":
         return None
-    if start == "base":
-        with importlib.resources.as_file(
-            importlib.resources.files("galscan.synthesis.diffusion") / "base.safetensors"
-        ) as path:
-            return load_generator(path)
-    return load_generator(Path(start))
-
-
-def save_generator(generator: Generator, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write weights `state` (usually the moving average) and configuration to one file."""
-    tensors = {k: v.detach().cpu().half().contiguous() for k, v in state.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"config": json.dumps(asdict(generator.config))})
-
-
-def load_generator(path: Path) -> Generator:
-    """Read a generator written by `save_generator`.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not such a file.
-    """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            raw: dict[str, Any] = json.loads(handle.metadata()["config"])
-            state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        config = GeneratorConfig(**settings)
-        # Check against the tensors on the meta device first: a wrong configuration could allocate a huge network.
-        with torch.device("meta"):
-            Generator(config).load_state_dict(state, assign=True)
-        generator = Generator(config)
-        generator.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = first_line(error)
-        raise InputError(
-            f"{path} is not a readable generator of this version ({reason:.200}); train it again"
-        ) from error
-    return generator.eval()
+    base = importlib.resources.files("galscan.synthesis.diffusion") / "base.safetensors"
+    return Generator.load(Path(str(base)) if start == "base" else Path(start))
 
 
 @torch.inference_mode()

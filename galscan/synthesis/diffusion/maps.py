@@ -1,4 +1,4 @@
-"""Sources of feature maps: the physical prior, or the diffusion model fine-tuned on measured maps."""
+"""Sources of feature maps: the physical prior, or its diffusion model, also fine-tuned on measured maps."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
+from torch.nn import functional as F
 
 from galscan.core.errors import InputError
+from galscan.core.files import atomic_path
+from galscan.core.progress import track
 from galscan.labels.settings import InjectRule, MapSettings
-from galscan.synthesis.diffusion.map_model import (
-    MEASURED,
-    STRENGTH,
-    MapFlow,
-    load_maps_model,
-    make_config,
-    sample_maps,
-    train_maps,
-)
-from galscan.synthesis.features.base import Feature, base_weights, find_feature, prior_maps
+from galscan.synthesis.diffusion.map_model import MEASURED, STRENGTH, MapFlow, make_config, sample_maps, train_maps
+from galscan.synthesis.features.base import FEATURES, base_weights, find_feature, prior_maps
 from galscan.synthesis.injection import BATCH, Candidates, Maps
 
 LEAST_MEASURED = 12  # measured maps, below which there are too few to fine-tune on
@@ -28,36 +24,51 @@ PRIOR = 2000  # maps of the prior in fine-tuning
 POOL = 384  # maps sampled for one training set; each is mirrored and injected into several hosts
 FLOOR = 0.012  # attenuation below which a sampled map is set to zero
 RESCALED = (-0.3, 0.4)  # range of the logarithm of the factor that corrects the depth of a sampled map
-SEED = 11  # of the prior maps that the base weights are trained on
+# Training of base weights on maps of the prior alone
+COUNT, SEED = 24_000, 11
+STEPS, BATCH_SIZE, LEARNING_RATE, EMA = 4000, 32, 1e-3, 0.998
+CHUNK = 1000  # maps whose conditions are computed at a time
+MAPS = "maps.npy"  # in the staging folder: sampling the prior takes minutes
 
 
-def load_start(rule: InjectRule, settings: MapSettings) -> MapFlow | None:
-    """Load initial weights; None for "none".
+def check_feature(name: str) -> None:
+    """Raise `InputError` if a feature is unknown, or has no diffusion model, as its maps have no conditions."""
+    if not find_feature(name).CONDITIONS:
+        supported = ", ".join(key for key, feature in FEATURES.items() if feature.CONDITIONS)
+        raise InputError(
+            f"the feature '{name}' has no diffusion model of maps, only a prior; choose one of: {supported}"
+        )
+
+
+def load_weights(feature: str, weights: str) -> MapFlow:
+    """Load a diffusion model of a feature's maps: "base" (those shipped), or a path.
 
     Raises
     ------
     InputError
-        If there are no such weights, or they are of another feature or other widths.
+        If there are no such weights, or they are of another feature or other conditions.
     """
-    if settings.start == "none":
-        return None
-    path = base_weights(rule.feature) if settings.start == "base" else Path(settings.start)
+    path = base_weights(feature) if weights == "base" else Path(weights)
     if path is None:
         raise InputError(
-            f"no base weights are shipped for the feature '{rule.feature}'; set generator.start = 'none', or "
-            "generator.maps = 'prior'"
+            f"no base weights are shipped for the feature '{feature}'; train some (galscan train-generator --kind maps "
+            f"--feature {feature} --out {feature}.safetensors), or set generator.maps = 'prior'"
         )
-    model = load_maps_model(path)
-    if model.config.feature != rule.feature:
-        raise InputError(f"{path} samples maps of '{model.config.feature}', the recipe injects '{rule.feature}'")
-    expected = [*find_feature(rule.feature).CONDITIONS, MEASURED, STRENGTH]
+    model = MapFlow.load(path)
+    if model.config.feature != feature:
+        raise InputError(f"{path} samples maps of '{model.config.feature}', not of '{feature}'")
+    expected = [*find_feature(feature).CONDITIONS, MEASURED, STRENGTH]
     if list(model.config.conditions) != expected:
         raise InputError(f"{path} takes the conditions {list(model.config.conditions)}, not {expected}: train it again")
-    if tuple(settings.widths) != model.config.widths:
-        raise InputError(
-            f"generator widths {list(settings.widths)} differ from those of {path}, {list(model.config.widths)}; "
-            "set these widths, or start from random weights with generator.start = 'none'"
-        )
+    return model
+
+
+def load_start(rule: InjectRule, settings: MapSettings) -> MapFlow | None:
+    """Load initial weights (`load_weights`), None for "none"; those of other widths raise an `InputError`."""
+    if settings.start == "none":
+        return None
+    model = load_weights(rule.feature, settings.start)
+    model.check_widths(settings.widths)
     return model
 
 
@@ -136,10 +147,42 @@ def fine_tune(
     conditions = find_feature(rule.feature).CONDITIONS
     config = start.config if start else make_config(rule.feature, conditions, from_prior, settings.widths)
     outcome = train_maps(
-        pool, values, weight, config, out, steps=settings.steps, batch=settings.batch,
-        learning_rate=settings.learning_rate, ema=settings.ema, seed=seed, device=device, seconds=seconds, start=start,
-    )  # fmt: skip
+        pool, values, weight, config, settings, out, seed=seed, device=device, seconds=seconds, start=start
+    )
     return outcome | {"measured": len(maps), "measured_fraction": fraction}
+
+
+def train_on_prior(
+    feature: str,
+    count: int,
+    settings: MapSettings,
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+    start: MapFlow | None = None,
+) -> dict[str, Any]:
+    """Train base weights: the diffusion model of `count` maps of a feature's prior; an interrupted call resumes.
+
+    The maps are stored beside `out` as `MAPS`. See `galscan.synthesis.diffusion.map_model.train_maps`.
+    """
+    path = out.with_name(MAPS)
+    if path.is_file():
+        maps = np.load(path, allow_pickle=False)
+    else:
+        with track("sample maps from the prior", count, "map") as advance:
+            maps = prior_maps(feature, count, SEED)
+            advance(count)
+        with atomic_path(path) as temporary, temporary.open("wb") as handle:
+            np.save(handle, maps, allow_pickle=False)
+    chunks = [maps[first : first + CHUNK] for first in range(0, count, CHUNK)]
+    values = np.concatenate([conditions_of(feature, chunk, measured=False) for chunk in chunks])
+    config = start.config if start else make_config(feature, find_feature(feature).CONDITIONS, maps, settings.widths)
+    outcome = train_maps(
+        maps, values, np.ones(count), config, settings, out, seed=seed, device=device, seconds=seconds, start=start
+    )
+    return outcome | {"maps": count}
 
 
 def map_source(
@@ -160,21 +203,38 @@ def map_source(
     if model is None or settings.maps == "prior" or not feature.CONDITIONS:
         return feature.prior
     fraction = measured_weight(settings, len(maps))
-    names = list(model.config.conditions)
-    assert names == [*feature.CONDITIONS, MEASURED, STRENGTH]
-    measured = conditions_of(rule.feature, maps, measured=True, strength=strength) if fraction else None
-
     # With "both", only maps like measured ones (without any, half of all) come from the diffusion model.
-    sampled_fraction = 1.0 if settings.maps == "diffusion" else fraction or 0.5
-    measured_like = fraction if settings.maps == "diffusion" or not fraction else 1.0
-    pool: list[np.ndarray] = []
+    both = settings.maps == "both"
+    sampled_fraction = (fraction or 0.5) if both else 1.0
+    measured_like = 1.0 if both and fraction else fraction
+    measured = conditions_of(rule.feature, maps, measured=True, strength=strength) if fraction else None
+    low, high = np.array(list(feature.CONDITIONS.values())).T
 
     def sample(count: int, random: np.random.Generator) -> np.ndarray:
+        """Sample maps with conditions of the prior and, for a fraction, of measured maps."""
+        values = conditions_of(rule.feature, feature.prior(count, random), measured=False)
+        if measured is not None:
+            rows = np.flatnonzero(random.random(count) < measured_like)
+            conditions = measured[random.integers(len(measured), size=len(rows))].copy()
+            scattered = conditions[:, : len(low)] + random.normal(0, 0.08, (len(rows), len(low)))
+            conditions[:, : len(low)] = scattered.clip(low, high)
+            values[rows] = conditions
+        options: dict[str, Any] = {"device": device, "guidance": settings.guidance}
+        seed = int(random.integers(2**31))
+        found = sample_maps(model, values, seed=seed, **options)
+        if measured is not None and len(near := copies(found, maps)):
+            found[near] = sample_maps(model, values[near], seed=seed + 1, **options)
+        found[found < FLOOR] = 0
+        if "log_depth" in feature.CONDITIONS:  # samples are slightly shallower than their condition
+            depth = list(feature.CONDITIONS).index("log_depth")
+            found *= np.exp((values[:, depth] - feature.describe(found)[:, depth]).clip(*RESCALED))[:, None, None, None]
+        return found
+
+    pool: list[np.ndarray] = []
+
+    def choose(count: int, random: np.random.Generator) -> np.ndarray:
         if not pool:
-            made = _sample(
-                model, feature, measured, measured_like, maps, min(count, POOL), settings.guidance, random, device
-            )
-            pool.append(made)
+            pool.append(sample(min(count, POOL), random))
         result = pool[0][random.integers(len(pool[0]), size=count)]
         for axis in (2, 3):  # mirror images are equally likely
             flip = random.random(count) < 0.5
@@ -183,40 +243,7 @@ def map_source(
         result[from_prior] = feature.prior(len(from_prior), random)
         return result
 
-    return sample
-
-
-def _sample(
-    model: MapFlow,
-    feature: Feature,
-    measured: np.ndarray | None,
-    fraction: float,
-    maps: np.ndarray,
-    count: int,
-    guidance: float,
-    random: np.random.Generator,
-    device: torch.device,
-) -> np.ndarray:
-    """Sample maps with conditions of the prior and, for a `fraction`, of measured maps (`measured`)."""
-    values = np.full((count, len(model.config.conditions)), np.nan, np.float32)
-    values[:, : len(feature.CONDITIONS)] = feature.describe(feature.prior(count, random))
-    values[:, len(feature.CONDITIONS)] = 0  # not measured
-    if measured is not None:
-        rows = np.flatnonzero(random.random(count) < fraction)
-        conditions = measured[random.integers(len(measured), size=len(rows))].copy()
-        low, high = np.array(list(feature.CONDITIONS.values())).T
-        scattered = conditions[:, : len(low)] + random.normal(0, 0.08, (len(rows), len(low)))
-        conditions[:, : len(low)] = scattered.clip(low, high)
-        values[rows] = conditions
-    seed = int(random.integers(2**31))
-    found = sample_maps(model, values, seed=seed, device=device, guidance=guidance)
-    if measured is not None and len(near := copies(found, maps)):
-        found[near] = sample_maps(model, values[near], seed=seed + 1, device=device, guidance=guidance)
-    found[found < FLOOR] = 0
-    if "log_depth" in feature.CONDITIONS:  # samples are slightly shallower than their condition
-        depth = list(feature.CONDITIONS).index("log_depth")
-        found *= np.exp((values[:, depth] - feature.describe(found)[:, depth]).clip(*RESCALED))[:, None, None, None]
-    return found
+    return choose
 
 
 def copies(sampled: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -230,12 +257,5 @@ def copies(sampled: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return root mean square differences of the square roots of maps, averaged in blocks of 4 x 4 pixels."""
-
-    def small(maps: np.ndarray) -> np.ndarray:
-        n, channels, side, _ = maps.shape
-        blocks = np.sqrt(np.maximum(maps, 0)).reshape(n, channels, side // 4, 4, side // 4, 4).mean((3, 5))
-        return blocks.reshape(n, channels * (side // 4) ** 2).astype(np.float64)
-
-    a, b = small(a), small(b)
-    square = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
-    return np.sqrt(square.clip(0) / a.shape[1])
+    small = [F.avg_pool2d(torch.from_numpy(np.sqrt(np.maximum(maps, 0))), 4).flatten(1).numpy() for maps in (a, b)]
+    return cdist(*small) / np.sqrt(small[0].shape[1])

@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.progress import track
 from galscan.core.staging import atomic_folder
 from galscan.labels.schema import Schema
 from galscan.labels.settings import StableDiffusionSettings
@@ -50,7 +49,9 @@ def fine_tune(
     seconds: float | None = None,
     start: Path | None = None,
 ) -> dict[str, float]:
-    """Train until ``settings.steps`` or `seconds` are used up, and write the averaged weights to the folder `out`.
+    """Train for ``settings.steps`` or `seconds`, and write the averaged weights to the folder `out`.
+
+    See `galscan.synthesis.diffusion.checkpoint.Checkpoint` for errors and the result.
 
     Parameters
     ----------
@@ -58,19 +59,9 @@ def fine_tune(
         Training galaxies; columns are the answers of `schema` and measured properties.
     start : path, optional
         Folder of initial weights, instead of ``settings.start``.
-
-    Returns
-    -------
-    dict
-        ``steps``, ``seconds`` and ``loss`` (mean over the last tenth of the steps).
-
-    Raises
-    ------
-    InputError
-        If there are no initial weights.
-    GalscanError
-        If the training diverges.
     """
+    from diffusers import DDPMScheduler
+
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     start_rows = torch.randperm(len(galaxies.images), generator=random)[:STARTS]
@@ -87,42 +78,34 @@ def fine_tune(
         for name, network in networks.items()
         for key, value in network.named_parameters() if value.requires_grad
     }  # fmt: skip
-    average = {name: value.detach().clone() for name, value in weights.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    noising = _noising(pipeline)
+    noising = DDPMScheduler.from_config(pipeline.scheduler.config)
+    predicts_velocity = noising.config.prediction_type == "v_prediction"
     tokens, _ = model.tokens([*model.captions(galaxies.values, galaxies.survey), ""])
     tokens, no_caption = tokens[:-1], tokens[-1]
     weight = torch.from_numpy(galaxies.weight).double()
-    dtype = number_format(device)
 
-    checkpoint = Checkpoint(out.with_name(out.name + ".checkpoint.safetensors"), weights, average, optimizer, random)
-    checkpoint.resume()
+    def loss() -> torch.Tensor:
+        rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
+        batch = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
+        numbers = tokens[rows]
+        numbers[torch.rand(settings.batch, generator=random) < settings.drop] = no_caption
+        t = torch.randint(noising.config.num_train_timesteps, (settings.batch,), generator=random).to(device)
+        with devices.autocast(device, number_format(device)):
+            with torch.no_grad():
+                x0 = model.encode_images(batch.to(device), random).float()
+            noise = torch.randn(x0.shape, generator=random).to(device)
+            xt = noising.add_noise(x0, noise, t)
+            predicted = networks["unet"](xt, t, model.embed(numbers.to(device))).sample
+        return F.mse_loss(predicted.float(), noising.get_velocity(x0, noise, t) if predicts_velocity else noise)
 
-    with track("fine-tune Stable Diffusion", settings.steps, "step", done=checkpoint.step) as advance:
-        while (done := checkpoint.progress(settings.steps, seconds)) < 1:
-            # Linear warm-up, then cosine decay.
-            warm_up = min(1.0, (checkpoint.step + 1) / min(settings.warmup, math.ceil(settings.steps / 2)))
-            rate = settings.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * done))
-
-            rows = torch.multinomial(weight, settings.batch, replacement=True, generator=random)
-            batch = quarter_turns(images[rows].permute(0, 3, 1, 2), random).permute(0, 2, 3, 1)
-            numbers = tokens[rows]
-            numbers[torch.rand(settings.batch, generator=random) < settings.drop] = no_caption
-            t = torch.randint(noising.config.num_train_timesteps, (settings.batch,), generator=random).to(device)
-            with devices.autocast(device, dtype):
-                with torch.no_grad():
-                    x0 = model.encode_images(batch.to(device), random).float()
-                noise = torch.randn(x0.shape, generator=random).to(device)
-                xt = noising.add_noise(x0, noise, t)
-                predicted = networks["unet"](xt, t, model.embed(numbers.to(device))).sample
-            expected = noising.get_velocity(x0, noise, t) if _predicts_velocity(noising) else noise
-            loss = F.mse_loss(predicted.float(), expected)
-            advance(1, checkpoint.update(loss, rate, settings.ema))
-            checkpoint.save_if_due()
-
+    path = out.with_name(out.name + ".checkpoint.safetensors")
+    checkpoint = Checkpoint(path, weights, optimizer, random, settings.ema)
+    warmup = min(settings.warmup, math.ceil(settings.steps / 2))
+    checkpoint.run(loss, settings.steps, seconds, warmup=warmup, floor=0.0, label="fine-tune Stable Diffusion")
     with torch.no_grad():
-        for name, value in weights.items():
-            value.copy_(average[name])
+        for name, value in checkpoint.average.items():
+            weights[name].copy_(value)
     with atomic_folder(out, CONFIG) as folder:
         if settings.lora:
             _save_adapters(networks, folder)
@@ -163,13 +146,3 @@ def _save_adapters(networks: dict[str, Any], folder: Path) -> None:
         adapters = {k.removeprefix("base_model.model."): v for k, v in get_peft_model_state_dict(network).items()}
         layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(adapters)
     StableDiffusionPipeline.save_lora_weights(folder, **layers)
-
-
-def _noising(pipeline: Pipeline) -> Any:
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler.from_config(pipeline.scheduler.config)
-
-
-def _predicts_velocity(noising: Any) -> bool:
-    return bool(noising.config.prediction_type == "v_prediction")

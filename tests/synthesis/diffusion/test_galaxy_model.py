@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
@@ -17,10 +17,8 @@ from galscan.synthesis.diffusion.galaxy_model import (
     AUGMENTATION,
     Generator,
     GeneratorConfig,
-    load_generator,
     load_start,
     make_config,
-    save_generator,
     shifted,
 )
 from galscan.synthesis.galaxies import MEASURED, SHAPE, pixel_statistics
@@ -106,6 +104,7 @@ def test_an_answer_not_asked_is_an_answer_masked(generator):
 answers = st.lists(st.tuples(st.floats(-6, 11), st.floats(0, 1)), min_size=1, max_size=4)
 
 
+@settings(max_examples=10)
 @given(answers, st.integers(-1, 1), st.data())
 def test_masked_is_unconditional(generator, values, survey, data):
     """Masked answers have no effect; other answers, survey and augmentation are unchanged."""
@@ -174,7 +173,7 @@ def moments(profile: torch.Tensor) -> tuple[float, float, float]:
 
 
 @given(st.floats(0.08, 0.12), st.floats(0.1, 0.6), st.floats(0, 2 * math.pi))
-def test_the_sketch_has_the_shape_that_is_asked_for(shaped, size, elongation, direction):
+def test_the_channels_have_the_requested_shape(shaped, size, elongation, direction):
     e1, e2 = elongation * math.cos(direction), elongation * math.sin(direction)
     (generated,) = shaped.shape_channels(of_shape(shaped, (size, e1, e2)))
     assert generated.shape == (4, 32, 32) and generated.min() >= 0 and generated.max() <= 1
@@ -183,31 +182,26 @@ def test_the_sketch_has_the_shape_that_is_asked_for(shaped, size, elongation, di
     assert area == pytest.approx(size**2 / 2, rel=0.1)  # however thin it is
 
 
-def test_a_quarter_turn_of_the_shape_turns_the_sketch(shaped):
+def test_a_quarter_turn_of_the_shape_rotates_its_channels(shaped):
     first, second = shaped.shape_channels(of_shape(shaped, (0.1, 0.3, 0.2), (0.1, -0.3, -0.2)))
     torch.testing.assert_close(second, first.rot90(1, (1, 2)), atol=1e-5, rtol=0)
     assert (first - second).abs().max() > 0.1
 
 
-def test_where_the_shape_is_left_open_nothing_is_sketched(shaped, generator):
+def test_without_a_shape_its_channels_are_zero(shaped, generator):
     conditions = of_shape(shaped, (0.1, 0.3, 0.2)).repeat(4, 1)
     drop = torch.zeros(4, len(shaped.config.answers), dtype=torch.bool)
     for k, name in enumerate(SHAPE):
         drop[k, shaped.config.answers.index(name)] = True
-    sketch = shaped.shape_channels(shaped.mask(conditions, drop))
-    assert not sketch[:3].any() and sketch[3].any()
-    assert not generator.shape_channels(torch.ones(1, 8)).any()  # its answers say nothing of shapes
-
-
-def test_extreme_shapes_are_finite(shaped):
-    shapes = [(size, e1, e2) for size in (0.0, 0.4) for e1 in (-1.0, 0.0, 1.0) for e2 in (-1.0, 0.0, 1.0)]
-    assert torch.isfinite(shaped.shape_channels(of_shape(shaped, *shapes))).all()
+    channels = shaped.shape_channels(shaped.mask(conditions, drop))
+    assert not channels[:3].any() and channels[3].any()
+    assert not generator.shape_channels(torch.ones(1, 8)).any()  # its answers have no shapes
 
 
 # --- starting from other weights -------------------------------------------------------------------------
 
 
-def test_known_answers_and_surveys_keep_their_meaning(generator, adapted):
+def test_weights_of_known_answers_and_surveys_are_kept(generator, adapted):
     result = np.array([[-5.0, 1.0], [7.0, 0.2], [3.0, np.nan]])
     before = velocity(generator, generator.encode_conditions(result, np.array([1, 1, -1])))
     moved = np.column_stack([result[:, 1], np.full(3, np.nan), result[:, 0]])
@@ -223,39 +217,39 @@ def test_a_new_answer_starts_without_influence(adapted):
     torch.testing.assert_close(v, v[:1].expand(3, -1, -1, -1), atol=1e-6, rtol=0)
 
 
-def test_a_new_survey_looks_at_first_like_the_mean_of_those_known(generator, adapted):
+def test_a_new_survey_starts_as_the_mean_of_the_known_ones(generator, adapted):
     between = generator.encode_conditions(np.array([[3.0, 0.2]]), np.array([-1]))
     between[:, 4:6] = 0.5
     new = adapted.encode_conditions(np.array([[0.2, np.nan, 3.0]]), np.array([1]))
     torch.testing.assert_close(velocity(adapted, new), velocity(generator, between), atol=1e-5, rtol=1e-5)
 
 
-def test_what_it_knows_of_augmentation_stays(generator, adapted):
+def test_weights_of_the_augmentation_are_kept(generator, adapted):
     before, after = torch.zeros(2, 8), torch.zeros(2, adapted.config.condition_size)
     before[1, -AUGMENTATION:] = after[1, -AUGMENTATION:] = torch.tensor([1.0, -0.5])
     torch.testing.assert_close(velocity(adapted, after), velocity(generator, before), atol=1e-5, rtol=1e-5)
 
 
-def test_other_pixels_start_too(generator):
+def test_networks_of_other_image_sizes_share_weights(generator):
     larger = untrained(config(32), seed=1)
     larger.start_from(generator)
     for name, value in generator.state_dict().items():
         assert torch.equal(larger.state_dict()[name], value), name
 
 
-def test_other_widths_are_refused_and_both_are_named(generator):
+def test_other_widths_are_an_error(generator):
     other = untrained(dataclasses.replace(config(), widths=(32, 64)))
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    with pytest.raises(InputError, match=r"widths \[32, 64\] differ .* \[32, 32\]; .*start = 'none'"):
+    with pytest.raises(InputError, match=r"\[32, 64\].*\[32, 32\]"):
         other.start_from(generator)
     assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
 
 
 def test_load_start_none_and_a_path(generator, tmp_path):
     assert load_start("none") is None
-    save_generator(generator, generator.state_dict(), tmp_path / "g.safetensors")
+    generator.save(tmp_path / "g.safetensors")
     assert load_start(str(tmp_path / "g.safetensors")).config == generator.config
-    with pytest.raises(InputError, match=r"nowhere\.safetensors is not a readable generator"):
+    with pytest.raises(InputError, match=r"nowhere\.safetensors"):
         load_start(str(tmp_path / "nowhere.safetensors"))
 
 
@@ -275,17 +269,11 @@ def test_the_shipped_weights_fit_the_default_recipe():
 
 
 def test_save_and_load(generator, tmp_path):
-    save_generator(generator, generator.state_dict(), tmp_path / "g.safetensors")
-    back = load_generator(tmp_path / "g.safetensors")
+    generator.save(tmp_path / "g.safetensors")
+    back = Generator.load(tmp_path / "g.safetensors")
     assert back.config == generator.config
     for name, value in generator.state_dict().items():
         assert torch.allclose(back.state_dict()[name], value, atol=1e-3), name
-
-
-def test_a_broken_file_is_named(tmp_path):
-    (tmp_path / "g.safetensors").write_bytes(b"not weights")
-    with pytest.raises(InputError, match=r"g\.safetensors is not a readable generator"):
-        load_generator(tmp_path / "g.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -295,9 +283,11 @@ def test_a_broken_file_is_named(tmp_path):
         lambda c: {k: v for k, v in c.items() if k != "std"},
         lambda c: c | {"surveys": ["a", "b", "c"]},
         lambda c: [c],
+        lambda c: c | {"low": [0.0]},
+        lambda c: c | {"std": 0.0},
     ],
 )
-def test_a_file_whose_configuration_does_not_fit_its_tensors_is_refused(generator, tmp_path, change):
+def test_a_file_whose_configuration_does_not_fit_its_tensors_is_an_error(generator, tmp_path, change):
     """Weights of another version, or manipulated ones."""
     import json
     from dataclasses import asdict
@@ -306,5 +296,5 @@ def test_a_file_whose_configuration_does_not_fit_its_tensors_is_refused(generato
 
     result = change(json.loads(json.dumps(asdict(generator.config))))
     save_file(dict(generator.state_dict()), tmp_path / "g.safetensors", metadata={"config": json.dumps(result)})
-    with pytest.raises(InputError, match=r"g\.safetensors is not a readable generator of this version"):
-        load_generator(tmp_path / "g.safetensors")
+    with pytest.raises(InputError, match=r"g\.safetensors"):
+        Generator.load(tmp_path / "g.safetensors")

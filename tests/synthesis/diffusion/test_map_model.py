@@ -1,4 +1,4 @@
-"""Diffusion model of maps: training, bit-identical resumption, and conditional sampling."""
+"""Diffusion model of maps: training and conditional sampling."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from galscan.core.errors import GalscanError, InputError
-from galscan.synthesis.diffusion import checkpoint, map_model
-from galscan.synthesis.diffusion.checkpoint import Checkpoint
+from galscan.core.errors import InputError
+from galscan.labels.settings import MapSettings
+from galscan.synthesis.diffusion import map_model
 from galscan.synthesis.diffusion.map_model import (
     MapConfig,
     MapFlow,
-    load_maps_model,
     make_config,
     sample_maps,
-    save_maps_model,
     train_maps,
 )
 from galscan.synthesis.diffusion.maps import conditions_of
@@ -30,7 +28,11 @@ CPU = torch.device("cpu")
 CONFIG = MapConfig(
     "dust_lane", 16, 1, ("sin_twice_angle", "log_depth", "measured"), (-1, -3, 0), (1, 1, 1), (16, 32), 0.2, 0.15
 )
-OPTIONS = {"batch": 6, "learning_rate": 1e-3, "ema": 0.9, "seed": 3, "device": CPU}
+OPTIONS = {"seed": 3, "device": CPU}
+
+
+def settings(**changes) -> MapSettings:
+    return MapSettings(kind="maps", **{"steps": 4, "batch": 6, "learning_rate": 1e-3, "ema": 0.9} | changes)
 
 
 def maps(count: int = 12, side: int = 16) -> np.ndarray:
@@ -51,72 +53,30 @@ def untrained(config: MapConfig = CONFIG, seed: int = 0) -> MapFlow:
 
 def trained(path, steps: int = 4, pool: np.ndarray | None = None, **changes) -> dict[str, float]:
     pool = maps() if pool is None else pool
-    given = {"values": values(len(pool)), "weight": np.ones(len(pool)), "config": CONFIG} | OPTIONS | changes
-    return train_maps(pool, given.pop("values"), given.pop("weight"), given.pop("config"), path, steps=steps, **given)
+    given = {"start": changes.pop("start", None)} | OPTIONS
+    how = settings(steps=steps, **changes)
+    return train_maps(pool, values(len(pool)), np.ones(len(pool)), CONFIG, how, path, **given)
 
 
-@pytest.mark.parametrize("start", [None, 4], ids=["from nothing", "from other weights"])
-def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, start):
-    monkeypatch.setattr(checkpoint, "SECONDS", 0)
-    monkeypatch.setattr(checkpoint, "MAX_FRACTION", 1e9)
-    start = None if start is None else untrained(seed=start)
-    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    trained(whole, start=start)
-
-    class Stop(Exception):
-        pass
-
-    real_save, calls = Checkpoint.save, []
-
-    def save_and_stop(self):
-        real_save(self)
-        calls.append(self.step)
-        if len(calls) == 2:
-            raise Stop
-
-    monkeypatch.setattr(Checkpoint, "save", save_and_stop)
-    with pytest.raises(Stop):
-        trained(parts, start=start)
-    assert not parts.exists()
-    monkeypatch.setattr(Checkpoint, "save", real_save)
-    assert trained(parts, start=start)["steps"] == 4
-    for name, value in load_file(whole).items():
-        assert torch.equal(load_file(parts)[name], value), name
-    assert not list(tmp_path.glob("*.checkpoint*"))
-
-
-def test_training_begins_with_the_start_weights_and_leaves_them_alone(tmp_path):
+def test_training_starts_from_the_given_weights_without_changing_them(tmp_path):
     start = untrained(seed=4)
     before = {k: v.clone() for k, v in start.state_dict().items()}
     trained(tmp_path / "a.safetensors", 1, start=start, learning_rate=1e-12)
-    stayed = load_maps_model(tmp_path / "a.safetensors").state_dict()
+    stayed = MapFlow.load(tmp_path / "a.safetensors").state_dict()
     assert all(torch.equal(start.state_dict()[k], v) for k, v in before.items())
     assert max(float((stayed[k] - v).abs().max()) for k, v in before.items()) < 2e-3  # half precision
     trained(tmp_path / "b.safetensors", 3, start=start, learning_rate=1.0)
-    moved = load_maps_model(tmp_path / "b.safetensors").state_dict()
+    moved = MapFlow.load(tmp_path / "b.safetensors").state_dict()
     assert max(float((moved[k] - v).abs().max()) for k, v in before.items()) > 5e-3
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_maps_that_are_no_numbers_are_refused(tmp_path, bad):
+def test_maps_that_are_not_finite_are_an_error(tmp_path, bad):
     pool = maps()
     pool[7, 0, 3, 4] = bad
     with pytest.raises(InputError, match=r"map 7 of 12\b") as caught:
         trained(tmp_path / "a.safetensors", pool=pool)
     assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
-
-
-def test_a_training_that_diverges_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(MapFlow, "forward", lambda self, x, t, result: x * self.condition[0].weight.sum() * torch.nan)
-    with pytest.raises(GalscanError):
-        trained(tmp_path / "a.safetensors", 100)
-    assert not (tmp_path / "a.safetensors").exists()
-
-
-def test_a_budget_ends_training_early(tmp_path):
-    outcome = trained(tmp_path / "a.safetensors", 10**6, seconds=1.0)
-    assert 0 < outcome["steps"] < 10**6 and np.isfinite(outcome["loss"])
-    assert load_maps_model(tmp_path / "a.safetensors").config == CONFIG
 
 
 def watched(path, monkeypatch, pool, given, config, *, drop: float = 0.0, weight=None, steps: int = 3):
@@ -129,7 +89,7 @@ def watched(path, monkeypatch, pool, given, config, *, drop: float = 0.0, weight
         MapFlow, "forward", lambda self, x, t, c: (conditions.append(c.clone()), forward(self, x, t, c))[1]
     )
     weight = np.ones(len(pool)) if weight is None else weight
-    train_maps(pool, given, weight, config, path / "w.safetensors", steps=steps, **OPTIONS | {"batch": 16})
+    train_maps(pool, given, weight, config, settings(steps=steps, batch=16), path / "w.safetensors", **OPTIONS)
     return MapFlow(config).decode(torch.cat(shown)).numpy(), torch.cat(conditions).numpy()
 
 
@@ -149,7 +109,7 @@ def test_a_map_that_is_flipped_has_the_condition_of_what_is_shown(tmp_path, monk
     assert all(np.abs(mirrored - one).max((1, 2, 3)).min() < 1e-3 for one in shown)
 
 
-def test_maps_are_drawn_by_their_weight(tmp_path, monkeypatch):
+def test_maps_are_sampled_by_their_weight(tmp_path, monkeypatch):
     pool = np.arange(1, 5, dtype=np.float32)[:, None, None, None] / 10 * np.ones((4, 1, 16, 16), np.float32)
     shown, _ = watched(tmp_path, monkeypatch, pool, values(4), CONFIG, weight=np.array([0, 1, 3, 0]), steps=8)
     generated = np.rint(shown[:, 0, 0, 0] * 10).astype(int)
@@ -165,7 +125,7 @@ def test_conditions_are_dropped_with_their_flags(tmp_path, monkeypatch, drop, ke
     np.testing.assert_array_equal(conditions[:, :3] != 0, flags == 1)
 
 
-def test_the_configuration_holds_what_undoes_the_scaling():
+def test_encoding_is_inverted_with_the_configuration():
     pool = maps(30, 32)
     config = make_config("dust_lane", {"angle": (-2.0, 6.0)}, pool, (16, 32))
     assert config.conditions == ("angle", "measured", "strength") and (config.side, config.channels) == (32, 1)
@@ -205,14 +165,6 @@ def test_guidance_is_between_no_condition_and_more_than_it():
     assert np.abs(plain - none).max() > 1e-3 and np.abs(twice - plain).max() > 1e-3
 
 
-def test_what_is_written_is_read_again(tmp_path):
-    network = untrained()
-    save_maps_model(network, network.state_dict(), tmp_path / "a.safetensors")
-    again = load_maps_model(tmp_path / "a.safetensors")
-    assert again.config == CONFIG and not again.training
-    assert all(torch.equal(v.half().float(), again.state_dict()[k]) for k, v in network.state_dict().items())
-
-
 def damaged(path, **changes) -> None:
     """Write weights with another configuration."""
     network = untrained()
@@ -231,16 +183,16 @@ def damaged(path, **changes) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_configuration_that_does_not_fit_the_weights_is_refused(tmp_path, changes):
+def test_a_configuration_that_does_not_fit_the_weights_is_an_error(tmp_path, changes):
     damaged(tmp_path / "a.safetensors", **changes)
     with pytest.raises(InputError, match=r"a\.safetensors") as caught:
-        load_maps_model(tmp_path / "a.safetensors")
+        MapFlow.load(tmp_path / "a.safetensors")
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
 
-def test_files_of_another_kind_are_refused(tmp_path):
+def test_damaged_and_foreign_files_are_errors(tmp_path):
     network, path = untrained(), tmp_path / "a.safetensors"
-    save_maps_model(network, network.state_dict(), path)
+    network.save(path)
     whole = path.read_bytes()
     cases = [whole[: len(whole) // 2], whole[:4], b"", b"no weights at all" * 20]
     state = {k: v.clone() for k, v in network.state_dict().items()}
@@ -251,32 +203,26 @@ def test_files_of_another_kind_are_refused(tmp_path):
         (state, None), (state, {"other": "x"}), (state, {"config": "{"}), (state, {"config": "[1]"}),
     ]  # fmt: skip
     save_file(state, path, metadata=right)
-    assert load_maps_model(path).config == CONFIG
+    back = MapFlow.load(path)
+    assert back.config == CONFIG and not back.training
+    assert all(torch.equal(v, back.state_dict()[k]) for k, v in state.items())
     for content in cases:
         path.write_bytes(content)
         with pytest.raises(InputError):
-            load_maps_model(path)
+            MapFlow.load(path)
     for tensors, metadata in foreign:
         save_file(tensors, path, metadata=metadata)
         with pytest.raises(InputError):
-            load_maps_model(path)
+            MapFlow.load(path)
     with pytest.raises(InputError):
-        load_maps_model(tmp_path / "absent.safetensors")
+        MapFlow.load(tmp_path / "absent.safetensors")
     with pytest.raises(InputError):
-        load_maps_model(tmp_path)
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    path = tmp_path / "a.safetensors"
-    other = MapFlow(replace(CONFIG, widths=(32, 32)))
-    save_file(dict(other.state_dict()), path.with_suffix(".checkpoint.safetensors"), metadata={"progress": "{}"})
-    with pytest.raises(InputError):
-        trained(path)
+        MapFlow.load(tmp_path)
 
 
 def test_loss_falls_where_all_maps_are_alike(tmp_path):
     pool = np.full((4, 1, 16, 16), 0.09, np.float32)
-    given = {"pool": pool, "values": values(4), "learning_rate": 2e-2}
+    given = {"pool": pool, "learning_rate": 2e-2}
     few, many = (trained(tmp_path / f"{n}.safetensors", n, **given)["loss"] for n in (4, 30))
     assert many < 0.8 * few
 
@@ -287,7 +233,7 @@ def roughness(found: np.ndarray) -> float:
 
 @pytest.mark.skipif(base_weights("dust_lane") is None, reason="no base weights of dust lanes are shipped")
 def test_the_shipped_weights_sample_lanes_like_the_prior_s():
-    network = load_maps_model(base_weights("dust_lane"))
+    network = MapFlow.load(base_weights("dust_lane"))
     prior = dust_lane.prior(32, np.random.default_rng(99))
     requested = conditions_of("dust_lane", prior, measured=False)
     found = sample_maps(network, requested, seed=1, device=CPU)

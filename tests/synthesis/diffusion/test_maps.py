@@ -7,24 +7,28 @@ import pytest
 import torch
 
 from galscan.core.errors import InputError
+from galscan.core.files import file_digest
 from galscan.labels.settings import InjectRule, MapSettings
 from galscan.synthesis.diffusion import maps as module
-from galscan.synthesis.diffusion.map_model import MapFlow, make_config, save_maps_model
+from galscan.synthesis.diffusion.map_model import MapFlow, make_config, train_maps
 from galscan.synthesis.diffusion.maps import (
     ENOUGH_MEASURED,
     LEAST_MEASURED,
+    check_feature,
     conditions_of,
     copies,
     fine_tune,
     load_start,
+    load_weights,
     map_source,
     measured_maps,
     measured_weight,
+    train_on_prior,
 )
 from galscan.synthesis.features import base, dust_lane
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import measure_hosts
-from tests.synthesis.test_injection import SIZE, candidates
+from tests.synthesis.test_injection import candidates
 
 CPU = torch.device("cpu")
 WIDTHS = (16, 32)
@@ -44,11 +48,11 @@ def model(feature: str = "dust_lane", conditions=dust_lane.CONDITIONS, widths=WI
 
 def saved(path, *args, **options):
     network = model(*args, **options)
-    save_maps_model(network, network.state_dict(), path)
+    network.save(path)
     return path
 
 
-def test_weights_to_start_from(tmp_path, monkeypatch):
+def test_initial_weights(tmp_path, monkeypatch):
     assert load_start(RULE, settings(start="none")) is None
     path = saved(tmp_path / "a.safetensors")
     assert load_start(RULE, settings(start=str(path))).config == model().config
@@ -56,7 +60,7 @@ def test_weights_to_start_from(tmp_path, monkeypatch):
     assert load_start(RULE, settings(start="base")).config == model().config
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+def test_initial_weights_that_do_not_fit_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "base_weights", lambda name: None)
     starts = {
         "base": settings(start="base"),
@@ -72,7 +76,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("widths", [(32, 16), (32, 48), (16, 16), (32,)])
-def test_widths_that_no_network_can_have_are_refused(widths):
+def test_impossible_widths_are_an_error(widths):
     with pytest.raises(ValueError, match="widths"):
         settings(widths=widths)
 
@@ -106,7 +110,7 @@ def test_maps_are_measured_on_labelled_galaxies_that_satisfy_the_rule(monkeypatc
 
 
 @pytest.mark.parametrize("rule", [RULE, RULE.model_copy(update={"measure": ""})])
-def test_where_nothing_is_to_be_measured_there_are_no_maps(rule):
+def test_without_galaxies_to_measure_there_are_no_maps(rule):
     maps, rows = measured_maps(candidates(), rule)
     assert maps.shape == (0, 1, 64, 64) and len(rows) == 0
 
@@ -125,8 +129,8 @@ def test_conditions_say_where_a_map_is_from():
 def test_measured_maps_are_trained_on_by_their_fraction(tmp_path, monkeypatch, count, fraction):
     requested = {}
 
-    def stand_in(maps, values, weight, config, out, **options):
-        requested.update(options, maps=maps, values=values, weight=weight, config=config, out=out)
+    def stand_in(maps, values, weight, config, settings, out, **options):
+        requested.update(options, maps=maps, values=values, weight=weight, config=config, settings=settings)
         return {"steps": 5, "seconds": 1.0, "loss": 0.5}
 
     monkeypatch.setattr(module, "train_maps", stand_in)
@@ -143,18 +147,43 @@ def test_measured_maps_are_trained_on_by_their_fraction(tmp_path, monkeypatch, c
     assert (requested["values"][30:, K] == 1).all() and (requested["values"][:30, K] == 0).all()
     np.testing.assert_array_equal(requested["maps"][30:], PRIOR[:measured])
     assert requested["config"].widths == WIDTHS and requested["config"].conditions[:K] == tuple(dust_lane.CONDITIONS)
-    assert (requested["steps"], requested["batch"], requested["seconds"], requested["start"]) == (5, 7, 3.0, None)
+    assert (requested["settings"], requested["seconds"], requested["start"]) == (given, 3.0, None)
 
 
-def test_fine_tuning_begins_with_the_start_weights(tmp_path, monkeypatch):
+def test_fine_tuning_starts_from_the_given_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PRIOR", 6)
     monkeypatch.setattr(base, "PRIOR_BLOCK", 6)
     given = settings(start=str(saved(tmp_path / "a.safetensors")), steps=1, batch=2)
-    nobody = np.empty((0, 1, 64, 64), np.float32)
-    fine_tune(nobody, np.empty(0), RULE, given, tmp_path / "b.safetensors", seed=0, device=CPU)
+    no_maps = np.empty((0, 1, 64, 64), np.float32)
+    fine_tune(no_maps, np.empty(0), RULE, given, tmp_path / "b.safetensors", seed=0, device=CPU)
     assert (
         load_start(RULE, given.model_copy(update={"start": str(tmp_path / "b.safetensors")})).config == model().config
     )
+
+
+def test_base_weights_are_trained_on_maps_of_the_prior_sampled_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "PRIOR_BLOCK", 24)
+    given, options = settings(steps=2, batch=4), {"seed": 3, "device": CPU}
+    result = train_on_prior("dust_lane", 24, given, tmp_path / "g.safetensors", **options)
+    assert result["maps"] == 24 and result["steps"] == 2 and np.isfinite(result["loss"])
+    maps = base.prior_maps("dust_lane", 24, module.SEED)
+    config = make_config("dust_lane", dust_lane.CONDITIONS, maps, WIDTHS)
+    values = conditions_of("dust_lane", maps, measured=False)
+    train_maps(maps, values, np.ones(24), config, given, tmp_path / "same.safetensors", **options)
+    assert file_digest(tmp_path / "g.safetensors") == file_digest(tmp_path / "same.safetensors")
+    monkeypatch.setattr(module, "prior_maps", None)  # not called again
+    train_on_prior("dust_lane", 24, given, tmp_path / "g.safetensors", **options)
+    assert file_digest(tmp_path / "g.safetensors") == file_digest(tmp_path / "same.safetensors")
+
+
+def test_only_a_feature_with_conditions_has_a_model(tmp_path):
+    check_feature("dust_lane")
+    with pytest.raises(InputError, match="'artefact'"):
+        check_feature("artefact")
+    with pytest.raises(InputError, match="'dust'"):
+        check_feature("dust")
+    with pytest.raises(InputError, match="'dust_lane', not of 'artefact'"):
+        load_weights("artefact", str(saved(tmp_path / "g.safetensors")))
 
 
 @pytest.fixture
@@ -176,7 +205,7 @@ def source(given: MapSettings, network=None, measured=0, **options):
     return map_source(RULE, given, network, PRIOR[:measured], strength, device=CPU, **options)
 
 
-def test_without_a_model_the_prior_is_drawn_from(sampled):
+def test_without_a_model_maps_are_sampled_from_the_prior(sampled):
     expected = dust_lane.prior(4, np.random.default_rng(5))
     for given, network in ((settings(maps="prior"), model()), (settings(), None)):
         np.testing.assert_array_equal(source(given, network, 20)(4, np.random.default_rng(5)), expected)
@@ -184,7 +213,7 @@ def test_without_a_model_the_prior_is_drawn_from(sampled):
 
 
 @pytest.mark.parametrize(("measured", "fraction"), [(LEAST_MEASURED - 1, 0), (40, 0.4)])
-def test_the_model_is_asked_for_maps_like_the_prior_s_and_like_measured_ones(sampled, measured, fraction):
+def test_the_model_samples_maps_with_conditions_of_the_prior_and_of_measured_ones(sampled, measured, fraction):
     found = source(settings(measured_fraction=1.0), model(), measured)(100, np.random.default_rng(0))
     requested = sampled[0]
     assert len(found) == 100 and (found > 1).all() and requested.shape == (100, K + 2)
@@ -208,7 +237,7 @@ def test_maps_are_sampled_once_and_mirrored(sampled, monkeypatch):
     assert draw(0, random).shape == (0, 1, 64, 64)
 
 
-def test_both_are_drawn_where_both_are_asked_for(sampled):
+def test_both_sources_are_used_where_the_recipe_sets_both(sampled):
     found = source(settings(maps="both", measured_fraction=1.0), model(), 40)(100, np.random.default_rng(0))
     of_model = (found > 1).all((1, 2, 3))
     assert of_model.mean() == pytest.approx(0.4, abs=0.13)
@@ -241,7 +270,3 @@ def test_copies_are_found_and_others_are_not():
     assert len(copies(sampled[:0], PRIOR)) == 0
     # A galaxy that was measured twice makes no copy of its neighbours, and does not hide one either.
     assert set(copies(sampled, np.concatenate([PRIOR, PRIOR[:3]]))) >= {10, 26}
-
-
-def test_small_pictures_are_enough_for_candidates():
-    assert measure_hosts(candidates().images).measured.all() and candidates().images.shape[1] == SIZE
