@@ -181,3 +181,13 @@ def service(services, monkeypatch):
     monkeypatch.setattr("galscan.surveys.services.client.FIRST_PAUSE", 0.02)
     services.behave()
     return services
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory) -> Path:
+    """Return a folder with a tiny Stable Diffusion model of random weights; skip without the extra."""
+    pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
+    pytest.importorskip("peft", reason="needs the extra stable-diffusion")
+    from tests.helpers import tiny_stable_diffusion
+
+    return tiny_stable_diffusion(tmp_path_factory.mktemp("sd") / "tiny")

@@ -162,19 +162,18 @@ def _check(plan: Plan, store: layout.Store) -> None:
 
 def _describe(plan: Plan, store: layout.Store, model: Model | None, steps: int) -> str:
     counts = plan.table.groupby("split")["target"].agg(lambda t: f"{(t == 1).sum():,} and {(t == 0).sum():,}")
-    return "\n".join(
-        [f"galaxies     {store.count:,} of '{plan.recipe.name}', synthetic ones and hosts ({store.path})"]
-        + [
-            f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, plan.recipe.size)} ({s.path})"
-            for s in plan.stores
-        ]
-        + [
-            f"held out     {counts['test']} positives and negatives, "
-            + (f"as in the model {model.path}" if model else f"by seed {plan.seed}"),
-            f"reference    one classifier, {steps:,} steps on all other labelled galaxies, real ones only",
-            f"output       {plan.out}",
-        ]
-    )
+    lines = [f"galaxies     {store.count:,} of '{plan.recipe.name}', synthetic ones and hosts ({store.path})"]
+    lines += [
+        f"store        {s.name}: {s.count:,} objects, {pixels_text(s.size, plan.recipe.size)} ({s.path})"
+        for s in plan.stores
+    ]
+    split = f"as in the model {model.path}" if model else f"by seed {plan.seed}"
+    lines += [
+        f"held out     {counts['test']} positives and negatives, {split}",
+        f"reference    one classifier, {steps:,} steps on all other labelled galaxies, real ones only",
+        f"output       {plan.out}",
+    ]
+    return "\n".join(lines)
 
 
 def _evaluate(plan: Plan, store: layout.Store, work: Path, device: Device, steps: int, seed: int) -> dict[str, Any]:
@@ -268,14 +267,9 @@ def _reference_classifier(
             galaxies.images[rows], galaxies.table["target"].to_numpy()[rows],
             galaxies.labels_and_votes(plan.schema).iloc[rows], plan.answers, plan.schema,
         )  # fmt: skip
+        label = "train reference classifier"
         network = train_classifier(
-            examples,
-            None,
-            settings,
-            steps=steps,
-            seed=seed * 1000 + 777,
-            device=device,
-            label="train reference classifier",
+            examples, None, settings, steps=steps, seed=seed * 1000 + 777, device=device, label=label
         )
         save_network(network, work / "reference.safetensors")
     return ReferenceClassifier(load_network(work / "reference.safetensors"), plan.answers, plan.schema, device)

@@ -124,7 +124,7 @@ def generate(
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     plan: dict[str, Any] = {"target": target, "count": count, "out": str(out)}
     trained_model = _trained_model(target, model, generator, store)
-    recipe = trained_model.recipe if trained_model and target == trained_model.target else load_recipe(target)
+    recipe = _recipe(target, trained_model)
     if generate_injected.injects(recipe, trained_model, generator):
         image_options = {"set": values, "weight": weights, "guidance": guidance, "steps": steps}
         injection = generate_injected.plan_injection(recipe, trained_model, generator, store, base, image_options)
@@ -134,7 +134,7 @@ def generate(
         def make() -> tuple[SyntheticSet, dict[str, Any]]:
             return generate_injected.make_injected(injection, count, seed, device)
     else:
-        source = _source(target, model, generator, store)
+        source = _source(target, trained_model, generator, store)
         rule, settings = _rule(source, base, values, weights, guidance, steps)
         plan |= {
             "from": rule.base, "set": rule.set, "weights": rule.weights, "guidance": settings.guidance,
@@ -172,6 +172,10 @@ def _trained_model(target: str, model: str | Path | None, generator: str | None,
         return None
 
 
+def _recipe(target: str, model: Model | None) -> Recipe:
+    return model.recipe if model and target == model.target else load_recipe(target)
+
+
 def _rule(
     source: _Source,
     base: str | None,
@@ -195,23 +199,21 @@ def _rule(
     return rule, settings
 
 
-def _source(target: str, model: str | Path | None, weights: str | None, store: Any) -> _Source:
+def _source(target: str, trained_model: Model | None, weights: str | None, store: Any) -> _Source:
     from galscan.synthesis import backends
     from galscan.synthesis.galaxies import MEASURED, measure
     from galscan.synthesis.synthetic_set import CONDITIONS, read_conditions
 
     if weights is None:
-        trained_model = open_model(Path(model) if model is not None else home.find_model(target))
+        trained_model = trained_model or open_model(home.find_model(target))
         conditions, _, surveys = read_conditions(trained_model.path / CONDITIONS)
         # Models trained together share a generator, in the parent folder.
-        generator = backends.load(
-            trained_model.path if backends.find(trained_model.path) else trained_model.path.parent
-        )
-        recipe = trained_model.recipe if target == trained_model.target else load_recipe(target)
-        schema = trained_model.schema
+        folder = trained_model.path
+        generator = backends.load(folder if backends.find(folder) else folder.parent)
+        recipe, schema = _recipe(target, trained_model), trained_model.schema
         recipe.schema_for([schema.name])
         return _Source(recipe, schema, generator, conditions, surveys)
-    if model is not None:
+    if trained_model is not None:
         raise InputError("--model and --generator exclude each other; name one")
     recipe, network = load_recipe(target), backends.load_named(weights)
     schema = load_schema(network.config.schema)

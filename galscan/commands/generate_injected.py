@@ -71,17 +71,8 @@ def plan_injection(
 ) -> Injection:
     """Plan an injection from labels, without reading images.
 
-    Parameters
-    ----------
-    base : str, optional
-        Rule for the hosts, instead of the recipe's.
-    image_options : mapping of str to any
-        Options of generators of whole images; an error is raised for any that has a value.
-
-    Raises
-    ------
-    InputError
-        If stores, rule, weights and options do not fit together.
+    `base` is a rule for the hosts, instead of the recipe's. Raises `InputError` if stores, rule, weights and options do
+    not fit together, or any of the `image_options`, of generators of whole images, has a value.
     """
     stores = [layout.open_store(path) for path in home.find_stores((), store)]
     if not stores:
@@ -143,10 +134,7 @@ def describe(plan: Injection) -> dict[str, Any]:
 def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[SyntheticSet, dict[str, Any]]:
     """Inject the feature until `count` targets show it; return these with their hosts, and counts of the hosts.
 
-    Raises
-    ------
-    InputError
-        If no host is left, or the hosts yield fewer than `count` targets.
+    Raises `InputError` if no host is left, or the hosts yield fewer than `count` targets.
     """
     from galscan.core import device as devices
     from galscan.labels.settings import SyntheticSettings
@@ -159,9 +147,8 @@ def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[
     if not len(rows) or not candidates.hosts(rows).measured.any():
         raise _no_host(plan)
     sources: dict[str, Maps] = {plan.rule.feature: _source(plan, candidates, torch_device)}
-    synthetic, counts = injected_set(
-        candidates, plan.rules, SyntheticSettings(injected=count, mined=0), sources, seed=seed
-    )  # fmt: skip
+    settings = SyntheticSettings(injected=count, mined=0)
+    synthetic, counts = injected_set(candidates, plan.rules, settings, sources, seed=seed)
     targets = np.flatnonzero((synthetic.origin == INJECTED) & (synthetic.target == 1))
     synthetic, made = synthetic.select(np.union1d(targets, synthetic.host[targets])), len(targets)
     if made < count:
@@ -171,11 +158,8 @@ def make_injected(plan: Injection, count: int, seed: int, device: str) -> tuple[
             f"satisfy '{positive}' with it; give another rule with --from, or another store with --store"
         )
     host_counts = {key: counts[key] for key in ("hosts_unlabelled", "hosts_not_measured", "invisible", "too_faint")}
-    return synthetic, {
-        "hosts": int((synthetic.origin == HOST).sum()),
-        "hosts_to_choose": counts["hosts"],
-        **host_counts,
-    }
+    hosts = int((synthetic.origin == HOST).sum())
+    return synthetic, {"hosts": hosts, "hosts_to_choose": counts["hosts"]} | host_counts
 
 
 def _no_host(plan: Injection) -> InputError:

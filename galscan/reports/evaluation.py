@@ -40,17 +40,9 @@ def write_evaluation_report(
 ) -> None:
     """Write the page of an evaluation to `path`.
 
-    Parameters
-    ----------
-    result : mapping
-        The content of ``evaluation.json`` (`galscan.commands.evaluate.evaluate`).
-    each : DataFrame
-        ``each`` of `galscan.synthesis.evaluation.evaluate`, one row per synthetic galaxy; ``nearest`` are rows of
-        `galaxies`.
-    galaxies : Galaxies
-        The real galaxies of `plan`.
-    features : mapping
-        Measurements of the injected feature on ``synthetic`` and on ``real`` positives; empty where none was injected.
+    `result` is the content of ``evaluation.json``, and `each` the table of `galscan.synthesis.evaluation.evaluate`; its
+    ``nearest`` are rows of the real `galaxies` of `plan`. `features` has the measurements of the injected feature on
+    ``synthetic`` and on ``real`` positives; it is empty where none was injected.
     """
     train = ~galaxies.table["split"].isin(["test"]).to_numpy()
     positive = (galaxies.table["target"] == 1).to_numpy()

@@ -58,10 +58,7 @@ class Quiz(NamedTuple):
 def quiz(synthetic_set: SyntheticSet, real_images: np.ndarray, real: np.ndarray) -> Quiz | None:
     """Draw equal numbers of real and synthetic positives in random order, numbered; None without any.
 
-    Parameters
-    ----------
-    real : ndarray of int
-        Rows of `real_images` that are real positives.
+    `real` are the rows of `real_images` that are positives.
     """
     random = np.random.default_rng(0)  # the same order each time
     positive = np.flatnonzero(synthetic_set.synthetic & (synthetic_set.target == 1))
@@ -87,15 +84,9 @@ def pictures(
 ) -> list[list[Plot]]:
     """Draw synthetic galaxies beside real ones, row by row.
 
-    Parameters
-    ----------
-    each : DataFrame
-        Columns reason, nearest (row of `real_images`) and distance (to that image, in units of the 1st percentile of
-        real distances); one row per synthetic galaxy, in the order of the set.
-    real : ndarray of int
-        Rows of `real_images` that are real positives.
-    shown : sequence of str
-        Conditions whose values are written below each synthetic galaxy.
+    `each` has one row per synthetic galaxy, in the order of the set, with the columns reason, nearest (row of
+    `real_images`) and distance (to that image, in units of the 1st percentile of real distances). `real` are the rows
+    of `real_images` that are positives; the values of the conditions `shown` are written below each synthetic galaxy.
     """
     from galscan.synthesis.synthetic_set import GENERATED
 
@@ -105,9 +96,7 @@ def pictures(
     positive = np.random.default_rng(1).permutation(np.flatnonzero(synthetic_set.target[rows] == 1))  # rows of `each`
     first, nearest = positive[:SIDE_BY_SIDE], each["nearest"].to_numpy()
     host = synthetic_set.host[rows[first]]
-    compared = [
-        synthetic_set.images[h] if h >= 0 else real_images[nearest[k]] for k, h in zip(first, host, strict=True)
-    ]
+    compared = np.where((host >= 0)[:, None, None, None], synthetic_set.images[host], real_images[nearest[first]])
     captions = ["host" if h >= 0 else f"distance {each['distance'][k]:.2f}" for k, h in zip(first, host, strict=True)]
     generated = synthetic_set.origin[rows] == GENERATED
     middle = []
@@ -118,15 +107,14 @@ def pictures(
             "the training image nearest to each whole image, in any orientation, and its distance (below 1: nearer "
             "than the 1st percentile of distances between real galaxies)"
         ]
-    real_positives = _first(real_images[real], len(first))
+    real_positives = real_images[real[: len(first)]]
+    black = np.zeros((len(first) - len(real_positives), *real_images.shape[1:]), np.uint8)
     values = ["  ".join(f"{synthetic_set.labels[a].iloc[i]:.2f}" for a in shown) for i in rows[positive[:SHEET]]]
     conditions = f", with the condition for {' and '.join(shown)}" if shown else ""
     sheets = [
         [
             _sheet(
-                np.concatenate([
-                    synthetic_set.images[rows[first]], *(image[None] for image in compared), real_positives
-                ]),
+                np.concatenate([synthetic_set.images[rows[first]], compared, real_positives, black]),
                 [*values[: len(first)], *captions, *[""] * len(first)], max(len(first), 1), 74,
                 f"Top: synthetic positives{conditions}. Middle: {'; or '.join(middle) or 'none'}. "
                 "Bottom: real positives.",
@@ -158,22 +146,17 @@ def pictures(
     return [*sheets, last] if last else sheets
 
 
-def _first(images: np.ndarray, count: int) -> np.ndarray:
-    """Return the first `count` images, padded with black ones."""
-    missing = max(0, count - len(images))
-    return np.concatenate([images[:count], np.zeros((missing, *images.shape[1:]), np.uint8)])
+def _histograms(axes: Any, real: np.ndarray, synthetic: np.ndarray, edges: np.ndarray) -> None:
+    axes.hist(real, edges, density=True, color=GREY, alpha=0.45, label="real")
+    axes.hist(synthetic, edges, density=True, histtype="step", color=ORANGE, linewidth=2, label="synthetic")
 
 
 @styled
 def features(values: Mapping[str, pd.DataFrame], comparison: Mapping[str, Any]) -> Plot | None:
     """Draw histograms of a feature's depth, shape and colour in synthetic and in real positives.
 
-    Parameters
-    ----------
-    values : mapping
-        ``synthetic`` and ``real``: tables from `galscan.synthesis.features.comparison.measure_features`.
-    comparison : mapping
-        Result of `galscan.synthesis.features.comparison.compare_features` for these.
+    `values` are the tables of both (`galscan.synthesis.features.comparison.measure_features`), and `comparison` the
+    result of `compare_features` there.
     """
     quantities = comparison["quantities"]
     if not any(entry["synthetic"]["n"] and entry["real"]["n"] for entry in quantities.values()):
@@ -183,11 +166,7 @@ def features(values: Mapping[str, pd.DataFrame], comparison: Mapping[str, Any]) 
         both = {which: values[which][name].dropna().to_numpy() for which in ("real", "synthetic")}
         low, high = np.percentile(np.concatenate(list(both.values())), [1, 99])  # without outliers
         edges = np.linspace(low, high + 1e-3, 15)
-        shown = {which: of.clip(low, high) for which, of in both.items()}
-        axes.hist(shown["real"], edges, density=True, color=GREY, alpha=0.45, label="real")
-        axes.hist(
-            shown["synthetic"], edges, density=True, histtype="step", color=ORANGE, linewidth=2, label="synthetic"
-        )
+        _histograms(axes, both["real"].clip(low, high), both["synthetic"].clip(low, high), edges)
         distance = "not compared" if entry["ks"] is None else f"KS {entry['ks']:.2f}"
         axes.set(xlabel=QUANTITIES.get(name, name), title=distance)
         axes.title.set_fontsize(10)
@@ -241,8 +220,7 @@ def histograms(synthetic_images: np.ndarray, real_images: np.ndarray) -> Plot:
     for k, (axes, name) in enumerate(zip(panels, ("brightness", "colour, (red − blue) / (red + blue)"), strict=True)):
         both = np.concatenate([synthetic[:, k], real[:, k]])
         edges = np.linspace(both.min(), both.max() + 1e-3, 25)
-        axes.hist(real[:, k], edges, density=True, color=GREY, alpha=0.45, label="real")
-        axes.hist(synthetic[:, k], edges, density=True, histtype="step", color=ORANGE, linewidth=2, label="synthetic")
+        _histograms(axes, real[:, k], synthetic[:, k], edges)
         axes.set(xlabel=name, ylabel="density")
         axes.legend(loc="upper right")
     shift = ", ".join(f"{synthetic[:, k].mean():.3f} against {real[:, k].mean():.3f}" for k in (0, 1))
@@ -263,9 +241,8 @@ def adherence(answers: Mapping[str, Any]) -> Plot | None:
     for which, colour, shift in (("real", GREY, -0.13), ("synthetic", ORANGE, 0.13)):
         found = [np.nan if (c := entry[which]["correlation"]) is None else c for entry in answers.values()]
         axes.hlines(y + shift, 0, found, color=colour, linewidth=1.4)
-        axes.plot(
-            found, y + shift, "o", color=colour, markersize=6, label="real, held out" if which == "real" else which
-        )
+        label = "real, held out" if which == "real" else which
+        axes.plot(found, y + shift, "o", color=colour, markersize=6, label=label)
     axes.axvline(0, color="#b8c1cb", linewidth=1)
     axes.set_yticks(y, list(answers))
     axes.set(xlabel="correlation of condition (real: label) and prediction", xlim=(-1.02, 1.02))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from scipy.stats import beta
 
 from galscan.labels.rules import parse_rule
@@ -44,17 +45,7 @@ class Prediction(NamedTuple):
 
 
 class ReferenceClassifier:
-    """A network that was trained on real galaxies only.
-
-    Parameters
-    ----------
-    network : Network
-    answers : sequence of str
-        Outputs of its morphology head, in order.
-    schema : Schema
-        Label schema of these answers; gives their ranges.
-    device : torch.device
-    """
+    """A network that was trained on real galaxies only; `answers` are the outputs of its morphology head, in order."""
 
     def __init__(self, network: Network, answers: Sequence[str], schema: Schema, device: torch.device):
         self.network, self.answers, self.device = network.to(device).eval(), list(answers), device
@@ -136,15 +127,8 @@ def filter_synthetic(
     A galaxy with an injected feature is a copy of its host by construction, and its class is known: it is dropped only
     if it is "unlike any galaxy".
 
-    Parameters
-    ----------
-    real_images : ndarray of uint8, shape (m, S, S, 3)
-        Training galaxies.
-
-    Returns
-    -------
-    DataFrame
-        Columns kept (bool) and reason (text, empty if kept); one row per synthetic galaxy.
+    `real_images` are the training galaxies. The table has one row per synthetic galaxy, and the columns kept (bool) and
+    reason (text, empty if kept).
     """
     reference_set = ReferenceSet(real_images, classifier)
     return _filter(synthetic, reference_set.compare(synthetic.images), reference_set, rules, schema)
@@ -351,7 +335,7 @@ def _adherence(
         logit = comparisons[group].prediction.logit
         for name, value in CLASSES.items():
             rows = galaxies.target == value
-            probability = 1 / (1 + np.exp(-logit[rows].astype(np.float64)))
+            probability = expit(logit[rows].astype(np.float64))
             out[f"{group}_{name}"] = {
                 "in_class_by_answers": None if satisfied is None else _fraction(satisfied[rows]),
                 "in_class_by_target": _fraction(logit[rows] > 0),

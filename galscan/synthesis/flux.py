@@ -23,28 +23,13 @@ JPEG_SOFTENING = 0.001  # fraction of white: SDSS JPEGs are linear in flux below
 
 @dataclass(frozen=True)
 class Stretch:
-    """Asinh stretch of the mean of the bands, which preserves flux ratios (Lupton et al. 2004, PASP 116, 133).
-
-    Parameters
-    ----------
-    softening : float
-        Flux, as a fraction of that of a white pixel, at which the stretch changes from linear to logarithmic.
-    """
+    """Asinh stretch of the mean of the bands, which preserves flux ratios (Lupton et al. 2004, PASP 116, 133)."""
 
     softening: float = JPEG_SOFTENING
+    """Flux, as a fraction of that of a white pixel, at which the stretch changes from linear to logarithmic."""
 
     def to_flux(self, images: np.ndarray) -> np.ndarray:
-        """Undo the stretch.
-
-        Parameters
-        ----------
-        images : ndarray of uint8 or float (0..255), shape (..., S, S, 3)
-
-        Returns
-        -------
-        ndarray of float32
-            Flux, 1 for a white pixel.
-        """
+        """Undo the stretch of images (..., S, S, 3) in 0..255; return float32 flux, 1 for a white pixel."""
         pixels = np.asarray(images, np.float32) / 255
         top = np.float32(np.arcsinh(1 / self.softening))
         mean = pixels.mean(-1, keepdims=True)
@@ -63,10 +48,7 @@ class Stretch:
 def stretch_of(provenance: Mapping[str, Any], where: str = "the store") -> Stretch:
     """Return the stretch recorded in a store's provenance; `where` names the store in messages.
 
-    Raises
-    ------
-    InputError
-        If the recorded stretch cannot be undone.
+    Raises `InputError` if the recorded stretch cannot be undone.
     """
     known = provenance.get("rendering") or provenance.get("stretch")
     if known is None or isinstance(known, str):

@@ -23,23 +23,12 @@ SHAPE = ("image_size", "image_e1", "image_e2")
 
 @dataclass(frozen=True)
 class GalaxySet:
-    """Training galaxies of a generator, in memory.
+    """Training galaxies of a generator, in memory."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-    values : ndarray of float32, shape (n, answers)
-        Labels in their units, NaN = not asked (all NaN for an unlabelled galaxy).
-    survey : ndarray of int, shape (n,)
-        Index of the survey of each galaxy.
-    weight : ndarray of float, shape (n,)
-        Relative sampling weight.
-    """
-
-    images: np.ndarray
-    values: np.ndarray
-    survey: np.ndarray
-    weight: np.ndarray
+    images: np.ndarray  # uint8, (n, S, S, 3)
+    values: np.ndarray  # labels in their units, float32, (n, answers); NaN = not asked, all NaN = unlabelled
+    survey: np.ndarray  # index of the survey of each galaxy, int, (n,)
+    weight: np.ndarray  # relative sampling weight, float, (n,)
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], float]:
@@ -50,17 +39,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], fl
 
 
 def measure(images: np.ndarray) -> np.ndarray:
-    """Measure brightness, colour, size, shape and noise of images.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 6)
-        The columns of `MEASURED`, clipped to the ranges given there.
-    """
+    """Measure images (n, S, S, 3) uint8: the columns of `MEASURED`, clipped to their ranges, float32, (n, 6)."""
     batches = [_measure(images[start : start + 512]) for start in range(0, len(images), 512)]
     return np.concatenate(batches) if batches else np.empty((0, len(MEASURED)), np.float32)
 

@@ -12,31 +12,19 @@ from scipy import ndimage
 
 LEAST_RADIUS = 3.0  # half-light radius in pixels: smaller galaxies do not resolve a feature
 LARGEST_RADIUS = 0.38  # fraction of the frame: a larger half-light radius is set by the frame
-OFF_CENTRE = (
-    0.12  # largest offset of the galaxy from the middle, fraction of the frame: farther ones may be other objects
-)
+OFF_CENTRE = 0.12  # largest offset of the galaxy from the middle, fraction of the frame: farther ones may be others
 FILLED = 0.33  # fraction of the peak: with a brighter edge of the frame, the galaxy extends beyond it
 
 
 class Hosts(NamedTuple):
-    """Geometry of galaxies; NaN where it cannot be measured.
+    """Geometry of galaxies, each of shape (n,); NaN where it cannot be measured."""
 
-    Attributes
-    ----------
-    x, y : ndarray of float, shape (n,)
-        Centre in pixels (column, row), 0 in the middle of the first pixel.
-    radius : ndarray of float, shape (n,)
-        Half-light radius in pixels, of circular apertures.
-    axis_ratio : ndarray of float, shape (n,)
-    angle : ndarray of float, shape (n,)
-        Position angle of the major axis, radians from the row direction (+x) towards higher row numbers (+y).
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    radius: np.ndarray
+    x: np.ndarray  # of the centre in pixels (column), 0 in the middle of the first pixel
+    y: np.ndarray  # (row)
+    radius: np.ndarray  # half-light radius in pixels, of circular apertures
     axis_ratio: np.ndarray
     angle: np.ndarray
+    """Position angle of the major axis, radians from the row direction (+x) towards higher row numbers (+y)."""
 
     @property
     def measured(self) -> np.ndarray:
@@ -49,21 +37,15 @@ class Hosts(NamedTuple):
 
 
 def measure_hosts(images: np.ndarray) -> Hosts:
-    """Measure the galaxy in the middle of each image.
+    """Measure the galaxy in the middle of each image (n, S, S, 3) uint8.
 
     Its pixels are the connected region above three times the noise, after slight smoothing, that contains the brightest
     pixel near the middle; other objects in the frame are ignored. The half-light radius is of circular apertures, the
     shape of second moments within 2.5 half-light radii.
 
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-
-    Returns
-    -------
-    Hosts
-        NaN where there is no light, the centre is farther from the middle than `OFF_CENTRE` of the frame, the galaxy
-        fills the frame, or the half-light radius is below `LEAST_RADIUS` pixels or above `LARGEST_RADIUS` of the frame.
+    It is not measured where there is no light, the centre is farther from the middle than `OFF_CENTRE` of the frame,
+    the galaxy fills the frame, or the half-light radius is below `LEAST_RADIUS` pixels or above `LARGEST_RADIUS` of the
+    frame.
     """
     rows = np.array([_measure(image) for image in images], float).reshape(len(images), 5)
     return Hosts(*rows.T)

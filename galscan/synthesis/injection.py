@@ -34,35 +34,17 @@ Maps = Callable[[int, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Real galaxies available as hosts, as negatives, or to measure a feature on; none is held out.
+    """Real galaxies available as hosts, as negatives, or to measure a feature on; none is held out."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-    labels : DataFrame, n rows
-        All answers of the schema, NaN = not asked; all NaN for an unlabelled galaxy.
-    predicted : DataFrame, n rows
-        Answers predicted by a network trained on real galaxies, in their units; no columns without a network.
-    logit : ndarray, shape (n,)
-        Target logit of that network; NaN without a network.
-    survey : ndarray of int, shape (n,)
-        Index of the store of each galaxy.
-    frame : ndarray, shape (n,)
-        Side of the cutout in arcsec; NaN = unknown.
-    stretches : sequence of Stretch
-        Stretch of each store.
-    bands : sequence of str
-        Bands of red, green and blue of each store.
-    """
-
-    images: np.ndarray
-    labels: pd.DataFrame
+    images: np.ndarray  # uint8, (n, S, S, 3)
+    labels: pd.DataFrame  # all answers of the schema, NaN = not asked; all NaN for an unlabelled galaxy
     predicted: pd.DataFrame
-    logit: np.ndarray
-    survey: np.ndarray
-    frame: np.ndarray
-    stretches: Sequence[Stretch]
-    bands: Sequence[str]
+    """Answers predicted by a network trained on real galaxies, in their units; no columns without a network."""
+    logit: np.ndarray  # target logit of that network, (n,); NaN without a network
+    survey: np.ndarray  # index of the store of each galaxy, int, (n,)
+    frame: np.ndarray  # side of the cutout in arcsec, (n,); NaN = unknown
+    stretches: Sequence[Stretch]  # of each store
+    bands: Sequence[str]  # of red, green and blue of each store
     _hosts: dict[int, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     @property
@@ -102,6 +84,8 @@ def injected_set(
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """Make targets and hard negatives by injection, and add unmodified hosts and mined negatives.
 
+    Raises `InputError` if the recipe has no ``inject`` rule, or no host is left.
+
     Parameters
     ----------
     sources : mapping of str to callable
@@ -113,11 +97,6 @@ def injected_set(
     counts : dict
         ``hosts`` and ``hosts_unlabelled`` of the targets, ``hosts_not_measured`` (skipped), ``invisible`` (dropped),
         ``injected``, ``too_faint`` (negatives, too faint for the positive rule), ``injected_negatives``, ``mined``.
-
-    Raises
-    ------
-    InputError
-        If the recipe has no ``inject`` rule, or no host is left.
     """
     if rules.inject is None:
         raise InputError("the recipe has no 'inject' rule for these labels")

@@ -16,10 +16,7 @@ MOST_QUERIES = 4000  # galaxies, at most, whose nearest-neighbour distance `spac
 def luminance(images: np.ndarray) -> torch.Tensor:
     """Reduce images (n, S, S, 3) uint8 to luminance maps: means of the square roots of pixels in 32 x 32 blocks.
 
-    Returns
-    -------
-    tensor of float32, shape (n, side, side)
-        In 0..1; the side is that of the images where these are smaller.
+    They are in 0..1, shape (n, side, side); the side is that of the images where these are smaller.
     """
     side = min(SIDE, images.shape[1])
     maps = [
@@ -40,21 +37,10 @@ def symmetries(maps: torch.Tensor) -> Iterator[torch.Tensor]:
 def nearest(
     points: torch.Tensor, pool: torch.Tensor, *, own: np.ndarray | None = None, device: torch.device | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest of `pool` for each of `points`.
+    """Find the nearest of `pool` for each of `points`; return Euclidean distances and rows in `pool`.
 
-    Parameters
-    ----------
-    points, pool : tensor, shape (n, d) or (n, side, side), and (m, ...) likewise
-        Features, or maps of `luminance`, which are compared at the nearest of their 8 symmetries.
-    own : ndarray of int, shape (n,), optional
-        Row of each point in `pool`, which is excluded as its neighbour.
-
-    Returns
-    -------
-    distance : ndarray of float32, shape (n,)
-        Euclidean.
-    row : ndarray of int, shape (n,)
-        Row of the neighbour in `pool`.
+    Both are features (n, d), or maps of `luminance` (n, side, side), which are compared at the nearest of their 8
+    symmetries. `own` has the row of each point in `pool`, which is excluded as its neighbour.
     """
     # Distances are computed from dot products; subtracting the mean reduces their rounding errors.
     middle = float(pool.mean())

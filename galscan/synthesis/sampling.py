@@ -73,30 +73,17 @@ def sample_conditions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample `count` conditions from the labels of real galaxies, which keeps the joint distribution of the labels.
 
-    Shapes (ellipticities) are rotated by random angles.
-
-    Parameters
-    ----------
-    labels : DataFrame, shape (n, answers)
-        Labels of real *training* galaxies and measured values; NaN = not asked.
-    rule : SyntheticRule, optional
-        Sample only labelled galaxies for which ``rule.base`` holds, then set the answers of ``rule.set`` to values
-        uniform in their ranges.
+    Shapes (ellipticities) are rotated by random angles. With a `rule`, only labelled galaxies for which ``rule.base``
+    holds are sampled, and the answers of ``rule.set`` are set to values uniform in their ranges. Raises `InputError` if
+    no labelled galaxy satisfies ``rule.base``.
 
     Returns
     -------
     values : ndarray of float32, shape (count, answers)
     rows : ndarray of int, shape (count,)
         Row of `labels` of each condition.
-
-    Raises
-    ------
-    InputError
-        If no labelled galaxy satisfies ``rule.base``.
     """
-    pool = np.arange(len(labels))
-    if rule is not None:
-        pool = np.flatnonzero(_satisfies_base(labels, rule))
+    pool = np.arange(len(labels)) if rule is None else np.flatnonzero(satisfies_base(labels, rule))
     if not len(pool):
         required = f"satisfies '{rule.base}'" if rule is not None else "is labelled"
         raise InputError(
@@ -114,12 +101,8 @@ def sample_conditions(
     return values, rows
 
 
-def has_start(labels: pd.DataFrame, rule: SyntheticRule) -> bool:
-    """Return whether any galaxy satisfies ``rule.base``, as `sample_conditions` requires."""
-    return bool(_satisfies_base(labels, rule).any())
-
-
-def _satisfies_base(labels: pd.DataFrame, rule: SyntheticRule) -> np.ndarray:
+def satisfies_base(labels: pd.DataFrame, rule: SyntheticRule) -> np.ndarray:
+    """Return which galaxies satisfy ``rule.base``."""
     return parse_rule(rule.base, list(labels.columns)).evaluate({c: labels[c].to_numpy() for c in labels})[0]
 
 
@@ -171,7 +154,6 @@ def sample_images(
             if start and seconds is not None and time.monotonic() - started > seconds:
                 return images[:start]
             rows = slice(start, start + batch)
-            images_of_batch = generator.generate(values[rows], survey[rows], seed=seed * 1_000_003 + start, **options)
-            images[rows] = images_of_batch
-            advance(len(images_of_batch))
+            images[rows] = generator.generate(values[rows], survey[rows], seed=seed * 1_000_003 + start, **options)
+            advance(len(images[rows]))
     return images

@@ -51,13 +51,7 @@ def compare(
     FID, density and coverage depend on the sample size. They are computed for random subsets of the size of the
     smallest sample, and averaged over five subsets. KID is unbiased and uses all galaxies.
 
-    Parameters
-    ----------
-    real : ndarray, shape (n, d)
-        Features, standardised.
-    samples : dict of name to ndarray, shape (m, d)
-    axes : ndarray, shape (d, k)
-        See `principal_axes`; FID is computed on these.
+    `real` (n, d) and the `samples` (m, d) are standardised features; FID is computed on the `axes` (`principal_axes`).
 
     Returns
     -------
@@ -131,12 +125,7 @@ def radial_profiles(images: np.ndarray) -> np.ndarray:
 
 
 def light(training: np.ndarray, samples: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Compare brightness, colour, size, shape and radial profile with those of training galaxies.
-
-    Parameters
-    ----------
-    training : ndarray of uint8, shape (n, S, S, 3)
-    samples : dict of name to ndarray, shape (m, S, S, 3)
+    """Compare brightness, colour, size, shape and radial profile of images with those of training galaxies.
 
     Returns
     -------

@@ -27,7 +27,7 @@ from galscan.labels.schema import Schema
 from galscan.labels.settings import LabelRules, SyntheticRule, SyntheticSettings
 from galscan.store import layout
 from galscan.synthesis.galaxies import MEASURED
-from galscan.synthesis.sampling import ImageGenerator, has_start, sample_conditions, sample_images
+from galscan.synthesis.sampling import ImageGenerator, sample_conditions, sample_images, satisfies_base
 
 GENERATED, INJECTED, HOST, MINED = range(4)  # origins
 CONDITIONS = "conditions.parquet"  # in a model's folder: conditions of real galaxies, from which it generates
@@ -35,30 +35,16 @@ CONDITIONS = "conditions.parquet"  # in a model's folder: conditions of real gal
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Synthetic galaxies with their conditions, and real hosts and negatives that are trained on with them.
+    """Synthetic galaxies with their conditions, and real hosts and negatives that are trained on with them."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-    labels : DataFrame of float32, n rows
-        Conditions: answers of the schema, NaN = not given.
-    target : ndarray of float32, shape (n,)
-        1 for the rare class, else 0.
-    origin : ndarray of int, shape (n,)
-        `GENERATED` whole image, feature `INJECTED` into a real galaxy, unmodified `HOST`, or hard negative `MINED` from
-        the unlabelled galaxies; the last two are real.
-    host : ndarray of int, shape (n,)
-        Row number of the host of an injected feature; else -1.
-    depth : ndarray of float32, shape (n,)
-        Visible depth of an injected feature; else NaN.
-    """
-
-    images: np.ndarray
-    labels: pd.DataFrame
-    target: np.ndarray
+    images: np.ndarray  # uint8, (n, S, S, 3)
+    labels: pd.DataFrame  # conditions: answers of the schema, float32; NaN = not given
+    target: np.ndarray  # 1 for the rare class, else 0; float32, (n,)
     origin: np.ndarray
-    host: np.ndarray
-    depth: np.ndarray
+    """`GENERATED` whole image, feature `INJECTED` into a real galaxy, unmodified `HOST`, or hard negative `MINED` from
+    the unlabelled galaxies; the last two are real. Int, (n,)."""
+    host: np.ndarray  # row number of the host of an injected feature, else -1; int, (n,)
+    depth: np.ndarray  # visible depth of an injected feature, else NaN; float32, (n,)
 
     @classmethod
     def of_origin(
@@ -113,21 +99,11 @@ def generate_set(
 ) -> SyntheticSet:
     """Generate positives and negatives; half of the negatives are hard negatives of the recipe.
 
-    Parameters
-    ----------
-    conditions : DataFrame, n rows
-        Labels and measured values of real *training* galaxies, from which conditions are sampled
-        (`galscan.training.dataset.Galaxies.conditions`).
-    target : ndarray, shape (n,)
-        1, 0 or NaN.
-    survey : ndarray of int, shape (n,)
-    seconds : float, optional
-        Time limit; with it, there are fewer of each kind.
+    Raises `InputError` if no training galaxy satisfies the base rule (``from``) of a synthetic class.
 
-    Raises
-    ------
-    InputError
-        If no training galaxy satisfies the base rule (``from``) of a synthetic class.
+    `conditions` are labels and measured values of real *training* galaxies, from which conditions are sampled
+    (`galscan.training.dataset.Galaxies.conditions`), `target` their targets (1, 0 or NaN), and `survey` the numbers of
+    their surveys. With a time limit of `seconds` there may be fewer of each kind.
     """
     hard = rules.hard_negatives
     n_hard = settings.negatives // 2 // len(hard) if hard else 0
@@ -138,12 +114,10 @@ def generate_set(
     tasks += [(f"hard negatives {k + 1}", 0.0, rule, n_hard) for k, rule in enumerate(hard) if n_hard]
     random = np.random.default_rng(seed)
     all_rows, total = np.arange(len(conditions)), sum(task[3] for task in tasks)
-    images: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
+    images, values, targets = [], [], []
     for number, (name, value, rule, count) in enumerate(tasks):
         pool = all_rows if rule is not None else np.flatnonzero(np.asarray(target) == 0)
-        if number > 1 and rule is not None and not has_start(conditions, rule):
+        if number > 1 and rule is not None and not satisfies_base(conditions, rule).any():
             continue  # the survey has no galaxy of that kind
         sampled, rows = sample_conditions(conditions.iloc[pool], count, random, rule)
         # Plain negatives follow the survey, without guidance, unless the generator's own default applies.
@@ -183,13 +157,7 @@ def write_synthetic_set(
 
 
 def read_synthetic_set(path: Path | str, schema: str) -> SyntheticSet:
-    """Read a set written by `write_synthetic_set`.
-
-    Raises
-    ------
-    InputError
-        If there is no such store.
-    """
+    """Read a set written by `write_synthetic_set`; raises `InputError` if there is no such store."""
     store = layout.open_store(path)
     generated = SyntheticSet.of_origin(store.images(), store.labels(schema), store.column("truth/target"))
     if "origin" not in store.attrs["truth"]:
@@ -201,13 +169,7 @@ def read_synthetic_set(path: Path | str, schema: str) -> SyntheticSet:
 def write_conditions(conditions: pd.DataFrame, target: np.ndarray, survey: np.ndarray, path: Path) -> None:
     """Write the conditions of the real training galaxies, so that a generator can be used without these.
 
-    Parameters
-    ----------
-    conditions : DataFrame, n rows
-        See `generate_set`.
-    target : ndarray, shape (n,)
-    survey : ndarray of str, shape (n,)
-        Name of the store of each galaxy.
+    `survey` has the name of the store of each galaxy.
     """
     with atomic_path(path) as temporary:
         conditions.assign(_target=target, _survey=survey).to_parquet(temporary, index=False)
@@ -216,12 +178,7 @@ def write_conditions(conditions: pd.DataFrame, target: np.ndarray, survey: np.nd
 def read_conditions(path: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Read a file written by `write_conditions`: conditions, targets, names of the surveys.
 
-    Raises
-    ------
-    NotFoundError
-        If it does not exist.
-    InputError
-        If it is damaged.
+    Raises `NotFoundError` if it does not exist; `InputError` if it is damaged.
     """
     if not path.is_file():
         raise NotFoundError(f"{path} is missing: the model was trained with --no-synthetic, or by an older version")

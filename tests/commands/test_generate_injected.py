@@ -82,17 +82,19 @@ def generate(recipe: str, store: Path | None, out: Path, **changes) -> dict:
 
 
 def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tmp_path, capsys):
-    line = f"dream --target {recipe} --store {store} --generator prior --count 12 --out {tmp_path / 'd.zarr'} --seed 2"
+    line = (
+        f"generate --target {recipe} --store {store} --generator prior --count 12 --out {tmp_path / 'd.zarr'} --seed 2"
+    )
     assert main.run([*line.split(), "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
-    told = json.loads(out.splitlines()[-1])
+    result = json.loads(out.splitlines()[-1])
     made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
     injected, hosts = np.flatnonzero(made.origin == INJECTED), np.flatnonzero(made.origin == HOST)
-    assert len(injected) == 12 == told["count"] and len(hosts) == told["hosts"] == len(made) - 12
+    assert len(injected) == 12 == result["count"] and len(hosts) == result["hosts"] == len(made) - 12
     assert (made.target[injected] == 1).all() and (made.target[hosts] == 0).all()
     assert set(made.host[injected]) == set(hosts)
     changed = (made.images[injected] != made.images[made.host[injected]]).any(3).mean((1, 2))
-    assert (changed > 0).all() and (changed < 0.9).all()  # and nothing else of the picture
+    assert (changed > 0).all() and (changed < 0.9).all()  # and nothing else of the image
     assert (made.depth[injected] >= find_feature("dust_lane").LEAST_DEPTH).all()
     # Labels are those of the host, but for what the feature changes.
     free = [name for name in SCHEMA.names if name not in RULE.values]
@@ -108,10 +110,10 @@ def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tm
     provenance = galscan.open_store(tmp_path / "d.zarr").attrs["provenance"]
     assert provenance["maps"] == "prior" and provenance["stores"][0][2] == sky.content_hash
     assert f"{int(allowed.sum())} labelled hosts" in err
-    assert {p.name for p in tmp_path.iterdir()} == {"d.zarr", "d.png"} and told["sheet"] == str(tmp_path / "d.png")
+    assert {p.name for p in tmp_path.iterdir()} == {"d.zarr", "d.png"} and result["sheet"] == str(tmp_path / "d.png")
 
 
-def test_a_folder_holds_pictures_hosts_and_their_conditions(recipe, store, tmp_path):
+def test_a_folder_has_images_hosts_and_conditions(recipe, store, tmp_path):
     generate(recipe, store, tmp_path / "d")
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
         "images", "hosts", "conditions.csv", "synthetic.json", "sheet.png",
@@ -159,8 +161,8 @@ def test_weights_of_maps_are_the_base_ones_a_file_or_the_prior(recipe, store, we
             sampled.append(network.config.widths), real(network, values, steps=1, **options)
         )[1],
     )  # fmt: skip
-    told = generate(recipe, store, tmp_path / "d", generator=str(weights), count=3)
-    assert told["maps"] == str(weights) and set(sampled) == {(16, 32)}
+    result = generate(recipe, store, tmp_path / "d", generator=str(weights), count=3)
+    assert result["maps"] == str(weights) and set(sampled) == {(16, 32)}
     plan = generate(recipe, store, tmp_path / "e", generator=None, dry_run=True)
     assert plan["maps"] == "prior"  # as this recipe says
     sampling = tmp_path / "sampling.toml"
@@ -174,24 +176,22 @@ def test_weights_of_maps_are_the_base_ones_a_file_or_the_prior(recipe, store, we
 
 
 def test_a_model_predicts_unlabelled_hosts_and_keeps_held_out_ones_out(recipe, store, model, tmp_path):
-    told = generate(recipe, store, tmp_path / "d.zarr", model=model, count=40)
+    result = generate(recipe, store, tmp_path / "d.zarr", model=model, count=40)
     made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
     rows = {image.tobytes(): k for k, image in enumerate(sky.images())}
     hosts = np.array([rows[image.tobytes()] for image in made.images[made.origin == HOST]])
     unlabelled = sky.labels("simulated").isna().all(axis=1).to_numpy()
     assert (hosts >= 60).all()  # the model held out the others
-    assert unlabelled[hosts].any() and told["hosts_unlabelled"] > 0
+    assert unlabelled[hosts].any() and result["hosts_unlabelled"] > 0
     alone = generate(recipe, store, tmp_path / "e.zarr", count=9)
     assert alone["hosts_unlabelled"] == 0
 
 
 def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
-    told = generate(recipe, store, tmp_path / "d.zarr", base="early_type == 0.75 and dust_lane == 0")
+    result = generate(recipe, store, tmp_path / "d.zarr", base="early_type == 0.75 and dust_lane == 0")
     made = read_synthetic_set(tmp_path / "d.zarr", "simulated")
-    assert (made.labels["early_type"] == 0.75).all() and told["hosts"] == (made.origin == HOST).sum()
-    with pytest.raises(
-        InputError, match=r"0 of --count 9 were made: .* do not satisfy 'early_type >= 0.5 and dust_lane"
-    ):
+    assert (made.labels["early_type"] == 0.75).all() and result["hosts"] == (made.origin == HOST).sum()
+    with pytest.raises(InputError, match="0 of --count 9"):
         generate(recipe, store, tmp_path / "e.zarr", base="early_type < 0.5 and dust_lane == 0")
     assert not (tmp_path / "e.zarr").exists()
 
@@ -199,50 +199,50 @@ def test_another_rule_chooses_other_hosts(recipe, store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"store": ()}, "--store is missing: 'dustlane' injects a feature into real galaxies"),
-        ({"weights": {"dust_lane": 2}}, "--weight is an option for generators of whole images"),
-        ({"guidance": 2.0}, "--guidance is an option for generators of whole images"),
-        ({"steps": 3}, "--steps is an option for generators"),
-        ({"values": {"dust_lane": (0, 1)}}, "--set is an option for generators"),
-        ({"base": "early_type >= 0.5 and size < 0.001"}, "no galaxy of the stores satisfies 'early_type"),
-        ({"base": "early_typ > 0"}, "did you mean 'early_type'"),
-        ({"generator": "no.safetensors"}, r"no\.safetensors is not a readable diffusion model of maps"),
-        ({"count": 0}, "--count 0: give 1 or more"),
+        ({"store": ()}, "--store"),
+        ({"weights": {"dust_lane": 2}}, "--weight"),
+        ({"guidance": 2.0}, "--guidance"),
+        ({"steps": 3}, "--steps"),
+        ({"values": {"dust_lane": (0, 1)}}, "--set"),
+        ({"base": "early_type >= 0.5 and size < 0.001"}, "size < 0.001"),
+        ({"base": "early_typ > 0"}, "early_typ"),
+        ({"generator": "no.safetensors"}, r"no\.safetensors"),
+        ({"count": 0}, "--count 0"),
     ],
 )
-def test_mistakes_are_one_line_with_a_remedy(recipe, store, tmp_path, changes, words):
+def test_invalid_arguments_are_errors(recipe, store, tmp_path, changes, words):
     options = {"store": store} | changes
-    with pytest.raises(InputError, match=words) as told:
+    with pytest.raises(InputError, match=words) as raised:
         generate(recipe, options.pop("store"), tmp_path / "d", **options)
-    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
-def test_stores_that_do_not_fit_are_refused(recipe, store, tmp_path):
-    with pytest.raises(InputError, match="holds 48 px cutouts, the recipe of 'dustlane' needs 96 px"):
+def test_stores_that_do_not_fit_are_errors(recipe, store, tmp_path):
+    with pytest.raises(InputError, match="48 px"):
         generate("dustlane", store, tmp_path / "d")
     bare = tiny_store(tmp_path / "bare.zarr", 9, SIZE).path
-    with pytest.raises(InputError, match="but the stores have none; ingest with --labels"):
+    with pytest.raises(InputError, match="--labels"):
         generate(recipe, bare, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
-def test_a_feature_that_is_hardly_ever_seen_is_refused(recipe, store, tmp_path, monkeypatch):
+def test_a_feature_that_is_hardly_ever_visible_is_an_error(recipe, store, tmp_path, monkeypatch):
     from galscan.synthesis.features import dust_lane
 
     monkeypatch.setattr(dust_lane, "LEAST_DEPTH", 0.99)
-    with pytest.raises(InputError, match="0 of --count 9 were made: in the other hosts the feature is not visible"):
+    with pytest.raises(InputError, match="0 of --count 9"):
         generate(recipe, store, tmp_path / "d")
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_whole_images_still_draw_them(recipe, store, tmp_path):
+def test_weights_of_whole_images_generate_them(recipe, store, tmp_path):
     """A recipe that injects, and a generator of whole images that is named."""
     from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
 
     torch.manual_seed(0)
     network = Generator(make_config(galscan.open_store(store).images()[:, ::3, ::3], SCHEMA, ["sky"], (32, 32)))
     network.save(tmp_path / "g.safetensors")
-    told = generate(recipe, store, tmp_path / "d.zarr", generator=str(tmp_path / "g.safetensors"), steps=1, count=2)
+    result = generate(recipe, store, tmp_path / "d.zarr", generator=str(tmp_path / "g.safetensors"), steps=1, count=2)
     made = read_synthetic_set(tmp_path / "d.zarr", "simulated")
-    assert told["steps"] == 1 and "maps" not in told and made.images.shape == (2, 16, 16, 3)
+    assert result["steps"] == 1 and "maps" not in result and made.images.shape == (2, 16, 16, 3)
     assert made.synthetic.all() and (made.host < 0).all()

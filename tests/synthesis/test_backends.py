@@ -23,18 +23,14 @@ def galaxies() -> GalaxySet:
 
 
 @pytest.fixture(params=["flow", "stable-diffusion"])
-def settings(request, tmp_path) -> backends.AnySettings:
+def settings(request) -> backends.AnySettings:
     if request.param == "flow":
         return GeneratorSettings(widths=(32, 32), start="none", steps=2, batch=4)
-    pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
-    pytest.importorskip("peft", reason="needs the extra stable-diffusion")
-    from tests.helpers import tiny_stable_diffusion
-
-    given = {"kind": request.param, "start": str(tiny_stable_diffusion(tmp_path / "tiny")), "resolution": 16}
+    given = {"kind": request.param, "start": str(request.getfixturevalue("tiny_sd")), "resolution": 16}
     return validated(StableDiffusionSettings, "generator", given | {"steps": 2, "batch": 4})
 
 
-def test_any_kind_is_taught_kept_opened_tuned_on_and_dreams(settings, tmp_path):
+def test_train_load_fine_tune_and_generate_with_any_backend(settings, tmp_path):
     backends.check_start(settings)
     how = {"seed": 0, "device": CPU}
     assert backends.find(tmp_path) is None
@@ -55,25 +51,25 @@ def test_any_kind_is_taught_kept_opened_tuned_on_and_dreams(settings, tmp_path):
 def test_the_generators_own_guidance_and_steps_are_the_default(monkeypatch):
     requested = {}
 
-    class Sketcher:
+    class StubGenerator:
         guidance, steps, batch = 4.5, 7, 2
-        config = type("Told", (), {"size": 8})
+        config = type("Config", (), {"size": 8})
 
         def generate(self, values, survey, **how):
             requested.update(how)
             return np.zeros((len(values), 8, 8, 3), np.uint8)
 
-    sample_images(Sketcher(), np.zeros((5, 1)), np.zeros(5, int), seed=2)
+    sample_images(StubGenerator(), np.zeros((5, 1)), np.zeros(5, int), seed=2)
     assert (requested["guidance"], requested["steps"], requested["weights"]) == (4.5, 7, {})
     assert requested["seed"] == 2 * 1_000_003 + 4
-    sample_images(Sketcher(), np.zeros((1, 1)), np.zeros(1, int), guidance=0.0, steps=3)
+    sample_images(StubGenerator(), np.zeros((1, 1)), np.zeros(1, int), guidance=0.0, steps=3)
     assert (requested["guidance"], requested["steps"]) == (0.0, 3)
 
 
-def test_what_is_no_generator_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"has no galscan\.json"):
+def test_what_is_no_generator_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"galscan\.json"):
         backends.load_named(str(tmp_path))
-    with pytest.raises(InputError, match="--generator none: name the weights"):
+    with pytest.raises(InputError, match="--generator none"):
         backends.load_named("none")
-    with pytest.raises(InputError, match="is not a readable generator"):
+    with pytest.raises(InputError, match=r"generator\.safetensors"):
         backends.load(tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from galscan.synthesis.hosts import LARGEST_RADIUS, LEAST_RADIUS, Hosts, measure_hosts
+from galscan.synthesis.hosts import LARGEST_RADIUS, LEAST_RADIUS, measure_hosts
 
 
 def sersic(
@@ -27,7 +27,7 @@ def sersic(
     return np.exp(-(2 * n - 1 / 3 + 4 / (405 * n)) * far ** (1 / n))
 
 
-def picture(light: np.ndarray, *, peak=200.0, sky=8.0, noise=2.0, seed=0, colour=(1.0, 0.85, 0.65)) -> np.ndarray:
+def noisy(light: np.ndarray, *, peak=200.0, sky=8.0, noise=2.0, seed=0, colour=(1.0, 0.85, 0.65)) -> np.ndarray:
     """Return an image of `light`, uint8, shape (S, S, 3)."""
     pixels = peak * light[..., None] * np.array(colour) + sky
     pixels += np.random.default_rng(seed).normal(0, noise, pixels.shape)
@@ -48,7 +48,7 @@ def half_light(ratio: float, n: float) -> float:
     return float(distance.ravel()[order][np.searchsorted(grown, grown[-1] / 2)]) / 30
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     size=st.sampled_from([48, 96]), ratio=st.sampled_from([0.35, 0.5, 0.65, 0.8]), angle=st.floats(0, np.pi),
     x=st.floats(-0.03, 0.03), y=st.floats(-0.03, 0.03), n=st.sampled_from([0.5, 0.7]), seed=st.integers(0, 99),
@@ -57,7 +57,7 @@ def test_a_galaxy_beside_a_brighter_one_is_measured(size, ratio, angle, x, y, n,
     radius = 0.11 * size
     light = sersic(size, radius, ratio, angle, x=x * size, y=y * size, n=n)
     light += 1.2 * sersic(size, 0.03 * size, 0.8, x=-0.4 * size, y=0.4 * size)
-    found = one(picture(light, seed=seed))
+    found = one(noisy(light, seed=seed))
     middle = (size - 1) / 2
     assert np.hypot(found[0] - middle - x * size, found[1] - middle - y * size) < 1
     assert found[2] == pytest.approx(radius * half_light(ratio, n), rel=0.1)
@@ -67,9 +67,9 @@ def test_a_galaxy_beside_a_brighter_one_is_measured(size, ratio, angle, x, y, n,
 
 
 @given(angle=st.floats(0.1, np.pi - 0.1), ratio=st.floats(0.3, 0.8))
-@settings(max_examples=20)
-def test_in_a_mirror_the_galaxy_is_mirrored(angle, ratio):
-    image = picture(sersic(64, 8, ratio, angle, x=3, y=-2))
+@settings(max_examples=10)
+def test_a_mirrored_image_has_mirrored_geometry(angle, ratio):
+    image = noisy(sersic(64, 8, ratio, angle, x=3, y=-2))
     x, y, radius, found, turned = one(image)
     mirrored = one(image[:, ::-1])
     assert mirrored[:4] == pytest.approx((63 - x, y, radius, found), abs=0.02)
@@ -79,7 +79,7 @@ def test_in_a_mirror_the_galaxy_is_mirrored(angle, ratio):
 @pytest.mark.parametrize("size", [48, 96])
 def test_a_frame_without_a_galaxy_is_not_measured(size):
     nothing = np.zeros((size, size))
-    frames = [picture(nothing, noise=noise, seed=seed) for seed, noise in enumerate((0, 1, 3, 8, 20))]
+    frames = [noisy(nothing, noise=noise, seed=seed) for seed, noise in enumerate((0, 1, 3, 8, 20))]
     frames += [np.full((size, size, 3), level, np.uint8) for level in (0, 255)]
     assert not measure_hosts(np.stack(frames)).measured.any()
 
@@ -88,23 +88,23 @@ def test_a_frame_without_a_galaxy_is_not_measured(size):
 def test_a_galaxy_that_is_off_the_middle_is_not_measured(size):
     off = [0.16, 0.2, 0.25, 0.3, 0.4]
     lights = [sersic(size, 0.12 * size, x=d * size * np.cos(k), y=d * size * np.sin(k)) for k, d in enumerate(off)]
-    assert not measure_hosts(np.stack([picture(light) for light in lights])).measured.any()
+    assert not measure_hosts(np.stack([noisy(light) for light in lights])).measured.any()
 
 
 @pytest.mark.parametrize("size", [48, 96])
 def test_a_galaxy_that_fills_the_frame_is_not_measured(size):
     lights = [sersic(size, radius * size, 0.9, n=0.5) for radius in (0.5, 0.8, 1.5)]
-    assert not measure_hosts(np.stack([picture(light) for light in lights])).measured.any()
+    assert not measure_hosts(np.stack([noisy(light) for light in lights])).measured.any()
 
 
 @pytest.mark.parametrize("radius", [0.5, 1.0, 2.0])
 def test_a_galaxy_of_two_pixels_is_not_measured(radius):
-    assert np.isnan(one(picture(sersic(96, radius, 0.9)))).all()
+    assert np.isnan(one(noisy(sersic(96, radius, 0.9)))).all()
 
 
 @given(arrays.arrays(np.uint8, (2, 20, 20, 3)))
 @settings(max_examples=25)
-def test_whatever_the_pixels_are_it_is_measured_in_its_limits_or_nan_throughout(images):
+def test_any_pixels_give_values_in_the_limits_or_nan(images):
     found = np.stack(measure_hosts(images))
     assert found.shape == (5, 2) and (np.isfinite(found).all(0) | np.isnan(found).all(0)).all()
     x, y, radius, ratio, angle = found[:, np.isfinite(found[0])]
@@ -112,14 +112,10 @@ def test_whatever_the_pixels_are_it_is_measured_in_its_limits_or_nan_throughout(
     assert ((ratio > 0) & (ratio <= 1) & (np.abs(angle) <= np.pi)).all() and ((x >= 0) & (y >= 0)).all()
 
 
-def test_pictures_are_measured_one_by_one():
-    images = np.stack([picture(sersic(48, radius)) for radius in (1, 5, 6, 7)])
+def test_images_are_measured_one_by_one():
+    images = np.stack([noisy(sersic(48, radius)) for radius in (1, 5, 6, 7)])
     all_ = measure_hosts(images)
     assert all_.measured.tolist() == [False, True, True, True]
     assert all_.select(np.array([3, 1])).radius.tolist() == [one(images[k])[2] for k in (3, 1)]
     assert len(all_.select(all_.measured).x) == 3
-
-
-def test_none_at_all():
-    found = measure_hosts(np.empty((0, 48, 48, 3), np.uint8))
-    assert isinstance(found, Hosts) and [len(column) for column in found] == [0] * 5
+    assert [len(column) for column in measure_hosts(images[:0])] == [0] * 5

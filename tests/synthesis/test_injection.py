@@ -24,7 +24,7 @@ IMAGES = galaxies(12, SIZE, seed=3)
 
 def rules(**changes) -> LabelRules:
     given = {
-        "positive": "t <= 0 and visible_dust >= 0.5", "negative": "t > 0", "dream": {"from": "t <= 0"},
+        "positive": "t <= 0 and visible_dust >= 0.5", "negative": "t > 0", "synthetic": {"from": "t <= 0"},
         "inject": INJECT,
     } | changes  # fmt: skip
     return LabelRules.model_validate({k: v for k, v in given.items() if v is not None})

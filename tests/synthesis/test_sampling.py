@@ -8,9 +8,9 @@ import torch
 from galscan.core import device as devices
 from galscan.core.errors import InputError
 from galscan.labels.settings import SyntheticRule
-from galscan.synthesis.diffusion.galaxy_model import GUIDED, SETTLED, Generator, _guidance_terms, shifted
+from galscan.synthesis.diffusion.galaxy_model import GUIDED, SETTLED, Generator, shifted
 from galscan.synthesis.galaxies import MEASURED, SHAPE
-from galscan.synthesis.sampling import has_start, sample_conditions, sample_images
+from galscan.synthesis.sampling import sample_conditions, sample_images, satisfies_base
 from tests.synthesis.diffusion.test_galaxy_model import config, untrained, velocity
 
 LABELS = pd.DataFrame({"t": [-5.0, -2.0, 3.0, 5.0], "visible_dust": [0.0, np.nan, 0.75, 0.5]}, dtype=np.float32)
@@ -48,20 +48,20 @@ def test_shapes_are_turned_by_any_angle():
         assert np.histogram(angle, 4, (-np.pi, np.pi))[0].min() > 25
 
 
-def test_nothing_to_start_from_is_said():
+def test_a_base_rule_without_galaxies_is_an_error():
     rule = SyntheticRule.model_validate({"from": "t <= -6"})
     with pytest.raises(InputError, match="t <= -6"):
         sample_conditions(LABELS, 5, np.random.default_rng(0), rule)
 
 
-def test_has_start_tells_whether_there_is_something_to_start_from():
-    assert has_start(LABELS, RULE)
-    for rule in ("t <= -6", "visible_dust > 0.8", "t <= -2 and visible_dust > 0"):  # not asked is no yes
-        assert not has_start(LABELS, SyntheticRule.model_validate({"from": rule}))
-    assert not has_start(LABELS[:0], RULE)
+def test_galaxies_whose_answer_was_not_asked_do_not_satisfy_the_base_rule():
+    assert satisfies_base(LABELS, RULE).tolist() == [True, True, False, False]
+    for rule in ("t <= -6", "visible_dust > 0.8", "t <= -2 and visible_dust > 0"):
+        assert not satisfies_base(LABELS, SyntheticRule.model_validate({"from": rule})).any()
+    assert not satisfies_base(LABELS[:0], RULE).any()
 
 
-def test_dreams_do_not_depend_on_how_many_are_asked_for(generator, monkeypatch):
+def test_images_do_not_depend_on_their_number(generator, monkeypatch):
     monkeypatch.setattr(generator, "batch", 4)
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
     six = sample_images(generator, values, survey, steps=2, seed=5)
@@ -71,15 +71,9 @@ def test_dreams_do_not_depend_on_how_many_are_asked_for(generator, monkeypatch):
     assert not np.array_equal(sample_images(generator, values[:4], survey[:4], steps=2, seed=6), six[:4])
 
 
-def test_guidance_one_without_weights_is_the_plain_condition(generator):
-    condition = generator.encode_conditions(np.array([[0.0, 1.0]]), np.array([0]))
-    ((result, factor),) = _guidance_terms(generator, condition, 1.0, {})
-    assert factor == 1.0 and torch.equal(result, condition)
-
-
 @pytest.mark.parametrize("settled", [SETTLED, 1.0])
 @torch.inference_mode()
-def test_guidance_one_without_weights_is_the_plain_way_written_out(generator, monkeypatch, settled):
+def test_guidance_one_without_weights_is_plain_sampling(generator, monkeypatch, settled):
     """Euler's method where the galaxy is settled (everywhere, if that is time 1), and new noise before."""
     monkeypatch.setattr("galscan.synthesis.diffusion.galaxy_model.SETTLED", settled)
     values, survey = np.array([[0.0, 1.0], [5.0, np.nan]]), np.array([0, 1])
@@ -116,19 +110,8 @@ def test_guidance_acts_between_its_times_only(generator, monkeypatch):
     assert {n for t, n in requested if t < GUIDED[0]} == {n for t, n in requested if t > GUIDED[1]} == {3}
 
 
-@pytest.mark.parametrize(
-    ("guidance", "pushed"),
-    [(2.0, {}), (1.0, {1.3: [1]}), (1.5, {0.5: [0], 2.0: [1]}), (1.5, {1.5: [0, 1]}), (0.0, {2.0: [0]})],
-)
-def test_guidance_factors_sum_to_one(generator, guidance, pushed):
-    condition = generator.encode_conditions(np.array([[0.0, 1.0]]), np.array([0]))
-    terms = _guidance_terms(generator, condition, guidance, pushed)
-    assert sum(f for _, f in terms) == pytest.approx(1.0)
-    assert len(terms) == 1 + len(pushed) + (guidance != 1)
-
-
-@pytest.mark.parametrize("pushed", [{}, {1.5: [1]}, {1.5: [0, 1]}, {0.5: [0], 3.0: [1]}])
-def test_guidance_is_the_formula(generator, pushed):
+@pytest.mark.parametrize("weighted", [{}, {1.5: [1]}, {1.5: [0, 1]}, {0.5: [0], 3.0: [1]}])
+def test_guidance_is_the_formula(generator, weighted):
     """v(none) + g [v(all) - v(none)] + sum_w g (w - 1) [v(all) - v(all but those of weight w)]."""
     values, survey, g = np.array([[4.0, 0.9]]), np.array([1]), 1.7
     condition = generator.encode_conditions(values, survey)
@@ -137,16 +120,16 @@ def test_guidance_is_the_formula(generator, pushed):
         velocity(generator, generator.encode_conditions(values * np.nan, survey)),
     )
     expected = none + g * (whole - none)
-    for w, answers in pushed.items():
+    for w, answers in weighted.items():
         without = values.copy()
         without[:, answers] = np.nan
         expected += g * (w - 1) * (whole - velocity(generator, generator.encode_conditions(without, survey)))
-    terms = _guidance_terms(generator, condition, g, pushed)
+    terms = generator.guidance_terms(condition, g, weighted)
     guided = sum(factor * velocity(generator, result) for result, factor in terms)
     torch.testing.assert_close(guided, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_answers_of_one_weight_are_pushed_together(generator, monkeypatch):
+def test_answers_of_one_weight_are_guided_together(generator, monkeypatch):
     dropped = []
     mask = generator.mask
     monkeypatch.setattr(generator, "mask", lambda c, drop: (dropped.append(drop[0].tolist()), mask(c, drop))[1])
@@ -169,7 +152,7 @@ def test_a_weight_of_one_changes_nothing(generator):
     )
 
 
-def test_time_that_does_not_suffice_ends_after_a_batch(generator, monkeypatch):
+def test_a_time_limit_ends_after_a_batch(generator, monkeypatch):
     monkeypatch.setattr(generator, "batch", 4)
     values, survey = np.tile([[0.0, 1.0]], (6, 1)), np.zeros(6, int)
     assert len(sample_images(generator, values, survey, steps=1, seconds=0.0)) == 4

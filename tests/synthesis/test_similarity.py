@@ -14,23 +14,13 @@ def compare(**others: np.ndarray) -> dict:
     return similarity.compare(REAL, others, similarity.principal_axes(REAL), np.random.default_rng(0))
 
 
-def test_other_galaxies_of_the_same_kind_are_alike():
-    out = compare(same=SAME)["same"]
-    assert out["n"] == 120
-    assert abs(out["kid"]) < 0.05 and out["fid"] < 2
-    assert out["coverage"] > 0.7 and 0.7 < out["density"] < 1.3
-
-
-def test_a_shift_is_seen_by_every_figure():
+def test_every_metric_recognises_a_shift_and_nothing_in_galaxies_of_the_same_kind():
     out = compare(same=SAME, shifted=SAME + 3)
+    assert out["same"]["n"] == 120 and abs(out["same"]["kid"]) < 0.05 and out["same"]["fid"] < 2
+    assert out["same"]["coverage"] > 0.7 and 0.7 < out["same"]["density"] < 1.3
     assert out["shifted"]["kid"] > 10 * abs(out["same"]["kid"]) + 1
     assert out["shifted"]["fid"] > 50
     assert out["shifted"]["density"] < 0.1 and out["shifted"]["coverage"] < 0.1
-
-
-def test_always_the_same_galaxy_covers_little():
-    out = compare(same=SAME, one=np.repeat(SAME[:1], 120, 0))
-    assert out["one"]["coverage"] < 0.2 * out["same"]["coverage"]
 
 
 def test_sets_of_unequal_size_are_compared_in_equal_numbers():
@@ -39,7 +29,7 @@ def test_sets_of_unequal_size_are_compared_in_equal_numbers():
     assert out["many"]["coverage"] == pytest.approx(out["few"]["coverage"], abs=0.15)
 
 
-def test_too_few_to_tell():
+def test_metrics_of_too_few_galaxies_are_none():
     out = compare(none=SAME[:0], few=SAME[:7], some=SAME[:12])
     assert out["none"]["kid"] is None and out["few"]["coverage"] is None
     assert out["some"]["fid"] is None and out["some"]["coverage"] is not None and out["some"]["n"] == 12
@@ -58,7 +48,7 @@ def test_radial_profiles_are_means_over_rings():
     assert profile[0, 0, 0] == pytest.approx(1) and (profile[0, 3:] == 0).all() and (profile[..., 1:] == 0).all()
 
 
-def test_a_shift_of_brightness_is_told_in_units_of_the_scatter():
+def test_a_shift_of_brightness_is_in_units_of_the_scatter():
     real = np.random.default_rng(1).integers(60, 140, (80, 1, 1, 1), dtype=np.uint8) * np.ones((1, 24, 24, 3), np.uint8)
     out = similarity.light(real[:40], {"same": real[40:], "bright": real[40:] + 80, "none": real[:0]})
     assert out["same"]["max_deviation"] < 0.8 < 2 < out["bright"]["max_deviation"]

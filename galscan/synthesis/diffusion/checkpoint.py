@@ -74,12 +74,8 @@ class Checkpoint:
         finished fraction by steps or time, whichever is larger, so it has fallen also when a time budget ends the
         training.
 
-        Raises
-        ------
-        GalscanError
-            If the training diverges.
-        InputError
-            If the checkpoint is damaged, or of another network.
+        Raises `GalscanError` if the training diverges; `InputError` if the checkpoint is damaged, or of another
+        network.
         """
         self.resume()
         with track(label, steps, "step", done=self.step) as advance:

@@ -18,7 +18,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,9 +109,64 @@ class Generator(FlowNetwork):
         channels = [torch.tanh(major / 2), torch.tanh(minor / 2), (-square.sqrt()).exp(), (-square).exp()]
         return torch.stack(channels, 1) * given
 
-    def generate(self, values: np.ndarray, survey: np.ndarray, **options: Any) -> np.ndarray:
-        """Generate one image for each condition (`flow`)."""
-        return flow(self, values, survey, **options)
+    @torch.inference_mode()
+    def generate(
+        self,
+        values: np.ndarray,
+        survey: np.ndarray,
+        *,
+        guidance: float,
+        weights: Mapping[str, float],
+        steps: int,
+        seed: int,
+        device: torch.device,
+    ) -> np.ndarray:
+        """Generate one image for each condition: `galscan.synthesis.sampling.ImageGenerator.generate`."""
+        self.to(device).eval()
+        config, n = self.config, len(values)
+        weighted: dict[float, list[int]] = {}
+        for answer, weight in weights.items():
+            if weight != 1:
+                weighted.setdefault(weight, []).append(config.answers.index(answer))
+        condition = self.encode_conditions(values, survey).to(device)
+        times = shifted(torch.linspace(1, 0, steps + 1, device=device))
+        dtype = devices.training_dtype(device)
+        # Noise of a whole batch from one seed: image k does not depend on the number of images.
+        random = torch.Generator().manual_seed(seed)
+        shape = (self.batch, 3, config.size, config.size)
+        x = torch.randn(shape, generator=random)[:n].to(device)
+        for t, after in itertools.pairwise(times):
+            terms = [(condition, 1.0)]
+            if GUIDED[0] <= t <= GUIDED[1]:
+                terms = self.guidance_terms(condition, guidance, weighted)
+            conditions = torch.cat([c for c, _ in terms])
+            with devices.autocast(device, dtype):
+                out = self(x.repeat(len(terms), 1, 1, 1), t.expand(len(conditions)), conditions).float()
+            factors = out.new_tensor([f for _, f in terms])
+            velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
+            image, noise = x - t * velocity, x + (1 - t) * velocity
+            if after > SETTLED:
+                noise = torch.randn(shape, generator=random)[:n].to(device)
+            x = (1 - after) * image + after * noise
+        return self.decode_images(x).cpu().numpy()
+
+    def guidance_terms(
+        self, condition: torch.Tensor, guidance: float, weighted: Mapping[float, Sequence[int]]
+    ) -> list[tuple[torch.Tensor, float]]:
+        """Return (condition, factor) pairs whose factors sum to 1; `weighted` has the answers of each weight.
+
+        v = v(none) + g [v(all) - v(none)] + sum_w g (w - 1) [v(all) - v(all but those of weight w)]
+        """
+        extra = {w: guidance * (w - 1) for w in weighted}
+        terms = [(condition, guidance + sum(extra.values()))]
+        drop = torch.zeros(len(condition), len(self.config.answers), dtype=torch.bool, device=condition.device)
+        for w, answers in weighted.items():
+            mask = drop.clone()
+            mask[:, answers] = True
+            terms.append((self.mask(condition, mask), -extra[w]))
+        if guidance != 1:
+            terms.append((self.mask(condition, ~drop), 1 - guidance))
+        return terms
 
     # -- encoding of pixels and conditions -----------------------------------------------------
 
@@ -189,65 +243,3 @@ def load_start(start: str) -> Generator | None:
         return None
     base = importlib.resources.files("galscan.synthesis.diffusion") / "base.safetensors"
     return Generator.load(Path(str(base)) if start == "base" else Path(start))
-
-
-@torch.inference_mode()
-def flow(
-    generator: Generator,
-    values: np.ndarray,
-    survey: np.ndarray,
-    *,
-    guidance: float,
-    weights: Mapping[str, float],
-    steps: int,
-    seed: int,
-    device: torch.device,
-) -> np.ndarray:
-    """Generate a batch with the flow network: `ImageGenerator.generate`."""
-    generator = generator.to(device).eval()
-    config, n = generator.config, len(values)
-    weighted: dict[float, list[int]] = {}
-    for answer, weight in weights.items():
-        if weight != 1:
-            weighted.setdefault(weight, []).append(config.answers.index(answer))
-    condition = generator.encode_conditions(values, survey).to(device)
-    times = shifted(torch.linspace(1, 0, steps + 1, device=device))
-    dtype = devices.training_dtype(device)
-    # Noise of a whole batch from one seed: image k does not depend on the number of images.
-    random = torch.Generator().manual_seed(seed)
-    shape = (generator.batch, 3, config.size, config.size)
-    x = torch.randn(shape, generator=random)[:n].to(device)
-    for t, after in itertools.pairwise(times):
-        terms = [(condition, 1.0)]
-        if GUIDED[0] <= t <= GUIDED[1]:
-            terms = _guidance_terms(generator, condition, guidance, weighted)
-        with devices.autocast(device, dtype):
-            out = generator(
-                x.repeat(len(terms), 1, 1, 1), t.expand(n * len(terms)), torch.cat([c for c, _ in terms])
-            ).float()
-        factors = out.new_tensor([f for _, f in terms])
-        velocity = torch.einsum("k,knchw->nchw", factors, out.unflatten(0, (len(terms), n)))
-        image, noise = x - t * velocity, x + (1 - t) * velocity
-        if after > SETTLED:
-            noise = torch.randn(shape, generator=random)[:n].to(device)
-        x = (1 - after) * image + after * noise
-    return generator.decode_images(x).cpu().numpy()
-
-
-def _guidance_terms(
-    generator: Generator, condition: torch.Tensor, guidance: float, weighted: Mapping[float, Sequence[int]]
-) -> list[tuple[torch.Tensor, float]]:
-    """Return (condition, factor) pairs whose factors sum to 1; `weighted` has the answers of each weight.
-
-    v = v(none) + g [v(all) - v(none)] + sum_w g (w - 1) [v(all) - v(all but those of weight w)]
-    """
-    extra = {w: guidance * (w - 1) for w in weighted}
-    terms = [(condition, guidance + sum(extra.values()))]
-    drop = torch.zeros(len(condition), len(generator.config.answers), dtype=torch.bool, device=condition.device)
-    for w, answers in weighted.items():
-        mask = drop.clone()
-        mask[:, answers] = True
-        terms.append((generator.mask(condition, mask), -extra[w]))
-    if guidance != 1:
-        terms.append((generator.mask(condition, ~drop), 1 - guidance))
-    return terms

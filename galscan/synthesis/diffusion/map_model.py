@@ -101,6 +101,8 @@ def train_maps(
 
     Each map is mirrored at either axis of its host with probability 1/2, with its angle.
 
+    Raises `InputError` if a map has NaN or infinite values.
+
     Parameters
     ----------
     maps : ndarray, shape (n, C, side, side)
@@ -108,11 +110,6 @@ def train_maps(
         ``config.conditions`` of each map; NaN = not given.
     weight : ndarray, shape (n,)
         Relative sampling weight.
-
-    Raises
-    ------
-    InputError
-        If a map has NaN or infinite values.
     """
     if not np.isfinite(maps).all():
         bad = int(np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2, 3)))[0])

@@ -43,10 +43,7 @@ def check_feature(name: str) -> None:
 def load_weights(feature: str, weights: str) -> MapFlow:
     """Load a diffusion model of a feature's maps: "base" (those shipped), or a path.
 
-    Raises
-    ------
-    InputError
-        If there are no such weights, or they are of another feature or other conditions.
+    Raises `InputError` if there are no such weights, or they are of another feature or other conditions.
     """
     path = base_weights(feature) if weights == "base" else Path(weights)
     if path is None:
@@ -75,12 +72,7 @@ def load_start(rule: InjectRule, settings: MapSettings) -> MapFlow | None:
 def measured_maps(candidates: Candidates, rule: InjectRule) -> tuple[np.ndarray, np.ndarray]:
     """Measure maps on the labelled training galaxies that satisfy ``rule.measure``.
 
-    Returns
-    -------
-    maps : ndarray of float32, shape (n, channels, side, side)
-        Usable maps.
-    rows : ndarray of int, shape (n,)
-        Row of each map in `candidates`.
+    Return the usable maps, float32, shape (n, channels, side, side), and the row of each in `candidates`.
     """
     feature = find_feature(rule.feature)
     rows = candidates.satisfying(rule.measure) if rule.measure else np.empty(0, int)
@@ -125,15 +117,8 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune the diffusion model on measured maps, mixed with maps of the prior to keep its variety.
 
-    Parameters
-    ----------
-    strength : ndarray, shape (n,)
-        Strength of the feature by labels, 0..1; NaN = not asked.
-
-    Returns
-    -------
-    dict
-        ``steps``, ``seconds``, ``loss``, ``measured`` (maps) and ``measured_fraction``.
+    `strength` (n,) is the strength of the feature by labels, 0..1; NaN = not asked. Return ``steps``, ``seconds``,
+    ``loss``, ``measured`` (maps) and ``measured_fraction``.
     """
     start = load_start(rule, settings)
     from_prior = prior_maps(rule.feature, PRIOR, seed + 1).astype(np.float32)

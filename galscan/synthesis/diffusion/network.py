@@ -146,10 +146,7 @@ class FlowNetwork(nn.Module):
     def load(cls, path: Path) -> Self:
         """Read a network written by `save`.
 
-        Raises
-        ------
-        InputError
-            If the file is missing, damaged, or holds other tensors.
+        Raises `InputError` if the file is missing, damaged, or holds other tensors.
         """
         try:
             with safe_open(path, framework="pt") as handle:

@@ -48,13 +48,7 @@ def describe(maps: np.ndarray) -> np.ndarray:
 
 
 def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
-    """Raise an error: artefacts are only injected.
-
-    Raises
-    ------
-    InputError
-        Always.
-    """
+    """Raise an `InputError`: artefacts are only injected."""
     raise InputError("the feature 'artefact' cannot be measured on galaxies; remove 'measure' from the recipe's rule")
 
 

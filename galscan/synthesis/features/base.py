@@ -60,13 +60,7 @@ FEATURES: dict[str, Feature] = {"dust_lane": dust_lane, "artefact": artefact}
 
 
 def find_feature(name: str) -> Feature:
-    """Return the feature of that name.
-
-    Raises
-    ------
-    InputError
-        If there is no such feature.
-    """
+    """Return the feature of that name; raises `InputError` if there is no such feature."""
     if name not in FEATURES:
         raise InputError(f"unknown feature '{name}'{nearest(name, FEATURES)}")
     return FEATURES[name]

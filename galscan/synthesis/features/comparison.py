@@ -27,13 +27,7 @@ def measure_features(
 ) -> pd.DataFrame:
     """Measure a feature on images, real or injected.
 
-    Parameters
-    ----------
-    name : str
-        A feature of `galscan.synthesis.features.base.FEATURES` with conditions.
-    images : ndarray of uint8, shape (n, S, S, 3)
-    survey : ndarray of int, shape (n,)
-        Index of each image into `stretches` and `bands`.
+    `survey` (n,) has the index of each image into `stretches` and `bands`.
 
     Returns
     -------
@@ -70,20 +64,9 @@ def optical_depths(images: np.ndarray, hosts: Hosts, maps: np.ndarray, stretch: 
     """Return the mean optical depth in each band where a map is deep.
 
     The light without extinction is the mean logarithm at the same elliptical radius where the map is not deep. So
-    depths are relative to the rest of the galaxy, and may be negative.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-    hosts : Hosts, n rows
-        All must be measured.
-    maps : ndarray, shape (n, 1, side, side)
-        In the frame of the host, over plus and minus `galscan.synthesis.features.dust_lane.REACH` half-light radii.
-
-    Returns
-    -------
-    ndarray of float, shape (n, 3)
-        Red, green and blue; NaN where the map is empty, or no light at the same radius is free of extinction.
+    depths are relative to the rest of the galaxy, and may be negative. All hosts must be measured; maps (n, 1, side,
+    side) are in their frames, over plus and minus `galscan.synthesis.features.dust_lane.REACH` half-light radii. Depths
+    (n, 3) are of red, green and blue; NaN where the map is empty, or no light at the same radius is free of extinction.
     """
     side = maps.shape[-1]
     line = ((np.arange(side) + 0.5) / side * 2 - 1) * REACH

@@ -51,17 +51,7 @@ def extinction_law(bands: str, r_v: np.ndarray) -> np.ndarray:
     """Return the extinction in `bands` relative to r.
 
     Cardelli, Clayton & Mathis 1989 (ApJ 345, 245; infrared from 0.91 micron on) with the optical coefficients of
-    O'Donnell 1994 (ApJ 422, 158).
-
-    Parameters
-    ----------
-    bands : str
-        Keys of `WAVELENGTHS`, e.g. "irg".
-    r_v : ndarray, shape (n,)
-
-    Returns
-    -------
-    ndarray of float32, shape (n, len(bands))
+    O'Donnell 1994 (ApJ 422, 158). Bands are keys of `WAVELENGTHS`, e.g. "irg"; the result has a row for each `r_v`.
     """
     a = (1.0, 0.104, -0.609, 0.701, 1.137, -1.718, -0.827, 1.647, -0.505)
     b = (0.0, 1.952, 2.908, -3.989, -7.985, 11.102, 5.491, -10.805, 3.347)
@@ -80,10 +70,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
     """Sample maps of inclined dust disks and rings, float32, shape (count, 1, SIDE, SIDE)."""
-    maps = np.empty((count, 1, SIDE, SIDE), np.float32)
-    for k in range(count):
-        maps[k, 0] = _sample_map(random)
-    return maps
+    return np.array([_sample_map(random) for _ in range(count)], np.float32).reshape(count, 1, SIDE, SIDE)
 
 
 def _sample_map(random: np.random.Generator) -> np.ndarray:
@@ -120,13 +107,7 @@ def _sample_map(random: np.random.Generator) -> np.ndarray:
 
 
 def describe(maps: np.ndarray) -> np.ndarray:
-    """Measure the conditions of the diffusion model on maps (n, 1, SIDE, SIDE).
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 5)
-        The columns of `CONDITIONS`, clipped to their ranges.
-    """
+    """Measure `CONDITIONS` on maps (n, 1, SIDE, SIDE); float32, shape (n, 5), clipped to their ranges."""
     u, v = _grid()
     weight = maps.reshape(len(maps), SIDE * SIDE).astype(np.float64)
     total = weight.sum(1).clip(1e-9)
@@ -162,10 +143,6 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
     made monotonic with radius. The attenuation is the geometric mean of the dimming relative to the model (a
     least-squares fit of the extinction law with R_V = 3.1 to the three bands) and of the reddening relative to the
     median of the annulus.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
 
     Returns
     -------
@@ -253,16 +230,8 @@ def inject(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Dim galaxies by dust: multiply flux by the transmission, blurred by the seeing; restore the noise.
 
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
-        The hosts.
-    maps : ndarray of float32, shape (n, 1, SIDE, SIDE)
-        One map per host; hosts must be measured.
-    bands : str
-        Bands of red, green and blue.
-    seeing : float or ndarray, shape (n,)
-        Standard deviation of the point spread function in pixels, by which only the dust is blurred.
+    There is one map per host, all of which must be measured. `bands` are those of red, green and blue; `seeing` is the
+    standard deviation of the point spread function in pixels, by which only the dust is blurred.
 
     Returns
     -------
@@ -299,8 +268,7 @@ def inject(
         displayed, dimmed = (ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (images[k], after))
         bright = displayed > max(20.0, float(np.percentile(displayed, 25)) + 8)
         loss = np.sort(1 - dimmed[bright] / displayed[bright])
-        if len(loss):  # relative to the median, as uniform dimming is no lane
-            depth[k] = loss[-max(1, round(DEEPEST * size * size)) :].mean() - np.median(loss)
-        else:
-            depth[k] = 0
+        # Relative to the median, as uniform dimming is no lane.
+        deepest = loss[-max(1, round(DEEPEST * size * size)) :]
+        depth[k] = deepest.mean() - np.median(loss) if len(loss) else 0
     return injected, depth

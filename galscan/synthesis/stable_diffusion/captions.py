@@ -22,19 +22,11 @@ from galscan.labels.schema import Answer, Schema
 def captions(
     schema: Schema, values: np.ndarray, surveys: Sequence[str], weights: Mapping[str, float] | None = None
 ) -> list[str]:
-    """Return one caption for each row of labels.
+    """Return one caption for each row of labels, `values` (n, answers of `schema`) in their units.
 
-    In a decision tree, the caption has the leading answer of each question on the path of most votes; otherwise every
-    answer with a phrase for its value. Answers that were not asked are omitted.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n, answers of `schema`)
-        In their units; NaN = not asked.
-    surveys : sequence of str, n long
-        Survey of each image; "" = any.
-    weights : mapping of answer to float, optional
-        Weights of answers. In a tree, votes are multiplied by them.
+    In a decision tree, the caption has the leading answer of each question on the path of most votes, multiplied by the
+    `weights` of answers; otherwise every answer with a phrase for its value. Answers that were not asked (NaN) are
+    omitted. A survey of "" is any.
     """
     factors = dict(weights or {})
     choose = _leading if schema.kind == "tree" else _with_phrase
@@ -81,10 +73,7 @@ def _weighted(phrase: str, weight: float) -> str:
 def parse(caption: str) -> list[tuple[str, float]]:
     """Split a caption into pieces of text with weights; text outside of braces has weight 1.
 
-    Raises
-    ------
-    InputError
-        If braces are not closed, nested, or hold anything but ``{text:weight}``.
+    Raises `InputError` if braces are not closed, nested, or hold anything but ``{text:weight}``.
     """
     pieces: list[tuple[str, float]] = []
     rest, position = caption, 0

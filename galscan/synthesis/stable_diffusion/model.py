@@ -113,42 +113,30 @@ class StableDiffusion:
     def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return token numbers and weights, both (n, 77). Longer captions are truncated, with a warning.
 
-        Raises
-        ------
-        InputError
-            If a caption has invalid braces (`galscan.synthesis.stable_diffusion.captions.parse`).
+        Raises `InputError` if a caption has invalid braces (`galscan.synthesis.stable_diffusion.captions.parse`).
         """
         tokenizer = self.pipeline.tokenizer
         limit = self.pipeline.text_encoder.config.max_position_embeddings - 2
-        numbers, weights, truncated = [], [], {}
         known: dict[str, tuple[list[int], list[float]]] = {}
-        for text in texts:
-            if text not in known:
-                ids: list[int] = []
-                factors: list[float] = []
-                for piece, weight in parse(text):
-                    piece_ids = tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-                    ids, factors = ids + piece_ids, factors + [weight] * len(piece_ids)
-                if len(ids) > limit:
-                    truncated[text] = tokenizer.decode(ids[limit:])
-                padding = limit - len(ids[:limit])
-                known[text] = (
-                    [
-                        tokenizer.bos_token_id,
-                        *ids[:limit],
-                        tokenizer.eos_token_id,
-                        *[tokenizer.pad_token_id] * padding,
-                    ],
-                    [1.0, *factors[:limit], *[1.0] * (padding + 1)],
-                )
-            numbers.append(known[text][0])
-            weights.append(known[text][1])
+        truncated = {}
+        for text in dict.fromkeys(texts):
+            ids: list[int] = []
+            factors: list[float] = []
+            for piece, weight in parse(text):
+                piece_ids = tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
+                ids, factors = ids + piece_ids, factors + [weight] * len(piece_ids)
+            if len(ids) > limit:
+                truncated[text] = tokenizer.decode(ids[limit:])
+            ids, factors = ids[:limit], factors[:limit]
+            padding = limit - len(ids)
+            numbers = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
+            known[text] = numbers, [1.0, *factors, *[1.0] * (padding + 1)]
         for text, lost in list(truncated.items())[:1]:
             print(
                 f"captions truncated to {limit} tokens: {len(truncated):,}; of {text!r}, {lost!r} is lost",
                 file=sys.stderr,
             )
-        return torch.tensor(numbers), torch.tensor(weights)
+        return torch.tensor([known[text][0] for text in texts]), torch.tensor([known[text][1] for text in texts])
 
     def embed(self, numbers: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return text embeddings (n, 77, C) of tokens (n, 77).
@@ -233,12 +221,7 @@ class StableDiffusion:
         with atomic_path(folder / STARTS) as temporary:
             save_file({"images": self.starts.contiguous()}, temporary)
         c = self.config
-        fields = {
-            "base": c.base,
-            "schema": c.schema,
-            "reference": self.schema.reference,
-            "surveys": ", ".join(c.surveys),
-        }
+        fields = asdict(c) | {"reference": self.schema.reference, "surveys": ", ".join(c.surveys)}
         write_text(folder / "LICENSES.md", LICENSES.format(**fields))
         save_schema(self.schema, folder)
         write_json(folder / CONFIG, asdict(c))
@@ -247,10 +230,8 @@ class StableDiffusion:
 def load_stable_diffusion(folder: Path) -> StableDiffusion:
     """Load a model written by `StableDiffusion.save`.
 
-    Raises
-    ------
-    InputError
-        If the folder is no such model, is damaged, or was trained with other phrases than the schema has now.
+    Raises `InputError` if the folder is no such model, is damaged, or was trained with other phrases than the schema
+    has now.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
@@ -282,10 +263,7 @@ def load_stable_diffusion(folder: Path) -> StableDiffusion:
 def open_pipeline(folder: Path) -> Pipeline:
     """Load a Stable Diffusion pipeline in the format of diffusers, from safetensors only, without pickle.
 
-    Raises
-    ------
-    InputError
-        If the extra is not installed, or the folder holds no such pipeline.
+    Raises `InputError` if the extra is not installed, or the folder holds no such pipeline.
     """
     require_extra()
     from diffusers import StableDiffusionPipeline
@@ -319,12 +297,8 @@ def _check_weights(folder: Path, pipeline: Pipeline) -> None:
 def find_start(start: str) -> Path:
     """Return the folder of initial weights: a local folder, or a download from the Hugging Face hub.
 
-    Raises
-    ------
-    NotFoundError
-        If there is no such folder, or the hub cannot be reached and the weights are not in its cache.
-    InputError
-        If the extra is not installed, or the folder has another format.
+    Raises `NotFoundError` if there is no such folder, or the hub cannot be reached and the weights are not in its
+    cache; `InputError` if the extra is not installed, or the folder has another format.
     """
     require_extra()
     folder = Path(start)
@@ -353,13 +327,7 @@ def find_start(start: str) -> Path:
 
 
 def check_resolution(pipeline: Pipeline, resolution: int) -> None:
-    """Check that a resolution is a multiple of the autoencoder's scale factor.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-    """
+    """Check that a resolution is a multiple of the autoencoder's scale factor; raises `InputError` if it is not."""
     if resolution % (unit := pipeline.vae_scale_factor):
         raise InputError(
             f"generator.resolution = {resolution} is not a multiple of {unit}, the scale factor of the autoencoder"
@@ -374,10 +342,7 @@ def number_format(device: torch.device) -> torch.dtype:
 def require_extra() -> None:
     """Check that the packages of the extra are installed, and silence their progress bars and warnings.
 
-    Raises
-    ------
-    InputError
-        If a package is missing.
+    Raises `InputError` if a package is missing.
     """
     try:
         import diffusers.utils.logging

@@ -80,6 +80,7 @@ def test_the_rate_rises_then_falls_to_its_floor_and_time_ends_the_training(tmp_p
     monkeypatch.setattr(
         Checkpoint, "update", lambda self, loss, rate: (rates.append(rate), update(self, loss, rate))[1]
     )
+    state._started = 1000.0
 
     def loss():
         now[0] += 0.1

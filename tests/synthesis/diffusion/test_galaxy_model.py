@@ -68,12 +68,6 @@ def velocity(generator: Generator, condition: torch.Tensor) -> torch.Tensor:
     return generator(x, torch.full((len(condition),), 0.7), condition)
 
 
-def test_velocity_has_the_shape_of_the_pixels(generator):
-    v = velocity(generator, torch.zeros(2, generator.config.condition_size))
-    assert v.shape == (2, 3, 16, 16)
-    assert torch.isfinite(v).all()
-
-
 def test_images_survive_encoding(generator):
     images = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
     assert torch.equal(generator.decode_images(generator.encode_images(images)), images)
@@ -126,12 +120,9 @@ def test_the_velocity_without_answers_does_not_depend_on_what_they_were(generato
     assert torch.equal(v[0], v[1])
 
 
-@pytest.mark.parametrize("entry", range(8))
-def test_every_entry_of_the_condition_changes_the_velocity(generator, entry):
-    conditions = torch.zeros(2, 8)
-    conditions[1, entry] = 1
-    v = velocity(generator, conditions)
-    assert (v[0] - v[1]).abs().max() > 0
+def test_every_entry_of_the_condition_changes_the_velocity(generator):
+    v = velocity(generator, torch.cat([torch.zeros(1, 8), torch.eye(8)]))
+    assert v.shape == (9, 3, 16, 16) and ((v[1:] - v[0]).abs().amax((1, 2, 3)) > 0).all()
 
 
 def test_the_configuration_holds_the_schema_and_what_is_measured():
