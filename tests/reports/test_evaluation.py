@@ -18,7 +18,7 @@ def share(count: int, n: int) -> dict:
     return {"n": n, "count": count, "fraction": count / n if n else None, "low": 0.0, "high": 1.0}
 
 
-def verdict(hosts: int, drawn: int) -> dict:
+def evaluation_of(hosts: int, drawn: int) -> dict:
     """Return a result of an evaluation with only the entries that the headline and the first tables need."""
     sets = {"synthetic": (20, 40), "real": (6, 10), "hosts": (1 if hosts else 0, hosts)}
     spread = {"n": 9, "median": -1.5, "low": -2.0, "high": -1.0}
@@ -46,7 +46,7 @@ def verdict(hosts: int, drawn: int) -> dict:
 
 
 def test_injected_ones_are_compared_with_their_hosts():
-    text = evaluation.summary(verdict(hosts=30, drawn=0))
+    text = evaluation.summary(evaluation_of(hosts=30, drawn=0))
     first, *lines = text.split("\n")
     assert first == (
         "The reference classifier accepts 50% of 40 synthetic positives and 60% of 10 held-out real positives; it "
@@ -57,9 +57,12 @@ def test_injected_ones_are_compared_with_their_hosts():
     assert "copies" not in text
 
 
-def test_copies_are_a_matter_of_what_was_drawn_whole():
-    told = verdict(hosts=0, drawn=40)
-    told["copies"] |= {"features": None, "pixels": {**dict.fromkeys(("min_ratio", "real")), **told["copies"]["pixels"]}}
-    told["copies"]["pixels"]["synthetic"]["min_ratio"] = 0.5
-    text = evaluation.summary(told)
+def test_copies_are_among_whole_images_only():
+    result = evaluation_of(hosts=0, drawn=40)
+    result["copies"] |= {
+        "features": None,
+        "pixels": {**dict.fromkeys(("min_ratio", "real")), **result["copies"]["pixels"]},
+    }
+    result["copies"]["pixels"]["synthetic"]["min_ratio"] = 0.5
+    text = evaluation.summary(result)
     assert "2 of 40 whole images are near copies" in text and "Are they copies?" in text and "hosts" not in text

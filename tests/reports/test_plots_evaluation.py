@@ -20,13 +20,13 @@ def images(count: int, level: int) -> np.ndarray:
 
 
 def test_profiles_tell_how_far_off_they_are_and_are_the_same_again():
-    told = light(images(20, 100), {"synthetic": images(12, 200)})
-    plot = plots_evaluation.profiles(told)
-    assert svg(plot) == svg(plots_evaluation.profiles(told))
-    assert f"{told['synthetic']['max_deviation']:.2f}" in plot.caption and "12 synthetic and 20 real" in plot.caption
+    result = light(images(20, 100), {"synthetic": images(12, 200)})
+    plot = plots_evaluation.profiles(result)
+    assert svg(plot) == svg(plots_evaluation.profiles(result))
+    assert f"{result['synthetic']['max_deviation']:.2f}" in plot.caption and "12 synthetic and 20 real" in plot.caption
 
 
-def test_without_dreams_there_is_no_profile():
+def test_without_synthetic_galaxies_there_is_no_profile():
     assert plots_evaluation.profiles(light(images(20, 100), {"synthetic": images(0, 200)})) is None
     assert plots_evaluation.adherence({}) is None
 
@@ -38,18 +38,18 @@ def test_histograms_tell_a_shift_of_brightness():
 
 
 def test_an_answer_nothing_can_be_said_of_is_drawn_without_a_point():
-    told = {"dusty": {"synthetic": {"correlation": None}, "real": {"correlation": 0.5}}}
-    assert "dusty 0.00 and 0.50" in plots_evaluation.adherence(told).alt
+    result = {"dusty": {"synthetic": {"correlation": None}, "real": {"correlation": 0.5}}}
+    assert "dusty 0.00 and 0.50" in plots_evaluation.adherence(result).alt
 
 
 def test_pictures_show_the_dropped_with_their_number():
-    dreams = SyntheticSet.of_origin(
+    synthetic_set = SyntheticSet.of_origin(
         images(6, 90), pd.DataFrame({"dusty": np.linspace(0, 1, 6)}), np.repeat([1.0, 0.0], 3)
     )
     each = pd.DataFrame({"reason": ["", "copy", "", "", "copy", ""], "nearest": range(6), "distance": 1.0})
-    rows = plots_evaluation.pictures(dreams, each, images(8, 200), np.array([0, 3]), ["dusty"])
+    rows = plots_evaluation.pictures(synthetic_set, each, images(8, 200), np.array([0, 3]), ["dusty"])
     assert [len(row) for row in rows] == [1, 2, 2] and "2 of 2 synthetic galaxies" in rows[2][1].caption
-    kept = plots_evaluation.pictures(dreams, each.assign(reason=""), images(8, 200), np.array([0, 3]), [])
+    kept = plots_evaluation.pictures(synthetic_set, each.assign(reason=""), images(8, 200), np.array([0, 3]), [])
     assert [len(row) for row in kept] == [1, 2, 1]
 
 
@@ -105,9 +105,9 @@ def test_features_are_drawn_with_their_distance():
         return pd.DataFrame({"host": True, "usable": True, "log_depth": values, "reddening": values / 2})
 
     values = {"synthetic": table(np.arange(12.0)), "real": table(np.arange(12.0) + 6)}
-    told = compare_features(**values, hosts=table(np.arange(0.0)))
-    plot = plots_evaluation.features(values, told)
-    assert svg(plot) == svg(plots_evaluation.features(values, told))
+    result = compare_features(**values, hosts=table(np.arange(0.0)))
+    plot = plots_evaluation.features(values, result)
+    assert svg(plot) == svg(plots_evaluation.features(values, result))
     assert "depth, ln of attenuation 0.50, 1 − optical depth, red / blue 0.50" in plot.alt
     assert "12 synthetic and 12 real" in plot.caption
     empty = table(np.full(3, np.nan))
