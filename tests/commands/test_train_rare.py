@@ -21,7 +21,7 @@ from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import evaluation, synthetic_set
 from galscan.synthesis.diffusion import galaxy_training
-from galscan.synthesis.diffusion.galaxy_model import load_generator, save_generator
+from galscan.synthesis.diffusion.galaxy_model import Generator
 from galscan.synthesis.galaxies import MEASURED, measure
 from galscan.training import pipeline, train
 from galscan.training.plan import make_plans
@@ -271,8 +271,8 @@ def test_an_interrupted_training_resumes_to_the_same_model(folder, store, model,
 
 def test_the_generator_starts_from_given_weights_and_no_image_may_be_left(tmp_path, store, model, monkeypatch):
     recorder = Recorder(monkeypatch, lambda made: pd.DataFrame({"kept": np.zeros(len(made), bool), "reason": "copy"}))
-    weights = load_generator(model.path / "generator.safetensors")
-    save_generator(weights, weights.state_dict(), tmp_path / "mine.safetensors")
+    weights = Generator.load(model.path / "generator.safetensors")
+    weights.save(tmp_path / "mine.safetensors")
     recipe = tiny_recipe(tmp_path / "r.toml", whole=True)
     recipe.write_text(recipe.read_text().replace('start = "none"', f'start = "{tmp_path}/mine.safetensors"'))
     metrics = run(recipe, store, tmp_path / "m").metrics
