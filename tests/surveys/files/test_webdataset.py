@@ -97,16 +97,16 @@ def test_repeated_keys_are_refused(tmp_path: Path) -> None:
 def test_a_truncated_shard_is_read_as_far_as_possible(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", members(10))
     with tarfile.open(path) as tar:
-        places = [m.offset_data for m in tar if m.name.endswith("png")]
+        offsets = [m.offset_data for m in tar if m.name.endswith("png")]
     whole = path.read_bytes()
-    path.write_bytes(whole[: places[6] + 100])
+    path.write_bytes(whole[: offsets[6] + 100])
     survey = WebDatasetSurvey(path, size=16)
     assert len(survey) == 7 and survey.notes == [
         "a.tar is truncated or damaged after 7 objects (unexpected end of data)"
     ]
     *good, last = survey.cutouts(0, 7)
     assert all(isinstance(o, Cutout) for o in good) and "truncated: 100 bytes of" in last.reason
-    path.write_bytes(whole[: places[6] - 512] + b"\7" * 512 + whole[places[6] :])
+    path.write_bytes(whole[: offsets[6] - 512] + b"\7" * 512 + whole[offsets[6] :])
     assert "damaged after 6 objects" in WebDatasetSurvey(path).notes[0]
     path.write_bytes(b"\7" * 4096)
     with pytest.raises(InputError, match=r"a\.tar"):

@@ -17,7 +17,7 @@ from tests.mosaics_on_disk import cut_short, results
 
 
 class Recorded(Folder):
-    """A folder that records what it is asked for."""
+    """A folder that records the calls of its methods."""
 
     def __init__(self, root: Path):
         super().__init__(root)

@@ -72,7 +72,7 @@ def agrees(path: Path, sizes: tuple[int, ...] = (8, 16, 33), count: int = 8) -> 
     for size in sizes:
         for ours, a, d in zip(frame.raw(ra, dec, size)[0], ra, dec, strict=True):
             np.testing.assert_array_equal(ours, theirs(path, a, d, size))
-    frame.expect(10**6)  # and once more, with everything unpacked
+    frame.expect(10**6)  # and once more, with everything decompressed
     np.testing.assert_array_equal(frame.raw(ra[:1], dec[:1], 16)[0, 0], theirs(path, ra[0], dec[0], 16))
     frame.close()
 
