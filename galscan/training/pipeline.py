@@ -350,9 +350,7 @@ class Scores:
         scores = self.outputs[name][0][..., k]
         if not self.folds:
             return scores.mean(0), None
-        corrected, correction = crossfit.committee_scores(
-            scores[0], self.targets[:, k], self.unlabelled[name][..., k]
-        )  # fmt: skip
+        corrected, correction = crossfit.committee_scores(scores[0], self.targets[:, k], self.unlabelled[name][..., k])
         return corrected, {"folds": self.folds, **correction}
 
     def report(self, k: int) -> dict[str, Any]:
