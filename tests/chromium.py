@@ -1,9 +1,8 @@
-"""A real Chromium, driven over its DevTools protocol: pages opened, keys pressed, scripts run, pictures taken."""
+"""A real Chromium, controlled over its DevTools protocol: pages opened, keys pressed, scripts run."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import shutil
 import subprocess
@@ -33,14 +32,13 @@ def chromium(folder: Path) -> Iterator[Page]:
     arguments = [program, *QUIET, f"--user-data-dir={folder}", "--remote-debugging-port=0", "--window-size=1300,900"]
     process = subprocess.Popen([*arguments, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        told = folder / "DevToolsActivePort"
-        until = time.monotonic() + 60
-        while not (told.is_file() and "\n" in told.read_text()):
+        port_file, until = folder / "DevToolsActivePort", time.monotonic() + 60
+        while not (port_file.is_file() and "\n" in port_file.read_text()):
             assert process.poll() is None and time.monotonic() < until, "Chromium does not start"
             time.sleep(0.05)
-        port = told.read_text().splitlines()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
-            pages = [page for page in json.load(answer) if page["type"] == "page"]
+        port = port_file.read_text().splitlines()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as response:
+            pages = [page for page in json.load(response) if page["type"] == "page"]
         yield Page(pages[0]["webSocketDebuggerUrl"])
     finally:
         process.terminate()
@@ -69,30 +67,30 @@ class Page:
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command of the protocol and return its result."""
         self._number += 1
-        number = self._number
 
-        async def talk() -> dict[str, Any]:
-            await self._socket.write_message(json.dumps({"id": number, "method": method, "params": parameters}))
+        async def request() -> dict[str, Any]:
+            body = {"id": self._number, "method": method, "params": parameters}
+            await self._socket.write_message(json.dumps(body))
             while True:
-                said = json.loads(await self._socket.read_message())
-                if said.get("id") == number:
-                    return dict(said)
-                if said.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                    self.log.append(json.dumps(said["params"])[:400])
+                message = json.loads(await self._socket.read_message())
+                if message.get("id") == self._number:
+                    return dict(message)
+                if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                    self.log.append(json.dumps(message["params"])[:400])
 
-        said = self._loop.run_until_complete(asyncio.wait_for(talk(), 60))
-        assert "error" not in said, said
-        return dict(said["result"])
+        response = self._loop.run_until_complete(asyncio.wait_for(request(), 60))
+        assert "error" not in response, response
+        return dict(response["result"])
 
     def open(self, address: str) -> None:
         self.command("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
-        """Return the value of an expression (of what it promises) in the page."""
-        said = self.command("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in said, said
-        return said["result"].get("value")
+        """Return the value of an expression in the page, awaited if it is a promise."""
+        result = self.command("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def wait(self, condition: str, seconds: float = 30) -> None:
         until = time.monotonic() + seconds
@@ -101,10 +99,7 @@ class Page:
             time.sleep(0.02)
 
     def press(self, key: str) -> None:
-        """Press and release one key, as a hand does."""
+        """Press and release one key."""
         text = key if len(key) == 1 else ""
         for kind in ("keyDown", "keyUp"):
             self.command("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
-
-    def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))

@@ -1,30 +1,62 @@
-"""Grading as people do it: the command as a process of its own, the page in a real browser, and a power cut or two."""
+"""Grading through the page: the server in a thread or in a process that is killed, and a real browser."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tornado.httpserver
+import tornado.web
+
 from galscan.scanning.run import open_run
+from galscan.vetting import server
 from galscan.vetting.gradebook import FILE, GradeBook
 from tests.chromium import chromium
 
 ROOT = Path(__file__).parents[1]
 KEYS = {"a": "A", "b": "B", "c": "C", "n": "not"}
 EACH = 150  # grades, after which the next grader takes over
-STILL = "!busy && said.textContent === ''"
+IDLE = "!busy && document.getElementById('status').textContent === ''"
 
 
 def book(run: Path) -> GradeBook:
     return GradeBook(run / FILE, str(open_run(run).info.fingerprint))
+
+
+@contextmanager
+def served_here(path: Path, fingerprint: str, stores: Any, token: str, title: str = "") -> Iterator[str]:
+    """Serve a grade book in a thread; yield the address."""
+    started, state = threading.Event(), {}
+
+    async def serve() -> None:
+        with GradeBook(path, fingerprint) as opened:
+            app = server.application(opened, stores, token, title)
+            web = tornado.httpserver.HTTPServer(app, max_body_size=server.MAX_REQUEST)
+            web.listen(0, address=server.HOST)
+            state["port"] = next(iter(web._sockets.values())).getsockname()[1]
+            state["loop"], state["stopped"] = asyncio.get_running_loop(), asyncio.Event()
+            started.set()
+            await state["stopped"].wait()
+            web.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    assert started.wait(60)
+    try:
+        yield f"http://{server.HOST}:{state['port']}"
+    finally:
+        state["loop"].call_soon_threadsafe(state["stopped"].set)
+        thread.join()
 
 
 @contextmanager
@@ -45,11 +77,10 @@ def served(run: Path, **more: Any) -> Iterator[tuple[subprocess.Popen[str], str]
         process.communicate()
 
 
-def grade_under_fire(run: Path, folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """Give `count` grades through the page, the server killed at random; say how many were lost, how many doubled.
+def grade_with_kills(run: Path, folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """Give `count` grades through the page while the server is killed at random; count lost and doubled grades.
 
-    Every other kill comes within thirty milliseconds of a key: while the grade is on its way, being written, or just
-    answered.
+    Every other kill comes within thirty milliseconds of a key: while the grade is sent, written, or just confirmed.
     """
     chance = random.Random(seed)
     given: dict[tuple[str, int], str] = {}
@@ -67,14 +98,14 @@ def grade_under_fire(run: Path, folder: Path, count: int, seed: int) -> dict[str
                 if not page_is_open:
                     page.open(address)
                     page_is_open = True
-                page.wait(STILL + " || !grader()", 60)  # a grade on its way when the last server died
+                page.wait(IDLE + " || !grader()", 60)  # for a grade being sent when the last server was killed
                 for _ in range(min(chance.randrange(20, 120), count - len(given))):
                     grader = f"grader {len(given) // EACH}"
                     if page.run("grader()") != grader:
                         page.run(f"document.getElementById('grader').value = '{grader}', load()")
                     started = time.monotonic()
                     press()
-                    page.wait(STILL, 60)
+                    page.wait(IDLE, 60)
                     pressing += time.monotonic() - started
                 if len(given) < count and chance.random() < 0.5:
                     press()
@@ -82,14 +113,13 @@ def grade_under_fire(run: Path, folder: Path, count: int, seed: int) -> dict[str
                 process.kill()
                 kills += 1
         with served(run):
-            page.wait(STILL, 60)
-            with book(run) as one:
-                got = {(g, i): grade for g, i, grade in one.current()[["grader", "item", "grade"]].to_numpy()}
-                twice = "SELECT count(*) - count(DISTINCT grader || '/' || item) FROM grades"  # nobody thought again
-                with closing(one._db.execute(twice)) as cursor:
-                    doubled = cursor.fetchone()[0]
+            page.wait(IDLE, 60)
+            with book(run) as opened:
+                stored = {(g, i): grade for g, i, grade in opened.current()[["grader", "item", "grade"]].to_numpy()}
+                twice = "SELECT count(*) - count(DISTINCT grader || '/' || item) FROM grades"  # nobody regraded
+                (doubled,) = opened._db.execute(twice).fetchone()
     return {
         "grades": len(given), "kills": kills, "doubled": doubled,
-        "lost": sum(got.get(one) != grade for one, grade in given.items()),
+        "lost": sum(stored.get(key) != grade for key, grade in given.items()),
         "grades_per_minute": round(60 * len(given) / pressing, 1),
     }  # fmt: skip

@@ -18,7 +18,7 @@ from galscan.candidates.table_stream import TableStream, from_parquet
 from galscan.core import files
 from galscan.core.errors import InputError
 from galscan.reports.memory import release
-from galscan.scanning.run import GRADED, Run, open_run
+from galscan.scanning.run import GRADED, open_run
 from galscan.stats import graded
 from galscan.stats import purity as purities
 from galscan.vetting import gradebook, planning, sampling
@@ -69,10 +69,8 @@ def purity(
     estimate_by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
     n_candidates = len(before.purity)
     # Each of these arrays is large for a long list, and none is used below.
-    empty = np.empty(0)
-    before = replace(
-        before, purity_lo=empty, purity_hi=empty, completeness=empty, completeness_lo=empty, completeness_hi=empty
-    )
+    unused = ("purity_lo", "purity_hi", "completeness", "completeness_lo", "completeness_hi")
+    before = replace(before, **dict.fromkeys(unused, np.empty(0)))
     release(n_candidates)
     by_stratum = {
         str(name): (stratum["rank"].to_numpy(int), stratum["target"].to_numpy(bool))
@@ -80,9 +78,8 @@ def purity(
     }
     after = graded.combine(
         before, planning.scores(opened), strata, by_stratum,
-        beyond=opened.histogram_discarded,
-        known=sampling.known_labels(opened), known_beyond=sampling.known_beyond(opened), draws=draws,
-        confidence=confidence, seed=opened.info.seed,
+        beyond=opened.histogram_discarded, known=sampling.known_labels(opened), known_beyond=opened.info.known_beyond,
+        draws=draws, confidence=confidence, seed=opened.info.seed,
     )  # fmt: skip
     summary: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
@@ -91,7 +88,11 @@ def purity(
     }  # fmt: skip
     del before
     release(n_candidates)
-    _write(opened, after, verdicts, summary, limits | {"completeness": _limits(after)})
+    provenance = provenance_of(opened.info, summary["after"])
+    new = _graded(from_parquet(opened.path / "candidates.parquet"), after, verdicts)
+    files.write_json(opened.path / "purity.json", summary | limits | {"completeness": _limits(after)})
+    table.write_fits(new, opened.path / f"{GRADED}.fits", provenance, opened.info.answers)
+    tables.parquet(new, opened.path / f"{GRADED}.parquet", provenance)  # last: export reads this file
     del after
     release(n_candidates)  # the report reads the tables again
     from galscan.reports.scan import write_scan_report  # imports Matplotlib, which is slow
@@ -110,24 +111,11 @@ def _limits(purity: purities.Purity) -> dict[str, list[float | None]]:
     }
 
 
-def _write(
-    run: Run, after: purities.Purity, verdicts: pd.DataFrame, summary: dict[str, Any], limits: dict[str, Any]
-) -> None:
-    provenance = provenance_of(run.info, summary["after"])
-    new = _graded(from_parquet(run.path / "candidates.parquet"), after, verdicts)
-    files.write_json(run.path / "purity.json", summary | limits)
-    table.write_fits(new, run.path / f"{GRADED}.fits", provenance, run.info.answers)
-    tables.parquet(new, run.path / f"{GRADED}.parquet", provenance)  # last: export reads this file
-
-
 def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -> TableStream:
     """Return the candidates with the new purity and the grades, as a stream: a list may be long."""
     ranked = verdicts[verdicts["rank"] > 0].set_index("rank")
-    numbers = {
-        "p_target": after.probability, "purity": after.purity, "purity_lo": after.purity_lo,
-        "purity_hi": after.purity_hi, "completeness": after.completeness,
-        "ambiguous": after.ambiguous, "ambiguous_lo": after.ambiguous_lo, "ambiguous_hi": after.ambiguous_hi,
-    }  # fmt: skip
+    names = ("purity", "purity_lo", "purity_hi", "completeness", "ambiguous", "ambiguous_lo", "ambiguous_hi")
+    numbers = {"p_target": after.probability} | {name: getattr(after, name) for name in names}
 
     def add_columns(piece: pa.Table) -> pa.Table:
         rank = piece["rank"].to_numpy()

@@ -97,12 +97,11 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
 
     # The same port and token as before, so that an open page still works after the server is restarted.
     path = run.path / FOLDER / "server.json"
-    previous = read_json(path) if path.is_file() else None
-    if not (
-        isinstance(previous, dict) and isinstance(previous.get("token"), str) and type(previous.get("port")) is int
-    ):
-        previous = {"token": secrets.token_urlsafe(24), "port": 0}
-    token = previous["token"]
+    match read_json(path) if path.is_file() else None:
+        case {"token": str(token), "port": int(last_port)}:
+            pass
+        case _:
+            token, last_port = secrets.token_urlsafe(24), 0
     app = server.application(book, run.stores(), token, f"{run.info.target}: {run.path.name}")
 
     def ready(url: str, bound_port: int) -> None:
@@ -114,9 +113,8 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
             webbrowser.open(redirect.absolute().as_uri())
 
     redirect = path.with_name("open.html")
-    ports = [port] if port else [previous["port"], 0]
     try:
-        asyncio.run(server.serve(app, token, ports, ready))
+        asyncio.run(server.serve(app, token, [port] if port else [last_port, 0], ready))
     finally:
         redirect.unlink(missing_ok=True)
 

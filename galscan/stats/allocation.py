@@ -3,11 +3,10 @@
 Neyman allocation (Cochran 1977, Sampling Techniques, 5.5) draws n_h of the N_h objects of a stratum in proportion to
 N_h S_h, where S_h is the standard deviation of the measured quantity in it. S_h is unknown before grading, but the
 model predicts it: posterior draws of each stratum's fraction of targets (`graded.posterior_fractions`). Their mean
-gives the binomial variance of one object; their covariance gives the uncertainty of the fractions, and how much the
-grades of one stratum constrain another. Together they give the variance of the number of targets down to the requested
-rank after one more grade (linear Bayes, which is exact for a Beta distribution), with the finite-population correction.
-Each grade is allocated where it reduces that variance most. Existing grades are included, so that the rest of a sample
-can be planned again at any time.
+gives the binomial variance of one object, and their covariance how much the grades of one stratum constrain another.
+Together they give the variance of the number of targets down to the requested rank after one more grade (linear Bayes,
+which is exact for a Beta distribution), with the finite-population correction. Each grade is allocated where it reduces
+that variance most; existing grades are included.
 """
 
 from __future__ import annotations
@@ -43,19 +42,18 @@ def allocate(
 
     Parameters
     ----------
-    strata : sequence of Stratum
     prior : mapping of str to ndarray
         Draws of each stratum's fraction of targets before grading (`graded.prior_fractions`).
     counts : mapping of str to (int, int)
         By stratum: number of targets among the graded objects, and number of graded objects.
     size : int
-        Total number of additional grades; fewer only if fewer objects are left.
+        Number of additional grades; fewer only if fewer objects are left.
     rank : int
         Rank down to which the purity is to be measured.
     entire : sequence of str
         Strata that are graded completely.
     available : mapping of str to int, optional
-        Maximum number of graded objects of each stratum, existing grades included; by default its population.
+        Maximum number of grades of each stratum, existing ones included; by default its population.
     """
     graded = np.array([counts.get(s.name, (0, 0))[1] for s in strata], int)
     most = np.array([min(s.population, (available or {}).get(s.name, s.population)) for s in strata], int)
@@ -109,10 +107,6 @@ def suggest(
         As for `graded.combine`.
     plan : callable
         Maps a total number of grades to the number in each stratum, as `allocate` does.
-    rank : int
-        Rank at which purity is measured.
-    width : float
-        From the lower to the upper end of the interval.
 
     Raises
     ------
@@ -123,26 +117,27 @@ def suggest(
     if not (1 <= rank <= len(top) and 0 < width < 1 and 0 < confidence < 1):
         raise InputError(f"rank {rank:,}, width {width:g}: use a rank of 1 to {len(top):,}, and a width within 0 to 1")
     unlabelled = np.ones(len(top), bool) if known is None else np.isnan(known)
-    involved = [s for s in strata if s.last and s.first <= rank and unlabelled[s.first - 1 : min(s.last, rank)].any()]
     clipped = [
-        replace(s, last=min(s.last, rank), population=int(unlabelled[s.first - 1 : min(s.last, rank)].sum()))
-        for s in involved
+        replace(s, last=min(s.last, rank), population=population)
+        for s in strata
+        if s.last and s.first <= rank and (population := int(unlabelled[s.first - 1 : min(s.last, rank)].sum()))
     ]
     prior = prior_fractions(purity, top, clipped, known=known)
     fractions = posterior_fractions(prior, {}, DRAWS, np.random.default_rng(0))
     initial = _VarianceModel.of(
         np.array([fractions[s.name] for s in clipped]), np.array([s.population for s in clipped])
     )
+    populations = {s.name: s.population for s in strata}
     z = 2 * float(ndtri(0.5 * (1 + confidence))) / rank
 
     def predicted_width(size: int) -> float:
         graded, model = plan(size), initial
-        for k, (s, clipped_stratum) in enumerate(zip(involved, clipped, strict=True)):
+        for k, s in enumerate(clipped):
             if n := graded.get(s.name, 0):
-                model = model.after(k, min(n * clipped_stratum.population / s.population, clipped_stratum.population))
+                model = model.after(k, min(n * s.population / populations[s.name], s.population))
         return z * float(model.variance) ** 0.5
 
-    population = sum(s.population for s in strata)
+    population = sum(populations.values())
     low, high = 0, 1
     while high < population and predicted_width(high) > width:
         low, high = high, 2 * high
@@ -181,9 +176,8 @@ class _VarianceModel:
     def gains(self, counts: np.ndarray) -> np.ndarray:
         """Return the reduction of the variance per grade for `counts` grades in one stratum; -inf where that is 0."""
         left = self.left - np.diag(counts)  # one row for each stratum that is graded
-        product = np.einsum(
-            "kh,hl->kl", left, self.covariance
-        )  # einsum: a matrix product would start BLAS threads, which cost more than they save
+        # einsum: a matrix product would start BLAS threads, which cost more than they save.
+        product = np.einsum("kh,hl->kl", left, self.covariance)
         diagonal, n_grades = np.diag(product), np.maximum(counts, 1)
         reduction = diagonal**2 / (np.diag(self.covariance) + self.noise / n_grades)
         after = (product * left).sum(axis=1) - reduction + (left * self.noise).sum(axis=1)

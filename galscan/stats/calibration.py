@@ -9,12 +9,11 @@ in Lin, Lin & Weng (2007, Machine Learning 68, 267): (n+ + 1)/(n+ + 2) for posit
 keep the fit finite when the classes do not overlap. The correction to another prevalence is equation 4 of Saerens,
 Latinne & Decaestecker (2002, Neural Computation 14, 21).
 
-Every labelled object belongs to one of three classes. *Targets* satisfy the recipe's positive rule, *negatives* the
-negative rule, and *ambiguous* ones neither: a faint dust lane, volunteers who disagree. A survey contains all three, so
-all three are used for calibration and test, in the proportion in which they were labelled. For purity, completeness,
-prevalence and average precision, ambiguous objects count as non-targets. In addition to purity, the expected fraction
-of ambiguous objects is estimated (`Calibration.ambiguity`), which people may grade as possible targets. Ambiguous
-objects are not used to train the target, because their true class is unknown.
+Labelled objects are *targets*, which satisfy the recipe's positive rule, *negatives*, which satisfy the negative rule,
+or *ambiguous*: a faint dust lane, volunteers who disagree. A survey contains all three, so all are used for calibration
+and test, in the proportion in which they were labelled. Ambiguous objects do not train the target, and count as
+non-targets in purity, completeness, prevalence and average precision; their expected fraction is estimated as well
+(`Calibration.ambiguity`).
 """
 
 from __future__ import annotations
@@ -39,25 +38,20 @@ class Calibration:
 
     Only the sigmoid and the calibration set are stored; `curve` is fitted again on first use.
 
-    Attributes
-    ----------
-    slope, intercept : float
-        Of the sigmoid; slope >= 0, so that probability never falls with the score.
-    prevalence : float
-        Mean of the sigmoid's probabilities over the calibration set: the prior for which they hold.
-    scores, targets : ndarray of float64, shape (n,)
-        The calibration set: real objects only. They trained no network or, if cross-fitted, not the network that scored
-        them (`galscan.stats.crossfit`). Targets are 0 or 1.
-    ambiguous : ndarray of bool, shape (n,), or None
-        Which of the non-targets are ambiguous; None if unknown.
+    The calibration set has real objects only, which trained no network or, if cross-fitted, not the network that scored
+    them (`galscan.stats.crossfit`).
     """
 
     slope: float
+    """At least 0, so that probability never falls with the score."""
     intercept: float
     prevalence: float
+    """Mean of the sigmoid's probabilities over the calibration set: the prior for which they hold."""
     scores: np.ndarray
     targets: np.ndarray
+    """1 or 0; float64 of shape (n,), as the scores."""
     ambiguous: np.ndarray | None = None
+    """Which of the non-targets are ambiguous; None if unknown."""
 
     def log_ratio(self, scores: np.ndarray) -> np.ndarray:
         """Return ln p(score | target) / p(score | non-target), which does not depend on the prevalence."""
@@ -80,35 +74,21 @@ class Calibration:
             for j, curve in enumerate(_family(*training)):
                 odds = [curve(s)[0] + prior for s in validation]
                 log_likelihood[j] -= np.logaddexp(0, odds[0]).sum() + np.logaddexp(0, -odds[1]).sum()
-        return (
-            line
-            if log_likelihood[0] == log_likelihood.max()
-            else _family(negatives, positives)[int(np.argmax(log_likelihood))]
-        )
+        best = int(np.argmax(log_likelihood))
+        return _family(negatives, positives)[best] if best else line
 
     def probability(self, scores: np.ndarray, prevalence: float | None = None) -> np.ndarray:
-        """Return the probability of being a target for a prevalence (None: that of the calibration set).
-
-        Raises
-        ------
-        InputError
-            If `prevalence` is not within 0 to 1.
-        """
+        """Return the probability of being a target for a prevalence of 0 to 1 (None: that of the calibration set)."""
         prior = self.prevalence if prevalence is None else float(prevalence)
         if not 0 <= prior <= 1:
             raise InputError(f"prevalence {prior} is not a fraction; use 0 to 1")
         return expit(self.log_ratio(scores) + logit(prior))
 
     def ambiguity(self, scores: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray | None:
-        """Draw the probability that a non-target is ambiguous, as a function of its score.
+        """Draw the probability that a non-target with this score is ambiguous, shape (draws, n); None if unknown.
 
-        Among non-targets, ambiguous objects score higher the more they resemble targets: posterior draws of their
-        density ratio to the negatives (`galscan.stats.density_ratio`), times the proportion in which both are labelled.
-
-        Returns
-        -------
-        ndarray, shape (draws, n), or None
-            None if it is unknown which objects are ambiguous.
+        Ambiguous objects score higher the more they resemble targets: posterior draws of their density ratio to the
+        negatives (`galscan.stats.density_ratio`), times the proportion in which both are labelled.
         """
         if self.ambiguous is None:
             return None
@@ -130,49 +110,27 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Rebuild the calibration from `to_dict`.
-
-        Raises
-        ------
-        InputError
-            If an entry is missing or malformed.
-        """
+        """Rebuild the calibration from `to_dict`; raise `InputError` if an entry is missing or malformed."""
         try:
-            calibration = cls(
-                float(values["slope"]), float(values["intercept"]), float(values["prevalence"]),
-                np.asarray(values["scores"], dtype=np.float64), np.asarray(values["targets"], dtype=np.float64),
-                np.asarray(values["ambiguous"], dtype=bool) if "ambiguous" in values else None,
-            )  # fmt: skip
+            slope, intercept, prevalence = (float(values[name]) for name in ("slope", "intercept", "prevalence"))
+            scores, targets = (np.asarray(values[name], dtype=np.float64) for name in ("scores", "targets"))
+            ambiguous = np.asarray(values["ambiguous"], dtype=bool) if "ambiguous" in values else None
+            unclear = np.zeros(targets.shape, bool) if ambiguous is None else ambiguous
+            if not (
+                np.isfinite([slope, intercept, prevalence, *scores.ravel()]).all() and slope >= 0 and 0 < prevalence < 1
+                and scores.ndim == 1 and scores.shape == targets.shape == unclear.shape
+                and set(targets.tolist()) == {0.0, 1.0} and not (unclear & (targets == 1)).any()
+            ):  # fmt: skip
+                raise ValueError("not one that was fitted")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the model's calibration is damaged ({error!r}); train the model again") from error
-        numbers = np.array(
-            [calibration.slope, calibration.intercept, calibration.prevalence, *calibration.scores.ravel()]
-        )
-        ambiguous = (
-            np.zeros(calibration.targets.shape, bool) if calibration.ambiguous is None else calibration.ambiguous
-        )
-        same_shape = (
-            calibration.scores.ndim == 1 and calibration.scores.shape == calibration.targets.shape == ambiguous.shape
-        )
-        if not (
-            np.isfinite(numbers).all() and calibration.slope >= 0 and 0 < calibration.prevalence < 1 and same_shape
-            and set(calibration.targets.tolist()) == {0.0, 1.0} and not (ambiguous & (calibration.targets == 1)).any()
-        ):  # fmt: skip
-            raise InputError("the model's calibration is damaged (not one that was fitted); train the model again")
-        return calibration
+        return cls(slope, intercept, prevalence, scores, targets, ambiguous)
 
 
 def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = None) -> Calibration:
-    """Calibrate the scores of a labelled set, given by networks that were not trained on it.
+    """Calibrate finite scores of a labelled set, given by networks that were not trained on it.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n,)
-        Any finite real numbers, higher for more probable targets.
-    targets : ndarray, shape (n,)
-        1 (or True) for targets, 0 for non-targets.
-    ambiguous : ndarray of bool, shape (n,), optional
-        Which of the non-targets are ambiguous.
+    `targets` is 1 (or True) for targets, 0 for non-targets; `ambiguous` flags the ambiguous ones of these.
 
     Raises
     ------
@@ -188,12 +146,10 @@ def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = 
     positives = targets == 1
     if not positives.any() or positives.all():
         raise InputError(
-            f"calibration: {positives.sum()} positives and {(~positives).sum()} negatives; "
-            "it needs at least one of each: label more objects or raise the calibration fraction in the recipe's split"
+            f"calibration: {positives.sum()} positives and {(~positives).sum()} negatives; it needs one of each at "
+            "least: label more objects or raise the calibration fraction in the recipe's split"
         )
-    weights = np.ones_like(scores)
-    slope, intercept, prevalence = fit_sigmoid(scores, positives * weights, ~positives * weights)
-    return Calibration(slope, intercept, prevalence, scores, targets, ambiguous)
+    return Calibration(*fit_sigmoid(scores, targets, 1 - targets), scores, targets, ambiguous)
 
 
 def _line(slope: float, intercept: float, prevalence: float) -> Curves:
@@ -216,10 +172,7 @@ def _family(negatives: np.ndarray, positives: np.ndarray) -> list[Curves]:
 def fit_sigmoid(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float]:
     """Fit slope >= 0 and intercept to the numbers of `positives` and `negatives` at each score.
 
-    Returns
-    -------
-    slope, intercept, prevalence : float
-        The last is the mean fitted probability, equal to the mean smoothed target at the optimum.
+    Also return the prevalence: the mean fitted probability, equal to the mean smoothed target at the optimum.
     """
     n_pos, n_neg = float(positives.sum()), float(negatives.sum())
     weights = positives + negatives

@@ -53,11 +53,7 @@ def scatter_of(scores: np.ndarray) -> Scatter | None:
     Binning the variance by the networks' mean score would be biased: that mean is noisy, and objects of equal mean
     differ between classes. The EM algorithm finds the maximum-likelihood variance at each grid point, and the
     distribution of objects over the grid (nonparametric maximum likelihood: Laird 1978, Journal of the American
-    Statistical Association 73, 805).
-
-    Parameters
-    ----------
-    scores : ndarray, shape (members, n)
+    Statistical Association 73, 805). `scores` has the shape (members, n).
     """
     members, n = scores.shape
     if n < LEAST or members < 2:
@@ -76,47 +72,19 @@ def scatter_of(scores: np.ndarray) -> Scatter | None:
         responsibility = np.exp(log - log.max(1, keepdims=True))
         responsibility /= responsibility.sum(1, keepdims=True)
         density = responsibility.mean(0)
+        weighted_squares = kernel @ (responsibility * distance).sum(0)
+        weight = members * (kernel @ responsibility.sum(0))
         # Where there are hardly any objects, the mean over the grid is used.
-        weighted_squares, weight = (
-            kernel @ (responsibility * distance).sum(0),
-            members * (kernel @ responsibility.sum(0)),
-        )
         variance = np.maximum((weighted_squares + 1e-3 * variance.mean()) / (weight + 1e-3), floor)
     return Scatter(grid, variance, members, n)
 
 
-def correct(
-    scores: np.ndarray, classes: np.ndarray, scatter: Scatter | None
-) -> tuple[np.ndarray, dict[Any, float] | None]:
-    """Map the out-of-fold scores of each class to the distribution of ensemble scores; their order is preserved.
+def correct(scores: np.ndarray, scatter: Scatter) -> tuple[np.ndarray, float]:
+    """Map out-of-fold scores of one class to the distribution of ensemble scores; their order is preserved.
 
-    Without a `scatter` nothing is corrected: the classes then overlap more than in the survey, and purity is
-    underestimated rather than overestimated.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (n,)
-    classes : ndarray, shape (n,)
-        Class of each object, any values.
-
-    Returns
-    -------
-    scores : ndarray of float64, shape (n,)
-    factors : dict, or None
-        Factor by which the standard deviation of each class was reduced.
+    Also return the factor by which the standard deviation was reduced.
     """
     scores = np.asarray(scores, np.float64)
-    if scatter is None:
-        return scores, None
-    corrected, factors = scores.copy(), {}
-    for label in np.unique(classes):
-        rows = np.flatnonzero(classes == label)
-        corrected[rows], factors[label] = _deconvolved(scores[rows], scatter)
-    return corrected, factors
-
-
-def _deconvolved(scores: np.ndarray, scatter: Scatter) -> tuple[np.ndarray, float]:
-    """Map scores of one class to the quantiles of the mean of all networks; return them and the reduction factor."""
     sigma = scores.std()
     if len(scores) < 2 or not sigma > 1e-9:
         return scores, 1.0
@@ -174,23 +142,24 @@ def committee_scores(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return out-of-fold scores of one target, corrected to the distribution of ensemble scores, and a summary.
 
+    With too few unlabelled objects nothing is corrected: the classes then overlap more than in the survey, and purity
+    is underestimated rather than overestimated.
+
     Parameters
     ----------
     scores, targets : ndarray, shape (n,)
         Targets are 1, 0, or NaN (ambiguous).
     unlabelled : ndarray, shape (members, m)
-        Scores of objects that trained no network.
-
-    Returns
-    -------
-    scores : ndarray of float64, shape (n,)
-    summary : dict
-        ``objects``, the number of unlabelled objects; ``factors`` of `correct` by class, None if nothing was corrected.
+        Scores of objects that trained no network. The summary has their number, ``objects``, and the ``factors`` of
+        `correct` by class, None if nothing was corrected.
     """
-    scatter = scatter_of(unlabelled)
-    corrected, factors = correct(scores, np.nan_to_num(targets, nan=-1.0), scatter)
-    named = None if factors is None else {NAMES[float(label)]: factor for label, factor in factors.items()}
-    return corrected, {"objects": unlabelled.shape[1], "factors": named}
+    scatter, classes = scatter_of(unlabelled), np.nan_to_num(targets, nan=-1.0)
+    corrected, factors = np.array(scores, np.float64), {}
+    if scatter is not None:
+        for label in np.unique(classes):
+            rows = classes == label
+            corrected[rows], factors[NAMES[label]] = correct(corrected[rows], scatter)
+    return corrected, {"objects": unlabelled.shape[1], "factors": factors or None}
 
 
 def calibration_set(
@@ -199,14 +168,8 @@ def calibration_set(
     """Return scores, truth (1 or 0) and ambiguity flags of the calibration set, at its effective size.
 
     The quantiles of each class (of Hazen, at (k - 1/2) / m) keep its distribution. The proportion of ambiguous objects
-    and negatives is kept, as together they are the non-targets.
-
-    Parameters
-    ----------
-    scores, targets : ndarray, shape (n,)
-        As returned and taken by `committee_scores`.
-    factors : mapping of str to float, or None
-        As of `committee_scores`; None: all scores are used as they are.
+    and negatives is kept, as together they are the non-targets. Arguments are those of `committee_scores`; without
+    `factors` all scores are used as they are.
     """
     classes = np.nan_to_num(targets, nan=-1.0)
     if factors is None:
@@ -215,10 +178,8 @@ def calibration_set(
     efficiency = {label: min(1.0, factors[NAMES[label]] ** 2) for label in counts}
     non_targets = [label for label in counts if label != 1]
     if non_targets:
-        pooled = sum(counts[label] * efficiency[label] for label in non_targets) / sum(
-            counts[label] for label in non_targets
-        )
-        efficiency |= dict.fromkeys(non_targets, pooled)
+        effective = sum(counts[label] * efficiency[label] for label in non_targets)
+        efficiency |= dict.fromkeys(non_targets, effective / sum(counts[label] for label in non_targets))
     quantiles = {}
     for label, count in counts.items():
         size = max(1, round(count * efficiency[label]))

@@ -92,21 +92,14 @@ class Curves:
 
 @dataclass(frozen=True)
 class Departure:
-    """Chi-square tests of label shift: whether the survey's scores agree with those of the calibration set.
-
-    Attributes
-    ----------
-    p_value : float
-        Two-sample test of the calibrated negatives and the survey without its most probable targets.
-    targets_p_value : float
-        Test of the calibrated targets and those inferred for the survey.
-    trust : float
-        Weight of a calibrated negative that would make the departure consistent with chance.
-    """
+    """Chi-square tests of label shift: whether the survey's scores agree with those of the calibration set."""
 
     p_value: float
+    """Two-sample test of the calibrated negatives and the survey without its most probable targets."""
     targets_p_value: float
+    """Test of the calibrated targets and those inferred for the survey."""
     negative_weight: float
+    """Weight of a calibrated negative that would make the departure consistent with chance."""
 
 
 class Evidence:
@@ -119,8 +112,8 @@ class Evidence:
     centres, counts, scored : ndarray, optional
         Scores of the survey's histogram, the number of objects with each, and how many of them were scored by the full
         network; by default all.
-    trust : float
-        Weight of a calibrated non-target; less than 1 where those of the survey have a different distribution.
+    negative_weight : float
+        Of a calibrated non-target; less than 1 where those of the survey have a different distribution.
     """
 
     def __init__(
@@ -151,7 +144,7 @@ class Evidence:
         self.size = _FIRST + len(self.knots) - 1
 
     def log_density(self, p: np.ndarray, prior_scale: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the posterior of parameters `p` (R, size), up to a constant."""
+        """Return the log posterior of parameters `p` (R, size), up to a constant."""
         return self._density(p, prior_scale, False)[0]
 
     def _density(self, p: np.ndarray, prior_scale: np.ndarray, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -306,14 +299,11 @@ class Evidence:
             steps = rng.standard_normal((PROPOSALS, self.size))
             steps /= np.sqrt(rng.chisquare(TAIL, PROPOSALS) / TAIL)[:, None]
             draws = np.concatenate([draws, centre + np.einsum("rj,ij->ri", steps, spread)])
-            log_posterior = np.concatenate(
-                [log_posterior, self.log_density(draws[-PROPOSALS:], np.array([prior_scale]))]
-            )
+            new = self.log_density(draws[-PROPOSALS:], np.array([prior_scale]))
+            log_posterior = np.concatenate([log_posterior, new])
             proposals.append((centre, np.linalg.inv(spread)))
-            log_proposal = np.logaddexp.reduce([_student(draws, *q) for q in proposals], axis=0) - np.log(
-                len(proposals)
-            )
-            log_weight = log_posterior - log_proposal
+            log_proposals = [_student(draws, *q) for q in proposals]
+            log_weight = log_posterior - (np.logaddexp.reduce(log_proposals, axis=0) - np.log(len(proposals)))
             weight = np.exp(log_weight - log_weight.max())
             weight = np.minimum(weight, weight.sum() / 20)  # no single draw may dominate the next proposal
             weight /= weight.sum()

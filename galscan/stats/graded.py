@@ -4,8 +4,7 @@ Each stratum of the sample (`galscan.vetting.sampling`) holds N objects, of whic
 of them as targets. Its fraction of targets has a prior and a likelihood:
 
     * The likelihood follows from the sampling design: k of n, binomial, independent of the scores. Graded objects count
-      with their grade, and only the N - n other objects are uncertain: this is the finite-population correction,
-      exactly.
+      with their grade, and only the N - n others are uncertain: exactly the finite-population correction.
     * The prior follows from the model: the stratum's fraction in each draw of `purity.estimate`, widened to a Beta
       distribution with half a pseudo-count of the rarer class; plus, with weight 1/20, a vague Beta(1/2, 1/2), which
       dominates where grades contradict the model: a robust prior (Schmidli et al. 2014, Biometrics 70, 1023).
@@ -14,21 +13,20 @@ Draws of the model are resampled by their likelihood of the grades of all strata
 then a mixture of two Beta distributions, which is sampled directly. Within a stratum the ungraded targets are
 distributed over ranks by the scores, as log odds b logit p + c: c makes the mean equal the drawn fraction, and b, how
 steeply the fraction falls with rank, is drawn from its posterior given the graded objects of that stratum. Intervals
-are quantiles of the draws; estimates are their means (of purity) and medians (of quantities with outlying draws). The
-number of grades needed for an interval, by stratum, is planned from the same draws (`galscan.stats.allocation`).
+are quantiles of the draws; estimates are their means (of purity) and medians (of quantities with outlying draws).
 
-Objects whose label was known before, because they trained, calibrated or tested the model, are not uncertain: they
-belong to no stratum's population, are not graded, and count in purity and completeness with their known label.
+Objects whose label was known before, because they trained, calibrated or tested the model, belong to no stratum's
+population, are not graded, and count in purity and completeness with their known label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaln, expit, logit
+from scipy.special import expit, logit
+from scipy.stats import betabinom
 
 from galscan.core.errors import InputError
 from galscan.stats.histogram import ScoreHistogram
@@ -38,30 +36,21 @@ VAGUE, VAGUE_SHAPE = 0.05, 0.5
 # Pseudo-count of the rarer class. A larger one narrows little, and fails where targets score otherwise than calibrated.
 PSEUDO_COUNT = 0.5
 STEEPNESS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
-METHOD = "Beta mixture by stratum: grades as likelihood, calibrated scores as robust prior"
 _SHIFTS = np.linspace(-60.0, 60.0, 481)
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """A stratum of a scan, of which a random sample is graded.
-
-    Attributes
-    ----------
-    name : str
-    population : int
-        Number of objects in it, without those of known label.
-    first, last : int
-        Its ranks among the candidates, from 1; both 0 for objects that are not candidates.
-    discarded : bool
-        Whether it is the objects that the prefilter rejected.
-    """
+    """A stratum of a scan, of which a random sample is graded."""
 
     name: str
     population: int
+    """Number of objects in it, without those of known label."""
     first: int = 0
     last: int = 0
+    """Its ranks among the candidates, from 1; both 0 for objects that are not candidates."""
     discarded: bool = False
+    """Whether it is the objects that the prefilter rejected."""
 
 
 def combine(
@@ -82,19 +71,13 @@ def combine(
     Parameters
     ----------
     purity : Purity
-        Estimate from the scores alone (`purity.estimate`).
-    top_scores : ndarray, shape (K,)
-        Scores of the candidates, best first.
+        Estimate from the scores alone (`purity.estimate`), whose other arguments have the same meaning here.
     strata : sequence of Stratum
         A partition of all scanned objects.
     grades : dict
         By stratum: ranks of the graded objects (0 for objects that are not candidates) and whether each is a target.
-    beyond : ScoreHistogram, optional
-        Scores of the objects that the prefilter rejected.
     known : ndarray, shape (K,), optional
-        Known labels: 1 for a target, 0 for a non-target, NaN where there is no label.
-    known_beyond : (int, int)
-        Number of objects with a known label that are not candidates, and of targets among them.
+        Known labels: 1 for a target, 0 for a non-target (also if ambiguous), NaN where there is no label.
 
     Raises
     ------
@@ -109,23 +92,26 @@ def combine(
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
     total = sum(s.population for s in strata) + int((~unlabelled).sum()) + known_beyond[0]
     prior = prior_fractions(purity, top, strata, beyond, known=label)
-    no_grades = np.empty(0, int), np.empty(0, bool)
-    graded = {s.name: grades.get(s.name, no_grades) for s in strata}
+    graded = {s.name: grades.get(s.name, (np.empty(0, int), np.empty(0, bool))) for s in strata}
     counts = {name: (int(is_target.sum()), len(ranks)) for name, (ranks, is_target) in graded.items()}
 
-    blocks = _blocks(len(top), strata)
-    edges = blocks.last
+    first, edges = _blocks(len(top), strata)
+
+    def block_sums(values: np.ndarray) -> np.ndarray:
+        dtype = np.float64 if values.dtype.kind == "f" else np.int64
+        return np.add.reduceat(values, first - 1, dtype=dtype) if len(top) else np.empty(0, values.dtype)
+
     odds = logit(np.clip(purity.probability, 1e-9, 1 - 1e-9))
-    unknown, known_targets = _block_sums(blocks, unlabelled), _block_sums(blocks, np.where(unlabelled, 0, label))
+    unknown, known_targets = block_sums(unlabelled), block_sums(np.where(unlabelled, 0, label))
     # Known objects contribute their scores only to blocks without other objects.
-    used = np.where(np.repeat(unknown > 0, blocks.size), unlabelled, True)
-    mean_odds = _block_sums(blocks, odds * used) / np.maximum(_block_sums(blocks, used), 1)
+    used = np.where(np.repeat(unknown > 0, edges - first + 1), unlabelled, True)
+    mean_odds = block_sums(odds * used) / np.maximum(block_sums(used), 1)
     del odds, used
     hits = np.tile(known_targets.astype(np.int64), (draws, 1))
     mean_chance = np.zeros(len(edges))  # of ungraded objects
     probability = np.zeros(len(top))
     all_targets = np.full(draws, float(known_beyond[1]))
-    fractions = _posterior(prior, counts, draws, rng)
+    fractions = posterior_fractions(prior, counts, draws, rng, widened=False)
     for stratum in strata:
         ranks, is_target = graded[stratum.name]
         fraction = fractions[stratum.name]
@@ -145,7 +131,7 @@ def combine(
                 chances = _shift_to_mean(b * relative_odds, ungraded, fraction[rows])
                 hits[np.ix_(rows, within)] += rng.binomial(ungraded, chances)
                 mean_chance[within] += chances.sum(axis=0) / draws
-        middles = (blocks.first[within] + edges[within]) / 2
+        middles = (first[within] + edges[within]) / 2
         stratum_ranks = np.arange(stratum.first, stratum.last + 1)
         probability[stratum_ranks - 1] = np.interp(stratum_ranks, middles, mean_chance[within])
         probability[ranks - 1] = is_target
@@ -180,7 +166,7 @@ def combine(
         probability=probability, purity=mean_purity, purity_lo=by_rank(low), purity_hi=by_rank(high),
         completeness=by_rank(recall), completeness_lo=by_rank(recall_low),
         completeness_hi=by_rank(recall_high),
-        unknown="", notes=_notes(purity, strata, grades, prior, int((~unlabelled).sum()) + known_beyond[0]),
+        unknown="", notes=_notes(strata, counts, prior, int((~unlabelled).sum()) + known_beyond[0]),
         **ambiguous,
     )  # fmt: skip
 
@@ -189,24 +175,18 @@ def _labels(known: np.ndarray | None, beyond: tuple[int, int], candidates: int) 
     """Return the known label of each candidate: 1, 0, or NaN."""
     label = np.full(candidates, np.nan) if known is None else np.asarray(known, np.float64)
     if label.shape != (candidates,) or not np.isin(label[~np.isnan(label)], (0.0, 1.0)).all():
-        raise InputError(
-            f"known labels of shape {label.shape} for {candidates:,} candidates: give 1, 0 or NaN for each"
-        )
+        raise InputError(f"labels of shape {label.shape} for {candidates:,} candidates: give 1, 0 or NaN for each")
     if not 0 <= beyond[1] <= beyond[0]:
-        raise InputError(
-            f"{beyond[1]:,} targets among {beyond[0]:,} objects of known label; give at most as many targets as objects"
-        )
+        raise InputError(f"{beyond[1]:,} targets among {beyond[0]:,} objects of known label; give at most as many")
     return label
 
 
 def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]], label: np.ndarray) -> None:
     candidates = len(label)
-    names = {s.name for s in strata}
-    if unknown := set(grades) - names:
+    if unknown := set(grades) - {s.name for s in strata}:
         raise InputError(f"grades of the stratum '{sorted(unknown)[0]}', which is not in the sample")
-    covered = sorted((s.first, s.last) for s in strata if s.last)
     at = 1
-    for first, last in covered:
+    for first, last in sorted((s.first, s.last) for s in strata if s.last):
         if first != at or last < first:
             raise InputError(f"the strata do not cover the candidates: ranks {at} to {first - 1} are in no stratum")
         at = last + 1
@@ -219,33 +199,15 @@ def _check(strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.nda
         if s.last and len(ranks) and not (ranks.min() >= s.first and ranks.max() <= s.last):
             raise InputError(f"stratum '{s.name}': a graded rank lies outside {s.first} to {s.last}")
         if s.last and (free := int(np.isnan(label[s.first - 1 : s.last]).sum())) != s.population:
-            raise InputError(
-                f"stratum '{s.name}' has {s.population:,} objects, and {free:,} of its ranks have no known label"
-            )
+            raise InputError(f"stratum '{s.name}' has {s.population:,} objects, but {free:,} ranks without known label")
         if s.last and not np.isnan(label[ranks - 1]).all():
             raise InputError(f"stratum '{s.name}': a graded object has a known label")
 
 
-class _Blocks(NamedTuple):
-    """Blocks of ranks evaluated together: single ranks at the top, longer blocks below, each in one stratum."""
-
-    first: np.ndarray
-    last: np.ndarray
-
-    @property
-    def size(self) -> np.ndarray:
-        return self.last - self.first + 1
-
-
-def _blocks(count: int, strata: Sequence[Stratum]) -> _Blocks:
+def _blocks(count: int, strata: Sequence[Stratum]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and last ranks of blocks that are evaluated together: single ranks at the top, longer below."""
     last = np.union1d(nodes(count), [s.last for s in strata if s.last]).astype(int)
-    return _Blocks(np.concatenate([[1], last[:-1] + 1])[: len(last)].astype(int), last)
-
-
-def _block_sums(blocks: _Blocks, values: np.ndarray) -> np.ndarray:
-    """Return the sum of a quantity over the ranks of each block."""
-    return np.add.reduceat(values, blocks.first - 1, dtype=np.float64 if values.dtype.kind == "f" else np.int64) if len(
-        values) else np.empty(0, values.dtype)  # fmt: skip
+    return np.concatenate([[1], last[:-1] + 1])[: len(last)].astype(int), last
 
 
 def prior_fractions(
@@ -261,7 +223,12 @@ def prior_fractions(
     unlabelled = np.ones(len(top), bool) if known is None else np.isnan(known)
     for s in strata:
         if s.last:
-            fractions[s.name] = _expected(purity, sampled_scores(top, s, unlabelled))
+            scores = top[s.first - 1 : s.last][unlabelled[s.first - 1 : s.last]]
+            if len(scores):  # up to 500, evenly spaced in rank
+                scores = scores[np.unique(np.linspace(0, len(scores) - 1, 500).round().astype(int))]
+                fractions[s.name] = expit(purity.draws(scores)).mean(axis=1)
+            else:
+                fractions[s.name] = np.zeros(len(purity.draws))
         elif s.discarded and beyond is not None and beyond.total:
             occupied = beyond.counts > 0
             fractions[s.name] = expit(purity.draws(beyond.centres[occupied])) @ (beyond.counts[occupied] / beyond.total)
@@ -273,32 +240,16 @@ def prior_fractions(
     return fractions
 
 
-def _expected(purity: Purity, scores: np.ndarray) -> np.ndarray:
-    return expit(purity.draws(scores)).mean(axis=1) if len(scores) else np.zeros(len(purity.draws))
-
-
-def sampled_scores(top: np.ndarray, stratum: Stratum, which: np.ndarray) -> np.ndarray:
-    """Return up to 500 scores of the candidates `which` of a stratum, evenly spaced in rank."""
-    scores = top[stratum.first - 1 : stratum.last][which[stratum.first - 1 : stratum.last]]
-    return scores[np.unique(np.linspace(0, len(scores) - 1, 500).round().astype(int))] if len(scores) else scores
-
-
 def posterior_fractions(
-    prior: Mapping[str, np.ndarray], counts: Mapping[str, tuple[int, int]], draws: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Draw the fractions of targets of all strata given `counts`, each with the widened prior."""
-    return _posterior(dict(prior), {name: counts.get(name, (0, 0)) for name in prior}, draws, rng, every=True)
-
-
-def _posterior(
-    prior: dict[str, np.ndarray], counts: dict[str, tuple[int, int]], draws: int, rng: np.random.Generator,
-    every: bool = False,
+    prior: Mapping[str, np.ndarray], counts: Mapping[str, tuple[int, int]], draws: int, rng: np.random.Generator,
+    *, widened: bool = True,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Draw the fractions of all strata, given draws of the model and k targets among n graded of each.
+    """Draw the fractions of targets of all strata, given the numbers of targets and of grades.
 
-    Strata without grades keep the model's draws, unless `every` is true.
+    Strata without grades keep the model's draws, or, if `widened`, get draws of their widened prior.
     """
-    evidence = {name: _log_evidence(prior[name], k, n) for name, (k, n) in counts.items() if n or every}
+    counts = {name: counts.get(name, (0, 0)) for name in prior}
+    evidence = {name: _log_evidence(prior[name], k, n) for name, (k, n) in counts.items() if n or widened}
     weight = sum((np.logaddexp(*each) for each in evidence.values()), np.zeros(len(next(iter(prior.values())))))
     chosen = _weighted_choice(weight, draws, rng)
     fractions = {name: fraction[chosen] for name, fraction in prior.items()}
@@ -314,12 +265,8 @@ def _posterior(
 
 def _log_evidence(prior: np.ndarray, k: int, n: int) -> tuple[np.ndarray, float]:
     """Return the log evidence of k of n under each draw of the model and under the vague prior, with prior weights."""
-    a, b = _beta_parameters(prior)
-    c = VAGUE_SHAPE
-    return (
-        np.log(1 - VAGUE) + betaln(a + k, b + n - k) - betaln(a, b),
-        float(np.log(VAGUE) + betaln(c + k, c + n - k) - betaln(c, c)),
-    )
+    model = betabinom.logpmf(k, n, *_beta_parameters(prior))
+    return np.log(1 - VAGUE) + model, float(np.log(VAGUE) + betabinom.logpmf(k, n, VAGUE_SHAPE, VAGUE_SHAPE))
 
 
 def _beta_parameters(fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -358,12 +305,10 @@ def _shift_to_mean(odds: np.ndarray, size: np.ndarray, fraction: np.ndarray) -> 
 
 
 def _notes(
-    purity: Purity, strata: Sequence[Stratum], grades: dict[str, tuple[np.ndarray, np.ndarray]],
-    prior: dict[str, np.ndarray], known: int,
-) -> list[str]:  # fmt: skip
+    strata: Sequence[Stratum], counts: dict[str, tuple[int, int]], prior: dict[str, np.ndarray], known: int
+) -> list[str]:
     """Return notes on the data behind the numbers and on strata where grades and scores disagree."""
-    count = sum(len(ranks) for ranks, _ in grades.values())
-    targets = sum(int(is_target.sum()) for _, is_target in grades.values())
+    targets, count = (sum(column) for column in zip(*counts.values(), strict=True))
     notes = [
         f"{count:,} objects of {len(strata)} strata were graded, {targets:,} of them as targets; grades are "
         "taken as true."
@@ -371,17 +316,16 @@ def _notes(
     if known:
         notes.append(f"{known:,} objects whose label was known before count with that label.")
     for s in strata:
-        ranks, is_target = grades.get(s.name, (np.empty(0, int), np.empty(0, bool)))
+        k, n = counts[s.name]
         if not s.population:
             continue
-        if not len(ranks):
+        if not n:
             notes.append(f"Nothing of '{s.name}' ({s.population:,} objects) was graded: only scores are used there.")
             continue
-        k, n = int(is_target.sum()), len(ranks)
         model, vague = _log_evidence(prior[s.name], k, n)
         if np.logaddexp.reduce(model) - np.log(len(model)) < vague:
             notes.append(
                 f"In '{s.name}' {k} of {n} graded are targets where the scores expect {n * prior[s.name].mean():.1f}: "
                 "only grades are used there."
             )
-    return notes + [note for note in purity.notes if note.startswith(("A first look", "A prefilter"))]
+    return notes

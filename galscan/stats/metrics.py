@@ -32,11 +32,6 @@ def _resampled_ap(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndar
     return values
 
 
-def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Return the average precision of scores (n,) for targets (n,) of 0 and 1."""
-    return float(average_precision_score(targets, scores))
-
-
 def summarise(
     scores: np.ndarray, targets: np.ndarray, seed: int, committee: np.ndarray | None = None
 ) -> dict[str, Any]:
@@ -48,23 +43,17 @@ def summarise(
         Or (1, n): out-of-fold scores, each by one member.
     targets : ndarray of 0 and 1, shape (n,)
     committee : ndarray, shape (n,), optional
-        Scores of the whole ensemble; by default the mean of `scores`.
-
-    Returns
-    -------
-    dict
-        ``ap`` (list, one per member), ``ap_mean``, ``ap_lo``, ``ap_hi`` (bootstrap over members and
-        objects), ``ap_ensemble`` and ``pr_curve`` (both of `committee`).
+        Scores of the whole ensemble, of which ``ap_ensemble`` and ``pr_curve`` are; by default the mean of `scores`.
     """
     resampled = _resampled_ap(scores, targets, seed)
-    member_ap = [average_precision(s, targets) for s in scores]
+    member_ap = [float(average_precision_score(targets, s)) for s in scores]
     committee = scores.mean(0) if committee is None else committee
     precision, recall, _ = precision_recall_curve(targets, committee)
     thin = np.unique(np.linspace(0, len(recall) - 1, 200).astype(int))
     return {
         "ap": member_ap, "ap_mean": float(np.mean(member_ap)),
         "ap_lo": float(np.percentile(resampled, 2.5)), "ap_hi": float(np.percentile(resampled, 97.5)),
-        "ap_ensemble": average_precision(committee, targets),
+        "ap_ensemble": float(average_precision_score(targets, committee)),
         "pr_curve": {"recall": recall[thin].tolist(), "precision": precision[thin].tolist()},
     }  # fmt: skip
 
@@ -121,39 +110,19 @@ def rank_targets(scores: np.ndarray, targets: np.ndarray) -> Ranking:
     return Ranking(threshold[targets == 1], threshold[targets == 0], len(levels))
 
 
-def average_precision_at(scores: np.ndarray, targets: np.ndarray, prevalence: float) -> float:
-    """Return the average precision of scores (n,) in a survey with this prevalence of targets."""
-    return _average_precision(*rank_targets(scores, targets).curve(prevalence))
-
-
-def completeness_at(scores: np.ndarray, targets: np.ndarray, purity: float, prevalence: float) -> float:
-    """Return the largest completeness of a list with at least this purity; 0 if there is none."""
-    return _completeness(*rank_targets(scores, targets).curve(prevalence), purity)
-
-
-def purity_at(scores: np.ndarray, targets: np.ndarray, completeness: float, prevalence: float) -> float:
-    """Return the largest purity of a list with at least this completeness."""
-    return _purity(*rank_targets(scores, targets).curve(prevalence), completeness)
-
-
 def _average_precision(completeness: np.ndarray, purity: np.ndarray) -> float:
     return float(np.diff(completeness, prepend=0.0) @ purity)
-
-
-def _completeness(completeness: np.ndarray, purity: np.ndarray, at: float) -> float:
-    return float(completeness[purity >= at - 1e-12].max(initial=0.0))
-
-
-def _purity(completeness: np.ndarray, purity: np.ndarray, at: float) -> float:
-    return float(purity[completeness >= at - 1e-12].max())
 
 
 METRICS = ("ap", "completeness", "purity")
 
 
 def _metrics(curve: tuple[np.ndarray, np.ndarray], point: WorkingPoint) -> tuple[float, float, float]:
-    """Return the `METRICS` of a curve at a working point."""
-    return _average_precision(*curve), _completeness(*curve, point.purity), _purity(*curve, point.completeness)
+    """Return average precision, and the largest completeness (0 if there is none) and purity at a working point."""
+    completeness, purity = curve
+    most_complete = completeness[purity >= point.purity - 1e-12].max(initial=0.0)
+    purest = purity[completeness >= point.completeness - 1e-12].max()
+    return _average_precision(*curve), float(most_complete), float(purest)
 
 
 class Scored(NamedTuple):
@@ -167,12 +136,11 @@ class Scored(NamedTuple):
 
 def measure(repeats: Sequence[Scored], point: WorkingPoint) -> dict[str, np.ndarray]:
     """Return the `METRICS` of each method in each repeat, float of shape (repeats, 3)."""
-    return {
-        name: np.array(
-            [_metrics(rank_targets(r.scores[name], r.targets).curve(point.prevalence), point) for r in repeats]
-        )
+    curves = {
+        name: [rank_targets(r.scores[name], r.targets).curve(point.prevalence) for r in repeats]
         for name in repeats[0].scores
-    }  # fmt: skip
+    }
+    return {name: np.array([_metrics(curve, point) for curve in each]) for name, each in curves.items()}
 
 
 def bootstrap(
@@ -183,11 +151,7 @@ def bootstrap(
     Repeats are drawn with replacement. Objects get exponentially distributed random weights (the Bayesian bootstrap,
     Rubin 1981, Annals of Statistics 9, 130), normalised in each class; an object has the same weight in all repeats,
     since a test set that is used again is not a new one. All methods use the same draws, so that their differences and
-    ratios are paired.
-
-    Returns
-    -------
-    dict of name to ndarray, shape (count, 3)
+    ratios are paired. Arrays have the shape (count, 3).
     """
     random = np.random.default_rng(seed)
     _, object_index = np.unique(np.concatenate([r.ids for r in repeats]), return_inverse=True)

@@ -12,28 +12,24 @@ Posterior draws
     The estimate is the mean of the probabilities.
 
 Width of the intervals
-    No distribution is assumed for the non-targets. Knowing the shape of the ratio and fitting only its offset and slope
-    would give intervals of about the same width: the width is due to n negatives constraining the highest scores
-    poorly, where one in a thousand matters. Only a parametric distribution of the scores would constrain more, and
-    surveys follow none: a shoulder of look-alikes below the resolution of the negatives would pass for targets. Grades
-    narrow the intervals.
+    No distribution is assumed for the non-targets, so few negatives constrain the highest scores poorly, where one in a
+    thousand matters. A parametric distribution would constrain more, but a shoulder of look-alikes below the resolution
+    of the negatives would pass for targets. Grades narrow the intervals.
 
     Beyond the last of n calibrated objects of a class lies a fraction g / n of that class, with g from Jeffreys' prior
     for a rate, Gamma(1/2). So every curve has a floor and a ceiling: the prevalence's odds times g / (n + 1) of the
     targets, and divided by such a fraction of the negatives. Odds are not extrapolated beyond the calibration set.
 
 Known labels
-    Objects whose label was used to train, calibrate or test the model are left out of the histogram, as a network gives
-    its training objects higher scores than other objects like them, and are added back with their known label.
+    Objects that trained, calibrated or tested the model are left out of the histogram, as a network gives its training
+    objects higher scores than others like them, and are added back with their known label.
 
 Limits
     If the survey's objects do not have the score distributions of the calibration set, the estimates are invalid. Two
-    chi-square tests are always made: of the negatives against the survey without its most probable targets, in cells
-    that are fine at high scores, and of the calibrated targets against those inferred for the survey. Where the first
-    has p < 5 %, the negatives are down-weighted by the factor by which the statistic exceeds its expectation (a power
-    prior: Ibrahim & Chen 2000, Statistical Science 15, 46; the factor is that of quasi-likelihood), and a note reports
-    it. Where either has p < 0.1 %, or the calibration set is not from this survey, purity is unknown
-    (`Purity.unknown`): no number of this module is published, and a graded sample is needed.
+    chi-square tests are made (`density_ratio.Evidence.departure`). Where that of the negatives has p < 5 %, they are
+    down-weighted by the factor by which the statistic exceeds its expectation (a power prior: Ibrahim & Chen 2000,
+    Statistical Science 15, 46; the factor is that of quasi-likelihood), and a note reports it. Where either has p <
+    0.1 %, or the calibration set is not from this survey, purity is unknown (`Purity.unknown`): no number is published.
 """
 
 from __future__ import annotations
@@ -111,8 +107,6 @@ def estimate(
 
     Parameters
     ----------
-    calibration : Calibration
-        With its scores and targets.
     histogram : ScoreHistogram
         Of all scores of the survey, including the top ones, without objects of known label.
     top_scores : ndarray, shape (K,)
@@ -129,7 +123,7 @@ def estimate(
     bootstrap : int
         Number of posterior draws.
     confidence : float
-        Two-sided, within 0 to 1.
+        Of two-sided intervals.
 
     Raises
     ------
@@ -147,13 +141,16 @@ def estimate(
     rng = np.random.default_rng(seed)
     tails = (0.5 * (1 - confidence), 0.5 * (1 + confidence))
     occupied = histogram.counts > 0
-    centres, counts = histogram.centres[occupied], histogram.counts[occupied]
+    counts, beyond = histogram.counts[occupied], beyond or ScoreHistogram()
     top = np.clip(top, -EDGE, EDGE)
 
     draws, departure = _draws(calibration, histogram, bootstrap, rng)
     unknown = unknown or _departed(departure)
-    bin_probability = expit(draws(centres))
+    bin_probability = expit(draws(histogram.centres[occupied]))
     ranks, node_ranks = np.arange(1, len(top) + 1), nodes(len(top))
+
+    def by_rank(values: np.ndarray) -> np.ndarray:
+        return np.interp(ranks, node_ranks, values) if len(top) else np.empty(0)
 
     def by_block(per_rank: np.ndarray) -> np.ndarray:
         return np.diff(np.cumsum(per_rank)[node_ranks - 1], prepend=0)
@@ -172,13 +169,12 @@ def estimate(
     mean_probability = bin_probability.mean(axis=0)
     if not calibration.slope > 0:
         mean_probability, at_nodes = (np.full(len(p), calibration.prevalence) for p in (mean_probability, at_nodes))
-    probability = np.where(unlabelled, np.interp(ranks, node_ranks, at_nodes) if len(top) else np.empty(0), target)
+    probability = np.where(unlabelled, by_rank(at_nodes), target)
     expected = np.cumsum(probability)
     # The top scores are exact, the others binned: rounding must not make completeness exceed 1.
     targets = max(mean_probability @ counts + target.sum(), expected[-1] if len(top) else 0.0) + known_beyond[1]
-    fully_scored = counts if beyond is None else counts - beyond.counts[occupied]
-    survey_targets = (bin_probability * fully_scored).sum(axis=1)
-    if beyond is not None and beyond.total:
+    survey_targets = (bin_probability * (counts - beyond.counts[occupied])).sum(axis=1)
+    if beyond.total:
         survey_targets += beyond.total * _sampled_fraction(
             bin_probability, beyond.n_scored[occupied], expit(draws(top[-1:])), rng
         )
@@ -193,7 +189,7 @@ def estimate(
         ends = np.concatenate([np.empty((2, 0)), *(
             np.quantile(draws(slice(k, k + AT_ONCE)), tails, axis=0) for k in starts
         )], axis=1)  # fmt: skip
-        low, high = (np.interp(ranks, node_ranks, end) if len(top) else end for end in ends)
+        low, high = map(by_rank, ends)
         return np.minimum(low, value), np.maximum(high, value)
 
     def recalls(columns: slice) -> np.ndarray:  # 1 in a survey without targets
@@ -207,7 +203,7 @@ def estimate(
     if (ambiguity := calibration.ambiguity(top[node_ranks - 1], n_draws, rng)) is not None:
         non_targets = blocks + known_hits - np.diff(hits[:n_draws], axis=1, prepend=0)
         unclear = (rng.binomial(non_targets, ambiguity) + by_block(known_ambiguous)).cumsum(axis=1) / node_ranks
-        ambiguous = np.interp(ranks, node_ranks, unclear.mean(axis=0)) if len(top) else np.empty(0)
+        ambiguous = by_rank(unclear.mean(axis=0))
         ambiguous_lo, ambiguous_hi = between(lambda columns: unclear[:, columns], ambiguous)
     completeness_lo, completeness_hi = between(recalls, completeness)
     pi = targets / total if total else calibration.prevalence
@@ -233,16 +229,9 @@ def _sampled_fraction(
 ) -> np.ndarray:
     """Draw the fraction of targets among objects of which a random sample was scored, shape (draws,).
 
-    Parameters
-    ----------
-    probability : ndarray, shape (draws, bins)
-        Probability of being a target, by score.
-    n_scored : ndarray of int, shape (bins,)
-        Number of sampled objects with each score. The fractions of all objects are Dirichlet, as in a Bayesian
-        bootstrap, with an additional `UNSEEN` = 0.5 objects that the sample may have missed, as probable as the last
-        candidate.
-    best : ndarray, shape (draws, 1)
-        Probability of the last candidate; no column where there is no candidate.
+    Of `probability`, shape (draws, bins), the weights are Dirichlet, as in a Bayesian bootstrap, from the number
+    `n_scored` with each score and `UNSEEN` objects that the sample may have missed, as probable as the last candidate:
+    `best`, shape (draws, 1), or (draws, 0) where there is no candidate.
     """
     occupied = n_scored > 0
     counts = np.append(n_scored[occupied], np.full(best.shape[1], UNSEEN))
@@ -256,14 +245,9 @@ def fitted_mixture(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the score distribution that the calibration set predicts for a survey of this prevalence.
 
-    The calibrated objects are weighted as non-targets and as targets by their density ratio, smoothed by a Gaussian
-    kernel of the width of Silverman (1986), and scaled to the survey: where the sum differs from its counts, label
-    shift does not hold.
-
-    Returns
-    -------
-    centres, negatives, targets : ndarray
-        Centres of the histogram's bins from the first to the last occupied one, and expected counts.
+    That is, the centres of the histogram's bins from the first to the last occupied one, and the expected counts of
+    non-targets and targets: the calibrated objects weighted by their density ratio, smoothed by a Gaussian kernel of
+    the width of Silverman (1986). Where the sum differs from the survey's counts, label shift does not hold.
     """
     used = np.flatnonzero(histogram.counts)
     span = slice(used[0], used[-1] + 1) if len(used) else slice(0)
@@ -322,18 +306,16 @@ def _draws(
     used = histogram.counts > 0
     positives, negatives = ((calibration.targets == label).sum() for label in (1, 0))
     # In the bins of the survey: a bin across the edge of a group would look like a departure from label shift.
-    scores = histogram.centres[bins(calibration.scores)]
-    data = (
-        scores[calibration.targets == 0], scores[calibration.targets == 1],
-        histogram.centres[used], histogram.counts[used], histogram.n_scored[used],
-    )  # fmt: skip
+    scores, centres = histogram.centres[bins(calibration.scores)], histogram.centres[used]
+    non_target_scores, target_scores = (scores[calibration.targets == label] for label in (0, 1))
+    data = (non_target_scores, target_scores, centres, histogram.counts[used], histogram.n_scored[used])
     evidence = Evidence(*data)
     departure = evidence.departure()
     if departure.p_value < WIDEN:
         evidence = Evidence(*data, negative_weight=departure.negative_weight)
         negatives = departure.negative_weight * negatives
     curves = evidence.draw(draws, rng)[0]
-    prevalence = expit(curves(histogram.centres[used])) @ (histogram.counts[used] / histogram.total)
+    prevalence = expit(curves(centres)) @ (histogram.counts[used] / histogram.total)
     prior = logit(np.clip(prevalence, 1e-12, 1 - 1e-12))
     # Fraction of a class beyond the last of its n calibrated objects: g / n, g from Gamma(1/2), Jeffreys' prior.
     floors, ceilings = (np.log(rng.standard_gamma(0.5, draws) / (n + 1)) for n in (positives, negatives))
@@ -341,15 +323,9 @@ def _draws(
 
 
 def _notes(
-    calibration: Calibration,
-    total: int,
-    top: np.ndarray,
-    prevalence: tuple[float, float],
-    purity: np.ndarray,
-    departure: Departure | None,
-    confidence: float,
-    unknown: str,
-) -> list[str]:
+    calibration: Calibration, total: int, top: np.ndarray, prevalence: tuple[float, float], purity: np.ndarray,
+    departure: Departure | None, confidence: float, unknown: str,
+) -> list[str]:  # fmt: skip
     """Return notes for people on the data behind the numbers and on their limits."""
     is_target = calibration.targets == 1
     positives, negatives = int(is_target.sum()), int((~is_target).sum())
@@ -359,11 +335,8 @@ def _notes(
         "ambiguous objects, which count as no targets: real objects, each scored by networks not trained on it.",
     ]
     if unknown:
-        return [
-            *notes,
-            f"Purity, completeness and prevalence are unknown: {unknown}. Grade a random sample: galscan vet, then "
-            "galscan purity.",
-        ]
+        remedy = "Grade a random sample: galscan vet, then galscan purity."
+        return [*notes, f"Purity, completeness and prevalence are unknown: {unknown}. {remedy}"]
     notes.append("It is assumed that targets and negatives score alike in the survey and in the calibration set.")
     if calibration.slope <= 0:
         notes.append("The scores do not separate the calibration set: purity cannot be estimated.")
@@ -378,10 +351,11 @@ def _notes(
     if len(top) and calibration.slope > 0:
         rank = max(int((purity >= 0.5).sum()), min(10, len(top)))  # about where a list is usually cut
         above = calibration.scores >= top[rank - 1]
-        if (above & ~is_target).sum() < FEW:
+        n_targets, n_others = (above & is_target).sum(), (above & ~is_target).sum()
+        if n_others < FEW:
             notes.append(
-                f"As high as rank {rank:,} there are {(above & is_target).sum():,} of the calibration's positives and "
-                f"{(above & ~is_target).sum():,} of its negatives: more labelled negatives tighten the interval."
+                f"As high as rank {rank:,} there are {n_targets:,} of the calibration's positives and "
+                f"{n_others:,} of its negatives: more labelled negatives tighten the interval."
             )
     if departure is not None and departure.p_value < WIDEN:
         notes.append(

@@ -29,14 +29,7 @@ DRAWS, DIGITS = 500, 6  # posterior draws of the model's expectation stored in t
 def begin(run: Run, path: Path, *, best: int | None, size: int, rank: int | None, seed: int) -> None:
     """Draw the sample of a run and write a new grade book; `extend` then adds the first batch.
 
-    Parameters
-    ----------
-    best : int, optional
-        The top `best` candidates are all graded; none by default, or half of the sample without a model's plan.
-    size : int
-        Survey objects to grade, without the controls.
-    rank : int, optional
-        Rank at which purity is wanted; by default 1,000, or the last.
+    `best`, `size` and `rank` are those of `galscan.vet`. Without a model's plan half of the sample are the best.
 
     Raises
     ------
@@ -70,21 +63,13 @@ def _prior(run: Run, found: list[sampling.Stratum]) -> dict[str, np.ndarray] | N
         purity, _ = planning.estimate_by_scores(run)
     except InputError:  # the model is missing, or the scan was made by an old version
         return None
-    prior = prior_fractions(
-        purity, planning.scores(run), found, run.histogram_discarded,
-        known=sampling.known_labels(run),
-    )  # fmt: skip
+    known = sampling.known_labels(run)
+    prior = prior_fractions(purity, planning.scores(run), found, run.histogram_discarded, known=known)
     return {name: draws[:: max(len(draws) // DRAWS, 1)][:DRAWS] for name, draws in prior.items()}
 
 
 def extend(book: GradeBook) -> int:
-    """Add the next batch to the sample if all of it is graded; return the number of survey objects added.
-
-    Raises
-    ------
-    InputError
-        If the book's plan is damaged.
-    """
+    """Add the next batch to the sample if all of it is graded; return the number of survey objects added."""
     plan = plan_of(book)
     if plan is None or book.ungraded():
         return 0
@@ -115,20 +100,13 @@ def extend(book: GradeBook) -> int:
 
 
 def plan_of(book: GradeBook) -> Mapping[str, Any] | None:
-    """Return the plan of a book, None for a book whose sample was drawn at once.
-
-    Raises
-    ------
-    InputError
-        If it is damaged.
-    """
+    """Return the plan of a book, None for a book whose sample was drawn at once; raise `InputError` if damaged."""
     if gradebook.PLAN not in book.meta:
         return None
     try:
         plan = json.loads(book.meta[gradebook.PLAN])
-        draws = {len(plan["prior"][s.name]) for s in book.strata()}
-        numbers = np.array([plan["prior"][s.name] for s in book.strata()], float)
-        if len(draws) != 1 or not ((numbers >= 0) & (numbers <= 1)).all() or not isinstance(plan["entire"], list):
+        numbers = np.array([plan["prior"][s.name] for s in book.strata()], float)  # of equal lengths, or an error
+        if numbers.ndim != 2 or not ((numbers >= 0) & (numbers <= 1)).all() or not isinstance(plan["entire"], list):
             raise ValueError("invalid prior fractions")
         if not all(type(plan[name]) is int and plan[name] > 0 for name in ("size", "batch", "rank")):
             raise ValueError("size, batch and rank must be positive integers")

@@ -39,8 +39,6 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise InputError(f"{path} is truncated: its last line is incomplete; export it again")
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise InputError(
-                f"{path}, line {line}: the number of columns differs from the first line; export the table again"
-            )
+            raise InputError(f"{path}, line {line}: not as many columns as in the first line; export the table again")
     unescaped = [{k: v[1:] if v.startswith("'") else v for k, v in row.items()} for row in rows]
     return [{name: row.get(name, "").strip() for name in columns} for row in unescaped]

@@ -11,7 +11,7 @@ and the model's expectation). A book without them has its whole sample from the 
 
 from __future__ import annotations
 
-import csv
+import json
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from galscan.core.files import atomic_path, digest
 from galscan.stats.agreement import agreements
 from galscan.stats.graded import Stratum
 from galscan.vetting.csv_rows import escape_formula, read_rows
-from galscan.vetting.sampling import KINDS, POSITIVE, SURVEY
+from galscan.vetting.sampling import BLANK, KINDS, POSITIVE, SURVEY
 
 FILE = "grades.sqlite"
 FORMAT = "1"
@@ -75,12 +75,8 @@ class GradeBook:
 
     Raises
     ------
-    NotFoundError
-        If the file does not exist.
-    InputError
-        If it is damaged, or not a grade book of this format.
-    ConflictError
-        If it belongs to another run.
+    NotFoundError, InputError, ConflictError
+        If the file does not exist, is damaged or not a grade book of this format, or belongs to another run.
     """
 
     def __init__(self, path: Path, fingerprint: str):
@@ -89,40 +85,30 @@ class GradeBook:
         self.path = path
         try:
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-            intact = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            meta = dict(self._db.execute("SELECT name, value FROM meta"))
+            (check,) = self._db.execute("PRAGMA quick_check").fetchone()
+            if check != "ok":
+                raise sqlite3.DatabaseError(check)
+            for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                self._db.execute(f"PRAGMA {setting}")
+            self.meta = dict(self._db.execute("SELECT name, value FROM meta"))
             for table in ("strata", "items", "grades"):
                 self._db.execute(f"SELECT * FROM {table} LIMIT 1")
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path} is damaged ({error}); restore it from a copy, or from an exported CSV") from error
-        if not intact:
-            raise InputError(f"{path} is damaged; restore it from a copy, or from an exported CSV")
-        if meta.get("format") != FORMAT:
+        if self.meta.get("format") != FORMAT:
             raise InputError(f"{path} is not a grade book of format {FORMAT}; use the galscan version that wrote it")
-        if meta.get("fingerprint") != fingerprint:
+        if self.meta.get("fingerprint") != fingerprint:
             raise ConflictError(f"{path} belongs to another run; move it back to that run's folder")
-        self.meta = meta
-        tables = ["items", "queue"] if self._has_queue() else ["items"]
         for problem, query in _INCONSISTENT.items():
-            for table in tables:
+            for table in ("items", "queue") if self._has_queue() else ("items",):
                 if self._db.execute(f"SELECT 1 FROM {query.format(items=table)} LIMIT 1").fetchone():
-                    raise InputError(
-                        f"{path} was changed by another program: it holds {problem}; restore it from a copy"
-                    )
+                    raise InputError(f"{path} was changed by another program: it holds {problem}; restore a copy")
 
     def __enter__(self) -> GradeBook:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._db.close()
-
-    # -- the sample ------------------------------------------------------------------------------
 
     def items(self) -> pd.DataFrame:
         """Return the sample ordered by item: item, store, row, id, ra, dec, stratum, kind, rank."""
@@ -145,26 +131,17 @@ class GradeBook:
         return self.items().iloc[:0].rename(columns={"item": "number"})
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Add objects of the queue to the sample in this order, in one transaction."""
-        self._db.execute("SAVEPOINT adding")
-        try:
-            for number in numbers:
-                self._db.execute(
-                    "INSERT INTO items (store, row, id, ra, dec, stratum, kind, rank)"
-                    " SELECT store, row, id, ra, dec, stratum, kind, rank FROM queue WHERE number = ?", (int(number),)
-                )  # fmt: skip
-        except BaseException:
-            self._db.execute("ROLLBACK TO adding")
-            raise
-        finally:
-            self._db.execute("RELEASE adding")
+        """Add objects of the queue to the sample in this order, at once."""
+        columns = "store, row, id, ra, dec, stratum, kind, rank"
+        self._db.execute(
+            f"INSERT INTO items ({columns}) SELECT {columns} FROM queue JOIN (SELECT key, value FROM json_each(?))"
+            " ON number = value ORDER BY key", (json.dumps([int(number) for number in numbers]),),
+        )  # fmt: skip
 
     def ungraded(self) -> int:
         """Return the number of sample objects without a grade."""
         query = "SELECT count(*) FROM items WHERE item NOT IN (SELECT item FROM grades WHERE undone = 0)"
         return int(self._db.execute(query).fetchone()[0])
-
-    # -- grading ---------------------------------------------------------------------------------
 
     def record(
         self, key: str, item: int, grader: str, grade: str, artefact: str = "", comment: str = "", at: str = ""
@@ -205,8 +182,6 @@ class GradeBook:
             " (SELECT max(number) FROM grades WHERE undone = 0 GROUP BY item, grader) ORDER BY item, grader", self._db
         )  # fmt: skip
 
-    # -- results ---------------------------------------------------------------------------------
-
     def verdicts(self, target: Sequence[str] = TARGET) -> pd.DataFrame:
         """Return the graded items with the number of votes, the fraction for target, and the majority's verdict.
 
@@ -229,12 +204,11 @@ class GradeBook:
         summary = {}
         for name, grades in current.groupby("grader"):
             kind = items.loc[grades["item"], "kind"].to_numpy()
-            is_target = grades["grade"].isin(TARGET).to_numpy()
+            is_target, known, blank = grades["grade"].isin(TARGET).to_numpy(), kind == POSITIVE, kind == BLANK
             summary[str(name)] = {
                 "graded": len(grades), "of": len(items),
-                "known_found": int(is_target[kind == POSITIVE].sum()), "known": int((kind == POSITIVE).sum()),
-                "blank_taken": int(is_target[~np.isin(kind, (POSITIVE, SURVEY))].sum()),
-                "blank": int((~np.isin(kind, (POSITIVE, SURVEY))).sum()),
+                "known_found": int(is_target[known].sum()), "known": int(known.sum()),
+                "blank_taken": int(is_target[blank].sum()), "blank": int(blank.sum()),
             }  # fmt: skip
         return summary
 
@@ -251,19 +225,15 @@ class GradeBook:
         current = current.assign(is_target=current["grade"].isin(TARGET))
         return agreements(current.pivot(index="item", columns="grader", values="is_target"))
 
-    # -- import and export -----------------------------------------------------------------------
-
     def write_csv(self, path: Path) -> int:
         """Write the latest grades of all graders as CSV, with formulas escaped; return their number."""
         table = self.current().merge(self.items()[["item", "store", "id"]], on="item")[_COLUMNS]
-        with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            writer.writerows([escape_formula(str(value)) for value in row] for row in table.itertuples(index=False))
+        with atomic_path(path) as temporary:
+            table.astype(str).map(escape_formula).to_csv(temporary, index=False, lineterminator="\n")
         return len(table)
 
     def read_csv(self, path: Path) -> tuple[int, int]:
-        """Import grades from `write_csv`, or a table with at least id, grader and grade, in one transaction.
+        """Import grades from `write_csv`, or a table with at least id, grader and grade: all of them, or none.
 
         Returns
         -------
@@ -275,7 +245,6 @@ class GradeBook:
         InputError
             If the file is not such a table, an object is not in the sample, or a grader has conflicting grades in it.
         """
-        rows = read_rows(path, _COLUMNS)
         queue = self.queue()
         objects = {*self._item_numbers(), *_identities(queue)}
         by_id: dict[str, list[str]] = {}
@@ -283,37 +252,33 @@ class GradeBook:
             by_id.setdefault(name, []).append(store)
         imported: list[tuple[tuple[str, str], dict[str, str]]] = []
         grades: dict[tuple[str, str, str], tuple[int, str]] = {}
-        for line, row in enumerate(rows, 2):
-            where = f"{path}, line {line}"
-            stores = [row["store"]] if (row["store"], row["id"]) in objects else (
-                by_id.get(row["id"], []) if not row["store"] else [])  # fmt: skip
+        for line, row in enumerate(read_rows(path, _COLUMNS), 2):
+            where, name, grader = f"{path}, line {line}", row["id"], row["grader"]
+            exact = (row["store"], name) in objects
+            stores = [row["store"]] if exact else [] if row["store"] else by_id.get(name, [])
             if len(stores) != 1:
-                raise InputError(f"{where}: object '{row['id']:.60}' is not in this sample (or in several stores)")
+                raise InputError(f"{where}: object '{name:.60}' is not in this sample (or in several stores)")
             try:
-                _check_grade(row["grader"], row["grade"], row["artefact"], row["comment"])
+                _check_grade(grader, row["grade"], row["artefact"], row["comment"])
                 _check_key(row["key"] or "made of the rest")
                 datetime.fromisoformat(row["at"] or "2000-01-01")
             except ValueError as error:
                 raise InputError(f"{where}: {error}") from None
-            before = grades.setdefault((stores[0], row["id"], row["grader"]), (line, row["grade"]))
-            if before[1] != row["grade"]:
+            first_line, grade = grades.setdefault((stores[0], name, grader), (line, row["grade"]))
+            if grade != row["grade"]:
                 raise InputError(
-                    f"{where}: {row['grader']} grades object '{row['id']:.60}' {row['grade']}, and {before[1]} in line "
-                    f"{before[0]}; keep one of the two"
+                    f"{where}: {grader} grades object '{name:.60}' {row['grade']}, and {grade} in line {first_line}; "
+                    "keep one of the two"
                 )
-            imported.append(((stores[0], row["id"]), row))
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+            imported.append(((stores[0], name), row))
+        new = 0
+        with self._db:  # commits, or rolls back
+            self._db.execute("BEGIN IMMEDIATE")
             number = self._extend_to({identity for identity, _ in imported}, queue)
-            new = 0
             for identity, row in imported:
                 key = row["key"] or digest([number[identity], row["grader"], row["grade"]])[:40]
                 values = (row[name] for name in ("grader", "grade", "artefact", "comment", "at"))
                 new += self.record(key, number[identity], *values)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
         return new, len(imported) - new
 
     def _extend_to(self, objects: set[tuple[str, str]], queue: pd.DataFrame) -> dict[tuple[str, str], int]:
@@ -338,7 +303,7 @@ def create(
     path: Path, items: pd.DataFrame, strata: Sequence[Stratum], meta: Mapping[str, str],
     queue: pd.DataFrame | None = None,
 ) -> None:  # fmt: skip
-    """Write a new grade book, atomically.
+    """Write a new grade book, atomically; raise `ConflictError` if the file exists.
 
     Parameters
     ----------
@@ -348,11 +313,6 @@ def create(
         Text values; ``fingerprint`` is the run's.
     queue : DataFrame, optional
         Objects for further batches, as from `galscan.vetting.sampling.draw`.
-
-    Raises
-    ------
-    ConflictError
-        If the file exists.
     """
     if path.exists():
         raise ConflictError(f"{path} already exists, and its sample must not change; move it away to draw another")
@@ -361,12 +321,9 @@ def create(
         db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), *meta.items()])
         db.executemany("INSERT INTO strata VALUES (:name, :population, :first, :last, :discarded)", map(asdict, strata))
         for table, rows in (("items", items), ("queue", items[:0] if queue is None else queue)):
-            db.executemany(
+            db.executemany(  # SQLite stores NaN as NULL
                 f"INSERT INTO {table} VALUES (:number, :store, :row, :id, :ra, :dec, :stratum, :kind, :rank)",
-                [
-                    {k: None if v != v else v for k, v in row.items()}
-                    for row in rows.assign(number=np.arange(1, len(rows) + 1)).to_dict("records")
-                ],
+                rows.assign(number=np.arange(1, len(rows) + 1)).to_dict("records"),
             )
         db.commit()
 
@@ -400,9 +357,8 @@ def _check_grade(grader: str, grade: str, artefact: str, comment: str) -> None:
     if grade not in GRADES:
         raise InputError(f"unknown grade '{grade:.20}'; grades are {', '.join(GRADES)}")
     if artefact and (grade != "artefact" or artefact not in ARTEFACTS):
-        raise InputError(
-            f"'{artefact:.20}' is not a kind of artefact ({', '.join(ARTEFACTS)}), or the grade is not 'artefact'"
-        )
+        kinds = ", ".join(ARTEFACTS)
+        raise InputError(f"'{artefact:.20}' is not a kind of artefact ({kinds}), or the grade is not 'artefact'")
     if len(comment) > COMMENT or "\x00" in comment:
         raise InputError(f"a comment of {len(comment):,} characters is too long; give at most {COMMENT:,}")
 

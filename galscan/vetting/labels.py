@@ -21,12 +21,7 @@ def read_labels(run: str | Path) -> GradedLabels:
     """Return the graded labels of a scan's objects: 1 target, 0 no target, NaN uncertain.
 
     The label is the majority's grade. Objects with conflicting grades (target and no target), or with grade C, are
-    uncertain. Controls (known targets and blank frames) are left out.
-
-    Raises
-    ------
-    InputError
-        If the scan is not finished, or no object has a certain grade.
+    uncertain. Controls (known targets and blank frames) are left out. Without a certain grade it is an `InputError`.
     """
     opened = open_run(run).require_single_target()
     with GradeBook(opened.path / FILE, opened.info.fingerprint) as book:
@@ -53,22 +48,14 @@ def read_labels(run: str | Path) -> GradedLabels:
 
 
 def read_all(runs: str | Path | Sequence[str | Path]) -> list[GradedLabels]:
-    """Return `read_labels` of each run.
-
-    Raises
-    ------
-    InputError
-        If two runs are the same scan.
-    """
+    """Return `read_labels` of each run; raise `InputError` if two of them are the same scan."""
     graded_scans = [read_labels(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     by_fingerprint: dict[str, Path] = {}
     for scan in graded_scans:
-        if scan.fingerprint in by_fingerprint:
+        if (first := by_fingerprint.setdefault(scan.fingerprint, scan.run)) is not scan.run:
             raise InputError(
-                f"{by_fingerprint[scan.fingerprint]} and {scan.run} are the same scan; name it once (galscan vet "
-                "--import merges grades)"
+                f"{first} and {scan.run} are the same scan; name it once (galscan vet --import merges grades)"
             )
-        by_fingerprint[scan.fingerprint] = scan.run
     return graded_scans
 
 

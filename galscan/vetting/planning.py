@@ -15,13 +15,7 @@ from galscan.vetting import sampling
 
 
 def estimate_by_scores(run: Run, confidence: float | None = None) -> tuple[purities.Purity, float]:
-    """Return the purity estimate without grades, and the confidence of its intervals (by default from the recipe).
-
-    Raises
-    ------
-    InputError
-        If the model of the scan is missing, or the scan was made by a version that did not record what is needed.
-    """
+    """Return the purity estimate without grades, and the confidence of its intervals (by default from the recipe)."""
     check(run)
     model = run.model()
     settings = model.recipe.purity
@@ -40,18 +34,11 @@ def scores(run: Run) -> np.ndarray:
 
 
 def check(run: Run) -> None:
-    """Check that purity can be estimated from a run's scores.
-
-    Raises
-    ------
-    InputError
-        If the run is a similarity list.
-    """
+    """Raise `InputError` for a similarity list, whose purity cannot be estimated from scores."""
     if run.info.is_similarity_list:
         raise InputError(
             f"{run.path} ranks objects by similarity to examples, which is not calibrated, so its purity cannot be "
-            "estimated. Train a model on the grades: galscan train-rare --target NEW.toml "
-            f"--grades {run.path}"
+            f"estimated. Train a model on the grades: galscan train-rare --target NEW.toml --grades {run.path}"
         )
 
 
@@ -59,11 +46,6 @@ def size_for(run: Run, width: float, rank: int, best: int = 0) -> int:
     """Return the number of objects to grade, including the top `best`, for an interval of purity at `rank` of `width`.
 
     Predicted by `galscan.stats.allocation.suggest`; half of all surveys need slightly more.
-
-    Raises
-    ------
-    InputError
-        If rank or width is out of range, or the purity of the scan cannot be estimated.
     """
     purity, confidence = estimate_by_scores(run)
     top, found, known = scores(run), sampling.strata_of(run, best, rank), sampling.known_labels(run)

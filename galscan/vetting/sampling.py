@@ -27,7 +27,7 @@ from galscan.scanning.run_info import CANDIDATES
 from galscan.stats.allocation import BEYOND, MIN_GRADES
 from galscan.stats.graded import Stratum
 from galscan.stats.purity import AMBIGUOUS
-from galscan.store.identity import Objects
+from galscan.store.identity import Objects, lineage_of
 
 SIZE, BATCH, RANK = 200, 50, 1000
 BEST = "best"  # name of the optional stratum that is graded completely
@@ -64,13 +64,8 @@ def strata(
     inner = inner[(inner >= best + LEAST) & (inner <= candidates - LEAST)]
     edges = np.unique(np.concatenate([inner, [0, best, max(rank, best), candidates]]).astype(int))
     found = [
-        Stratum(
-            BEST if last == best else f"{first + 1}-{last}",
-            int(unknown[first:last].sum()),
-            int(first) + 1,
-            int(last),
-        )
-        for first, last in pairwise(edges)
+        Stratum(BEST if last == best else f"{first + 1}-{last}", int(unknown[first:last].sum()), first + 1, last)
+        for first, last in pairwise(edges.tolist())
     ]
     found += [Stratum("not ranked", others)] if others else []
     return found + ([Stratum("discarded", discarded, discarded=True)] if discarded else [])
@@ -104,47 +99,23 @@ def known_labels(run: Run) -> np.ndarray | None:
     return None if labels is None else np.where(labels == AMBIGUOUS, 0.0, labels)
 
 
-def known_beyond(run: Run) -> tuple[int, int]:
-    """Return the number of objects of known label that are not candidates, and of targets among them."""
-    return run.info.known_beyond
-
-
 def strata_of(run: Run, best: int = 0, rank: int = RANK) -> list[Stratum]:
-    """Return the strata of a run's scan, without objects of known label.
-
-    Raises
-    ------
-    InputError
-        If the scan was made by a version that did not record the stages of objects.
-    """
+    """Return the strata of a run's scan, without objects of known label."""
     if "first_look" not in run.info.model_fields_set:
-        raise InputError(
-            f"{run.path} was scanned by a version that did not record the stages of objects; scan again and grade "
-            "the new run"
-        )
+        why = "was scanned by a version that did not record the stages of objects"
+        raise InputError(f"{run.path} {why}; scan again and grade the new run")
     prefilter, candidates = run.info.first_look or {}, pq.read_metadata(run.path / CANDIDATES).num_rows
     lost = int(prefilter.get("lost", 0))
     discarded = int(prefilter.get("discarded", 0)) - lost
     others = run.info.scanned - int(prefilter.get("discarded", 0)) - (candidates - lost)
-    return strata(candidates, max(others - known_beyond(run)[0], 0), discarded, best, rank, known_labels(run))
+    return strata(candidates, max(others - run.info.known_beyond[0], 0), discarded, best, rank, known_labels(run))
 
 
 def draw(run: Run, found: list[Stratum], counts: Mapping[str, int], *, seed: int = 0) -> pd.DataFrame:
-    """Draw a random sample of each stratum, and the controls.
+    """Draw a random sample of each stratum, at most as large as `counts`, and the controls.
 
-    The order depends on seed and stratum only, so that a larger sample begins with the smaller one.
-
-    Parameters
-    ----------
-    found : list of Stratum
-        As from `strata_of`.
-    counts : mapping
-        Maximum sample size by stratum; fewer if the score tables hold too few.
-
-    Returns
-    -------
-    DataFrame
-        Columns store, row, id, ra, dec, stratum, kind, rank; within each stratum in random order, controls last.
+    The table has the columns store, row, id, ra, dec, stratum, kind and rank, each stratum in random order and the
+    controls last. The order depends on seed and stratum only, so that a larger sample begins with the smaller one.
     """
     columns = ["store", "index", "objid", "ra", "dec", "rank"]
     frame = pd.read_parquet(run.path / CANDIDATES, columns=columns)
@@ -180,10 +151,9 @@ def _not_candidates(
     """Draw objects of unknown label that are not candidates from the score tables, with equal probability."""
     paths = sorted((run.tables / "scores").glob("part-*.parquet"))
     sizes = np.array([pq.read_metadata(path).num_rows for path in paths])
-    labelled = _labelled(run) if known_beyond(run)[0] else None
+    labelled = _labelled(run) if run.info.known_beyond[0] else None
     of_store = run.info.lineages
-    sample: list[pd.DataFrame] = []
-    sampled: set[tuple[str, int]] = set()
+    sample = None
     for _ in range(TRIES if sizes.sum() and count else 0):
         partitions = rng.choice(len(sizes), AT_ONCE, p=sizes / sizes.sum())
         rows = rng.integers(sizes[partitions])
@@ -193,15 +163,12 @@ def _not_candidates(
         eligible = (table["stage"].to_numpy(object) != "full") == discarded
         if labelled is not None:
             eligible &= labelled.find_in(table.assign(lineage=table["store"].map(of_store))) < 0
-        for k in np.flatnonzero(eligible):
-            row = table.iloc[[k]]
-            key = (str(row["store"].iloc[0]), int(row["index"].iloc[0]))
-            if key not in excluded and key not in sampled:
-                sampled.add(key)
-                sample.append(row.drop(columns="stage").rename(columns={"index": "row"}))
-            if len(sample) == count:
-                return pd.concat(sample, ignore_index=True)
-    return pd.concat(sample, ignore_index=True) if sample else pd.DataFrame(columns=_COLUMNS)
+        eligible &= [key not in excluded for key in zip(table["store"], table["index"], strict=True)]
+        new = table[eligible].drop(columns="stage").rename(columns={"index": "row"})
+        sample = pd.concat([sample, new]).drop_duplicates(["store", "row"])[:count]
+        if len(sample) == count:
+            break
+    return pd.DataFrame(columns=_COLUMNS) if sample is None else sample.reset_index(drop=True)
 
 
 def _labelled(run: Run) -> Objects | None:
@@ -219,8 +186,6 @@ def _known_targets(run: Run, shown: set[tuple[str, int]], rng: np.random.Generat
     if run.info.like is not None:
         examples = [example | {"row": example["index"]} for example in run.info.like if "store" in example]
         return pd.DataFrame([examples[k] for k in rng.permutation(len(examples))[:POSITIVES]], columns=_COLUMNS[:5])
-    from galscan.store.identity import lineage_of
-
     if (model := run.model_if_unchanged()) is None:  # without the model there are no such controls
         return pd.DataFrame(columns=_COLUMNS)
     trained = model.objects("train", targets=True)

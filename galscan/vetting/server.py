@@ -56,8 +56,7 @@ class _Handler(tornado.web.RequestHandler):
 
     def prepare(self) -> None:
         # Reject cross-site requests (Origin) and DNS rebinding (Host).
-        host = (self.request.host or "").rpartition(":")[0]
-        if host not in (HOST, "localhost"):
+        if (self.request.host or "").rpartition(":")[0] not in (HOST, "localhost"):
             raise tornado.web.HTTPError(403, reason="wrong host")
         origin = self.request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != self.request.host:
@@ -93,15 +92,13 @@ class _Page(_Handler):
 class _Items(_Handler):
     def get(self) -> None:
         grader = self.get_query_argument("grader", "")
-        current = self.book.current()
-        grades = current[current["grader"] == grader].set_index("item")
+        current = self.book.current().astype({"item": str})
+        grades = current[current["grader"] == grader].set_index("item")[["grade", "artefact", "comment"]]
         items = [
             {"item": int(i), "ra": ra if np.isfinite(ra) else None, "dec": dec if np.isfinite(dec) else None}
             for i, ra, dec in self.book.items()[["item", "ra", "dec"]].astype(float).itertuples(index=False)
         ]
-        values = grades[["grade", "artefact", "comment"]].to_dict("index")
-        grades_by_item = {str(k): v for k, v in values.items()}
-        self.finish({"items": items, "given": grades_by_item, "total": total_size(self.book)})
+        self.finish({"items": items, "given": grades.to_dict("index"), "total": total_size(self.book)})
 
 
 class _Image(_Handler):
@@ -149,15 +146,7 @@ class _Summary(_Handler):
 
 
 def application(book: GradeBook, stores: Mapping[str, Store], token: str, title: str) -> tornado.web.Application:
-    """Return the web application for a grade book.
-
-    Parameters
-    ----------
-    stores : mapping of str to Store
-        Stores of all items, by name.
-    token : str
-        Required in every request.
-    """
+    """Return the web application for a grade book; `stores` are those of all items, every request needs the `token`."""
     shared = {"book": book, "token": token, "stores": stores, "title": title}
     routes = {
         r"/": _Page, r"/api/items": _Items, r"/image/(\d{1,9})\.png": _Image, r"/api/grade": _Grade,
@@ -173,12 +162,7 @@ async def serve(
 ) -> None:
     """Serve on this machine, at the first free port of `ports`, until SIGINT or SIGTERM.
 
-    `ready` is called with address and port.
-
-    Raises
-    ------
-    InputError
-        If no port is free.
+    `ready` is called with address and port. If no port is free, it is an `InputError`.
     """
     server = tornado.httpserver.HTTPServer(app, max_body_size=MAX_REQUEST, max_buffer_size=MAX_REQUEST + 65536)
     for port in ports:

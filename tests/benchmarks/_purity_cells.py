@@ -87,7 +87,7 @@ def cell(what: tuple[int, int, bool, bool]) -> dict[str, Any]:
         known=np.where(labelled[top], label[top], np.nan),
         known_beyond=(int(rest.sum()), int((truth[order[TOP:]] * rest).sum())),
     )  # fmt: skip
-    told: dict[str, Any] = {
+    results: dict[str, Any] = {
         "ambiguous": ambiguous, "prefilter": prefilter, "trained": trained, "unknown": bool(found.unknown),
     }  # fmt: skip
     for rank in (100, TOP):
@@ -95,18 +95,18 @@ def cell(what: tuple[int, int, bool, bool]) -> dict[str, Any]:
             ("purity", truth, found.purity_lo, found.purity_hi),
             ("unclear", unclear, found.ambiguous_lo, found.ambiguous_hi),
         ):
-            told[f"{name}_{rank}"] = _inside(float(of[top[:rank]].mean()), low[rank - 1], high[rank - 1])
+            results[f"{name}_{rank}"] = _inside(float(of[top[:rank]].mean()), low[rank - 1], high[rank - 1])
     recall = truth[top].sum() / max(truth.sum(), 1)
-    told["completeness"] = _inside(recall, found.completeness_lo[-1], found.completeness_hi[-1])
-    return told
+    results["completeness"] = _inside(recall, found.completeness_lo[-1], found.completeness_hi[-1])
+    return results
 
 
-def of_cells(told: pd.DataFrame) -> dict[str, Any]:
+def of_cells(results: pd.DataFrame) -> dict[str, Any]:
     """Return the smallest coverage of purity over ranks and cells, and the table of all.
 
-    Surveys whose purity is said to be unknown count as they are: by the interval that is not published.
+    Surveys whose purity is unknown count as they are: by the interval that is not published.
     """
-    table = told.groupby(["ambiguous", "prefilter", "trained"]).mean()
+    table = results.groupby(["ambiguous", "prefilter", "trained"]).mean()
     purities = table[["purity_100", f"purity_{TOP}"]].min(axis=1)
 
     def least(level: str, value: Any) -> float:
@@ -114,7 +114,7 @@ def of_cells(told: pd.DataFrame) -> dict[str, Any]:
 
     return {f"coverage_ambiguous_{n}": least("ambiguous", n) for n in AMBIGUOUS} | {
         "coverage_first_look": least("prefilter", True), "coverage_trained_survey": least("trained", True),
-        "unknown_of_cells": float(told["unknown"].mean()),
+        "unknown_of_cells": float(results["unknown"].mean()),
         "coverage_cells": {
             f"{n} ambiguous{', prefilter' * pre}{', holds its training set' * trained}": row.round(3).to_dict()
             for (n, pre, trained), row in table.iterrows()
@@ -131,7 +131,7 @@ def carried(work: Path, cases: int, seed: int, quick: bool) -> dict[str, Any]:
 
     Each has another fraction of targets (0.1 to 30 times `BASE`) and other seeing, depth, framing, or many of a kind of
     look-alikes that were few. `carried_honest` is how often the truth lies inside the intervals of purity at ranks 30
-    and 100, or purity is said to be unknown, where nothing says that the sky is another and only the scores can tell.
+    and 100, or purity is unknown, where nothing says that the sky is another and only the scores can tell.
     A scan knows more: stores of other surveys, frames and stretches are never given a purity at all.
     """
     size = 32 if quick else 64
@@ -146,15 +146,15 @@ def carried(work: Path, cases: int, seed: int, quick: bool) -> dict[str, Any]:
     assert isinstance(model, galscan.Model)
     scorer = load_scorer([model], device="cpu", precision="fp32")
     store = open_store(sky)
-    told = pd.DataFrame([_carry(store, model, scorer, seed, k) for k in range(cases)])
-    honest = told["inside"] | told["unknown"]
+    results = pd.DataFrame([_carry(store, model, scorer, seed, k) for k in range(cases)])
+    honest = results["inside"] | results["unknown"]
     return {
         "carried_cases": cases, "carried_honest": float(honest.mean()),
-        "carried_unknown": float(told["unknown"].mean()),
-        "carried_inside": float(told["inside"].mean()),
+        "carried_unknown": float(results["unknown"].mean()),
+        "carried_inside": float(results["inside"].mean()),
         "carried_by": {
             kind: {"honest": round(float(honest[some.index].mean()), 3)} | some[["inside", "unknown"]].mean().to_dict()
-            for kind, some in told.groupby("kind")
+            for kind, some in results.groupby("kind")
         },
     }  # fmt: skip
 
@@ -211,7 +211,7 @@ def votes(work: Path, surveys: int, seed: int, quick: bool) -> dict[str, Any]:
     each has a calibration set of its own, as large as the model's, of the other galaxies. The truth is what the rules
     say of the votes in the survey. `coverage_votes` is how often it lies inside the intervals of purity at ranks 100
     and 300, the smallest of both targets; `coverage_votes_model` the same with the model's own calibration, which is
-    one draw that all surveys share.
+    one draw common to all surveys.
     """
     size, count, each = (32, 2_000, 1_000) if quick else (64, 20_000, 5_000)
     learn = galscan.ingest(

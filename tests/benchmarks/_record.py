@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ import galscan
 from galscan.core.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))  # real galaxies
 PACKAGES = ("torch", "diffusers", "dask", "zarr", "numpy", "astropy")
 
 
@@ -29,22 +31,29 @@ def arguments(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def work_folder(name: str, options: argparse.Namespace, *, new: bool = False) -> Path:
+    """Return the folder for what is built (another one for a quick run), emptied if `new`."""
+    folder: Path = options.work / (f"{name}-quick" if options.quick else name)
+    if new:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def record(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> Path:
     """Write ``results/NAME.json`` (``NAME-quick.json`` for a quick run) and print the figures."""
     path = RESULTS / f"{name}{'-quick' if options.quick else ''}.json"
-    write_json(
-        path,
-        {
-            "benchmark": name,
-            "command": _command(name),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "seed": options.seed,
-            "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": _memory()},
-            "versions": {"galscan": galscan.__version__, "python": platform.python_version()}
-            | {package: version(package) for package in PACKAGES},
-            "figures": figures,
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    versions = {"galscan": galscan.__version__, "python": platform.python_version()}
+    content = {
+        "benchmark": name, "command": _command(name), "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seed": options.seed,
+        "machine": {
+            "processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
         },
-    )
+        "versions": versions | {package: version(package) for package in PACKAGES}, "figures": figures,
+    }  # fmt: skip
+    write_json(path, content)
     for key, value in figures.items():
         print(f"{key:<28} {value}", file=sys.stderr)
     if options.json:
@@ -59,12 +68,6 @@ def _command(name: str) -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _memory() -> float:
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from sklearn.metrics import average_precision_score
 
 import galscan
 from galscan.labels.recipe import load_recipe
@@ -41,9 +41,8 @@ from galscan.store.layout import Store, open_store
 from galscan.surveys.resampling import resample
 from galscan.training.dataset import targets_of
 from galscan.training.split import RESERVED
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import DATA, arguments, record, work_folder
 
-DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 RANK, WAYS = 25, ("crossfit", "fixed")
 MEMBERS, OBJECTS, TOP, RANKS = 3, 200_000, 1000, (100, 1000)
 SIMULATED = ("crossfit", "uncorrected", "fixed", "oracle")
@@ -60,8 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(argv)
     if options.quick:
         options.repeats, options.steps, options.size, options.surveys = 2, 4, 32, 8
-    work = options.work / ("crossfit-quick" if options.quick else "crossfit")
-    work.mkdir(parents=True, exist_ok=True)
+    work = work_folder("crossfit", options)
     figures: dict[str, Any] = {}
     if options.only != "simulated":
         figures |= _real(work, options.repeats, options.steps, options.size, options.seed)
@@ -91,18 +89,19 @@ def _real(work: Path, repeats: int, steps: int, size: int, seed: int) -> dict[st
         ])  # fmt: skip
         store = _without_labels(ngc, aside, work / f"ngc-{number}.zarr")
         images = resample(ngc.images()[aside], size)
-        scores, told = {}, {}
+        scores, results = {}, {}
         for way, path in paths.items():
             model = galscan.train_rare(
                 str(path), store=store, out=work / f"{way}-{number}", synthetic=False, seed=seed + number, device="cpu"
             )
             assert isinstance(model, galscan.Model)
             scores[way] = load_scorer([model], device="cpu", precision="fp32")(images).score[:, 0]
-            told |= {f"{way}_{key}": value for key, value in _interval(model, scores[way], truth[aside], seed).items()}
-            told |= {f"{way}_ap": metrics.average_precision(scores[way], truth[aside])}
-            told |= {f"{way}_ap_told": model.metrics["real_only"]["ap_ensemble"]}
+            interval = _interval(model, scores[way], truth[aside], seed)
+            results |= {f"{way}_{key}": value for key, value in interval.items()}
+            results |= {f"{way}_ap": float(average_precision_score(truth[aside], scores[way]))}
+            results |= {f"{way}_ap_told": model.metrics["real_only"]["ap_ensemble"]}
         scored.append(Scored(ngc.column("id")[aside].astype(str).astype(object), truth[aside], scores))
-        each.append(told)
+        each.append(results)
     table = pd.DataFrame(each)
     point = WorkingPoint(float(np.mean([one.targets.mean() for one in scored])), 0.5, 0.5)
     draws = metrics.bootstrap(scored, point, seed)
@@ -153,22 +152,22 @@ def _interval(model: galscan.Model, scores: np.ndarray, truth: np.ndarray, seed:
 def _simulated(surveys: int, seed: int) -> dict[str, Any]:
     seeds = range(seed * 10**6, seed * 10**6 + surveys)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        told = pd.DataFrame(pool.map(_one, seeds, chunksize=4))
+        results = pd.DataFrame(pool.map(_one, seeds, chunksize=4))
     figures: dict[str, Any] = {"surveys": surveys}
     for way in SIMULATED:
-        figures |= {f"coverage_{way}_{rank}": float(told[f"{way}_{rank}"].mean()) for rank in RANKS}
-        figures |= {f"truth_above_{way}_{rank}": float(told[f"{way}_above_{rank}"].mean()) for rank in RANKS}
+        figures |= {f"coverage_{way}_{rank}": float(results[f"{way}_{rank}"].mean()) for rank in RANKS}
+        figures |= {f"truth_above_{way}_{rank}": float(results[f"{way}_above_{rank}"].mean()) for rank in RANKS}
         figures[f"coverage_{way}"] = min(figures[f"coverage_{way}_{rank}"] for rank in RANKS)
         if way != "fixed":
             ratios = {
-                rank: told[f"{way}_width_{rank}"] / told[f"fixed_width_{rank}"].clip(lower=1e-6) for rank in RANKS
+                rank: results[f"{way}_width_{rank}"] / results[f"fixed_width_{rank}"].clip(lower=1e-6) for rank in RANKS
             }
             figures |= {f"simulated_width_ratio_{way}_{rank}": statistics.median(r) for rank, r in ratios.items()}
-    few = pd.cut(told["positives"], [0, 50, 200]).astype(str)
-    noise = pd.cut(told["noise"], [0, 0.6, 1.2]).astype(str)
+    few = pd.cut(results["positives"], [0, 50, 200]).astype(str)
+    noise = pd.cut(results["noise"], [0, 0.6, 1.2]).astype(str)
     figures["coverage_by"] = {
         name: {group: {way: round(float(some[[f"{way}_{r}" for r in RANKS]].mean().min()), 3) for way in SIMULATED}
-               | {"surveys": len(some)} for group, some in told.groupby(by)}
+               | {"surveys": len(some)} for group, some in results.groupby(by)}
         for name, by in (("positives", few), ("noise", noise))
     }  # fmt: skip
     return figures
@@ -206,7 +205,7 @@ def _one(seed: int) -> dict[str, Any]:
     quarter = np.concatenate([np.flatnonzero(truth == value)[::4] for value in (1, 0)])
     order = np.argsort(-whole)[:TOP]
     histogram = ScoreHistogram.of(whole)
-    told: dict[str, Any] = {"positives": positives, "noise": noise}
+    results: dict[str, Any] = {"positives": positives, "noise": noise}
     for way, calibrating in (
         ("crossfit", crossfit.calibration_set(corrected, targets, told_of["factors"])),
         ("uncorrected", (out_of_fold, truth, unclear)),
@@ -217,10 +216,10 @@ def _one(seed: int) -> dict[str, Any]:
         found = purity.estimate(calibration, histogram, whole[order], seed=seed)
         for rank in RANKS:
             low, high = found.purity_lo[rank - 1], found.purity_hi[rank - 1]
-            told[f"{way}_{rank}"] = low - 1e-9 <= survey[order[:rank]].mean() <= high + 1e-9
-            told[f"{way}_width_{rank}"] = high - low
-            told[f"{way}_above_{rank}"] = survey[order[:rank]].mean() > high + 1e-9
-    return told
+            results[f"{way}_{rank}"] = low - 1e-9 <= survey[order[:rank]].mean() <= high + 1e-9
+            results[f"{way}_width_{rank}"] = high - low
+            results[f"{way}_above_{rank}"] = survey[order[:rank]].mean() > high + 1e-9
+    return results
 
 
 if __name__ == "__main__":

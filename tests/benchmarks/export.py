@@ -10,9 +10,6 @@ Every export is a process of its own, ``galscan export`` as a user calls it; its
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,8 @@ import pyarrow.parquet as pq
 
 from galscan.core.sky import designation
 from galscan.scanning.partitions import FINGERPRINT, scores_path
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._processes import run_measured
+from tests.benchmarks._record import arguments, record, work_folder
 from tests.candidate_tables import info, write_run
 
 KNOWN, PART = 10_000, 500_000
@@ -36,8 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rows", type=int, default=1_000_000)
     options = parser.parse_args(argv)
     rows = 20_000 if options.quick else options.rows
-    work = options.work / "export"
-    shutil.rmtree(work, ignore_errors=True)
+    work = work_folder("export", options, new=True)
     large, small = (_run(work / name, n) for name, n in (("large", rows), ("small", rows // 10)))
     known = _known(large, work / "known.csv")
     figures: dict[str, Any] = {"rows": rows}
@@ -53,11 +50,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return figures
 
 
-def _run(path: Path, rows: int) -> Path:
-    """Write a finished run of so many candidates, and the scores of ten times as many objects."""
+def made_up_candidates(rows: int) -> pd.DataFrame:
+    """Return a table of so many candidates."""
     rng = np.random.default_rng(0)
     ra, dec = rng.uniform(0, 360, rows), np.degrees(np.arcsin(rng.uniform(-1, 1, rows)))
-    frame = pd.DataFrame({
+    return pd.DataFrame({
         "designation": designation(ra, dec), "objid": np.arange(rows), "store": "sdss", "index": np.arange(rows),
         "ra": ra, "dec": dec, "rank": np.arange(1, rows + 1),
         "score": -np.sort(-rng.normal(size=rows)).astype(np.float32), "score_std": rng.random(rows).astype(np.float32),
@@ -65,6 +62,11 @@ def _run(path: Path, rows: int) -> Path:
         "in_train": False, "flags": np.zeros(rows, np.uint8),
         **{f"answer_{k}": rng.random(rows).astype(np.float32) for k in range(7)},
     })  # fmt: skip
+
+
+def _run(path: Path, rows: int) -> Path:
+    """Write a finished run of so many candidates, and the scores of ten times as many objects."""
+    rng, frame = np.random.default_rng(1), made_up_candidates(rows)
     parts = -(-10 * rows // PART)
     write_run(path, frame, candidates=rows, scanned=10 * rows, quarantined=0, parts=parts)
     mark = {FINGERPRINT: info()["fingerprint"].encode()}
@@ -93,16 +95,8 @@ def _known(run: Path, path: Path) -> Path:
 
 def _export(run: Path, out: Path, *more: Any) -> tuple[float, float]:
     """Export in a process of its own; return the most memory it held, in MB, and its seconds."""
-    # ru_maxrss of a child begins with what its parent held; VmHWM is of the program alone.
-    program = (
-        "import re, sys; from galscan.cli.main import run; code = run(sys.argv[1:]); "
-        "print(re.search(r'VmHWM:\\s*([0-9]+)', open('/proc/self/status').read())[1]); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", program, "export", str(run), "--out", str(out), *map(str, more)]
-    started = time.perf_counter()
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    seconds = time.perf_counter() - started
-    return round(int(said.split()[-1]) * 1024 / 1e6, 1), round(seconds, 1)
+    code = "import sys; from galscan.cli.main import run; assert run(sys.argv[1:]) == 0"
+    return run_measured(code, "export", run, "--out", out, *more)[1:]
 
 
 if __name__ == "__main__":

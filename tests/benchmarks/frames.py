@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.frames [--quick] [--json]
 
-One mosaic of 4096 x 4096 pixels in three bands, 5,000 simulated galaxies laid on it and cut out again at 64 pixels:
+One mosaic of 4096 x 4096 pixels in three bands, 5,000 simulated galaxies added to it and cut out again at 64 pixels:
 with galscan (a store: pictures, ids, positions, scale, flags), with Cutana where it is installed (``pip install
 cutana``; Zarr, its own stretch, a band a colour), and as one writes it: mosaics opened once, astropy's Cutout2D for
 each galaxy and band, make_lupton_rgb, a JPEG file. All write 8 bits and three colours; one worker process each, in

@@ -12,7 +12,6 @@ stand two figures of tests.benchmarks.frames, measured here again: cutouts from 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import galscan
 from galscan.store.layout import Store
 from galscan.surveys.base import UNUSABLE
 from tests.benchmarks import frames
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import arguments, record, work_folder
 from tests.services import sky
 from tests.services.loopback import Loopback, galaxies, loopback
 
@@ -41,9 +40,7 @@ WINDOW = 10.0  # seconds; in shorter ones the unevenness of loopback itself show
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     options = arguments("ingest", __doc__ or "").parse_args(argv)
-    work = options.work / ("ingest-quick" if options.quick else "ingest")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work = work_folder("ingest", options, new=True)
     figures = by_service(work, 1000 if options.quick else 10_000, options.seed)
     figures |= frames.beside_cutana(options.work, options.quick, options.seed)
     record("ingest", options, figures)
@@ -81,18 +78,18 @@ def ingest_under_fire(
         raise RuntimeError(retry.stderr)
     log = services.log()
     wall = time.perf_counter() - started
-    told = accounted(galscan.open_store(out), pd.read_csv(table), out.with_suffix(".manifest.parquet"))
+    results = accounted(galscan.open_store(out), pd.read_csv(table), out.with_suffix(".manifest.parquet"))
     return {
-        "objects": count, **told, "failed_at_first": first["failed"], "kills": killed, "requests": len(log),
+        "objects": count, **results, "failed_at_first": first["failed"], "kills": killed, "requests": len(log),
         "bad_answers": bad, "asked_again": _needless(log), "wall_s": round(wall, 1),
         "rate_over_limit": round(rate_over_limit([t for t, *_ in log], per_minute), 4),
     }  # fmt: skip
 
 
-def _kill_at(services: Loopback, asked: int, command: list[str], environment: dict[str, str]) -> int:
-    """Run the command and kill it when the server was asked so often; return whether it still ran."""
+def _kill_at(services: Loopback, requests: int, command: list[str], environment: dict[str, str]) -> int:
+    """Run the command and kill it after so many requests; return whether it still ran."""
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None and services.count() < asked:
+    while process.poll() is None and services.count() < requests:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     return int(process.wait() == -signal.SIGKILL)
@@ -105,15 +102,15 @@ def _outcomes(out: Path) -> dict[str, int]:
 
 def accounted(store: Store, wanted: pd.DataFrame, manifest: Path) -> dict[str, int]:
     """Return the outcomes, and how many objects are lost, doubled, or stored with the picture of another."""
-    ids, told = store.column("id"), pd.read_parquet(manifest)
+    ids, results = store.column("id"), pd.read_parquet(manifest)
     images, ra, dec = store.images(), store.column("ra"), store.column("dec")
     good = np.flatnonzero(store.column("flags") & int(UNUSABLE) == 0)
     wrong = sum(sky.read_code(images[k]) != sky.code(ra[k], dec[k]) for k in good)
-    kinds = told["outcome"].value_counts()
-    unlike = set(told["id"][told["outcome"] == "stored"]) ^ set(ids[good].tolist())
+    kinds = results["outcome"].value_counts()
+    unlike = set(results["id"][results["outcome"] == "stored"]) ^ set(ids[good].tolist())
     return {kind: int(kinds.get(kind, 0)) for kind in ("stored", "no_coverage", "failed")} | {
-        "lost": len(set(wanted["id"]) - set(ids.tolist())) + len(set(wanted["id"]) - set(told["id"])) + len(unlike),
-        "doubled": len(ids) - len(set(ids.tolist())) + len(told) - told["id"].nunique(), "wrong": int(wrong),
+        "lost": len(set(wanted["id"]) - set(ids.tolist())) + len(set(wanted["id"]) - set(results["id"])) + len(unlike),
+        "doubled": len(ids) - len(set(ids.tolist())) + len(results) - results["id"].nunique(), "wrong": int(wrong),
     }  # fmt: skip
 
 

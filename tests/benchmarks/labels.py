@@ -5,7 +5,7 @@
 Classes of Galaxy Zoo 1 (``gz1-sdss``), and spirals and odd galaxies of Galaxy Zoo 2 (``gz2-kaggle``; both of
 ``GALSCAN_TEST_DATA``, default ``../shared/data``). Four in ten of the labelled galaxies are the test set, the same in
 every repeat; of the others 50, 200 or 1,000 keep their labels, drawn by the seed as the survey has them, but at least
-three of every class. All others still teach the generator, without labels: from the base weights, once for a data set,
+three of every class. All others still train the generator, without labels: from the base weights, once for a data set,
 and for every repeat a little longer with the repeat's labels. It then draws galaxies of every class; a network that
 never saw one of them screens them, as in ``train-rare``. One network learns all classes of a data set:
 
@@ -36,8 +36,8 @@ import torch
 from PIL import Image
 
 import galscan
+from galscan.core.concurrency import cores
 from galscan.core.files import atomic_path, read_json, write_json, write_text
-from galscan.core.thumbnails import contact_sheet
 from galscan.labels.recipe import (
     ClassifierSettings,
     GeneratorSettings,
@@ -51,7 +51,6 @@ from galscan.models.ensemble import member_scores
 from galscan.models.network import GalaxyNet
 from galscan.models.roles import one_row_per_object
 from galscan.models.weights import load_network, save_network
-from galscan.scanning.cluster import cores
 from galscan.stats.metrics import METRICS, Scored, WorkingPoint, bootstrap, measure
 from galscan.synthesis import backends
 from galscan.synthesis.evaluation import ReferenceClassifier, filter_synthetic
@@ -59,9 +58,8 @@ from galscan.synthesis.synthetic_set import SyntheticSet, generate_set, read_syn
 from galscan.training.dataset import Galaxies, join_targets, load_galaxies, read_table, target_column, targets_of
 from galscan.training.train import Examples, train_classifier
 from tests.benchmarks._processes import side_by_side
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import DATA, arguments, record, work_folder
 
-DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 FOLDERS = {"gz1": "gz1-sdss", "gz2": "gz2-kaggle"}
 CLASSES = {"gz1": ("elliptical", "spiral", "edge_on", "merger"), "gz2": ("spiral", "odd")}
 ARMS = ("real", "natural", "augmented")
@@ -112,7 +110,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     options = parser.parse_args(argv)
     quick = options.quick
-    work = (options.work / ("labels-quick" if quick else "labels")).absolute()
+    work = work_folder("labels", options).absolute()
     os.environ["GALSCAN_HOME"] = str(work / "home")  # its label schemas are nobody's else
     counts, seeds = ((20, 60), 1) if quick else ((50, 200, 1_000), options.seeds)
     settings = QUICK if quick else FULL
@@ -124,9 +122,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     ]  # fmt: skip
     side_by_side(_common, [(name, work / name, settings) for name in CLASSES], options.workers)
     side_by_side(Repetition.run, [(trial,) for trial in trials], options.workers)
-    for trial in trials:
-        if trial.seed == options.seed:
-            trial.sheet(work / f"{trial.dataset}-{trial.count}.png")
     figures = _figures(trials, options.seed) | {
         "seeds": seeds, "size": SIZE, "classifier_steps": settings.classifier.steps,
         "generator_steps": [settings.common, settings.generator.steps], "seconds": _seconds(work),
@@ -158,7 +153,7 @@ def _prepare(name: str, folder: Path, most: int | None, settings: Settings) -> N
 
 
 def _same(path: Path, text: str) -> None:
-    """Write `text`; what is left of a run with other settings is not gone on with."""
+    """Write `text`; a run with other settings is not resumed."""
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         sys.exit(f"{path} is of a run with other settings; give another --work")
     write_text(path, text)
@@ -179,21 +174,15 @@ def _classes(name: str, catalog: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Data:
-    """The galaxies of a data set in memory.
-
-    Attributes
-    ----------
-    rules : list of LabelRules
-        One for each class.
-    targets : ndarray of float32, shape (n, classes)
-        1 or 0; NaN where it is not known.
-    """
+    """The galaxies of a data set in memory."""
 
     survey: str
     schema: Schema
     rules: list[LabelRules]
+    """One for each class."""
     galaxies: Galaxies
     targets: np.ndarray
+    """1 or 0, NaN where it is not known; shape (n, classes)."""
 
     @classmethod
     def load(cls, name: str, folder: Path) -> Data:
@@ -206,7 +195,7 @@ class Data:
             for answer in schema.names
         ]  # fmt: skip
         tables = {answer: read_table([store], schema, rule) for answer, rule in zip(schema.names, rules, strict=True)}
-        # Nothing is calibrated here: what is set aside for that is among the galaxies that may train.
+        # Nothing is calibrated here: the calibration galaxies are among those that may train.
         table = join_targets(tables, Split(train=0.5, calibration=0.1, test=0.4), seed=0)
         galaxies = load_galaxies([store], table, schema.names, SIZE, seed=0, unlabelled=True)
         targets = galaxies.table[[target_column(answer) for answer in schema.names]].to_numpy(np.float32)
@@ -228,13 +217,13 @@ class Data:
         others = order[~np.isin(order, needed)]
         return np.sort(np.concatenate([needed, others[: count - len(needed)]]))
 
-    def teach(
+    def train_generator(
         self, rows: np.ndarray, settings: GeneratorSettings, out: Path, name: str, seed: int, start: Path | None = None
     ) -> None:
-        """Teach a generator all galaxies but the test set, and the labels of `rows` alone."""
+        """Train a generator on all galaxies but the test set, and on the labels of `rows` alone."""
         ids, shown = self.galaxies.table["id"], np.isin(np.arange(len(self.targets)), rows)
         apart = np.setdiff1d(np.arange(len(self.targets)), self.test)
-        assert not set(ids.iloc[apart]) & set(ids.iloc[self.test]), "a galaxy of the test set would be learnt"
+        assert not set(ids.iloc[apart]) & set(ids.iloc[self.test]), "a galaxy of the test set would train"
         labels = self.galaxies.labels.copy()
         labels.loc[~shown] = np.nan
         table = self.galaxies.table.assign(target=self.galaxies.table["target"].where(shown), split="")
@@ -246,11 +235,11 @@ class Data:
 
 
 def _common(name: str, folder: Path, settings: Settings) -> None:
-    """Teach a generator the galaxies of a data set but for the test set, and no label. In a process of its own."""
+    """Train a generator on the galaxies of a data set but for the test set, without labels. In a process of its own."""
     if not backends.find(folder, "common"):
         with _timed(folder, "generator, common"):
             how = settings.generator.model_copy(update={"steps": settings.common})
-            Data.load(name, folder).teach(np.empty(0, int), how, folder, "common", seed=0)
+            Data.load(name, folder).train_generator(np.empty(0, int), how, folder, "common", seed=0)
 
 
 @dataclass(frozen=True)
@@ -274,13 +263,13 @@ class Repetition:
         self.folder.mkdir(exist_ok=True)
         data = Data.load(self.dataset, self.place)
         rows, test = data.labelled(self.count, self.seed), data.test
-        assert not set(rows) & set(test), "a galaxy of the test set would be learnt"
+        assert not set(rows) & set(test), "a galaxy of the test set would train"
         real = data.examples(data.galaxies.images[rows], data.targets[rows], data.galaxies.labels.iloc[rows])
         networks = {arm: self._network(arm, real, None) for arm in ("real", "natural")}
-        dreams, made = self._dreams(data, rows, networks["real"]), None
-        if len(dreams):
-            targets = [targets_of(dreams.labels, data.schema, rules) for rules in data.rules]
-            made = data.examples(dreams.images, np.stack(targets, 1), dreams.labels)
+        synthetic, made = self._generate(data, rows, networks["real"]), None
+        if len(synthetic):
+            targets = [targets_of(synthetic.labels, data.schema, rules) for rules in data.rules]
+            made = data.examples(synthetic.images, np.stack(targets, 1), synthetic.labels)
         networks["augmented"] = self._network("augmented", real, made)
         columns = {"id": data.galaxies.table["id"].to_numpy()[test]}
         scores = {arm: member_scores([n], data.galaxies.images[test], CPU)[0] for arm, n in networks.items()}
@@ -305,27 +294,27 @@ class Repetition:
             save_network(network, path)
         return load_network(path)
 
-    def _dreams(self, data: Data, rows: np.ndarray, network: GalaxyNet) -> SyntheticSet:
-        """Draw galaxies of every class, and return those that a network trained on real ones does not find failed."""
+    def _generate(self, data: Data, rows: np.ndarray, network: GalaxyNet) -> SyntheticSet:
+        """Generate galaxies of every class, and return those that a network trained on real ones accepts."""
         path = self.folder / "synthetic.zarr"
         if path.is_dir():
             return read_synthetic_set(path, data.schema.name)
         if not backends.find(self.folder):
             with _timed(self.folder, "generator"):
                 common = backends.find(self.place, "common")
-                data.teach(rows, self.settings.generator, self.folder, "generator", self.seed, common)
+                data.train_generator(rows, self.settings.generator, self.folder, "generator", self.seed, common)
         generator, survey = backends.load(self.folder), data.galaxies.table["survey"].to_numpy()[rows]
         images, parts, dropped = data.galaxies.images[rows], [], Counter[str]()
         with _timed(self.folder, "synthetic"):
             for k, rules in enumerate(data.rules):
-                dreams = generate_set(
+                synthetic = generate_set(
                     generator, data.galaxies.conditions(rows), data.targets[rows, k], survey, rules,
                     self.settings.synthetic, seed=self.seed * len(data.rules) + k, device=CPU,
                 )  # fmt: skip
-                critic = ReferenceClassifier(network.only(k), data.schema.names, data.schema, CPU)
-                judged = filter_synthetic(dreams, images, critic, rules, data.schema)
-                dropped.update(judged.loc[~judged["kept"], "reason"])
-                parts.append(dreams.select(judged["kept"].to_numpy()))
+                reference = ReferenceClassifier(network.only(k), data.schema.names, data.schema, CPU)
+                accepted = filter_synthetic(synthetic, images, reference, rules, data.schema)
+                dropped.update(accepted.loc[~accepted["kept"], "reason"])
+                parts.append(synthetic.select(accepted["kept"].to_numpy()))
         kept = SyntheticSet.joined(parts)
         write_json(self.folder / "dreams.json", {"kept": len(kept), "dropped": dict(dropped)})
         if len(kept):
@@ -333,28 +322,10 @@ class Repetition:
         return kept
 
     def scored(self, answer: str) -> Scored:
-        """Return what each arm said of a class."""
+        """Return the scores of a class by each arm."""
         table = pd.read_parquet(self.folder / "scores.parquet")
         scores = {arm: table[f"{arm} {answer}"].to_numpy() for arm in ARMS}
         return Scored(table["id"].to_numpy(object), table[answer].to_numpy(int), scores)
-
-    def sheet(self, path: Path) -> None:
-        """Draw, for every class, eight training galaxies (or as many as there are) and sixteen synthetic ones."""
-        if not (self.folder / "synthetic.zarr").is_dir():
-            return
-        data = Data.load(self.dataset, self.place)
-        rows, dreams = (
-            data.labelled(self.count, self.seed),
-            read_synthetic_set(self.folder / "synthetic.zarr", data.schema.name),
-        )
-        images, captions = [], []
-        for k, answer in enumerate(CLASSES[self.dataset]):
-            real = np.resize(rows[data.targets[rows, k] == 1], 8)
-            drawn = np.flatnonzero(dreams.labels[answer].to_numpy() == 1)[:16]
-            images += [data.galaxies.images[real], dreams.images[drawn]]
-            captions += [f"{answer}, real"] * len(real) + [f"{answer}, synthetic"] * len(drawn)
-        title = f"{self.dataset}, {self.count} labels: real (8) and synthetic (16) of every class"
-        contact_sheet(np.concatenate(images), path, captions=captions, columns=8, title=title)
 
 
 @contextmanager
@@ -393,7 +364,7 @@ def _figures(trials: list[Repetition], seed: int) -> dict[str, Any]:
                 values.append(value)
                 draws.append(drawn)
         # Classes of one data set meet the same draws of repeats and galaxies, so their mean is paired as well.
-        figures |= _told([f"{name}_{count}" for name in GAINS], np.mean(values, 0), np.mean(draws, 0))
+        figures |= _with_intervals([f"{name}_{count}" for name in GAINS], np.mean(values, 0), np.mean(draws, 0))
         for arm in ARMS:
             figures[f"ap_{arm}_{count}"] = float(np.mean([row[f"ap_{arm}"] for row in rows if row["labels"] == count]))
         figures[f"dreams_{count}"] = _kept([trial for trial in trials if trial.count == count])
@@ -414,19 +385,19 @@ def _row(trials: list[Repetition], answer: str, seed: int) -> tuple[dict[str, An
     }  # fmt: skip
     for arm in ARMS:
         names = [f"ap_{arm}", f"completeness_{arm}"]
-        row |= _told(names, means[arm][[ap, completeness]], drawn[arm][:, [ap, completeness]])
+        row |= _with_intervals(names, means[arm][[ap, completeness]], drawn[arm][:, [ap, completeness]])
     better = max(("real", "natural"), key=lambda arm: means[arm][ap])  # which favours it, as it is chosen here
     against = (("real", ap), (better, ap), ("real", completeness))
     gains = np.array([means["augmented"][k] - means[arm][k] for arm, k in against])
     draws = np.stack([drawn["augmented"][:, k] - drawn[arm][:, k] for arm, k in against], 1)
-    return row | _told(GAINS, gains, draws), gains, draws
+    return row | _with_intervals(GAINS, gains, draws), gains, draws
 
 
-def _told(names: Sequence[str], values: np.ndarray, draws: np.ndarray) -> dict[str, float]:
+def _with_intervals(names: Sequence[str], values: np.ndarray, draws: np.ndarray) -> dict[str, float]:
     """Return values by name, with the ends of their 95 % intervals."""
     ends = np.percentile(draws, [2.5, 97.5], axis=0)
-    told = [(values, ""), (ends[0], "_lo"), (ends[1], "_hi")]
-    return {f"{name}{mark}": round(float(row[k]), 4) for k, name in enumerate(names) for row, mark in told}
+    columns = [(values, ""), (ends[0], "_lo"), (ends[1], "_hi")]
+    return {f"{name}{mark}": round(float(row[k]), 4) for k, name in enumerate(names) for row, mark in columns}
 
 
 def _kept(trials: list[Repetition]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from galscan.scanning import engine, merge, partitions, worker
 from galscan.scanning.plan import make_plan
 from galscan.scanning.prepare import output_bytes
 from galscan.store import layout
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import arguments, record, work_folder
 from tests.benchmarks.scan import measured_peak
 
 BILLION = 10**9
@@ -37,8 +37,7 @@ BILLION = 10**9
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     options = arguments("ledger", __doc__ or "").parse_args(argv)
-    work = options.work / ("ledger-quick" if options.quick else "ledger")
-    work.mkdir(parents=True, exist_ok=True)
+    work = work_folder("ledger", options)
     count = 200_000 if options.quick else 10_000_000
     store = galscan.open_store(_many_small(work / "small.zarr", count))
     figures = _in_earnest(store, work / "run") | _a_billion(work / "billion", 400 if options.quick else None)

@@ -3,11 +3,11 @@
     python -m tests.benchmarks.morphology [--quick] [--json]
 
 The sky is simulated, with 10 to 40 volunteers a galaxy who walk down the tree of Galaxy Zoo 2. `vote_coverage_90` is
-the share of vote fractions, of galaxies that nothing was taught, within the 90 % intervals that were predicted for as
+the fraction of vote fractions, of galaxies that trained nothing, within the 90 % intervals that were predicted for as
 many volunteers as voted. `few_shot_gain` is of the one answer with fewer than fifty examples that can be injected into
 real galaxies, the dust lane, with maps of the physical prior: completeness at the purity where the networks trained on
 real galaxies alone find half, relative to theirs; every seed divides the galaxies again. `six_target_cost` is the time
-of a scan for six targets over that of one of them, with the networks that learnt all six; `six_target_scan_cost` the
+of a scan for six targets over that of one of them, with the networks trained for all six; `six_target_scan_cost` the
 same without what is done once for each target and survey, whatever its size: candidates and report.
 """
 
@@ -26,13 +26,13 @@ import pandas as pd
 import torch
 
 import galscan
+from galscan.core.concurrency import cores
 from galscan.labels.recipe import load_recipe
 from galscan.labels.schema import Schema, load_schema
 from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
 from galscan.models.ensemble import member_outputs
 from galscan.models.votes import expected_fractions, groups_of
 from galscan.models.weights import load_network, save_network
-from galscan.scanning.cluster import cores
 from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.training.dataset import Galaxies, load_galaxies, read_table
@@ -40,7 +40,7 @@ from galscan.training.synthetic import candidates_of, examples_of, inject
 from galscan.training.train import Examples, train_classifier
 from tests.benchmarks import similar
 from tests.benchmarks._processes import side_by_side
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import arguments, record, work_folder
 from tests.helpers import tiny_recipe
 
 TARGETS = ("dustlane", "ring", "merger", "edge_on_no_bulge", "strong_bar", "bulge_spiral")
@@ -56,8 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=400, help="of each network")
     options = parser.parse_args(argv)
     quick, size = options.quick, 32 if options.quick else 64
-    work = options.work / ("morphology-quick" if quick else "morphology")
-    work.mkdir(parents=True, exist_ok=True)
+    work = work_folder("morphology", options)
     steps, seeds = (8, 2) if quick else (options.steps, options.seeds)
     figures = (
         _votes(work, size, steps, seeds, quick)
@@ -89,7 +88,7 @@ class Voted:
         table = read_table([store], schema, rules).assign(split="")
         galaxies = load_galaxies([store], table, schema.names, size, seed=0, unlabelled=False)
         labels = galaxies.labels_and_votes(schema)
-        leads = labels[LANE] >= labels[list(schema.tasks[7].answers)].max(axis=1)  # not where nobody was asked
+        leads = labels[LANE] >= labels[list(schema.tasks[7].answers)].max(axis=1)  # not where no volunteer answered
         return cls(galaxies, schema, rules, labels, leads.to_numpy())
 
     def divided(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +140,9 @@ def _votes(work: Path, size: int, steps: int, seeds: int, quick: bool) -> dict[s
         found["tested"].append(int(voted.lanes[test].sum()))
         for name in arms:
             _, raw = member_outputs([load_network(networks[name, seed])], voted.galaxies.images[test], CPU)
-            said = pd.DataFrame(expected_fractions(torch.from_numpy(raw[0]), groups).numpy(), columns=answers)
-            # Of all who look at the galaxy: who is asked about oddities depends on what was said before.
-            score = (said[LANE] * said["t06_odd_a14_yes"]).to_numpy()
+            predicted = pd.DataFrame(expected_fractions(torch.from_numpy(raw[0]), groups).numpy(), columns=answers)
+            # Of all volunteers: only those who answered yes before reach the question.
+            score = (predicted[LANE] * predicted["t06_odd_a14_yes"]).to_numpy()
             found[name].append(_curve(score, voted.lanes[test]))
             if name == "real":
                 found["coverage"].append(_coverage(raw, voted.labels.iloc[test], answers, schema))
@@ -168,12 +167,12 @@ def _curve(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _coverage(raw: np.ndarray, labels: Any, answers: list[str], schema: Any) -> float:
-    """Return the share of vote fractions within their 90 % intervals, of all questions that were asked."""
+    """Return the fraction of vote fractions within their 90 % intervals, of all questions that were answered."""
     from galscan.training.morphology import evaluate
 
-    told = [q for q in evaluate(raw, labels, answers, schema)["questions"] if q["coverage"] is not None]
-    asked = [q["n"] * len(q["answers"]) for q in told]
-    return float(np.average([q["coverage"] for q in told], weights=asked))
+    results = [q for q in evaluate(raw, labels, answers, schema)["questions"] if q["coverage"] is not None]
+    weights = [q["n"] * len(q["answers"]) for q in results]
+    return float(np.average([q["coverage"] for q in results], weights=weights))
 
 
 def _recipe(path: Path, target: str, size: int) -> Path:
@@ -185,11 +184,11 @@ def _recipe(path: Path, target: str, size: int) -> Path:
 
 def _targets(work: Path, size: int, quick: bool) -> dict[str, Any]:
     """Scan for six targets and for one of them, in turn."""
-    teach = _sky(work / "teach.zarr", 1_200 if quick else 16_000, size, 92, rare_fraction=0.03, labelled=0.4)
+    labelled_sky = _sky(work / "teach.zarr", 1_200 if quick else 16_000, size, 92, rare_fraction=0.03, labelled=0.4)
     write = tiny_recipe if quick else _recipe
     recipes = [str(write(work / f"{target}.toml", target, size=size)) for target in TARGETS]
     budget = None if quick else 4
-    models = galscan.train_rare(recipes, store=teach.path, out=work / "six", synthetic=False, budget=budget)
+    models = galscan.train_rare(recipes, store=labelled_sky.path, out=work / "six", synthetic=False, budget=budget)
     survey = _sky(work / "survey.zarr", 2_000 if quick else 50_000, size, 93)
     paths = [model.path for model in models]
     seconds: dict[str, list[float]] = {}

@@ -5,7 +5,7 @@
 Simulated surveys of 200,000 objects with prevalences from 0.05 % to 5 %, 20 to 500 calibration positives, and a
 calibration set that is up to 30 times as rich in targets as the survey. Scores follow one of three laws: binormal,
 logistic (the ratio of the classes levels off), and binormal with look-alikes, a shoulder of 2 % of the others half-way
-to the targets. Widths are told beside three others: "ideal", the binomial interval of whoever knows the distribution
+to the targets. Widths stand beside three others: "ideal", the binomial interval of whoever knows the distribution
 of scores exactly; "law", that of an oracle who knows it but for place, scale, distance and prevalence; and "shape",
 that of an oracle who knows the shape of the log ratio, but neither its offset and slope nor how the others are
 distributed (both from the Fisher information). Of each survey 200 objects are graded without error, in batches of 50:
@@ -24,8 +24,6 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -51,10 +49,12 @@ from galscan.vetting import sampling
 from galscan.vetting.batches import extend
 from galscan.vetting.gradebook import FILE, GradeBook
 from tests.benchmarks import _purity_cells as cells
+from tests.benchmarks._processes import run_measured
 from tests.benchmarks._purity_cells import LAWS, LOOK_ALIKES, OBJECTS, TOP
 from tests.benchmarks._record import arguments, record
+from tests.benchmarks.export import made_up_candidates
 from tests.benchmarks.scan import measured_peak
-from tests.helpers import tiny_bundle, tiny_store
+from tests.helpers import tiny_model, tiny_store
 
 RANKS = (100, 300, 1000)
 GRID = np.linspace(-12.0, 18.0, 3001)
@@ -73,42 +73,42 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     seeds = range(options.seed * 10**6, options.seed * 10**6 + count)
     options.work.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        told = pd.DataFrame(pool.map(_one, seeds, chunksize=4))
+        results = pd.DataFrame(pool.map(_one, seeds, chunksize=4))
         in_cells = pd.DataFrame(pool.map(cells.cell, cells.cells(each, 10**5 + seeds[0]), chunksize=4))
     figures: dict[str, Any] = {"surveys": count, "surveys_of_a_cell": each} | cells.of_cells(in_cells)
     figures |= cells.votes(options.work, voted, options.seed, options.quick) if voted else {}
     figures |= cells.carried(options.work, skies, options.seed, options.quick) if skies else {}
     for rank in RANKS:
         for kind in ("", "graded_"):
-            figures[f"{kind}coverage_{rank}"] = float(told[f"{kind}covers_{rank}"].mean())
-            figures[f"{kind}width_{rank}"] = statistics.median(told[f"{kind}width_{rank}"])
-        wide = told[told[f"ideal_{rank}"] > 0.01]  # where all are targets, or none, the ideal has no width
+            figures[f"{kind}coverage_{rank}"] = float(results[f"{kind}covers_{rank}"].mean())
+            figures[f"{kind}width_{rank}"] = statistics.median(results[f"{kind}width_{rank}"])
+        wide = results[results[f"ideal_{rank}"] > 0.01]  # where all are targets, or none, the ideal has no width
         for kind in ("width", "graded_width", "law", "shape"):
             figures[f"{kind}_to_ideal_{rank}"] = statistics.median(wide[f"{kind}_{rank}"] / wide[f"ideal_{rank}"])
-        narrowed = told[f"width_{rank}"] / told[f"graded_width_{rank}"].clip(lower=1e-6)
+        narrowed = results[f"width_{rank}"] / results[f"graded_width_{rank}"].clip(lower=1e-6)
         figures[f"graded_width_ratio_{rank}"] = statistics.median(narrowed)
     groups = {
-        "positives": pd.cut(told["positives"], [0, 50, 150, 500]),
-        "prevalence": pd.cut(told["prevalence"], [0, 0.002, 0.01, 0.05]),
-        "law": told["law"],
+        "positives": pd.cut(results["positives"], [0, 50, 150, 500]),
+        "prevalence": pd.cut(results["prevalence"], [0, 0.002, 0.01, 0.05]),
+        "law": results["law"],
     }
     held = [f"{kind}covers_{what}" for kind in ("", "graded_") for what in (*RANKS, "completeness", "prevalence")]
     figures |= {
         "graded_coverage": min(figures[f"graded_coverage_{rank}"] for rank in RANKS),
         "width_ratio": figures["width_to_ideal_1000"],
         "graded_width_ratio": figures["graded_width_ratio_1000"],
-        "graded_width_gain": statistics.median(told["graded_width_1000"] / told["width_1000"].clip(lower=1e-6)),
-        "coverage": {name: float(told[name].mean()) for name in held},
+        "graded_width_gain": statistics.median(results["graded_width_1000"] / results["width_1000"].clip(lower=1e-6)),
+        "coverage": {name: float(results[name].mean()) for name in held},
         "coverage_by": {
             name: {
                 str(group): {"surveys": len(some)} | {k: round(float(some[k].mean()), 3) for k in held}
-                for group, some in told.groupby(by.astype(str))
+                for group, some in results.groupby(by.astype(str))
             }
             for name, by in groups.items()
         },
-        "departures_seen": float(told["departure"].mean()),
-        "unknown": float(told["unknown"].mean()),
-        "seconds_each": statistics.median(told["seconds"]),
+        "departures_seen": float(results["departure"].mean()),
+        "unknown": float(results["unknown"].mean()),
+        "seconds_each": statistics.median(results["seconds"]),
         "export_million_mb": _export(options.work, 50_000 if options.quick else 1_000_000),
         "purity_million_mb": _purity(options.work, 50_000 if options.quick else 1_000_000),
     }
@@ -144,9 +144,8 @@ def _simulated(seed: int) -> _Survey:
     separation = rng.uniform(1.5, 4.0)
 
     def scores(targets: np.ndarray) -> np.ndarray:
-        noise = (
-            rng.logistic(size=len(targets)) * np.sqrt(3) / np.pi if law == "logistic" else rng.normal(size=len(targets))
-        )
+        logistic_law, n = law == "logistic", len(targets)
+        noise = rng.logistic(size=n) * np.sqrt(3) / np.pi if logistic_law else rng.normal(size=n)
         alike = (rng.random(len(targets)) < LOOK_ALIKES) * 0.5 if law == "look-alikes" else 0.0
         return noise + separation * np.where(targets == 1, 1.0, alike)
 
@@ -190,7 +189,7 @@ def _one(seed: int) -> dict[str, Any]:
     """Simulate one survey; say what the intervals say of it, and what is true."""
     survey = _simulated(seed)
     before, after = survey.before, _graded(survey, sampling.SIZE, seed)
-    told = survey.info | _oracles(
+    results = survey.info | _oracles(
         _densities(survey.info["law"]), survey.separation, survey.prevalence, survey.sizes, survey.top
     )
     hits = survey.ranked.sum() + survey.beyond.sum()
@@ -198,11 +197,11 @@ def _one(seed: int) -> dict[str, Any]:
     for kind, p in (("", before), ("graded_", after)):
         for rank in RANKS:
             low, high = p.purity_lo[rank - 1], p.purity_hi[rank - 1]
-            told[f"{kind}covers_{rank}"] = low - 1e-9 <= float(survey.ranked[:rank].mean()) <= high + 1e-9
-            told[f"{kind}width_{rank}"] = high - low
-        told[f"{kind}covers_completeness"] = p.completeness_lo[-1] - 1e-9 <= found <= p.completeness_hi[-1] + 1e-9
-        told[f"{kind}covers_prevalence"] = p.prevalence_lo <= hits / OBJECTS <= p.prevalence_hi
-    return told
+            results[f"{kind}covers_{rank}"] = low - 1e-9 <= float(survey.ranked[:rank].mean()) <= high + 1e-9
+            results[f"{kind}width_{rank}"] = high - low
+        results[f"{kind}covers_completeness"] = p.completeness_lo[-1] - 1e-9 <= found <= p.completeness_hi[-1] + 1e-9
+        results[f"{kind}covers_prevalence"] = p.prevalence_lo <= hits / OBJECTS <= p.prevalence_hi
+    return results
 
 
 Densities = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
@@ -250,16 +249,16 @@ def _oracles(
     ratio = np.array([np.log(sizes[1]), np.log(OBJECTS * (1 - prevalence)), logit(prevalence), 1.0])
     log_weights = weights(ratio)
     every = np.logaddexp.reduce(log_weights)
-    share = np.exp(log_weights - every)
+    fraction = np.exp(log_weights - every)
     slopes = _slopes(weights, ratio)
-    slopes = slopes - (slopes * share).sum(axis=1, keepdims=True)
-    of_shape = np.einsum("icx,jcx,cx,x->ij", slopes, slopes, share, now[0] * np.exp(every)) * step
+    slopes = slopes - (slopes * fraction).sum(axis=1, keepdims=True)
+    of_shape = np.einsum("icx,jcx,cx,x->ij", slopes, slopes, fraction, now[0] * np.exp(every)) * step
 
-    told = {}
+    results = {}
     chance = chances(law)
     for rank in RANKS:
         low, high = binom.ppf([0.025, 0.975], rank, chance[:rank].mean()) / rank
-        told[f"ideal_{rank}"] = float(high - low)
+        results[f"ideal_{rank}"] = float(high - low)
         coins = (chance[:rank] * (1 - chance[:rank])).sum() / rank**2
         for name, purity_of, at, information in (
             ("law", lambda p, rank=rank: chances(p)[:rank].mean(), law, of_law),
@@ -267,8 +266,8 @@ def _oracles(
         ):
             slope = _slopes(purity_of, at)
             variance = slope @ np.linalg.solve(information, slope) + coins
-            told[f"{name}_{rank}"] = float(2 * norm.ppf(0.975) * np.sqrt(variance))
-    return told
+            results[f"{name}_{rank}"] = float(2 * norm.ppf(0.975) * np.sqrt(variance))
+    return results
 
 
 def _slopes(function: Callable[[np.ndarray], Any], at: np.ndarray) -> np.ndarray:
@@ -277,15 +276,7 @@ def _slopes(function: Callable[[np.ndarray], Any], at: np.ndarray) -> np.ndarray
 
 def _export(work: Path, rows: int) -> float:
     """Write so many candidates as FITS; return the most memory that this process came to hold, in MB."""
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({
-        "designation": "J000000.00+000000.0", "objid": np.arange(rows), "store": "sdss", "index": np.arange(rows),
-        "ra": rng.uniform(0, 360, rows), "dec": rng.uniform(-90, 90, rows), "rank": np.arange(1, rows + 1),
-        "score": rng.normal(size=rows).astype(np.float32), "score_std": rng.random(rows).astype(np.float32),
-        **{name: rng.random(rows) for name in ("p_target", "purity", "purity_lo", "purity_hi", "completeness",
-                                             "ambiguous", "ambiguous_lo", "ambiguous_hi")},
-        "in_train": False, "flags": np.zeros(rows, np.uint8),
-    })  # fmt: skip
+    frame = made_up_candidates(rows)
     work.mkdir(parents=True, exist_ok=True)
     with measured_peak() as peak:
         columns.write_fits(frame, work / "million.fits", {"target": "dustlane"})
@@ -296,11 +287,10 @@ def _export(work: Path, rows: int) -> float:
 def _purity(work: Path, rows: int) -> float:
     """Estimate the purity of a scan with so many candidates, 200 of them graded; return that process's peak, in MB."""
     run = _finished(work / "million", rows)
-    code = f"import galscan; galscan.purity({str(run)!r}); print(open('/proc/self/status').read())"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    peak = next(int(line.split()[1]) for line in ran.stdout.splitlines() if line.startswith("VmHWM:"))
+    code = f"import galscan; galscan.purity({str(run)!r})"
+    _, peak, _ = run_measured(code)
     shutil.rmtree(work / "million")
-    return peak * 1024 / 1e6
+    return peak
 
 
 def _finished(work: Path, rows: int) -> Path:
@@ -308,7 +298,7 @@ def _finished(work: Path, rows: int) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     store = tiny_store(work / "sky.zarr", 700, 32, survey="sky")
-    model = tiny_bundle(work / "model").path
+    model = tiny_model(work / "model").path
     run = galscan.scan(store=store.path, model=model, out=work / "run", top=120, workers=1)
     few = pq.read_table(run.path / CANDIDATES)
     scores = np.sort(np.random.default_rng(0).normal(size=4 * rows))[::-1]

@@ -23,13 +23,13 @@ import numpy as np
 import psutil
 
 import galscan
+from galscan.core.concurrency import cores
 from galscan.core.device import one_thread
 from galscan.labels.recipe import load_recipe
 from galscan.models.ensemble import load_ensemble, load_scorer
-from galscan.scanning.cluster import cores
 from galscan.scanning.run import Run
 from galscan.store import layout
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import arguments, record, work_folder
 from tests.helpers import tiny_recipe
 
 REPEATS = 3
@@ -43,11 +43,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args(argv)
     quick, size = options.quick, 32 if options.quick else 64
-    work = options.work / ("scan-quick" if quick else "scan")
-    work.mkdir(parents=True, exist_ok=True)
+    work = work_folder("scan", options)
 
-    # A survey of which a third is labelled: it teaches the networks, and all of it the first look.
-    teach = _simulated(work / "teach.zarr", 900 if quick else 48_000, size, 81, 0.1 if quick else 0.02, labelled=0.3)
+    # A survey of which a third is labelled: it trains the networks, and all of it the prefilter.
+    count, rare = (900, 0.1) if quick else (48_000, 0.02)
+    labelled = _simulated(work / "labelled.zarr", count, size, 81, rare, labelled=0.3)
     base = _simulated(work / "base.zarr", 2_000 if quick else 50_000, size, 82, 0.002)
     million = _many(work / "million.zarr", base, 3 if quick else 20)
     tenth = _many(work / "tenth.zarr", base, 1 if quick else 2)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if not quick:  # at the size of the figures before: rates depend on it
         shipped = load_recipe("dustlane")
         recipe.write_text(shipped.text.replace(f"size = {shipped.size}", f"size = {size}", 1), encoding="utf-8")
-    model = galscan.train_rare(str(recipe), store=teach, out=work / "model", synthetic=False, seed=options.seed)
+    model = galscan.train_rare(str(recipe), store=labelled, out=work / "model", synthetic=False, seed=options.seed)
     images = galscan.open_store(base).images(slice(0, 1_000 if quick else 20_000))
     folder = _jpegs(work / "jpegs", images)
 
@@ -70,11 +70,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     cascade = model.prefilter is not None  # a quick run has none
     converted = _converted(model, work / "network.xml") if options.device == "cpu" else None
-    quantised = _quantised(model, teach, converted, work / "int8.xml") if converted else None
+    quantised = _quantised(model, labelled, converted, work / "int8.xml") if converted else None
     how = {"device": options.device} | ({"cluster": "cuda"} if options.device == "cuda" else {})
     rates: dict[str, list[float]] = {name: [] for name in ("forward", "single", "cascade", "jpeg")}
     kept: list[float] = []
-    in_8_bits: list[tuple[float, float, bool]] = []  # ratio of rates, share of the best kept, whether used
+    in_8_bits: list[tuple[float, float, bool]] = []  # ratio of rates, fraction of the best kept, whether used
     peaks = {}
     for _ in range(1 if quick else options.repeats):
         rates["forward"].append(_forward(model.path, images, options.workers, options.device, converted))
@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if quantised:
             ratio = _speedup(model.path, images[:10_000], converted, quantised)
             rough, _ = scan(tenth, cascade=False, int8=True, **how)
-            share = len(best & set(rough.candidates["index"])) / len(best)
-            in_8_bits.append((ratio, share, rough.info.int8["used"]))
+            fraction = len(best & set(rough.candidates["index"])) / len(best)
+            in_8_bits.append((ratio, fraction, rough.info.int8["used"]))
     whole, peaks["million"] = scan(million, cascade=cascade, **how)
     rates["cascade"].append(whole.info.scanned / whole.info.wall_s)
     _, peaks["alone"] = scan(tenth, cascade=cascade, **how)
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "cascade_speedup": median["cascade"] / median["single"],
         "cascade_kept": min(kept),
         "int8_speedup": statistics.median(ratio for ratio, _, _ in in_8_bits) if in_8_bits else None,
-        "int8_top_kept": min(share for _, share, _ in in_8_bits) if in_8_bits else None,
+        "int8_top_kept": min(fraction for _, fraction, _ in in_8_bits) if in_8_bits else None,
         "int8_used": all(used for _, _, used in in_8_bits) if in_8_bits else None,
         "jpeg_loader_ratio": median["cascade"] / median["jpeg"],
         "jpeg_loader_ratio_single": median["single"] / median["jpeg"],
@@ -255,7 +255,7 @@ def _jpeg_rate(model: Any, folder: Path, workers: int, device: str) -> float:
 
 @contextmanager
 def measured_peak(every: float = 0.2) -> Iterator[list[float]]:
-    """Measure the largest sum of memory (proportional share) that this process and all below it held.
+    """Measure the largest sum of memory (proportional set size) that this process and all below it held.
 
     The kernel counts it page by page, so that to look too often slows down what is measured.
     """

@@ -7,18 +7,15 @@ is all of the search in a process of its own: ids looked up, the survey's mean, 
 neither the start of Python nor pictures. Memory is the most that was resident (VmHWM), Python and libraries included.
 
 With a model (that of ``galscan demo``, say, which never saw a real galaxy) the real galaxies of ``ngc-sdss`` are
-searched: five of a kind drawn at random as examples, a hundred times; told is the share of the kind among the twenty
-nearest of all that have EFIGI labels and the model was not trained on, beside the share at random, and in what other
-ways of comparing would have found.
+searched: five of a kind drawn at random as examples, a hundred times. Figures are the fraction of the kind among the
+twenty nearest of all that have EFIGI labels and did not train the model, beside the fraction at random, and that of
+other ways of comparing.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +26,28 @@ import pyarrow.parquet as pq
 import galscan
 from galscan.candidates.similar import EmbeddingSpace, similarity, unit
 from galscan.scanning.partitions import EMBEDDING, FINGERPRINT, as_bytes, embeddings_path, scores_path, write_rows
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._processes import run_measured
+from tests.benchmarks._record import DATA, arguments, record, work_folder
 from tests.candidate_tables import info
 
 PART, NUMBERS, CLUSTERS, EXAMPLES, NEAREST = 4096, 128, 20, 5, 20
-DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 KINDS = {
     "dusty_early": "t <= 0 and visible_dust >= 0.5", "ring": "inner_ring >= 0.5", "edge_on": "inclination >= 0.95",
     "perturbed": "perturbation >= 0.75",
 }  # fmt: skip
 SEARCH = """
-import json, re, sys, time
+import json, sys, time
 from pathlib import Path
-from galscan.candidates.similar import Space
+from galscan.candidates.similar import EmbeddingSpace
 run = Path(sys.argv[1])
 started = time.perf_counter()
-space = Space(run, json.loads((run / "run.json").read_text()))
+space = EmbeddingSpace(run, json.loads((run / "run.json").read_text()))
 places = space.locate(sys.argv[2].split(","))
 best = space.nearest(space.at(places), 1000)
 rows = space.rows(best)
 seconds = time.perf_counter() - started
 assert len(rows) == 1000 and (rows["id"] % int(sys.argv[3]) == 0).all(), "what was found is of another cluster"
-print(json.dumps([seconds, int(re.search(r"VmHWM:\\s*([0-9]+)", Path("/proc/self/status").read_text())[1]) * 1024]))
+print(seconds)
 """
 
 
@@ -59,8 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = arguments("similar", __doc__ or "")
     parser.add_argument("--model", type=Path, help="look for real galaxies as this model sees them")
     options = parser.parse_args(argv)
-    work = options.work / "similar"
-    shutil.rmtree(work, ignore_errors=True)
+    work = work_folder("similar", options, new=True)
     figures = searches(work, 250_000 if options.quick else 1_000_000, options.seed)
     if options.model:
         figures |= neighbours(work, options.model, options.seed)
@@ -75,10 +71,9 @@ def searches(work: Path, rows: int = 1_000_000, seed: int = 0) -> dict[str, Any]
     for name, count in (("tenth", rows // 10), ("million", rows)):
         run = fabricate(work / name, count, seed)
         ids = ",".join(str(count // EXAMPLES // CLUSTERS * CLUSTERS * k) for k in range(EXAMPLES))  # of one cluster
-        command = [sys.executable, "-c", SEARCH, str(run), ids, str(CLUSTERS)]
-        each = [json.loads(subprocess.check_output(command, text=True)) for _ in range(3)]
-        seconds, peak = float(np.median([s for s, _ in each])), max(p for _, p in each)
-        figures |= {f"similar_{name}_s": round(seconds, 2), f"similar_{name}_mb": round(peak / 1e6, 1)}
+        seconds, peaks, _ = zip(*(run_measured(SEARCH, run, ids, CLUSTERS) for _ in range(3)), strict=True)
+        seconds = round(float(np.median(np.array(seconds, float))), 2)
+        figures |= {f"similar_{name}_s": seconds, f"similar_{name}_mb": max(peaks)}
         shutil.rmtree(run)
     return figures | {"similar_peak_mb": figures["similar_million_mb"]}
 
@@ -87,10 +82,10 @@ def fabricate(run: Path, rows: int, seed: int) -> Path:
     """Write what a search reads of a scan: embeddings that are clustered, as those of galaxies, and scores."""
     rng = np.random.default_rng(seed)
     parts = -(-rows // PART)
-    told = info(embedding=NUMBERS, parts=parts, objects=rows, scanned=rows)
+    results = info(embedding=NUMBERS, parts=parts, objects=rows, scanned=rows)
     (run / "scores").mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps(told))
-    marks = {FINGERPRINT: told["fingerprint"].encode()}
+    (run / "run.json").write_text(json.dumps(results))
+    marks = {FINGERPRINT: results["fingerprint"].encode()}
     kinds = rng.gamma(1.0, 1.0, (CLUSTERS, NUMBERS))
     for part in range(parts):
         index = np.arange(part * PART, min(part * PART + PART, rows))
@@ -103,7 +98,7 @@ def fabricate(run: Path, rows: int, seed: int) -> Path:
             "index": index, "id": index,
             "ra": rng.uniform(0, 360, len(index)), "dec": rng.uniform(-60, 60, len(index)),
             "flags": np.zeros(len(index), np.uint8),
-            **{name: rng.random(len(index)).astype(np.float32) for name in told["answers"]},
+            **{name: rng.random(len(index)).astype(np.float32) for name in results["answers"]},
         }  # fmt: skip
         write_rows(scores_path(run, part), marks, columns, every)
     return run
@@ -135,8 +130,8 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     figures: dict[str, Any] = {"model": bundle.model_hash, "labelled": int(fair.sum()), "nearest": NEAREST}
     for kind, rule in KINDS.items():
-        said = parse_rule(rule, list(labels.columns)).evaluate({name: labels[name].to_numpy() for name in labels})[0]
-        is_kind = fair & np.asarray(said, bool)
+        columns = {name: labels[name].to_numpy() for name in labels}
+        is_kind = fair & np.asarray(parse_rule(rule, list(columns)).evaluate(columns)[0], bool)
         found: dict[str, list[float]] = {}
         for _ in range(100):
             drawn = rng.choice(np.flatnonzero(is_kind), EXAMPLES, replace=False)
@@ -151,7 +146,7 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
                 found.setdefault(way, []).append(float(is_kind[np.argsort(-values)[:NEAREST]].mean()))
         figures[kind] = {
             "of": int(is_kind.sum()), "random": round(float((is_kind.sum() - EXAMPLES) / (fair.sum() - EXAMPLES)), 3),
-            **{way: round(float(np.mean(shares)), 3) for way, shares in found.items()},
+            **{way: round(float(np.mean(fractions)), 3) for way, fractions in found.items()},
         }  # fmt: skip
     return figures
 

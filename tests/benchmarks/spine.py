@@ -1,4 +1,4 @@
-"""The whole chain: the demo's time, and what dreams change on real galaxies.
+"""The whole chain: the demo's time, and what synthetic galaxies change on real galaxies.
 
     python -m tests.benchmarks.spine [--quick] [--json]
 
@@ -8,17 +8,14 @@ folders of real galaxies (``GALSCAN_TEST_DATA``, default ``../shared/data``) wit
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import galscan
 from galscan.labels.recipe import load_recipe
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import DATA, arguments, record, work_folder
 from tests.helpers import tiny_recipe
 
-DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 BUDGET = 55  # minutes
 FOLDERS = {"ngc": ("ngc-sdss", "efigi"), "gz2": ("gz2-kaggle", "gz2_leading"), "gz1": ("gz1-sdss", "gz1")}
 
@@ -26,8 +23,7 @@ FOLDERS = {"ngc": ("ngc-sdss", "efigi"), "gz2": ("gz2-kaggle", "gz2_leading"), "
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     options = arguments("spine", __doc__ or "").parse_args(argv)
-    work = options.work / ("spine-quick" if options.quick else "spine")
-    work.mkdir(parents=True, exist_ok=True)
+    work = work_folder("spine", options)
     size = 32 if options.quick else load_recipe("dustlane").size
 
     stores = [
@@ -45,7 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         shutil.rmtree(work / "demo", ignore_errors=True)  # its time is that of a first run
         figures["demo_wall_s"] = galscan.demo(work / "demo", seed=options.seed)["wall_s"]
     for name in ("real_only", "real_plus_synthetic"):
-        m = metrics[name] or dict.fromkeys(("ap_mean", "ap_lo", "ap_hi"))  # no dream may have passed the judge
+        m = metrics[name] or dict.fromkeys(("ap_mean", "ap_lo", "ap_hi"))  # no synthetic galaxy may have been accepted
         figures |= {f"ap_{name}": m["ap_mean"], f"ap_{name}_lo": m["ap_lo"], f"ap_{name}_hi": m["ap_hi"]}
     gain = metrics["gain"] or dict.fromkeys(("mean", "lo", "hi"))
     figures |= {"ap_gain": gain["mean"], "ap_gain_lo": gain["lo"], "ap_gain_hi": gain["hi"]}

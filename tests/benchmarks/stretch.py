@@ -10,9 +10,7 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +21,8 @@ from galscan.store.layout import open_store
 from galscan.synthesis.features import dust_lane
 from galscan.synthesis.flux import JPEG_SOFTENING, Stretch
 from galscan.synthesis.hosts import measure_hosts
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import DATA, arguments, record
 
-DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 SIZE = 96
 RINGS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)  # half-light radii
 SOFTENINGS = (0.03, 0.012, 0.004, JPEG_SOFTENING, 0.00025)

@@ -15,7 +15,6 @@ intervals over divisions and test galaxies, paired.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,9 @@ from galscan.labels.recipe import load_recipe
 from galscan.stats import metrics
 from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.store.layout import open_store
-from tests.benchmarks._record import arguments, record
+from tests.benchmarks._record import DATA, arguments, record, work_folder
 from tests.helpers import tiny_recipe
 
-DATA = Path(os.environ.get("GALSCAN_TEST_DATA", "../shared/data"))
 PREVALENCE, PURITY = 0.0015, 0.8
 STRONG = 0.75  # of visible_dust: a lane plain to the eye
 STEPS = {"real": 400, "simulated": 1000}  # of every classifier
@@ -58,8 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )  # fmt: skip
     options = parser.parse_args(argv)
     quick, seed = options.quick, options.seed
-    work = options.work / ("synthetic-quick" if quick else "synthetic")
-    work.mkdir(parents=True, exist_ok=True)
+    work = work_folder("synthetic", options)
     seeds = 2 if quick else options.seeds
     fewer = min(seeds, options.fewer_seeds or seeds)
     labelled = [int(n) for n in options.labelled.split(",")]
@@ -99,17 +96,8 @@ def _real(
     recipe = str(tiny_recipe(work / "real.toml", size=size)) if quick else _recipe(work, "real", size, STEPS["real"])
     common = {"store": ngc, "negatives": 100 if quick else 400, "reserved": 20, "purity": 0.5, **how}
     labels = open_store(ngc).labels("efigi").set_axis(open_store(ngc).column("id").astype(str))
-    strong = set(labels.index[labels["visible_dust"] >= STRONG])
-    runs = {}
-    for positives in labelled:
-        arms = (*REAL, *injected) if positives == 20 else (*REAL, METHOD)
-        runs[positives] = work / f"real-{positives}"
-        galscan.ablate(
-            recipe, out=runs[positives], seeds=seeds if positives == 20 else fewer, positives=positives, arms=arms,
-            method=METHOD, **common,
-        )  # fmt: skip
-    scored = {n: _scored(out, seeds if n == 20 else fewer) for n, out in runs.items()}
-    point = WorkingPoint(_share(scored[20]), 0.5, 0.5)
+    scored = _ablate(recipe, work / "real", labelled, seeds, fewer, injected, common)
+    point = WorkingPoint(float(np.mean([one.targets.mean() for one in scored[20]])), 0.5, 0.5)
     best = max(REAL, key=lambda arm: metrics.measure(scored[20], point)[arm][:, 0].mean())
     figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds, "real_steps": STEPS["real"]}
     figures |= _counts("real", scored[20])
@@ -118,10 +106,11 @@ def _real(
         figures |= _ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
     if 0 in scored:  # beside 20 labelled without synthetic ones
         figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20][:fewer], best, point)
-    plain = [_of(one, strong) for one in scored[20]]
+    strong = labels.index[labels["visible_dust"] >= STRONG]
+    plain = [_select(one, strong, negatives=True) for one in scored[20]]
     figures |= _ratio("real_strong", "", plain, METHOD, plain, best, point)
     early = labels.index[labels["t"] <= 0]  # among which only dust tells, not the type
-    among = [_within(one, early) for one in scored[20]]
+    among = [_select(one, early) for one in scored[20]]
     figures |= _ratio("real_early", "", among, METHOD, among, best, point)
     for arm in injected:
         figures |= _ratio(f"arm_{arm}_over", "", scored[20], arm, scored[20], best, point)
@@ -141,15 +130,11 @@ def _real(
         figures |= {f"arm_{arm}": float(found[arm][:, 0].mean()) for arm in ("images",)}
         figures["arm_images_each"] = found["images"][:, 0].round(4).tolist()
         figures["arm_images_real_only"] = float(found["attributes"][:, 0].mean())
-    notes = [read_json(path) for path in sorted(runs[20].glob(f"repeat-*/{METHOD}.json"))]
+    notes = [read_json(path) for path in sorted((work / "real-20").glob(f"repeat-*/{METHOD}.json"))]
     figures |= {f"real_{key}": sum(n[key] for n in notes) for key in ("hosts", "hosts_unlabelled", "measured_maps")}
     if not evaluate:
         return figures
-    judged = galscan.evaluate(
-        runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=ngc, out=work / "real-evaluation",
-        seed=how["seed"], steps=20 if quick else STEPS["real"],
-    )  # fmt: skip
-    return figures | _acceptance("", judged)
+    return figures | _acceptance("", work / "real", recipe, ngc, how["seed"], 20 if quick else STEPS["real"])
 
 
 IMAGES = """
@@ -167,24 +152,14 @@ def _simulated(
     sky = galscan.ingest(
         "simulated", out=work / "survey.zarr", count=count, size=size, seed=73, rare_fraction=rare
     ).path
-    recipe = (
-        str(tiny_recipe(work / "simulated.toml", size=size))
-        if quick
-        else _recipe(work, "simulated", size, STEPS["simulated"])
-    )
+    tiny = str(tiny_recipe(work / "simulated.toml", size=size)) if quick else ""
+    recipe = tiny or _recipe(work, "simulated", size, STEPS["simulated"])
     common = {
         "store": sky, "reserved": 20, "max_test": 400 if quick else 20_000, "prevalence": PREVALENCE, "purity": PURITY,
         "negatives": 500 if quick else 13_300, **how,
     }  # fmt: skip
-    runs = {}
-    for positives in (n for n in labelled if n != 8):
-        arms = ("plain", "focal", *REAL, METHOD) if positives == 20 else (*REAL, METHOD)
-        runs[positives] = work / f"simulated-{positives}"
-        galscan.ablate(
-            recipe, out=runs[positives], seeds=seeds if positives == 20 else fewer, positives=positives, arms=arms,
-            method=METHOD, **common,
-        )  # fmt: skip
-    scored = {n: _scored(out, seeds if n == 20 else fewer) for n, out in runs.items()}
+    others = ("plain", "focal", METHOD)
+    scored = _ablate(recipe, work / "simulated", [n for n in labelled if n != 8], seeds, fewer, others, common)
     point = WorkingPoint(PREVALENCE, PURITY, 0.5)
     value = {arm: v[:, 1].mean() for arm, v in metrics.measure(scored[20], point).items()}
     best = max(REAL, key=lambda arm: value[arm])
@@ -203,11 +178,21 @@ def _simulated(
     }  # fmt: skip
     if not evaluate:
         return figures
-    judged = galscan.evaluate(
-        runs[20] / "repeat-00" / f"{METHOD}.zarr", target=recipe, store=sky, out=work / "simulated-evaluation",
-        seed=how["seed"], steps=20 if quick else STEPS["simulated"],
-    )  # fmt: skip
-    return figures | _acceptance("sim_", judged)
+    steps = 20 if quick else STEPS["simulated"]
+    return figures | _acceptance("sim_", work / "simulated", recipe, sky, how["seed"], steps)
+
+
+def _ablate(
+    recipe: str, place: Path, labelled: list[int], seeds: int, fewer: int, arms: tuple[str, ...], common: dict[str, Any]
+) -> dict[int, list[Scored]]:
+    """Train and score with each number of labelled targets; all `arms` with 20 of them, else the recipe's own way."""
+    scored = {}
+    for positives in labelled:
+        out, repeats = Path(f"{place}-{positives}"), seeds if positives == 20 else fewer
+        ways = (*REAL, *arms) if positives == 20 else (*REAL, METHOD)
+        galscan.ablate(recipe, out=out, seeds=repeats, positives=positives, arms=ways, method=METHOD, **common)
+        scored[positives] = _scored(out, repeats)
+    return scored
 
 
 def _scored(out: Path, seeds: int) -> list[Scored]:
@@ -221,27 +206,15 @@ def _scored(out: Path, seeds: int) -> list[Scored]:
     return found
 
 
-def _of(scored: Scored, positives: set[str]) -> Scored:
-    """Leave out the targets that are not among `positives`."""
-    keep = (scored.targets == 0) | np.isin(scored.ids.astype(str), list(positives))
+def _select(scored: Scored, ids: pd.Index, *, negatives: bool = False) -> Scored:
+    """Leave out the objects that are not among `ids`, except for all `negatives`."""
+    keep = np.isin(scored.ids.astype(str), ids.to_numpy(str)) | (negatives & (scored.targets == 0))
     return Scored(scored.ids[keep], scored.targets[keep], {arm: s[keep] for arm, s in scored.scores.items()})
-
-
-def _within(scored: Scored, ids: pd.Index) -> Scored:
-    """Leave out the objects that are not among `ids`."""
-    keep = np.isin(scored.ids.astype(str), ids.to_numpy(str))
-    return Scored(scored.ids[keep], scored.targets[keep], {arm: s[keep] for arm, s in scored.scores.items()})
-
-
-def _share(scored: Sequence[Scored]) -> float:
-    return float(np.mean([one.targets.mean() for one in scored]))
 
 
 def _counts(name: str, scored: Sequence[Scored]) -> dict[str, Any]:
-    positives = [int(one.targets.sum()) for one in scored]
-    return {f"{name}_test_positives": positives, f"{name}_test_negatives": [len(one.targets) for one in scored]} | {
-        f"{name}_test_negatives": [len(one.targets) - n for one, n in zip(scored, positives, strict=True)]
-    }
+    return {f"{name}_test_positives": [int(one.targets.sum()) for one in scored],
+            f"{name}_test_negatives": [int((1 - one.targets).sum()) for one in scored]}  # fmt: skip
 
 
 def _ratio(
@@ -269,8 +242,11 @@ def _aligned(a: Scored, b: Scored, arm: str) -> np.ndarray:
     return pd.Series(b.scores[arm], index=b.ids).loc[a.ids].to_numpy()
 
 
-def _acceptance(prefix: str, judged: dict[str, Any]) -> dict[str, Any]:
-    accepted = judged["acceptance"]
+def _acceptance(prefix: str, place: Path, recipe: str, store: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Evaluate the synthetic galaxies of the first division."""
+    synthetic, out = Path(f"{place}-20") / "repeat-00" / f"{METHOD}.zarr", Path(f"{place}-evaluation")
+    evaluation = galscan.evaluate(synthetic, target=recipe, store=store, out=out, seed=seed, steps=steps)
+    accepted = evaluation["acceptance"]
     return {
         f"{prefix}acceptance_{which}{key}": accepted[which]["at_zero"][name]
         for which in ("real", "synthetic", "hosts") for key, name in (("", "fraction"), ("_n", "n"))

@@ -8,30 +8,27 @@ A thousand grades of seven graders go through the real page, in Chromium; the se
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import Any
 
 import galscan
-from tests.benchmarks._record import arguments, record
-from tests.grading import grade_under_fire
-from tests.helpers import tiny_bundle, tiny_store
+from tests.benchmarks._record import arguments, record, work_folder
+from tests.grading import grade_with_kills
+from tests.helpers import tiny_model, tiny_store
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
     options = arguments("vetting", __doc__ or "").parse_args(argv)
-    work = options.work / "vetting"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work = work_folder("vetting", options, new=True)
     store = tiny_store(work / "sky.zarr", 700, 32, survey="sky")
-    model = tiny_bundle(work / "model").path
+    model = tiny_model(work / "model").path
     galscan.scan(store=store.path, model=model, out=work / "run", top=120, workers=1)
     started = time.monotonic()
-    told = grade_under_fire(work / "run", work / "chromium", 100 if options.quick else 1000, options.seed)
+    counts = grade_with_kills(work / "run", work / "chromium", 100 if options.quick else 1000, options.seed)
     figures = {
-        "grades": told["grades"], "kills": told["kills"], "grades_lost": told["lost"],
-        "grades_doubled": told["doubled"], "grades_per_minute": told["grades_per_minute"],
+        "grades": counts["grades"], "kills": counts["kills"], "grades_lost": counts["lost"],
+        "grades_doubled": counts["doubled"], "grades_per_minute": counts["grades_per_minute"],
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     record("vetting", options, figures)

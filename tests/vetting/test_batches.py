@@ -1,10 +1,7 @@
-"""Batch after batch: the next one follows from the grades, and any interruption leaves it where it was."""
-
 from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 
 import numpy as np
 import pandas as pd
@@ -12,14 +9,15 @@ import pytest
 
 from galscan.core.errors import InputError
 from galscan.stats.graded import Stratum
-from galscan.vetting import batches, sampling
+from galscan.vetting import batches
 from galscan.vetting.gradebook import PLAN, GradeBook, create
+from tests.vetting.test_gradebook import change
 
 STRATA = [Stratum("1-100", 100, 1, 100), Stratum("101-400", 300, 101, 400), Stratum("not ranked", 5000)]
 
 
 def planned(path, size=60, batch=20, **change):
-    """Begin a book of 400 candidates, of which the model expects half, and a tenth, to be targets."""
+    """Write a book of 400 candidates; the model expects half of the first 100 to be targets, and a tenth of others."""
     rng = np.random.default_rng(0)
     rows = []
     for s, n in zip(STRATA, (60, 60, 12), strict=True):
@@ -58,7 +56,15 @@ def drawn(book):
     return items[items["kind"] == "survey"].groupby("stratum").size().to_dict()
 
 
-def test_batches_come_one_after_the_other_and_end_with_the_size(path):
+def check_order(book):
+    """Check that the sample of each stratum is the first part of its random order."""
+    queue, items = book.queue(), book.items()
+    for stratum, n in drawn(book).items():
+        order = list(queue.loc[queue["stratum"] == stratum, "id"])
+        assert set(items.loc[items["stratum"] == stratum, "id"]) == set(order[:n])
+
+
+def test_batches_follow_until_the_size_is_reached(path):
     with GradeBook(path, "f") as book:
         assert batches.total_size(book) == 70 and book.items().empty
         sizes = []
@@ -73,31 +79,21 @@ def test_batches_come_one_after_the_other_and_end_with_the_size(path):
         assert not items.duplicated(["store", "id"]).any() and (items["kind"] == "blank").sum() == 4
         controls = items["kind"].ne("survey").to_numpy()
         assert [controls[:20].any(), controls[30:50].any(), controls[50:].any()] == [True] * 3
+        check_order(book)
 
 
-def test_of_every_stratum_the_next_ones_of_its_random_order_come(path):
-    with GradeBook(path, "f") as book:
-        while batches.extend(book):
-            grade(book)
-        queue, items = book.queue(), book.items()
-        for stratum, n in drawn(book).items():
-            order = list(queue.loc[queue["stratum"] == stratum, "id"])
-            assert set(items.loc[items["stratum"] == stratum, "id"]) == set(order[:n])
-
-
-def test_the_next_batch_follows_from_the_grades(tmp_path):
-    told = []
+def test_next_batch_depends_on_the_grades(tmp_path):
+    allocated = []
     for name, targets in (("all", lambda rank: 0 < rank <= 100), ("some", lambda rank: rank > 100 and rank % 2)):
         with GradeBook(planned(tmp_path / name), "f") as book:
             while batches.extend(book):
                 grade(book, targets)
-            told.append(drawn(book))
-    # Where the upper ones are all alike, the lower ones need more, and less where they are what is open.
-    assert told[0] != told[1] and told[1]["101-400"] > told[0]["101-400"] - 10
-    assert min(told[0].values()) >= 3
+            allocated.append(drawn(book))
+    assert allocated[0] != allocated[1] and allocated[1]["101-400"] > allocated[0]["101-400"] - 10
+    assert min(allocated[0].values()) >= 3
 
 
-def test_it_goes_on_after_an_interruption_and_comes_to_the_same(path, tmp_path):
+def test_interrupted_grading_is_resumed_with_the_same_result(path, tmp_path):
     copy = shutil.copy(path, tmp_path / "copy.sqlite")
     with GradeBook(path, "f") as book:
         while batches.extend(book):
@@ -115,7 +111,7 @@ def test_it_goes_on_after_an_interruption_and_comes_to_the_same(path, tmp_path):
         pd.testing.assert_frame_equal(book.items(), whole)
 
 
-def test_a_batch_is_graded_when_each_object_is_by_anybody(path):
+def test_batch_is_complete_when_each_object_is_graded_by_anybody(path):
     with GradeBook(path, "f") as book:
         batches.extend(book)
         items = [int(i) for i in book.items()["item"]]
@@ -128,15 +124,11 @@ def test_a_batch_is_graded_when_each_object_is_by_anybody(path):
         assert book.ungraded() == 21 + len(book.items()) - len(items) - 20
 
 
-def test_a_book_of_an_older_version_has_its_whole_sample(tmp_path):
-    """Half graded, without queue or plan: it goes on as it was."""
-    path = planned(tmp_path / "old.sqlite")
+def test_book_without_queue_and_plan_has_its_whole_sample(path):
     with GradeBook(path, "f") as book:
         batches.extend(book)
-    with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE queue")
-        db.execute("DELETE FROM meta WHERE name = 'plan'")
-    db.close()
+    change(path, "DROP TABLE queue")
+    change(path, "DELETE FROM meta WHERE name = 'plan'")
     with GradeBook(path, "f") as book:
         count = len(book.items())
         book.record("key-00001", 1, "ann", "A")
@@ -145,8 +137,8 @@ def test_a_book_of_an_older_version_has_its_whole_sample(tmp_path):
         assert batches.extend(book) == 0 and len(book.verdicts()) == count and book.queue().empty
 
 
-def test_grades_of_another_copy_bring_what_they_need_and_all_before_it(path, tmp_path):
-    """Two people grade copies of one sample, and see other batches: their union is a random sample all the same."""
+def test_import_from_another_copy_extends_the_sample_in_order(path, tmp_path):
+    """Two people grade copies of one sample in different batches: the union is a random sample, too."""
     other = shutil.copy(path, tmp_path / "other.sqlite")
     with GradeBook(other, "f") as book:
         while batches.extend(book):
@@ -160,10 +152,7 @@ def test_grades_of_another_copy_bring_what_they_need_and_all_before_it(path, tmp
         new, known = book.read_csv(tmp_path / "bob.csv")
         assert (new, known) == (70, 0) and book.read_csv(tmp_path / "bob.csv") == (0, 70)
         assert drawn(book) == {name: max(mine[name], theirs[name]) for name in mine}
-        queue, items = book.queue(), book.items()
-        for stratum, n in drawn(book).items():
-            order = list(queue.loc[queue["stratum"] == stratum, "id"])
-            assert set(items.loc[items["stratum"] == stratum, "id"]) == set(order[:n])
+        check_order(book)
         batches.extend(book)
 
 
@@ -172,23 +161,15 @@ def test_grades_of_another_copy_bring_what_they_need_and_all_before_it(path, tmp
     ["{", "[]", '{"size": 1}', {"size": 0}, {"batch": True}, {"rank": "1"}, {"prior": {}}, {"entire": None}, {"prior": {
         s.name: [2.0] for s in STRATA}}],
 )  # fmt: skip
-def test_a_damaged_plan_is_said(tmp_path, plan):
+def test_damaged_plan_is_refused(tmp_path, plan):
     path = planned(tmp_path / "grades.sqlite", **(plan if isinstance(plan, dict) else {}))
     if isinstance(plan, str):
-        with sqlite3.connect(path) as db:
-            db.execute("UPDATE meta SET value = ? WHERE name = 'plan'", (plan,))
-        db.close()
-    with GradeBook(path, "f") as book, pytest.raises(InputError, match="has a damaged plan"):
+        change(path, f"UPDATE meta SET value = '{plan}' WHERE name = 'plan'")
+    with GradeBook(path, "f") as book, pytest.raises(InputError, match="damaged plan"):
         batches.extend(book)
 
 
-def test_a_queue_that_was_changed_is_said(path):
-    with sqlite3.connect(path) as db:
-        db.execute("UPDATE queue SET rank = 900 WHERE number = 1")
-    db.close()
-    with pytest.raises(InputError, match="changed by another program"):
+def test_changed_queue_is_refused(path):
+    change(path, "UPDATE queue SET rank = 900 WHERE number = 1")
+    with pytest.raises(InputError, match="rank"):
         GradeBook(path, "f")
-
-
-def test_the_kinds_are_those_of_the_design():
-    assert set(sampling.KINDS) == {"survey", "positive", "blank"}

@@ -1,5 +1,3 @@
-"""The sample to grade: every object of a stratum with the same chance, and nothing left out."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -13,11 +11,11 @@ from galscan.scanning.run import Run
 from galscan.store.identity import Objects
 from galscan.vetting import sampling
 from tests.candidate_tables import run_of
-from tests.helpers import tiny_bundle, tiny_store
+from tests.helpers import tiny_store
 
 
 @given(st.integers(0, 5000), st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 300), st.integers(1, 3000))
-def test_strata_share_out_all_that_was_scanned(candidates, others, discarded, best, rank):
+def test_strata_are_a_partition_of_the_scanned_objects(candidates, others, discarded, best, rank):
     found = sampling.strata(candidates, others, discarded, best, rank)
     assert sum(s.population for s in found) == candidates + others + discarded
     ranks = [rank for s in found if s.last for rank in range(s.first, s.last + 1)]
@@ -32,7 +30,7 @@ def test_strata_share_out_all_that_was_scanned(candidates, others, discarded, be
     assert sum(ready.values()) >= min(50, candidates + others + discarded)
 
 
-def test_strata_are_as_long_as_ranks_are_far_down():
+def test_strata_grow_with_rank():
     found = sampling.strata(100_000, 10, 0)
     assert [(s.first, s.last) for s in found if s.last] == [
         (1, 32), (33, 100), (101, 316), (317, 1000), (1001, 4642), (4643, 21544), (21545, 100_000),
@@ -40,7 +38,7 @@ def test_strata_are_as_long_as_ranks_are_far_down():
     assert [s.name for s in found][:2] == ["1-32", "33-100"]
 
 
-def test_what_has_a_known_label_is_in_no_population():
+def test_population_excludes_known_labels():
     known = np.full(150, np.nan)
     known[[0, 5, 100]] = [1, 0, 0]
     found = sampling.strata(150, 10, 0, known=known)
@@ -48,11 +46,10 @@ def test_what_has_a_known_label_is_in_no_population():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of 900 objects: 150 candidates, of which 2 were audited; 700 discarded, 48 seen in full and not ranked."""
+def run(tmp_path_factory, shared_model):
+    """A run of 900 objects: 150 candidates, 2 of them rescored; 700 discarded, 50 scored in full and not ranked."""
     place = tmp_path_factory.mktemp("run")
     store = tiny_store(place / "sky.zarr", 900, 32, survey="sky")
-    model = tiny_bundle(place / "model")
     (place / "run" / "scores").mkdir(parents=True)
     rows = np.arange(900)
     stage = np.where(rows < 702, "prefilter", "full").astype(object)
@@ -65,8 +62,8 @@ def run(tmp_path_factory):
     ranked = ranked.rename(columns={"id": "objid"}).assign(rank=np.arange(1, 151))
     ranked.to_parquet(place / "run" / "candidates.parquet")
     return run_of(
-        place / "run", scanned=900, first_look={"discarded": 702, "lost": 2}, model=str(model.path),
-        identity={"model": model.model_hash}, stores=[StoreRef("sky", str(store.path), store.content_hash, 900)],
+        place / "run", scanned=900, first_look={"discarded": 702, "lost": 2}, model=str(shared_model.path),
+        identity={"model": shared_model.model_hash}, stores=[StoreRef("sky", str(store.path), store.content_hash, 900)],
     )  # fmt: skip
 
 
@@ -75,7 +72,7 @@ def drawn(run, size=100, seed=1, best=0):
     return sampling.draw(run, found, sampling.queue_counts(found, size), seed=seed), found
 
 
-def test_every_stratum_is_drawn_from_and_nothing_twice(run):
+def test_all_strata_are_sampled_without_replacement(run):
     items, found = drawn(run)
     assert {s.name: s.population for s in found} == {"1-47": 47, "48-150": 103, "not ranked": 50, "discarded": 700}
     survey = items[items["kind"] == "survey"]
@@ -94,8 +91,8 @@ def test_every_stratum_is_drawn_from_and_nothing_twice(run):
     np.testing.assert_array_equal(by_rank.loc[with_rank["rank"]], with_rank["row"])
 
 
-def test_a_larger_sample_begins_with_the_smaller_one(run):
-    """So the first n of a stratum are a simple random sample without replacement, whatever n turns out to be."""
+def test_larger_sample_begins_with_the_smaller_one(run):
+    """The first n of a stratum are a simple random sample without replacement, whatever n becomes."""
     small, large = (drawn(run, size)[0] for size in (20, 90))
     for stratum in ("1-47", "48-150", "not ranked", "discarded"):
         few, many = (list(t.loc[t["stratum"] == stratum, "row"]) for t in (small, large))
@@ -107,7 +104,7 @@ def test_a_larger_sample_begins_with_the_smaller_one(run):
 def test_controls_are_mixed_in(run):
     items, _ = drawn(run, size=20)
     controls = items[items["kind"] != "survey"]
-    # tiny_bundle was trained on objects 1000 to 1009, the first five of them targets; the first two are candidates.
+    # The model was trained on objects 1000 to 1009, the first five of them targets; the first two are candidates.
     known = {str(i) for i in range(1000, 1005)}
     shown = set(items.loc[items["kind"] == "survey", "id"])
     assert set(controls.loc[controls["kind"] == "positive", "id"]) == known - shown
@@ -116,19 +113,18 @@ def test_controls_are_mixed_in(run):
     assert (np.diff(order["rank"][order["rank"] > 0]) < 0).mean() > 0.3
 
 
-def test_every_object_of_a_stratum_has_the_same_chance(run, monkeypatch):
+def test_objects_of_a_stratum_have_equal_chances(run, monkeypatch):
     """Each of 47 is among the first 12 in 12 of 47 draws; the variance over them is that of so many coins."""
-    monkeypatch.setattr(
-        sampling, "_known_targets", lambda *_: pd.DataFrame(columns=["store", "row", "id", "ra", "dec"])
-    )
-    seen, seeds = np.zeros(48), 60
+    nothing = pd.DataFrame(columns=["store", "row", "id", "ra", "dec"])
+    monkeypatch.setattr(sampling, "_known_targets", lambda *_: nothing)
+    drawn, seeds = np.zeros(48), 60
     found = sampling.strata_of(run)[:1]
     for seed in range(seeds):
         items = sampling.draw(run, found, {"1-47": 12}, seed=seed)
-        seen[items.loc[items["rank"] > 0, "rank"]] += 1
+        drawn[items.loc[items["rank"] > 0, "rank"]] += 1
     expected = seeds * 12 / 47
-    assert seen[1:].sum() == 12 * seeds and seen[0] == 0
-    assert ((seen[1:] - expected) ** 2).mean() == pytest.approx(expected * (1 - 12 / 47), rel=0.6)
+    assert drawn[1:].sum() == 12 * seeds and drawn[0] == 0
+    assert ((drawn[1:] - expected) ** 2).mean() == pytest.approx(expected * (1 - 12 / 47), rel=0.6)
 
 
 @pytest.fixture
@@ -143,10 +139,10 @@ def labelled(run, tmp_path, monkeypatch):
     return Run(tmp_path, run.info.updated(known_beyond=[25, 25]))
 
 
-def test_what_has_a_known_label_is_not_sampled(labelled):
+def test_objects_of_known_label_are_not_sampled(labelled):
     label = sampling.known_labels(labelled)
     assert np.isnan(label[::2]).all() and (label[1::6] == 1).all() and (label[3::6] == 0).all()
-    assert (label[5::6] == 0).all() and sampling.known_beyond(labelled) == (25, 25)
+    assert (label[5::6] == 0).all() and labelled.info.known_beyond == (25, 25)
     items, found = drawn(labelled)
     assert {s.name: s.population for s in found} == {"1-47": 24, "48-150": 51, "not ranked": 25, "discarded": 700}
     survey = items[items["kind"] == "survey"]
@@ -156,6 +152,6 @@ def test_what_has_a_known_label_is_not_sampled(labelled):
     assert "positive" in set(items["kind"])  # they serve as controls all the same
 
 
-def test_without_the_model_there_are_no_known_targets(run, tmp_path):
+def test_there_are_no_known_targets_without_the_model(run, tmp_path):
     items, _ = drawn(Run(run.path, run.info.updated(model=str(tmp_path / "gone"))), 20)
     assert set(items["kind"]) == {"survey", "blank"}
