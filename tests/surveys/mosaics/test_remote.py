@@ -234,7 +234,7 @@ def test_ingest(service, tmp_path, capsys):
 
 def test_resumed_after_a_kill(service, tmp_path):
     """Of 600 objects in three shards: nothing is lost, and no frame that was kept is downloaded again."""
-    config, table = played(service, tmp_path, 600, per_minute=300)
+    config, table = played(service, tmp_path, 600, per_minute=100)
     options = {"catalog": table, "size": 16, "keep_frames": tmp_path / "kept"}
     line = ["ingest", "--survey", config, "--catalog", table, "--size", "16", "--out", tmp_path / "s.zarr"]
     command = [sys.executable, "-m", "galscan", *map(str, line), "--keep-frames", str(tmp_path / "kept")]
