@@ -39,24 +39,16 @@ _SLACK = 1 + 1e-9  # an object exactly at the radius matches in spite of roundin
 
 
 def annotate(
-    rows: TableStream,
-    lists: Sequence[ReferenceCatalog],
-    radius: float = RADIUS,
-    services: Sequence[ServiceMatches] = (),
+    rows: TableStream, lists: Sequence[ReferenceCatalog], radius: float, services: Sequence[ServiceMatches] = ()
 ) -> TableStream:
     """Return the rows with the columns ``known_name``, ``known_ref`` and ``known_sep`` added.
 
     Name and separation (arcsec) are those of the nearest object in any list or service; ``known_ref`` names all
     sources with an object within the radius, nearest first, then the services that did not respond. Without a match
     they are empty and NaN. With services, ``known_type`` is the type of the nearest object that has one.
-
-    Raises
-    ------
-    InputError
-        If the radius is out of range, or two lists have the same title.
     """
     check_radius(radius)
-    titles = [source.title for source in (*lists, *services)]
+    titles = [*(known.title for known in lists), *(service.title for service in services)]
     if repeated := next((title for title in titles if titles.count(title) > 1), None):
         raise InputError(
             f"two reference lists have the name '{repeated}'; rename one of the files, as matches refer to it"
@@ -116,18 +108,18 @@ def positions(rows: TableStream) -> list[Position]:
     return [position for piece in rows.select(["ra", "dec"]) for _, position in _positions(piece)]
 
 
-def count_known(rows: TableStream) -> int:
-    """Return the number of annotated rows that are known."""
-    return sum(int(pc.sum(pc.not_equal(piece["known_name"], "")).as_py() or 0) for piece in rows.select(["known_name"]))
+def count(rows: TableStream) -> dict[str, int]:
+    """Return the numbers of annotated rows that are known, without a position (unmatched), and not asked.
 
-
-def count_not_queried(rows: TableStream) -> int:
-    """Return the number of annotated rows without a match for which a service did not respond."""
-    count = 0
-    for piece in rows.select(["known_name", "known_ref"]):
-        missing = pc.match_substring(piece["known_ref"], NOT_ASKED)
-        count += int(pc.sum(pc.and_(missing, pc.equal(piece["known_name"], ""))).as_py() or 0)
-    return count
+    A row is not asked if it has no match and a service did not respond.
+    """
+    counts = dict.fromkeys(("known", "unmatched", "not_asked"), 0)
+    for piece in rows.select(["ra", "dec", "known_name", "known_ref"]):
+        known = pc.not_equal(piece["known_name"], "").to_numpy()
+        counts["known"] += int(known.sum())
+        counts["unmatched"] += int((~has_position(piece)).sum())
+        counts["not_asked"] += int((~known & pc.match_substring(piece["known_ref"], NOT_ASKED).to_numpy()).sum())
+    return counts
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def caption(row: Mapping[str, Any]) -> str:
     return f"{row['rank']}  {row['score']:.3f}" if p is None or np.isnan(p) else f"{row['rank']}  p={p:.2f}"
 
 
-def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float = 0.0) -> pd.DataFrame:
+def rank(top: pd.DataFrame, purity: Purity | None, in_train: np.ndarray, radius: float = 0.0) -> pd.DataFrame:
     """Build the table of candidates from the top scores of a scan.
 
     Parameters
@@ -32,8 +32,8 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
     top : DataFrame
         Columns store, index, id, ra, dec, score, score_std, optionally known (`galscan.scanning.known_labels`), lineage
         (`galscan.store.identity.lineage_of`; by default the store) and flags, then one per answer; best first.
-    purity : Purity
-        Of the same rows.
+    purity : Purity or None
+        Of the same rows; None if the score is not calibrated.
     in_train : ndarray of bool
         Which rows are in the model's training set.
     radius : float
@@ -58,8 +58,8 @@ def rank(top: pd.DataFrame, purity: Purity, in_train: np.ndarray, radius: float 
         "rank": np.arange(1, len(top) + 1, dtype=np.int64),
         "score": top["score"].to_numpy(np.float32),
         "score_std": top["score_std"].to_numpy(np.float32),
-        "p_target": purity.published("probability"),
-        **{name: purity.published(name) for name in ESTIMATES},
+        "p_target": np.nan if purity is None else purity.published("probability"),
+        **{name: np.nan if purity is None else purity.published(name) for name in ESTIMATES},
         "known": top["known"].to_numpy(object) if "known" in top else np.full(len(top), ""),
         "in_train": np.asarray(in_train, bool),
         "duplicate": duplicates(top, radius),

@@ -14,7 +14,7 @@ of a partition, and the top list is kept in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -139,13 +139,11 @@ class EmbeddingSpace:
             return _best([pd.DataFrame({"similarity": similarities[rows], "part": part, "row": rows})], top)
 
         waiting: list[pd.DataFrame] = []
-        with progress.track("search", self.parts, "partitions") as advance:
-            for found in ordered_map(search, range(self.parts), self.threads):
-                waiting.append(found)
-                if sum(map(len, waiting)) > 4 * top:
-                    waiting = [_best(waiting, top)]
-                    floor = waiting[0]["similarity"].iloc[-1]
-                advance()
+        for found in self._each(search, "search"):
+            waiting.append(found)
+            if sum(map(len, waiting)) > 4 * top:
+                waiting = [_best(waiting, top)]
+                floor = waiting[0]["similarity"].iloc[-1]
         return _best(waiting, top)
 
     def rows(self, best: pd.DataFrame) -> pd.DataFrame:
@@ -165,15 +163,13 @@ class EmbeddingSpace:
             found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
         return pa.concat_tables(found).sort_by("_order").drop_columns("_order").to_pandas()
 
-    def _each(self, work: Callable[[int], T], label: str, parts: Sequence[int] | None = None) -> list[T]:
-        """Return ``work(part)`` for partitions (by default all), in order, with a progress bar."""
+    def _each(self, work: Callable[[int], T], label: str, parts: Sequence[int] | None = None) -> Iterator[T]:
+        """Yield ``work(part)`` for partitions (by default all), in order, with a progress bar."""
         chosen = range(self.parts) if parts is None else parts
-        done = []
         with progress.track(label, len(chosen), "partitions") as advance:
             for result in ordered_map(work, chosen, self.threads):
-                done.append(result)
+                yield result
                 advance()
-        return done
 
 
 def similarity(vectors: np.ndarray, centre: np.ndarray, direction: np.ndarray) -> np.ndarray:

@@ -25,7 +25,6 @@ from galscan.models.ensemble import load_scorer
 from galscan.models.model import Model
 from galscan.scanning.run import Run, open_run
 from galscan.scanning.run_info import FORMAT, RunInfo, claim
-from galscan.stats.purity import Purity
 from galscan.store import identity
 from galscan.store.layout import Store, read_images
 from galscan.surveys.base import Cutout, Failed
@@ -46,12 +45,17 @@ class _Request:
     top: int
     folder: Path | None
 
+    @property
+    def scan(self) -> str:
+        """Fingerprint of the scan whose tables are searched; the source may be a similarity list itself."""
+        return self.source.info.scan or self.source.info.fingerprint
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         info = self.source.info
         hashes = {key: _first(info.identity[key]) for key in ("model", "recipe")}
         examples = [[entry[key] for key in ("store", "index", "sha256") if key in entry] for entry in self.like]
-        return info.identity | hashes | {"scan": _scan_of(info), "like": sorted(examples, key=str), "top": self.top}
+        return info.identity | hashes | {"scan": self.scan, "like": sorted(examples, key=str), "top": self.top}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,7 +118,12 @@ def similar(
         raise InputError("no examples: name objects of the survey with --like ID,ID, or an image with --image FILE")
     if top < 1:
         raise InputError(f"--top {top}: give at least 1")
-    source = _source(run, survey, store, target, model, device)
+    if run is None:
+        source = scan(survey=survey, store=store, target=target, model=model, embeddings=True, device=device)
+    elif survey or store or target or model:
+        raise InputError("--run already names stores and a model: give either --run, or stores and a model")
+    else:
+        source = open_run(Path(run))
     space = EmbeddingSpace(source)
     known = space.locate(ids) if ids else pd.DataFrame(columns=["part", "row", "store", "index", "id", "ra", "dec"])
     stores = source.stores()
@@ -130,16 +139,16 @@ def similar(
         if images:
             vectors.append(_embeddings(source, scan_model, np.stack(images), device))
         nearest = space.nearest(np.concatenate(vectors), top + len(known))
-        frame = space.rows(nearest).assign(score=nearest.similarity, score_std=np.nan)
-        examples = pd.MultiIndex.from_frame(known[["store", "index"]])
-        frame = frame[~pd.MultiIndex.from_frame(frame[["store", "index"]]).isin(examples)].head(top)
-        if frame.empty:
+        examples = {*zip(known["part"], known["row"], strict=True)}
+        others = [pair not in examples for pair in zip(nearest["part"], nearest["row"], strict=True)]
+        nearest = nearest[others].head(top)
+        if nearest.empty:
             raise InputError(f"{source.path} holds only the examples; scan a larger survey")
-        frame = frame.reset_index(drop=True)
+        frame = space.rows(nearest).assign(score=nearest["similarity"].to_numpy(), score_std=np.nan)
         frame["lineage"] = frame["store"].map({name: identity.lineage_of(opened) for name, opened in stores.items()})
         radius = identity.radius_of([*stores.values()])
         in_train = scan_model.in_train(frame, radius) if scan_model else np.zeros(len(frame), bool)
-        ranked = ranking.rank(frame, _unknown(len(frame)), in_train, radius)
+        ranked = ranking.rank(frame, None, in_train, radius)
         info = _info(request, ranked)
         info.write(request.out)
         with files.atomic_path(request.out / "candidates.parquet") as temporary:
@@ -150,25 +159,16 @@ def similar(
         return open_run(request.out)
 
 
-def _source(run: Any, survey: Any, store: Any, target: Any, model: Any, device: str) -> Run:
-    """Return the scan to search: the given one, or a new scan with embeddings."""
-    if run is None:
-        return scan(survey=survey, store=store, target=target, model=model, embeddings=True, device=device)
-    if survey or store or target or model:
-        raise InputError("--run already names stores and a model: give either --run, or stores and a model")
-    return open_run(run)
-
-
 def _read(path: Path, size: int, stores: Mapping[str, Store]) -> np.ndarray:
     """Read an image as in ingest; a FITS file is rendered as in the first store that was made from FITS."""
     if not path.is_file():
         raise InputError(f"--image {path}: there is no such file")
     if not is_image(path.name):
         raise InputError(f"--image {path}: the file name ends in none of the suffixes of JPEG, PNG and FITS")
-    if not is_fits(path.name):
-        found = pixels.read_picture(path, size, np.nan)
-    else:
+    if is_fits(path.name):
         found = pixels.read_fits([path], size, np.nan, _rendering(path, stores))
+    else:
+        found = pixels.read_picture(path, size, np.nan)
     if not isinstance(found, Cutout):
         reason = found.reason if isinstance(found, Failed) else "nothing in it"
         raise InputError(f"--image {path}: {reason}; give a square cutout with the object in its centre")
@@ -210,18 +210,11 @@ def _embeddings(source: Run, model: Model | None, images: np.ndarray, device: st
     return embedding.astype(np.float16)
 
 
-def _unknown(count: int) -> Purity:
-    """Return a purity in which every value is unknown (NaN)."""
-    nan, column = float("nan"), np.full(count, np.nan)
-    return Purity(nan, nan, nan, column, column, column, column, column, column, column, column, column, column, [])
-
-
 def _info(request: _Request, ranked: pd.DataFrame) -> RunInfo:
     """Return the content of ``run.json``."""
     info = request.source.info
-    examples, previous_examples = (sum("store" in entry for entry in like) for like in (request.like, info.like or []))
+    examples, previous = (sum("store" in entry for entry in like) for like in (request.like, info.like or []))
     kept = {"stores", "objects", "parts", "size", "answers", "precision", "device", "batch", "selection", "embedding"}
-    unknown = {"value": None, "low": None, "high": None}
     note = (
         f"In order of similarity to {len(request.like)} examples: the mean cosine similarity of their embeddings, "
         "relative to the survey's mean. It is not a probability; how many of the objects are of the examples' kind is "
@@ -229,13 +222,13 @@ def _info(request: _Request, ranked: pd.DataFrame) -> RunInfo:
     )
     return RunInfo(
         format=FORMAT, status="running", target="similar", targets=["similar"], run=str(request.out),
-        fingerprint=request.fingerprint, identity=request.identity, scan=_scan_of(info),
+        fingerprint=request.fingerprint, identity=request.identity, scan=request.scan,
         tables=os.path.abspath(request.source.tables), model=info.models[0], **info.model_dump(include=kept),
         top=request.top, seed=int(request.fingerprint[:8], 16), versions={"galscan": __version__}, like=request.like,
         # The examples themselves are not ranked.
-        scanned=info.scanned + previous_examples - examples, quarantined=info.quarantined,
+        scanned=info.scanned + previous - examples, quarantined=info.quarantined,
         quarantine_reasons=info.quarantine_reasons, candidates=len(ranked), first_look=None,
-        purity={"confidence": None, "prevalence": unknown, "at": {}, "notes": [note]},
+        purity={"confidence": None, "prevalence": dict.fromkeys(("value", "low", "high")), "at": {}, "notes": [note]},
     )  # fmt: skip
 
 
@@ -255,11 +248,6 @@ def _contact_sheet(
         captions=[*["example"] * n_examples, *(ranking.caption(row) for row in top.to_dict("records"))],
         borders=[*[EXAMPLE] * n_examples, *[None] * len(top)],
     )  # fmt: skip
-
-
-def _scan_of(info: RunInfo) -> str:
-    """Return the fingerprint of the scan whose tables a run uses."""
-    return info.scan or info.fingerprint
 
 
 def _first(value: Any) -> str:

@@ -16,12 +16,8 @@ from galscan.core.version import __version__
 
 def render(template: str, **values: Any) -> str:
     """Render one of the package's templates."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("galscan.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    loader = jinja2.PackageLoader("galscan.reports")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.get_template(template).render(version=__version__, **values)
 
 

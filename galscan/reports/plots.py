@@ -24,21 +24,11 @@ if TYPE_CHECKING:
 P, R = ParamSpec("P"), TypeVar("R")
 BLUE, ORANGE, GREY = "#1f5f8b", "#b0601a", "#6b7684"  # dark enough on white for lines and text
 STYLE: Any = {
-    "svg.hashsalt": "galscan",
-    "svg.fonttype": "path",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a95a3",
-    "axes.labelcolor": "#1d2733",
-    "xtick.color": "#55616f",
-    "ytick.color": "#55616f",
-    "axes.grid": True,
-    "grid.color": "#e6eaee",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
+    "svg.hashsalt": "galscan", "svg.fonttype": "path", "font.size": 10, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a95a3", "axes.labelcolor": "#1d2733",
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6eaee", "grid.linewidth": 0.8,
+    "xtick.color": "#55616f", "ytick.color": "#55616f",
+}  # fmt: skip
 
 
 class Plot(NamedTuple):
@@ -56,7 +46,7 @@ def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
     return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
 
 
-def new_axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[Figure, Axes]:
+def new_axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -146,7 +136,7 @@ def completeness(
     ranks = frame["rank"].to_numpy()[rows]
     colour = BLUE if graded is None else GREY
     if limits_by_scores is not None:
-        _band(axes, *(limits_by_scores[name] for name in ("rank", "low", "high")), colour)
+        _band(axes, limits_by_scores["rank"], limits_by_scores["low"], limits_by_scores["high"], colour)
     elif model is not None and len(frame) and run.info.histogram:
         # The table holds no interval of completeness; it is recomputed with the seed of the scan.
         estimate = estimate_by_scores(run)[0]
@@ -156,7 +146,7 @@ def completeness(
     shown = frame
     if graded is not None:
         shown, limits = graded
-        _band(axes, *(limits[name] for name in ("rank", "low", "high")), BLUE)
+        _band(axes, limits["rank"], limits["low"], limits["high"], BLUE)
         axes.plot(ranks, shown["completeness"].iloc[rows], color=BLUE, linewidth=2, label="with grades")
         axes.legend(loc="upper left")
     _by_rank(axes, ranks, "completeness")

@@ -12,11 +12,11 @@ from galscan.reports.plots import Plot, as_plot, new_axes, styled
 from galscan.reports.scan_facts import Footprint
 
 if TYPE_CHECKING:
+    from astropy.wcs import WCS
     from matplotlib.axes import Axes
 
 MAX_POINTS = 20_000  # maximum number of candidates: more make the page too large for browsers
 FIELD = 25.0  # degrees; if all candidates are this near the centre, a field is drawn instead of the whole sky
-STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15)
 DARK = ["#9dbdd3", "#1f5f8b", "#0a2438"]  # darker for higher purity, so that the best candidates stand out on white
 SHADE = "#dfe4ea"
 
@@ -33,8 +33,9 @@ def sky(candidates: pd.DataFrame, footprint: Footprint | None) -> Plot:
     centre, reach = _centre(ra, dec)
     field = reach < FIELD
     if field:
-        figure, axes = new_axes(height=4.2)
-        x, y = lambert(ra, dec, centre)
+        wcs = _projection(centre)
+        figure, axes = new_axes(height=4.2, projection=wcs)
+        x, y = wcs.world_to_pixel_values(ra, dec)
     else:
         figure, axes = new_axes(height=3.1, projection="mollweide")
         x, y = -np.radians((ra + 180) % 360 - 180), np.radians(dec)
@@ -46,7 +47,10 @@ def sky(candidates: pd.DataFrame, footprint: Footprint | None) -> Plot:
     if footprint is not None:
         _shade_coverage(axes, footprint, centre if field else None)
     if field:
-        _graticule(axes, centre)
+        axes.coords.grid(color="#c3ccd6", linewidth=0.7)
+        for coordinate, name in zip(axes.coords, ("right ascension", "declination"), strict=True):
+            coordinate.set_format_unit("deg", decimal=True, show_decimal_unit=True)
+            coordinate.set_axislabel(name)
     else:
         axes.set_axisbelow("line")  # grid lines above the shading
         ticks = ["120°", "60°", "0°", "300°", "240°"]
@@ -66,13 +70,13 @@ def sky(candidates: pd.DataFrame, footprint: Footprint | None) -> Plot:
     )
 
 
-def lambert(ra: np.ndarray, dec: np.ndarray, centre: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return Lambert's azimuthal equal-area projection about `centre`, in degrees, east to the left (Snyder 1987)."""
-    along, up, up0 = np.radians(ra - centre[0]), np.radians(dec), np.radians(centre[1])
-    cosine = np.sin(up0) * np.sin(up) + np.cos(up0) * np.cos(up) * np.cos(along)
-    scale = np.degrees(np.sqrt(2 / np.maximum(1 + cosine, 1e-9)))
-    x = -scale * np.cos(up) * np.sin(along)
-    return x, scale * (np.cos(up0) * np.sin(up) - np.sin(up0) * np.cos(up) * np.cos(along))
+def _projection(centre: tuple[float, float]) -> WCS:
+    """Return Lambert's azimuthal equal-area projection about `centre`, a degree per pixel, east to the left."""
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = ["RA---ZEA", "DEC--ZEA"], centre, [1, 1], [-1, 1]
+    return wcs
 
 
 def _centre(ra: np.ndarray, dec: np.ndarray) -> tuple[tuple[float, float], float]:
@@ -102,40 +106,8 @@ def _shade_coverage(axes: Axes, footprint: Footprint, centre: tuple[float, float
         keep = np.abs(edges[1] - centre[1]) < 2 * FIELD
         first, last = np.flatnonzero(keep)[[0, -1]]
         grid_ra, grid_dec = np.meshgrid(ra, edges[1][first : last + 1])
-        x, y = lambert(grid_ra, grid_dec, centre)
+        x, y = _projection(centre).world_to_pixel_values(grid_ra, grid_dec)
         used = used[first:last]
     axes.pcolormesh(x, y, used, cmap=ListedColormap([SHADE]), rasterized=True, zorder=0)
     if centre is not None:
         axes.set(xlim=limits[0], ylim=limits[1])
-
-
-def _graticule(axes: Axes, centre: tuple[float, float]) -> None:
-    """Draw lines of right ascension and declination over a field, with tick labels at its edges."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    height = high - low
-    around = height / max(np.cos(np.radians(centre[1])), 0.05)
-    axes.grid(False)
-    ticks: dict[str, list[tuple[float, str]]] = {"x": [], "y": []}
-    for name, width, at in (("x", around, centre[0]), ("y", height, centre[1])):
-        step = next((s for s in STEPS if width / s <= 6), STEPS[-1])
-        digits = max(0, -int(np.floor(np.log10(step) + 1e-9)))
-        reach = min(2 * width, 179.9)
-        for value in np.arange(np.ceil((at - reach) / step), (at + reach) / step) * step:
-            if name == "y" and abs(value) > 90:
-                continue
-            along, constant = np.linspace(-2, 2, 200), np.full(200, value)
-            if name == "x":
-                x, y = lambert(constant, np.clip(centre[1] + along * height, -90, 90), centre)
-            else:
-                x, y = lambert(centre[0] + np.clip(along * around, -89, 89), constant, centre)
-            axes.plot(x, y, color="#c3ccd6", linewidth=0.7, zorder=1)
-            across, position, edge = (y, x, low) if name == "x" else (-x, y, -left)
-            order = np.argsort(across)
-            tick = float(np.interp(edge, across[order], position[order], left=np.nan, right=np.nan))
-            limits = (left, right) if name == "x" else (low, high)
-            if min(limits) <= tick <= max(limits):
-                shown = value % 360 if name == "x" else value
-                ticks[name].append((tick, f"{shown:.{digits}f}°".replace("-", "−")))
-    axes.set_xticks(*map(list, zip(*ticks["x"], strict=True)) if ticks["x"] else ([],))
-    axes.set_yticks(*map(list, zip(*ticks["y"], strict=True)) if ticks["y"] else ([],))
-    axes.set(xlabel="right ascension", ylabel="declination", xlim=(left, right), ylim=(low, high))

@@ -1,4 +1,4 @@
-"""The nearest of a survey: exactly those that comparing with everything gives, whatever the parts."""
+"""Nearest neighbours in a survey, compared with the similarities of all objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from galscan.scanning.partitions import (
 )
 from tests.candidate_tables import info, run_of
 
-SEEN = {FINGERPRINT: info()["fingerprint"].encode()}
+SCAN = {FINGERPRINT: info()["fingerprint"].encode()}
 
 
 def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> EmbeddingSpace:
@@ -35,22 +35,22 @@ def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Embeddin
         n = len(vectors)
         name = "sky" if stores is None else stores[k]
         every = np.ones(n, bool)
-        own = np.arange(number, number + n) if ids is None else pa.array(ids[at : at + n])
+        names = np.arange(number, number + n) if ids is None else pa.array(ids[at : at + n])
         columns = {
-            "store": pa.array([name] * n, pa.string()), "index": np.arange(at, at + n), "id": own, "ra": np.zeros(n),
+            "store": pa.array([name] * n, pa.string()), "index": np.arange(at, at + n), "id": names, "ra": np.zeros(n),
             "dec": np.zeros(n), "flags": np.zeros(n, np.uint8), "visible_dust": np.arange(at, at + n, dtype=np.float32),
         }  # fmt: skip
         embedding = as_bytes(vectors.astype(np.float16))
-        write_rows(embeddings_path(run, k), SEEN, {EMBEDDING: embedding}, every)
-        write_rows(scores_path(run, k), SEEN, columns, every)
-        nobody = {"id": np.arange(1), "reason": pa.array(["blank image"])}
-        write_rows(quarantine_path(run, k), SEEN, nobody, np.array([k == 0]))
+        write_rows(embeddings_path(run, k), SCAN, {EMBEDDING: embedding}, every)
+        write_rows(scores_path(run, k), SCAN, columns, every)
+        quarantined = {"id": np.arange(1), "reason": pa.array(["blank image"])}
+        write_rows(quarantine_path(run, k), SCAN, quarantined, np.array([k == 0]))
         at, number = at + n, number + n
     return EmbeddingSpace(run_of(run, parts=len(parts), embedding=parts[0].shape[1], scanned=at))
 
 
-def all_of_them(parts: list[np.ndarray], examples: np.ndarray) -> np.ndarray:
-    """Return the similarity of everything, one cosine after the other."""
+def similarities(parts: list[np.ndarray], examples: np.ndarray) -> np.ndarray:
+    """Return the mean cosine of every object with the examples."""
     vectors = np.concatenate(parts).astype(np.float16).astype(np.float64)
     away, wanted = vectors - vectors.mean(0), examples - vectors.mean(0)
     lengths = np.maximum(np.linalg.norm(away, axis=1)[:, None] * np.linalg.norm(wanted, axis=1), 1e-12)
@@ -58,13 +58,11 @@ def all_of_them(parts: list[np.ndarray], examples: np.ndarray) -> np.ndarray:
 
 
 @given(
-    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6), top=st.integers(1, 60), examples=st.integers(1, 3),
-    levels=st.integers(2, 50), seed=st.integers(0, 999),
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(sum), top=st.integers(1, 60),
+    examples=st.integers(1, 3), levels=st.integers(2, 50), seed=st.integers(0, 999),
 )  # fmt: skip
-@settings(max_examples=40)
-def test_the_nearest_are_those_that_comparing_with_everything_gives(sizes, top, examples, levels, seed):
-    if not sum(sizes):
-        return
+@settings(max_examples=20)
+def test_nearest_of_all(sizes, top, examples, levels, seed):
     rng = np.random.default_rng(seed)
     parts = [rng.integers(0, levels, (n, 3)).astype(float) for n in sizes]  # few levels: many are the same
     wanted = rng.normal(2, 2, (examples, 3))
@@ -72,32 +70,31 @@ def test_the_nearest_are_those_that_comparing_with_everything_gives(sizes, top, 
         space = write(Path(folder), parts)
         best = space.nearest(wanted, top)
         rows = space.rows(best)
-    every = all_of_them(parts, wanted)
+    every = similarities(parts, wanted)
     assert len(rows) == min(top, len(every))
-    np.testing.assert_allclose(best.similarity, -np.sort(-every)[:top], atol=2 * 10.0**-DIGITS)
-    np.testing.assert_allclose(best.similarity, every[rows["index"]], atol=2 * 10.0**-DIGITS)
+    np.testing.assert_allclose(best["similarity"], -np.sort(-every)[:top], atol=2 * 10.0**-DIGITS)
+    np.testing.assert_allclose(best["similarity"], every[rows["index"]], atol=2 * 10.0**-DIGITS)
     assert rows["index"].is_unique and (rows["id"] == rows["index"] + 100).all()
-    same = np.diff(best.similarity) == 0
-    assert (np.diff(rows["index"])[same] > 0).all()  # equals are in the order of the survey
+    ties = np.diff(best["similarity"]) == 0
+    assert (np.diff(rows["index"])[ties] > 0).all()  # in the order of the survey
     np.testing.assert_array_equal(rows["visible_dust"], rows["index"])
 
 
-def test_many_equals_across_parts_are_cut_in_the_order_of_the_survey(tmp_path):
+def test_ties_across_partitions_are_in_the_order_of_the_survey(tmp_path):
     parts = [np.tile([[1.0, 2.0], [2.0, 1.0]], (50, 1)) for _ in range(12)]
     space = write(tmp_path, parts)
     best = space.nearest(np.array([[1.0, 2.0]]), 7)
-    assert list(space.rows(best)["index"]) == [0, 2, 4, 6, 8, 10, 12] and (best.similarity == best.similarity[0]).all()
+    assert list(space.rows(best)["index"]) == [0, 2, 4, 6, 8, 10, 12] and best["similarity"].nunique() == 1
 
 
-def test_what_is_the_survey_s_mean_is_like_nothing():
-    centre = np.array([1.0, 2.0])
-    towards = unit(np.array([[1.0, 0.0]])).mean(0)
-    told = similarity(np.array([[1.0, 2.0], [3.0, 2.0], [0.0, 2.0]]), centre, towards)
-    assert list(told) == [0.0, 1.0, -1.0]
+def test_similarity_of_the_mean_is_zero():
+    direction = unit(np.array([[1.0, 0.0]])).mean(0)
+    found = similarity(np.array([[1.0, 2.0], [3.0, 2.0], [0.0, 2.0]]), np.array([1.0, 2.0]), direction)
+    assert list(found) == [0.0, 1.0, -1.0]
     assert np.isfinite(unit(np.zeros((2, 3)))).all()
 
 
-def test_examples_are_found_by_number_and_by_name(tmp_path):
+def test_examples_by_integer_and_text_ids(tmp_path):
     rng = np.random.default_rng(0)
     parts = [rng.random((5, 4)) for _ in range(4)]
     space = write(tmp_path / "a", parts)
@@ -111,15 +108,11 @@ def test_examples_are_found_by_number_and_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("unknown", ["99", "NGC 7", "--5", "1e3", "9" * 30])
-def test_an_unknown_example_is_named_with_what_there_is(unknown, tmp_path):
+def test_unknown_and_quarantined_examples(unknown, tmp_path):
     space = write(tmp_path, [np.ones((3, 2)), np.eye(2)])
-    with pytest.raises(InputError, match=f"--like {unknown}: not one of the 5 objects .* look like '100'"):
+    with pytest.raises(InputError, match=f"--like {unknown}.*'100'"):
         space.locate(["101", unknown])
-
-
-def test_an_example_that_was_set_aside_is_told_why(tmp_path):
-    space = write(tmp_path, [np.ones((3, 2))])
-    with pytest.raises(InputError, match=r"was quarantined \(blank image\)"):
+    with pytest.raises(InputError, match="blank image"):
         space.locate(["0"])
 
 
@@ -143,27 +136,23 @@ def shorten(path):
 
 
 def narrow(path):
-    own = as_bytes(np.zeros((20, 3), np.float16))
-    write_rows(path, SEEN, {EMBEDDING: own}, np.ones(20, bool))
+    write_rows(path, SCAN, {EMBEDDING: as_bytes(np.zeros((20, 3), np.float16))}, np.ones(20, bool))
 
 
-def of_another(path):
+def of_another_scan(path):
     pq.write_table(pq.read_table(path).replace_schema_metadata({FINGERPRINT: b"x"}), path)
 
 
-@pytest.mark.parametrize("damage", [remove, flip, cut, shorten, narrow, of_another])
-def test_a_damaged_part_is_named(damage, tmp_path):
+@pytest.mark.parametrize("damage", [remove, flip, cut, shorten, narrow, of_another_scan])
+def test_damaged_embeddings(damage, tmp_path):
     space = write(tmp_path, [np.random.default_rng(k).random((20, 64)) for k in range(3)])
     damage(embeddings_path(tmp_path, 1))
     with pytest.raises(InputError, match=r"embeddings/part-00001\.parquet"):
         space.nearest(np.ones((1, 64)), 5)
 
 
-def test_a_scan_without_embeddings_says_how_to_make_them(tmp_path):
-    with pytest.raises(InputError, match=r"scan --store /nowhere/sdss.zarr --model /m/a --model /m/b --embeddings"):
+def test_scan_without_embeddings_or_objects(tmp_path):
+    with pytest.raises(InputError, match=r"--store /nowhere/sdss.zarr --model /m/a --model /m/b --embeddings"):
         EmbeddingSpace(run_of(tmp_path, model=["/m/a", "/m/b"]))
-
-
-def test_a_scan_that_scored_nothing_has_nothing_alike(tmp_path):
-    with pytest.raises(InputError, match="has no scored objects"):
+    with pytest.raises(InputError, match=str(tmp_path)):
         write(tmp_path, [np.empty((0, 3))]).nearest(np.ones((1, 3)), 5)

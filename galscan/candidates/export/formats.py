@@ -23,19 +23,9 @@ from galscan.core.errors import ConflictError, InputError, nearest
 from galscan.scanning.run import GRADED, Run
 
 SUFFIXES = {
-    ".fits": "fits",
-    ".fit": "fits",
-    ".vot": "votable",
-    ".votable": "votable",
-    ".xml": "votable",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".reg": "ds9",
-    ".pdf": "pdf",
-    ".moc.fits": "moc",
-    ".moc.json": "moc",
-}
+    ".fits": "fits", ".fit": "fits", ".vot": "votable", ".votable": "votable", ".xml": "votable", ".csv": "csv",
+    ".parquet": "parquet", ".pq": "parquet", ".reg": "ds9", ".pdf": "pdf", ".moc.fits": "moc", ".moc.json": "moc",
+}  # fmt: skip
 FORMATS = ("fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse", "hats")
 FOLDERS = ("zooniverse", "hats")
 _RUN_FILES = {
@@ -111,12 +101,12 @@ class Exported:
                 f"degrees in cells of order {details['order']} ({details['cell_arcsec']:.3g} arcsec),"
             )
         lines = [f"{content} written to {self.path}" + (" (replacing the old one)" if details.get("replaced") else "")]
-        if details.get("left_out"):
-            lines.append(f"{details['left_out']:,} of them have no position and are left out")
-        if details.get("without_position"):
-            lines.append(f"{details['without_position']:,} of them have no position and are not covered")
-        if details.get("batches"):
-            lines.append(f"folders of images with a manifest.csv, to upload one by one: {details['batches']:,}")
+        for name, text in (
+            ("left_out", "{:,} of them have no position and are left out"),
+            ("without_position", "{:,} of them have no position and are not covered"),
+            ("batches", "folders of images with a manifest.csv, to upload one by one: {:,}"),
+        ):
+            lines += [text.format(details[name])] if details.get(name) else []
         if "purest" in details:
             lines.append(f"no rank reaches this purity: the maximum is {details['purest']:.2f}")
         if self.known is not None:
@@ -259,13 +249,14 @@ def _match(
                 "nor new; responses are cached, run the same command again to query the rest"
             )
     rows = crossmatch.annotate(rows, lists, radius, results)
-    details: dict[str, Any] = {"unmatched": tables.without_coordinates(rows)}
+    counts = crossmatch.count(rows)
+    details: dict[str, Any] = {"unmatched": counts["unmatched"]}
     if names:
-        details |= {"not_asked": crossmatch.count_not_queried(rows), "radius_arcsec": radius}
+        details |= {"not_asked": counts["not_asked"], "radius_arcsec": radius}
         details["matched_with"] = [*(catalog.title for catalog in lists), *names]
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    return rows, details, {"known": crossmatch.count_known(rows), "recovered": recovered, "warnings": warnings}
+    return rows, details, {"known": counts["known"], "recovered": recovered, "warnings": warnings}
 
 
 def _write(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -127,7 +126,7 @@ def ds9(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> dict[str
 
     Candidates without a position are left out; their number is returned.
     """
-    missing = without_coordinates(rows)
+    missing = sum(int((~has_position(piece)).sum()) for piece in rows.select(["ra", "dec"]))
     with atomic_path(out) as temporary, open(temporary, "w", encoding="ascii") as handle:
         handle.write("# Region file format: DS9 version 4.1\n")
         handle.write(f"# galscan {__version__}: candidates with their ranks\n")
@@ -150,8 +149,3 @@ def _label(rank: int, name: str) -> str:
     if not name:
         return f" text={{{rank}}}"
     return f" color={_KNOWN} text={{{rank}: {name.translate({ord('{'): '(', ord('}'): ')'})}}}"
-
-
-def without_coordinates(rows: TableStream) -> int:
-    """Return the number of candidates without a position."""
-    return sum(int(np.count_nonzero(~has_position(piece))) for piece in rows.select(["ra", "dec"]))
