@@ -14,7 +14,6 @@ from astropy.table import Table
 
 import galscan
 from galscan.candidates import ranking
-from galscan.cli import main
 from galscan.commands.scan import scan
 from galscan.core import home
 from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoundError
@@ -70,47 +69,47 @@ def finished(place, client, tmp_path_factory, no_pages):
         return scan(survey=["sky", "more"], target="dustlane", out=out, top=100)
 
 
-def test_a_scan_leaves_candidates_counts_and_purity(finished):
-    info = finished.info
+def test_outputs_of_a_scan_of_two_surveys(finished):
+    info, table = finished.info, finished.candidates
     assert (info.status, info.scanned, info.quarantined, info.candidates) == ("done", 996, 4, 100)
     assert sum(info.quarantine_reasons.values()) == 4
-    assert info.wall_s > 0 and info.images_per_s > 0
     prevalence = info.purity["prevalence"]
     assert 0 <= prevalence["low"] <= prevalence["value"] <= prevalence["high"] <= 1
     assert sorted(info.purity["at"], key=int) == ["10", "100"]
-    assert json.loads(json.dumps(info.to_dict(), allow_nan=False)) == json.loads(
-        (finished.path / "run.json").read_text()
-    )
-
-
-def test_candidates_are_ranked_from_both_surveys(finished):
-    table = finished.candidates
-    assert list(table["rank"]) == list(range(1, 101))
-    assert table["score"].is_monotonic_decreasing
-    assert set(table["store"]) == {"sky", "more"}
-    assert table["p_target"].between(0, 1).all()
-    trained = table[table["in_train"]]
-    assert set(trained["objid"].astype(str)) <= set(open_model(home.model_path("dustlane")).objects("train").id)
-
-
-def test_the_fits_table_says_what_was_done_but_not_where(finished):
+    written = json.loads((finished.path / "run.json").read_text())
+    assert json.loads(json.dumps(info.to_dict(), allow_nan=False)) == written
+    assert list(table["rank"]) == list(range(1, 101)) and table["score"].is_monotonic_decreasing
+    assert set(table["store"]) == {"sky", "more"} and table["p_target"].between(0, 1).all()
+    trained = table.loc[table["in_train"], "objid"].astype(str)
+    assert set(trained) <= set(open_model(home.model_path("dustlane")).objects("train").id)
     path = finished.path / "candidates.fits"
-    assert len(Table.read(path)) == 100
     header = fits.getheader(path, 1)
-    assert header["RUNSHA"] == finished.info.fingerprint
+    assert len(Table.read(path)) == 100 and header["RUNSHA"] == info.fingerprint
     assert (header["NSCANNED"], header["NQUARANT"]) == (996, 4)
     assert str(finished.path).encode() not in path.read_bytes()
 
 
-def test_a_report_is_written(finished):
-    assert "dustlane" in write_scan_report(finished.path).read_text(encoding="utf-8")
-
-
-def test_the_contact_sheet_is_a_picture(finished):
-    from PIL import Image
-
-    with Image.open(finished.path / "contact.png") as sheet:
-        assert sheet.width > 8 * 90
+def test_a_lost_or_damaged_output_is_written_again_from_the_scores(here, tmp_path):
+    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
+    first = scan(**options)
+    names = ("candidates.fits", "candidates.parquet", "contact.png")
+    before = {name: (first.path / name).read_bytes() for name in names}
+    table = first.path / "candidates.parquet"
+    table.write_bytes(before[table.name][:-30])
+    with pytest.raises(InputError, match="candidates"):
+        galscan.export(first.path, tmp_path / "x.fits")
+    table.write_bytes(before[table.name])
+    first.info.updated(histogram=[[10**9, 1]]).write(first.path)
+    with pytest.raises(InputError, match="histogram"):
+        run.open_run(first.path).histogram  # noqa: B018
+    table.unlink()
+    with pytest.raises(InputError, match="candidates"):
+        run.open_run(first.path)
+    first.info.updated(status="running").write(first.path)
+    again = scan(**options)
+    assert len(here) == 1 and again.info.images_per_s is None  # this process scored nothing
+    assert again.info.status == "done" and again.info.histogram == first.info.histogram
+    assert {name: (again.path / name).read_bytes() for name in names} == before
 
 
 def test_the_same_command_again_returns_at_once(finished, monkeypatch, capfd):
@@ -123,76 +122,52 @@ def test_the_same_command_again_returns_at_once(finished, monkeypatch, capfd):
     assert "finished; nothing to do" in capfd.readouterr().err
 
 
-def test_another_folder_gets_the_same_bytes(finished, here, tmp_path):
-    other = scan(survey=["sky", "more"], target="dustlane", out=tmp_path / "other", top=100)
-    for name in ("candidates.fits", "candidates.parquet", "contact.png"):
-        assert (other.path / name).read_bytes() == (finished.path / name).read_bytes()
-
-
-def test_a_run_that_lost_only_its_last_word_needs_no_workers(here, tmp_path):
-    first = scan(survey="more", out=tmp_path / "run", top=10)
-    before = first.candidates
-    (first.path / "run.json").write_text(json.dumps(first.info.to_dict() | {"status": "running"}))
-    (first.path / "candidates.fits").unlink()
-    again = scan(survey="more", out=tmp_path / "run", top=10)
-    assert len(here) == 1
-    assert again.info.status == "done"
-    assert again.info.images_per_s is None  # this process scored nothing
-    pd.testing.assert_frame_equal(again.candidates, before)
-    assert (again.path / "candidates.fits").exists()
-
-
-def test_candidates_that_are_damaged_are_ranked_again_as_the_message_says(here, tmp_path):
-    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
-    table = scan(**options).path / "candidates.parquet"
-    before = table.read_bytes()
-    table.write_bytes(before[:-30])
-    with pytest.raises(InputError, match=r"damaged .*; remove it and run the command that wrote it again") as error:
-        galscan.export(tmp_path / "run", tmp_path / "x.fits")
-    assert "\n" not in str(error.value)
-    table.unlink()
-    with pytest.raises(InputError, match=r"lost its candidates\.parquet; run its command again"):
-        run.open_run(tmp_path / "run")
-    assert scan(**options).info.status == "done" and len(here) == 1
-    assert table.read_bytes() == before
-
-
-def test_a_damaged_histogram_is_counted_again_as_the_message_says(here, tmp_path):
-    options = {"survey": "more", "out": tmp_path / "run", "top": 10}
-    first = scan(**options)
-    (first.path / "run.json").write_text(json.dumps(first.info.to_dict() | {"histogram": [[10**9, 1]]}))
-    with pytest.raises(InputError, match=r"remove its candidates\.parquet, and run its scan command again"):
-        ScoreHistogram.from_list(run.open_run(first.path).info.histogram)
-    (first.path / "candidates.parquet").unlink()
-    assert scan(**options).info.histogram == first.info.histogram
-
-
 def test_the_run_folder_is_in_the_data_home_by_default(here, place):
     got = scan(survey="more", target="dustlane", top=5)
     assert got.path.parent == place / "runs"
     assert got.path.name == f"dustlane-more-{got.info.fingerprint[:8]}"
 
 
-def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path, place, capfd):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, place, capfd):
     before = sorted(place.rglob("*"))
     got = scan(survey="sky", out=tmp_path / "run", workers=2, dry_run=True)
     assert got.info.status == "planned"
     assert not (tmp_path / "run").exists() and sorted(place.rglob("*")) == before
     out, err = capfd.readouterr()
     assert out == ""
-    for words in ("700 cutouts of 32 px", "2 processes", str(tmp_path / "run")):
+    for words in ("700 cutouts of 32 px", "2 processes", "objects/s", str(tmp_path / "run")):
         assert words in err
 
 
-def test_a_summary_is_what_a_script_needs(finished):
-    summary = finished.summary()
-    assert summary["run"] == str(finished.path)
-    assert {"scanned", "quarantined", "candidates", "wall_s", "images_per_s", "fingerprint", "purity"} <= summary.keys()
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"target": "dustlane"}, InputError, "more, sky"),
+        ({"survey": "skyy", "target": "dustlane"}, NotFoundError, "'sky'"),
+        ({"store": "/nowhere.zarr", "target": "dustlane"}, NotFoundError, "/nowhere.zarr"),
+        ({"survey": "sky", "target": "ring"}, NotFoundError, "'ring'"),
+        ({"survey": "sky", "model": "/nowhere"}, NotFoundError, "/nowhere"),
+        ({"survey": "sky", "target": "ring", "model": "models/dustlane"}, InputError, "'ring'"),
+        ({"survey": "sky", "target": "dustlane", "cluster": "lokal"}, InputError, "'local'"),
+        ({"survey": "sky", "target": "dustlane", "where": "decc > 0"}, InputError, "'decc'"),
+        ({"survey": "sky", "target": "dustlane", "cone": (0, 99, 1)}, InputError, "--cone"),
+        ({"survey": "sky", "model": ["models/dustlane", "models/dustlane"]}, InputError, "'dustlane'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_and_nothing_is_written(
+    options, error, named, place, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(place)
+    with pytest.raises(error, match=named):
+        scan(out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
-def test_neither_survey_nor_store(place):
-    with pytest.raises(InputError, match=r"--survey NAME \(in the data home: more, sky\), or a store with --store"):
-        scan(target="dustlane")
+def test_images_of_too_few_pixels_are_refused(tmp_path):
+    small = tiny_store(tmp_path / "small.zarr", 30, 24)
+    with pytest.raises(InputError, match="--size 32"):
+        scan(store=small.path, target="dustlane", out=tmp_path / "run")
+    assert [p.name for p in tmp_path.iterdir()] == ["small.zarr"]
 
 
 def test_neither_target_nor_model(monkeypatch, tmp_path, place):
@@ -205,22 +180,6 @@ def test_neither_target_nor_model(monkeypatch, tmp_path, place):
         (tmp_path / "models" / name / "model.json").write_text("{}")
     with pytest.raises(InputError, match=r"models in .*: choose one with --target: one, two;"):
         scan(store=store)
-
-
-def test_a_model_of_another_target_is_refused(place):
-    with pytest.raises(InputError, match=r"is a model for 'dustlane', not for 'ring'"):
-        scan(survey="sky", target="ring", model=place / "models" / "dustlane")
-
-
-def test_what_does_not_exist_is_named(place, tmp_path):
-    with pytest.raises(NotFoundError, match="did you mean 'sky'"):
-        scan(survey="skyy", target="dustlane")
-    with pytest.raises(NotFoundError, match="no store at"):
-        scan(store=tmp_path / "none.zarr", target="dustlane")
-    with pytest.raises(NotFoundError, match="no model for target 'ring'"):
-        scan(survey="sky", target="ring")
-    with pytest.raises(NotFoundError, match="no model at"):
-        scan(survey="sky", model=tmp_path / "none")
 
 
 def test_larger_images_are_scored_as_a_store_of_them_resampled(here, tmp_path):
@@ -242,7 +201,7 @@ def test_stores_of_several_sizes_in_one_scan(here, tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tmp_path):
+def test_duplicates_and_training_objects_under_other_names(here, tmp_path):
     stores = [tiny_store(tmp_path / f"{name}.zarr", 60, survey=name) for name in ("a", "b")]
     model = tiny_bundle(tmp_path / "model")
     splits = pd.read_parquet(model.path / "splits.parquet").tail(10).assign(lineage="another survey")
@@ -257,82 +216,42 @@ def test_the_same_sky_in_two_stores_and_what_trained_under_another_name(here, tm
     assert [ref.lineage for ref in found.info.stores] == ["a", "b"]
 
 
-def test_images_of_too_few_pixels_are_refused_and_nothing_is_written(tmp_path, capsys):
-    small = tiny_store(tmp_path / "small.zarr", 30, 24)
-    line = f"scan --store {small.path} --target dustlane --out {tmp_path}/run"
-    assert main.run(line.split()) == 2
-    err = capsys.readouterr().err
-    assert "holds 24 px cutouts" in err and "needs 32 px" in err and "--size 32" in err
-    assert [p.name for p in tmp_path.iterdir()] == ["small.zarr"]
-
-
-def test_a_wrong_cluster_is_said_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match="did you mean 'local'"):
-        scan(survey="sky", target="dustlane", cluster="lokal", out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("status", ["running", "done"])
 def test_a_store_that_has_grown_is_another(here, tmp_path, status):
     out, options = tmp_path / "s.zarr", {"size": 32, "name": "grows", "workers": 1}
     ingest("simulated", out=out, count=300, **options)
-    told = scan(store=out, target="dustlane", out=tmp_path / "run", top=5).info
-    (tmp_path / "run" / "run.json").write_text(json.dumps(told | {"status": status}))
+    info = scan(store=out, target="dustlane", out=tmp_path / "run", top=5).info
+    info.updated(status=status).write(tmp_path / "run")
     ingest("simulated", out=out, count=400, append=True, **options)
-    with pytest.raises(ConflictError, match=r"holds another scan: .*stores was grows \w+, now grows \w+; choose"):
+    with pytest.raises(ConflictError, match=r"stores was grows \w+, now grows \w+"):
         scan(store=out, target="dustlane", out=tmp_path / "run", top=5)
     assert scan(store=out, target="dustlane", out=tmp_path / "again", top=5).info.scanned == 400
 
 
-def test_a_run_folder_with_another_scan_is_refused(here, tmp_path):
-    scan(survey="more", out=tmp_path / "run", top=5)
-    with pytest.raises(ConflictError, match=r"holds another scan: top was 5, now 6"):
-        scan(survey="more", out=tmp_path / "run", top=6)
-    assert run.open_run(tmp_path / "run").info.top == 5
-
-
 def test_a_store_without_one_usable_image_gives_a_reason_and_no_candidates(here, tmp_path):
     tiny_store(tmp_path / "dark.zarr", 30, survey="dark", unusable=30)
-    with pytest.raises(
-        GalscanError,
-        match=r"none of the 30 objects could be scored \(10 blank image, 10 no image, 10 unreadable image\)",
-    ):
+    with pytest.raises(GalscanError, match="10 blank image, 10 no image, 10 unreadable image"):
         scan(store=tmp_path / "dark.zarr", target="dustlane", out=tmp_path / "run")
 
 
-def test_a_choice_of_nothing_is_said_to_be_one(here, tmp_path):
-    with pytest.raises(InputError, match=r"none of the [\d,]+ objects is selected by: where dec > 89"):
-        scan(survey="more", where="dec > 89", out=tmp_path / "run")
+def test_surveys_outside_the_calibration_are_named(finished, here, tmp_path):
+    assert any("has no object of sky, more; all are of tiny" in note for note in finished.info.purity["notes"])
+    tiny_store(tmp_path / "tiny.zarr", 3, survey="tiny")
+    few = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
+    assert not any("has no object of" in note for note in few.info.purity["notes"])
+    assert few.info.candidates == len(few.candidates) == 3 and few.info.purity["at"] == {}
 
 
-def test_fewer_objects_than_candidates(here, tmp_path):
-    tiny_store(tmp_path / "few.zarr", 3, survey="few")
-    got = scan(store=tmp_path / "few.zarr", target="dustlane", out=tmp_path / "run")
-    assert got.info.candidates == len(got.candidates) == 3
-    assert got.info.purity["at"] == {}
-
-
-def test_surveys_the_calibration_never_saw_are_named(finished, here, tmp_path):
-    (note,) = [n for n in finished.info.purity["notes"] if n.startswith("The calibration set has no object of")]
-    assert "has no object of sky, more; all are of tiny" in note
-    tiny_store(tmp_path / "tiny.zarr", 30, survey="tiny")
-    got = scan(store=tmp_path / "tiny.zarr", target="dustlane", out=tmp_path / "run")
-    assert not [n for n in got.info.purity["notes"] if n.startswith("The calibration set has no object of")]
-
-
-def test_a_choice_of_objects_is_all_that_is_scanned(place, here, tmp_path, capsys):
+def test_selection(place, here, tmp_path, capsys):
     run = scan(survey=["sky"], target="dustlane", out=tmp_path / "run", where="dec > 0", limit=600, top=50)
     dec = open_store(place / "surveys" / "sky.zarr").column("dec")[:600]
     assert run.info.scanned + run.info.quarantined == (dec > 0).sum()
     assert (run.candidates["dec"] > 0).all() and "dec > 0" in run.info.selection
-    with pytest.raises(InputError, match=r"'decc'.*did you mean 'dec'"):
-        scan(survey=["sky"], target="dustlane", out=tmp_path / "no", where="decc > 0")
-    with pytest.raises(InputError, match="--cone"):
-        scan(survey=["sky"], target="dustlane", out=tmp_path / "no", cone=(0, 99, 1))
-    assert not (tmp_path / "no").exists()
+    with pytest.raises(InputError, match="dec > 89"):
+        scan(survey=["sky"], target="dustlane", where="dec > 89", out=tmp_path / "none")
 
 
-def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path, capsys):
+def test_a_survey_too_small_for_a_prefilter(here, tmp_path, capsys):
     from galscan.models.model import PREFILTER_FILE
     from galscan.models.prefilter import Prefilter, TinyNet, save_prefilter
 
@@ -344,7 +263,7 @@ def test_a_first_look_that_cannot_be_had_is_said_and_done_without(here, tmp_path
     assert run.info.scanned == 696 and run.info.first_look is None
 
 
-def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, monkeypatch, capsys):
+def test_int8_that_is_unavailable_or_saves_no_time(here, tmp_path, monkeypatch, capsys):
     from galscan.models import compiled
 
     how = {"survey": ["sky"], "target": "dustlane", "out": tmp_path / "run", "device": "cpu", "int8": True}
@@ -361,14 +280,9 @@ def test_8_bits_that_are_not_to_be_had_or_do_not_pay_are_told(here, tmp_path, mo
         scan(**how | {"int8": False})
 
 
-def test_a_dry_run_measures_the_rate(here, tmp_path, capsys):
-    scan(survey=["sky"], target="dustlane", out=tmp_path / "run", dry_run=True, workers=1)
-    assert "objects/s" in capsys.readouterr().err and not (tmp_path / "run").exists()
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("cluster", ["local", "cuda"])
-def test_a_gpu_finds_the_same(cluster, here, tmp_path, cuda):
+def test_a_gpu_finds_the_same_candidates(cluster, here, tmp_path, cuda):
     if cluster == "cuda":
         pytest.importorskip("dask_cuda", reason="needs the extra 'cuda'")
     how = {"survey": ["sky"], "target": "dustlane", "top": 100}
@@ -398,7 +312,7 @@ def targets(tmp_path_factory):
     return folder
 
 
-def test_several_targets_come_of_one_scan_as_each_alone(here, targets, tmp_path):
+def test_several_targets_in_one_scan_equal_each_alone(here, targets, tmp_path):
     run = scan(survey="sky", model=[targets / "both", targets / "merger"], out=tmp_path / "all", top=50)
     assert run.targets == ["dustlane", "demo", "merger"] and len(list((run.path / "scores").iterdir())) == 3
     for name, path in (("dustlane", targets / "dustlane"), ("merger", targets / "merger")):
@@ -413,8 +327,7 @@ def test_several_targets_come_of_one_scan_as_each_alone(here, targets, tmp_path)
             assert (own.path / file).is_file()
     rows = pd.read_parquet(run.path / "scores")
     assert {"score_dustlane", "score_std_demo", "first_look_merger"} <= {*rows} and "score" not in rows
-    told = run.summary()
-    assert list(told["runs"]) == run.targets and all(f"candidates for '{t}'" in told["text"] for t in run.targets)
+    assert list(run.summary()["runs"]) == run.targets
     assert (
         scan(survey="sky", model=[targets / "both", targets / "merger"], out=tmp_path / "all", top=50).path == run.path
     )
@@ -441,7 +354,7 @@ def test_one_of_several_targets_is_a_run_like_any_other(here, targets, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_path):
+def test_a_scan_of_several_targets_resumes(here, targets, tmp_path):
     options = {"survey": "sky", "model": [targets / "both"], "top": 50}
     whole = scan(out=tmp_path / "whole", **options)
     half = scan(out=tmp_path / "half", **options)
@@ -454,19 +367,6 @@ def test_a_scan_of_several_targets_goes_on_where_it_stopped(here, targets, tmp_p
     for name in again.targets:
         first, second = ((r.path / name / "candidates.fits").read_bytes() for r in (whole, again))
         assert first == second
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"model": ["dustlane", "both"]}, "two models are for the target 'dustlane'"),
-        ({"model": ["both"], "target": ["dustlane", "ring"]}, "'dustlane, demo', not for 'ring'"),
-    ],
-)
-def test_targets_that_do_not_fit_together_are_refused(targets, options, match):
-    options["model"] = [targets / name for name in options["model"]]
-    with pytest.raises(InputError, match=match):
-        scan(survey="sky", dry_run=True, **options)
 
 
 def test_a_target_is_found_among_those_trained_together(targets, place, monkeypatch, tmp_path):
@@ -499,7 +399,7 @@ def test_objects_of_known_label_are_data(place, here, tmp_path):
     assert sorted({str(word).strip() for word in column}) == sorted({"", *known["known"]})
 
 
-def test_a_number_that_another_store_uses_as_well_is_no_known_label(place, here, tmp_path):
+def test_equal_ids_in_another_store_are_no_known_label(place, here, tmp_path):
     """Of early versions' models nothing but ids is known: an object of another store has its number by chance."""
     store = tiny_store(tmp_path / "other.zarr", 200, survey="other")
     found = scan(store=store.path, model=place / "models" / "dustlane", out=tmp_path / "run", top=200)
