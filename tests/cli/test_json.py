@@ -11,6 +11,7 @@ import pytest
 import galscan
 from galscan.cli import main
 from galscan.commands.info import summarize
+from galscan.scanning.run_info import RunInfo
 from tests.json_page import documented, undocumented
 
 
@@ -53,7 +54,6 @@ RESULTS = [  # command, module and functions whose results are dictionaries, key
     ("generate", "commands/generate.py", ["generate"], set()),
     ("generate", "commands/generate_injected.py", ["describe", "make_injected"], set()),
     ("purity", "commands/purity.py", ["purity"], set()),
-    ("similar", "commands/similar.py", ["_info"], {"identity"}),
 ]
 
 
@@ -77,6 +77,11 @@ def test_keys_in_the_code(command, module, functions, removed):
                 found |= literal_keys(node.value or node)
     outermost = {key.split(".")[0].removesuffix("[]") for key in documented(command)}
     assert found and found - removed - {"text"} <= outermost
+
+
+def test_keys_of_a_run():
+    outermost = {key.split(".")[0].removesuffix("[]") for key in documented("similar")}
+    assert RunInfo.model_fields.keys() - {"identity", "histogram", "histogram_discarded"} <= outermost
 
 
 @pytest.mark.parametrize("name", ["diffusion/base.json", "features/dust_lane.json"])
