@@ -183,7 +183,7 @@ def ablate(
     plan = make_plan(target, survey, store, out, None, True, seed)
     chosen, method = _arms(arms, method, plan)
     objects = ablations.labelled_objects(plan.table, plan.schema.names)
-    division = {
+    division: dict[str, Any] = {
         "seeds": seeds, "folds": folds, "positives": positives, "negatives": negatives, "max_test": max_test,
         "seed": seed, "reserved": reserved,
     }  # fmt: skip

@@ -70,7 +70,8 @@ def purity(
     n_candidates = len(before.purity)
     # Each of these arrays is large for a long list, and none is used below.
     unused = ("purity_lo", "purity_hi", "completeness", "completeness_lo", "completeness_hi")
-    before = replace(before, **dict.fromkeys(unused, np.empty(0)))
+    emptied: dict[str, Any] = dict.fromkeys(unused, np.empty(0))
+    before = replace(before, **emptied)
     release(n_candidates)
     by_stratum = {
         str(name): (stratum["rank"].to_numpy(int), stratum["target"].to_numpy(bool))

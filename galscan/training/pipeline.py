@@ -193,7 +193,7 @@ class Training:
             settings = plan.recipe.generator
             assert not isinstance(settings, MapSettings)  # see `check`
             galaxies = self.galaxies.generator_set(settings)
-            result = backends.train(
+            result: dict[str, Any] = backends.train(
                 galaxies, plan.schema, [s.name for s in plan.stores], settings, self.work, seed=plan.seed,
                 device=self.device, seconds=plan.seconds(GENERATOR_FRACTION),
             )  # fmt: skip

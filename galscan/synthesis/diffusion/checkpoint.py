@@ -46,7 +46,7 @@ class Checkpoint:
     _next: float = field(default_factory=lambda: time.monotonic() + SECONDS)
 
     def __post_init__(self) -> None:
-        self._ema = EMAModel(self.weights.values(), decay=self.decay, update_after_step=-1, foreach=True)
+        self._ema = EMAModel(list(self.weights.values()), decay=self.decay, update_after_step=-1, foreach=True)
 
     @property
     def average(self) -> dict[str, torch.Tensor]:
@@ -117,7 +117,7 @@ class Checkpoint:
                 f"remove {self.path} and train with a smaller generator.learning_rate"
             )
         self.step += 1
-        self._ema.step(self.weights.values())
+        self._ema.step(list(self.weights.values()))
         recent = self.losses[-50:]
         return f"loss {sum(recent) / len(recent) if recent else math.nan:.4f}"
 

@@ -148,6 +148,7 @@ class FlowNetwork(nn.Module):
 
         Raises `InputError` if the file is missing, damaged, or holds other tensors.
         """
+        make: Callable[[Any], Self] = cls  # type: ignore[assignment]  # those of maps and of galaxies
         try:
             with safe_open(path, framework="pt") as handle:
                 raw = json.loads(handle.metadata()["config"])
@@ -155,8 +156,8 @@ class FlowNetwork(nn.Module):
             config = cls.CONFIG(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
             # Checked against the tensors on the meta device first: a wrong one could allocate a huge network.
             with torch.device("meta"):
-                cls(config).load_state_dict(state, assign=True)
-            network = cls(config)
+                make(config).load_state_dict(state, assign=True)
+            network = make(config)
             network.load_state_dict(state)
             if not len(config.low) == len(config.high) == len(config.names) or not config.std > 0:
                 raise ValueError("inconsistent configuration")
