@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import ssl
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -75,10 +78,39 @@ def loopback(objects: int = 2000) -> Iterator[Loopback]:
     """Run the services in threads of this process."""
     sky.jpeg(sky.picture(1.0, 2.0, 128))  # before the first request, which may have a short timeout
     Handler.state = State(objects)
+    with _serve() as port:
+        yield Loopback(port)
+
+
+@contextmanager
+def over_tls(folder: Path) -> Iterator[str | None]:
+    """Run running services on a second port, over TLS; yield their host, or None without openssl.
+
+    Their certificate is written to certificate.pem in `folder`.
+    """
+    if shutil.which("openssl") is None:
+        yield None
+        return
+    files = [folder / "certificate.pem", folder / "key.pem"]
+    command = [
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+        "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(files[0]), "-keyout", str(files[1]),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    with _serve(context) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def _serve(context: ssl.SSLContext | None = None) -> Iterator[int]:
     server = Server(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield Loopback(server.server_address[1])
+        yield server.server_address[1]
     finally:
         server.shutdown()
         server.server_close()

@@ -98,6 +98,8 @@ class Handler(BaseHTTPRequestHandler):
             self.state.log.append((time.monotonic(), self.path, mode))
         if mode and self.misbehave(mode):
             return None
+        if self.path == "/viz-bin/votable":
+            return self.vizier(body.decode())
         if self.path == "/xmatch/api/v1/sync":
             try:
                 return self.send(objects.xmatch(self.state.known, self.headers["Content-Type"], body), "text/csv")
@@ -187,8 +189,6 @@ class Handler(BaseHTTPRequestHandler):
                     return self.send(file.read_bytes(), "application/fits")
             if parts.path.endswith("/ImgCutout/getjpeg"):
                 return self.imgcutout(given, black)
-            if parts.path == "/viz-bin/votable":
-                return self.vizier(given)
             if parts.path.endswith("/x_results.aspx"):
                 return self.send(self.state.database.answer(given["cmd"]).encode(), "text/csv")
             if parts.path in ("/viewer/fits-cutout", "/viewer/jpeg-cutout"):
@@ -259,11 +259,12 @@ class Handler(BaseHTTPRequestHandler):
                 raise ValueError(f"no file {given[colour]}")
         return self.picture(ra, dec, int(given.get("output_size", given["size"])), black)
 
-    def vizier(self, given: dict[str, str]) -> None:
-        """Respond as VizieR does: a VOTable with units and UCDs, positions also in degrees."""
+    def vizier(self, form: str) -> None:
+        """Respond to astroquery's form as VizieR does: a VOTable with units and UCDs, positions also in degrees."""
         from astropy.io.votable import from_table
         from astropy.table import Table
 
+        given = dict(line.split("=", 1) for line in form.split("\n") if "=" in line)
         rows = Table({"recno": [1, 2, 3], "NGC": ["N0001", "N0002", "N0007"]})
         rows["RAJ2000"] = ["00 07 16", "00 07 17", "00 08 21"]
         rows["DEJ2000"] = ["+27 42 29", "+27 40 42", "-29 54 54"]

@@ -108,6 +108,7 @@ def test_dry_run(run, service, tmp_path, capsys):
 
 
 def test_galaxy_zoo_from_one_command(run, service, tmp_path):
+    pytest.importorskip("astroquery", reason="needs the extra services")
     path = service.survey("sdss", tmp_path)
     path.write_text(path.read_text().replace("per_minute = 20", "per_minute = 60000"))
     line = f"ingest --survey {path} --query gz2 --labels gz2 --cone 180,10,12 --out {tmp_path}/gz2.zarr --size 16"
@@ -212,6 +213,7 @@ def test_other_surveys_are_not_appended(run, service, tmp_path, name, given, out
 
 
 def test_a_wider_cone(service, tmp_path, capsys):
+    pytest.importorskip("astroquery", reason="needs the extra services")
     path = service.survey("sdss", tmp_path)
     path.write_text(path.read_text().replace("per_minute = 20", "per_minute = 60000"))
 

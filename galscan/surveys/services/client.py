@@ -1,8 +1,9 @@
-"""A rate-limited, retrying HTTP client with a cache; every request to a survey service is made by it.
+"""A rate-limited, retrying HTTP client with a cache; every request to a survey service goes through it.
 
 Requests to a host are limited to `RequestPolicy.per_minute` over all threads and processes. Temporary failures are
 retried with exponential backoff; after repeated failures a circuit breaker opens, and the host gets no more requests.
 Only hosts of the policy get requests, also after a redirect. A body is used only if it is complete and not too large.
+Those of astroquery are sent by its own session, within `Client.retry`.
 
 `urllib3.Retry` is not used: it knows neither the shared rate limit nor the size limit, counts no failures over several
 requests, and takes dates in Retry-After by the local clock.
@@ -28,19 +29,18 @@ from galscan.core.files import atomic_path, storage_errors
 from galscan.core.version import __version__
 from galscan.surveys.services.cache import ABSENT_DAYS, Response, ResponseCache
 from galscan.surveys.services.errors import (
-    BUSY,
-    RETRYABLE,
     FetchError,
     MissingError,
     RetryableError,
     ServiceUnavailableError,
+    check_status,
     decompress,
     network_errors,
-    retry_after,
 )
 from galscan.surveys.services.rate_limit import RateLimiter
 
 REDIRECTS = (301, 302, 303, 307, 308)
+MAX_REDIRECTS = 5
 MAX_PAUSE = 900.0  # seconds: a longer Retry-After opens the circuit breaker
 FIRST_PAUSE = 1.0  # seconds before the first retry; doubled for each further one
 
@@ -153,7 +153,7 @@ class Client:
             host.good = url, form
             return value
 
-        return self._retry(url, attempt)
+        return self.retry(url, attempt)
 
     def fetch(self, url: str, path: Path, check: Callable[[Path], None]) -> None:
         """Download the file at `url` to `path` atomically, without caching it.
@@ -169,12 +169,15 @@ class Client:
                 check(temporary)
             self._hosts[self._host_name(url)].good = url, None
 
-        self._retry(url, attempt)
+        self.retry(url, attempt)
 
     # ------------------------------------------------------------------------------------------------- retries
 
-    def _retry(self, url: str, attempt: Callable[[], T]) -> T:
-        """Return the result of `attempt`, retried after a `RetryableError`; failures count for the circuit breaker."""
+    def retry(self, url: str, attempt: Callable[[], T]) -> T:
+        """Return the result of `attempt`, retried after a `RetryableError`; failures count for the circuit breaker.
+
+        An `attempt` is one request to the host of `url`, which another library may send.
+        """
         name = self._host_name(url)
         host, why = self._hosts[name], ""
         for k in range(self.policy.tries):
@@ -251,25 +254,25 @@ class Client:
             raise FetchError(f"redirected from https to http at {host}")
         return host
 
+    def redirect(self, url: str, location: str) -> str:
+        """Return the target of a redirect, when the rate limit allows it; raise `FetchError` for a forbidden host."""
+        target = urljoin(url, location)
+        self._hosts[self._host_name(target, redirected_from=url)].limiter.wait()
+        return target
+
     def _request(self, url: str, form: Mapping[str, Any] | None = None, path: Path | None = None) -> Response:
         """Send one request and follow redirects within the allowed hosts, each under the rate limit.
 
         With a `path` the body is written there without decompression, and not held in memory.
         """
         deadline = time.monotonic() + self.policy.timeout
-        for hop in range(5):
-            if hop:
-                self._hosts[self._host_name(url)].limiter.wait()
+        for _ in range(MAX_REDIRECTS):
             response = self._send(url, form)
             try:
                 if response.status in REDIRECTS and (target := response.headers.get("Location")):
-                    target = urljoin(url, target)
-                    self._host_name(target, redirected_from=url)
-                    url = target
+                    url = self.redirect(url, target)
                     continue
-                if response.status in RETRYABLE:
-                    pause = retry_after(response.headers)
-                    raise RetryableError(f"HTTP {response.status}", pause, host_busy=response.status in BUSY)
+                check_status(response.status, response.headers)
                 body = self._body(response, deadline, path if response.status == 200 else None)
             finally:
                 response.close()
@@ -278,7 +281,7 @@ class Client:
             if result.status not in (200, 404, 410):
                 raise FetchError(f"HTTP {result.status}: {result.excerpt()}".rstrip(": "))
             return result
-        raise FetchError("redirected more than 5 times")
+        raise FetchError(f"redirected more than {MAX_REDIRECTS} times")
 
     def _send(self, url: str, form: Mapping[str, Any] | None) -> Any:
         import urllib3

@@ -55,7 +55,7 @@ class RetryableError(GalscanError):
 
 @contextmanager
 def network_errors() -> Iterator[None]:
-    """Turn errors of urllib3 into `RetryableError`, or into `FetchError` where a retry cannot help."""
+    """Turn errors of urllib3 and requests into `RetryableError`, or into `FetchError` where a retry cannot help."""
     import urllib3.exceptions as urllib3_errors
 
     try:
@@ -73,6 +73,12 @@ def network_errors() -> Iterator[None]:
 def _line(error: BaseException) -> str:
     text = re.sub(r"<[^>]*>:?|HTTPS?ConnectionPool\([^)]*\):", " ", str(error))
     return " ".join(text.split())[:160]
+
+
+def check_status(status: int, headers: Mapping[str, str]) -> None:
+    """Raise `RetryableError` if `status` is that of a temporary failure."""
+    if status in RETRYABLE:
+        raise RetryableError(f"HTTP {status}", retry_after(headers), host_busy=status in BUSY)
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

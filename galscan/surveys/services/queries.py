@@ -1,18 +1,19 @@
-"""Catalog queries: SQL of SkyServer, page by page and resumable, and tables of VizieR.
+"""Catalog queries through astroquery: SQL of SkyServer, page by page and resumable, and tables of VizieR.
 
 The result is a Parquet file with the columns ``id``, ``ra``, ``dec`` and all others of the query.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -25,19 +26,16 @@ from galscan.core.sky import Cone, check_cone
 from galscan.labels.schema import load_schema
 from galscan.surveys import tables
 from galscan.surveys.services.cache import Response
-from galscan.surveys.services.client import Client, RequestPolicy
-from galscan.surveys.services.configured import Objects, is_local, load_survey
-from galscan.surveys.services.errors import FetchError
+from galscan.surveys.services.client import MAX_REDIRECTS, Client, RequestPolicy
+from galscan.surveys.services.configured import Objects, load_survey
+from galscan.surveys.services.errors import FetchError, check_status, network_errors
 
 GZ2 = "gz2"
 VIZIER = "vizier:"
 MAX_QUERY_STRING = 2048  # characters that SkyServer accepts after the question mark
 TIMEOUT = 630.0  # seconds; SkyServer ends a query itself after 600
-MAX_MB = 2000.0  # of a response
 FRAME = "p.run, p.rerun, p.camcol, p.field"  # the frame an object was measured on, for survey sdss-frames
 BRIGHT = "p.petroMag_r < 17.77 AND p.petroR90_r > 3"  # default cut of cone queries: resolved galaxies
-
-T = TypeVar("T")
 
 
 def objects(
@@ -59,8 +57,9 @@ def objects(
 
     Notes
     -----
-    `ConflictError` is raised if `out` holds the objects of another query, `GalscanError` if the service fails: then
-    downloaded pages are kept, and the same call resumes.
+    `InputError` is raised if the query is not valid or astroquery is missing, `ConflictError` if `out` holds the
+    objects of another query, `GalscanError` if the service fails: then downloaded pages are kept, and the same call
+    resumes.
     """
     database = load_survey(survey).objects or load_survey("sdss").objects
     if database is None:
@@ -116,19 +115,58 @@ def _sql(query: str | None, cone: Cone | None) -> tuple[str, str]:
 
 
 class _Service:
-    """Base of both services."""
+    """Base of both services: requests of astroquery with the rate limit, retries and errors of our client."""
 
     request: dict[str, Any]
 
-    def __init__(self, host: str, per_minute: float, contact: str):
-        self.host = host
-        policy = RequestPolicy(hosts=(host,), per_minute=per_minute, connections=1, timeout=TIMEOUT, max_mb=MAX_MB)
+    def __init__(self, url: str, per_minute: float, contact: str):
+        self._url, self.host = url, urlsplit(url).netloc.lower()
+        policy = RequestPolicy(hosts=(self.host,), per_minute=per_minute)
         self._client = Client(policy, cache=home.cache_home(), contact=contact)
 
-    def _get(self, url: str, parameters: dict[str, Any], read: Callable[[Response], T]) -> T:
-        """Return what `read` finds in the response, which is not cached."""
+    def _configure(self, astroquery_client: Any) -> Any:
+        """Set the User-Agent and check every response; astroquery has no public way to do it."""
+        session = astroquery_client._session
+        session.headers["User-Agent"] = f"{self._client.agent} {session.headers['User-Agent']}"
+        session.max_redirects = MAX_REDIRECTS
+        session.hooks["response"].append(self._check)
+        return astroquery_client
+
+    def _check(self, response: Any, *_: Any, **__: Any) -> None:
+        """Raise an error for a response that cannot be a table, which astroquery would take for an empty one."""
+        if response.is_redirect:
+            self._client.redirect(response.url, response.headers["Location"])
+            return
+        check_status(response.status_code, response.headers)
+        result = Response(response.url, response.status_code, "", response.content)
+        html = b"<html" in result.body[:1000].lower() and b"error_message" not in result.body
+        if result.absent or html:
+            raise FetchError(f"the response is not a table: HTTP {result.status} {result.excerpt()}")
+
+    def _query(self, run: Callable[[], Any]) -> Any:
+        """Return the result of `run`, which calls astroquery."""
+        from astroquery.exceptions import RemoteServiceError
+        from requests import RequestException
+
+        def attempt() -> Any:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # units and ids that astropy does not know
+                    return run()
+            except GalscanError:  # of the check of the response
+                raise
+            except RemoteServiceError as error:
+                message = re.sub(r"#Table1|error_message|<[^>]*>", " ", str(error))
+                raise InputError(f"{self.host} rejects the query: {' '.join(message.split())[:300]}") from None
+            except RequestException:
+                with network_errors():
+                    raise
+            except Exception as error:  # parsers raise many kinds on other text
+                reason = " ".join(str(error).split())[:160]
+                raise FetchError(f"the response is not a table ({type(error).__name__}: {reason})") from None
+
         try:
-            return self._client.get(f"{url}?{urlencode(parameters)}", read, days=0)
+            return self._client.retry(self._url, attempt)
         except FetchError as error:
             raise GalscanError(f"{self.host}: {error}; downloaded pages are kept, run the same command again") from None
 
@@ -137,9 +175,15 @@ class _SkyServer(_Service):
     """SQL in pages, each starting after the last id of the page before."""
 
     def __init__(self, database: Objects, sql: str, key: str, contact: str):
-        super().__init__(urlsplit(database.skyserver).netloc.lower(), database.per_minute, contact)
+        super().__init__(database.skyserver, database.per_minute, contact)
         self._database, self._sql, self._key = database, sql, key
         self.request = {"server": database.skyserver, "release": database.release, "query": sql}
+
+    @cached_property
+    def _service(self) -> Any:
+        with _astroquery():
+            from astroquery.sdss import SDSSClass
+        return self._configure(SDSSClass())
 
     def fetch(self, work: Path) -> pd.DataFrame:
         """Return all rows; pages are written to `work`."""
@@ -158,31 +202,18 @@ class _SkyServer(_Service):
     def _table(self, sql: str) -> pd.DataFrame | None:
         """Return the rows of a statement, None if there are none."""
         release = self._database.release
-        page = "x_sql.asp" if release < 10 else "x_sql.aspx" if release == 10 else "x_results.aspx"
-        parameters = {"cmd": sql, "format": "csv"} | ({"searchtool": "SQL"} if release > 11 else {})
+        parameters = self._service.query_sql(sql, data_release=release, get_query_payload=True)
         if (length := len(urlencode(parameters))) > MAX_QUERY_STRING:
             raise InputError(
                 f"the query has {length:,} characters in the URL, at most {MAX_QUERY_STRING:,} are accepted; shorten it"
             )
-        url = f"{self._database.skyserver}/dr{release}/en/tools/search/{page}"
-        table = self._get(url, parameters, self._read)
-        return None if table.empty else table
+        from astroquery.sdss import conf
 
-    def _read(self, response: Response) -> pd.DataFrame:
-        """Return the table of a response: CSV after a line ``#Table1``, or the message of an error."""
-        text = response.body.decode("utf-8", "replace")
-        if "error_message" in text:
-            message = re.sub(r"#Table1|error_message|<[^>]*>", " ", text)
-            raise InputError(f"{self.host} rejects the query: {' '.join(message.split())[:300]}")
-        if response.absent or text.lstrip().startswith("<"):
-            raise FetchError(f"the response is not a table: HTTP {response.status} {response.excerpt()}")
-        text = text.partition("\n")[2] if text.startswith("#") else text
-        try:
-            # Nullable types: in a column with missing values, large integers would lose digits as floats.
-            empty = {"keep_default_na": False, "na_values": ["null", ""], "dtype_backend": "numpy_nullable"}
-            return pd.read_csv(io.StringIO(text), low_memory=False, **empty)
-        except ValueError:
-            raise FetchError(f"the response is not a table: {response.excerpt()}") from None
+        with conf.set_temp("skyserver_baseurl", self._database.skyserver):
+            table = self._query(
+                lambda: self._service.query_sql(sql, timeout=TIMEOUT, data_release=release, cache=False)
+            )
+        return None if table is None else tables.from_astropy(table).apply(_with_nulls)
 
     def _find_key(self) -> str:
         """Return the id column; refuse a query without ids or positions."""
@@ -232,6 +263,17 @@ class _SkyServer(_Service):
         return pd.concat([pd.DataFrame(first), page.drop(columns=[self._key, lower["ra"], lower["dec"]])], axis=1)
 
 
+def _with_nulls(column: pd.Series) -> pd.Series:
+    """Return a column of numbers in which SkyServer writes ``null``, which astropy reads as text."""
+    if not (column.dtype == "str" and (column == "null").any()):
+        return column
+    column = column.mask(column == "null")
+    try:
+        return pd.to_numeric(column, dtype_backend="numpy_nullable")  # large integers would lose digits as floats
+    except ValueError:
+        return column
+
+
 def _gz2(page: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of Galaxy Zoo 2 that are used, of 230: votes and fractions of every answer, size, sample."""
     answers = load_schema(GZ2).names
@@ -248,28 +290,26 @@ class _VizieR(_Service):
     def __init__(self, database: Objects, table: str, contact: str):
         if not re.fullmatch(r"[A-Za-z0-9.+_/ -]{3,80}", table) or ".." in table:
             raise InputError(f"--query vizier:{table}: give the name of a table, as vizier:J/MNRAS/435/2835/table5")
-        super().__init__(database.vizier.lower(), database.per_minute, contact)
+        super().__init__(f"https://{database.vizier}", database.per_minute, contact)
         self._name = table
         self.request = {"server": self.host, "query": VIZIER + table}
 
     def fetch(self, work: Path) -> pd.DataFrame:
-        """Return all rows of the table; positions are computed by VizieR, in degrees.
-
-        The parameters are those of https://vizier.cds.unistra.fr/doc/asu-summary.htx.
-        """
-        parameters = {
-            "-source": self._name, "-out": "*", "-out.add": "_RAJ2000,_DEJ2000", "-out.max": "unlimited",
-            "-out.meta": "huUD", "-out.form": "mini", "-oc.form": "d",
-        }  # fmt: skip
-        scheme = "http" if is_local(f"//{self.host}") else "https"
-        found = self._get(f"{scheme}://{self.host}/viz-bin/votable", parameters, _read_votable)
+        """Return all rows of the table; positions are computed by VizieR, in degrees."""
+        with _astroquery():
+            from astroquery import cache_conf
+            from astroquery.vizier import VizierClass
+        columns = ["*", "_RAJ2000", "_DEJ2000"]
+        service = self._configure(VizierClass(columns=columns, row_limit=-1, timeout=TIMEOUT, vizier_server=self.host))
+        with cache_conf.set_temp("cache_active", False):
+            found = self._query(lambda: service.get_catalogs(self._name))
         if not found:
             raise InputError(f"VizieR has no table '{self._name}', or it has no rows")
         if len(found) > 1:
             raise InputError(
-                f"'{self._name}' has {len(found)} tables; choose one: vizier:{', '.join(list(found)[:12])}"
+                f"'{self._name}' has {len(found)} tables; choose one: vizier:{', '.join(list(found.keys())[:12])}"
             )
-        (frame,) = found.values()
+        frame = tables.from_astropy(found[0])
         if "_RAJ2000" not in frame or "_DEJ2000" not in frame:
             raise InputError(f"table '{self._name}' of VizieR has no positions; choose one that has")
         key = tables.find_column(frame, "id", {}, self._name) or "recno"
@@ -281,14 +321,10 @@ class _VizieR(_Service):
         return pd.concat([pd.DataFrame(first), rest], axis=1)
 
 
-def _read_votable(response: Response) -> dict[str, pd.DataFrame]:
-    """Return the tables of a VOTable that have rows, by name."""
-    from astropy.io import votable
-
+@contextmanager
+def _astroquery() -> Iterator[None]:
+    """Raise `InputError` with the install command if astroquery is missing."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # units and ids that astropy does not know
-            found = votable.parse(io.BytesIO(response.body), verify="ignore", invalid="mask").iter_tables()
-            return {t.name: tables.from_astropy(t.to_table(use_names_over_ids=True)) for t in found if len(t.array)}
-    except Exception as error:  # astropy raises many kinds on other text
-        raise FetchError(f"the response is not a VOTable ({type(error).__name__}): {response.excerpt()}") from None
+        yield
+    except ImportError:
+        raise InputError("--query needs astroquery, which is not installed: pip install 'galscan[services]'") from None

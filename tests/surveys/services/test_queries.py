@@ -1,7 +1,8 @@
-"""Catalog queries, to SkyServer and VizieR on loopback."""
+"""Catalog queries: astroquery's clients against SkyServer and VizieR on loopback."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from galscan.surveys import tables
 from galscan.surveys.services import queries
 from galscan.surveys.services.queries import objects
 from tests.services.database import positions
+from tests.services.loopback import over_tls
+
+pytest.importorskip("astroquery", reason="needs the extra services")
 
 OBJECT_KEYS = 2000  # of the loopback services
 IDS, RA, DEC = positions(OBJECT_KEYS)
@@ -93,6 +97,15 @@ def test_sql_of_the_user(service, sdss, tmp_path: Path) -> None:
     assert table["ra"].iloc[0] == RA[row] and list(table.columns) == ["id", "ra", "dec", "petroR90_r"]
 
 
+def test_integers_with_missing_values(service, sdss, tmp_path: Path) -> None:
+    """They keep all digits."""
+    sql = "SELECT objID, ra, dec, CASE WHEN petroMag_r < 16 THEN 'null' ELSE objID END AS other FROM Galaxy"
+    table = pd.read_parquet(objects(sdss(2000), sql, None, tmp_path / "o.parquet"))
+    given = table["other"].notna()
+    assert 800 < given.sum() < 1200 and table["other"].dtype == "Int64"
+    assert (table["other"] == table["id"])[given].all()
+
+
 def test_cone(service, sdss, tmp_path: Path) -> None:
     table = pd.read_parquet(objects(sdss(), None, (180.0, 10.0, 20.0), tmp_path / "o.parquet"))
     inside = IDS[angular_separation(*np.radians([RA, DEC, 180 + 0 * RA, 10 + 0 * RA])) < np.radians(20)]
@@ -140,16 +153,34 @@ def test_a_dry_run_sends_no_request(service, sdss, tmp_path: Path) -> None:
     assert objects(sdss(), "gz2", None, tmp_path / "o.parquet", download=False) is None and not service.log()
 
 
-def test_vizier(service, sdss, tmp_path: Path) -> None:
-    survey = str(service.survey("sdss", tmp_path, vizier=service.host))
-    table = pd.read_parquet(objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "ngc.parquet"))
-    assert table["id"].tolist() == ["N0001", "N0002", "N0007"] and table["dec"].iloc[2] == -29.915
-    assert table["ra"].dtype == float and "RAJ2000" in table
-    with pytest.raises(InputError, match="VII/999/none"):
-        objects(survey, "vizier:VII/999/none", None, tmp_path / "none.parquet")
-    service.behave("html")
-    with pytest.raises(GalscanError, match="VOTable"):
-        objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "html.parquet")
+def test_without_astroquery(service, sdss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("astroquery.sdss", "astroquery.vizier"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for k, query in enumerate(("gz2", "vizier:VII/118/ngc2000")):
+        with pytest.raises(InputError, match=r"pip install 'galscan\[services\]'"):
+            objects(sdss(), query, None, tmp_path / f"{k}.parquet")
+    assert not service.log()
+
+
+def test_vizier(service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS: astroquery has no other way to VizieR."""
+    with over_tls(tmp_path) as host:
+        if host is None:
+            pytest.skip("needs openssl, which makes the certificate")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate.pem"))
+        survey = str(service.survey("sdss", tmp_path, vizier=host))
+        table = pd.read_parquet(objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "ngc.parquet"))
+        assert table["id"].tolist() == ["N0001", "N0002", "N0007"] and table["dec"].iloc[2] == -29.915
+        assert table["ra"].dtype == float and "RAJ2000" in table
+        with pytest.raises(InputError, match="VII/999/none"):
+            objects(survey, "vizier:VII/999/none", None, tmp_path / "none.parquet")
+        service.behave("html")
+        with pytest.raises(GalscanError, match="We are back soon"):
+            objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "html.parquet")
+        service.behave()
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(GalscanError, match="CERTIFICATE"):
+            objects(survey, "vizier:VII/118/ngc2000", None, tmp_path / "unknown.parquet")
 
 
 @pytest.mark.parametrize("ids", [[5, 4], [4, 4], pd.array([4, None]), ["a", "b"]])
