@@ -174,13 +174,13 @@ def _no_host(plan: Injection) -> InputError:
 def _maps(recipe: Recipe, rule: InjectRule, model: Model | None, generator: str | None) -> str:
     """Return the source of the maps: the given one, the model's weights, the base weights, or the prior."""
     from galscan.synthesis.diffusion.maps import load_weights
-    from galscan.synthesis.features.base import find_feature
+    from galscan.synthesis.features.base import has_model
     from galscan.training.synthetic import MODEL
 
     assert isinstance(recipe.generator, MapSettings)
     if generator is None:
         fine_tuned = model.path / MODEL if model else None
-        if not find_feature(rule.feature).CONDITIONS or recipe.generator.maps == "prior":
+        if recipe.generator.maps == "prior" or not has_model(rule.feature):
             return "prior"
         generator = str(fine_tuned) if fine_tuned is not None and fine_tuned.is_file() else "base"
     if generator != "prior":

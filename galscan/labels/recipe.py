@@ -22,6 +22,7 @@ from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import (
     KINDS,
+    WITH_DONORS,
     AnyGenerator,
     ClassifierSettings,
     GeneratorSettings,
@@ -180,11 +181,16 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
     for where, injected in (("inject", rules.inject), *negatives):
         if injected is None:
             continue
-        for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.measure)):
+        for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.donors, injected.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
         _check_names(f"{where}.values", injected.values, schema)
+        _check_names(f"{where}.masked", injected.masked, schema)
         if where != "inject" and injected.measure:
             raise InputError(f"{where}.measure: maps are measured only for the target; remove it")
+        if injected.donors and injected.feature not in WITH_DONORS:
+            raise InputError(
+                f"{where}.donors: the feature '{injected.feature}' is not the light of other galaxies; remove the key"
+            )
         for answer, ends in injected.values.items():
             least, most = schema.ranges[answer]
             if not all(least <= end <= most for end in ends):

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from galscan.core.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+WITH_DONORS = ("companion",)  # features that are the light of other galaxies
 
 
 def renamed(new: str, old: str) -> Any:
@@ -40,7 +51,7 @@ class SyntheticRule(Section):
 class InjectRule(Section):
     """Injection of a feature into real galaxies."""
 
-    feature: Literal["dust_lane", "artefact"]
+    feature: Literal["dust_lane", "artefact", "ring", "lens", "companion", "tidal"]
     """A module of `galscan.synthesis.features.base`."""
     hosts: str
     """Rule for host galaxies."""
@@ -50,10 +61,20 @@ class InjectRule(Section):
     values: dict[str, tuple[float, float]] = {}
     """Answers that the feature changes: their values for a barely visible and for a clear feature; all other answers
     are those of the host."""
+    masked: tuple[str, ...] = ()
+    """Answers that are unknown with the feature, and are not trained on: those that it may change in either way."""
+    donors: str = ""
+    """Of features that are the light of other galaxies: rule for these; by default all training galaxies."""
     plain: Annotated[float, Field(gt=0.1, le=1)] = 0.25
-    """Fraction of the displayed light that a clear feature hides; above it, the answers do not change further."""
+    """Depth of a clear feature, above which the answers do not change further: the fraction of the displayed light that
+    it hides or adds."""
     measure: str = ""
     """Rule for the training galaxies, of any type, on which maps of the feature are measured."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys added since version 0.2 where they are not used: they do not change the recipe hash."""
+        return {k: v for k, v in handler(self).items() if v or k not in ("masked", "donors")}
 
 
 class LabelRules(Section):

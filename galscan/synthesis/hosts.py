@@ -36,6 +36,13 @@ class Hosts(NamedTuple):
         return Hosts(*(column[rows] for column in self))
 
 
+class Donors(NamedTuple):
+    """Galaxies whose light is added to hosts, e.g. as companions: one for each host, from the same store."""
+
+    images: np.ndarray  # uint8, (n, S, S, 3)
+    geometry: Hosts  # all are measured
+
+
 def measure_hosts(images: np.ndarray) -> Hosts:
     """Measure the galaxy in the middle of each image (n, S, S, 3) uint8.
 

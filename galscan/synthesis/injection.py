@@ -20,7 +20,7 @@ from galscan.labels.rules import parse_rule
 from galscan.labels.settings import InjectRule, LabelRules, SyntheticSettings
 from galscan.synthesis.features.base import find_feature
 from galscan.synthesis.flux import Stretch
-from galscan.synthesis.hosts import Hosts, measure_hosts
+from galscan.synthesis.hosts import Donors, Hosts, measure_hosts
 from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED, SyntheticSet
 
 SEEING = 1.3  # arcsec, full width at half maximum: the median of SDSS in r, used for all stores
@@ -28,6 +28,7 @@ DEEPENED, DEEPER = 3, 1.5  # number of attempts, and factor, to deepen a feature
 ROUNDS = 4  # of injection, at most, until the requested number of galaxies is kept
 BATCH = 256
 MAX_HOSTS = 2000  # of one rule; more add no variety
+LEAST_DONORS = 5  # galaxies of a store whose light is added to others
 Maps = Callable[[int, np.random.Generator], np.ndarray]
 """Samples the requested number of maps: `galscan.synthesis.diffusion.maps.map_source`."""
 
@@ -72,6 +73,10 @@ class Candidates:
             self._hosts.update(zip(batch, zip(*measured, strict=True), strict=True))
         columns = np.array([self._hosts[int(row)] for row in rows], float).reshape(len(rows), 5)
         return Hosts(*columns.T)
+
+    def donors(self, rows: np.ndarray) -> Donors:
+        """Return the galaxies of these rows as donors."""
+        return Donors(self.images[rows], self.hosts(rows))
 
     def seeing(self, rows: np.ndarray) -> np.ndarray:
         """Return the standard deviation of the point spread function in pixels, 1 where the pixel scale is unknown."""
@@ -202,6 +207,30 @@ def _inject(
     return joined
 
 
+def _donor_rows(
+    candidates: Candidates, rule: InjectRule, host_rows: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Return a random donor for each host: another galaxy of the same store that can be measured."""
+    pool = candidates.satisfying(rule.donors, rule.donors) if rule.donors else np.arange(len(candidates.images))
+    if len(pool) > MAX_HOSTS:
+        pool = np.sort(random.choice(pool, MAX_HOSTS, replace=False))
+    pool = pool[candidates.hosts(pool).measured]
+    donors = np.full(len(host_rows), -1)
+    for number in np.unique(candidates.survey[host_rows]):
+        of_store = np.flatnonzero(candidates.survey[host_rows] == number)
+        available = pool[candidates.survey[pool] == number]
+        if len(available) < LEAST_DONORS:
+            wanted = f"satisfy 'donors' ({' '.join(rule.donors.split())})" if rule.donors else "are training galaxies"
+            raise InputError(
+                f"{len(available)} galaxies {wanted} and can be measured, fewer than {LEAST_DONORS}, too few to inject "
+                f"the feature '{rule.feature}': loosen the rule, add a store with --store, or pass --no-synthetic"
+            )
+        donors[of_store] = random.choice(available, len(of_store))
+        while (itself := donors == host_rows).any():
+            donors[itself] = random.choice(available, itself.sum())
+    return donors
+
+
 def _inject_once(
     candidates: Candidates,
     rules: LabelRules,
@@ -218,6 +247,7 @@ def _inject_once(
     depth = np.empty(n, np.float32)
     maps = sources[rule.feature](n, random)
     hosts, seeing = candidates.hosts(host_rows), candidates.seeing(host_rows)
+    donors = _donor_rows(candidates, rule, host_rows, random) if feature.DONORS else None
     # Requested depths are uniform, so that targets have all strengths; shallower features are deepened.
     requested = feature.LEAST_DEPTH + random.uniform(0, 1, n) * (rule.plain - feature.LEAST_DEPTH)
     rows = np.arange(n)
@@ -226,12 +256,14 @@ def _inject_once(
             of_store = rows[candidates.survey[host_rows[rows]] == number]
             for first in range(0, len(of_store), BATCH):
                 batch = of_store[first : first + BATCH]
+                given: dict[str, Any] = {"bands": bands, "seeing": seeing[batch]}
+                if donors is not None:
+                    given["donors"] = candidates.donors(donors[batch])
                 images[batch], depth[batch] = feature.inject(
-                    candidates.images[host_rows[batch]], hosts.select(batch), maps[batch], stretch, random, bands=bands,
-                    seeing=seeing[batch],
-                )  # fmt: skip
+                    candidates.images[host_rows[batch]], hosts.select(batch), maps[batch], stretch, random, **given
+                )
         rows = rows[depth[rows] < requested[rows]] if value == 1 else rows[:0]
-        maps[rows] *= DEEPER
+        maps[rows] = feature.deepen(maps[rows], DEEPER)
     visible = depth >= feature.LEAST_DEPTH
     counts["invisible"] += int((~visible).sum())
     labels = candidates.labels.iloc[host_rows].reset_index(drop=True)
@@ -245,6 +277,8 @@ def _inject_once(
         target[
             parse_rule(rules.positive, list(known)).evaluate({name: known[name].to_numpy() for name in known})[1]
         ] = 0
+    # Only after the target is known, which masked answers may decide.
+    labels[list(rule.masked)] = np.float32(np.nan)
     rows = np.flatnonzero(visible)
     injected = SyntheticSet.of_origin(images[rows], labels.iloc[rows], target[rows], INJECTED)
     injected.depth[:] = depth[rows]

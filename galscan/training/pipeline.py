@@ -32,6 +32,7 @@ from galscan.stats import calibration, crossfit, metrics
 from galscan.store import identity
 from galscan.synthesis import backends
 from galscan.synthesis.diffusion import maps as feature_maps
+from galscan.synthesis.features.base import has_model
 from galscan.synthesis.flux import stretch_of
 from galscan.synthesis.synthetic_set import (
     CONDITIONS,
@@ -67,7 +68,7 @@ def check(plan: Plan) -> None:
     """Check weights, stretches and rules of the synthetic galaxies before training starts."""
     settings, rule = plan.recipe.generator, plan.rules.inject
     if isinstance(settings, MapSettings):
-        if rule is not None and settings.maps != "prior":
+        if rule is not None and settings.maps != "prior" and has_model(rule.feature):
             feature_maps.load_start(rule, settings)
         if plan.recipe.synthetic.positives:
             raise InputError(

@@ -18,6 +18,7 @@ from galscan.models import roles
 from galscan.models.roles import one_row_per_object
 from galscan.store import layout
 from galscan.surveys.resampling import pixels_text
+from galscan.synthesis.features.base import has_model
 from galscan.training import graded_labels as grading
 from galscan.training.dataset import check_counts, check_sizes, join_targets, read_table, target_column
 from galscan.training.split import folds_of, split_objects
@@ -117,7 +118,8 @@ class Plan:
         r, injects = self.recipe, self.rules.inject is not None and self.recipe.synthetic.injected > 0
         if not self.synthetic or not (r.synthetic.positives or (r.generator.kind == "maps" and injects)):
             return "none"
-        if r.generator.kind == "maps" and r.generator.maps == "prior":
+        rule = self.rules.inject
+        if r.generator.kind == "maps" and (r.generator.maps == "prior" or (rule and not has_model(rule.feature))):
             return "none: maps are sampled from the prior"
         return f"{r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
 

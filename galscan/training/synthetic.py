@@ -24,7 +24,7 @@ from galscan.synthesis import evaluation, synthetic_set
 from galscan.synthesis.diffusion import maps as feature_maps
 from galscan.synthesis.diffusion.map_model import MapFlow
 from galscan.synthesis.evaluation import ReferenceClassifier
-from galscan.synthesis.features.base import find_feature
+from galscan.synthesis.features.base import find_feature, has_model
 from galscan.synthesis.flux import stretch_of
 from galscan.synthesis.injection import Candidates, Maps, injected_set
 from galscan.synthesis.sampling import ImageGenerator
@@ -132,7 +132,7 @@ def inject(
     strength = _strength(candidates, rows, rule.values, schema)
     model = None
     metadata_path = work / MODEL.replace(".safetensors", ".json")
-    if generator.maps != "prior" and find_feature(rule.feature).CONDITIONS:
+    if generator.maps != "prior" and has_model(rule.feature):
         tuned = generator.steps > 0 and feature_maps.measured_weight(generator, len(measured)) > 0
         if tuned and not metadata_path.is_file():
             outcome = feature_maps.fine_tune(

@@ -196,6 +196,8 @@ WRONG = [
     ("[0.3, 0.9]", "[-0.3, 0.9]", r"inject_negatives\.0\.values\.visible_dust = \[-0\.3, 0\.9\]"),
     ("[0.4, 1.0] }", "[0.4, 1.0] }\nplain = 0.05", r"inject\.plain: .*0\.05"),
     ("[0.4, 1.0]", "[0.4]", r"inject\.values\.visible_dust"),
+    ('measure = "', 'masked = ["tt"]\nmeasure = "', "inject.masked .*'tt'"),
+    ('measure = "', 'donors = "t < 0"\nmeasure = "', "inject.donors: .*'dust_lane'"),
     ("measure", "measures", r"'schemas\.efigi\.inject\.measures'; did you mean 'measure'"),
     ('hosts = "t >= 2"\n', "", r"'schemas\.efigi\.inject_negatives\.0\.hosts'"),
     ('hosts = "t >= 2"', 'hosts = "t >= 2"\nmeasure = "t >= 2"', r"inject_negatives\.0\.measure"),
@@ -276,6 +278,8 @@ def test_what_is_injected_is_read():
     assert [rule.feature for rule in rules.inject_negatives] == ["dust_lane", "artefact"]
     assert rules.inject_negatives[1].values == {} and rules.mined_negatives == "t >= 8"
     assert recipe.hash != recipe_from_text(SMALL).hash
+    masked = recipe_from_text(full('measure = "', 'masked = ["t"]\nmeasure = "'))
+    assert masked.schemas["efigi"].inject.masked == ("t",) and masked.hash != recipe.hash
     falling = recipe_from_text(full("[0.4, 1.0]", "[1.0, 0.4]")).schemas["efigi"].inject
     assert falling.values["visible_dust"] == (1.0, 0.4)  # an answer that the feature makes less likely
     words = recipe.synthetic.summary(rules)

@@ -188,6 +188,63 @@ def test_what_is_too_faint_for_the_positive_rule_is_negative():
     assert 8 not in used and used & {6, 7, 9, 10}  # of unlabelled ones the prediction counts
 
 
+def test_masked_answers_decide_whether_it_is_a_target_and_are_not_trained_on():
+    given = candidates()
+    positive = "t <= 0 and visible_dust >= 0.75"
+    inject = INJECT | {"masked": ["inclination", "visible_dust"]}
+    masked, counts = made(given, 30, inject=inject, positive=positive)
+    known, _ = made(given, 30, positive=positive)
+    injected = masked.origin == INJECTED
+    assert masked.labels.loc[injected, ["inclination", "visible_dust"]].isna().all(axis=None)
+    assert masked.labels.loc[injected, "t"].notna().all() and masked.labels.loc[~injected].notna().all(axis=None)
+    np.testing.assert_array_equal(masked.target, known.target)
+    assert counts["too_faint"] > 0
+
+
+class Companions:
+    """A feature that replaces each host by its donor."""
+
+    CONDITIONS, LEAST_DEPTH, DONORS = {}, 0.1, True
+
+    def __init__(self):
+        self.deepened = 0
+
+    def prior(self, count, random):
+        return np.ones((count, 1, 1, 1), np.float32)
+
+    def deepen(self, maps, factor):
+        self.deepened += len(maps)
+        return maps
+
+    def inject(self, images, hosts, maps, stretch, random, *, bands, seeing, donors):
+        assert donors.geometry.measured.all() and len(donors.images) == len(images)
+        return donors.images, np.full(len(images), 0.15, np.float32)
+
+
+def with_companions(given, monkeypatch, **changes):
+    feature = Companions()
+    monkeypatch.setattr(injection, "find_feature", lambda name: feature)
+    inject = INJECT | {"feature": "companion"} | changes
+    return made(given, 30, sources={"companion": feature.prior}, inject=inject, positive="t <= 0")[0], feature
+
+
+def test_a_donor_is_another_galaxy_of_the_same_store(monkeypatch):
+    given = candidates(14, survey=np.repeat([0, 1], 7), stretches=[STRETCH] * 2, bands=["irg"] * 2)
+    given.images[:] = galaxies(14, SIZE, seed=4)
+    synthetic, feature = with_companions(given, monkeypatch, donors="inclination < 0.4 or inclination > 0.6")
+    rows = np.flatnonzero(synthetic.origin == INJECTED)
+    donors = np.array([row_of(image, given) for image in synthetic.images[rows]])
+    hosts = np.array([row_of(image, given) for image in synthetic.images[synthetic.host[rows]]])
+    assert len(rows) == 30 and (donors != hosts).all() and feature.deepened > 0
+    np.testing.assert_array_equal(given.survey[donors], given.survey[hosts])
+    assert not set(donors) & set(np.flatnonzero(given.labels["inclination"].between(0.4, 0.6)))
+
+
+def test_too_few_donors_are_refused(monkeypatch):
+    with pytest.raises(InputError, match=f"2 galaxies .*inclination < 0.1.* {injection.LEAST_DONORS},"):
+        with_companions(candidates(), monkeypatch, donors="inclination < 0.1")
+
+
 def test_hosts_are_drawn_alike_wherever_they_stand():
     given = candidates(labelled=12)
     synthetic, _ = made(given, 240, positive="t <= 0 and visible_dust >= 0.75")

@@ -15,7 +15,7 @@ from galscan.core.files import atomic_path
 from galscan.core.progress import track
 from galscan.labels.settings import InjectRule, MapSettings
 from galscan.synthesis.diffusion.map_model import MEASURED, STRENGTH, MapFlow, make_config, sample_maps, train_maps
-from galscan.synthesis.features.base import FEATURES, base_weights, find_feature, prior_maps
+from galscan.synthesis.features.base import FEATURES, base_weights, find_feature, has_model, prior_maps
 from galscan.synthesis.injection import BATCH, Candidates, Maps
 
 LEAST_MEASURED = 12  # measured maps, below which there are too few to fine-tune on
@@ -33,7 +33,7 @@ MAPS = "maps.npy"  # in the staging folder: sampling the prior takes minutes
 
 def check_feature(name: str) -> None:
     """Raise `InputError` if a feature is unknown, or has no diffusion model, as its maps have no conditions."""
-    if not find_feature(name).CONDITIONS:
+    if not has_model(name):
         supported = ", ".join(key for key, feature in FEATURES.items() if feature.CONDITIONS)
         raise InputError(
             f"the feature '{name}' has no diffusion model of maps, only a prior; choose one of: {supported}"
@@ -47,6 +47,7 @@ def load_weights(feature: str, weights: str) -> MapFlow:
     """
     path = base_weights(feature) if weights == "base" else Path(weights)
     if path is None:
+        check_feature(feature)
         raise InputError(
             f"no base weights are shipped for the feature '{feature}'; train some (galscan train-generator --kind maps "
             f"--feature {feature} --out {feature}.safetensors), or set generator.maps = 'prior'"

@@ -19,6 +19,7 @@ from galscan.synthesis.hosts import Hosts
 
 CONDITIONS: Mapping[str, tuple[float, float]] = {}
 LEAST_DEPTH = 0.0
+DONORS = False
 TRAILS = 0.25  # fraction of the lines that are bright trails
 BEYOND = 10.0  # half sides: outside any image
 
@@ -40,6 +41,13 @@ def prior(count: int, random: np.random.Generator) -> np.ndarray:
     colour[bright] = (added[:, None] * np.where(np.arange(3) == band[:, None], 1, 0.1))[bright]
     columns = [random.normal(0, 0.6, count), angle, random.uniform(0.3, 1.2, count), -ends[0], ends[1], *colour.T]
     return np.stack(columns, 1).astype(np.float32)[:, None, None]
+
+
+def deepen(maps: np.ndarray, factor: float) -> np.ndarray:
+    """Return lines that take or add `factor` times as much light."""
+    deeper = maps.copy()
+    deeper[..., 5:] = np.maximum(maps[..., 5:] * factor, -1)
+    return deeper
 
 
 def describe(maps: np.ndarray) -> np.ndarray:

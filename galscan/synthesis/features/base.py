@@ -1,9 +1,10 @@
 """Interface and registry of the features that can be injected.
 
-A feature is described by a map in the frame of a host galaxy. Its module has four functions: `prior` samples maps from
-a physical prior, `measure` measures them on galaxies with the feature, `describe` computes the conditions of the
-diffusion model from maps, and `inject` applies a map to a host. To add a feature, write such a module and name it in
-`FEATURES` and in `galscan.labels.settings.InjectRule`.
+A feature is described by a map in the frame of a host galaxy: an image, such as an extinction map, or a few parameters.
+Its module has five functions: `prior` samples maps from a physical prior, `measure` measures them on galaxies with the
+feature, `describe` computes the conditions of the diffusion model from maps, `inject` applies a map to a host, and
+`deepen` makes maps more visible. A feature without conditions has a prior only. To add a feature, write such a module
+and name it in `FEATURES` and in `galscan.labels.settings.InjectRule`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,15 @@ class Feature(Protocol):
     """Conditions that `describe` measures, with their ranges; without any there is no diffusion model."""
     LEAST_DEPTH: float
     """Depth of `inject` below which the feature is invisible and is dropped."""
+    DONORS: bool
+    """Whether the feature is the light of other galaxies: then `inject` takes `donors`, a
+    `galscan.synthesis.hosts.Donors` with one galaxy for each host, none of which is the host itself."""
 
     def prior(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Sample maps from the physical prior, float32, shape (count, channels, side, side)."""
+        """Sample maps from the physical prior, float32, shape (count, channels, height, width)."""
+
+    def deepen(self, maps: np.ndarray, factor: float) -> np.ndarray:
+        """Return maps whose features are `factor` times as strong, e.g. in optical depth or in added light."""
 
     def describe(self, maps: np.ndarray) -> np.ndarray:
         """Measure `CONDITIONS` on maps; float32, shape (n, conditions)."""
@@ -40,7 +47,10 @@ class Feature(Protocol):
     def measure(
         self, images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Measure maps on galaxies; return maps and a mask of the usable ones."""
+        """Measure maps on galaxies; return maps and a mask of the usable ones.
+
+        Raises `InputError` if the feature cannot be measured.
+        """
 
     def inject(
         self,
@@ -53,7 +63,10 @@ class Feature(Protocol):
         bands: str = "irg",
         seeing: np.ndarray | float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Apply a map to each host; return the images and the visible depth of each feature (0..1)."""
+        """Apply a map to each host; return the images and the visible depth of each feature (0..1).
+
+        A depth of 0 is an invisible feature, also where the host is unsuitable, e.g. too small.
+        """
 
 
 FEATURES: dict[str, Feature] = {"dust_lane": dust_lane, "artefact": artefact}
@@ -64,6 +77,11 @@ def find_feature(name: str) -> Feature:
     if name not in FEATURES:
         raise InputError(f"unknown feature '{name}'{nearest(name, FEATURES)}")
     return FEATURES[name]
+
+
+def has_model(name: str) -> bool:
+    """Return whether there is a diffusion model of the feature's maps, and not only a prior."""
+    return bool(find_feature(name).CONDITIONS)
 
 
 def prior_maps(name: str, count: int, seed: int) -> np.ndarray:

@@ -28,6 +28,7 @@ from galscan.synthesis.hosts import Hosts
 
 SIDE, REACH = 64, 2.0  # pixels of a map on a side, and half-light radii that half a side spans
 LEAST_DEPTH = 0.05  # below this a lane is invisible and is dropped
+DONORS = False
 R_V = (2.0, 4.0)  # ratio of total to selective extinction: the range found in early types
 DEEPEST = 0.003  # fraction of the bright pixels, whose mean dimming is the depth
 SHALLOWEST = 0.08  # least attenuation at the deepest point of a measured map
@@ -71,6 +72,11 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
     """Sample maps of inclined dust disks and rings, float32, shape (count, 1, SIDE, SIDE)."""
     return np.array([_sample_map(random) for _ in range(count)], np.float32).reshape(count, 1, SIDE, SIDE)
+
+
+def deepen(maps: np.ndarray, factor: float) -> np.ndarray:
+    """Return maps of `factor` times the attenuation."""
+    return maps * np.float32(factor)
 
 
 def _sample_map(random: np.random.Generator) -> np.ndarray:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.labels.settings import InjectRule
+from galscan.labels.settings import WITH_DONORS, InjectRule
 from galscan.synthesis.features import base
 from galscan.synthesis.features.base import FEATURES, PRIOR_BLOCK, Feature, base_weights, find_feature, prior_maps
+from galscan.synthesis.hosts import Donors
 from tests.synthesis.features.test_dust_lane import STRETCH, galaxies, hosts
 
 
-def test_the_recipe_names_every_feature_and_no_other():
-    assert set(typing.get_args(InjectRule.model_fields["feature"].annotation)) == set(FEATURES)
+def test_the_recipe_names_every_feature_and_the_registry_every_module():
+    assert set(FEATURES) <= set(typing.get_args(InjectRule.model_fields["feature"].annotation))
+    folder = Path(str(base.__file__)).parent
+    modules = {path.stem for path in folder.glob("*.py") if "\ndef inject(" in path.read_text()}
+    assert modules == set(FEATURES)
+    assert {name for name, feature in FEATURES.items() if feature.DONORS} == set(WITH_DONORS) & set(FEATURES)
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -32,12 +38,19 @@ def test_every_feature_does_what_any_must(name):
     assert shown.shape == (3, len(feature.CONDITIONS)) and shown.dtype == np.float32
     for column, (low, high) in zip(shown.T, feature.CONDITIONS.values(), strict=True):
         assert low < high and (column >= np.float32(low)).all() and (column <= np.float32(high)).all()
-    images = galaxies(3)
-    injected, depth = feature.inject(
-        images, hosts(3), maps, STRETCH, np.random.default_rng(0), bands="zrg", seeing=np.ones(3)
-    )
+    images, options = galaxies(3), {"bands": "zrg", "seeing": np.ones(3)}
+    if feature.DONORS:
+        options["donors"] = Donors(galaxies(3, seed=1), hosts(3))
+    injected, depth = feature.inject(images, hosts(3), maps, STRETCH, np.random.default_rng(0), **options)
     assert injected.shape == images.shape and injected.dtype == np.uint8 and (injected != images).any((1, 2, 3)).all()
     assert depth.shape == (3,) and ((depth > -1e-4) & (depth <= 1)).all()
+    before = maps.copy()
+    deepened = feature.deepen(maps, 1.5)
+    np.testing.assert_array_equal(maps, before)  # a copy
+    assert deepened.shape == maps.shape and deepened.dtype == np.float32 and (deepened != maps).any()
+    deeper = feature.inject(images, hosts(3), deepened, STRETCH, np.random.default_rng(0), **options)[1]
+    assert deeper.mean() > depth.mean()
+    assert len(feature.deepen(maps[:0], 1.5)) == 0
 
 
 def test_a_feature_nobody_wrote_is_refused():
