@@ -71,7 +71,7 @@ def test_a_pause_is_not_shortened_and_holds_for_others(limiter):
     assert 29 < first._acquire() <= 30 and 29 < limiter()._acquire() <= 30
 
 
-@pytest.mark.parametrize("content", [struct.pack("<d", time.monotonic() + 5000), b"torn"])
+@pytest.mark.parametrize("content", [struct.pack("<d", time.monotonic() + 5000), b"torn"], ids=["later", "damaged"])
 def test_files_from_before_a_reboot_are_ignored(limiter, tmp_path, content):
     """The monotonic clock restarts with the machine; an old value may lie far ahead."""
     (tmp_path / "host").write_bytes(content)
