@@ -35,6 +35,12 @@ class Hosts(NamedTuple):
         """Return the galaxies of these row numbers, or of a mask."""
         return Hosts(*(column[rows] for column in self))
 
+    def frame(self, k: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return each pixel's coordinates along and across the major axis of galaxy `k`, in pixels, (size, size)."""
+        dy, dx = np.indices((size, size), np.float32) - np.array([self.y[k], self.x[k]], np.float32)[:, None, None]
+        cos, sin = np.float32(np.cos(self.angle[k])), np.float32(np.sin(self.angle[k]))
+        return dx * cos + dy * sin, dy * cos - dx * sin
+
 
 class Donors(NamedTuple):
     """Galaxies whose light is added to hosts, e.g. as companions: one for each host, from the same store."""

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 import galscan
 from galscan.store.layout import open_store
-from galscan.synthesis.features import dust_lane
+from galscan.synthesis.features import dust_lane, light
 from galscan.synthesis.flux import JPEG_SOFTENING, Stretch
 from galscan.synthesis.hosts import measure_hosts
 from tests.benchmarks._record import DATA, arguments, record
@@ -73,12 +73,12 @@ def _optical_depth(image: np.ndarray, hosts: Any, k: int, attenuation: np.ndarra
     """Return the mean optical depth by band where the measured map is deepest, against the smooth galaxy."""
     radius = _radius(hosts, k)
     flux = stretch.to_flux(ndimage.gaussian_filter(image.astype(np.float32), (0.6, 0.6, 0)))
-    flux = (flux - dust_lane._sky(flux)).clip(0)
+    flux = (flux - light.sky_level(flux)).clip(0)
     model = dust_lane._smooth_model(flux, radius)
     floor = 0.02 * model.max((0, 1))
     optical = -np.log(((flux + floor) / (model + floor)).clip(0.02))
     scale = dust_lane.SIDE / (2 * dust_lane.REACH * hosts.radius[k])
-    u, v = dust_lane._in_frame(hosts, k, SIZE)
+    u, v = hosts.frame(k, SIZE)
     middle = (dust_lane.SIDE - 1) / 2
     there = ndimage.map_coordinates(attenuation, [v * scale + middle, u * scale + middle], order=1, cval=0)
     deep = (there > 0.5 * np.quantile(attenuation, 0.995)) & (radius < 1.5) & (radius > 0.15)
@@ -87,7 +87,7 @@ def _optical_depth(image: np.ndarray, hosts: Any, k: int, attenuation: np.ndarra
 
 def _radius(hosts: Any, k: int) -> np.ndarray:
     """Return the elliptical radius of each pixel in half-light radii."""
-    u, v = dust_lane._in_frame(hosts, k, SIZE)
+    u, v = hosts.frame(k, SIZE)
     ratio = max(hosts.axis_ratio[k], 0.2)
     return np.hypot(u * np.sqrt(ratio), v / np.sqrt(ratio)) / hosts.radius[k]
 

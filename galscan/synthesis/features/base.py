@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from galscan.core.errors import InputError, nearest
-from galscan.synthesis.features import artefact, dust_lane
+from galscan.synthesis.features import artefact, companion, dust_lane, tidal
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
@@ -69,7 +69,9 @@ class Feature(Protocol):
         """
 
 
-FEATURES: dict[str, Feature] = {"dust_lane": dust_lane, "artefact": artefact}
+FEATURES: dict[str, Feature] = {
+    "dust_lane": dust_lane, "artefact": artefact, "companion": companion, "tidal": tidal,
+}  # fmt: skip
 
 
 def find_feature(name: str) -> Feature:

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import expit
 
+from galscan.synthesis.features.light import border_noise, sky_level
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
@@ -129,19 +130,6 @@ def describe(maps: np.ndarray) -> np.ndarray:
     return np.stack(columns, 1).clip(low, high).astype(np.float32)
 
 
-def _in_frame(hosts: Hosts, k: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of each pixel along and across the major axis of host `k`, in pixels."""
-    dy, dx = np.indices((size, size), np.float32) - np.array([hosts.y[k], hosts.x[k]], np.float32)[:, None, None]
-    cos, sin = np.float32(np.cos(hosts.angle[k])), np.float32(np.sin(hosts.angle[k]))
-    return dx * cos + dy * sin, dy * cos - dx * sin
-
-
-def _sky(flux: np.ndarray) -> np.ndarray:
-    """Return the sky level in each band of an image (S, S, 3), from its edge."""
-    edge = np.concatenate([flux[:2].reshape(-1, 3), flux[-2:].reshape(-1, 3)])
-    return np.percentile(edge, 25, axis=0).astype(np.float32)
-
-
 def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
     """Measure maps of lanes on galaxies, by dividing each galaxy by a smooth model.
 
@@ -163,8 +151,8 @@ def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = 
     line = ((np.arange(SIDE) + 0.5) / SIDE * 2 - 1) * REACH
     for k in np.flatnonzero(hosts.measured).tolist():
         flux = stretch.to_flux(ndimage.gaussian_filter(images[k].astype(np.float32), (0.6, 0.6, 0)))
-        flux = (flux - _sky(flux)).clip(0)
-        u, v = _in_frame(hosts, k, size)
+        flux = (flux - sky_level(flux)).clip(0)
+        u, v = hosts.frame(k, size)
         ratio = max(hosts.axis_ratio[k], 0.2)
         radius = np.hypot(u * np.sqrt(ratio), v / np.sqrt(ratio)) / hosts.radius[k]
         model = _smooth_model(flux, radius)
@@ -252,7 +240,7 @@ def inject(
     injected, depth = np.empty_like(images), np.empty(n, np.float32)
     for k in range(n):
         scale = SIDE / (2 * REACH * hosts.radius[k])
-        u, v = _in_frame(hosts, k, size)
+        u, v = hosts.frame(k, size)
         where = [v * scale + (SIDE - 1) / 2, u * scale + (SIDE - 1) / 2]
         # A map finer than the image is smoothed to the pixel scale before it is sampled.
         fine = ndimage.gaussian_filter(maps[k, 0], 0.35 * scale) if scale > 1 else maps[k, 0]
@@ -260,12 +248,9 @@ def inject(
         transmission = np.exp(-attenuation[..., None] * law[k])
         transmission = ndimage.gaussian_filter(transmission, (seeing[k], seeing[k], 0))
         before = stretch.to_flux(images[k])
-        sky = _sky(before)
-        # Noise is not dimmed by dust, so the lost noise, measured on the dark border, is added again, in flux.
-        border = images[k][:3].astype(np.float32)
-        grain = min(1.05 * float(np.median(np.abs(np.diff(border, axis=1)))), 6.0)
-        level = np.median(border, axis=(0, 1), keepdims=True)
-        noise = stretch.to_flux(level + grain) - stretch.to_flux(level)
+        sky = sky_level(before)
+        # Noise is not dimmed by dust, so the lost noise is added again, in flux.
+        noise = border_noise(images[k], stretch)
         lost = np.sqrt((1 - transmission**2).clip(0)) * noise * random.standard_normal(before.shape)
         after = stretch.to_pixels(sky + (before - sky) * transmission + lost)
         changed = transmission < 0.995
