@@ -76,7 +76,8 @@ def place(tmp_path_factory) -> Path:
 
 def write_generator(path: Path) -> None:
     """Write a generator with random weights."""
-    network = Generator(make_config(np.zeros((1, 16, 16, 3), np.uint8), load_schema("simulated"), ["a"], (32, 32)))
+    images = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3), np.uint8)
+    network = Generator(make_config(images, load_schema("simulated"), ["a"], (32, 32)))
     network.save(path)
 
 

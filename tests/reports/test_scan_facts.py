@@ -115,9 +115,7 @@ def test_time_is_told_as_far_as_it_is_known(tmp_path):
         ("total", "3.3 min"), ("prepare", "2.0 s"), ("prefilter", "12.5 s"), ("scan", "3.0 min"), ("rank", "3.0 s"),
         ("rate", "4,315 images/s"), ("workers", "2, for 4 partitions, networks busy for 93% of the scan"),
     ]  # fmt: skip
-    assert facts.timing(tmp_path, {"wall_s": 2.0, "busy": None, "images_per_s": None})[1:] == [
-        ("workers", "2, for 4 partitions")
-    ]
+    assert facts.timing(run_of(tmp_path, wall_s=2.0, images_per_s=None))[1:] == [("workers", "2, for 4 partitions")]
     for damaged in ("[1]", "{}", "\xff"):
         (tmp_path / "ledger.jsonl").write_text(damaged)
         assert [name for name, _ in facts.timing(run_of(tmp_path, **whole))][-1] == "rate"
