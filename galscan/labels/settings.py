@@ -59,8 +59,8 @@ class InjectRule(Section):
     """Rule for unlabelled host galaxies, on answers predicted by a network trained on real galaxies; by default that of
     ``hosts``. Predictions are seldom exactly 0 or 1."""
     values: dict[str, tuple[float, float]] = {}
-    """Answers that the feature changes: their values for a barely visible and for a clear feature; all other answers
-    are those of the host."""
+    """Answers that the feature changes: their values for a barely visible and for a clear feature. All others are those
+    of the host; in a decision tree, the other answers of the same question are rescaled, so that they add up to 1."""
     masked: tuple[str, ...] = ()
     """Answers that are unknown with the feature, and are not trained on: those that it may change in either way."""
     donors: str = ""

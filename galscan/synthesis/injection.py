@@ -46,6 +46,8 @@ class Candidates:
     frame: np.ndarray  # side of the cutout in arcsec, (n,); NaN = unknown
     stretches: Sequence[Stretch]  # of each store
     bands: Sequence[str]  # of red, green and blue of each store
+    questions: Sequence[Sequence[str]] = ()
+    """Answers of each question of a decision tree, whose vote fractions add up to 1; empty for other labels."""
     _hosts: dict[int, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     @property
@@ -231,6 +233,21 @@ def _donor_rows(
     return donors
 
 
+def _rescale_votes(labels: pd.DataFrame, changed: Sequence[str], questions: Sequence[Sequence[str]]) -> None:
+    """Rescale the other answers of each question of which an answer was `changed`, so that they add up to 1.
+
+    The rest is divided equally where nobody gave another answer, or the question was not asked.
+    """
+    for question in questions:
+        given = [answer for answer in question if answer in changed]
+        others = [answer for answer in question if answer not in changed]
+        if given and others:
+            rest = (1 - labels[given].to_numpy().sum(1, keepdims=True)).clip(0)
+            votes = np.nan_to_num(labels[others].to_numpy())
+            votes[votes.sum(1) <= 0] = 1
+            labels[others] = (rest * votes / votes.sum(1, keepdims=True)).astype(np.float32)
+
+
 def _inject_once(
     candidates: Candidates,
     rules: LabelRules,
@@ -270,6 +287,7 @@ def _inject_once(
     strength = ((depth - feature.LEAST_DEPTH) / (rule.plain - feature.LEAST_DEPTH)).clip(0, 1)
     for answer, (faint, plain) in rule.values.items():
         labels[answer] = (faint + strength * (plain - faint)).astype(np.float32)
+    _rescale_votes(labels, list(rule.values), candidates.questions)
     target = np.full(n, value, np.float32)
     if value == 1:
         predicted = candidates.predicted.reindex(columns=labels.columns).iloc[host_rows].reset_index(drop=True)

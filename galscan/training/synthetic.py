@@ -70,7 +70,7 @@ def candidates_of(
     stretches = [stretch_of(s.attrs.get("provenance", {}), name) for s, name in zip(stores, paths, strict=True)]
     return Candidates(
         images, galaxies.labels.iloc[rows].reset_index(drop=True), predicted, logit, table["survey"].to_numpy(),
-        table["frame"].to_numpy(float), stretches, [bands_of(s) for s in stores],
+        table["frame"].to_numpy(float), stretches, [bands_of(s) for s in stores], schema.groups,
     )  # fmt: skip
 
 

@@ -58,14 +58,34 @@ def new_target(
 
 
 def list_targets() -> dict[str, Any]:
-    """Return the shipped targets with name, title, label schemas and a line of science each."""
+    """Return the shipped targets with name, title, label schemas, kind of synthetic galaxies and a line of science."""
     recipes = [load_recipe(name) for name in recipe_names()]
     targets = [
-        {"name": r.name, "title": r.title, "schemas": list(r.schemas), "science": first_sentence(r.science)}
+        {
+            "name": r.name, "title": r.title, "schemas": list(r.schemas), "science": first_sentence(r.science),
+            "synthetic": _synthetic_kinds(r),
+        }
         for r in recipes
+    ]  # fmt: skip
+    lines = [
+        f"{t['name']:<18}{t['title']} ({', '.join(t['schemas'])})\n{'':<18}{t['science']}\n"
+        f"{'':<18}Synthetic positives: {'; '.join(t['synthetic']) or 'none'}."
+        for t in targets
     ]
-    lines = [f"{t['name']:<18}{t['title']} ({', '.join(t['schemas'])})\n{'':<18}{t['science']}" for t in targets]
     return {"targets": targets, "text": "\n".join(lines)}
+
+
+def _synthetic_kinds(recipe: Recipe) -> list[str]:
+    """Return how a recipe makes synthetic positives: the features that it injects, by schema, and whole images."""
+    schemas: dict[str, list[str]] = {}
+    for name, rules in recipe.schemas.items():
+        if rules.inject is not None and recipe.synthetic.injected:
+            schemas.setdefault(rules.inject.feature, []).append(name)
+    kinds = [
+        f"feature {feature} injected into real galaxies" + f" ({', '.join(names)})" * (len(names) < len(recipe.schemas))
+        for feature, names in schemas.items()
+    ]
+    return kinds + ["whole images"] * (recipe.synthetic.positives > 0)
 
 
 def first_sentence(text: str) -> str:

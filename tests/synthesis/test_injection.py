@@ -201,6 +201,20 @@ def test_masked_answers_decide_whether_it_is_a_target_and_are_not_trained_on():
     assert counts["too_faint"] > 0
 
 
+def test_votes_of_a_question_add_up_to_one_with_the_feature():
+    votes = [[0.1, 0.9, 0.0, 0.0, 0.0], [0.3, 0.7, 0.0, 0.2, 0.8], [0.0, 1.0, np.nan, np.nan, np.nan]]
+    labels = pd.DataFrame(votes, columns=["odd", "not_odd", "ring", "merger", "other"], dtype=np.float32)
+    labels["odd"], labels["ring"] = np.float32(0.9), np.float32(0.6)
+    injection._rescale_votes(labels, ["odd", "ring"], [["odd", "not_odd"], ["ring", "merger", "other"], ["a", "b"]])
+    np.testing.assert_allclose(labels["not_odd"], 0.1, atol=1e-6)
+    np.testing.assert_allclose(labels[["merger", "other"]], [[0.2, 0.2], [0.08, 0.32], [0.2, 0.2]], atol=1e-6)
+    before = labels.copy()
+    injection._rescale_votes(labels, ["ring"], [])  # no votes
+    injection._rescale_votes(labels, ["ring", "merger", "other"], [["ring", "merger", "other"]])  # all are given
+    pd.testing.assert_frame_equal(labels, before)
+    assert (labels.dtypes == np.float32).all()
+
+
 class Companions:
     """A feature that replaces each host by its donor."""
 

@@ -522,7 +522,7 @@ def test_grades_of_a_scan_train_the_next_model(tmp_path, folder, store, model, g
 
 def test_several_targets_share_one_network(folder, store, monkeypatch):
     """One injects, the other generates: each has its own synthetic galaxies, and there is one generator."""
-    recipes = [tiny_recipe(folder / f"{t}.toml", t) for t in ("dustlane", "ring")]
+    recipes = [tiny_recipe(folder / f"{t}.toml", t, whole=t == "ring") for t in ("dustlane", "ring")]
     monkeypatch.setattr(evaluation, "filter_synthetic", keep_all)
     both = run(recipes, store, folder / "both")
     found = [p.parent.name for p in sorted((folder / "both").glob("*/model.json"))]

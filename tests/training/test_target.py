@@ -12,7 +12,16 @@ from galscan.core.errors import ConflictError, InputError
 from galscan.labels.recipe import load_recipe, recipe_names
 from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.training.target import GREEN, GREY, RED, check_target, first_sentence, list_targets, new_target
+from galscan.training.target import (
+    GREEN,
+    GREY,
+    RED,
+    _synthetic_kinds,
+    check_target,
+    first_sentence,
+    list_targets,
+    new_target,
+)
 from tests.helpers import tiny_store
 
 RARE = {"dustlane", "ring", "merger", "edge_on_no_bulge", "barred_early", "strong_bar", "bulge_spiral"}
@@ -48,6 +57,19 @@ def test_list_has_all_shipped_targets():
     for target in result["targets"]:
         assert target["science"].endswith(".")
         assert f"{target['title']} ({', '.join(target['schemas'])})" in result["text"]
+    made = {target["name"]: target["synthetic"] for target in result["targets"]}
+    assert made["ring"] == ["feature ring injected into real galaxies"] and made["strong_bar"] == ["whole images"]
+    assert made["dustlane"][0].startswith("feature dust_lane ") and len(made["dustlane"]) == 1
+    assert result["text"].count("Synthetic positives: ") == len(made)
+
+
+def test_list_says_which_labels_have_an_injection():
+    recipe = load_recipe("ring")
+    schemas = recipe.schemas | {"gz2": recipe.schemas["gz2"].model_copy(update={"inject": None})}
+    half = recipe.model_copy(update={"schemas": schemas})
+    assert _synthetic_kinds(half) == ["feature ring injected into real galaxies (efigi, simulated)"]
+    none = recipe.synthetic.model_copy(update={"injected": 0})
+    assert _synthetic_kinds(recipe.model_copy(update={"synthetic": none})) == []
 
 
 def test_first_sentence():
