@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +202,34 @@ def tiny_stable_diffusion(
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(path)  # fmt: skip
     return path
+
+
+def released_checkpoints(base: Path, path: Path, *, average: bool = True, steps: int = 10_000) -> Path:
+    """Write checkpoints over the Stable Diffusion in `base`, in the form of HCP-Diffusion, to the folder `path`.
+
+    Those of the text encoder have the names of transformers 4. All weights differ from the base model's, and the moving
+    averages from the weights.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path.mkdir()
+    for component, prefix in {"unet": "", "text_encoder": "text_model."}.items():
+        (file,) = (base / component).glob("*.safetensors")
+        weights = {prefix + key: value for key, value in load_file(file).items()}
+        tensors = {f"base:{key}": value + 0.5 for key, value in weights.items()}
+        if average:
+            tensors |= {f"base_ema:{key}": value + 0.25 for key, value in weights.items()}
+            if component == "text_encoder":
+                tensors["base_ema:text_model.embeddings.position_ids"] = torch.arange(32)[None]
+        save_file(tensors, path / f"{component}-{steps}.safetensors")
+    return path
+
+
+def fill_hub_cache(cache: Path, repositories: Mapping[str, Path]) -> None:
+    """Copy folders into a cache of the Hugging Face hub, as its repositories of these names."""
+    for name, source in repositories.items():
+        folder = cache / f"models--{name.replace('/', '--')}"
+        shutil.copytree(source, folder / "snapshots" / "0a")
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0a")

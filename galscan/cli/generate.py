@@ -69,7 +69,10 @@ def train_generator(
     schema: Annotated[str | None, option("Labels used as conditions, e.g. efigi.")] = None,
     size: Annotated[int | None, option("Image size in pixels (simulated); default: 64.", min=16, max=512)] = None,
     count: Annotated[int | None, option("Galaxies to simulate (40,000), or maps (24,000).", min=16)] = None,
-    steps: Annotated[int | None, option("Steps; default: 4,500, maps 4,000, Stable Diffusion 10,000.", min=1)] = None,
+    steps: Annotated[
+        int | None,
+        option("Steps; default: 4,500, maps 4,000, Stable Diffusion 10,000 (0: the weights of --start).", min=0),
+    ] = None,
     batch: Annotated[int | None, option("Galaxies or maps per step; default: 16, maps 32.", min=1)] = None,
     lora: Annotated[int | None, option("Stable Diffusion: train only LoRA adapters of this rank.", min=0)] = None,
     resolution: Annotated[int | None, option("Stable Diffusion: image size in pixels; default: 424.", min=16)] = None,

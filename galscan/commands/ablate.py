@@ -61,8 +61,10 @@ class Ablation:
 
     @property
     def generator_steps(self) -> tuple[int, int]:
-        """Training steps of the common stage and of each repeat."""
+        """Training steps of the common stage and of each repeat; none if the recipe uses the weights as they are."""
         steps = ablations.generator_settings(self.plan.recipe).steps
+        if not steps:
+            return 0, 0
         return (max(1, steps * 3 // 4) if self.common else 0), max(1, steps // 4)
 
     def describe(self) -> str:
@@ -82,7 +84,8 @@ class Ablation:
             first = f"{common_steps:,} steps on {self.common:,} galaxies without labels, once; then "
             rest = f" from the start weights: fewer than {MIN_COMMON} galaxies without labels, so no common stage"
             steps = f"{repeat_steps:,} steps per repeat"
-            rows += [f"generator    {first + steps if common_steps else steps + rest}"]
+            trained = first + steps if common_steps else steps + rest
+            rows += [f"generator    {trained if repeat_steps else 'the start weights as they are'}"]
         if self.synthetic:
             images = ablations.image_settings(r).summary(self.plan.rules, whole=self.generated)
             rows += [f"synthetic    {images} per repeat"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from galscan.core import files, home
-from galscan.core.errors import InputError
+from galscan.core.errors import InputError, nearest
 from galscan.core.home import find_toml, toml_names
 
 SCHEMA = "schema.toml"  # in the folder of a model, a label schema that is not shipped
@@ -88,6 +88,8 @@ class Schema:
     min_reach: float = 0.0
     assumed_votes: float = 20.0
     """Votes on a question, if the catalog does not have their number (trees only)."""
+    captions: tuple[tuple[tuple[str, str], ...], ...] = ()
+    """Answers and phrases: where all answers of an entry lead, a caption has its phrases alone (trees only)."""
     text: str = field(default="", init=False, repr=False, compare=False)
     """The TOML source."""
     names: list[str] = field(init=False, repr=False)
@@ -210,6 +212,9 @@ def _checked(schema: Schema) -> Schema:
             raise ValueError(
                 f"the range of answer '{answer.name}' is {answer.low!r} to {answer.high!r}; it must be increasing"
             )
+    for name in (name for entry in schema.captions for name, _ in entry):
+        if name not in schema.names:
+            raise ValueError(f"unknown answer '{name}' in [[caption]]{nearest(name, schema.names)}")
     return schema
 
 
@@ -238,6 +243,8 @@ def _schema(raw: dict[str, Any]) -> Schema:
                 for n, a in full.items()
             ]
         naming: dict[str, Any] = {"suffixes": ("",)} | raw.pop("aliases", {})
+        given = [{name: _phrases(text)[0][1] for name, text in entry.items()} for entry in raw.pop("caption", [])]
+        raw["captions"] = tuple(tuple(entry.items()) for entry in given)
         raw["aliases"] = Naming(**naming | {"suffixes": tuple(naming["suffixes"])})
         raw = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return Schema(**head, answers=tuple(answers), tasks=tuple(tasks), **raw)

@@ -23,6 +23,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 WITH_DONORS = ("companion",)  # features that are the light of other galaxies
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""Version 1.5, on the Hugging Face hub."""
+GALAXYSD = "CosmosDream/GalaxySD"
+"""The weights that Ma et al. 2025 released, there."""
 
 
 def renamed(new: str, old: str) -> Any:
@@ -178,13 +182,18 @@ class StableDiffusionSettings(_TrainingSettings):
     """
 
     kind: Literal["stable-diffusion"]
-    start: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """Initial weights: a folder in the format of diffusers (also a fine-tuned one), or a name on the Hugging Face
-    hub."""
+    start: str = STABLE_DIFFUSION
+    """Initial weights: a folder in the format of diffusers (also a fine-tuned one), or with checkpoints of
+    HCP-Diffusion (unet-STEPS.safetensors, text_encoder-STEPS.safetensors); or a repository of either on the Hugging
+    Face hub, such as CosmosDream/GalaxySD."""
+    base: str = STABLE_DIFFUSION
+    """Base model of such checkpoints, which have no autoencoder: a folder in the format of diffusers, or a name on the
+    Hugging Face hub."""
     lora: Annotated[int, Field(ge=0)] = 0
     """Rank of the low-rank adapters that are trained instead of all weights; 0 trains all weights of U-Net and text
     encoder."""
-    steps: Count = 10_000
+    steps: Annotated[int, Field(ge=0)] = 10_000
+    """Training steps; 0 uses the initial weights as they are."""
     learning_rate: Annotated[Positive, Field(default_factory=lambda values: 1e-4 if values.get("lora") else 1.6e-6)]
     """Maximum learning rate, reached after `warmup` steps; for adapters 1e-4, which is not from the paper."""
     warmup: Count = 400
@@ -197,8 +206,20 @@ class StableDiffusionSettings(_TrainingSettings):
     begin: Literal["galaxy", "noise"] = "galaxy"
     """Start of the sampling: a training galaxy with maximum noise, or pure noise. With pure noise the images are too
     bright, because in training the image below the noise determines the brightness."""
+    caption_survey: Annotated[
+        str,
+        Field(default_factory=lambda values: "sdss" if values.get("start") == GALAXYSD else "", pattern=r"^[^{}:,]*$"),
+    ]
+    """Survey named in all captions, instead of the name of the store; sdss by default for CosmosDream/GalaxySD, which
+    was trained with sdss, hubble and candels."""
     recompute: bool = True
     """Gradient checkpointing: recompute activations instead of storing them; less memory, a third more time."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys added since version 0.2 where they are not used: they do not change the recipe hash."""
+        unused = {"base": STABLE_DIFFUSION, "caption_survey": ""}
+        return {k: v for k, v in handler(self).items() if k not in unused or v != unused[k]}
 
 
 class MapSettings(Section):

@@ -25,7 +25,8 @@ from galscan.synthesis.diffusion.galaxy_model import Generator, load_start, make
 from galscan.synthesis.galaxies import GalaxySet
 from galscan.synthesis.sampling import ImageGenerator
 from galscan.synthesis.stable_diffusion import fine_tune
-from galscan.synthesis.stable_diffusion.model import find_start, load_stable_diffusion
+from galscan.synthesis.stable_diffusion.initial_weights import find_initial_weights
+from galscan.synthesis.stable_diffusion.model import load_stable_diffusion
 
 AnySettings = GeneratorSettings | StableDiffusionSettings
 
@@ -33,7 +34,7 @@ AnySettings = GeneratorSettings | StableDiffusionSettings
 def check_start(settings: AnySettings) -> None:
     """Raise `InputError` if initial weights are missing or incompatible; those on the hub are downloaded."""
     if isinstance(settings, StableDiffusionSettings):
-        find_start(settings.start)
+        find_initial_weights(settings)
     else:
         _flow_start(settings)
 

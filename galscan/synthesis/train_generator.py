@@ -96,7 +96,7 @@ def train_generator(
         See the settings of each kind in `galscan.labels.settings`.
     start : str
         ``none`` (the default of ``flow`` and ``maps``), ``base``, or the path of weights to start from; for Stable
-        Diffusion a folder in the form of diffusers, or a name on the Hugging Face hub.
+        Diffusion a folder in the form of diffusers or with released checkpoints, or a name on the Hugging Face hub.
     budget : float, optional
         Minutes at most.
     dry_run : bool
@@ -145,7 +145,8 @@ def train_generator(
     settings = plan.settings
     request = plan.request | {"settings": settings.model_dump(mode="json"), "seed": seed, "budget": budget}
     at_most = f", at most {budget:g} minutes" if budget else ""
-    lines = [*plan.lines, f"training     {settings.steps:,} steps of {settings.batch}{at_most}", f"output       {out}"]
+    training = f"{settings.steps:,} steps of {settings.batch}{at_most}" if settings.steps else "none"
+    lines = [*plan.lines, f"training     {training}", f"output       {out}"]
     print("\n".join(lines), file=sys.stderr)
     if dry_run:
         return request
@@ -225,8 +226,9 @@ def _plan_images(
         request["stores"] = {"simulated": count, "size": size, "seed": SEED, "lane_fraction": LANE_FRACTION}
         lines = [f"galaxies     {count:,} simulated, {size} px, no early type with a dust lane"]
     if isinstance(settings, StableDiffusionSettings):
-        trained = f"adapters of rank {settings.lora}" if settings.lora else "all of its weights"
-        network, conditions = f"Stable Diffusion at {settings.resolution} px, {trained}", "as captions"
+        trained = f", {f'adapters of rank {settings.lora}' if settings.lora else 'all of its weights'}"
+        network = f"Stable Diffusion at {settings.resolution} px{trained if settings.steps else ''}"
+        conditions = "as captions"
     else:
         network, conditions = f"widths {list(settings.widths)}", "and measured image properties"
     lines += [

@@ -121,6 +121,8 @@ class Plan:
         rule = self.rules.inject
         if r.generator.kind == "maps" and (r.generator.maps == "prior" or (rule and not has_model(rule.feature))):
             return "none: maps are sampled from the prior"
+        if not r.generator.steps:
+            return f"{r.generator.kind}, the weights of {r.generator.start} as they are"
         return f"{r.generator.kind}, {r.generator.steps:,} steps of {r.generator.batch}"
 
 

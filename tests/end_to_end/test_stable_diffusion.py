@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import galscan
 from galscan.cli import main
 from galscan.core.files import read_json
+from galscan.labels.settings import GALAXYSD, STABLE_DIFFUSION
 from galscan.store.build import ingest_survey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.synthesis import evaluation
-from tests.helpers import TINY_SETTINGS, keep_all, tiny_stable_diffusion
+from tests.helpers import TINY_SETTINGS, fill_hub_cache, keep_all, released_checkpoints, tiny_stable_diffusion
 
 pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
 pytest.importorskip("peft", reason="needs the extra stable-diffusion")
@@ -92,6 +94,29 @@ def test_a_generator_is_trained_alone_and_generates(store, recipe, folder, tmp_p
     line = f"generate --target {recipe} --generator {out} --store {store} --count 2 --steps 2 --out {tmp_path / 'd'}"
     assert main.run(line.split()) == 0
     assert len(list((tmp_path / "d" / "images").iterdir())) == 2
+
+
+def test_the_released_weights_are_written_as_they_are(store, recipe, folder, tmp_path, capsys, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    cache, out = tmp_path / "hub", tmp_path / "released"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    release = released_checkpoints(folder / "tiny", tmp_path / "files")
+    fill_hub_cache(cache, {GALAXYSD: release, STABLE_DIFFUSION: folder / "tiny"})
+    line = f"train-generator --kind stable-diffusion --start {GALAXYSD} --steps 0 --store {store} --resolution 32"
+    assert main.run([*line.split(), "--out", str(out)]) == 0
+    training, written = read_json(out / "training.json"), load_file(out / "text_encoder" / "model.safetensors")
+    assert training["steps"] == 0 and training["loss"] is None
+    expected = load_file(release / "text_encoder-10000.safetensors")
+    for key, value in written.items():
+        assert torch.equal(value, expected[f"base_ema:text_model.{key.removeprefix('text_model.')}"].half())
+    (checkpoint,) = cache.glob("*GalaxySD/snapshots/*/unet-10000.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    capsys.readouterr()
+    assert main.run([*line.split(), "--out", str(tmp_path / "cut")]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(checkpoint) in message and {p.name for p in tmp_path.iterdir()} == {"hub", "files", "released"}
 
 
 def test_an_ablation_with_it(recipe, store, tmp_path, monkeypatch):

@@ -6,7 +6,13 @@ import pytest
 
 from galscan.core.errors import InputError
 from galscan.labels.recipe import load_recipe, recipe_from_text
-from galscan.labels.settings import ClassifierSettings, GeneratorSettings, StableDiffusionSettings
+from galscan.labels.settings import (
+    GALAXYSD,
+    STABLE_DIFFUSION,
+    ClassifierSettings,
+    GeneratorSettings,
+    StableDiffusionSettings,
+)
 from tests.labels.test_recipe import SMALL
 
 
@@ -57,7 +63,12 @@ def test_the_generator_can_be_stable_diffusion_with_the_papers_settings():
     adapters = recipe_from_text(with_generator('kind = "stable-diffusion"\nlora = 8')).generator
     assert adapters.learning_rate == 1e-4
     assert isinstance(recipe_from_text(with_generator('kind = "flow"')).generator, GeneratorSettings)
-    assert load_recipe("dustlane-galaxysd").generator == settings
+    released = load_recipe("dustlane-galaxysd").generator
+    assert released == settings.model_copy(update={"start": GALAXYSD, "caption_survey": "sdss", "steps": 0})
+    assert settings.caption_survey == "" and settings.start == settings.base == STABLE_DIFFUSION
+    by_name = recipe_from_text(with_generator(f'kind = "stable-diffusion"\nstart = "{GALAXYSD}"')).generator
+    assert isinstance(by_name, StableDiffusionSettings) and by_name.caption_survey == "sdss"
+    assert set(released.model_dump()) - set(settings.model_dump()) == {"caption_survey"}  # unused: not in the hash
     assert len({recipe_from_text(text).hash for text in (SMALL, with_generator('kind = "stable-diffusion"'))}) == 2
 
 
@@ -70,6 +81,9 @@ def test_the_generator_can_be_stable_diffusion_with_the_papers_settings():
         ("lora = 3", "unknown key 'generator.lora'"),
         ('kind = "stable-diffusion"\nresolution = 100', "generator.resolution: .*multiple of 8 .*got 100"),
         ('kind = "stable-diffusion"\nbegin = "end"', "generator.begin: "),
+        ('kind = "stable-diffusion"\ncaption_survey = "a, b"', "generator.caption_survey: "),
+        ('kind = "stable-diffusion"\nsteps = -1', "generator.steps: "),
+        ("steps = 0", "generator.steps: "),
     ],
 )
 def test_a_wrong_generator_is_told_by_its_key(text, message):

@@ -25,8 +25,8 @@ def captions(
     """Return one caption for each row of labels, `values` (n, answers of `schema`) in their units.
 
     In a decision tree, the caption has the leading answer of each question on the path of most votes, multiplied by the
-    `weights` of answers; otherwise every answer with a phrase for its value. Answers that were not asked (NaN) are
-    omitted. A survey of "" is any.
+    `weights` of answers, or the phrases of the first of ``schema.captions`` whose answers all lead; otherwise every
+    answer with a phrase for its value. Answers that were not asked (NaN) are omitted. A survey of "" is any.
     """
     factors = dict(weights or {})
     choose = _leading if schema.kind == "tree" else _with_phrase
@@ -54,6 +54,10 @@ def _leading(schema: Schema, votes: Mapping[str, float], weights: Mapping[str, f
             else:  # not answered: continue if all answers lead to the same question
                 following = set(answers.values())
                 question = following.pop() if len(following) == 1 else None
+    leading = set(chosen.values())
+    for entry in schema.captions:
+        if leading.issuperset(name for name, _ in entry):
+            return list(entry)
     return [(chosen[t.id], phrases[chosen[t.id]]) for t in schema.tasks if chosen.get(t.id) in phrases]
 
 
@@ -112,4 +116,5 @@ def _brace_error(caption: str, position: int, problem: str) -> InputError:
 
 def wording(schema: Schema) -> str:
     """Return a hash of the phrases and the tree, which a generator is trained with."""
-    return digest([[a.name, a.phrases] for a in schema.answers] + [[t.id, dict(t.answers)] for t in schema.tasks])
+    phrases, tree = [[a.name, a.phrases] for a in schema.answers], [[t.id, dict(t.answers)] for t in schema.tasks]
+    return digest([*phrases, *tree, *schema.captions])

@@ -22,14 +22,17 @@ from galscan.models.augment import quarter_turns
 from galscan.synthesis.diffusion.checkpoint import Checkpoint
 from galscan.synthesis.galaxies import MEASURED, GalaxySet
 from galscan.synthesis.stable_diffusion.captions import wording
+from galscan.synthesis.stable_diffusion.initial_weights import (
+    InitialWeights,
+    find_initial_weights,
+    open_initial_weights,
+)
 from galscan.synthesis.stable_diffusion.model import (
     CONFIG,
     Pipeline,
     StableDiffusion,
     StableDiffusionConfig,
-    find_start,
     number_format,
-    open_pipeline,
 )
 
 STARTS = 512  # training galaxies that are stored as starting images of sampling
@@ -48,10 +51,11 @@ def fine_tune(
     device: torch.device,
     seconds: float | None = None,
     start: Path | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train for ``settings.steps`` or `seconds`, and write the averaged weights to the folder `out`.
 
-    See `galscan.synthesis.diffusion.checkpoint.Checkpoint` for errors and the result.
+    With 0 steps the initial weights are written as they are, and ``loss`` is None. See
+    `galscan.synthesis.diffusion.checkpoint.Checkpoint` for errors and the result.
 
     Parameters
     ----------
@@ -66,12 +70,17 @@ def fine_tune(
     random = torch.Generator().manual_seed(seed)
     start_rows = torch.randperm(len(galaxies.images), generator=random)[:STARTS]
     images = torch.from_numpy(galaxies.images)
-    pipeline = open_pipeline(start or find_start(settings.start)).to(device)
+    pipeline = open_initial_weights(InitialWeights(start) if start else find_initial_weights(settings)).to(device)
     config = StableDiffusionConfig(
         size=images.shape[1], resolution=settings.resolution, schema=schema.name, wording=wording(schema),
-        answers=(*schema.names, *MEASURED), surveys=tuple(surveys), begin=settings.begin, base=str(settings.start),
+        answers=(*schema.names, *MEASURED), surveys=tuple(surveys), begin=settings.begin, base=settings.start,
+        caption_survey=settings.caption_survey,
     )  # fmt: skip
     model = StableDiffusion(pipeline, config, images[start_rows], schema)
+    if not settings.steps:
+        with atomic_folder(out, CONFIG) as folder:
+            _save(model, folder)
+        return {"steps": 0, "seconds": 0.0, "loss": None}
     networks = _trained(pipeline, settings)
     weights = {
         f"{name}.{key}": value
@@ -111,10 +120,15 @@ def fine_tune(
             _save_adapters(networks, folder)
             pipeline.unet = networks["unet"].merge_and_unload()
             pipeline.text_encoder = networks["text_encoder"].merge_and_unload()
-        for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
-            network.half()
-        model.save(folder)
+        _save(model, folder)
     return checkpoint.finish()
+
+
+def _save(model: StableDiffusion, folder: Path) -> None:
+    """Write the model in half precision."""
+    for network in (model.pipeline.unet, model.pipeline.text_encoder, model.pipeline.vae):
+        network.half()
+    model.save(folder)
 
 
 def _trained(pipeline: Pipeline, settings: StableDiffusionSettings) -> dict[str, Any]:

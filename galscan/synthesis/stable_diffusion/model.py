@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from galscan.core import device as devices
-from galscan.core.errors import InputError, NotFoundError, first_line
+from galscan.core.errors import InputError, first_line
 from galscan.core.files import atomic_path, read_json, write_json, write_text
 from galscan.labels.schema import Schema, save_schema, saved_schema
 from galscan.synthesis.stable_diffusion.captions import captions, parse, wording
@@ -61,14 +61,16 @@ class StableDiffusionConfig:
     answers: tuple[str, ...]
     surveys: tuple[str, ...]
     begin: str  # start of sampling: "galaxy" or "noise"
-    base: str
+    base: str  # initial weights, as in the recipe
     resampled: str = RESAMPLED
+    caption_survey: str = ""  # survey in all captions, instead of that of `surveys`
 
     def __post_init__(self) -> None:
         for name in ("size", "resolution"):
             if type(value := getattr(self, name)) is not int or not 8 <= value <= 4096:
                 raise ValueError(f"{name} is {value!r}")
-        texts = (self.schema, self.wording, self.begin, self.base, self.resampled, *self.answers, *self.surveys)
+        texts = (self.schema, self.wording, self.begin, self.base, self.resampled, self.caption_survey)
+        texts += (*self.answers, *self.surveys)
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise TypeError(f"{wrong[0]!r} must be a string")
         if self.begin not in ("galaxy", "noise"):
@@ -106,7 +108,8 @@ class StableDiffusion:
 
     def captions(self, values: np.ndarray, survey: np.ndarray, weights: Mapping[str, float] | None = None) -> list[str]:
         """Return the captions of conditions: `values` (n, answers), `survey` (n,), -1 = any."""
-        names = [self.config.surveys[k] if k >= 0 else "" for k in np.asarray(survey)]
+        words = [self.config.caption_survey or name for name in self.config.surveys]
+        names = [words[k] if k >= 0 else "" for k in np.asarray(survey)]
         columns = [self.config.answers.index(name) for name in self.schema.names]
         return captions(self.schema, np.asarray(values)[:, columns], names, weights)
 
@@ -292,38 +295,6 @@ def _check_weights(folder: Path, pipeline: Pipeline) -> None:
         missing = sum(weight.numel() for weight in getattr(pipeline, component).parameters()) - found
         if missing > 0:
             raise ValueError(f"{component} lacks {missing:,} of its weights")
-
-
-def find_start(start: str) -> Path:
-    """Return the folder of initial weights: a local folder, or a download from the Hugging Face hub.
-
-    Raises `NotFoundError` if there is no such folder, or the hub cannot be reached and the weights are not in its
-    cache; `InputError` if the extra is not installed, or the folder has another format.
-    """
-    require_extra()
-    folder = Path(start)
-    if (folder / "model_index.json").is_file():
-        return folder
-    if folder.exists():
-        raise InputError(
-            f"generator.start = '{start}' has no model_index.json: name a folder in the format of diffusers"
-        )
-    remedy = (
-        f"download it on a machine with network access (hf download {start} --local-dir sd), and set "
-        "generator.start = 'sd'"
-    )
-    if start.count("/") != 1 or start.startswith((".", "/", "~")):
-        raise NotFoundError(f"generator.start = '{start}' does not exist; name a folder, or owner/name on the hub")
-    from diffusers import StableDiffusionPipeline
-
-    for local in (True, False):  # use the cache before the network
-        try:
-            return Path(StableDiffusionPipeline.download(start, use_safetensors=True, local_files_only=local))
-        except Exception as error:  # errors of the hub client, its HTTP client and diffusers have no common base class
-            reason = first_line(error)
-    raise NotFoundError(
-        f"generator.start = '{start}' is neither a folder nor available from the hub ({reason:.90}...); {remedy}"
-    )
 
 
 def check_resolution(pipeline: Pipeline, resolution: int) -> None:

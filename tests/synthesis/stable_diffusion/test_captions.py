@@ -50,8 +50,8 @@ def test_votes_are_told_in_the_words_of_the_paper():
 def test_what_is_insisted_on_stands_in_braces():
     dusty = ROUND | {"odd_a14_yes": 0.8, "odd_a15_no": 0.2, "odd_feature_a38_dust_lane": 0.6}
     (caption,) = captions_of("gz2", dusty, weights={"a38_dust_lane": 1.3})
-    assert caption == "sdss, smooth, in-between round galaxy, {dust lane:1.3}"
-    assert parse(caption) == [("sdss, smooth, in-between round galaxy, ", 1.0), ("dust lane", 1.3)]
+    assert caption == "sdss, elliptical galaxy, {dust lane:1.3}"  # as in the training set of Ma et al.
+    assert parse(caption) == [("sdss, elliptical galaxy, ", 1.0), ("dust lane", 1.3)]
     assert captions_of("gz2", ROUND, weights={"a38_dust_lane": 1.3}) == captions_of(
         "gz2", ROUND
     )  # no answer with that name
@@ -66,6 +66,7 @@ def test_votes_that_are_insisted_on_count_more():
     }
     assert captions_of("gz2", both)[0].endswith(", merger")
     assert captions_of("gz2", both, weights={"a38_dust_lane": 1.3})[0].endswith(", {dust lane:1.3}")
+    assert captions_of("gz2", both)[0].startswith("sdss, smooth")
 
 
 def test_only_the_way_that_leads_is_told():
@@ -139,6 +140,18 @@ def test_a_phrase_that_cannot_be_one_is_refused(tmp_path, phrase):
     )
     with pytest.raises(InputError, match=r"label schema .*mine\.toml: "):
         load_schema(str(path))
+
+
+def test_a_caption_of_several_answers_needs_known_answers_and_plain_phrases(tmp_path):
+    text, line = load_schema("gz2").text, 't08_odd_feature_a38_dust_lane = "dust lane"'
+    for wrong, offending in (('t99 = "x"', "t99"), (line.replace("dust lane", "{x"), "{x")):
+        path = tmp_path / "mine.toml"
+        path.write_text(text.replace(line, wrong))
+        with pytest.raises(InputError) as error:
+            load_schema(str(path))
+        assert offending in str(error.value)
+    path.write_text(text.replace(line, "").replace('"elliptical galaxy"', '"smooth"'))
+    assert wording(load_schema(str(path))) != wording(load_schema("gz2"))
 
 
 def test_captions_of_real_votes(real_data):

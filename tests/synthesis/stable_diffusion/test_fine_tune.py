@@ -15,6 +15,7 @@ from galscan.synthesis.diffusion import checkpoint
 from galscan.synthesis.galaxies import MEASURED, GalaxySet
 from galscan.synthesis.stable_diffusion.fine_tune import fine_tune
 from galscan.synthesis.stable_diffusion.model import StableDiffusion, load_stable_diffusion, open_pipeline
+from tests.helpers import released_checkpoints
 
 pytest.importorskip("transformers", reason="needs the extra stable-diffusion")
 pytest.importorskip("peft", reason="needs the extra stable-diffusion")
@@ -104,6 +105,18 @@ def test_a_fine_tuned_model_can_be_fine_tuned(tiny_sd, tmp_path):
     tuned(tmp_path / "first", tmp_path / "second", **settings)
     first, second = (load_file(tmp_path / name / UNET) for name in ("first", "second"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_without_steps_the_initial_weights_are_written(tiny_sd, tmp_path):
+    release = released_checkpoints(tiny_sd, tmp_path / "release")
+    changes = {"steps": 0, "base": str(tiny_sd), "lora": 2, "caption_survey": "sdss"}
+    assert tuned(release, tmp_path / "g", **changes)["steps"] == 0
+    stored, written = load_file(release / "unet-10000.safetensors"), load_file(tmp_path / "g" / UNET)
+    assert all(torch.equal(value, stored[f"base_ema:{name}"].half()) for name, value in written.items())
+    config = load_stable_diffusion(tmp_path / "g").config
+    assert (config.base, config.caption_survey) == (str(release), "sdss")
+    assert not (tmp_path / "g" / "pytorch_lora_weights.safetensors").exists()
+    tuned(tmp_path / "g", tmp_path / "further", steps=1)
 
 
 def test_missing_initial_weights_are_an_error_before_anything_is_written(tmp_path):

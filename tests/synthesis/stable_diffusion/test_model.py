@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from galscan.core.errors import InputError, NotFoundError
+from galscan.core.errors import InputError
 from galscan.labels.schema import load_schema
 from galscan.synthesis.galaxies import MEASURED
 from galscan.synthesis.sampling import sample_images
@@ -18,7 +18,6 @@ from galscan.synthesis.stable_diffusion.captions import wording
 from galscan.synthesis.stable_diffusion.model import (
     StableDiffusion,
     StableDiffusionConfig,
-    find_start,
     load_stable_diffusion,
     open_pipeline,
 )
@@ -109,6 +108,11 @@ def test_invalid_braces_are_an_error(generator):
 def test_captions_of_conditions(generator):
     result = generator.captions(conditions(2), np.array([0, -1]), {"early_type": 1.3})
     assert result == ["sky, {late-type galaxy:1.3}", "{early-type galaxy:1.3}"]
+
+
+def test_the_survey_in_captions_may_be_another_one_than_the_store(tiny_sd):
+    generator = untrained(tiny_sd, caption_survey="sdss")
+    assert generator.captions(conditions(2), np.array([1, -1])) == ["sdss, late-type galaxy", "early-type galaxy"]
 
 
 # --- images ----------------------------------------------------------------------------------------------
@@ -217,6 +221,7 @@ def test_diffusers_opens_the_folder(saved):
         (lambda f: change(f, resolution=0), "is damaged"),
         (lambda f: change(f, begin="elsewhere"), "is damaged"),
         (lambda f: change(f, surveys=[1]), "is damaged"),
+        (lambda f: change(f, caption_survey=1), "is damaged"),
         (lambda f: change(f, answers=["bar"]), "is damaged"),
         (lambda f: change(f, answers=7), "is damaged"),
         (lambda f: change(f, schema="simulatd"), "did you mean 'simulated'"),
@@ -266,27 +271,6 @@ def fewer(folder: Path, part: str, name: str) -> None:
 def change(folder: Path, **values) -> None:
     path = folder / "galscan.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-# --- initial weights ------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_found(tiny_sd, tmp_path):
-    assert find_start(str(tiny_sd)) == tiny_sd
-    with pytest.raises(InputError, match=r"has no model_index\.json"):
-        find_start(str(tmp_path))
-    with pytest.raises(NotFoundError, match=r"generator\.start = './nowhere' does not exist"):
-        find_start("./nowhere")
-
-
-def test_weights_that_cannot_be_downloaded_are_an_error(tmp_path, monkeypatch):
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(NotFoundError, match=r"hf download some/weights --local-dir sd\), and set") as error:
-        find_start("some/weights")
-    assert "\n" not in str(error.value)
 
 
 def test_a_missing_extra_is_an_error(monkeypatch):
