@@ -186,7 +186,7 @@ def _download(name: str) -> Path:
 
 def _shapes_on_disk(folder: Path) -> Shapes:
     """Return the shapes of the weights of a component of the base model, from the headers of its files."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         shapes |= {_name(key): shape for key, shape in _header(path).items()}
     shapes.pop(BUFFER, None)

@@ -69,8 +69,8 @@ class StableDiffusionConfig:
         for name in ("size", "resolution"):
             if type(value := getattr(self, name)) is not int or not 8 <= value <= 4096:
                 raise ValueError(f"{name} is {value!r}")
-        texts = (self.schema, self.wording, self.begin, self.base, self.resampled, self.caption_survey)
-        texts += (*self.answers, *self.surveys)
+        texts = [self.schema, self.wording, self.begin, self.base, self.resampled, self.caption_survey]
+        texts += [*self.answers, *self.surveys]
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise TypeError(f"{wrong[0]!r} must be a string")
         if self.begin not in ("galaxy", "noise"):
