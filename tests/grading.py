@@ -34,13 +34,13 @@ def book(run: Path) -> GradeBook:
 
 
 @contextmanager
-def served_here(path: Path, fingerprint: str, stores: Any, token: str, title: str = "") -> Iterator[str]:
-    """Serve a grade book in a thread; yield the address."""
+def served_here(path: Path, fingerprint: str, stores: Any, token: str, *texts: str) -> Iterator[str]:
+    """Serve a grade book in a thread, with title, target and name of the grader; yield the address."""
     started, state = threading.Event(), {}
 
     async def serve() -> None:
         with GradeBook(path, fingerprint) as opened:
-            app = server.application(opened, stores, token, title)
+            app = server.application(opened, stores, token, *(texts or [""]))
             web = tornado.httpserver.HTTPServer(app, max_body_size=server.MAX_REQUEST)
             web.listen(0, address=server.HOST)
             state["port"] = next(iter(web._sockets.values())).getsockname()[1]

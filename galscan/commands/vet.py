@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import html
 import json
 import secrets
@@ -102,7 +103,8 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
             pass
         case _:
             token, last_port = secrets.token_urlsafe(24), 0
-    app = server.application(book, run.stores(), token, f"{run.info.target}: {run.path.name}")
+    title = f"{run.info.target}: {run.path.name}"
+    app = server.application(book, run.stores(), token, title, _question(run), _login())
 
     def ready(url: str, bound_port: int) -> None:
         _write_private(path, json.dumps({"token": token, "port": bound_port}))
@@ -117,6 +119,20 @@ def _serve(run: Run, book: gradebook.GradeBook, port: int, browser: bool) -> Non
         asyncio.run(server.serve(app, token, [port] if port else [last_port, 0], ready))
     finally:
         redirect.unlink(missing_ok=True)
+
+
+def _question(run: Run) -> str:
+    """Return the target that the page asks for; "" for a list of similar objects, whose graders choose theirs."""
+    return "" if run.info.is_similarity_list else run.info.target
+
+
+def _login() -> str:
+    """Return the login name, the page's first name of the grader; "" if there is none or it cannot be a grader's."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container may have no name for its user
+        return ""
+    return name if gradebook.is_grader(name) else ""
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -348,11 +348,16 @@ def _identities(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [(str(store), str(name)) for store, name in zip(table["store"], table["id"], strict=True)]
 
 
+def is_grader(name: str) -> bool:
+    """Return whether `name` may be the name of a grader."""
+    return _GRADER.fullmatch(name) is not None and name == name.strip()
+
+
 def _check_grade(grader: str, grade: str, artefact: str, comment: str) -> None:
     for name, value in (("grader", grader), ("grade", grade), ("artefact", artefact), ("comment", comment)):
         if not isinstance(value, str):
             raise InputError(f"{name} is {value!r:.60}; it must be a string")
-    if not _GRADER.fullmatch(grader) or grader != grader.strip():
+    if not is_grader(grader):
         raise InputError(f"'{grader:.70}' is not a valid grader name: give 1 to 64 characters, without line breaks")
     if grade not in GRADES:
         raise InputError(f"unknown grade '{grade:.20}'; grades are {', '.join(GRADES)}")

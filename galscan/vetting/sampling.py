@@ -141,8 +141,12 @@ def draw(run: Run, found: list[Stratum], counts: Mapping[str, int], *, seed: int
 
 
 def shuffled(items: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return the items in random order, as they are displayed."""
-    return items.iloc[np.random.default_rng(seed).permutation(len(items))].reset_index(drop=True)
+    """Return the items in random order, as displayed; the first is no blank frame, which would look like a fault."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    galaxies = np.flatnonzero(items["kind"].to_numpy()[order] != BLANK)
+    if len(galaxies):
+        order[[0, galaxies[0]]] = order[[galaxies[0], 0]]
+    return items.iloc[order].reset_index(drop=True)
 
 
 def _not_candidates(

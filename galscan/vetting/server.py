@@ -45,8 +45,8 @@ class _Handler(tornado.web.RequestHandler):
     book: GradeBook
     token: str
 
-    def initialize(self, book: GradeBook, token: str, stores: Mapping[str, Store], title: str) -> None:
-        self.book, self.token, self.stores, self.title = book, token, stores, title
+    def initialize(self, book: GradeBook, token: str, stores: Mapping[str, Store], texts: Mapping[str, str]) -> None:
+        self.book, self.token, self.stores, self.texts = book, token, stores, texts
         self.nonce = secrets.token_urlsafe(16)
 
     def set_default_headers(self) -> None:
@@ -83,7 +83,7 @@ class _Page(_Handler):
     def get(self) -> None:
         text = (resources("galscan.vetting") / "page.html").read_text(encoding="utf-8")
         # Escaped, so that the JSON cannot end the script element.
-        config = json.dumps({"title": self.title, "grades": GRADES, "artefacts": ARTEFACTS}).replace("<", "\\u003c")
+        config = json.dumps({**self.texts, "grades": GRADES, "artefacts": ARTEFACTS}).replace("<", "\\u003c")
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY.format(nonce=self.nonce))
         self.finish(text.replace("@nonce@", self.nonce).replace("@config@", config))
@@ -145,9 +145,15 @@ class _Summary(_Handler):
         self.finish({"graders": graders, "agreement": agreement, "words": summary_lines(graders, agreement)})
 
 
-def application(book: GradeBook, stores: Mapping[str, Store], token: str, title: str) -> tornado.web.Application:
-    """Return the web application for a grade book; `stores` are those of all items, every request needs the `token`."""
-    shared = {"book": book, "token": token, "stores": stores, "title": title}
+def application(
+    book: GradeBook, stores: Mapping[str, Store], token: str, title: str, target: str = "", grader: str = ""
+) -> tornado.web.Application:
+    """Return the web application for a grade book; `stores` are those of all items, every request needs the `token`.
+
+    The page asks for the `target`, and saves grades as those of `grader` until another name is entered.
+    """
+    texts = {"title": title, "target": target, "grader": grader}
+    shared = {"book": book, "token": token, "stores": stores, "texts": texts}
     routes = {
         r"/": _Page, r"/api/items": _Items, r"/image/(\d{1,9})\.png": _Image, r"/api/grade": _Grade,
         r"/api/undo": _Undo, r"/api/summary": _Summary,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from galscan.commands.vet import FOLDER, vet
+from galscan.commands.vet import FOLDER, _login, vet
 from galscan.core.errors import ConflictError, InputError
 from galscan.core.staging import locked
 from galscan.scanning.run import open_run
@@ -194,11 +194,72 @@ def test_results_of_graders_are_shown_at_the_end_only(run, shared_store, page):
         assert page.run("grades[1].grade") == "A" and not page.run("busy")
 
 
+SHOWN = "document.getElementById('picture').complete && document.getElementById('picture').naturalWidth === 32"
+WIDTHS = [(1300, 900), (820, 1180)]
+
+
+@pytest.mark.parametrize("size", WIDTHS)
+def test_page_shows_the_first_galaxy_at_once_and_grades_as_the_login_name(run, page, monkeypatch, size):
+    monkeypatch.setenv("LOGNAME", "edwin")
+    width, height = size
+    with served(run, best=12, size=30) as (_, address):
+        page.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        page.open(address)
+        page.wait(f"items.length > 12 && {SHOWN}")
+        assert page.run("grader()") == "edwin" and page.run("document.activeElement.tagName") == "BODY"
+        task = page.run("document.getElementById('task').textContent")
+        assert "dustlane" in task and "edwin" in task
+        # All that is needed to grade is visible without scrolling: the picture, the line, the buttons, the name.
+        places = "['#picture', '#task', '#grades', '#artefacts', '#grader', '#undo']"
+        rectangles = f"{places}.map((s) => document.querySelector(s).getBoundingClientRect().toJSON())"
+        for place in page.run(rectangles):
+            assert 0 <= place["left"] < place["right"] <= width and 0 <= place["top"] < place["bottom"] <= height
+        assert page.run("document.getElementById('picture').getBoundingClientRect().width") > width / 3
+        press(page, "a", 1)
+        load(page, address, "ann")  # another name
+        page.wait("Object.keys(grades).length === 0 && !busy")
+        press(page, "n", 1)
+        with book(run) as grades:
+            assert grades.current()[["item", "grader", "grade"]].to_numpy().tolist() == [
+                [1, "ann", "not"],
+                [1, "edwin", "A"],
+            ]
+    page.command("Emulation.clearDeviceMetricsOverride")
+
+
+def test_page_without_a_name_shows_the_galaxy_but_saves_nothing(run, shared_store, page):
+    vet(run, serve=False, best=12, size=30)
+    with served_run(run, shared_store) as address:
+        page.open(f"{address}/?token=token")
+        page.wait(f"items.length > 12 && {SHOWN}")
+        page.press("a")
+        page.wait("document.activeElement.id === 'grader'")
+        assert page.run("document.getElementById('status').textContent") != ""
+        assert page.run("items[at].item") == 1 and not page.run("busy")
+        with book(run) as grades:
+            assert grades.current().empty
+        page.run("document.getElementById('grader').value = 'ann', load()")
+        page.wait("document.getElementById('status').textContent === ''")
+        press(page, "a", 1)
+
+
+@pytest.mark.parametrize(("login", "expected"), [("edwin", "edwin"), (" edwin", ""), ("x" * 65, ""), (KeyError(), "")])
+def test_login_name_is_a_valid_grader_or_none(monkeypatch, login, expected):
+    def stand_in():
+        if isinstance(login, Exception):
+            raise login
+        return login
+
+    monkeypatch.setattr("getpass.getuser", stand_in)
+    assert _login() == expected
+
+
 def test_page_grades_and_survives_a_kill_of_the_server(run, page):
     with served(run, best=12, size=30) as (process, address):
         page.open(address)
         page.log.clear()
-        assert page.run("document.activeElement.id") == "grader"
         load(page, address)
         page.wait("items.length > 30 && document.getElementById('picture').complete")
         total, shown = page.run("items.length"), page.run("items[at].item")

@@ -155,3 +155,13 @@ def test_objects_of_known_label_are_not_sampled(labelled):
 def test_there_are_no_known_targets_without_the_model(run, tmp_path):
     items, _ = drawn(Run(run.path, run.info.updated(model=str(tmp_path / "gone"))), 20)
     assert set(items["kind"]) == {"survey", "blank"}
+
+
+@given(st.integers(1, 30), st.integers(0, 30), st.integers(0, 1000))
+def test_order_is_random_and_begins_with_a_galaxy(galaxies, blanks, seed):
+    kinds = [sampling.SURVEY] * galaxies + [sampling.BLANK] * blanks
+    items = pd.DataFrame({"number": range(len(kinds)), "kind": kinds})
+    order = sampling.shuffled(items, seed)
+    assert order["kind"][0] == sampling.SURVEY and sorted(order["number"]) == list(range(len(kinds)))
+    assert order.equals(sampling.shuffled(items, seed))
+    assert sampling.shuffled(items[items["kind"] == sampling.BLANK], seed).shape == (blanks, 2)

@@ -24,7 +24,7 @@ GOOD = {"key": "key-00000001", "item": 1, "grader": "ann", "grade": "A", "artefa
 @pytest.fixture
 def address(tmp_path, shared_store):
     path = made(tmp_path / "grades.sqlite", ids=[SCRIPT] * 10)
-    with served_here(path, "f", {"sky": shared_store}, TOKEN, SCRIPT) as address:
+    with served_here(path, "f", {"sky": shared_store}, TOKEN, SCRIPT, SCRIPT, SCRIPT) as address:
         yield address
 
 
