@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -35,7 +37,8 @@ def command(
             for key, value in given.items():
                 if isinstance(value, list) and isinstance(value[0], tuple):  # NAME=VALUE, repeated
                     given[key] = dict(value)
-            result = getattr(galscan, declared.__name__)(**given)
+            with contextlib.redirect_stdout(sys.stderr):  # of libraries: astropy, for one, logs to stdout
+                result = getattr(galscan, declared.__name__)(**given)
             raise typer.Exit(exit_code(show(result, as_json)))
 
         return Command(name, example, run)

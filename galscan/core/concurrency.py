@@ -91,6 +91,7 @@ def start_process(value: Any) -> None:
     global shared
     shared = value
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr  # stdout is for the results of a command, and libraries print messages there
     # Progress as lines: bars of several processes would overwrite each other.
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]
     if (parent := multiprocessing.parent_process()) is not None:
@@ -103,21 +104,31 @@ def _exit_with(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 @contextmanager
-def child_environment() -> Iterator[None]:
-    """Give processes started in the block one thread per library and a blocked Ctrl-C, and no ``__main__`` script.
+def hidden_script() -> Iterator[None]:
+    """Hide the script that is running from processes started in the block.
 
-    A script that calls galscan without ``if __name__ == "__main__":`` would otherwise run again in each of them.
+    Python imports the script in each process that it spawns: without ``if __name__ == "__main__":`` it would run again
+    there, and start processes of its own.
     """
-    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks Ctrl-C
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
     main = sys.modules["__main__"]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        os.environ.update(ONE_THREAD)  # read by the libraries when they are loaded
-        sys.modules["__main__"] = ModuleType("__main__")
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def child_environment() -> Iterator[None]:
+    """Give processes started in the block one thread per library and a blocked Ctrl-C, and no ``__main__`` script."""
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks Ctrl-C
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.environ.update(ONE_THREAD)  # read by the libraries when they are loaded
+        with hidden_script():
+            yield
+    finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from galscan.core.concurrency import cores
+from galscan.core.concurrency import cores, hidden_script
 from galscan.core.errors import GalscanError, InputError, first_line, nearest
 from galscan.core.version import __version__
 
@@ -86,9 +87,30 @@ def describe(cluster: str, workers: int | None) -> str:
 def memory() -> int:
     """Return the available memory in bytes; in a container it may be below that of the machine."""
     import psutil
+
+    import_dask()
     from distributed.system import MEMORY_LIMIT
 
     return min(int(psutil.virtual_memory().available), int(MEMORY_LIMIT))
+
+
+def import_dask() -> None:
+    """Import Dask, which reads the configuration files of the user; raise `InputError` if one is not valid."""
+    try:
+        # With its default configuration, which must be loaded before values are set.
+        import distributed  # noqa: F401
+    except ImportError:
+        raise
+    except Exception as error:  # of YAML, or of Dask, for values of a wrong type
+        raise _invalid_configuration(error) from error
+
+
+def _invalid_configuration(error: Exception) -> InputError:
+    message = " ".join(str(error).split())[:300]
+    return InputError(
+        f"Dask cannot be used with its configuration ({type(error).__name__}: {message}); correct or remove the file "
+        "in ~/.config/dask, /etc/dask or DASK_CONFIG, or the variable DASK_..."
+    )
 
 
 def dask_variables(*partitions: str) -> dict[str, str]:
@@ -122,14 +144,15 @@ def connect(
     GalscanError
         If there is no GPU, or the cluster has no workers.
     """
-    import dask
-    import distributed  # noqa: F401  # its default configuration must be loaded before values are set
-
     check(cluster, workers)
+    import_dask()
+    import dask
+
     # Dask's log messages do not help users of galscan, which reports these errors itself.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIGURATION))
+        stack.enter_context(hidden_script())  # until the end, because workers are restarted
         start = {"local": _local, "cuda": _cuda}.get(cluster)
         if start is not None:
             yield stack.enter_context(start(workers))
@@ -148,10 +171,13 @@ def _local(workers: int | None) -> Iterator[Client]:
     from distributed import LocalCluster
 
     with _worker_environment() as folder:
-        cluster = LocalCluster(
-            n_workers=workers or cores(), threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-            local_directory=folder, silence_logs=logging.CRITICAL,
-        )  # fmt: skip
+        try:
+            cluster = LocalCluster(
+                n_workers=workers or cores(), threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+                local_directory=folder, silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # from values of the configuration
+            raise _invalid_configuration(error) from error
         with _closing(cluster) as client:
             yield client
 
@@ -311,12 +337,16 @@ def _closing(cluster: Any) -> Iterator[Client]:
 
 
 def _ignore_sigint() -> Any:
-    """Return a plugin that lets workers ignore SIGINT, which terminals send to all processes of a command."""
+    """Return a plugin that lets workers ignore SIGINT, which terminals send to all processes of a command.
+
+    What libraries print there goes to stderr: stdout is for the result of the command.
+    """
     from distributed import WorkerPlugin
 
     class IgnoreSigint(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+                sys.stdout = sys.stderr
 
     return IgnoreSigint()

@@ -12,6 +12,7 @@ from galscan.candidates.table_stream import TableStream, has_position
 from galscan.core.errors import InputError
 from galscan.core.staging import atomic_folder
 from galscan.core.version import __version__
+from galscan.scanning.cluster import import_dask
 
 _MARKER = "hats.properties"
 _ROWS = 100_000  # per partition
@@ -22,6 +23,7 @@ def hats(rows: TableStream, out: Path, provenance: Mapping[str, Any]) -> dict[st
 
     Candidates without a position, which HATS cannot hold, are left out; their number is returned.
     """
+    import_dask()  # which lsdb imports
     try:
         import lsdb
     except ImportError:

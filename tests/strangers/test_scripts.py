@@ -1,0 +1,61 @@
+"""Scripts without ``if __name__ == "__main__":`` run once, though galscan starts processes; README's example has it."""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing.spawn
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from galscan.core.concurrency import child_environment, hidden_script
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+import galscan
+print("begun")
+run = galscan.scan(store=sys.argv[1], model=sys.argv[2], out=sys.argv[3], workers=1)
+print(run.info.scanned, run.info.quarantined)
+"""
+
+
+def test_script_without_guard_scans_in_processes(tmp_path, shared_store, shared_model):
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    command = [sys.executable, "mine.py", str(shared_store.path), str(shared_model.path), "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["begun", "697 3", ""]
+    assert "Traceback" not in done.stderr and "__main__" not in done.stderr
+
+
+@pytest.mark.parametrize("hiding", [hidden_script, child_environment])
+def test_processes_do_not_import_the_script(hiding):
+    """Only what is named in the preparation data is imported by a process that is spawned."""
+    import __main__
+
+    before = sys.modules["__main__"]
+    with hiding(), hidden_script():
+        data = multiprocessing.spawn.get_preparation_data("worker")
+        assert not {"init_main_from_name", "init_main_from_path"} & set(data)
+    assert sys.modules["__main__"] is before is __main__
+    with pytest.raises(ZeroDivisionError), hiding():
+        _ = 1 / 0
+    assert sys.modules["__main__"] is before
+
+
+def test_examples_for_scripts_have_the_guard():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, flags=re.MULTILINE)
+    scripts = [script for block in blocks if "import galscan" in (script := textwrap.dedent(block))]
+    assert scripts
+    for script in scripts:
+        for statement in ast.parse(script).body:
+            guard = isinstance(statement, ast.If) and "__name__ == '__main__'" in ast.unparse(statement.test)
+            assert guard or isinstance(statement, ast.Import | ast.ImportFrom), ast.unparse(statement)
