@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 import re
+import tomllib
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -70,16 +71,30 @@ def labels_path(schema: str) -> Path:
 def find_survey(name: str) -> Path:
     """Return the path of the store of survey `name`.
 
-    Raises `NotFoundError` if no such store is in the data home; the message has the command that builds it.
+    Raises `NotFoundError` if no such store is in the data home; the message has the command that builds it: for a
+    survey by service or by frames, the one that downloads it.
     """
     path = survey_path(name)
     if path.is_dir():
         return path
     present = [p.stem for p in sorted((data_home() / "surveys").glob("*.zarr"))]
-    raise NotFoundError(
-        f"survey '{name}' has no store at {path}{nearest(name, present)}; "
-        f"build it: galscan ingest --survey local --path IMAGES --catalog TABLE --out {path}"
-    )
+    raise NotFoundError(f"survey '{name}' has no store at {path}{nearest(name, present)}; {_how_to_build(name)}")
+
+
+def _how_to_build(name: str) -> str:
+    """Return the command that builds the store of survey `name`."""
+    local = f"galscan ingest --survey local --path IMAGES --catalog TABLE --out {survey_path(name)}"
+    if name in toml_names("catalogs/surveys"):
+        config = tomllib.loads((shipped("catalogs/surveys") / f"{name}.toml").read_text(encoding="utf-8"))
+        # Frames without a database of objects can only be found by a table that names them.
+        by_table = config["service"] == "frames" and "objects" not in config
+        objects = "--catalog TABLE" if by_table else "--cone RA,DEC,RADIUS (or --catalog TABLE)"
+        return f"download it: galscan ingest --survey {name} {objects}; or, from your own images: {local}"
+    if name == "simulated":
+        return "simulate it: galscan ingest --survey simulated"
+    if name == "frames":
+        return f"cut it: galscan ingest --survey frames --path FRAMES --catalog TABLE --out {survey_path(name)}"
+    return f"build it: {local}"
 
 
 def find_stores(survey: str | Sequence[str], store: str | Path | Sequence[str | Path]) -> list[Path | str]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -115,19 +120,56 @@ def _mocpy() -> Any:
 
 
 def _read_moc(path: Path) -> str:
+    """Return a MOC in its ASCII form; the content tells the form of the file, which may be compressed."""
     mocpy = _mocpy()
     if not path.is_file():
         raise NotFoundError(f"no MOC at {path}; give a file in FITS, JSON or ASCII form")
     try:
-        kind = {".fits": "fits", ".fit": "fits", ".json": "json"}.get(path.suffix.lower(), "ascii")
-        moc = mocpy.MOC.load(path, format=kind)
+        content = _decompressed(path.read_bytes())
+        if content.startswith(b"SIMPLE  ="):
+            _check_moc_header(path, content)
+            with tempfile.NamedTemporaryFile(suffix=".fits") as file:  # mocpy reads FITS from files only
+                file.write(content)
+                file.flush()
+                moc = mocpy.MOC.load(file.name, format="fits")
+        else:
+            text = content.decode("utf-8-sig").strip()
+            moc = mocpy.MOC.from_string(text, format="json" if text.startswith("{") else "ascii")
         text = str(moc.to_string(format="ascii"))
+    except InputError:
+        raise
     except Exception as error:  # mocpy passes on errors of many classes from its Rust core
-        reason = first_line(error)
-        raise InputError(f"{path} is not a readable MOC ({reason:.200})") from error
+        raise InputError(
+            f"{path} is not a readable MOC ({first_line(error)}); give one in FITS, JSON or ASCII form"
+        ) from error
     if moc.empty():
         raise InputError(f"{path} is an empty MOC; give one that covers some sky")
     return text
+
+
+def _decompressed(content: bytes) -> bytes:
+    for start, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\x00", lzma)):
+        if content.startswith(start):
+            return bytes(module.decompress(content))  # type: ignore[attr-defined]
+    return content
+
+
+def _check_moc_header(path: Path, content: bytes) -> None:
+    """Refuse other tables and coordinates in plain words; mocpy names only keywords."""
+    from astropy.io import fits
+
+    with fits.open(io.BytesIO(content)) as hdus:
+        table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
+        if table is None:
+            raise InputError(f"{path} has no table, so it is not a MOC; give one in FITS, JSON or ASCII form")
+        names, frame = table.columns.names, str(table.header.get("COORDSYS", "C")).strip().upper()
+    if len(names) > 1:
+        raise InputError(
+            f"{path} is a table with the columns {', '.join(names[:6])}, not a MOC; give the MOC of a region, e.g. of "
+            "a sky map's 90 % credible region (mocpy.MOC.from_valued_healpix_cells)"
+        )
+    if frame != "C":
+        raise InputError(f"{path} is in coordinates '{frame}'; give a MOC in equatorial ones (COORDSYS = 'C')")
 
 
 @lru_cache(maxsize=4)

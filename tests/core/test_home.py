@@ -44,6 +44,15 @@ def test_what_is_absent_says_what_makes_it(galscan_home):
     assert home.find_model("ring") == home.model_path("ring")
 
 
+@pytest.mark.parametrize("name", [*home.toml_names("catalogs/surveys"), "simulated", "frames", "mine"])
+def test_advice_for_a_survey_without_store_is_a_command_that_fetches_it(name, galscan_home):
+    with pytest.raises(NotFoundError) as caught:
+        home.find_survey(name)
+    command = str(caught.value).partition("galscan ingest ")[2]
+    assert command.startswith(f"--survey {'local' if name == 'mine' else name}")
+    assert ("--cone" in command) == (name not in ("legacy-bricks", "simulated", "frames", "mine"))
+
+
 def test_stores_by_name_then_by_path():
     for name in ("a", "b"):
         home.survey_path(name).mkdir(parents=True)

@@ -104,6 +104,7 @@ class Exported:
         for name, text in (
             ("left_out", "{:,} of them have no position and are left out"),
             ("without_position", "{:,} of them have no position and are not covered"),
+            ("like_files", "{:,} ids or names look like files: a dot is written _, a path begins with an apostrophe"),
             ("batches", "folders of images with a manifest.csv, to upload one by one: {:,}"),
         ):
             lines += [text.format(details[name])] if details.get(name) else []

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from galscan.candidates.export import zooniverse
@@ -76,6 +78,30 @@ def test_no_cell_is_empty_or_a_formula(listed_run, tmp_path):
     # panoptes-cli uploads every cell that is the name of something beside the manifest: only the picture is.
     folder = tmp_path / "zoo" / "batch-001"
     assert all([cell for cell in row.values() if (folder / cell).exists()] == [row["#image"]] for row in rows)
+
+
+@given(st.text(st.sampled_from("ab/.jpgJPGtxcsv1 "), max_size=12))
+def test_no_text_looks_like_a_file(text):
+    cell = zooniverse._harmless(text)
+    assert not re.search(r"[^/]+\.(jpe?g|png|gif|svg|mp4|txt|json|csv)", cell, re.IGNORECASE)
+    assert not Path("/nowhere/batch-001", cell).exists() and (cell == text) == (not zooniverse._is_like_file(text))
+
+
+def test_ids_that_look_like_files(listed_run, tmp_path):
+    names = ["000001.jpg", "NGC1.PNG", "manifest.csv", "/etc/hosts", "..", "SDSS J0001.5+02.1", "a.b"]
+
+    def rename(piece):
+        frame = piece.to_pandas()
+        texts = [names[k] if k < len(names) else f"id {k}" for k in range(len(frame))]
+        return pa.Table.from_pandas(frame.assign(objid=texts), preserve_index=False)
+
+    assert write(listed_run, tmp_path / "zoo", rename)["like_files"] == 5
+    folder = tmp_path / "zoo" / "batch-001"
+    rows = manifest(folder)
+    assert {"000001_jpg", "SDSS J0001.5+02.1", "a.b"} < {row["#objid"] for row in rows}
+    for row in rows:
+        assert [cell for cell in row.values() if re.search(r"\.(jpg|png|csv)", cell, re.IGNORECASE)] == [row["#image"]]
+        assert [cell for cell in row.values() if (folder / cell).exists()] == [row["#image"]]
 
 
 def test_ids_and_positions_are_exact(listed_run, exported):
