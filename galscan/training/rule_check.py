@@ -100,7 +100,9 @@ def source_rules(rules: LabelRules) -> Iterator[tuple[str, str]]:
     yield from ((f"hard_negatives.{k}.from", rule.base) for k, rule in enumerate(rules.hard_negatives))
     named = [("inject", rules.inject)] if rules.inject is not None else []
     for key, rule in [*named, *((f"inject_negatives.{k}", rule) for k, rule in enumerate(rules.inject_negatives))]:
-        yield from ((f"{key}.{name}", getattr(rule, name)) for name in ("hosts", "measure") if getattr(rule, name))
+        yield from (
+            (f"{key}.{name}", getattr(rule, name)) for name in ("hosts", "donors", "measure") if getattr(rule, name)
+        )
     if rules.mined_negatives:
         yield "mined_negatives", rules.mined_negatives
 

@@ -42,7 +42,6 @@ BRIGHT = 8.0  # times the noise: least brightness at the peak of a donor
 CUT_OFF = 0.15  # of its peak as displayed: with a brighter border of its image, a donor is cut off
 FADING = 0.07  # fraction of the side of its image, over which a donor fades out towards the border
 SOFT = 1.5  # pixels: standard deviation of the edge of a donor
-LEAST_CHECKED = 5  # donors, of which some must be usable
 
 
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
@@ -132,7 +131,7 @@ def inject(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add to each host the light of its donor, and tidal features.
 
-    Raises `InputError` without `donors`, or if all of five or more are too faint or too large for their images.
+    Raises `InputError` without `donors`.
 
     Parameters
     ----------
@@ -147,18 +146,17 @@ def inject(
     -------
     injected : ndarray of uint8, shape (n, S, S, 3)
     depth : ndarray of float32, shape (n,)
-        Contrast as displayed (`galscan.synthesis.features.light.visibility`); 0 where the donor cannot be used.
+        Contrast as displayed (`galscan.synthesis.features.light.visibility`); 0 where the donor
+        is too faint or cut off by the border of its image.
     """
     if donors is None:
         raise InputError("the feature 'companion' is the light of other galaxies: give 'donors', one for each host")
     n = len(images)
     seeing = np.broadcast_to(np.asarray(seeing, float), (n,))
     injected, depth = images.copy(), np.zeros(n, np.float32)
-    unusable = 0
     for k in range(n):
         cut = galaxy_light(donors.images[k], stretch)
         if cut is None:
-            unusable += 1
             continue
         named = dict(zip(COLUMNS, maps[k, 0, 0].tolist(), strict=False))
         light = _placed(cut, donors.geometry.select(np.array([k])), hosts, k, named, float(seeing[k]))
@@ -167,11 +165,6 @@ def inject(
         light *= factor
         light += tidal.tidal_light(images[k], hosts, k, maps[k, 0, 1:], stretch, random, seeing=float(seeing[k]))
         injected[k], depth[k] = add_light(images[k], light, stretch, random, noisy=min(factor, 1.0))
-    if n >= LEAST_CHECKED and unusable == n:
-        raise InputError(
-            f"none of {n} galaxies can be injected as a companion: each is fainter than {BRIGHT:g} times the noise, or "
-            "cut off by the border of its image; loosen 'donors', or ingest larger cutouts"
-        )
     return injected, depth
 
 
