@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from galscan.core.errors import InputError
 from galscan.synthesis.features import tidal
-from galscan.synthesis.features.light import add_light, sky_level
+from galscan.synthesis.features.light import add_light, galaxy_light, sky_level
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Donors, Hosts
 
@@ -38,10 +38,6 @@ ZOOM = (0.4, 1.4)  # range of the factor by which a donor is scaled: more would 
 TAILS = 0.6  # fraction of the pairs with tidal features
 INSIDE = 0.9  # of the half side of the image: the centre of a companion is not farther out
 BRIGHTENED = 3.0  # largest factor by which the light of a donor, and so its noise, is multiplied
-BRIGHT = 8.0  # times the noise: least brightness at the peak of a donor
-CUT_OFF = 0.15  # of its peak as displayed: with a brighter border of its image, a donor is cut off
-FADING = 0.07  # fraction of the side of its image, over which a donor fades out towards the border
-SOFT = 1.5  # pixels: standard deviation of the edge of a donor
 
 
 def prior(count: int, random: np.random.Generator) -> np.ndarray:
@@ -82,40 +78,6 @@ def describe(maps: np.ndarray) -> np.ndarray:
 def measure(images: np.ndarray, hosts: Hosts, stretch: Stretch, *, bands: str = "irg") -> tuple[np.ndarray, np.ndarray]:
     """Raise an `InputError`: companions are only injected."""
     raise InputError("the feature 'companion' cannot be measured on galaxies; remove 'measure' from the recipe's rule")
-
-
-def galaxy_light(image: np.ndarray, stretch: Stretch) -> np.ndarray | None:
-    """Cut out the galaxy in the middle of an image (S, S, 3): its flux above the sky, with a soft edge; 0 elsewhere.
-
-    The galaxy is the connected region above three times the noise that contains the brightest pixel near the middle.
-    Return None if it is too faint for a companion (`BRIGHT`), or cut off by the border of the image (`CUT_OFF`).
-    """
-    size = len(image)
-    edge = np.ones((size, size), bool)
-    edge[2:-2, 2:-2] = False
-    pixels = image.mean(2, dtype=np.float32)
-    level = float(np.median(pixels[edge]))
-    noise = max(1.48 * float(np.median(np.abs(pixels[edge] - level))), 1.0)
-    smooth = ndimage.gaussian_filter(pixels, 1.0) - level
-    middle = slice(size * 3 // 8, size - size * 3 // 8)
-    row, column = np.unravel_index(int(np.argmax(smooth[middle, middle])), smooth[middle, middle].shape)
-    peak = (row + middle.start, column + middle.start)
-    if smooth[peak] < BRIGHT * noise:
-        return None
-    labels, _ = ndimage.label(smooth > 3 * noise)
-    inside = labels == labels[peak]
-    if (edge & inside).any() and smooth[edge & inside].max() > CUT_OFF * smooth[peak]:
-        return None
-    flux = stretch.to_flux(image)
-    # The sky of each band is measured where there is no object.
-    empty = flux[edge & (labels == 0)] if (edge & (labels == 0)).any() else flux[edge]
-    soft = ndimage.gaussian_filter(ndimage.binary_dilation(inside, iterations=3).astype(np.float32), SOFT)
-    # Light of neighbours that the soft edge would include.
-    others = ndimage.gaussian_filter(ndimage.binary_dilation((labels > 0) & ~inside).astype(np.float32), 0.7)
-    soft = np.where(inside, 1, soft * (1 - others.clip(0, 1)))
-    line = (np.minimum(np.arange(size), np.arange(size)[::-1]) / (FADING * size)).clip(0, 1)
-    soft = soft * (line * line * (3 - 2 * line))[:, None] * (line * line * (3 - 2 * line))
-    return ((flux - np.median(empty, axis=0)) * soft[..., None]).astype(np.float32)
 
 
 def inject(
@@ -159,7 +121,7 @@ def inject(
         if cut is None:
             continue
         named = dict(zip(COLUMNS, maps[k, 0, 0].tolist(), strict=False))
-        light = _placed(cut, donors.geometry.select(np.array([k])), hosts, k, named, float(seeing[k]))
+        light = _placed(cut[0], donors.geometry.select(np.array([k])), hosts, k, named, float(seeing[k]))
         wanted = np.exp(named["log_ratio"]) * _brightness(images[k], hosts, k, stretch)
         factor = min(wanted / max(float(light.mean(2).sum()), 1e-9), BRIGHTENED)
         light *= factor

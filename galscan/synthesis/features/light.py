@@ -13,6 +13,10 @@ SKY_OVER_NOISE = 25.0
 VEIL = 40.0  # pixel values: brightness of the display, below which differences are less visible
 BRIGHTEST = 0.003  # fraction of the pixels, with the highest contrast, whose mean is the visibility
 UNCHANGED = 0.05  # added light in units of the noise, below which a pixel is left as it is
+BRIGHT = 8.0  # times the noise: least brightness at the peak of a donor
+CUT_OFF = 0.15  # of its peak as displayed: with a brighter border of its image, a donor is cut off
+FADING = 0.07  # fraction of the side of its image, over which a donor fades out towards the border
+SOFT = 1.5  # pixels: standard deviation of the edge of a donor
 
 
 def sky_level(flux: np.ndarray) -> np.ndarray:
@@ -69,3 +73,46 @@ def visibility(before: np.ndarray, after: np.ndarray) -> float:
     dark, bright = (ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (before, after))
     contrast = np.sort(((bright - dark) / (bright + VEIL)).ravel())
     return float(contrast[-max(1, round(BRIGHTEST * contrast.size)) :].mean().clip(0, 1))
+
+
+def galaxy_light(image: np.ndarray, stretch: Stretch) -> tuple[np.ndarray, np.ndarray] | None:
+    """Cut out the galaxy in the middle of an image (S, S, 3), with a soft edge.
+
+    The galaxy is the connected region above three times the noise that contains the brightest pixel near the middle.
+
+    Returns
+    -------
+    light : ndarray of float32, shape (S, S, 3)
+        Its flux above the sky; 0 elsewhere.
+    weight : ndarray of float32, shape (S, S)
+        By which the flux was multiplied: 1 on the galaxy, 0 elsewhere.
+
+    None if it is fainter than `BRIGHT`, or cut off by the border of the image (`CUT_OFF`).
+    """
+    size = len(image)
+    edge = np.ones((size, size), bool)
+    edge[2:-2, 2:-2] = False
+    pixels = image.mean(2, dtype=np.float32)
+    level = float(np.median(pixels[edge]))
+    noise = max(1.48 * float(np.median(np.abs(pixels[edge] - level))), 1.0)
+    smooth = ndimage.gaussian_filter(pixels, 1.0) - level
+    middle = slice(size * 3 // 8, size - size * 3 // 8)
+    row, column = np.unravel_index(int(np.argmax(smooth[middle, middle])), smooth[middle, middle].shape)
+    peak = (row + middle.start, column + middle.start)
+    if smooth[peak] < BRIGHT * noise:
+        return None
+    labels, _ = ndimage.label(smooth > 3 * noise)
+    inside = labels == labels[peak]
+    if (edge & inside).any() and smooth[edge & inside].max() > CUT_OFF * smooth[peak]:
+        return None
+    flux = stretch.to_flux(image)
+    # The sky of each band is measured where there is no object.
+    empty = flux[edge & (labels == 0)] if (edge & (labels == 0)).any() else flux[edge]
+    soft = ndimage.gaussian_filter(ndimage.binary_dilation(inside, iterations=3).astype(np.float32), SOFT)
+    # Light of neighbours that the soft edge would include.
+    others = ndimage.gaussian_filter(ndimage.binary_dilation((labels > 0) & ~inside).astype(np.float32), 0.7)
+    soft = np.where(inside, 1, soft * (1 - others.clip(0, 1)))
+    line = (np.minimum(np.arange(size), np.arange(size)[::-1]) / (FADING * size)).clip(0, 1)
+    soft = soft * (line * line * (3 - 2 * line))[:, None] * (line * line * (3 - 2 * line))
+    soft = soft.astype(np.float32)
+    return ((flux - np.median(empty, axis=0)) * soft[..., None]).astype(np.float32), soft

@@ -1,4 +1,4 @@
-"""Tidal features: tails, plumes and shells of faint light around a galaxy that was disturbed by another one.
+"""Tidal features: tails, plumes and shells of faint light around a galaxy, and warps of a galaxy, by an encounter.
 
 A map has up to three components of ten numbers (`COLUMNS`), in the frame of the host and in units of its half-light
 radius. Tails are bands of light along logarithmic spirals, which open more than spiral arms do and grow wider outwards;
@@ -6,7 +6,8 @@ most encounters make two, on opposite sides, of which one may be a bridge (Toomr
 are arcs with a sharp outer edge, where stars of a companion turn round (Quinn 1984, ApJ 279, 596). Plumes are broad
 fans. In images of SDSS fainter ones than those of `STRENGTH` are lost in the noise: surveys that found such features in
 one galaxy of five are 3 mag deeper (Atkinson et al. 2013, ApJ 765, 28). The light has the host's colour at its
-half-light radius or is bluer, as tails are made of the outer disk.
+half-light radius or is bluer, as tails are made of the outer disk. Warps displace the outer parts of the host itself:
+bent and lopsided disks are a frequent trace of an encounter (Zaritsky & Rix 1997, ApJ 477, 118).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from galscan.core.errors import InputError
-from galscan.synthesis.features.light import add_light, sky_level
+from galscan.synthesis.features.light import FADING, add_light, border_noise, galaxy_light, sky_level
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
@@ -27,10 +28,11 @@ LEAST_DEPTH = 0.16
 DONORS = False
 COMPONENTS = 3  # at most, of one galaxy; those of strength 0 are unused
 COLUMNS = (
-    "strength",  # surface brightness over that of the host at its half-light radius
-    "kind",  # TAIL, SHELL or PLUME
-    "angle",  # of the beginning of a tail, or the middle of a shell or plume, to the host's major axis, radians
-    "pitch",  # of the spiral, radians; negative where it turns the other way
+    "strength",  # surface brightness over that of the host at its half-light radius; of a warp its displacement
+    "kind",  # TAIL, SHELL, PLUME or WARP
+    "angle",  # of the beginning of a tail, the middle of a shell or plume, the direction of a warp, to the host's major
+    # axis, radians
+    "pitch",  # of the spiral, radians; negative where it turns the other way, and where a warp is symmetric
     "start",  # radius of the beginning of a tail, of the circle with the area of the isophote
     "length",  # of a tail along its spiral
     "width",  # standard deviation across a tail in its middle; of shells and plumes the extent in radius
@@ -38,11 +40,13 @@ COLUMNS = (
     "ratio",  # axis ratio of the plane of the tail on the sky
     "lean",  # angle of the major axis of that plane to the host's, radians
 )
-TAIL, SHELL, PLUME = range(3)
+TAIL, SHELL, PLUME, WARP = range(4)
 # The half-light radius is that of the image as displayed, 1.3 to 2.2 times that of the flux, where galaxies are 2 to 6
 # times fainter; so these are 1 to 15 % of the surface brightness at the half-light radius of the flux.
 STRENGTH = (0.06, 0.7)
 STRONGEST = 1.2  # of deepened features
+DISPLACEMENT = (0.12, 0.45)  # of the prior, in half-light radii at two of these
+WARPED = 0.5  # of warps, beyond which the image would be folded
 POINTS = 64  # along a tail, at which its distance from a pixel is computed
 
 
@@ -50,16 +54,17 @@ def prior(count: int, random: np.random.Generator) -> np.ndarray:
     """Sample tidal features, float32, shape (count, 1, COMPONENTS, len(COLUMNS)).
 
     Two in three galaxies have tails, mostly two on opposite sides that turn the same way; the others a shell or a
-    plume, with or without a tail.
+    plume, with or without a tail. Half are warped.
     """
     shape = (count, COMPONENTS)
     strength = np.exp(random.uniform(*np.log(STRENGTH), shape))
-    number = random.choice([1, 2, 3], count, p=[0.35, 0.5, 0.15])
-    strength[np.arange(COMPONENTS) >= number[:, None]] = 0
     kind = np.full(shape, TAIL)
+    kind[:, 2] = random.choice([TAIL, SHELL, PLUME, WARP], count, p=[0.07, 0.05, 0.05, 0.83])
+    strength[kind == WARP] = random.uniform(*DISPLACEMENT, (kind == WARP).sum())
+    used = np.stack([np.ones(count), random.random(count) < 0.65, random.random(count) < 0.6], 1)
+    strength *= used
     other = random.random(count) < 1 / 3
     kind[other, 0] = random.choice([SHELL, PLUME], other.sum())
-    kind[:, 2] = random.choice([TAIL, SHELL, PLUME], count)
     angle = random.uniform(0, 2 * np.pi, shape)
     pitch = np.radians(random.uniform(20, 65, shape))
     turn = random.choice([-1, 1], count)[:, None]
@@ -142,7 +147,7 @@ def tidal_light(
     light = np.zeros_like(flux)
     for component in components.reshape(-1, len(COLUMNS)):
         named = dict(zip(COLUMNS, component.tolist(), strict=True))
-        if named["strength"] <= 0:
+        if named["strength"] <= 0 or named["kind"] == WARP:
             continue
         # A tail begins at the isophote, not far above an edge-on disk: the radius of the ellipse in its direction.
         along, across = np.cos(named["angle"]) * np.sqrt(ratio), np.sin(named["angle"]) / np.sqrt(ratio)
@@ -151,7 +156,40 @@ def tidal_light(
         profile = _profile(named, u, v) * np.exp(0.35 * clumps / clumps.std())
         tilt = np.array([1 - named["blue"] / 2, 1, 1 + named["blue"] / 2], np.float32)
         light += named["strength"] * profile[..., None].astype(np.float32) * level * tilt
-    return ndimage.gaussian_filter(light, (seeing, seeing, 0))
+    light = ndimage.gaussian_filter(light, (seeing, seeing, 0))
+    for component in components.reshape(-1, len(COLUMNS)):
+        named = dict(zip(COLUMNS, component.tolist(), strict=True))
+        if named["strength"] > 0 and named["kind"] == WARP:
+            light += _displaced(image, named, hosts, k, stretch, random)
+    return light
+
+
+def _displaced(
+    image: np.ndarray, named: dict[str, float], hosts: Hosts, k: int, stretch: Stretch, random: np.random.Generator
+) -> np.ndarray:
+    """Return the flux of a warped host minus that of the host: 0 if it reaches the border of its image.
+
+    The displacement in a fixed direction is ``strength`` at two half-light radii, and grows with the square of the
+    radius at first. It has the same sign on both sides (lopsided or U-shaped) or, for an S-shape, opposite ones.
+    """
+    cut = galaxy_light(image, stretch)
+    rim = np.ones(image.shape[:2], bool)
+    rim[(margin := round(FADING * len(image))) : -margin, margin:-margin] = False
+    if cut is None or (cut[1][rim] > 0.1).any():
+        return np.zeros(image.shape, np.float32)
+    u, v = (axis / np.float32(hosts.radius[k]) for axis in hosts.frame(k, len(image)))
+    squared = u * u + v * v
+    amount = min(named["strength"], WARPED) * (squared / 4) * (1 + 4 / 9) / (1 + squared / 9) * hosts.radius[k]
+    # An S-shape displaces the two ends of the major axis in opposite directions, across it.
+    amount = amount * (1 if named["pitch"] < 0 else u / np.sqrt(squared + 0.01))
+    angle = hosts.angle[k] + (named["angle"] if named["pitch"] < 0 else np.pi / 2)
+    row, column = np.indices(u.shape, np.float32)
+    where = [row - amount * np.sin(angle), column - amount * np.cos(angle)]
+    planes = [*np.moveaxis(cut[0], -1, 0), cut[1]]
+    *moved, covered = (ndimage.map_coordinates(plane, where, order=1, cval=0.0) for plane in planes)
+    # Where the galaxy was and is no longer, the noise of the sky is missing.
+    bare = np.sqrt((cut[1] - covered).clip(0))[..., None] * border_noise(image, stretch)
+    return np.stack(moved, -1) - cut[0] + (bare * random.standard_normal(image.shape)).astype(np.float32)
 
 
 def _profile(named: dict[str, float], u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galscan.synthesis.features.light import SKY_OVER_NOISE, add_light, border_noise, sky_level, visibility
+from galscan.synthesis.features.light import (
+    SKY_OVER_NOISE,
+    add_light,
+    border_noise,
+    galaxy_light,
+    sky_level,
+    visibility,
+)
 from galscan.synthesis.flux import Stretch
 from tests.synthesis.features.test_dust_lane import STRETCH, galaxies
+from tests.synthesis.test_hosts import sersic
 
 SIZE = 64
 
@@ -81,3 +89,26 @@ def test_more_light_is_more_visible_and_less_so_on_a_bright_galaxy(flux, more, l
 
     assert 0 <= seen(level, flux) < seen(level, flux + more) < 1
     assert seen(level + brighter, flux + more) < seen(level, flux + more)
+
+
+def disk(radius: float, *, x: float = 0, brightness: float = 0.6, noise: float = 0) -> np.ndarray:
+    """Return the image of a galaxy, `x` pixels off the middle."""
+    flux = brightness * sersic(96, radius, x=x, n=1.0)[..., None] * np.array([0.9, 0.7, 0.5]) + 0.006
+    pixels = STRETCH.to_pixels(flux) + np.random.default_rng(5).normal(0, noise, flux.shape)
+    return np.rint(pixels.clip(0, 255)).astype(np.uint8)
+
+
+def cut_out(image: np.ndarray) -> np.ndarray:
+    light, weight = galaxy_light(image, STRETCH)
+    assert weight.min() == 0 and weight.max() == 1 and (light[weight == 0] == 0).all()
+    return light
+
+
+def test_only_the_galaxy_in_the_middle_is_cut_out():
+    alone, pair = disk(6), np.maximum(disk(6), disk(2.5, x=36, brightness=0.3))
+    found, expected = cut_out(pair), cut_out(alone)
+    assert np.abs(found[:, 80:]).sum() < 0.02 * np.abs(found).sum()
+    np.testing.assert_allclose(found[:, 20:70], expected[:, 20:70], atol=2e-3)
+    assert (found[:4] == 0).all() and (found[-4:] == 0).all()  # down to nothing at the border
+    steps = np.abs(np.diff(cut_out(disk(6, noise=2)).mean(2), axis=1))
+    assert steps[:, 80:].max() < 0.01  # no edge

@@ -7,7 +7,7 @@ import pytest
 
 from galscan.core.errors import InputError
 from galscan.synthesis.features import tidal
-from galscan.synthesis.features.tidal import COLUMNS, COMPONENTS, PLUME, SHELL, STRENGTH, STRONGEST, TAIL
+from galscan.synthesis.features.tidal import COLUMNS, COMPONENTS, PLUME, SHELL, STRENGTH, STRONGEST, TAIL, WARP
 from galscan.synthesis.hosts import Hosts, measure_hosts
 from tests.synthesis.features.test_dust_lane import STRETCH, galaxies, hosts
 
@@ -43,9 +43,10 @@ def test_the_prior_has_tails_shells_and_plumes_of_all_strengths():
     assert maps.shape == (400, 1, COMPONENTS, len(COLUMNS)) and maps.dtype == np.float32
     named = dict(zip(COLUMNS, np.moveaxis(maps[:, 0], -1, 0), strict=True))
     used = named["strength"] > 0
-    assert used[:, 0].all() and 0.4 < used[:, 1].mean() < 0.9 and 0.05 < used[:, 2].mean() < 0.3
+    assert used[:, 0].all() and 0.5 < used[:, 1].mean() < 0.8 and 0.5 < used[:, 2].mean() < 0.7
     assert (named["strength"][used] >= STRENGTH[0] - 1e-6).all() and (named["strength"] <= STRENGTH[1] + 1e-6).all()
-    assert set(np.unique(named["kind"])) == {TAIL, SHELL, PLUME} and 0.5 < (named["kind"][:, 0] == TAIL).mean() < 0.8
+    assert set(np.unique(named["kind"])) == {TAIL, SHELL, PLUME, WARP}
+    assert 0.5 < (named["kind"][:, 0] == TAIL).mean() < 0.8 and (named["kind"][:, :2] != WARP).all()
     apart = np.cos(named["angle"][:, 1] - named["angle"][:, 0])
     assert (apart < -0.5).mean() > 0.9  # on opposite sides
     assert (np.sign(named["pitch"]) == np.sign(named["pitch"][:, :1])).all()
@@ -99,6 +100,31 @@ def test_a_shell_ends_sharply_outside_and_a_plume_does_not():
     rise, fall = np.diff(shell).max(), -np.diff(shell).min()
     assert np.argmax(shell) == pytest.approx(20, abs=2.5) and fall > 1.7 * rise
     assert -np.diff(plume).min() < 2 * np.diff(plume).max() and np.argmax(plume) == pytest.approx(15, abs=3)
+
+
+@pytest.mark.parametrize("pitch", [0.6, -0.6])
+def test_a_warp_moves_the_outer_parts_and_keeps_their_light(pitch):
+    image = galaxies(1, noise=0, seed=4)[0]
+    where = measure_hosts(image[None])
+    moved = light(where, one(kind=WARP, strength=0.4, pitch=pitch, angle=np.pi / 2), image)
+    flux = STRETCH.to_flux(image)
+    host = flux - np.median(flux[:2], axis=(0, 1))
+    assert np.abs(moved).sum() > 0.1 * host.sum()
+    assert abs(float(moved.sum())) < 0.05 * host.sum()
+    u, v = (axis / where.radius[0] for axis in where.frame(0, SIZE))
+    near = np.hypot(u, v) < 0.3
+    assert np.abs(moved[near]).max() < 0.15 * host.max()
+    after = (host + moved).mean(2).clip(0)
+    far = np.abs(u) > 1.2
+    right, left = (np.average(v[side & far], weights=after[side & far]) for side in (u > 0, u < 0))
+    # S-shaped, or to the same side
+    assert right > 0.1 and (left < -0.1 if pitch > 0 else left > 0.1)
+
+
+def test_a_host_that_reaches_the_border_is_not_warped():
+    image = galaxies(1, size=48, noise=0)[0]
+    where = hosts(1, size=48, radius=6)
+    assert (light(where, one(kind=WARP), np.pad(image[12:36, 12:36], ((0, 0), (0, 0), (0, 0)))) == 0).all()
 
 
 def test_the_light_has_the_colour_of_the_host_or_is_bluer():
