@@ -56,11 +56,12 @@ def add_light(
         See `visibility`.
     """
     noise = border_noise(image, stretch)
+    changed = np.abs(light).max(-1, keepdims=True) > max(UNCHANGED * float(noise.mean()), 1e-7)
+    if not changed.any():
+        return image.copy(), 0.0
     flux = stretch.to_flux(image)
     photons = np.sqrt(light.clip(0) * noise / SKY_OVER_NOISE * (1 - noisy)) * random.standard_normal(light.shape)
     after = np.rint(stretch.to_pixels(flux + light + photons))
-    least = max(UNCHANGED * float(noise.mean()), 1e-7)
-    changed = np.abs(light).max(-1, keepdims=True) > least
     return np.where(changed, after, image).astype(np.uint8), visibility(image, stretch.to_pixels(flux + light))
 
 
@@ -78,7 +79,8 @@ def visibility(before: np.ndarray, after: np.ndarray) -> float:
 def galaxy_light(image: np.ndarray, stretch: Stretch) -> tuple[np.ndarray, np.ndarray] | None:
     """Cut out the galaxy in the middle of an image (S, S, 3), with a soft edge.
 
-    The galaxy is the connected region above three times the noise that contains the brightest pixel near the middle.
+    The galaxy is the connected region above three times the noise, or a tenth of its peak, that contains the brightest
+    pixel near the middle.
 
     Returns
     -------
@@ -93,15 +95,16 @@ def galaxy_light(image: np.ndarray, stretch: Stretch) -> tuple[np.ndarray, np.nd
     edge = np.ones((size, size), bool)
     edge[2:-2, 2:-2] = False
     pixels = image.mean(2, dtype=np.float32)
-    level = float(np.median(pixels[edge]))
-    noise = max(1.48 * float(np.median(np.abs(pixels[edge] - level))), 1.0)
+    level = float(np.percentile(pixels[edge], 25))  # a low percentile, as the galaxy may reach the border
+    noise = max(1.48 * float(np.median(np.abs(pixels[edge] - np.median(pixels[edge])))), 1.0)
     smooth = ndimage.gaussian_filter(pixels, 1.0) - level
     middle = slice(size * 3 // 8, size - size * 3 // 8)
     row, column = np.unravel_index(int(np.argmax(smooth[middle, middle])), smooth[middle, middle].shape)
     peak = (row + middle.start, column + middle.start)
     if smooth[peak] < BRIGHT * noise:
         return None
-    labels, _ = ndimage.label(smooth > 3 * noise)
+    # The scatter of the border is more than noise where the galaxy reaches it.
+    labels, _ = ndimage.label(smooth > min(3 * noise, 0.1 * smooth[peak]))
     inside = labels == labels[peak]
     if (edge & inside).any() and smooth[edge & inside].max() > CUT_OFF * smooth[peak]:
         return None

@@ -64,7 +64,7 @@ def test_light_brings_the_noise_of_its_photons(noisy):
     noise = border_noise(image, STRETCH)
     flux = STRETCH.to_flux(after) - STRETCH.to_flux(image)
     expected = np.sqrt(light[30, 30] * noise / SKY_OVER_NOISE * (1 - noisy))
-    rounding = 0.0015  # of pixel values, in flux
+    rounding = 0.0004  # of pixel values, in flux
     np.testing.assert_allclose(flux[20:44, 20:44].std((0, 1)), np.hypot(expected, rounding), rtol=0.25)
     again = add(image, light, noisy=noisy)[0]
     np.testing.assert_array_equal(again, after)
@@ -80,8 +80,8 @@ def test_noise_and_sky_are_measured_beside_the_galaxy():
     assert (border_noise(sky(), STRETCH) == 0).all()
 
 
-@given(flux=st.floats(0, 0.5), more=st.floats(0.01, 0.5), level=st.integers(0, 120), brighter=st.integers(20, 100))
-@settings(max_examples=30)
+@given(flux=st.floats(0, 0.2), more=st.floats(0.01, 0.2), level=st.integers(0, 100), brighter=st.integers(20, 100))
+@settings(max_examples=12, deadline=None)
 def test_more_light_is_more_visible_and_less_so_on_a_bright_galaxy(flux, more, level, brighter):
     def seen(on: int, added: float) -> float:
         image = sky(level=on)
