@@ -123,9 +123,8 @@ def test_a_warp_moves_the_outer_parts_and_keeps_their_light(pitch):
 
 
 def test_a_host_that_reaches_the_border_is_not_warped():
-    assert (light(hosts(1), one(kind=WARP), disk(20)) == 0).all() and (
-        light(hosts(1), one(kind=WARP), disk(6)) != 0
-    ).any()
+    large, small = (light(hosts(1), one(kind=WARP), disk(radius)) for radius in (20, 6))
+    assert (large == 0).all() and (small != 0).any()
 
 
 def test_the_light_has_the_colour_of_the_host_or_is_bluer():
