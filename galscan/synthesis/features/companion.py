@@ -46,9 +46,10 @@ def prior(count: int, random: np.random.Generator) -> np.ndarray:
     Distances and brightness ratios are uniform in their logarithms, orientations random.
     """
     angle = random.uniform(0, 2 * np.pi, count)
+    distance, ratio = (random.uniform(np.log(low), np.log(high), count) for low, high in (DISTANCE, RATIO))
     columns = [
-        np.exp(random.uniform(*np.log(DISTANCE), count)), angle, random.uniform(*np.log(RATIO), count),
-        random.uniform(*SCALE, count), random.uniform(0, 2 * np.pi, count), random.integers(2, size=count),
+        np.exp(distance), angle, ratio, random.uniform(*SCALE, count), random.uniform(0, 2 * np.pi, count),
+        random.integers(2, size=count),
     ]  # fmt: skip
     maps = np.zeros((count, 1, 1 + tidal.COMPONENTS, len(tidal.COLUMNS)), np.float32)
     maps[:, 0, 0, : len(COLUMNS)] = np.stack(columns, 1)

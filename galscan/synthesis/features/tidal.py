@@ -57,7 +57,7 @@ def prior(count: int, random: np.random.Generator) -> np.ndarray:
     plume, with or without a tail. Half are warped.
     """
     shape = (count, COMPONENTS)
-    strength = np.exp(random.uniform(*np.log(STRENGTH), shape))
+    strength = np.exp(random.uniform(np.log(STRENGTH[0]), np.log(STRENGTH[1]), shape))
     kind = np.full(shape, TAIL)
     kind[:, 2] = random.choice([TAIL, SHELL, PLUME, WARP], count, p=[0.07, 0.05, 0.05, 0.83])
     strength[kind == WARP] = random.uniform(*DISPLACEMENT, (kind == WARP).sum())
