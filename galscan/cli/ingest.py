@@ -36,7 +36,9 @@ def ingest(
     ] = None,
     frame: Annotated[float | None, option("Width of a cutout in units of the object's radius; services: 8.48.")] = None,
     pixel_scale: Annotated[float | None, option("Instead of --frame: the same arcsec per pixel for all.")] = None,
-    bands: Annotated[str | None, option("Bands of frames, from blue to red: gri, or f606w,f814w.")] = None,
+    bands: Annotated[
+        str | None, option("Bands of FITS images or frames, from blue to red: gri, or f606w,f814w.")
+    ] = None,
     layer: Annotated[str | None, option("Layer, or HiPS, e.g. CDS/P/DSS2/color.")] = None,
     contact: Contact = None,
     cache: Annotated[bool, option("Cache responses of services.")] = True,

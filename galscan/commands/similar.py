@@ -28,8 +28,9 @@ from galscan.scanning.run_info import FORMAT, RunInfo, claim
 from galscan.store import identity
 from galscan.store.layout import Store, read_images
 from galscan.surveys.base import Cutout, Failed
+from galscan.surveys.file_names import is_fits, is_image
 from galscan.surveys.files import images as pixels
-from galscan.surveys.files.path_matching import is_fits, is_image
+from galscan.surveys.files.planes import read_planes
 from galscan.surveys.resampling import resample
 
 SHEET, EXAMPLES = 48, 8  # images on the contact sheet, and the maximum number of examples among them
@@ -177,7 +178,7 @@ def _read(path: Path, size: int, stores: Mapping[str, Store]) -> np.ndarray:
 
 def _rendering(path: Path, stores: Mapping[str, Store]) -> pixels.Rendering | None:
     try:
-        planes = pixels.read_planes([path])[0]
+        planes = read_planes([path])[0]
     except Exception:  # astropy raises many kinds; the error is reported when the file is read
         return None
     for store in stores.values():

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from galscan.surveys.subsets import stored_rendering, take
 
 SURVEYS = ("local", "frames", "simulated")
 OPTIONS = {
-    "local": ("path", "catalog", "labels", "columns", "size", "format"),
+    "local": ("path", "catalog", "labels", "columns", "size", "format", "bands"),
     "frames": ("path", "catalog", "labels", "columns", "size", "frame", "pixel_scale", "bands"),
     "simulated": ("labels", "size", "count", "seed", "rare_fraction", "labelled"),
     "service": (
@@ -83,6 +84,8 @@ def ingest(
         Of a local survey: format of the files, by default detected; see `galscan.surveys.files.formats`.
     catalog, labels, columns, frame, pixel_scale, layer
         Of a service: see `galscan.surveys.services.cutouts.ServiceSurvey`.
+    bands
+        Of a local survey of FITS images: the bands to use, and their names in file names.
     path, catalog, labels, columns, frame, pixel_scale, bands
         Of frames: see `galscan.surveys.mosaics.frames.FramesSurvey`.
     catalog, labels, columns, frame, pixel_scale
@@ -126,7 +129,7 @@ def ingest(
     Raises
     ------
     InputError
-        If an argument cannot be used; the message names the remedy.
+        If an argument cannot be used, or no object has a usable image; the message names the remedy.
     ServiceUnavailableError
         If a service's circuit breaker is open. Downloads are kept; the same call resumes.
     StorageError
@@ -177,6 +180,7 @@ def ingest(
         for content in ("responses", "frames"):
             shutil.rmtree(_download_folder(target, content), ignore_errors=True)
         write_manifest(store, target.with_suffix(".manifest.parquet"))
+    _refuse_empty(store)
     return store
 
 
@@ -315,9 +319,19 @@ def _summary(store: Store, source: Any, present: bool, kind: str) -> None:
         if result["failed"]:
             most_common = result["failures"][0]
             _log(f"warning: {most_common['objects']:,} failed with '{most_common['reason']}'; use --retry-failed")
-        if not result["stored"]:
-            _log("warning: no image was stored; check that the survey covers these objects, and its URL")
     _log_warnings(source)
+
+
+def _refuse_empty(store: Store) -> None:
+    """Raise `InputError` if no object has a usable image."""
+    result = outcomes(store)
+    if result["stored"] or not store.count:
+        return
+    reasons = Counter(message for *_, message in result["details"]).most_common(1)
+    raise InputError(
+        f"{store.path}: none of {store.count:,} objects has a usable image, the most frequent reason is "
+        f"'{reasons[0][0]}'; mend the images or choose others, remove this store and ingest again"
+    )
 
 
 def _log_warnings(source: Any) -> None:

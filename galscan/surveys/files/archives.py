@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from galscan.core.errors import InputError
-from galscan.surveys.files.images import FileInMemory
-from galscan.surveys.files.path_matching import is_image
+from galscan.surveys.file_names import is_image
+from galscan.surveys.files.planes import FileInMemory
 
 LARGEST = 300_000_000  # bytes of one image: the maximum number of pixels that are decoded, as floats
 

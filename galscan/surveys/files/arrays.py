@@ -11,7 +11,7 @@ import numpy as np
 
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.files.base import FRAMES
-from galscan.surveys.files.images import Rendering, failure, from_pixels, from_planes, measure, readable
+from galscan.surveys.files.images import Rendering, check_bands, failure, from_pixels, from_planes, measure, readable
 from galscan.surveys.files.packed import PackedSurvey
 
 # Pixels of one object: an RGB image (uint8, height x width x 3, row 0 at the top), planes by band (row 0 at the bottom,
@@ -81,7 +81,8 @@ class ArraySurvey(PackedSurvey):
         if sample and all(Stretched.is_stretched(plane) for planes in sample for plane in planes.values()):
             self.notes.append("all pixels are within 0 to 1: no stretch is applied")
             return Stretched()
-        return measure(sample, [])
+        check_bands(self.bands, (band for planes in sample for band in planes))
+        return measure(sample, self.bands)
 
 
 def as_picture(image: np.ndarray) -> Pixels:

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from galscan.core.errors import NotFoundError
+from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import file_digest
 from galscan.surveys import tables
 from galscan.surveys.catalog import CatalogSurvey, check_roles
+from galscan.surveys.file_names import band_of, parse_bands
+from galscan.surveys.files.images import WHITE, Rendering
 from galscan.surveys.sizes import DEFAULT_SIZE, check_size
 
 CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
@@ -39,6 +41,8 @@ class FileSurvey(CatalogSurvey, ABC):
         Column for each role (``id file ra dec pixel_scale``) that does not have a usual name.
     name : str, optional
         Name of the survey; default: that of the folder.
+    bands : str, optional
+        Bands of FITS images that are used: ``"gri"``, or their names from blue to red: ``"f435w,f606w,f814w"``.
 
     Raises
     ------
@@ -59,8 +63,11 @@ class FileSurvey(CatalogSurvey, ABC):
         size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
         name: str | None = None,
+        *,
+        bands: str | None = None,
     ):
         check_roles(columns or {}, self.roles)
+        self.bands = [band_of(b) or b.lower() for b in parse_bands(bands)]
         check_size(size)
         self.root = Path(path).expanduser().absolute()
         if not self.root.exists():
@@ -74,7 +81,12 @@ class FileSurvey(CatalogSurvey, ABC):
         # Names and sizes detect changes without reading the files.
         listed = "\n".join(f"{size} {file}" for file, size in sizes.items())
         self._files_digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        self.white = WHITE
         self.rendering = self._calibrate()
+        if self.white < WHITE:
+            self.notes.append(f"the 16-bit images reach {self.white:,}: this is white")
+        if self.bands and not isinstance(self.rendering, Rendering):
+            raise InputError(f"--bands {bands}: the images of {path} have no bands to choose from; leave it out")
         self._close()
 
     def _close(self) -> None:
@@ -86,7 +98,10 @@ class FileSurvey(CatalogSurvey, ABC):
 
     @abstractmethod
     def _calibrate(self) -> Any:
-        """Return the rendering of planes, an object with `describe`; None if all objects are RGB images."""
+        """Return the rendering of planes, an object with `describe`; None if all objects are RGB images.
+
+        Sets `white` if the objects are 16-bit images of fewer bits.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return provenance: files, catalog and rendering."""
@@ -103,7 +118,7 @@ class FileSurvey(CatalogSurvey, ABC):
             "resize": "hamming, bilinear when enlarging",
             "labels": list(self._schemas),
             "rendering": self.rendering.describe() if self.rendering else None,
-        }
+        } | ({"white": self.white} if self.white < WHITE else {})
 
 
 def find_catalog(folder: Path) -> Path | None:

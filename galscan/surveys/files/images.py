@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,21 +11,18 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from galscan.core.errors import InputError, nearest
 from galscan.surveys.base import Cutout, Failed, Flag, Outcome
-from galscan.surveys.files.path_matching import BANDS, is_fits, split_band
+from galscan.surveys.file_names import is_fits, wavelength
+from galscan.surveys.files.planes import MAX_PIXELS, FileInMemory, centre_scale, read_planes
 from galscan.surveys.resampling import shrink
 
-MAX_PIXELS = 64_000_000  # of one file, against decompression bombs
+WHITE = 65535  # brightest value of a 16-bit image
+DARK = 15  # high byte of 16-bit colours: pixels of 12 bits are not brighter
+SAMPLE = 32  # images on which the depth is measured
+DEPTHS = (255, 1023, 4095, 16_383, WHITE)  # of 8 to 16 bits, as cameras and converters write them to 16 bits
 STRETCH = 8.0  # renders SDSS frames about as bright as SDSS JPEG images
 SDSS_TINT = (1.15, 1.0, 0.85)  # mean red, green, blue of galaxies in SDSS gri JPEGs, relative
-
-
-class FileInMemory(io.BytesIO):
-    """A file in memory, from an archive or a service; its name may contain the band."""
-
-    def __init__(self, data: bytes, name: str):
-        super().__init__(data)
-        self.name = name
 
 
 Source = TypeVar("Source")
@@ -53,20 +48,27 @@ def failure(error: Exception, path: Path | FileInMemory | None = None) -> Failed
 
 
 def read_image(
-    load: Callable[[], Sequence[Path | FileInMemory]], size: int, pixel_scale: float, rendering: Rendering | None
-) -> Outcome:
-    """Read one JPEG or PNG, or one FITS file per band, which `load` returns. Errors are outcomes."""
+    load: Callable[[], Sequence[Path | FileInMemory]], size: int, pixel_scale: float, rendering: Rendering | None, *,
+    bands: Sequence[str] | None = None, white: int = WHITE,
+) -> Outcome:  # fmt: skip
+    """Read one JPEG or PNG, or the FITS files of an object, which `load` returns. Errors are outcomes.
+
+    `bands` are those of the FITS files (`galscan.surveys.files.planes.read_planes`), `white` that of `read_picture`.
+    """
     try:
         files = load()
     except Exception as error:
         return failure(error)
     if is_fits(files[0].name):
-        return read_fits(files, size, pixel_scale, rendering)
-    return read_picture(files[0], size, pixel_scale)
+        return read_fits(files, size, pixel_scale, rendering, bands)
+    return read_picture(files[0], size, pixel_scale, white)
 
 
-def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Outcome:
-    """Read a JPEG or PNG. EXIF orientation is ignored: it has no meaning for images of the sky."""
+def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float, white: int = WHITE) -> Outcome:
+    """Read a JPEG or PNG. EXIF orientation is ignored: it has no meaning for images of the sky.
+
+    `white` is the brightest value of 16-bit grey images: less than 65,535 if they have fewer bits.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -79,15 +81,41 @@ def read_picture(path: Path | FileInMemory, size: int, pixel_scale: float) -> Ou
                     return Failed(f"{height} x {width} pixels, not square", Flag.WRONG_SHAPE)
                 if size * 4 <= width:
                     image.draft("RGB", (size * 2, size * 2))  # libjpeg decodes at lower resolution, which is faster
+                wide = any(";16" in str(tile[3]) for tile in image.tile)
                 image.load()
                 rgb: Image.Image = image
                 if image.mode.startswith("I"):  # 16-bit grey: keep the high byte rather than clip
-                    high = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
-                    rgb = Image.fromarray(high.astype(np.uint8))
+                    values = np.asarray(image).astype(np.int64).clip(0, WHITE)
+                    if (brightest := values.max()) > white:
+                        return Failed(f"a pixel of {brightest}, where others of the survey reach {white}; use 8 bits")
+                    rgb = Image.fromarray((values * 255 // white).astype(np.uint8))
                 rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
     except Exception as error:
         return failure(error, path)
+    if wide and not image.mode.startswith("I") and 0 < max(high for _, high in _extrema(rgb)) <= DARK:
+        return Failed("16-bit colours of which at most 12 bits are used; convert the images to 8 bits")
     return _usable(rgb, size, pixel_scale, source=width)
+
+
+def _extrema(rgb: Image.Image) -> list[tuple[float, float]]:
+    return [band.getextrema() for band in rgb.split()]  # type: ignore[misc]
+
+
+def white_of(pictures: Sequence[Source], load: Callable[[Source], Path | FileInMemory]) -> int:
+    """Return the brightest value that the 16-bit grey images of a survey may have, measured on some of them.
+
+    Images of 10 or 12 bits in 16 would be nearly black.
+    """
+    brightest = 0
+    for k in np.unique(np.linspace(0, len(pictures) - 1, SAMPLE).round().astype(int)) if pictures else ():
+        try:
+            with Image.open(load(pictures[k]), formats=("JPEG", "PNG")) as image:
+                if not image.mode.startswith("I") or image.width * image.height > MAX_PIXELS:
+                    continue
+                brightest = max(brightest, int(np.asarray(image).max()))
+        except Exception:  # a broken image fails later, with a reason
+            continue
+    return next(depth for depth in DEPTHS if brightest <= depth) if brightest else WHITE
 
 
 def from_pixels(pixels: np.ndarray, size: int, pixel_scale: float) -> Outcome:
@@ -99,7 +127,7 @@ def from_pixels(pixels: np.ndarray, size: int, pixel_scale: float) -> Outcome:
 
 
 def _usable(rgb: Image.Image, size: int, pixel_scale: float, *, source: int) -> Outcome:
-    if all(band.getextrema()[0] == band.getextrema()[1] for band in rgb.split()):
+    if all(low == high for low, high in _extrema(rgb)):
         return Failed("all pixels are equal", Flag.BLANK)
     return fit(rgb, size, pixel_scale, source=source)
 
@@ -189,61 +217,19 @@ def choose_bands(bands: Sequence[str]) -> tuple[str, str, str]:
     return bands[-1], bands[len(bands) // 2], bands[0]
 
 
-def read_planes(paths: Sequence[Path | FileInMemory]) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """Read the bands of one object: planes by band, and the FITS headers of the files.
-
-    One file with several planes, or one file per band. Planes of a file without band names are called 0, 1, 2: blue to
-    red, as in the cutouts of the Legacy Surveys.
-
-    Raises `ValueError` if a file has no image, or a too large one. Astropy raises other errors for broken files.
-    """
-    from astropy.io import fits
-
-    planes: dict[str, np.ndarray] = {}
-    headers = []
-    for path in paths:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old keywords, fixed by astropy as it reads
-            with fits.open(path, memmap=False) as hdus:
-                hdu = next((h for h in hdus if h.is_image and len(h.shape) in (2, 3)), None)
-                if hdu is None:
-                    raise ValueError(f"{path.name} has no image")
-                if np.prod(hdu.shape, dtype=float) > MAX_PIXELS:
-                    raise ValueError(f"{path.name} has {hdu.shape} pixels, at most {MAX_PIXELS:,} are allowed")
-                data, header = np.asarray(hdu.data, dtype=np.float32), hdu.header
-        headers.append(header)
-        if data.ndim == 2:
-            planes[split_band(path.name)[1] or "0"] = data
-        else:
-            named = str(header.get("BANDS", "")).strip()
-            names = named if len(named) == len(data) else [str(i) for i in range(len(data))]
-            planes |= dict(zip(names, data, strict=True))
-    return planes, headers
-
-
-def read_centre(path: Path | FileInMemory) -> tuple[float, float]:
-    """Return the position (ICRS, deg) of the centre of a FITS image. Raises any error if there is none."""
-    planes, headers = read_planes([path])
-    height, width = next(iter(planes.values())).shape
-    position = _celestial_wcs(headers).pixel_to_world((width - 1) / 2, (height - 1) / 2).icrs
-    return float(position.ra.deg), float(position.dec.deg)
-
-
-def _celestial_wcs(headers: Iterable[Any]) -> Any:
-    """Return the WCS of the first header with celestial coordinates; None if there is none."""
-    from astropy.wcs import WCS
-
-    for header in headers:
-        # wcslib raises many types of errors.
-        with suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if (wcs := WCS(header, naxis=2)).has_celestial:
-                return wcs
-    return None
+def check_bands(bands: Sequence[str], found: Iterable[str]) -> None:
+    """Raise `InputError` if one of `bands`, those of the option --bands, was found in no image of a survey."""
+    present = set(found)
+    for band in bands:
+        if band not in present:
+            raise InputError(f"no image has band '{band}'{nearest(band, present)}; choose others with --bands")
 
 
 def measure(objects: Iterable[Mapping[str, np.ndarray]], bands: Sequence[str]) -> Rendering | None:
-    """Measure the rendering (sky, noise, colour) on planes by band. None if no plane has noise."""
+    """Measure the rendering (sky, noise, colour) on planes by band. None if no plane has noise.
+
+    `bands` are those to use, from blue to red; by default all.
+    """
     frames: list[dict[str, np.ndarray]] = []  # sky-subtracted good pixels by band
     sky: dict[str, list[float]] = {}
     noise: dict[str, list[float]] = {}
@@ -257,7 +243,7 @@ def measure(objects: Iterable[Mapping[str, np.ndarray]], bands: Sequence[str]) -
                 noise.setdefault(band, []).append(sigma)
                 frame[band] = np.where(good, plane - middle, 0.0)
         frames.append(frame)
-    found = [b for b in bands if b in noise] if bands else sorted(noise, key=lambda b: (BANDS.find(b), b))
+    found = [b for b in bands if b in noise] if bands else sorted(noise, key=wavelength)
     if not found:
         return None
     red, green, blue = choose_bands(found)
@@ -308,17 +294,19 @@ def blank_pixels(plane: np.ndarray) -> np.ndarray:
 
 
 def read_fits(
-    paths: Sequence[Path | FileInMemory], size: int, pixel_scale: float, rendering: Rendering | None
+    paths: Sequence[Path | FileInMemory],
+    size: int,
+    pixel_scale: float,
+    rendering: Rendering | None,
+    bands: Sequence[str] | None = None,
 ) -> Outcome:
     """Read and render the bands of one object."""
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
     try:
-        planes, headers = read_planes(paths)
+        planes, headers = read_planes(paths, bands)
     except Exception as error:
         return failure(error)
-    if not np.isfinite(pixel_scale) and (wcs := _celestial_wcs(headers)) is not None:
-        pixel_scale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600
+    if not np.isfinite(pixel_scale):
+        pixel_scale = centre_scale(headers, planes)
     return from_planes(planes, size, pixel_scale, rendering)
 
 

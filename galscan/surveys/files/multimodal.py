@@ -14,8 +14,8 @@ import pandas as pd
 
 from galscan.core.errors import InputError
 from galscan.surveys.base import Failed, Flag
+from galscan.surveys.file_names import band_of
 from galscan.surveys.files.arrays import ArraySurvey, Pixels, as_picture
-from galscan.surveys.files.path_matching import BANDS
 
 ARRAYS = ("image_array", "images", "rgb_image", "image_rgb", "rgb", "image")  # best first
 
@@ -78,5 +78,4 @@ def _text(value: Any) -> str:
 
 def _band(name: str) -> str:
     """Return ``g`` for ``des-g`` and ``HSC-G``; other names as they are."""
-    last = name.lower().rsplit("-", 1)[-1]
-    return last if len(last) == 1 and last in BANDS else name.lower()
+    return band_of(name) or name.lower()

@@ -1,68 +1,12 @@
-"""Files of images: their names and bands, search in folders, and matching of the paths in a catalog."""
+"""Files of images: search in folders, and matching of the paths in a catalog."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from galscan.core.errors import InputError
-
-PICTURES = (".jpg", ".jpeg", ".png")
-FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fits.bz2")
-IMAGES = PICTURES + FITS
-BANDS = "ugrizy"  # blue to red
-
-_SUFFIX = re.compile(rf"[-_.]([{BANDS}])(?:[-_]?band)?$")
-_INFIX = re.compile(rf"[-_]([{BANDS}])(?:band)?(?=[-_])")
-
-
-def is_fits(path: str) -> bool:
-    return path.lower().endswith(FITS)
-
-
-def is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGES)
-
-
-def stem(path: str) -> str:
-    """Return the file name without folder and image suffix."""
-    name = path.replace("\\", "/").rsplit("/", 1)[-1]
-    suffix = next((s for s in sorted(IMAGES, key=len, reverse=True) if name.lower().endswith(s)), "")
-    return name[: len(name) - len(suffix)].strip()
-
-
-def split_band(path: str, bands: Sequence[str] = ()) -> tuple[str, str]:
-    """Split ``NGC1_g.fits`` into ``("NGC1", "g")``; a file without a band in its name has band ``""``.
-
-    `bands` are the names of the bands if they are not the usual letters: ``("f606w", "f814w")``.
-    """
-    name = stem(path)
-    if not set(bands) <= set(BANDS):
-        words = "|".join(re.escape(b) for b in sorted(bands, key=len, reverse=True))
-        if match := re.search(rf"(?:^|[-_.])({words})(?=[-_.]|$)", name, re.IGNORECASE):
-            band = next(b for b in bands if b.lower() == match[1].lower())
-            return (name[: match.start()] + name[match.end() :]).strip("-_."), band
-    elif match := _SUFFIX.search(name):
-        return name[: match.start()].rstrip("-_."), match[1]
-    elif match := _INFIX.search(name):
-        return name[: match.start()] + name[match.end() :], match[1]
-    return name, ""
-
-
-def group_by_name(files: Iterable[str]) -> dict[str, list[str]]:
-    """Return the files of each object by its name: one image, or one FITS file per band."""
-    groups: dict[str, list[str]] = {}
-    for file in files:
-        groups.setdefault(split_band(file)[0] if is_fits(file) else stem(file), []).append(file)
-    return groups
-
-
-def is_ambiguous(files: Sequence[str]) -> bool:
-    """Return whether the files of one name are not the bands of one object."""
-    bands = [split_band(f)[1] if is_fits(f) else "" for f in files]
-    return len(files) > 1 and ("" in bands or len(set(bands)) < len(bands))
 
 
 def find_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, int]:

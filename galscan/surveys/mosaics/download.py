@@ -10,8 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from galscan.surveys.header import read_header
 from galscan.surveys.mosaics.footprints import Folder
-from galscan.surveys.mosaics.header import read_header
 from galscan.surveys.services.client import Client
 from galscan.surveys.services.errors import FetchError
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,18 @@ import numpy as np
 from galscan.core import progress
 from galscan.core.errors import InputError, nearest
 from galscan.core.sky import unit_vectors
-from galscan.surveys.files.path_matching import BANDS, split_band, stem
-from galscan.surveys.mosaics.header import Astrometry, Header, NoAstrometry, read_header, rotation, scale
+from galscan.surveys.file_names import is_companion, split_names, stem, wavelength
+from galscan.surveys.header import (
+    Astrometry,
+    Header,
+    NoAstrometry,
+    bands_of,
+    read_header,
+    read_headers,
+    rotation,
+    scale,
+)
 
-# Names of companion files (weights, masks, models), which cover the same sky as an image.
-COMPANIONS = {
-    "invvar", "ivar", "wht", "weight", "weights", "rms", "var", "variance", "mask", "maskbits", "flag", "flags", "dq",
-    "model", "blobmodel", "resid", "chi2", "depth", "galdepth", "nexp", "psfsize", "psf", "bkg", "segm", "segmentation",
-}  # fmt: skip
 COMPLETE = 1e6  # arcsec: bonus of a frame with all bands over any frame that lacks some
 COINCIDENT = 10  # pixels: centres of frames closer than this may be bands of one frame
 BATCH = 1024  # headers read at a time
@@ -74,12 +77,11 @@ def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[F
 
     Raises `InputError` if two files are the same band of one frame.
     """
-    images = [f for f in files if not COMPANIONS & set(re.split(r"[-_.]", stem(f).lower()))]
+    images = [f for f in files if not is_companion(stem(f))]
     images = images or list(files)  # a folder of companions only: they are what the user wants
     groups: dict[str, list[tuple[str, str]]] = {}
-    for file in images:
-        name, band = _split(file, bands)
-        groups.setdefault(name, []).append((band, file))
+    for file, (name, band) in split_names(images, bands).items():
+        groups.setdefault(name, []).append((band or "0", file))
     frames = []
     for name, group in groups.items():
         if len(dict(group)) == len(group):
@@ -95,24 +97,42 @@ def find_frames(files: Sequence[str], bands: Sequence[str] = ()) -> tuple[list[F
     return sorted(frames, key=lambda f: f.name), [f for f in files if f not in kept]
 
 
-def _split(file: str, bands: Sequence[str]) -> tuple[str, str]:
-    """Split a file name into frame name and band; the band may also be the name of the folder."""
-    name, band = split_band(file, bands)
-    folder = file.split("/")[-2] if "/" in file else ""
-    return name, band or (folder if folder in (tuple(BANDS) if set(bands) <= set(BANDS) else bands) else "0")
+def expand_frames(frames: Sequence[Frame], source: Folder) -> list[Frame]:
+    """Return the frames with those replaced whose files hold several images: chips of a camera, or bands.
+
+    Every image with a WCS is a frame, named by its extension, or a band if the names of extensions or the keywords of
+    filters say so and the images are equal in shape. Errors, masks and weights are left out.
+    """
+
+    def read(frame: Frame) -> list[Frame]:
+        images: dict[str, list[Header]] = {}
+        for band, file in frame.files.items():
+            try:
+                images[band] = read_headers(source.locate(file))
+            except (ValueError, OSError, EOFError):  # the frame is reported as unreadable later
+                images[band] = []
+        if all(len(found) < 2 for found in images.values()):
+            return [frame]
+        parts: dict[str, dict[str, str]] = {}
+        for band, file in frame.files.items():
+            for key, image_band, hdu in _parts(images[band]):
+                parts.setdefault(key, {})[image_band or band] = f"{file}[{hdu}]" if hdu >= 0 else file
+        return [Frame(f"{frame.name}[{key}]" if key else frame.name, files) for key, files in parts.items()]
+
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        return [part for found in pool.map(read, frames) for part in found]
 
 
-def parse_bands(text: str | None) -> list[str]:
-    """Return the bands of the option --bands from blue to red: letters, or names separated by commas."""
-    if not text:
-        return []
-    words = [w.strip() for w in text.split(",") if w.strip()] if "," in text or set(text) - set(BANDS) else list(text)
-    repeated = next((w for w in words if words.count(w) > 1), None)
-    if repeated or not words:
-        raise InputError(
-            f"--bands {text}: '{repeated or text}' is given twice or is not a band; write gri, or f606w,f814w"
-        )
-    return sorted(words, key=BANDS.index) if set(words) <= set(BANDS) else words
+def _parts(images: Sequence[Header]) -> list[tuple[str, str, int]]:
+    """Return the key of the frame, the band and the HDU of each image of a file; "" and -1 for the file's own."""
+    if len(images) < 2:
+        return [("", "", -1)]
+    bands = bands_of([image.values for image in images]) if len({image.shape for image in images}) == 1 else []
+    if bands:
+        return [("", band, image.hdu) for band, image in zip(bands, images, strict=True)]
+    names = [image.name for image in images]
+    unique = all(names) and len(set(names)) == len(names)
+    return [(image.name if unique else str(image.hdu), "", image.hdu) for image in images]
 
 
 def common_bands(frames: Sequence[Frame], wanted: Sequence[str]) -> list[str]:
@@ -126,7 +146,8 @@ def common_bands(frames: Sequence[Frame], wanted: Sequence[str]) -> list[str]:
             raise InputError(f"no frame has band '{band}'{nearest(band, count)}; choose others with --bands")
     if wanted:
         return list(wanted)
-    most = [b for b in (*BANDS, "0") if 2 * count[b] >= len(frames)]
+    most = sorted((b for b in count if b != "0" and 2 * count[b] >= len(frames)), key=wavelength)
+    most += ["0"] if 2 * count["0"] >= len(frames) else []
     return most or sorted(count, key=lambda b: (-count[b], b))[:1]
 
 
@@ -154,12 +175,15 @@ class FrameAssignment:
         Frames of which no header could be read, and why.
     digest : str
         Hash of all headers.
+    ignored_sip : list of str
+        Frames with SIP terms that do not count, because CTYPE does not end with -SIP.
     """
 
     frame: np.ndarray
     footprints: dict[int, Footprint] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     digest: str = ""
+    ignored_sip: list[str] = field(default_factory=list)
 
     def _centres(self) -> np.ndarray:
         return np.array([f.centre for f in self.footprints.values()]).T
@@ -226,6 +250,8 @@ def assign_frames(
                 raise InputError(
                     f"frame {file}: {error}; solve it (astrometry.net), or remove it from the folder"
                 ) from error
+            if astrometry.ignored_sip:
+                assignment.ignored_sip.append(frame.name)
             footprint = assignment.footprints[number] = _footprint(astrometry)
             centre = unit_vectors(*map(np.array, footprint.centre))
             near = tree.query_ball_point(centre, footprint.radius, return_sorted=True)

@@ -6,6 +6,7 @@ Objects are sorted by frame, so that ingest opens each frame about once; this sc
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import numpy as np
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import digest
 from galscan.surveys.base import NoCoverage, Outcome
+from galscan.surveys.file_names import FITS, parse_bands
 from galscan.surveys.files.base import CATALOGS, find_catalog
 from galscan.surveys.files.images import Rendering, choose_bands, measure
-from galscan.surveys.files.path_matching import FITS, find_files
+from galscan.surveys.files.path_matching import find_files
+from galscan.surveys.flux_scale import check_zero_points
+from galscan.surveys.header import split_extension
 from galscan.surveys.mosaics import footprints
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, error_text
 from galscan.surveys.mosaics.footprints import Folder, Frame
@@ -90,8 +94,9 @@ class FramesSurvey(FrameCutouts):
         sizes.pop(os.path.relpath(self.catalog, self.root), None)
         if not sizes:
             raise InputError(f"no FITS file in {path} or below; name the folder that holds the frames with --path")
-        words = footprints.parse_bands(bands)
+        words = parse_bands(bands)
         frames, companions = footprints.find_frames(list(sizes), words)
+        frames = footprints.expand_frames(frames, self.source)
         common = footprints.common_bands(frames, words)
         red, green, blue = choose_bands(common)
         self.bands = [b for b in common if b in (red, green, blue)]  # from blue to red
@@ -113,6 +118,9 @@ class FramesSurvey(FrameCutouts):
         self.count = len(used)
         self._sort_by_frame(number)
         files = [f for k in used for f in frames[k].files.values()]
+        whole = {f: split_extension(Path(f))[0].as_posix() for f in files}
+        images = Counter(whole.values())  # of each file
+        sizes = {f: sizes[whole[f]] // images[whole[f]] for f in files}
         self._frame_metadata = {
             "frames": len(used),
             "frames_sha256": digest([assignment.digest, [[f, sizes[f]] for f in files]]),
@@ -120,11 +128,18 @@ class FramesSurvey(FrameCutouts):
             "native_scale": [round(float(s), 5) for s in (scales.min(), scales.max())],
             "rotation_left": [round(float(r), 1) + 0.0 for r in (rotations.min(), rotations.max())],
         }
+        if assignment.ignored_sip:
+            self._frame_metadata["ignored_sip"] = len(assignment.ignored_sip)
         self._bytes = [sum(sizes[f] for b, f in x.files.items() if b in self.bands) for x in self.frames]
         self.notes = []
         if companions:
             kinds = "file(s) of weights, masks or models"
             self.notes.append(f"{len(companions):,} {kinds} are ignored, the first is {companions[0]}")
+        if assignment.ignored_sip:
+            self.notes.append(
+                f"SIP terms of {len(assignment.ignored_sip):,} frame(s) are not used, because CTYPE does not end with "
+                f"-SIP, the first is {assignment.ignored_sip[0]}"
+            )
         if assignment.unreadable:
             first, why = assignment.unreadable[0]
             self.notes.append(f"{len(assignment.unreadable):,} frame(s) cannot be read, the first is {first} ({why})")
@@ -146,18 +161,22 @@ class FramesSurvey(FrameCutouts):
             bands = ", ".join(self.bands)
             raise InputError(f"no frame with objects has all bands {bands}; give the bands it has with --bands")
         stamps: list[dict[str, np.ndarray]] = []
+        headers: list[tuple[str, str, Mapping[str, str]]] = []
         why = ""
         for k in np.unique(np.linspace(0, len(complete) - 1, SAMPLE).round().astype(int)):
             first, last = np.searchsorted(self.number, [complete[k], complete[k] + 1])
             rows = np.unique(np.linspace(first, last - 1, 4).round().astype(int))
             try:
-                stack = self._open(complete[k]).raw(self.ra[rows], self.dec[rows], int(np.clip(self.size, 64, 512)))
+                opened = self._open(complete[k])
+                headers += [(band, opened.name, plane.header.values) for band, plane in opened.planes.items()]
+                stack = opened.raw(self.ra[rows], self.dec[rows], int(np.clip(self.size, 64, 512)))
                 stamps += [dict(zip(self.bands, stack[:, n], strict=True)) for n in range(len(rows))]
             except Exception as error:  # broken frames fail later, with a reason for each object
                 why = why or f"frame {self.frames[complete[k]].name}: {error_text(error, self.root)}"
         self._close()
         if not stamps:
             raise InputError(f"none of {min(SAMPLE, len(complete))} frames tried in {self.root} can be used ({why})")
+        check_zero_points(headers)
         rendering = measure(stamps, self.bands)
         if rendering is None:
             raise InputError(f"the stretch cannot be measured: in the frames of {self.root} all pixels are equal")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from galscan.surveys.base import Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.files.images import Rendering, blank_pixels, fit, sky_and_noise
-from galscan.surveys.mosaics.header import TYPES, Astrometry, open_decompressed, quarters, read_header, scale
+from galscan.surveys.header import TYPES, Astrometry, open_decompressed, quarters, read_header, scale, split_extension
 
 FEWEST, MOST = 8, 4096  # limits of a cutout's side in pixels of the frame
 PIXELS = 64 * 64 * 32  # pixels per band that are rendered at once: they fit in the cache of a core
@@ -34,10 +34,12 @@ class Plane:
         if self.header.tiles:
             from astropy.io import fits
 
-            self._hdus = fits.open(path)
+            self._hdus = fits.open(split_extension(path)[0])
             self._pixels: Any = self._hdus[self.header.hdu].section
+            if len(self._hdus[self.header.hdu].shape) > 2:  # with axes of length 1
+                self.expect(2 * self.header.shape[0])
         else:
-            self._pixels = self._map(path)
+            self._pixels = self._map(split_extension(path)[0])
 
     def _map(self, path: Path) -> np.ndarray:
         shape, offset, kind = self.header.shape, self.header.offset, np.dtype(TYPES[self.header.bitpix])
@@ -58,7 +60,7 @@ class Plane:
     def expect(self, rows: int) -> None:
         """Announce the total number of rows of all stamps; for many, all tiles are decompressed at once."""
         if self._hdus is not None and rows > self.header.shape[0] / 2:
-            self._pixels = self._hdus[self.header.hdu].data
+            self._pixels = self._hdus[self.header.hdu].data.reshape(self.header.shape)
             self.close()
 
     def close(self) -> None:
@@ -85,7 +87,10 @@ class Plane:
         return self._sky
 
     def _physical(self, raw: np.ndarray) -> np.ndarray:
-        """Return values as float32, scaled in the same precision as astropy does."""
+        """Return values proportional to flux as float32, scaled in the same precision as astropy does."""
+        return self.header.flux.linear(self._scaled(raw)).astype(np.float32, copy=False)
+
+    def _scaled(self, raw: np.ndarray) -> np.ndarray:
         h = self.header
         if h.tiles or (h.bitpix < 0 and h.bscale == 1 and h.bzero == 0):
             return raw.astype(np.float32)  # astropy scaled the tiles

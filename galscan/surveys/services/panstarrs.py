@@ -7,10 +7,9 @@ import warnings
 
 import numpy as np
 
+from galscan.surveys.flux_scale import flux_scale
 from galscan.surveys.services.cache import Response
 from galscan.surveys.services.errors import FetchError
-
-LUPTITUDE = 2.5 / np.log(10)
 
 
 def files(response: Response, bands: str) -> dict[str, str] | None:
@@ -39,8 +38,8 @@ def nanomaggies(body: bytes, zero_point: float, pixels: int) -> bytes:
                 hdu = next(h for h in hdus if h.is_image and h.shape)
                 values, header = np.asarray(hdu.data, dtype=np.float64), hdu.header.copy()
                 exposure = float(header["EXPTIME"])
-                if "BSOFTEN" in header:
-                    values = header["BOFFSET"] + 2 * header["BSOFTEN"] * np.sinh(values / LUPTITUDE)
+                # EXPTIME is checked and divided by below, for linear cutouts as well.
+                values = flux_scale(header)._replace(exposure=1.0).linear(values)
         except Exception as error:  # astropy raises many kinds on a broken file
             raise FetchError(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from None
         if values.shape != (pixels, pixels):

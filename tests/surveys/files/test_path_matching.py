@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from galscan.core.errors import InputError
 from galscan.surveys.base import Cutout, Flag
 from galscan.surveys.files.local import LocalSurvey
-from galscan.surveys.files.path_matching import find_files, match_files, split_band
+from galscan.surveys.files.path_matching import find_files, match_files
 from tests.pictures_on_disk import OBJID, picture, write
 
 ROOT = Path("/data/gz2")
@@ -91,18 +91,3 @@ def test_hidden_files_and_other_suffixes_are_left_out(tmp_path: Path) -> None:
         write(tmp_path / name, "xy")
     (tmp_path / "broken.h5").symlink_to(tmp_path / "none")
     assert find_files(tmp_path, (".h5",)) == {"a.h5": 2, "b/x.H5": 2}
-
-
-@pytest.mark.parametrize(
-    ("file", "parts"),
-    [
-        ("PGC1_g.fits", ("PGC1", "g")),
-        ("D__132_rband.fits", ("D__132", "r")),
-        ("a-i.fits.gz", ("a", "i")),
-        ("frame-g-0001-2.fits", ("frame-0001-2", "g")),
-        ("NGC12.fits", ("NGC12", "")),
-        ("dog.fits", ("dog", "")),
-    ],
-)
-def test_band_in_the_name(file: str, parts: tuple[str, str]) -> None:
-    assert split_band(file) == parts

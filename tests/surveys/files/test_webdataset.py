@@ -164,7 +164,7 @@ def test_a_tar_of_other_files(tmp_path: Path) -> None:
 @given(
     st.text("ab/", max_size=4), st.text("ab_", min_size=1, max_size=4), st.lists(st.text("cd", min_size=1), min_size=1)
 )
-def test_the_key_ends_at_the_first_dot(folder: str, name: str, ends: list[str]) -> None:
+def test_the_key_ends_at_the_first_dot_before_words(folder: str, name: str, ends: list[str]) -> None:
     folder = folder.strip("/")
     path = f"{folder}/{name}" if folder else name
-    assert split_key(f"{path}.{'.'.join(ends)}") == (path, ends[-1].lower())
+    assert split_key(f"{path}.{'.'.join(ends)}") == (path, ".".join(ends[:-1]), ends[-1].lower())

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galscan.core.errors import InputError
-from galscan.surveys.files.path_matching import FITS, find_files
-from galscan.surveys.mosaics.footprints import Folder, Frame, assign_frames, common_bands, find_frames, parse_bands
-from galscan.surveys.mosaics.header import Astrometry, read_header
+from galscan.surveys.file_names import FITS, parse_bands
+from galscan.surveys.files.path_matching import find_files
+from galscan.surveys.header import Astrometry, read_header
+from galscan.surveys.mosaics.footprints import Folder, Frame, assign_frames, common_bands, find_frames
 from tests.mosaics_on_disk import SCALE, mosaic, tan
 
 SHAPE = (60, 80)
@@ -30,7 +31,7 @@ def test_names_of_surveys_become_frames() -> None:
     brick = "000/0001p000/legacysurvey-0001p000"
     files = [f"{brick}-{kind}-{band}.fits.fz" for kind in ("image", "invvar", "model", "depth") for band in "grz"]
     bricks, apart = find_frames([*files, f"{brick}-maskbits.fits.fz"])
-    assert [b.name for b in bricks] == ["legacysurvey-0001p000-image"] and set(bricks[0].files) == set("grz")
+    assert [b.name for b in bricks] == ["legacysurvey-0001p000"] and set(bricks[0].files) == set("grz")
     assert len(apart) == 10 and all("image" not in f for f in apart)
     assert [f.name for f in names("a/m1.fits", "b/m1.fits")] == ["a/m1", "b/m1"]
     assert names("m1.fits")[0].files == {"0": "m1.fits"}
@@ -50,18 +51,10 @@ def test_bands_by_words() -> None:
     bands = parse_bands("F435W, f606w")
     frames, _ = find_frames(["hst_f606w_drz.fits", "hst_f435w_drz.fits", "hst_f814w_drz.fits"], bands)
     assert {f.name: dict(f.files) for f in frames} == {
-        "hst_drz": {"F435W": "hst_f435w_drz.fits", "f606w": "hst_f606w_drz.fits"},
+        "hst": {"F435W": "hst_f435w_drz.fits", "f606w": "hst_f606w_drz.fits"},
         "hst_f814w_drz": {"0": "hst_f814w_drz.fits"},
     }
     assert common_bands(frames, bands) == ["F435W", "f606w"]
-
-
-def test_bands_of_the_option() -> None:
-    assert parse_bands(None) == [] and parse_bands("irg") == ["g", "r", "i"] and parse_bands("z,g") == ["g", "z"]
-    assert parse_bands("VIS") == ["VIS"] and parse_bands("f814w,f160w") == ["f814w", "f160w"]
-    for text in ("gg", ","):
-        with pytest.raises(InputError, match="--bands"):
-            parse_bands(text)
 
 
 def test_two_files_of_one_band() -> None:

@@ -153,7 +153,7 @@ def test_ingest(skies: Callable[[str], Path], tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(InputError, match="--path"):
         galscan.ingest("frames", out=tmp_path / "t.zarr")
     with pytest.raises(InputError, match="bands"):
-        galscan.ingest("local", path=tmp_path, bands="gri", out=tmp_path / "t.zarr")
+        galscan.ingest("simulated", bands="gri", out=tmp_path / "t.zarr")
 
 
 def test_positions_in_radians_are_refused(skies: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galscan.surveys.mosaics.header import Astrometry, Header, NoAstrometry, quarters, read_header, rotation, scale
+from galscan.surveys.header import (
+    Astrometry,
+    Header,
+    NoAstrometry,
+    quarters,
+    read_header,
+    read_headers,
+    rotation,
+    scale,
+)
 from tests.mosaics_on_disk import SCALE, bend, cut_short, mosaic, tan
 
 SHAPE = (300, 400)
@@ -48,7 +57,6 @@ KINDS: dict[str, WCS | fits.Header] = {
     "at the pole": tan(80.0, 89.999, SHAPE),
     "on ra 0": tan(0.0, -3.0, SHAPE),
     "sip": bend(tan(150.0, 2.0, SHAPE)),
-    "sip without its ctype": cards(bend(tan(150.0, 2.0, SHAPE)), CTYPE1="RA---TAN", CTYPE2="DEC--TAN"),
     "tpv": cards(TAN, **TPV),
     "galactic": changed(ctype=["GLON-CAR", "GLAT-CAR"], radesys="", crval=[120.0, 0.0]),
     "fk5": changed(radesys="FK5", equinox=2000.0),
@@ -139,3 +147,12 @@ def test_no_astrometry(tmp_path: Path) -> None:
     path = mosaic(tmp_path / "y.fits", np.zeros(SHAPE, np.float32), tan(1.0, 2.0, SHAPE), CD1_1=0.0, PC1_1=0.0, PC2_2=0)
     with pytest.raises(NoAstrometry):
         Astrometry(read_header(path))
+
+
+def test_one_of_several_images_is_named_by_its_hdu(tmp_path: Path) -> None:
+    chips = [fits.ImageHDU(np.full((3, 4), k, ">i2"), tan(k, 2.0, (3, 4)).to_header(), f"CCD{k}") for k in (1, 2)]
+    fits.HDUList([fits.PrimaryHDU(), *chips]).writeto(tmp_path / "x.fits")
+    assert [h.name for h in read_headers(tmp_path / "x.fits")] == ["CCD1", "CCD2"]
+    assert read_header(tmp_path / "x.fits[2]").name == "CCD2" and read_header(tmp_path / "x.fits").name == "CCD1"
+    with pytest.raises(ValueError, match="no two-dimensional image"):
+        read_header(tmp_path / "x.fits[3]")

@@ -1,6 +1,7 @@
 """FITS headers, read without the pixels, and their WCS.
 
-The first two-dimensional image of a file is used; files may be compressed (``.gz .bz2``, or tiles: ``.fz``).
+Files may be compressed (``.gz .bz2``, or tiles: ``.fz``). One of several images in a file is named by the number of its
+HDU: ``camera.fits[3]``.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ import bz2
 import gzip
 import io
 import math
+import re
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from galscan.core.sky import unit_vectors
+from galscan.surveys.file_names import band_of, is_companion
+from galscan.surveys.flux_scale import FluxScale, flux_scale
 
 BLOCK = 2880  # bytes of a FITS block
 MAX_HEADER = 1000 * BLOCK  # longer than any real header: without END by then, it is not a FITS file
 MAX_HDUS = 1000
+FILTERS = ("FILTER", "BAND", "FILTNAM1", "FILTER1", "FILTER2", "INSFLNAM", "PHYSFILT", "FPA.FILTER", "FILTERID")
+_SIP = re.compile(rb"[AB]P?_(?:ORDER|DMAX|\d+_\d+) *=")
+_CELESTIAL = re.compile(r"RA-|DEC-|.LON|.LAT|..LN|..LT")
 TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
@@ -35,13 +44,78 @@ class Header(NamedTuple):
     bscale: float
     bzero: float
     blank: int | None
+    flux: FluxScale = FluxScale()
+    values: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def name(self) -> str:
+        """Return the name of the extension, with its version if that is not 1."""
+        name, version = self.values.get("EXTNAME", ""), self.values.get("EXTVER", "1")
+        return name if version == "1" else f"{name},{version}"
+
+
+def split_extension(path: Path) -> tuple[Path, int | None]:
+    """Split ``camera.fits[3]`` into the path of the file and the number of the HDU, None if there is none."""
+    match = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
+    return (path.with_name(match[1]), int(match[2])) if match else (path, None)
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of the first image of a FITS file, without its pixels.
+    """Read the header of an image of a FITS file, without its pixels: the first that is no mask, weight or the like.
 
-    Raises `ValueError` if it is not a FITS file, is truncated within a header, or has no two-dimensional image.
+    Raises `ValueError` if it is not a FITS file, is truncated within a header, or has no two-dimensional image, or if
+    its pixels are not proportional to flux.
     """
+    path, number = split_extension(path)
+    first: Header | None = None
+    for header in _images(path):
+        first = first or header
+        if header.hdu == number or (number is None and is_picture(header.values)):
+            return header._replace(flux=flux_scale(header.values))
+    if first is None or number is not None:
+        raise ValueError("no two-dimensional image in the file")
+    return first._replace(flux=flux_scale(first.values))
+
+
+def read_headers(path: Path) -> list[Header]:
+    """Read the headers of all images of a FITS file that have a WCS and are no masks, weights or the like.
+
+    Behind the image of a primary HDU, compressed files are not searched: they would have to be decompressed.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(3)[:2] in (b"\x1f\x8b", b"BZ")
+    found: list[Header] = []
+    for header in _images(path):
+        if _CELESTIAL.match(header.values.get("CTYPE1", "")) and is_picture(header.values):
+            found.append(header)
+        if packed and header.hdu == 0:
+            break
+    return found
+
+
+def is_picture(header: Mapping[str, Any]) -> bool:
+    """Return whether an extension is an image of the sky, and not its errors, mask, weights or the like."""
+    words = " ".join(str(header[key]) for key in ("EXTNAME", "EXTTYPE", "HDUCLAS2", "IMAGETYP") if key in header)
+    return not is_companion(words, extension=True)
+
+
+def image_band(header: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the bands that the name of an extension and that the keywords of its filter say; ``""`` where unknown."""
+    name = band_of(str(header.get("EXTNAME", "")))
+    texts = [str(header[key]) for key in FILTERS if key in header]
+    return name, next((band for text in texts if (band := band_of(text))), "")
+
+
+def bands_of(headers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the band of each image of a file, if every one is of another band; else an empty list."""
+    for bands in zip(*map(image_band, headers), strict=True):
+        if all(bands) and len(set(bands)) == len(bands):
+            return list(bands)
+    return []
+
+
+def _images(path: Path) -> Iterator[Header]:
+    """Yield the headers of the two-dimensional images of a file."""
     with open_decompressed(path) as file:
         for hdu in range(MAX_HDUS):
             cards = _cards(file)
@@ -53,9 +127,10 @@ def read_header(path: Path) -> Header:
                 shape, bitpix = image
                 scale, zero = (float(value.get(k, d).replace("D", "E")) for k, d in (("BSCALE", "1"), ("BZERO", "0")))
                 blank = int(value["BLANK"]) if "BLANK" in value and bitpix > 0 else None
-                return Header(cards, shape, tiles, hdu, file.tell(), bitpix, scale, zero, blank)
+                yield Header(
+                    cards, shape, tiles, hdu, file.tell(), bitpix, scale, zero, blank, values=MappingProxyType(value)
+                )
             file.seek(-(-_data_bytes(value) // BLOCK) * BLOCK, io.SEEK_CUR)
-    raise ValueError("no two-dimensional image in the file")
 
 
 def open_decompressed(path: Path) -> BinaryIO:
@@ -87,13 +162,28 @@ def _cards(file: BinaryIO) -> bytes:
 def _values(cards: bytes) -> dict[str, str]:
     """Return the values of a header as text; enough for numbers, logical values and short strings."""
     lines = (cards[i : i + 80].decode("ascii", "replace") for i in range(0, len(cards), 80))
-    return {c[:8].rstrip(): c[10:].split("/")[0].strip(" '") for c in lines if c[8:10] == "= "}
+    return {key.rstrip(): _text(value) for key, value in map(_card, lines) if key}
+
+
+def _card(line: str) -> tuple[str, str]:
+    if line.startswith("HIERARCH "):
+        key, _, value = line[9:].partition("=")
+        return key.strip(), value
+    return (line[:8], line[10:]) if line[8:10] == "= " else ("", "")
+
+
+def _text(value: str) -> str:
+    quoted = re.match(r"\s*'((?:[^']|'')*)'", value)
+    return quoted[1].strip() if quoted else value.split("/")[0].strip(" '")
 
 
 def _image(value: dict[str, str], tiles: bool) -> tuple[tuple[int, int], int] | None:
-    """Return shape and BITPIX of a two-dimensional image, else None."""
+    """Return shape and BITPIX of a two-dimensional image, which may have further axes of length 1, else None."""
     z = "Z" if tiles else ""
-    if value.get(f"{z}NAXIS") != "2" or (not tiles and value.get("XTENSION", "IMAGE") != "IMAGE"):
+    axes = int(value.get(f"{z}NAXIS", 0))
+    if axes < 2 or (not tiles and value.get("XTENSION", "IMAGE") != "IMAGE"):
+        return None
+    if any(value[f"{z}NAXIS{k + 1}"] != "1" for k in range(2, axes)):
         return None
     height, width, bitpix = (int(value[f"{z}{key}"]) for key in ("NAXIS2", "NAXIS1", "BITPIX"))
     if height < 1 or width < 1 or bitpix not in TYPES:
@@ -121,31 +211,33 @@ class Astrometry:
     """
 
     def __init__(self, header: Header):
-        from astropy.wcs import WCS, Wcsprm
+        from astropy.io import fits
+        from astropy.wcs import WCS, WCSSUB_CELESTIAL, Wcsprm
 
         self.shape = header.shape
         self.system: Any = None  # astropy coordinate frame, None for ICRS
+        cards = _without_unused_sip(header.cards)
+        self.ignored_sip = len(cards) < len(header.cards)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # old keywords, fixed as they are read
-                # wcslib alone is forty times as fast as astropy's WCS. It lacks only lookup tables, and SIP terms
-                # that CTYPE does not mention.
-                self._wcs: Any = Wcsprm(header.cards, relax=True)
+                # wcslib alone is forty times as fast as astropy's WCS. It lacks only lookup tables.
+                self._wcs: Any = Wcsprm(cards, relax=True)
+                if self._wcs.naxis > 2:  # further axes have length 1
+                    self._wcs = self._wcs.sub([WCSSUB_CELESTIAL])
                 self._wcs.fix()
                 self._wcs.set()
-                named = any("-SIP" in c for c in self._wcs.ctype)
-                tables = any(word in header.cards for word in (b"D2IMDIS", b"CPDIS"))
-                full = tables or (b"A_ORDER " in header.cards and not named)
-                self._full_wcs = WCS(_astropy_header(header)) if full else None
+                tables = any(word in cards for word in (b"D2IMDIS", b"CPDIS"))
+                self._full_wcs = WCS(fits.Header.fromstring(cards)) if tables else None
                 celestial = self._wcs.lng >= 0 and self._wcs.lat >= 0 and self._wcs.naxis == 2
                 if celestial:
-                    self.system = self._system(header)
+                    self.system = self._system(fits.Header.fromstring(cards))
         except Exception as error:  # wcslib raises a dozen types
             raise NoAstrometry(f"its WCS cannot be used ({' '.join(str(error).split())[:120]})") from error
         if not celestial:
             raise NoAstrometry("no celestial WCS")
 
-    def _system(self, header: Header) -> Any:
+    def _system(self, header: Any) -> Any:
         from astropy.coordinates import FK5
         from astropy.wcs import WCS
         from astropy.wcs.utils import wcs_to_celestial_frame
@@ -155,7 +247,7 @@ class Astrometry:
             return None
         if equatorial and self._wcs.radesys.strip() == "FK5" and self._wcs.equinox == 2000:
             return FK5()
-        return wcs_to_celestial_frame(WCS(_astropy_header(header)))
+        return wcs_to_celestial_frame(WCS(header).celestial)
 
     def pixels(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return x and y of positions, NaN outside the projection."""
@@ -194,6 +286,18 @@ class Astrometry:
         return np.degrees(np.stack([east, north], axis=1) @ across) * 3600
 
 
+def _without_unused_sip(cards: bytes) -> bytes:
+    """Return a header without SIP terms that its CTYPE does not switch on.
+
+    The convention is that CTYPE ends with -SIP (Shupe et al. 2005, ASPC 347, 491). Programs that rectify an image often
+    leave the terms in the header; wcslib and astropy would apply them, and astropy would say so on stdout.
+    """
+    lines = [cards[i : i + 80] for i in range(0, len(cards), 80)]
+    if any(line.startswith(b"CTYPE") and b"-SIP" in line for line in lines):
+        return cards
+    return b"".join(line for line in lines if not _SIP.match(line))
+
+
 def _transformed(lon: np.ndarray, lat: np.ndarray, old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:
     """Transform between coordinate frames of astropy; None is ICRS."""
     if old is new:
@@ -203,12 +307,6 @@ def _transformed(lon: np.ndarray, lat: np.ndarray, old: Any, new: Any) -> tuple[
     old, new = (ICRS() if frame is None else frame for frame in (old, new))  # a frame without data is False
     spherical = SkyCoord(lon, lat, unit="deg", frame=old).transform_to(new).spherical
     return spherical.lon.deg, spherical.lat.deg
-
-
-def _astropy_header(header: Header) -> Any:
-    from astropy.io import fits
-
-    return fits.Header.fromstring(header.cards)
 
 
 def scale(local: np.ndarray) -> np.ndarray:
