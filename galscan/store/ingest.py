@@ -129,7 +129,7 @@ def ingest(
     Raises
     ------
     InputError
-        If an argument cannot be used, or no object has a usable image; the message names the remedy.
+        If an argument cannot be used, or no image of a folder is usable; the message names the remedy.
     ServiceUnavailableError
         If a service's circuit breaker is open. Downloads are kept; the same call resumes.
     StorageError
@@ -180,7 +180,8 @@ def ingest(
         for content in ("responses", "frames"):
             shutil.rmtree(_download_folder(target, content), ignore_errors=True)
         write_manifest(store, target.with_suffix(".manifest.parquet"))
-    _refuse_empty(store)
+    else:  # objects that a service lacks may be retried, and their store is kept
+        _refuse_empty(store)
     return store
 
 
@@ -319,6 +320,8 @@ def _summary(store: Store, source: Any, present: bool, kind: str) -> None:
         if result["failed"]:
             most_common = result["failures"][0]
             _log(f"warning: {most_common['objects']:,} failed with '{most_common['reason']}'; use --retry-failed")
+        if not result["stored"]:
+            _log("warning: no image was stored; check that the survey covers these objects, and its URL")
     _log_warnings(source)
 
 

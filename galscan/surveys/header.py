@@ -61,20 +61,22 @@ def split_extension(path: Path) -> tuple[Path, int | None]:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of an image of a FITS file, without its pixels: the first that is no mask, weight or the like.
+    """Read the header of an image of a FITS file, without its pixels: the first with a WCS that is no mask or the like.
 
     Raises `ValueError` if it is not a FITS file, is truncated within a header, or has no two-dimensional image, or if
     its pixels are not proportional to flux.
     """
     path, number = split_extension(path)
-    first: Header | None = None
+    found: dict[bool, Header] = {}  # the first picture without a WCS (a preview), and the first of anything else
     for header in _images(path):
-        first = first or header
-        if header.hdu == number or (number is None and is_picture(header.values)):
+        picture = is_picture(header.values)
+        if header.hdu == number or (number is None and picture and _has_wcs(header)):
             return header._replace(flux=flux_scale(header.values))
-    if first is None or number is not None:
+        found.setdefault(picture, header)
+    if not found or number is not None:
         raise ValueError("no two-dimensional image in the file")
-    return first._replace(flux=flux_scale(first.values))
+    header = found.get(True) or found[False]
+    return header._replace(flux=flux_scale(header.values))
 
 
 def read_headers(path: Path) -> list[Header]:
@@ -86,11 +88,15 @@ def read_headers(path: Path) -> list[Header]:
         packed = file.read(3)[:2] in (b"\x1f\x8b", b"BZ")
     found: list[Header] = []
     for header in _images(path):
-        if _CELESTIAL.match(header.values.get("CTYPE1", "")) and is_picture(header.values):
+        if _has_wcs(header) and is_picture(header.values):
             found.append(header)
         if packed and header.hdu == 0:
             break
     return found
+
+
+def _has_wcs(header: Header) -> bool:
+    return _CELESTIAL.match(header.values.get("CTYPE1", "")) is not None
 
 
 def is_picture(header: Mapping[str, Any]) -> bool:

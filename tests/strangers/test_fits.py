@@ -112,6 +112,14 @@ def test_chips_of_a_camera_are_frames(tmp_path: Path) -> None:
         assert np.abs(single.image.astype(int) - found[f"o{k}"].image).mean() < 12  # one stretch for all chips
 
 
+def test_a_preview_without_a_wcs_is_not_the_frame(tmp_path: Path) -> None:
+    preview = fits.PrimaryHDU(np.zeros((30, 30), np.float32))
+    image = fits.ImageHDU(pixels((90, 100), 1), tan(10.0, 0.0, (90, 100)).to_header(), "SCI")
+    fits.HDUList([preview, image]).writeto(tmp_path / "m-g.fits")
+    table(tmp_path / "catalog.csv", {"a": (10.0, 0.0)})
+    assert isinstance(results(FramesSurvey(tmp_path, size=32))["a"], Cutout)
+
+
 def test_extensions_of_a_frame_are_bands(tmp_path: Path) -> None:
     shape, wcs = (90, 100), tan(10.0, 0.0, (90, 100))
     hdus(tmp_path / "m.fits", *((b, pixels(shape, 1) * (k + 1), {}) for k, b in enumerate("gri")), wcs=wcs)
