@@ -127,6 +127,12 @@ def injected_set(
             if value == 1:
                 counts |= {"hosts": len(rows), "hosts_unlabelled": int((~candidates.labelled[rows]).sum())}
             sets.append(_inject(candidates, rules, rule, rows, value, count, sources, random, counts, advance))
+    if settings.injected and not (sets[0].origin == INJECTED).any():
+        raise InputError(
+            f"the feature '{rules.inject.feature}' is invisible on all {counts['hosts']} hosts: they are too small, "
+            f"faint or large for it in images of {candidates.images.shape[1]} px: loosen 'inject.hosts', ingest larger "
+            "cutouts with more pixels, or pass --no-synthetic"
+        )
     counts["injected"] = int(((sets[0].origin == INJECTED) & (sets[0].target == 1)).sum())
     counts["too_faint"] = int(((sets[0].origin == INJECTED) & (sets[0].target == 0)).sum())
     counts["injected_negatives"] = int(sum((s.origin == INJECTED).sum() for s in sets[1:]))
