@@ -167,8 +167,8 @@ def test_features_that_nobody_sees_are_counted_and_left_out():
     hosts = synthetic.images[synthetic.host[injected]]
     assert (synthetic.images[injected] != hosts).any((1, 2, 3)).all()
     nothing = {"dust_lane": lambda count, random: 0 * bars(count, random)}
-    synthetic, counts = made(candidates(), 10, sources=nothing)
-    assert counts["injected"] == 0 < counts["invisible"] and not (synthetic.origin == INJECTED).any()
+    with pytest.raises(InputError, match=f"12 hosts.* {SIZE} px"):
+        made(candidates(), 10, sources=nothing)
 
 
 def test_what_is_too_faint_for_the_positive_rule_is_negative():
@@ -366,17 +366,3 @@ def test_a_galaxy_is_measured_once(monkeypatch):
     again = given.hosts(np.arange(12))
     assert sum(calls) == 12 and first.radius.tolist() == again.radius[[3, 1, 3]].tolist()
     assert len(given.hosts(np.empty(0, int)).x) == 0
-
-
-def test_a_feature_that_no_host_shows_is_refused():
-    class Hidden(Companions):
-        DONORS = False
-
-        def inject(self, images, hosts, maps, stretch, random, *, bands, seeing):
-            return images, np.zeros(len(images), np.float32)
-
-    feature = Hidden()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(injection, "find_feature", lambda name: feature)
-        with pytest.raises(InputError, match=f"12 hosts.* {SIZE} px"):
-            made(candidates(), sources={"lens": feature.prior}, inject=INJECT | {"feature": "lens"})

@@ -35,8 +35,8 @@ def put(image: np.ndarray, where, maps: np.ndarray, **options) -> tuple[np.ndarr
 
 def number_of_images(named: dict[str, float], axis_ratio: float) -> int:
     """Count images of a tiny source on a fine grid."""
-    line = np.linspace(-2.5, 2.5, 801)
-    return ndimage.label(trace(line[None], line[:, None], named | {"source_radius": 0.02}, axis_ratio=axis_ratio) > 1)[
+    line = np.linspace(-3, 3, 401)
+    return ndimage.label(trace(line[None], line[:, None], named | {"source_radius": 0.04}, axis_ratio=axis_ratio) > 1)[
         1
     ]
 
@@ -84,11 +84,11 @@ def test_a_round_lens_is_a_singular_isothermal_sphere(direction, radius):
 
 
 @given(ratios, directions, st.floats(0.1, 0.65))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_sources_inside_the_cut_have_several_images(axis_ratio, direction, offset):
     inside = RING | {"flatness": 0, "einstein": 1, "direction": direction, "offset": offset}
     assert number_of_images(inside, axis_ratio) >= 2
-    assert number_of_images(inside | {"offset": 2.5}, max(axis_ratio, 0.7)) == 1
+    assert number_of_images(inside | {"offset": 1.6}, max(axis_ratio, 0.7)) == 1
 
 
 def test_the_half_light_ellipse_has_half_of_the_light():
@@ -129,7 +129,7 @@ def test_a_ring_is_as_wide_as_its_map_says_and_bluer_than_its_host(angle):
     light, distance = added.mean(-1), np.hypot(row, column)
     assert depth > LEAST_DEPTH and light.sum() > 0
     assert (light * distance).sum() / light.sum() == pytest.approx(1.3 * 14, rel=0.05)
-    host = STRETCH.to_flux(image)[0][distance < 35].sum(0)
+    host = (STRETCH.to_flux(image)[0][distance < 35] - 0.006).sum(0)  # above the sky
     red, green, blue = added.sum((0, 1)) / host
     assert green == pytest.approx(0.3, rel=0.15) and blue / green == pytest.approx(colours(-1.4, "g")[0], rel=0.1)
     assert blue > green > red > 0
