@@ -100,8 +100,7 @@ class Lenses:
         used = [rule.feature for rule in (rules.inject, *rules.inject_negatives)]
         sources = {name: find_feature(name).prior for name in used}
         settings = SyntheticSettings(injected=self.injected, mined=0)
-        made, counts = injected_set(galaxies, rules, settings, sources, seed=self.seed + 10 * member)
-        print(counts)
+        made, _ = injected_set(galaxies, rules, settings, sources, seed=self.seed + 10 * member)
         nothing = np.zeros((len(galaxies.images), 1), np.float32)
         real = Examples.from_labels(galaxies.images, nothing, galaxies.labels, ANSWERS, schema)
         synthetic = examples_of(made, made.target, ANSWERS, schema)

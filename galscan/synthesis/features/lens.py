@@ -15,6 +15,7 @@ the image, are left out (depth 0).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
@@ -73,17 +74,21 @@ def prior(count: int, random: np.random.Generator) -> np.ndarray:
     """
     median, scatter, least, largest = HOST
     host = np.exp(random.normal(np.log(median), scatter, count)).clip(least, largest)
-    einstein = np.exp(random.uniform(*np.log(EINSTEIN), count))
-    source = np.exp(random.uniform(*np.log(SOURCE), count))
+    einstein = _log_uniform(EINSTEIN, count, random)
+    source = _log_uniform(SOURCE, count, random)
     columns = [
         (einstein / host).clip(*RELATIVE), random.normal(0, 0.11, count), random.normal(0, np.radians(10), count),
         random.uniform(0, SHEAR, count), random.uniform(0, np.pi, count),
         0.65 * np.sqrt(random.random(count)), random.uniform(0, 2 * np.pi, count),
         source / einstein, random.uniform(*INDEX, count), random.uniform(0.3, 1, count),
         random.uniform(0, np.pi, count), random.normal(*SLOPE[:2], count).clip(*SLOPE[2:]),
-        np.exp(random.uniform(*np.log(FLUX), count)),
+        _log_uniform(FLUX, count, random),
     ]  # fmt: skip
     return np.stack(columns, 1).astype(np.float32)[:, None, None]
+
+
+def _log_uniform(limits: tuple[float, float], count: int, random: np.random.Generator) -> np.ndarray:
+    return np.exp(random.uniform(np.log(limits[0]), np.log(limits[1]), count))
 
 
 def deepen(maps: np.ndarray, factor: float) -> np.ndarray:
@@ -163,10 +168,10 @@ def trace(x: np.ndarray, y: np.ndarray, lens: Mapping[str, float], *, axis_ratio
     `lens` has the values of `COLUMNS`, `axis_ratio` is that of the host's light.
     """
     ratio = float(np.clip(axis_ratio + lens["flatness"], 0.4, 0.98))
-    mass = {"einstein": lens["einstein"], "axis_ratio": ratio, "angle": lens["turn"]}
-    towards = np.array([[np.cos(lens["direction"])], [np.sin(lens["direction"])]])
-    source_x, source_y = (lens["offset"] * float(part[0]) for part in deflection(*towards, **mass))
-    bent_x, bent_y = deflection(x, y, **mass, shear=lens["shear"], shear_angle=lens["shear_angle"])
+    bend = partial(deflection, einstein=lens["einstein"], axis_ratio=ratio, angle=lens["turn"])
+    towards = np.array([np.cos(lens["direction"])]), np.array([np.sin(lens["direction"])])
+    source_x, source_y = (lens["offset"] * float(part[0]) for part in bend(*towards))
+    bent_x, bent_y = bend(x, y, shear=lens["shear"], shear_angle=lens["shear_angle"])
     return sersic(
         x - bent_x - source_x, y - bent_y - source_y, radius=lens["source_radius"] * lens["einstein"],
         index=lens["source_index"], axis_ratio=lens["source_ratio"], angle=lens["source_angle"],
