@@ -23,7 +23,7 @@ from galscan.core.files import atomic_path, digest, write_json
 from galscan.core.staging import finished, publish, staging_folder
 from galscan.stats.metrics import WorkingPoint
 from galscan.training.ablation import arms as ablations
-from galscan.training.ablation.arms import ARMS, REAL_ONLY, REFERENCE, VARIANTS, Repeat
+from galscan.training.ablation.arms import ARMS, BOTH, MAPS, PRIOR, REAL_ONLY, REFERENCE, VARIANTS, Repeat
 from galscan.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def ablate(
         Names in `galscan.training.ablation.arms.ARMS`; default all but the variants of ``maps``. The method and the
         arm whose networks choose hosts and filter images are always included.
     method : str, optional
-        The arm whose gain is reported; default ``both`` where the recipe injects a feature, else ``images``.
+        The arm whose gain is reported; default ``both`` where the recipe injects a feature (``prior``, if the feature
+        has no diffusion model), else ``images``.
     survey_size : int
         Number of objects in the survey for which detections are counted.
     members : int
@@ -227,17 +228,23 @@ def _check(least: int = 1, **counts: int | None) -> None:
 
 def _arms(arms: Sequence[str], method: str | None, plan: Plan) -> tuple[tuple[str, ...], str]:
     """Return the names of the arms, in the order of `ARMS`, and the method."""
-    injects = plan.rules.inject is not None
-    method = method or ("both" if injects else "images")
+    from galscan.synthesis.features.base import has_model
+
+    rule = plan.rules.inject
+    injects, samples = rule is not None, rule is not None and has_model(rule.feature)
+    method = method or ("both" if samples else PRIOR if injects else "images")
     for name in (*arms, method):
         if name not in ARMS:
             raise InputError(f"unknown arm '{name}'{nearest(name, ARMS)}")
         if ARMS[name].injected and not injects:
             raise InputError(f"arm '{name}': the recipe has no 'inject' rule for {plan.schema.name} labels; add one")
+        if rule is not None and not samples and ARMS[name].kind in (MAPS, BOTH):
+            raise InputError(f"arm '{name}': the feature '{rule.feature}' has only a prior; use the arm '{PRIOR}'")
     if method in REAL_ONLY:
         possible = ", ".join(name for name in ARMS if name not in REAL_ONLY)
         raise InputError(f"--method {method} is real-only; choose one of {possible}")
-    default = [name for name, arm in ARMS.items() if name not in VARIANTS and (injects or not arm.injected)]
+    kinds = {arm.kind for arm in ARMS.values() if samples or not arm.injected} | ({PRIOR} if injects else set())
+    default = [name for name, arm in ARMS.items() if name not in VARIANTS and arm.kind in kinds]
     # The method needs synthetic galaxies, and these a reference classifier.
     wanted = {*(arms or default), method, REFERENCE}
     return tuple(name for name in ARMS if name in wanted), method

@@ -217,6 +217,18 @@ def test_folds_without_unlabelled_galaxies_and_where_no_image_is_left(tmp_path, 
     )
 
 
+def test_a_feature_with_only_a_prior_has_no_arms_of_a_diffusion_model(store, recipe, tmp_path):
+    text = Path(recipe).read_text().replace('feature = "dust_lane"', 'feature = "ring"')
+    (tmp_path / "rings.toml").write_text(text)
+    recipe = str(tmp_path / "rings.toml")
+    request = ablate(recipe, store=store, dry_run=True)
+    assert request["method"] == "prior"
+    assert request["arms"] == [*BASELINES, REFERENCE, "prior", "images"]
+    for wrong in ({"arms": ["prior", "maps"]}, {"method": "both"}, {"arms": ["fewer"]}):
+        with pytest.raises(InputError, match="'ring'"):
+            ablate(recipe, store=store, dry_run=True, **wrong)
+
+
 def test_a_dry_run_writes_nothing(folder, store, recipe, capsys):
     request = galscan.ablate(recipe, store=store, out=folder / "no", dry_run=True, seeds=2, members=3)
     text = capsys.readouterr().err
