@@ -13,6 +13,7 @@ from galscan.core.errors import InputError
 PICTURES = (".jpg", ".jpeg", ".png")
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fits.bz2")
 IMAGES = PICTURES + FITS
+_LONGEST_FIRST = sorted(IMAGES, key=len, reverse=True)
 BANDS = "ugrizy"  # blue to red
 
 # Words of the names of companion files and extensions (weights, masks, models), which cover the same sky as an image.
@@ -72,7 +73,7 @@ def is_image(path: str) -> bool:
 def stem(path: str) -> str:
     """Return the file name without folder and image suffix."""
     name = path.replace("\\", "/").rsplit("/", 1)[-1]
-    suffix = next((s for s in sorted(IMAGES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    suffix = next((s for s in _LONGEST_FIRST if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)].strip()
 
 
@@ -160,6 +161,9 @@ def _words(name: str) -> tuple[str, ...]:
 
 def companions(files: Iterable[str]) -> list[str]:
     """Return the files that are beside an image of the same name but for words like "mask" or "weight"."""
+    files = list(files)
+    if not any(is_companion(stem(file)) for file in files):  # most folders have none, and splitting names is slow
+        return []
     words = {file: _words(split_band(file)[0]) for file in files}
     images = {w for w in words.values() if COMPANIONS.isdisjoint(w)}
     return [
