@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -46,7 +47,12 @@ class Checkpoint:
     _next: float = field(default_factory=lambda: time.monotonic() + SECONDS)
 
     def __post_init__(self) -> None:
-        self._ema = EMAModel(list(self.weights.values()), decay=self.decay, update_after_step=-1, foreach=True)
+        # Tensors do as well as the parameters that the annotation of diffusers wants.
+        self._ema = EMAModel(self._tensors, decay=self.decay, update_after_step=-1, foreach=True)
+
+    @property
+    def _tensors(self) -> Any:
+        return list(self.weights.values())
 
     @property
     def average(self) -> dict[str, torch.Tensor]:
@@ -117,7 +123,7 @@ class Checkpoint:
                 f"remove {self.path} and train with a smaller generator.learning_rate"
             )
         self.step += 1
-        self._ema.step(list(self.weights.values()))
+        self._ema.step(self._tensors)
         recent = self.losses[-50:]
         return f"loss {sum(recent) / len(recent) if recent else math.nan:.4f}"
 
