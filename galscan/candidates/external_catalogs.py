@@ -30,12 +30,13 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
-from galscan.candidates.reference_catalog import NAMES, present
+from galscan.candidates.reference_catalog import NAMES
 from galscan.core import home
 from galscan.core.errors import InputError, nearest
 from galscan.core.progress import track
 from galscan.core.sky import arcseconds, unit_vectors
-from galscan.surveys import tables
+from galscan.surveys.columns.angles import plain
+from galscan.surveys.columns.names import ROLES, columns_of
 from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import Client, RequestPolicy
 from galscan.surveys.services.errors import FetchError, ServiceUnavailableError
@@ -253,8 +254,8 @@ def _text(text: str) -> str:
 
 def _name_column(columns: list[str]) -> str:
     """Return the column with the names of objects: a usual one, else the first that is not a position."""
-    positions = {*tables.ROLES["ra"], *tables.ROLES["dec"]}
-    return next(iter([*present(NAMES, columns), *(c for c in columns if c.lower() not in positions)]), "")
+    positions = {plain(name) for name in (*ROLES["ra"], *ROLES["dec"])}
+    return next(iter([*columns_of(NAMES, columns), *(c for c in columns if plain(c) not in positions)]), "")
 
 
 def _object_name(row: Mapping[str, str], column: str) -> str:

@@ -21,6 +21,8 @@ def export(
     known: Annotated[
         list[Path] | None, option("Table of known objects (name, ra, dec in degrees); repeatable.")
     ] = None,
+    table: Annotated[str | None, option("Of known objects: name or number of the table in its file.")] = None,
+    position_unit: Annotated[str | None, option("Unit of their positions: hour,deg or rad; default: degrees.")] = None,
     crossmatch: Annotated[str | None, option("simbad,ned,vizier:TABLE: services to query with the positions.")] = None,
     radius: Annotated[float | None, option("Match radius in arcseconds; default: 3.")] = None,
     contact: Contact = None,

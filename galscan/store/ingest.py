@@ -23,17 +23,19 @@ from galscan.store.manifest import outcomes, write_manifest
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey, survey_names
 from galscan.surveys.sizes import DEFAULT_SIZE
 from galscan.surveys.subsets import stored_rendering, take
+from galscan.surveys.tables import Catalog
 
 SURVEYS = ("local", "frames", "simulated")
+CATALOG = ("catalog", "table", "position_unit")
 OPTIONS = {
-    "local": ("path", "catalog", "labels", "columns", "size", "format", "bands"),
-    "frames": ("path", "catalog", "labels", "columns", "size", "frame", "pixel_scale", "bands"),
+    "local": ("path", *CATALOG, "labels", "columns", "size", "format", "bands"),
+    "frames": ("path", *CATALOG, "labels", "columns", "size", "frame", "pixel_scale", "bands"),
     "simulated": ("labels", "size", "count", "seed", "rare_fraction", "labelled"),
     "service": (
-        "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
+        *CATALOG, "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "layer", "contact", "cache",
     ),
     "remote": (
-        "catalog", "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "contact", "keep_frames",
+        *CATALOG, "labels", "columns", "query", "cone", "size", "frame", "pixel_scale", "contact", "keep_frames",
     ),
 }  # fmt: skip
 EXAMPLES = {"service": "sdss", "remote": "sdss-frames"}
@@ -46,6 +48,8 @@ def ingest(
     path: str | os.PathLike[str] | None = None,
     format: str | None = None,
     catalog: str | os.PathLike[str] | None = None,
+    table: str | None = None,
+    position_unit: str | None = None,
     query: str | None = None,
     cone: tuple[float, float, float] | None = None,
     labels: str | Sequence[str] = (),
@@ -92,6 +96,10 @@ def ingest(
         Of downloaded frames: see `galscan.surveys.mosaics.remote.RemoteFrames`.
     keep_frames : path, optional
         Folder in which downloaded frames are kept and reused. Default: each is deleted after use.
+    table : str, optional
+        Name or number of the table, of a catalog file with several.
+    position_unit : str, optional
+        Unit of the positions in the catalog, as ``hour,deg`` or ``rad``, if the file does not say it. Default: degrees.
     query : str, optional
         Instead of a catalog: ``gz2``, ``vizier:TABLE`` or a SELECT for SkyServer: see
         `galscan.surveys.services.queries`. The result is stored beside the store, as ``NAME.objects.parquet`` (with
@@ -141,7 +149,8 @@ def ingest(
     if kind == "service" and isinstance(load_survey(survey), ConfiguredFrames):
         kind = "remote"
     options = {
-        "path": path, "catalog": catalog, "labels": (labels,) if isinstance(labels, str) else tuple(labels),
+        "path": path, "catalog": catalog, "table": table, "position_unit": position_unit,
+        "labels": (labels,) if isinstance(labels, str) else tuple(labels),
         "columns": columns, "query": query, "cone": cone, "size": size, "frame": frame, "pixel_scale": pixel_scale,
         "format": format,
         "bands": bands, "layer": layer, "contact": contact, "cache": cache, "keep_frames": keep_frames,
@@ -162,6 +171,8 @@ def ingest(
     if source is None:
         _log("plan: the objects come from a query, which a dry run does not send: their number is unknown")
         return {"objects": None, "out": str(target)}
+    for note in getattr(source, "position_notes", ()):  # before anything is downloaded
+        _log(f"warning: {note}")
     store = _open_existing(target)
     if append and store is not None and kind in ("local", "frames"):  # their stretch is measured, not configured
         source.rendering = stored_rendering(source.rendering, store.attrs["provenance"].get("rendering"), str(target))
@@ -190,6 +201,9 @@ def _open_survey(
 ) -> Any:  # a Survey
     """Return the survey; None if a dry run would have to query its objects."""
     settings = {k: v for k, v in options.items() if k in OPTIONS[kind]}
+    about = {key: settings.pop(key, None) for key in CATALOG[1:]}
+    if kind in ("local", "frames") and any(about.values()):
+        settings["catalog"] = Catalog(settings["catalog"], **about)
     if kind == "local":
         if settings["path"] is None:
             raise InputError("survey 'local' needs the folder of images: --path IMAGES")
@@ -213,9 +227,12 @@ def _open_survey(
             )
         return SimulatedSurvey(name=name, votes="gz2" in requested, **settings)
     contact = home.contact(settings.pop("contact"))
-    settings["catalog"] = _object_table(survey, target, settings, contact, dry_run, append)
-    if settings["catalog"] is None:
+    if any(about.values()) and settings["catalog"] is None:
+        raise InputError("--table and --position-unit are about a catalog; give one: --catalog FILE")
+    found = _object_table(survey, target, settings, contact, dry_run, append)
+    if found is None:
         return None
+    settings["catalog"] = Catalog(found, **about)
     if kind == "remote":
         from galscan.surveys.mosaics.remote import RemoteFrames
 

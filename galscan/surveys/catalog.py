@@ -11,6 +11,8 @@ import pandas as pd
 from galscan.core.errors import InputError, nearest
 from galscan.core.sky import Cone, check_cone, in_cone
 from galscan.surveys import tables
+from galscan.surveys.columns.positions import Positions, read_positions
+from galscan.surveys.columns.values import identifiers
 
 
 def check_roles(columns: Iterable[str], roles: Sequence[str]) -> None:
@@ -40,14 +42,18 @@ class CatalogSurvey:
     ra: np.ndarray
     dec: np.ndarray
     labels: pd.DataFrame
+    position_notes: Sequence[str] = ()  # what the user should know about the positions
     _schemas: dict[str, list[str]]
 
     def _read_positions(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
         """Read ids and positions from the catalog."""
         where = str(self.catalog)
         role = find_columns(table, ("id", "ra", "dec"), columns, where, required=("id", "ra", "dec"))
-        self.ids = tables.identifiers(table[role["id"]], where)
-        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+        self.ids = identifiers(table[role["id"]], where)
+        self._set_positions(read_positions(table, role["ra"], role["dec"], self.ids, where))
+
+    def _set_positions(self, found: Positions) -> None:
+        self.ra, self.dec, self.position_notes = found.ra, found.dec, found.notes
 
     def _within(self, table: pd.DataFrame, columns: Mapping[str, str], cone: Cone) -> pd.DataFrame:
         """Return the rows of a catalog in a cone, at least one."""

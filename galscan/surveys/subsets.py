@@ -16,7 +16,8 @@ from galscan.surveys.files.images import Rendering
 
 # Keys of `Survey.describe` that identify the objects. The others determine the pixels, and must not change in a store.
 OBJECT_KEYS = frozenset({
-    "path", "catalog", "catalog_sha256", "files_sha256", "images_without_row", "cone", "objects", "count",
+    "path", "catalog", "catalog_sha256", "catalog_table", "position_unit", "files_sha256", "images_without_row",
+    "cone", "objects", "count",
     "frames", "frames_sha256", "on_no_frame", "native_scale", "rotation_left", "astrometry", "ignored_sip",
 })  # fmt: skip
 MAX_NOISE_RATIO = 4.0  # of new frames to old ones, or the inverse: beyond it, their units differ

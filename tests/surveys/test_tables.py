@@ -72,14 +72,14 @@ def test_text_ids_stay_as_they_are(tmp_path: Path, name: str) -> None:
         ("id\n5.888489E+17\n", "5.888489E"),
         ("colour,size\n1,2\n", "colour, size"),
         ("dr7objid,dr8objid\n1,2\n", "dr7objid, dr8objid"),
-        ("id,ra\n1,12:30:00\n", "'12:30:00'"),
+        ("id,ra,dec\n1,12:30:00,5\n", "'12:30:00'"),
         ("id,ra,dec\n1,10,95\n", "dec of 1 is 95"),
         ("id,file\n1,../outside.png\n", "'../outside.png'"),
         ("id,file\n1,/etc/passwd.png\n", "'/etc/passwd.png'"),
         ("id\n77\n", "no row"),
         ("id\n", "no rows"),
         ("", "EmptyDataError"),
-        ('id,ra\n"1,2\n', "ParserError"),
+        ('id,ra,dec\n"1,2,3\n', "ParserError"),
     ],
 )
 def test_invalid_catalogs(tmp_path: Path, text: str, message: str) -> None:
@@ -121,23 +121,4 @@ def test_columns_by_ucd(tmp_path: Path, form: str) -> None:
     found = [tables.find_column(frame, role, {}, "table") for role in ("id", "ra", "dec", "radius")]
     assert found == ["NGC", "_RA", "_DE", None]
     assert tables.find_column(frame, "ra", {"ra": "RAgal"}, "table") == "RAgal", "what the user says counts"
-    assert tables.find_column(frame.assign(ra=1.0), "ra", {}, "table") == "ra"
-
-
-@pytest.mark.parametrize(
-    ("unit", "value", "message"),
-    [("h", 12.0, "'h'"), ("rad", 1.0, "'rad'"), ("deg", 400.0, "is 400"), ("deg", np.inf, "is inf")],
-)
-def test_invalid_positions(tmp_path: Path, unit: str, value: float, message: str) -> None:
-    frame = pd.DataFrame({"id": [1], "ra": [value], "dec": [0.0]})
-    frame.attrs["unit"] = {"ra": unit}
-    with pytest.raises(InputError, match=message):
-        tables.positions(frame, "ra", "dec", np.array([1]), "t.fits")
-
-
-def test_positions_are_wrapped() -> None:
-    frame = pd.DataFrame({"ra": [-10.0, 360.0, np.nan], "dec": [1.0, -90.0, 2.0]})
-    ra, dec = tables.positions(frame, "ra", "dec", np.arange(3), "t")
-    np.testing.assert_array_equal(ra, [350, 0, np.nan])
-    np.testing.assert_array_equal(dec, [1, -90, 2])
-    assert np.isnan(tables.positions(frame, None, "dec", np.arange(3), "t")[0]).all()
+    assert tables.find_column(frame.assign(ra=1.0, dec=2.0), "ra", {}, "table") == "ra"

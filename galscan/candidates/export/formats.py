@@ -21,6 +21,7 @@ from galscan.candidates.table_stream import TableStream
 from galscan.core import home
 from galscan.core.errors import ConflictError, InputError, nearest
 from galscan.scanning.run import GRADED, Run
+from galscan.surveys.tables import Catalog
 
 SUFFIXES = {
     ".fits": "fits", ".fit": "fits", ".vot": "votable", ".votable": "votable", ".xml": "votable", ".csv": "csv",
@@ -130,6 +131,8 @@ def export(
     top: int | None = None,
     min_purity: float | None = None,
     known: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    table: str | None = None,
+    position_unit: str | None = None,
     crossmatch: str | Sequence[str] = (),
     radius: float | None = None,
     contact: str | None = None,
@@ -151,8 +154,13 @@ def export(
     min_purity : float, optional
         Down to the largest rank whose estimated purity is at least this. With `top`, both hold.
     known : path or sequence of paths
-        Reference lists (CSV, FITS, VOTable, Parquet; decimal degrees): each candidate is marked known or new, and the
-        recovered fraction of each list is reported.
+        Reference lists (CSV, FITS, VOTable, Parquet ...): each candidate is marked known or new, and the recovered
+        fraction of each list is reported.
+    table : str, optional
+        Name or number of the table, of reference lists with several.
+    position_unit : str, optional
+        Unit of the positions in the reference lists, as ``hour,deg`` or ``rad``. Default: that of the columns, or
+        degrees.
     crossmatch : str or sequence of str
         Services to match in the same way: ``simbad``, ``ned``, ``vizier:TABLE``, separated by commas. Positions of the
         candidates are sent to them. Candidates without a response are marked "not asked".
@@ -183,6 +191,7 @@ def export(
     known = [known] if isinstance(known, str | os.PathLike) else known
     options = {
         "top": top, "min_purity": min_purity, "known": known or None, "crossmatch": crossmatch or None,
+        "table": table, "position_unit": position_unit,
         "radius": radius, "contact": contact, "order": order,
     }  # fmt: skip
     given = {name for name, value in options.items() if value is not None}
@@ -214,7 +223,9 @@ def export(
         return Exported(out, chosen, 0, candidates.count, details=details)
     matched: dict[str, Any] = {}
     if known or crossmatch:
-        rows, matches, matched = _match(opened, rows, top, known, crossmatch, radius, contact)
+        rows, matches, matched = _match(
+            opened, rows, top, [Catalog(path, table, position_unit) for path in known], crossmatch, radius, contact
+        )
         details |= matches
     details |= _write(chosen, rows, out, opened, provenance(opened.info, opened.purity))
     if not rows.count and min_purity is not None:
@@ -223,7 +234,7 @@ def export(
 
 
 def _match(
-    run: Run, rows: TableStream, top: int | None, known: Sequence[str | os.PathLike[str]],
+    run: Run, rows: TableStream, top: int | None, known: Sequence[Catalog],
     services: str | Sequence[str], radius: float | None, contact: str | None,
 ) -> tuple[TableStream, dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Match candidates with lists and services; return annotated rows, details and other fields of `Exported`.
@@ -299,6 +310,10 @@ def _check_options(chosen: str, given: set[str]) -> None:
         raise InputError("--order is for a MOC; write one with --out scanned.moc.fits, or --format moc")
     if "radius" in given and not given & {"known", "crossmatch"}:
         raise InputError("--radius needs known objects to match; add --known FILE, or --crossmatch simbad")
+    if (about := sorted(given & {"table", "position_unit"})) and "known" not in given:
+        raise InputError(
+            f"--{about[0].replace('_', '-')} is about lists of known objects; add --known FILE, or omit it"
+        )
     if "contact" in given and "crossmatch" not in given:
         raise InputError("--contact is sent to the services of --crossmatch; name one, or omit it")
 

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError, NotFoundError
-from galscan.core.files import file_digest
 from galscan.surveys import tables
 from galscan.surveys.catalog import CatalogSurvey, check_roles
+from galscan.surveys.columns.values import arcseconds
 from galscan.surveys.file_names import band_of, parse_bands
 from galscan.surveys.files.images import WHITE, Rendering
 from galscan.surveys.sizes import DEFAULT_SIZE, check_size
+from galscan.surveys.tables import Catalog
 
 CATALOGS = ("catalog.csv", "catalog.csv.gz", "catalog.fits", "catalog.vot", "catalog.parquet")
 FRAMES = 32  # objects on whose planes the stretch of a survey is measured
@@ -31,8 +32,8 @@ class FileSurvey(CatalogSurvey, ABC):
     ----------
     path : path
         The folder (searched recursively), or one file.
-    catalog : path, optional
-        CSV, FITS, VOTable or Parquet.
+    catalog : path or `galscan.surveys.tables.Catalog`, optional
+        A table, or a folder of Parquet; see `galscan.surveys.table_files.reading.read_file`.
     labels : sequence of str
         Label schemas to read from the catalog.
     size : int
@@ -58,7 +59,7 @@ class FileSurvey(CatalogSurvey, ABC):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        catalog: str | os.PathLike[str] | None = None,
+        catalog: Catalog | str | os.PathLike[str] | None = None,
         labels: Sequence[str] = (),
         size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
@@ -74,7 +75,8 @@ class FileSurvey(CatalogSurvey, ABC):
             raise NotFoundError(f"no folder of images at {path}; name it with --path")
         self.size = size
         self.name = name or (self.root.stem if self.root.suffix.lower() == ".zip" else self.root.name)
-        self.catalog = Path(catalog).expanduser().absolute() if catalog is not None else None
+        self._source = Catalog.of(catalog)
+        self.catalog = Path(self._source.path) if self._source.path is not None else None
         self.notes: list[str] = []
         self.unmatched: list[str] = []
         sizes = self._read(labels, dict(columns or {}))
@@ -110,7 +112,8 @@ class FileSurvey(CatalogSurvey, ABC):
             "name": self.name,
             "path": str(self.root),
             "catalog": str(self.catalog) if self.catalog else None,
-            "catalog_sha256": file_digest(self.catalog) if self.catalog else None,
+            "catalog_sha256": tables.digest(self.catalog) if self.catalog else None,
+            **self._source.describe(),
             "files_sha256": self._files_digest,
             "objects": len(self),
             "images_without_row": len(self.unmatched),
@@ -128,5 +131,5 @@ def find_catalog(folder: Path) -> Path | None:
 
 def pixel_scales(table: pd.DataFrame, column: str | None, where: str) -> np.ndarray:
     """Return arcsec per pixel, NaN where unknown."""
-    scale = tables.numbers(table[column], where) if column else np.full(len(table), np.nan)
+    scale = arcseconds(table, column, "pixel_scale", where) if column else np.full(len(table), np.nan)
     return np.where(scale > 0, scale, np.nan)

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
+from galscan.labels.galaxy10 import check_galaxy10
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.catalog import find_columns
+from galscan.surveys.columns.positions import read_positions
+from galscan.surveys.columns.values import identifiers
 from galscan.surveys.file_names import (
     IMAGES,
     band_of,
@@ -70,11 +73,13 @@ class LocalSurvey(FileSurvey):
                     f"labels and columns need a catalog, and {self.root} has no {CATALOGS[0]}; give one: --catalog FILE"
                 )
             _refuse_bands_as_pictures([f for f in files if not is_fits(f) and f not in beside], self.root)
-            table, columns = pd.DataFrame({"file name": list(groups)}), {"id": "file name"}
+            table, columns = pd.DataFrame({"name of the image": list(groups)}), {"id": "name of the image"}
         else:
-            table = tables.read_table(self.catalog, columns)
+            table = tables.read_table(self._source.at(self.catalog), columns)
         self._join(table, files, columns, groups)
+        check_galaxy10(labels, table.columns, None, str(self.catalog or self.root))
         self._schemas, self.labels = tables.read_labels(table, labels)
+        self._note_positions()
 
         used = {f for source in self.sources for f in source}
         self._band = {f: band for f, band in self._band.items() if band and f in used}  # processes get a copy
@@ -99,8 +104,8 @@ class LocalSurvey(FileSurvey):
     ) -> None:
         where = str(self.catalog or self.root)
         role = find_columns(table, self.roles, columns, where)
-        self.ids = tables.identifiers(table[role["id"]], where)
-        self.ra, self.dec = tables.positions(table, role["ra"], role["dec"], self.ids, where)
+        self.ids = identifiers(table[role["id"]], where)
+        self._set_positions(read_positions(table, role["ra"], role["dec"], self.ids, where))
         self.pixel_scale = pixel_scales(table, role["pixel_scale"], where)
         if role["file"] is None:
             self._join_by_id(files, where, groups)
@@ -123,6 +128,18 @@ class LocalSurvey(FileSurvey):
                 self.sources.append(self._bands_of(path, [f for f in group_of[path] if self._band[f]]))
             else:
                 self.sources.append((path,))
+
+    def _note_positions(self) -> None:
+        """Say where positions come from, if the catalog has none."""
+        if np.isfinite(self.ra).any():
+            return
+        if any(source and is_fits(source[0]) for source in self.sources):
+            self.position_notes = [f"{note}; those in FITS files are used" for note in self.position_notes]
+        if self.catalog is None:
+            fits = all(source and is_fits(source[0]) for source in self.sources)
+            self.position_notes = (
+                [] if fits else [f"no positions: {self.root} has no catalog; give one: --catalog FILE"]
+            )
 
     def _join_by_id(self, files: Mapping[str, int], where: str, groups: Mapping[str, Sequence[str]]) -> None:
         by_stem = {stem(f): (f,) for f in files}  # an id may end like a band, or be called mask

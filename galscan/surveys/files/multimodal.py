@@ -1,4 +1,4 @@
-"""Survey of HDF5 files of the Multimodal Universe (``healpix=NNN/001-of-001.hdf5``) and of Galaxy10 DECaLS.
+"""Survey of HDF5 files of the Multimodal Universe (``healpix=NNN/001-of-001.hdf5``) and of Galaxy10.
 
 Each object is a row of every dataset: ``object_id, ra, dec``, and ``image_array`` (object, band, y, x; row 0 at the
 bottom) with ``image_band`` and ``image_scale``; or ``images`` (object, y, x, colour), RGB images in uint8.
@@ -6,13 +6,14 @@ bottom) with ``image_band`` and ``image_scale``; or ``images`` (object, y, x, co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from galscan.core.errors import InputError
+from galscan.labels.galaxy10 import check_galaxy10
 from galscan.surveys.base import Failed, Flag
 from galscan.surveys.file_names import band_of
 from galscan.surveys.files.arrays import ArraySurvey, Pixels, as_picture
@@ -23,7 +24,7 @@ ARRAYS = ("image_array", "images", "rgb_image", "image_rgb", "rgb", "image")  # 
 class MultimodalSurvey(ArraySurvey):
     """A folder of HDF5 files, or one of them. See `galscan.surveys.files.packed.PackedSurvey`.
 
-    In a single file without ids, as that of Galaxy10 DECaLS, row numbers are the ids.
+    In a single file without ids, as those of Galaxy10, row numbers are the ids.
     """
 
     format: ClassVar[str] = "multimodal"
@@ -51,12 +52,19 @@ class MultimodalSurvey(ArraySurvey):
     def _table(self, file_number: int) -> pd.DataFrame:
         file, count = self._opened(file_number), self._array(file_number).shape[0]
         columns: dict[str, Any] = {}
+        units: dict[str, str] = {}
         for name, data in file.items():
             if getattr(data, "shape", None) == (count,) and data.dtype.kind in "iufbSO":
                 columns[name] = [_text(v) for v in data[:]] if data.dtype.kind in "SO" else data[:]
+                units[name] = _text(data.attrs.get("unit", data.attrs.get("units", "")))
         if "image_scale" in file and file["image_scale"].shape[:1] == (count,):
             columns["pxscale"] = file["image_scale"][:].reshape(count, -1)[:, 0]
-        return pd.DataFrame(columns, index=range(count))
+        table = pd.DataFrame(columns, index=range(count))
+        table.attrs["unit"] = units
+        return table
+
+    def _check_labels(self, file_number: int, table: pd.DataFrame, labels: Sequence[str]) -> None:
+        check_galaxy10(labels, table.columns, self._array(file_number).shape[1], str(self._path(file_number)))
 
     def _pixels(self, file_number: int, first: int, last: int) -> Iterator[Pixels]:
         file, data = self._opened(file_number), self._array(file_number)

@@ -14,6 +14,8 @@ from galscan.core.errors import InputError
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.catalog import find_columns
+from galscan.surveys.columns.positions import read_positions
+from galscan.surveys.columns.values import identifiers
 from galscan.surveys.files.base import FileSurvey, pixel_scales
 from galscan.surveys.files.images import failure
 from galscan.surveys.files.path_matching import find_files
@@ -44,6 +46,9 @@ class PackedSurvey(FileSurvey):
     @abstractmethod
     def _table(self, file_number: int) -> pd.DataFrame:
         """Return the metadata of a file, one row per object. May raise any error if the file is damaged."""
+
+    def _check_labels(self, file_number: int, table: pd.DataFrame, labels: Sequence[str]) -> None:
+        """Raise `InputError` if the labels of a file are known to be others."""
 
     @abstractmethod
     def _connect(self, file_number: int) -> Any:
@@ -92,6 +97,7 @@ class PackedSurvey(FileSurvey):
     def _read_files(self, labels: Sequence[str], columns: Mapping[str, str]) -> pd.DataFrame:
         """Read ids, positions and labels file by file; other columns are not kept in memory."""
         parts, answers, required = [], [], ("id",) if len(self.files) > 1 else ()
+        notes: list[str] = []
         self._schemas = {}
         for number in range(len(self.files)):
             where = str(self._path(number))
@@ -106,29 +112,39 @@ class PackedSurvey(FileSurvey):
             usual = {role: name for role, name in self.format_columns.items() if name in table.columns}
             role = find_columns(table, self.roles, usual | dict(columns), where, required)
             ids = table[role["id"]] if role["id"] else pd.Series(table.index, name="row number")
-            ra, dec = tables.positions(table, role["ra"], role["dec"], ids.to_numpy(), where)
+            found = read_positions(table, role["ra"], role["dec"], ids.to_numpy(), where)
+            notes += found.notes
             scale = pixel_scales(table, role["pixel_scale"], where)
             parts.append(
                 pd.DataFrame(
-                    {"id": ids, "ra": ra, "dec": dec, "pixel_scale": scale, "file": number, "row": table.index}
+                    {
+                        "id": ids,
+                        "ra": found.ra,
+                        "dec": found.dec,
+                        "pixel_scale": scale,
+                        "file": number,
+                        "row": table.index,
+                    }
                 )
             )
+            self._check_labels(number, table, labels)
             schemas, part = tables.read_labels(table, labels)
             if number and schemas != self._schemas:
                 raise InputError(f"{where} has other label columns than {self._path(0)}; take them from a --catalog")
             self._schemas = schemas
             answers.append(part)
         objects = pd.concat(parts, ignore_index=True)
-        self.ids = tables.identifiers(objects["id"].rename(ids.name), str(self.root))
+        self.ids = identifiers(objects["id"].rename(ids.name), str(self.root))
+        self.position_notes = notes[:1] + ([f"the same of {len(notes) - 1:,} other files"] if len(notes) > 1 else [])
         self.labels = pd.concat(answers, ignore_index=True)
         return objects
 
     def _join(self, objects: pd.DataFrame, labels: Sequence[str], columns: Mapping[str, str]) -> pd.DataFrame:
         """Join the catalog by id; sort its rows in the order of the files, those without an image last."""
         where = str(self.catalog)
-        table = tables.read_table(Path(where), columns)
+        table = tables.read_table(self._source, columns)
         role = find_columns(table, self.roles, columns, where)
-        ids = tables.identifiers(table[role["id"]], where)
+        ids = identifiers(table[role["id"]], where)
         at = pd.Index(self.ids.astype(str)).get_indexer(ids.astype(str))
         if (at < 0).all():
             raise InputError(
@@ -140,11 +156,14 @@ class PackedSurvey(FileSurvey):
         self.unmatched = np.delete(self.ids, at[at >= 0]).astype(str).tolist()
         self.ids = ids
         objects = objects.drop(columns="id").reindex(at).reset_index(drop=True).fillna({"file": -1, "row": -1})
-        ra, dec = tables.positions(table, role["ra"], role["dec"], ids, where)
-        known = np.isfinite(ra + dec)
-        objects.loc[known, "ra"], objects.loc[known, "dec"] = ra[known], dec[known]
+        found = read_positions(table, role["ra"], role["dec"], ids, where)
+        known = np.isfinite(found.ra + found.dec)
+        objects.loc[known, "ra"], objects.loc[known, "dec"] = found.ra[known], found.dec[known]
+        if known.any():
+            self.position_notes = found.notes
         scale = pixel_scales(table, role["pixel_scale"], where)
         objects["pixel_scale"] = np.where(scale > 0, scale, objects["pixel_scale"])
+        self._check_labels(0, table, labels)
         self._schemas, self.labels = tables.read_labels(table, labels)
         return objects
 

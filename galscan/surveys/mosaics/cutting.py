@@ -13,17 +13,19 @@ import numpy as np
 import pandas as pd
 
 from galscan.core.errors import GalscanError, InputError, NotFoundError, nearest
-from galscan.core.files import file_digest
 from galscan.core.sky import Cone
 from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import CatalogSurvey, check_roles
+from galscan.surveys.columns.names import columns_of
+from galscan.surveys.columns.values import arcseconds
 from galscan.surveys.files.images import Rendering
 from galscan.surveys.mosaics.footprints import Folder, Frame
 from galscan.surveys.mosaics.stamps import FEWEST, MOST, OpenFrame
 from galscan.surveys.services.errors import FetchError, MissingError
 from galscan.surveys.sizes import check_framing, check_size
 from galscan.surveys.subsets import select_rows
+from galscan.surveys.tables import Catalog
 
 ROLES = ("id", "ra", "dec", "radius")
 RADIUS = ("radius", "radius_arcsec", "petror90_r", "petrorad_r")
@@ -54,31 +56,32 @@ class FrameCutouts(CatalogSurvey, ABC):
     _frame_metadata: dict[str, Any]
 
     def _read_catalog(
-        self, catalog: Path, labels: Sequence[str], size: int, columns: Mapping[str, str], roles: Sequence[str],
+        self, catalog: Catalog, labels: Sequence[str], size: int, columns: Mapping[str, str], roles: Sequence[str],
         pixel_scale: float | None, frame: float | None, cone: Cone | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """Check the settings, read the objects, and return their table."""
         check_roles(columns, roles)
         check_size(size)
         check_framing(pixel_scale, frame)
-        self.catalog, self.size, self.pixel_scale, self.framing = catalog, size, pixel_scale, frame
+        self._source, self.catalog = catalog, Path(catalog.path or "")
+        self.size, self.pixel_scale, self.framing = size, pixel_scale, frame
         self._opened: OrderedDict[int, OpenFrame] = OrderedDict()
         self._closed: tuple[int, Exception] | None = None  # the last frame that could not be opened, and why
         table = tables.read_table(catalog, columns)
-        self._catalog_digest = file_digest(catalog)
+        self._catalog_digest = tables.digest(self.catalog)
         if cone is not None:
             table = self._within(table, columns, cone)
         self._read_positions(table, columns)
         self.radius = np.full(len(self.ids), np.nan, dtype=np.float32)
         if frame:
-            lower = {str(c).lower(): str(c) for c in table.columns}
-            column = columns.get("radius") or next((lower[c] for c in RADIUS if c in lower), "radius")
+            present = [str(c) for c in table.columns]
+            column = columns.get("radius") or next(iter(columns_of(RADIUS, present)), "radius")
             if column not in table.columns:
                 raise InputError(
-                    f"--frame {frame:g} needs a radius (arcsec), and {catalog} has no column '{column}'"
+                    f"--frame {frame:g} needs a radius (arcsec), and {self.catalog} has no column '{column}'"
                     f"{nearest(column, map(str, table.columns))}; name it: --column radius=..."
                 )
-            self.radius = tables.numbers(table[column], str(catalog)).astype(np.float32)
+            self.radius = arcseconds(table, column, "radius", str(self.catalog)).astype(np.float32)
         self._schemas, self.labels = tables.read_labels(table, labels)
         return table
 
@@ -116,6 +119,7 @@ class FrameCutouts(CatalogSurvey, ABC):
         return {
             "catalog": str(self.catalog),
             "catalog_sha256": self._catalog_digest,
+            **self._source.describe(),
             "objects": len(self),
             **self._frame_metadata,
             "size": self.size,

@@ -26,6 +26,7 @@ from galscan.surveys.mosaics import footprints
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts, error_text
 from galscan.surveys.mosaics.footprints import Folder, Frame
 from galscan.surveys.sizes import DEFAULT_SIZE
+from galscan.surveys.tables import Catalog
 
 SAMPLE = 16  # frames that the stretch is measured on, at four objects each
 
@@ -42,8 +43,8 @@ class FramesSurvey(FrameCutouts):
     ----------
     path : path
         Folder of frames, one FITS file per band, searched recursively.
-    catalog : path, optional
-        CSV, FITS, VOTable or Parquet with id, ra and dec. Default: ``catalog.csv`` (``.fits ...``) in the folder.
+    catalog : path or `galscan.surveys.tables.Catalog`, optional
+        A table with id, ra and dec. Default: ``catalog.csv`` (``.fits ...``) in the folder.
     labels, size, name
         As for `galscan.surveys.files.base.FileSurvey`.
     columns : mapping, optional
@@ -67,7 +68,7 @@ class FramesSurvey(FrameCutouts):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        catalog: str | os.PathLike[str] | None = None,
+        catalog: Catalog | str | os.PathLike[str] | None = None,
         labels: Sequence[str] = (),
         size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None,
@@ -84,12 +85,13 @@ class FramesSurvey(FrameCutouts):
             raise InputError(f"{path} is a file; give the folder that holds the frames")
         self.name = name or self.root.name
         self.source = Folder(self.root)
-        found = Path(catalog).expanduser().absolute() if catalog is not None else find_catalog(self.root)
+        given = Catalog.of(catalog)
+        found = given.path or find_catalog(self.root)
         if found is None:
             raise InputError(
                 f"frames need a table of objects with id, ra and dec: --catalog FILE, or {CATALOGS[0]} in {path}"
             )
-        self._read_catalog(found, labels, size, columns or {}, ROLES, pixel_scale, frame)
+        self._read_catalog(given.at(Path(found)), labels, size, columns or {}, ROLES, pixel_scale, frame)
         sizes = find_files(self.root, FITS)
         sizes.pop(os.path.relpath(self.catalog, self.root), None)
         if not sizes:

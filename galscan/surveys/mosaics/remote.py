@@ -18,13 +18,14 @@ import pandas as pd
 from galscan.core.errors import InputError, nearest
 from galscan.core.files import digest
 from galscan.core.sky import Cone
-from galscan.surveys import tables
 from galscan.surveys.base import Failed, Flag, Outcome
+from galscan.surveys.columns.values import numbers
 from galscan.surveys.mosaics.cutting import ROLES, FrameCutouts
 from galscan.surveys.mosaics.download import DownloadedFiles
 from galscan.surveys.mosaics.footprints import Frame
 from galscan.surveys.services.configured import ConfiguredFrames, load_survey
 from galscan.surveys.sizes import DEFAULT_SIZE
+from galscan.surveys.tables import Catalog
 
 SAFE_TEXT = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")  # allowed text of table columns in a URL
 
@@ -39,8 +40,8 @@ class RemoteFrames(FrameCutouts):
     ----------
     survey : str
         A shipped survey (``sdss-frames``, ``legacy-bricks``) or a path ending in ``.toml``.
-    catalog : path
-        CSV, FITS, VOTable or Parquet, with id, ra, dec and the columns that identify the frame.
+    catalog : path or `galscan.surveys.tables.Catalog`
+        A table with id, ra, dec and the columns that identify the frame.
     folder : path
         Folder of downloaded frames.
     keep : bool
@@ -61,7 +62,7 @@ class RemoteFrames(FrameCutouts):
     def __init__(
         self,
         survey: str,
-        catalog: str | Path,
+        catalog: Catalog | str | Path,
         folder: Path,
         *,
         keep: bool = False,
@@ -86,8 +87,8 @@ class RemoteFrames(FrameCutouts):
         self.root = folder.expanduser().absolute()
         scheme = urlsplit(config.url).scheme
         self.source = self._downloads = DownloadedFiles(self.root, scheme, partial(config.client, contact), keep=keep)
-        catalog, roles = Path(catalog).expanduser().absolute(), (*ROLES, *config.keys)
-        table = self._read_catalog(catalog, labels, size, columns, roles, pixel_scale, frame, cone)
+        roles = (*ROLES, *config.keys)
+        table = self._read_catalog(Catalog.of(catalog), labels, size, columns, roles, pixel_scale, frame, cone)
         self._group(table, columns)
         self._check_scale({self._frame(0).name: config.native_scale})
 
@@ -137,9 +138,9 @@ class RemoteFrames(FrameCutouts):
     def _column(self, column: pd.Series, integer: bool) -> Any:
         """Return a column as integers, or as text that is safe in a URL; empty values are missing."""
         if integer or pd.api.types.is_numeric_dtype(column.dtype):
-            numbers = tables.numbers(column, str(self.catalog))
-            values, rule = pd.Series(numbers), "must be an integer of at least 0"
-            bad = np.isfinite(numbers) & ((numbers < 0) | (numbers % 1 != 0))
+            found = numbers(column, str(self.catalog))
+            values, rule = pd.Series(found), "must be an integer of at least 0"
+            bad = np.isfinite(found) & ((found < 0) | (found % 1 != 0))
         else:
             values = column.astype("string").str.strip().replace("", pd.NA).reset_index(drop=True)
             rule = "is not the name of a frame; use letters, digits and _.+-"

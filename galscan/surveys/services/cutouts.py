@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,11 @@ import pandas as pd
 
 from galscan.core.concurrency import ordered_map
 from galscan.core.errors import InputError
-from galscan.core.files import file_digest
 from galscan.core.sky import Cone
 from galscan.surveys import tables
 from galscan.surveys.base import NOT_FOUND, Cutout, Failed, Flag, NoCoverage, Outcome
 from galscan.surveys.catalog import CatalogSurvey, check_roles
+from galscan.surveys.columns.values import arcseconds
 from galscan.surveys.files.images import FileInMemory, read_fits, read_picture
 from galscan.surveys.services import panstarrs
 from galscan.surveys.services.cache import Response
@@ -27,6 +26,7 @@ from galscan.surveys.services.configured import ConfiguredSurvey, fill_url, load
 from galscan.surveys.services.errors import FetchError
 from galscan.surveys.sizes import DEFAULT_SIZE, check_framing, check_size
 from galscan.surveys.subsets import select_rows
+from galscan.surveys.tables import Catalog
 
 ROLES = ("id", "ra", "dec", "radius")
 MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "fits": b"SIMPLE  ="}
@@ -50,8 +50,8 @@ class ServiceSurvey(CatalogSurvey):
     ----------
     source : str
         A shipped survey (``sdss``, ``legacy-dr10`` ...) or a path ending in ``.toml``.
-    catalog : path
-        CSV, FITS, VOTable or Parquet, with positions.
+    catalog : path or `galscan.surveys.tables.Catalog`
+        A table with positions.
     labels, size, columns, name
         As for `galscan.surveys.files.local.LocalSurvey`; roles of columns are ``id ra dec radius``.
     frame : float, optional
@@ -72,7 +72,7 @@ class ServiceSurvey(CatalogSurvey):
     """
 
     def __init__(
-        self, source: str, catalog: str | Path, *, labels: Sequence[str] = (), size: int = DEFAULT_SIZE,
+        self, source: str, catalog: Catalog | str | Path, *, labels: Sequence[str] = (), size: int = DEFAULT_SIZE,
         columns: Mapping[str, str] | None = None, name: str | None = None, frame: float | None = None,
         pixel_scale: float | None = None, layer: str | None = None, cone: Cone | None = None, contact: str = "",
         response_folder: Path | None = None, retry_not_found: bool = False,
@@ -91,24 +91,19 @@ class ServiceSurvey(CatalogSurvey):
         self.config.secret()
         self.name = name or self.source
         self.contact, self.response_folder, self.retry_not_found = contact, response_folder, retry_not_found
-        self.catalog = Path(catalog).expanduser().absolute()
+        self._source = Catalog.of(catalog)
+        self.catalog = Path(self._source.path or "")
         self.cone = cone
-        table = tables.read_table(self.catalog, columns)
+        table = tables.read_table(self._source, columns)
         if cone is not None:
             table = self._within(table, columns, cone)
-        self._read_objects(table, columns)
+        self._read_positions(table, columns)
         self._schemas, self.labels = tables.read_labels(table, labels)
         self._frame(table, columns, frame, pixel_scale)
-        self._catalog_digest = file_digest(self.catalog)
+        self._catalog_digest = tables.digest(self.catalog)
         self._client: Client | None = None
 
     # -------------------------------------------------------------------------------------------- the catalog
-
-    def _read_objects(self, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
-        self._read_positions(table, columns)
-        if len(self.ra) >= 50 and np.nanmax(self.ra) <= 24:
-            # A survey may cover only this range, so this is no error.
-            print(f"warning: no ra of {self.catalog} is above 24; ra must be in degrees, not hours", file=sys.stderr)
 
     def _frame(
         self, table: pd.DataFrame, columns: Mapping[str, str], frame: float | None, pixel_scale: float | None
@@ -125,7 +120,7 @@ class ServiceSurvey(CatalogSurvey):
             self.framing: dict[str, Any] = {"pixel_scale": scale}
         else:
             frame = frame or self.config.framing.radii
-            self.sides = frame * tables.numbers(table[column], str(self.catalog))
+            self.sides = frame * arcseconds(table, column, "radius", str(self.catalog))
             self.framing = {"radii": frame, "column": column}
 
     # --------------------------------------------------------------------------------------- Survey protocol
@@ -137,6 +132,7 @@ class ServiceSurvey(CatalogSurvey):
             "survey": self.source, **config.metadata(),
             "layer": config.layer or None, "format": config.format, "bands": config.bands, "framing": self.framing,
             "catalog": str(self.catalog), "catalog_sha256": self._catalog_digest,
+            **self._source.describe(),
             "cone": list(self.cone) if self.cone else None, "objects": len(self),
             "size": self.size, "resize": "hamming, bilinear when enlarging", "orientation": "north up, east left",
             "labels": list(self._schemas), "stretch": config.stretch or None,

@@ -24,11 +24,12 @@ from galscan.core.errors import ConflictError, GalscanError, InputError
 from galscan.core.files import atomic_path
 from galscan.core.sky import Cone, check_cone
 from galscan.labels.schema import load_schema
-from galscan.surveys import tables
 from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import MAX_REDIRECTS, Client, RequestPolicy
 from galscan.surveys.services.configured import Objects, load_survey
 from galscan.surveys.services.errors import FetchError, check_status, network_errors
+from galscan.surveys.table_files.astropy_tables import from_astropy
+from galscan.surveys.tables import find_column
 
 GZ2 = "gz2"
 VIZIER = "vizier:"
@@ -213,7 +214,7 @@ class _SkyServer(_Service):
             table = self._query(
                 lambda: self._service.query_sql(sql, timeout=TIMEOUT, data_release=release, cache=False)
             )
-        return None if table is None else tables.from_astropy(table).apply(_with_nulls)
+        return None if table is None else from_astropy(table).apply(_with_nulls)
 
     def _find_key(self) -> str:
         """Return the id column; refuse a query without ids or positions."""
@@ -309,10 +310,10 @@ class _VizieR(_Service):
             raise InputError(
                 f"'{self._name}' has {len(found)} tables; choose one: vizier:{', '.join(list(found.keys())[:12])}"
             )
-        frame = tables.from_astropy(found[0])
+        frame = from_astropy(found[0])
         if "_RAJ2000" not in frame or "_DEJ2000" not in frame:
             raise InputError(f"table '{self._name}' of VizieR has no positions; choose one that has")
-        key = tables.find_column(frame, "id", {}, self._name) or "recno"
+        key = find_column(frame, "id", {}, self._name) or "recno"
         if key not in frame:
             frame = frame.assign(recno=np.arange(1, len(frame) + 1))
         first = {"id": frame[key], "ra": frame["_RAJ2000"], "dec": frame["_DEJ2000"]}

@@ -14,7 +14,7 @@ from tests.pictures_on_disk import picture, write
 
 
 def shard(path: Path) -> Path:
-    return write_shard(path, [("1.jpg", encoded(pictures(1)[0], "jpg")), ("1.json", {"ra": 1.5})])
+    return write_shard(path, [("1.jpg", encoded(pictures(1)[0], "jpg")), ("1.json", {"ra": 1.5, "dec": 2.5})])
 
 
 def test_formats_are_detected(tmp_path: Path) -> None:

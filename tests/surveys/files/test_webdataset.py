@@ -140,7 +140,7 @@ def test_nothing_is_written_outside(tmp_path: Path) -> None:
 
 def test_invalid_metadata_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jpg = encoded(pictures(1)[0], "jpg")
-    texts = ["{", "[1]", "[" * 100_000, '{"ra": 1, "votes": [1]}', "{}" + " " * 600]
+    texts = ["{", "[1]", "[" * 100_000, '{"ra": 1, "dec": 2, "votes": [1]}', "{}" + " " * 600]
     write_shard(
         tmp_path / "a.tar", [m for k, text in enumerate(texts) for m in ((f"{k}.jpg", jpg), (f"{k}.json", text))]
     )

@@ -156,8 +156,8 @@ def test_ingest(skies: Callable[[str], Path], tmp_path: Path, capsys: pytest.Cap
         galscan.ingest("simulated", bands="gri", out=tmp_path / "t.zarr")
 
 
-def test_positions_in_radians_are_refused(skies: Callable[[str], Path], tmp_path: Path) -> None:
-    rows = Table({"id": [1, 2], "ra": [0.0, 0.001], "dec": [0.0, 0.0]}, units={"ra": "rad", "dec": "deg"})
+def test_positions_in_radians_are_converted(skies: Callable[[str], Path], tmp_path: Path) -> None:
+    rows = Table({"id": [1, 2], "ra": [0.1745, 0.1746], "dec": [0.0, 0.0]}, units={"ra": "rad", "dec": "deg"})
     rows.write(tmp_path / "catalog.fits")
-    with pytest.raises(InputError, match="'rad'"):
-        FramesSurvey(skies(".fits"), tmp_path / "catalog.fits", size=16)
+    survey = FramesSurvey(skies(".fits"), tmp_path / "catalog.fits", size=16)
+    np.testing.assert_allclose(survey.ra, np.degrees([0.1745, 0.1746]))

@@ -1,0 +1,1 @@
+"""Columns of catalogs: their names, units, positions and other values."""
