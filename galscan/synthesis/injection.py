@@ -128,8 +128,9 @@ def injected_set(
                 counts |= {"hosts": len(rows), "hosts_unlabelled": int((~candidates.labelled[rows]).sum())}
             sets.append(_inject(candidates, rules, rule, rows, value, count, sources, random, counts, advance))
     if settings.injected and not (sets[0].origin == INJECTED).any():
+        which = "they, or the donors," if find_feature(rules.inject.feature).DONORS else "they"
         raise InputError(
-            f"the feature '{rules.inject.feature}' is invisible on all {counts['hosts']} hosts: they are too small, "
+            f"the feature '{rules.inject.feature}' is invisible on all {counts['hosts']} hosts: {which} are too small, "
             f"faint or large for it in images of {candidates.images.shape[1]} px: loosen 'inject.hosts', ingest larger "
             "cutouts with more pixels, or pass --no-synthetic"
         )

@@ -11,7 +11,7 @@ import pytest
 from galscan.core.errors import InputError
 from galscan.labels.settings import LabelRules, SyntheticSettings
 from galscan.synthesis import injection
-from galscan.synthesis.features import artefact, dust_lane
+from galscan.synthesis.features import artefact, companion, dust_lane, light
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.injection import SEEING, Candidates, injected_set, mined_rows
 from galscan.synthesis.synthetic_set import HOST, INJECTED, MINED
@@ -169,6 +169,19 @@ def test_features_that_nobody_sees_are_counted_and_left_out():
     nothing = {"dust_lane": lambda count, random: 0 * bars(count, random)}
     with pytest.raises(InputError, match=f"12 hosts.* {SIZE} px"):
         made(candidates(), 10, sources=nothing)
+
+
+def test_companions_are_real_galaxies_beside_the_host_and_donors_too_faint_for_it_an_error(monkeypatch):
+    given = candidates()
+    inject = INJECT | {"feature": "companion", "values": {"visible_dust": [0.6, 1.0]}, "plain": 0.6}
+    synthetic, counts = made(given, 12, sources={"companion": companion.prior}, inject=inject)
+    injected = np.flatnonzero(synthetic.origin == INJECTED)
+    assert counts["injected"] == 12 and (synthetic.depth[injected] >= companion.LEAST_DEPTH).all()
+    pixels = synthetic.images.astype(float).mean((1, 2, 3))
+    assert (pixels[injected] > pixels[synthetic.host[injected]]).all()
+    monkeypatch.setattr(light, "BRIGHT", 1000.0)
+    with pytest.raises(InputError, match=f"'companion' .*donors.* {SIZE} px"):
+        made(given, 12, sources={"companion": companion.prior}, inject=inject)
 
 
 def test_what_is_too_faint_for_the_positive_rule_is_negative():
