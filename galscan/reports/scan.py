@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from galscan.candidates.table_stream import from_parquet
 from galscan.core import thumbnails
 from galscan.core.errors import InputError, NotFoundError
-from galscan.core.files import read_json, write_text
+from galscan.core.files import write_text
 from galscan.models.model import Model
 from galscan.reports import plots, plots_sky, scan_facts
 from galscan.reports.memory import release
 from galscan.reports.page import count, interval, render
 from galscan.scanning import quantised
-from galscan.scanning.run import GRADED, GRADED_PURITY, Run
+from galscan.scanning.run import GRADED, Run
 from galscan.scanning.run_info import CANDIDATES, RunInfo, read_info
 from galscan.stats import purity as purities
 from galscan.stats.histogram import ScoreHistogram
@@ -34,29 +31,6 @@ MISSED = 24  # images of missed known targets
 # Columns needed of the list ranked by scores, and of the displayed list, which has the grades where there are any.
 COUNTED = ("store", "index", "rank", "score", "purity", "purity_lo", "purity_hi")
 SHOWN = ("rank", "ra", "dec", "p_target", "purity", "purity_lo", "purity_hi", "known", "in_train")
-
-
-@dataclass(frozen=True)
-class _Graded:
-    """Output of `galscan purity`: path of the table with grades, and the content of purity.json."""
-
-    path: Path
-    summary: dict[str, Any]
-
-    @property
-    def completeness(self) -> pd.DataFrame:
-        return _read(self.path, ("completeness",))
-
-    @property
-    def limits(self) -> pd.DataFrame:
-        """Interval limits of completeness at selected ranks; empty in files of older versions."""
-        return pd.DataFrame(self.summary.get("completeness") or {"rank": [], "low": [], "high": []}, dtype=float)
-
-    @property
-    def limits_by_scores(self) -> pd.DataFrame | None:
-        """The same by the scores alone; None in files of older versions."""
-        limits = self.summary.get("completeness_by_scores")
-        return None if limits is None else pd.DataFrame(limits, dtype=float)
 
 
 def write_scan_report(run: str | Path) -> Path:
@@ -74,8 +48,8 @@ def write_scan_report(run: str | Path) -> Path:
     if info is None or not (path / CANDIDATES).is_file():
         raise NotFoundError(f"{path} is not a run with candidates; make one with: galscan scan")
     opened = Run(path, info)
-    before = _read(path / CANDIDATES, ("rank", "score", "completeness"))
-    graded = _graded(path, before)
+    before = scan_facts.read_columns(path / CANDIDATES, ("rank", "score", "completeness"))
+    graded = scan_facts.read_graded(path, before)
     model, stores = opened.model_if_unchanged(), opened.stores_if_unchanged()
     histogram = ScoreHistogram.from_list(info.histogram)
     footprint = _if_readable(lambda: scan_facts.footprint(opened.tables))
@@ -90,9 +64,9 @@ def write_scan_report(run: str | Path) -> Path:
     n_candidates = len(before)
     del before
     release(n_candidates)
-    before = _read(path / CANDIDATES, COUNTED)
+    before = scan_facts.read_columns(path / CANDIDATES, COUNTED)
     table = path / (CANDIDATES if graded is None else f"{GRADED}.parquet")
-    frame = _read(table, SHOWN)
+    frame = scan_facts.read_columns(table, SHOWN)
     accepted, sentence = _sentence(frame, info, graded)
     prevalence = (info.purity if graded is None else graded.summary["after"]).get("prevalence") or {}
     figures = [
@@ -103,8 +77,8 @@ def write_scan_report(run: str | Path) -> Path:
     warning, ranked = _warning(frame, accepted), len(frame)
     before = before[["store", "index", "rank", "score"]]
     with_position = frame.loc[np.isfinite(frame["ra"]) & np.isfinite(frame["dec"]), ["ra", "dec", "purity"]]
-    last = _rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
-    top = _rows(table, 0, PICTURES)
+    last = scan_facts.read_rows(table, accepted - LAST, accepted) if accepted > PICTURES else []
+    top = scan_facts.read_rows(table, 0, PICTURES)
     del frame
     release(n_candidates)
     page = render(
@@ -152,7 +126,7 @@ def _notes(purity: Mapping[str, Any]) -> list[str]:
     return [note for note in purity.get("notes", []) if not note.startswith(("A first look", "A prefilter"))]
 
 
-def _sentence(frame: pd.DataFrame, info: RunInfo, graded: _Graded | None) -> tuple[int, str]:
+def _sentence(frame: pd.DataFrame, info: RunInfo, graded: scan_facts.Graded | None) -> tuple[int, str]:
     """Return the number of accepted candidates and the headline."""
     scanned = f"{info.scanned:,} galaxies"
     if graded is not None:
@@ -193,7 +167,7 @@ def _warning(frame: pd.DataFrame, accepted: int) -> str:
     return warning
 
 
-def _ranks(purity: Mapping[str, Any], graded: _Graded | None) -> list[tuple[str, str, str, str]]:
+def _ranks(purity: Mapping[str, Any], graded: scan_facts.Graded | None) -> list[tuple[str, str, str, str]]:
     """Return purity at a few ranks, by the scores alone and with the grades, and the fraction of ambiguous objects."""
     latest = graded.summary["after"] if graded else purity
     after, ambiguous = (graded.summary["after"]["at"] if graded else {}), latest.get("ambiguous_at", {})
@@ -362,59 +336,6 @@ def _picture(store: Any, index: int, stores: Mapping[str, Store]) -> dict[str, A
 
 
 # Reading
-
-
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read the given columns of a ranked list, where they exist, in pieces: it may hold a million rows."""
-    rows = from_parquet(path)
-    rows = rows.select([name for name in columns if name in rows.names])
-    categories: dict[str, dict[Any, int]] = {name: {} for name in rows.names if rows.is_text(name)}
-    filled = {
-        field.name: np.empty(rows.count, np.int32 if field.name in categories else field.type.to_pandas_dtype())
-        for field in rows.schema
-    }
-    at = 0
-    for piece in rows:
-        for name, values in filled.items():
-            column = piece[name].combine_chunks()
-            if name in categories:  # few distinct values
-                encoded, codes = column.dictionary_encode(), categories[name]
-                mapped = np.array(
-                    [codes.setdefault(text, len(codes)) for text in encoded.dictionary.to_pylist()], np.int32
-                )
-                column = pa.array(mapped[encoded.indices.to_numpy()])
-            values[at : at + len(piece)] = column.to_numpy(zero_copy_only=False)
-        at += len(piece)
-    release(rows.count)
-    columns_read = {
-        name: pd.Categorical.from_codes(values, pd.Index(list(categories[name]), dtype=object))
-        if name in categories
-        else values
-        for name, values in filled.items()
-    }
-    return pd.DataFrame(columns_read, copy=False)
-
-
-def _rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
-    """Return the rows `first` to `last` (exclusive) of a ranked list, with all columns."""
-    rows = from_parquet(path)
-    found: list[dict[str, Any]] = []
-    at = 0
-    for piece in rows.pieces():
-        if at >= last:
-            break
-        found += piece.slice(max(first - at, 0), max(last - max(first, at), 0)).to_pandas().to_dict("records")
-        at += len(piece)
-    return found
-
-
-def _graded(run: Path, before: pd.DataFrame) -> _Graded | None:
-    """Return the output of `galscan purity` if it belongs to these candidates, else None."""
-    table = run / f"{GRADED}.parquet"
-    if not (run / GRADED_PURITY).is_file() or not table.is_file():
-        return None
-    same = np.array_equal(_read(table, ("score",))["score"], before["score"])
-    return _Graded(table, read_json(run / GRADED_PURITY)) if same else None
 
 
 def _if_readable(read: Callable[[], T]) -> T | None:

@@ -1,4 +1,4 @@
-"""Summaries for the page of a scan, read from the run's tables: coverage, quarantine, known targets and timing.
+"""Data of the page of a scan, read from its tables: candidates, coverage, quarantine, known targets and timing.
 
 Tables are read one partition at a time; memory is bounded by that of a sky map.
 """
@@ -16,13 +16,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from galscan.candidates.table_stream import from_parquet
 from galscan.core.errors import InputError
+from galscan.core.files import read_json
 from galscan.labels.rules import parse_rule
 from galscan.models import roles
 from galscan.models.model import Model
+from galscan.reports.memory import release
 from galscan.reports.page import duration
 from galscan.scanning.partitions import of_target
-from galscan.scanning.run import Run
+from galscan.scanning.run import GRADED, GRADED_PURITY, Run
 from galscan.stats.histogram import ScoreHistogram
 from galscan.store import identity
 from galscan.store.layout import Store
@@ -232,6 +235,85 @@ def _rank_of(score: float, histogram: ScoreHistogram, ranked: int) -> int:
 def _frame(table: pa.Table) -> pd.DataFrame:
     frame = table.to_pandas()
     return frame.astype({name: str for name in ("store", "id", "stage", "reason") if name in frame})
+
+
+# Tables of candidates
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read the given columns of a ranked list, where they exist, in pieces: it may hold a million rows."""
+    rows = from_parquet(path)
+    rows = rows.select([name for name in columns if name in rows.names])
+    categories: dict[str, dict[Any, int]] = {name: {} for name in rows.names if rows.is_text(name)}
+    filled = {
+        field.name: np.empty(rows.count, np.int32 if field.name in categories else field.type.to_pandas_dtype())
+        for field in rows.schema
+    }
+    at = 0
+    for piece in rows:
+        for name, values in filled.items():
+            column = piece[name].combine_chunks()
+            if name in categories:  # few distinct values
+                encoded, codes = column.dictionary_encode(), categories[name]
+                mapped = np.array(
+                    [codes.setdefault(text, len(codes)) for text in encoded.dictionary.to_pylist()], np.int32
+                )
+                column = pa.array(mapped[encoded.indices.to_numpy()])
+            values[at : at + len(piece)] = column.to_numpy(zero_copy_only=False)
+        at += len(piece)
+    release(rows.count)
+    columns_read = {
+        name: pd.Categorical.from_codes(values, pd.Index(list(categories[name]), dtype=object))
+        if name in categories
+        else values
+        for name, values in filled.items()
+    }
+    return pd.DataFrame(columns_read, copy=False)
+
+
+def read_rows(path: Path, first: int, last: int) -> list[dict[str, Any]]:
+    """Return the rows `first` to `last` (exclusive) of a ranked list, with all columns."""
+    rows = from_parquet(path)
+    found: list[dict[str, Any]] = []
+    at = 0
+    for piece in rows.pieces():
+        if at >= last:
+            break
+        found += piece.slice(max(first - at, 0), max(last - max(first, at), 0)).to_pandas().to_dict("records")
+        at += len(piece)
+    return found
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Output of `galscan purity`: path of the table with grades, and the content of purity.json."""
+
+    path: Path
+    summary: dict[str, Any]
+
+    @property
+    def completeness(self) -> pd.DataFrame:
+        return read_columns(self.path, ("completeness",))
+
+    @property
+    def limits(self) -> pd.DataFrame:
+        """Interval limits of completeness at selected ranks; empty in files of older versions."""
+        return pd.DataFrame(self.summary.get("completeness") or {"rank": [], "low": [], "high": []}, dtype=float)
+
+    @property
+    def limits_by_scores(self) -> pd.DataFrame | None:
+        """The same by the scores alone; None in files of older versions."""
+        limits = self.summary.get("completeness_by_scores")
+        return None if limits is None else pd.DataFrame(limits, dtype=float)
+
+
+def read_graded(run: Path, before: pd.DataFrame) -> Graded | None:
+    """Return the output of `galscan purity` if it belongs to these candidates, else None."""
+    table = run / f"{GRADED}.parquet"
+    if not (run / GRADED_PURITY).is_file() or not table.is_file():
+        return None
+    same = np.array_equal(read_columns(table, ("score",))["score"], before["score"])
+    return Graded(table, read_json(run / GRADED_PURITY)) if same else None
 
 
 # Timing
