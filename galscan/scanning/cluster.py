@@ -151,7 +151,9 @@ def connect(
     # Dask's log messages do not help users of galscan, which reports these errors itself.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(CONFIGURATION))
+        # Forked processes would inherit locks that threads of torch hold.
+        method = {"distributed.worker.multiprocessing-method": "spawn"}
+        stack.enter_context(dask.config.set(CONFIGURATION | method))
         stack.enter_context(hidden_script())  # until the end, because workers are restarted
         start = {"local": _local, "cuda": _cuda}.get(cluster)
         if start is not None:
