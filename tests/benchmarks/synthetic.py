@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 import galscan
 from galscan.core.files import read_json
@@ -28,6 +27,7 @@ from galscan.labels.recipe import load_recipe
 from galscan.stats import metrics
 from galscan.stats.metrics import Scored, WorkingPoint
 from galscan.store.layout import open_store
+from tests.benchmarks._ablation import ratio, read_scores, select
 from tests.benchmarks._record import DATA, arguments, record, work_folder
 from tests.helpers import tiny_recipe
 
@@ -101,21 +101,21 @@ def _real(
     best = max(REAL, key=lambda arm: metrics.measure(scored[20], point)[arm][:, 0].mean())
     figures: dict[str, Any] = {"real_best_real_only": best, "real_divisions": seeds, "real_steps": STEPS["real"]}
     figures |= _counts("real", scored[20])
-    figures |= _ratio("real_ap", "", scored[20], METHOD, scored[20], best, point)
+    figures |= ratio("real_ap", "", scored[20], METHOD, scored[20], best, point)
     if 8 in scored:
-        figures |= _ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
+        figures |= ratio("real_ap", "_8", scored[8], METHOD, scored[8], "attributes", point)
     if 0 in scored:  # beside 20 labelled without synthetic ones
-        figures |= _ratio("real_ap", "_0", scored[0], METHOD, scored[20][:fewer], best, point)
+        figures |= ratio("real_ap", "_0", scored[0], METHOD, scored[20][:fewer], best, point)
     strong = labels.index[labels["visible_dust"] >= STRONG]
-    plain = [_select(one, strong, negatives=True) for one in scored[20]]
-    figures |= _ratio("real_strong", "", plain, METHOD, plain, best, point)
+    plain = [select(one, strong, negatives=True) for one in scored[20]]
+    figures |= ratio("real_strong", "", plain, METHOD, plain, best, point)
     early = labels.index[labels["t"] <= 0]  # among which only dust tells, not the type
-    among = [_select(one, early) for one in scored[20]]
-    figures |= _ratio("real_early", "", among, METHOD, among, best, point)
+    among = [select(one, early) for one in scored[20]]
+    figures |= ratio("real_early", "", among, METHOD, among, best, point)
     for arm in injected:
-        figures |= _ratio(f"arm_{arm}_over", "", scored[20], arm, scored[20], best, point)
+        figures |= ratio(f"arm_{arm}_over", "", scored[20], arm, scored[20], best, point)
     if {"maps", "prior"} <= set(injected):
-        figures |= _ratio("arm_maps_over_prior", "", scored[20], "maps", scored[20], "prior", point)
+        figures |= ratio("arm_maps_over_prior", "", scored[20], "maps", scored[20], "prior", point)
     values = metrics.measure(scored[20], point)
     figures |= {f"arm_{arm}": float(values[arm][:, 0].mean()) for arm in injected}
     figures |= {f"arm_{arm}_each": values[arm][:, 0].round(4).tolist() for arm in (*REAL, *injected)}
@@ -125,7 +125,7 @@ def _real(
         drawn = recipe if quick else _recipe(work, "images", size, STEPS["real"], IMAGES)
         galscan.ablate(drawn, out=out, seeds=image_seeds, positives=20, arms=("attributes", "images"), method="images",
                        **common)  # fmt: skip
-        images = _scored(out, image_seeds)
+        images = read_scores(out, image_seeds)
         found = metrics.measure(images, point)
         figures |= {f"arm_{arm}": float(found[arm][:, 0].mean()) for arm in ("images",)}
         figures["arm_images_each"] = found["images"][:, 0].round(4).tolist()
@@ -165,12 +165,12 @@ def _simulated(
     best = max(REAL, key=lambda arm: value[arm])
     figures: dict[str, Any] = {"sim_best_real_only": best, "sim_divisions": seeds, "sim_steps": STEPS["simulated"]}
     figures |= _counts("sim", scored[20])
-    figures |= _ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
-    figures |= _ratio("sim_ap", "", scored[20], METHOD, scored[20], best, point)
+    figures |= ratio("sim_completeness", "", scored[20], METHOD, scored[20], best, point, 1)
+    figures |= ratio("sim_ap", "", scored[20], METHOD, scored[20], best, point)
     if 0 in scored:
-        figures |= _ratio("sim_completeness", "_0", scored[0], METHOD, scored[20][:fewer], best, point, 1)
+        figures |= ratio("sim_completeness", "_0", scored[0], METHOD, scored[20][:fewer], best, point, 1)
     paper = max(("plain", "focal"), key=lambda arm: value[arm])
-    over = _ratio("sim_over_paper", "", scored[20], METHOD, scored[20], paper, point, 1)
+    over = ratio("sim_over_paper", "", scored[20], METHOD, scored[20], paper, point, 1)
     figures |= {
         "sim_paper_baseline": paper, "sim_completeness_paper": over["sim_over_paper_real"],
         "sim_detections_over_plain": over["sim_over_paper_ratio"],
@@ -191,55 +191,13 @@ def _ablate(
         out, repeats = Path(f"{place}-{positives}"), seeds if positives == 20 else fewer
         ways = (*REAL, *arms) if positives == 20 else (*REAL, METHOD)
         galscan.ablate(recipe, out=out, seeds=repeats, positives=positives, arms=ways, method=METHOD, **common)
-        scored[positives] = _scored(out, repeats)
+        scored[positives] = read_scores(out, repeats)
     return scored
-
-
-def _scored(out: Path, seeds: int) -> list[Scored]:
-    """Read what every arm scored in each division."""
-    found = []
-    for number in range(seeds):
-        tables = {p.stem: pd.read_parquet(p) for p in sorted((out / f"repeat-{number:02d}").glob("*.parquet"))}
-        first = next(iter(tables.values()))
-        scores = {arm: t["score"].to_numpy() for arm, t in tables.items()}
-        found.append(Scored(first["id"].to_numpy(object), first["target"].to_numpy(int), scores))
-    return found
-
-
-def _select(scored: Scored, ids: pd.Index, *, negatives: bool = False) -> Scored:
-    """Leave out the objects that are not among `ids`, except for all `negatives`."""
-    keep = np.isin(scored.ids.astype(str), ids.to_numpy(str)) | (negatives & (scored.targets == 0))
-    return Scored(scored.ids[keep], scored.targets[keep], {arm: s[keep] for arm, s in scored.scores.items()})
 
 
 def _counts(name: str, scored: Sequence[Scored]) -> dict[str, Any]:
     return {f"{name}_test_positives": [int(one.targets.sum()) for one in scored],
             f"{name}_test_negatives": [int((1 - one.targets).sum()) for one in scored]}  # fmt: skip
-
-
-def _ratio(
-    name: str, mark: str, ours: Sequence[Scored], arm: str, theirs: Sequence[Scored], other: str, point: WorkingPoint,
-    metric: int = 0,
-) -> dict[str, Any]:  # fmt: skip
-    """Return both means and their ratio with its paired 95 % interval; both sides were tested on the same objects."""
-    joined = [
-        Scored(a.ids, a.targets, {"ours": a.scores[arm], "theirs": _aligned(a, b, other)})
-        for a, b in zip(ours, theirs, strict=True)
-    ]
-    values, draws = metrics.measure(joined, point), metrics.bootstrap(joined, point, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = draws["ours"][:, metric] / draws["theirs"][:, metric]
-    low, high = np.nanpercentile(ratios, [2.5, 97.5])
-    mean = {which: float(values[which][:, metric].mean()) for which in ("ours", "theirs")}
-    return {
-        f"{name}_real{mark}": mean["theirs"], f"{name}_synthetic{mark}": mean["ours"],
-        f"{name}_ratio{mark}": mean["ours"] / mean["theirs"] if mean["theirs"] else None,
-        f"{name}_ratio_lo{mark}": float(low), f"{name}_ratio_hi{mark}": float(high) if np.isfinite(high) else None,
-    }  # fmt: skip
-
-
-def _aligned(a: Scored, b: Scored, arm: str) -> np.ndarray:
-    return pd.Series(b.scores[arm], index=b.ids).loc[a.ids].to_numpy()
 
 
 def _acceptance(prefix: str, place: Path, recipe: str, store: Path, seed: int, steps: int) -> dict[str, Any]:
