@@ -1,10 +1,10 @@
 # make demo: install and run the main job.   make test: install and run the tests.   make faults: kill it.
-# make explore: look for examples that break an invariant.
+# make explore: look for examples that break an invariant.   make docs: build the documentation in docs/_build/html.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test faults explore lint clean
+.PHONY: demo test faults explore lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -27,8 +27,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Tutorials are executed once, and again when they change; warnings are errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) demo-run build ./*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) demo-run build docs/_build ./*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Editable, so that what runs is always what lies here; a stamp, so that only a changed pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python

@@ -1,4 +1,4 @@
-"""The keys of ``--json`` that docs/json.md explains."""
+"""The keys of ``--json`` that docs/reference/json.md explains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PAGE = (Path(__file__).parents[1] / "docs" / "json.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
 INHERITED = {"similar": ["scan"], "info": ["train-rare", "scan", "ingest"], "train-rare": ["several", "dry"]}
 ALSO = {"several": {"models"}, "dry": {"dry_run"}, "scan": {"runs"}}  # in the text below a heading
 

@@ -1,4 +1,4 @@
-"""The documents: docs/files.md names all files that are read; links lead to files that exist."""
+"""The documents: docs/reference/files.md names all files that are read; links lead to files that exist."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from galscan.surveys.files.formats import FORMATS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(p for p in ROOT.glob("docs/**/*.md") if "_build" not in p.parts), *ROOT.glob("deploy/*.md")]
+)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
@@ -22,6 +24,6 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_suffixes_of_images_are_listed(form):
-    words = set(re.findall(r"\.[a-z0-9]+", (ROOT / "docs" / "files.md").read_text(encoding="utf-8")))
+    words = set(re.findall(r"\.[a-z0-9]+", (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")))
     suffixes = FORMATS[form][0].suffixes
     assert {part for suffix in suffixes for part in re.findall(r"\.[a-z0-9]+", suffix)} - words == set()

@@ -39,7 +39,7 @@ def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its keys are listed in docs/json.md.
+        Its keys are listed in docs/reference/json.md.
     """
     started = time.monotonic()
     out = Path(out or "galscan-demo")

@@ -48,7 +48,7 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
     Returns
     -------
     dict
-        Its keys are listed in docs/json.md; ``kind`` is ``store``, ``model`` or ``run``.
+        Its keys are listed in docs/reference/json.md; ``kind`` is ``store``, ``model`` or ``run``.
     """
     path = Path(path)
     if not path.exists():
