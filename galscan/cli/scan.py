@@ -27,7 +27,6 @@ def scan(
     limit: Annotated[int | None, option("Only this number of rows.", min=1)] = None,
     cascade: Annotated[bool | None, option("Reject objects with a prefilter; default: from 100,000 on.")] = None,
     embeddings: Annotated[bool, option("Write features of each object, for galscan similar.", "--embeddings")] = False,
-    int8: Annotated[bool, option("On CPUs: run 8-bit networks first, if that saves time.", "--int8")] = False,
     top: Annotated[int | None, option("Candidates to rank; default: the recipe's.", min=1)] = None,
     device: Device = "auto",
     dry_run: DryRun = False,

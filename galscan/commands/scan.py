@@ -15,7 +15,7 @@ from galscan.core.version import __version__
 from galscan.models.ensemble import check_encoders
 from galscan.models.model import Model, open_model, open_models
 from galscan.scanning import cluster as clusters
-from galscan.scanning import engine, merge, prepare, quantised
+from galscan.scanning import engine, merge, prepare
 from galscan.scanning.known_labels import find_known
 from galscan.scanning.plan import ModelRef, Plan, make_plan
 from galscan.scanning.run import Run, open_run
@@ -43,7 +43,6 @@ def scan(
     limit: int | None = None,
     cascade: bool | None = None,
     embeddings: bool = False,
-    int8: bool = False,
     device: str = "auto",
     dry_run: bool = False,
 ) -> Run:
@@ -85,9 +84,6 @@ def scan(
     embeddings : bool
         Also write the network's features of every object, for `galscan.similar`. There is no prefilter then: objects
         it rejects would have no features.
-    int8 : bool
-        On CPUs: run the networks quantised to 8-bit integers first, where a sample shows that this saves time, and
-        score in full only objects that may be candidates (`galscan.scanning.quantised`).
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     dry_run : bool
@@ -118,7 +114,6 @@ def scan(
     plan = make_plan(
         [open_store(path) for path in paths], models, top=top, device=device, out=out,
         selection=make_selection(where, cone, moc), limit=limit, cascade=cascade, embeddings=embeddings,
-        int8=int8,
     )  # fmt: skip
     cluster_text = clusters.describe(cluster, workers)
     processes = (workers or clusters.cores()) if cluster == "local" else None
@@ -145,11 +140,9 @@ def scan(
                 plan.out / INFO, *(opened.path / "model.json" for opened in models), *(ref.path for ref in plan.stores)
             ]  # fmt: skip
             prepare.convert_networks(plan, plan.out)
-            if plan.int8:
-                prepare.quantise_networks(plan, plan.out)
             with clusters.connect(cluster, workers, paths=shared) as client:
                 timer.end("prepare")
-                prefilters = _prefilters(plan, client) if plan.cascade or plan.int8 else []
+                prefilters = _prefilters(plan, client) if plan.cascade else []
                 timer.end("prefilter")
                 progress = engine.run_scan(plan, client, pending, prefilters, stop)
                 timer.end("scan")
@@ -160,7 +153,6 @@ def scan(
         ]
         timer.end("rank")
         measured: dict[str, Any] = {
-            **({"int8": quantised.read_decision(plan.out)} if plan.int8 else {}),
             "wall_s": round(time.perf_counter() - started, 3),
             "seconds": timer.seconds,
             "images_per_s": round(progress.scored / progress.seconds, 1) if progress.seconds else None,
@@ -203,13 +195,7 @@ def _prefilters(plan: Plan, client: Client) -> list[Path]:
     try:
         paths = prepare.prefilters(plan, client)
     except InputError as error:  # too few objects, or too few of them selected
-        if plan.int8 and quantised.read_decision(plan.out) is None:
-            quantised.write_refusal(plan.out, str(error))
         _say(f"no prefilter: {error}; every object is scored in full")
-        return []
-    if (decision := quantised.read_decision(plan.out)) is not None:
-        _say(f"int8: {quantised.describe(decision)}")
-    if not paths:
         return []
     prefilter = load_prefilter(paths[0])
     if prefilter.pays:

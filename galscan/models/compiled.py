@@ -3,17 +3,12 @@
 OpenVINO folds the normalisation into the convolutions, fuses operations and chooses a memory layout for the
 processor. Precision is the same: scores differ in the seventh digit. Converting a network takes seconds, loading a
 converted one a tenth of a second; so it is converted once, and the workers load it.
-
-With 8-bit integers (`quantise`) it is twice as fast again, but less precise: `galscan.scanning.quantised` decides
-where that is acceptable.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
-import logging
 import sys
 import threading
 import warnings
@@ -29,7 +24,6 @@ from torch import nn
 from galscan.core import device as devices
 
 SLICE = 1024  # images copied to a GPU at a time
-QUANTISATION_BATCH = 50  # images per batch of the quantisation's calibration
 
 Compiled = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -39,13 +33,8 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def has_nncf() -> bool:
-    """Return whether networks can be quantised (``pip install 'galscan[int8]'``)."""
-    return has_openvino() and importlib.util.find_spec("nncf") is not None
-
-
 def _openvino() -> ModuleType:
-    """Import OpenVINO without its telemetry to Google Analytics; OpenVINO and nncf work without."""
+    """Import OpenVINO without its telemetry to Google Analytics; OpenVINO works without."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -71,44 +60,6 @@ def convert(network: nn.Module, size: int, path: Path) -> None:
         traced = torch.jit.trace(network.eval().requires_grad_(False), example, check_trace=False)
         model = openvino.convert_model(traced, example_input=example)
     model.reshape([-1, size, size, 3])
-    _save(model, path)
-
-
-def quantise(converted: Path, images: np.ndarray, path: Path) -> None:
-    """Write a quantised copy of a converted network that computes in 8-bit integers.
-
-    Parameters
-    ----------
-    converted : Path
-        Written by `convert`.
-    images : ndarray of uint8, shape (n, S, S, 3)
-        Some hundred images of the survey, to calibrate the range of the activations.
-    path : Path
-        Ending in ``.xml``. It is written last.
-    """
-    openvino = _openvino()
-    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-        import nncf
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-        nncf.set_log_level(logging.ERROR)
-        parameters = nncf.AdvancedQuantizationParameters(
-            # The default range, a mean over images, clips rare and bright features, which are the targets.
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-            # Bias correction leaves an offset where the last layer is a maximum, which triples score errors.
-            disable_bias_correction=True,
-            # Processors without VNNI accumulate in 16 bits, which overflows; with this fix all processors agree.
-            overflow_fix=nncf.OverflowFix.ENABLE,
-        )
-        dataset = nncf.Dataset(np.array_split(images, -(-len(images) // QUANTISATION_BATCH)))
-        model = openvino.Core().read_model(converted, converted.with_suffix(".bin"))
-        model = nncf.quantize(
-            model,
-            dataset,
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(images),
-            advanced_parameters=parameters,
-        )
     _save(model, path)
 
 

@@ -16,7 +16,6 @@ from galscan.models.model import Model
 from galscan.reports import plots, plots_sky, scan_facts
 from galscan.reports.memory import release
 from galscan.reports.page import count, interval, render
-from galscan.scanning import quantised
 from galscan.scanning.run import GRADED, Run
 from galscan.scanning.run_info import CANDIDATES, RunInfo, read_info
 from galscan.stats import purity as purities
@@ -197,12 +196,10 @@ def _prefilter(info: RunInfo) -> str:
     if not entry:
         return ""
     rejected, scanned = entry["discarded"], info.scanned
-    stages = ["a small network trained on the scores of the full ones"] if info.cascade else []
-    stages += ["the networks quantised to 8 bits"] if (info.int8 or {}).get("used") else []
     return (
-        f"The prefilter, {' followed by '.join(stages)}, rejected {rejected:,} of {scanned:,} objects "
-        f"({rejected / scanned:.1%}). Of these {entry['audited']:,}, selected at random, were scored in full as a "
-        f"check; {entry['lost']:,} of them are candidates. So the prefilter passes {entry['kept']:.1%} of the "
+        f"The prefilter, a small network trained on the scores of the full ones, rejected {rejected:,} of {scanned:,} "
+        f"objects ({rejected / scanned:.1%}). Of these {entry['audited']:,}, selected at random, were scored in full "
+        f"as a check; {entry['lost']:,} of them are candidates. So the prefilter passes {entry['kept']:.1%} of the "
         f"candidates of a full scan, at 95 % confidence at least {entry['kept_lo']:.0%}. In prevalence and "
         "completeness the checked objects represent all rejected ones."
     )
@@ -216,7 +213,6 @@ def _provenance(info: RunInfo, model: Model | None) -> list[tuple[str, Any]]:
         ("galscan", info.versions.get("galscan")),
         ("precision", info.precision),
         ("device", info.device),
-        *([("8 bits", quantised.describe(info.int8))] if info.int8 else []),
         ("cutout size", f"{info.size} px"),
         ("partitions", info.parts),
         ("purity method", purities.METHOD),

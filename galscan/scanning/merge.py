@@ -51,7 +51,7 @@ class Merged:
     quarantined: int
     reasons: dict[str, int]
     discarded: int
-    """Objects below the thresholds of prefilter or 8-bit networks, including those that were rescored."""
+    """Objects below the threshold of the prefilter, including those that were rescored."""
     rescored: int
     lost: int
     """Rescored objects that are in the top list."""

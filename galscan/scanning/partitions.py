@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from galscan.core import files
 from galscan.core.errors import GalscanError, InputError
-from galscan.scanning import quantised
 from galscan.scanning.plan import ModelRef, Partition, Plan, StoreRef
 from galscan.scanning.selection import ALL, Selection
 from galscan.store.layout import Store
@@ -31,7 +30,7 @@ FATAL, SILENT = "part kills its worker", "part never ends"
 # The networks converted to OpenVINO for CPUs.
 NETWORK, PREFILTER_NETWORK = "network.xml", "prefilter.xml"
 # The last cascade stage of an object. Discarded objects have no score, but for a random 1 % that are scored in full.
-STAGES = FULL, RESCORED, DISCARDED, DISCARDED8 = ("full", "rescored", "prefilter", "int8")
+STAGES = FULL, RESCORED, DISCARDED = ("full", "rescored", "prefilter")
 RESCORED_FRACTION = 0.01
 EMBEDDING = "embedding"  # the column of embeddings: half precision, little-endian
 # Keys in the Parquet schema's metadata: fingerprint of the scan, and number of selected objects of the partition.
@@ -58,8 +57,6 @@ class Job:
     """Whether the run folder holds the networks converted to OpenVINO (`convert_networks`)."""
     embedding: int = 0
     """Dimension of an embedding; 0 where none is written."""
-    int8: tuple[float, ...] = ()
-    """Thresholds of the 8-bit networks, by target; empty where they are not used (`quantised`)."""
     size: int = 0
     """Input size of the networks in pixels, to which images of larger stores are resampled; 0: as stored."""
 
@@ -70,7 +67,7 @@ class Job:
             plan.models, plan.stores, str(plan.out), plan.fingerprint, plan.answers,
             plan.device, plan.precision, plan.batch, plan.selection,
             tuple(map(str, prefilters)), plan.seed, (plan.out / NETWORK).is_file(), plan.embedding,
-            quantised.thresholds(plan.out) if plan.int8 else (), plan.size,
+            plan.size,
         )  # fmt: skip
 
     @property

@@ -92,8 +92,6 @@ class Plan:
     cascade: bool = False
     embedding: int = 0
     """Dimension of an embedding; 0 where none is written."""
-    int8: bool = False
-    """Whether 8-bit networks may filter objects before the full ones (`galscan.scanning.quantised`)."""
 
     @cached_property
     def objects(self) -> int:
@@ -137,7 +135,6 @@ class Plan:
             "cascade": self.cascade,
             # Only where used, so that earlier scans keep their fingerprints.
             **({"embeddings": self.embedding} if self.embedding else {}),
-            **({"int8": True} if self.int8 else {}),
         }
 
     @cached_property
@@ -180,7 +177,6 @@ def make_plan(
     limit: int | None = None,
     cascade: bool | None = None,
     embeddings: bool = False,
-    int8: bool = False,
 ) -> Plan:
     """Plan a scan of `stores` with one or several models; `None` stands for the value in the first model's recipe.
 
@@ -198,15 +194,13 @@ def make_plan(
     embeddings : bool
         Whether to write the first network's embedding of each object. This excludes a prefilter: discarded objects
         would have no embedding, and could not be found by similarity.
-    int8 : bool
-        Whether 8-bit networks filter objects before the full ones, where that is measured to save time.
 
     Raises
     ------
     InputError
         If there is no store, a store is named twice, its images are smaller than the models' input, two models have
         the same target, or `top`, `precision` or `device` is out of range; if a prefilter is requested with
-        embeddings or for a model that has none; if `int8` is requested with embeddings, on a GPU or without nncf.
+        embeddings or for a model that has none.
     """
     settings = models[0].recipe.scan
     top = settings.top if top is None else top
@@ -231,8 +225,6 @@ def make_plan(
         )
     if cascade and embeddings:
         raise InputError("--cascade: objects discarded by a prefilter have no embedding; omit it, or --embeddings")
-    if int8:
-        _check_int8(device, embeddings)
     if cascade is None:
         cascade = (
             not embeddings and without_prefilter is None and sum(partition.count for partition in partitions) >= LARGE
@@ -243,26 +235,12 @@ def make_plan(
         partitions=partitions, size=models[0].size, answers=tuple(answer_names(models)), top=top, precision=precision,
         batch=settings.batch, device=device, requested_out=None if out is None else str(Path(out).absolute()),
         selection=selection, cascade=cascade, embedding=embedding_size(models[0]) if embeddings else 0,
-        int8=int8,
     )  # fmt: skip
 
 
 def _reference(store: Store) -> StoreRef:
     lineage, astrometry = identity.lineage_of(store), identity.astrometry_of(store)
     return StoreRef(store.name, store.location, store.content_hash, store.count, store.size, lineage, astrometry)
-
-
-def _check_int8(device: str, embeddings: bool) -> None:
-    """Raise `InputError` where 8-bit networks cannot be used."""
-    from galscan.core.device import pick
-    from galscan.models.compiled import has_nncf
-
-    if not has_nncf():
-        raise InputError("--int8 needs nncf and OpenVINO; install them with: pip install 'galscan[int8]'")
-    if pick(device).type != "cpu":
-        raise InputError("--int8 is for CPUs, but this scan would use a GPU; omit it, or add --device cpu")
-    if embeddings:
-        raise InputError("--int8: objects discarded by 8-bit networks have no embedding; omit it, or --embeddings")
 
 
 def _check_stores(stores: Sequence[Store], model: Model) -> None:

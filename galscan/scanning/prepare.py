@@ -15,11 +15,10 @@ from galscan.core import progress
 from galscan.core.errors import InputError
 from galscan.core.old_names import existing
 from galscan.models.model import PREFILTER_FILE
-from galscan.scanning import quantised
 from galscan.scanning.engine import load_on_workers, window
 from galscan.scanning.partitions import NETWORK, PREFILTER_NETWORK, Job
 from galscan.scanning.plan import PIECE, Plan, StoreRef
-from galscan.scanning.worker import Sample, sample_partition, usable_images
+from galscan.scanning.worker import Sample, sample_partition
 from galscan.store.layout import CHUNK
 from galscan.surveys.resampling import pixels_text
 
@@ -108,7 +107,6 @@ def describe(plan: Plan, workers: str, rate: float | None = None) -> str:
         ("to read", f"{size_text(plan.bytes)} of pixels, uncompressed"),
         ("device", f"{plan.device}, {plan.precision}, batches of {plan.batch}"),
         ("prefilter", "a small network discards objects that are surely no candidates" if plan.cascade else "none"),
-        *([("int8", "8-bit networks discard further such objects, if that saves time")] if plan.int8 else []),
         *(
             [("embeddings", f"{plan.embedding} numbers per object, {size_text(2 * plan.embedding * plan.objects)}")]
             if plan.embedding
@@ -176,38 +174,15 @@ def convert_networks(plan: Plan, out: Path) -> None:
         print(f"OpenVINO cannot be used ({_first_line(error)}); PyTorch is used instead", file=sys.stderr)
 
 
-def quantise_networks(plan: Plan, out: Path) -> None:
-    """Quantise the converted networks to 8 bits, or write why they cannot be used."""
-    from galscan.models.compiled import quantise
-
-    if (out / quantised.NETWORK8).is_file() or quantised.read_decision(out) is not None:
-        return
-    if not (out / NETWORK).is_file():
-        small = f"{plan.objects:,} objects are too few, at least {CONVERTED:,} are needed for it to save time"
-        return quantised.write_refusal(out, small if plan.objects < CONVERTED else "the networks were not converted")
-    random, images, count = np.random.default_rng([plan.seed, quantised.IMAGES]), [], 0
-    try:
-        for store, rows in _random_chunks(plan, random, 20):
-            usable = usable_images(store, rows, Job.of(plan), True)[: quantised.IMAGES // 10]
-            images.append(usable)
-            count += len(usable)
-            if count >= quantised.IMAGES:
-                break
-        quantise(out / NETWORK, np.concatenate(images), out / quantised.NETWORK8)
-    except Exception as error:
-        quantised.write_refusal(out, _first_line(error))
-
-
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]:.200}"
 
 
 def prefilters(plan: Plan, client: Client) -> list[Path]:
-    """Set the thresholds of the prefilters and 8-bit networks for this survey, from one random sample of it.
+    """Set the thresholds of the prefilters for this survey, from one random sample of it.
 
     Returns the files of the prefilters, which are reused if an earlier call wrote them. An object passes if any
-    prefilter lets it pass; the pass fraction of all together is written into each file. The decision on 8-bit networks
-    is written into the run folder.
+    prefilter lets it pass; the pass fraction of all together is written into each file.
 
     Raises
     ------
@@ -216,12 +191,11 @@ def prefilters(plan: Plan, client: Client) -> list[Path]:
     GalscanError
         If it cannot be read.
     """
-    from galscan.models.prefilter import PAYS, load_prefilter, save_prefilter, set_threshold
+    from galscan.models.prefilter import load_prefilter, save_prefilter, set_threshold
 
-    paths = [existing(plan.folder(target) / PREFILTER_FILE) for target in plan.targets] if plan.cascade else []
-    trained = [existing(Path(model.path) / PREFILTER_FILE) for model in plan.models] if plan.cascade else []
-    undecided = plan.int8 and quantised.read_decision(plan.out) is None
-    if all(path.is_file() for path in paths) and not undecided:
+    paths = [existing(plan.folder(target) / PREFILTER_FILE) for target in plan.targets]
+    trained = [existing(Path(model.path) / PREFILTER_FILE) for model in plan.models]
+    if all(path.is_file() for path in paths):
         return paths
     random = np.random.default_rng(plan.seed)
     wanted = int(np.clip(plan.objects * SAMPLE_FRACTION, *SAMPLE))
@@ -229,7 +203,7 @@ def prefilters(plan: Plan, client: Client) -> list[Path]:
         (partition.store, slice(start, min(start + CHUNK, partition.stop)))
         for partition in plan.partitions for start in range(partition.start, partition.stop, CHUNK)
     ] if plan.objects < 100 * SAMPLE[1] else _random_chunks(plan, random, 4 * wanted // CHUNK)  # fmt: skip
-    job = replace(Job.of(plan, trained), int8=(-np.inf,) * len(plan.models) if undecided else ())
+    job = Job.of(plan, trained)
     load_on_workers(client, job)
     samples: list[Sample] = []
     read = sampled = 0
@@ -244,7 +218,7 @@ def prefilters(plan: Plan, client: Client) -> list[Path]:
             read += sum(rows.stop - rows.start for _, rows in batch)
             if sampled >= wanted:
                 break
-    scores, scores8, full = (np.concatenate(arrays) for arrays in zip(*(sample[:3] for sample in samples), strict=True))
+    scores, full = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
     # Half of the objects read are reserved for training prefilters (`may_train_prefilter`), so twice the sampled
     # fraction estimates the fraction that is selected and usable.
     fraction = plan.top / max(plan.objects * 2 * sampled / max(read, 1), 1)
@@ -252,15 +226,7 @@ def prefilters(plan: Plan, client: Client) -> list[Path]:
         set_threshold(load_prefilter(path).network, scores[:, k], full[:, k].astype(np.float64), fraction)
         for k, path in enumerate(trained)
     ]
-    passed = np.ones(len(full), bool)
-    if filters:
-        passed &= (scores >= [prefilter.cut for prefilter in filters]).any(1)
-    pass_fraction = float(passed.mean())
-    if undecided:
-        seconds8, seconds = np.sum([sample.seconds for sample in samples], axis=0)
-        reached = passed | (pass_fraction > PAYS)  # without a prefilter that saves time, every object
-        decision = quantised.decide(scores8, full, reached, fraction, float(seconds8 / seconds))
-        quantised.write_decision(plan.out, decision)
+    pass_fraction = float((scores >= [prefilter.cut for prefilter in filters]).any(1).mean())
     for prefilter, path in zip(filters, paths, strict=True):
         save_prefilter(replace(prefilter, passes=pass_fraction), path)
     return paths

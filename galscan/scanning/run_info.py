@@ -56,7 +56,6 @@ class RunInfo(BaseModel):
     embedding: int = 0
     """Dimension of an embedding; 0 without embeddings."""
     versions: dict[str, str] = {}
-    int8: dict[str, Any] | None = None
     wall_s: float | None = None
     seconds: dict[str, float] = {}
     """Duration of each phase."""

@@ -19,10 +19,8 @@ import numpy as np
 
 from galscan.core.errors import GalscanError
 from galscan.core.old_names import existing
-from galscan.scanning import quantised
 from galscan.scanning.partitions import (
     DISCARDED,
-    DISCARDED8,
     NETWORK,
     PREFILTER_NETWORK,
     RESCORED,
@@ -41,9 +39,6 @@ from galscan.surveys.resampling import resample
 
 if TYPE_CHECKING:
     from galscan.models.ensemble import Scorer, Scores
-
-# Stage name of the objects it rejects, scoring function of images, thresholds by target.
-_Filter = tuple[str, Callable[[np.ndarray], np.ndarray], np.ndarray]
 
 NONFINITE_SCORE = "non-finite score"
 DAMAGED, GONE = "damaged in the store", "missing in the store"
@@ -73,8 +68,7 @@ def score_partition(partition: Partition, job: Job) -> PartitionReport:
     fit = selected & ((flags & np.uint8(UNUSABLE)) == 0)
     reasons = _REASONS[flags]
     predictions = Predictions.empty(job, partition.count)
-    filters: list[_Filter] = [(DISCARDED, *_prefilter(job))] if job.prefilters else []
-    filters += [(DISCARDED8, _int8_scorer(job), np.array(job.int8, np.float32))] if job.int8 else []
+    prefilter, threshold = _prefilter(job) if job.prefilters else (None, None)
     rescored = np.random.default_rng([job.seed, partition.number]).random(partition.count) < RESCORED_FRACTION
     full = batch = devices.batch(job.device, job.batch)
     busy = 0.0
@@ -104,21 +98,16 @@ def score_partition(partition: Partition, job: Job) -> PartitionReport:
             reasons[piece][bad] = why
             usable = usable & ~bad
         use = np.flatnonzero(usable)
-        passed = use
-        for name, score, threshold in filters:
-            if not len(passed):
-                break
+        if prefilter is not None and len(use):
             before = time.perf_counter()
-            filter_scores = score(images[passed])
+            rough = prefilter(images[use])
             busy += time.perf_counter() - before
-            if name == DISCARDED:
-                predictions.prefilter[piece][passed] = filter_scores
-            below = (filter_scores < threshold).all(1)  # False for NaN: such objects go to the full networks
-            sampled = rescored[piece][passed]
-            predictions.stage[piece][passed[below & sampled]] = STAGES.index(RESCORED)
-            predictions.stage[piece][passed[below & ~sampled]] = STAGES.index(name)
-            passed = passed[~below]
-        use = use[_scored_in_full(predictions.stage[piece][use])]
+            predictions.prefilter[piece][use] = rough
+            below = (rough < threshold).all(1)  # False for NaN: such objects go to the full networks
+            sampled = rescored[piece][use]
+            predictions.stage[piece][use[below & sampled]] = STAGES.index(RESCORED)
+            predictions.stage[piece][use[below & ~sampled]] = STAGES.index(DISCARDED)
+            use = use[_scored_in_full(predictions.stage[piece][use])]
         if len(use):
             waiting.append((use + piece.start, images[use]))
         if sum(len(rows) for rows, _ in waiting) >= full:
@@ -145,42 +134,32 @@ def quarantine_partition(partition: Partition, job: Job, why: str) -> PartitionR
 
 
 class Sample(NamedTuple):
-    """Scores of a sample of images, each of shape (n, targets).
-
-    Where there is no prefilter or no 8-bit network, its scores are those of the full networks.
-    """
+    """Scores of a sample of images, each of shape (n, targets)."""
 
     prefilter: np.ndarray
-    int8: np.ndarray
+    """Those of the full networks where there is no prefilter."""
     full: np.ndarray
-    seconds: tuple[float, float] = (0.0, 0.0)
-    """Time of the 8-bit networks, and of the full ones."""
 
 
 def sample_partition(store: int, rows: slice, job: Job) -> Sample:
-    """Score usable images with the prefilter, the 8-bit networks (where the job has them) and the full networks.
+    """Score usable images with the prefilter (where the job has one) and the full networks.
 
     Objects that may have been in a prefilter's training set are left out, as they would bias its threshold.
     """
-    images = usable_images(store, rows, job, False if job.prefilters or job.int8 else None)
+    images = usable_images(store, rows, job, untrained=bool(job.prefilters))
     if not len(images):
         empty = np.empty((0, len(job.models)), np.float32)
-        return Sample(empty, empty, empty)
-    scorer, int8_scorer = load_scorer(job), _int8_scorer(job) if job.int8 else None
-    before = time.perf_counter()
-    full = _score(scorer, images, job.batch)[0].score
-    between = time.perf_counter()
-    int8 = int8_scorer(images) if int8_scorer else full
-    seconds = time.perf_counter() - between, between - before
+        return Sample(empty, empty)
+    full = _score(load_scorer(job), images, job.batch)[0].score
     prefilter = _prefilter(job)[0](images) if job.prefilters else full
-    finite = (np.isfinite(full) & np.isfinite(int8) & np.isfinite(prefilter)).all(1)
-    return Sample(prefilter[finite], int8[finite], full[finite], seconds)
+    finite = (np.isfinite(full) & np.isfinite(prefilter)).all(1)
+    return Sample(prefilter[finite], full[finite])
 
 
-def usable_images(store: int, rows: slice, job: Job, training: bool | None) -> np.ndarray:
+def usable_images(store: int, rows: slice, job: Job, *, untrained: bool) -> np.ndarray:
     """Return the usable images of some rows, resampled to the size that the networks take.
 
-    With `training` True, only those that may be in a prefilter's training set; with False, only the others.
+    With `untrained`, only those that cannot be in a prefilter's training set.
     """
     from galscan.models.prefilter import may_train_prefilter
 
@@ -188,8 +167,8 @@ def usable_images(store: int, rows: slice, job: Job, training: bool | None) -> n
     images, readable = _read(opened, rows)
     usable = readable & ((opened.column("flags", rows) & np.uint8(UNUSABLE)) == 0) & ~_constant(images)
     usable &= job.selection.mask(opened, rows)
-    if training is not None:
-        usable &= may_train_prefilter(opened.column("id", rows)) == training
+    if untrained:
+        usable &= ~may_train_prefilter(opened.column("id", rows))
     return _resampled(images[usable], job)
 
 
@@ -204,7 +183,7 @@ def _resampled(images: np.ndarray, job: Job) -> np.ndarray:
 
 def _scored_in_full(stage: np.ndarray) -> np.ndarray:
     """Return which objects the full networks score."""
-    return ~np.isin(stage, [STAGES.index(DISCARDED), STAGES.index(DISCARDED8)])
+    return stage != STAGES.index(DISCARDED)
 
 
 def _prefilter(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
@@ -247,21 +226,12 @@ def load_scorer(job: Job) -> Scorer:
         return _scorer(job.models, job.device, job.precision, converted, job.embedding > 0)
 
 
-def _int8_scorer(job: Job) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the 8-bit networks as a function from images to scores (n, targets); the full ones where 8 bits fail."""
-    with _loading:
-        scorer = _scorer(job.models, job.device, job.precision, str(Path(job.out, quantised.NETWORK8)), False)
-    return lambda images: _score(scorer, images, job.batch)[0].score
-
-
 def load_networks(job: Job) -> None:
     """Load the networks before the first partition, so that loading is not counted as scoring time."""
     load_scorer(job)
-    if job.int8:
-        _int8_scorer(job)
 
 
-@lru_cache(maxsize=2)  # full precision and 8 bits
+@lru_cache(maxsize=1)
 def _scorer(models: tuple[ModelRef, ...], device: str, precision: str, converted: str, embeddings: bool) -> Scorer:
     from galscan.models import ensemble
     from galscan.models.model import open_model

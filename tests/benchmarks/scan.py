@@ -24,7 +24,6 @@ import psutil
 
 import galscan
 from galscan.core.concurrency import cores
-from galscan.core.device import one_thread
 from galscan.labels.recipe import load_recipe
 from galscan.models.ensemble import load_ensemble, load_scorer
 from galscan.scanning.run import Run
@@ -70,11 +69,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     cascade = model.prefilter is not None  # a quick run has none
     converted = _converted(model, work / "network.xml") if options.device == "cpu" else None
-    quantised = _quantised(model, labelled, converted, work / "int8.xml") if converted else None
     how = {"device": options.device} | ({"cluster": "cuda"} if options.device == "cuda" else {})
     rates: dict[str, list[float]] = {name: [] for name in ("forward", "single", "cascade", "jpeg")}
     kept: list[float] = []
-    in_8_bits: list[tuple[float, float, bool]] = []  # ratio of rates, fraction of the best kept, whether used
     peaks = {}
     for _ in range(1 if quick else options.repeats):
         rates["forward"].append(_forward(model.path, images, options.workers, options.device, converted))
@@ -84,11 +81,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         best = set(single.candidates["index"])
         first, _ = scan(tenth, cascade=cascade, **how)
         kept.append(len(best & set(first.candidates["index"])) / len(best))
-        if quantised:
-            ratio = _speedup(model.path, images[:10_000], converted, quantised)
-            rough, _ = scan(tenth, cascade=False, int8=True, **how)
-            fraction = len(best & set(rough.candidates["index"])) / len(best)
-            in_8_bits.append((ratio, fraction, rough.info.int8["used"]))
     whole, peaks["million"] = scan(million, cascade=cascade, **how)
     rates["cascade"].append(whole.info.scanned / whole.info.wall_s)
     _, peaks["alone"] = scan(tenth, cascade=cascade, **how)
@@ -97,9 +89,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "ratio_to_forward": median["single"] / median["forward"],
         "cascade_speedup": median["cascade"] / median["single"],
         "cascade_kept": min(kept),
-        "int8_speedup": statistics.median(ratio for ratio, _, _ in in_8_bits) if in_8_bits else None,
-        "int8_top_kept": min(fraction for _, fraction, _ in in_8_bits) if in_8_bits else None,
-        "int8_used": all(used for _, _, used in in_8_bits) if in_8_bits else None,
         "jpeg_loader_ratio": median["cascade"] / median["jpeg"],
         "jpeg_loader_ratio_single": median["single"] / median["jpeg"],
         "million_objects": whole.info.scanned,
@@ -186,34 +175,6 @@ def _converted(model: Any, path: Path) -> Path | None:
         return None
     convert(load_ensemble([model]), model.size, path)
     return path
-
-
-def _quantised(model: Any, store: Path, converted: Path | None, path: Path) -> Path | None:
-    """Quantise the networks as a scan does, by pictures that are not those to come; None without nncf."""
-    from galscan.models.compiled import has_nncf, quantise
-    from galscan.models.prefilter import prefilter_sample
-    from galscan.scanning.quantised import IMAGES
-
-    if converted is None or not has_nncf():
-        return None
-    quantise(converted, prefilter_sample([galscan.open_store(store)], IMAGES, 0), path)
-    return path
-
-
-def _speedup(model: Path, images: np.ndarray, converted: Path | None, quantised: Path) -> float:
-    """Return how much faster one thread is in 8 bits than in full: both take turns, as the machine may not be quiet."""
-    with one_thread():
-        bundle = galscan.open_model(model)
-        scorers = [load_scorer([bundle], "cpu", converted=path) for path in (converted, quantised)]
-        batch, seconds = bundle.recipe.scan.batch, [0.0, 0.0]
-        for score in scorers:
-            score(images[:batch])
-        for start in range(0, len(images), batch):
-            for k, score in enumerate(scorers):
-                started = time.perf_counter()
-                score(images[start : start + batch])
-                seconds[k] += time.perf_counter() - started
-    return seconds[0] / seconds[1]
 
 
 def _jpegs(folder: Path, images: np.ndarray) -> Path:

@@ -263,23 +263,6 @@ def test_a_survey_too_small_for_a_prefilter(here, tmp_path, capsys):
     assert run.info.scanned == 696 and run.info.first_look is None
 
 
-def test_int8_that_is_unavailable_or_saves_no_time(here, tmp_path, monkeypatch, capsys):
-    from galscan.models import compiled
-
-    how = {"survey": ["sky"], "target": "dustlane", "out": tmp_path / "run", "device": "cpu", "int8": True}
-    monkeypatch.setattr(compiled, "has_nncf", lambda: False)
-    with pytest.raises(InputError, match=r"--int8 needs nncf.*pip install 'galscan\[int8\]'"):
-        scan(**how)
-    assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
-    run = scan(**how)
-    why = f"{run.info.objects} objects are too few, at least 20,000 are needed for it to save time"
-    assert run.info.int8 == {"used": False, "why": why} and f"int8: not used: {why}" in capsys.readouterr().err
-    assert f"not used: {why}" in write_scan_report(tmp_path / "run").read_text()
-    with pytest.raises(ConflictError, match="int8 was True, now None"):
-        scan(**how | {"int8": False})
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("cluster", ["local", "cuda"])
 def test_a_gpu_finds_the_same_candidates(cluster, here, tmp_path, cuda):

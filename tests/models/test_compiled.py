@@ -69,27 +69,13 @@ def test_a_converted_network_says_the_same_in_any_batch(name, size, tmp_path):
             np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
-def test_a_network_in_8_bits_says_nearly_the_same(tmp_path):
-    if not compiled.has_nncf():
-        pytest.skip("needs the extra 'int8'")
-    made, images = network("ensemble"), pictures(60)
-    compiled.convert(made, 32, tmp_path / "n.xml")
-    compiled.quantise(tmp_path / "n.xml", images, tmp_path / "q.xml")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["n.bin", "n.xml", "q.bin", "q.xml"]
-    exact, rough = (compiled.compiled(made, CPU, torch.float32, tmp_path / f"{k}.xml")(images) for k in "nq")
-    for got, wanted in zip(rough, exact, strict=True):
-        assert got.shape == wanted.shape and (got != wanted).any()
-        assert np.abs(got - wanted).mean() < 0.1 * wanted.std()
-
-
 def test_nobody_is_told_that_openvino_is_used(tmp_path):
-    """OpenVINO and nncf would send a message to Google Analytics, and keep an identity in the home folder."""
+    """OpenVINO would send a message to Google Analytics, and keep an identity in the home folder."""
     pytest.importorskip("openvino", reason="needs the extra 'fast'")
     program = (
         "import sys, torch\nfrom pathlib import Path\nfrom galscan.models import compiled, prefilter\n"
         "path = Path(sys.argv[1], 'n.xml')\nlook = prefilter.TinyNets([prefilter.TinyNet()])\n"
         "compiled.convert(look, 32, path)\ncompiled.compiled(look, torch.device('cpu'), torch.float32, path)\n"
-        "if compiled.has_nncf():\n    import nncf\n"
         "print(sorted(name for name in sys.modules if 'openvino_telemetry' in name and sys.modules[name]))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "CI"} | {"HOME": str(tmp_path)}

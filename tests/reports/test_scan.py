@@ -192,11 +192,6 @@ def test_the_first_look_is_told_in_words(run):
     text = write_scan_report(run).read_text()
     assert "rejected 250 of 300 objects (83.3%)" in text and "at 95 % confidence at least 50%" in text
     assert "in other words" not in text and "The prefilter, a small network trained on" in text
-    told = {"used": True, "time": 0.6, "limit": 0.8, "cost": 0.4, "passes": 0.2, "cuts": []}
-    (run / "run.json").write_text(json.dumps(info | {"int8": told, "cascade": False}))
-    text = write_scan_report(run).read_text()
-    assert "The prefilter, the networks quantised to 8 bits, rejected 250" in text
-    assert "scoring takes 60 % of the full" in text
 
 
 def test_narrow_pages_do_not_scroll_sideways_and_printed_ones_cut_nothing(scanned, tmp_path):

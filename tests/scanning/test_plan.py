@@ -183,23 +183,3 @@ def test_embeddings_are_counted_named_and_keep_the_first_look_away(monkeypatch):
     prepare.check_fit(plans.make_plan(stores, [bundle()], embeddings=True, limit=limit), None, 0, 100_000_000)
     with pytest.raises(InputError, match="--cascade: objects discarded by a prefilter have no embedding"):
         plans.make_plan(stores, [bundle()], embeddings=True, cascade=True)
-
-
-def test_8_bits_are_asked_for_and_refused_where_they_cannot_be(monkeypatch, tmp_path):
-    from galscan.models import compiled
-
-    stores, how = [fake_store("a", 1_000_000)], {"int8": True, "device": "cpu", "out": tmp_path / "run"}
-    monkeypatch.setattr(compiled, "has_nncf", lambda: False)
-    with pytest.raises(InputError, match=r"pip install 'galscan\[int8\]'"):
-        plans.make_plan(stores, [bundle()], **how)
-    assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
-    plain, rough = plans.make_plan(stores, [bundle()]), plans.make_plan(stores, [bundle()], **how)
-    assert rough.cascade and "int8" not in plain.identity and plain.fingerprint != rough.fingerprint
-    assert "8-bit networks" in prepare.describe(rough, "2 processes")
-    monkeypatch.setattr(plans, "embedding_size", lambda bundle: 128)
-    with pytest.raises(InputError, match="--int8: objects discarded by 8-bit networks have no embedding"):
-        plans.make_plan(stores, [bundle()], embeddings=True, **how)
-    monkeypatch.setattr("galscan.core.device.pick", lambda name: SimpleNamespace(type="cuda"))
-    with pytest.raises(InputError, match=r"--int8 is for CPUs.*--device cpu"):
-        plans.make_plan(stores, [bundle()], **how)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pandas as pd
 import pytest
 
 from galscan.core.errors import InputError
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import PREFILTER_FILE
-from galscan.scanning import engine, merge, partitions, prepare, quantised, worker
-from galscan.scanning.plan import Partition, make_plan
+from galscan.scanning import partitions, prepare, worker
+from galscan.scanning.plan import make_plan
 from galscan.scanning.selection import Selection
 from tests.helpers import tiny_bundle, tiny_store
 from tests.scanning.test_plan import bundle, fake_store
@@ -115,100 +112,6 @@ def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, 
     assert capsys.readouterr().err == (
         "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch is used instead\n"
     )
-
-
-def in_8_bits(tmp_path, monkeypatch, client, cost, cascade=None, untaught="/models/lane"):
-    """Prepare a scan whose networks in 8 bits are off by little and take `cost` of the full ones' time."""
-    from galscan.models import compiled
-
-    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
-    monkeypatch.setattr(worker, "_int8_scorer", lambda job: noisy)
-    monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, 0.0))
-    real = worker.sample_partition
-    monkeypatch.setattr(prepare, "sample_partition", lambda *given: real(*given)._replace(seconds=(cost, 1.0)))
-    store = tiny_store(tmp_path / "s.zarr", 6000, 8)
-    plan = planned([store], tmp_path / "run", top=30, int8=True, cascade=cascade, model=untaught, device="cpu")
-    return store, plan, prepare.prefilters(plan, client)
-
-
-def test_networks_in_8_bits_discard_only_what_is_no_candidate(client, tmp_path, monkeypatch):
-    store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.4, cascade=False)
-    told = quantised.read_decision(plan.out)
-    assert looks == [] and told["used"] and told["cost"] == pytest.approx(0.4) and told["passes"] < 0.35
-    assert partitions.Job.of(plan).int8 == (told["cuts"][0]["cut"],)
-    engine.run_scan(plan, client, merge.pending(plan))
-    (merged,) = merge.merge(plan)
-    exact = coarse_scorer(store.images()).score[:, 0]
-    best = np.sort(exact)[::-1][:30]
-    np.testing.assert_array_equal(merged.top["score"], best)  # scores of the full networks, and none is lost
-    stages = pd.concat(pd.read_parquet(path) for path in (plan.out / "scores").iterdir())
-    counts = stages["stage"].astype(str).value_counts()
-    assert set(counts.index) == {"full", "rescored", "int8"} and counts["full"] < 0.35 * 6000
-    assert stages.loc[stages["stage"] == "int8", "score"].isna().all() and merged.discarded == 6000 - counts["full"]
-    again = prepare.prefilters(plan, client)
-    assert again == [] and quantised.read_decision(plan.out) == told
-
-
-def test_networks_in_8_bits_see_what_the_first_look_lets_pass(client, tmp_path, monkeypatch, untaught):
-    from galscan.models.prefilter import load_prefilter
-
-    seen = []
-    store, plan, looks = in_8_bits(tmp_path, monkeypatch, client, 0.1, True, untaught)
-    told, cut = quantised.read_decision(plan.out), load_prefilter(looks[0]).cut
-    assert len(looks) == 1 and 0 < told["cuts"][0]["passes"] < told["passes"]
-    job = replace(partitions.Job.of(plan, looks), int8=(cut + 0.5,))
-    monkeypatch.setattr(worker, "_prefilter", lambda job: (noisy, np.float32([cut])))
-    monkeypatch.setattr(worker, "_int8_scorer", lambda job: lambda images: seen.append(len(images)) or noisy(images))
-    worker.score_partition(Partition(0, 0, 0, store.count), job)
-    stages = pd.read_parquet(partitions.scores_path(plan.out, 0)).astype({"stage": str})
-    first = stages.groupby("stage")["first_look"]
-    assert first.max()["prefilter"] < cut <= first.min()["int8"] and first.min()["full"] >= cut
-    assert (stages["stage"] == "int8").any() and sum(seen) == (stages["first_look"] >= cut).sum()
-
-
-def test_networks_in_8_bits_that_are_slow_are_left_out(client, tmp_path, monkeypatch):
-    _, plan, _ = in_8_bits(tmp_path, monkeypatch, client, 0.9, cascade=False)
-    assert not quantised.read_decision(plan.out)["used"] and partitions.Job.of(plan).int8 == ()
-    engine.run_scan(plan, client, merge.pending(plan))
-    assert merge.merge(plan)[0].discarded == 0
-
-
-def test_networks_are_quantised_with_what_may_teach(tmp_path, monkeypatch):
-    from galscan.models import compiled
-    from galscan.models.prefilter import may_train_prefilter
-
-    seen = []
-    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
-    monkeypatch.setattr(compiled, "quantise", lambda converted, images, path: seen.append(images))
-    store = tiny_store(tmp_path / "s.zarr", 900, 8)
-    plan = planned([store], tmp_path / "run", int8=True, device="cpu")
-    (plan.out / partitions.NETWORK).touch()
-    prepare.quantise_networks(plan, plan.out)
-    taught = store.images()[may_train_prefilter(store.column("id"))]
-    assert len(seen[0]) >= 200
-    assert all((taught == image).all(axis=(1, 2, 3)).any() for image in seen[0][::20])
-
-
-@pytest.mark.parametrize("converted", [False, True])
-def test_networks_that_cannot_be_quantised_are_told_and_done_without(tmp_path, monkeypatch, converted):
-    from galscan.models import compiled
-
-    def broken(*args):
-        raise RuntimeError("no such operation\nand more")
-
-    monkeypatch.setattr(compiled, "has_nncf", lambda: True)
-    monkeypatch.setattr(compiled, "quantise", broken)
-    plan = planned([tiny_store(tmp_path / "s.zarr", 300, 8)], tmp_path / "run", int8=True, device="cpu")
-    if converted:
-        (plan.out / partitions.NETWORK).touch()
-    prepare.quantise_networks(plan, plan.out)
-    why = (
-        "RuntimeError: no such operation"
-        if converted
-        else "300 objects are too few, at least 20,000 are needed for it to save time"
-    )
-    assert quantised.describe(quantised.read_decision(plan.out)) == f"not used: {why}"
-    assert partitions.Job.of(plan).int8 == ()
 
 
 def test_what_cannot_fit_is_refused_with_what_would():

@@ -100,7 +100,7 @@ def test_larger_images_are_resampled_once_for_all_networks_and_faults_are_those_
     assert {images.shape[1:] for images in seen} == {(16, 16, 3)}
     full = scores[scores["stage"].isin(["full", "rescored"])]
     np.testing.assert_array_equal(full["score"], mean_scorer(small[full["index"]]).score[:, 0])
-    got = worker.usable_images(0, slice(0, 20), make_job(store, tmp_path / "run", size=16), None)
+    got = worker.usable_images(0, slice(0, 20), make_job(store, tmp_path / "run", size=16), untrained=False)
     np.testing.assert_array_equal(got, small[[*range(5), *range(7, 20)]])
 
 
