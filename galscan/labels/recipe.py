@@ -22,6 +22,7 @@ from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema, load_schema, schema_names
 from galscan.labels.settings import (
     KINDS,
+    NEGATIVES_ONLY,
     WITH_DONORS,
     AnyGenerator,
     ClassifierSettings,
@@ -195,8 +196,8 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
             least, most = schema.ranges[answer]
             if not all(least <= end <= most for end in ends):
                 raise InputError(f"{where}.values.{answer} = {list(ends)} must lie within {least:g}..{most:g}")
-    if rules.inject is not None and rules.inject.feature == "artefact":
-        raise InputError("inject.feature = 'artefact' makes no targets; use it in inject_negatives")
+    if rules.inject is not None and rules.inject.feature in NEGATIVES_ONLY:
+        raise InputError(f"inject.feature = '{rules.inject.feature}' makes no targets; use it in inject_negatives")
     if rules.mined_negatives:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
 

@@ -23,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 WITH_DONORS = ("companion",)  # features that are the light of other galaxies
+NEGATIVES_ONLY = ("artefact", "star")  # features that make no targets
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """Version 1.5, on the Hugging Face hub."""
 GALAXYSD = "CosmosDream/GalaxySD"
@@ -55,7 +56,7 @@ class SyntheticRule(Section):
 class InjectRule(Section):
     """Injection of a feature into real galaxies."""
 
-    feature: Literal["dust_lane", "artefact", "ring", "lens", "companion", "tidal"]
+    feature: Literal["dust_lane", "artefact", "ring", "lens", "companion", "tidal", "star"]
     """A module of `galscan.synthesis.features.base`."""
     hosts: str
     """Rule for host galaxies."""

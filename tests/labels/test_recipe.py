@@ -182,6 +182,7 @@ WRONG = [
     ('"dust_lane"', '"dust_lanes"', r"schemas\.efigi\.inject\.feature: .*'dust_lanes'"),
     ('"artefact"', '"cosmic"', r"inject_negatives\.1\.feature: .*'cosmic'"),
     ('"dust_lane"', '"artefact"', "inject.feature = 'artefact'"),
+    ('"dust_lane"', '"star"', "inject.feature = 'star'"),
     ("and visible_dust == 0", "and visible_dst == 0", "'visible_dst'; did you mean 'visible_dust'"),
     ('hosts = "t <= -3"', 'hosts = "tt <= -3"', "'tt'"),
     ("t <= 0 and", "t <= -7 and", "t <= -7"),

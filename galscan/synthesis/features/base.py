@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from galscan.core.errors import InputError, nearest
-from galscan.synthesis.features import artefact, companion, dust_lane, lens, ring, tidal
+from galscan.synthesis.features import artefact, companion, dust_lane, lens, ring, star, tidal
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
@@ -71,6 +71,7 @@ class Feature(Protocol):
 
 FEATURES: dict[str, Feature] = {
     "dust_lane": dust_lane, "artefact": artefact, "ring": ring, "lens": lens, "companion": companion, "tidal": tidal,
+    "star": star,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from galscan.core.errors import InputError
 from galscan.synthesis.features import tidal
-from galscan.synthesis.features.light import add_light, galaxy_light, sky_level
+from galscan.synthesis.features.light import add_light, galaxy_light, light_within
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Donors, Hosts
 
@@ -123,20 +123,12 @@ def inject(
             continue
         named = dict(zip(COLUMNS, maps[k, 0, 0].tolist(), strict=False))
         light = _placed(cut[0], donors.geometry.select(np.array([k])), hosts, k, named, float(seeing[k]))
-        wanted = np.exp(named["log_ratio"]) * _brightness(images[k], hosts, k, stretch)
+        wanted = np.exp(named["log_ratio"]) * float(light_within(images[k], hosts, k, stretch).mean())
         factor = min(wanted / max(float(light.mean(2).sum()), 1e-9), BRIGHTENED)
         light *= factor
         light += tidal.tidal_light(images[k], hosts, k, maps[k, 0, 1:], stretch, random, seeing=float(seeing[k]))
         injected[k], depth[k] = add_light(images[k], light, stretch, random, noisy=min(factor, 1.0))
     return injected, depth
-
-
-def _brightness(image: np.ndarray, hosts: Hosts, k: int, stretch: Stretch) -> float:
-    """Return the flux of host `k` within 2.5 half-light radii, above the sky, as a mean of the bands."""
-    u, v = hosts.frame(k, len(image))
-    flux = stretch.to_flux(image)
-    flux = (flux - sky_level(flux)).mean(2)
-    return max(float(flux[np.hypot(u, v) < 2.5 * hosts.radius[k]].sum()), 0.0)
 
 
 def _placed(cut: np.ndarray, donor: Hosts, hosts: Hosts, k: int, named: dict[str, float], seeing: float) -> np.ndarray:

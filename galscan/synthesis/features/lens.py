@@ -23,7 +23,7 @@ from scipy.special import gamma
 
 from galscan.core.errors import InputError
 from galscan.synthesis.features.dust_lane import WAVELENGTHS
-from galscan.synthesis.features.light import add_light, sky_level
+from galscan.synthesis.features.light import add_light, light_within
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
@@ -236,9 +236,7 @@ def inject(
         if not recognised(lens, magnification, 2.3548 * seeing[k] / hosts.radius[k]):
             continue
         arcs = ndimage.gaussian_filter(arcs, seeing[k])
-        flux = stretch.to_flux(images[k])
-        u, v = hosts.frame(k, size)
-        host = (flux - sky_level(flux))[np.hypot(u, v) < 2.5 * hosts.radius[k]].sum(0).clip(0)
+        host = light_within(images[k], hosts, k, stretch)
         total = lens["flux"] * host * colours(lens["slope"], bands)
         light = arcs[..., None] / max(float(arcs.sum()), 1e-9) * total
         injected[k], depth[k] = add_light(images[k], light.astype(np.float32), stretch, random)

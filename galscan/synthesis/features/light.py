@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from galscan.synthesis.flux import Stretch
+from galscan.synthesis.hosts import Hosts
 
 # Flux of the sky, in units of its noise in one pixel: in r a pixel of SDSS (0.396 arcsec; a star of 20 mag has 2,000
 # counts of 4.7 electrons) has 130 counts of sky, 20.9 mag per square arcsec, with a noise of 5.3 counts.
@@ -31,6 +32,13 @@ def border_noise(image: np.ndarray, stretch: Stretch) -> np.ndarray:
     grain = min(1.05 * float(np.median(np.abs(np.diff(border, axis=1)))), 6.0)
     level = np.median(border, axis=(0, 1), keepdims=True)
     return (stretch.to_flux(level + grain) - stretch.to_flux(level))[0, 0]
+
+
+def light_within(image: np.ndarray, hosts: Hosts, k: int, stretch: Stretch, *, radii: float = 2.5) -> np.ndarray:
+    """Return the flux of host `k` in each band within so many half-light radii, above the sky, float32, shape (3,)."""
+    flux = stretch.to_flux(image)
+    u, v = hosts.frame(k, len(image))
+    return (flux - sky_level(flux))[np.hypot(u, v) < radii * hosts.radius[k]].sum(0).clip(0)
 
 
 def add_light(
