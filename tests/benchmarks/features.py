@@ -15,8 +15,9 @@ whose galaxies is labelled a lens, with arcs injected into its ellipticals as th
 half, in turn. There, 2,000 visible lenses of the prior (other hosts and other sources) are in ellipticals; negatives
 are all galaxies as they are, these ellipticals included. `lens_found` is the fraction of the lenses above the score
 that one negative in 1,000 exceeds, with the 95 % interval over lenses and negatives; `lens_found_plain` of those as
-deep as the recipe's `plain`, `lens_found_among_ellipticals` with the ellipticals as the only negatives. The images show 4.24 Petrosian radii, 6 arcsec in the median of that survey, so all are
-taken to be 25.4 arcsec wide, which sets the seeing.
+deep as the recipe's `plain`, `lens_found_among_ellipticals` with the ellipticals as the only negatives. The images show
+4.24 Petrosian radii, 6 arcsec in the median of that survey, so all are taken to be 25.4 arcsec wide, which sets the
+seeing.
 """
 
 from __future__ import annotations
