@@ -83,7 +83,8 @@ class InjectRule(Section):
 
 
 class LabelRules(Section):
-    """Rules of one label schema. Objects that are neither positive nor negative are ambiguous, and not used."""
+    """Rules of one label schema. Objects that are neither positive nor negative are ambiguous: they do not train the
+    target, and count as no targets in calibration and test."""
 
     positive: str
     negative: str
@@ -391,6 +392,6 @@ class ScanSettings(Section):
 
 class PuritySettings(Section):
     bootstrap: Annotated[int, Field(ge=20)] = 2000
-    """Bootstrap resamples for the intervals."""
+    """Posterior draws for the intervals."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Confidence level of the intervals of purity and completeness."""

@@ -71,7 +71,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a scan. Equal fingerprints give equal scores on any machine.
+    """Everything that decides a scan. Equal fingerprints give equal scores, up to rounding, on any machine.
 
     Device and number of workers are not part of the fingerprint: an interrupted scan may be resumed on other machines.
     """

@@ -69,7 +69,7 @@ def split_objects(table: pd.DataFrame, split: Split, seed: int, folds: int = 0) 
     table : DataFrame
         Columns object, labelled and target: 0, 1 or, with several kinds of targets, a number for each.
     folds : int
-        Number of folds of cross-fitting, equal in size (`galscan.stats.folds_of`); 0 for the fractions of `split`.
+        Number of folds of cross-fitting, equal in size (`folds_of`); 0 for the fractions of `split`.
 
     Returns
     -------
