@@ -32,6 +32,7 @@ QUOTED = {
         "{sim_completeness_real:.2f}", "{sim_completeness_synthetic:.2f}",
         "{sim_completeness_ratio_lo:.2f} to {sim_completeness_ratio_hi:.2f}",
         "{sim_completeness_ratio_lo_0:.2f} to {sim_completeness_ratio_hi_0:.2f}",
+        "{sim_completeness_paper:.2f}", "{sim_detections_over_plain:.0f}, at least {sim_detections_over_plain_lo:.0f}",
     ),
     ("synthetic-galaxies", "labels"): tuple(
         _interval(f"gain_over_better_{labels}", ".3f") for labels in (50, 200, 1000)
@@ -51,6 +52,20 @@ QUOTED = {
         "{votes_ring_model[purity_100]:.0%}",
         "{carried_by[framing][honest]:.0%}", "{carried_by[seeing][honest]:.0%}", "{carried_by[depth][honest]:.0%}",
     ),
+    ("networks", "similar"): tuple(
+        f"| {{{kind}[galscan]:.0%}} | {{{kind}[random]:.0%}} | {{{kind}[plain_mean]:.0%}} |"
+        for kind in ("dusty_early", "ring", "edge_on", "perturbed")
+    ),
+    ("networks", "scan"): (
+        "{ratio_to_forward:.2f}", "{jpeg_loader_ratio:.0f} times", "{jpeg_loader_ratio_single:.1f} times",
+    ),
+    ("networks", "morphology"): (
+        "{vote_coverage_90:.0%}", "{six_target_cost:.1f} times", "{six_target_cost_first_look:.1f} times",
+    ),
+    ("store", "ingest"): (
+        "{objects:,} objects", "{stored:,}", "{no_coverage:,}", "{failed} failed", "{failed_at_first} before",
+    ),
+    ("stretch", "frames"): ("{cutouts_per_core_s:,.0f}",),
     ("purity", "crossfit"): (
         "{coverage_crossfit_1000:.0%}", "{simulated_width_ratio_crossfit_100:.2f}",
         "{simulated_width_ratio_crossfit_1000:.2f}", "{coverage_uncorrected_1000:.1%}",
@@ -81,7 +96,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("−", "-").replace(" %", "%")
 
 
-@pytest.mark.parametrize(("page", "result"), QUOTED, ids="-".join)
+@pytest.mark.parametrize(("page", "result"), QUOTED, ids=["-".join(key) for key in QUOTED])
 def test_quoted_figures_are_those_of_the_results(page, result):
     text = _plain((ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8"))
     figures = json.loads((ROOT / "tests/benchmarks/results" / f"{result}.json").read_text(encoding="utf-8"))["figures"]
