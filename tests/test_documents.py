@@ -1,25 +1,117 @@
-"""The documents: docs/reference/files.md names all files that are read; links lead to files that exist."""
+"""The documents: links lead somewhere, commands and Python in them are valid, files.md names all files that are read."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import inspect
 import re
-from pathlib import Path
+import tomllib
 
 import pytest
 
+import galscan
 from galscan.surveys.files.formats import FORMATS
+from tests.documents import PAGES, ROOT, blocks, broken_links, inline, lines_of, parse, unknown_words
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(p for p in ROOT.glob("docs/**/*.md") if "_build" not in p.parts), *ROOT.glob("deploy/*.md")]
-)
+USED = [page for page in PAGES if page.name != "CHANGELOG.md"]
+every_page = pytest.mark.parametrize("page", USED, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-    local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (page.parent / link).exists()] == []
+def test_links_lead_to_files_and_headings(page):
+    assert broken_links(page) == []
+
+
+@every_page
+def test_commands_exist_with_their_options(page):
+    text = page.read_text(encoding="utf-8")
+    failures = []
+    for line in lines_of(text, "galscan"):
+        try:
+            parse(line)
+        except Exception as error:
+            failures.append(f"{line}: {getattr(error, 'format_message', lambda: error)()}")  # noqa: B023
+    mentioned = {code: unknown_words(code) for code in inline(text) if code.startswith("galscan ")}
+    assert failures == [] and {code: words for code, words in mentioned.items() if words} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "galscan scam run/", "galscan scan --sruvey sdss", "galscan scan --limit many", "galscan export run/",
+        "galscan ingest --survey sdss --cone 1,2", "galscan target make arcs", "galscan --verzion",
+    ],
+)  # fmt: skip
+def test_wrong_commands_are_found(line):
+    with pytest.raises(Exception):  # noqa: B017 (usage errors have no public class in typer)
+        parse(line)
+
+
+@every_page
+def test_programs_and_extras_exist(page):
+    text = page.read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"(?:galscan|\.)\[([a-z0-9,-]+)\]['\"]", text))
+    assert {extra for names in named for extra in names.split(",")} - set(extras) == set()
+    modules = set(re.findall(r"python -m (tests\.[\w.]+)", text)) - {"tests.benchmarks.NAME"}
+    assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
+
+
+def names_of(kind: type) -> set[str]:
+    """Return the public names of instances: methods, fields, and what `__init__` sets."""
+    source = inspect.getsource(kind)
+    return {*dir(kind), *getattr(kind, "__dataclass_fields__", ()), *re.findall(r"self\.([a-z]\w*)\b.*? = ", source)}
+
+
+KINDS = {"store": galscan.Store, "model": galscan.Model, "run": galscan.Run}
+
+
+@every_page
+def test_python_compiles_and_uses_public_names(page):
+    wrong = []
+    for language, code in blocks(page.read_text(encoding="utf-8")):
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(code, filename=page.name)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner, name = node.value.id, node.attr
+                known = set(galscan.__all__) if owner == "galscan" else None
+                known = names_of(KINDS[owner]) if owner in KINDS else known
+                wrong += [f"{owner}.{name}"] if known is not None and name not in known else []
+            if isinstance(node, ast.Call) and ast.unparse(node.func).removeprefix("galscan.") in galscan.__all__:
+                function = getattr(galscan, ast.unparse(node.func).removeprefix("galscan."))
+                given = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+                try:
+                    inspect.signature(function).bind(*node.args, **given)
+                except TypeError as error:
+                    wrong.append(f"{ast.unparse(node)}: {error}")
+    assert wrong == []
+
+
+@every_page
+def test_dotted_names_of_galscan_exist(page):
+    wrong = []
+    for name in {code for code in inline(page.read_text(encoding="utf-8")) if re.fullmatch(r"galscan(\.\w+)+", code)}:
+        parts = name.split(".")
+        depth = next(n for n in range(len(parts), 0, -1) if n == 1 or _is_module(parts[:n]))
+        source = importlib.util.find_spec(".".join(parts[:depth])).origin
+        tail = parts[depth : depth + 1]
+        if tail and not re.search(rf"\b{tail[0]}\b", open(source, encoding="utf-8").read()):
+            wrong.append(name)
+    assert wrong == []
+
+
+def _is_module(parts: list[str]) -> bool:
+    path = ROOT.joinpath(*parts)
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def test_readme_is_one_screen():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90 and len(text.encode()) <= 6144
+    assert {"    make demo", "    make test"} <= {line.partition("  #")[0].rstrip() for line in text.splitlines()}
+    assert any(language == "python" and "galscan.scan(" in code for language, code in blocks(text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
