@@ -117,8 +117,8 @@ def broken_links(page: Path) -> list[str]:
             continue
         else:
             target = page.parent / address if address else page
-        if not target.exists():
-            broken.append(link)
-        elif anchor and target.suffix == ".md" and anchor not in anchors(target.read_text(encoding="utf-8")):
-            broken.append(link)
+        found = target.exists()
+        if found and anchor and target.suffix == ".md":
+            found = anchor in anchors(target.read_text(encoding="utf-8"))
+        broken += [] if found else [link]
     return broken

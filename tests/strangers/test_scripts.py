@@ -1,14 +1,11 @@
-"""Scripts without ``if __name__ == "__main__":`` run once, though galscan starts processes; README's example has it."""
+"""Scripts without ``if __name__ == "__main__":`` run once, though galscan starts processes."""
 
 from __future__ import annotations
 
-import ast
 import multiprocessing.spawn
 import os
-import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -49,14 +46,3 @@ def test_processes_do_not_import_the_script(hiding):
     with pytest.raises(ZeroDivisionError), hiding():
         _ = 1 / 0
     assert sys.modules["__main__"] is before
-
-
-def test_examples_for_scripts_have_the_guard():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, flags=re.MULTILINE)
-    scripts = [script for block in blocks if "import galscan" in (script := textwrap.dedent(block))]
-    assert scripts
-    for script in scripts:
-        for statement in ast.parse(script).body:
-            guard = isinstance(statement, ast.If) and "__name__ == '__main__'" in ast.unparse(statement.test)
-            assert guard or isinstance(statement, ast.Import | ast.ImportFrom), ast.unparse(statement)
