@@ -19,12 +19,13 @@ from galscan.core.version import __version__
 
 if TYPE_CHECKING:
     from galscan.candidates.export.formats import export
+    from galscan.candidates.run import Run
     from galscan.commands.ablate import ablate
     from galscan.commands.demo import demo
     from galscan.commands.doctor import doctor
     from galscan.commands.evaluate import evaluate
     from galscan.commands.generate import generate
-    from galscan.commands.info import info
+    from galscan.commands.info import info, open
     from galscan.commands.purity import purity
     from galscan.commands.scan import scan
     from galscan.commands.similar import similar
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
     from galscan.commands.vet import vet
     from galscan.core.errors import GalscanError
     from galscan.labels.recipe import Recipe, load_recipe
-    from galscan.models.model import Model, open_model
-    from galscan.scanning.run import Run, open_run
+    from galscan.models.model import Model
     from galscan.store.ingest import ingest
-    from galscan.store.layout import Store, open_store
+    from galscan.store.layout import Store
     from galscan.synthesis.train_generator import train_generator
     from galscan.training.target import check_target, list_targets, new_target
 
@@ -50,18 +50,22 @@ _HOMES = {
     )},
     **dict.fromkeys(("check_target", "list_targets", "new_target"), "galscan.training.target"),
     **dict.fromkeys(("Recipe", "load_recipe"), "galscan.labels.recipe"),
-    **dict.fromkeys(("Model", "open_model"), "galscan.models.model"),
-    **dict.fromkeys(("Run", "open_run"), "galscan.scanning.run"),
-    **dict.fromkeys(("Store", "open_store"), "galscan.store.layout"),
     "GalscanError": "galscan.core.errors",
+    "Model": "galscan.models.model",
+    "Run": "galscan.candidates.run",
+    "Store": "galscan.store.layout",
     "export": "galscan.candidates.export.formats",
     "ingest": "galscan.store.ingest",
+    "open": "galscan.commands.info",
     "train_generator": "galscan.synthesis.train_generator",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]
 
 # Names of version 0.1, for one version more.
-_RENAMED = {"Bundle": "Model", "dream": "generate", "judge": "evaluate", "open_bundle": "open_model"}
+_RENAMED = {
+    "Bundle": "Model", "dream": "generate", "judge": "evaluate", "open_bundle": "open", "open_model": "open",
+    "open_run": "open", "open_store": "open",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from galscan.core import fits_stream
 from galscan.core.files import atomic_path
 from galscan.core.version import __version__
 from galscan.stats.purity import METHOD
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 REFERENCE = "arXiv:2506.16233"
 
@@ -143,19 +146,61 @@ def write_fits(
     header["RADESYS"] = "ICRS"
     header.update(cards(provenance))
     header["NCANDID"] = (rows.count, "candidates in this table")
-    if (by := provenance.get("ranked_by", "score")) == "score":
-        header["PURMETH"] = METHOD[:66]
-        known = "are unknown" if provenance.get("purity") == "unknown" else "per rank"
-        header["HISTORY"] = f"galscan {__version__}: ranked by score; purity and completeness {known}."
-    else:
-        header["HISTORY"] = f"galscan {__version__}: ranked by {by}; purity and completeness are not known."
-    if answers:
-        header["HISTORY"] = f"Morphology answers: {ascii_text(', '.join(answers))}"
-    for note in provenance.get("notes", ()):
-        header["HISTORY"] = ascii_text(note)
+    method, history = notes_of(provenance, answers)
+    header.update({"PURMETH": method} if method else {})
+    for line in history:
+        header["HISTORY"] = line
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         write_hdus(handle, header, _records(rows, dtype))
     return Path(path)
+
+
+def notes_of(provenance: Mapping[str, Any], answers: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Return how purity was estimated, '' if it was not, and the lines of HISTORY."""
+    method, by = "", provenance.get("ranked_by", "score")
+    if by == "score":
+        method = METHOD[:66]
+        known = "are unknown" if provenance.get("purity") == "unknown" else "per rank"
+        history = [f"galscan {__version__}: ranked by score; purity and completeness {known}."]
+    else:
+        history = [f"galscan {__version__}: ranked by {by}; purity and completeness are not known."]
+    if answers:
+        history.append(f"Morphology answers: {ascii_text(', '.join(answers))}")
+    return method, history + [ascii_text(note) for note in provenance.get("notes", ())]
+
+
+def as_qtable(rows: TableStream, provenance: Mapping[str, Any], answers: Sequence[str] = ()) -> QTable:
+    """Return candidates as `astropy.table.QTable`, in memory, with the columns and metadata of `write_fits`.
+
+    Columns have unit, description, display format and, as ``info.meta["ucd"]``, UCD; ``meta`` has the keywords of the
+    FITS header. Text is not restricted to ASCII.
+    """
+    from astropy.table import Column as AstropyColumn
+    from astropy.table import QTable
+    from astropy.units import Quantity
+
+    data = pa.Table.from_batches([batch for piece in rows for batch in piece.to_batches()], rows.schema)
+    table = QTable()
+    for column in describe_columns(rows.names):
+        values = data[column.name]
+        if rows.is_text(column.name):
+            array = np.array(["" if text is None else text for text in values.to_pylist()], dtype=str)
+            display = None
+        else:
+            array, display = values.to_numpy(), _python_format(column.display)
+        table[column.name] = Quantity(array, column.unit) if column.unit else AstropyColumn(array)
+        info = table[column.name].info
+        info.description, info.format, info.meta = column.comment, display, {"ucd": column.ucd}
+    method, history = notes_of(provenance, answers)
+    facts = {key: value[0] if isinstance(value, tuple) else value for key, value in cards(provenance).items()}
+    table.meta.update({"RADESYS": "ICRS"} | facts | {"NCANDID": rows.count})
+    table.meta.update(({"PURMETH": method} if method else {}) | {"HISTORY": history})
+    return table
+
+
+def _python_format(display: str) -> str | None:
+    """Return a FITS display format for decimals as a format of Python, None for other ones."""
+    return f".{display.partition('.')[2]}f" if display.startswith("F") else None
 
 
 def kind(field: pa.Field) -> str:

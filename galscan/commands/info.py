@@ -1,4 +1,4 @@
-"""``galscan info``: summary of a store, a model or a run."""
+"""What is at a path: `galscan.open` opens it, ``galscan info`` summarises it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from galscan.candidates import ranking
-from galscan.core import thumbnails
+from galscan.candidates.run import Run, open_run
+from galscan.core import home, thumbnails
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.old_names import existing
-from galscan.models.model import Model, open_model
-from galscan.scanning.run import Run, open_run
-from galscan.scanning.run_info import read_info
+from galscan.models.model import MODELS_INDEX, Model, open_model, open_models
+from galscan.scanning.run_info import INFO, read_info
 from galscan.store import layout
 from galscan.store.append import appended
 from galscan.store.layout import Store
@@ -32,6 +32,69 @@ RETRY = (
 )
 
 Cell = tuple[Store, int, str]  # row of a store, and its caption
+
+
+def open(path: str | os.PathLike[str]) -> Store | Model | list[Model] | Run:
+    """Open a store, a model or a finished run; its content, not its name, decides which of these it is.
+
+    Parameters
+    ----------
+    path : path or str
+        A folder; for a store also a URL (``s3://``, ``gs://``, ``az://``, ``https://``).
+
+    Returns
+    -------
+    Store, Model or Run
+        For a folder with the models of several targets that were trained together, a list of models.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at `path`.
+    InputError
+        If it is something else, or not complete; the message says what was found.
+    """
+    text = os.fspath(path)
+    kind = "store" if "://" in text else _kind(Path(text))
+    openers: dict[str, Any] = {"store": layout.open_store, "model": open_model, "models": open_models, "run": open_run}
+    opened: Store | Model | list[Model] | Run = openers[kind](text)
+    return opened
+
+
+def _kind(path: Path) -> str:
+    """Return ``store``, ``model``, ``models`` (of several targets) or ``run``."""
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist; name a store, a model or a run{_in_home(path.name)}")
+    markers = {"zarr.json": "store", "model.json": "model", MODELS_INDEX: "models", INFO: "run"}
+    for marker, kind in markers.items():
+        if (path / marker).is_file():
+            return kind
+    raise InputError(f"{path} is {_found(path, markers)}; name the folder of a store, a model or a run")
+
+
+def _in_home(name: str) -> str:
+    """Return where the data home has a store, a model or a run of this name, as the end of a message."""
+    if not home.is_name(name):
+        return ""
+    places = [home.survey_path(name), home.model_path(name), home.run_path(name)]
+    present = [str(place) for place in places if place.exists()]
+    return f" (in the data home: {', '.join(present)})" if present else ""
+
+
+def _found(path: Path, markers: Mapping[str, str]) -> str:
+    """Return what is at a path that is neither a store nor a model nor a run."""
+    for parent in (path.parent, path.parent.parent):
+        if kind := next((kind for marker, kind in markers.items() if (parent / marker).is_file()), ""):
+            return f"part of the {kind.removesuffix('s')} {parent}"
+    if path.is_file():
+        return f"a file ({path.stat().st_size:,} bytes)"
+    if path.name.endswith(".partial"):
+        return "the staging folder of a command that has not finished (run the command again to resume it)"
+    names = sorted(entry.name for entry in path.iterdir())
+    if not names:
+        return "an empty folder"
+    listing = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"a folder of {len(names):,} other entries ({listing})"
 
 
 def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -51,18 +114,18 @@ def info(path: str | os.PathLike[str], *, sheet: str | os.PathLike[str] | None =
         Its keys are listed in docs/reference/json.md; ``kind`` is ``store``, ``model`` or ``run``.
     """
     path = Path(path)
-    if not path.exists():
-        raise NotFoundError(f"{path} does not exist; name a store, a model or a run")
-    if (path / "zarr.json").is_file():
+    kind = _kind(path)
+    if kind == "store":
         store = layout.open_store(path)
         result, draw = _store(store), partial(_store_sheet, store)
-    elif (path / "model.json").is_file():
+    elif kind == "model":
         model = open_model(path)
         result, draw = {"kind": "model"} | model.summary(), partial(_model_sheet, model)
-    elif (found := read_info(path)) is not None:
+    elif kind == "run" and (found := read_info(path)) is not None:
         result, draw = {"kind": "run"} | Run(path, found).summary(), partial(_run_sheet, path)
     else:
-        raise InputError(f"{path} is not a store, a model or a run of galscan")
+        names = ", ".join(str(model.path) for model in open_models(path))
+        raise InputError(f"{path} holds the models of several targets; name one of them: {names}")
     if sheet is None:
         return result
     cells, title = draw()

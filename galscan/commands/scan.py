@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from galscan.candidates import outcome
+from galscan.candidates.run import Run, open_run
 from galscan.core import home
 from galscan.core.errors import InputError
 from galscan.core.version import __version__
@@ -18,7 +19,6 @@ from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, prepare
 from galscan.scanning.known_labels import find_known
 from galscan.scanning.plan import ModelRef, Plan, make_plan
-from galscan.scanning.run import Run, open_run
 from galscan.scanning.run_info import FORMAT, INFO, RunInfo, claim
 from galscan.scanning.selection import make_selection
 from galscan.store.layout import open_store

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from galscan.candidates import columns, ranking
-from galscan.candidates.run import provenance
+from galscan.candidates.run import Run, open_run, provenance
 from galscan.candidates.similar import EmbeddingSpace
 from galscan.commands.scan import scan
 from galscan.core import files, home, thumbnails
@@ -23,7 +23,6 @@ from galscan.core.errors import InputError
 from galscan.core.version import __version__
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import Model
-from galscan.scanning.run import Run, open_run
 from galscan.scanning.run_info import FORMAT, RunInfo, claim
 from galscan.store import identity
 from galscan.store.layout import Store, read_images

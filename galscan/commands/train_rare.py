@@ -67,7 +67,7 @@ def train_rare(
     Returns
     -------
     Model, or list of Model
-        The model, as returned by `galscan.open_model`; one per target where there are several.
+        The model, as returned by `galscan.open`; one per target where there are several.
 
     Raises
     ------

@@ -33,6 +33,15 @@ class NotFoundError(InputError, FileNotFoundError):
         return str(self.args[0]) if self.args else ""
 
 
+class UnknownObjectError(InputError, KeyError, IndexError):
+    """A store has no object with this id, or no such row (exit code 2)."""
+
+    code = "unknown-object"
+
+    def __str__(self) -> str:  # KeyError would print quotation marks
+        return str(self.args[0]) if self.args else ""
+
+
 class ConflictError(InputError, FileExistsError):
     """The output path already holds something else; nothing was overwritten (exit code 2)."""
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from galscan.core.display.figures import given_or_new
 from galscan.core.errors import InputError, NotFoundError, first_line
 from galscan.core.files import file_digest, read_json, read_text, write_json
 from galscan.core.home import is_name
@@ -28,6 +29,7 @@ from galscan.core.old_names import existing, renamed
 from galscan.labels.recipe import Recipe, recipe_from_text
 from galscan.labels.schema import SCHEMA, Schema, save_schema, saved_schema
 from galscan.models import roles
+from galscan.models.display import draw_calibration, model_card
 from galscan.models.roles import one_row_per_object
 from galscan.models.weights import save_network
 from galscan.stats.calibration import Calibration
@@ -35,6 +37,8 @@ from galscan.store import identity
 from galscan.store.identity import Objects
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from galscan.models.network import Network
 
 FORMAT = 1
@@ -76,7 +80,7 @@ SPLITS = [*_MINIMAL_SPLITS, "ra", "dec", "lineage", "object"]
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, opened with `open_model`."""
+    """A trained model, opened with `galscan.open`."""
 
     path: Path
     info: dict[str, Any]
@@ -201,6 +205,30 @@ class Model:
     def folds(self) -> int:
         """Number of cross-fitting folds; 0 where the split was fixed."""
         return int(self.info.get("folds", 0))
+
+    def plot_calibration(self, ax: Axes | None = None) -> Axes:
+        """Draw the observed fraction of targets against the predicted probability, with 95 % intervals.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw in; those of a new figure by default.
+
+        Returns
+        -------
+        Axes
+        """
+        axes = given_or_new(ax)
+        draw_calibration(axes, self.calibration.reliability())
+        return axes
+
+    def __repr__(self) -> str:
+        return (
+            f"<Model {self.target}: {self.members} networks, {self.size} px, {self.schema.name} labels, in {self.path}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return model_card(self.path, self.info, self.recipe.title, self.calibration)
 
     def summary(self) -> dict[str, Any]:
         """Return a JSON-able summary; ``text`` is the same in a few lines for people."""

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
+from galscan.candidates.display import by_rank, draw_purity, shade
+from galscan.core.display.figures import BLUE, GREY, ORANGE, STYLE
+from galscan.models.display import draw_calibration
 from galscan.models.model import Model
 from galscan.scanning.run import Run
 from galscan.stats import purity as purities
@@ -18,17 +21,9 @@ from galscan.stats.histogram import ScoreHistogram
 from galscan.vetting.planning import estimate_by_scores
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 P, R = ParamSpec("P"), TypeVar("R")
-BLUE, ORANGE, GREY = "#1f5f8b", "#b0601a", "#6b7684"  # dark enough on white for lines and text
-STYLE: Any = {
-    "svg.hashsalt": "galscan", "svg.fonttype": "path", "font.size": 10, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a95a3", "axes.labelcolor": "#1d2733",
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6eaee", "grid.linewidth": 0.8,
-    "xtick.color": "#55616f", "ytick.color": "#55616f",
-}  # fmt: skip
 
 
 class Plot(NamedTuple):
@@ -66,18 +61,6 @@ def styled(draw: Any) -> Any:
     return wrapper
 
 
-def _by_rank(axes: Axes, ranks: np.ndarray, label: str) -> None:
-    axes.set(xlabel="rank", ylabel=label, ylim=(-0.02, 1.02))
-    if len(ranks) > 20:
-        axes.set(xscale="log", xlim=(1, ranks[-1]))
-
-
-def _band(axes: Axes, ranks: Any, low: Any, high: Any, colour: str, label: str | None = None) -> None:
-    """Shade an interval; those by the scores alone are fainter."""
-    alpha = 0.22 if colour == BLUE else 0.18
-    axes.fill_between(ranks, low, high, color=colour, alpha=alpha, linewidth=0, label=label)
-
-
 @styled
 def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = None) -> Plot:
     """Draw purity against rank with its interval, and the rank of the last accepted candidate.
@@ -88,25 +71,7 @@ def purity(frame: pd.DataFrame, accepted: int, before: pd.DataFrame | None = Non
     rows = purities.nodes(len(frame)) - 1  # a subset of a long list
     frame, before = frame.iloc[rows], None if before is None else before.iloc[rows]
     ranks = frame["rank"].to_numpy()
-    if before is not None:
-        _band(axes, ranks, before["purity_lo"], before["purity_hi"], GREY, "by scores alone")
-        axes.plot(ranks, before["purity"], color=GREY, linewidth=1.4)
-    _band(axes, ranks, frame["purity_lo"], frame["purity_hi"], BLUE)
-    label = "purity down to this rank" if before is None else "with grades"
-    axes.plot(ranks, frame["purity"], color=BLUE, linewidth=2, label=label)
-    if before is None:
-        label = "probability of this candidate"
-        # Objects with a known label have probability 0 or 1, which would make the line jump.
-        unlabelled = frame[frame["known"] == ""] if "known" in frame else frame
-        axes.plot(unlabelled["rank"], unlabelled["p_target"], color=GREY, linewidth=1.2, linestyle="--", label=label)
-    if accepted:
-        axes.axvline(accepted, color=ORANGE, linewidth=1.2)
-        side = "right" if accepted > ranks[-1] / 2 else "left"
-        axes.text(
-            accepted, 1.02, f" {accepted:,} ", color=ORANGE, va="bottom", ha=side, transform=axes.get_xaxis_transform()
-        )
-    _by_rank(axes, ranks, "purity")
-    axes.legend(loc="lower left")
+    draw_purity(axes, frame, accepted, before)
     ends = "unknown" if len(frame) else "no candidates"
     if frame["purity"].notna().any():
         ends = f"{frame['purity'].iloc[0]:.2f} at rank 1 to {frame['purity'].iloc[-1]:.2f} at rank {ranks[-1]:,}"
@@ -136,20 +101,20 @@ def completeness(
     ranks = frame["rank"].to_numpy()[rows]
     colour = BLUE if graded is None else GREY
     if limits_by_scores is not None:
-        _band(axes, limits_by_scores["rank"], limits_by_scores["low"], limits_by_scores["high"], colour)
+        shade(axes, limits_by_scores["rank"], limits_by_scores["low"], limits_by_scores["high"], colour)
     elif model is not None and len(frame) and run.info.histogram:
         # The table holds no interval of completeness; it is recomputed with the seed of the scan.
         estimate = estimate_by_scores(run)[0]
         low, high = (estimate.published(f"completeness_{end}") for end in ("lo", "hi"))
-        _band(axes, ranks, low[rows], high[rows], colour)
+        shade(axes, ranks, low[rows], high[rows], colour)
     axes.plot(ranks, frame["completeness"].iloc[rows], color=colour, linewidth=2, label="by scores alone")
     shown = frame
     if graded is not None:
         shown, limits = graded
-        _band(axes, limits["rank"], limits["low"], limits["high"], BLUE)
+        shade(axes, limits["rank"], limits["low"], limits["high"], BLUE)
         axes.plot(ranks, shown["completeness"].iloc[rows], color=BLUE, linewidth=2, label="with grades")
         axes.legend(loc="upper left")
-    _by_rank(axes, ranks, "completeness")
+    by_rank(axes, ranks, "completeness")
     known = shown["completeness"].dropna()
     ends = f"{known.iloc[-1]:.2f} at rank {len(frame):,}" if len(known) else "unknown"
     how = "" if graded is None else ", with the grades and by the scores alone"
@@ -219,26 +184,12 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
 @styled
 def calibration(model: Model) -> Plot:
     """Draw observed against predicted fractions, in groups with about as many targets each, with binomial intervals."""
-    from scipy.stats import beta
-
-    calibration = model.calibration
-    predicted = calibration.probability(calibration.scores)
-    found = predicted[calibration.targets == 1]
-    # Groups of equal size would all lie near zero where targets are rare.
-    edges = np.unique(np.quantile(found, np.linspace(0, 1, max(2, min(8, len(found) // 5)) + 1)))
-    group = np.searchsorted(edges, predicted, side="right")
-    groups = [np.flatnonzero(group == g) for g in np.unique(group)]
-    x = np.array([predicted[g].mean() for g in groups])
-    hits, sizes = np.array([calibration.targets[g].sum() for g in groups]), np.array([len(g) for g in groups])
-    y = hits / sizes
-    low, high = beta.ppf(0.025, hits + 0.5, sizes - hits + 0.5), beta.ppf(0.975, hits + 0.5, sizes - hits + 0.5)
+    targets = model.calibration.targets
     figure, axes = new_axes()
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    axes.errorbar(x, y, yerr=np.clip([y - low, high - y], 0, 1), fmt="o", color=BLUE, markersize=5, linewidth=1.2)
-    axes.set(xlabel="predicted probability", ylabel="fraction of targets", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    draw_calibration(axes, model.calibration.reliability())
     return as_plot(
         figure,
         "Observed fraction of targets against predicted probability",
-        f"Calibration on {hits.sum():,.0f} targets and {(sizes - hits).sum():,.0f} negatives; "
+        f"Calibration on {targets.sum():,.0f} targets and {(1 - targets).sum():,.0f} negatives; "
         "bars are 95 % intervals, the dotted line is perfect calibration. The calibration was fitted to these objects.",
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -41,12 +41,49 @@ class Run:
     path: Path
     info: RunInfo
 
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open a finished scan of one or several targets, or the subfolder of one target.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such folder.
+        InputError
+            If the folder is not that of a scan, or the scan is not finished.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise NotFoundError(f"no run at {path}; make one with: galscan scan")
+        info = read_info(path)
+        if info is None:
+            raise InputError(f"{path} is not the folder of a scan (it has no {INFO}); make one with: galscan scan")
+        if info.status != "done":
+            raise InputError(f"the scan in {path} is not finished; run its scan command again to resume it")
+        if not info.is_multi_target and not (path / CANDIDATES).is_file():
+            raise InputError(f"{path} has lost its {CANDIDATES}; run its command again to rank the scored objects")
+        return cls(path, info)
+
+    def __repr__(self) -> str:
+        info = self.info
+        head = f"Run {'+'.join(self.own_targets)}"
+        if info.status != "done":
+            return f"<{head}: {info.status}, {info.objects:,} objects, in {self.path}>"
+        counts = f"{info.scanned:,} scored"
+        counts = counts if info.is_multi_target else f"{info.candidates:,} candidates of {counts}"
+        return f"<{head}: {counts}, {info.quarantined:,} quarantined, in {self.path}>"
+
     @property
     def targets(self) -> list[str]:
-        """Names of the targets."""
+        """Names of the targets of the scan; for one of several, of all."""
         return self.info.targets or [self.info.target]
 
-    def of(self, target: str) -> Run:
+    @property
+    def own_targets(self) -> list[str]:
+        """Names of the targets whose candidates are in this folder or its subfolders."""
+        return self.targets if self.info.tables is None else [self.info.target]
+
+    def of(self, target: str) -> Self:
         """Return the run of one of the targets.
 
         Raises
@@ -54,11 +91,11 @@ class Run:
         InputError
             If the scan was not for this target.
         """
-        if target not in self.targets:
-            raise InputError(f"{self.path} is a scan for {', '.join(self.targets)}, not for '{target}'")
-        return open_run(self.path / target) if self.info.is_multi_target else self
+        if target not in self.own_targets:
+            raise InputError(f"{self.path} is a scan for {', '.join(self.own_targets)}, not for '{target}'")
+        return type(self).open(self.path / target) if self.info.is_multi_target else self
 
-    def require_single_target(self) -> Run:
+    def require_single_target(self) -> Self:
         """Return this run.
 
         Raises
@@ -77,7 +114,7 @@ class Run:
         return pd.read_parquet(self.require_single_target().path / CANDIDATES)
 
     @property
-    def table(self) -> Path:
+    def table_file(self) -> Path:
         """File of the candidates; after ``galscan purity``, the one with grades."""
         graded = self.path / f"{GRADED}.parquet"
         return graded if graded.is_file() else self.path / CANDIDATES
@@ -85,7 +122,7 @@ class Run:
     @property
     def purity(self) -> dict[str, Any]:
         """Summary of purity; after ``galscan purity``, with the grades."""
-        if self.table.stem == GRADED:
+        if self.table_file.stem == GRADED:
             return dict(files.read_json(self.path / GRADED_PURITY)["after"])
         return self.info.purity
 
@@ -230,26 +267,8 @@ class Run:
 
 
 def open_run(path: Path | str) -> Run:
-    """Open a finished scan of one or several targets, or the subfolder of one target.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such folder.
-    InputError
-        If the folder is not that of a scan, or the scan is not finished.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise NotFoundError(f"no run at {path}; make one with: galscan scan")
-    info = read_info(path)
-    if info is None:
-        raise InputError(f"{path} is not the folder of a scan (it has no {INFO}); make one with: galscan scan")
-    if info.status != "done":
-        raise InputError(f"the scan in {path} is not finished; run its scan command again to resume it")
-    if not info.is_multi_target and not (path / CANDIDATES).is_file():
-        raise InputError(f"{path} has lost its {CANDIDATES}; run its command again to rank the scored objects")
-    return Run(path, info)
+    """Open a finished scan of one or several targets, or the subfolder of one target; see `Run.open`."""
+    return Run.open(path)
 
 
 def _percent(entry: dict[str, float | None]) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
@@ -30,6 +30,23 @@ from galscan.core.errors import InputError
 from galscan.stats.density_ratio import PRIOR_SCALES, Curves, Evidence
 
 FOLDS = 5
+
+
+class Reliability(NamedTuple):
+    """Fractions of targets in groups of calibration objects; arrays of shape (groups,).
+
+    Attributes
+    ----------
+    predicted, observed : ndarray of float
+        Mean predicted probability, and fraction of targets.
+    low, high : ndarray of float
+        95 % interval of the observed fraction (Jeffreys).
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +93,20 @@ class Calibration:
                 log_likelihood[j] -= np.logaddexp(0, odds[0]).sum() + np.logaddexp(0, -odds[1]).sum()
         best = int(np.argmax(log_likelihood))
         return _family(negatives, positives)[best] if best else line
+
+    def reliability(self) -> Reliability:
+        """Return observed and predicted fractions, in groups with about as many targets each."""
+        from scipy.stats import beta
+
+        predicted = self.probability(self.scores)
+        found = predicted[self.targets == 1]
+        # Groups of equal size would all lie near zero where targets are rare.
+        edges = np.unique(np.quantile(found, np.linspace(0, 1, max(2, min(8, len(found) // 5)) + 1)))
+        group = np.searchsorted(edges, predicted, side="right")
+        groups = [np.flatnonzero(group == g) for g in np.unique(group)]
+        hits, sizes = np.array([self.targets[g].sum() for g in groups]), np.array([len(g) for g in groups])
+        low, high = (beta.ppf(q, hits + 0.5, sizes - hits + 0.5) for q in (0.025, 0.975))
+        return Reliability(np.array([predicted[g].mean() for g in groups]), hits / sizes, low, high)
 
     def probability(self, scores: np.ndarray, prevalence: float | None = None) -> np.ndarray:
         """Return the probability of being a target for a prevalence of 0 to 1 (None: that of the calibration set)."""

@@ -32,6 +32,7 @@ from zarr.codecs import ZstdCodec
 
 from galscan.core.errors import InputError, NotFoundError, first_line, nearest
 from galscan.core.files import storage_errors
+from galscan.store.views import Views
 
 # zarrs decodes in Rust, where it is installed; it supports neither object stores nor text arrays.
 ZARR_PIPELINE, ZARRS_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
@@ -61,8 +62,11 @@ def padded_id_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(f"<U{max(32, (dtype.itemsize // 4 // 16 + 1) * 16)}") if dtype.kind == "U" else dtype
 
 
-class Store:
-    """A cutout store opened for reading. Opening is cheap; data are read on access."""
+class Store(Views):
+    """A cutout store opened for reading. Opening is cheap; data are read on access.
+
+    ``store[row]`` and `cutout` return one object as `astropy.nddata.NDData`; ``len(store)`` is the number of objects.
+    """
 
     def __init__(self, path: Path | str, group: zarr.Group):
         self.path = path

@@ -36,7 +36,7 @@ def table(run):
 
 
 def test_every_scored_galaxy(run, table):
-    store = galscan.open_store(run.info.stores[0].path)
+    store = galscan.open(run.info.stores[0].path)
     assert set(table["objid"]) == set(store.column("id")[:91])
     scores = load_scorer([open_model(run.info.model)], "cpu", "fp32")(store.images(slice(0, 91)))
     np.testing.assert_allclose(table[run.info.answers].to_numpy(), scores.answers, rtol=2e-2, atol=2e-3)

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable
 
+import galscan
 from galscan.candidates import table_stream
-from galscan.candidates.run import max_purity, open_candidates, provenance, select
+from galscan.candidates.run import max_purity, open_candidates, open_run, provenance, select
 from galscan.core.errors import InputError, NotFoundError
 from galscan.scanning.run_info import RunInfo
 from tests.candidate_tables import candidates, run_of, write_run
@@ -61,3 +65,33 @@ def test_provenance():
     assert full["stores"] == ["sdss"] and full["prevalence_hi"] == 0.01
     bare = provenance(RunInfo(status="done", fingerprint="f", identity={}))
     assert set(bare) == set(full) and bare["notes"] == []
+
+
+def test_the_table_is_that_of_the_fits_export(tmp_path):
+    run = open_run(write_run(tmp_path / "run"))
+    table = run.table()
+    written = QTable.read(galscan.export(run.path, tmp_path / "c.fits"))
+    assert table.colnames == written.colnames and len(table) == 20
+    for name in table.colnames:
+        assert table[name].unit == written[name].unit and table[name].info.description
+        assert table[name].info.meta["ucd"]
+    history = ["".join(found.meta.pop("HISTORY")) for found in (table, written)]  # FITS wraps long lines
+    assert history[0] == history[1] and "13 positives" in history[0]
+    assert {key: written.meta[key] for key in table.meta} == table.meta and table.meta["PURITY"] == "estimated"
+    assert (table["ra"][:18] == written["ra"][:18]).all() and table["ra"].unit == "deg" and np.isnan(table["ra"][-1])
+    assert (table["objid"] == written["objid"]).all() and table["in_train"].dtype == bool
+    assert SkyCoord(table["ra"], table["dec"])[0].ra.deg == table["ra"][0].value
+    table.write(tmp_path / "again.fits")
+    assert QTable.read(tmp_path / "again.fits").meta["RUNSHA"] == table.meta["RUNSHA"]
+    table.write(tmp_path / "table.vot", format="votable")
+    assert 'ucd="pos.eq.ra;meta.main"' in (tmp_path / "table.vot").read_text()
+
+
+def test_parts_of_the_table(tmp_path):
+    run = open_run(write_run(tmp_path / "run", candidates(text=True)))
+    assert run.table(top=3)["rank"].tolist() == [1, 2, 3] and run.table(top=3).meta["NCANDID"] == 3
+    assert run.table("dustlane")["objid"][1] == "NGC 1 é", "text is not restricted to ASCII"
+    with pytest.raises(InputError, match="top=0"):
+        run.table(top=0)
+    empty = open_run(write_run(tmp_path / "empty", candidates().head(0)))
+    assert len(empty.table()) == 0 and empty.table().colnames == run.table().colnames

@@ -38,7 +38,7 @@ def test_keys_of_stores_and_recipes(tmp_path, monkeypatch):
 def test_keys_of_models_and_runs(shared_store, shared_model, run_copy, tmp_path):
     assert undocumented("train-rare", shared_model.summary()) == set()
     plan = galscan.scan(store=shared_store.path, model=shared_model.path, out=tmp_path / "new", dry_run=True)
-    for run in (plan, galscan.open_run(run_copy)):
+    for run in (plan, galscan.open(run_copy)):
         assert undocumented("scan", run.summary()) == set()
     for out in ("c.fits", "c.moc.fits"):
         assert undocumented("export", galscan.export(run_copy, tmp_path / out).summary()) == set()

@@ -22,7 +22,7 @@ def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch, sca
     monkeypatch.setattr("galscan.reports.model.write_model_report", lambda path: None)
     first = galscan.demo(tmp_path / "demo", seed=1)
 
-    truth = galscan.open_store(tmp_path / "demo" / "survey.zarr").column("truth/target_dustlane")
+    truth = galscan.open(tmp_path / "demo" / "survey.zarr").column("truth/target_dustlane")
     targets = int(truth.sum())
     assert first["true_targets"] == targets > 0 and first["scanned"] == 150 and first["labelled"] == 250
     _, last = first["table"]

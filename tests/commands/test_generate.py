@@ -43,7 +43,7 @@ def store(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def conditions(store) -> pd.DataFrame:
-    sky = galscan.open_store(store)
+    sky = galscan.open(store)
     labels = sky.labels("simulated")[SCHEMA.names]
     return pd.concat([labels, pd.DataFrame(measure(sky.images()), columns=list(MEASURED))], axis=1)
 
@@ -51,7 +51,7 @@ def conditions(store) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def weights(folder, store) -> Path:
     torch.manual_seed(0)
-    network = Generator(make_config(galscan.open_store(store).images()[:, ::2, ::2], SCHEMA, ["sky", "b"], (32, 32)))
+    network = Generator(make_config(galscan.open(store).images()[:, ::2, ::2], SCHEMA, ["sky", "b"], (32, 32)))
     network.save(folder / "g.safetensors")
     return folder / "g.safetensors"
 
@@ -102,7 +102,7 @@ def test_a_folder_of_images_with_their_conditions(model, conditions, tmp_path):
 
 def test_a_store_with_its_sheet_beside_it(model, tmp_path):
     result = generate(model, tmp_path / "d.zarr", seed=4)
-    store = galscan.open_store(tmp_path / "d.zarr")
+    store = galscan.open(tmp_path / "d.zarr")
     assert (store.count, store.size, store.name) == (6, 16, "d") and (store.column("truth/target") == 1).all()
     assert store.labels("simulated")["dust_lane"].between(0.6, 1).all()
     assert store.attrs["provenance"]["synthetic"] is True and store.attrs["provenance"]["seed"] == 4
@@ -152,7 +152,7 @@ def test_conditions_are_of_stores_where_a_generator_is_named(weights, store, con
 
 def test_unusable_galaxies_give_no_conditions(weights, store, tmp_path, requested):
     shutil.copytree(store, tmp_path / "s.zarr")
-    damaged = galscan.open_store(tmp_path / "s.zarr")
+    damaged = galscan.open(tmp_path / "s.zarr")
     early = np.flatnonzero(damaged.labels("simulated")["early_type"] >= 0.5)
     flags = zarr.open_group(tmp_path / "s.zarr", mode="r+")["flags"]
     marks = flags[:]

@@ -61,7 +61,7 @@ def weights(folder) -> Path:
 @pytest.fixture(scope="module")
 def model(folder, recipe, store) -> Path:
     """Make a model that predicts of every galaxy that it is a clean early type, and held out the first 60 objects."""
-    sky = galscan.open_store(store)
+    sky = galscan.open(store)
     path = folder / "model"
     answers = SCHEMA.complete(load_recipe(recipe).schemas["simulated"].morphology)
     network = GalaxyNet(8, len(answers)).eval()
@@ -88,7 +88,7 @@ def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tm
     assert main.run([*line.split(), "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out.splitlines()[-1])
-    made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
+    made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open(store)
     injected, hosts = np.flatnonzero(made.origin == INJECTED), np.flatnonzero(made.origin == HOST)
     assert len(injected) == 12 == result["count"] and len(hosts) == result["hosts"] == len(made) - 12
     assert (made.target[injected] == 1).all() and (made.target[hosts] == 0).all()
@@ -107,7 +107,7 @@ def test_the_command_writes_targets_and_their_hosts_to_a_store(recipe, store, tm
     allowed = (labels["early_type"] >= 0.5) & (labels["dust_lane"] == 0) & (labels["artefact"] < 0.5)
     known = {image.tobytes() for image in sky.images()[np.flatnonzero(allowed)]}
     assert {image.tobytes() for image in made.images[hosts]} <= known
-    provenance = galscan.open_store(tmp_path / "d.zarr").attrs["provenance"]
+    provenance = galscan.open(tmp_path / "d.zarr").attrs["provenance"]
     assert provenance["maps"] == "prior" and provenance["stores"][0][2] == sky.content_hash
     assert f"{int(allowed.sum())} labelled hosts" in err
     assert {p.name for p in tmp_path.iterdir()} == {"d.zarr", "d.png"} and result["sheet"] == str(tmp_path / "d.png")
@@ -177,7 +177,7 @@ def test_weights_of_maps_are_the_base_ones_a_file_or_the_prior(recipe, store, we
 
 def test_a_model_predicts_unlabelled_hosts_and_keeps_held_out_ones_out(recipe, store, model, tmp_path):
     result = generate(recipe, store, tmp_path / "d.zarr", model=model, count=40)
-    made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open_store(store)
+    made, sky = read_synthetic_set(tmp_path / "d.zarr", "simulated"), galscan.open(store)
     rows = {image.tobytes(): k for k, image in enumerate(sky.images())}
     hosts = np.array([rows[image.tobytes()] for image in made.images[made.origin == HOST]])
     unlabelled = sky.labels("simulated").isna().all(axis=1).to_numpy()
@@ -240,7 +240,7 @@ def test_weights_of_whole_images_generate_them(recipe, store, tmp_path):
     from galscan.synthesis.diffusion.galaxy_model import Generator, make_config
 
     torch.manual_seed(0)
-    network = Generator(make_config(galscan.open_store(store).images()[:, ::3, ::3], SCHEMA, ["sky"], (32, 32)))
+    network = Generator(make_config(galscan.open(store).images()[:, ::3, ::3], SCHEMA, ["sky"], (32, 32)))
     network.save(tmp_path / "g.safetensors")
     result = generate(recipe, store, tmp_path / "d.zarr", generator=str(tmp_path / "g.safetensors"), steps=1, count=2)
     made = read_synthetic_set(tmp_path / "d.zarr", "simulated")

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import pytest
 from PIL import Image
 
+import galscan
 from galscan.cli import main
 from galscan.commands.info import info, summarize
 from galscan.core.errors import InputError, NotFoundError
 from galscan.core.files import write_json
 from galscan.scanning.run import open_run
 from galscan.store.build import ingest_survey
+from tests.candidate_tables import write_run
 from tests.json_page import undocumented
 from tests.store.test_build import Sky
 
@@ -76,3 +80,47 @@ def test_neither(tmp_path):
             info(path)
     with pytest.raises(NotFoundError):
         info(tmp_path / "none")
+
+
+def test_open_finds_out_what_it_is(shared_store, tmp_path):
+    run = write_run(tmp_path / "run")
+    assert type(galscan.open(shared_store.path)) is galscan.Store
+    opened = galscan.open(str(run))
+    assert type(opened) is galscan.Run and opened.path == run
+    with pytest.raises(InputError, match="not finished"):
+        galscan.open(write_run(tmp_path / "unfinished", status="running"))
+
+
+def test_open_models(shared_model, tmp_path):
+    assert galscan.open(shared_model.path).model_hash == shared_model.model_hash
+    for target in ("a", "b"):
+        shutil.copytree(shared_model.path, tmp_path / "two" / target)
+    write_json(tmp_path / "two" / "models.json", {"targets": ["a", "b"]})
+    assert [model.path.name for model in galscan.open(tmp_path / "two")] == ["a", "b"]
+    with pytest.raises(InputError, match="several targets"):
+        info(tmp_path / "two")
+
+
+def test_what_cannot_be_opened_is_named(tmp_path, galscan_home):
+    run = write_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "work.partial").mkdir()
+    (tmp_path / "note.txt").write_text("four")
+    for path, words in (
+        (run / "candidates.parquet", f"part of the run {run}"), (tmp_path / "empty", "an empty folder"),
+        (tmp_path / "work.partial", "staging folder"), (tmp_path / "note.txt", "4 bytes"), (tmp_path, "4 other entries"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=re.escape(words)):
+            galscan.open(path)
+    survey = galscan_home / "surveys" / "sdss.zarr"
+    survey.mkdir(parents=True)
+    with pytest.raises(NotFoundError, match=re.escape(str(survey))):
+        galscan.open("sdss")
+    with pytest.raises(InputError, match="nowhere"):
+        galscan.open("nowhere://sky.zarr")
+
+
+@pytest.mark.parametrize("name", ["open_store", "open_model", "open_run"])
+def test_its_old_names(name):
+    with pytest.warns(DeprecationWarning, match="open"):
+        assert getattr(galscan, name) is galscan.open

@@ -11,6 +11,8 @@ from galscan.core import errors
         (errors.GalscanError, Exception, 1, "failed"),
         (errors.InputError, ValueError, 2, "invalid-input"),
         (errors.NotFoundError, FileNotFoundError, 2, "not-found"),
+        (errors.UnknownObjectError, KeyError, 2, "unknown-object"),
+        (errors.UnknownObjectError, IndexError, 2, "unknown-object"),
         (errors.ConflictError, FileExistsError, 2, "conflict"),
         (errors.StorageError, OSError, 1, "storage"),
         (errors.Interrupted, errors.GalscanError, 130, "interrupted"),

@@ -62,7 +62,7 @@ def test_the_model_has_its_synthetic_galaxies(model):
 
 
 def test_no_held_out_galaxy_is_a_starting_image(model, store):
-    sky, splits = galscan.open_store(store), model.splits()
+    sky, splits = galscan.open(store), model.splits()
     held_out = set(splits.loc[splits["split"] != "train", "id"])
     owner = {image.tobytes(): str(i) for image, i in zip(sky.images(), sky.column("id"), strict=True)}
     starts = load_file(model.path / "generator" / "starts.safetensors")["images"].numpy()
@@ -74,7 +74,7 @@ def test_the_model_generates_more_galaxies_and_they_are_evaluated(model, store, 
     out = folder / "d.zarr"
     line = f"generate --target {recipe} --model {model.path} --count 3 --weight dust_lane=1.5 --steps 2 --out {out}"
     assert main.run(line.split()) == 0
-    provenance = galscan.open_store(out).attrs["provenance"]
+    provenance = galscan.open(out).attrs["provenance"]
     assert provenance["guidance"] == 6.5 and provenance["steps"] == 2
     assert provenance["weights"] == {"dust_lane": 1.5, "dusty": 1.3}
     line = f"evaluate {out} --target {recipe} --model {model.path} --store {store} --steps 4 --out {folder / 'j'}"

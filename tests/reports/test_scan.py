@@ -132,7 +132,7 @@ def test_a_scan_is_told_in_full(scanned):
     words = " ".join(Page(page).words[Page(page).all("main")[0]].split())
     assert "21 labelled objects in the scanned stores are targets" in words
     # tiny_bundle was trained on the objects 1000 to 1009, which do not count.
-    frame = galscan.open_run(scanned / "run").candidates
+    frame = galscan.open(scanned / "run").candidates
     found = len(set(range(10, 20)) & set(frame["index"]))
     assert f"Of those that the model was not trained on, {found} of 11 ({found / 11:.0%})" in words
     assert "quarantined: " in words and "about rank" in words and "scored below the list" in words

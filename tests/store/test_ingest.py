@@ -95,7 +95,7 @@ def test_an_unavailable_service_and_resume(run, service, tmp_path):
         run(settings={"give_up": 3}, cache=False)
     assert not (tmp_path / "s.zarr").exists()
     service.behave()
-    assert run(cache=False).content_hash == galscan.open_store(tmp_path / "calm.zarr").content_hash
+    assert run(cache=False).content_hash == galscan.open(tmp_path / "calm.zarr").content_hash
 
 
 def test_dry_run(run, service, tmp_path, capsys):
@@ -113,7 +113,7 @@ def test_galaxy_zoo_from_one_command(run, service, tmp_path):
     path.write_text(path.read_text().replace("per_minute = 20", "per_minute = 60000"))
     line = f"ingest --survey {path} --query gz2 --labels gz2 --cone 180,10,12 --out {tmp_path}/gz2.zarr --size 16"
     assert main.run(line.split()) == 0
-    store = galscan.open_store(tmp_path / "gz2.zarr")
+    store = galscan.open(tmp_path / "gz2.zarr")
     assert len(store.schemas["gz2"]) == 37 + 11 and 0 < store.count < 100 and store.column("id").dtype == np.int64
     assert store.labels("gz2").notna().any(axis=None)
     scale, images = store.column("pixel_scale"), store.images()
@@ -209,7 +209,7 @@ def test_other_surveys_are_not_appended(run, service, tmp_path, name, given, out
     given = {"out": tmp_path / "s.zarr", "size": 32, "catalog": galaxies(tmp_path / "more.csv", 50)} | given
     with pytest.raises(ConflictError, match=output):
         galscan.ingest(str(service.survey(name, tmp_path)), append=True, **given)
-    assert not service.log() and galscan.open_store(tmp_path / "s.zarr").content_hash == before
+    assert not service.log() and galscan.open(tmp_path / "s.zarr").content_hash == before
 
 
 def test_a_wider_cone(service, tmp_path, capsys):
@@ -222,12 +222,12 @@ def test_a_wider_cone(service, tmp_path, capsys):
         assert main.run([*line.split(), *more]) == 0
 
     ingest(8, "--append")
-    small = galscan.open_store(tmp_path / "gz2.zarr").column("id")
+    small = galscan.open(tmp_path / "gz2.zarr").column("id")
     ingest(12, "--append")
     requests = len(service.log())
     ingest(12, "--append")
     assert len(service.log()) == requests, "neither the database nor the service is requests twice"
-    store = galscan.open_store(tmp_path / "gz2.zarr")
+    store = galscan.open(tmp_path / "gz2.zarr")
     wide = pd.read_parquet(tmp_path / "gz2.objects-2.parquet")["id"]
     assert 0 < len(small) < store.count == len(wide) and set(store.column("id")) == set(wide)
     assert store.column("id")[: len(small)].tolist() == small.tolist()
@@ -244,16 +244,16 @@ def test_kill_9_while_a_service_adds(run, service, tmp_path):
     slow = service.survey("sdss", tmp_path, per_minute=600)
     line = f"ingest --survey {slow} --catalog {table} --out {tmp_path}/s.zarr --size 32 --append"
     command = [sys.executable, "-m", "galscan", *line.split()]
-    before = galscan.open_store(tmp_path / "s.zarr").content_hash
+    before = galscan.open(tmp_path / "s.zarr").content_hash
     for wanted in (5, 25, 45):
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         while process.poll() is None and service.count() < wanted:
             time.sleep(0.02)
         process.kill()
         process.communicate()
-        assert galscan.open_store(tmp_path / "s.zarr").content_hash == before, "killed too late, or too soon visible"
+        assert galscan.open(tmp_path / "s.zarr").content_hash == before, "killed too late, or too soon visible"
     subprocess.run(command, check=True, capture_output=True)
-    store = galscan.open_store(tmp_path / "s.zarr")
+    store = galscan.open(tmp_path / "s.zarr")
     assert store.count == 100 == len(set(store.column("id"))) and right(store)
     requests = [path for _, path, _ in service.log()]
     assert len(set(requests)) == 60 and len(requests) <= 60 + 3 * 4, "but what was on its way when it was killed"

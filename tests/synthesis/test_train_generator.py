@@ -87,7 +87,7 @@ def test_an_interrupted_training_resumes_and_its_sky_has_no_early_type_with_a_la
         with pytest.raises(Interrupted, match="partial"):
             train(out, count=200)
     assert not out.exists()
-    sky = galscan.open_store(work / "sky.zarr")
+    sky = galscan.open(work / "sky.zarr")
     labels = sky.labels("simulated")
     early, lane = labels["early_type"] >= 0.5, labels["dust_lane"] >= 0.5
     assert sky.count == 200 and not sky.column("truth/target_dustlane").any()
@@ -96,7 +96,7 @@ def test_an_interrupted_training_resumes_and_its_sky_has_no_early_type_with_a_la
     for other in ({"steps": 3}, {"seed": 1}, {"count": 201}, {"budget": 1.0}, {"widths": (32, 64)}):
         with pytest.raises(ConflictError):
             train(out, **{"count": 200, **other})
-    monkeypatch.setattr(command, "ingest_survey", lambda _, out: galscan.open_store(out))  # not simulated again
+    monkeypatch.setattr(command, "ingest_survey", lambda _, out: galscan.open(out))  # not simulated again
     monkeypatch.setattr(galaxy_training, "train_generator", real)
     assert train(out, count=200)["galaxies"] == 200
     assert {p.name for p in tmp_path.iterdir()} == {"g.safetensors", "g.json"}
@@ -106,7 +106,7 @@ def test_stores_by_path_and_name(tmp_path, store, trained):
     home.survey_path("other").parent.mkdir(parents=True)
     tiny_store(home.survey_path("other"), 20, 16, survey="other", unusable=3)
     result = train(tmp_path / "g.safetensors", store=store, survey="other", budget=5.0)
-    galaxies, sky = trained["galaxies"], galscan.open_store(store)
+    galaxies, sky = trained["galaxies"], galscan.open(store)
     assert result["galaxies"] == 17 + 60 and trained["seconds"] == 300 and (galaxies.weight == 1).all()
     assert trained["config"].surveys == ("other", "simulated")
     assert galaxies.survey.tolist() == [0] * 17 + [1] * 60

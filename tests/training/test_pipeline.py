@@ -52,7 +52,7 @@ def store(folder) -> Path:
 @pytest.fixture(scope="module")
 def sky(store) -> SimpleNamespace:
     """The images of the store, and a dict of the id of each image by its bytes."""
-    opened = galscan.open_store(store)
+    opened = galscan.open(store)
     images, ids = opened.images(), opened.column("id").astype(str)
     return SimpleNamespace(images=images, ids=ids, owner=dict(zip([i.tobytes() for i in images], ids, strict=True)))
 
@@ -202,13 +202,13 @@ def test_conditions_are_those_of_training_galaxies(model, store, sky):
     rows = pd.Index(sky.ids).get_indexer(training["id"])
     assert (rows >= 0).all() and set(survey) == {"simulated"} == set(training["store"])
     np.testing.assert_array_equal(target, training["target"])
-    labels = galscan.open_store(store).labels("simulated").iloc[rows]
+    labels = galscan.open(store).labels("simulated").iloc[rows]
     np.testing.assert_array_equal(conditions[labels.columns], labels)
     np.testing.assert_allclose(conditions[list(MEASURED)], measure(sky.images[rows]), atol=1e-6)
 
 
 def test_synthetic_galaxies_are_kept_and_dropped_ones_counted(model):
-    made = galscan.open_store(model.path / "synthetic.zarr")
+    made = galscan.open(model.path / "synthetic.zarr")
     labels, target = made.labels("simulated"), made.column("truth/target")
     assert made.count == 12 and target.sum() == 5  # of 14 and 6: one of each was dropped
     assert (labels["dust_lane"][:5] >= 0.6).all() and (labels["early_type"][:5] >= 0.5).all()
@@ -258,13 +258,13 @@ def test_an_interrupted_training_resumes_to_the_same_model(folder, store, model,
     recorder.stop_at = ""
     again = run(recipe, store, out)
     assert recorder.stages[8:] == STAGES[-1:] and again.model_hash == model.model_hash
-    made, before = (galscan.open_store(m.path / "synthetic.zarr") for m in (again, model))
+    made, before = (galscan.open(m.path / "synthetic.zarr") for m in (again, model))
     assert made.content_hash == before.content_hash
     timeless = lambda m: {k: v for k, v in m.items() if k not in ("seconds", "generator")}  # noqa: E731
     assert timeless(again.metrics) == timeless(model.metrics)
     info = out / "model.json"
     info.write_text(info.read_text().replace("real_plus_synthetic", "real_plus_dreamt"))
-    assert galscan.open_model(out).metrics == again.metrics
+    assert galscan.open(out).metrics == again.metrics
 
 
 def test_the_generator_starts_from_given_weights_and_no_image_may_be_left(tmp_path, store, model, monkeypatch):
@@ -303,7 +303,7 @@ def test_a_prefilter_is_trained_on_scores_of_the_delivered_networks(folder, stor
     assert model.prefilter is None and trained.prefilter == trained.path / PREFILTER_FILE
     assert trained.model_hash != model.model_hash
     rows = pd.Index(sky.ids).get_indexer([sky.owner[image.tobytes()] for image in used[-1]])
-    ids = galscan.open_store(store).column("id")[rows]
+    ids = galscan.open(store).column("id")[rows]
     assert len(used[-1]) == 300 and may_train_prefilter(ids).all()
     assert load_prefilter(trained.prefilter).cut == -np.inf
     assert (
@@ -312,7 +312,7 @@ def test_a_prefilter_is_trained_on_scores_of_the_delivered_networks(folder, stor
     names = {p.name for p in trained.path.iterdir()}
     assert not names & {"generator.safetensors", "conditions.parquet", "synthetic.zarr", "synthetic.png"}
     old = trained.prefilter.rename(trained.path / "first-look.safetensors")
-    assert galscan.open_model(trained.path).prefilter == old  # its name in version 0.1
+    assert galscan.open(trained.path).prefilter == old  # its name in version 0.1
     old.write_bytes(b"another")
     with pytest.raises(InputError, match=old.name):
         _ = trained.prefilter
@@ -502,7 +502,7 @@ def test_grades_of_a_scan_train_the_next_model(tmp_path, folder, store, model, g
     for value in (1, 0):
         count = ((before["split"] == "train") & (before["target"] == value)).sum()
         assert (examples.target == value).sum() == count + 10
-    best, images = galscan.open_run(graded).candidates.head(20), galscan.open_store(folder / "new.zarr").images()
+    best, images = galscan.open(graded).candidates.head(20), galscan.open(folder / "new.zarr").images()
     targets = {image.tobytes(): target for image, target in zip(examples.images, examples.target, strict=True)}
     for rank, index in zip(best["rank"], best["index"], strict=True):
         assert targets[images[index].tobytes()] == rank % 2
@@ -511,7 +511,7 @@ def test_grades_of_a_scan_train_the_next_model(tmp_path, folder, store, model, g
     assert splits.drop(names)["split"].sort_index().equals(before["split"].sort_index())
     assert set(splits.loc[names, "split"]) == {"train"}
     (source,) = trained.info["grades"]
-    assert source["run"] == str(graded) and source["fingerprint"] == galscan.open_run(graded).info.fingerprint
+    assert source["run"] == str(graded) and source["fingerprint"] == galscan.open(graded).info.fingerprint
     assert source["positive"] == source["negative"] == 10 and len(source["sha256"]) == 64
     assert trained.info["request"]["grades"] == [[source["fingerprint"], source["sha256"]]]
     assert "grades" not in model.info and "grades" not in model.info["request"]

@@ -1,0 +1,1 @@
+"""How objects show themselves: HTML for notebooks, and the style of figures."""
