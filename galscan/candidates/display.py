@@ -115,7 +115,9 @@ def run_card(run: Run, pictures: int = html.PICTURES) -> str:
         description=f"Purity against rank, with its interval, of {info.candidates:,} candidates",
     )  # fmt: skip
     notes = [] if known or not len(frame) else [_why_unknown(run)]
-    return html.card(head, str(run.path), facts, pictures=_top(run, pictures), chart=chart, notes=notes)
+    top = _top(run, pictures)
+    notes += ["Thumbnails: the best candidates, with rank and score."] if top else []
+    return html.card(head, str(run.path), facts, pictures=top, chart=chart, notes=notes)
 
 
 def _percent(entry: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ def model_card(path: Path, info: Mapping[str, Any], title: str, calibration: Cal
     chosen = metrics.get(metrics.get("chosen") or "") or {}
     precision = ""
     if (mean := chosen.get("ap_mean")) is not None:
-        precision = f"{mean:.3f} ({chosen['ap_lo']:.3f} to {chosen['ap_hi']:.3f})"
+        precision = f"{mean:.3f} ({chosen.get('ap_lo', math.nan):.3f} to {chosen.get('ap_hi', math.nan):.3f})"
     train = info["splits"].get("train") or {}
     real = {"real_only": "real galaxies", "real_plus_synthetic": "real and synthetic galaxies"}
     facts = [

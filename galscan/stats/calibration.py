@@ -101,11 +101,13 @@ class Calibration:
         predicted = self.probability(self.scores)
         found = predicted[self.targets == 1]
         # Groups of equal size would all lie near zero where targets are rare.
-        edges = np.unique(np.quantile(found, np.linspace(0, 1, max(2, min(8, len(found) // 5)) + 1)))
+        quantiles = np.linspace(0, 1, max(2, min(8, len(found) // 5)) + 1)
+        edges = np.unique(np.quantile(found, quantiles)) if len(found) else np.empty(0)
         group = np.searchsorted(edges, predicted, side="right")
         groups = [np.flatnonzero(group == g) for g in np.unique(group)]
         hits, sizes = np.array([self.targets[g].sum() for g in groups]), np.array([len(g) for g in groups])
         low, high = (beta.ppf(q, hits + 0.5, sizes - hits + 0.5) for q in (0.025, 0.975))
+        low, high = np.where(hits == 0, 0, low), np.where(hits == sizes, 1, high)  # intervals include the fraction
         return Reliability(np.array([predicted[g].mean() for g in groups]), hits / sizes, low, high)
 
     def probability(self, scores: np.ndarray, prevalence: float | None = None) -> np.ndarray:

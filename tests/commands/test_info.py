@@ -108,7 +108,8 @@ def test_what_cannot_be_opened_is_named(tmp_path, galscan_home):
     (tmp_path / "note.txt").write_text("four")
     for path, words in (
         (run / "candidates.parquet", f"part of the run {run}"), (tmp_path / "empty", "an empty folder"),
-        (tmp_path / "work.partial", "staging folder"), (tmp_path / "note.txt", "4 bytes"), (tmp_path, "4 other entries"),
+        (tmp_path / "work.partial", "staging folder"), (tmp_path / "note.txt", "4 bytes"),
+        (tmp_path, "4 other entries"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=re.escape(words)):
             galscan.open(path)

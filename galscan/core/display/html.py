@@ -124,7 +124,7 @@ def curve(
     if by_rank:
         band = " ".join(_points(np.r_[px, px[::-1]], np.r_[top, bottom[::-1]]))
         marks = (
-            f'<polygon points="{band}" fill="{_ACCENT}" fill-opacity=".25"/>'
+            f'<polygon points="{band}" fill="{_ACCENT}" fill-opacity=".35"/>'
             f'<polyline points="{" ".join(_points(px, py))}" fill="none" stroke="{_ACCENT}" stroke-width="2"/>'
         )
     else:
