@@ -34,13 +34,14 @@ docs: $(VENV)/.installed-docs
 clean:
 	rm -rf $(VENV) demo-run build docs/_build ./*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# Editable, so that what runs is always what lies here; a stamp, so that only a changed pyproject.toml installs again.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e .
+# Editable, so that what runs is always what lies here; with the releases that are tested together; a stamp, so that only
+# changed requirements install again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e ".[$*]"
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$*]"
 	touch $@
 
 $(BIN)/python:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from typing import Any
 
 from galscan.core.version import __version__
+
+DOCS = Path(__file__).resolve().parent
+REPOSITORY = "https://github.com/galscan/galscan"
+sys.path.insert(0, str(DOCS))  # _figures and _generate
 
 project = "galscan"
 author = "galscan developers"
@@ -15,6 +19,7 @@ copyright = "galscan developers"
 version = release = __version__
 
 extensions = [
+    "_figures",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
@@ -49,7 +54,7 @@ html_css_files = ["galscan.css"]
 html_show_sourcelink = False
 html_sidebars = {"index": [], "figures": []}
 html_theme_options = {
-    "github_url": "https://github.com/galscan/galscan",
+    "github_url": REPOSITORY,
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_toc_level": 2,
@@ -59,3 +64,24 @@ html_theme_options = {
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ |In \[\d*\]: "
 copybutton_prompt_is_regexp = True
+
+
+def link_repository(app: Any, page: str, source: list[str]) -> None:
+    """Replace links to files of the repository outside docs/ by their address on GitHub."""
+    folder = (DOCS / page).parent
+
+    def address(found: re.Match[str]) -> str:
+        path = (folder / found[1]).resolve()
+        if path.is_relative_to(DOCS) or not path.is_relative_to(DOCS.parent):
+            return found[0]
+        return f"]({REPOSITORY}/{'tree' if path.is_dir() else 'blob'}/main/{path.relative_to(DOCS.parent)}"
+
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", address, source[0])
+
+
+def setup(app: Any) -> None:
+    """Make the parts of the reference that come from the code; links to the repository work on the site as well."""
+    import _generate
+
+    _generate.write()
+    app.connect("source-read", link_repository)

@@ -70,7 +70,7 @@ COLUMNS = (
     Column("flags", "", "meta.code.qual", "32: stamp beyond the image's edge; 64: upscaled", "I3"),
 )
 
-_CARDS = {  # provenance key -> keyword (8 letters at most), comment
+HEADER = {
     "stores": ("SURVEY", "surveys scanned"),
     "target": ("TARGET", "class that was searched for"),
     "model": ("MODELSHA", "SHA-256 of the model"),
@@ -88,7 +88,7 @@ _CARDS = {  # provenance key -> keyword (8 letters at most), comment
     "confidence": ("CONFLEV", "confidence level of all bounds"),
     "purity": ("PURITY", "estimated, graded, or unknown (NaN)"),
 }
-
+"""Provenance key -> keyword of the FITS header (8 letters at most), comment."""
 
 _TFORM = {  # NumPy kind and size -> FITS, and the type in the file
     "b1": ("L", "S1"), "u1": ("B", "u1"), "i1": ("I", ">i2"), "i2": ("I", ">i2"), "u2": ("J", ">i4"),
@@ -239,7 +239,7 @@ def _records(rows: TableStream, dtype: np.dtype) -> Iterator[np.ndarray]:
 def cards(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return header cards: values, with comments where they fit into the card."""
     found: dict[str, Any] = {}
-    for key, (keyword, comment) in _CARDS.items():
+    for key, (keyword, comment) in HEADER.items():
         if (value := _card(provenance.get(key))) is not None:
             found[keyword] = (value, comment) if len(str(value)) + len(comment) < 60 else value
     return found

@@ -65,6 +65,13 @@ COMMANDS = (
 )  # fmt: skip
 """Each command, in the order of --help."""
 
+CODES = {
+    "usage": (2, "The command, an option or its value does not exist, or is missing."),
+    "no-permission": (2, "A file cannot be read."),
+    "unexpected": (1, "Any other exception, which is a bug; --traceback shows where it comes from."),
+}
+"""Error codes of the command line that are no class in galscan: exit code and meaning."""
+
 RENAMED = {"dream": "generate", "judge": "evaluate"}  # old names of commands, still accepted
 
 for _command in COMMANDS:
@@ -86,7 +93,8 @@ def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     debug = "--traceback" in arguments or os.environ.get("GALSCAN_TRACEBACK", "") not in ("", "0")
 
-    def fail(message: str, exit_code: int, code: str) -> int:
+    def fail(message: str, code: str, exit_code: int | None = None) -> int:
+        exit_code = CODES[code][0] if exit_code is None else exit_code
         message = " ".join(message.split())
         print(f"error: {message}", file=sys.stderr, flush=True)
         if as_json:
@@ -106,22 +114,22 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted; run the same command again to resume", 130, Interrupted.code)
+        return fail("interrupted; run the same command again to resume", Interrupted.code, Interrupted.exit_code)
     except Exception as error:
         # A usage error; the module of its class differs between versions of typer.
         if usage := getattr(error, "format_message", None):
             context = getattr(error, "ctx", None)
             where = context.command_path if context else "galscan"
-            return fail(f"{usage().rstrip('.')} (see: {where} --help)", 2, "usage")
+            return fail(f"{usage().rstrip('.')} (see: {where} --help)", "usage")
         if debug:
             traceback.print_exc()
         if isinstance(error, GalscanError):
-            return fail(str(error), error.exit_code, error.code)
+            return fail(str(error), error.code, error.exit_code)
         if isinstance(error, PermissionError):  # from reading; errors from writing have their own messages
             file = error.filename or error
-            return fail(f"no permission to read {file}; change its mode or name another path", 2, "no-permission")
+            return fail(f"no permission to read {file}; change its mode or name another path", "no-permission")
         why = f"unexpected {type(error).__name__}: {error} (for the developers: run it again with --traceback)"
-        return fail(why, 1, "unexpected")
+        return fail(why, "unexpected")
 
 
 def main() -> NoReturn:

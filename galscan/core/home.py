@@ -15,6 +15,26 @@ from pathlib import Path
 
 from galscan.core.errors import InputError, NotFoundError, nearest
 
+ENVIRONMENT = {
+    "GALSCAN_HOME": "Data home: surveys, models and runs without a given path, and the cache; default: the platform's.",
+    "GALSCAN_CONTACT": "Contact e-mail, sent to survey services in the User-Agent.",
+    "GALSCAN_CACHE_GB": "Maximum size of the cache of HTTP responses in gigabytes; default: 20.",
+    "GALSCAN_WORKERS": "Number of processes that ingest, training and ablation use; default: the number of cores.",
+    "GALSCAN_TRACEBACK": "If not empty or 0: show where an unexpected error comes from, as --traceback does.",
+}
+"""Environment variables of galscan, with their meaning."""
+
+LIBRARY_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "Threads of the networks in the process of a command; worker processes use one each.",
+    "HTTP_PROXY, HTTPS_PROXY, NO_PROXY": "Proxy for requests to survey services.",
+    "AWS_ACCESS_KEY_ID, AWS_PROFILE, ...": "Credentials for stores at s3:// URLs; without any, S3 is read anonymously.",
+    "AWS_ENDPOINT_URL": "Another S3 server than that of AWS.",
+    "HF_HOME": "Folder of weights downloaded from the Hugging Face hub.",
+    "DASK_...": "Configuration of Dask; for the processes that galscan starts, it sets what it needs itself.",
+    "SOURCE_DATE_EPOCH": "Seconds since 1970, written as the date of FITS files: equal input gives equal bytes.",
+}
+"""Environment variables of libraries and conventions that galscan respects."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

@@ -45,10 +45,15 @@ class Recipe(Section):
     """A target: rules by label schema, and the settings of every stage. Created by `load_recipe`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Name of the target: letters, digits, dots, dashes and underscores."""
     title: str
+    """The target in a few words."""
     science: str = ""
+    """Why it is of interest, in two or three sentences, with references."""
     size: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = 64
+    """Width in pixels of the images that the networks take; cutouts of a larger store are resampled."""
     schemas: Annotated[dict[str, LabelRules], Field(min_length=1)]
+    """Rules of each label schema."""
     split: Split = Split()
     """Split of the labelled objects; fractions add up to 1."""
     generator: AnyGenerator = GeneratorSettings()

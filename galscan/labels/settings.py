@@ -47,8 +47,8 @@ class SyntheticRule(Section):
     """Conditions of synthetic galaxies: the answers of random galaxies that satisfy ``from``, except those in ``set``,
     which are uniform in their ranges."""
 
-    base: str = Field(validation_alias="from", serialization_alias="base")
-    set: dict[str, tuple[float, float]] = {}
+    base: str = Field(validation_alias="from", serialization_alias="base", description="Rule for those galaxies.")
+    set: Annotated[dict[str, tuple[float, float]], Field(description="Lowest and highest value of answers.")] = {}
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Relative guidance of answers, 1 by default."""
 
@@ -86,11 +86,12 @@ class LabelRules(Section):
     """Rules of one label schema. Objects that are neither positive nor negative are ambiguous: they do not train the
     target, and count as no targets in calibration and test."""
 
-    positive: str
-    negative: str
+    positive: Annotated[str, Field(description='Rule for the target, such as "bar >= 0.75".')]
+    negative: Annotated[str, Field(description="Rule for galaxies that are certainly not the target.")]
     morphology: tuple[str, ...] = ()
     """Answers that the classifier predicts in addition to the target."""
     synthetic: Annotated[SyntheticRule, renamed("synthetic", "dream")]
+    """Conditions of positives that are generated as whole images."""
     hard_negatives: tuple[SyntheticRule, ...] = ()
     """Synthetic galaxies that resemble the target: half of the synthetic negatives, in equal numbers."""
     inject: InjectRule | None = None
@@ -183,7 +184,7 @@ class StableDiffusionSettings(_TrainingSettings):
     noted.
     """
 
-    kind: Literal["stable-diffusion"]
+    kind: Annotated[Literal["stable-diffusion"], Field(description="This generator.")]
     start: str = STABLE_DIFFUSION
     """Initial weights: a folder in the format of diffusers (also a fine-tuned one), or with checkpoints of
     HCP-Diffusion (unet-STEPS.safetensors, text_encoder-STEPS.safetensors); or a repository of either on the Hugging
@@ -198,9 +199,9 @@ class StableDiffusionSettings(_TrainingSettings):
     """Training steps; 0 uses the initial weights as they are."""
     learning_rate: Annotated[Positive, Field(default_factory=lambda values: 1e-4 if values.get("lora") else 1.6e-6)]
     """Maximum learning rate, reached after `warmup` steps; for adapters 1e-4, which is not from the paper."""
-    warmup: Count = 400
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.9997
+    warmup: Annotated[Count, Field(description="Steps of rising learning rate.")] = 400
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 1e-3
+    ema: Annotated[float, Field(ge=0, lt=1, description="Decay of the moving average of the weights.")] = 0.9997
     drop: Fraction = 0.1
     """Fraction of the steps without caption, for classifier-free guidance; that of Stable Diffusion."""
     resolution: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 424
@@ -227,7 +228,7 @@ class StableDiffusionSettings(_TrainingSettings):
 class MapSettings(Section):
     """The diffusion model of feature maps (`galscan.synthesis.diffusion.map_model`), injected into real galaxies."""
 
-    kind: Literal["maps"]
+    kind: Annotated[Literal["maps"], Field(description="This generator.")]
     maps: Literal["both", "diffusion", "prior"] = "both"
     """Source of the maps: the diffusion model, the physical prior it was trained on, or both: maps that resemble
     measured ones are from the model, the rest from the prior."""

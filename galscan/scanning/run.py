@@ -1,4 +1,19 @@
-"""A run: the folder of a scan, opened, checked and read in one way."""
+"""A run: the folder of a scan, opened, checked and read in one way.
+
+    run.json                 plan, identity, counts, rates, purity
+    candidates.parquet  candidates.fits        ranked candidates
+    contact.png  report.html                   contact sheet, page
+    scores/part-<k>.parquet                    scores of each partition
+    quarantine/part-<k>.parquet                objects without a score, with the reason
+    embeddings/part-<k>.parquet                features of each object (--embeddings)
+    ledger.jsonl             outcome of each partition, in order of time
+    network.xml  prefilter.xml                 networks converted to OpenVINO (with .bin)
+    grades.sqlite  vetting/                    grade book, images of the grading page (galscan vet)
+    purity.json  candidates-graded.<suffix>    purity and candidates with the grades (galscan purity)
+    <target>/                                  the run of each target, where there are several
+
+Opening a run reads its ``run.json`` only.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     format: int = FORMAT
+    """Version of this file."""
     status: Literal["planned", "running", "done"]
+    """Of a dry run, an unfinished and a finished scan."""
     fingerprint: str
     """SHA-256 of `identity`."""
     identity: dict[str, Any]
@@ -32,7 +34,9 @@ class RunInfo(BaseModel):
     target: str = ""
     """Name of the target; those of several targets joined by +."""
     targets: list[str] = []
+    """Names of all targets."""
     run: str = ""
+    """Path of the run when it was written."""
     tables: str | None = None
     """Folder of the score tables, where it is not that of the run; relative to the run."""
     scan: str | None = None
@@ -40,37 +44,55 @@ class RunInfo(BaseModel):
     model: str | list[str] = ""
     """Path of the model; with several targets, of each."""
     stores: list[StoreRef] = []
+    """Name, path and content hash of each store."""
     objects: int = 0
+    """Number of selected objects."""
     parts: int = 0
     """Number of partitions."""
     size: int = 0
     """Input size of the networks in pixels."""
     answers: list[str] = []
+    """Morphology answers that are predicted."""
     top: int = 0
+    """Maximum number of candidates."""
     precision: str = ""
+    """Precision of the networks: bf16 or fp32."""
     device: str = ""
+    """Device of the networks: cpu or cuda."""
     batch: int = 0
+    """Galaxies per batch."""
     cascade: bool = True
+    """Whether a prefilter is used."""
     selection: str = "all objects"
+    """Selection of objects, as text."""
     seed: int = 0
+    """Random seed of the objects that are rescored."""
     embedding: int = 0
     """Dimension of an embedding; 0 without embeddings."""
     versions: dict[str, str] = {}
+    """Versions of galscan and its libraries."""
     wall_s: float | None = None
+    """Duration in seconds."""
     seconds: dict[str, float] = {}
     """Duration of each phase."""
     images_per_s: float | None = None
+    """Objects scored per second."""
     busy: float | None = None
     """Fraction of the scan in which the networks were busy."""
     scanned: int = 0
     """Number of scored objects."""
     quarantined: int = 0
+    """Number of objects without a score."""
     quarantine_reasons: dict[str, int] = {}
+    """Number of quarantined objects by reason."""
     candidates: int = 0
+    """Number of ranked candidates."""
     purity: dict[str, Any] = {}
     """Purity by the scores alone (`galscan.stats.purity.summary`)."""
     histogram: list[list[int]] = []
+    """Histogram of the scores of all objects scored in full."""
     histogram_discarded: list[list[int]] = []
+    """Histogram of the scores of the objects that the prefilter discarded, estimated."""
     known_beyond: tuple[int, int] = (0, 0)
     """Number of objects of known label that are no candidates, and of targets among them."""
     first_look: dict[str, Any] | None = None

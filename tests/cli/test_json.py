@@ -1,4 +1,4 @@
-"""docs/reference/json.md names the keys of each command: of its result, or of the code that makes it where that takes long."""
+"""docs/reference/json.md names the keys of each command: of its result, or of code whose result takes long."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import galscan
 from galscan.core.errors import InputError
 from galscan.surveys.services.cache import Response
 from galscan.surveys.services.client import Client, RequestPolicy
@@ -66,7 +67,7 @@ def test_forms_are_posted_and_cached_by_content(service, new_client):
 
 
 def test_contact(new_client, service, tmp_path):
-    assert new_client().agent == "galscan/0.1.0 (me@example.org)"
+    assert new_client().agent == f"galscan/{galscan.__version__} (me@example.org)"
     with pytest.raises(InputError):
         Client(RequestPolicy(hosts=(service.host,)), cache=tmp_path, contact="me\r\nX-Evil: 1")
 
