@@ -350,12 +350,10 @@ def api() -> str:
     for head, (words, names) in groups.items():
         text += f"\n## {head}\n" + (f"\n{words}\n" if words else "")
         for name in sorted(names, key=str.lower):
-            lines = (
-                [f".. autoclass:: galscan.{name}", "   :members:"]
-                if name[0].isupper()
-                else [f".. autofunction:: galscan.{name}"]
-            )
-            text += "\n```{eval-rst}\n" + "\n".join(lines) + "\n```\n"
+            kind = "autoclass" if name[0].isupper() else "autofunction"
+            members = "   :members:\n" if kind == "autoclass" else ""
+            members += "   :inherited-members:\n" if name in ("Store", "Model", "Run") else ""
+            text += f"\n```{{eval-rst}}\n.. {kind}:: galscan.{name}\n{members}```\n"
     return text
 
 
