@@ -78,7 +78,7 @@ def ingest_under_fire(
         raise RuntimeError(retry.stderr)
     log = services.log()
     wall = time.perf_counter() - started
-    results = accounted(galscan.open_store(out), pd.read_csv(table), out.with_suffix(".manifest.parquet"))
+    results = accounted(galscan.open(out), pd.read_csv(table), out.with_suffix(".manifest.parquet"))
     return {
         "objects": count, **results, "failed_at_first": first["failed"], "kills": killed, "requests": len(log),
         "bad_answers": bad, "asked_again": _needless(log), "wall_s": round(wall, 1),

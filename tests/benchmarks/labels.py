@@ -186,7 +186,7 @@ class Data:
 
     @classmethod
     def load(cls, name: str, folder: Path) -> Data:
-        store, schema = galscan.open_store(folder / "survey.zarr"), load_schema(str(folder / "schema.toml"))
+        store, schema = galscan.open(folder / "survey.zarr"), load_schema(str(folder / "schema.toml"))
         rules = [
             LabelRules(
                 positive=f"{answer} >= 0.5", negative=f"{answer} < 0.5", morphology=tuple(schema.names),

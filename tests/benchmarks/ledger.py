@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = arguments("ledger", __doc__ or "").parse_args(argv)
     work = work_folder("ledger", options)
     count = 200_000 if options.quick else 10_000_000
-    store = galscan.open_store(_many_small(work / "small.zarr", count))
+    store = galscan.open(_many_small(work / "small.zarr", count))
     figures = _in_earnest(store, work / "run") | _a_billion(work / "billion", 400 if options.quick else None)
     figures |= {
         "billion_ledger_mb": figures["ledger_bytes_a_part"] * figures["billion_parts"] / 1e6,

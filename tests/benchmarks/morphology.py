@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def _sky(path: Path, count: int, size: int, seed: int, **settings: Any) -> galscan.Store:
     sky = SimulatedSurvey(count=count, size=size, seed=seed, **settings)
-    return galscan.open_store(ingest_survey(sky, path, workers=None).path)
+    return galscan.open(ingest_survey(sky, path, workers=None).path)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Voted:
 
     @classmethod
     def load(cls, path: Path, size: int) -> Voted:
-        store, schema, rules = galscan.open_store(path), load_schema("gz2"), load_recipe("dustlane").schemas["gz2"]
+        store, schema, rules = galscan.open(path), load_schema("gz2"), load_recipe("dustlane").schemas["gz2"]
         table = read_table([store], schema, rules).assign(split="")
         galaxies = load_galaxies([store], table, schema.names, size, seed=0, unlabelled=False)
         labels = galaxies.labels_and_votes(schema)
@@ -115,7 +115,7 @@ def _learn(store: Path, size: int, steps: int, seed: int, injected: int, path: P
     images, target = voted.galaxies.images[train], voted.galaxies.table["target"].to_numpy()[train]
     real, synthetic = voted.examples(images, target, voted.labels.iloc[train]), None
     if injected:
-        candidates = candidates_of(voted.galaxies, train, [galscan.open_store(store)], None, [], voted.schema, CPU)
+        candidates = candidates_of(voted.galaxies, train, [galscan.open(store)], None, [], voted.schema, CPU)
         made, _ = inject(
             candidates, voted.schema, voted.rules, SyntheticSettings(injected=injected, mined=0),
             MapSettings(kind="maps", maps="prior"), path.parent, seed=seed, device=CPU,

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         shipped = load_recipe("dustlane")
         recipe.write_text(shipped.text.replace(f"size = {shipped.size}", f"size = {size}", 1), encoding="utf-8")
     model = galscan.train_rare(str(recipe), store=labelled, out=work / "model", synthetic=False, seed=options.seed)
-    images = galscan.open_store(base).images(slice(0, 1_000 if quick else 20_000))
+    images = galscan.open(base).images(slice(0, 1_000 if quick else 20_000))
     folder = _jpegs(work / "jpegs", images)
 
     def scan(store: Path, **how: Any) -> tuple[Any, float]:
@@ -119,7 +119,7 @@ def _many(path: Path, base: Path, times: int) -> Path:
     """Write `base` several times over, each time turned or mirrored, as a store of its own."""
     if (path / "done").is_file():
         return path
-    store = galscan.open_store(base)
+    store = galscan.open(base)
     group = layout.create(
         path, survey=path.stem, count=store.count * times, size=store.size, id_dtype=np.dtype("int64"), schemas={},
         provenance={"base": store.content_hash, "times": times},
@@ -158,7 +158,7 @@ def _time_forward(model: Path, images: np.ndarray, device: str, converted: Path 
 
     if device == "cpu":
         torch.set_num_threads(1)
-    bundle = galscan.open_model(model)
+    bundle = galscan.open(model)
     score, batch = load_scorer([bundle], device, converted=converted), bundle.recipe.scan.batch
     score(images[:batch])
     started = time.perf_counter()

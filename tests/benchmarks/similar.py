@@ -108,7 +108,7 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     """Return how many of a kind are near five of it, as `galscan similar` compares and as others do."""
     from galscan.labels.rules import parse_rule
 
-    bundle = galscan.open_model(model)
+    bundle = galscan.open(model)
     store = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=bundle.size, out=work / "ngc.zarr")
     run = galscan.scan(store=store.path, model=model, out=work / "run", embeddings=True)
     space = EmbeddingSpace(run.path, run.info)

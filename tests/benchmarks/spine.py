@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     budget = None if options.quick else BUDGET
     galscan.train_rare(recipe, store=stores[0], out=work / "model", budget=budget, seed=options.seed)
     run = galscan.scan(store=stores, model=work / "model", out=work / "run")
-    metrics = galscan.open_model(work / "model").metrics
+    metrics = galscan.open(work / "model").metrics
 
     figures: dict[str, Any] = {}
     if not options.quick:
