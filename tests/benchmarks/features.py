@@ -3,7 +3,7 @@
     python -m tests.benchmarks.features [--quick] [--json] [--seeds N] [--only PART]
 
 Rings and mergers: 20 labelled galaxies with the feature and many without it train, the rest is searched; every seed
-divides the galaxies again. Networks that train with the recipe's injections as well stand beside the best of three ways
+divides the galaxies again. Networks that train with the recipe's injections as well stand beside the better of two ways
 to train on real galaxies alone. Rings are those of the EFIGI galaxies of ``ngc-sdss`` (in ``GALSCAN_TEST_DATA``,
 default ``../shared/data``), among them `ring_plain` with an attribute of 0.75 or more; mergers those of ``gz1-sdss``.
 `ring_ratio` and `merger_ratio` are of the average precision, with 95 % intervals over divisions and test galaxies.
@@ -56,7 +56,7 @@ CPU = torch.device("cpu")
 FRAME = 4.24 * 6.0  # arcsec
 HOSTS = "elliptical >= 0.5"
 ANSWERS = ["elliptical", "edge_on", "merger"]
-REAL = ("plain", "oversampled", "attributes")  # ways to train on real galaxies alone
+REAL = ("plain", "attributes")  # ways to train on real galaxies alone
 STEPS = {"ring": 400, "merger": 400, "lens": 1000}  # of each network
 PLAIN = 0.75  # attribute of a ring that is plain to the eye
 FALSE = 1000  # one false positive in so many
