@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from galscan.store.ingest import ingest
     from galscan.store.layout import Store
     from galscan.synthesis.train_generator import train_generator
+    from galscan.training.measure_feature import measure_feature
     from galscan.training.target import check_target, list_targets, new_target
 
 # Waiting OpenMP threads sleep instead of spinning, here and in the worker processes: on a machine that does
@@ -57,6 +58,7 @@ _HOMES = {
     "export": "galscan.candidates.export.formats",
     "ingest": "galscan.store.ingest",
     "open": "galscan.commands.info",
+    "measure_feature": "galscan.training.measure_feature",
     "train_generator": "galscan.synthesis.train_generator",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]

@@ -20,7 +20,7 @@ from galscan.cli.generate import generate, train_generator
 from galscan.cli.info import demo, doctor, info
 from galscan.cli.ingest import ingest
 from galscan.cli.scan import scan, similar
-from galscan.cli.target import check_target, list_targets, new_target
+from galscan.cli.target import check_target, list_targets, measure_feature, new_target
 from galscan.cli.train_rare import train_rare
 from galscan.cli.vet import purity, vet
 from galscan.core.errors import GalscanError, Interrupted
@@ -59,9 +59,16 @@ app.add_typer(
     epilog="Example: galscan target new arcs && galscan target check arcs.toml --store gz2.zarr",
 )  # fmt: skip
 
+feature = typer.Typer()
+app.add_typer(
+    feature, name="feature", help="Measure the feature that a recipe injects.",
+    epilog="Example: galscan feature measure --target mine.toml --store ngc.zarr --sheet feature.png",
+)  # fmt: skip
+GROUPS = {"": app, "target": target, "feature": feature}
+
 COMMANDS = (
     demo, ingest, train_rare, train_generator, generate, evaluate, ablate, scan, similar, export, vet, purity,
-    new_target, check_target, list_targets, info, doctor,
+    new_target, check_target, list_targets, measure_feature, info, doctor,
 )  # fmt: skip
 """Each command, in the order of --help."""
 
@@ -77,7 +84,7 @@ RENAMED = {"dream": "generate", "judge": "evaluate"}  # old names of commands, s
 for _command in COMMANDS:
     _group, _, _name = _command.name.rpartition(" ")
     _epilog = f"Example: galscan {_command.name} {_command.example}".rstrip()
-    (target if _group else app).command(_name, epilog=_epilog)(_command.run)
+    GROUPS[_group].command(_name, epilog=_epilog)(_command.run)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""``galscan target``: recipes of targets."""
+"""``galscan target``: recipes of targets; ``galscan feature``: features that they inject."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from galscan.cli.options import Json, Seed, Stores, Surveys, command, option
+from galscan.cli.options import Json, Seed, Stores, Surveys, Target, command, option
 
 
 @command("target new", "arcs --schema gz2 --answer t08_odd_feature_a20_lens_or_arc")
@@ -38,3 +38,18 @@ def check_target(
 @command("target list")
 def list_targets(as_json: Json = False) -> None:
     """List the shipped targets."""
+
+
+@command(
+    "feature measure", "--target mine.toml --store ngc.zarr --sheet feature.png",
+    exit_code=lambda summary: 2 * bool(summary["error"]),
+)  # fmt: skip
+def measure_feature(
+    target: Target,
+    survey: Surveys = None,
+    store: Stores = None,
+    sheet: Annotated[Path | None, option("Write a contact sheet (PNG): galaxies, maps, and maps injected.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a recipe's feature on labelled galaxies, before training."""

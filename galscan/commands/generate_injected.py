@@ -39,7 +39,7 @@ class Injection:
     """Galaxies that may be hosts, as returned by `galscan.training.dataset.read_table`."""
     model: Model | None
     maps: str
-    """"prior", "base", or the path of a diffusion model of maps."""
+    """"prior", "measured", "base", or the path of a diffusion model of maps."""
     named: bool
     """Whether `maps` was given by the user; then it is not mixed with the prior, whatever the recipe sets."""
 
@@ -122,7 +122,11 @@ def labelled_hosts(plan: Injection) -> int:
 def describe(plan: Injection) -> dict[str, Any]:
     """Return the plan as it is printed and written to the output."""
     predicted = f", and unlabelled ones as {plan.model.path} predicts" if plan.model else ""
-    mixed = not plan.named and plan.maps != "prior" and getattr(plan.recipe.generator, "maps", "") == "both"
+    mixed = (
+        not plan.named
+        and plan.maps not in ("prior", "measured")
+        and getattr(plan.recipe.generator, "maps", "") == "both"
+    )
     return {
         "feature": plan.rule.feature, "hosts": " ".join(plan.rule.hosts.split()), "values": plan.rule.values,
         "maps": f"{plan.maps}, mixed with the prior" if mixed else plan.maps,
@@ -174,10 +178,17 @@ def _no_host(plan: Injection) -> InputError:
 def _maps(recipe: Recipe, rule: InjectRule, model: Model | None, generator: str | None) -> str:
     """Return the source of the maps: the given one, the model's weights, the base weights, or the prior."""
     from galscan.synthesis.diffusion.maps import load_weights
-    from galscan.synthesis.features.base import has_model
+    from galscan.synthesis.features.base import has_model, has_prior
     from galscan.training.synthetic import MODEL
 
     assert isinstance(recipe.generator, MapSettings)
+    if not has_prior(rule.feature):
+        if generator is not None:
+            raise InputError(
+                f"--generator {generator}: the feature '{rule.feature}' has neither a prior nor a diffusion model, its "
+                "maps are measured on the stores; leave the option out"
+            )
+        return "measured"
     if generator is None:
         fine_tuned = model.path / MODEL if model else None
         if recipe.generator.maps == "prior" or not has_model(rule.feature):
@@ -208,10 +219,10 @@ def _source(plan: Injection, candidates: Candidates, device: Any) -> Maps:
 
     settings = plan.recipe.generator
     assert isinstance(settings, MapSettings)
-    map_model = None if plan.maps == "prior" else load_weights(plan.rule.feature, plan.maps)
+    map_model = None if plan.maps in ("prior", "measured") else load_weights(plan.rule.feature, plan.maps)
     # Only weights that were fine-tuned on measured maps model how these differ from the prior's.
     fine_tuned = plan.model is not None and plan.maps == str(plan.model.path / MODEL)
-    rule = plan.rule if fine_tuned else plan.rule.model_copy(update={"measure": ""})
+    rule = plan.rule if fine_tuned or plan.maps == "measured" else plan.rule.model_copy(update={"measure": ""})
     maps, rows = measured_maps(candidates, rule)
     strength = np.full(len(rows), np.nan, np.float32)
     if plan.named:

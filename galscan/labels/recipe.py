@@ -24,9 +24,11 @@ from galscan.labels.settings import (
     KINDS,
     NEGATIVES_ONLY,
     WITH_DONORS,
+    WITHOUT_PRIOR,
     AnyGenerator,
     ClassifierSettings,
     GeneratorSettings,
+    InjectRule,
     LabelRules,
     PrefilterSettings,
     PuritySettings,
@@ -193,6 +195,8 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
         _check_names(f"{where}.masked", injected.masked, schema)
         if where != "inject" and injected.measure:
             raise InputError(f"{where}.measure: maps are measured only for the target; remove it")
+        if injected.feature in WITHOUT_PRIOR:
+            _check_examples(where, injected, rules)
         if injected.donors and injected.feature not in WITH_DONORS:
             raise InputError(
                 f"{where}.donors: the feature '{injected.feature}' is not the light of other galaxies; remove the key"
@@ -205,6 +209,20 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
         raise InputError(f"inject.feature = '{rules.inject.feature}' makes no targets; use it in inject_negatives")
     if rules.mined_negatives:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
+
+
+def _check_examples(where: str, rule: InjectRule, rules: LabelRules) -> None:
+    """Raise an `InputError` if no galaxies are named on which a feature without a prior is measured."""
+    if where == "inject" and not rule.measure:
+        raise InputError(
+            f"inject.measure is missing: the feature '{rule.feature}' has no prior and is measured on labelled "
+            "galaxies that show it; add a rule that selects them, or use a feature with a prior"
+        )
+    if where != "inject" and (rules.inject is None or rules.inject.feature != rule.feature):
+        raise InputError(
+            f"{where}.feature: '{rule.feature}' is measured for the target only; use it in 'inject' as well, or remove "
+            "it"
+        )
 
 
 def check_synthetic(key: str, rule: SyntheticRule, schema: Schema) -> None:

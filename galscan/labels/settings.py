@@ -24,6 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 WITH_DONORS = ("companion",)  # features that are the light of other galaxies
 NEGATIVES_ONLY = ("artefact", "star")  # features that make no targets
+WITHOUT_PRIOR = ("residual",)  # features whose maps are only measured on labelled galaxies
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """Version 1.5, on the Hugging Face hub."""
 GALAXYSD = "CosmosDream/GalaxySD"
@@ -56,7 +57,7 @@ class SyntheticRule(Section):
 class InjectRule(Section):
     """Injection of a feature into real galaxies."""
 
-    feature: Literal["dust_lane", "artefact", "ring", "lens", "companion", "tidal", "star"]
+    feature: Literal["dust_lane", "artefact", "ring", "lens", "companion", "tidal", "star", "residual"]
     """A module of `galscan.synthesis.features.base`."""
     hosts: str
     """Rule for host galaxies."""
@@ -74,7 +75,8 @@ class InjectRule(Section):
     """Depth of a clear feature, above which the answers do not change further: the fraction of the displayed light that
     it hides or adds."""
     measure: str = ""
-    """Rule for the training galaxies, of any type, on which maps of the feature are measured."""
+    """Rule for the training galaxies, of any type, on which maps of the feature are measured. The feature "residual"
+    needs it, as it has no prior: these galaxies are all that is known of it."""
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

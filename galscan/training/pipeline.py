@@ -21,7 +21,6 @@ from galscan.core.errors import InputError
 from galscan.core.files import digest, read_json, write_json
 from galscan.core.old_names import OLD_FILES
 from galscan.core.progress import track
-from galscan.labels.rules import parse_rule
 from galscan.labels.settings import MapSettings
 from galscan.models import ensemble, model, roles
 from galscan.models.model import PREFILTER_FILE, Model
@@ -46,7 +45,7 @@ from galscan.training import morphology, synthetic, train
 from galscan.training.committee import Job, train_networks
 from galscan.training.dataset import Galaxies, load_galaxies, targets_of
 from galscan.training.plan import Plan
-from galscan.training.split import held_out, reserved
+from galscan.training.split import reserved
 from galscan.training.train import Examples
 
 # Fractions of --budget; the classifiers get the rest, where time gains most (tests/benchmarks/synthetic.py).
@@ -79,15 +78,7 @@ def check(plan: Plan) -> None:
     if rule is not None:
         for store in plan.stores:
             stretch_of(store.attrs.get("provenance", {}), str(store.path))
-        labels = {name: plan.table[name].to_numpy() for name in plan.schema.names}
-        hosts = parse_rule(rule.hosts, plan.schema.names).evaluate(labels)[0]
-        # Whether an unlabelled galaxy is a host is predicted by a network that is not trained yet.
-        hosts |= plan.table[plan.schema.names].isna().all(axis=1).to_numpy()
-        if not all(hosts[~held_out(plan.table, k)].any() for k in range(max(plan.folds, 1))):
-            raise InputError(
-                f"no training galaxy satisfies 'inject.hosts' ({' '.join(rule.hosts.split())}): loosen the rule, "
-                "add a store with --store, or pass --no-synthetic"
-            )
+        synthetic.check_rule(plan, rule)
 
 
 def run(plans: list[Plan], work: Path, device: torch.device) -> list[Model]:

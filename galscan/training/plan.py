@@ -18,7 +18,7 @@ from galscan.models import roles
 from galscan.models.roles import one_row_per_object
 from galscan.store import layout
 from galscan.surveys.resampling import pixels_text
-from galscan.synthesis.features.base import has_model
+from galscan.synthesis.features.base import has_model, has_prior
 from galscan.training import graded_labels as grading
 from galscan.training.dataset import check_counts, check_sizes, join_targets, read_table, target_column
 from galscan.training.split import folds_of, split_objects
@@ -119,6 +119,8 @@ class Plan:
         if not self.synthetic or not (r.synthetic.positives or (r.generator.kind == "maps" and injects)):
             return "none"
         rule = self.rules.inject
+        if r.generator.kind == "maps" and rule and not has_prior(rule.feature):
+            return "none: maps are variants of those measured"
         if r.generator.kind == "maps" and (r.generator.maps == "prior" or (rule and not has_model(rule.feature))):
             return "none: maps are sampled from the prior"
         if not r.generator.steps:

@@ -14,23 +14,26 @@ import numpy as np
 import pandas as pd
 import torch
 
+from galscan.core.errors import InputError
 from galscan.core.files import read_json, write_json
 from galscan.labels.recipe import Recipe
+from galscan.labels.rules import parse_rule
 from galscan.labels.schema import Schema
-from galscan.labels.settings import LabelRules, MapSettings, SyntheticSettings
+from galscan.labels.settings import InjectRule, LabelRules, MapSettings, SyntheticSettings
 from galscan.models.network import Network
 from galscan.store.layout import Store
 from galscan.synthesis import evaluation, synthetic_set
 from galscan.synthesis.diffusion import maps as feature_maps
 from galscan.synthesis.diffusion.map_model import MapFlow
 from galscan.synthesis.evaluation import ReferenceClassifier
-from galscan.synthesis.features.base import find_feature, has_model
+from galscan.synthesis.features.base import find_feature, has_model, has_prior
 from galscan.synthesis.flux import stretch_of
 from galscan.synthesis.injection import Candidates, Maps, injected_set
 from galscan.synthesis.sampling import ImageGenerator
 from galscan.synthesis.synthetic_set import SyntheticSet
 from galscan.training.dataset import Galaxies
 from galscan.training.plan import Plan
+from galscan.training.split import held_out
 from galscan.training.train import Examples
 
 # In a model's folder: the diffusion model of maps, with its metadata beside it (.json).
@@ -72,6 +75,23 @@ def candidates_of(
         images, galaxies.labels.iloc[rows].reset_index(drop=True), predicted, logit, table["survey"].to_numpy(),
         table["frame"].to_numpy(float), stretches, [bands_of(s) for s in stores], schema.groups,
     )  # fmt: skip
+
+
+def check_rule(plan: Plan, rule: InjectRule) -> None:
+    """Raise an `InputError` if a network would have no host, or too few examples of a feature without a prior."""
+    labels = {name: plan.table[name].to_numpy() for name in plan.schema.names}
+    hosts = parse_rule(rule.hosts, plan.schema.names).evaluate(labels)[0]
+    # Whether an unlabelled galaxy is a host is predicted by a network that is not trained yet.
+    hosts |= plan.table[plan.schema.names].isna().all(axis=1).to_numpy()
+    folds = [~held_out(plan.table, k) for k in range(max(plan.folds, 1))]
+    if not all(hosts[fold].any() for fold in folds):
+        raise InputError(
+            f"no training galaxy satisfies 'inject.hosts' ({' '.join(rule.hosts.split())}): loosen the rule, "
+            "add a store with --store, or pass --no-synthetic"
+        )
+    if not has_prior(rule.feature):
+        examples = parse_rule(rule.measure, plan.schema.names).evaluate(labels)[0]
+        feature_maps.check_examples(rule, min(int(examples[fold].sum()) for fold in folds), "train every network")
 
 
 def map_settings(recipe: Recipe) -> MapSettings:
@@ -124,7 +144,8 @@ def inject(
     """Measure maps, fine-tune their diffusion model (stored in `work`), and inject sampled maps.
 
     Returns the result of `galscan.synthesis.injection.injected_set`; its counts also have ``measured_maps`` and
-    ``maps`` ("diffusion" or "prior").
+    ``maps`` ("diffusion", "prior", or "measured" for
+    a feature without a prior).
     """
     rule = rules.inject
     assert rule is not None
@@ -148,7 +169,7 @@ def inject(
     synthetic, counts = injected_set(candidates, rules, settings, sources, seed=seed)
     return synthetic, counts | {
         "measured_maps": len(measured),
-        "maps": generator.maps if model is not None else "prior",
+        "maps": generator.maps if model is not None else "prior" if has_prior(rule.feature) else "measured",
         "map_training": read_json(metadata_path) if metadata_path.is_file() else None,
     }
 

@@ -58,6 +58,8 @@ def test_values_arrive(function, line, values, answer):
         ("doctor", "doctor", {"ok": True}, 0),
         ("check_target", "target check ring", {"error": "too few"}, 2),
         ("check_target", "target check ring", {"error": None}, 0),
+        ("measure_feature", "feature measure --target dustlane", {"error": "too few"}, 2),
+        ("measure_feature", "feature measure --target dustlane", {"error": None}, 0),
         ("scan", "scan", {"unscored": ["galaxy"]}, 1),
         ("scan", "scan", {"scanned": 3}, 0),
     ],

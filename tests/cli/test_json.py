@@ -54,6 +54,7 @@ RESULTS = [  # command, module and functions whose results are dictionaries, key
     ("generate", "commands/generate.py", ["generate"], set()),
     ("generate", "commands/generate_injected.py", ["describe", "make_injected"], set()),
     ("purity", "commands/purity.py", ["purity"], set()),
+    ("feature", "training/measure_feature.py", ["measure_feature"], set()),
 ]
 
 

@@ -15,10 +15,12 @@ from galscan.core.files import atomic_path
 from galscan.core.progress import track
 from galscan.labels.settings import InjectRule, MapSettings
 from galscan.synthesis.diffusion.map_model import MEASURED, STRENGTH, MapFlow, make_config, sample_maps, train_maps
-from galscan.synthesis.features.base import FEATURES, base_weights, find_feature, has_model, prior_maps
+from galscan.synthesis.features import residual
+from galscan.synthesis.features.base import FEATURES, base_weights, find_feature, has_model, has_prior, prior_maps
 from galscan.synthesis.injection import BATCH, Candidates, Maps
 
 LEAST_MEASURED = 12  # measured maps, below which there are too few to fine-tune on
+LEAST_EXAMPLES = 5  # measured maps of a feature without a prior
 ENOUGH_MEASURED = 100  # measured maps at which the recipe's fraction is used; it falls in proportion for fewer
 PRIOR = 2000  # maps of the prior in fine-tuning
 POOL = 384  # maps sampled for one training set; each is mirrored and injected into several hosts
@@ -35,9 +37,7 @@ def check_feature(name: str) -> None:
     """Raise `InputError` if a feature is unknown, or has no diffusion model, as its maps have no conditions."""
     if not has_model(name):
         supported = ", ".join(key for key, feature in FEATURES.items() if feature.CONDITIONS)
-        raise InputError(
-            f"the feature '{name}' has no diffusion model of maps, only a prior; choose one of: {supported}"
-        )
+        raise InputError(f"the feature '{name}' has no diffusion model of maps; choose one of: {supported}")
 
 
 def load_weights(feature: str, weights: str) -> MapFlow:
@@ -88,8 +88,21 @@ def measured_maps(candidates: Candidates, rule: InjectRule) -> tuple[np.ndarray,
             )
             maps.append(measured[usable])
             kept.append(rows[batch[usable]])
-    shape = feature.prior(1, np.random.default_rng(0)).shape[1:]
+    shape = feature.prior(0, np.random.default_rng(0)).shape[1:]
     return np.concatenate([np.empty((0, *shape), np.float32), *maps]), np.concatenate([np.empty(0, int), *kept])
+
+
+def check_examples(rule: InjectRule, count: int, what: str) -> None:
+    """Raise `InputError` if a feature has no prior, and fewer than `LEAST_EXAMPLES` examples.
+
+    `count` of the galaxies that satisfy ``rule.measure`` are examples; `what` says why, e.g. "can be measured".
+    """
+    if not has_prior(rule.feature) and count < LEAST_EXAMPLES:
+        raise InputError(
+            f"{count} training galaxies satisfy 'inject.measure' ({' '.join(rule.measure.split())}) and {what}, fewer "
+            f"than {LEAST_EXAMPLES}: the feature '{rule.feature}' has no prior; label more galaxies that show it, "
+            "loosen the rule, or pass --no-synthetic"
+        )
 
 
 def conditions_of(feature: str, maps: np.ndarray, *, measured: bool, strength: np.ndarray | None = None) -> np.ndarray:
@@ -183,9 +196,13 @@ def map_source(
     """Return a function that samples maps for a rule: from the prior, the diffusion model, or both.
 
     Conditions of the diffusion model are those of maps of the prior, or of measured maps with small scatter. A sampled
-    map that is a copy of a measured one (`copies`) is replaced.
+    map that is a copy of a measured one (`copies`) is replaced. Of a feature without a prior they are variants of the
+    measured maps; fewer than `LEAST_EXAMPLES` raise an `InputError`.
     """
     feature = find_feature(rule.feature)
+    if not has_prior(rule.feature):
+        check_examples(rule, len(maps), "can be measured")
+        return lambda count, random: residual.variants(maps, count, random)
     if model is None or settings.maps == "prior" or not feature.CONDITIONS:
         return feature.prior
     fraction = measured_weight(settings, len(maps))

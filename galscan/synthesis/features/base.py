@@ -3,7 +3,9 @@
 A feature is described by a map in the frame of a host galaxy: an image, such as an extinction map, or a few parameters.
 Its module has five functions: `prior` samples maps from a physical prior, `measure` measures them on galaxies with the
 feature, `describe` computes the conditions of the diffusion model from maps, `inject` applies a map to a host, and
-`deepen` makes maps more visible. A feature without conditions has a prior only. To add a feature, write such a module
+`deepen` makes maps more visible. A feature without conditions has no diffusion model. A feature of
+`galscan.labels.settings.WITHOUT_PRIOR` has no prior either: its module has `variants`, which makes maps like the
+measured ones. To add a feature, write such a module
 and name it in `FEATURES` and in `galscan.labels.settings.InjectRule`.
 """
 
@@ -17,7 +19,8 @@ from typing import Protocol
 import numpy as np
 
 from galscan.core.errors import InputError, nearest
-from galscan.synthesis.features import artefact, companion, dust_lane, lens, ring, star, tidal
+from galscan.labels.settings import WITHOUT_PRIOR
+from galscan.synthesis.features import artefact, companion, dust_lane, lens, residual, ring, star, tidal
 from galscan.synthesis.flux import Stretch
 from galscan.synthesis.hosts import Hosts
 
@@ -36,7 +39,10 @@ class Feature(Protocol):
     `galscan.synthesis.hosts.Donors` with one galaxy for each host, none of which is the host itself."""
 
     def prior(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Sample maps from the physical prior, float32, shape (count, channels, height, width)."""
+        """Sample maps from the physical prior, float32, shape (count, channels, height, width).
+
+        A feature without a prior returns no maps if `count` is 0, and raises `InputError` otherwise.
+        """
 
     def deepen(self, maps: np.ndarray, factor: float) -> np.ndarray:
         """Return maps whose features are `factor` times as strong, e.g. in optical depth or in added light."""
@@ -71,7 +77,7 @@ class Feature(Protocol):
 
 FEATURES: dict[str, Feature] = {
     "dust_lane": dust_lane, "artefact": artefact, "ring": ring, "lens": lens, "companion": companion, "tidal": tidal,
-    "star": star,
+    "star": star, "residual": residual,
 }  # fmt: skip
 
 
@@ -85,6 +91,11 @@ def find_feature(name: str) -> Feature:
 def has_model(name: str) -> bool:
     """Return whether there is a diffusion model of the feature's maps, and not only a prior."""
     return bool(find_feature(name).CONDITIONS)
+
+
+def has_prior(name: str) -> bool:
+    """Return whether the feature has a physical prior; without, its maps are variants of measured ones."""
+    return name not in WITHOUT_PRIOR
 
 
 def prior_maps(name: str, count: int, seed: int) -> np.ndarray:

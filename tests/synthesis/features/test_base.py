@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from galscan.core.errors import InputError
-from galscan.labels.settings import WITH_DONORS, InjectRule
+from galscan.labels.settings import WITH_DONORS, WITHOUT_PRIOR, InjectRule
 from galscan.synthesis.features import base
-from galscan.synthesis.features.base import FEATURES, PRIOR_BLOCK, Feature, base_weights, find_feature, prior_maps
+from galscan.synthesis.features.base import (
+    FEATURES,
+    PRIOR_BLOCK,
+    Feature,
+    base_weights,
+    find_feature,
+    has_prior,
+    prior_maps,
+)
 from galscan.synthesis.hosts import Donors
 from tests.synthesis.features.test_dust_lane import STRETCH, galaxies, hosts
 
@@ -21,7 +29,17 @@ def test_the_recipe_names_every_feature_and_the_registry_every_module():
     folder = Path(str(base.__file__)).parent
     modules = {path.stem for path in folder.glob("*.py") if "\ndef inject(" in path.read_text()}
     assert modules == set(FEATURES)
+    assert set(WITHOUT_PRIOR) == {name for name, feature in FEATURES.items() if hasattr(feature, "variants")}
     assert {name for name, feature in FEATURES.items() if feature.DONORS} == set(WITH_DONORS) & set(FEATURES)
+
+
+def some_maps(name: str) -> np.ndarray:
+    """Return three maps: of the prior, or light added on one side."""
+    if has_prior(name):
+        return find_feature(name).prior(3, np.random.default_rng(0))
+    maps = np.zeros((3, *find_feature(name).prior(0, np.random.default_rng(0)).shape[1:]), np.float32)
+    maps[:, :, 20:40, 40:50] = 0.4
+    return maps
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -31,9 +49,9 @@ def test_every_feature_does_what_any_must(name):
     assert {"CONDITIONS", "LEAST_DEPTH", "prior", "describe", "measure", "inject"} <= set(requested)
     assert all(hasattr(feature, attribute) for attribute in requested)
     assert 0 <= feature.LEAST_DEPTH < 1
-    maps = feature.prior(3, np.random.default_rng(0))
+    maps = some_maps(name)
     assert maps.ndim == 4 and len(maps) == 3 and maps.dtype == np.float32 and np.isfinite(maps).all()
-    assert len(feature.prior(0, np.random.default_rng(0))) == 0
+    assert feature.prior(0, np.random.default_rng(0)).shape == (0, *maps.shape[1:])
     shown = feature.describe(maps)
     assert shown.shape == (3, len(feature.CONDITIONS)) and shown.dtype == np.float32
     for column, (low, high) in zip(shown.T, feature.CONDITIONS.values(), strict=True):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from galscan.core.errors import InputError, NotFoundError
 from galscan.labels.recipe import validated
 from galscan.labels.settings import GALAXYSD, STABLE_DIFFUSION, StableDiffusionSettings
+from galscan.synthesis.stable_diffusion import initial_weights
 from galscan.synthesis.stable_diffusion.initial_weights import (
     COMPONENTS,
     InitialWeights,
@@ -189,3 +190,14 @@ def test_what_is_no_start_is_an_error(tiny_sd, release, tmp_path):
         find_initial_weights(settings("./nowhere"))
     with pytest.raises(NotFoundError, match=r"generator\.base = '/nowhere' does not exist"):
         find_initial_weights(settings(release, "/nowhere"))
+
+
+def test_without_a_network_the_remedy_is_one_line(monkeypatch):
+    def unreachable(*_):
+        raise OSError("Network is unreachable\nsecond line")
+
+    for name in ("_cached_pipeline", "_cached_checkpoints", "_download"):
+        monkeypatch.setattr(initial_weights, name, unreachable)
+    with pytest.raises(NotFoundError) as error:
+        find_initial_weights(settings("owner/name"))
+    assert error.value.exit_code == 2 and "owner/name" in str(error.value) and "\n" not in str(error.value)
