@@ -83,8 +83,8 @@ def measure_feature(
     columns = rule_check.columns_of(table, schema)
     examples = np.flatnonzero(parse_rule(rule.measure, schema.names).evaluate(columns)[0])
     random = np.random.default_rng(seed)
-    hosts = np.flatnonzero(parse_rule(rule.hosts, schema.names).evaluate(columns)[0]) if sheet is not None else []
-    hosts = np.setdiff1d(random.permutation(hosts)[:HOSTS], examples).astype(int)
+    hosts = np.setdiff1d(np.flatnonzero(parse_rule(rule.hosts, schema.names).evaluate(columns)[0]), examples)
+    hosts = random.permutation(hosts)[: HOSTS if sheet is not None else 0]
     candidates = _candidates(table.iloc[np.concatenate([examples, hosts])], schema.names, stores, recipe.size)
     maps, rows = measured_maps(candidates, rule)
     resolved = candidates.hosts(np.arange(len(examples))).measured

@@ -33,7 +33,7 @@ from = "ring >= 0.5"
 feature = "residual"
 hosts = "ring == 0 and edge_on < 0.5 and artefact < 0.5"
 values = { ring = [0.4, 1.0] }
-measure = "ring >= 0.5"
+measure = "ring >= 0.25"
 """
 
 
@@ -62,7 +62,7 @@ def test_rings_are_measured_and_injected(sky, tmp_path):
 
 
 def test_too_few_examples_are_an_error(sky, tmp_path, capsys):
-    path = recipe(tmp_path, **{'measure = "ring >= 0.5"': 'measure = "ring >= 0.5 and ring < 0.5001"'})
+    path = recipe(tmp_path, **{'measure = "ring >= 0.25"': 'measure = "ring >= 0.5 and ring < 0.5001"'})
     assert main.run(["feature", "measure", "--target", path, "--store", str(sky), "--json"]) == 2
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["measured"] < result["needed"] and result["error"]
@@ -77,19 +77,12 @@ def test_a_feature_that_is_not_measured_is_an_error(sky):
 
 def test_a_recipe_names_the_examples_of_a_feature_without_a_prior(tmp_path):
     with pytest.raises(InputError, match=r"inject\.measure") as caught:
-        load_recipe(recipe(tmp_path, **{'measure = "ring >= 0.5"': ""}))
+        load_recipe(recipe(tmp_path, **{'measure = "ring >= 0.25"': ""}))
     assert caught.value.exit_code == 2
-    negative = (
-        'measure = "ring >= 0.5"\n[[schemas.simulated.inject_negatives]]\nfeature = "residual"\nhosts = "ring == 0"'
-    )
-    assert load_recipe(recipe(tmp_path, **{'measure = "ring >= 0.5"': negative})).name == "mine"
+    negative = '[[schemas.simulated.inject_negatives]]\nfeature = "residual"\nhosts = "ring == 0"\n'
+    path = tmp_path / "other.toml"
+    path.write_text(RECIPE + negative)
+    assert load_recipe(str(path)).name == "mine"
+    path.write_text(RECIPE.replace('"residual"', '"ring"') + negative)
     with pytest.raises(InputError, match=r"inject_negatives\.0\.feature"):
-        load_recipe(
-            recipe(
-                tmp_path,
-                **{
-                    'measure = "ring >= 0.5"': negative,
-                    '"residual"\nhosts = "ring == 0 and': '"ring"\nhosts = "ring == 0 and',
-                },
-            )
-        )
+        load_recipe(str(path))

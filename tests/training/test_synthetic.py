@@ -13,17 +13,17 @@ import torch
 from galscan.core.errors import InputError
 from galscan.core.files import read_json
 from galscan.labels.schema import load_schema
-from galscan.labels.settings import MapSettings, SyntheticSettings
+from galscan.labels.settings import InjectRule, MapSettings, SyntheticSettings
 from galscan.models.network import GalaxyNet
 from galscan.surveys.simulated.survey import SimulatedSurvey
-from galscan.synthesis.diffusion.maps import LEAST_MEASURED
+from galscan.synthesis.diffusion.maps import LEAST_EXAMPLES, LEAST_MEASURED
 from galscan.synthesis.evaluation import ReferenceClassifier
 from galscan.synthesis.features import dust_lane
 from galscan.synthesis.flux import JPEG_SOFTENING, stretch_of
 from galscan.synthesis.synthetic_set import HOST, INJECTED
 from galscan.training import synthetic as module
 from galscan.training.dataset import Galaxies
-from galscan.training.synthetic import MODEL, bands_of, candidates_of, examples_of, inject
+from galscan.training.synthetic import MODEL, bands_of, candidates_of, check_rule, examples_of, inject
 from tests.synthesis.diffusion.test_maps import WIDTHS, saved
 from tests.synthesis.test_flux import rendering
 from tests.synthesis.test_injection import INJECT, SIZE, candidates, row_of, rules
@@ -194,3 +194,21 @@ def test_examples_have_their_hosts_targets_and_answers(trained, tmp_path):
     np.testing.assert_allclose(found.answers[:, 0], (-3 - low) / (high - low), rtol=1e-5)
     np.testing.assert_allclose(found.answers[:, 1], dust, rtol=1e-5)
     assert [row_of(image, given) for image in found.images[found.host[made]]] and found.images.shape[1] == SIZE
+
+
+def test_every_network_needs_hosts_and_examples_of_a_feature_without_a_prior():
+    count = 2 * LEAST_EXAMPLES
+    table = pd.DataFrame(np.nan, index=range(count), columns=SCHEMA.names)
+    table["t"] = np.where(np.arange(count) % 2, 5.0, -5.0)
+    table["split"] = "train"
+    table["object"] = [str(k) for k in range(count)]
+    plan = SimpleNamespace(table=table, schema=SCHEMA, folds=0)
+    rule = InjectRule(feature="residual", hosts="t < 0", measure="t > 0")
+    check_rule(plan, rule)
+    for changes in ({"hosts": "t > 9"}, {"measure": "t > 9"}):
+        with pytest.raises(InputError) as caught:
+            check_rule(plan, rule.model_copy(update=changes))
+        assert caught.value.exit_code == 2
+    table.loc[1, "split"] = "test"  # one example fewer
+    with pytest.raises(InputError, match=str(LEAST_EXAMPLES)):
+        check_rule(plan, rule)

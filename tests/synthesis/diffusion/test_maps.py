@@ -270,3 +270,14 @@ def test_copies_are_found_and_others_are_not():
     assert len(copies(sampled[:0], PRIOR)) == 0
     # A galaxy that was measured twice makes no copy of its neighbours, and does not hide one either.
     assert set(copies(sampled, np.concatenate([PRIOR, PRIOR[:3]]))) >= {10, 26}
+
+
+def test_maps_of_a_feature_without_a_prior_are_variants_of_enough_measured_ones():
+    rule = InjectRule(feature="residual", hosts="t <= 0", measure="t > 0")
+    few, enough = (np.random.default_rng(0).normal(0, 0.3, (n, 3, 64, 64)).astype(np.float32) for n in (4, 5))
+    with pytest.raises(InputError, match="t > 0") as caught:
+        map_source(rule, settings(), None, few, np.full(4, np.nan), device=CPU)
+    assert caught.value.exit_code == 2
+    source = map_source(rule, settings(), None, enough, np.full(5, np.nan), device=CPU)
+    found = source(7, np.random.default_rng(1))
+    assert found.shape == (7, 3, 64, 64) and found.dtype == np.float32 and np.isfinite(found).all()
