@@ -33,6 +33,7 @@ SIDE, REACH = 64, 2.5
 SOFTENING = 0.3  # of the brightness at the half-light radius
 FLATTEST = 0.35  # axis ratio, below which a galaxy is not stretched further: it is seen edge-on
 LARGEST = 1.2  # absolute value of a map: more is a star or another galaxy
+DARKEST = 0.8  # fraction of the light of a host that is taken away at most
 NOISY = 1.5  # times the noise, by which maps are drawn towards 0
 FADED = 2.0  # half-light radii, from which a map fades out to `REACH`
 SEEN = 0.02  # fraction of the pixels, with the largest change, whose mean is the depth
@@ -187,7 +188,7 @@ def inject(
         above = ndimage.gaussian_filter(flux - sky_level(flux), (1.0, 1.0, 0))  # noise is neither added nor dimmed
         floor = SOFTENING * _brightness(above, np.hypot(u, v))
         light = np.maximum(above + floor, 0) * np.expm1(ndimage.gaussian_filter(residual, (seeing[k], seeing[k], 0)))
-        light = np.maximum(light, -above.clip(0)).astype(np.float32)
+        light = np.maximum(light, -DARKEST * above.clip(0)).astype(np.float32)
         injected[k], _ = add_light(images[k], light, stretch, random)
         shown, changed = (
             ndimage.uniform_filter(x.mean(2, dtype=np.float32), 3) for x in (images[k], stretch.to_pixels(flux + light))
