@@ -39,6 +39,7 @@ nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+suppress_warnings = ["myst-nb.lexer"]  # with -D nb_execution_mode=off the language of the cells is not known
 
 # Docstrings. Names in single backticks are links where they can be.
 default_role = "py:obj"
