@@ -24,12 +24,19 @@ QUIET = (
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Page]:
-    """Start a browser with one empty page; the test is skipped where there is none."""
+def chromium(folder: Path, *more: str) -> Iterator[Page]:
+    """Start a browser with one empty page, with `more` of its options; the test is skipped where there is none."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("needs Chromium (Debian: chromium)")
-    arguments = [program, *QUIET, f"--user-data-dir={folder}", "--remote-debugging-port=0", "--window-size=1300,900"]
+    arguments = [
+        program,
+        *QUIET,
+        f"--user-data-dir={folder}",
+        "--remote-debugging-port=0",
+        "--window-size=1300,900",
+        *more,
+    ]
     process = subprocess.Popen([*arguments, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file, until = folder / "DevToolsActivePort", time.monotonic() + 60

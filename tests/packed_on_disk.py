@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 from astropy.io import fits
 from PIL import Image
@@ -94,6 +96,47 @@ def legacysurvey(count: int, first: int = 0, seed: int = 0, size: int = 20) -> d
         "image_scale": np.full((count, 4), 0.262, np.float32), "image_psf_fwhm": np.ones((count, 4)),
         "image_model": pictures(count, size, seed),
     }  # fmt: skip
+
+
+def image_column(columns: Mapping[str, Any], *, listed: bool = False) -> pa.Array:
+    """Return ``image_*`` as the column of the HATS form: a structure of lists, or (`listed`) a list of structures."""
+    plane = pa.list_(pa.list_(pa.float32()))
+    fields = {"band": pa.string(), "flux": plane, "ivar": plane, "psf_fwhm": pa.float32(), "scale": pa.float32()}
+    rows = [
+        {
+            "band": bands, "flux": [p.tolist() for p in stack], "ivar": [np.ones_like(p).tolist() for p in stack],
+            "psf_fwhm": [1.2] * len(bands), "scale": [float(s) for s in scales],
+        }
+        for bands, stack, scales in zip(
+            columns["image_band"], columns["image_array"], columns["image_scale"], strict=True
+        )
+    ]  # fmt: skip
+    if not listed:
+        return pa.array(rows, pa.struct([(name, pa.list_(kind)) for name, kind in fields.items()]))
+    each = [[dict(zip(row, values, strict=True)) for values in zip(*row.values(), strict=True)] for row in rows]
+    return pa.array(each, pa.list_(pa.struct(list(fields.items()))))
+
+
+def write_hats(root: Path, columns: Mapping[str, Any], *, parts: int = 2, group: int = 5) -> Path:
+    """Write a HATS collection: a catalog in `parts` partitions, `group` rows a row group; and a margin, not to be read.
+
+    Beside the partitions are the files that hats-import writes: properties, ``partition_info.csv``, a thumbnail.
+    """
+    table = pa.table(dict(columns))
+    catalog = root / root.name
+    for name in (root.name, f"{root.name}_10arcs"):
+        dataset = root / name / "dataset"
+        for k, rows in enumerate(np.array_split(np.arange(len(table)), parts)):
+            file = dataset / "Norder=1" / "Dir=0" / f"Npix={k}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.take(rows), file, row_group_size=group)
+        pq.write_table(table.slice(0, 1), dataset / "data_thumbnail.parquet")
+    named = {"obs_collection": root.name, "hats_primary_table_url": root.name, "all_margins": f"{root.name}_10arcs"}
+    (root / "collection.properties").write_text("".join(f"{key}={value}\n" for key, value in named.items()))
+    (catalog / "hats.properties").write_text("dataproduct_type=object\nhats_col_ra=ra\nhats_col_dec=dec\n")
+    (root / f"{root.name}_10arcs" / "hats.properties").write_text("dataproduct_type=margin\n")
+    (catalog / "partition_info.csv").write_text("Norder,Npix\n1,0\n")
+    return root
 
 
 def encoded(image: np.ndarray, kind: str) -> bytes:

@@ -51,6 +51,16 @@ def test_every_package_is_shipped():
     assert shipped == {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
 
 
+def test_every_file_of_data_is_shipped():
+    """Templates, weights, pages and recipes match a pattern of ``package-data``; and each pattern matches something."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {name: ROOT / settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]}
+    found = {p for name, globs in settings["package-data"].items() for g in globs for p in folders[name].glob(g)}
+    data = {p for folder in (PACKAGE, ROOT / "pipelines", ROOT / "catalogs") for p in folder.rglob("*") if p.is_file()}
+    assert {p for p in data if p.suffix not in (".py", ".pyc")} == found
+    assert all(any(folders[n].glob(g)) for n, globs in settings["package-data"].items() for g in globs)
+
+
 def test_nothing_is_loose_and_no_folder_or_module_is_too_large():
     assert {p.name for p in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
     for folder in {p.parent for p in PACKAGE.rglob("*.py")}:

@@ -1,4 +1,4 @@
-"""``galscan export``."""
+"""``galscan export`` and ``send``: candidates as a file, or in the tools that are open."""
 
 from __future__ import annotations
 
@@ -31,3 +31,17 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export candidates or the sky coverage. Tables, catalogs, regions, cutouts or a MOC."""
+
+
+@command("send", "run/ --top 100")
+def send(
+    run: RunFolder,
+    target: Annotated[str | None, option("The target, for a scan of several.")] = None,
+    top: Annotated[int | None, option("Only the top K.", min=1)] = None,
+    min_purity: Annotated[float | None, option("Only down to this purity.", min=0, max=1)] = None,
+    client: Annotated[str | None, option("Only to the tool of this name, e.g. topcat; default: all.")] = None,
+    ds9: Annotated[bool, option("Send regions to ds9 instead of a table.", "--ds9")] = False,
+    out: Annotated[Path | None, option("File to write and send: .vot, .fits, or .reg; default: in the run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show candidates in TOPCAT, Aladin or ds9. Those that are open get them by SAMP."""

@@ -20,8 +20,10 @@ def ingest(
         ),
     ],
     out: Annotated[Path | None, option("The store; default: in the data home, by name.")] = None,
-    path: Annotated[Path | None, option("Images: a folder, zip, Zarr, HDF5, tar; or frames: a folder.")] = None,
-    format: Annotated[str | None, option("images, cutana, multimodal or webdataset; default: detected.")] = None,
+    path: Annotated[Path | None, option("Images: a folder, zip, Zarr, HDF5, tar, Parquet; frames: a folder.")] = None,
+    format: Annotated[
+        str | None, option("images, cutana, multimodal, webdataset, parquet; default: by content.")
+    ] = None,
     catalog: Annotated[Path | None, option("Table (CSV, FITS, VOTable, Parquet ...); sdss: default --cone.")] = None,
     table: Annotated[str | None, option("Of a catalog file with several tables: the name or number of one.")] = None,
     position_unit: Annotated[str | None, option("Unit of its positions: hour,deg or rad; default: degrees.")] = None,

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from galscan.cli.evaluate import ablate, evaluate
-from galscan.cli.export import export
+from galscan.cli.export import export, send
 from galscan.cli.generate import generate, train_generator
 from galscan.cli.info import demo, doctor, info
 from galscan.cli.ingest import ingest
@@ -30,11 +30,22 @@ app = typer.Typer(
     name="galscan",
     help="Find rare galaxies in surveys of millions: ingest, train-rare, scan, export.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted (run the same command to resume).",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+START = """\
+galscan finds rare galaxies in surveys of millions: it trains on a few labelled ones, scans, and ranks candidates.
+
+  galscan demo              the whole chain on a simulated sky; no data is needed
+  galscan ingest --help     read your own images and their table, or those of a survey
+  galscan target list       the kinds of rare galaxies that have a recipe
+  galscan doctor            check the installation
+  galscan --help            all commands; each has --help with an example
+Documents: https://github.com/galscan/galscan/tree/main/docs"""
+"""What ``galscan`` without arguments prints."""
 
 
 def _version(requested: bool) -> None:
@@ -67,7 +78,7 @@ app.add_typer(
 GROUPS = {"": app, "target": target, "feature": feature}
 
 COMMANDS = (
-    demo, ingest, train_rare, train_generator, generate, evaluate, ablate, scan, similar, export, vet, purity,
+    demo, ingest, train_rare, train_generator, generate, evaluate, ablate, scan, similar, export, send, vet, purity,
     new_target, check_target, list_targets, measure_feature, info, doctor,
 )  # fmt: skip
 """Each command, in the order of --help."""
@@ -109,8 +120,11 @@ def _run(arguments: Sequence[str]) -> int:
         return exit_code
 
     try:
-        given = [a for a in arguments if a != "--traceback"] or ["--help"]
-        if (new := RENAMED.get(given[0])) is not None:
+        given = [a for a in arguments if a != "--traceback"]
+        if not given and "_GALSCAN_COMPLETE" not in os.environ:  # a shell that completes a command passes no argument
+            print(START)
+            return 0
+        if given and (new := RENAMED.get(given[0])) is not None:
             print(f"note: galscan {given[0]} is now called galscan {new}", file=sys.stderr)
             given[0] = new
         code = app(given, prog_name="galscan", standalone_mode=False)

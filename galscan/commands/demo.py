@@ -23,6 +23,14 @@ BUDGET = 5.0  # minutes of training
 RANKS = (10, 30, 100, 300)
 TRAINED_ON = {"real_only": "real only", "real_plus_synthetic": "real + synthetic"}
 PURITY = 0.8  # at which completeness is compared
+NEXT = (
+    "next, on real galaxies: your own images and their table, or those of Galaxy Zoo 2 (extra 'services')",
+    "  galscan ingest --survey local --path IMAGES/ --catalog TABLE.csv --labels efigi --name mine --dry-run",
+    "  galscan ingest --survey sdss --query gz2 --labels gz2 --name gz2 --dry-run",
+    "  galscan target list                                        kinds of galaxies to search for",
+    "  galscan train-rare --target ring --survey gz2              a model, from the labelled ones",
+    "  galscan scan --survey mine --target ring --out run/        candidates among all others",
+)
 
 
 def demo(out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
@@ -156,4 +164,4 @@ def text(result: dict[str, Any]) -> str:
         f"report         {result['report']}",
         f"model report   {result['model_report']}",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *NEXT])

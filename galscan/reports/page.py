@@ -1,6 +1,7 @@
 """Rendering of report pages, and formatting of numbers.
 
-Pages are self-contained HTML without scripts or requests: all images are embedded. Text is escaped by jinja2.
+Pages are self-contained HTML without requests: all images are embedded. Text is escaped by jinja2. Only the page of a
+scan has a script, for the panel with Aladin Lite, which loads nothing before it is opened.
 """
 
 from __future__ import annotations

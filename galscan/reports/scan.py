@@ -21,6 +21,7 @@ from galscan.scanning.run_info import CANDIDATES, RunInfo, read_info
 from galscan.stats import purity as purities
 from galscan.stats.histogram import ScoreHistogram
 from galscan.store.layout import Store
+from galscan.vetting.aladin import panel_script, sky_frame
 from galscan.vetting.gradebook import summary_lines
 
 T = TypeVar("T")
@@ -102,6 +103,8 @@ def write_scan_report(run: str | Path) -> Path:
         graders=summary_lines(graded.summary["graders"], graded.summary.get("agreement", [])) if graded else [],
         figures=figures,
         top=[_card(row, stores) for row in top],
+        frame=sky_frame() if any(_position(row)["ra"] is not None for row in top) else "",
+        panel=panel_script(),
         last=[_card(row, stores) for row in last],
         known=_if_readable(lambda: _known(opened, before, model, stores, histogram)) if model else None,
         stores=info.stores,
@@ -305,7 +308,14 @@ def _card(row: Mapping[Any, Any], stores: Mapping[str, Store]) -> dict[str, Any]
         "name": name, "rank": f"{row['rank']:,}", "in_train": bool(row["in_train"]), "tag": "trained on",
         "lines": [_numbers(row), *filter(None, [grade])],
         "alt": f"Cutout of {name}, rank {row['rank']:,}", **_picture(row["store"], row["index"], stores),
+        **_position(row),
     }  # fmt: skip
+
+
+def _position(row: Mapping[Any, Any]) -> dict[str, float | None]:
+    """Return the position of a candidate (deg), None where it is unknown."""
+    known = bool(np.isfinite(row["ra"]) and np.isfinite(row["dec"]))
+    return {name: float(row[name]) if known else None for name in ("ra", "dec")}
 
 
 def _numbers(row: Mapping[Any, Any]) -> str:

@@ -84,7 +84,7 @@ def ingest(
         The store, default ``<data home>/surveys/<name or survey>.zarr``.
     path, catalog, labels, columns
         Of a local survey: see `galscan.surveys.files.local.LocalSurvey`.
-    format : {"images", "cutana", "multimodal", "webdataset"}, optional
+    format : {"images", "cutana", "multimodal", "webdataset", "parquet"}, optional
         Of a local survey: format of the files, by default detected; see `galscan.surveys.files.formats`.
     catalog, labels, columns, frame, pixel_scale, layer
         Of a service: see `galscan.surveys.services.cutouts.ServiceSurvey`.

@@ -1,9 +1,9 @@
 """Web server of the grading page, for this machine only, with token authentication.
 
-The page is a single file without external resources. It requests the items (numbers and positions; neither score nor
-rank) and their images, and sends one grade at a time with a unique key. It waits until the server has confirmed that
-the grade is on disk, and otherwise sends it again with the same key. When a grade completes a batch, the response has
-the number of objects added, and the page requests the items again.
+The page is a single file that loads nothing from elsewhere, unless its panel with Aladin Lite is opened. It requests
+the items (numbers and positions; neither score nor rank) and their images, and sends one grade at a time with a unique
+key. It waits until the server has confirmed that the grade is on disk, and otherwise sends it again with the same key.
+When a grade completes a batch, the response has the number of objects added, and the page requests the items again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from PIL import Image
 
 from galscan.core.errors import InputError
 from galscan.store.layout import Store
+from galscan.vetting.aladin import panel_script, sky_frame
 from galscan.vetting.batches import extend, total_size
 from galscan.vetting.gradebook import ARTEFACTS, GRADES, GradeBook, summary_lines
 from galscan.vetting.sampling import BLANK
@@ -35,8 +36,9 @@ HOST = "127.0.0.1"
 MAX_REQUEST = 20_000  # bytes
 POLICY = (
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
-    "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "script-src 'nonce-{nonce}'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+SANDBOX = "sandbox allow-scripts; frame-ancestors 'self'"  # of the frame with Aladin Lite; see `aladin`
 
 
 class _Handler(tornado.web.RequestHandler):
@@ -56,14 +58,17 @@ class _Handler(tornado.web.RequestHandler):
 
     def prepare(self) -> None:
         # Reject cross-site requests (Origin) and DNS rebinding (Host).
-        if (self.request.host or "").rpartition(":")[0] not in (HOST, "localhost"):
-            raise tornado.web.HTTPError(403, reason="wrong host")
+        self.check_host()
         origin = self.request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != self.request.host:
             raise tornado.web.HTTPError(403, reason="wrong origin")
         token = self.request.headers.get("X-Galscan-Token") or self.get_query_argument("token", "")
         if not hmac.compare_digest(token.encode(), self.token.encode()):
             raise tornado.web.HTTPError(403, reason="wrong token: use the address that galscan vet printed")
+
+    def check_host(self) -> None:
+        if (self.request.host or "").rpartition(":")[0] not in (HOST, "localhost"):
+            raise tornado.web.HTTPError(403, reason="wrong host")
 
     def write_error(self, status_code: int, **_: Any) -> None:
         self.finish({"error": self._reason})
@@ -86,7 +91,19 @@ class _Page(_Handler):
         config = json.dumps({**self.texts, "grades": GRADES, "artefacts": ARTEFACTS}).replace("<", "\\u003c")
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY.format(nonce=self.nonce))
-        self.finish(text.replace("@nonce@", self.nonce).replace("@config@", config))
+        text = text.replace("@nonce@", self.nonce).replace("@panel@", panel_script())
+        self.finish(text.replace("@config@", config))
+
+
+class _Sky(_Handler):
+    def prepare(self) -> None:
+        # No token: the page has no data, and the script that it loads must not see one in its address.
+        self.check_host()
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", SANDBOX)
+        self.finish(sky_frame())
 
 
 class _Items(_Handler):
@@ -155,7 +172,7 @@ def application(
     texts = {"title": title, "target": target, "grader": grader}
     shared = {"book": book, "token": token, "stores": stores, "texts": texts}
     routes = {
-        r"/": _Page, r"/api/items": _Items, r"/image/(\d{1,9})\.png": _Image, r"/api/grade": _Grade,
+        r"/": _Page, r"/sky": _Sky, r"/api/items": _Items, r"/image/(\d{1,9})\.png": _Image, r"/api/grade": _Grade,
         r"/api/undo": _Undo, r"/api/summary": _Summary,
     }  # fmt: skip
     return tornado.web.Application(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import galscan
+from galscan.candidates.send import Recipient, Sent
 from galscan.cli import main
 from galscan.commands.info import summarize
 from galscan.scanning.run_info import RunInfo
@@ -42,6 +43,8 @@ def test_keys_of_models_and_runs(shared_store, shared_model, run_copy, tmp_path)
         assert undocumented("scan", run.summary()) == set()
     for out in ("c.fits", "c.moc.fits"):
         assert undocumented("export", galscan.export(run_copy, tmp_path / out).summary()) == set()
+    sent = Sent([tmp_path / "c.vot"], 3, 9, [Recipient("topcat", "table.load.votable", True)])
+    assert undocumented("send", sent.summary()) == set()
     assert undocumented("vet", galscan.vet(run_copy, size=20, serve=False)) == set()
 
 

@@ -31,8 +31,28 @@ def test_help_names_every_command(capsys):
     assert main.run(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {command.name.split()[0]} " in text for command in main.COMMANDS)
-    assert main.run([]) == 0 and capsys.readouterr().out == text
     assert main.run(["--version"]) == 0 and capsys.readouterr().out == f"galscan {galscan.__version__}\n"
+
+
+def test_without_a_command_it_says_what_to_type_first(capsys):
+    assert main.run([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    commands = [line.split("  ")[1].split()[1:] for line in lines if line.startswith("  galscan ")]
+    assert len(commands) == 5 and ["demo"] in commands
+    names = {command.name for command in main.COMMANDS}
+    assert {" ".join(words) for words in commands} - names <= {"ingest --help", "--help"}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("galscan tra", "train-rare"), ("galscan target n", "new"), ("galscan scan --cas", "--cascade")],
+)
+def test_a_shell_completes_commands_and_options(words, found):
+    variables = {"_GALSCAN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-m", "galscan"]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    assert found in done.stdout.split() and done.stderr == ""
 
 
 UNEXPECTED = "unexpected RuntimeError: broken inside"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import galscan
+from galscan.cli import main
 from galscan.commands import demo as module
 from tests.helpers import tiny_recipe
 from tests.json_page import undocumented
@@ -32,6 +33,8 @@ def test_the_demo_compares_with_the_truth_and_resumes(tmp_path, monkeypatch, sca
     assert {"real_only", "synthetic", "ratio"} <= first["completeness"].keys()
     assert first["fits"] in first["text"] and module.TRAINED_ON[first["chosen"]] in first["text"]
     assert undocumented("demo", first) == set()
+    suggested = [line.split()[1] for line in module.NEXT if line.startswith("  galscan ")]
+    assert {*suggested} <= {command.name.split()[0] for command in main.COMMANDS} and module.NEXT[-1] in first["text"]
     json.dumps(first, allow_nan=False)  # also where purity is unknown
     assert "?" in module.text(first | {"table": [last | {"purity": None, "purity_lo": None, "purity_hi": None}]})
 

@@ -19,7 +19,7 @@ from PIL import Image
 from galscan.surveys.base import UNUSABLE, Cutout, Failed, Flag, NoCoverage, Survey
 from galscan.surveys.files.cutana import CutanaSurvey
 from galscan.surveys.files.local import LocalSurvey
-from galscan.surveys.files.multimodal import MultimodalSurvey
+from galscan.surveys.files.multimodal import MultimodalSurvey, ParquetSurvey
 from galscan.surveys.files.webdataset import WebDatasetSurvey
 from galscan.surveys.mosaics.frames import FramesSurvey
 from galscan.surveys.mosaics.remote import RemoteFrames
@@ -28,7 +28,17 @@ from galscan.surveys.services.cutouts import ServiceSurvey
 from galscan.surveys.simulated.survey import SimulatedSurvey
 from galscan.surveys.subsets import ids, take
 from tests.mosaics_on_disk import cut_short, tan, three_bands
-from tests.packed_on_disk import encoded, legacysurvey, pictures, planes, write_cutana, write_multimodal, write_shard
+from tests.packed_on_disk import (
+    encoded,
+    image_column,
+    legacysurvey,
+    pictures,
+    planes,
+    write_cutana,
+    write_hats,
+    write_multimodal,
+    write_shard,
+)
 from tests.services.loopback import galaxies
 from tests.surveys.mosaics.test_remote import played
 
@@ -84,6 +94,13 @@ def multimodal(tmp_path: Path) -> Survey:
     return MultimodalSurvey(tmp_path, labels=("efigi",), size=16)
 
 
+def parquet(tmp_path: Path) -> Survey:
+    made = legacysurvey(COUNT)
+    flat = {name: made[name] for name in ("object_id", "ra", "dec")} | {"efigi_t": np.full(COUNT, -2)}
+    root = write_hats(tmp_path / "mmu", flat | {"image": image_column(made)}, parts=3, group=4)
+    return ParquetSurvey(root, labels=("efigi",), size=16)
+
+
 def webdataset(tmp_path: Path) -> Survey:
     for shard in range(3):
         members: list = []
@@ -95,7 +112,7 @@ def webdataset(tmp_path: Path) -> Survey:
 
 
 SERVICES = [name for name in survey_names() if isinstance(load_survey(name), ConfiguredSurvey)]
-FILES = [local, zipped, cutana, multimodal, webdataset]
+FILES = [local, zipped, cutana, multimodal, parquet, webdataset]
 SURVEYS: list[Callable[[Path], Survey] | str] = [*FILES, simulated, frames, *SERVICES, "sdss-frames"]
 
 

@@ -11,12 +11,22 @@ import numpy as np
 
 from galscan.surveys.base import Failed, Flag, Outcome
 from galscan.surveys.files.base import FRAMES
-from galscan.surveys.files.images import Rendering, check_bands, failure, from_pixels, from_planes, measure, readable
+from galscan.surveys.files.images import (
+    Rendering,
+    check_bands,
+    failure,
+    from_pixels,
+    from_planes,
+    measure,
+    read_picture,
+    readable,
+)
 from galscan.surveys.files.packed import PackedSurvey
+from galscan.surveys.files.planes import FileInMemory
 
-# Pixels of one object: an RGB image (uint8, height x width x 3, row 0 at the top), planes by band (row 0 at the bottom,
-# as in FITS), or the reason why there are none.
-Pixels = np.ndarray | Mapping[str, np.ndarray] | Failed
+# Pixels of one object: an RGB image (uint8, height x width x 3, row 0 at the top), the bytes of a JPEG or PNG, planes
+# by band (row 0 at the bottom, as in FITS), or the reason why there are none.
+Pixels = np.ndarray | bytes | Mapping[str, np.ndarray] | Failed
 
 
 class Stretched:
@@ -67,6 +77,8 @@ class ArraySurvey(PackedSurvey):
             return pixels
         if isinstance(pixels, np.ndarray):
             return from_pixels(pixels, self.size, scale)
+        if isinstance(pixels, bytes):
+            return read_picture(FileInMemory(pixels, "image"), self.size, scale)
         if isinstance(self.rendering, Stretched):
             return self.rendering.picture(pixels, self.size, scale)
         return from_planes(pixels, self.size, scale, self.rendering)
@@ -76,7 +88,7 @@ class ArraySurvey(PackedSurvey):
         some = np.flatnonzero(self.file_number >= 0)[: 4 * FRAMES]
         rows = zip(self.file_number[some].tolist(), self.row[some].tolist(), strict=True)
         pixels = readable(lambda at: next(self._pixels(*at, at[1] + 1)), rows)
-        planes_only = takewhile(lambda p: not isinstance(p, np.ndarray), pixels)
+        planes_only = takewhile(lambda p: not isinstance(p, np.ndarray | bytes), pixels)
         sample = list(islice((p for p in planes_only if isinstance(p, Mapping)), FRAMES))
         if sample and all(Stretched.is_stretched(plane) for planes in sample for plane in planes.values()):
             self.notes.append("all pixels are within 0 to 1: no stretch is applied")

@@ -17,6 +17,7 @@ FORMATS: dict[str, tuple[type[LocalSurvey] | type[PackedSurvey], str]] = {
     "cutana": (cutana.CutanaSurvey, "Zarr of Cutana"),
     "multimodal": (multimodal.MultimodalSurvey, "HDF5 of the Multimodal Universe or Galaxy10"),
     "webdataset": (webdataset.WebDatasetSurvey, "tar files of WebDataset"),
+    "parquet": (multimodal.ParquetSurvey, "Parquet with images, as the HATS catalogs of the Multimodal Universe"),
 }
 
 
@@ -29,7 +30,7 @@ def open_local(
     ----------
     path : path
         A folder or file.
-    format : {"images", "cutana", "multimodal", "webdataset"}, optional
+    format : {"images", "cutana", "multimodal", "webdataset", "parquet"}, optional
         Default: detected from the files.
     **settings
         Parameters of `galscan.surveys.files.base.FileSurvey`.
@@ -59,6 +60,8 @@ def find_format(path: Path) -> str:
     suffixes = {name: survey.suffixes for name, (survey, _) in FORMATS.items()}
     suffixes["images"] += (".zip",) if path.is_file() else ()
     found = sorted({form for name in names for form, ends in suffixes.items() if name.lower().endswith(ends)})
+    if len(found) > 1 and "parquet" in found:
+        found.remove("parquet")  # a table of the objects beside their images
     if len(found) > 1:
         several = " and ".join(FORMATS[name][1] for name in found)
         raise InputError(f"{path} has {several}; choose one: --format {' or --format '.join(found)}")

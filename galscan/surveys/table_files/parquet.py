@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ _NULLABLE = {
 }  # fmt: skip
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
+def read_parquet(path: Path, without: Sequence[str] = ()) -> pd.DataFrame:
     """Read a Parquet file or a folder of them; an index of pandas becomes a column.
 
     ``attrs`` has ``unit`` and ``ucd`` by column, where the file has them, and ``positions`` of a HATS catalog. Columns
-    of lists and structures are left out.
+    of lists and structures are left out, and those named in `without`.
 
     Raises
     ------
@@ -41,14 +41,13 @@ def read_parquet(path: Path) -> pd.DataFrame:
     if path.is_file():
         if b"table_meta_yaml" in (pq.read_schema(path).metadata or {}):
             return read_astropy_parquet(path)
-        return _frame(_flat(path))
-    root, positions = _hats(path)
-    files = parquet_files(root)
+        return _frame(_flat(path, without=without))
+    files, positions = object_files(path)
     if not files:
         raise InputError(f"folder {path} holds no Parquet file; give a table, or a folder of Parquet or HATS")
     tables: list[pa.Table] = []
     for file in files:
-        tables.append(_flat(file, numbered=False))
+        tables.append(_flat(file, numbered=False, without=without))
         if set(tables[-1].column_names) != set(tables[0].column_names):
             different = sorted(set(tables[-1].column_names) ^ set(tables[0].column_names))[0]
             raise InputError(
@@ -58,6 +57,14 @@ def read_parquet(path: Path) -> pd.DataFrame:
     if positions and set(positions) <= set(frame.columns):
         frame.attrs["positions"] = positions
     return frame
+
+
+def object_files(path: Path) -> tuple[list[Path], tuple[str, str] | None]:
+    """Return the Parquet files with the objects, of a file, folder or HATS catalog, and its columns of positions."""
+    if path.is_file():
+        return [path], None
+    root, positions = _hats(path)
+    return parquet_files(root), positions
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -105,10 +112,10 @@ def _properties(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in lines if not key.startswith("#")}
 
 
-def _flat(path: Path, numbered: bool = True) -> pa.Table:
+def _flat(path: Path, numbered: bool = True, without: Sequence[str] = ()) -> pa.Table:
     """Read the columns of a file that hold one value a row; with its index if it has no name only if `numbered`."""
     schema = pq.read_schema(path)
-    names = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    names = [field.name for field in schema if not pa.types.is_nested(field.type) and field.name not in without]
     # Not as a data set: a folder "Npix=3" would become a column.
     with pq.ParquetFile(path) as file:
         table = file.read(columns=names)
