@@ -24,12 +24,21 @@ def test_unknown_name():
         galscan.scam  # noqa: B018
 
 
-def test_importing_is_light_and_shipped_data_is_found_from_anywhere(tmp_path):
+@pytest.mark.parametrize("installed", [False, True])
+def test_importing_is_light_and_shipped_data_is_found_from_anywhere(tmp_path, installed):
+    """From a checkout; and as the wheel installs it, where the data are folders of the package."""
     code = (
         "import sys, galscan; heavy = {'torch', 'numpy', 'pandas', 'zarr', 'dask', 'astropy', 'pydantic', 'rich'}; "
         "assert not heavy & set(sys.modules); "
         "from galscan.labels.schema import schema_names; from galscan.labels.recipe import recipe_names; "
-        "assert 'efigi' in schema_names() and 'dustlane' in recipe_names()"
+        "from galscan.surveys.services.configured import survey_names; "
+        "assert 'efigi' in schema_names() and 'dustlane' in recipe_names() and 'sdss' in survey_names()"
     )
-    environment = {"PYTHONPATH": str(Path(galscan.__file__).parent.parent)}
+    root = Path(galscan.__file__).parent.parent
+    if installed:
+        (tmp_path / "site" / "galscan").mkdir(parents=True)
+        for path in [*(root / "galscan").iterdir(), root / "pipelines", root / "catalogs"]:
+            (tmp_path / "site" / "galscan" / path.name).symlink_to(path)
+        root = tmp_path / "site"
+    environment = {"PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)

@@ -166,9 +166,12 @@ def shipped(kind: str) -> Traversable:
     """Return the folder of shipped TOML files, ``catalogs``, ``catalogs/surveys`` or ``pipelines``."""
     package, *folders = kind.split("/")
     try:
-        return importlib.resources.files(f"galscan.{package}").joinpath(*folders)
+        found = importlib.resources.files(f"galscan.{package}")
     except ModuleNotFoundError:  # run from the repository, where the folder is beside the package
         return Path(__file__).resolve().parents[2] / kind
+    for folder in folders:  # one by one, and not at all if there is none: before Python 3.12 joinpath needs one name
+        found = found / folder
+    return found
 
 
 def find_toml(kind: str, what: str, name: str, extra: Sequence[str] = ()) -> Traversable:

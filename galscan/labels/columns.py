@@ -78,7 +78,10 @@ def _read_classes(schema: Schema, table: pd.DataFrame, columns: Mapping[str, str
     column = next((columns[_plain(c)] for c in schema.column if _plain(c) in columns), None)
     if column is None:
         return pd.DataFrame(index=table.index)
-    text = table[column].astype("object").where(table[column].notna(), "").astype(str).str.strip()
+    values = table[column]
+    if pd.api.types.is_float_dtype(values.dtype) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")  # numbers of classes with missing ones, or of Parquet: 3, not 3.0
+    text = values.astype("object").where(values.notna(), "").astype(str).str.strip()
     known = {a.value or a.name: a.name for a in schema.answers}
     if unknown := sorted(set(text) - known.keys() - {""}):
         hint = nearest(unknown[0], known)

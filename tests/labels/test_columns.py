@@ -45,6 +45,13 @@ def test_an_empty_catalog_has_empty_labels():
     assert read_answers(load_schema("efigi"), pd.DataFrame({"efigi_t": []})).shape == (0, 1)
 
 
+@pytest.mark.parametrize("numbers", [[4.0, np.nan, 4.0], pd.array([4, None, 4], "Int64"), ["4", "", "4"]])
+def test_numbers_of_classes(numbers):
+    """A missing one makes floats of them, and Parquet has integers that may be missing."""
+    frame = read_answers(load_schema("gz10"), pd.DataFrame({"gz10_label": numbers}))
+    np.testing.assert_array_equal(frame["cigar_smooth"], [1, np.nan, 1])
+
+
 def test_classes_are_one_hot():
     frame = read_answers(load_schema("gz1"), pd.DataFrame({"label": ["merger", "", None, " elliptical "]}))
     np.testing.assert_array_equal(frame["merger"], [1, np.nan, np.nan, 0])

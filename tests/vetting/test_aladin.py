@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -59,8 +59,9 @@ def browser(tmp_path_factory):
     class Proxy(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             words = self.rfile.readline().decode("latin-1").split()
-            if len(words) > 1 and not words[1].rpartition(":")[0].endswith(OWN):
-                hosts.append(words[1])
+            host = urlsplit(words[1] if "://" in words[1] else f"//{words[1]}").hostname if len(words) > 1 else ""
+            if host and not host.endswith(OWN):
+                hosts.append(host)
             self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy)) as port:
@@ -135,7 +136,7 @@ def test_nothing_is_loaded_before_it_is_opened_and_no_network_is_said(kind, brow
     assert hosts == [] and page.run(f"{FRAME} === null")
     page.run("document.getElementById('sky').open = true")
     page.wait(f"{STATUS}.includes('could not be loaded')")
-    assert set(hosts) == {"aladin.cds.unistra.fr:443"} and page.run(f"{FRAME}.hidden")
+    assert set(hosts) == {"aladin.cds.unistra.fr"} and page.run(f"{FRAME}.hidden")
     assert page.run("document.getElementById('sky').innerText.includes('could not be loaded')")
     page.run("document.getElementById('sky').open = false")
     page.wait(f"{FRAME} === null")

@@ -127,7 +127,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         open_local(root)
     with pytest.raises(InputError, match="margin"):
         open_local(root / "plain_10arcs")
-    (root / "plain" / "dataset" / "Norder=1" / "Dir=0" / "Npix=1.parquet").write_bytes(b"PAR1 broken")
+    root = write_hats(tmp_path / "mmu", columns())
+    (root / "mmu" / "dataset" / "Norder=1" / "Dir=0" / "Npix=1.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(InputError, match=r"Npix=1"):
         open_local(root)
 
