@@ -133,8 +133,8 @@ def send(
                 print(f"warning: {left:,} candidates have no position, and no region", file=sys.stderr, flush=True)
         if not rows:
             raise InputError(f"no candidate of {opened.path} is selected; change --min-purity or --top")
-        told = [_tell(hub, name, mtype, files[mtype], opened) for name, mtype in recipients.items()]
-    return Sent(list(files.values()), rows, of, told)
+        responses = [_send_to(hub, name, mtype, files[mtype], opened) for name, mtype in recipients.items()]
+    return Sent(list(files.values()), rows, of, responses)
 
 
 def _matching(out: Path, kinds: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
@@ -202,7 +202,7 @@ def _name(hub: Any, identifier: str) -> str:
     return str(hub.get_metadata(identifier).get("samp.name", identifier))
 
 
-def _tell(hub: Any, identifier: str, mtype: str, file: Path, run: Run) -> Recipient:
+def _send_to(hub: Any, identifier: str, mtype: str, file: Path, run: Run) -> Recipient:
     """Send the message to one tool, and wait for its response."""
     from astropy.samp import SAMPProxyError
 
