@@ -19,8 +19,8 @@ from galscan.core.version import __version__
 
 if TYPE_CHECKING:
     from galscan.candidates.export.formats import export
+    from galscan.candidates.export.send import send
     from galscan.candidates.run import Run
-    from galscan.candidates.send import send
     from galscan.commands.ablate import ablate
     from galscan.commands.demo import demo
     from galscan.commands.doctor import doctor
@@ -60,7 +60,7 @@ _HOMES = {
     "ingest": "galscan.store.ingest",
     "open": "galscan.commands.info",
     "measure_feature": "galscan.training.measure_feature",
-    "send": "galscan.candidates.send",
+    "send": "galscan.candidates.export.send",
     "train_generator": "galscan.synthesis.train_generator",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import galscan
-from galscan.candidates.send import Recipient, Sent
+from galscan.candidates.export.send import Recipient, Sent
 from galscan.cli import main
 from galscan.commands.info import summarize
 from galscan.scanning.run_info import RunInfo

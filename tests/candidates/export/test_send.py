@@ -14,7 +14,7 @@ import pytest
 from astropy.samp import SAMPHubServer, SAMPIntegratedClient, conf
 from astropy.table import Table
 
-from galscan.candidates.send import send
+from galscan.candidates.export.send import send
 from galscan.cli import main
 from galscan.core.errors import InputError, NotFoundError
 from tests.candidate_tables import candidates, info, write_run
@@ -134,7 +134,7 @@ def test_a_tool_that_cannot_load_it(run, tool):
 
 
 def test_a_tool_that_is_slow(run, tool, hub, monkeypatch):
-    monkeypatch.setattr("galscan.candidates.send.TIMEOUT", 1)
+    monkeypatch.setattr("galscan.candidates.export.send.TIMEOUT", 1)
     client = SAMPIntegratedClient(name="slow", addr="127.0.0.1")
     client.connect()
     client.bind_receive_call("table.load.votable", lambda *_: None)
