@@ -24,7 +24,7 @@ TIMEOUT = 30  # seconds until a tool that has not answered is left to load the t
 REGIONS = "ds9.set"
 # How each kind of message is sent: its type, the format of the file, and its suffix. The first that a tool accepts.
 TABLES = {"table.load.votable": ("votable", ".vot"), "table.load.fits": ("fits", ".fits")}
-START = "start TOPCAT, Aladin or ds9, which have a hub each, or a hub alone: python -m astropy.samp.hub_script"
+START = "start TOPCAT, Aladin or ds9, which have a hub each, or the hub of astropy alone: samp_hub"
 
 
 class Recipient(NamedTuple):
