@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from galscan.core.errors import GalscanError
     from galscan.labels.recipe import Recipe, load_recipe
     from galscan.models.model import Model
+    from galscan.reports.map import make_map
     from galscan.store.ingest import ingest
     from galscan.store.layout import Store
     from galscan.synthesis.train_generator import train_generator
@@ -58,6 +59,7 @@ _HOMES = {
     "Store": "galscan.store.layout",
     "export": "galscan.candidates.export.formats",
     "ingest": "galscan.store.ingest",
+    "make_map": "galscan.reports.map",
     "open": "galscan.commands.info",
     "measure_feature": "galscan.training.measure_feature",
     "send": "galscan.candidates.export.send",

@@ -183,6 +183,6 @@ def provenance(info: RunInfo, purity: Mapping[str, Any] | None = None) -> dict[s
         "prevalence_hi": prevalence.get("high"),
         "confidence": purity.get("confidence"),
         "purity": _kind(purity),
-        "ranked_by": "similarity to examples" if info.is_similarity_list else "score",
+        "ranked_by": "similarity to examples" if info.like else "score",
         "notes": list(purity.get("notes", [])),
     }

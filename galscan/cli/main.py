@@ -19,7 +19,7 @@ from galscan.cli.export import export, send
 from galscan.cli.generate import generate, train_generator
 from galscan.cli.info import demo, doctor, info
 from galscan.cli.ingest import ingest
-from galscan.cli.scan import scan, similar
+from galscan.cli.scan import make_map, scan, similar
 from galscan.cli.target import check_target, list_targets, measure_feature, new_target
 from galscan.cli.train_rare import train_rare
 from galscan.cli.vet import purity, vet
@@ -78,8 +78,8 @@ app.add_typer(
 GROUPS = {"": app, "target": target, "feature": feature}
 
 COMMANDS = (
-    demo, ingest, train_rare, train_generator, generate, evaluate, ablate, scan, similar, export, send, vet, purity,
-    new_target, check_target, list_targets, measure_feature, info, doctor,
+    demo, ingest, train_rare, train_generator, generate, evaluate, ablate, scan, similar, make_map, export, send, vet,
+    purity, new_target, check_target, list_targets, measure_feature, info, doctor,
 )  # fmt: skip
 """Each command, in the order of --help."""
 

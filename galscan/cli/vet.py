@@ -19,6 +19,9 @@ def vet(
     port: Annotated[int, option("Port of the server; 0: any free one.", min=0, max=65535)] = 0,
     browser: Annotated[bool, option("Open the page in the browser.")] = True,
     serve: Annotated[bool, option("Only draw the sample and summarise it.", " /--design", show_default=False)] = True,
+    objects: Annotated[
+        Path | None, option("Grade the objects of this table of ids instead of a sample, as a list of its own.")
+    ] = None,
     import_csv: Annotated[Path | None, option("Import grades from a CSV table.", "--import")] = None,
     export_csv: Annotated[Path | None, option("Export all grades to a CSV table.", "--export")] = None,
     as_json: Json = False,

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from galscan.candidates import columns, ranking
+from galscan.candidates.embeddings import object_list
+from galscan.candidates.embeddings.similar import EmbeddingSpace
 from galscan.candidates.run import Run, open_run, provenance
-from galscan.candidates.similar import EmbeddingSpace
 from galscan.commands.scan import scan
 from galscan.core import files, home, thumbnails
 from galscan.core.errors import InputError
@@ -83,8 +84,9 @@ def similar(
 
     Parameters
     ----------
-    like : ids
-        Examples from the survey, by object id. They are not ranked themselves.
+    like : ids or paths
+        Examples from the survey, by object id, or tables of ids (CSV, FITS, VOTable, Parquet), as saved from the page
+        of `galscan.make_map`. They are not ranked themselves.
     image : paths
         Images of other examples, each with the object in the centre and framed as in the survey: JPEG, PNG or FITS.
     run : path, optional
@@ -125,7 +127,7 @@ def similar(
     else:
         source = open_run(Path(run))
     space = EmbeddingSpace(source)
-    known = space.locate(ids) if ids else pd.DataFrame(columns=["part", "row", "store", "index", "id", "ra", "dec"])
+    known = space.locate(_objects(ids)) if ids else pd.DataFrame(columns=["part", "row", *object_list.POSITION])
     stores = source.stores()
     stored = next(iter(stores.values())).size  # images are read as in ingest, and resampled as in the scan
     images = [_read(path, stored, stores) for path in paths]
@@ -157,6 +159,15 @@ def similar(
         _contact_sheet(request.out, known, images, ranked, stores)
         info.updated(wall_s=round(time.perf_counter() - started, 3), status="done").write(request.out)
         return open_run(request.out)
+
+
+def _objects(like: Sequence[str]) -> pd.DataFrame:
+    """Return the id and the store ('' for any) of examples given by id or as tables of ids."""
+    given = [
+        object_list.read_object_list(item) if object_list.is_object_list(item) else pd.DataFrame([(item, "")])
+        for item in like
+    ]
+    return pd.concat([table.set_axis(["id", "store"], axis=1) for table in given]).drop_duplicates(ignore_index=True)
 
 
 def _read(path: Path, size: int, stores: Mapping[str, Store]) -> np.ndarray:

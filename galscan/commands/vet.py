@@ -12,10 +12,11 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
+from galscan.core.errors import InputError
 from galscan.core.files import atomic_path, read_json, storage_errors
 from galscan.core.staging import locked
 from galscan.scanning.run import Run, open_run
-from galscan.vetting import batches, gradebook, planning, sampling
+from galscan.vetting import batches, chosen, gradebook, planning, sampling
 
 FOLDER = "vetting"
 
@@ -31,6 +32,7 @@ def vet(
     port: int = 0,
     browser: bool = True,
     serve: bool = True,
+    objects: str | Path | None = None,
     import_csv: str | Path | None = None,
     export_csv: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +56,10 @@ def vet(
         Open the page in the browser.
     serve : bool
         False only draws the sample, and imports or exports grades.
+    objects : path, optional
+        Instead of a sample: grade all objects of a table of ids, for example one saved from the page of
+        `galscan.make_map`. They become a list of their own in the data home (`galscan.vetting.chosen`). Its grades are
+        training labels for any target; as the objects are no random sample, purity is not estimated from them.
     import_csv, export_csv : path, optional
         Import grades from a table, or export all grades to one; the page is not served then.
 
@@ -71,6 +77,12 @@ def vet(
         If another process serves the run.
     """
     opened = open_run(run).require_single_target()
+    if objects is not None:
+        if best is not None or width is not None or rank is not None:
+            raise InputError("--objects: all objects of the table are graded; omit --best, --width and --rank")
+        opened = chosen.list_of(opened, Path(objects))
+        best = size = opened.info.candidates
+        _say(f"{size:,} objects of {objects}, as the list {opened.path}")
     path = opened.path / gradebook.FILE
     with locked(opened.path / FOLDER):
         if not path.exists():

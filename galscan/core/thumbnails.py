@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,38 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def sprite(images: Iterable[np.ndarray], count: int, tile: int = 64, quality: int = 75) -> tuple[bytes, int]:
+    """Return one JPEG with many small images in rows, for pages that show some of them at a time.
+
+    Parameters
+    ----------
+    images : iterable of ndarray of uint8, shape (size, size, 3)
+        They are resampled; only one at a time is held in memory.
+    count : int
+        Number of images, at least 1.
+    tile : int
+        Pixels on a side of an image in the JPEG; a multiple of 16, so that images share no block of the compression.
+    quality : int
+        Of the JPEG, 1 to 95.
+
+    Returns
+    -------
+    jpeg : bytes
+    columns : int
+        Images in a row: image k is in row ``k // columns``.
+    """
+    if count < 1 or tile < 16 or tile % 16:
+        raise InputError(f"sprite: {count} images of {tile} pixels; give at least one, and a multiple of 16 pixels")
+    columns = math.ceil(math.sqrt(count))
+    sheet = Image.new("RGB", (columns * tile, math.ceil(count / columns) * tile))
+    for k, image in enumerate(images):
+        shown = Image.fromarray(image).resize((tile, tile), Image.Resampling.LANCZOS)
+        sheet.paste(shown, (k % columns * tile, k // columns * tile))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="JPEG", quality=quality, optimize=True)
+    return buffer.getvalue(), columns
 
 
 def png_bytes(image: np.ndarray) -> bytes:

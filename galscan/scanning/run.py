@@ -261,6 +261,8 @@ class Run:
         if info.like is not None:
             head = (
                 f"{info.candidates:,} of {info.scanned:,} galaxies, ranked by similarity to {len(info.like)} examples"
+                if info.like
+                else f"{info.candidates:,} chosen galaxies"
             )
             return "\n".join([head, *notes, *outputs[:-1], f"next         galscan vet {self.path}"])
         rate = f" at {info.images_per_s:,.0f}/s" if info.images_per_s else ""

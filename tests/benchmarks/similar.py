@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import galscan
-from galscan.candidates.similar import EmbeddingSpace, similarity, unit
+from galscan.candidates.embeddings.similar import EmbeddingSpace, similarity, unit
 from galscan.scanning.partitions import EMBEDDING, FINGERPRINT, as_bytes, embeddings_path, scores_path, write_rows
 from tests.benchmarks._processes import run_measured
 from tests.benchmarks._record import DATA, arguments, record, work_folder
@@ -36,13 +36,16 @@ KINDS = {
     "perturbed": "perturbation >= 0.75",
 }  # fmt: skip
 SEARCH = """
-import json, sys, time
+import sys, time
 from pathlib import Path
-from galscan.candidates.similar import EmbeddingSpace
-run = Path(sys.argv[1])
+import pandas as pd
+from galscan.candidates.embeddings.similar import EmbeddingSpace
+from galscan.scanning.run import Run
+from galscan.scanning.run_info import read_info
+path = Path(sys.argv[1])
 started = time.perf_counter()
-space = EmbeddingSpace(run, json.loads((run / "run.json").read_text()))
-places = space.locate(sys.argv[2].split(","))
+space = EmbeddingSpace(Run(path, read_info(path)))
+places = space.locate(pd.DataFrame({"id": sys.argv[2].split(","), "store": ""}))
 best = space.nearest(space.at(places), 1000)
 rows = space.rows(best)
 seconds = time.perf_counter() - started
@@ -111,7 +114,7 @@ def neighbours(work: Path, model: Path, seed: int) -> dict[str, Any]:
     bundle = galscan.open(model)
     store = galscan.ingest("local", path=DATA / "ngc-sdss", labels=["efigi"], size=bundle.size, out=work / "ngc.zarr")
     run = galscan.scan(store=store.path, model=model, out=work / "run", embeddings=True)
-    space = EmbeddingSpace(run.path, run.info)
+    space = EmbeddingSpace(run)
     tables = [pq.read_table(scores_path(run.path, k), columns=["index"]) for k in range(space.parts)]
     index = pa.concat_tables(tables)["index"].to_numpy()
     vectors = np.concatenate([space.read(k) for k in range(space.parts)]).astype(np.float64)

@@ -26,6 +26,9 @@ PASSED_ON = [
     ("ingest", "ingest --survey local --labels efigi --column id=OBJ=ID --column ra=R",
      {"labels": ["efigi"], "columns": {"id": "OBJ=ID", "ra": "R"}}),
     ("similar", "similar --like 3,5 --like 7", {"like": ["3", "5", "7"]}),
+    ("make_map", "map run --method umap --max-points 50 --thumbnails 0 --dry-run",
+     {"run": Path("run"), "method": "umap", "max_points": 50, "thumbnails": 0, "dry_run": True}),
+    ("vet", "vet run --objects s.csv", {"objects": Path("s.csv")}),
     ("vet", "vet run --design --import t.csv", {"run": Path("run"), "serve": False, "import_csv": Path("t.csv")}),
 ]  # fmt: skip
 

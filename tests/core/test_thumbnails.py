@@ -71,3 +71,17 @@ def test_data_uri_round_trip():
     assert head == "data:image/png;base64"
     assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) == image).all()
     assert thumbnails.data_uri(thumbnails.png_bytes(image)) == f"{head},{data}"
+
+
+def test_sprite_has_each_image_in_its_place():
+    colours = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (90, 90, 90), (220, 220, 20)]
+    images = (np.full((20 + k, 20 + k, 3), colour, np.uint8) for k, colour in enumerate(colours))
+    jpeg, columns = thumbnails.sprite(images, len(colours), 32)
+    sheet = np.asarray(Image.open(io.BytesIO(jpeg)))
+    assert columns == 3 and sheet.shape == (64, 96, 3)
+    for k, colour in enumerate(colours):
+        tile = sheet[k // 3 * 32 :, k % 3 * 32 :][:32, :32].astype(int)
+        assert np.abs(tile - colour).max() < 12  # the neighbours are not mixed in
+    for count, tile in ((0, 32), (1, 40)):
+        with pytest.raises(InputError, match="multiple of 16"):
+            thumbnails.sprite([], count, tile)

@@ -30,8 +30,9 @@ SUFFIXES = {
 FORMATS = ("fits", "votable", "parquet", "csv", "ds9", "pdf", "moc", "zooniverse", "hats")
 FOLDERS = ("zooniverse", "hats")
 _RUN_FILES = {
-    "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "ledger.jsonl", "purity.json",
-    f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite", "scores", "quarantine", "embeddings", "vetting",
+    "run.json", "candidates.parquet", "candidates.fits", "contact.png", "report.html", "map.html", "ledger.jsonl",
+    "purity.json", f"{GRADED}.parquet", f"{GRADED}.fits", "grades.sqlite", "scores", "quarantine", "embeddings",
+    "vetting",
 }  # fmt: skip
 
 

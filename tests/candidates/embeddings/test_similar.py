@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galscan.candidates.similar import DIGITS, EmbeddingSpace, similarity, unit
+from galscan.candidates.embeddings.similar import DIGITS, EmbeddingSpace, similarity, unit
 from galscan.core.errors import InputError
 from galscan.scanning.partitions import (
     EMBEDDING,
@@ -39,6 +40,7 @@ def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Embeddin
         columns = {
             "store": pa.array([name] * n, pa.string()), "index": np.arange(at, at + n), "id": names, "ra": np.zeros(n),
             "dec": np.zeros(n), "flags": np.zeros(n, np.uint8), "visible_dust": np.arange(at, at + n, dtype=np.float32),
+            "score": -np.arange(at, at + n, dtype=np.float32),
         }  # fmt: skip
         embedding = as_bytes(vectors.astype(np.float16))
         write_rows(embeddings_path(run, k), SCAN, {EMBEDDING: embedding}, every)
@@ -47,6 +49,10 @@ def write(run: Path, parts: list[np.ndarray], ids=None, stores=None) -> Embeddin
         write_rows(quarantine_path(run, k), SCAN, quarantined, np.array([k == 0]))
         at, number = at + n, number + n
     return EmbeddingSpace(run_of(run, parts=len(parts), embedding=parts[0].shape[1], scanned=at))
+
+
+def wanted(*ids: str) -> pd.DataFrame:
+    return pd.DataFrame({"id": ids, "store": ""})
 
 
 def similarities(parts: list[np.ndarray], examples: np.ndarray) -> np.ndarray:
@@ -98,12 +104,12 @@ def test_examples_by_integer_and_text_ids(tmp_path):
     rng = np.random.default_rng(0)
     parts = [rng.random((5, 4)) for _ in range(4)]
     space = write(tmp_path / "a", parts)
-    places = space.locate(["117", "0104"])
+    places = space.locate(wanted("117", "0104"))
     assert list(places["id"]) == ["104", "117"] and list(places["part"]) == [0, 3] and list(places["row"]) == [4, 2]
     np.testing.assert_allclose(space.at(places), np.concatenate(parts)[[4, 17]], atol=1e-3)
     names = [f"NGC {k % 10}" for k in range(20)]
     space = write(tmp_path / "b", parts, ids=names, stores=["one", "one", "two", "two"])
-    places = space.locate(["NGC 3"])
+    places = space.locate(wanted("NGC 3"))
     assert list(places["store"]) == ["one", "two"] and list(places["index"]) == [3, 13]  # in both of the stores
 
 
@@ -111,9 +117,9 @@ def test_examples_by_integer_and_text_ids(tmp_path):
 def test_unknown_and_quarantined_examples(unknown, tmp_path):
     space = write(tmp_path, [np.ones((3, 2)), np.eye(2)])
     with pytest.raises(InputError, match=f"--like {unknown}.*'100'"):
-        space.locate(["101", unknown])
+        space.locate(wanted("101", unknown))
     with pytest.raises(InputError, match="blank image"):
-        space.locate(["0"])
+        space.locate(wanted("0"))
 
 
 def remove(path):

@@ -13,24 +13,18 @@ of a partition, and the top list is kept in memory.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from galscan.core import progress
-from galscan.core.concurrency import ordered_map
+from galscan.candidates.embeddings import object_list
 from galscan.core.errors import InputError
-from galscan.scanning.cluster import cores
 from galscan.scanning.partitions import EMBEDDING, embeddings_path, scores_path
 from galscan.scanning.run import Run
 
-T = TypeVar("T")
 PIECE = 4096  # objects compared at a time
 CENTRE = 256  # maximum number of partitions for the mean of the survey
 DIGITS = 6  # of a similarity, so that equal images have equal similarities in spite of rounding errors
@@ -49,7 +43,6 @@ class EmbeddingSpace:
         self.run = run
         self.dimension = info.embedding
         self.parts = info.parts
-        self.threads = min(cores(), 8)
 
     def read(self, part: int) -> np.ndarray:
         """Read the embeddings of a partition, float16 of shape (n, dimension)."""
@@ -68,38 +61,9 @@ class EmbeddingSpace:
         values = np.frombuffer(column.buffers()[1], "<f2") if len(column) else np.empty(0, "<f2")
         return values[start : start + len(column) * self.dimension].reshape(-1, self.dimension)
 
-    def locate(self, ids: Sequence[str]) -> pd.DataFrame:
-        """Return part, row, store, index, id (text), ra, dec of objects given by id, in the survey's order.
-
-        An id that is in several stores has several rows.
-        """
-        integers = {i: int(i) for i in ids if re.fullmatch("[+-]?[0-9]{1,18}", i)}
-        names = pa.array(list(ids), pa.string()), pa.array(list(integers.values()), pa.int64())
-
-        def search(part: int) -> pd.DataFrame:
-            column = self.run.partition(part, ["id"])["id"]
-            wanted = names[pa.types.is_integer(column.type)]
-            rows = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy())
-            if not len(rows):
-                return pd.DataFrame()
-            table = self.run.partition(part, ["store", "index", "id", "ra", "dec"]).take(rows)
-            return table.to_pandas().astype({"store": str, "id": str}).assign(part=part, row=rows)
-
-        found = pd.concat(self._each(search, "examples"), ignore_index=True)
-        known = set(found["id"]) if len(found) else set()
-        if missing := [i for i in ids if not known & {i, str(integers.get(i, i))}]:
-            raise InputError(self._not_scored(missing[0]))
-        return found
-
-    def _not_scored(self, wanted: str) -> str:
-        for table in self.run.quarantined(["id", "reason"]):
-            rows = np.flatnonzero(pc.equal(table["id"].cast(pa.string()), wanted).to_numpy())
-            if len(rows):
-                why = table["reason"][int(rows[0])].as_py()
-                return f"--like {wanted}: the object was quarantined ({why}) and has no embedding; name another"
-        table = next((t for t in self.run.scores(["id"], "ids") if len(t)), None)
-        example = f", whose ids look like '{table['id'][0].as_py()}'" if table is not None else ""
-        return f"--like {wanted}: not one of the {self.run.info.scanned:,} objects scored by {self.run.path}{example}"
+    def locate(self, objects: pd.DataFrame) -> pd.DataFrame:
+        """Return part, row, store, index, id (text), ra, dec of objects given by id and store ('' for any store)."""
+        return object_list.locate(self.run, objects, "--like")
 
     def at(self, rows: pd.DataFrame) -> np.ndarray:
         """Return the embeddings of rows given by part and row, float64 of shape (n, dimension)."""
@@ -117,7 +81,7 @@ class EmbeddingSpace:
             pieces = (vectors[k : k + PIECE].astype(np.float64).sum(0) for k in range(0, len(vectors), PIECE))
             return sum(pieces, np.zeros(self.dimension)), len(vectors)
 
-        sums, counts = zip(*self._each(add, "mean of the survey", chosen.tolist()), strict=True)
+        sums, counts = zip(*object_list.each(self.run, add, "mean of the survey", chosen.tolist()), strict=True)
         if not sum(counts):
             raise InputError(f"{self.run.path} has no scored objects to search; scan another store")
         return np.asarray(sum(sums) / sum(counts))
@@ -139,7 +103,7 @@ class EmbeddingSpace:
             return _best([pd.DataFrame({"similarity": similarities[rows], "part": part, "row": rows})], top)
 
         waiting: list[pd.DataFrame] = []
-        for found in self._each(search, "search"):
+        for found in object_list.each(self.run, search, "search"):
             waiting.append(found)
             if sum(map(len, waiting)) > 4 * top:
                 waiting = [_best(waiting, top)]
@@ -148,28 +112,7 @@ class EmbeddingSpace:
 
     def rows(self, best: pd.DataFrame) -> pd.DataFrame:
         """Return position, id, flags and answers of the nearest neighbours, in their order."""
-        columns = ["store", "index", "id", "ra", "dec", "flags", *self.run.info.answers]
-
-        def take(part: int) -> pa.Table:
-            positions = np.flatnonzero(best["part"] == part)
-            table = self.run.partition(part, columns)
-            table = table.take(best["row"].to_numpy()[positions])
-            table = table.set_column(0, "store", table["store"].cast(pa.string()))
-            return table.append_column("_order", pa.array(positions))
-
-        found = list(ordered_map(take, np.unique(best["part"]).tolist(), self.threads))
-        # Ids are integers in one survey, text in another.
-        if len({table.schema.field("id").type for table in found}) > 1:
-            found = [table.set_column(2, "id", table["id"].cast(pa.string())) for table in found]
-        return pa.concat_tables(found).sort_by("_order").drop_columns("_order").to_pandas()
-
-    def _each(self, work: Callable[[int], T], label: str, parts: Sequence[int] | None = None) -> Iterator[T]:
-        """Yield ``work(part)`` for partitions (by default all), in order, with a progress bar."""
-        chosen = range(self.parts) if parts is None else parts
-        with progress.track(label, len(chosen), "partitions") as advance:
-            for result in ordered_map(work, chosen, self.threads):
-                yield result
-                advance()
+        return object_list.rows(self.run, best, [*object_list.POSITION, "flags", *self.run.info.answers])
 
 
 def similarity(vectors: np.ndarray, centre: np.ndarray, direction: np.ndarray) -> np.ndarray:
