@@ -95,6 +95,8 @@ def make_map(
         raise InputError(f"--thumbnails {thumbnails}: use 0 to {MOST_IMAGES:,}")
     opened = open_run(run)
     opened = opened.require_single_target() if target is None else opened.of(target)
+    if target is not None and opened.info.target != target:
+        raise InputError(f"{opened.path} has the candidates for '{opened.info.target}'; omit --target {target}")
     space = EmbeddingSpace(opened)
     path = _file(opened, out)
     result: dict[str, Any] = {

@@ -264,7 +264,10 @@ class Run:
                 if info.like
                 else f"{info.candidates:,} chosen galaxies"
             )
-            return "\n".join([head, *notes, *outputs[:-1], f"next         galscan vet {self.path}"])
+            written = [
+                line for line, file in zip(outputs, OUTPUTS.values(), strict=True) if (self.path / file).is_file()
+            ]
+            return "\n".join([head, *notes, *written, f"next         galscan vet {self.path}"])
         rate = f" at {info.images_per_s:,.0f}/s" if info.images_per_s else ""
         head = f"{info.candidates:,} candidates for '{info.target}' ranked among {info.scanned:,} galaxies{rate}"
         quarantined = (f"; {count:,} quarantined: {why}" for why, count in info.quarantine_reasons.items())

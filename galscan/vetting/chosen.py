@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 
 from galscan.candidates import columns, ranking
@@ -79,7 +80,7 @@ def list_of(run: Run, table: Path) -> Run:
         return open_run(request.out)
 
 
-def _write(request: _Request, places: Any) -> None:
+def _write(request: _Request, places: pd.DataFrame) -> None:
     run, info = request.source, request.source.info
     names = set(pq.read_schema(scores_path(run.tables, 0)).names)
     score = next((name for name in (f"score_{info.target}", "score") if name in names), None)
