@@ -114,7 +114,7 @@ def sprite(images: Iterable[np.ndarray], count: int, tile: int = 64, quality: in
     count : int
         Number of images, at least 1.
     tile : int
-        Pixels on a side of an image in the JPEG; a multiple of 16, so that images share no block of the compression.
+        Pixels on a side of an image in the JPEG; a multiple of 16, so that images share no block of the JPEG.
     quality : int
         Of the JPEG, 1 to 95.
 
@@ -132,7 +132,8 @@ def sprite(images: Iterable[np.ndarray], count: int, tile: int = 64, quality: in
         shown = Image.fromarray(image).resize((tile, tile), Image.Resampling.LANCZOS)
         sheet.paste(shown, (k % columns * tile, k // columns * tile))
     buffer = io.BytesIO()
-    sheet.save(buffer, format="JPEG", quality=quality, optimize=True)
+    # Colours at full resolution: at half, those of neighbouring images would mix at their edges.
+    sheet.save(buffer, format="JPEG", quality=quality, subsampling=0, optimize=True)
     return buffer.getvalue(), columns
 
 

@@ -20,8 +20,8 @@ def test_tables_of_ids(tmp_path):
     found = object_list.read_object_list(path)
     assert found.to_numpy().tolist() == [["-5", "sky"], ["0104", ""], ["=A(1)", "sky"]]
     big = 1237648720693690487  # not the same as a float
-    for name in ("subset.fits", "subset.vot"):
-        Table({"objid": [big, 7], "score": [0.5, 0.1]}).write(tmp_path / name)
+    for name, form in (("subset.fits", "fits"), ("subset.vot", "votable")):
+        Table({"objid": [big, 7], "score": [0.5, 0.1]}).write(tmp_path / name, format=form)
         assert list(object_list.read_object_list(tmp_path / name)["id"]) == [str(big), "7"]
 
 
