@@ -165,6 +165,10 @@ def drag(page, points, modifiers=0):
 def test_select_save_and_use_the_selection(page, scanned, tmp_path):
     with chromium(tmp_path / "profile") as browser:
         browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        # All of the map must be in the window: the mouse reaches nothing outside it.
+        browser.command(
+            "Emulation.setDeviceMetricsOverride", width=1300, height=1200, deviceScaleFactor=1, mobile=False
+        )
         browser.open((scanned / "map.html").as_uri())
         browser.wait("document.body.dataset.ready === 'yes'")
         assert browser.run("count") == 697 and browser.run("new Set(pixels).size") > 50
