@@ -187,11 +187,12 @@ def test_select_save_and_use_the_selection(page, scanned, tmp_path):
         browser.run("reset()")
         # A lasso around the left half selects what is there, and Ctrl adds.
         browser.run("use('lasso')")
-        width, height = box[2], box[3]
-        drag(browser, [(1, 1), (width / 2, 1), (width / 2, height - 1), (1, height - 1)])
+        width, height, edge = box[2], box[3], 9  # the corners are round
+        middle, right, bottom = width / 2, width - edge, height - edge
+        drag(browser, [(edge, edge), (middle, edge), (middle, bottom), (edge, bottom)])
         inside = browser.run("Array.from(data.x).filter((x) => x < view.x).length")
         assert browser.run("selectedCount") == inside > 10
-        drag(browser, [(width / 2, 1), (width - 1, 1), (width - 1, height - 1), (width / 2, height - 1)], modifiers=2)
+        drag(browser, [(middle, edge), (right, edge), (right, bottom), (middle, bottom)], modifiers=2)
         assert browser.run("selectedCount") == 697
         # By keyboard: clear, select the object at the centre.
         browser.run("stage.focus()")
@@ -201,7 +202,7 @@ def test_select_save_and_use_the_selection(page, scanned, tmp_path):
         browser.press("Enter")
         assert browser.run("selected[17]") == 1 and "1017" in browser.run("document.getElementById('card').innerText")
         browser.run("reset()")
-        drag(browser, [(1, 1), (width / 2, 1), (width / 2, height - 1), (1, height - 1)], modifiers=2)
+        drag(browser, [(edge, edge), (middle, edge), (middle, bottom), (edge, bottom)], modifiers=2)
         count = browser.run("selectedCount")
         browser.run("document.getElementById('save').click()")
         saved, until = tmp_path / "selection.csv", time.monotonic() + 20
