@@ -3,6 +3,7 @@
     run.json                 plan, identity, counts, rates, purity
     candidates.parquet  candidates.fits        ranked candidates
     contact.png  report.html                   contact sheet, page
+    map.html                 map of the embeddings (galscan map)
     scores/part-<k>.parquet                    scores of each partition
     quarantine/part-<k>.parquet                objects without a score, with the reason
     embeddings/part-<k>.parquet                features of each object (--embeddings)
