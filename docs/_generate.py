@@ -308,6 +308,13 @@ def listing(module: str) -> str:
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
+def files(module: str) -> str:
+    """Return the listing in a module's docstring as a table: names, two or more blanks, and what they are."""
+    lines = [line for line in documentation(module).splitlines() if line.startswith("    ")]
+    parts = [re.split(r" {2,}", line.strip()) for line in lines]
+    return table(["file", "content"], [[", ".join(map(code, names)), meaning] for *names, meaning in parts])
+
+
 def formats() -> str:
     """Return the versions of what galscan writes."""
     rows = [
@@ -368,8 +375,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keywords": keywords,
     "formats": formats,
     "store": lambda: listing("store/layout.py"),
-    "model": lambda: listing("models/model.py"),
-    "run": lambda: listing("scanning/run.py"),
+    "model": lambda: files("models/model.py"),
+    "run": lambda: files("scanning/run.py"),
     "run-keys": run_keys,
     "grade-book": lambda: "```sql\n" + constant("vetting/gradebook.py", "_TABLES").strip() + "\n```\n",
     "api": api,

@@ -2,11 +2,12 @@
 
     model.json               target, schema, size, calibration, metrics, hashes, versions
     recipe.toml              the recipe as it was used
-    classifier-<k>.safetensors, prefilter.safetensors, generator.safetensors
+    classifier-<k>.safetensors                 networks of the ensemble
+    prefilter.safetensors  generator.safetensors        first stage of the cascade; generator of synthetic galaxies
     encoder-<hash>.safetensors                 a frozen encoder shared by the networks
     splits.parquet           name, position, split or fold, and target of every labelled object
     schema.toml              of a label schema that is not shipped with galscan
-    synthetic.png  report.html
+    synthetic.png  report.html                 sheet of synthetic galaxies; page
 
 Opening a model does not import torch; only `galscan.models.ensemble.load_scorer` loads the networks.
 """
