@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from galscan.core.errors import InputError, first_line
 from galscan.models.model import Model
@@ -150,6 +149,8 @@ def load_scorer(
 
 def _in_units(model: Model, raw: np.ndarray) -> dict[str, np.ndarray]:
     """Combine the members' raw answers (n, members, answers) of a model into answers in their own units."""
+    from scipy.special import expit
+
     from galscan.models import votes
 
     schema = model.schema

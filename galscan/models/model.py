@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from galscan.core.display.figures import given_or_new
@@ -38,6 +37,7 @@ from galscan.store import identity
 from galscan.store.identity import Objects
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from galscan.models.network import Network
@@ -152,6 +152,8 @@ class Model:
         InputError
             If the file is missing or damaged.
         """
+        import pandas as pd
+
         path = self.path / "splits.parquet"
         try:
             table = pd.read_parquet(path)
@@ -195,6 +197,8 @@ class Model:
 
     def in_train(self, table: pd.DataFrame, radius: float = 0.0) -> np.ndarray:
         """Return which objects of a table (bool) trained a network; parameters as of `split_of`."""
+        import pandas as pd
+
         return roles.trains(pd.Series(self.split_of(table, radius)))
 
     @property

@@ -23,9 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy.stats import beta, binom
 from torch import nn
 from torch.nn import functional as F
 
@@ -154,6 +152,8 @@ def may_train_prefilter(ids: np.ndarray) -> np.ndarray:
 
     It is about half of them; the others may set its threshold.
     """
+    import pandas as pd
+
     return pd.util.hash_array(np.array([str(i) for i in ids], object), categorize=False) % 2 == 0
 
 
@@ -246,6 +246,8 @@ def find_threshold(scores: np.ndarray, full_scores: np.ndarray, fraction: float)
     fraction : float
         Fraction of the survey that will be candidates.
     """
+    from scipy.stats import binom
+
     if len(full_scores) < 2 * BETTER:
         raise InputError(f"a prefilter needs a sample of at least {2 * BETTER:,} objects, not {len(full_scores):,}")
     order = np.argsort(-full_scores)
@@ -279,6 +281,8 @@ def survival_bounds(lost: int, rescored: int, discarded: int, candidates: int) -
     candidates : int
         Number of candidates found above the threshold.
     """
+    from scipy.stats import beta
+
     if not rescored or not candidates:
         return 1.0, 1.0 if not discarded else 0.0
     upper = float(beta.ppf(CONFIDENCE, lost + 1, rescored - lost)) if lost < rescored else 1.0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from galscan.stats.purity import AMBIGUOUS
@@ -67,6 +66,8 @@ def numbers(words: np.ndarray) -> np.ndarray:
 
 def read_labels(candidates: Path) -> np.ndarray | None:
     """Return the labels in the column known of a candidates table (Parquet); None without that column."""
+    import pyarrow.compute as pc
+
     if "known" not in pq.read_schema(candidates).names:
         return None
     words = pq.read_table(candidates, columns=["known"])["known"].cast("string")

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,6 +30,9 @@ from galscan.scanning.partitions import (
 )
 from galscan.scanning.plan import Partition, Plan
 from galscan.stats.histogram import ScoreHistogram
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 TARGETED = ("score", "score_std", "first_look")  # columns that exist once per target
@@ -245,6 +247,8 @@ def _columns(plan: Plan, path: Path, names: list[str]) -> list[pa.ChunkedArray]:
 
 def _sort(frames: list[pd.DataFrame], top: int) -> pd.DataFrame:
     """Return the top rows of all frames, best first."""
+    import pandas as pd
+
     if not frames:
         return pd.DataFrame()
     if len({frame["id"].dtype.kind for frame in frames}) > 1:  # ids are integers in one survey, text in another

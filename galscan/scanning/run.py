@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
 import pyarrow as pa
 
 from galscan.core import files, progress
@@ -36,6 +35,8 @@ from galscan.stats.histogram import ScoreHistogram
 from galscan.store.layout import Store, open_store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from galscan.models.model import Model
 
 GRADED, GRADED_PURITY = "candidates-graded", "purity.json"
@@ -127,6 +128,8 @@ class Run:
     @property
     def candidates(self) -> pd.DataFrame:
         """Ranked candidates, best first; with several targets use ``run.of(target).candidates``."""
+        import pandas as pd
+
         return pd.read_parquet(self.require_single_target().path / CANDIDATES)
 
     @property

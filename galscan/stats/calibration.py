@@ -24,7 +24,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
 
 from galscan.core.errors import InputError
 from galscan.stats.density_ratio import PRIOR_SCALES, Curves, Evidence
@@ -78,6 +77,8 @@ class Calibration:
     @cached_property
     def curve(self) -> Curves:
         """The log density ratio: Platt's line, or the curve with the highest cross-validated likelihood."""
+        from scipy.special import logit
+
         line = _line(self.slope, self.intercept, self.prevalence)
         negatives, positives = (np.sort(self.scores[self.targets == label]) for label in (0, 1))
         folds = min(FOLDS, len(negatives), len(positives))
@@ -112,6 +113,8 @@ class Calibration:
 
     def probability(self, scores: np.ndarray, prevalence: float | None = None) -> np.ndarray:
         """Return the probability of being a target for a prevalence of 0 to 1 (None: that of the calibration set)."""
+        from scipy.special import expit, logit
+
         prior = self.prevalence if prevalence is None else float(prevalence)
         if not 0 <= prior <= 1:
             raise InputError(f"prevalence {prior} is not a fraction; use 0 to 1")
@@ -123,6 +126,8 @@ class Calibration:
         Ambiguous objects score higher the more they resemble targets: posterior draws of their density ratio to the
         negatives (`galscan.stats.density_ratio`), times the proportion in which both are labelled.
         """
+        from scipy.special import expit
+
         if self.ambiguous is None:
             return None
         scores = np.asarray(scores, np.float64).ravel()
@@ -186,6 +191,8 @@ def fit(scores: np.ndarray, targets: np.ndarray, ambiguous: np.ndarray | None = 
 
 
 def _line(slope: float, intercept: float, prevalence: float) -> Curves:
+    from scipy.special import logit
+
     start = intercept - float(logit(prevalence))
     return Curves(np.array([0.0, 1.0]), np.array([[start, start + slope]]), np.array([np.inf]))
 
@@ -207,6 +214,8 @@ def fit_sigmoid(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray
 
     Also return the prevalence: the mean fitted probability, equal to the mean smoothed target at the optimum.
     """
+    from scipy.special import expit, logit
+
     n_pos, n_neg = float(positives.sum()), float(negatives.sum())
     weights = positives + negatives
     total = n_pos + n_neg

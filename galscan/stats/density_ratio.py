@@ -38,7 +38,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import chdtrc, expit
 
 PIECES, FINE = 7, 10  # number of linear pieces of the curve, and of histogram bins in each
 PRIOR_SCALES = (0.3, 1.0, 3.0)  # standard deviation of the random walk of log slopes, end to end
@@ -149,6 +148,8 @@ class Evidence:
 
     def _density(self, p: np.ndarray, prior_scale: np.ndarray, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the log posterior and, with `gradient`, its gradient."""
+        from scipy.special import expit
+
         n0, n1, n = self.sizes
         slopes = np.exp(np.clip(p[:, _FIRST:], -30, 8))
         ceiling, lowest = self._ceiling(p, slopes)
@@ -199,6 +200,8 @@ class Evidence:
         Cells are counted from the highest score down, each twice as large as the one before, because purity depends on
         high scores; the rest is divided into eighths. Targets are tested in eighths of at least five each.
         """
+        from scipy.special import chdtrc
+
         p, _ = self.mode(1.0)
         targets_p_value = self._departure_of_targets(p)
         log_odds = self.curves(p[None])(self.centres)[0]
@@ -223,6 +226,8 @@ class Evidence:
 
     def _departure_of_targets(self, p: np.ndarray) -> float:
         """Return the p-value of the calibrated targets' scores under the curve fitted to all three samples."""
+        from scipy.special import chdtrc
+
         n0, n1, _ = self.sizes
         ratio = self.curves(p[None], start=0)(self.centres)[0]
         odds = self.curves(p[None])(self.centres)[0]

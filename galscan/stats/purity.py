@@ -39,7 +39,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
 
 from galscan.core.errors import InputError
 from galscan.stats.calibration import Calibration
@@ -130,6 +129,8 @@ def estimate(
     InputError
         If the scores are not descending, more than the histogram counts, or an option is out of range.
     """
+    from scipy.special import expit
+
     top = np.asarray(top_scores, dtype=np.float64).ravel()
     known = np.full(len(top), np.nan) if known is None else np.asarray(known, np.float64)
     unlabelled, target, known_ambiguous = np.isnan(known), known == 1, known == AMBIGUOUS
@@ -300,6 +301,8 @@ def _draws(
     calibration: Calibration, histogram: ScoreHistogram, draws: int, rng: np.random.Generator
 ) -> tuple[Curves, Departure | None]:
     """Draw curves of the log odds in the survey; also return the test of label shift."""
+    from scipy.special import expit, logit
+
     if not (calibration.slope > 0 and histogram.total):  # scores without information: any prevalence is possible
         level = logit(rng.random((draws, 1))).repeat(2, axis=1)
         return Curves(np.array([-EDGE, EDGE]), level, np.full(draws, np.inf)), None

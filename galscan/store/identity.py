@@ -13,15 +13,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from galscan.core.sky import arcseconds, chord, unit_vectors
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.spatial import cKDTree
+
     from galscan.store.layout import Store
 
 RADIUS = 1.5  # arcsec; positions of one object in two current surveys agree within it
@@ -119,6 +118,8 @@ def groups(ra: ArrayLike, dec: ArrayLike, lineage: ArrayLike, id: ArrayLike, *, 
     ndarray of int, shape (n,)
         Index of the first row of the same object.
     """
+    import pandas as pd
+
     ra, dec, text, schemes = _columns(ra, dec, lineage, id)
     group = np.arange(len(text))
     with_position = np.flatnonzero(_has_position(ra, dec))
@@ -142,6 +143,8 @@ def names(group: np.ndarray, ra: ArrayLike, dec: ArrayLike, lineage: ArrayLike, 
     It is the first of its ids (in text order) that no other object has. If there is none, the lineage is prepended, and
     if that is not unique either, the position is appended. The order of rows does not matter.
     """
+    import pandas as pd
+
     ra, dec, text, schemes = _columns(ra, dec, lineage, id)
     rows = pd.DataFrame({"group": group, "name": text})
     if not rows["name"].duplicated().any() and not rows["group"].duplicated().any():
@@ -187,6 +190,8 @@ class Objects:
         *,
         radius: float = RADIUS,
     ):
+        import pandas as pd
+
         self.radius, self.by_id = radius, ra is None or dec is None or lineage is None
         if self.by_id:
             self.id = _as_text(id)
@@ -253,12 +258,16 @@ class Objects:
 
     @staticmethod
     def _lookup(group: np.ndarray, keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        import pandas as pd
+
         first_group = pd.Series(group).groupby(keys).min()
         index = first_group.index.get_indexer(pd.Index(queries))
         return np.where(index < 0, -1, first_group.to_numpy(int)[index] if len(first_group) else -1)
 
     @cached_property
     def _tree(self) -> cKDTree | None:
+        from scipy.spatial import cKDTree
+
         with_position = self._positioned
         return cKDTree(unit_vectors(self.ra[with_position], self.dec[with_position])) if with_position.any() else None
 
@@ -269,6 +278,8 @@ class Objects:
     @cached_property
     def _by_name(self) -> tuple[np.ndarray, np.ndarray]:
         """Objects with an unambiguous name, and that name: the candidates for a row without a position."""
+        import pandas as pd
+
         unambiguous = _only_group(self._keys[self._positioned], self._group[self._positioned])
         without_position = pd.Series(self._group[~self._positioned]).groupby(self._keys[~self._positioned]).min()
         combined = unambiguous.combine_first(without_position)
@@ -277,6 +288,8 @@ class Objects:
     @cached_property
     def _by_name_without_position(self) -> tuple[np.ndarray, np.ndarray]:
         """Objects without any position, and their names: the candidates for a positioned row without a match."""
+        import pandas as pd
+
         table = pd.DataFrame({"key": self._keys, "group": self._group})
         rest = table[~table["key"].isin(table.loc[self._positioned, "key"])]
         return rest["group"].to_numpy(int), rest["key"].to_numpy(object)
@@ -284,6 +297,8 @@ class Objects:
 
 def _only_group(keys: np.ndarray, group: np.ndarray) -> pd.Series:
     """Return the group of each key that has only one."""
+    import pandas as pd
+
     by_key = pd.Series(group).groupby(keys)
     return by_key.min()[by_key.nunique() == 1]
 
@@ -317,6 +332,8 @@ def _has_position(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 def _keys(lineage: np.ndarray, text: np.ndarray) -> np.ndarray:
     """Return the matching key of rows without a position: lineage and id; a globally unique id alone."""
+    import pandas as pd
+
     ids = pd.Series(text, dtype=object)
     if not len(ids):
         return np.empty(0, object)
@@ -326,6 +343,10 @@ def _keys(lineage: np.ndarray, text: np.ndarray) -> np.ndarray:
 
 def _group_positions(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
     """Return the index of the first position of each friends-of-friends group."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     if not len(ra):
         return np.empty(0, int)
     # Duplicates are removed first: a thousand equal positions would give half a million pairs.

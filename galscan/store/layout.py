@@ -23,16 +23,18 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import zarr
 from zarr.codecs import ZstdCodec
 
 from galscan.core.errors import InputError, NotFoundError, first_line, nearest
 from galscan.core.files import storage_errors
 from galscan.store.views import Views
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # zarrs decodes in Rust, where it is installed; it supports neither object stores nor text arrays.
 ZARR_PIPELINE, ZARRS_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"
@@ -127,12 +129,16 @@ class Store(Views):
         InputError
             If the store has no labels of that schema.
         """
+        import pandas as pd
+
         if schema not in self.schemas:
             raise InputError(f"{self.path} has no '{schema}' labels{nearest(schema, self.schemas)}")
         return pd.DataFrame({a: self.column(f"labels/{schema}/{a}", rows) for a in self.schemas[schema]})
 
     def truth(self, rows: slice = slice(None)) -> pd.DataFrame:
         """Read the truth of a simulated store (no columns for a real one)."""
+        import pandas as pd
+
         return pd.DataFrame({t: self.column(f"truth/{t}", rows) for t in self.attrs["truth"]})
 
 
