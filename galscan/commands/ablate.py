@@ -214,7 +214,10 @@ def ablate(
     from galscan.core import device as devices
 
     torch_device = devices.pick(device)  # may fail: before anything is written
-    with staging_folder(ablation.out, request, "ablation", overwrite=overwrite) as work:
+    with (
+        staging_folder(ablation.out, request, "ablation", overwrite=overwrite) as work,
+        devices.recorded_training_dtype(work, torch_device),
+    ):
         result = _run(ablation, work, torch_device)
         publish(work, ablation.out)
     return _summary(result)
@@ -295,10 +298,12 @@ def _repetition(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Pa
 
 def _run_repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device) -> None:
     """Train and score one repeat, in a worker process."""
+    from galscan.core import device as devices
     from galscan.training.ablation import experiment
 
-    galaxies = experiment.load(ablation.plan, [repeat], unlabelled=ablation.synthetic)
-    _repetition(ablation, repeat, galaxies, work, device).scored()
+    with devices.recorded_training_dtype(work, device):
+        galaxies = experiment.load(ablation.plan, [repeat], unlabelled=ablation.synthetic)
+        _repetition(ablation, repeat, galaxies, work, device).scored()
 
 
 def _notes(ablation: Ablation, counts: Sequence[dict[str, Any]]) -> list[str]:

@@ -98,7 +98,10 @@ def train_rare(
     folder, marker = (plans[0].out.parent, MODELS_INDEX) if several else (plans[0].out, "model.json")
     request = {plan.recipe.name: plan.request for plan in plans} if several else plans[0].request
     if finished(folder, marker, request, "model", overwrite=overwrite) is None:
-        with staging_folder(folder, request, "training", overwrite=overwrite) as work:
+        with (
+            staging_folder(folder, request, "training", overwrite=overwrite) as work,
+            devices.recorded_training_dtype(work, torch_device),
+        ):
             for model in pipeline.run(plans, work, torch_device):
                 write_model_report(model.path)
             if several:

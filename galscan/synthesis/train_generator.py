@@ -156,7 +156,7 @@ def train_generator(
     torch_device = devices.pick(device)
     if not isinstance(settings, MapSettings):
         backends.check_start(settings)  # before anything is written
-    with staging_folder(out, request, "training") as work:
+    with staging_folder(out, request, "training") as work, devices.recorded_training_dtype(work, torch_device):
         outcome = plan.train(work, seed=seed, device=torch_device, seconds=None if budget is None else budget * 60)
         weights = backends.find(work)
         assert weights is not None  # just trained

@@ -110,8 +110,9 @@ def _train_in_processes(jobs: Sequence[Job], device: torch.device, workers: int,
         for examples in (examples for job in jobs for examples in (job.real, job.synthetic)):
             if examples is not None and id(examples) not in stored:
                 stored[id(examples)] = _Stored.write(examples, Path(folder.name) / f"{len(stored)}")
+        dtype = devices.training_dtype(device)  # chosen once, for all processes
         tasks = [
-            (k, device, stored[id(job.real)], stored[id(job.synthetic)],
+            (k, device, dtype, stored[id(job.real)], stored[id(job.synthetic)],
              job.path, job.settings, job.steps, job.seed, job.label, job.rows)
             for k, job in enumerate(jobs)
         ]  # fmt: skip
@@ -147,11 +148,13 @@ class _Stored:
 
 
 def _train_stored(
-    number: int, device: torch.device, real: _Stored, synthetic: _Stored | None, path: Path, *rest: Any
-) -> None:
+    number: int, device: torch.device, dtype: torch.dtype, real: _Stored, synthetic: _Stored | None, path: Path,
+    *rest: Any,
+) -> None:  # fmt: skip
     """Train one network in a worker process."""
 
     def advance(n: int = 1, note: str = "") -> None:
         concurrency.shared[number] += n
 
-    _train(Job(path, real.read(), synthetic.read() if synthetic else None, *rest), device, advance)
+    with devices.training_in(dtype):
+        _train(Job(path, real.read(), synthetic.read() if synthetic else None, *rest), device, advance)

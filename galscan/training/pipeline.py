@@ -1,7 +1,6 @@
 """The stages of ``galscan train-rare``; `run` lists them in order.
 
-Each stage writes its result to the staging folder and is skipped if it is there, so that an interrupted training
-resumes.
+Each stage writes its result to the staging folder; an interrupted training resumes after the finished stages.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from galscan.core import device as devices
 from galscan.core.concurrency import default_workers
 from galscan.core.errors import InputError
 from galscan.core.files import digest, read_json, write_json
@@ -60,7 +60,7 @@ SYNTHETIC = "synthetic.json"  # summary of the synthetic training set, in the mo
 REAL, WITH_SYNTHETIC = TRAINING_SETS = ("real_only", "real_plus_synthetic")
 FOLDERS = "fold-*"  # the synthetic training sets of all networks but the first, where they are cross-fitted
 # Files that only a resumed training needs.
-LEFTOVERS = ("steps.json", "generator.json", "feature_maps.json", SYNTHETIC, "request.json")
+LEFTOVERS = ("steps.json", "generator.json", "feature_maps.json", SYNTHETIC, "request.json", devices.TRAINING)
 
 
 def check(plan: Plan) -> None:
