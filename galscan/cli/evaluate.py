@@ -59,7 +59,9 @@ def ablate(
     method: Annotated[str | None, option("The arm whose gain is reported.")] = None,
     survey_size: Annotated[int, option("Objects in that survey.", min=1)] = 100_000,
     members: Annotated[int, option("Networks per arm and repeat.", min=1)] = 1,
-    workers: Annotated[int | None, option("Repeats run in parallel, one core each; default: all cores.", min=0)] = None,
+    workers: Annotated[
+        int | None, option("Processes that train in parallel, one core each; default: all cores.", min=0)
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,

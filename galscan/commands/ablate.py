@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class Ablation:
     common: int  # galaxies without labels, or 0 where they are too few for a common stage
     out: Path
     request: dict[str, Any]
-    workers: int  # repeats run in parallel; 0: as many as cores
+    workers: int  # processes in parallel; 0: as many as cores
 
     @property
     def synthetic(self) -> bool:
@@ -154,8 +154,8 @@ def ablate(
     members : int
         Number of networks per arm and repeat; their mean score is used.
     workers : int, optional
-        Repeats run in parallel, each in a process with one thread, so that results do not depend on `workers`.
-        Default, or 0: the number of cores; one on CUDA.
+        Processes with one thread each, which run repeats, and the networks of a repeat where there are fewer repeats;
+        results do not depend on `workers`. Default, or 0: the number of cores; one on CUDA.
     seed : int
         Seed of everything random; the seeds of the repeats are counted from it.
     overwrite : bool
@@ -266,12 +266,15 @@ def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     if ablation.generated and common_steps:
         experiment.common_generator(plan, galaxies, common_steps, work, device)
     repetitions = [_repetition(ablation, repeat, galaxies, work, device) for repeat in ablation.repeats]
-    pending = [(ablation, repetition.repeat, work, device) for repetition in repetitions if not repetition.finished]
-    workers = min(ablation.workers or (default_workers() if device.type == "cpu" else 1), len(pending))
+    unfinished = [repetition.repeat for repetition in repetitions if not repetition.finished]
+    processes = ablation.workers or (default_workers() if device.type == "cpu" else 1)
+    workers = min(processes, len(unfinished))
+    each = processes // max(workers, 1)  # networks of one repeat at a time
     if workers > 1:
+        pending = [(ablation, repeat, work, device, each) for repeat in unfinished]
         run_in_processes(_run_repeat, pending, workers, remedy=f"--workers {workers // 2}")
     with devices.one_thread():  # as in the worker processes
-        scored = [repetition.scored() for repetition in repetitions]
+        scored = [replace(repetition, workers=each).scored() for repetition in repetitions]
     counts = [repetition.counts() for repetition in repetitions]
     result = ablations.evaluate(
         scored, ablation.point, survey_size=ablation.survey_size, method=ablation.method, seed=plan.seed
@@ -289,21 +292,23 @@ def _run(ablation: Ablation, work: Path, device: Device) -> dict[str, Any]:
     return result
 
 
-def _repetition(ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device) -> Repetition:
+def _repetition(
+    ablation: Ablation, repeat: Repeat, galaxies: Galaxies, work: Path, device: Device, workers: int = 1
+) -> Repetition:
     from galscan.training.ablation.experiment import Repetition
 
     _, steps = ablation.generator_steps
-    return Repetition(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device)
+    return Repetition(ablation.plan, repeat, galaxies, ablation.arms, ablation.members, steps, work, device, workers)
 
 
-def _run_repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device) -> None:
+def _run_repeat(ablation: Ablation, repeat: Repeat, work: Path, device: Device, workers: int) -> None:
     """Train and score one repeat, in a worker process."""
     from galscan.core import device as devices
     from galscan.training.ablation import experiment
 
     with devices.recorded_training_dtype(work, device):
         galaxies = experiment.load(ablation.plan, [repeat], unlabelled=ablation.synthetic)
-        _repetition(ablation, repeat, galaxies, work, device).scored()
+        _repetition(ablation, repeat, galaxies, work, device, workers).scored()
 
 
 def _notes(ablation: Ablation, counts: Sequence[dict[str, Any]]) -> list[str]:

@@ -44,19 +44,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     quick, size = options.quick, 32 if options.quick else 64
     work = work_folder("scan", options)
 
-    # A survey of which a third is labelled: it trains the networks, and all of it the prefilter.
-    count, rare = (900, 0.1) if quick else (48_000, 0.02)
-    labelled = _simulated(work / "labelled.zarr", count, size, 81, rare, labelled=0.3)
-    base = _simulated(work / "base.zarr", 2_000 if quick else 50_000, size, 82, 0.002)
-    million = _many(work / "million.zarr", base, 3 if quick else 20)
-    tenth = _many(work / "tenth.zarr", base, 1 if quick else 2)
-    recipe = tiny_recipe(work / "dustlane.toml", size=size) if quick else work / "dustlane.toml"
-    if not quick:  # at the size of the figures before: rates depend on it
-        shipped = load_recipe("dustlane")
-        recipe.write_text(shipped.text.replace(f"size = {shipped.size}", f"size = {size}", 1), encoding="utf-8")
-    model = galscan.train_rare(str(recipe), store=labelled, out=work / "model", synthetic=False, seed=options.seed)
+    base, model = prepared(work, size, quick=quick, seed=options.seed)
+    million = repeated(work / "million.zarr", base, 3 if quick else 20)
+    tenth = repeated(work / "tenth.zarr", base, 1 if quick else 2)
     images = galscan.open(base).images(slice(0, 1_000 if quick else 20_000))
-    folder = _jpegs(work / "jpegs", images)
+    folder = jpeg_files(work / "jpegs", images)
 
     def scan(store: Path, **how: Any) -> tuple[Any, float]:
         out = work / "run"
@@ -68,7 +60,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return run, peak[0]
 
     cascade = model.prefilter is not None  # a quick run has none
-    converted = _converted(model, work / "network.xml") if options.device == "cpu" else None
+    converted = converted_network(model, work / "network.xml") if options.device == "cpu" else None
     how = {"device": options.device} | ({"cluster": "cuda"} if options.device == "cuda" else {})
     rates: dict[str, list[float]] = {name: [] for name in ("forward", "single", "cascade", "jpeg")}
     kept: list[float] = []
@@ -108,6 +100,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return figures
 
 
+def prepared(work: Path, size: int, *, quick: bool, seed: int) -> tuple[Path, Any]:
+    """Simulate a survey to scan, and train networks; return the store and the model."""
+    # A survey of which a third is labelled: it trains the networks, and all of it the prefilter.
+    count, rare = (900, 0.1) if quick else (48_000, 0.02)
+    labelled = _simulated(work / "labelled.zarr", count, size, 81, rare, labelled=0.3)
+    base = _simulated(work / "base.zarr", 2_000 if quick else 50_000, size, 82, 0.002)
+    recipe = tiny_recipe(work / "dustlane.toml", size=size) if quick else work / "dustlane.toml"
+    if not quick:  # at the size of the figures before: rates depend on it
+        shipped = load_recipe("dustlane")
+        recipe.write_text(shipped.text.replace(f"size = {shipped.size}", f"size = {size}", 1), encoding="utf-8")
+    return base, galscan.train_rare(str(recipe), store=labelled, out=work / "model", synthetic=False, seed=seed)
+
+
 def _simulated(path: Path, count: int, size: int, seed: int, rare: float, labelled: float = 1.0) -> Path:
     made = galscan.ingest(
         "simulated", out=path, count=count, size=size, seed=seed, rare_fraction=rare, labelled=labelled
@@ -115,7 +120,7 @@ def _simulated(path: Path, count: int, size: int, seed: int, rare: float, labell
     return Path(made.path)
 
 
-def _many(path: Path, base: Path, times: int) -> Path:
+def repeated(path: Path, base: Path, times: int) -> Path:
     """Write `base` several times over, each time turned or mirrored, as a store of its own."""
     if (path / "done").is_file():
         return path
@@ -167,7 +172,7 @@ def _time_forward(model: Path, images: np.ndarray, device: str, converted: Path 
     return len(images) / (time.perf_counter() - started)
 
 
-def _converted(model: Any, path: Path) -> Path | None:
+def converted_network(model: Any, path: Path) -> Path | None:
     """Convert the networks as a scan does, where it does."""
     from galscan.models.compiled import convert, has_openvino
 
@@ -177,7 +182,7 @@ def _converted(model: Any, path: Path) -> Path | None:
     return path
 
 
-def _jpegs(folder: Path, images: np.ndarray) -> Path:
+def jpeg_files(folder: Path, images: np.ndarray) -> Path:
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
@@ -187,7 +192,7 @@ def _jpegs(folder: Path, images: np.ndarray) -> Path:
     return folder
 
 
-class _Files:
+class JpegFiles:
     """What a user would write: one JPEG file a galaxy."""
 
     def __init__(self, folder: Path):
@@ -206,7 +211,7 @@ def _jpeg_rate(model: Any, folder: Path, workers: int, device: str) -> float:
     from torch.utils.data import DataLoader
 
     score = load_scorer([model], device)
-    loader = DataLoader(_Files(folder), batch_size=model.recipe.scan.batch, num_workers=workers)
+    loader = DataLoader(JpegFiles(folder), batch_size=model.recipe.scan.batch, num_workers=workers)
     started, done = time.perf_counter(), 0
     for batch in loader:
         score(batch.numpy())

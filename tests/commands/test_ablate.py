@@ -287,7 +287,8 @@ def test_injected_features_need_no_generator_and_repeats_run_in_parallel(tmp_pat
     recipe = str(tiny_recipe(tmp_path / "r.toml"))
     options = {"store": store, "seeds": 2, "device": "cpu", "arms": ["weighted", "prior"], "method": "prior"}
     one = ablate(recipe, out=tmp_path / "one", **options)
-    two = ablate(recipe, out=tmp_path / "two", workers=2, **options)
+    # Two repeats, and two networks of each, in processes of their own.
+    two = ablate(recipe, out=tmp_path / "two", workers=4, **options)
     assert list(one["arms"]) == ["weighted", "attributes", "prior"]
     assert not list((tmp_path / "one").glob("**/generator.*")) and not list(
         (tmp_path / "one").glob("**/feature_maps.*")

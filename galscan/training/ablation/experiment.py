@@ -86,6 +86,8 @@ class Repetition:
     generator_steps: int
     work: Path
     device: torch.device
+    workers: int = 1
+    """Networks trained at a time, each in a process with one thread; their number does not change the weights."""
 
     @property
     def folder(self) -> Path:
@@ -108,9 +110,11 @@ class Repetition:
             real = self._examples()
             for kind in dict.fromkeys(ARMS[arm].kind for arm in self.arms):
                 synthetic = self._synthetic(kind, real) if kind else None
-                for arm in self.arms:
-                    if ARMS[arm].kind == kind:
-                        self._score(arm, real, synthetic)
+                arms = [arm for arm in self.arms if ARMS[arm].kind == kind]
+                unscored = [arm for arm in arms if not (self.folder / f"{arm}.parquet").is_file()]
+                # The networks of all these arms do not depend on each other.
+                for arm, networks in self._networks(unscored, real, synthetic).items():
+                    self._score(arm, networks)
         tables = {arm: pd.read_parquet(self.folder / f"{arm}.parquet") for arm in self.arms}
         first = next(iter(tables.values()))
         return Scored(
@@ -188,7 +192,7 @@ class Repetition:
     def _injected(self, kind: str, real: Examples) -> tuple[SyntheticSet, dict[str, Any]]:
         """Inject features into hosts; the reference network selects unlabelled hosts."""
         plan = self.plan
-        network = self._networks(REFERENCE, real, None)[0]
+        network = self._networks([REFERENCE], real, None)[REFERENCE][0]
         settings = synthetic.map_settings(plan.recipe).model_copy(update={"maps": MAP_KINDS[kind]})
         with _timed(self.folder, "synthetic"):
             candidates = synthetic.candidates_of(
@@ -202,7 +206,7 @@ class Repetition:
 
     def _generated(self, real: Examples, rows: np.ndarray) -> tuple[SyntheticSet, dict[str, int]]:
         """Generate whole images and filter them; return those kept, and the numbers dropped by reason."""
-        plan, network = self.plan, self._networks(REFERENCE, real, None)[0]
+        plan, network = self.plan, self._networks([REFERENCE], real, None)[REFERENCE][0]
         self._generator()
         with _timed(self.folder, "synthetic"):
             return synthetic.generate(
@@ -210,23 +214,24 @@ class Repetition:
                 plan, image_settings(plan.recipe), seed=self.seed, device=self.device,
             )  # fmt: skip
 
-    def _networks(self, arm: str, real: Examples, synthetic: Examples | None) -> list[Network]:
-        settings = ARMS[arm].settings(self.plan.recipe.classifier)
-        jobs = [
-            Job(
-                self.folder / f"{arm}-{member}.safetensors", real, synthetic, settings, settings.steps,
-                self.seed * 100 + member, f"repeat {self.repeat.number}, {arm}, network {member}",
-            )
-            for member in range(self.members)
-        ]  # fmt: skip
+    def _networks(self, arms: Sequence[str], real: Examples, synthetic: Examples | None) -> dict[str, list[Network]]:
+        """Train the networks of some arms, or load those that are trained."""
+        jobs = []
+        for arm in arms:
+            settings = ARMS[arm].settings(self.plan.recipe.classifier)
+            jobs += [
+                Job(
+                    self.folder / f"{arm}-{member}.safetensors", real, synthetic, settings, settings.steps,
+                    self.seed * 100 + member, f"repeat {self.repeat.number}, {arm}, network {member}",
+                )
+                for member in range(self.members)
+            ]  # fmt: skip
         with _timed(self.folder, "classifiers"):
-            return train_networks(jobs, self.device, workers=1)
+            networks = train_networks(jobs, self.device, workers=self.workers)
+        return {arm: networks[k * self.members : (k + 1) * self.members] for k, arm in enumerate(arms)}
 
-    def _score(self, arm: str, real: Examples, synthetic: Examples | None) -> None:
+    def _score(self, arm: str, networks: list[Network]) -> None:
         path = self.folder / f"{arm}.parquet"
-        if path.is_file():
-            return
-        networks = self._networks(arm, real, synthetic)
         table = self.galaxies.table
         known = table["target"].notna().to_numpy()
         rows = np.flatnonzero(self.repeat.has(table["object"], "test") & known & one_row_per_object(table))

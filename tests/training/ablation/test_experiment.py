@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from galscan.core.errors import GalscanError
 from galscan.core.files import write_json
+from galscan.labels.settings import ClassifierSettings
 from galscan.training.ablation import experiment
 from galscan.training.ablation.arms import Repeat
 from galscan.training.dataset import Galaxies
@@ -32,3 +36,21 @@ def test_seconds_add_up_over_calls(tmp_path):
     with experiment._timed(tmp_path, "synthetic"):
         pass
     assert experiment.seconds(tmp_path)["synthetic"] == pytest.approx(100, abs=0.2)
+
+
+def test_networks_of_several_arms_are_trained_in_one_call(tmp_path, monkeypatch):
+    calls = []
+
+    def train_networks(jobs, device, workers):
+        calls.append((len(jobs), workers))
+        return [(job.path.name, job.settings.loss, job.seed) for job in jobs]
+
+    monkeypatch.setattr(experiment, "train_networks", train_networks)
+    plan = SimpleNamespace(seed=0, recipe=SimpleNamespace(classifier=ClassifierSettings()))
+    repetition = experiment.Repetition(plan, REPEAT, None, (), 2, 0, tmp_path, torch.device("cpu"), workers=3)
+    repetition.folder.mkdir()
+    found = repetition._networks(["weighted", "focal"], None, None)
+    assert calls == [(4, 3)]
+    assert found == {
+        arm: [(f"{arm}-{member}.safetensors", arm, 300 + member) for member in (0, 1)] for arm in ("weighted", "focal")
+    }
