@@ -45,12 +45,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args(argv)
     if options.quick:
-        return _measure(options, repeats=1, steps=4, busy=4, counts=(80, 80), size=32)
-    return _measure(options, repeats=options.repeats, steps=STEPS, busy=BUSY_STEPS, counts=(TRAIN, TEST), size=SIZE)
+        return _measure(options, repeats=1, members=2, steps=3, busy=3, counts=(80, 80), size=32)
+    return _measure(
+        options, repeats=options.repeats, members=MEMBERS, steps=STEPS, busy=BUSY_STEPS, counts=(TRAIN, TEST), size=SIZE
+    )
 
 
 def _measure(
-    options: argparse.Namespace, *, repeats: int, steps: int, busy: int, counts: tuple[int, int], size: int
+    options: argparse.Namespace,
+    *,
+    repeats: int,
+    members: int,
+    steps: int,
+    busy: int,
+    counts: tuple[int, int],
+    size: int,
 ) -> dict[str, Any]:
     work = work_folder("training", options)
     for seed, count in zip((91, 92), counts, strict=True):
@@ -75,11 +84,11 @@ def _measure(
     step: dict[str, list[float]] = {name: [] for name in ("threads", "threads_busy", "bf16", "fp32")}
     scores: dict[str, list[list[float]]] = {"bf16": [], "fp32": []}
     for k in range(repeats):
-        seconds["threads"].append(run("threads", dtype=dtype, members=MEMBERS)["seconds"])
-        seconds["side_by_side"].append(run("side_by_side", dtype=dtype, members=MEMBERS)["seconds"])
+        seconds["threads"].append(run("threads", dtype=dtype, members=members)["seconds"])
+        seconds["side_by_side"].append(run("side_by_side", dtype=dtype, members=members)["seconds"])
         step["threads"].append(run("threads", dtype=dtype, members=1, steps=busy)["step"])
         with busy_process():
-            seconds["side_by_side_busy"].append(run("side_by_side", dtype=dtype, members=MEMBERS)["seconds"])
+            seconds["side_by_side_busy"].append(run("side_by_side", dtype=dtype, members=members)["seconds"])
             step["threads_busy"].append(run("threads", dtype=dtype, members=1, steps=busy)["step"])
         for name, found in scores.items():
             done = run("scores", dtype=name, seed=options.seed + 1 + k)
@@ -87,7 +96,7 @@ def _measure(
             found.append(done["scores"])
     figures = _figures(seconds, step, {name: np.array(found) for name, found in scores.items()}, work, options.seed)
     figures |= {
-        "trial_bf16_speedup": speedup, "training_dtype": dtype, "cores": cores(), "members": MEMBERS, "steps": steps,
+        "trial_bf16_speedup": speedup, "training_dtype": dtype, "cores": cores(), "members": members, "steps": steps,
         "busy_steps": busy, "repeats": repeats, "size": size, "train": counts[0], "test": counts[1],
     }  # fmt: skip
     record("training", options, figures)
