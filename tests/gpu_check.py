@@ -120,7 +120,8 @@ def main(argv: list[str] | None = None) -> int:
         "machine": platform.machine(), "steps": {},
     }  # fmt: skip
     todo = [step for step in todo if step.name in (options.only or [step.name])]
-    started, done = time.monotonic(), {}
+    started = time.monotonic()
+    done: dict[str, dict[str, object]] = {}
     for k, step in enumerate(todo):
         left = LONGEST - (time.monotonic() - started)
         environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(options.work.resolve() / "site")])}
