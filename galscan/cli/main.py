@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -23,6 +24,7 @@ from galscan.cli.scan import make_map, scan, similar
 from galscan.cli.target import check_target, list_targets, measure_feature, new_target
 from galscan.cli.train_rare import train_rare
 from galscan.cli.vet import purity, vet
+from galscan.core import progress
 from galscan.core.errors import GalscanError, Interrupted
 from galscan.core.version import __version__
 
@@ -155,4 +157,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Entry point of the command ``galscan``."""
+    # The process used little but its own time so far: it started this much earlier.
+    name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    progress.command_started[name] = time.perf_counter() - time.process_time()
     sys.exit(run(sys.argv[1:]))

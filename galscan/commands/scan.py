@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from galscan.candidates import outcome
-from galscan.candidates.run import Run, open_run
-from galscan.core import home
+from galscan.core import home, progress
 from galscan.core.errors import InputError
 from galscan.core.version import __version__
 from galscan.models.ensemble import check_encoders
 from galscan.models.model import Model, open_model, open_models
 from galscan.scanning import cluster as clusters
 from galscan.scanning import engine, merge, prepare
-from galscan.scanning.known_labels import find_known
 from galscan.scanning.plan import ModelRef, Plan, make_plan
 from galscan.scanning.run_info import FORMAT, INFO, RunInfo, claim
 from galscan.scanning.selection import make_selection
@@ -25,6 +25,15 @@ from galscan.store.layout import open_store
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from galscan.candidates.run import Run
+
+# What ranking and report need, and the scan does not: imported while the workers are busy.
+_OUTPUT = (
+    "galscan.candidates.run", "galscan.candidates.outcome", "galscan.scanning.known_labels", "galscan.reports.scan",
+    "pandas", "scipy.sparse.csgraph", "scipy.spatial", "scipy.special", "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+)  # fmt: skip
 
 
 def scan(
@@ -106,7 +115,8 @@ def scan(
     Interrupted
         On Ctrl-C; the same call resumes.
     """
-    started = time.perf_counter()
+    # A command line counts from the start of its process, imports included.
+    timer = _PhaseTimer(progress.command_started.pop("scan", time.perf_counter()))
     clusters.check(cluster, workers)
     paths = _store_paths(survey, store)
     models = _open_models(target, model)
@@ -119,56 +129,113 @@ def scan(
     processes = (workers or clusters.cores()) if cluster == "local" else None
     prepare.check_fit(plan, processes, clusters.memory(), merge.disk_free(plan.out) + merge.written(plan))
     if dry_run:
+        from galscan.candidates.run import Run
+
         _say(prepare.describe(plan, cluster_text, prepare.measured_rate(plan) * processes if processes else None))
         return Run(plan.out, _plan_info(plan, "planned"))
 
-    with engine.interruptible() as stop, claim(plan) as previous:
+    with (
+        engine.interruptible() as stop,
+        claim(plan) as previous,
+        ThreadPoolExecutor(2, "galscan-scan") as background,
+    ):
         # Embeddings may have been deleted to save space, or because one was damaged; then the scan resumes.
         if previous is not None and previous.status == "done" and not (plan.embedding and merge.pending(plan)):
             _say(f"{plan.out} holds this scan, finished; nothing to do")
-            return open_run(plan.out)
+            return _opened(plan)
         info = _plan_info(plan)
         info.write(plan.out)
         pending = merge.pending(plan)
         if len(pending) < len(plan.partitions):
             finished = len(plan.partitions) - len(pending)
             _say(f"resuming: {finished:,} of {len(plan.partitions):,} partitions are scored")
-        progress, timer = engine.Progress(), _PhaseTimer(started)
+        timer.end("start")
+        scanned, running = engine.Progress(), contextlib.ExitStack()
         if pending:
             _say(f"scanning {plan.objects:,} objects with {cluster_text}")
             shared: list[Path | str] = [
                 plan.out / INFO, *(opened.path / "model.json" for opened in models), *(ref.path for ref in plan.stores)
             ]  # fmt: skip
-            prepare.convert_networks(plan, plan.out)
-            with clusters.connect(cluster, workers, paths=shared) as client:
+            if not processes:
+                prepare.convert_networks(plan, plan.out)
+            with contextlib.ExitStack() as stack:
+                client = stack.enter_context(clusters.connect(cluster, workers, paths=shared))
+                imports = background.submit(_import_output)
+                if processes:
+                    prepare.convert_on_worker(plan, client)
                 timer.end("prepare")
-                prefilters = _prefilters(plan, client) if plan.cascade else []
-                timer.end("prefilter")
-                progress = engine.run_scan(plan, client, pending, prefilters, stop)
+                if plan.cascade:
+                    imports.result()  # this thread needs some of the same libraries
+                    prefilters = _prefilters(plan, client)
+                    timer.end("prefilter")
+                else:
+                    prefilters = []
+                scanned = engine.run_scan(plan, client, pending, prefilters, stop)
                 timer.end("scan")
-        known = [find_known(plan, opened) for opened in models]
-        results = [
-            outcome.write_outcome(plan, opened, merged, info)
-            for opened, merged in zip(models, merge.merge(plan, known), strict=True)
-        ]
+                running = stack.pop_all()
+        closing = background.submit(running.close)  # while the candidates are ranked
+        if pending:
+            imports.result()
+        results = _ranked(plan, models, info)
         timer.end("rank")
-        measured: dict[str, Any] = {
-            "wall_s": round(time.perf_counter() - started, 3),
-            "seconds": timer.seconds,
-            "images_per_s": round(progress.scored / progress.seconds, 1) if progress.seconds else None,
-            "busy": round(progress.busy, 3) if progress.seconds else None,
+        rates = {
+            "images_per_s": round(scanned.scored / scanned.seconds, 1) if scanned.seconds else None,
+            "busy": round(scanned.busy, 3) if scanned.seconds else None,
         }
-        for ref, result in zip(plan.models, results, strict=True):
-            own = _single_target_info(plan, ref) if len(results) > 1 else {}
-            _finish(plan.folder(ref.target), result.updated(**measured, **own))
-        if len(results) > 1:
-            counts = {key: getattr(results[0], key) for key in ("scanned", "quarantined", "quarantine_reasons")}
-            info.updated(**measured, **counts, status="done").write(plan.out)
-        return open_run(plan.out)
+        _write_reports(plan, results, timer, rates)
+        closing.result()
+        timer.end("close")
+        _finish(plan, info, results, timer.measured() | rates)
+        return _opened(plan)
+
+
+def _opened(plan: Plan) -> Run:
+    from galscan.candidates.run import open_run
+
+    return open_run(plan.out)
+
+
+def _import_output() -> None:
+    """Import what the output needs; an error is raised again where the module is used."""
+    for name in _OUTPUT:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def _ranked(plan: Plan, models: Sequence[Model], info: RunInfo) -> list[RunInfo]:
+    """Merge the partitions, and write the candidates of each target."""
+    from galscan.candidates.outcome import write_outcome
+    from galscan.scanning.known_labels import find_known
+
+    merged = merge.merge(plan, [find_known(plan, model) for model in models])
+    return [write_outcome(plan, model, of_target, info) for model, of_target in zip(models, merged, strict=True)]
+
+
+def _write_reports(plan: Plan, results: Sequence[RunInfo], timer: _PhaseTimer, rates: dict[str, Any]) -> None:
+    """Write the report of each target, which shows the times of the phases before it."""
+    from galscan.reports.scan import write_scan_report
+
+    for model, result in zip(plan.models, results, strict=True):
+        folder = plan.folder(model.target)
+        result.updated(**timer.measured(), **rates, **_single_target_info(plan, model)).write(folder)
+        write_scan_report(folder)
+    timer.end("report")
+
+
+def _finish(plan: Plan, info: RunInfo, results: Sequence[RunInfo], measured: dict[str, Any]) -> None:
+    """Set the status of each run to done, last that of the scan for several targets."""
+    for model, result in zip(plan.models, results, strict=True):
+        own = _single_target_info(plan, model)
+        result.updated(**measured, **own, status="done").write(plan.folder(model.target))
+    if len(results) > 1:
+        counts = {key: getattr(results[0], key) for key in ("scanned", "quarantined", "quarantine_reasons")}
+        info.updated(**measured, **counts, status="done").write(plan.out)
 
 
 def _single_target_info(plan: Plan, model: ModelRef) -> dict[str, Any]:
-    """Return the entries of ``run.json`` that are specific to one of several targets."""
+    """Return the entries of ``run.json`` that are specific to one of several targets; empty for a single one."""
+    if len(plan.models) == 1:
+        return {}
     hashes = {"model": model.model_hash, "recipe": model.recipe_hash}
     return {
         "target": model.target, "model": model.path, "run": str(plan.folder(model.target)),
@@ -181,11 +248,15 @@ class _PhaseTimer:
 
     def __init__(self, started: float):
         self.seconds: dict[str, float] = {}
-        self._last = started
+        self._started = self._last = started
 
     def end(self, phase: str) -> None:
         now = time.perf_counter()
         self.seconds[phase], self._last = round(now - self._last, 3), now
+
+    def measured(self) -> dict[str, Any]:
+        """Return the entries of ``run.json`` up to the last phase."""
+        return {"wall_s": round(self._last - self._started, 3), "seconds": dict(self.seconds)}
 
 
 def _prefilters(plan: Plan, client: Client) -> list[Path]:
@@ -258,15 +329,6 @@ def _plan_info(plan: Plan, status: Literal["planned", "running"] = "running") ->
         selection=plan.selection.text(), seed=plan.seed, versions={"galscan": __version__},
     )  # fmt: skip
     return info.updated(embedding=plan.embedding) if plan.embedding else info
-
-
-def _finish(out: Path, info: RunInfo) -> None:
-    """Write the report; only then set the status to done."""
-    info.write(out)
-    from galscan.reports.scan import write_scan_report  # imports Matplotlib, which is slow
-
-    write_scan_report(out)
-    info.updated(status="done").write(out)
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 Advance = Callable[..., None]
 """``advance(n=1, note="")``: `n` more items are done; `note` is shown after the rate."""
 
+command_started: dict[str, float] = {}
+"""Start of the process (`time.perf_counter`) that runs a command of the command line, by the command's name."""
+
 LOG_INTERVAL, NOTEBOOK_INTERVAL = 10.0, 0.3  # minimum seconds between two lines, or two updates of a notebook's bar
 
 _cell: tuple[Any, Any] | None = None  # the cell of a notebook that has a bar, and the display of the bar

@@ -322,7 +322,9 @@ def read_graded(run: Path, before: pd.DataFrame) -> Graded | None:
 def timing(run: Run) -> list[tuple[str, str]]:
     """Return the duration of each phase, the rate and the workers, as far as run.json and the ledger record them."""
     phases = {"first look": "prefilter"}
-    entries = [("total", duration(run.info.wall_s))]
+    # The page of a scan is written before its last phases.
+    total = "total" if run.info.status == "done" else "total, without this page"
+    entries = [(total, duration(run.info.wall_s))]
     entries += [(phases.get(phase, phase), duration(seconds)) for phase, seconds in run.info.seconds.items()]
     if rate := run.info.images_per_s:
         entries.append(("rate", f"{rate:,.0f} images/s"))

@@ -319,8 +319,10 @@ def _worker_environment() -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="galscan-", ignore_cleanup_errors=True) as folder:
             yield folder
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        # Variable by variable: other threads may be reading the environment.
+        for name in os.environ.keys() - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 @contextmanager

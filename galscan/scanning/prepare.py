@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from galscan.core import progress
-from galscan.core.errors import InputError
+from galscan.core.errors import GalscanError, InputError
 from galscan.core.old_names import existing
 from galscan.models.model import PREFILTER_FILE
 from galscan.scanning.engine import load_on_workers, window
 from galscan.scanning.partitions import NETWORK, PREFILTER_NETWORK, Job
 from galscan.scanning.plan import PIECE, Plan, StoreRef
-from galscan.scanning.worker import Sample, sample_partition
+from galscan.scanning.worker import Sample, import_libraries, sample_partition
 from galscan.store.layout import CHUNK
 from galscan.surveys.resampling import pixels_text
 
@@ -156,12 +156,15 @@ def convert_networks(plan: Plan, out: Path) -> None:
     InputError
         If a model is incomplete.
     """
+    if plan.objects < CONVERTED or (out / NETWORK).is_file():
+        return
+    # These import torch.
     from galscan.models.compiled import convert, has_openvino
     from galscan.models.ensemble import load_ensemble
     from galscan.models.model import open_model
     from galscan.models.prefilter import TinyNets, load_prefilter
 
-    if plan.objects < CONVERTED or (out / NETWORK).is_file() or not has_openvino():
+    if not has_openvino():
         return
     models = [open_model(model.path) for model in plan.models]
     files, networks = [model.prefilter for model in models], load_ensemble(models, plan.embedding > 0)
@@ -172,6 +175,33 @@ def convert_networks(plan: Plan, out: Path) -> None:
         convert(networks, plan.size, out / NETWORK)
     except Exception as error:  # OpenVINO raises errors of many classes if its installation does not suit the machine
         print(f"OpenVINO cannot be used ({_first_line(error)}); PyTorch is used instead", file=sys.stderr)
+
+
+def convert_on_worker(plan: Plan, client: Client) -> None:
+    """Convert the networks on a worker, as `convert_networks`, so that this process does not import torch.
+
+    The workers must be processes of this machine. The others import their libraries at the same time.
+
+    Raises
+    ------
+    InputError
+        If a model is incomplete.
+    GalscanError
+        If the worker was killed.
+    """
+    from distributed import KilledWorker
+
+    if plan.objects < CONVERTED:
+        return
+    conversion = client.submit(convert_networks, plan, plan.out, pure=False)
+    client.run(import_libraries)
+    try:
+        conversion.result()
+    except KilledWorker:
+        raise GalscanError(
+            "a worker was killed while it converted the networks, most likely because memory ran out; use fewer "
+            "--workers, or another machine"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

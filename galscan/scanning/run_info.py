@@ -72,9 +72,9 @@ class RunInfo(BaseModel):
     versions: dict[str, str] = {}
     """Versions of galscan and its libraries."""
     wall_s: float | None = None
-    """Duration in seconds."""
+    """Duration in seconds; of a command line, from the start of its process."""
     seconds: dict[str, float] = {}
-    """Duration of each phase."""
+    """Duration of each phase: start, prepare, prefilter, scan, rank, report, close."""
     images_per_s: float | None = None
     """Objects scored per second."""
     busy: float | None = None

@@ -226,6 +226,11 @@ def load_scorer(job: Job) -> Scorer:
         return _scorer(job.models, job.device, job.precision, converted, job.embedding > 0)
 
 
+def import_libraries() -> None:
+    """Import what loading the networks needs."""
+    import galscan.models.compiled  # noqa: F401  # which imports torch
+
+
 def load_networks(job: Job) -> None:
     """Load the networks before the first partition, so that loading is not counted as scoring time."""
     load_scorer(job)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +18,7 @@ from astropy.table import Table
 import galscan
 from galscan.candidates import ranking
 from galscan.commands.scan import scan
-from galscan.core import home
+from galscan.core import home, progress
 from galscan.core.errors import ConflictError, GalscanError, InputError, NotFoundError
 from galscan.models.model import open_model
 from galscan.reports.scan import write_scan_report
@@ -87,6 +90,22 @@ def test_outputs_of_a_scan_of_two_surveys(finished):
     assert len(Table.read(path)) == 100 and header["RUNSHA"] == info.fingerprint
     assert (header["NSCANNED"], header["NQUARANT"]) == (996, 4)
     assert str(finished.path).encode() not in path.read_bytes()
+
+
+def test_times_are_those_of_the_whole_command(here, tmp_path):
+    progress.command_started["scan"] = time.perf_counter() - 100  # as the command line does
+    first = scan(survey="more", out=tmp_path / "run", top=10).info
+    assert list(first.seconds) == ["start", "prepare", "scan", "rank", "report", "close"]
+    assert first.wall_s > first.seconds["start"] > 100
+    assert sum(first.seconds.values()) == pytest.approx(first.wall_s, abs=0.01)
+    assert not progress.command_started
+
+
+def test_heavy_libraries_are_imported_where_they_are_used():
+    code = "import sys, galscan.commands.scan; print(*{name.partition('.')[0] for name in sys.modules})"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"numpy", "zarr"} <= {*imported}
+    assert not {"torch", "pandas", "scipy", "matplotlib", "astropy"} & {*imported}
 
 
 def test_a_lost_or_damaged_output_is_written_again_from_the_scores(here, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from galscan.core.errors import InputError
+from galscan.core.errors import GalscanError, InputError
 from galscan.models.ensemble import load_scorer
 from galscan.models.model import PREFILTER_FILE
 from galscan.scanning import partitions, prepare, worker
@@ -112,6 +114,34 @@ def test_what_cannot_be_converted_is_computed_by_pytorch(tmp_path, monkeypatch, 
     assert capsys.readouterr().err == (
         "OpenVINO cannot be used (RuntimeError: no plugin for this processor); PyTorch is used instead\n"
     )
+
+
+def test_a_worker_converts_the_networks_and_its_errors_are_raised_here(tmp_path, monkeypatch, client):
+    from distributed import KilledWorker
+
+    from galscan.models import compiled
+
+    monkeypatch.setattr(compiled, "has_openvino", lambda: True)
+    monkeypatch.setattr(compiled, "convert", lambda network, size, path: path.write_text(str(size)))
+    store, model = tiny_store(tmp_path / "s.zarr", 300, 32), tiny_bundle(tmp_path / "m")
+    plan = make_plan([store], [model], out=tmp_path / "run")
+    plan.out.mkdir()
+    prepare.convert_on_worker(plan, client)
+    assert not partitions.Job.of(plan).converted  # too few objects
+    monkeypatch.setattr(prepare, "CONVERTED", 300)
+    prepare.convert_on_worker(plan, client)
+    assert partitions.Job.of(plan).converted
+    (plan.out / partitions.NETWORK).unlink()
+    (model.path / "classifier-0.safetensors").unlink()
+    with pytest.raises(InputError, match="classifier-0"):
+        prepare.convert_on_worker(plan, client)
+
+    def killed(*args):
+        raise KilledWorker("convert", SimpleNamespace(address="tcp://host:1"), 3)
+
+    monkeypatch.setattr(compiled, "has_openvino", killed)
+    with pytest.raises(GalscanError, match="--workers"):
+        prepare.convert_on_worker(plan, client)
 
 
 def test_what_cannot_fit_is_refused_with_what_would():
