@@ -40,14 +40,17 @@ def work_folder(name: str, options: argparse.Namespace, *, new: bool = False) ->
     return folder
 
 
-def record(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> Path:
-    """Write ``results/NAME.json`` (``NAME-quick.json`` for a quick run) and print the figures."""
+def record(name: str, options: argparse.Namespace, figures: dict[str, Any], *, module: str = "") -> Path:
+    """Write ``results/NAME.json`` (``NAME-quick.json`` for a quick run) and print the figures.
+
+    `module` is the benchmark's, where it is not named so.
+    """
     path = RESULTS / f"{name}{'-quick' if options.quick else ''}.json"
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     versions = {"galscan": galscan.__version__, "python": platform.python_version()}
     content = {
-        "benchmark": name, "command": _command(name), "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "seed": options.seed,
+        "benchmark": name, "command": _command(module or name), "seed": options.seed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": {
             "processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
         },

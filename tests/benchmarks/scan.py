@@ -1,6 +1,6 @@
 """How fast a scan is, against the same network on data in memory, on JPEG files, and with a first look.
 
-    python -m tests.benchmarks.scan [--quick] [--json] [--device cuda]
+    python -m tests.benchmarks.scan [--quick] [--json] [--device cuda] [--only fixed]
 
 Everything in one run and interleaved, so that ratios mean something on a machine that is never quite quiet. The
 survey is simulated, 0.2 % of it dusty early types; the million is made of 50,000 such galaxies, turned and mirrored.
@@ -28,6 +28,7 @@ from galscan.labels.recipe import load_recipe
 from galscan.models.ensemble import load_ensemble, load_scorer
 from galscan.scanning.run import Run
 from galscan.store import layout
+from tests.benchmarks import _scan_cost
 from tests.benchmarks._record import arguments, record, work_folder
 from tests.helpers import tiny_recipe
 
@@ -40,7 +41,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument(
+        "--only", choices=("fixed",), help="cost of a scan beside a bare loop alone; written to results/scan-fixed.json"
+    )
     options = parser.parse_args(argv)
+    if options.only == "fixed":
+        return _fixed(options)
     quick, size = options.quick, 32 if options.quick else 64
     work = work_folder("scan", options)
 
@@ -111,6 +117,21 @@ def prepared(work: Path, size: int, *, quick: bool, seed: int) -> tuple[Path, An
         shipped = load_recipe("dustlane")
         recipe.write_text(shipped.text.replace(f"size = {shipped.size}", f"size = {size}", 1), encoding="utf-8")
     return base, galscan.train_rare(str(recipe), store=labelled, out=work / "model", synthetic=False, seed=seed)
+
+
+def _fixed(options: Any) -> dict[str, Any]:
+    """Measure the fixed cost of a scan, and the cost of each further galaxy beside a bare loop."""
+    quick, size = options.quick, 32 if options.quick else 64
+    work = work_folder("scan", options)
+    base = _simulated(work / "fixed-base.zarr", 500 if quick else 10_000, size, 82, 0.002)
+    store = repeated(work / "fixed.zarr", base, 4 if quick else 10)
+    model = _scan_cost.model_of(work / "fixed-model", size)
+    converted = converted_network(galscan.open(model), work / "fixed-network.xml")
+    counts = (500, 2_000) if quick else (20_000, 100_000)
+    repeats = 1 if quick else options.repeats
+    figures = _scan_cost.measure(store, model, converted, counts, options.workers, repeats, work)
+    record("scan-fixed", options, figures, module="scan")
+    return figures
 
 
 def _simulated(path: Path, count: int, size: int, seed: int, rare: float, labelled: float = 1.0) -> Path:
