@@ -77,7 +77,7 @@ QUOTED = {
     ),
     ("cascade", "scan"): (
         "| {cascade_speedup:.1f} |", "| {cascade_kept:.1%} |", "{million_wall_s:.0f} s ({million_images_per_s:,.0f}",
-        "{int8_speedup:.1f}", "{first_look[discarded]:,}", "{first_look[audited]:,}", "{first_look[kept_lo]:.0%}",
+        "{first_look[discarded]:,}", "{first_look[audited]:,}", "{first_look[kept_lo]:.0%}",
     ),
     ("stretch", "stretch"): (
         "{ellipticals}", "{lanes}", "{reddening_0001:.2f}", "{reddening_law:.2f}",
