@@ -63,8 +63,9 @@ class Merged:
 
 def pending(plan: Plan) -> list[Partition]:
     """Return the partitions not yet complete, and remove temporary files of killed processes."""
-    for folder in ("scores", "quarantine", "embeddings"):
-        for leftover in Path(plan.out, folder).glob(".*.tmp"):
+    tables = (plan.out / name for name in ("scores", "quarantine", "embeddings"))
+    for folder in {plan.out, *map(plan.folder, plan.targets), *tables}:
+        for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
     return [partition for partition in plan.partitions if not _is_complete(plan, partition)]
 

@@ -137,6 +137,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store, model, t
     with pytest.raises(InputError, match="not finished"):
         open_run(out)
     (out / "scores" / ".part-00006.parquet.dead.tmp").write_bytes(b"half a part")
+    (out / ".contact.png.dead.tmp").write_bytes(b"half a sheet")
     path = partitions.scores_path(out, 2)  # and as if that were not enough, two parts are damaged
     path.write_bytes(path.read_bytes()[:-100])
     partitions.quarantine_path(out, 3).unlink()
