@@ -269,7 +269,7 @@ def found_fraction(halves: list[dict[str, np.ndarray]], false: int = FALSE) -> f
     return float(np.concatenate(above).mean())
 
 
-PARTS = {"ring": rings, "merger": mergers, "votes": votes, "lens": lenses}
+PARTS = {"votes": votes, "lens": lenses, "merger": mergers, "ring": rings}
 
 if __name__ == "__main__":
     main()
