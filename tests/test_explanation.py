@@ -40,7 +40,14 @@ QUOTED = {
     ("synthetic-galaxies", "spine"): (
         "{ap_real_only:.2f} to {ap_real_plus_synthetic:.2f}", "{ap_gain_lo:.3f} to {ap_gain_hi:.3f}",
     ),
-    ("synthetic-galaxies", "morphology"): ("{few_shot_gain:.0%} ({few_shot_gain_lo:.0%} to {few_shot_gain_hi:.0%}",),
+    ("synthetic-galaxies", "features"): (
+        "| {ring_real:.2f} | {ring_synthetic:.2f} | " + _interval("ring_ratio") + " |",
+        "| {ring_plain_real:.2f} | {ring_plain_synthetic:.2f} | " + _interval("ring_plain_ratio") + " |",
+        "| {merger_real:.2f} | {merger_synthetic:.2f} | " + _interval("merger_ratio") + " |",
+        "{few_shot_gain:+.0%} ({few_shot_gain_lo:+.0%} to {few_shot_gain_hi:+.0%})",
+        "{lens_found:.0%} ({lens_found_lo:.0%} to {lens_found_hi:.0%})", "{lens_found_1_in_100:.0%}",
+        "{lens_found_among_ellipticals:.0%}",
+    ),
     ("purity", "purity"): (
         "| {coverage[covers_100]:.1%} | {coverage[graded_covers_100]:.1%} |",
         "| {coverage[covers_1000]:.1%} | {coverage[graded_covers_1000]:.1%} |",

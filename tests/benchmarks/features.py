@@ -1,6 +1,6 @@
 """Features other than dust lanes, injected into real galaxies.
 
-    python -m tests.benchmarks.features [--quick] [--json] [--seeds N] [--only PART]
+    python -m tests.benchmarks.features [--quick] [--json] [--seeds N] [--only PART ...]
 
 Rings and mergers: 20 labelled galaxies with the feature and many without it train, the rest is searched; every seed
 divides the galaxies again. Networks that train with the recipe's injections as well stand beside those that train on
@@ -68,11 +68,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = arguments("features", __doc__ or "")
     parser.add_argument("--seeds", type=int, default=5, help="divisions")
     parser.add_argument("--members", type=int, default=2, help="networks of each half of the lenses, averaged")
-    parser.add_argument("--only", choices=list(PARTS), help="one part; the figures of the others are missing")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="parts; the figures of others are missing")
     options = parser.parse_args(argv)
     work, figures = work_folder("features", options), {}
     for name, part in PARTS.items():
-        if options.only in (None, name):
+        if name in (options.only or PARTS):
             figures |= part(work, options)
     record("features", options, figures)
     return figures

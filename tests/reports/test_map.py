@@ -215,9 +215,8 @@ def test_select_save_and_use_the_selection(page, scanned, tmp_path):
         for feature in ("light", "dark"):
             features = [{"name": "prefers-color-scheme", "value": feature}]
             browser.command("Emulation.setEmulatedMedia", features=features)
-            browser.wait("!pending")
-            ground = browser.run("pixels[0] >>> 0")
-            assert (ground == 0xFFFFFFFF) == (feature == "light")
+            light = "true" if feature == "light" else "false"
+            browser.wait(f"!pending && (pixels[0] >>> 0 === 0xFFFFFFFF) === {light}")
         browser.command("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=2, mobile=True)
         browser.wait("width < 400 && map.width === 2 * width")
         assert browser.run("document.documentElement.scrollWidth") <= 400
