@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         page.open(Path(made["file"]).absolute().as_uri())
         page.wait("document.body.dataset.ready === 'yes'", 120)
         figures["open_s"] = round(time.perf_counter() - started, 2)
-        assert page.run("count") == made["points"] and page.run("new Set(pixels).size") > 50, "the map is empty"
+        assert page.run("count") == made["points"]
+        page.wait("new Set(pixels).size > 50")
         redraws = page.run(REDRAWS % (20 if options.quick else 200))
         figures |= {
             "redraw_ms": round(float(np.median(redraws)), 2),
