@@ -191,6 +191,7 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
             continue
         for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.donors, injected.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
+        _check_predicted(f"{where}.unlabelled_hosts", injected.unlabelled_hosts, rules, schema)
         _check_names(f"{where}.values", injected.values, schema)
         _check_names(f"{where}.masked", injected.masked, schema)
         if where != "inject" and injected.measure:
@@ -209,6 +210,19 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
         raise InputError(f"inject.feature = '{rules.inject.feature}' makes no targets; use it in inject_negatives")
     if rules.mined_negatives:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
+        _check_predicted("mined_negatives", rules.mined_negatives, rules, schema)
+
+
+def _check_predicted(where: str, text: str, rules: LabelRules, schema: Schema) -> None:
+    """Raise an `InputError` if a rule for unlabelled galaxies needs answers that networks do not predict."""
+    if not text:
+        return
+    for name in parse_rule(text, schema.names).names:
+        if name not in schema.complete(rules.morphology):
+            raise InputError(
+                f"{where} needs '{name}', which no network predicts for unlabelled galaxies: add it to morphology, or "
+                "remove it from the rule"
+            )
 
 
 def _check_examples(where: str, rule: InjectRule, rules: LabelRules) -> None:

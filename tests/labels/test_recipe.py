@@ -23,7 +23,7 @@ title = "X"
 [schemas.efigi]
 positive = "visible_dust >= 0.5"
 negative = "visible_dust == 0"
-morphology = ["t"]
+morphology = ["visible_dust", "t"]
 [schemas.efigi.synthetic]
 from = "t <= 0"
 set = { visible_dust = [0.6, 1.0] }
@@ -156,8 +156,8 @@ WRONG = [
     ("morphology", "morfology", "'schemas.efigi.morfology'; did you mean 'morphology'"),
     ("weights", "weight", "'schemas.efigi.synthetic.weight'; did you mean 'weights'"),
     ("from = ", "frm = ", "from"),
-    ('["t"]', '["t", "tt"]', "morphology .*'tt'"),
-    ('["t"]', '["t", "t"]', "twice"),
+    ('"t"]', '"t", "tt"]', "morphology .*'tt'"),
+    ('"t"]', '"t", "t"]', "twice"),
     ("visible_dust >= 0.5", "visible_dst >= 0.5", "did you mean 'visible_dust'"),
     ("visible_dust >= 0.5", "visible_dust >= 2", "visible_dust >= 2"),
     ("visible_dust >= 0.5", "visible_dust", "not a condition"),
@@ -192,6 +192,8 @@ WRONG = [
     ("visible_dust >= 0.75", "visible_dust >= 1.75", "visible_dust >= 1.75"),
     ("t >= 8", "t >= 12", "t >= 12"),
     ("t >= 8", "u >= 8", "'u'"),
+    ("t >= 8", "bar_length >= 0.5", "mined_negatives .*'bar_length'.* morphology"),
+    ('["visible_dust", "t"]', '["t"]', r"inject\.unlabelled_hosts .*'visible_dust'.* morphology"),
     ("{ visible_dust = [0.4", "{ visible_dst = [0.4", "inject.values .*'visible_dst'"),
     ("[0.4, 1.0]", "[0.4, 1.1]", r"inject\.values\.visible_dust = \[0\.4, 1\.1\]"),
     ("[0.3, 0.9]", "[-0.3, 0.9]", r"inject_negatives\.0\.values\.visible_dust = \[-0\.3, 0\.9\]"),
@@ -232,7 +234,7 @@ WRONG_TABLES = [
 def full(old: str = "", new: str = "") -> str:
     """Return a recipe with rules of all kinds; the first `old` is replaced by `new`."""
     mined, tables = INJECT.split("[schemas.efigi.inject]", 1)
-    rules = SMALL.replace('morphology = ["t"]\n', f'morphology = ["t"]{mined}', 1)
+    rules = SMALL.replace('"t"]\n', f'"t"]{mined}', 1)
     text = rules + HARD + "[schemas.efigi.inject]" + tables
     assert old in text
     return text.replace(old, new, -1 if old.startswith("schemas.") else 1)
@@ -358,7 +360,7 @@ def test_targets_that_exclude_each_other_share_no_real_galaxy(real_data, schema,
 
 
 def test_recipes_that_name_trained_models_stay_what_they_are():
-    hashes = {"demo": "694f3de2", "dustlane": "dc73378c", "ring": "f8ce912a", "merger": "ab6e0be7"}
+    hashes = {"demo": "694f3de2", "dustlane": "dc73378c", "ring": "d4184772", "merger": "ab6e0be7"}
     assert {name: load_recipe(name).hash[:8] for name in hashes} == hashes
 
 
