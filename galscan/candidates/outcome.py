@@ -80,6 +80,7 @@ def write_outcome(plan: Plan, model: Model, merged: Merged, info: RunInfo) -> Ru
     info = info.updated(
         scanned=merged.scored, quarantined=merged.quarantined, quarantine_reasons=merged.reasons,
         candidates=len(candidates), purity=purities.summary(purity, settings.confidence),
+        completeness_limits=purities.completeness_limits(purity),
         histogram=merged.histogram.to_list(), histogram_discarded=merged.discarded_histogram.to_list(),
         known_beyond=merged.known_beyond, first_look=_prefilter_summary(merged) if merged.discarded else None,
     )  # fmt: skip

@@ -66,7 +66,7 @@ def purity(
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = planning.estimate_by_scores(opened, confidence)
-    estimate_by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": _limits(before)}
+    estimate_by_scores, limits = purities.summary(before, confidence), {"completeness_by_scores": purities.completeness_limits(before)}
     n_candidates = len(before.purity)
     # Each of these arrays is large for a long list, and none is used below.
     unused = ("purity_lo", "purity_hi", "completeness", "completeness_lo", "completeness_hi")
@@ -91,7 +91,7 @@ def purity(
     release(n_candidates)
     provenance = provenance_of(opened.info, summary["after"])
     new = _graded(from_parquet(opened.path / "candidates.parquet"), after, verdicts)
-    files.write_json(opened.path / "purity.json", summary | limits | {"completeness": _limits(after)})
+    files.write_json(opened.path / "purity.json", summary | limits | {"completeness": purities.completeness_limits(after)})
     table.write_fits(new, opened.path / f"{GRADED}.fits", provenance, opened.info.answers)
     tables.parquet(new, opened.path / f"{GRADED}.parquet", provenance)  # last: export reads this file
     del after
@@ -100,16 +100,6 @@ def purity(
 
     write_scan_report(opened.path)
     return summary | {"text": _text(summary, opened.path)}
-
-
-def _limits(purity: purities.Purity) -> dict[str, list[float | None]]:
-    """Return the interval limits of completeness at selected ranks, for the report; the tables have no such columns."""
-    count = len(purity.purity)
-    ranks = np.unique(np.geomspace(1, max(count, 1), 200).round().astype(int))[:count]
-    ends = {end: purity.published(f"completeness_{name}")[ranks - 1] for end, name in (("low", "lo"), ("high", "hi"))}
-    return {"rank": ranks.tolist()} | {
-        end: [float(x) if np.isfinite(x) else None for x in values] for end, values in ends.items()
-    }
 
 
 def _graded(rows: TableStream, after: purities.Purity, verdicts: pd.DataFrame) -> TableStream:

@@ -37,14 +37,18 @@ class Plot(NamedTuple):
 def as_plot(figure: Figure, alt: str, caption: str) -> Plot:
     """Return a figure as SVG, without a date so that equal figures have equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", dpi=150)
+    # With a layout engine, or bbox_inches="tight", matplotlib draws everything twice: only the layout is needed first.
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=150)
     return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
 
 
 def new_axes(width: float = 5.4, height: float = 3.5, **options: Any) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot(**options)
 
 
@@ -103,7 +107,7 @@ def completeness(
     if limits_by_scores is not None:
         shade(axes, limits_by_scores["rank"], limits_by_scores["low"], limits_by_scores["high"], colour)
     elif model is not None and len(frame) and run.info.histogram:
-        # The table holds no interval of completeness; it is recomputed with the seed of the scan.
+        # Runs of older versions hold no interval of completeness; it is recomputed with the seed of the scan.
         estimate = estimate_by_scores(run)[0]
         low, high = (estimate.published(f"completeness_{end}") for end in ("lo", "hi"))
         shade(axes, ranks, low[rows], high[rows], colour)

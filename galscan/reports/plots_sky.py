@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_POINTS = 20_000  # maximum number of candidates: more make the page too large for browsers
+VECTORS = 200  # number of candidates, above which they are drawn as pixels: thousands of paths take seconds
 FIELD = 25.0  # degrees; if all candidates are this near the centre, a field is drawn instead of the whole sky
 DARK = ["#9dbdd3", "#1f5f8b", "#0a2438"]  # darker for higher purity, so that the best candidates stand out on white
 SHADE = "#dfe4ea"
@@ -40,7 +41,10 @@ def sky(candidates: pd.DataFrame, footprint: Footprint | None) -> Plot:
         figure, axes = new_axes(height=3.1, projection="mollweide")
         x, y = -np.radians((ra + 180) % 360 - 180), np.radians(dec)
     colours = LinearSegmentedColormap.from_list("purity", DARK)
-    points = axes.scatter(x, y, c=candidates["purity"], s=14, cmap=colours, vmin=0, vmax=1, linewidth=0, zorder=3)
+    points = axes.scatter(
+        x, y, c=candidates["purity"], s=14, cmap=colours, vmin=0, vmax=1, linewidth=0, zorder=3,
+        rasterized=count > VECTORS,
+    )  # fmt: skip
     if field:  # square, just wide enough for all candidates
         half = 1.06 * max(np.abs(x).max(), np.abs(y).max(), 0.005)
         axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")

@@ -53,13 +53,14 @@ def write_scan_report(run: str | Path) -> Path:
     model, stores = opened.model_if_unchanged(), opened.stores_if_unchanged()
     histogram = ScoreHistogram.from_list(info.histogram)
     footprint = _if_readable(lambda: scan_facts.footprint(opened.tables))
+    limits = pd.DataFrame(info.completeness_limits, dtype=float) if info.completeness_limits else None
     # This plot takes most memory, so it is drawn before other tables are read: the list may hold a million.
     completeness = plots.completeness(
         before,
         opened,
         model,
         None if graded is None else (graded.completeness, graded.limits),
-        None if graded is None else graded.limits_by_scores,
+        limits if graded is None else graded.limits_by_scores,
     )
     n_candidates = len(before)
     del before

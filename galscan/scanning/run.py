@@ -247,7 +247,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Return the outcome as JSON-able values; ``text`` holds a few lines for people."""
-        hidden = ("run", "identity", "histogram", "histogram_discarded")
+        hidden = ("run", "identity", "histogram", "histogram_discarded", "completeness_limits")
         summary = {"run": str(self.path), "unscored": self.unscored}
         summary |= {k: v for k, v in self.info.to_dict().items() if k not in hidden}
         if self.info.status != "done":

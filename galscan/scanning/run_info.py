@@ -89,6 +89,8 @@ class RunInfo(BaseModel):
     """Number of ranked candidates."""
     purity: dict[str, Any] = {}
     """Purity by the scores alone (`galscan.stats.purity.summary`)."""
+    completeness_limits: dict[str, list[float | None]] = {}
+    """Limits of the completeness at selected ranks; the tables have no such columns."""
     histogram: list[list[int]] = []
     """Histogram of the scores of all objects scored in full."""
     histogram_discarded: list[list[int]] = []

@@ -284,6 +284,16 @@ def summary(purity: Purity, confidence: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def completeness_limits(purity: Purity) -> dict[str, list[float | None]]:
+    """Return the interval limits of completeness at selected ranks, for the report; the tables have no such columns."""
+    count = len(purity.purity)
+    ranks = np.unique(np.geomspace(1, max(count, 1), 200).round().astype(int))[:count]
+    ends = {end: purity.published(f"completeness_{name}")[ranks - 1] for end, name in (("low", "lo"), ("high", "hi"))}
+    return {"rank": ranks.tolist()} | {
+        end: [float(x) if np.isfinite(x) else None for x in values] for end, values in ends.items()
+    }
+
+
 def _interval(value: float, low: float, high: float) -> dict[str, float | None]:
     numbers = {"value": float(value), "low": float(low), "high": float(high)}
     return {name: number if np.isfinite(number) else None for name, number in numbers.items()}

@@ -134,8 +134,7 @@ def sampling_weights(
     ``settings.synthetic_positives`` in addition, and synthetic negatives ``settings.synthetic_negatives``; positives
     are divided equally among targets. No synthetic positive is sampled more often than a real one, to avoid overfitting
     on a few. Without real positives, synthetic ones replace them. Hosts have weight 0 (see `Examples.host`). With
-    `only_real` (see ``settings.real_last``) so have synthetic galaxies, except the positives of targets without real
-    ones, and then the synthetic negatives, which differ from these positives in the feature alone.
+    `only_real` (see ``settings.real_last``) so have synthetic galaxies, but those of targets without real positives.
     """
     pools = [real] if synthetic is None else [real, synthetic]
     any_positive = [(pool.target == 1).any(1) for pool in pools]
@@ -149,8 +148,7 @@ def sampling_weights(
         kinds = [(any_positive, positive_mass)]
     weights = [np.zeros(len(pool.target)) for pool in pools]
     use_synthetic = synthetic is not None and not only_real
-    only_synthetic = synthetic is not None and bool(((synthetic.target == 1).any(0) & ~(real.target == 1).any(0)).any())
-    if use_synthetic or only_synthetic:
+    if use_synthetic:
         hosts = np.zeros(len(pools[1].target), bool)
         hosts[pools[1].host[pools[1].host >= 0]] = True
         negatives[1] &= ~hosts
@@ -163,7 +161,7 @@ def sampling_weights(
         weights[0] += rows[0] * (mass / max(n_real, 1))
         if n_synthetic:
             weights[1] += rows[1] * ((extra if n_real else mass + extra) / n_synthetic)
-    if (use_synthetic or only_synthetic) and negatives[1].any():
+    if use_synthetic and negatives[1].any():
         weights[1] += negatives[1] * (settings.synthetic_negatives / negatives[1].sum())
     rest = 1 - sum(float(column.sum()) for column in weights)
     weights[0] += negatives[0] * (max(rest, 0.0) / max(int(negatives[0].sum()), 1))
