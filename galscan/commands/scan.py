@@ -6,10 +6,10 @@ import contextlib
 import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from galscan.core import home, progress
 from galscan.core.errors import InputError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from galscan.candidates.run import Run
+
+T = TypeVar("T")
 
 # What ranking and report need, and the scan does not: imported while the workers are busy.
 _OUTPUT = (
@@ -151,6 +153,7 @@ def scan(
             _say(f"resuming: {finished:,} of {len(plan.partitions):,} partitions are scored")
         timer.end("start")
         scanned, running = engine.Progress(), contextlib.ExitStack()
+        client: Client | None = None
         if pending:
             _say(f"scanning {plan.objects:,} objects with {cluster_text}")
             shared: list[Path | str] = [
@@ -173,16 +176,21 @@ def scan(
                 scanned = engine.run_scan(plan, client, pending, prefilters, stop)
                 timer.end("scan")
                 running = stack.pop_all()
-        closing = background.submit(running.close)  # while the candidates are ranked
-        if pending:
-            imports.result()
-        results = _ranked(plan, models, info)
-        timer.end("rank")
-        rates = {
-            "images_per_s": round(scanned.scored / scanned.seconds, 1) if scanned.seconds else None,
-            "busy": round(scanned.busy, 3) if scanned.seconds else None,
-        }
-        _write_reports(plan, results, timer, rates)
+        # Workers rank and draw for several targets side by side; for one they are closed at the same time.
+        helpers = client if processes and len(models) > 1 else None
+        closing = None if helpers else background.submit(running.close)
+        try:
+            if pending:
+                imports.result()
+            results = _ranked(plan, models, info, helpers)
+            timer.end("rank")
+            rates = {
+                "images_per_s": round(scanned.scored / scanned.seconds, 1) if scanned.seconds else None,
+                "busy": round(scanned.busy, 3) if scanned.seconds else None,
+            }
+            _write_reports(plan, results, timer, rates, helpers)
+        finally:
+            closing = closing or background.submit(running.close)
         closing.result()
         timer.end("close")
         _finish(plan, info, results, timer.measured() | rates)
@@ -202,24 +210,37 @@ def _import_output() -> None:
             importlib.import_module(name)
 
 
-def _ranked(plan: Plan, models: Sequence[Model], info: RunInfo) -> list[RunInfo]:
+def _ranked(plan: Plan, models: Sequence[Model], info: RunInfo, helpers: Client | None) -> list[RunInfo]:
     """Merge the partitions, and write the candidates of each target."""
     from galscan.candidates.outcome import write_outcome
     from galscan.scanning.known_labels import find_known
 
     merged = merge.merge(plan, [find_known(plan, model) for model in models])
-    return [write_outcome(plan, model, of_target, info) for model, of_target in zip(models, merged, strict=True)]
+    tasks = [(plan, model, of_target, info) for model, of_target in zip(models, merged, strict=True)]
+    return _each(write_outcome, tasks, helpers)
 
 
-def _write_reports(plan: Plan, results: Sequence[RunInfo], timer: _PhaseTimer, rates: dict[str, Any]) -> None:
+def _write_reports(
+    plan: Plan, results: Sequence[RunInfo], timer: _PhaseTimer, rates: dict[str, Any], helpers: Client | None
+) -> None:
     """Write the report of each target, which shows the times of the phases before it."""
     from galscan.reports.scan import write_scan_report
 
-    for model, result in zip(plan.models, results, strict=True):
-        folder = plan.folder(model.target)
+    folders = [plan.folder(model.target) for model in plan.models]
+    for model, result, folder in zip(plan.models, results, folders, strict=True):
         result.updated(**timer.measured(), **rates, **_single_target_info(plan, model)).write(folder)
-        write_scan_report(folder)
+    _each(write_scan_report, [(folder,) for folder in folders], helpers)
     timer.end("report")
+
+
+def _each(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], helpers: Client | None) -> list[T]:
+    """Return the results of a function that may be called again, computed by workers if there are any."""
+    if helpers is not None:
+        from distributed import KilledWorker
+
+        with contextlib.suppress(KilledWorker):
+            return list(helpers.gather([helpers.submit(function, *task, pure=False) for task in tasks]))
+    return [function(*task) for task in tasks]
 
 
 def _finish(plan: Plan, info: RunInfo, results: Sequence[RunInfo], measured: dict[str, Any]) -> None:

@@ -85,7 +85,10 @@ def test_keys_in_the_code(command, module, functions, removed):
 
 def test_keys_of_a_run():
     outermost = {key.split(".")[0].removesuffix("[]") for key in documented("similar")}
-    assert RunInfo.model_fields.keys() - {"identity", "histogram", "histogram_discarded", "completeness_limits"} <= outermost
+    assert (
+        RunInfo.model_fields.keys() - {"identity", "histogram", "histogram_discarded", "completeness_limits"}
+        <= outermost
+    )
 
 
 @pytest.mark.parametrize("name", ["diffusion/base.json", "features/dust_lane.json"])

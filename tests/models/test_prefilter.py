@@ -12,6 +12,7 @@ from scipy.stats import binom, norm
 from galscan.core.errors import InputError
 from galscan.models.prefilter import (
     BETTER,
+    OLD_STRIDES,
     Prefilter,
     TinyNet,
     TinyNets,
@@ -155,8 +156,10 @@ def test_survival_bounds():
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"width": 10**9}, {"width": "16"}, {"width": 12, "extra": 1}, {"width": 12, "cut": "x"}, {}]
-)
+    "settings_",
+    [{"width": 10**9}, {"width": "16"}, {"width": 12, "extra": 1}, {"width": 12, "cut": "x"}, {},
+     {"width": 12, "strides": [4]}, {"width": 12}],
+)  # fmt: skip
 def test_invalid_settings_are_refused(tmp_path, settings_):
     import json
 
@@ -166,6 +169,17 @@ def test_invalid_settings_are_refused(tmp_path, settings_):
     save_file(tensors, tmp_path / "f.safetensors", metadata={"first_look": json.dumps(settings_)})
     with pytest.raises(InputError, match=r"\.safetensors"):
         load_prefilter(tmp_path / "f.safetensors")
+
+
+def test_prefilters_of_version_0_1_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    old = TinyNet(strides=OLD_STRIDES).eval()
+    save_file(old.state_dict(), tmp_path / "f.safetensors", metadata={"first_look": '{"width": 12, "cut": 0.5}'})
+    read = load_prefilter(tmp_path / "f.safetensors")
+    images = torch.randint(255, (3, 64, 64, 3), dtype=torch.uint8)
+    torch.testing.assert_close(TinyNets([read.network])(images), TinyNets([old])(images))
+    assert read.cut == 0.5
 
 
 def test_prefilters_trained_jointly_share_their_convolutions():
