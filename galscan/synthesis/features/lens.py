@@ -181,8 +181,8 @@ def trace(x: np.ndarray, y: np.ndarray, lens: Mapping[str, float], *, axis_ratio
 def recognised(lens: Mapping[str, float], magnification: float, seeing: float) -> bool:
     """Return whether arcs are resolved and curved.
 
-    `seeing` is the full width at half maximum in half-light radii of the host. As Collett 2015 requires for surveys from
-    the ground (ApJ 811, 20), the source is smaller than the arcs, and magnified to more than the seeing and at least
+    `seeing` is the full width at half maximum in half-light radii of the host. As Collett 2015 (ApJ 811, 20) requires
+    for surveys from the ground, the source is smaller than the arcs, and magnified to more than the seeing and at least
     `MAGNIFIED` times. He also counts lenses whose images are as close together as the seeing, on either side of a host
     that is subtracted first. Without that, arcs are seen if the Einstein radius is at least the seeing: searches from
     the ground are trained on twice that (Petrillo et al. 2017, MNRAS 472, 1129: 1.4 arcsec and more, at 0.7).
