@@ -67,6 +67,15 @@ def test_a_rebuilt_or_lost_store_shows_no_wrong_pictures(run):
     assert "Cutout of" not in text and text.count("image not available") == 48
 
 
+def test_pages_without_purity_have_no_empty_figures(tmp_path):
+    known, unknown = (
+        write_scan_report(write_run(tmp_path / name, candidates(), **changes)).read_text()
+        for name, changes in (("known", {}), ("unknown", {"purity": {"unknown": "another survey"}}))
+    )
+    figures = [text.count("data:image/svg+xml") for text in (known, unknown)]
+    assert figures[0] - figures[1] == 2 and "Purity against rank" not in unknown
+
+
 @pytest.mark.parametrize(
     ("frame", "changes", "words"),
     [
