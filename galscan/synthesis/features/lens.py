@@ -179,17 +179,14 @@ def trace(x: np.ndarray, y: np.ndarray, lens: Mapping[str, float], *, axis_ratio
 
 
 def recognised(lens: Mapping[str, float], magnification: float, seeing: float) -> bool:
-    """Return whether arcs are resolved and curved.
+    """Return whether arcs are resolved and curved: the criteria of Collett 2015 (ApJ 811, 20) for ground-based surveys.
 
-    `seeing` is the full width at half maximum in half-light radii of the host. As Collett 2015 (ApJ 811, 20) requires
-    for surveys from the ground, the source is smaller than the arcs, and magnified to more than the seeing and at least
-    `MAGNIFIED` times. He also counts lenses whose images are as close together as the seeing, on either side of a host
-    that is subtracted first. Without that, arcs are seen if the Einstein radius is at least the seeing: searches from
-    the ground are trained on twice that (Petrillo et al. 2017, MNRAS 472, 1129: 1.4 arcsec and more, at 0.7).
+    `seeing` is the full width at half maximum in half-light radii of the host. The images on both sides of the host are
+    separate, and the source is magnified to more than the seeing, and at least `MAGNIFIED` times.
     """
     source = lens["source_radius"] * lens["einstein"]
-    resolved = lens["einstein"] >= seeing and lens["einstein"] > source
-    return resolved and magnification * source > seeing and magnification > MAGNIFIED
+    separate = lens["einstein"] ** 2 > source**2 + (seeing / 2) ** 2
+    return separate and magnification * source > seeing and magnification > MAGNIFIED
 
 
 def colours(slope: float, bands: str) -> np.ndarray:
