@@ -58,7 +58,7 @@ FRAME = 4.24 * 6.0  # arcsec
 HOSTS = "elliptical >= 0.5"
 ANSWERS = ["elliptical", "edge_on", "merger"]
 REAL = {"ring": ("attributes",), "merger": ("plain", "attributes")}  # ways to train on real galaxies alone
-STEPS = {"ring": 400, "merger": 400, "lens": 1000}  # of each network
+STEPS = 400  # of each network for rings and mergers
 PLAIN = 0.75  # attribute of a ring that is plain to the eye
 FALSE = 1000  # one false positive in so many
 
@@ -107,7 +107,7 @@ def gain(
     if quick:
         tiny_recipe(path, target, size=size)
     else:
-        path.write_text(f"{recipe.text}\n[classifier]\nsteps = {STEPS[target]}\n", encoding="utf-8")
+        path.write_text(f"{recipe.text}\n[classifier]\nsteps = {STEPS}\n", encoding="utf-8")
     out = work / target
     galscan.ablate(
         str(path), store=source, out=out, seeds=seeds, positives=20, negatives=100 if quick else negatives,
@@ -119,7 +119,7 @@ def gain(
     best = max(REAL[target], key=lambda arm: values[arm].mean())
     figures: dict[str, Any] = {
         f"{target}_best_real_only": best, f"{target}_divisions": seeds, f"{target}_size": size,
-        f"{target}_steps": STEPS[target],
+        f"{target}_steps": STEPS,
         f"{target}_test_positives": [int(one.targets.sum()) for one in scored],
         f"{target}_test_negatives": [int((1 - one.targets).sum()) for one in scored],
     }  # fmt: skip
@@ -229,10 +229,13 @@ def lens_rules() -> LabelRules:
 
 def lenses(work: Path, options: Any) -> dict[str, Any]:
     """Train on each half and search the other one."""
-    quick, size = options.quick, 48 if options.quick else load_recipe("lens").size
+    quick, recipe = options.quick, load_recipe("lens")
+    size = 48 if quick else recipe.size
     source = galscan.ingest("local", path=DATA / "gz1-sdss", labels=["gz1"], size=size, out=work / "gz1.zarr").path
     halves, members = (0,) if quick else (0, 1), 1 if quick else options.members
-    trial = Lenses(work, Path(source), size, STEPS["lens"], 1500, 2000 // len(halves), options.seed)
+    trial = Lenses(
+        work, Path(source), size, recipe.classifier.steps, recipe.synthetic.injected, 2000 // len(halves), options.seed
+    )
     if quick:
         trial = replace(trial, steps=60, injected=300, lenses=200)
     side_by_side(Lenses.train, [(trial, half, k) for half in halves for k in range(members)], cores())
