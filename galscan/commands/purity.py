@@ -66,10 +66,7 @@ def purity(
     if survey.empty:
         raise InputError(f"nothing of {opened.path} is graded yet; grade some of it: galscan vet {opened.path}")
     before, confidence = planning.estimate_by_scores(opened, confidence)
-    estimate_by_scores, limits = (
-        purities.summary(before, confidence),
-        {"completeness_by_scores": purities.completeness_limits(before)},
-    )
+    by_scores, limits_by_scores = purities.summary(before, confidence), purities.completeness_limits(before)
     n_candidates = len(before.purity)
     # Each of these arrays is large for a long list, and none is used below.
     unused = ("purity_lo", "purity_hi", "completeness", "completeness_lo", "completeness_hi")
@@ -88,15 +85,14 @@ def purity(
     summary: dict[str, Any] = {
         "run": str(opened.path), "graded": len(survey), "targets": int(survey["target"].sum()),
         "counts_as_target": list(target), "graders": graders, "agreement": agreement,
-        "before": estimate_by_scores, "after": purities.summary(after, confidence) | {"graded": True},
+        "before": by_scores, "after": purities.summary(after, confidence) | {"graded": True},
     }  # fmt: skip
     del before
     release(n_candidates)
     provenance = provenance_of(opened.info, summary["after"])
     new = _graded(from_parquet(opened.path / "candidates.parquet"), after, verdicts)
-    files.write_json(
-        opened.path / "purity.json", summary | limits | {"completeness": purities.completeness_limits(after)}
-    )
+    limits = {"completeness_by_scores": limits_by_scores, "completeness": purities.completeness_limits(after)}
+    files.write_json(opened.path / "purity.json", summary | limits)
     table.write_fits(new, opened.path / f"{GRADED}.fits", provenance, opened.info.answers)
     tables.parquet(new, opened.path / f"{GRADED}.parquet", provenance)  # last: export reads this file
     del after

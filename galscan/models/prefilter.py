@@ -43,10 +43,8 @@ PAYS = 0.35  # pass fraction above which a prefilter costs more time than it sav
 BETTER = math.ceil(math.log(1 - CONFIDENCE) / math.log(KEPT))  # 598 errors for the bound of Wilks
 SIDE = 64  # pixels on a side of its input, at most
 BATCH = 256
-
-
-STRIDES = (2, 1)
-OLD_STRIDES = (1, 2, 1)  # of version 0.1: twice as many multiplications
+STRIDES = (2, 1)  # of the convolutions after the first
+OLD_STRIDES = (1, 2, 1)  # in version 0.1: twice as many multiplications
 
 
 class TinyNet(nn.Module):

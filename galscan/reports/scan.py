@@ -54,7 +54,7 @@ def write_scan_report(run: str | Path) -> Path:
     histogram = ScoreHistogram.from_list(info.histogram)
     footprint = _if_readable(lambda: scan_facts.footprint(opened.tables))
     # Without purity its figures would be empty.
-    known = graded is not None or not (info.purity.get("unknown") or info.is_similarity_list)
+    has_purity = graded is not None or not (info.purity.get("unknown") or info.is_similarity_list)
     limits = pd.DataFrame(info.completeness_limits, dtype=float) if info.completeness_limits else None
     # This plot takes most memory, so it is drawn before other tables are read: the list may hold a million.
     completeness = plots.completeness(
@@ -63,7 +63,7 @@ def write_scan_report(run: str | Path) -> Path:
         model,
         None if graded is None else (graded.completeness, graded.limits),
         limits if graded is None else graded.limits_by_scores,
-    ) if known else None  # fmt: skip
+    ) if has_purity else None  # fmt: skip
     n_candidates = len(before)
     del before
     release(n_candidates)
@@ -73,7 +73,7 @@ def write_scan_report(run: str | Path) -> Path:
     accepted, sentence = _sentence(frame, info, graded)
     prevalence = (info.purity if graded is None else graded.summary["after"]).get("prevalence") or {}
     figures = [
-        *([plots.purity(frame, accepted, None if graded is None else before), completeness] if known else []),
+        *([plots.purity(frame, accepted, None if graded is None else before), completeness] if has_purity else []),
         plots.scores(before, opened, model, histogram),
     ]
     warning, ranked = _warning(frame, accepted), len(frame)
@@ -99,7 +99,7 @@ def write_scan_report(run: str | Path) -> Path:
             ("prevalence", interval(prevalence, percent=True)),
             ("rate", f"{info.images_per_s:,.0f} images/s" if info.images_per_s else "not measured"),
         ],
-        ranks=_ranks(info.purity, graded) if known else [],
+        ranks=_ranks(info.purity, graded) if has_purity else [],
         notes=_notes(info.purity),
         graded_notes=_notes(graded.summary["after"]) if graded else [],
         graders=summary_lines(graded.summary["graders"], graded.summary.get("agreement", [])) if graded else [],
