@@ -46,7 +46,7 @@ QUOTED = {
         "| {merger_real:.2f} | {merger_synthetic:.2f} | " + _interval("merger_ratio") + " |",
         "{few_shot_gain:+.0%} ({few_shot_gain_lo:+.0%} to {few_shot_gain_hi:+.0%})",
         "{lens_found:.0%} ({lens_found_lo:.0%} to {lens_found_hi:.0%})", "{lens_found_1_in_100:.0%}",
-        "{lens_found_among_ellipticals:.0%}",
+        "{lens_found_among_ellipticals:.0%}", "{lens_found_plain:.0%}",
     ),
     ("purity", "purity"): (
         "| {coverage[covers_100]:.1%} | {coverage[graded_covers_100]:.1%} |",
