@@ -15,6 +15,11 @@ from galscan.reports import plots
 from galscan.reports.page import count, duration, number, render
 from galscan.stats import crossfit
 
+MAP_SOURCES = {
+    "prior": "from the prior", "diffusion": "from the diffusion model",
+    "both": "from the prior and the diffusion model", "measured": "like the measured ones",
+}  # fmt: skip
+
 
 def write_model_report(model: str | Path) -> Path:
     """Write ``report.html`` into a model folder."""
@@ -91,7 +96,6 @@ def write_model_report(model: str | Path) -> Path:
     return path / "report.html"
 
 
-MAP_SOURCES = {"prior": "prior", "diffusion": "diffusion model", "both": "prior and the diffusion model"}
 # Text
 
 
@@ -120,7 +124,7 @@ def _synthetic(counts: Mapping[str, Any] | None, folds: int) -> str:
     if "hosts" in counts:
         text += (
             f". Features were injected into {counts['hosts']:,} real galaxies ({counts['hosts_unlabelled']:,} of them "
-            f"without labels), maps from the {MAP_SOURCES[counts['maps']]} ({counts['measured_maps']:,} measured on "
+            f"without labels), maps {MAP_SOURCES[counts['maps']]} ({counts['measured_maps']:,} measured on "
             f"training galaxies); {counts['too_faint']:,} were too faint for a target and are negatives, "
             f"{counts['invisible']:,} had no visible feature and were left out, "
             f"{counts['hosts_not_measured']:,} hosts could not be measured"

@@ -83,7 +83,12 @@ def test_images_that_were_dropped_are_counted(tmp_path, dropped, words):
 
 @pytest.mark.parametrize(
     ("maps", "words"),
-    [("diffusion", "the diffusion model"), ("prior", "the prior"), ("both", "the prior and the diffusion model")],
+    [
+        ("diffusion", "from the diffusion model"),
+        ("prior", "from the prior"),
+        ("measured", "like the measured ones"),
+        ("both", "from the prior and the diffusion model"),
+    ],
 )
 def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     made = {
@@ -98,7 +103,7 @@ def test_hosts_of_injected_features_are_counted(tmp_path, maps, words):
     }
     text = _report(tmp_path / "model", metrics)
     assert "Features were injected into 1,010 real galaxies (800 of them without labels)" in text
-    assert f"maps from {words} (41 measured on training galaxies)" in text
+    assert f"maps {words} (41 measured on training galaxies)" in text
     assert "20 were too faint for a target and are negatives, 100 had no visible feature and were left out" in text
     assert "7 hosts could not be measured." in text
     assert "Rule that chose the delivered networks: a feature &lt;proven&gt;." in text
