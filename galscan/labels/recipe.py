@@ -148,7 +148,10 @@ def recipe_from_text(text: str, where: str = "recipe", schema: Schema | None = N
         raise InputError(f"recipe {where} has no rules for '{schema.name}' labels")
     for name in recipe.schemas if schema is None else [schema.name]:
         try:
-            _check_rules(recipe.schemas[name], schema or _known_schema(name))
+            rules, known = recipe.schemas[name], schema or _known_schema(name)
+            _check_rules(rules, known)
+            if schema is None:
+                _check_predicted(rules, known)
         except InputError as error:
             raise InputError(f"recipe {where}, schemas.{name}: {error}") from None
     return recipe
@@ -191,7 +194,6 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
             continue
         for text in filter(None, (injected.hosts, injected.unlabelled_hosts, injected.donors, injected.measure)):
             parse_rule(text, schema.names).check(schema.ranges)
-        _check_predicted(f"{where}.unlabelled_hosts", injected.unlabelled_hosts, rules, schema)
         _check_names(f"{where}.values", injected.values, schema)
         _check_names(f"{where}.masked", injected.masked, schema)
         if where != "inject" and injected.measure:
@@ -210,19 +212,27 @@ def _check_rules(rules: LabelRules, schema: Schema) -> None:
         raise InputError(f"inject.feature = '{rules.inject.feature}' makes no targets; use it in inject_negatives")
     if rules.mined_negatives:
         parse_rule(rules.mined_negatives, schema.names).check(schema.ranges)
-        _check_predicted("mined_negatives", rules.mined_negatives, rules, schema)
 
 
-def _check_predicted(where: str, text: str, rules: LabelRules, schema: Schema) -> None:
-    """Raise an `InputError` if a rule for unlabelled galaxies needs answers that networks do not predict."""
-    if not text:
-        return
-    for name in parse_rule(text, schema.names).names:
-        if name not in schema.complete(rules.morphology):
-            raise InputError(
-                f"{where} needs '{name}', which no network predicts for unlabelled galaxies: add it to morphology, or "
-                "remove it from the rule"
-            )
+def _check_predicted(rules: LabelRules, schema: Schema) -> None:
+    """Raise an `InputError` if a rule for unlabelled galaxies needs answers that networks do not predict.
+
+    It would never apply. A model that was trained with such a rule is used all the same.
+    """
+    texts = {"mined_negatives": rules.mined_negatives}
+    if rules.inject is not None:
+        texts["inject.unlabelled_hosts"] = rules.inject.unlabelled_hosts
+    texts |= {
+        f"inject_negatives.{k}.unlabelled_hosts": rule.unlabelled_hosts for k, rule in enumerate(rules.inject_negatives)
+    }
+    predicted = schema.complete(rules.morphology)
+    for where, text in texts.items():
+        for name in parse_rule(text, schema.names).names if text else ():
+            if name not in predicted:
+                raise InputError(
+                    f"{where} needs '{name}', which no network predicts for unlabelled galaxies: add it to morphology, "
+                    "or remove it from the rule"
+                )
 
 
 def _check_examples(where: str, rule: InjectRule, rules: LabelRules) -> None:

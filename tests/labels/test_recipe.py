@@ -252,6 +252,11 @@ def test_invalid_recipes(text, message):
     assert "\n" not in str(error.value) and "x.toml" in str(error.value)
 
 
+def test_a_model_with_a_rule_that_never_applied_is_read():
+    text = full('["visible_dust", "t"]', '["t"]')
+    assert recipe_from_text(text, "model/recipe.toml", load_schema("efigi")).name == "x"
+
+
 def test_hard_negatives_and_starting_weights_are_read():
     recipe = recipe_from_text(SMALL + HARD)
     first, second = recipe.schemas["efigi"].hard_negatives
