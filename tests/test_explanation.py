@@ -47,6 +47,7 @@ QUOTED = {
         "{few_shot_gain:+.0%} ({few_shot_gain_lo:+.0%} to {few_shot_gain_hi:+.0%})",
         "{lens_found:.0%} ({lens_found_lo:.0%} to {lens_found_hi:.0%})", "{lens_found_1_in_100:.0%}",
         "{lens_found_among_ellipticals:.0%}", "{lens_found_plain:.0%}",
+        "{lens_found_by_half[0]:.0%}", "{lens_found_by_half[1]:.0%}",
     ),
     ("purity", "purity"): (
         "| {coverage[covers_100]:.1%} | {coverage[graded_covers_100]:.1%} |",

@@ -247,6 +247,7 @@ def lenses(work: Path, options: Any) -> dict[str, Any]:
     clear = [half | {"lenses": half["lenses"][half["depth"] >= plain]} for half in found]
     return {
         "lens_found": found_fraction(found), "lens_found_lo": float(low), "lens_found_hi": float(high),
+        "lens_found_by_half": [found_fraction([half]) for half in found],
         "lens_found_plain": found_fraction(clear), "lens_found_1_in_100": found_fraction(found, 100),
         "lens_found_among_ellipticals": found_fraction(
             [half | {"negatives": half["negatives"][half["early"]]} for half in found]
