@@ -176,7 +176,7 @@ def precision_recall(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Pl
     if (prevalence := (metrics.get("test") or {}).get("prevalence")) is not None:
         axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label="at random")
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)  # above the axes, so that it covers no curve
     return as_plot(
         figure,
         "Precision against recall on real galaxies",
